@@ -1,0 +1,77 @@
+# The project's few verbs. `make` says what they are. Each works from a bare checkout: it makes .venv/ from a lock file first.
+# Settings: PYTHON=python3.12 (which interpreter), ARGS="-k name" (further words for the command behind the verb).
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime.stamp
+DEVELOPMENT := $(VENV)/.development.stamp
+LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test run bench lint docs coverage lock clean
+.DELETE_ON_ERROR:
+
+help: ## say all this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(RUNTIME) ## embedded PostgreSQL and broker, the whole system, an order for every outcome, the audit
+	@$(BIN)/order-saga demo $(ARGS)
+
+test: $(DEVELOPMENT) ## all tests, on Apache Kafka and PostgreSQL where Docker or KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL give them
+	@$(BIN)/python -m pytest $(ARGS)
+
+run: $(RUNTIME) ## the system on this machine until Ctrl-C, its data in .local/
+	@$(BIN)/order-saga up $(ARGS)
+
+bench: $(DEVELOPMENT) ## the benchmark, as ratios
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+lint: $(DEVELOPMENT) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
+	@$(BIN)/python -m contracts.documents
+
+coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
+	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
+
+# The widest set first; the others are held to its versions. UPGRADE=--upgrade takes newer versions than the lock files have.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
+lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the newest versions)
+	$(COMPILE) --extra local --extra otel --group build --group dev --output-file requirements-dev.lock
+	$(COMPILE) --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --extra otel --group build --constraint requirements-dev.lock --output-file requirements-runtime.lock
+	@if grep -n '://' $(LOCKS); then echo "make lock: a lock file names a host" >&2; exit 1; fi
+
+clean: ## remove .venv/ and what the tools left behind (not .local/, which is data)
+	rm -rf $(VENV) build *.egg-info .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment is good for as long as its lock file and pyproject.toml do not change.
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+INSTALL_PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no '$(PYTHON)'; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: %s is Python %d.%d, 3.11 or newer is needed; name another: make PYTHON=python3.12 ..." % ((sys.executable,) + sys.version_info[:2]))'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "make: a virtual environment in $(VENV)/ ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "make: installing requirements.lock ..."
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL_PROJECT)
+	@touch $@
+
+$(DEVELOPMENT): requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/python
+	@echo "make: installing requirements-dev.lock ..."
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@$(INSTALL_PROJECT)
+	@touch $(RUNTIME) $@
