@@ -1,0 +1,1 @@
+"""The wire between all services, and nothing else: values, messages, topics, codec. Never business rules, never I/O."""

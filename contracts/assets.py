@@ -1,0 +1,71 @@
+"""The conversation with the asset service: is this order allowed, and at which quote; and its prices as they change."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from uuid import UUID
+
+import msgspec
+
+from contracts.decimals import Price, Quantity
+from contracts.vocabulary import AssetId, BasisPoints, Count, Instant, OrderType, ReasonText, Scale, StepId
+
+
+class AssetRefusal(StrEnum):
+    """Why the asset service says no; each is a `ReasonCode` too."""
+
+    ASSET_NOT_FOUND = "ASSET_NOT_FOUND"
+    ASSET_NOT_TRADABLE = "ASSET_NOT_TRADABLE"
+    ASSET_UNAVAILABLE = "ASSET_UNAVAILABLE"
+    STALE_PRICE = "STALE_PRICE"
+    INVALID_STEP = "INVALID_STEP"
+    INVALID_TICK = "INVALID_TICK"
+    QUANTITY_OUT_OF_RANGE = "QUANTITY_OUT_OF_RANGE"
+    NOTIONAL_OUT_OF_RANGE = "NOTIONAL_OUT_OF_RANGE"
+
+
+class CheckAsset(msgspec.Struct, frozen=True):
+    """Judge an order by the asset's rules, and quote."""
+
+    command_id: StepId
+    order_id: UUID
+    asset_id: AssetId
+    order_type: OrderType
+    quantity: Quantity
+    price: Price | None = None
+
+
+class AssetApproved(msgspec.Struct, frozen=True):
+    """The order is allowed at this quote; carries all that later sums need. `fee_bps` is the fee rate in 1/10,000."""
+
+    command_id: StepId
+    order_id: UUID
+    asset_id: AssetId
+    price: Price
+    sequence: Count
+    as_of: Instant
+    tick: Price
+    step: Quantity
+    fee_bps: BasisPoints
+    cash_asset_id: AssetId
+    cash_scale: Scale
+    rules_version: Count
+
+
+class AssetRefused(msgspec.Struct, frozen=True):
+    """The order is not allowed."""
+
+    command_id: StepId
+    order_id: UUID
+    asset_id: AssetId
+    reason_code: AssetRefusal
+    reason: ReasonText
+
+
+class AssetPriceChanged(msgspec.Struct, frozen=True):
+    """A new price; `sequence` rises by one with each change of the asset's price."""
+
+    asset_id: AssetId
+    sequence: Count
+    price: Price
+    as_of: Instant

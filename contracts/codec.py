@@ -1,0 +1,181 @@
+"""The codec of the hot path: messages to bytes and back, by msgspec. The only place that knows every message."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from contracts.decimals import Exact, format_decimal
+from contracts.envelope import (
+    QUOTED_LENGTH_MAX,
+    REASON_LENGTH_MAX,
+    Envelope,
+    Outgoing,
+    UnreadableMessage,
+    write_headers,
+)
+from contracts.orders import InvalidOrder, OrderRequested
+from contracts.topics import TOPICS
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, Instant, OrderType, check_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+Message = msgspec.Struct
+"""Any message of any conversation: a frozen Struct whose class name is its CloudEvents type."""
+
+_BACKSLASH: Final = ord("\\")
+_RULE_LENGTH_MAX: Final = 160
+_ORDER_TYPE_RULE: Final = f"must be one of {', '.join(OrderType)}"
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+"""All that reading bytes can raise: not JSON, not UTF-8, nested too deep, or against a type's rule."""
+
+
+def _read_value(kind: type[Exact], value: object) -> Exact:
+    return kind.parse(value)
+
+
+def _write_value(value: object) -> str:
+    if isinstance(value, Exact):
+        return format_decimal(value)
+    raise TypeError(f"no writer for {type(value)}")
+
+
+MESSAGES: Final[dict[str, type[Message]]] = {
+    message.__name__: message for topic in TOPICS for message in topic.messages
+}
+_TOPIC_OF: Final = {message: topic for topic in TOPICS for message in topic.messages}
+
+
+def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """Make a decoder for a type of ours that holds wire decimals."""
+    return msgspec.json.Decoder(kind, dec_hook=_read_value)
+
+
+def _instants(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all times in a message."""
+    for field in msgspec.structs.fields(kind):
+        if field.type in (Instant, Instant | None):
+            yield prefix + field.name
+        elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _instants(field.type, f"{prefix}{field.name}.")
+
+
+class _Reader(NamedTuple):
+    decode: Callable[[bytes], Message]
+    instants: tuple[Callable[[Message], datetime | None], ...]
+
+
+_READERS: Final = {
+    name: _Reader(decoder(message).decode, tuple(map(attrgetter, _instants(message))))
+    for name, message in MESSAGES.items()
+}
+_ORDER_FIELDS: Final = {
+    field.name: (field.required, decoder(field.type)) for field in msgspec.structs.fields(OrderRequested)
+}
+_RAW_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_write_value)
+
+
+def decode(message_type: str, value: bytes | None) -> Message:
+    """Decode a body by its CloudEvents type; unknown fields are ignored, so that the wire can grow.
+
+    An `OrderRequested` that breaks a rule but names its order and user comes back as `InvalidOrder`.
+    Raises `UnreadableMessage` that says what was wrong.
+    """
+    reader = _READERS.get(message_type)
+    if reader is None:
+        raise UnreadableMessage(f"unknown message type {message_type[:QUOTED_LENGTH_MAX]!r}")
+    if value is None:
+        raise UnreadableMessage(f"{message_type} has no body")
+    try:
+        message = reader.decode(value)
+        for get in reader.instants:
+            if (time := get(message)) is not None:
+                check_instant(time)
+        if _BACKSLASH in value:  # JSON has a NUL only as an escape, and our own bodies have next to none
+            _check_text(message)
+    except _UNREADABLE as error:
+        if message_type == OrderRequested.__name__:
+            return _salvage(value, error)
+        raise UnreadableMessage(f"{message_type}: {_in_words(error)}") from None
+    return message
+
+
+def encode(message: object) -> bytes:
+    """Encode a message's body, or any value of ours; raises `ValueError` for a decimal that the wire can't carry."""
+    return _ENCODER.encode(message)
+
+
+def outgoing(
+    message: Message, *, message_id: str, source: str, time: datetime, traceparent: str | None = None, attempt: int = 1
+) -> Outgoing:
+    """Put a message into its envelope; topic and key follow from its type."""
+    kind = type(message)
+    topic = _TOPIC_OF[kind]
+    envelope = Envelope(message_id, kind.__name__, source, time, traceparent, attempt)
+    return Outgoing(topic.name, str(getattr(message, topic.key)), message_id, encode(message), write_headers(envelope))
+
+
+def _check_text(message: Message) -> None:
+    """Raise `ValueError` for a NUL in any text: PostgreSQL has no room for it, and it is never meant."""
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if isinstance(value, msgspec.Struct):
+            _check_text(value)
+        elif isinstance(value, str) and "\0" in value:
+            raise ValueError(f"must not hold a NUL character - at `$.{name}`")
+
+
+def _salvage(value: bytes, error: Exception) -> InvalidOrder:
+    """Keep what can be read of a request that breaks a rule: each broken field is null, and quoted in the reason.
+
+    Raises `UnreadableMessage` when its order or user can't be read.
+    """
+    try:
+        raw = _RAW_FIELDS.decode(value)
+    except msgspec.ValidationError:
+        raise UnreadableMessage("OrderRequested: the body must be a JSON object") from None
+    except _UNREADABLE as not_json:
+        raise UnreadableMessage(f"OrderRequested: {not_json}") from None
+    kept: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    for name, (required, reader) in _ORDER_FIELDS.items():
+        if name in raw:
+            try:
+                kept[name] = _read_field(reader, raw[name])
+            except _UNREADABLE as rule:
+                words = _ORDER_TYPE_RULE if name == "order_type" else _in_words(rule)
+                broken[name] = f"{name}: {words} (got {_quote(raw[name])})"
+        elif required:
+            broken[name] = f"{name}: is required"
+    if unreadable := [words for name, words in broken.items() if name in ("order_id", "user_id")]:
+        raise UnreadableMessage("OrderRequested: " + "; ".join(unreadable))
+    # Every field may be good now: of a name that comes twice, only the last value is here.
+    reason = "; ".join(broken.values()) or _in_words(error)
+    return InvalidOrder(reason=reason[:REASON_LENGTH_MAX], **kept)
+
+
+def _read_field(reader: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
+    value = reader.decode(raw)
+    if isinstance(value, datetime):
+        check_instant(value)
+    return value
+
+
+def _quote(raw: msgspec.Raw) -> str:
+    return _cut(bytes(raw).decode(errors="backslashreplace"), QUOTED_LENGTH_MAX)
+
+
+def _cut(text: str, length_max: int) -> str:
+    return text if len(text) <= length_max else text[: length_max - 3] + "..."
+
+
+def _in_words(error: Exception) -> str:
+    words = str(error).replace(f"Expected `str` matching regex {NAME_PATTERN!r}", f"must be {NAME_RULE}")
+    return _cut(words, _RULE_LENGTH_MAX)

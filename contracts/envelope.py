@@ -1,0 +1,146 @@
+"""The envelope of every message: CloudEvents 1.0 in Kafka's binary mode. It knows no conversation.
+
+Errors: `UnreadableMessage` is the only exception of `contracts`; it carries what was wrong, in words.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from contracts.vocabulary import check_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SPEC_VERSION: Final = "1.0"
+CONTENT_TYPE: Final = "application/json"
+HEADER_LENGTH_MAX: Final = 1024
+"""Characters of a `ce_` header."""
+ATTEMPT_MAX: Final = 1_000_000
+REASON_LENGTH_MAX: Final = 500
+"""Characters of any reason, as `ReasonText` has it."""
+QUOTED_LENGTH_MAX: Final = 40
+"""Characters of a broken value that a reason quotes."""
+
+_SPEC_VERSION = SPEC_VERSION.encode()
+_CONTENT_TYPE = CONTENT_TYPE.encode()
+_read_time = msgspec.json.Decoder(datetime).decode  # the same RFC 3339 as in bodies, on every Python
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_ATTEMPT = re.compile(rb"[1-9][0-9]{0,8}")
+
+
+class UnreadableMessage(Exception):  # noqa: N818 - it names the thing that a dead letter holds
+    """A record that can't be understood; `reason` says what was wrong and what would be right."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason, cut to `REASON_LENGTH_MAX`."""
+        self.reason = reason[:REASON_LENGTH_MAX]
+        super().__init__(self.reason)
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What the headers say: identity, type, origin, time, trace and which attempt this is (from 1)."""
+
+    id: str
+    type: str
+    source: str
+    time: datetime
+    traceparent: str | None = None
+    attempt: int = 1
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message ready for the wire. `topic` is without the system's prefix; `id` is the CloudEvents id."""
+
+    topic: str
+    key: str
+    id: str
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def write_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
+    """Write the headers of an envelope, `attempt` only from the second on."""
+    headers = [
+        ("ce_specversion", _SPEC_VERSION),
+        ("ce_id", envelope.id.encode()),
+        ("ce_type", envelope.type.encode()),
+        ("ce_source", envelope.source.encode()),
+        ("ce_time", format_time(envelope.time).encode()),
+        ("content-type", _CONTENT_TYPE),
+    ]
+    if envelope.traceparent is not None:
+        headers.append(("traceparent", envelope.traceparent.encode()))
+    if envelope.attempt > 1:
+        headers.append(("attempt", str(envelope.attempt).encode()))
+    return headers
+
+
+def read_envelope(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
+    """Read an envelope from raw Kafka headers; headers that are not ours are ignored, also when not UTF-8.
+
+    Of a header that comes twice the last one counts. Raises `UnreadableMessage` for a missing or malformed header.
+    """
+    raw = dict(headers)
+    if (version := _bytes(raw, "ce_specversion")) != _SPEC_VERSION:
+        raise UnreadableMessage(f"header ce_specversion must be '1.0', got {version[:QUOTED_LENGTH_MAX]!r}")
+    if (content_type := raw.get("content-type")) is not None and content_type != _CONTENT_TYPE:
+        _check_content_type(content_type)
+    return Envelope(
+        id=_text(raw, "ce_id"),
+        type=_text(raw, "ce_type"),
+        source=_text(raw, "ce_source"),
+        time=_time(_bytes(raw, "ce_time")),
+        traceparent=_traceparent(raw.get("traceparent")),
+        attempt=_attempt(raw.get("attempt")),
+    )
+
+
+def format_time(time: datetime) -> str:
+    """Write an aware time as RFC 3339 in UTC, microseconds kept."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _bytes(raw: Mapping[str, bytes | None], name: str) -> bytes:
+    value = raw.get(name)
+    if not value:
+        raise UnreadableMessage(f"header {name} is missing: CloudEvents 1.0 in binary mode needs it")
+    return value
+
+
+def _text(raw: Mapping[str, bytes | None], name: str) -> str:
+    try:
+        text = _bytes(raw, name).decode()
+    except UnicodeDecodeError:
+        raise UnreadableMessage(f"header {name} is not UTF-8") from None
+    # A NUL would break the insert that records the message, and any control character a line of the log.
+    if len(text) > HEADER_LENGTH_MAX or not text.isprintable():
+        raise UnreadableMessage(f"header {name} must be at most {HEADER_LENGTH_MAX} printable characters")
+    return text
+
+
+def _check_content_type(value: bytes) -> None:
+    if value.split(b";")[0].strip().lower() != _CONTENT_TYPE:
+        raise UnreadableMessage(f"header content-type must be {CONTENT_TYPE}, got {value[:QUOTED_LENGTH_MAX]!r}")
+
+
+def _time(value: bytes) -> datetime:
+    try:
+        time = _read_time(b'"' + value + b'"')
+        check_instant(time)
+    except ValueError:
+        raise UnreadableMessage(f"header ce_time must be an RFC 3339 time, got {value[:QUOTED_LENGTH_MAX]!r}") from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _traceparent(value: bytes | None) -> str | None:
+    # A broken trace is no reason to lose an order: W3C Trace Context says to start anew then.
+    return value.decode() if value is not None and _TRACEPARENT.fullmatch(value) else None
+
+
+def _attempt(value: bytes | None) -> int:
+    return min(int(value), ATTEMPT_MAX) if value is not None and _ATTEMPT.fullmatch(value) else 1

@@ -1,0 +1,97 @@
+"""One order, told through every message: the examples of the documentation. Nothing else may rely on them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from contracts.codec import MESSAGES, Message, decode
+
+ORDER_ID: Final = "3f2a7c9e-1b4d-4e8a-9c6f-5d7e8a9b0c1d"
+TIME: Final = "2026-03-02T14:30:00.250000Z"
+
+_VALUES: Final[dict[str, Any]] = {
+    "order_id": ORDER_ID,
+    "hold_id": f"{ORDER_ID}:reserve",
+    "user_id": "alice",
+    "asset_id": "BTC",
+    "order_type": "MARKET_BUY",
+    "quantity": "0.01",
+    "price": "50000",
+    "slippage_bps": 100,
+    "client_order_id": "alice-2026-03-02-1",
+    "requested_at": TIME,
+    "requested_by": "alice",
+    "status": "COMPLETED",
+    "previous_status": "PROCESSING",
+    "filled_quantity": "0.01",
+    "average_price": "50000",
+    "reason_code": None,
+    "reason": None,
+    "cancel_requested": False,
+    "version": 4,
+    "created_at": TIME,
+    "updated_at": TIME,
+    "occurred_at": TIME,
+    "amount": "500.5",
+    "capture": "500.5",
+    "credit_asset_id": "BTC",
+    "credit": "0.01",
+    "fee_asset_id": "USD",
+    "fee": "0.5",
+    "captured": "500.5",
+    "returned": "0",
+    "refunded": "500.5",
+    "sequence": 1207,
+    "as_of": TIME,
+    "tick": "0.01",
+    "step": "0.00000001",
+    "fee_bps": 10,
+    "cash_asset_id": "USD",
+    "cash_scale": 2,
+    "rules_version": 3,
+}
+"""A field's value in every message, unless `_OWN_VALUES` has another one for that message."""
+
+_CHECK: Final = {"command_id": f"{ORDER_ID}:check"}
+_RESERVE: Final = {"command_id": f"{ORDER_ID}:reserve", "asset_id": "USD", "hold_state": "HELD"}
+_SETTLE: Final = {"command_id": f"{ORDER_ID}:settle", "asset_id": "USD", "hold_state": "SETTLED"}
+_REFUND: Final = {"command_id": f"{ORDER_ID}:refund", "asset_id": "USD", "hold_state": "REFUNDED"}
+_OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
+    "CheckAsset": _CHECK,
+    "AssetApproved": _CHECK,
+    "AssetRefused": {**_CHECK, "reason_code": "STALE_PRICE", "reason": "the price of BTC is 95 s old"},
+    "ReserveBalance": _RESERVE,
+    "BalanceReserved": _RESERVE,
+    "BalanceRefused": {
+        **_RESERVE,
+        "hold_state": "REFUSED",
+        "reason_code": "INSUFFICIENT_BALANCE",
+        "reason": "5 USD available, 500.5 needed",
+    },
+    "SettleBalance": _SETTLE,
+    "BalanceSettled": _SETTLE,
+    "SettlementRefused": {
+        **_SETTLE,
+        "hold_state": "TOMBSTONE",
+        "reason_code": "NOT_HELD",
+        "reason": "no such hold",
+    },
+    "RefundBalance": _REFUND,
+    "BalanceRefunded": _REFUND,
+    "RefundRefused": {**_REFUND, "hold_state": "SETTLED", "reason_code": "CLOSED", "reason": "the hold is settled"},
+}
+
+
+def example(message_type: str) -> Message:
+    """Give the example of a message type, through the codec like any other message."""
+    body = _body(MESSAGES[message_type], _VALUES | _OWN_VALUES.get(message_type, {}))
+    return decode(message_type, msgspec.json.encode(body))
+
+
+def _body(kind: type[Message], values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        field.name: _body(field.type, values) if field.name == "order" else values[field.name]
+        for field in msgspec.structs.fields(kind)
+    }

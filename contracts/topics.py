@@ -1,0 +1,65 @@
+"""The topics: their keys, partition counts and the messages that each carries."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefused, CheckAsset
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundBalance,
+    RefundRefused,
+    ReserveBalance,
+    SettleBalance,
+    SettlementRefused,
+)
+from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
+
+
+class Topic(NamedTuple):
+    """One topic. `key` names the field whose text is the record's key: what must stay in order shares a partition."""
+
+    name: str
+    key: str
+    messages: tuple[type[msgspec.Struct], ...]
+    meaning: str
+    partitions: int = 12
+    """Enough for twelve members of a group. All topics have the same count, so one order's records meet."""
+
+
+ORDERS_REQUESTS: Final = Topic(
+    "orders.requests", "order_id", (OrderRequested, OrderCancelRequested), "What users and services ask for."
+)
+ORDERS_EVENTS: Final = Topic("orders.events", "order_id", (OrderStatusChanged,), "Every version of every order.")
+BALANCE_COMMANDS: Final = Topic(
+    "balance.commands",
+    "user_id",
+    (ReserveBalance, SettleBalance, RefundBalance),
+    "What the saga asks the balance service; keyed by the account's owner.",
+)
+BALANCE_REPLIES: Final = Topic(
+    "balance.replies",
+    "order_id",
+    (BalanceReserved, BalanceRefused, BalanceSettled, SettlementRefused, BalanceRefunded, RefundRefused),
+    "What the balance service answers.",
+)
+ASSETS_COMMANDS: Final = Topic("assets.commands", "asset_id", (CheckAsset,), "What the saga asks the asset service.")
+ASSETS_REPLIES: Final = Topic(
+    "assets.replies", "order_id", (AssetApproved, AssetRefused), "What the asset service answers."
+)
+ASSETS_PRICES: Final = Topic("assets.prices", "asset_id", (AssetPriceChanged,), "Prices as they change.")
+
+TOPICS: Final = (
+    ORDERS_REQUESTS,
+    ORDERS_EVENTS,
+    BALANCE_COMMANDS,
+    BALANCE_REPLIES,
+    ASSETS_COMMANDS,
+    ASSETS_REPLIES,
+    ASSETS_PRICES,
+)

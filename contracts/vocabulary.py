@@ -1,0 +1,156 @@
+"""The closed vocabularies of the wire: order types, statuses, reasons, hold states, and what an id may look like."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final, NamedTuple
+
+from msgspec import Meta
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}\Z"
+"""User, asset and client order ids (ASCII). `@` is left to system accounts and operators."""
+NAME_RULE: Final = "1 to 64 of A-Z a-z 0-9 . _ : -"
+
+# The descriptions go into the generated schemas. No text may hold a NUL (PostgreSQL can't store it): the codec checks.
+UserId = Annotated[str, Meta(pattern=NAME_PATTERN, description="The order's user.")]
+AssetId = Annotated[str, Meta(pattern=NAME_PATTERN, description="An asset, cash included.")]
+ClientOrderId = Annotated[str, Meta(pattern=NAME_PATTERN, description="The user's own name for the order, used once.")]
+Requester = Annotated[
+    str,
+    Meta(
+        pattern=r"^(@operator:)?[A-Za-z0-9._:-]{1,64}\Z",
+        description="Who asks: a user's id, or `@operator:<name>` (no user's id can contain `@`).",
+    ),
+]
+OPERATOR_PREFIX: Final = "@operator:"
+
+StepId = Annotated[str, Meta(max_length=80, description="`<order_id>:<step>`, the id of a command or a hold.")]
+ReasonText = Annotated[str, Meta(max_length=500, description="Why, in words.")]
+BasisPoints = Annotated[int, Meta(ge=0, le=10_000, description="A rate in 1/10,000.")]
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Scale = Annotated[int, Meta(ge=0, le=18, description="Digits after the point.")]
+Instant = Annotated[datetime, Meta(tz=True)]
+YEAR_MIN: Final = 1970
+YEAR_MAX: Final = 2999
+"""The years of an `Instant`: far from the ends of the calendar, where a time zone or a delay would overflow."""
+
+
+def check_instant(time: datetime) -> None:
+    """Raise `ValueError` for a time that is not from `YEAR_MIN` to `YEAR_MAX`."""
+    if not YEAR_MIN <= time.year <= YEAR_MAX:
+        raise ValueError(f"must be a time from {YEAR_MIN} to {YEAR_MAX}")
+
+
+class Side(StrEnum):
+    """Which way the asset goes."""
+
+    BUY = "BUY"
+    SELL = "SELL"
+
+
+class OrderType(StrEnum):
+    """What a trader may ask for."""
+
+    MARKET_BUY = "MARKET_BUY"
+    MARKET_SELL = "MARKET_SELL"
+
+    @property
+    def side(self) -> Side:
+        """Buy or sell."""
+        return Side.BUY if self is OrderType.MARKET_BUY else Side.SELL
+
+
+class OrderStatus(StrEnum):
+    """The six public statuses."""
+
+    PENDING = "PENDING"
+    CONFIRMED = "CONFIRMED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the order has ended, with its money at rest."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({OrderStatus.COMPLETED, OrderStatus.CANCELLED, OrderStatus.FAILED})
+
+
+class HoldState(StrEnum):
+    """The life of a hold at the balance service."""
+
+    HELD = "HELD"
+    SETTLED = "SETTLED"
+    REFUNDED = "REFUNDED"
+    REFUSED = "REFUSED"
+    TOMBSTONE = "TOMBSTONE"
+
+    @property
+    def nothing_held(self) -> bool:
+        """Whether this state proves that no money is held."""
+        return self in _NOTHING_HELD
+
+
+_NOTHING_HELD = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE, HoldState.REFUNDED})
+
+
+class ReasonCode(StrEnum):
+    """Why an order ended as CANCELLED or FAILED. Closed: a new one needs an ADR."""
+
+    INVALID_ORDER = "INVALID_ORDER"
+    ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
+    INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
+    ASSET_NOT_FOUND = "ASSET_NOT_FOUND"
+    ASSET_NOT_TRADABLE = "ASSET_NOT_TRADABLE"
+    ASSET_UNAVAILABLE = "ASSET_UNAVAILABLE"
+    STALE_PRICE = "STALE_PRICE"
+    SLIPPAGE_EXCEEDED = "SLIPPAGE_EXCEEDED"
+    INVALID_STEP = "INVALID_STEP"
+    INVALID_TICK = "INVALID_TICK"
+    QUANTITY_OUT_OF_RANGE = "QUANTITY_OUT_OF_RANGE"
+    NOTIONAL_OUT_OF_RANGE = "NOTIONAL_OUT_OF_RANGE"
+    DUPLICATE_CLIENT_ORDER_ID = "DUPLICATE_CLIENT_ORDER_ID"
+    ORDER_ID_TAKEN = "ORDER_ID_TAKEN"
+    HOLD_CONFLICT = "HOLD_CONFLICT"
+    WOULD_TRIGGER_IMMEDIATELY = "WOULD_TRIGGER_IMMEDIATELY"
+    TIMED_OUT = "TIMED_OUT"
+    EXECUTION_FAILED = "EXECUTION_FAILED"
+    USER_REQUESTED = "USER_REQUESTED"
+    EXPIRED = "EXPIRED"
+    OPERATOR = "OPERATOR"
+
+
+class Reason(NamedTuple):
+    """What a reason code means, and whether the same order sent again may succeed without any change."""
+
+    meaning: str
+    retryable: bool = False
+
+
+REASONS: Final[dict[ReasonCode, Reason]] = {
+    ReasonCode.INVALID_ORDER: Reason("The request breaks a rule of the wire; `reason` names the field and the rule."),
+    ReasonCode.ACCOUNT_NOT_FOUND: Reason("The user has no account at all."),
+    ReasonCode.INSUFFICIENT_BALANCE: Reason("The user's available balance does not cover the order."),
+    ReasonCode.ASSET_NOT_FOUND: Reason("No such asset is traded here."),
+    ReasonCode.ASSET_NOT_TRADABLE: Reason("Trading in the asset is halted."),
+    ReasonCode.ASSET_UNAVAILABLE: Reason("The asset is not available in this quantity now.", retryable=True),
+    ReasonCode.STALE_PRICE: Reason("The asset's price was not confirmed lately enough to trade on.", retryable=True),
+    ReasonCode.SLIPPAGE_EXCEEDED: Reason("The quote is worse than the price seen by more than the allowed slippage."),
+    ReasonCode.INVALID_STEP: Reason("The quantity is not a multiple of the asset's step."),
+    ReasonCode.INVALID_TICK: Reason("The price is not a multiple of the asset's tick."),
+    ReasonCode.QUANTITY_OUT_OF_RANGE: Reason("The quantity is below the asset's minimum or above its maximum."),
+    ReasonCode.NOTIONAL_OUT_OF_RANGE: Reason("Quantity times quote is outside the asset's notional limits."),
+    ReasonCode.DUPLICATE_CLIENT_ORDER_ID: Reason("The user has another order with this client order id."),
+    ReasonCode.ORDER_ID_TAKEN: Reason("Another producer used the order's id before the request arrived."),
+    ReasonCode.HOLD_CONFLICT: Reason("The balance service knows the order's hold with other terms."),
+    ReasonCode.WOULD_TRIGGER_IMMEDIATELY: Reason("The trigger's condition was already met on entry."),
+    ReasonCode.TIMED_OUT: Reason("A service did not answer within the saga's patience.", retryable=True),
+    ReasonCode.EXECUTION_FAILED: Reason("The settlement was refused after the fill; the fill is busted."),
+    ReasonCode.USER_REQUESTED: Reason("The order's user cancelled it."),
+    ReasonCode.EXPIRED: Reason("The order was not handled before its time ran out."),
+    ReasonCode.OPERATOR: Reason("An operator cancelled the order."),
+}
