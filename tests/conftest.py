@@ -1,0 +1,85 @@
+"""What every test may ask for: real servers, a database and topics of its own. And the report of what they ran on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from tests.infrastructure import Database, Infrastructure, Session, copied_database, drop_database
+
+SESSION = pytest.StashKey[Session]()
+
+
+@pytest.fixture(scope="session")
+def infrastructure(pytestconfig: pytest.Config) -> Infrastructure:
+    """PostgreSQL and a broker, the same for all tests; started when the first test asks."""
+    return pytestconfig.stash[SESSION].start()
+
+
+@pytest_asyncio.fixture
+async def database(infrastructure: Infrastructure, pytestconfig: pytest.Config) -> AsyncIterator[Database]:
+    """Give this test a migrated and otherwise empty database."""
+    admin_url = infrastructure.database_url_admin
+    one = await copied_database(admin_url, await pytestconfig.stash[SESSION].template())
+    yield one
+    await drop_database(admin_url, urlsplit(one.url).path.removeprefix("/"))
+
+
+@pytest_asyncio.fixture
+async def topic_prefix(infrastructure: Infrastructure) -> AsyncIterator[str]:
+    """Give this test a `KAFKA_TOPIC_PREFIX` of its own; topics that bear it are deleted afterwards."""
+    prefix = f"t{secrets.token_hex(4)}."
+    yield prefix
+    await infrastructure.delete_topics(prefix)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose what to run on."""
+    config.stash[SESSION] = Session()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say at once what was chosen."""
+    return f"infrastructure: {config.stash[SESSION].describe()}"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where Apache Kafka is required, have it now or fail now."""
+    chosen = session.config.stash[SESSION]
+    if not chosen.apache_is_required or session.config.option.collectonly:
+        return
+    if chosen.broker_kind != "apache":
+        raise pytest.UsageError(f"REQUIRE_APACHE_KAFKA is set, but there is none: {chosen.docker_trouble}")
+    chosen.start()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what only Apache Kafka can show, and remember it."""
+    if item.get_closest_marker("apache_kafka") is None:
+        return
+    chosen = item.config.stash[SESSION]
+    if chosen.start().broker_kind != "apache":
+        chosen.not_run.append(item.nodeid)
+        pytest.skip("needs Apache Kafka; this is the embedded broker")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was used, and loudly what could not be shown on it."""
+    chosen = config.stash[SESSION]
+    if chosen.infrastructure is None:
+        return
+    terminalreporter.section("infrastructure")
+    terminalreporter.line(chosen.describe())
+    if chosen.infrastructure.broker_kind == "embedded":
+        terminalreporter.line(f"NOT RUN ON APACHE KAFKA: {chosen.docker_trouble}", red=True, bold=True)
+        for test in chosen.not_run:
+            terminalreporter.line(f"NOT RUN: {test}", red=True)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing running."""
+    config.stash[SESSION].close()

@@ -1,0 +1,354 @@
+"""Real servers for tests: Apache Kafka and PostgreSQL in Docker, or the embedded ones where there is no Docker.
+
+A `Server` can be killed and started again on the data and at the address that it had; this is for servers that a test
+has for itself (`own_broker`, `own_postgres` in `tests.infrastructure`). The embedded broker cannot: it is all memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+import psutil
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from docker.errors import DockerException, ImageNotFound
+from testcontainers.community.postgres import PostgresContainer
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer, Reaper
+from testcontainers.core.docker_client import DockerClient
+
+from local_stack.broker import MockCluster
+from local_stack.ports import free_ports
+from local_stack.postgres import Postgres
+from local_stack.supervisor import Supervisor
+
+T = TypeVar("T")
+Probe = Callable[[], Awaitable[None]]
+
+KAFKA_IMAGE = "apache/kafka:4.3.1"
+POSTGRES_IMAGE = "postgres:18"
+READY_WITHIN_S = 60.0
+
+_KAFKA_PORT, _POSTGRES_PORT = 9092, 5432
+_KAFKA_DATA = "/var/lib/kafka/data"
+_KAFKA_START = f"""
+test -f {_KAFKA_DATA}/meta.properties || exec "$@"
+exec java $KAFKA_HEAP_OPTS -cp '/opt/kafka/libs/*' kafka.Kafka /opt/kafka/config/server.properties
+"""
+"""The image's own start the first time; afterwards the same broker on its data, without formatting them again."""
+
+
+class Server(Protocol):
+    """A PostgreSQL or a broker that a test can use, and hurt."""
+
+    @property
+    def address(self) -> str:
+        """What a client needs: a URL, or `host:port`."""
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def container_id(self) -> str | None:
+        """The container's full id, for Docker's own commands; None without Docker."""
+
+    async def kill(self) -> None:
+        """End it as `kill -9` does; return when it is dead."""
+
+    async def start(self) -> None:
+        """Start it again after `kill`; return when it answers."""
+
+    async def restart(self) -> None:
+        """Stop it in an orderly way and start it; return when it answers."""
+
+    def close(self) -> None:
+        """End it for good, with its data."""
+
+
+class ExternalServer:
+    """A server that somebody else runs: it is used and never touched."""
+
+    container_id: str | None = None
+
+    def __init__(self, address: str, description: str) -> None:
+        self.address, self.description = address, description
+
+    async def kill(self) -> None:
+        """Refuse."""
+        raise RuntimeError(f"{self.description} is not ours to stop")
+
+    start = restart = kill
+
+    def close(self) -> None:
+        """Leave it alone."""
+
+
+class DockerServer:
+    """A container that was started; its ports are chosen by us, because Docker gives new ones at each start."""
+
+    def __init__(self, container: DockerContainer, address: str, description: str, probe: Probe) -> None:
+        self._container, self._probe = container, probe
+        self.address, self.description = address, description
+
+    @property
+    def container_id(self) -> str | None:
+        """The container's full id, for Docker's own commands."""
+        return self._container.get_wrapped_container().id
+
+    async def kill(self) -> None:
+        """End it as `kill -9` does; return when it is dead."""
+        await asyncio.to_thread(self._container.get_wrapped_container().kill, "SIGKILL")
+        await asyncio.to_thread(self._container.wait)
+
+    async def start(self) -> None:
+        """Start it again after `kill`; return when it answers."""
+        await asyncio.to_thread(self._container.get_wrapped_container().start)
+        await self.ready()
+
+    async def restart(self) -> None:
+        """Stop it in an orderly way and start it; return when it answers."""
+        await asyncio.to_thread(self._container.get_wrapped_container().restart, timeout=30)
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Return when it answers; raise with its last words when it ends or stays silent."""
+        give_up_at = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                return await self._probe()
+            except (OSError, KafkaError, asyncpg.PostgresError) as error:
+                await asyncio.to_thread(self._container.reload)
+                if self._container.status == "exited" or time.monotonic() > give_up_at:
+                    raise RuntimeError(f"{self.description} does not answer: {self._last_words()}") from error
+                await asyncio.sleep(0.1)
+
+    def close(self) -> None:
+        """Remove the container with its volumes."""
+        self._container.stop()
+
+    def _last_words(self) -> str:
+        output, errors = self._container.get_logs()
+        return (output + errors).decode(errors="replace")[-2000:]
+
+
+def docker_trouble() -> str | None:
+    """Say in one line why Docker cannot be used here; None if it can."""
+    with warnings.catch_warnings():  # its client forgets to close the socket of an engine that is not there
+        warnings.simplefilter("ignore", ResourceWarning)
+        answers = _docker_answers()
+        gc.collect()
+    return None if answers else "no Docker engine answers (what does 'docker info' say?)"
+
+
+def prepare_docker() -> None:
+    """Start testcontainers' reaper, which removes what a killed test run leaves; do without where it cannot be had."""
+    if not testcontainers_config.ryuk_disabled:
+        try:
+            Reaper.get_instance()
+        except DockerException:
+            testcontainers_config.ryuk_disabled = True
+
+
+def start_docker_kafka() -> DockerServer:
+    """Start Apache Kafka with one node, as broker and controller."""
+    container, port = DockerContainer(KAFKA_IMAGE), free_ports(1)[0]
+    host = container.get_docker_client().host()
+    container.with_bind_ports(_KAFKA_PORT, port).with_envs(
+        KAFKA_NODE_ID="1",
+        KAFKA_PROCESS_ROLES="broker,controller",
+        KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
+        KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
+        KAFKA_LISTENERS=f"PLAINTEXT://:{_KAFKA_PORT},CONTROLLER://:9093",
+        KAFKA_ADVERTISED_LISTENERS=f"PLAINTEXT://{host}:{port}",
+        KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        KAFKA_INTER_BROKER_LISTENER_NAME="PLAINTEXT",
+        KAFKA_LOG_DIRS=_KAFKA_DATA,
+        KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",
+        KAFKA_LOG_MESSAGE_TIMESTAMP_TYPE="LogAppendTime",
+        KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS="0",
+        KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR="1",
+        KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR="1",
+        KAFKA_TRANSACTION_STATE_LOG_MIN_ISR="1",
+        KAFKA_SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR="1",
+        KAFKA_SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR="1",
+        # Below: many tests, each with topics of its own, on a small machine.
+        KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS="4",
+        KAFKA_LOG_INDEX_SIZE_MAX_BYTES="1048576",
+        KAFKA_LOG_SEGMENT_DELETE_DELAY_MS="1000",
+        KAFKA_HEAP_OPTS="-Xms256m -Xmx512m",
+        # And some kill it: a controller takes back a broker only when the session of the dead one is over (9 s).
+        KAFKA_BROKER_HEARTBEAT_INTERVAL_MS="500",
+        KAFKA_BROKER_SESSION_TIMEOUT_MS="2000",
+    )
+    container.with_kwargs(entrypoint=["bash", "-c", _KAFKA_START, "kafka"]).with_command(_own_start(container))
+    address = f"{host}:{port}"
+    return _started(DockerServer(container.start(), address, f"Apache Kafka ({KAFKA_IMAGE})", _kafka_probe(address)))
+
+
+def start_docker_postgres() -> DockerServer:
+    """Start PostgreSQL; its owner is a superuser."""
+    [port] = free_ports(1)
+    container = PostgresContainer(
+        POSTGRES_IMAGE, username="owner", password="test-only", dbname="postgres", driver=None
+    )
+    container.with_bind_ports(_POSTGRES_PORT, port).with_command("postgres -c max_connections=300")
+    container.with_kwargs(stop_signal="SIGINT")  # PostgreSQL's fast shutdown: it does not wait for its clients
+    container.start()
+    address = f"postgresql://owner:test-only@{container.get_docker_client().host()}:{port}/postgres"
+    return _started(DockerServer(container, address, f"PostgreSQL ({POSTGRES_IMAGE})", _postgres_probe(address)))
+
+
+class EmbeddedBroker:
+    """The embedded broker, in this process. It cannot be stopped: its memory is its data."""
+
+    container_id: str | None = None
+    description = "the EMBEDDED broker (librdkafka's mock, in memory)"
+
+    def __init__(self) -> None:
+        self._cluster = MockCluster()
+        self.address = self._cluster.bootstrap_servers
+
+    def create_topic(self, name: str, partitions: int) -> None:
+        """Create a topic: the broker does not answer the protocol's own request."""
+        self._cluster.create_topic(name, partitions)
+
+    async def kill(self) -> None:
+        """Refuse."""
+        raise RuntimeError(f"{self.description} cannot be stopped")
+
+    start = restart = kill
+
+    def close(self) -> None:
+        """Leave it to the end of the process."""
+
+
+class EmbeddedPostgres:
+    """The embedded PostgreSQL in a temporary folder, under a supervisor that has a thread to itself."""
+
+    container_id: str | None = None
+    description = "PostgreSQL 18 (embedded)"
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="order-saga-tests-")
+        self._postgres = Postgres(Path(self._folder.name, "postgres"), free_ports(1)[0])
+        self._thread = _LoopThread()
+        self._supervisor = Supervisor(Path(self._folder.name), say=lambda _: None)
+        try:
+            self._thread.run(self._postgres.prepare(Path(self._folder.name)))
+            self._thread.run(self._launch())
+        except BaseException:
+            self.close()
+            raise
+        self.address = self._postgres.database_url
+
+    async def kill(self) -> None:
+        """End it as `kill -9` does, with its children; return when it is dead."""
+        await self._end(signal.SIGKILL)
+
+    async def start(self) -> None:
+        """Start it again after `kill`; return when it answers."""
+        await asyncio.to_thread(self._thread.run, self._launch())
+
+    async def restart(self) -> None:
+        """Stop it in an orderly way and start it; return when it answers."""
+        await self._end(signal.SIGINT)
+        await self.start()
+
+    def close(self) -> None:
+        """End it and remove its data."""
+        self._thread.run(self._supervisor.stop())
+        self._thread.close()
+        self._folder.cleanup()
+
+    async def _launch(self) -> None:
+        await self._supervisor.start(replace(self._postgres.spec(), vital=True))  # vital: only we start it again
+
+    async def _end(self, how: signal.Signals) -> None:
+        [pid] = self._supervisor.pids["postgres"]
+        with suppress(psutil.NoSuchProcess):
+            server = psutil.Process(pid)
+            family = [server, *server.children()]
+            server.send_signal(how)
+            await asyncio.to_thread(psutil.wait_procs, family, 30)
+
+
+class _LoopThread:
+    """A thread with an event loop, alive until `close`: what it starts ends with it (see `local_stack`)."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="embedded servers", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` on the loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _started(server: DockerServer) -> DockerServer:
+    """Wait for the server from a thread of its own; a container that does not answer is removed."""
+    try:
+        asyncio.run(server.ready())
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _docker_answers() -> bool:
+    try:
+        client = DockerClient(timeout=5).client
+        client.ping()
+        client.close()
+    except DockerException:
+        return False
+    return True
+
+
+def _own_start(container: DockerContainer) -> list[str]:
+    """Return the command with which the image would start; fetch the image if need be."""
+    images = container.get_docker_client().client.images
+    try:
+        image = images.get(container.image)
+    except ImageNotFound:
+        image = images.pull(container.image)
+    configuration = image.attrs["Config"]
+    return [*(configuration["Entrypoint"] or ()), *(configuration["Cmd"] or ())]
+
+
+def _kafka_probe(address: str) -> Probe:
+    async def probe() -> None:
+        client = AIOKafkaClient(bootstrap_servers=address, request_timeout_ms=2000)
+        try:
+            await client.bootstrap()
+        finally:
+            await client.close()
+
+    return probe
+
+
+def _postgres_probe(address: str) -> Probe:
+    async def probe() -> None:
+        connection = await asyncpg.connect(address, timeout=2)
+        await connection.close()
+
+    return probe
