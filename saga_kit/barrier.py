@@ -1,0 +1,368 @@
+"""The participants' barrier: commands in, however late, repeated or out of order; each hold's effect at most once.
+
+A hold's row is dedupe key, verdict and tombstone in one, and `ACTIONS` is the whole protocol. The barrier knows no
+order and no asset: an adapter translates the wire, a ledger keeps what is held (accounts, stock, seats). A batch's rows
+are locked in one order everywhere (the ledger's, then the holds by id), folded in memory in message order, and written
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from enum import Enum, StrEnum, auto
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, func
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.envelope import Envelope
+from saga_kit.batch import Effects, Received, Record
+from saga_kit.errors import Contention
+from saga_kit.outbox import Kept
+
+C = TypeVar("C")
+
+ZERO: Final = Decimal(0)
+PLACES_MAX: Final = 18
+EXACT: Final = Context(prec=76, traps=[Inexact, InvalidOperation, Overflow])
+"""Named in every operation: the default context cuts sums of 18-place numbers at 28 digits."""
+
+HOLD_CONFLICT: Final = "HOLD_CONFLICT"
+"""The id is known with another amount, unit or owner: nothing changes."""
+CLOSED: Final = "CLOSED"
+"""The hold has had its end, so it can't be reserved or refunded any more."""
+NOT_HELD: Final = "NOT_HELD"
+"""There is nothing to settle, and there never will be."""
+EXCEEDS_HOLD: Final = "EXCEEDS_HOLD"
+"""More is to be captured than is held: definitely refused, so the hold is refunded."""
+
+
+class Kind(StrEnum):
+    """What a command asks of a hold."""
+
+    RESERVE = "RESERVE"
+    REFUND = "REFUND"
+    SETTLE = "SETTLE"
+
+
+class HoldState(StrEnum):
+    """The life of a hold. A tombstone is the hold that never was: a refund or a settlement came first."""
+
+    HELD = "HELD"
+    SETTLED = "SETTLED"
+    REFUNDED = "REFUNDED"
+    REFUSED = "REFUSED"
+    TOMBSTONE = "TOMBSTONE"
+
+
+class Action(Enum):
+    """What a command makes of a hold."""
+
+    OPEN = auto()
+    """Ask the ledger to reserve: HELD or REFUSED."""
+    RELEASE = auto()
+    """Refund: REFUNDED."""
+    CAPTURE = auto()
+    """Ask the ledger to settle: SETTLED, or REFUNDED when it definitely refuses."""
+    BURY = auto()
+    """Leave a tombstone, so that what comes late finds its end."""
+    CONFIRM = auto()
+    """Say yes again; nothing changes."""
+    DENY = auto()
+    """Say no; nothing changes."""
+
+
+ACTIONS: Final[Mapping[tuple[Kind, HoldState | None], Action]] = {
+    (Kind.RESERVE, None): Action.OPEN,
+    (Kind.RESERVE, HoldState.HELD): Action.CONFIRM,
+    (Kind.RESERVE, HoldState.REFUSED): Action.DENY,
+    (Kind.RESERVE, HoldState.TOMBSTONE): Action.DENY,
+    (Kind.RESERVE, HoldState.REFUNDED): Action.DENY,
+    (Kind.RESERVE, HoldState.SETTLED): Action.CONFIRM,
+    (Kind.REFUND, None): Action.BURY,
+    (Kind.REFUND, HoldState.HELD): Action.RELEASE,
+    (Kind.REFUND, HoldState.REFUSED): Action.CONFIRM,
+    (Kind.REFUND, HoldState.TOMBSTONE): Action.CONFIRM,
+    (Kind.REFUND, HoldState.REFUNDED): Action.CONFIRM,
+    (Kind.REFUND, HoldState.SETTLED): Action.DENY,
+    (Kind.SETTLE, None): Action.BURY,
+    (Kind.SETTLE, HoldState.HELD): Action.CAPTURE,
+    (Kind.SETTLE, HoldState.REFUSED): Action.DENY,
+    (Kind.SETTLE, HoldState.TOMBSTONE): Action.DENY,
+    (Kind.SETTLE, HoldState.REFUNDED): Action.DENY,
+    (Kind.SETTLE, HoldState.SETTLED): Action.CONFIRM,
+}
+"""Total: every command in every state (None: no row)."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A no: a code of a closed vocabulary and a sentence of at most 500 characters."""
+
+    code: str
+    reason: str
+
+
+class Command(msgspec.Struct, Generic[C], frozen=True):
+    """A wire command as the barrier sees it.
+
+    `amount` is always the whole hold, in every kind; a reserved one must be positive (the adapter sees to that).
+    `capture` counts in a SETTLE only: the part that does not return to the owner.
+    """
+
+    kind: Kind
+    hold_id: str
+    saga_id: str
+    owner: str
+    unit: str
+    amount: Decimal
+    message: C
+    capture: Decimal = ZERO
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What is known under a hold id. `refunded` of a SETTLED hold is what was not captured."""
+
+    hold_id: str
+    saga_id: str
+    owner: str
+    unit: str
+    amount: Decimal
+    state: HoldState
+    captured: Decimal = ZERO
+    refunded: Decimal = ZERO
+    reason_code: str | None = None
+    reason: str | None = None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The ledger's own no, if it said one: to the reservation (REFUSED) or to the settlement (REFUNDED)."""
+        return None if self.reason_code is None else Refusal(self.reason_code, self.reason or self.reason_code)
+
+
+class Ledger(Protocol[C]):
+    """What a participant keeps. One instance lives for one try of one batch, so it needs no undoing."""
+
+    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[C]]) -> None:
+        """Make, lock and load every row that the commands may touch (both legs of a settlement), in sorted order."""
+
+    def reserve(self, command: Command[C]) -> Refusal | None:
+        """Hold the amount, in memory; a refusal changes nothing."""
+
+    def refund(self, command: Command[C], hold: Hold, /) -> None:
+        """Give the whole hold back, in memory. The command is a REFUND, or a SETTLE that was refused."""
+
+    def settle(self, command: Command[C], hold: Hold) -> Refusal | None:
+        """Capture `command.capture`, return the rest, book the other legs, in memory; a refusal changes nothing."""
+
+    async def save(self, tx: AsyncConnection) -> None:
+        """Write each changed row once."""
+
+
+class Adapter(Protocol[C]):
+    """Between the wire and the barrier."""
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics that commands come by, without the system's prefix."""
+
+    def command(self, envelope: Envelope, record: Record) -> Command[C]:
+        """Read one record; raises `UnreadableMessage`."""
+
+    def reply(self, received: Received[Command[C]], hold: Hold, refusal: Refusal | None) -> Kept:
+        """Say what came of a command; its kind and whether it was refused tell which reply, `hold` is as it left it."""
+
+
+def apply(command: Command[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
+    """Let one command meet its hold (None: there is no row); return the hold after it and the no, if it is one."""
+    if hold is not None and _terms(command) != (hold.owner, hold.unit, hold.amount):
+        return hold, Refusal(HOLD_CONFLICT, f"hold {hold.hold_id} is known with another amount, unit or owner")
+    if hold is None:
+        return _begin(command, ledger)
+    match ACTIONS[command.kind, hold.state]:
+        case Action.RELEASE:
+            ledger.refund(command, hold)
+            return msgspec.structs.replace(hold, state=HoldState.REFUNDED, refunded=hold.amount), None
+        case Action.CAPTURE:
+            return _capture(command, hold, ledger)
+        case Action.DENY:
+            return hold, _denial(command, hold)
+        case _:
+            return hold, None
+
+
+class Participant(Generic[C]):
+    """A batch handler that answers commands on holds. `ledger` makes a new one for each try."""
+
+    def __init__(self, schema: str, adapter: Adapter[C], ledger: Callable[[], Ledger[C]]) -> None:
+        self._adapter = adapter
+        self._ledger = ledger
+        self._holds = Holds(schema)
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The adapter's."""
+        return self._adapter.topics
+
+    def decode(self, envelope: Envelope, record: Record) -> Command[C]:
+        """Read one command."""
+        return self._adapter.command(envelope, record)
+
+    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Command[C]]]) -> Effects:
+        """Fold the batch in message order; every reply goes through the outbox."""
+        commands = [received.message for received in messages]
+        ledger = self._ledger()
+        await ledger.lock(tx, commands)
+        known = await self._holds.lock(tx, {command.hold_id for command in commands})
+        holds = dict(known)
+        replies = []
+        for received in messages:
+            command = received.message
+            hold, refusal = apply(command, holds.get(command.hold_id), ledger)
+            holds[command.hold_id] = hold
+            replies.append(self._adapter.reply(received, hold, refusal))
+        await self._holds.save(tx, known, holds)
+        await ledger.save(tx)
+        return Effects(kept=replies)
+
+    async def park(self, tx: AsyncConnection, message: Received[Command[C]], reason: str) -> bool:  # noqa: ARG002
+        """Park nothing: a participant has no saga, so a command that can't be handled becomes a dead letter."""
+        return False
+
+
+def holds_table(metadata: MetaData, schema: str) -> Table:
+    """Describe `<schema>.holds`. The CHECKs are the net under `apply`; rows stay for the replay horizon."""
+    amount = Numeric(38, PLACES_MAX)
+    return Table(
+        "holds",
+        metadata,
+        Column("hold_id", Text, primary_key=True),
+        Column("saga_id", Text, nullable=False),
+        Column("owner", Text, nullable=False),
+        Column("unit", Text, nullable=False),
+        Column("amount", amount, nullable=False),
+        Column("captured", amount, nullable=False),
+        Column("refunded", amount, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("reason_code", Text),
+        Column("reason", Text),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in HoldState)})", name="holds_state"),
+        CheckConstraint("amount >= 0 AND captured >= 0 AND refunded >= 0", name="holds_not_negative"),
+        CheckConstraint("captured + refunded <= amount", name="holds_within_amount"),
+        CheckConstraint("amount > 0 OR state IN ('REFUSED', 'TOMBSTONE')", name="holds_something"),
+        CheckConstraint(
+            "CASE state WHEN 'SETTLED' THEN captured + refunded = amount"
+            " WHEN 'REFUNDED' THEN captured = 0 AND refunded = amount ELSE captured = 0 AND refunded = 0 END",
+            name="holds_end_once",
+        ),
+        CheckConstraint("state <> 'REFUSED' OR reason_code IS NOT NULL", name="holds_refused_why"),
+        schema=schema,
+        postgresql_with={"fillfactor": 80},  # a hold is updated once, on the same page
+    )
+
+
+class Holds:
+    """The holds of one schema."""
+
+    def __init__(self, schema: str) -> None:
+        columns = "hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code, reason"
+        rows = """unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]::numeric[], $6::text[]::numeric[],
+            $7::text[]::numeric[], $8::text[], $9::text[], $10::text[])"""
+        self._lock_sql = f"""
+            SELECT hold_id, saga_id, owner, unit, trim_scale(amount) AS amount, state, trim_scale(captured) AS captured,
+                trim_scale(refunded) AS refunded, reason_code, reason
+            FROM {schema}.holds WHERE hold_id = ANY($1::text[]) ORDER BY hold_id FOR UPDATE"""  # noqa: S608 - our own name
+        self._insert_sql = f"""
+            INSERT INTO {schema}.holds ({columns}) SELECT * FROM {rows} ON CONFLICT (hold_id) DO NOTHING"""  # noqa: S608
+        self._update_sql = f"""
+            UPDATE {schema}.holds AS hold
+            SET state = new.state, captured = new.captured, refunded = new.refunded, reason_code = new.reason_code,
+                reason = new.reason, updated_at = clock_timestamp()
+            FROM {rows} AS new ({columns}) WHERE hold.hold_id = new.hold_id"""  # noqa: S608 - our own name
+
+    async def lock(self, tx: AsyncConnection, hold_ids: Collection[str]) -> dict[str, Hold]:
+        """Lock and load the holds that exist."""
+        result = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
+        return {row.hold_id: Hold(**{**row._mapping, "state": HoldState(row.state)}) for row in result}
+
+    async def save(self, tx: AsyncConnection, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
+        """Write what is new or changed, each row once.
+
+        Raises `Contention` when a new one has been written by another transaction meanwhile: there was no row to lock.
+        """
+        changed = [hold for _, hold in sorted(holds.items()) if known.get(hold.hold_id) is not hold]
+        if new := [hold for hold in changed if hold.hold_id not in known]:
+            result = await tx.exec_driver_sql(self._insert_sql, _arrays(new))
+            if result.rowcount != len(new):
+                raise Contention("another transaction has just made one of this batch's holds")
+        if old := [hold for hold in changed if hold.hold_id in known]:
+            await tx.exec_driver_sql(self._update_sql, _arrays(old))
+
+
+def exact_text(amount: Decimal) -> str:
+    """Write a decimal for a `numeric(38,18)`; raises `ValueError` for one that PostgreSQL would round."""
+    exponent = amount.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -PLACES_MAX:
+        raise ValueError(f"{amount} has more than {PLACES_MAX} places or is no number")
+    return f"{amount:f}"
+
+
+def _begin(command: Command[C], ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
+    if ACTIONS[command.kind, None] is Action.OPEN:
+        refusal = ledger.reserve(command)
+        return _new(command, HoldState.REFUSED if refusal else HoldState.HELD, refusal), refusal
+    buried = _new(command, HoldState.TOMBSTONE)
+    return buried, _denial(command, buried) if command.kind is Kind.SETTLE else None
+
+
+def _capture(command: Command[C], hold: Hold, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
+    if not ZERO <= command.capture <= hold.amount:
+        refusal: Refusal | None = Refusal(EXCEEDS_HOLD, f"can't capture {command.capture:f} of {hold.amount:f}")
+    else:
+        refusal = ledger.settle(command, hold)
+    if refusal is None:
+        rest = EXACT.subtract(hold.amount, command.capture)
+        settled = msgspec.structs.replace(hold, state=HoldState.SETTLED, captured=command.capture, refunded=rest)
+        return settled, None
+    ledger.refund(command, hold)
+    refunded = msgspec.structs.replace(
+        hold, state=HoldState.REFUNDED, refunded=hold.amount, reason_code=refusal.code, reason=refusal.reason
+    )
+    return refunded, refusal
+
+
+def _denial(command: Command[C], hold: Hold) -> Refusal:
+    """Say the no of a hold that has had its end: the ledger's own again, when it was an answer to the same question."""
+    asked_before = {Kind.RESERVE: HoldState.REFUSED, Kind.SETTLE: HoldState.REFUNDED}.get(command.kind)
+    if hold.state is asked_before and hold.refusal is not None:
+        return hold.refusal
+    return Refusal(NOT_HELD if command.kind is Kind.SETTLE else CLOSED, f"the hold is {hold.state}")
+
+
+def _terms(command: Command[C]) -> tuple[str, str, Decimal]:
+    return command.owner, command.unit, command.amount
+
+
+def _new(command: Command[C], state: HoldState, refusal: Refusal | None = None) -> Hold:
+    hold = Hold(command.hold_id, command.saga_id, command.owner, command.unit, command.amount, state)
+    if refusal is None:
+        return hold
+    return msgspec.structs.replace(hold, reason_code=refusal.code, reason=refusal.reason)
+
+
+def _arrays(holds: Sequence[Hold]) -> tuple[list[str | None], ...]:
+    return (
+        [hold.hold_id for hold in holds],
+        [hold.saga_id for hold in holds],
+        [hold.owner for hold in holds],
+        [hold.unit for hold in holds],
+        [exact_text(hold.amount) for hold in holds],
+        [exact_text(hold.captured) for hold in holds],
+        [exact_text(hold.refunded) for hold in holds],
+        [hold.state.value for hold in holds],
+        [hold.reason_code for hold in holds],
+        [hold.reason for hold in holds],
+    )

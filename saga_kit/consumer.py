@@ -1,0 +1,241 @@
+"""The one subscriber of a process: all topics, whole batches of raw records, acknowledged only when committed.
+
+Every option whose default is a policy is given. FastStream subscribes, loops and stops; records come by our own poller,
+and offsets are committed by what was handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+from aiokafka.errors import IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import KafkaAckableMessage, KafkaMessage
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from contracts.envelope import UnreadableMessage, read_envelope
+from saga_kit.backoff import pause
+from saga_kit.batch import BatchProcess, Handler, Received, Record, Unreadable
+from saga_kit.errors import CannotStart, Stalled, Stopped, describe
+from saga_kit.poller import POLL_TIMEOUT_MS, RECORDS_MAX, LostRecord, Poller
+from saga_kit.publisher import Publisher
+from saga_kit.settings import KitSettings
+from saga_kit.telemetry import Metrics
+
+M = TypeVar("M")
+DRAIN_TIMEOUT_S: Final = 60.0
+"""Longer than a statement, a publish and a commit of offsets may take together: a batch is never cut short."""
+CLOSE_TIMEOUT_S: Final = 10.0
+COMMIT_TIMEOUT_S: Final = 10.0
+PARTITION_FETCH_BYTES: Final = 128 * 1024
+"""About one batch: a partition with a backlog takes turns with the others."""
+WATCH_S: Final = 5.0
+STALLED_S: Final = 60.0
+QUIET_MAX_S: Final = 15.0
+"""A consumer without traffic still polls and fetches many times in this time."""
+
+log = structlog.get_logger(__name__)
+
+
+class Consumer(Generic[M]):
+    """Consumes a handler's topics and runs its batches. `fail` is told the error for which the process must end."""
+
+    def __init__(
+        self,
+        settings: KitSettings,
+        *,
+        group: str,
+        handler: Handler[M],
+        process: BatchProcess[M],
+        publisher: Publisher,
+        metrics: Metrics,
+        fail: Callable[[Exception], None],
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        self._handler = handler
+        self._process = process
+        self._publisher = publisher
+        self._metrics = metrics
+        self._stalled_s = stalled_s
+        self._poller = Poller()
+        self._batch_since: float | None = None
+        self._fail = fail
+        self._failed = False
+        self._broker = KafkaBroker(
+            settings.kafka_bootstrap_servers.split(","),
+            client_id=f"{settings.kafka_topic_prefix}{group}",
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            apply_types=False,
+            graceful_timeout=DRAIN_TIMEOUT_S,
+            security=_security(settings),
+            logger=None,
+        )
+        session_ms = int(settings.kafka_session_timeout_s * 1000)
+        subscriber: Any = self._broker.subscriber(
+            *(settings.kafka_topic_prefix + topic for topic in handler.topics),
+            group_id=settings.kafka_topic_prefix + group,
+            batch=True,
+            max_records=RECORDS_MAX,
+            batch_timeout_ms=POLL_TIMEOUT_MS,
+            ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
+            listener=self._poller,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            check_crcs=True,
+            fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
+            fetch_min_bytes=1,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 10,
+            rebalance_timeout_ms=max(session_ms, int(DRAIN_TIMEOUT_S * 1000)),
+            max_poll_interval_ms=24 * 3600 * 1000,  # an outage of the database is no reason to leave; see watch()
+        )
+        self._subscriber = subscriber
+        self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
+        self._subscriber(self._on_batch, parser=self._wrap, decoder=_as_it_is)
+
+    async def start(self) -> None:
+        """Join the group and begin; raises `CannotStart` when a policy is not the one that correctness rests on."""
+        for subscriber in self._broker.subscribers:
+            if subscriber.ack_policy is not AckPolicy.MANUAL:
+                raise CannotStart(f"a subscriber has the ack policy {subscriber.ack_policy}, it must be MANUAL")
+        await self._broker.start()
+
+    async def stop(self) -> None:
+        """Take no more records, let the batch at hand end, leave the group."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S + CLOSE_TIMEOUT_S):
+                await self._broker.stop()
+        except (TimeoutError, KafkaError, OSError) as error:
+            log.warning("leaving the group failed", cause=describe(error))
+
+    def trouble(self) -> str | None:
+        """Say why this consumer is not ready, None when it is."""
+        consumer = self._subscriber.consumer
+        if consumer is None or not consumer.assignment():
+            return "no partitions assigned"
+        now = time.monotonic()
+        if self._batch_since is not None:
+            age_s, what = now - self._batch_since, "a batch has been in work for {:.0f} s"
+        else:
+            age_s, what = max(now - self._poller.polled_at, _fetch_age_s(consumer)), "last poll {:.0f} s ago"
+        return what.format(age_s) if age_s > QUIET_MAX_S else None
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Measure the lag, and raise `Stalled` when there is lag but no progress although the broker answers.
+
+        aiokafka's consumers can hang after a broker's restart while they look alive; a new process is the cure.
+        """
+        seen: Mapping[Any, int] = {}
+        moved_at = time.monotonic()
+        while not await pause(stopping, WATCH_S):
+            consumer = self._subscriber.consumer
+            lag, positions = await _lag(consumer)
+            self._metrics.consumer_lag_messages.set(lag)
+            behind = bool(positions) and self._batch_since is None and (lag or _fetch_age_s(consumer) > QUIET_MAX_S)
+            if not behind or positions != seen:
+                seen, moved_at = positions, time.monotonic()
+            elif time.monotonic() - moved_at > self._stalled_s and await self._broker_answers():
+                raise Stalled(f"{lag} records behind and no progress for {self._stalled_s:.0f} s")
+
+    async def _on_batch(self, message: KafkaMessage) -> None:
+        records: Sequence[Any] = message.raw_message
+        if self._failed:
+            return  # nothing after a failure may be acknowledged
+        self._batch_since = time.monotonic()
+        try:
+            readable, unreadable = self._decode(records)
+            await self._process.run(readable, unreadable)
+            self._poller.handled(records)
+            await self._acknowledge()
+        except Stopped:
+            log.info("stopping with a batch that waits; it will be delivered again", records=len(records))
+        except Exception as error:  # noqa: BLE001 - a fault of the kit itself: FastStream would swallow it and go on
+            self._failed = True
+            self._fail(error)
+        finally:
+            self._batch_since = None
+
+    def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[Unreadable]]:
+        readable: list[Received[M]] = []
+        unreadable: list[Unreadable] = []
+        for record in records:
+            if isinstance(record, LostRecord):
+                unreadable.append((record, record.reason))
+                continue
+            try:
+                envelope = read_envelope(record.headers)
+                readable.append(Received(self._handler.decode(envelope, record), envelope, record))
+            except UnreadableMessage as error:
+                unreadable.append((record, error.reason))
+            except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one record, not the partition
+                unreadable.append((record, f"can't be decoded: {describe(error)}"))
+        return readable, unreadable
+
+    async def _acknowledge(self) -> None:
+        consumer = self._subscriber.consumer
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await consumer.commit(self._poller.offsets(consumer))
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            # The work is committed; what is delivered again is absorbed by the handler's guards.
+            log.warning("committing offsets failed", cause=describe(error))
+
+    async def _wrap(self, records: tuple[Any, ...]) -> KafkaAckableMessage:
+        # FastStream's own parser raises on a header that is not UTF-8, and the next ack would skip the whole batch.
+        return KafkaAckableMessage(body=b"", raw_message=records, headers={}, consumer=self._subscriber.consumer)
+
+    async def _broker_answers(self) -> bool:
+        try:  # by the publisher's connection, which is not the one that may hang
+            await self._publisher.missing_topics(())
+        except (KafkaError, OSError):
+            return False
+        return True
+
+
+async def _as_it_is(message: KafkaMessage) -> KafkaMessage:
+    return message
+
+
+async def _lag(consumer: Any) -> tuple[int, dict[Any, int]]:
+    """Return how many records of the assigned partitions are not taken yet, and the positions."""
+    lag, positions = 0, {}
+    with suppress(TimeoutError, IllegalStateError):  # a rebalance: it will be known again next time
+        async with asyncio.timeout(1):
+            for tp in consumer.assignment() if consumer is not None else ():
+                positions[tp] = await consumer.position(tp)
+                end = consumer.last_stable_offset(tp)  # records of open transactions can't be taken
+                if end is None or end < 0:
+                    end = consumer.highwater(tp)
+                lag += max(0, (end or 0) - positions[tp])
+    return lag, positions
+
+
+def _fetch_age_s(consumer: Any) -> float:
+    """Return for how long no fetch was answered, 0 before the first one."""
+    times = [time_ms for tp in consumer.assignment() if (time_ms := consumer.last_poll_timestamp(tp)) is not None]
+    return max(0.0, time.time() - max(times) / 1000) if times else 0.0
+
+
+def _security(settings: KitSettings) -> BaseSecurity | None:
+    options = settings.kafka_client_options()
+    context, protocol = options.get("ssl_context"), settings.kafka_security_protocol
+    if protocol in {"PLAINTEXT", "SSL"}:
+        return BaseSecurity(ssl_context=context, use_ssl=protocol == "SSL")
+    kind = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}[
+        settings.kafka_sasl_mechanism
+    ]
+    return kind(
+        username=options["sasl_plain_username"] or "",
+        password=options["sasl_plain_password"] or "",
+        ssl_context=context,
+        use_ssl=protocol == "SASL_SSL",
+    )

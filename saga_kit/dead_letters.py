@@ -1,0 +1,180 @@
+"""Records that can't be handled are kept, byte for byte, until a person replays or discards them.
+
+The partition goes on. A letter is written in the transaction of its batch; a redelivered record makes no second one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from saga_kit.batch import Record
+from saga_kit.outbox import QUEUE_STORAGE
+from saga_kit.publisher import Publisher, RawMessage
+
+REASON_MAX: Final = 500
+PAGE_MAX: Final = 500
+_COLUMNS: Final = (
+    "dead_letter_id, topic, partition, record_offset, record_timestamp, key, headers, value, reason, received_at,"
+    " replayed_at, discarded_at"
+)
+
+
+class DeadLetter(NamedTuple):
+    """A record that could not be handled, and what became of it. `record_timestamp` is epoch milliseconds."""
+
+    dead_letter_id: int
+    topic: str
+    partition: int
+    record_offset: int
+    record_timestamp: int
+    key: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    value: bytes | None
+    reason: str
+    received_at: datetime
+    replayed_at: datetime | None
+    discarded_at: datetime | None
+
+
+def dead_letters_table(metadata: MetaData, schema: str) -> Table:
+    """Describe `<schema>.dead_letters`; the topic is the record's own, with the prefix."""
+    return Table(
+        "dead_letters",
+        metadata,
+        Column("dead_letter_id", BigInteger, Identity(always=True), primary_key=True),
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("record_offset", BigInteger, nullable=False),
+        Column("record_timestamp", BigInteger, nullable=False),
+        Column("key", LargeBinary),
+        # [[name, base64 of the value or null], ...]; json and not jsonb, which refuses a NUL in a name.
+        Column("headers", JSON, nullable=False),
+        Column("value", LargeBinary),
+        Column("reason", Text, nullable=False),
+        Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        Column("replayed_at", DateTime(timezone=True)),
+        Column("discarded_at", DateTime(timezone=True)),
+        # With the time, because a topic that was made anew counts from 0 again.
+        UniqueConstraint("topic", "partition", "record_offset", "record_timestamp", name="dead_letters_record"),
+        Index(
+            "dead_letters_open",
+            "dead_letter_id",
+            postgresql_where=text("replayed_at IS NULL AND discarded_at IS NULL"),
+        ),
+        schema=schema,
+        postgresql_with=QUEUE_STORAGE,
+    )
+
+
+class DeadLetters:
+    """The dead letters of one schema."""
+
+    def __init__(self, schema: str) -> None:
+        self._table = f"{schema}.dead_letters"
+
+    async def write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
+        """Store records with the reasons why they can't be handled, in one statement."""
+        records = [record for record, _ in letters]
+        await tx.exec_driver_sql(
+            f"""
+            INSERT INTO {self._table}
+                (topic, partition, record_offset, record_timestamp, key, headers, value, reason)
+            SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::json[],
+                $7::bytea[], $8::text[])
+            ON CONFLICT ON CONSTRAINT dead_letters_record DO NOTHING""",  # noqa: S608 - the schema's name is our own
+            (
+                [record.topic for record in records],
+                [record.partition for record in records],
+                [record.offset for record in records],
+                [record.timestamp for record in records],
+                [record.key for record in records],
+                [_pack_headers(record.headers) for record in records],
+                [record.value for record in records],
+                [clean(reason) for _, reason in letters],
+            ),
+        )
+
+    async def page(
+        self, engine: AsyncEngine, *, after: int = 0, limit: int = 100, closed: bool = False
+    ) -> list[DeadLetter]:
+        """List letters by id, from the one after `after`; those replayed or discarded only when `closed`."""
+        condition = "" if closed else "AND replayed_at IS NULL AND discarded_at IS NULL"
+        async with engine.connect() as connection:
+            rows = await connection.exec_driver_sql(
+                f"SELECT {_COLUMNS} FROM {self._table} WHERE dead_letter_id > $1 {condition}"  # noqa: S608 - the same
+                " ORDER BY dead_letter_id LIMIT $2",
+                (after, min(limit, PAGE_MAX)),
+            )
+            return [_read(row) for row in rows]
+
+    async def get(self, engine: AsyncEngine, dead_letter_id: int) -> DeadLetter | None:
+        """Return one letter, None when there is no such."""
+        letters = await self.page(engine, after=dead_letter_id - 1, limit=1, closed=True)
+        return next((letter for letter in letters if letter.dead_letter_id == dead_letter_id), None)
+
+    async def replay(self, engine: AsyncEngine, publisher: Publisher, dead_letter_id: int) -> bool:
+        """Publish the record again, bytes and headers as they were; False when it is not open or was not sent.
+
+        When it fails again it becomes another letter, since it has another offset then.
+        """
+        letter = await self.get(engine, dead_letter_id)
+        if letter is None or letter.replayed_at is not None or letter.discarded_at is not None:
+            return False
+        if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, letter.headers)]):
+            return False
+        return await self._close(engine, dead_letter_id, "replayed_at")
+
+    async def discard(self, engine: AsyncEngine, dead_letter_id: int) -> bool:
+        """Close a letter for good; its bytes stay. False when it is not open."""
+        return await self._close(engine, dead_letter_id, "discarded_at")
+
+    async def _close(self, engine: AsyncEngine, dead_letter_id: int, column: str) -> bool:
+        async with engine.begin() as tx:
+            result = await tx.exec_driver_sql(
+                f"UPDATE {self._table} SET {column} = clock_timestamp()"  # noqa: S608 - the same
+                " WHERE dead_letter_id = $1 AND replayed_at IS NULL AND discarded_at IS NULL",
+                (dead_letter_id,),
+            )
+            return result.rowcount == 1
+
+
+def clean(reason: str) -> str:
+    """Make a reason that a text column takes: no NUL, not too long."""
+    return reason.replace("\0", "")[:REASON_MAX]
+
+
+def _pack_headers(headers: Sequence[tuple[str, bytes | None]]) -> str:
+    return json.dumps([[name, None if value is None else base64.b64encode(value).decode()] for name, value in headers])
+
+
+def _unpack_headers(packed: Any) -> list[tuple[str, bytes | None]]:
+    pairs = json.loads(packed) if isinstance(packed, str) else packed
+    return [(name, None if value is None else base64.b64decode(value)) for name, value in pairs]
+
+
+def _read(row: Row[Any]) -> DeadLetter:
+    fields = row._asdict()
+    return DeadLetter(**{**fields, "headers": _unpack_headers(fields["headers"])})

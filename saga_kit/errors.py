@@ -1,0 +1,86 @@
+"""What can go wrong in a service, and the one question that decides what happens then.
+
+Is it the world or the message?
+
+    KitError
+    ├── CannotStart     a cause in one line; the process ends with status 1
+    ├── Stopped         the process was asked to end before the batch was committed: acknowledge nothing
+    ├── Contention      somebody else wrote the same row first: run the batch again
+    ├── OversizeMessage a message that the broker would refuse for ever
+    └── Stalled         the consumer is behind and does not move: end the process, its supervisor makes a new one
+
+None of them crosses a service. A business "no" is never an exception.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from aiokafka.errors import KafkaError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+
+Cause = Literal["infrastructure", "poison"]
+
+POISON_SQLSTATE_CLASSES: Final = frozenset({"22", "23"})
+"""Data exceptions and violated constraints; a trigger that refuses a row must raise one too (`check_violation`)."""
+DESCRIPTION_MAX: Final = 300
+
+
+class KitError(Exception):
+    """The root of the kit's own errors."""
+
+
+class CannotStart(KitError):  # noqa: N818 - it is what happened, as people read it
+    """Why the process can't start, in one line."""
+
+
+class Stopped(KitError):  # noqa: N818 - it is what happened
+    """The process was asked to end; the batch at hand is not committed and must not be acknowledged."""
+
+
+class Contention(KitError):  # noqa: N818 - it is what happened
+    """Another transaction wrote the same row first; the batch, run again, will see it."""
+
+
+class OversizeMessage(KitError):  # noqa: N818 - it is what happened
+    """A message is larger than the broker takes, so whatever wanted to send it can't be handled."""
+
+
+class Stalled(KitError):  # noqa: N818 - it is what happened
+    """The consumer has lag and makes no progress although the broker answers."""
+
+
+def classify(error: Exception) -> Cause:
+    """Tell the world's faults (back off, run the same batch again) from those of one message (find it, set it aside).
+
+    An infrastructure error must never be taken for poison, or an outage would park every order; so everything from the
+    database is infrastructure except data errors, and poison is what is left.
+    """
+    if isinstance(error, DBAPIError):
+        return _classify_database(error)
+    if isinstance(error, StatementError) and isinstance(error.orig, Exception):
+        return classify(error.orig)
+    if isinstance(error, SQLAlchemyError | OSError | KafkaError | Contention | MemoryError):
+        return "infrastructure"  # OSError includes every TimeoutError; SQLAlchemyError, the pool's
+    return "poison"
+
+
+def describe(error: BaseException) -> str:
+    """Say an error in one line of text that every column and log takes; without statement and parameters."""
+    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
+    message = next(iter(str(cause).splitlines()), "").replace("\0", "")
+    # SQLAlchemy's asyncpg adapter says "<class '...'>: message".
+    message = message.split("'>: ", 1)[-1]
+    sqlstate = getattr(cause, "sqlstate", None)
+    name = type(cause.__cause__ if sqlstate and cause.__cause__ is not None else cause).__name__
+    return (f"{name}: {message}" if message else name)[:DESCRIPTION_MAX]
+
+
+def _classify_database(error: DBAPIError) -> Cause:
+    if error.connection_invalidated:
+        return "infrastructure"
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return "poison" if sqlstate[:2] in POISON_SQLSTATE_CLASSES else "infrastructure"
+    # Without a SQLSTATE it never reached the server: a value that the driver can't encode, or a broken connection.
+    return "poison" if isinstance(getattr(error.orig, "__cause__", None), ValueError) else "infrastructure"

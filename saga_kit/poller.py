@@ -1,0 +1,124 @@
+"""Takes records from the client library so that none is lost, also when the library stumbles over one of them.
+
+When aiokafka can't parse a record (a header's name that is not UTF-8) its `getmany` raises, for ever, at that record;
+and what it had taken from other partitions in the same call is gone while their positions have moved on. So after any
+error every partition goes back to its first record that is not handled yet, and offsets are committed by what was
+handled, never by positions. The record itself is looked for one by one, and a `LostRecord` comes in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import ConsumerStoppedError, KafkaError
+
+from saga_kit.backoff import Backoff
+from saga_kit.batch import Record
+from saga_kit.errors import describe
+
+RECORDS_MAX: Final = 500
+"""The knee of PostgreSQL's rows per transaction."""
+POLL_TIMEOUT_MS: Final = 5
+SEARCH_S: Final = 60.0
+"""How long records are taken one by one after a failure to parse; far more than one fetch holds."""
+
+log = structlog.get_logger(__name__)
+
+
+class LostRecord(NamedTuple):
+    """Stands for a record that the client library can't parse: where it lies is all that is known."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    timestamp: int = -1
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Polls one consumer, remembers what was handled, and tells when the last poll was."""
+
+    def __init__(self) -> None:
+        self.polled_at = time.monotonic()
+        self._handled: dict[TopicPartition, int] = {}
+        self._must_rewind = False
+        self._search_until = 0.0
+        self._backoff = Backoff()
+
+    async def poll(self, consumer: Any) -> Sequence[Any]:
+        """Return the next records, in order in each partition; none after an error."""
+        self.polled_at = time.monotonic()
+        try:
+            if self._must_rewind:
+                await self._rewind(consumer)
+            if self.polled_at < self._search_until:
+                return await self._search(consumer)
+            batches = await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX)
+        except ConsumerStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, nothing may be skipped
+            log.warning("poll failed, going back to what is not handled", cause=describe(error))
+            self._must_rewind = True
+            if not isinstance(error, KafkaError | OSError):
+                self._search_until = time.monotonic() + SEARCH_S
+            await asyncio.sleep(self._backoff.next_s())
+            return ()
+        self._backoff.reset()
+        return [record for records in batches.values() for record in records]
+
+    def handled(self, records: Sequence[Record]) -> None:
+        """Note records whose batch is committed."""
+        for record in records:  # in order, so the last one of a partition counts
+            self._handled[TopicPartition(record.topic, record.partition)] = record.offset + 1
+
+    def offsets(self, consumer: Any) -> dict[TopicPartition, int]:
+        """Return what may be committed: the next offset of every assigned partition of which something was handled."""
+        return {tp: self._handled[tp] for tp in consumer.assignment() if tp in self._handled}
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Do nothing: a batch in flight goes on, and row locks decide between two members."""
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
+        """Begin anew from the group's committed offsets: another member may have moved them."""
+        self._handled.clear()
+
+    async def _rewind(self, consumer: Any) -> None:
+        untouched = []
+        for tp in consumer.assignment():
+            offset = self._handled.get(tp)
+            if offset is None:
+                offset = await consumer.committed(tp)
+            if offset is None:
+                untouched.append(tp)
+            else:
+                consumer.seek(tp, offset)
+        if untouched:
+            await consumer.seek_to_beginning(*untouched)
+        self._must_rewind = False
+
+    async def _search(self, consumer: Any) -> Sequence[Any]:
+        """Take at most one record of each partition, so that an error is about the very next one of that partition."""
+        found: list[Any] = []
+        for tp in consumer.assignment():
+            position = await consumer.position(tp)
+            try:
+                batches = await consumer.getmany(tp, timeout_ms=0, max_records=1)
+            except (ConsumerStoppedError, KafkaError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
+                consumer.seek(tp, position + 1)
+                found.append(LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}"))
+            else:
+                found += (record for records in batches.values() for record in records)
+        if not found:
+            await asyncio.sleep(POLL_TIMEOUT_MS / 1000)
+        return found

@@ -1,0 +1,267 @@
+"""The composition root of one process: makes the parts, starts them in order, and drains them when asked to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from saga_kit.backoff import Backoff, pause
+from saga_kit.batch import BatchProcess, Handler
+from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
+from saga_kit.database import create_engine, ping
+from saga_kit.dead_letters import DeadLetters
+from saga_kit.errors import KitError, Stopped, describe
+from saga_kit.health import Health, HealthServer, health_routes, listen
+from saga_kit.outbox import Outbox, Relay
+from saga_kit.publisher import Publisher
+from saga_kit.settings import KitSettings
+from saga_kit.telemetry import Metrics, configure_logging, configure_tracing
+
+M = TypeVar("M")
+UNSENT_MAX_S: Final = 60.0
+MEASURE_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What the kit has made ready when a service builds its own parts."""
+
+    settings: KitSettings
+    engine: AsyncEngine
+    publisher: Publisher
+    registry: CollectorRegistry
+    """Prometheus registry of this process: a service's own metrics go here."""
+    stopping: asyncio.Event
+    """Set once the process shall end: loops and waits watch it."""
+
+
+def run_service(
+    settings: KitSettings,
+    *,
+    name: str,
+    schema: str,
+    handler: Callable[[Kit], Handler[M]],
+    tasks: Sequence[Callable[[Kit, BatchProcess[M]], Awaitable[None]]] = (),
+) -> int:
+    """Run a service until SIGTERM or SIGINT; return the exit status.
+
+    `name` is the consumer group (after the prefix) and the logs' `service`; `schema` holds `outbox` and `dead_letters`.
+    Each of `tasks` runs until `kit.stopping` is set; one that raises (anything but `Stopped`) ends the process with
+    status 1.
+    """
+    configure_logging(settings, service=name)
+    configure_tracing(service=name)
+    try:
+        uvloop.run(_run(settings, name, schema, handler, tasks))
+    except KitError as error:
+        log.critical("ends", cause=describe(error))
+        return 1
+    except Exception:
+        log.critical("ends with an error of its own", exc_info=True)
+        return 1
+    return 0
+
+
+async def _run(
+    settings: KitSettings,
+    name: str,
+    schema: str,
+    handler: Callable[[Kit], Handler[M]],
+    tasks: Sequence[Callable[[Kit, BatchProcess[M]], Awaitable[None]]],
+) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    service = Service(settings, name=name, schema=schema, handler=handler, tasks=tasks, stopping=stopping)
+    await service.run()
+
+
+class Service:
+    """One process's parts. `run_service` is the usual way in; tests run several of these in one loop."""
+
+    def __init__(
+        self,
+        settings: KitSettings,
+        *,
+        name: str,
+        schema: str,
+        handler: Callable[[Kit], Handler[Any]],
+        tasks: Sequence[Callable[[Kit, BatchProcess[Any]], Awaitable[None]]] = (),
+        stopping: asyncio.Event,
+    ) -> None:
+        self._stopping = stopping
+        self._failure: Exception | None = None
+        self._unsent_s = 0.0
+        self._measure_sql = f"""
+            SELECT (SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0) AS unsent_s
+                    FROM {schema}.outbox),
+                   (SELECT count(*) AS letters FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
+            """  # noqa: S608 - the schema's name is the program's own
+        self._metrics = Metrics()
+        self._engine = create_engine(settings.sqlalchemy_url, application_name=name)
+        self._publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{name}")
+        self._kit = Kit(settings, self._engine, self._publisher, self._metrics.registry, stopping)
+        self._handler = handler(self._kit)
+        self._tasks = tasks
+        outbox = Outbox(schema)
+        self._relay = Relay(self._engine, schema, outbox, self._publisher)
+        self._process = BatchProcess(
+            engine=self._engine,
+            handler=self._handler,
+            outbox=outbox,
+            dead_letters=DeadLetters(schema),
+            publisher=self._publisher,
+            metrics=self._metrics,
+            stopping=stopping,
+        )
+        self._consumer = Consumer(
+            settings,
+            group=name,
+            handler=self._handler,
+            process=self._process,
+            publisher=self._publisher,
+            metrics=self._metrics,
+            fail=self._fail,
+        )
+        self._health = Health({"started": _starting})
+        self.server = HealthServer(
+            listen(settings.http_host, settings.http_port), health_routes(self._health, self._metrics.registry)
+        )
+
+    async def run(self) -> None:
+        """Start, work until `stopping`, drain: the batch at hand ends, is published and acknowledged."""
+        self.server.start()
+        log.info("starting", health=f"http://{self._kit.settings.http_host}:{self.server.port}/health")
+        try:
+            await self._wait_for("database", self._database_ready)
+            await self._wait_for("broker", self._broker_ready)
+            if not self._stopping.is_set():
+                await self._work()
+        finally:
+            self._stopping.set()
+            await self._publisher.stop()
+            await self._engine.dispose()
+            await self.server.stop()
+            log.info("ended")
+
+    async def _work(self) -> None:
+        running = [asyncio.create_task(self._part(part)) for part in self._parts()]
+        try:
+            await self._part(self._start_consumer())
+            self._health.checks = {
+                "database": self._database_trouble,
+                "consumer": self._consumer_trouble,
+                "outbox": self._outbox_trouble,
+            }
+            await self._stopping.wait()
+        finally:
+            self._stopping.set()
+            self._health.checks = {"stopping": _stopping}
+            await self._consumer.stop()
+            _, late = await asyncio.wait(running, timeout=DRAIN_TIMEOUT_S)
+            for task in late:
+                log.error("a task did not end in time", task=repr(task.get_coro()))
+                task.cancel()
+            await self._part(self._relay.sweep(everything=True))
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start_consumer(self) -> None:
+        """Join the group, but no longer than the process shall run."""
+        starting = asyncio.create_task(self._consumer.start())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+        await asyncio.wait({starting})
+        if not starting.cancelled():
+            starting.result()
+            log.info("consuming", topics=list(self._handler.topics))
+
+    def _parts(self) -> list[Awaitable[None]]:
+        return [
+            self._consumer.watch(self._stopping),
+            self._relay.run(self._stopping),
+            self._measure(),
+            *(task(self._kit, self._process) for task in self._tasks),
+        ]
+
+    async def _part(self, part: Awaitable[None]) -> None:
+        """Run a part to its end; its failure ends the process, by draining and never by a cancellation."""
+        try:
+            await part
+        except Stopped:
+            pass
+        except Exception as error:  # noqa: BLE001 - kept, and raised when all is drained
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            log.error("a part failed, the process ends", cause=describe(error))
+            self._failure = error
+        self._stopping.set()
+
+    async def _wait_for(self, what: str, trouble: Callable[[], Awaitable[str | None]]) -> None:
+        """Wait until there is no trouble any more, with a line for each new cause."""
+        backoff, said = Backoff(cap_s=2.0), None
+        while not self._stopping.is_set():
+            try:
+                cause = await trouble()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is not there yet
+                cause = describe(error)
+            if cause is None:
+                return
+            if cause != said:
+                log.warning("waiting", what=what, cause=cause)
+                said = cause
+            await pause(self._stopping, backoff.next_s())
+
+    async def _measure(self) -> None:
+        while not await pause(self._stopping, MEASURE_S):
+            try:
+                async with self._engine.connect() as connection:
+                    row = (await connection.exec_driver_sql(self._measure_sql)).one()
+            except Exception as error:  # noqa: BLE001 - the next measurement will tell
+                log.debug("measuring failed", cause=describe(error))
+                continue
+            self._unsent_s = float(row.unsent_s)
+            self._metrics.outbox_oldest_unsent_seconds.set(self._unsent_s)
+            self._metrics.dead_letters.set(row.letters)
+
+    async def _database_ready(self) -> str | None:
+        async with self._engine.connect() as connection:
+            await connection.exec_driver_sql(self._measure_sql)  # also tells whether it is migrated
+        return None
+
+    async def _broker_ready(self) -> str | None:
+        missing = await self._publisher.missing_topics(self._handler.topics)
+        return f"missing topics: {', '.join(missing)}" if missing else None
+
+    async def _database_trouble(self) -> str | None:
+        await ping(self._engine)
+        return None
+
+    async def _consumer_trouble(self) -> str | None:
+        return self._consumer.trouble()
+
+    async def _outbox_trouble(self) -> str | None:
+        return f"oldest unsent message is {self._unsent_s:.0f} s old" if self._unsent_s > UNSENT_MAX_S else None
+
+
+async def _starting() -> str:
+    return "starting"
+
+
+async def _stopping() -> str:
+    return "stopping"

@@ -1,0 +1,35 @@
+"""Fixtures of the kit's tests: a schema in the session's PostgreSQL, and a broker that fails on demand."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from saga_kit.database import create_engine
+from saga_kit.settings import parse_database_url
+from tests.infrastructure import Infrastructure
+from tests.saga_kit.support import FaultyCluster, Schema
+
+
+@pytest_asyncio.fixture
+async def schema(infrastructure: Infrastructure) -> AsyncIterator[Schema]:
+    """Give this test a schema with the kit's tables."""
+    url = infrastructure.database_url_admin
+    engine = create_engine(parse_database_url(url), application_name="kit-tests", pool_size=10)
+    one = Schema(engine, f"kit_{secrets.token_hex(4)}", url)
+    await one.create()
+    yield one
+    await one.execute("DROP SCHEMA {s} CASCADE")
+    await engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[FaultyCluster]:
+    """A mock cluster for the tests of one module, with librdkafka's faults."""
+    one = FaultyCluster()
+    yield one
+    one.up()
+    one.slow(0)

@@ -1,0 +1,293 @@
+"""The consumer: acknowledged means committed, whatever comes along a partition and whoever ends when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.producer import message_accumulator
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from faststream import AckPolicy
+
+from contracts.envelope import Envelope, write_headers
+from saga_kit.batch import BatchProcess
+from saga_kit.consumer import Consumer
+from saga_kit.errors import CannotStart
+from saga_kit.publisher import Publisher, RawMessage
+from saga_kit.telemetry import Metrics
+from tests.infrastructure import Infrastructure
+from tests.saga_kit.support import FakePublisher, Schema, Worker, kit_settings, process, until
+
+HEADERS: list[tuple[str, bytes | None]] = [*write_headers(Envelope("1", "Item", "/test", datetime(2026, 1, 1, tzinfo=UTC)))]
+
+
+@dataclass
+class World:
+    """A topic pair, a worker and what it takes to consume."""
+
+    schema: Schema
+    address: str
+    prefix: str
+    publisher: Publisher
+    worker: Worker
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: list[Exception] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
+
+    async def send(self, *items: tuple[str, int], topic: str = "t", **changes: Any) -> None:
+        """Publish items as JSON."""
+        assert await self.publisher.publish_raw(
+            [
+                RawMessage(self.prefix + topic, order.encode(), json.dumps([order, value]).encode(), HEADERS)._replace(**changes)
+                for order, value in items
+            ]
+        )
+
+    @asynccontextmanager
+    async def consuming(self, batch: BatchProcess[Any] | None = None) -> AsyncIterator[Consumer[Any]]:
+        """Run a member of the group."""
+        batch = batch or process(self.schema, self.worker, FakePublisher(), stopping=self.stopping)
+        consumer = Consumer(
+            kit_settings(self.schema.url, self.address, self.prefix),
+            group="g",
+            handler=self.worker,
+            process=batch,
+            publisher=self.publisher,
+            metrics=self.metrics,
+            fail=self.failures.append,
+        )
+        await consumer.start()
+        try:
+            yield consumer
+        finally:
+            await consumer.stop()
+
+    async def done(self) -> set[tuple[str, int]]:
+        """What is committed in the database."""
+        return {(key, value) for key, value in await self.schema.rows("SELECT key, value FROM {s}.done")}
+
+    async def done_is(self, expected: set[tuple[str, int]]) -> None:
+        """Wait until exactly this is committed."""
+        async with asyncio.timeout(30):
+            while await self.done() != expected:
+                await asyncio.sleep(0.02)
+
+    async def committed(self) -> int:
+        """The sum of the group's committed offsets."""
+        reader = AIOKafkaConsumer(bootstrap_servers=self.address, group_id=f"{self.prefix}g", enable_auto_commit=False)
+        await reader.start()
+        try:
+            return sum(
+                [await reader.committed(TopicPartition(self.prefix + t, p)) or 0 for t in ("t", "u") for p in range(4)]
+            )
+        finally:
+            await reader.stop()
+
+
+@pytest_asyncio.fixture
+async def world(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> AsyncIterator[World]:
+    await infrastructure.create_topics({f"{topic_prefix}{name}": 4 for name in ("t", "u", "out")})
+    address = infrastructure.kafka_bootstrap_servers
+    publisher = Publisher(kit_settings(schema.url, address, topic_prefix), timeout_s=15)
+    yield World(schema, address, topic_prefix, publisher, Worker(schema.name, topics=("t", "u")))
+    await publisher.stop()
+
+
+async def test_records_of_all_topics_are_handled_and_then_committed(world: World) -> None:
+    """One subscriber takes all topics in batches; the committed offsets count every record."""
+    await world.send(*((f"a{n}", n) for n in range(40)))
+    await world.send(*((f"b{n}", n) for n in range(40)), topic="u")
+    expected = {(f"{name}{n}", n) for name in "ab" for n in range(40)}
+    async with world.consuming():
+        await world.done_is(expected)
+    assert await world.committed() == 80
+    assert len(world.worker.handled) < 20
+
+
+async def test_bytes_that_no_parser_expects_cost_one_letter_each(world: World) -> None:
+    """Headers that are not UTF-8, a null value, no headers, broken JSON: each record alone becomes a dead letter."""
+    await world.send(("a", 1))
+    odd = [*HEADERS, ("x", b"\xff\xfe"), ("y", None)]
+    await world.send(("b", 2), headers=odd)
+    await world.send(("c", 3), headers=[("reply_to", b"out"), *HEADERS])
+    await world.send(("d", 4), value=None)
+    await world.send(("e", 5), headers=[])
+    await world.send(("f", 6), headers=[("ce_id", b"\xff")])
+    await world.send(("g", 7), value=b"\xff{")
+    await world.send(("h", 8), key=None)
+    async with world.consuming():
+        await world.done_is({("a", 1), ("b", 2), ("c", 3), ("h", 8)})
+    letters = await world.schema.rows("SELECT key, value, reason FROM {s}.dead_letters ORDER BY key")
+    assert [letter[0] for letter in letters] == [b"d", b"e", b"f", b"g"]
+    assert await world.committed() == 8
+    assert world.failures == []
+
+
+async def test_a_batch_that_waits_is_not_acknowledged_by_a_stop(world: World) -> None:
+    """A member that is stopped during an outage commits nothing; the next one gets every record."""
+    await world.send(*((f"a{n}", n) for n in range(10)))
+    world.worker.fault = lambda _: OSError("down")
+    async with world.consuming():
+        await until(lambda: world.worker.handled)
+        world.stopping.set()
+    assert await world.committed() == 0
+    assert await world.done() == set()
+    world.worker.fault = lambda _: None
+    world.stopping.clear()
+    async with world.consuming():
+        await world.done_is({(f"a{n}", n) for n in range(10)})
+    assert await world.committed() == 10
+
+
+async def test_a_stop_waits_for_the_batch_at_hand(world: World) -> None:
+    """Asked to stop in mid-transaction, a member finishes, publishes and commits that batch first."""
+    await world.send(("a", 1))
+    entered, leave = asyncio.Event(), asyncio.Event()
+    handle = world.worker.handle
+
+    async def slow(tx: Any, messages: Any) -> Any:
+        entered.set()
+        await leave.wait()
+        return await handle(tx, messages)
+
+    world.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+    async with world.consuming() as consumer:
+        await entered.wait()
+        stop = asyncio.create_task(consumer.stop())
+        await asyncio.sleep(0.2)
+        assert not stop.done()
+        leave.set()
+        await stop
+    assert await world.done() == {("a", 1)}
+    assert await world.committed() == 1
+
+
+async def test_an_error_of_the_kit_itself_ends_the_process_and_acknowledges_nothing(world: World) -> None:
+    """FastStream swallows a handler's exception and goes on; we end instead, and nothing later is committed."""
+    await world.send(("a", 1))
+
+    class Broken(BatchProcess[Any]):
+        async def run(self, *_: Any) -> None:
+            raise RuntimeError("a bug of the kit")
+
+    broken = Broken.__new__(Broken)
+    async with world.consuming(broken):
+        await until(lambda: world.failures)
+        await world.send(("b", 2), topic="u")
+        await asyncio.sleep(0.5)
+    assert [str(error) for error in world.failures] == ["a bug of the kit"]
+    assert await world.committed() == 0
+
+
+class BadName(str):
+    """A header's name whose bytes are not UTF-8."""
+
+    def encode(self, *_: Any) -> bytes:  # type: ignore[override]  # only the bytes matter
+        return b"\xff\xfe"
+
+
+async def send_unparsable(world: World, partition: int, *values: bytes) -> None:
+    """Put a record with a broken header name before each value into a partition."""
+    native = message_accumulator.DefaultRecordBatchBuilder
+    message_accumulator.DefaultRecordBatchBuilder = _DefaultRecordBatchBuilderPy
+    producer = AIOKafkaProducer(bootstrap_servers=world.address)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        for value in values:
+            batch.append(timestamp=None, key=b"bad", value=b"bad", headers=[(BadName("x"), b"1")])
+            batch.append(timestamp=None, key=b"k", value=value, headers=HEADERS)
+        await (await producer.send_batch(batch, f"{world.prefix}t", partition=partition))
+    finally:
+        await producer.stop()
+        message_accumulator.DefaultRecordBatchBuilder = native
+
+
+async def test_a_record_that_the_client_library_cannot_parse_loses_nobody_and_stops_nobody(world: World) -> None:
+    """aiokafka raises for ever at such a record and drops what it had taken elsewhere; here it is one letter."""
+    expected = {(f"a{n}", n) for n in range(200)}
+    await world.send(*sorted(expected))
+    for partition in range(4):
+        await send_unparsable(world, partition, json.dumps([f"x{partition}", 1]).encode(), json.dumps([f"y{partition}", 2]).encode())
+    await world.send(*((f"b{n}", n) for n in range(200)))
+    expected |= {(f"b{n}", n) for n in range(200)} | {(f"{name}{p}", v) for name, v in (("x", 1), ("y", 2)) for p in range(4)}
+    async with world.consuming():
+        await world.done_is(expected)
+    letters = await world.schema.rows("SELECT partition, reason, value FROM {s}.dead_letters ORDER BY partition")
+    assert [letter[0] for letter in letters] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all("UnicodeDecodeError" in letter[1] for letter in letters)
+    assert await world.committed() == 416
+
+
+async def test_the_ack_policy_is_checked_at_the_start(world: World) -> None:
+    """A subscriber that would acknowledge by itself keeps the process from starting."""
+    consumer = Consumer(
+        kit_settings(world.schema.url, world.address, world.prefix),
+        group="g",
+        handler=world.worker,
+        process=process(world.schema, world.worker, FakePublisher()),
+        publisher=world.publisher,
+        metrics=world.metrics,
+        fail=world.failures.append,
+    )
+    consumer._subscriber.ack_policy = AckPolicy.ACK
+    with pytest.raises(CannotStart, match="MANUAL"):
+        await consumer.start()
+    await consumer.stop()
+
+
+async def test_readiness_and_lag(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member is ready once it has partitions and polls; its lag counts what is not taken."""
+    monkeypatch.setattr("saga_kit.consumer.WATCH_S", 0.05)
+    await world.send(("a", 1))
+    async with world.consuming() as consumer:
+        await world.done_is({("a", 1)})
+        assert consumer.trouble() is None
+        watching = asyncio.create_task(consumer.watch(world.stopping))
+        block = asyncio.Event()
+        handle = world.worker.handle
+
+        async def slow(tx: Any, messages: Any) -> Any:
+            await block.wait()
+            return await handle(tx, messages)
+
+        world.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+        await world.send(("b", 1))
+        await asyncio.sleep(0.3)
+        await world.send(*((f"c{n}", n) for n in range(50)))
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 50)
+        block.set()
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
+        world.stopping.set()
+        await watching
+    assert consumer.trouble() == "no partitions assigned"
+
+
+@pytest.mark.apache_kafka
+async def test_a_rebalance_in_mid_flight_loses_nothing(world: World) -> None:
+    """Members come and go while records flow; every record is committed at least once, the group's offsets reach the end."""
+    expected = {(f"a{n}", n % 900) for n in range(900)}
+
+    async def feed() -> None:
+        for n in range(0, 900, 30):
+            await world.send(*((f"a{m}", m % 900) for m in range(n, n + 30)))
+            await asyncio.sleep(0.1)
+
+    feeding = asyncio.create_task(feed())
+    async with world.consuming():
+        await asyncio.sleep(0.5)
+        async with world.consuming():
+            await asyncio.sleep(1)
+        async with world.consuming():
+            await feeding
+        await world.done_is(expected)
+    assert await world.committed() == 900
+    assert world.failures == []
