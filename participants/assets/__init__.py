@@ -1,0 +1,1 @@
+"""The asset service: which assets are traded, by which rules, and at which price."""

@@ -1,0 +1,115 @@
+"""What makes an order acceptable to an asset, as one pure judgement. No clock, no I/O: price and time are arguments.
+
+The checks run in the order in which they stand here, and the first that fails is the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from contracts.assets import AssetApproved, AssetRefusal, AssetRefused, CheckAsset
+from contracts.decimals import EXACT, Price, Quantity, format_decimal, is_multiple, multiply
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """An asset's rules; limits are inclusive, and None means no limit.
+
+    `available_quantity` limits each order, it is not a stock. `answer_delay_s` makes this reference service slow on
+    purpose. `rules_version` is given by the store: 0 is an asset that was not stored yet.
+    """
+
+    asset_id: str
+    tick: Decimal
+    step: Decimal = Decimal("0.00000001")
+    min_quantity: Decimal = Decimal("0.001")
+    max_quantity: Decimal | None = None
+    min_notional: Decimal = Decimal(10)
+    max_notional: Decimal = Decimal(10_000)
+    fee_bps: int = 10
+    cash_asset_id: str = "USD"
+    cash_scale: int = 2
+    trading: bool = True
+    available_quantity: Decimal | None = None
+    answer_delay_s: float | None = None
+    rules_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An asset's price. `as_of` is when it last changed, `confirmed_at` when its source last stood by it."""
+
+    price: Decimal
+    sequence: int
+    as_of: datetime
+    confirmed_at: datetime | None
+
+
+def judge(
+    command: CheckAsset, asset: Asset | None, quote: Quote | None, now: datetime, stale_after: timedelta
+) -> AssetApproved | AssetRefused:
+    """Approve at the quote, or refuse with the first objection. `now` is the clock that confirmed the quote."""
+    if asset is None:
+        return _refused(command, AssetRefusal.ASSET_NOT_FOUND, f"no asset {command.asset_id} is traded here")
+    if (objection := next(_rule_objections(command, asset), None)) is not None:
+        return _refused(command, *objection)
+    if quote is None or quote.confirmed_at is None or now - quote.confirmed_at > stale_after:
+        return _refused(command, AssetRefusal.STALE_PRICE, _staleness(quote, now, stale_after))
+    gross = multiply(command.quantity, quote.price)
+    if not asset.min_notional <= gross <= asset.max_notional:
+        limits = f"{format_decimal(asset.min_notional)} to {format_decimal(asset.max_notional)} {asset.cash_asset_id}"
+        # Not `format_decimal`: a product may have more places than the wire carries.
+        reason = f"quantity times quote is {EXACT.normalize(gross):f}, allowed are {limits}"
+        return _refused(command, AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason)
+    return _approved(command, asset, quote)
+
+
+def _rule_objections(command: CheckAsset, asset: Asset) -> Iterator[tuple[AssetRefusal, str]]:
+    quantity = format_decimal(command.quantity)
+    if not asset.trading:
+        yield AssetRefusal.ASSET_NOT_TRADABLE, f"trading in {asset.asset_id} is halted"
+    if not is_multiple(command.quantity, asset.step):
+        yield AssetRefusal.INVALID_STEP, f"quantity {quantity} is not a multiple of {format_decimal(asset.step)}"
+    if command.price is not None and not is_multiple(command.price, asset.tick):
+        price = format_decimal(command.price)
+        yield AssetRefusal.INVALID_TICK, f"price {price} is not a multiple of {format_decimal(asset.tick)}"
+    if command.quantity < asset.min_quantity:
+        least = format_decimal(asset.min_quantity)
+        yield AssetRefusal.QUANTITY_OUT_OF_RANGE, f"quantity {quantity} is below the minimum of {least}"
+    if asset.max_quantity is not None and command.quantity > asset.max_quantity:
+        most = format_decimal(asset.max_quantity)
+        yield AssetRefusal.QUANTITY_OUT_OF_RANGE, f"quantity {quantity} is above the maximum of {most}"
+    if asset.available_quantity is not None and command.quantity > asset.available_quantity:
+        there = format_decimal(asset.available_quantity)
+        yield AssetRefusal.ASSET_UNAVAILABLE, f"quantity {quantity} is more than the {there} available to one order"
+
+
+def _staleness(quote: Quote | None, now: datetime, stale_after: timedelta) -> str:
+    if quote is None or quote.confirmed_at is None:
+        return "the asset has no price that its source stands by"
+    age_s = (now - quote.confirmed_at).total_seconds()
+    return f"the price was last confirmed {age_s:.1f} s ago, allowed are {stale_after.total_seconds():g} s"
+
+
+def _refused(command: CheckAsset, code: AssetRefusal, reason: str) -> AssetRefused:
+    return AssetRefused(command.command_id, command.order_id, command.asset_id, code, reason)
+
+
+def _approved(command: CheckAsset, asset: Asset, quote: Quote) -> AssetApproved:
+    return AssetApproved(
+        command_id=command.command_id,
+        order_id=command.order_id,
+        asset_id=command.asset_id,
+        price=Price(quote.price),
+        sequence=quote.sequence,
+        as_of=quote.as_of,
+        tick=Price(asset.tick),
+        step=Quantity(asset.step),
+        fee_bps=asset.fee_bps,
+        cash_asset_id=asset.cash_asset_id,
+        cash_scale=asset.cash_scale,
+        rules_version=asset.rules_version,
+    )

@@ -1,0 +1,90 @@
+"""The asset service's process: it judges batches of `CheckAsset`, and its composition root.
+
+A check is a read: a redelivered one may be answered anew, and the saga counts the first answer. Answers go through
+the outbox all the same, so that none is lost, and so that a slow asset's answer can wait there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.assets import CheckAsset
+from contracts.codec import decode, outgoing
+from contracts.envelope import Envelope, UnreadableMessage
+from contracts.topics import ASSETS_COMMANDS
+from participants.assets.feed import confirm_forever
+from participants.assets.rules import judge
+from participants.assets.store import SOURCE, Listing, listings
+from participants.assets.tables import SCHEMA
+from saga_kit.batch import BatchProcess, Effects, Received, Record
+from saga_kit.outbox import Kept
+from saga_kit.service import Kit, run_service
+from saga_kit.settings import KitSettings, load
+
+NAME: Final = "assets"
+
+
+class AssetsSettings(KitSettings):
+    """Settings of the asset service."""
+
+    http_port: int = 8003
+    assets_stale_after_s: float = Field(10.0, gt=0)
+    """A price that its source has not confirmed for longer than this is not traded on."""
+    assets_confirm_every_s: float = Field(1.0, gt=0)
+    """How often the reference price source confirms its prices."""
+
+
+class AssetDesk:
+    """The handler of the service's batches: one read of all assets named, one judgement for each command."""
+
+    topics: Sequence[str] = (ASSETS_COMMANDS.name,)
+
+    def __init__(self, stale_after: timedelta) -> None:
+        """`stale_after`: how old the confirmation of a price may be."""
+        self._stale_after = stale_after
+
+    def decode(self, envelope: Envelope, record: Record) -> CheckAsset:
+        """Read a check; raises `UnreadableMessage` for anything else."""
+        message = decode(envelope.type, record.value)
+        if not isinstance(message, CheckAsset):
+            raise UnreadableMessage(f"{envelope.type} is not a command for the asset service")
+        return message
+
+    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[CheckAsset]]) -> Effects:
+        """Answer every check of the batch."""
+        known = await listings(tx, {received.message.asset_id for received in messages})
+        return Effects(kept=[self._answer(received, known.get(received.message.asset_id)) for received in messages])
+
+    async def park(self, _tx: AsyncConnection, _message: Received[CheckAsset], _reason: str) -> bool:
+        """Nothing is kept for a check, so one that can't be handled becomes a dead letter."""
+        return False
+
+    def _answer(self, received: Received[CheckAsset], listing: Listing | None) -> Kept:
+        command = received.message
+        now = datetime.now(UTC) if listing is None else listing.read_at
+        asset, quote = (None, None) if listing is None else (listing.asset, listing.quote)
+        reply = judge(command, asset, quote, now, self._stale_after)
+        message = outgoing(
+            reply,
+            message_id=f"{command.command_id}:{type(reply).__name__}",
+            source=SOURCE,
+            time=now,
+            traceparent=received.envelope.traceparent if received.envelope is not None else None,
+        )
+        return Kept(command.command_id, message, (asset.answer_delay_s or 0.0) if asset is not None else 0.0)
+
+
+def run() -> int:
+    """Run the service until it is told to stop; return the exit status."""
+    settings = load(AssetsSettings)
+
+    async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
+        await confirm_forever(kit.engine, kit.stopping, settings.assets_confirm_every_s)
+
+    desk = AssetDesk(timedelta(seconds=settings.assets_stale_after_s))
+    return run_service(settings, name=NAME, schema=SCHEMA, handler=lambda _kit: desk, tasks=[feed])

@@ -1,0 +1,121 @@
+"""The ledger's arithmetic: reserve, refund, settle and deposit on accounts in memory, in message order. No I/O.
+
+A hold moves an amount inside its user's account, so it is no journal entry: per user and asset, available plus held
+is what the journal says. A sum that is missing is refused; nothing is ever clamped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from contracts.balance import BalanceRefusal, RefundBalance, ReserveBalance, SettleBalance
+from contracts.decimals import EXACT, add, subtract
+from saga_kit.barrier import Command, Hold, Refusal
+from saga_kit.errors import Contention
+
+BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
+AccountKey = tuple[str, str]
+"""User and asset."""
+
+MARKET: Final = "@market"
+FEES: Final = "@fees"
+EXTERNAL: Final = "@external"
+ZERO: Final = Decimal(0)
+
+
+@dataclass(slots=True)
+class Account:
+    """What a user has of an asset, and whether a command has changed it."""
+
+    available: Decimal = ZERO
+    held: Decimal = ZERO
+    changed: bool = False
+
+
+class Line(NamedTuple):
+    """One line of a journal entry: what `account` gains of `asset_id`."""
+
+    entry_id: str
+    account: str
+    asset_id: str
+    order_id: str | None
+    amount: Decimal
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The accounts that a batch may touch, and the journal lines that it makes."""
+
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    """Those there are of the ones that the batch names."""
+    owners: set[str] = field(default_factory=set)
+    """Users that have an account in any asset."""
+    lines: list[Line] = field(default_factory=list)
+
+    def reserve(self, command: Command[BalanceCommand]) -> Refusal | None:
+        """Move the amount from available to held."""
+        if command.owner not in self.owners:
+            return Refusal(BalanceRefusal.ACCOUNT_NOT_FOUND, f"user {command.owner} has no account")
+        account = self.accounts.get((command.owner, command.unit))
+        available = account.available if account is not None else ZERO
+        if available < command.amount:
+            reason = f"{_plain(command.amount)} {command.unit} needed, {_plain(available)} available"
+            return Refusal(BalanceRefusal.INSUFFICIENT_BALANCE, reason)
+        self._move(command.owner, command.unit, available=_minus(command.amount), held=command.amount)
+        return None
+
+    def refund(self, _command: Command[BalanceCommand], hold: Hold) -> None:
+        """Move the whole hold back from held to available."""
+        self._move(hold.owner, hold.unit, available=hold.amount, held=_minus(hold.amount))
+
+    def settle(self, command: Command[BalanceCommand], hold: Hold) -> Refusal | None:
+        """Let the capture leave the user, return the rest of the hold, credit the other leg, and write the entry.
+
+        It has no objection of its own: the barrier asks only when the hold covers the capture.
+        """
+        message = command.message
+        if not isinstance(message, SettleBalance):
+            raise TypeError(f"{type(message).__name__} does not settle")
+        self._move(hold.owner, hold.unit, available=subtract(hold.amount, message.capture), held=_minus(hold.amount))
+        self._move(hold.owner, message.credit_asset_id, available=message.credit)
+        self._book(
+            f"{hold.saga_id}:settle",
+            hold.saga_id,
+            (hold.owner, hold.unit, _minus(message.capture)),
+            (hold.owner, message.credit_asset_id, message.credit),
+            (FEES, message.fee_asset_id, message.fee),
+            against=MARKET,
+        )
+        return None
+
+    def deposit(self, deposit_id: str, user_id: str, asset_id: str, amount: Decimal) -> None:
+        """Let an amount come in from outside."""
+        self._move(user_id, asset_id, available=amount)
+        self._book(f"deposit:{deposit_id}", None, (user_id, asset_id, amount), against=EXTERNAL)
+
+    def _move(self, user_id: str, asset_id: str, *, available: Decimal, held: Decimal = ZERO) -> None:
+        account = self.accounts.get((user_id, asset_id))
+        if account is None:
+            # The barrier has shown a hold, so its account was made while this batch took its locks; the next try sees it.
+            raise Contention(f"the account of {user_id} in {asset_id} has just been made")
+        account.available = add(account.available, available)
+        account.held = add(account.held, held)
+        account.changed = True
+
+    def _book(self, entry_id: str, order_id: str | None, *legs: tuple[str, str, Decimal], against: str) -> None:
+        # Each leg has its opposite at `against`, so that an entry sums to zero per asset whatever the legs are.
+        sums: dict[AccountKey, Decimal] = {}
+        for account, asset_id, amount in legs:
+            for key, gain in (((account, asset_id), amount), ((against, asset_id), _minus(amount))):
+                sums[key] = add(sums.get(key, ZERO), gain)
+        self.lines += [Line(entry_id, *key, order_id, amount) for key, amount in sums.items() if amount]
+
+
+def _minus(amount: Decimal) -> Decimal:
+    return EXACT.minus(amount)
+
+
+def _plain(amount: Decimal) -> str:
+    return f"{EXACT.normalize(amount):f}"

@@ -1,0 +1,146 @@
+"""The only SQL of the balance service: each statement takes a whole batch, as arrays.
+
+Everybody locks in one order: accounts that may have to be made, by (user, asset); then all accounts that are named,
+sorted likewise; then holds (the kit). So two batches can wait for each other in a line, never in a circle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.balance import SettleBalance
+from contracts.decimals import Money
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE
+from participants.balance.ledger import Account, AccountKey, BalanceCommand, Ledger
+from saga_kit.barrier import Command, exact_text
+
+# Only for users who have an account: a hold comes from one, so nobody else has anything to settle.
+MAKE_ACCOUNTS = """
+INSERT INTO balances.accounts (user_id, asset_id, available, held)
+SELECT user_id, asset_id, 0, 0 FROM unnest($1::text[], $2::text[]) AS key (user_id, asset_id)
+WHERE EXISTS (SELECT FROM balances.accounts AS account WHERE account.user_id = key.user_id)
+ORDER BY user_id, asset_id
+ON CONFLICT (user_id, asset_id) DO NOTHING
+"""
+
+MAKE_ACCOUNT = """
+INSERT INTO balances.accounts (user_id, asset_id, available, held) VALUES ($1, $2, 0, 0)
+ON CONFLICT (user_id, asset_id) DO NOTHING
+"""
+
+LOCK_ACCOUNTS = """
+SELECT account.user_id, account.asset_id, account.available, account.held
+FROM unnest($1::text[], $2::text[]) AS key (user_id, asset_id)
+JOIN balances.accounts AS account USING (user_id, asset_id)
+ORDER BY account.user_id, account.asset_id
+FOR UPDATE OF account
+"""
+
+OWNERS = "SELECT DISTINCT user_id FROM balances.accounts WHERE user_id = ANY ($1::text[])"
+
+WRITE_ACCOUNTS = """
+UPDATE balances.accounts AS account SET available = new.available::numeric, held = new.held::numeric
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS new (user_id, asset_id, available, held)
+WHERE account.user_id = new.user_id AND account.asset_id = new.asset_id
+"""
+
+ADD_LINES = """
+INSERT INTO balances.journal (entry_id, account, asset_id, order_id, amount)
+SELECT entry_id, account, asset_id, order_id::uuid, amount::numeric
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+    AS line (entry_id, account, asset_id, order_id, amount)
+"""
+
+ADD_DEPOSIT = """
+INSERT INTO balances.deposits (deposit_id, user_id, asset_id, amount) VALUES ($1, $2, $3, $4::text::numeric)
+ON CONFLICT (deposit_id) DO NOTHING RETURNING deposit_id
+"""
+
+SAME_DEPOSIT = """
+SELECT (user_id, asset_id, amount) = ($2, $3, $4::text::numeric) FROM balances.deposits WHERE deposit_id = $1
+"""
+
+ACCOUNTS = "SELECT asset_id, available, held FROM balances.accounts WHERE user_id = $1 ORDER BY asset_id"
+
+
+class AccountBalance(NamedTuple):
+    """What a user has of one asset."""
+
+    asset_id: str
+    available: Decimal
+    held: Decimal
+
+
+class StoredLedger(Ledger):
+    """A ledger that locks the accounts of one transaction and writes each changed one once."""
+
+    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[BalanceCommand]]) -> None:
+        """Lock every account that the commands name, both legs of a settlement included.
+
+        Only what a settlement credits is made if need be: to be named gives a stranger no account.
+        """
+        named = {(one.owner, one.unit) for one in commands}
+        if credited := {
+            (one.owner, one.message.credit_asset_id) for one in commands if isinstance(one.message, SettleBalance)
+        }:
+            await tx.exec_driver_sql(MAKE_ACCOUNTS, _columns(credited))
+        await self.load(tx, named | credited)
+        if strangers := sorted({one.owner for one in commands} - self.owners):
+            self.owners |= set((await tx.exec_driver_sql(OWNERS, (strangers,))).scalars())
+
+    async def load(self, tx: AsyncConnection, keys: set[AccountKey]) -> None:
+        """Lock and load those of the accounts that there are."""
+        for row in await tx.exec_driver_sql(LOCK_ACCOUNTS, _columns(keys)):
+            self.accounts[row.user_id, row.asset_id] = Account(row.available, row.held)
+            self.owners.add(row.user_id)
+
+    async def save(self, tx: AsyncConnection) -> None:
+        """Write the changed accounts and the journal."""
+        changed = [
+            (*key, exact_text(account.available), exact_text(account.held))
+            for key, account in self.accounts.items()
+            if account.changed
+        ]
+        if changed:
+            await tx.exec_driver_sql(WRITE_ACCOUNTS, _columns(changed))
+        if self.lines:
+            await tx.exec_driver_sql(ADD_LINES, _columns((*line[:-1], exact_text(line.amount)) for line in self.lines))
+
+
+async def deposit(engine: AsyncEngine, deposit_id: str, user_id: str, asset_id: str, amount: Money) -> bool:
+    """Add to a user's account, once for each deposit id, in a transaction of its own; tell whether this was the once.
+
+    Raises `ValueError` when the id is known with other terms, for a name that is none, and for an amount of zero.
+    """
+    if broken := [name for name in (deposit_id, user_id, asset_id) if not re.match(NAME_PATTERN, name)]:
+        raise ValueError(f"{broken[0]!r} must be {NAME_RULE}")
+    if not amount:
+        raise ValueError("a deposit must be more than 0")
+    terms = (deposit_id, user_id, asset_id, exact_text(amount))
+    async with engine.begin() as tx:
+        if (await tx.exec_driver_sql(ADD_DEPOSIT, terms)).scalar() is None:
+            if not (await tx.exec_driver_sql(SAME_DEPOSIT, terms)).scalar_one():
+                raise ValueError(f"deposit {deposit_id} was already made, with other terms")
+            return False
+        ledger = StoredLedger()
+        await tx.exec_driver_sql(MAKE_ACCOUNT, (user_id, asset_id))
+        await ledger.load(tx, {(user_id, asset_id)})
+        ledger.deposit(deposit_id, user_id, asset_id, amount)
+        await ledger.save(tx)
+        return True
+
+
+async def accounts(engine: AsyncEngine, user_id: str) -> list[AccountBalance]:
+    """Read a user's accounts, by asset."""
+    async with engine.connect() as connection:
+        rows = await connection.exec_driver_sql(ACCOUNTS, (user_id,))
+        return [AccountBalance(row.asset_id, row.available, row.held) for row in rows]
+
+
+def _columns(rows: Iterable[tuple[object, ...]]) -> tuple[list[object], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))

@@ -1,0 +1,41 @@
+"""Fixtures of the participants' tests: services that log in as they do in production, on a migrated database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from saga_kit.database import create_engine
+from saga_kit.settings import parse_database_url
+from tests.infrastructure import Database
+from tests.participants.support import Balance
+
+
+@pytest_asyncio.fixture
+async def balance(database: Database) -> AsyncIterator[Balance]:
+    """Give one instance of the balance service."""
+    engine = _engine(database, "balance")
+    yield Balance(engine)
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def another_balance(database: Database) -> AsyncIterator[Balance]:
+    """Give a second instance, with connections of its own."""
+    engine = _engine(database, "balance")
+    yield Balance(engine)
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def assets_engine(database: Database) -> AsyncIterator[AsyncEngine]:
+    """Give the asset service's connections."""
+    engine = _engine(database, "assets")
+    yield engine
+    await engine.dispose()
+
+
+def _engine(database: Database, login: str) -> AsyncEngine:
+    return create_engine(parse_database_url(database.url_of(login)), application_name=f"test-{login}")

@@ -1,0 +1,172 @@
+"""Shared by the participants' tests: commands as they come by Kafka, and services whose only fake is the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid5
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
+from contracts.codec import Message, decode, outgoing
+from contracts.decimals import Money
+from contracts.envelope import read_envelope
+from participants.balance.service import BalanceAdapter
+from participants.balance.store import StoredLedger, deposit
+from participants.balance.tables import SCHEMA
+from saga_kit.barrier import Participant
+from saga_kit.batch import BatchProcess, Handler, Received
+from saga_kit.dead_letters import DeadLetters
+from saga_kit.outbox import Outbox
+from saga_kit.telemetry import Metrics
+from tests.saga_kit.support import FakePublisher, FakeRecord
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
+
+
+def order(name: object) -> UUID:
+    """Name an order."""
+    return uuid5(UUID(int=0), str(name))
+
+
+def reserve(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal) -> ReserveBalance:
+    """Ask to hold an amount."""
+    return ReserveBalance(f"{order_id}:reserve", order_id, f"{order_id}:reserve", user_id, asset_id, Money(amount))
+
+
+def refund(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal) -> RefundBalance:
+    """Ask to give the hold back."""
+    return RefundBalance(f"{order_id}:refund", order_id, f"{order_id}:reserve", user_id, asset_id, Money(amount))
+
+
+def settle(
+    order_id: UUID,
+    user_id: str,
+    asset_id: str,
+    amount: str | Decimal,
+    *,
+    capture: str | Decimal,
+    credit: tuple[str, str | Decimal],
+    fee: tuple[str, str | Decimal],
+) -> SettleBalance:
+    """Ask to capture from the hold and to credit the other leg; `credit` and `fee` name their asset first."""
+    return SettleBalance(
+        command_id=f"{order_id}:settle",
+        order_id=order_id,
+        hold_id=f"{order_id}:reserve",
+        user_id=user_id,
+        asset_id=asset_id,
+        amount=Money(amount),
+        capture=Money(capture),
+        credit_asset_id=credit[0],
+        credit=Money(credit[1]),
+        fee_asset_id=fee[0],
+        fee=Money(fee[1]),
+    )
+
+
+def received(handler: Handler[Any], message: Message, offset: int = 0) -> Received[Any]:
+    """Let a message come by the wire: encoded, with headers, and decoded by the service."""
+    wire = outgoing(message, message_id=f"test:{offset}", source="/tests", time=NOW, traceparent=TRACEPARENT)
+    record = FakeRecord(wire.topic, 0, offset, 0, wire.key.encode(), wire.value, wire.headers)
+    envelope = read_envelope(wire.headers)
+    return Received(handler.decode(envelope, record), envelope, record)
+
+
+@dataclass
+class Desk:
+    """One instance of a service: its handler in the kit's own batch process, and a broker that keeps what it gets."""
+
+    engine: AsyncEngine
+    handler: Handler[Any]
+    schema: str
+    publisher: FakePublisher = field(default_factory=FakePublisher)
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+
+    def __post_init__(self) -> None:
+        """Compose."""
+        self._process = BatchProcess[Any](
+            engine=self.engine,
+            handler=self.handler,
+            outbox=Outbox(self.schema),
+            dead_letters=DeadLetters(self.schema),
+            publisher=self.publisher,
+            metrics=self.metrics,
+            stopping=asyncio.Event(),
+        )
+
+    async def handle(self, *messages: Message) -> list[Message]:
+        """Handle messages as one batch; return the replies."""
+        said = len(self.publisher.published)
+        await self._process.run([received(self.handler, message, n) for n, message in enumerate(messages)])
+        return [decode(read_envelope(one.headers).type, one.value) for one in self.publisher.published[said:]]
+
+    async def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Query."""
+        async with self.engine.connect() as connection:
+            return [tuple(row) for row in await connection.exec_driver_sql(sql, values)]
+
+    @property
+    def retries(self) -> float:
+        """How often a batch had to be begun again (a deadlock, for one)."""
+        return self.metrics.registry.get_sample_value("batch_retries_total") or 0.0
+
+
+class Balance(Desk):
+    """An instance of the balance service."""
+
+    def __init__(self, engine: AsyncEngine, ledger: Callable[[], StoredLedger] = StoredLedger) -> None:
+        super().__init__(engine, Participant(SCHEMA, BalanceAdapter(), ledger), SCHEMA)
+
+    async def deposit(self, user_id: str, **amounts: str) -> None:
+        """Give a user something; once for each asset."""
+        for asset_id, amount in amounts.items():
+            assert await deposit(self.engine, f"test:{user_id}:{asset_id}", user_id, asset_id, Money.parse(amount))
+
+    async def accounts(self, user_id: str) -> dict[str, tuple[Decimal, Decimal]]:
+        """Return what the user has, available and held, by asset."""
+        sql = "SELECT asset_id, available, held FROM balances.accounts WHERE user_id = $1"
+        return {asset_id: (available, held) for asset_id, available, held in await self.rows(sql, user_id)}
+
+    async def all_accounts(self) -> dict[str, dict[str, tuple[Decimal, Decimal]]]:
+        """Return what everybody has, available and held, by user and asset; empty accounts left out."""
+        found: dict[str, dict[str, tuple[Decimal, Decimal]]] = {}
+        rows = await self.rows("SELECT user_id, asset_id, available, held FROM balances.accounts")
+        for user_id, asset_id, available, held in rows:
+            if available or held:
+                found.setdefault(user_id, {})[asset_id] = (available, held)
+        return found
+
+    async def hold(self, order_id: UUID) -> tuple[Any, ...] | None:
+        """Return an order's hold: state, amount, captured, refunded."""
+        sql = "SELECT state, amount, captured, refunded FROM balances.holds WHERE hold_id = $1"
+        return next(iter(await self.rows(sql, f"{order_id}:reserve")), None)
+
+    async def faults(self) -> list[tuple[Any, ...]]:
+        """Return whatever contradicts double entry (I1), and every dead letter."""
+        return [row for sql in FAULTS for row in await self.rows(sql)]
+
+
+FAULTS: Sequence[str] = (
+    "SELECT 'entry is not zero', entry_id FROM balances.journal GROUP BY entry_id, asset_id HAVING sum(amount) <> 0",
+    """SELECT 'account is not its journal', user_id, asset_id, available + held, booked
+       FROM balances.accounts FULL JOIN (
+           SELECT account AS user_id, asset_id, sum(amount) AS booked FROM balances.journal
+           WHERE account NOT LIKE '@%' GROUP BY account, asset_id) AS lines USING (user_id, asset_id)
+       WHERE available + held IS DISTINCT FROM coalesce(booked, 0)""",
+    """SELECT 'held is not its holds', user_id, asset_id, held, active
+       FROM balances.accounts FULL JOIN (
+           SELECT owner AS user_id, unit AS asset_id, sum(amount) AS active FROM balances.holds
+           WHERE state = 'HELD' GROUP BY owner, unit) AS active_holds USING (user_id, asset_id)
+       WHERE held IS DISTINCT FROM coalesce(active, 0)""",
+    "SELECT 'dead letter', reason FROM balances.dead_letters",
+)
