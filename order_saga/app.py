@@ -1,0 +1,35 @@
+"""The orchestrator's composition root: builds the parts and hands them to the kit."""
+
+from __future__ import annotations
+
+from order_saga.core.saga import Incoming
+from order_saga.metrics import Metrics, refresh_gauges
+from order_saga.process import Orders
+from order_saga.settings import OrchestratorSettings
+from order_saga.silence import Silence
+from order_saga.tables import SCHEMA
+from order_saga.timers import run_timers
+from saga_kit.batch import BatchProcess
+from saga_kit.service import Kit, run_service
+from saga_kit.settings import load
+
+SCAN_INTERVAL_S = 0.25
+
+
+def run() -> int:
+    """Run one orchestrator until it is told to stop; return the exit status."""
+    settings = load(OrchestratorSettings)
+    scale = settings.order_saga_time_scale
+    silence, metrics = Silence(), Metrics()
+
+    def handler(kit: Kit) -> Orders:
+        metrics.register(kit.registry)
+        return Orders(time_scale=scale, metrics=metrics, silence=silence)
+
+    async def timers(kit: Kit, process: BatchProcess[Incoming]) -> None:
+        await run_timers(kit.engine, process, silence, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2))
+
+    async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
+        await refresh_gauges(kit.engine, metrics, kit.stopping)
+
+    return run_service(settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, gauges))

@@ -1,0 +1,63 @@
+"""What the orchestrator counts for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from order_saga import store
+from order_saga.core.phases import PHASES, TERMINAL
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from order_saga.core.fold import Folded
+
+INTERVAL_S: Final = 5.0
+SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """The orchestrator's own metrics, counted once a batch after its commit."""
+
+    def __init__(self) -> None:
+        self.accepted = Counter("orders_accepted", "Orders taken on.", registry=None)
+        self.finished = Counter("orders_finished", "Orders ended.", ["status", "reason_code"], registry=None)
+        self.duration = Histogram("order_duration_seconds", "From request to end.", buckets=SECONDS, registry=None)
+        self.ignored = Counter("saga_replies_ignored", "Messages that moved nothing.", ["why"], registry=None)
+        self.parked_now = Gauge("saga_parked_orders", "Orders that wait for an operator.", registry=None)
+        self.overdue = Gauge("saga_overdue_orders", "Orders that ask for longer than they should.", registry=None)
+        self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Show everything on a process's metrics page."""
+        for metric in vars(self).values():
+            registry.register(metric)
+
+    def count(self, folded: Folded) -> None:
+        """Count what a committed batch decided."""
+        for event in folded.events:
+            if event.version == 1:
+                self.accepted.inc()
+            if event.status.terminal:
+                self.finished.labels(event.status.value, event.reason_code or "").inc()
+                self.duration.observe(max(0.0, (event.occurred_at - event.order.created_at).total_seconds()))
+        for why, number in folded.ignored.items():
+            self.ignored.labels(why.value).inc(number)
+
+
+async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asyncio.Event) -> None:
+    """Look now and then at what only the tables know, until told to stop."""
+    while not stopping.is_set():
+        async with engine.begin() as tx:
+            phases, parked, overdue = await store.counts(tx)
+        for phase in PHASES.keys() - TERMINAL:
+            metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
+        metrics.parked_now.set(parked)
+        metrics.overdue.set(overdue)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), INTERVAL_S)

@@ -1,0 +1,138 @@
+"""What the orchestrator does with a batch: lock its sagas, fold, write, and say what to send. The kit owns the transaction."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
+
+from msgspec import structs
+
+from contracts.codec import decode, outgoing
+from contracts.envelope import Envelope, Outgoing, UnreadableMessage
+from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
+from order_saga import store
+from order_saga.core.fold import Folded, fold, order_of
+from order_saga.core.phases import QUESTIONS
+from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga, TimerDue
+from saga_kit.batch import Effects, Received
+from saga_kit.outbox import Kept
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from order_saga.metrics import Metrics
+    from order_saga.silence import Silence
+    from saga_kit.batch import Record
+
+SOURCE: Final = "order-saga/orchestrator"
+STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
+
+
+class Orders:
+    """The orchestrator's handler: see `saga_kit.batch.Handler`."""
+
+    topics = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
+
+    def __init__(self, *, time_scale: float, metrics: Metrics, silence: Silence) -> None:
+        """Take the pace of the saga's clock, and what watches it."""
+        self._time_scale = time_scale
+        self._metrics = metrics
+        self._silence = silence
+
+    def decode(self, envelope: Envelope, record: Record) -> Incoming:
+        """Read one record; a request keeps the broker's time, which its age is judged by."""
+        message = decode(envelope.type, record.value)
+        if isinstance(message, (OrderRequested, InvalidOrder)):
+            appended_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+            return Requested(message, appended_at, envelope.traceparent)
+        if isinstance(message, (OrderCancelRequested, *STEP_OF)):
+            return cast("Incoming", message)
+        raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
+
+    async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
+        """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
+        messages = [each.message for each in received]
+        known = await store.lock(tx, sorted({order_of(message) for message in messages}))
+        messages = await _with_duplicates(tx, messages, known)
+        now = await store.now(tx)
+        folded = fold(known, messages, now, self._time_scale)
+        await store.save(tx, known, folded, now)
+        strangers = {id(message) for message in folded.strangers}
+        return Effects(
+            messages=[_asked(ask, now) for ask in folded.asks],
+            kept=[_told(event, folded) for event in folded.events],
+            letters=[
+                (each.record, f"there is no order {order_of(each.message)}")
+                for each in received
+                if each.record is not None and id(each.message) in strangers
+            ],
+            committed=lambda: self._watch(messages, folded),
+        )
+
+    async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
+        """Leave the order of a message that can't be handled alone until somebody resumes it."""
+        order_id = order_of(received.message)
+        known = await store.lock(tx, [order_id])
+        if order_id not in known or known[order_id].phase is Phase.NEW:
+            return False
+        now = await store.now(tx)
+        await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
+        return True
+
+    def _watch(self, messages: Sequence[Incoming], folded: Folded) -> None:
+        """Count what was committed."""
+        for message in messages:
+            if type(message) in STEP_OF:
+                self._silence.answered(STEP_OF[type(message)])
+        for ask in folded.asks:
+            if ask.attempt > 1:
+                self._silence.asked_again(ask.step)
+        self._metrics.count(folded)
+
+
+async def _with_duplicates(
+    tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]
+) -> list[Incoming]:
+    """Mark each new request whose client order id another order of the same user holds, in the table or in this batch."""
+    fresh = {
+        index: (message.request.user_id, message.request.client_order_id)
+        for index, message in enumerate(messages)
+        if isinstance(message, Requested)
+        and message.request.client_order_id is not None
+        and (message.request.order_id not in known or known[message.request.order_id].phase is Phase.NEW)
+    }
+    if not fresh:
+        return messages
+    holders = await store.client_ids(tx, list(fresh.values()))
+    marked = list(messages)
+    for index, name in fresh.items():
+        message = messages[index]
+        assert isinstance(message, Requested)  # noqa: S101 - by the comprehension above
+        holder = holders.setdefault(name, message.request.order_id)
+        if holder != message.request.order_id:
+            marked[index] = structs.replace(message, duplicate_of=holder)
+    return marked
+
+
+def _asked(ask: Ask, now: datetime) -> Outgoing:
+    return outgoing(
+        ask.message,
+        message_id=ask.command_id,
+        source=SOURCE,
+        time=now,
+        traceparent=ask.traceparent,
+        attempt=ask.attempt,
+    )
+
+
+def _told(event: OrderStatusChanged, folded: Folded) -> Kept:
+    event_id = f"{event.order_id}:v{event.version}"
+    traceparent = folded.sagas[event.order_id].traceparent
+    return Kept(
+        event_id,
+        outgoing(event, message_id=event_id, source=SOURCE, time=event.occurred_at, traceparent=traceparent),
+    )

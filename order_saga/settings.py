@@ -1,0 +1,16 @@
+"""What the orchestrator is told by its environment."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from saga_kit.settings import KitSettings
+
+
+class OrchestratorSettings(KitSettings):
+    """The kit's settings, and how fast the saga's own clock runs."""
+
+    http_port: int = 8001
+    order_saga_time_scale: float = Field(
+        1.0, gt=0, le=100, description="Multiplies every patience, retry and quote age of the saga's table."
+    )

@@ -1,0 +1,60 @@
+"""Who has stopped answering: a participant that is down gets a few probes instead of a storm of repeated questions.
+
+Silence is counted, not timed: so many repeated questions without one answer. The first answer ends it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from order_saga.core.phases import PHASES
+from order_saga.core.saga import Phase, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SILENT_AFTER: Final = 100
+"""Repeated questions without an answer."""
+PROBES: Final = 10
+"""Orders in each round of timers that still ask a silent participant."""
+PARTICIPANTS: Final = {
+    Step.CHECK: "assets",
+    Step.RESERVE: "balance",
+    Step.SETTLE: "balance",
+    Step.REFUND: "balance",
+}
+
+
+class Silence:
+    """Counts, for each participant, the repeated questions since its last answer."""
+
+    def __init__(self) -> None:
+        """Begin by believing that everybody listens."""
+        self._unanswered = dict.fromkeys(PARTICIPANTS.values(), 0)
+        self._back: set[str] = set()
+
+    def asked_again(self, step: Step) -> None:
+        """Note a repeated question."""
+        self._unanswered[PARTICIPANTS[step]] += 1
+
+    def answered(self, step: Step) -> None:
+        """Note an answer; one that ends a silence is remembered for `take_back`."""
+        participant = PARTICIPANTS[step]
+        if self._unanswered[participant] >= SILENT_AFTER:
+            self._back.add(participant)
+        self._unanswered[participant] = 0
+
+    def held_back(self) -> frozenset[Step]:
+        """List the questions that wait for a silent participant."""
+        return frozenset(step for step, who in PARTICIPANTS.items() if self._unanswered[who] >= SILENT_AFTER)
+
+    def take_back(self) -> list[Phase]:
+        """List the phases that wait for a participant that answers again; each return is told once."""
+        phases = _waiting_for(self._back)
+        self._back = set()
+        return phases
+
+
+def _waiting_for(participants: Iterable[str]) -> list[Phase]:
+    wanted = set(participants)
+    return [phase for phase, row in PHASES.items() if any(PARTICIPANTS[step] in wanted for _, step in row.asks)]
