@@ -1,0 +1,49 @@
+"""Become another program, in such a way that it cannot outlive the process that wanted it.
+
+Run as a script by `processes`, between fork and exec: `child.py PARENT SIGNAL UID GID PROGRAM ARGUMENT...`. It gives up
+root where a program refuses root, asks the kernel for SIGNAL when the parent dies, and then *is* the program: same
+process id, same files. A script rather than `preexec_fn`, which is not safe in a program with threads. It imports only
+a little of the standard library, because every process of the stack starts through it.
+"""
+
+import ctypes
+import os
+import sys
+
+_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+_CAP_DAC_OVERRIDE = 1
+_CAPABILITIES_V3 = 0x20080522
+
+
+def become(parent: int, orphan_signal: int, uid: int, gid: int, argv: list[str]) -> None:
+    """Replace this process by `argv`, run as `uid` and `gid` when we are root; return only if `parent` is dead."""
+    libc = ctypes.CDLL(None)
+    if os.geteuid() == 0 and uid != 0:
+        _give_up_root(libc, uid, gid)
+    if sys.platform == "linux":  # after the change of user, which clears it
+        libc.prctl(_PR_SET_PDEATHSIG, orphan_signal, 0, 0, 0)
+    if os.getppid() == parent:  # else it died before the kernel knew of our wish
+        os.execvp(argv[0], argv)  # noqa: S606  the program is named by our own code
+
+
+def _give_up_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
+    """Keep one right of root: to reach files, since a checkout or a temporary folder is often root's alone (0700).
+
+    The other way is to open every parent folder to everybody, which is not ours to do. Where a container has taken the
+    right from root, the calls fail without harm, and the program sees what its user may see.
+    """
+    if sys.platform == "linux":
+        libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    if sys.platform == "linux":
+        kept = 1 << _CAP_DAC_OVERRIDE
+        header = (ctypes.c_uint32 * 2)(_CAPABILITIES_V3, 0)
+        libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0))
+        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
+
+
+if __name__ == "__main__":
+    parent, orphan_signal, uid, gid = map(int, sys.argv[1:5])
+    become(parent, orphan_signal, uid, gid, sys.argv[5:])

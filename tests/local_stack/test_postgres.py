@@ -1,0 +1,136 @@
+"""The embedded PostgreSQL asks for a password, keeps what was committed, and fails in one line."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import psutil
+import pytest
+
+from local_stack.errors import StackError
+from local_stack.ports import free_ports
+from local_stack.postgres import Postgres
+from local_stack.supervisor import Supervisor
+from tests.local_stack.support import Supervised, eventually, is_gone
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Postgres:
+    """Describe a PostgreSQL in a new folder, with another one for logs."""
+    (tmp_path / "logs").mkdir(exist_ok=True)
+    return Postgres(tmp_path / "postgres", free_ports(1)[0])
+
+
+@asynccontextmanager
+async def running(postgres: Postgres, logs: Path) -> AsyncIterator[int]:
+    """Run it under a supervisor of its own; give its process id."""
+    supervisor = Supervisor(logs)
+    try:
+        await postgres.prepare(logs)
+        await supervisor.start(postgres.spec())
+        yield supervisor.pids["postgres"][0]
+    finally:
+        await supervisor.stop()
+
+
+async def ask(postgres: Postgres, query: str) -> object:
+    """Run one query as the owner."""
+    connection = await asyncpg.connect(postgres.database_url)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+async def test_it_is_durable_local_and_asks_for_a_password(postgres: Postgres, tmp_path: Path) -> None:
+    """Settings that others rely on: version 18, fsync, 100 connections, SCRAM, 127.0.0.1 alone, never root."""
+    async with running(postgres, tmp_path / "logs") as pid:
+        shown = [
+            await ask(postgres, f"show {name}")
+            for name in ("fsync", "max_connections", "listen_addresses", "unix_socket_directories", "server_encoding")
+        ]
+        version = await ask(postgres, "show server_version_num")
+        secret = await ask(postgres, "select rolpassword from pg_authid where rolname = 'owner'")
+        wrong = urlsplit(postgres.database_url)
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(wrong._replace(netloc=f"owner:wrong@{wrong.netloc.rpartition('@')[2]}").geturl())
+        assert psutil.Process(pid).uids().effective != 0
+    assert shown == ["on", "100", "127.0.0.1", "", "UTF8"]
+    assert str(version).startswith("18")
+    assert str(secret).startswith("SCRAM-SHA-256$")
+    assert (postgres.folder / "owner_password").stat().st_mode & 0o777 == 0o600
+    assert is_gone(pid)
+
+
+async def test_a_killed_server_comes_back_with_its_data(postgres: Postgres, supervised: Supervised) -> None:
+    """A server that got SIGKILL loses nothing that was committed, and is started again on the same port."""
+    await postgres.prepare(supervised.logs)
+    await supervised.supervisor.start(postgres.spec())
+    await ask(postgres, "create table kept as select 42 as answer")
+    os.kill(supervised.pid("postgres"), signal.SIGKILL)
+    await eventually(lambda: len(supervised.replaced) == 1)
+    assert await ask(postgres, "select answer from kept") == 42
+
+
+async def test_a_folder_is_used_again(postgres: Postgres, tmp_path: Path) -> None:
+    """Stop and start: same data, same password, another port if need be."""
+    async with running(postgres, tmp_path / "logs"):
+        await ask(postgres, "create table kept as select 42 as answer")
+    again = Postgres(postgres.folder, free_ports(1)[0])
+    async with running(again, tmp_path / "logs"):
+        assert await ask(again, "select answer from kept") == 42
+
+
+async def test_an_interrupted_initdb_is_done_again(postgres: Postgres, tmp_path: Path) -> None:
+    """Half a database cluster is never taken for a whole one."""
+    (postgres.folder / "data.new").mkdir(parents=True)
+    (postgres.folder / "data.new" / "PG_VERSION").write_text("18\n")
+    async with running(postgres, tmp_path / "logs"):
+        assert await ask(postgres, "select 1") == 1
+
+
+async def test_a_server_that_still_leaves_is_waited_for(postgres: Postgres, tmp_path: Path) -> None:
+    """After a killed supervisor the old server needs a moment; one that stays is named."""
+    async with running(postgres, tmp_path / "logs") as pid:
+        with pytest.raises(StackError) as error:
+            await postgres.prepare(tmp_path / "logs", patience_s=0)
+        waiting = asyncio.create_task(postgres.prepare(tmp_path / "logs"))
+    assert str(error.value) == (f"a PostgreSQL already runs in {postgres.folder / 'data'}: stop process {pid} first")
+    await waiting
+
+
+async def test_a_broken_folder_is_one_clear_line(postgres: Postgres, tmp_path: Path) -> None:
+    """The server's own FATAL line, and where to read on."""
+    async with running(postgres, tmp_path / "logs"):
+        pass
+    (postgres.folder / "data" / "global" / "pg_control").unlink()
+    with pytest.raises(StackError, match=r"^postgres did not start: .*pg_control.* \(log: .*postgres\.log\)$"):
+        async with running(postgres, tmp_path / "logs"):
+            pass
+
+
+async def test_a_folder_of_something_else_is_one_clear_line(postgres: Postgres, tmp_path: Path) -> None:
+    """A folder that is no database cluster is neither used nor overwritten."""
+    (postgres.folder / "data").mkdir(parents=True)
+    (postgres.folder / "data" / "diary.txt").write_text("dear diary")
+    with pytest.raises(StackError, match=r"^postgres did not start: .*data"):
+        async with running(postgres, tmp_path / "logs"):
+            pass
+    assert (postgres.folder / "data" / "diary.txt").read_text() == "dear diary"
+
+
+async def test_a_missing_package_is_one_clear_line(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the wheel the user hears which extra to install."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(StackError, match="install the extra 'local'"):
+        await postgres.prepare(tmp_path)
