@@ -1,0 +1,150 @@
+"""The composition root: builds the parts of one API process, runs them, and drains them when asked to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter, PlatformCollector, ProcessCollector
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from contracts.topics import ORDERS_REQUESTS
+from order_api import openapi
+from order_api.desk import Desk
+from order_api.door import Door, on_http_error, on_problem
+from order_api.problems import Problem
+from order_api.routes import OrderRoutes
+from order_api.settings import ApiSettings
+from order_api.store import GRACE_S, Store
+from order_api.sweeper import Sweeper
+from order_api.tokens import SharedSecret, Tokens
+from saga_kit.database import create_engine, ping
+from saga_kit.errors import CannotStart, KitError, describe
+from saga_kit.health import Health, health_routes, listen
+from saga_kit.outbox import Publishes
+from saga_kit.publisher import Publisher
+from saga_kit.settings import load
+from saga_kit.telemetry import configure_logging, configure_tracing
+
+NAME: Final = "api"
+HEAD_BYTES_MAX: Final = 16_384
+"""Of a request's line and headers; a token fits many times."""
+KEEP_ALIVE_S: Final = 30
+DRAIN_S: Final = 15
+
+log = structlog.get_logger(__name__)
+
+
+def run() -> int:
+    """Run one API process until it is told to stop; return the exit status."""
+    settings = load(ApiSettings)
+    configure_logging(settings, service=NAME)
+    configure_tracing(service=NAME)
+    try:
+        uvloop.run(serve(settings))
+    except KitError as error:
+        log.critical("ends", cause=describe(error))
+        return 1
+    return 0
+
+
+async def serve(settings: ApiSettings) -> None:
+    """Serve until SIGTERM or SIGINT: what is under way is answered first."""
+    sock = listen(settings.http_host, settings.http_port)
+    engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=settings.api_database_pool_size)
+    publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
+    server = _Server(
+        uvicorn.Config(
+            create_app(settings, engine, publisher, health=readiness(engine, publisher)),
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    log.info("starting", url="http://{}:{}".format(*sock.getsockname()[:2]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+    try:
+        await server.serve(sockets=[sock])
+        if not server.started:
+            raise CannotStart("the application did not start")
+    finally:
+        await publisher.stop()
+        await engine.dispose()
+        log.info("ended")
+
+
+def create_app(
+    settings: ApiSettings, engine: AsyncEngine, publisher: Publishes, *, health: Health, grace_s: float = GRACE_S
+) -> FastAPI:
+    """Build the application; while it runs, so does its sweeper."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
+    republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
+    store = Store(engine, grace_s=grace_s)
+    sweeper = Sweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
+    tokens = Tokens(
+        SharedSecret(settings.jwt_secret.get_secret_value()),
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(sweeper.run(stopping))
+            yield
+            stopping.set()
+
+    app = FastAPI(
+        title=openapi.TITLE,
+        version=openapi.VERSION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=[Middleware(Door, registry=registry)],
+        exception_handlers={Problem: on_problem, HTTPException: on_http_error},
+        telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
+    )
+    routes = OrderRoutes(Desk(store, publisher, accepted), tokens, body_bytes_max=settings.api_body_bytes_max)
+    app.include_router(routes.router())
+    app.router.routes.extend(health_routes(health, registry))
+    app.openapi = openapi.describe  # type: ignore[method-assign]  # FastAPI's own way to replace the document
+    return app
+
+
+def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
+    """Ready means that an order could be accepted now: claimed and published."""
+
+    async def database() -> None:
+        await ping(engine)
+
+    async def broker() -> str | None:
+        missing = await publisher.missing_topics([ORDERS_REQUESTS.name])
+        return f"topic {ORDERS_REQUESTS.name} does not exist" if missing else None
+
+    return Health({"database": database, "broker": broker})
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to us: uvicorn would raise them again when it has ended, and so skip what is left to do."""
+        yield

@@ -1,0 +1,67 @@
+"""What this room publishes: the request of a claim and a cancel, made from stored values alone.
+
+So whoever publishes it, and however often, sends the same bytes under the same id.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from contracts import codec
+from contracts.envelope import Envelope, Outgoing, format_time, write_headers
+from contracts.orders import OrderCancelRequested, OrderRequested
+from contracts.topics import ORDERS_REQUESTS
+
+SOURCE: Final = "order-saga/api"
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """An order that this room has minted: its keys, what was asked for, and the request without its time."""
+
+    order_id: UUID
+    user_id: str
+    idempotency_key: str | None
+    client_order_id: str | None
+    intent: str
+    request: bytes
+    traceparent: str | None
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A claim that is committed. `created_at` is the database's time, and becomes the order's."""
+
+    claim: Claim
+    created_at: datetime
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """A cancel that is committed. `user_id` is the order's user."""
+
+    order_id: UUID
+    user_id: str
+    requested_by: str
+    created_at: datetime
+
+
+def request_message(claimed: Claimed) -> Outgoing:
+    """Make the `OrderRequested` of a claim. Its fields pass as they were stored: no later rule can stop them here."""
+    claim = claimed.claim
+    body = {**msgspec.json.decode(claim.request), "requested_at": format_time(claimed.created_at)}
+    message_id = f"{claim.order_id}:request"
+    envelope = Envelope(message_id, OrderRequested.__name__, SOURCE, claimed.created_at, claim.traceparent)
+    topic = ORDERS_REQUESTS.name
+    return Outgoing(topic, str(claim.order_id), message_id, msgspec.json.encode(body), write_headers(envelope))
+
+
+def cancel_message(cancel: Cancel) -> Outgoing:
+    """Make the `OrderCancelRequested` of a cancel."""
+    return codec.outgoing(
+        OrderCancelRequested(cancel.order_id, cancel.user_id, cancel.requested_by, cancel.created_at),
+        message_id=f"{cancel.order_id}:cancel:{cancel.requested_by}",
+        source=SOURCE,
+        time=cancel.created_at,
+    )

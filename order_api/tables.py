@@ -1,0 +1,53 @@
+"""The schema `api` as tables: what this room has promised and must not forget. Migrations are made from it.
+
+The room also reads two views of the same schema, `api.orders` and `api.history`, which the migrations define.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, LargeBinary, MetaData, Table, Text, Uuid, func
+from sqlalchemy import text as sql
+
+SCHEMA: Final = "api"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s"},
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("order_id", Uuid, primary_key=True, comment="minted here, before anything is published"),
+    Column("user_id", Text, nullable=False, comment="the order's user"),
+    Column("idempotency_key", Text),
+    Column("client_order_id", Text),
+    Column("intent", Text, nullable=False, comment="what was asked for, canonical: 1.0 and 1.00 are the same text"),
+    Column("request", LargeBinary, nullable=False, comment="the OrderRequested, but for its requested_at: created_at"),
+    Column("traceparent", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
+    Column("settled", Boolean, nullable=False, server_default=sql("false"), comment="the order's row exists"),
+    CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+    CheckConstraint("client_order_id <> ''", name="client_order_id"),
+)
+
+cancels = Table(
+    "cancels",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False, comment="the order's user"),
+    Column("requested_by", Text, nullable=False, comment="the user, or @operator:<name>"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
+    Column(
+        "settled", Boolean, nullable=False, server_default=sql("false"), comment="the order shows it, or is past it"
+    ),
+)
+
+for _key in ("idempotency_key", "client_order_id"):
+    Index(f"claims_{_key}", claims.c.user_id, claims.c[_key], unique=True, postgresql_where=claims.c[_key].is_not(None))
+for _table in (claims, cancels):
+    Index(f"{_table.name}_next_publish_at", _table.c.next_publish_at, postgresql_where=~_table.c.settled)

@@ -1,0 +1,166 @@
+"""Nothing accepted is lost: a claim is published until its order's row exists, a cancel until the order shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID
+
+from contracts import codec
+from contracts.orders import OrderRequested
+from order_api.messages import Claim, Claimed, request_message
+from order_api.settings import ApiSettings
+from order_api.store import Store
+from saga_kit.database import create_engine
+from tests.api.support import Api, Orchestrator, records, running, until
+
+
+async def test_the_broker_has_the_request_when_the_202_is_sent(settings: ApiSettings, api: Api) -> None:
+    """What stands on the topic is what the caller was told, under the order's key."""
+    order = (await api.submit({"price": "50000", "client_order_id": "mine"})).json()
+    found = await records(settings.kafka_bootstrap_servers, settings.kafka_topic_prefix)
+    [record] = [record for record in found if record.key.decode() == order["order_id"]]
+    request = codec.decode("OrderRequested", record.value)
+    assert isinstance(request, OrderRequested)
+    assert (order["order_id"], "alice", "mine") == (str(request.order_id), request.user_id, request.client_order_id)
+    assert request.requested_at is not None
+    assert datetime.fromisoformat(order["created_at"]) == request.requested_at
+
+
+async def test_a_publish_that_fails_is_a_503_with_the_address_and_is_kept(
+    settings: ApiSettings, orchestrator: Orchestrator
+) -> None:
+    """The outcome is unknown but kept: the 503 says where to look, and the sweeper publishes the very same message."""
+    async with running(settings, grace_s=0.05) as api:
+        api.wire.works = False
+        answer = await api.submit(key="k")
+        problem = answer.json()
+        assert (503, "not-published") == (answer.status_code, problem["code"])
+        assert f"/orders/{problem['order_id']}" == problem["instance"] == answer.headers["location"]
+        assert int(answer.headers["retry-after"]) > 0
+        shown = await api.get(problem["instance"])
+        assert (200, "PENDING", 0) == (shown.status_code, shown.json()["status"], shown.json()["version"])
+        await until(lambda: len(api.wire.batches) >= 2)
+        api.wire.works = True
+        await orchestrator.run("UPDATE api.claims SET next_publish_at = now()")
+        found = await until(lambda: _records_of(settings, problem["order_id"]))
+        assert [dict(api.wire.asked[0].headers)] * len(found) == [dict(record.headers) for record in found]
+        assert {api.wire.asked[0].value} == {record.value for record in found}
+
+
+async def _records_of(settings: ApiSettings, order_id: str) -> list[object]:
+    found = await records(settings.kafka_bootstrap_servers, settings.kafka_topic_prefix)
+    return [record for record in found if record.key.decode() == order_id]
+
+
+async def test_a_claim_that_nobody_published_is_published(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """A process that dies between claim and publish loses nothing: any other process's sweeper publishes its claim."""
+    async with running(settings) as dying:
+        dying.wire.gate.clear()
+        posting = asyncio.create_task(dying.submit(key="k"))
+        await until(lambda: dying.wire.asked)
+        [never_sent] = dying.wire.asked
+        assert 1 == len(await orchestrator.run("SELECT FROM api.claims"))  # committed before anything is published
+        async with running(settings, grace_s=0.01) as other:
+            await orchestrator.run("UPDATE api.claims SET next_publish_at = now()")
+            await until(lambda: other.wire.asked)
+            assert never_sent == other.wire.asked[0]
+            assert await until(lambda: _records_of(settings, never_sent.key))
+        dying.wire.gate.set()
+        await posting
+
+
+async def test_the_sweeper_stops_when_the_order_exists(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """A claim is looked at until its order's row exists; then it is settled, and never published again."""
+    async with running(settings, grace_s=0.01) as api:
+        order_id = (await api.submit()).json()["order_id"]
+        await until(lambda: len(api.wire.asked) >= 3)
+        assert 0 < await api.metric("orders_published_again_total")
+        await orchestrator.shows(order_id)
+        await until(lambda: orchestrator.run("SELECT FROM api.claims WHERE settled"))
+        published = len(api.wire.asked)
+        await orchestrator.run("UPDATE api.claims SET next_publish_at = now()")
+        other = (await api.submit(user="bob")).json()["order_id"]
+        await until(lambda: [m.key for m in api.wire.asked].count(other) >= 2)  # the sweeper has been here
+        assert {other} == {message.key for message in api.wire.asked[published:]}
+
+
+async def test_a_stub_does_not_settle_a_claim(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """The row of a cancel that came first is no order: its request is still published."""
+    async with running(settings, grace_s=0.01) as api:
+        order_id = (await api.submit()).json()["order_id"]
+        await orchestrator.shows(order_id, phase="NEW", version=0)
+        seen = len(api.wire.asked)
+        await until(lambda: len(api.wire.asked) > seen)
+        assert [] == await orchestrator.run("SELECT FROM api.claims WHERE settled")
+
+
+async def test_sweepers_share_what_is_due(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """Each due row is leased by one sweeper at a time, and the pauses of one row double: no storm."""
+    engine = create_engine(settings.sqlalchemy_url, application_name="api", pool_size=8)
+    store = Store(engine, grace_s=60)
+    async with running(settings) as api:
+        await asyncio.gather(*(api.submit() for _ in range(40)))
+    await orchestrator.run("UPDATE api.claims SET next_publish_at = now(), created_at = now() - interval '100 s'")
+    pages = await asyncio.gather(*(store.due_claims(10) for _ in range(8)))
+    leased = [claimed.claim.order_id for _, page in pages for claimed in page]
+    while more := (await store.due_claims(10))[1]:
+        leased += [claimed.claim.order_id for claimed in more]
+    assert (40, 40) == (len(leased), len(set(leased)))
+    [row] = await orchestrator.run(
+        "SELECT min(next_publish_at - now()) AS least, max(next_publish_at - now()) FROM api.claims"
+    )
+    assert 95 < row["least"].total_seconds() < 101  # as long again as it has existed
+    await orchestrator.run("UPDATE api.claims SET next_publish_at = now(), created_at = now() - interval '1 day'")
+    await store.due_claims(40)
+    [row] = await orchestrator.run("SELECT max(next_publish_at - now()) AS most FROM api.claims")
+    assert row["most"].total_seconds() <= 300
+    await engine.dispose()
+
+
+async def test_a_cancel_is_published_until_the_order_shows_it(
+    settings: ApiSettings, orchestrator: Orchestrator
+) -> None:
+    """An accepted cancel goes out again until the order shows it or is past it."""
+    for end in ({"cancel_requested": True}, {"phase": "SETTLING"}, {"phase": "COMPLETED"}, {"phase": "FAILED"}):
+        async with running(settings, grace_s=0.01) as api:
+            order_id = (await api.submit()).json()["order_id"]
+            await orchestrator.shows(order_id)
+            api.wire.works = False
+            answer = await api.cancel(order_id)
+            assert (503, f"/orders/{order_id}") == (answer.status_code, answer.json()["instance"])
+            api.wire.works = True
+            seen = len(api.wire.asked)
+            await until(lambda: len(api.wire.asked) >= seen + 2, 20)
+            assert {f"{order_id}:cancel:alice"} == {message.id for message in api.wire.asked[seen:]}
+            await orchestrator.shows(order_id, **end)
+            await until(lambda: orchestrator.run(f"SELECT FROM api.cancels WHERE settled AND order_id = '{order_id}'"))
+
+
+async def test_an_id_that_another_producer_took(api: Api, orchestrator: Orchestrator) -> None:
+    """Its claim's user reads FAILED / ORDER_ID_TAKEN; whoever owns the order that exists, or operates, sees that one."""
+    posted = (await api.submit(key="k")).json()
+    path = f"/orders/{posted['order_id']}"
+    await orchestrator.shows(posted["order_id"], user_id="mallory", asset_id="ETH")
+    taken = (await api.get(path)).json()
+    assert ("FAILED", "ORDER_ID_TAKEN", 1) == (taken["status"], taken["reason_code"], taken["version"])
+    assert ("alice", "BTC", posted["created_at"]) == (taken["user_id"], taken["asset_id"], taken["created_at"])
+    assert taken["updated_at"] >= taken["created_at"]
+    assert [] == (await api.get(path + "/history")).json()["history"]
+    assert 409 == (await api.cancel(posted["order_id"])).status_code
+    assert taken == (await api.submit(key="k")).json()
+    for viewer in ({"user": "mallory"}, {"user": "ops", "scope": "orders:operate"}):
+        assert ("mallory", "ETH") == tuple((await api.get(path, **viewer)).json()[n] for n in ("user_id", "asset_id"))
+    assert 404 == (await api.get(path, user="bob")).status_code
+
+
+def test_a_claims_message_is_made_from_stored_values_alone() -> None:
+    """The same claim gives the same bytes for ever, and a field that a later rule refuses still goes out as it is."""
+    time = datetime(2025, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
+    body = (
+        b'{"order_id":"00000000-0000-0000-0000-000000000001","user_id":"a","quantity":"1","requested_at":null,"new":1}'
+    )
+    claim = Claim(UUID(int=1), "a", None, None, "", body, None)
+    message = request_message(Claimed(claim, time))
+    assert body.replace(b"null", b'"2025-01-02T03:04:05.006000Z"') == message.value
+    assert "00000000-0000-0000-0000-000000000001:request" == message.id
