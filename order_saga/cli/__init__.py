@@ -1,0 +1,42 @@
+"""`order-saga`: the command line for people and for starting services. Every room is imported only when it is used.
+
+Exit status: 0 fine, 1 trouble was found (or met), 2 wrong usage or a wrong setting.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from order_saga.cli import local, operate, services, trade
+from order_saga.cli.reach import Trouble, one_line
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Order Saga: trading orders whose money moves exactly once or not at all.\n\n"
+    "Begin with [bold]order-saga demo[/] (shows everything, leaves nothing) or [bold]order-saga up[/] (the system on "
+    "this machine). Against a running local stack no command needs options; against another system set "
+    "[bold]DATABASE_URL[/], [bold]KAFKA_BOOTSTRAP_SERVERS[/], [bold]ORDER_API_URL[/] and [bold]JWT_SECRET[/].",
+)
+for room in (local, trade, operate, services):
+    room.register(app)
+
+
+def main() -> None:
+    """Run the command line; what goes wrong outside of us is one line, and a stack trace only on demand."""
+    try:
+        app()
+    except Trouble as trouble:
+        print(f"order-saga: {trouble}", file=sys.stderr)
+        sys.exit(trouble.status)
+    except Exception as error:
+        if os.environ.get("ORDER_SAGA_DEBUG") or (told := one_line(error)) is None:
+            raise
+        print(f"order-saga: {told} (ORDER_SAGA_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(1)

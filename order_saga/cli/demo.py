@@ -1,0 +1,270 @@
+"""The demo: every way an order can end, on a real PostgreSQL and a Kafka-protocol broker, checked against what was announced."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import msgspec
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from order_saga.cli.explain import print_story
+from order_saga.cli.local import load_samples
+from order_saga.cli.reach import connected, err, out, print_json, rows
+from order_saga.cli.trade import COLOURS, ENDED, sign
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from local_stack.stack import LocalStack
+    from saga_kit.publisher import Publisher
+
+TIME_SCALE: Final = 0.1
+DEADLINE_S: Final = 45.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One order of the demo and how it must end: `COMPLETED`, or a status with its reason."""
+
+    title: str
+    user: str
+    body: Mapping[str, Any]
+    ends: str
+    cancel_by: str | None = None
+    by_kafka: bool = False
+    order_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+def buy(asset: str, quantity: str, **more: object) -> dict[str, Any]:
+    """Describe a market buy."""
+    return {"order_type": "MARKET_BUY", "asset_id": asset, "quantity": quantity, **more}
+
+
+def sell(asset: str, quantity: str, **more: object) -> dict[str, Any]:
+    """Describe a market sell."""
+    return {**buy(asset, quantity, **more), "order_type": "MARKET_SELL"}
+
+
+def scenes() -> list[Scene]:
+    """List every outcome that a market order can have."""
+    long_ago = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    return [
+        Scene("a buy", "alice", buy("BTC", "0.01"), "COMPLETED"),
+        Scene("a sell", "bob", sell("ACME", "10"), "COMPLETED"),
+        Scene("a buy by a plain Kafka producer", "bob", buy("ETH", "0.5"), "COMPLETED", by_kafka=True),
+        Scene("a buy within its slippage", "alice", buy("BTC", "0.01", price="49900.00"), "COMPLETED"),
+        Scene("too little cash", "carol", buy("BTC", "0.01"), "FAILED INSUFFICIENT_BALANCE"),
+        Scene("a sell of what one does not have", "carol", sell("BTC", "0.01"), "FAILED INSUFFICIENT_BALANCE"),
+        Scene("a user without any account", "dave", buy("BTC", "0.01"), "FAILED ACCOUNT_NOT_FOUND"),
+        Scene("an unknown asset", "alice", buy("NOPE", "1"), "FAILED ASSET_NOT_FOUND"),
+        Scene("a halted asset", "alice", buy("HALT", "5"), "FAILED ASSET_NOT_TRADABLE"),
+        Scene("more than is available", "alice", buy("RARE", "1"), "FAILED ASSET_UNAVAILABLE"),
+        Scene("a dead price source", "alice", buy("OLD", "5"), "FAILED STALE_PRICE"),
+        Scene("a price that ran away", "alice", buy("BTC", "0.01", price="45000.00"), "FAILED SLIPPAGE_EXCEEDED"),
+        Scene("a quantity off its step", "alice", sell("ACME", "1.5"), "FAILED INVALID_STEP"),
+        Scene("a price off its tick", "alice", buy("BTC", "0.01", price="50000.001"), "FAILED INVALID_TICK"),
+        Scene("too small a quantity", "alice", buy("BTC", "0.0005"), "FAILED QUANTITY_OUT_OF_RANGE"),
+        Scene("too large a value", "alice", buy("BTC", "1"), "FAILED NOTIONAL_OUT_OF_RANGE"),
+        Scene("an answer that comes too late", "alice", buy("SLOW", "5"), "FAILED TIMED_OUT"),
+        Scene("the same, with a hold to refund", "bob", sell("SLOW", "5"), "FAILED TIMED_OUT"),
+        Scene("cancelled by its user", "alice", buy("SLOW", "6"), "CANCELLED USER_REQUESTED", cancel_by="alice"),
+        Scene("cancelled by an operator", "bob", sell("SLOW", "6"), "CANCELLED OPERATOR", cancel_by="@ops"),
+        Scene("a request that breaks a rule", "bob", buy("BTC", "1e3"), "FAILED INVALID_ORDER", by_kafka=True),
+        Scene("a request five minutes old", "bob", buy("BTC", "0.01", requested_at=long_ago), "CANCELLED EXPIRED", by_kafka=True),
+        Scene("a client order id", "bob", buy("BTC", "0.01", client_order_id="mine-1"), "COMPLETED"),
+        Scene("the same id on another order", "bob", buy("BTC", "0.02", client_order_id="mine-1"), "FAILED DUPLICATE_CLIENT_ORDER_ID", by_kafka=True),
+    ]  # fmt: skip
+
+
+async def run_demo(*, keep: bool, json: bool) -> int:
+    """Run the demo; 0 when everything came out as announced."""
+    from local_stack.errors import StackError
+    from local_stack.stack import LocalStack, StackOptions
+
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="order-saga-demo-"))
+
+    async def samples(logins: Mapping[str, str]) -> None:
+        await load_samples(logins, TIME_SCALE)
+
+    try:
+        options = StackOptions(time_scale=TIME_SCALE, load_samples=samples)
+        async with LocalStack(folder, options, err if json else out) as stack:
+            good = await _play(stack, json=json)
+        verdict = "[green]everything came out as announced[/]" if good else "[red]not as announced[/]"
+        (err if json else out).print(f"\n{verdict}, {time.monotonic() - began:.0f} s, nothing is left running")
+    except StackError as error:
+        err.print(f"[red]{error}[/]")
+        return 1
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0 if good else 1
+
+
+@asynccontextmanager
+async def _publisher(stack: LocalStack) -> AsyncIterator[Publisher]:
+    from saga_kit.publisher import Publisher
+    from saga_kit.settings import KafkaSettings
+
+    publisher = Publisher(KafkaSettings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers), client_id="demo")
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
+
+
+async def _play(stack: LocalStack, *, json: bool) -> bool:
+    from order_saga.audit import audit
+    from order_saga.cli.operate import story
+
+    async with connected(stack.database_url) as engine:
+        async with httpx.AsyncClient(base_url=stack.api_url, timeout=30) as api, _publisher(stack) as publisher:
+            acts = _Acts(stack, api, publisher)
+            await acts.prepare()
+            shown = await acts.play(scenes())
+            extras = await acts.faults(shown[0][0].order_id, engine)
+        with err.status("auditing ..."):
+            findings = await audit(engine)
+        if json:
+            print_json([{"title": s.title, "order_id": s.order_id, "announced": s.ends, "ended": e} for s, e in shown])
+        else:
+            _print(shown, extras)
+            print_story(await story(engine, uuid.UUID(shown[17][0].order_id)))
+            for finding in findings:
+                out.print(f"[red]{finding.invariant} {finding.order_id}: {finding.what}[/]")
+            out.print("[green]audit: I1 to I11 hold[/]" if not findings else f"[red]audit: {len(findings)} findings[/]")
+        return not findings and all(s.ends == ended for s, ended in shown) and all(good for _, good in extras)
+
+
+class _Acts:
+    """Plays scenes against a running stack, by REST and by Kafka, and looks how they end."""
+
+    def __init__(self, stack: LocalStack, api: httpx.AsyncClient, publisher: Publisher) -> None:
+        self._stack = stack
+        self._api = api
+        self._publisher = publisher
+
+    async def prepare(self) -> None:
+        """Give bob something of the asset whose service is slow, so that a sell of it has a hold to refund."""
+        from contracts.decimals import Money
+        from participants.balance.store import deposit
+
+        async with connected(self._stack.logins["balance"]) as engine:
+            await deposit(engine, "demo:bob:SLOW", "bob", "SLOW", Money(100))
+
+    async def play(self, scenes: list[Scene]) -> list[tuple[Scene, str]]:
+        """Submit all but the last at once; the last needs the one before it to be there."""
+        *together, last = scenes
+        played = [await self._submit(scene) for scene in together]
+        with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+            task = progress.add_task("orders run ...")
+            ended = await asyncio.gather(*(self._end(scene) for scene in played))
+            progress.update(task, description="the last one ...")
+            played.append(await self._submit(last))
+            ended.append(await self._end(last))
+        return list(zip(played, ended, strict=True))
+
+    async def _submit(self, scene: Scene) -> Scene:
+        if scene.by_kafka:
+            request = {"order_id": scene.order_id, "user_id": scene.user, **scene.body}
+            await self._produce(scene.order_id, msgspec.json.encode(request))
+            return scene
+        answer = await self._api.post("/orders", json=dict(scene.body), headers=self._as(scene.user))
+        answer.raise_for_status()
+        placed = replace(scene, order_id=answer.json()["order_id"])
+        if scene.cancel_by is not None:
+            operator = scene.cancel_by.startswith("@")
+            headers = self._as("ops", "orders:operate") if operator else self._as(scene.cancel_by)
+            (await self._api.put(f"/orders/{placed.order_id}/cancel", headers=headers)).raise_for_status()
+        return placed
+
+    async def _end(self, scene: Scene) -> str:
+        deadline = time.monotonic() + DEADLINE_S
+        told = "nothing heard"
+        while time.monotonic() < deadline:
+            answer = await self._api.get(f"/orders/{scene.order_id}", headers=self._as(scene.user))
+            if answer.is_success:
+                order = answer.json()
+                told = " ".join(filter(None, (order["status"], order["reason_code"])))
+                if order["status"] in ENDED:
+                    return told
+            await asyncio.sleep(0.1)
+        return told
+
+    async def faults(self, order_id: str, engine: AsyncEngine) -> list[tuple[str, bool]]:
+        """Deliver a command twice and a message that nobody can read; both must leave their mark and do no harm."""
+        await self._redeliver(order_id, engine)
+        await self._produce(order_id, b"{ not JSON")
+        duplicate = "SELECT 1 FROM audit.history WHERE order_id = $1 AND kind = 'ignored' AND detail->>'why' = 'duplicate'"
+        late = "SELECT 1 FROM audit.history WHERE kind = 'ignored' AND name = 'AssetApproved' AND detail->>'why' = 'late'"
+        dead = "SELECT 1 FROM orders.dead_letters WHERE reason LIKE '%JSON%'"
+        held_once = "SELECT 1 FROM audit.holds WHERE order_id = $1 AND state = 'SETTLED' AND captured = amount"
+        checks = (
+            ("a command delivered twice: answered alike, ignored", duplicate, (uuid.UUID(order_id),)),
+            ("... and its money moved once", held_once, (uuid.UUID(order_id),)),
+            ("an answer after the order had ended: ignored as late", late, ()),
+            ("a message that is not JSON: a dead letter with its bytes", dead, ()),
+        )
+        return [(title, await _becomes_true(lambda s=s, a=a: rows(engine, s, *a))) for title, s, a in checks]
+
+    async def _redeliver(self, order_id: str, engine: AsyncEngine) -> None:
+        from contracts.balance import ReserveBalance
+        from contracts.codec import outgoing
+        from contracts.decimals import Money
+
+        (hold,) = await rows(engine, "SELECT * FROM audit.holds WHERE order_id = $1", uuid.UUID(order_id))
+        known = hold["user_id"], hold["asset_id"], Money(hold["amount"])
+        command = ReserveBalance(hold["hold_id"], uuid.UUID(order_id), hold["hold_id"], *known)
+        await self._publisher.publish(
+            [outgoing(command, message_id=command.command_id, source="demo", time=datetime.now(UTC), attempt=2)]
+        )
+
+    async def _produce(self, order_id: str, body: bytes) -> None:
+        """Produce a request as any Kafka client would: CloudEvents headers and a JSON body."""
+        from contracts.envelope import Envelope, Outgoing, write_headers
+        from contracts.topics import ORDERS_REQUESTS
+
+        envelope = Envelope(str(uuid.uuid4()), "OrderRequested", "demo", datetime.now(UTC))
+        message = Outgoing(ORDERS_REQUESTS.name, order_id, envelope.id, body, write_headers(envelope))
+        await self._publisher.publish([message])
+
+    def _as(self, user: str, *scopes: str) -> dict[str, str]:
+        token = sign(user, ["orders:read", "orders:write", *scopes], secret=self._stack.jwt_secret)
+        return {"Authorization": f"Bearer {token}"}
+
+
+async def _becomes_true(look: Any) -> bool:
+    deadline = time.monotonic() + DEADLINE_S / 3
+    while time.monotonic() < deadline:
+        if await look():
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+def _print(shown: list[tuple[Scene, str]], extras: list[tuple[str, bool]]) -> None:
+    table = Table("what", "order", "ended as announced", title="every way an order can end", title_justify="left")
+    table.columns[2].no_wrap = True
+    for scene, ended in shown:
+        status = ended.split(" ")[0]
+        good = ended == scene.ends
+        verdict = f"[green]✓[/] [{COLOURS.get(status, 'white')}]{ended}[/]" if good else f"[red]✗ {ended}, not {scene.ends}[/]"
+        side = scene.body["order_type"].removeprefix("MARKET_").lower()
+        table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
+    out.print(table)
+    for title, good in extras:
+        out.print(f"{'[green]✓[/]' if good else '[red]✗[/]'} {title}")

@@ -1,0 +1,129 @@
+"""Puts an order's story into words: a timeline that a person understands. Pure, but for the printing at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+
+from order_saga.cli.reach import amount, out
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+ASKED: Final = {
+    "check": "assets: is this order allowed, and at which quote?",
+    "reserve": "balance: reserve what it can cost",
+    "settle": "balance: settle both legs",
+    "refund": "balance: refund whatever is held",
+}
+WAITS_FOR: Final = {"check": "assets", "reserve": "balance", "settle": "balance", "refund": "balance"}
+ANSWERS: Final = {
+    "check": ("AssetApproved", "AssetRefused"),
+    "reserve": ("BalanceReserved", "BalanceRefused"),
+    "settle": ("BalanceSettled", "SettlementRefused"),
+    "refund": ("BalanceRefunded", "RefundRefused"),
+}
+COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
+
+
+def sentence(entry: dict[str, Any]) -> str:
+    """Say one line of history."""
+    name, detail = entry["name"], entry["detail"] or {}
+    match entry["kind"]:
+        case "status":
+            colour = COLOURS.get(name, "cyan")
+            reason = f" {detail['reason_code']}" if detail.get("reason_code") else ""
+            return f"[bold {colour}]{name}[/]{reason} [dim]version {entry['version']}[/]"
+        case "asked":
+            again = f" [yellow](attempt {detail['attempt']})[/]" if "attempt" in detail else ""
+            return f"asks {ASKED[name]}{again}"
+        case "answered":
+            return f"{name} {_told(detail)}".rstrip()
+        case "ignored":
+            return f"[dim]ignored {name}: {detail.get('why')}[/]"
+        case "timed_out":
+            return f"[yellow]gives up on {name} after {detail.get('attempts')} attempts[/]"
+        case "parked":
+            return f"[bold red]PARKED[/] {detail.get('reason')}"
+        case "overdue":
+            return f"[bold yellow]OVERDUE[/] {name}, {detail.get('attempts')} attempts"
+        case _:
+            return f"{entry['kind']} {name} {_told(detail)}".rstrip()
+
+
+def _told(detail: dict[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in detail.items() if value is not None)
+
+
+def why_waiting(order: dict[str, Any], history: list[dict[str, Any]]) -> str:
+    """Say what an order that has not ended waits for."""
+    if order["parked_reason"]:
+        return f"parked: {order['parked_reason']}; 'order-saga resume {order['order_id']}' lets it go on"
+    asked = [entry for entry in history if entry["kind"] == "asked"]
+    answered = {entry["name"] for entry in history if entry["kind"] == "answered"}
+    waiting = []
+    for step in dict.fromkeys(entry["name"] for entry in asked):
+        attempts = [entry for entry in asked if entry["name"] == step]
+        if not answered & set(ANSWERS[step]):
+            since = f"{attempts[0]['at']:%H:%M:%S}"
+            waiting.append(f"{WAITS_FOR[step]} ({step}) since {since}, {_times(len(attempts))}")
+    late = ", overdue" if order["overdue_since"] else ""
+    following = f", next at {order['due_at']:%H:%M:%S}" if order["due_at"] else ""
+    return f"waiting for {' and '.join(waiting) or 'nothing'}{late}{following}"
+
+
+def _times(number: int) -> str:
+    return "asked once" if number == 1 else f"asked {number} times"
+
+
+def print_story(story: dict[str, Any]) -> None:
+    """Print an order's header, timeline and money."""
+    order = story["order"]
+    if order is None:
+        claim = story["claim"]
+        out.print(f"order {claim['order_id']} of {claim['user_id']}: accepted by the API, not yet seen by the orchestrator")
+        return
+    _print_header(order, story["history"])
+    _print_timeline(story["history"])
+    _print_money(story)
+    if story["events_unsent"]:
+        versions = ", ".join(str(event["version"]) for event in story["events_unsent"])
+        out.print(f"[yellow]events not yet acknowledged by the broker: versions {versions}[/]")
+
+
+def _print_header(order: dict[str, Any], history: list[dict[str, Any]]) -> None:
+    colour = COLOURS.get(order["status"], "cyan")
+    out.print(f"order [bold]{order['order_id']}[/]  {order['order_type']} {order['asset_id']} of {order['user_id']}")
+    line = f"[bold {colour}]{order['status']}[/] in phase {order['phase']}, version {order['version']}"
+    if order["average_price"] is not None:
+        line += f", filled {amount(order['filled_quantity'])} at {amount(order['average_price'])}, fee {amount(order['fee'])}"
+    if order["reason_code"]:
+        line += f", {order['reason_code']}"
+    out.print(line)
+    if order["due_at"] or order["parked_reason"]:
+        out.print(f"[yellow]{why_waiting(order, history)}[/]")
+
+
+def _print_timeline(history: list[dict[str, Any]]) -> None:
+    table = Table("#", "at", "after", "what happened", title="timeline", title_justify="left")
+    begun: datetime | None = None
+    for entry in history:
+        begun = begun or entry["at"]
+        after = f"+{(entry['at'] - begun).total_seconds():.3f} s"
+        table.add_row(str(entry["seq"]), f"{entry['at']:%H:%M:%S.%f}"[:-3], after, sentence(entry))
+    out.print(table)
+
+
+def _print_money(story: dict[str, Any]) -> None:
+    for hold in story["holds"]:
+        out.print(
+            f"hold {hold['state']}: {amount(hold['amount'])} {hold['asset_id']} of {hold['user_id']}, "
+            f"captured {amount(hold['captured'])}, refunded {amount(hold['refunded'])}"
+        )
+    if story["journal"]:
+        table = Table("entry", "account", "asset", "amount", title="journal", title_justify="left")
+        table.columns[3].justify = "right"
+        for line in story["journal"]:
+            table.add_row(line["entry_id"], line["account"], line["asset_id"], f"{'+' if line['amount'] > 0 else ''}{amount(line['amount'])}")
+        out.print(table)

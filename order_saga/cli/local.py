@@ -1,0 +1,81 @@
+"""Commands that run the whole system on this machine: `up` and `demo`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from order_saga.cli.reach import out
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from local_stack.stack import LocalStack
+
+PANEL: Final = "The whole system on this machine"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(rich_help_panel=PANEL)(demo)
+    app.command(rich_help_panel=PANEL)(up)
+
+
+def demo(
+    keep: Annotated[bool, typer.Option(help="Keep the folder with data and logs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcomes for programs.")] = False,
+) -> None:
+    """Show everything: start a system of its own, submit an order for every outcome, audit, and leave nothing behind.
+
+    Exit 1 when an order did not end as announced.
+    """
+    from order_saga.cli.demo import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(keep=keep, json=json)))
+
+
+def up(
+    folder: Annotated[Path, typer.Option(help="Where data, secrets and logs are kept.")] = Path(".local"),
+    free_ports: Annotated[bool, typer.Option(help="Take free ports instead of 8000 to 8003.")] = False,
+    time_scale: Annotated[float, typer.Option(help="Multiplies the saga's patience.")] = 1.0,
+) -> None:
+    """Run PostgreSQL, a Kafka-protocol broker and all services until Ctrl-C; data is kept in .local/."""
+    from local_stack.stack import FIXED_PORTS, StackOptions
+    from local_stack.stack import up as run_stack
+
+    async def samples(logins: Mapping[str, str]) -> None:
+        await load_samples(logins, time_scale)
+
+    options = StackOptions(ports=None if free_ports else FIXED_PORTS, time_scale=time_scale, load_samples=samples)
+    if status := run_stack(folder, options, _greet, out):
+        raise typer.Exit(status)
+
+
+async def load_samples(logins: Mapping[str, str], time_scale: float) -> None:
+    """Load the sample data through the participants' own stores and logins."""
+    from local_stack.sample_data import load
+    from order_saga.cli.samples import sample_stores
+
+    async with sample_stores(logins["balance"], logins["assets"]) as stores:
+        await load(stores, time_scale=time_scale)
+
+
+def _greet(stack: LocalStack) -> None:
+    from order_saga.cli.trade import SCOPES, sign
+
+    token = sign("alice", SCOPES, 86_400, secret=stack.jwt_secret)
+    out.print(f"\n[bold green]Order Saga runs[/]   API [link]{stack.api_url}[/]   docs {stack.api_url}/docs")
+    out.print(f"Kafka {stack.kafka_bootstrap_servers}   PostgreSQL {stack.logins['auditor']} (schema audit)")
+    out.print("users alice, bob, carol; assets BTC, ETH, ACME and some that make trouble. Ctrl-C ends it.\n")
+    out.print("Another terminal:")
+    out.print("  .venv/bin/order-saga submit MARKET_BUY BTC 0.01 --user alice")
+    out.print("or, without any of our tools:")
+    body = '{"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}'
+    out.print(
+        f"  curl -s {stack.api_url}/orders -H 'Authorization: Bearer {token}' "
+        f"-H 'Content-Type: application/json' -d '{body}'\n",
+        markup=False,
+    )

@@ -1,0 +1,160 @@
+"""How a command finds the system that it works on: the environment first, then a running local stack's `stack.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from saga_kit.publisher import Publisher
+    from saga_kit.settings import KafkaSettings
+
+T = TypeVar("T")
+STACK_FILE: Final = Path(".local") / "stack.json"
+out: Final = Console(highlight=False, soft_wrap=True)
+"""Where data goes; progress and complaints go to stderr."""
+err: Final = Console(stderr=True, highlight=False)
+
+
+class Trouble(Exception):  # noqa: N818 - the word that the exit status 1 is documented by
+    """What a command could not do, in one line; `status` is its exit status (2: the caller can mend it by asking otherwise)."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def stack() -> dict[str, Any]:
+    """Read the running local stack's addresses; empty when there is none."""
+    named = os.environ.get("ORDER_SAGA_STACK")
+    here = Path.cwd()
+    for path in [Path(named)] if named else [folder / STACK_FILE for folder in (here, *here.parents)]:
+        if path.is_file():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+    return {}
+
+
+def setting(variable: str, key: str) -> str:
+    """Find one address, by its environment variable or by its key in `stack.json`."""
+    value = os.environ.get(variable) or stack().get(key)
+    if not value:
+        raise Trouble(f"no local stack is running here and {variable} is not set; start one with 'order-saga up'", 2)
+    return str(value)
+
+
+def jwt_secret() -> str:
+    """Find the secret that signs tokens of the local stack."""
+    if secret := os.environ.get("JWT_SECRET"):
+        return secret
+    if path := stack().get("jwt_secret_file"):
+        return Path(path).read_text().strip()
+    raise Trouble("no local stack is running here and JWT_SECRET is not set", 2)
+
+
+@asynccontextmanager
+async def database() -> AsyncIterator[AsyncEngine]:
+    """Connect to the system's database, for a command's length."""
+    async with connected(setting("DATABASE_URL", "database_url")) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def connected(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """Connect to a database by its address."""
+    from saga_kit.database import create_engine
+    from saga_kit.settings import parse_database_url
+
+    try:
+        url = parse_database_url(database_url)
+    except ValueError as error:
+        raise Trouble(f"DATABASE_URL {error}", 2) from None
+    engine = create_engine(url, application_name="order-saga cli", pool_size=2)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Publisher]:
+    """Connect to the system's broker, for a command's length."""
+    from saga_kit.publisher import Publisher
+
+    publisher = Publisher(kafka_settings(), client_id="order-saga-cli")
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
+
+
+def kafka_settings() -> KafkaSettings:
+    """Read the KAFKA_* settings; the address, where it is not set, from the local stack."""
+    from saga_kit.settings import KafkaSettings, load
+
+    os.environ.setdefault("KAFKA_BOOTSTRAP_SERVERS", setting("KAFKA_BOOTSTRAP_SERVERS", "kafka_bootstrap_servers"))
+    return load(KafkaSettings)
+
+
+async def rows(engine: AsyncEngine, statement: str, *arguments: object) -> list[dict[str, Any]]:
+    """Run one query; a row is a dict by column name."""
+    async with engine.connect() as connection:
+        result = await connection.exec_driver_sql(statement, arguments)
+        return [dict(row) for row in result.mappings()]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's asynchronous part."""
+    return asyncio.run(work)
+
+
+def print_json(data: object) -> None:
+    """Print data for programs: times in RFC 3339, decimals as plain strings."""
+    out.print_json(json.dumps(data, default=plain))
+
+
+def plain(value: object) -> object:
+    """Write a value that JSON does not know."""
+    from datetime import datetime
+    from decimal import Decimal
+
+    from contracts.envelope import format_time
+
+    if isinstance(value, Decimal):
+        return amount(value)
+    return format_time(value) if isinstance(value, datetime) else str(value)
+
+
+def amount(value: Any) -> str:
+    """Print a number plainly, signed or not: 100, 0.01, -50."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def one_line(error: BaseException) -> str | None:
+    """Tell a well-known failure of the surroundings in one line; None for one that needs its stack trace."""
+    from aiokafka.errors import KafkaError
+    from httpx import HTTPError
+    from sqlalchemy.exc import DBAPIError
+
+    if isinstance(error, BaseExceptionGroup):
+        return one_line(error.exceptions[0])
+    if isinstance(error, DBAPIError):
+        return f"the database says: {str(error.orig).splitlines()[0]}"
+    if isinstance(error, HTTPError):
+        return f"the API can't be reached: {error}"
+    if isinstance(error, KafkaError):
+        return f"the broker can't be reached: {error}"
+    if isinstance(error, OSError):
+        return str(error)
+    return None

@@ -1,0 +1,115 @@
+"""Commands that start a service, and those that prepare what services need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from order_saga.cli.reach import Trouble, err, kafka_settings, out, run, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SERVICES = "Services (settings come from the environment)"
+SETUP = "Setting up"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for service in (orchestrator, api, balance, assets):
+        app.command(rich_help_panel=SERVICES)(service)
+    app.command(rich_help_panel=SETUP)(migrate)
+    app.command(rich_help_panel=SETUP)(topics)
+    app.command("sample-data", rich_help_panel=SETUP)(sample_data)
+
+
+def orchestrator() -> None:
+    """Run the saga orchestrator (health and metrics on 8001)."""
+    from order_saga.app import run as service
+
+    _serve(service)
+
+
+def api() -> None:
+    """Run the REST API (8000)."""
+    from order_api.app import run as service
+
+    _serve(service)
+
+
+def balance() -> None:
+    """Run the reference balance service (health and metrics on 8002)."""
+    from participants.balance.service import run as service
+
+    _serve(service)
+
+
+def assets() -> None:
+    """Run the reference asset service (health and metrics on 8003)."""
+    from participants.assets.service import run as service
+
+    _serve(service)
+
+
+def _serve(service: Callable[[], int]) -> None:
+    raise typer.Exit(service())
+
+
+def migrate(
+    revision: Annotated[str, typer.Option(help="Go to this revision, up or down; 'base' removes everything.")] = "head",
+) -> None:
+    """Bring the database to the newest schema, with a login for each service.
+
+    DATABASE_URL is the owner's. A login is made or updated for each of ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD,
+    BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD and AUDITOR_DB_PASSWORD that is set.
+    """
+    import os
+
+    from migrations import create_logins, current, downgrade, upgrade
+
+    url = setting("DATABASE_URL", "database_url")
+    before = current(url)
+    if revision == "head" or before is None or revision > before:
+        upgrade(url, revision)
+    else:
+        downgrade(url, revision)
+    out.print(f"schema: {before or 'nothing'} -> {current(url) or 'nothing'}")
+    names = ("orchestrator", "api", "balance", "assets", "auditor")
+    logins = {name: os.environ[f"{name.upper()}_DB_PASSWORD"] for name in names if f"{name.upper()}_DB_PASSWORD" in os.environ}
+    if logins and revision == "head":
+        create_logins(url, logins)
+        out.print(f"logins: {', '.join(logins)}")
+
+
+def topics(
+    replication: Annotated[int, typer.Option(help="Copies of each new topic; -1 is the broker's default.")] = -1,
+    check: Annotated[bool, typer.Option(help="Only look; create nothing.")] = False,
+) -> None:
+    """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be."""
+    from order_saga.cli.topics import ensure
+
+    wrong = run(ensure(kafka_settings(), replication=replication, check_only=check))
+    for line in wrong:
+        err.print(f"[red]{line}[/]")
+    if wrong:
+        raise Trouble(f"{len(wrong)} topics are not as they should be")
+
+
+def sample_data() -> None:
+    """Load the sample assets, users and deposits of the local stack; doing it twice changes nothing.
+
+    ORDER_SAGA_TIME_SCALE must be the orchestrator's, so that the asset SLOW is too slow for its patience.
+    """
+    import os
+
+    from local_stack.sample_data import load
+    from order_saga.cli.samples import sample_stores
+
+    async def work() -> None:
+        url = setting("DATABASE_URL", "database_url")
+        async with sample_stores(url, url) as stores:
+            await load(stores, time_scale=float(os.environ.get("ORDER_SAGA_TIME_SCALE", "1")))
+
+    run(work())
+    out.print("sample data: loaded")

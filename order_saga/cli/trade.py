@@ -1,0 +1,170 @@
+"""Commands of a person who trades: a token, money, orders."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from decimal import InvalidOperation
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.table import Table
+
+from order_saga.cli.reach import Trouble, amount, database, jwt_secret, out, print_json, rows, run, setting
+
+if TYPE_CHECKING:
+    import httpx
+
+PANEL: Final = "Trading"
+SCOPES: Final = ("orders:read", "orders:write")
+Json = Annotated[bool, typer.Option("--json", help="Print for programs.")]
+User = Annotated[str, typer.Option("--user", "-u", help="Who acts.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (token, deposit, accounts, submit, cancel):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def token(
+    user: User,
+    scope: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    ttl: Annotated[int, typer.Option(min=1, help="Seconds that it is good for.")] = 3600,
+) -> None:
+    """Print a signed token for the REST API of the local stack."""
+    out.print(sign(user, scope or SCOPES, ttl), soft_wrap=True)
+
+
+def sign(user: str, scopes: list[str] | tuple[str, ...] = SCOPES, ttl_s: int = 3600, secret: str = "") -> str:
+    """Sign a token (HS256) with this secret, or with that of the stack that is found."""
+    import os
+
+    import jwt
+
+    now = int(time.time())
+    claims: dict[str, Any] = {"sub": user, "scope": " ".join(scopes), "iat": now, "exp": now + ttl_s, "jti": str(uuid.uuid4())}
+    for claim, variable in (("iss", "JWT_ISSUER"), ("aud", "JWT_AUDIENCE")):
+        if variable in os.environ:
+            claims[claim] = os.environ[variable]
+    return jwt.encode(claims, secret or jwt_secret(), algorithm="HS256")
+
+
+def deposit(
+    user: Annotated[str, typer.Argument(help="Whose account.")],
+    asset: Annotated[str, typer.Argument(help="USD, BTC, ...")],
+    quantity: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much, such as 100.50.")],
+    deposit_id: Annotated[str, typer.Option("--id", help="The same id counts once. Default: a new one.")] = "",
+) -> None:
+    """Book a deposit into an account of the reference balance service."""
+    from participants.balance.store import deposit as book
+
+    async def work() -> bool:
+        async with database() as engine:
+            return await book(engine, deposit_id or str(uuid.uuid4()), user, asset, _positive(quantity))
+
+    booked = run(work())
+    out.print(f"{user}: {quantity} {asset} deposited" if booked else f"{user}: this deposit was booked before")
+
+
+def _positive(text: str) -> Any:
+    from contracts.decimals import Quantity
+
+    try:
+        return Quantity.parse(text)
+    except (ValueError, InvalidOperation) as error:
+        raise Trouble(f"AMOUNT {error}", 2) from None
+
+
+def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json: Json = False) -> None:
+    """Show what a user has, and what is held for open orders."""
+
+    async def work() -> list[dict[str, Any]]:
+        statement = "SELECT asset_id, available, held FROM audit.accounts WHERE user_id = $1 ORDER BY asset_id"
+        async with database() as engine:
+            return await rows(engine, statement, user)
+
+    found = run(work())
+    if json:
+        print_json(found)
+    elif not found:
+        raise Trouble(f"{user} has no account; make one with 'order-saga deposit {user} USD 1000'")
+    else:
+        table = Table("asset", *(column for column in ("available", "held")), title=f"accounts of {user}")
+        for row in found:
+            held = amount(row["held"])
+            table.add_row(row["asset_id"], amount(row["available"]), f"[yellow]{held}[/]" if row["held"] else held)
+        out.print(table)
+
+
+def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    order_type: Annotated[str, typer.Argument(help="MARKET_BUY or MARKET_SELL.")],
+    asset: Annotated[str, typer.Argument(help="What to trade.")],
+    quantity: Annotated[str, typer.Argument(help="How much.")],
+    user: User = "alice",
+    price: Annotated[str | None, typer.Option(help="The price that you saw; refused when the quote is worse.")] = None,
+    slippage_bps: Annotated[int | None, typer.Option(help="By how much it may be worse, in 1/10,000.")] = None,
+    client_order_id: Annotated[str | None, typer.Option(help="Your own id; the same id never makes two orders.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the end; 0 returns at once.")] = 30.0,
+    json: Json = False,
+) -> None:
+    """Submit an order through the REST API, and say how it ended. Exit 1 when it did not complete."""
+    body: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
+    body |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id}
+    order = call(user, "POST", "/orders", {name: value for name, value in body.items() if value is not None})
+    deadline = time.monotonic() + wait
+    while order["status"] not in ENDED and time.monotonic() < deadline:
+        time.sleep(0.1)
+        order = call(user, "GET", f"/orders/{order['order_id']}")
+    if json:
+        print_json(order)
+    else:
+        out.print(f"order {order['order_id']}: {told(order)}")
+        out.print(f"[dim]order-saga inspect {order['order_id']}[/]")
+    if wait and order["status"] != "COMPLETED":
+        raise typer.Exit(1)
+
+
+def cancel(order_id: str, user: User = "alice", json: Json = False) -> None:
+    """Ask for an order's cancellation through the REST API."""
+    order = call(user, "PUT", f"/orders/{order_id}/cancel")
+    if json:
+        print_json(order)
+    else:
+        out.print(f"order {order['order_id']}: {told(order)}, cancel requested")
+
+
+ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
+COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
+
+
+def told(order: dict[str, Any]) -> str:
+    """Say in a line how an order stands."""
+    status = order["status"]
+    line = f"[{COLOURS.get(status, 'cyan')}]{status}[/]"
+    if order.get("average_price"):
+        line += f" {order['filled_quantity']} {order['asset_id']} at {order['average_price']}, fee {order['fee']}"
+    if order.get("reason_code"):
+        line += f" {order['reason_code']}" + (f" ({order['reason']})" if order.get("reason") else "")
+    return line
+
+
+def call(user: str, method: str, path: str, body: dict[str, Any] | None = None, **headers: str) -> dict[str, Any]:
+    """Call the REST API as a user; a problem becomes one line."""
+    import httpx
+
+    authorization = {"Authorization": f"Bearer {sign(user)}"}
+    answer = httpx.request(method, setting("ORDER_API_URL", "api") + path, json=body, headers=authorization | headers, timeout=40)
+    if answer.is_error:
+        raise Trouble(_problem(answer))
+    data: dict[str, Any] = answer.json()
+    return data
+
+
+def _problem(answer: httpx.Response) -> str:
+    try:
+        problem = answer.json()
+    except ValueError:
+        return f"the API answered {answer.status_code}"
+    errors = "; ".join(f"{each.get('field')}: {each.get('rule')}" for each in problem.get("errors", []))
+    return f"{problem.get('title', answer.status_code)}: {errors or problem.get('detail', '')}"
