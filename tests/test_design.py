@@ -1,0 +1,156 @@
+"""The design itself: who may import whom, what the core must never do, and that no part is dead or too large."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("contracts", "saga_kit", "order_saga", "order_api", "participants", "local_stack", "migrations")
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+FUNCTION_LINES_MAX = 70
+
+MAY_IMPORT = {
+    "contracts": set(),
+    "saga_kit": {"contracts.envelope"},
+    "order_saga.core": {"contracts"},
+    "order_saga.cli": {"contracts", "saga_kit", "order_saga", "order_api", "participants", "local_stack", "migrations"},
+    "order_saga": {"contracts", "saga_kit", "order_saga.core"},
+    "order_api": {"contracts", "saga_kit"},
+    "participants.balance": {"contracts", "saga_kit"},
+    "participants.assets": {"contracts", "saga_kit"},
+    "participants": set(),
+    "local_stack": {"contracts.topics", "saga_kit.settings"},
+    "migrations": {
+        "contracts", "order_saga.tables", "order_api.tables", "participants.balance.tables", "participants.assets.tables",
+    },
+}  # fmt: skip
+"""Rooms and what each may import besides itself; the most particular name counts."""
+
+STARTED_BY_NAME = {
+    "order_saga.cli.__main__",  # python -m order_saga.cli
+    "local_stack.broker",  # python -m local_stack.broker
+    "local_stack.child",
+    "migrations.env",  # alembic
+    "contracts.documents",  # make docs
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """All imports between our modules, lazy ones included."""
+    return grimp.build_graph(*ROOMS, cache_dir=None)
+
+
+def _room_of(module: str) -> str:
+    return max((room for room in MAY_IMPORT if module == room or module.startswith(room + ".")), key=len)
+
+
+def _within(module: str, places: set[str]) -> bool:
+    return any(module == place or module.startswith(place + ".") for place in places)
+
+
+def test_every_import_is_allowed_by_the_house(graph: grimp.ImportGraph) -> None:
+    """A room imports only itself and what the table allows it."""
+    broken = [
+        f"{importer} imports {imported}"
+        for importer in sorted(graph.modules)
+        for imported in sorted(graph.find_modules_directly_imported_by(importer))
+        if not _within(imported, {_room_of(importer)} | MAY_IMPORT[_room_of(importer)])
+        or (_room_of(imported) == "order_saga.cli" and _room_of(importer) != "order_saga.cli")
+    ]
+    assert [] == broken
+
+
+def test_data_flows_one_way_through_modules(graph: grimp.ImportGraph) -> None:
+    """No module imports itself over others: each room can be read from one end to the other."""
+    circles = [
+        f"{module} -> {' -> '.join(chain[1:])}"
+        for module in sorted(graph.modules)
+        for imported in graph.find_modules_directly_imported_by(module)
+        if (chain := graph.find_shortest_chain(imported, module)) and not module.startswith("order_saga.cli")
+    ]
+    assert [] == circles
+
+
+def test_every_module_is_used(graph: grimp.ImportGraph) -> None:
+    """A module that nobody imports and nobody starts by name is dead."""
+    dead = [
+        module
+        for module in sorted(graph.modules)
+        if not graph.find_modules_that_directly_import(module)
+        and not graph.find_children(module)
+        and module not in STARTED_BY_NAME
+    ]
+    assert [] == dead
+
+
+IMPURE_MODULES = {
+    "asyncio",
+    "logging",
+    "os",
+    "random",
+    "secrets",
+    "socket",
+    "structlog",
+    "subprocess",
+    "threading",
+    "time",
+}
+IMPURE_METHODS = {"now", "today", "utcnow", "uuid1", "uuid4", "uuid7", "getenv"}
+IMPURE_FUNCTIONS = IMPURE_METHODS | {"open", "print", "input", "eval", "exec"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "order_saga" / "core").glob("*.py")), ids=lambda path: path.name)
+def test_the_core_is_pure(path: Path) -> None:
+    """The core imports nothing that reaches the world, calls no clock and no chance, and never waits."""
+    impure = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            impure += [alias.name for alias in node.names if alias.name.split(".")[0] in IMPURE_MODULES]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in IMPURE_MODULES:
+            impure.append(node.module or "")
+        elif isinstance(node, (ast.AsyncFunctionDef, ast.Await, ast.Global)):
+            impure.append(ast.unparse(node)[:60])
+        elif isinstance(node, ast.Call):
+            method = isinstance(node.func, ast.Attribute) and node.func.attr in IMPURE_METHODS
+            function = isinstance(node.func, ast.Name) and node.func.id in IMPURE_FUNCTIONS
+            impure += [ast.unparse(node)[:60]] if method or function else []
+    assert [] == impure
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    """No function is longer than a screen."""
+    long = [
+        f"{node.name}: {length} lines"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert [] == long
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_its_one_idea(path: Path) -> None:
+    """Every module begins with a docstring."""
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_only_the_stores_hold_sql() -> None:
+    """In the orchestrator, SQL stands in `store` alone (and in `audit` and the CLI, which read the auditors' views)."""
+    sql = re.compile(
+        r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM)\b [\w*(]+.*\b(FROM|SET|VALUES|INTO|WHERE)\b", re.DOTALL
+    )
+    holders = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "order_saga").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and sql.search(node.value)
+    }
+    assert {"order_saga/store.py", "order_saga/audit.py"} >= holders
