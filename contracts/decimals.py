@@ -74,7 +74,7 @@ class Exact(Decimal):
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Describe the decimal as the string it is."""
         schema: dict[str, Any] = {"type": "string", "pattern": f"^{PATTERN}$", "description": cls.rule}
-        return schema
+        return schema | ({"not": {"pattern": r"^0(\.0+)?$"}} if cls.positive else {})
 
 
 class Money(Exact):

@@ -42,7 +42,7 @@ from contracts.topics import (
     TOPICS,
     Topic,
 )
-from contracts.vocabulary import REASONS, ReasonCode, check_instant
+from contracts.vocabulary import REASONS, YEAR_MAX, YEAR_MIN, ReasonCode, check_instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,17 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
+
+UUID_SCHEMA: Final = {
+    "type": "string",
+    "format": "uuid",
+    "pattern": "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$",
+}
+TIME_SCHEMA: Final = {
+    "type": "string",
+    "format": "date-time",
+    "description": f"RFC 3339 with a time zone, {YEAR_MIN} to {YEAR_MAX}.",
+}
 
 NO_NUL: Final = r"^[^\u0000]*$"
 """The pattern of a text that has no pattern of its own."""
@@ -123,9 +134,9 @@ def _write(path: Path, text: str | None) -> None:
 class _ReadByMsgspec:
     """Make pydantic read a type as the hot path does."""
 
-    def __init__(self, kind: Any, json_format: str) -> None:
+    def __init__(self, kind: Any, schema: JsonSchemaValue) -> None:
         self.kind = kind
-        self.json_format = json_format
+        self.schema = schema
 
     def read(self, value: object) -> Any:
         read = msgspec.convert(value, self.kind)
@@ -137,7 +148,7 @@ class _ReadByMsgspec:
         return core_schema.no_info_plain_validator_function(self.read)
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "format": self.json_format}
+        return dict(self.schema)
 
 
 def _twin(kind: wire.Type) -> Any:  # noqa: PLR0911 - one answer for each kind of type
@@ -157,9 +168,9 @@ def _twin(kind: wire.Type) -> Any:  # noqa: PLR0911 - one answer for each kind o
         case wire.IntType():
             return Annotated[int, Field(ge=kind.ge, le=kind.le)]
         case wire.UUIDType():
-            return Annotated[UUID, _ReadByMsgspec(UUID, "uuid")]
+            return Annotated[UUID, _ReadByMsgspec(UUID, UUID_SCHEMA)]
         case wire.DateTimeType():
-            return Annotated[datetime, _ReadByMsgspec(Annotated[datetime, msgspec.Meta(tz=kind.tz)], "date-time")]
+            return Annotated[datetime, _ReadByMsgspec(Annotated[datetime, msgspec.Meta(tz=kind.tz)], TIME_SCHEMA)]
         case _:
             return {wire.BoolType: bool, wire.NoneType: None}[type(kind)]
 
