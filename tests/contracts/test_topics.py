@@ -1,0 +1,71 @@
+"""Topics: where each message lives, under which key."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+
+from contracts import assets, balance, orders
+from contracts.codec import MESSAGES
+from contracts.topics import TOPICS, Topic
+
+IDS = [topic.name for topic in TOPICS]
+
+
+def test_the_topics_of_the_protocol() -> None:
+    """Names, keys and messages are what the outside relies on."""
+    assert {
+        "orders.requests": ("order_id", {"OrderRequested", "OrderCancelRequested"}),
+        "orders.events": ("order_id", {"OrderStatusChanged"}),
+        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance"}),
+        "balance.replies": (
+            "order_id",
+            {
+                *("BalanceReserved", "BalanceRefused", "BalanceSettled"),
+                *("SettlementRefused", "BalanceRefunded", "RefundRefused"),
+            },
+        ),
+        "assets.commands": ("asset_id", {"CheckAsset"}),
+        "assets.replies": ("order_id", {"AssetApproved", "AssetRefused"}),
+        "assets.prices": ("asset_id", {"AssetPriceChanged"}),
+    } == {topic.name: (topic.key, {message.__name__ for message in topic.messages}) for topic in TOPICS}
+
+
+def test_every_message_lives_in_exactly_one_topic() -> None:
+    """A message's topic follows from its type: no Struct of a conversation is homeless or lives twice."""
+    not_messages = {orders.Order, orders.InvalidOrder}
+    defined = {
+        value
+        for module in (orders, balance, assets)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value not in not_messages
+    }
+    homes = Counter(message for topic in TOPICS for message in topic.messages)
+    assert dict.fromkeys(defined, 1) == dict(homes)
+
+
+def test_names_of_types_are_unique() -> None:
+    """The CloudEvents type alone says how to decode."""
+    assert sum(len(topic.messages) for topic in TOPICS) == len(MESSAGES)
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=IDS)
+def test_every_message_of_a_topic_has_the_key(topic: Topic) -> None:
+    """The field that makes the key is there, and required, in each message."""
+    required = [{f.name for f in msgspec.structs.fields(message) if f.required} for message in topic.messages]
+    assert all(topic.key in names for names in required)
+
+
+def test_all_topics_have_the_same_partitions() -> None:
+    """One order's records of different topics meet in the same member of a group."""
+    assert {12} == {topic.partitions for topic in TOPICS}
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+def test_messages_are_values(message: type[msgspec.Struct]) -> None:
+    """A message can't be changed once made, carries no tag, and refuses nothing that a later version adds."""
+    config = message.__struct_config__
+    expected = (True, None, False, False)
+    assert expected == (config.frozen, config.tag, config.forbid_unknown_fields, config.array_like)
