@@ -1,0 +1,210 @@
+"""Golden bytes: what has been on the wire once is decodable for ever, and a changed encoding is noticed.
+
+`golden/<MessageType>.json` is a record's value to the byte, `.headers.json` its headers. Never change one: topics,
+outbox rows and dead letters hold such bytes. When a message grows, its old file stays under another name, such as
+`<MessageType>.v1.json`, with the value that it means now, and decodes as before.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+
+from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefusal, AssetRefused, CheckAsset
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefusal,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundBalance,
+    RefundRefused,
+    ReserveBalance,
+    SettleBalance,
+    SettlementRefused,
+)
+from contracts.codec import MESSAGES, Message, decode, encode, outgoing
+from contracts.decimals import Exact, Money, Price, Quantity
+from contracts.envelope import Envelope, read_envelope
+from contracts.orders import Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode
+
+FOLDER: Final = Path(__file__).parent / "golden"
+ORDER: Final = "0192f0c4-7a1e-7c3b-9d2f-4e5a6b7c8d9e"
+ORDER_ID: Final = UUID(ORDER)
+EARLIER: Final = datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+LATER: Final = datetime(2026, 2, 1, tzinfo=UTC)
+TRACEPARENT: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+RESERVE: Final[tuple[str, UUID, str]] = (f"{ORDER}:reserve", ORDER_ID, f"{ORDER}:reserve")
+SETTLE: Final[tuple[str, UUID, str]] = (f"{ORDER}:settle", ORDER_ID, f"{ORDER}:reserve")
+REFUND: Final[tuple[str, UUID, str]] = (f"{ORDER}:refund", ORDER_ID, f"{ORDER}:reserve")
+
+GOLDEN: Final[dict[str, Message]] = {
+    "OrderRequested": OrderRequested(
+        order_id=ORDER_ID,
+        user_id="alice.b_c:d-1",
+        asset_id="BTC",
+        order_type=OrderType.MARKET_SELL,
+        quantity=Quantity("0.000000000000000001"),
+        price=Price("1000000"),
+        slippage_bps=10_000,
+        client_order_id="my-order.1",
+        requested_at=EARLIER,
+    ),
+    "OrderRequested.minimal": OrderRequested(
+        order_id=ORDER_ID, user_id="alice", asset_id="BTC", order_type=OrderType.MARKET_BUY, quantity=Quantity("0.01")
+    ),
+    "OrderCancelRequested": OrderCancelRequested(ORDER_ID, "alice", "@operator:ann", LATER),
+    "OrderStatusChanged": OrderStatusChanged(
+        order_id=ORDER_ID,
+        version=4,
+        status=OrderStatus.COMPLETED,
+        previous_status=OrderStatus.PROCESSING,
+        reason_code=None,
+        occurred_at=LATER,
+        order=Order(
+            order_id=ORDER_ID,
+            client_order_id="my-order.1",
+            user_id="alice",
+            asset_id="BTC",
+            order_type=OrderType.MARKET_BUY,
+            status=OrderStatus.COMPLETED,
+            quantity=Quantity("0.01"),
+            price=Price("50000.5"),
+            slippage_bps=100,
+            filled_quantity=Money("0.01"),
+            average_price=Exact("50000"),
+            fee=Money("0.5"),
+            reason_code=None,
+            reason=None,
+            cancel_requested=False,
+            version=4,
+            created_at=EARLIER,
+            updated_at=LATER,
+        ),
+    ),
+    "OrderStatusChanged.invalid": OrderStatusChanged(
+        order_id=ORDER_ID,
+        version=2,
+        status=OrderStatus.FAILED,
+        previous_status=OrderStatus.PENDING,
+        reason_code=ReasonCode.INVALID_ORDER,
+        occurred_at=LATER,
+        order=Order(
+            order_id=ORDER_ID,
+            client_order_id=None,
+            user_id="alice",
+            asset_id=None,
+            order_type=None,
+            status=OrderStatus.FAILED,
+            quantity=None,
+            price=None,
+            slippage_bps=None,
+            filled_quantity=Money("0"),
+            average_price=None,
+            fee=Money("0"),
+            reason_code=ReasonCode.INVALID_ORDER,
+            reason='asset_id: must be 1 to 64 of A-Z a-z 0-9 . _ : - (got "\\u00fc \\"x\\"") ü\U0001f600',
+            cancel_requested=True,
+            version=2,
+            created_at=EARLIER,
+            updated_at=LATER,
+        ),
+    ),
+    "ReserveBalance": ReserveBalance(*RESERVE, "alice", "USD", Money("500.5")),
+    "BalanceReserved": BalanceReserved(*RESERVE, HoldState.HELD, Money("500.5")),
+    "BalanceRefused": BalanceRefused(
+        *RESERVE, HoldState.REFUSED, BalanceRefusal.INSUFFICIENT_BALANCE, "5 USD available, 500.5 needed"
+    ),
+    "SettleBalance": SettleBalance(
+        *SETTLE, "alice", "USD", Money("500.5"), Money("500.49"), "BTC", Money("0.01"), "USD", Money("0.5")
+    ),
+    "BalanceSettled": BalanceSettled(*SETTLE, HoldState.SETTLED, Money("500.49"), Money("0.01")),
+    "SettlementRefused": SettlementRefused(*SETTLE, HoldState.TOMBSTONE, BalanceRefusal.NOT_HELD, "no such hold"),
+    "RefundBalance": RefundBalance(*REFUND, "alice", "USD", Money("500.5")),
+    "BalanceRefunded": BalanceRefunded(*REFUND, HoldState.REFUNDED, Money("500.5")),
+    "RefundRefused": RefundRefused(*REFUND, HoldState.SETTLED, BalanceRefusal.CLOSED, "the hold is settled"),
+    "CheckAsset": CheckAsset(
+        f"{ORDER}:check", ORDER_ID, "BTC", OrderType.MARKET_BUY, Quantity("999999999999999999.999999999999999999"), None
+    ),
+    "AssetApproved": AssetApproved(
+        command_id=f"{ORDER}:check",
+        order_id=ORDER_ID,
+        asset_id="BTC",
+        price=Price("50000"),
+        sequence=2**53 - 1,
+        as_of=EARLIER,
+        tick=Price("0.01"),
+        step=Quantity("0.00000001"),
+        fee_bps=10,
+        cash_asset_id="USD",
+        cash_scale=2,
+        rules_version=3,
+    ),
+    "AssetRefused": AssetRefused(
+        f"{ORDER}:check", ORDER_ID, "OLD", AssetRefusal.STALE_PRICE, "the price of OLD is 95 s old"
+    ),
+    "AssetPriceChanged": AssetPriceChanged("BTC", 1208, Price("50000.01"), LATER),
+}
+
+
+def golden_bytes(name: str) -> bytes:
+    """Read a value as it was written once."""
+    return (FOLDER / f"{name}.json").read_bytes()
+
+
+def golden_headers(name: str) -> list[tuple[str, bytes]]:
+    """Read the headers of a record; they are kept as text."""
+    pairs: list[list[str]] = json.loads((FOLDER / f"{name}.headers.json").read_text("utf-8"))
+    return [(header, text.encode()) for header, text in pairs]
+
+
+def type_of(name: str) -> str:
+    """Take the message type from a file's name."""
+    return name.partition(".")[0]
+
+
+def envelope_of(name: str) -> Envelope:
+    """Say which envelope the golden headers mean."""
+    attempt = 2 if name == "ReserveBalance" else 1
+    return Envelope(f"golden-{name}", type_of(name), "order-saga", LATER, TRACEPARENT, attempt)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_bytes_are_decodable_for_ever(name: str) -> None:
+    """Old bytes mean what they meant, value by value and kind by kind."""
+    actual = decode(type_of(name), golden_bytes(name))
+    assert GOLDEN[name] == actual
+    assert repr(GOLDEN[name]) == repr(actual)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_headers_are_readable_for_ever(name: str) -> None:
+    """So do old headers."""
+    assert envelope_of(name) == read_envelope(golden_headers(name))
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name != "OrderRequested.minimal"])
+def test_a_changed_encoding_is_noticed(name: str) -> None:
+    """Names, order, spelling and escapes on the wire are a promise: a change is made on purpose or not at all."""
+    assert golden_bytes(name) == encode(GOLDEN[name])
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_changed_envelope_is_noticed(name: str) -> None:
+    """Headers too."""
+    envelope: dict[str, Any] = {"time": LATER, "traceparent": TRACEPARENT, "attempt": envelope_of(name).attempt}
+    sent = outgoing(GOLDEN[name], message_id=f"golden-{name}", source="order-saga", **envelope)
+    assert golden_headers(name) == sent.headers
+
+
+def test_every_message_has_golden_bytes_and_every_file_a_value() -> None:
+    """A new message comes with its bytes, and no file is forgotten."""
+    assert set(MESSAGES) <= GOLDEN.keys()
+    expected = {f"{name}{ending}" for name in GOLDEN for ending in (".json", ".headers.json")}
+    assert expected == {path.name for path in FOLDER.glob("*.json")}
