@@ -54,7 +54,8 @@ class StackOptions:
     """What differs between `make run`, the demo and tests.
 
     `ports`: a port for each service, or None for free ones. `time_scale` multiplies the saga's patience. `environment`:
-    further settings for all services. `command` is what the services' names are appended to.
+    further settings for all services. `replicas`: how many of a service, where not one (Apache Kafka only: the embedded
+    broker has one member a group). `command` is what the services' names are appended to.
     """
 
     ports: Mapping[str, int] | None = None
@@ -63,6 +64,7 @@ class StackOptions:
     database_url: str | None = None
     kafka_bootstrap_servers: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    replicas: Mapping[str, int] = field(default_factory=dict)
     command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
 
 
@@ -94,8 +96,11 @@ class LocalStack:
 
     @property
     def pids(self) -> dict[str, list[int]]:
-        """The process ids by process name, at this moment."""
-        return self._supervisor.pids
+        """The process ids by process name, at this moment; the first replica first."""
+        found: dict[str, list[int]] = {}
+        for name, pids in self._supervisor.pids.items():
+            found.setdefault(name.partition("-")[0], []).extend(pids)
+        return found
 
     @property
     def logins(self) -> dict[str, str]:
@@ -180,7 +185,9 @@ class LocalStack:
             with self._step("sample data"):
                 await self.options.load_samples(self.logins)
         with self._step("services"):
-            await self._supervisor.start(*map(self._service, SERVICES))
+            replicas = {name: range(self.options.replicas.get(name, 1)) for name in SERVICES}
+            specs = [self._service(name, number) for name, numbers in replicas.items() for number in numbers]
+            await self._supervisor.start(*specs)
         self._write_state()
 
     async def _bring_down(self) -> None:
@@ -219,13 +226,16 @@ class LocalStack:
         environment = self._environment() | {"DATABASE_URL": self.database_url} | passwords
         await run_to_end(name, [*self.options.command, name], self.logs, env=environment)
 
-    def _service(self, name: str) -> ProcessSpec:
-        port = self.ports[name]
+    def _service(self, name: str, number: int) -> ProcessSpec:
+        port = free_ports(1)[0] if number else self.ports[name]
         own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
         if name == "api":
             own["JWT_SECRET"] = self.jwt_secret
         return ProcessSpec(
-            name=name, argv=[*self.options.command, name], ready=http_ready(port), env=self._environment() | own
+            name=f"{name}-{number + 1}" if number else name,
+            argv=[*self.options.command, name],
+            ready=http_ready(port),
+            env=self._environment() | own,
         )
 
     def _environment(self) -> dict[str, str]:
