@@ -1,0 +1,294 @@
+"""The values that the core works on: a saga, its questions, what comes in, what is decided. Data, never decisions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import structs
+
+from contracts.assets import AssetApproved, AssetRefused
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundRefused,
+    SettlementRefused,
+)
+from contracts.decimals import Exact, Money, Price, Quantity
+from contracts.orders import InvalidOrder, Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Phase(StrEnum):
+    """Where a saga stands; finer than the public status. What each means stands in `phases.PHASES`."""
+
+    NEW = "NEW"
+    VALIDATING = "VALIDATING"
+    RESERVING = "RESERVING"
+    SETTLING = "SETTLING"
+    REFUNDING = "REFUNDING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+
+class Step(StrEnum):
+    """A question that a saga can ask; its command's id is `<order_id>:<step>`."""
+
+    CHECK = "check"
+    RESERVE = "reserve"
+    SETTLE = "settle"
+    REFUND = "refund"
+
+
+class Answer(StrEnum):
+    """What became of a question."""
+
+    OPEN = "OPEN"
+    YES = "YES"
+    NO = "NO"
+    ABANDONED = "ABANDONED"
+
+
+class Why(StrEnum):
+    """Why a message moved nothing."""
+
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    UNKNOWN = "unknown"
+    CONFLICT = "conflict"
+    NOT_ALLOWED = "not_allowed"
+    TOO_LATE = "too_late"
+    PARKED = "parked"
+    NOT_DUE = "not_due"
+    TOO_MANY = "too_many"
+
+
+class Question(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A question once asked. While it is open, `due_at` says when it needs attention again.
+
+    Patience counts from `asked_at`, and so do `attempts`: 0 when a resumed order is about to ask anew.
+    """
+
+    step: Step
+    asked_at: datetime
+    due_at: datetime
+    answer: Answer = Answer.OPEN
+    attempts: int = 1
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+
+
+class Quote(msgspec.Struct, frozen=True):
+    """The price and the rules that every later sum uses; `received_at` is the orchestrator's own time."""
+
+    price: Price
+    sequence: int
+    as_of: datetime
+    tick: Price
+    step: Quantity
+    fee_bps: int
+    cash_asset_id: str
+    cash_scale: int
+    rules_version: int
+    received_at: datetime
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a saga that is refunding will end; shown only at the end."""
+
+    status: OrderStatus
+    reason_code: ReasonCode
+    reason: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the saga knows beyond the public order; stored as one document."""
+
+    questions: tuple[Question, ...] = ()
+    quote: Quote | None = None
+    hold_state: HoldState | None = None
+    outcome: Outcome | None = None
+    early_cancels: tuple[str, ...] = ()
+    """Who asked to cancel before the request came (see `advance`)."""
+
+    def question(self, step: Step) -> Question | None:
+        """Find a question that was asked."""
+        return next((question for question in self.questions if question.step is step), None)
+
+    def open(self) -> tuple[Question, ...]:
+        """List the questions that wait for an answer."""
+        return tuple(question for question in self.questions if question.answer is Answer.OPEN)
+
+    def with_question(self, question: Question) -> Progress:
+        """Put a question in the place of the one for the same step, or at the end."""
+        others = tuple(known for known in self.questions if known.step is not question.step)
+        return structs.replace(self, questions=(*others, question))
+
+
+class Saga(msgspec.Struct, frozen=True):
+    """One order and how far it has come. `status` is None and `version` 0 until its request has been seen."""
+
+    order_id: UUID
+    user_id: str
+    phase: Phase
+    created_at: datetime
+    updated_at: datetime
+    asset_id: str | None = None
+    order_type: OrderType | None = None
+    quantity: Quantity | None = None
+    price: Price | None = None
+    slippage_bps: int | None = None
+    client_order_id: str | None = None
+    traceparent: str | None = None
+    status: OrderStatus | None = None
+    version: int = 0
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+    cancel_requested: bool = False
+    filled_quantity: Money = Money(0)
+    average_price: Exact | None = None
+    fee: Money = Money(0)
+    progress: Progress = Progress()
+    due_at: datetime | None = None
+    overdue_since: datetime | None = None
+    parked_reason: str | None = None
+    history_seq: int = 0
+
+    @property
+    def side(self) -> Side:
+        """Buy or sell; an order without a type never gets far enough to ask."""
+        return self.order_type.side if self.order_type is not None else Side.BUY
+
+    def command_id(self, step: Step) -> str:
+        """Name a question's command; also the id of what it makes (`<order_id>:reserve` is the hold)."""
+        return f"{self.order_id}:{step.value}"
+
+
+class Requested(msgspec.Struct, frozen=True):
+    """A request with what the shell knows of it: when the broker had it, and an older order with its client id."""
+
+    request: OrderRequested | InvalidOrder
+    appended_at: datetime
+    traceparent: str | None = None
+    duplicate_of: UUID | None = None
+
+
+class TimerDue(msgspec.Struct, frozen=True):
+    """An order's `due_at` has come. Questions in `held_back` go to a silent participant and wait longer instead."""
+
+    order_id: UUID
+    held_back: frozenset[Step] = frozenset()
+
+
+class ParkRequested(msgspec.Struct, frozen=True):
+    """A message for this order can't be handled: leave the order alone until an operator resumes it."""
+
+    order_id: UUID
+    reason: str
+
+
+class ResumeRequested(msgspec.Struct, frozen=True):
+    """An operator says that a parked order may go on."""
+
+    order_id: UUID
+    requested_by: str
+
+
+Reply = (
+    AssetApproved
+    | AssetRefused
+    | BalanceReserved
+    | BalanceRefused
+    | BalanceSettled
+    | SettlementRefused
+    | BalanceRefunded
+    | RefundRefused
+)
+Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of an order's history.
+
+    `kind` is received, asked, answered, timed_out, ignored, status, overdue, parked or resumed.
+    """
+
+    kind: str
+    name: str
+    status: OrderStatus | None = None
+    version: int | None = None
+    detail: Mapping[str, Any] = {}
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A command to send; lost ones are asked again, so it is kept nowhere."""
+
+    step: Step
+    message: msgspec.Struct
+    command_id: str
+    attempt: int
+    traceparent: str | None
+
+
+class Fill(msgspec.Struct, frozen=True):
+    """An execution; busted when its settlement was refused. `fill_id` is `<order_id>:fill`."""
+
+    fill_id: str
+    order_id: UUID
+    quantity: Quantity
+    price: Price
+    fee: Money
+    busted: bool = False
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a message changed: the saga as it is now, and everything that must be kept or sent for it."""
+
+    saga: Saga
+    entries: tuple[Entry, ...] = ()
+    asks: tuple[Ask, ...] = ()
+    events: tuple[OrderStatusChanged, ...] = ()
+    fill: Fill | None = None
+
+
+class Ignored(msgspec.Struct, frozen=True):
+    """A message that moved nothing, and why; it is counted and written to the history all the same."""
+
+    why: Why
+    name: str
+    detail: Mapping[str, Any] = {}
+
+
+def snapshot(saga: Saga) -> Order:
+    """Show the order as its users see it; call it only once the saga has a status."""
+    if saga.status is None:
+        raise ValueError(f"order {saga.order_id} has no status yet")
+    return Order(
+        order_id=saga.order_id,
+        client_order_id=saga.client_order_id,
+        user_id=saga.user_id,
+        asset_id=saga.asset_id,
+        order_type=saga.order_type,
+        status=saga.status,
+        quantity=saga.quantity,
+        price=saga.price,
+        slippage_bps=saga.slippage_bps,
+        filled_quantity=saga.filled_quantity,
+        average_price=saga.average_price,
+        fee=saga.fee,
+        reason_code=saga.reason_code,
+        reason=saga.reason,
+        cancel_requested=saga.cancel_requested,
+        version=saga.version,
+        created_at=saga.created_at,
+        updated_at=saga.updated_at,
+    )
