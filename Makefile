@@ -36,6 +36,8 @@ lint: $(DEVELOPMENT) ## ruff and mypy
 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m contracts.documents
+	@$(BIN)/python -m order_saga.documents
+	@$(BIN)/order-saga settings --write-docs
 
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from saga_kit.settings import KitSettings
@@ -11,6 +13,5 @@ class OrchestratorSettings(KitSettings):
     """The kit's settings, and how fast the saga's own clock runs."""
 
     http_port: int = 8001
-    order_saga_time_scale: float = Field(
-        1.0, gt=0, le=100, description="Multiplies every patience, retry and quote age of the saga's table."
-    )
+    order_saga_time_scale: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Multiplies every patience, retry and quote age of the saga's table."""

@@ -22,16 +22,20 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 class KafkaSettings(BaseSettings):
     """How to reach Kafka, from variables of the same name in upper case."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
 
     kafka_bootstrap_servers: Annotated[str, Field(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$")]
     """`host:port`, several with commas."""
     kafka_topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=100)] = ""
     """Put before every topic and consumer group, so that several systems can share a broker."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """`SASL_SSL` wherever the network is not trusted."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How the client proves who it is, with SASL."""
     kafka_sasl_username: str | None = None
+    """Its name, with SASL."""
     kafka_sasl_password: SecretStr | None = None
+    """Its password, with SASL."""
     kafka_ssl_cafile: str | None = None
     """Whom to trust, in PEM; without it the system's authorities."""
 
@@ -61,8 +65,11 @@ class KitSettings(KafkaSettings):
     kafka_fetch_max_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 50
     """How long the broker may hold an empty fetch; new records of a partition that is not part of it wait as long."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """The least severe lines that are written."""
     log_format: Literal["console", "json"] = "console"
+    """For people, or one JSON object a line."""
     http_host: str = "127.0.0.1"
+    """Where the HTTP server listens; `0.0.0.0` in a container."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Health and metrics; 0 takes any free port."""
 

@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=SETUP)(migrate)
     app.command(rich_help_panel=SETUP)(topics)
     app.command("sample-data", rich_help_panel=SETUP)(sample_data)
+    app.command(rich_help_panel=SETUP)(settings)
 
 
 def orchestrator() -> None:
@@ -113,3 +114,15 @@ def sample_data() -> None:
 
     run(work())
     out.print("sample data: loaded")
+
+
+def settings(
+    write_docs: Annotated[bool, typer.Option("--write-docs", hidden=True, help="Write docs/settings.md.")] = False,
+) -> None:
+    """Show every environment variable that the services read, with its default."""
+    from order_saga.cli.settings import PAGE, page, print_settings
+
+    if write_docs:
+        PAGE.write_text(page())
+    else:
+        print_settings()
