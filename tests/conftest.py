@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -38,7 +39,8 @@ async def topic_prefix(infrastructure: Infrastructure) -> AsyncIterator[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose what to run on."""
+    """Choose what to run on; let SIGTERM end the session as Ctrl-C does, so that no container is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.stash[SESSION] = Session()
 
 

@@ -98,6 +98,7 @@ class Session:
     not_run: list[str] = field(default_factory=list)
     """The tests that were skipped for want of Apache Kafka."""
     infrastructure: Infrastructure | None = None
+    _servers: list[Future[Server]] = field(default_factory=list)
     _up_in_s: float = 0.0
     _template: str | None = None
 
@@ -135,12 +136,9 @@ class Session:
 
     def close(self) -> None:
         """End what was started, and take back what was made in a server that is not ours."""
-        if self.infrastructure is None:
-            return
-        if self._template and isinstance(self.infrastructure.postgres, ExternalServer):
-            asyncio.run(drop_database(self.infrastructure.database_url_admin, self._template))
-        self.infrastructure.broker.close()
-        self.infrastructure.postgres.close()
+        if self._template and isinstance(self.start().postgres, ExternalServer):
+            asyncio.run(drop_database(self.start().database_url_admin, self._template))
+        self._close_servers()
 
     def describe(self) -> str:
         """Say in one line what the tests run on."""
@@ -156,12 +154,20 @@ class Session:
         if not self.docker_trouble:
             prepare_docker()
         with ThreadPoolExecutor(2) as pool:
-            postgres, broker = pool.submit(self._start_postgres), pool.submit(self._start_broker)
-        started: list[Future[Server]] = [one for one in (postgres, broker) if one.exception() is None]
-        if len(started) < 2:
-            for one in started:
-                one.result().close()
-        return Infrastructure(postgres.result(), broker.result(), self.broker_kind)
+            self._servers = [pool.submit(self._start_postgres), pool.submit(self._start_broker)]
+        try:
+            postgres, broker = (server.result() for server in self._servers)
+        except BaseException:
+            self._close_servers()
+            raise
+        return Infrastructure(postgres, broker, self.broker_kind)
+
+    def _close_servers(self) -> None:
+        """End all that were started or, when Ctrl-C came early, are still starting."""
+        while self._servers:
+            server = self._servers.pop()
+            if server.exception() is None:
+                server.result().close()
 
     def _start_postgres(self) -> Server:
         if address := self.environment.get("DATABASE_URL"):
