@@ -40,6 +40,7 @@ from order_saga.core.phases import (
 from order_saga.core.saga import (
     Answer,
     Ask,
+    Command,
     Decision,
     Entry,
     Fill,
@@ -62,8 +63,6 @@ from order_saga.core.saga import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import msgspec
 
 
 def advance(saga: Saga, message: Incoming, now: datetime, time_scale: float = 1.0) -> Decision | Ignored:
@@ -570,7 +569,7 @@ def _send(turn: _Turn, step: Step, attempt: int) -> None:
     turn.note("asked", step.value, **({"attempt": attempt} if attempt > 1 else {}))
 
 
-def _command(saga: Saga, step: Step) -> msgspec.Struct:
+def _command(saga: Saga, step: Step) -> Command:
     """Build the command of a step; a retry builds the very same."""
     command_id, order_id, hold_id = saga.command_id(step), saga.order_id, saga.command_id(Step.RESERVE)
     asset_id, quantity = _asked_for(saga)

@@ -10,13 +10,16 @@ from uuid import UUID
 import msgspec
 from msgspec import structs
 
-from contracts.assets import AssetApproved, AssetRefused
+from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.balance import (
     BalanceRefunded,
     BalanceRefused,
     BalanceReserved,
     BalanceSettled,
+    RefundBalance,
     RefundRefused,
+    ReserveBalance,
+    SettleBalance,
     SettlementRefused,
 )
 from contracts.decimals import Exact, Money, Price, Quantity
@@ -213,6 +216,7 @@ Reply = (
     | BalanceRefunded
     | RefundRefused
 )
+Command = CheckAsset | ReserveBalance | SettleBalance | RefundBalance
 Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested
 
 
@@ -233,7 +237,7 @@ class Ask(msgspec.Struct, frozen=True):
     """A command to send; lost ones are asked again, so it is kept nowhere."""
 
     step: Step
-    message: msgspec.Struct
+    message: Command
     command_id: str
     attempt: int
     traceparent: str | None
