@@ -1,0 +1,199 @@
+"""What must hold for an order, whatever is said to it: the invariants of the protocol, as far as one order shows them.
+
+`check` judges one step: the saga before, and what `advance` made of it. It knows the rules, not the code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
+from contracts.vocabulary import HoldState, OrderStatus
+from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps
+from order_saga.core.saga import Answer, Decision, Ignored, Phase, Saga, Step, Why, snapshot
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+RANK: Final = {
+    Phase.NEW: 0,
+    Phase.VALIDATING: 1,
+    Phase.RESERVING: 2,
+    Phase.SETTLING: 3,
+    Phase.REFUNDING: 3,
+    Phase.COMPLETED: 4,
+    Phase.CANCELLED: 4,
+    Phase.FAILED: 4,
+}
+"""A saga only goes on: to a phase of a higher rank."""
+KINDS: Final = frozenset(
+    {"received", "asked", "answered", "timed_out", "ignored", "status", "overdue", "parked", "resumed"}
+)
+
+
+def check(before: Saga, now: datetime, outcome: Decision | Ignored) -> None:
+    """Fail with the broken rule's name unless this step is right."""
+    if isinstance(outcome, Ignored):
+        assert isinstance(outcome.why, Why)
+        assert outcome.name, "an ignored message is named"
+        return
+    after = outcome.saga
+    _goes_on(before, after)
+    _versions(before, outcome, now)
+    _history(before, outcome)
+    _questions(before, outcome)
+    _cancels(before, after)
+    _fills(before, outcome)
+    check_saga(after)
+
+
+def check_saga(saga: Saga) -> None:
+    """Fail unless a saga at rest is one that may exist."""
+    shown = PHASES[saga.phase].status
+    if saga.phase is Phase.REFUNDING:
+        assert saga.status is OrderStatus.PENDING, "a refunding order shows what it showed before"
+    else:
+        assert saga.status is shown
+    ended_badly = saga.status in {OrderStatus.CANCELLED, OrderStatus.FAILED}
+    assert (saga.reason_code is not None) == ended_badly, "a reason exactly for CANCELLED and FAILED"
+    assert (saga.phase is Phase.NEW) == (saga.version == 0)
+    _always_wakeable(saga)
+    _money_at_rest(saga)
+    _outcome(saga)
+    filled = saga.status in {OrderStatus.PROCESSING, OrderStatus.COMPLETED}
+    assert (saga.average_price is not None) == filled, "a fill exactly for PROCESSING and COMPLETED"
+    assert saga.filled_quantity == (saga.quantity if filled else 0)
+    assert filled or saga.fee == 0
+    named = [question.step for question in saga.progress.questions]
+    assert len(named) == len(set(named)), "a question is asked once and then repeated"
+
+
+def _always_wakeable(saga: Saga) -> None:
+    """I6: an order that has not ended has an open question and a time to ask it again, or is parked."""
+    waiting = saga.progress.open()
+    if saga.phase in TERMINAL or saga.phase is Phase.NEW:
+        assert not waiting
+        assert saga.due_at is None
+        return
+    assert waiting, "an order that has not ended waits for an answer"
+    assert {question.step for question in waiting} <= set(steps(saga.phase, saga.side)), "only for its phase's answers"
+    if saga.parked_reason is None:
+        assert saga.due_at == min(question.due_at for question in waiting)
+    else:
+        assert saga.due_at is None
+
+
+def _money_at_rest(saga: Saga) -> None:
+    """I3 and I4, as the saga can know them: how it ended is proven by the last state of the hold that it was told."""
+    state, reserve = saga.progress.hold_state, saga.progress.question(Step.RESERVE)
+    if saga.phase is Phase.COMPLETED:
+        assert state is HoldState.SETTLED
+    if saga.phase in {Phase.CANCELLED, Phase.FAILED}:
+        assert (reserve is None and state is None) or (state is not None and state.nothing_held)
+    if saga.phase is Phase.SETTLING:
+        assert state is HoldState.HELD
+
+
+def _outcome(saga: Saga) -> None:
+    """Expect an outcome from the entry to REFUNDING on, or from a cancel of a parked order; never in one that fills."""
+    fixed = saga.progress.outcome
+    if fixed is None:
+        assert saga.phase is not Phase.REFUNDING
+    elif saga.phase in {Phase.VALIDATING, Phase.RESERVING}:
+        assert saga.parked_reason is not None
+        assert saga.cancel_requested
+    else:
+        assert saga.phase in {Phase.REFUNDING, Phase.CANCELLED, Phase.FAILED}
+        assert saga.phase is Phase.REFUNDING or saga.reason_code is fixed.reason_code, "the outcome does not change"
+
+
+def _goes_on(before: Saga, after: Saga) -> None:
+    assert after.order_id == before.order_id
+    if before.phase in TERMINAL:
+        assert after.phase is before.phase, "terminal has no exit"
+        assert after.version == before.version
+    assert after.phase is before.phase or RANK[after.phase] > RANK[before.phase]
+    if before.progress.outcome is not None and before.parked_reason is None:
+        assert after.progress.outcome == before.progress.outcome, "the outcome is fixed on entry"
+
+
+def _versions(before: Saga, decision: Decision, now: datetime) -> None:
+    """I7: one event a version, gapless, by legal moves only, and a version for every change that a client can see."""
+    status, version = before.status, before.version
+    for event in decision.events:
+        version += 1
+        assert (event.version, event.previous_status) == (version, status)
+        assert event.occurred_at == now
+        assert (event.status, event.reason_code) == (event.order.status, event.order.reason_code)
+        assert event.order.version == version
+        assert event.order.updated_at == now
+        if event.status is status:
+            assert decision.saga.cancel_requested > before.cancel_requested, "the same status again shows a cancel"
+        else:
+            assert event.status in MOVES[status], f"{status} -> {event.status}"
+        status = event.status
+    assert (decision.saga.status, decision.saga.version) == (status, version)
+    if decision.events:
+        assert decision.events[-1].order == snapshot(decision.saga), "the last event shows the order as it is"
+    elif before.status is not None:
+        assert snapshot(decision.saga) == snapshot(before), "what a client can see changes only with a version"
+
+
+def _history(before: Saga, decision: Decision) -> None:
+    assert decision.saga.history_seq == before.history_seq + len(decision.entries), "history is gapless"
+    assert {entry.kind for entry in decision.entries} <= KINDS
+    shown = [(entry.status, entry.version) for entry in decision.entries if entry.kind == "status"]
+    assert shown == [(event.status, event.version) for event in decision.events]
+    asked = [(entry.name, entry.detail.get("attempt", 1)) for entry in decision.entries if entry.kind == "asked"]
+    assert asked == [(ask.step, ask.attempt) for ask in decision.asks]
+
+
+def _questions(before: Saga, decision: Decision) -> None:
+    """Expect that an answer stays, and that a question is asked in the decision that opens it."""
+    after = decision.saga
+    for known in before.progress.questions:
+        now = after.progress.question(known.step)
+        assert now is not None, "a question is never forgotten"
+        assert known.answer is Answer.OPEN or now.answer is known.answer, "an answer stays"
+    opened = {q.step for q in after.progress.open()} - {q.step for q in before.progress.questions}
+    asked = [ask.step for ask in decision.asks]
+    assert opened <= set(asked)
+    assert len(asked) == len(set(asked)), "once each"
+    for ask in decision.asks:
+        question = after.progress.question(ask.step)
+        assert question is not None
+        assert question.answer is Answer.OPEN, "only what is open is asked"
+        assert ask.attempt == question.attempts
+        assert ask.command_id == ask.message.command_id == f"{after.order_id}:{ask.step}"
+        most = QUESTIONS[ask.step].attempts_max
+        assert most is None or ask.attempt <= most
+        if isinstance(ask.message, SettleBalance):
+            assert ask.message.capture <= ask.message.amount, "a settlement never exceeds the hold"
+        if isinstance(ask.message, (ReserveBalance, SettleBalance, RefundBalance)):
+            assert ask.message.hold_id == f"{after.order_id}:reserve"
+            assert ask.message.user_id == after.user_id
+
+
+def _cancels(before: Saga, after: Saga) -> None:
+    """`cancel_requested` turns true only in a commit that still can cancel, and stays."""
+    assert after.cancel_requested >= before.cancel_requested
+    if after.cancel_requested > before.cancel_requested:
+        assert before.status in {None, OrderStatus.PENDING, OrderStatus.CONFIRMED}
+        assert before.phase is not Phase.REFUNDING
+        parked = after.parked_reason is not None
+        assert after.phase is Phase.CANCELLED or (parked or after.phase is Phase.REFUNDING)
+    if after.phase in TERMINAL and after.phase is not before.phase and after.cancel_requested:
+        assert after.phase is Phase.CANCELLED, "an accepted cancel wins"
+
+
+def _fills(before: Saga, decision: Decision) -> None:
+    """Expect a fill from the decision that shows PROCESSING, and the same, busted, from the one that takes it back."""
+    passed_the_pivot = decision.saga.phase is Phase.SETTLING and before.phase is not Phase.SETTLING
+    taken_back = before.phase is Phase.SETTLING and decision.saga.phase is Phase.FAILED
+    assert (decision.fill is not None) == (passed_the_pivot or taken_back)
+    if decision.fill is not None:
+        assert decision.fill.fill_id == f"{decision.saga.order_id}:fill"
+        assert decision.fill.busted == taken_back
+        assert decision.fill.quantity == decision.saga.quantity
+        assert decision.fill.price == (before if taken_back else decision.saga).average_price
+        assert decision.fill.fee == (before if taken_back else decision.saga).fee

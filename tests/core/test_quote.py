@@ -1,0 +1,208 @@
+"""The quote is the price: what a bound allows, how old a quote may get, and that every sum uses the same one."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.assets import AssetApproved
+from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
+from contracts.decimals import Money, Price, Quantity
+from contracts.vocabulary import OrderStatus, ReasonCode, Side
+from order_saga.core.saga import Decision, Phase, Step
+from tests.core.sample import (
+    ORDER_ID,
+    USER,
+    Story,
+    approved,
+    cancel,
+    not_settled,
+    refunded,
+    requested,
+    reserved,
+    settled,
+    timer,
+)
+
+FAILED = OrderStatus.FAILED
+SLIPPED = (FAILED, ReasonCode.SLIPPAGE_EXCEEDED)
+STALE = (FAILED, ReasonCode.STALE_PRICE)
+
+
+@pytest.mark.parametrize(
+    ("side", "slippage_bps", "quote", "allowed"),
+    [
+        (Side.BUY, 100, "50500", True),
+        (Side.BUY, 100, "50500.000000000000000001", False),
+        (Side.BUY, 0, "50000", True),
+        (Side.BUY, 0, "50000.000000000000000001", False),
+        (Side.BUY, 10_000, "100000", True),
+        (Side.BUY, 10_000, "100000.01", False),
+        (Side.BUY, 100, "0.01", True),
+        (Side.SELL, 100, "49500", True),
+        (Side.SELL, 100, "49499.999999999999999999", False),
+        (Side.SELL, 0, "50000", True),
+        (Side.SELL, 0, "49999.999999999999999999", False),
+        (Side.SELL, 10_000, "10", True),
+        (Side.SELL, 100, "1000000", True),
+    ],
+)
+def test_the_quote_may_be_worse_than_the_price_by_exactly_the_slippage(
+    side: Side,
+    slippage_bps: int,
+    quote: str,
+    allowed: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    """A buy needs quote <= price * (1 + s), a sell quote >= price * (1 - s), compared unrounded; better is welcome."""
+    story = Story(requested(side, slippage_bps=slippage_bps), approved(quote))
+    if allowed:
+        assert story.saga.progress.outcome is None
+        assert story.question(Step.CHECK).answer == "YES"
+    else:
+        story.tell(refunded())
+        assert story.ending == SLIPPED
+        assert story.saga.reason is not None
+        assert quote in story.saga.reason
+        assert ("above" if side is Side.BUY else "below") in story.saga.reason
+
+
+@pytest.mark.parametrize("side", Side)
+def test_an_order_without_a_price_takes_any_quote(side: Side) -> None:
+    """There is nothing to compare it with."""
+    assert Story(requested(side, price=None), approved("1000")).saga.progress.outcome is None
+
+
+def test_a_slipped_buy_ends_at_once_and_a_slipped_sell_when_its_hold_is_back() -> None:
+    """The quote's no is the asset's no: it does not wait for balance."""
+    assert Story(requested(), approved("60000")).ending == SLIPPED
+    sell = Story(requested(Side.SELL), approved("40000"))
+    assert sell.asked == ["RefundBalance"]
+    assert sell.tell(refunded()).ending == SLIPPED
+
+
+@pytest.mark.parametrize("time_scale", [1.0, 0.1])
+@pytest.mark.parametrize("side", Side)
+def test_a_quote_is_stale_at_the_fill_when_it_is_older_than_thirty_seconds(side: Side, time_scale: float) -> None:
+    """Measured from our own receipt, scaled; at thirty seconds exactly it still counts."""
+    exactly = Story(requested(side), approved(), time_scale=time_scale).wait(30 * time_scale).tell(reserved())
+    assert exactly.saga.phase is Phase.SETTLING
+    late = Story(requested(side), approved(), time_scale=time_scale).wait(30 * time_scale + 0.001).tell(reserved())
+    assert late.asked == ["RefundBalance"]
+    assert late.tell(refunded()).ending == STALE
+    assert late.saga.reason == f"the quote was older than {30 * time_scale:g} s at the fill"
+
+
+def test_a_stale_order_has_no_fill() -> None:
+    """It never passed the pivot."""
+    story = Story(requested(), approved()).wait(31).tell(reserved(), refunded())
+    assert all(told.fill is None for told in story.told if isinstance(told, Decision))
+    assert story.statuses == [OrderStatus.PENDING, FAILED]
+
+
+def test_a_sell_whose_fee_takes_everything_is_refused() -> None:
+    """A credit must be positive: at zero it is not."""
+    fee_takes_all = approved("50000", fee_bps=10_000)
+    story = Story(requested(Side.SELL), fee_takes_all, refunded())
+    assert story.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
+    assert story.saga.reason == "the fee takes all that the sale would bring"
+    tiny = Story(requested(Side.SELL, quantity=Quantity("0.0000002")), approved("50000", fee_bps=1), refunded())
+    assert tiny.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE), "proceeds 0.01, fee 0.01"
+    least = Story(requested(Side.SELL, quantity=Quantity("0.0000004")), approved("50000", fee_bps=1), refunded())
+    assert least.saga.phase is Phase.VALIDATING, "proceeds 0.02, fee 0.01"
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_sum_that_the_wire_cannot_carry_is_refused(side: Side) -> None:
+    """Nineteen digits before the point are no wire decimal; so the order is refused instead of never being sent."""
+    huge = requested(side, quantity=Quantity("900000000000000000"), price=None)
+    story = Story(huge, approved("2"), refunded())
+    assert story.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
+
+
+def test_the_largest_sum_that_the_wire_can_carry_is_accepted() -> None:
+    """One unit less than 10**18."""
+    quantity = Quantity("999999999999999999")
+    story = Story(requested(quantity=quantity, price=None), approved("1", fee_bps=0))
+    assert story.asked == ["ReserveBalance"]
+    over = Story(requested(quantity=quantity, price=None), approved("1", fee_bps=1))
+    assert over.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
+
+
+def test_a_buy_holds_settles_and_shows_what_the_quote_costs() -> None:
+    """Cost 500.00 and fee 0.50: held, captured; the asset is credited, the fee is part of the capture."""
+    story = Story(requested(), approved())
+    reserve, hold = f"{ORDER_ID}:reserve", Money("500.50")
+    assert story.commands == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "USD", hold)]
+    story.tell(reserved())
+    assert story.commands == [
+        SettleBalance(
+            f"{ORDER_ID}:settle", ORDER_ID, reserve, USER, "USD", hold, hold, "BTC", Money("0.01"), "USD", Money("0.50")
+        )
+    ]
+    assert story.decision.fill is not None
+    assert story.decision.fill.fill_id == f"{ORDER_ID}:fill"
+    order = story.tell(settled()).decision.events[0].order
+    assert (order.filled_quantity, order.average_price, order.fee) == (Money("0.01"), Price(50_000), Money("0.50"))
+
+
+def test_a_sell_holds_the_asset_and_is_credited_what_is_left_of_the_proceeds() -> None:
+    """Proceeds 500.00, fee 0.50: the quantity is held and captured, 499.50 are credited."""
+    story = Story(requested(Side.SELL))
+    reserve, hold = f"{ORDER_ID}:reserve", Money("0.01")
+    assert story.commands[1:] == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "BTC", hold)]
+    story.tell(approved(), reserved())
+    assert story.commands == [
+        SettleBalance(
+            f"{ORDER_ID}:settle",
+            ORDER_ID,
+            reserve,
+            USER,
+            "BTC",
+            hold,
+            hold,
+            "USD",
+            Money("499.50"),
+            "USD",
+            Money("0.50"),
+        )
+    ]
+
+
+@pytest.mark.parametrize(("side", "asset_id", "amount"), [(Side.BUY, "USD", "500.50"), (Side.SELL, "BTC", "0.01")])
+def test_a_refund_names_the_very_hold_that_was_asked(side: Side, asset_id: str, amount: str) -> None:
+    """Another amount under a known hold id would be a conflict."""
+    story = Story(requested(side), approved(), cancel())
+    reserve = f"{ORDER_ID}:reserve"
+    assert story.commands == [RefundBalance(f"{ORDER_ID}:refund", ORDER_ID, reserve, USER, asset_id, Money(amount))]
+
+
+def test_every_sum_uses_the_quote_that_was_stored() -> None:
+    """A repeated settlement is word for word the first one, whatever the asset service says meanwhile."""
+    story = Story(requested(), approved(), reserved())
+    first = story.commands
+    story.tell(approved("51000"))
+    story.wait(2).tell(timer())
+    assert story.commands == first
+
+
+def test_the_quote_and_its_rules_are_kept_on_the_order() -> None:
+    """Later changes of the asset's rules do not judge it again."""
+    story = Story(requested()).wait(1)
+    told: AssetApproved = approved()
+    kept = story.tell(told).saga.progress.quote
+    assert kept is not None
+    names = ("price", "sequence", "as_of", "tick", "step", "fee_bps", "cash_asset_id", "cash_scale", "rules_version")
+    assert [getattr(kept, name) for name in names] == [getattr(told, name) for name in names]
+    assert kept.received_at == story.now
+
+
+def test_a_busted_fill_keeps_its_terms() -> None:
+    """The row stays as it was, marked."""
+    story = Story(requested(), approved(), reserved())
+    made = story.decision.fill
+    busted = story.tell(not_settled()).decision.fill
+    assert made is not None
+    assert busted is not None
+    assert (busted.fill_id, busted.quantity, busted.price, busted.fee) == (
+        made.fill_id, made.quantity, made.price, made.fee
+    )  # fmt: skip
+    assert (made.busted, busted.busted) == (False, True)
