@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from order_saga import store
 from order_saga.core.phases import PHASES, TERMINAL
+from order_saga.core.saga import Phase
+from saga_kit.backoff import keep_doing
 
 if TYPE_CHECKING:
+    import asyncio
+
     from prometheus_client import CollectorRegistry
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -52,12 +54,13 @@ class Metrics:
 
 async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asyncio.Event) -> None:
     """Look now and then at what only the tables know, until told to stop."""
-    while not stopping.is_set():
+
+    async def look() -> None:
         async with engine.begin() as tx:
             phases, parked, overdue = await store.counts(tx)
-        for phase in PHASES.keys() - TERMINAL:
+        for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
         metrics.parked_now.set(parked)
         metrics.overdue.set(overdue)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), INTERVAL_S)
+
+    await keep_doing("gauges", look, stopping, every_s=INTERVAL_S)

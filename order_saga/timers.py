@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from order_saga import store
 from order_saga.core.saga import Incoming, TimerDue
 from order_saga.silence import PROBES
+from saga_kit.backoff import keep_doing
 from saga_kit.batch import Received
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.silence import Silence
@@ -31,11 +32,11 @@ async def run_timers(
     interval_s: float,
 ) -> None:
     """Scan until told to stop: at once again after a full round, else after `interval_s`."""
-    while not stopping.is_set():
-        found = await _scan(engine, process, silence)
-        if found < ROUND_MAX:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), interval_s)
+
+    async def scan() -> bool:
+        return await _scan(engine, process, silence) == ROUND_MAX
+
+    await keep_doing("timers", scan, stopping, every_s=interval_s)
 
 
 async def _scan(engine: AsyncEngine, process: BatchProcess[Incoming], silence: Silence) -> int:

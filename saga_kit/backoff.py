@@ -1,14 +1,20 @@
-"""How long to wait before the next try: growing, capped, jittered, and over at once when the process shall end."""
+"""Trying again: how long to wait before the next try, and loops that go on whatever a round of them meets."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+import structlog
+
+from saga_kit.errors import Stopped, describe
 
 FIRST_S: Final = 0.1
 CAP_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 class Backoff:
@@ -40,3 +46,25 @@ async def pause(stopping: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return stopping.is_set()
     return True
+
+
+async def keep_doing(
+    name: str, one_round: Callable[[], Awaitable[object]], stopping: asyncio.Event, *, every_s: float
+) -> None:
+    """Do rounds until `stopping`: the next at once when one returns something true (more to do), else after `every_s`.
+
+    A failure is logged and tried again, later and later. Raises `Stopped` when a round does.
+    """
+    backoff = Backoff()
+    while not stopping.is_set():
+        try:
+            more = await one_round()
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - the world's fault, most likely; the work waits where it is
+            log.warning("failed, will try again", what=name, cause=describe(error))
+            await pause(stopping, backoff.next_s())
+        else:
+            backoff.reset()
+            if not more:
+                await pause(stopping, every_s)

@@ -84,7 +84,7 @@ def migrate(
 
 
 def topics(
-    replication: Annotated[int, typer.Option(help="Copies of each new topic; -1 is the broker's default.")] = -1,
+    replication: Annotated[int, typer.Option(min=1, help="Copies of each new topic; 3 where more than one broker runs.")] = 1,
     check: Annotated[bool, typer.Option(help="Only look; create nothing.")] = False,
 ) -> None:
     """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be."""

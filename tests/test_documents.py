@@ -1,0 +1,60 @@
+"""What the documentation takes from the code is fresh, and the README's own promises hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from order_saga import documents
+from order_saga.cli import settings
+from order_saga.core.phases import PHASES
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_of_the_saga_is_drawn_from_its_table() -> None:
+    """`docs/saga.md` is what the table of phases says today."""
+    assert documents.page() == documents.PAGE.read_text()
+
+
+def test_the_readme_draws_the_saga_from_its_table() -> None:
+    """The README's diagram is what the table of phases says today."""
+    text = documents.README.read_text()
+    assert documents.diagram() in text
+    assert documents.readme(text) == text
+
+
+def test_the_diagram_shows_every_phase_that_anybody_can_see() -> None:
+    """No phase is left out of the drawing but the hidden one."""
+    assert {phase for phase in PHASES if phase in documents.diagram()} == PHASES.keys() - {"NEW"}
+
+
+def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None:
+    """`docs/settings.md` lists each variable that a service reads, and says what each means."""
+    assert settings.page() == settings.PAGE.read_text()
+    assert [] == [setting.variable for setting in settings.settings() if not setting.meaning]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link to a file of the project finds it."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [] == [link for link in links if not (page.parent / link).exists()]
+
+
+def test_the_example_in_the_readme_is_the_one_that_is_tested() -> None:
+    """The README shows the ledger of `docs/examples/wallet_service.py`, to the letter."""
+    example = (ROOT / "docs" / "examples" / "wallet_service.py").read_text()
+    shown = re.search(r"<!-- example -->\n```python\n(.*?)```", documents.README.read_text(), re.DOTALL)
+    assert shown is not None
+    assert shown.group(1).rstrip() in example
+
+
+def test_decisions_are_short_and_complete() -> None:
+    """An ADR has under 50 lines, and says context, decision, consequences, alternatives and what enforces it."""
+    wanted = ("**Context.**", "**Decision.**", "**Consequences.**", "**Alternatives.**", "**Enforced by.**")
+    for page in sorted((ROOT / "docs" / "adr").glob("0*.md")):
+        text = page.read_text()
+        assert (True, len(text.splitlines()) < 50) == (all(part in text for part in wanted), True), page.name

@@ -1,0 +1,116 @@
+"""The example of a balance service of one's own, run as it stands, on a real broker and a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer
+from sqlalchemy import MetaData
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from contracts.balance import BalanceReserved, BalanceSettled, RefundRefused, ReserveBalance, SettleBalance
+from contracts.balance import RefundBalance as Refund
+from contracts.codec import Message, decode, outgoing
+from contracts.decimals import Money
+from contracts.topics import BALANCE_COMMANDS, BALANCE_REPLIES
+from local_stack.ports import free_ports
+from saga_kit.barrier import holds_table
+from saga_kit.dead_letters import dead_letters_table
+from saga_kit.outbox import outbox_table
+from saga_kit.publisher import Publisher
+from saga_kit.settings import KafkaSettings
+from tests.infrastructure import Database, Infrastructure
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "wallet_service.py"
+WALLETS = """
+    CREATE TABLE wallet.wallets (
+        owner text, unit text, free numeric NOT NULL DEFAULT 0 CHECK (free >= 0), PRIMARY KEY (owner, unit))"""
+
+
+@pytest_asyncio.fixture
+async def wallet_service(infrastructure: Infrastructure, database: Database, topic_prefix: str) -> AsyncIterator[None]:
+    """Run the example with a schema and topics of its own, and 100 USD in ann's wallet."""
+    await _make_schema(database)
+    topics = {topic_prefix + topic.name: 3 for topic in (BALANCE_COMMANDS, BALANCE_REPLIES)}
+    await infrastructure.create_topics(topics)
+    environment = os.environ | {
+        "DATABASE_URL": database.url,
+        "KAFKA_BOOTSTRAP_SERVERS": infrastructure.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": topic_prefix,
+        "HTTP_PORT": str(free_ports(1)[0]),
+        "PYTHONPATH": str(EXAMPLE.parents[2]),
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLE), env=environment)
+    yield
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+
+
+async def _make_schema(database: Database) -> None:
+    metadata = MetaData()
+    kit = [make(metadata, "wallet") for make in (holds_table, outbox_table, dead_letters_table)]
+    connection = await asyncpg.connect(database.url)
+    try:
+        await connection.execute("CREATE SCHEMA wallet")
+        for table in kit:
+            await connection.execute(str(CreateTable(table).compile(dialect=postgresql.dialect())))
+            for index in table.indexes:
+                await connection.execute(str(CreateIndex(index).compile(dialect=postgresql.dialect())))
+        await connection.execute(WALLETS)
+        await connection.execute("INSERT INTO wallet.wallets VALUES ('ann', 'USD', 100)")
+    finally:
+        await connection.close()
+
+
+async def _answers(infrastructure: Infrastructure, prefix: str, commands: list[Message]) -> list[Message]:
+    settings = KafkaSettings(
+        kafka_bootstrap_servers=infrastructure.kafka_bootstrap_servers, kafka_topic_prefix=prefix
+    )
+    publisher = Publisher(settings)
+    consumer = AIOKafkaConsumer(
+        prefix + BALANCE_REPLIES.name, bootstrap_servers=settings.kafka_bootstrap_servers, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        messages = [
+            outgoing(command, message_id=str(uuid.uuid4()), source="/test", time=datetime.now(UTC)) for command in commands
+        ]
+        assert await publisher.publish(messages)
+        async with asyncio.timeout(60):
+            records = [await consumer.getone() for _ in commands]
+        return [decode(dict(record.headers)["ce_type"].decode(), record.value) for record in records]
+    finally:
+        await publisher.stop()
+        await consumer.stop()
+
+
+async def test_a_service_of_ones_own_has_exact_effects(
+    wallet_service: None, infrastructure: Infrastructure, database: Database, topic_prefix: str
+) -> None:
+    """Commands repeated and out of order move the money of a ledger behind the barrier once, and get the same answers."""
+    order_id = uuid.uuid4()
+    hold_id = f"{order_id}:reserve"
+    terms = (order_id, hold_id, "ann", "USD", Money(60))
+    reserve = ReserveBalance(hold_id, *terms)
+    settle = SettleBalance(f"{order_id}:settle", *terms, Money(60), "BTC", Money(2), "USD", Money(0))
+    refund = Refund(f"{order_id}:refund", *terms)
+
+    answers = await _answers(infrastructure, topic_prefix, [reserve, reserve, settle, refund, settle, reserve])
+
+    kinds = [BalanceReserved, BalanceReserved, BalanceSettled, RefundRefused, BalanceSettled, BalanceReserved]
+    assert kinds == [type(answer) for answer in answers]
+    connection = await asyncpg.connect(database.url)
+    rows = await connection.fetch("SELECT unit, free::text FROM wallet.wallets WHERE owner = 'ann' ORDER BY unit")
+    await connection.close()
+    assert [("BTC", "2"), ("USD", "40")] == [tuple(row) for row in rows]
