@@ -286,7 +286,7 @@ class Holds:
     async def lock(self, tx: AsyncConnection, hold_ids: Collection[str]) -> dict[str, Hold]:
         """Lock and load the holds that exist."""
         result = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
-        return {row.hold_id: Hold(**{**row._mapping, "state": HoldState(row.state)}) for row in result}
+        return {row.hold_id: Hold(**{**row._asdict(), "state": HoldState(row.state)}) for row in result}
 
     async def save(self, tx: AsyncConnection, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
         """Write what is new or changed, each row once.

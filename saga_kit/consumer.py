@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaAckableMessage, KafkaMessage
@@ -66,7 +66,7 @@ class Consumer(Generic[M]):
         self._poller = Poller()
         self._batch_since: float | None = None
         self._fail = fail
-        self._failed = False
+        self._given_up = False
         self._broker = KafkaBroker(
             settings.kafka_bootstrap_servers.split(","),
             client_id=f"{settings.kafka_topic_prefix}{group}",
@@ -148,8 +148,8 @@ class Consumer(Generic[M]):
 
     async def _on_batch(self, message: KafkaMessage) -> None:
         records: Sequence[Any] = message.raw_message
-        if self._failed:
-            return  # nothing after a failure may be acknowledged
+        if self._given_up:
+            return  # an acknowledgement of this batch would skip the one that was given up
         self._batch_since = time.monotonic()
         try:
             readable, unreadable = self._decode(records)
@@ -157,9 +157,10 @@ class Consumer(Generic[M]):
             self._poller.handled(records)
             await self._acknowledge()
         except Stopped:
+            self._given_up = True
             log.info("stopping with a batch that waits; it will be delivered again", records=len(records))
         except Exception as error:  # noqa: BLE001 - a fault of the kit itself: FastStream would swallow it and go on
-            self._failed = True
+            self._given_up = True
             self._fail(error)
         finally:
             self._batch_since = None
@@ -184,8 +185,9 @@ class Consumer(Generic[M]):
         consumer = self._subscriber.consumer
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                await consumer.commit(self._poller.offsets(consumer))
-        except (KafkaError, IllegalStateError, TimeoutError) as error:
+                if offsets := self._poller.offsets(consumer):
+                    await consumer.commit(offsets)
+        except (KafkaError, TimeoutError) as error:
             # The work is committed; what is delivered again is absorbed by the handler's guards.
             log.warning("committing offsets failed", cause=describe(error))
 
@@ -208,7 +210,7 @@ async def _as_it_is(message: KafkaMessage) -> KafkaMessage:
 async def _lag(consumer: Any) -> tuple[int, dict[Any, int]]:
     """Return how many records of the assigned partitions are not taken yet, and the positions."""
     lag, positions = 0, {}
-    with suppress(TimeoutError, IllegalStateError):  # a rebalance: it will be known again next time
+    with suppress(TimeoutError, KafkaError):  # a rebalance: it will be known again next time
         async with asyncio.timeout(1):
             for tp in consumer.assignment() if consumer is not None else ():
                 positions[tp] = await consumer.position(tp)

@@ -66,13 +66,15 @@ def classify(error: Exception) -> Cause:
 
 
 def describe(error: BaseException) -> str:
-    """Say an error in one line of text that every column and log takes; without statement and parameters."""
+    """Say an error in one line that every column and log takes, without the statement and its parameters."""
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
     message = next(iter(str(cause).splitlines()), "").replace("\0", "")
     # SQLAlchemy's asyncpg adapter says "<class '...'>: message".
     message = message.split("'>: ", 1)[-1]
     sqlstate = getattr(cause, "sqlstate", None)
     name = type(cause.__cause__ if sqlstate and cause.__cause__ is not None else cause).__name__
+    if message.startswith(name):  # aiokafka's errors say their own name
+        return message[:DESCRIPTION_MAX]
     return (f"{name}: {message}" if message else name)[:DESCRIPTION_MAX]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
@@ -63,7 +64,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise CannotStart(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+        cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+        raise CannotStart(f"can't listen on {host}:{port}: {cause}") from None
 
 
 class HealthServer:

@@ -19,8 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import Outgoing
-from saga_kit.backoff import Backoff, pause
-from saga_kit.errors import describe
+from saga_kit.backoff import keep_doing
 from saga_kit.publisher import check_sizes
 
 GRACE_S: Final = 5.0
@@ -176,18 +175,7 @@ class Relay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Relay until `stopping`; database errors are waited out."""
-        backoff = Backoff()
-        while not stopping.is_set():
-            try:
-                await self.sweep()
-                moved = await self.relay_once()
-            except Exception as error:  # noqa: BLE001 - the rows wait, whatever it was
-                log.warning("relay failed, will try again", cause=describe(error))
-                await pause(stopping, backoff.next_s())
-                continue
-            backoff.reset()
-            if not moved:
-                await pause(stopping, self._poll_s)
+        await keep_doing("relay", self._round, stopping, every_s=self._poll_s)
 
     async def relay_once(self) -> int:
         """Claim due rows, publish and delete them; return how many rows left."""
@@ -196,7 +184,7 @@ class Relay:
             self._claim_rows = CLAIM_ROWS_MAX
             return 0
         messages = [message for _, payload in rows for message in _unpack(payload)]
-        log.info("relaying messages that were left behind", rows=len(rows), messages=len(messages))
+        log.debug("relaying", rows=len(rows), messages=len(messages))
         sent = await self._publisher.publish(messages)
         if not sent:
             self._claim_rows = 1
@@ -216,6 +204,10 @@ class Relay:
             async with self._engine.begin() as tx:
                 await self._outbox.delete(tx, ids)
             self._outbox.forget(ids)
+
+    async def _round(self) -> int:
+        await self.sweep()
+        return await self.relay_once()
 
     async def _claim(self) -> list[tuple[int, bytes]]:
         async with self._engine.begin() as tx:

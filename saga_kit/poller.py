@@ -3,7 +3,8 @@
 When aiokafka can't parse a record (a header's name that is not UTF-8) its `getmany` raises, for ever, at that record;
 and what it had taken from other partitions in the same call is gone while their positions have moved on. So after any
 error every partition goes back to its first record that is not handled yet, and offsets are committed by what was
-handled, never by positions. The record itself is looked for one by one, and a `LostRecord` comes in its place.
+handled, never by positions. The record is looked for one by one; a `LostRecord` comes in its place, and in the place of
+those behind it in the same batch of the same producer, which the library can't reach either.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class LostRecord(NamedTuple):
-    """Stands for a record that the client library can't parse: where it lies is all that is known."""
+    """Stands for a record that the client library can't give us: where it lies is all that is known."""
 
     topic: str
     partition: int
@@ -49,7 +50,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def __init__(self) -> None:
         self.polled_at = time.monotonic()
-        self._handled: dict[TopicPartition, int] = {}
+        self._handled: dict[tuple[str, int], int] = {}
         self._must_rewind = False
         self._search_until = 0.0
         self._backoff = Backoff()
@@ -78,7 +79,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def handled(self, records: Sequence[Record]) -> None:
         """Note records whose batch is committed."""
         for record in records:  # in order, so the last one of a partition counts
-            self._handled[TopicPartition(record.topic, record.partition)] = record.offset + 1
+            self._handled[record.topic, record.partition] = record.offset + 1
 
     def offsets(self, consumer: Any) -> dict[TopicPartition, int]:
         """Return what may be committed: the next offset of every assigned partition of which something was handled."""

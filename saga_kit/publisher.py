@@ -26,10 +26,15 @@ REQUEST_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 30.0
 HASHES_MAX: Final = 65_536
 """Hashes of keys that are kept: an order's events come one after the other, and a hash costs more than a lookup."""
-MESSAGE_FAULTS: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError)
-"""Refusals of one message, for which a new producer is no help."""
-
 log = structlog.get_logger(__name__)
+
+
+class _MissingTopicError(Exception):
+    """There is no such topic, and asking for it by name would create it."""
+
+
+MESSAGE_FAULTS: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError, _MissingTopicError)
+"""Refusals for which a new producer is no help."""
 
 
 class RawMessage(NamedTuple):
@@ -136,7 +141,7 @@ class Publisher:
             if count := partitions[message.topic]:
                 groups[message.topic, self.partition(message.key, count)].append(message)
         missing = [topic for topic, count in partitions.items() if not count]
-        return groups, [LookupError(f"topic {topic} does not exist") for topic in missing]
+        return groups, [_MissingTopicError(f"topic {topic} does not exist") for topic in missing]
 
     def partition(self, key: bytes | None, count: int) -> int:
         """Choose the partition as Java's and aiokafka's default partitioners do; no key counts as an empty one."""

@@ -13,7 +13,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from saga_kit.backoff import Backoff, pause
+from saga_kit.backoff import Backoff, keep_doing, pause
 from saga_kit.batch import BatchProcess, Handler
 from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
 from saga_kit.database import create_engine, ping
@@ -105,7 +105,8 @@ class Service:
         self._measure_sql = f"""
             SELECT (SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0) AS unsent_s
                     FROM {schema}.outbox),
-                   (SELECT count(*) AS letters FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
+                   (SELECT count(*) AS letters
+                    FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
             """  # noqa: S608 - the schema's name is the program's own
         self._metrics = Metrics()
         self._engine = create_engine(settings.sqlalchemy_url, application_name=name)
@@ -140,11 +141,13 @@ class Service:
 
     async def run(self) -> None:
         """Start, work until `stopping`, drain: the batch at hand ends, is published and acknowledged."""
+        settings = self._kit.settings
         self.server.start()
-        log.info("starting", health=f"http://{self._kit.settings.http_host}:{self.server.port}/health")
+        log.info("starting", health=f"http://{settings.http_host}:{self.server.port}/health")
         try:
-            await self._wait_for("database", self._database_ready)
-            await self._wait_for("broker", self._broker_ready)
+            url = settings.sqlalchemy_url
+            await self._wait_for(f"database {url.host}:{url.port or 5432}/{url.database}", self._database_ready)
+            await self._wait_for(f"broker {settings.kafka_bootstrap_servers}", self._broker_ready)
             if not self._stopping.is_set():
                 await self._work()
         finally:
@@ -193,7 +196,7 @@ class Service:
         return [
             self._consumer.watch(self._stopping),
             self._relay.run(self._stopping),
-            self._measure(),
+            keep_doing("measuring", self._measure, self._stopping, every_s=MEASURE_S),
             *(task(self._kit, self._process) for task in self._tasks),
         ]
 
@@ -228,20 +231,14 @@ class Service:
             await pause(self._stopping, backoff.next_s())
 
     async def _measure(self) -> None:
-        while not await pause(self._stopping, MEASURE_S):
-            try:
-                async with self._engine.connect() as connection:
-                    row = (await connection.exec_driver_sql(self._measure_sql)).one()
-            except Exception as error:  # noqa: BLE001 - the next measurement will tell
-                log.debug("measuring failed", cause=describe(error))
-                continue
-            self._unsent_s = float(row.unsent_s)
-            self._metrics.outbox_oldest_unsent_seconds.set(self._unsent_s)
-            self._metrics.dead_letters.set(row.letters)
+        async with self._engine.connect() as connection:
+            row = (await connection.exec_driver_sql(self._measure_sql)).one()
+        self._unsent_s = float(row.unsent_s)
+        self._metrics.outbox_oldest_unsent_seconds.set(self._unsent_s)
+        self._metrics.dead_letters.set(row.letters)
 
     async def _database_ready(self) -> str | None:
-        async with self._engine.connect() as connection:
-            await connection.exec_driver_sql(self._measure_sql)  # also tells whether it is migrated
+        await self._measure()  # it also tells whether the database is migrated
         return None
 
     async def _broker_ready(self) -> str | None:

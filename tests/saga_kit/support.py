@@ -1,9 +1,8 @@
-"""Shared by the kit's tests: a schema with the kit's tables, messages, and publishers and brokers that fail on demand."""
+"""Shared by the kit's tests: a schema with the kit's tables, messages, publishers and brokers that fail on demand."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -50,9 +49,9 @@ class Schema:
         async with self.engine.begin() as tx:
             await tx.exec_driver_sql(f"CREATE SCHEMA {self.name}")
             await tx.run_sync(metadata.create_all)
-            await tx.exec_driver_sql(
-                f"CREATE TABLE {self.name}.done (n bigint GENERATED ALWAYS AS IDENTITY, key text, value int CHECK (value < 1000))"
-            )
+        await self.execute(
+            "CREATE TABLE {s}.done (n int GENERATED ALWAYS AS IDENTITY, key text, value int CHECK (value < 1000))"
+        )
 
 
 class FakeRecord(NamedTuple):
@@ -85,7 +84,7 @@ class FakePublisher:
 
 
 class Item(NamedTuple):
-    """A message of the test handler: the n-th message of an order. A negative value is poison for the handler's code."""
+    """A message of the test handler. A negative value is poison for its code, one of 1000 for the database."""
 
     order: str
     value: int
@@ -122,12 +121,11 @@ class Worker:
             f"INSERT INTO {self.schema}.done (key, value) SELECT * FROM unnest($1::text[], $2::int[])",
             ([item.order for item in items], [item.value for item in items]),
         )
-        return Effects(
-            kept=[
-                Kept(f"{item.order}:{item.value}", message(item.order, f"{item.value}{' ' * self.padding.get(item.order, 0)}"))
-                for item in items
-            ]
-        )
+        return Effects(kept=[self._reply(item) for item in items])
+
+    def _reply(self, item: Item) -> Kept:
+        value = str(item.value) + " " * self.padding.get(item.order, 0)
+        return Kept(f"{item.order}:{item.value}", message(item.order, value))
 
     async def park(self, tx: AsyncConnection, message: Received[Item], reason: str) -> bool:
         """Park the message's order."""
@@ -218,6 +216,8 @@ class CuttingProxy:
         self._target = (host, port)
         self.armed = False
         self.cuts = 0
+        self.refusing = False
+        """Whether new connections are closed at once."""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -225,6 +225,12 @@ class CuttingProxy:
         """Listen; return the port."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         return int(self._server.sockets[0].getsockname()[1])
+
+    def refuse(self) -> None:
+        """Cut every connection, and each new one."""
+        self.refusing = True
+        for task in self._tasks:
+            task.cancel()
 
     async def stop(self) -> None:
         """Close everything."""
@@ -237,7 +243,11 @@ class CuttingProxy:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self.refusing:
+            writer.close()
+            return
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         up_reader, up_writer = await asyncio.open_connection(*self._target)
         cut = asyncio.Event()
         try:
@@ -265,8 +275,3 @@ class CuttingProxy:
             writer.write(data)
             await writer.drain()
         writer.close()
-
-
-def unpack(value: str) -> bytes:
-    """Decode base64."""
-    return base64.b64decode(value)

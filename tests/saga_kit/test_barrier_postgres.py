@@ -29,6 +29,7 @@ class Accounts:
         self._free: dict[str, Decimal] = {}
 
     async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+        """Lock the owners' rows."""
         rows = await tx.exec_driver_sql(
             f"SELECT owner, free FROM {self._schema}.accounts WHERE owner = ANY($1::text[]) ORDER BY owner FOR UPDATE",
             (sorted({command.owner for command in commands}),),
@@ -36,22 +37,26 @@ class Accounts:
         self._free = {row.owner: row.free for row in rows}
 
     def reserve(self, command: Command[None]) -> Refusal | None:
+        """Take the amount."""
         if self._free.get(command.owner, Decimal(0)) < command.amount:
             return Refusal("POOR", "not enough")
         self._free[command.owner] -= command.amount
         return None
 
-    def refund(self, command: Command[None], hold: Hold) -> None:
+    def refund(self, _: Command[None], hold: Hold) -> None:
+        """Give it back."""
         self._free[hold.owner] += hold.amount
 
     def settle(self, command: Command[None], hold: Hold) -> Refusal | None:
+        """Give the rest back."""
         self._free[hold.owner] += hold.amount - command.capture
         return None
 
     async def save(self, tx: AsyncConnection) -> None:
+        """Write every row once."""
         await tx.exec_driver_sql(
-            f"UPDATE {self._schema}.accounts AS a SET free = n.free FROM unnest($1::text[], $2::numeric[]) AS n (owner, free)"
-            " WHERE a.owner = n.owner",
+            f"UPDATE {self._schema}.accounts AS a SET free = n.free"
+            " FROM unnest($1::text[], $2::numeric[]) AS n (owner, free) WHERE a.owner = n.owner",
             (list(self._free), list(self._free.values())),
         )
 
@@ -62,23 +67,28 @@ class Adapter:
     topics = ("commands",)
 
     def command(self, envelope: Envelope, record: Record) -> Command[None]:
+        """Never asked here."""
         raise NotImplementedError
 
     def reply(self, received: Received[Command[None]], hold: Hold, refusal: Refusal | None) -> Kept:
+        """Tell everything."""
         text = [received.message.kind, hold.state, str(hold.captured), str(hold.refunded), refusal and refusal.code]
         return Kept(hold.hold_id, message(hold.hold_id, json.dumps(text)))
 
 
 def command(kind: Kind, hold_id: str = "h", owner: str = "alice") -> Received[Command[None]]:
+    """Make a command as it is received."""
     return Received(Command(kind, hold_id, "saga", owner, "USD", AMOUNT, None, CAPTURE))
 
 
 def participant(schema: Schema) -> Participant[None]:
+    """Make the handler."""
     return Participant(schema.name, Adapter(), lambda: Accounts(schema.name))
 
 
 @pytest.fixture(autouse=True)
 async def accounts(schema: Schema) -> None:
+    """Make the table of accounts."""
     await schema.execute("CREATE TABLE {s}.accounts (owner text PRIMARY KEY, free numeric CHECK (free >= 0))")
 
 
@@ -94,7 +104,8 @@ async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schem
     batch = process(schema, participant(schema), publisher)
     sequences = [sequence for length in range(1, 5) for sequence in product(Kind, repeat=length)]
     runs = [(sequence, cut) for sequence in sequences for cut in cuts(len(sequence))]
-    await schema.execute(f"INSERT INTO {{s}}.accounts SELECT 'o' || n, 100 FROM generate_series(0, {len(runs)}) AS n")
+    await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 100 FROM generate_series(0, 999) AS n")
+    assert len(runs) < 1000
     results: dict[tuple[Kind, ...], set[str]] = {}
     # All runs of equal cuts go side by side, each with a hold and an owner of its own, through the same batches.
     for start in range(4):
@@ -121,7 +132,7 @@ async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schem
 
 async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(schema: Schema) -> None:
     """The second delivery of a reserve says yes again although the balance is gone by then."""
-    await schema.execute(f"INSERT INTO {{s}}.accounts VALUES ('alice', {AMOUNT})")
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 10.5)")
     publisher = FakePublisher()
     batch = process(schema, participant(schema), publisher)
     await batch.run([command(Kind.RESERVE)])
@@ -197,6 +208,6 @@ async def test_the_database_refuses_impossible_holds(
     """The CHECKs are the net: no hold is both settled and refunded, exceeds its amount or is refused without reason."""
     with pytest.raises(IntegrityError, match="holds_"):
         await schema.execute(
-            f"INSERT INTO {{s}}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
+            "INSERT INTO {s}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
             f" VALUES ('h', 's', 'o', 'u', {amount}, {captured}, {refunded}, '{state}')"
         )

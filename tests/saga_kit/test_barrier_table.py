@@ -48,17 +48,20 @@ class Purse:
         """Nothing to save."""
 
     def reserve(self, command: Command[None]) -> Refusal | None:
+        """Move free to held."""
         if command.amount > self.free:
             return POOR
         self.effects.append("reserve")
         self.free, self.held = self.free - command.amount, self.held + command.amount
         return None
 
-    def refund(self, command: Command[None], hold: Hold) -> None:
+    def refund(self, _: Command[None], hold: Hold) -> None:
+        """Move held to free."""
         self.effects.append("refund")
         self.free, self.held = self.free + hold.amount, self.held - hold.amount
 
     def settle(self, command: Command[None], hold: Hold) -> Refusal | None:
+        """Spend what is captured."""
         if not self.settles:
             return LATE
         self.effects.append("settle")
@@ -68,19 +71,21 @@ class Purse:
 
 
 def command(kind: Kind, **changes: object) -> Command[None]:
+    """Make a command."""
     fields = {"hold_id": "h", "saga_id": "s", "owner": "alice", "unit": "USD", "amount": AMOUNT, "capture": CAPTURE}
     return Command(kind=kind, message=None, **{**fields, **changes})  # type: ignore[arg-type]  # the tests' shorthand
 
 
 def hold_in(state: HoldState | None) -> Hold | None:
+    """Make a hold as it is in a state."""
     if state is None:
         return None
     captured, refunded = {
         HoldState.SETTLED: (CAPTURE, AMOUNT - CAPTURE),
         HoldState.REFUNDED: (Decimal(0), AMOUNT),
     }.get(state, (Decimal(0), Decimal(0)))
-    why = POOR if state is HoldState.REFUSED else None
-    return Hold("h", "s", "alice", "USD", AMOUNT, state, captured, refunded, why and why.code, why and why.reason)
+    code, reason = (POOR.code, POOR.reason) if state is HoldState.REFUSED else (None, None)
+    return Hold("h", "s", "alice", "USD", AMOUNT, state, captured, refunded, code, reason)
 
 
 def test_the_table_is_total() -> None:
@@ -150,11 +155,14 @@ SEQUENCES = [sequence for length in range(1, 5) for sequence in product(Kind, re
 @pytest.mark.parametrize("free", [Decimal(10), Decimal(9)])
 @pytest.mark.parametrize("settles", [True, False])
 def test_no_sequence_moves_money_twice(*, free: Decimal, settles: bool) -> None:
-    """In every sequence of up to four commands: at most one reserve and one end, money is conserved, an ended hold
-    stays ended, and the same question in the same state gets the same answer.
+    """In no sequence of up to four commands is there a second effect, lost money or another answer.
+
+    At most one reserve and one end, money is conserved, an ended hold stays ended, and the same question in the same
+    state gets the same answer.
     """
     for sequence in SEQUENCES:
-        purse, hold = Purse(free=free, settles=settles), None
+        purse = Purse(free=free, settles=settles)
+        hold: Hold | None = None
         answers: dict[tuple[Kind, HoldState], object] = {}
         for kind in sequence:
             before = hold

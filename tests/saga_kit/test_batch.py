@@ -15,6 +15,7 @@ from tests.saga_kit.support import CuttingProxy, FakePublisher, FakeRecord, Item
 
 
 async def done(schema: Schema) -> list[tuple[str, int]]:
+    """Read what is committed."""
     return [(key, value) for key, value in await schema.rows("SELECT key, value FROM {s}.done ORDER BY n")]
 
 
@@ -48,7 +49,7 @@ async def test_nothing_is_published_when_the_transaction_fails(schema: Schema) -
 async def test_halving_isolates_exactly_the_bad_messages_and_keeps_order(
     schema: Schema, bad: tuple[int, ...], kind: str
 ) -> None:
-    """Each bad message alone is parked; all others are handled once, in their order, whatever the number of bad ones."""
+    """Each bad message alone is parked; all others are handled once and in order, however many bad ones there are."""
     poison = 5000 if kind == "data" else -1
     items = [Item(f"order{n}", poison if n in bad else n) for n in range(8)]
     worker, publisher = Worker(schema.name), FakePublisher()

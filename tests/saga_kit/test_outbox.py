@@ -14,10 +14,12 @@ from tests.saga_kit.support import FakePublisher, Schema, message, until
 
 
 def kept(*refs: str, delay_s: float = 0.0) -> list[Kept]:
+    """Make messages to keep."""
     return [Kept(ref, message(ref, "v"), delay_s) for ref in refs]
 
 
 async def write(schema: Schema, outbox: Outbox, messages: Sequence[Kept], sent: Sequence[int] = ()) -> list[int]:
+    """Write them in a transaction."""
     async with schema.engine.begin() as tx:
         return await outbox.write(tx, messages, sent)
 
@@ -41,8 +43,7 @@ async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(sche
     while not await relay.relay_once():
         await asyncio.sleep(0.02)
     assert [m.id for m in publisher.published] == ["a:v"]
-    ages = await schema.rows("SELECT count(*) FROM {s}.outbox")
-    assert ages == [(0,)]
+    assert await schema.rows("SELECT * FROM {s}.outbox") == []
 
 
 async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(schema: Schema) -> None:
@@ -70,9 +71,7 @@ async def test_a_delayed_message_is_not_published_from_memory_and_not_early(sche
     assert [m.id for m in publisher.published] == ["now:v"]
     while not await relay.relay_once():
         await asyncio.sleep(0.02)
-    [(early,)] = [(len(publisher.published) < 2,)]
-    assert not early
-    assert publisher.published[1].id == "later:v"
+    assert [m.id for m in publisher.published] == ["now:v", "later:v"]
 
 
 async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
@@ -105,7 +104,7 @@ async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(sche
     await write(schema, outbox, kept("a"))
 
     class Dies(FakePublisher):
-        async def publish(self, messages: Sequence[Outgoing]) -> bool:
+        async def publish(self, _: Sequence[Outgoing]) -> bool:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
@@ -152,13 +151,13 @@ async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> 
 
 
 async def test_the_claim_uses_the_index(schema: Schema) -> None:
-    """Looking for due rows does not read the table: the clock in the condition is a stable one."""
+    """Looking for due rows reads these only: the clock in the condition is one that an index can be asked for."""
     relay = Relay(schema.engine, schema.name, Outbox(schema.name), FakePublisher())
-    sql = relay._claim_sql.replace("$1", "30").replace("$2", "20")
+    sql = relay._claim_sql.replace("$1", "30").replace("$2", "20")  # noqa: SLF001 - the statement is what counts
     async with schema.engine.connect() as connection:
         await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         plan = "\n".join(row[0] for row in await connection.exec_driver_sql("EXPLAIN " + sql))
-    assert "Index Scan using outbox_available_at" in plan
+    assert "Index Cond: (available_at <=" in plan
 
 
 async def test_an_oversize_message_is_refused_before_it_is_stored(schema: Schema) -> None:

@@ -1,0 +1,45 @@
+"""A small service for the process tests: reads `Item`s, writes rows, publishes to `out`. Run as a module."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from saga_kit.batch import BatchProcess, Effects, Received
+from saga_kit.service import Kit, run_service
+from saga_kit.settings import KitSettings, load
+from tests.saga_kit.support import Item, Worker, received
+
+
+async def timer(kit: Kit, process: BatchProcess[Item]) -> None:
+    """Send one message of the service's own through the same door, then wait for the end."""
+    await process.run(received(Item("timer", 1)))
+    if os.environ.get("TEST_TASK_FAILS"):
+        raise RuntimeError("the task broke")
+    await kit.stopping.wait()
+
+
+def main() -> int:
+    """Run it."""
+    schema = os.environ["TEST_SCHEMA"]
+    delay_s = float(os.environ.get("TEST_DELAY_S", "0"))
+
+    class Slow(Worker):
+        async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+            """Say so, and take some time in mid-transaction."""
+            effects = await super().handle(tx, messages)
+            sys.stderr.write("handling\n")
+            await asyncio.sleep(delay_s)
+            return effects
+
+    return run_service(
+        load(KitSettings), name="svc", schema=schema, handler=lambda _: Slow(schema, topics=("t",)), tasks=[timer]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Dead letters keep every byte until a person decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from saga_kit.dead_letters import DeadLetters
+from saga_kit.publisher import RawMessage
+from tests.saga_kit.support import FakeRecord, Schema
+
+ODD = FakeRecord(
+    topic="sys.orders",
+    partition=3,
+    offset=2**40,
+    key=b"\x00\xff",
+    value=bytes(range(256)),
+    headers=[("a", b"\xff\xfe"), ("a", b""), ("nul\0", b"1"), ("é", b"2")],
+)
+
+
+class Publisher:
+    """Keeps raw messages."""
+
+    def __init__(self, *, works: bool = True) -> None:
+        self.works = works
+        self.sent: list[RawMessage] = []
+
+    async def publish_raw(self, messages: Sequence[RawMessage]) -> bool:
+        """Keep them."""
+        self.sent += messages
+        return self.works
+
+
+async def write(schema: Schema, *letters: tuple[FakeRecord, str]) -> None:
+    """Write letters in a transaction."""
+    async with schema.engine.begin() as tx:
+        await DeadLetters(schema.name).write(tx, letters)
+
+
+async def test_a_letter_keeps_every_byte(schema: Schema) -> None:
+    """Key, value, repeated and broken headers, names with a NUL, nulls: all come back as they were."""
+    nothing = FakeRecord(offset=1, key=None, value=None, headers=())
+    await write(schema, (ODD, "why\0 " + "x" * 2000), (nothing, "empty"))
+    first, second = await DeadLetters(schema.name).page(schema.engine)
+    assert (first.topic, first.partition, first.record_offset, first.record_timestamp) == ODD[:4]
+    assert (first.key, first.value, first.headers) == (ODD.key, ODD.value, list(ODD.headers))
+    assert first.reason.startswith("why xxx")
+    assert len(first.reason) <= 500
+    assert (second.key, second.value, second.headers, second.reason) == (None, None, [], "empty")
+
+
+async def test_a_redelivered_record_makes_no_second_letter(schema: Schema) -> None:
+    """The same record again is the same letter; the same offset of a topic made anew (another time) is another."""
+    await write(schema, (ODD, "a"))
+    await write(schema, (ODD, "b"), (ODD._replace(timestamp=1), "c"))
+    assert [letter.reason for letter in await DeadLetters(schema.name).page(schema.engine)] == ["a", "c"]
+
+
+async def test_replay_publishes_the_same_record_once(schema: Schema) -> None:
+    """A replayed letter goes out with its own bytes and is closed; what was not sent stays open."""
+    letters: Any = DeadLetters(schema.name)
+    await write(schema, (ODD, "a"))
+    [letter] = await letters.page(schema.engine)
+    assert await letters.replay(schema.engine, Publisher(works=False), letter.dead_letter_id) is False
+    publisher = Publisher()
+    assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
+    assert publisher.sent == [RawMessage(ODD.topic, ODD.key, ODD.value, list(ODD.headers))]
+    assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is False
+    assert len(publisher.sent) == 1
+    assert await letters.page(schema.engine) == []
+    [closed] = await letters.page(schema.engine, closed=True)
+    assert closed.replayed_at is not None
+
+
+async def test_discard_closes_but_keeps(schema: Schema) -> None:
+    """A discarded letter is out of the list, its bytes stay; ids that do not exist are False or None."""
+    letters = DeadLetters(schema.name)
+    await write(schema, (ODD, "a"), (ODD._replace(offset=2), "b"))
+    [first, _] = await letters.page(schema.engine)
+    assert await letters.discard(schema.engine, first.dead_letter_id) is True
+    assert await letters.discard(schema.engine, first.dead_letter_id) is False
+    assert await letters.discard(schema.engine, 999) is False
+    assert [letter.reason for letter in await letters.page(schema.engine)] == ["b"]
+    found = await letters.get(schema.engine, first.dead_letter_id)
+    assert found is not None
+    assert found.value == ODD.value
+    assert await letters.get(schema.engine, 999) is None

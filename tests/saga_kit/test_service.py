@@ -1,0 +1,301 @@
+"""A whole process: it waits in one line, is ready when it works, drains when asked to end, and says why it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from structlog.testing import capture_logs
+
+from saga_kit.publisher import Publisher, RawMessage
+from saga_kit.service import Service
+from saga_kit.settings import parse_database_url
+from tests.infrastructure import Infrastructure
+from tests.saga_kit.support import CuttingProxy, Schema, Worker, kit_settings, until
+from tests.saga_kit.test_consumer import HEADERS
+
+
+@dataclass
+class Running:
+    """A process and what it said."""
+
+    process: asyncio.subprocess.Process
+    port: int
+    lines: list[str]
+
+    async def said(self, text: str) -> str:
+        """Wait for a line that contains a text."""
+        async with asyncio.timeout(90):  # a loaded machine takes its time to import
+            while True:
+                if found := [line for line in self.lines if text in line]:
+                    return found[0]
+                assert self.process.returncode is None or not self.lines, "\n".join(self.lines)
+                await asyncio.sleep(0.02)
+
+    async def get(self, path: str) -> httpx.Response:
+        """Ask its health server."""
+        async with httpx.AsyncClient() as client:
+            return await client.get(f"http://127.0.0.1:{self.port}{path}")
+
+    async def ends(self) -> int:
+        """Wait for its end."""
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+
+@dataclass
+class Stage:
+    """Where services run."""
+
+    schema: Schema
+    address: str
+    prefix: str
+
+    @asynccontextmanager
+    async def service(self, **environment: str) -> AsyncIterator[Running]:
+        """Run a service process."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.saga_kit.service_main",
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "DATABASE_"))},
+                "DATABASE_URL": self.schema.url,
+                "KAFKA_BOOTSTRAP_SERVERS": self.address,
+                "KAFKA_TOPIC_PREFIX": self.prefix,
+                "KAFKA_SESSION_TIMEOUT_S": "6",
+                "HTTP_PORT": str(port),
+                "TEST_SCHEMA": self.schema.name,
+                "LOG_FORMAT": "json",
+                **environment,
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        running = Running(process, int(environment.get("HTTP_PORT", port)), [])
+        reading = asyncio.create_task(_read(process, running.lines))
+        try:
+            yield running
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            await reading
+
+    async def send(self, *items: tuple[str, int]) -> None:
+        """Publish items."""
+        publisher = Publisher(kit_settings(self.schema.url, self.address, self.prefix), timeout_s=15)
+        messages = [RawMessage(f"{self.prefix}t", b"k", json.dumps(item).encode(), HEADERS) for item in items]
+        assert await publisher.publish_raw(messages)
+        await publisher.stop()
+
+    async def published(self, count: int) -> list[str]:
+        """Read what the service published."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.address, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(f"{self.prefix}out", n) for n in range(2)])
+            keys: list[str] = []
+            async with asyncio.timeout(20):
+                while len(keys) < count:
+                    batches = await consumer.getmany(timeout_ms=100)
+                    keys += [record.key.decode() for records in batches.values() for record in records]
+            return sorted(keys)
+        finally:
+            await consumer.stop()
+
+    async def done(self) -> list[str]:
+        """Read what is committed."""
+        return [row[0] for row in await self.schema.rows("SELECT key FROM {s}.done ORDER BY key")]
+
+
+async def _read(process: asyncio.subprocess.Process, lines: list[str]) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        lines.append(line.decode().rstrip())  # noqa: PERF401 - seen by the test as they come
+
+
+@pytest_asyncio.fixture
+async def stage(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> Stage:
+    """Give this test a schema and topics."""
+    await infrastructure.create_topics({f"{topic_prefix}t": 2, f"{topic_prefix}out": 2})
+    return Stage(schema, infrastructure.kafka_bootstrap_servers, topic_prefix)
+
+
+async def test_a_service_works_and_drains(stage: Stage) -> None:
+    """Ready once it consumes; SIGTERM in mid-transaction lets the batch commit, publish and be acknowledged; exit 0."""
+    async with stage.service(TEST_DELAY_S="0.7") as running:
+        await running.said("consuming")
+        await running.said("handling")
+        async with asyncio.timeout(10):
+            while (await running.get("/health")).status_code != 200:
+                await asyncio.sleep(0.1)
+        running.lines.clear()
+        await stage.send(("a", 1))
+        await running.said("handling")
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ends() == 0
+        assert any('"event": "ended"' in line for line in running.lines)
+    assert await stage.done() == ["a", "timer"]
+    assert await stage.published(2) == ["a", "timer"]
+    assert await stage.schema.rows("SELECT * FROM {s}.outbox") == []
+    async with stage.service() as running:  # nothing is delivered again
+        await running.said("consuming")
+        await stage.send(("b", 1))
+        async with asyncio.timeout(20):
+            while "b" not in await stage.done():
+                await asyncio.sleep(0.05)
+    assert await stage.done() == ["a", "b", "timer", "timer"]
+
+
+async def test_a_killed_service_loses_nothing(stage: Stage) -> None:
+    """`kill -9` in mid-transaction: nothing is committed by halves, the next process does the work."""
+    async with stage.service(TEST_DELAY_S="30") as running:
+        await running.said("consuming")
+        await running.said("handling")
+        await stage.send(("a", 1))
+        running.process.kill()
+        await running.ends()
+    assert await stage.done() == []
+    async with stage.service():
+        async with asyncio.timeout(25):
+            while "a" not in await stage.done():
+                await asyncio.sleep(0.05)
+    assert "a" in await stage.published(2)
+
+
+@asynccontextmanager
+async def serving(stage: Stage, **changes: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Run a service in this process; on leaving it must end by itself."""
+    settings = kit_settings(
+        changes.get("database_url", stage.schema.url),
+        changes.get("address", stage.address),
+        changes.get("prefix", stage.prefix),
+    )
+    stopping = asyncio.Event()
+    schema = changes.get("schema", stage.schema.name)
+    worker = Worker(schema, topics=("t",))
+    service = Service(settings, name="svc", schema=schema, handler=lambda _: worker, stopping=stopping)
+    running = asyncio.create_task(service.run())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
+        try:
+            yield client
+        finally:
+            stopping.set()
+            await asyncio.wait_for(running, 60)
+
+
+async def answers(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
+    """Wait for an answer with a status."""
+    async with asyncio.timeout(60):
+        while (response := await client.get(path)).status_code != status:
+            await asyncio.sleep(0.05)
+    return response
+
+
+async def test_metrics_and_health(stage: Stage) -> None:
+    """The names that alarms rest on are there; the checks are named."""
+    async with serving(stage) as client:
+        assert (await answers(client, "/health/ready", 200)).json() == {
+            "status": "ok",
+            "checks": {"database": "ok", "consumer": "ok", "outbox": "ok"},
+        }
+        assert (await client.get("/health/live")).json() == {"status": "ok"}
+        metrics = (await client.get("/metrics")).text
+    for name in (
+        "outbox_oldest_unsent_seconds",
+        "dead_letters",
+        "batch_size_bucket",
+        "batch_duration_seconds_bucket",
+        "consumer_lag_messages",
+        "process_cpu_seconds_total",
+    ):
+        assert f"\n{name}" in metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "cause"),
+    [
+        ({"database_url": "postgresql://u:p@127.0.0.1:1/d"}, "database 127.0.0.1:1/d", "refused|Connect call failed"),
+        ({"schema": "no_such_schema"}, "database", 'relation "no_such_schema.outbox" does not exist'),
+        ({"address": "127.0.0.1:1"}, "broker 127.0.0.1:1", "Unable to bootstrap"),
+        ({"prefix": "none."}, "broker", "missing topics: t"),
+    ],
+)
+async def test_a_service_waits_for_what_is_not_there_yet(
+    stage: Stage, changes: dict[str, str], what: str, cause: str
+) -> None:
+    """Without database, tables, broker or topics a service waits and says so once; it is alive, but not ready."""
+    with capture_logs() as lines:
+        async with serving(stage, **changes) as client:
+            await until(lambda: any(line["event"] == "waiting" for line in lines))
+            assert (await client.get("/health/live")).status_code == 200
+            assert (await client.get("/health")).json() == {
+                "status": "unavailable",
+                "checks": {"started": "starting"},
+            }
+            await asyncio.sleep(0.4)  # time to say it again, were it to
+    [line] = [line for line in lines if line["event"] == "waiting"]
+    assert line["what"].startswith(what)
+    assert re.search(cause, line["cause"])
+
+
+async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(stage: Stage) -> None:
+    """Readiness follows the database; the process stays, and works again when the database does."""
+    url = parse_database_url(stage.schema.url)
+    proxy = CuttingProxy(url.host or "localhost", url.port or 5432)
+    address = url.set(drivername="postgresql", host="127.0.0.1", port=await proxy.start())
+    async with serving(stage, database_url=address.render_as_string(hide_password=False)) as client:
+        await answers(client, "/health", 200)
+        proxy.refuse()
+        report = (await answers(client, "/health", 503)).json()
+        assert report["checks"]["database"] != "ok"
+        await stage.send(("a", 1))
+        proxy.refusing = False
+        await answers(client, "/health", 200)
+        async with asyncio.timeout(30):
+            while await stage.done() != ["a"]:
+                await asyncio.sleep(0.05)
+    await proxy.stop()
+
+
+async def test_a_busy_port_is_one_clear_line(stage: Stage) -> None:
+    """A port that is taken ends the process at once with status 1 and one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with stage.service(HTTP_PORT=str(port)) as running:
+            assert await running.ends() == 1
+            await asyncio.sleep(0.1)
+            [line] = running.lines
+            assert json.loads(line)["cause"] == f"CannotStart: can't listen on 127.0.0.1:{port}: Address already in use"
+
+
+async def test_a_broken_task_ends_the_process_with_status_1(stage: Stage) -> None:
+    """A task that raises ends the process, which drains first and says why."""
+    async with stage.service(TEST_TASK_FAILS="1") as running:
+        assert await running.ends() == 1
+        line: dict[str, Any] = json.loads(await running.said("a part failed"))
+        assert line["cause"] == "RuntimeError: the task broke"
+    assert await stage.done() == ["timer"]
+
+
+async def test_wrong_settings_are_lines_and_status_2(stage: Stage) -> None:
+    """Before anything starts."""
+    async with stage.service(DATABASE_URL="nonsense", LOG_LEVEL="loud") as running:
+        assert await running.ends() == 2
+        await asyncio.sleep(0.1)
+        assert len(running.lines) == 2
