@@ -98,7 +98,7 @@ class Ledger:
     def _move(self, user_id: str, asset_id: str, *, available: Decimal, held: Decimal = ZERO) -> None:
         account = self.accounts.get((user_id, asset_id))
         if account is None:
-            # The barrier has shown a hold, so its account was made while this batch took its locks; the next try sees it.
+            # A hold has shown itself, so its account was made while this batch took its locks; the next try sees it.
             raise Contention(f"the account of {user_id} in {asset_id} has just been made")
         account.available = add(account.available, available)
         account.held = add(account.held, held)

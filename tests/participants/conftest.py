@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,6 +13,15 @@ from saga_kit.database import create_engine
 from saga_kit.settings import parse_database_url
 from tests.infrastructure import Database
 from tests.participants.support import Balance
+
+
+@pytest_asyncio.fixture
+async def database(database: Database) -> Database:
+    """Let this test's database not wait for its disk: nobody pulls the plug here, and there are many small commits."""
+    owner = await asyncpg.connect(database.url)
+    await owner.execute(f'ALTER DATABASE "{urlsplit(database.url).path[1:]}" SET synchronous_commit = off')
+    await owner.close()
+    return database
 
 
 @pytest_asyncio.fixture

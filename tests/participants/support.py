@@ -30,7 +30,8 @@ from tests.saga_kit.support import FakePublisher, FakeRecord
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
+Pair = tuple[Decimal | int, Decimal | int]
+"""What is available and what is held."""
 
 
 def order(name: object) -> UUID:
@@ -132,14 +133,14 @@ class Balance(Desk):
         for asset_id, amount in amounts.items():
             assert await deposit(self.engine, f"test:{user_id}:{asset_id}", user_id, asset_id, Money.parse(amount))
 
-    async def accounts(self, user_id: str) -> dict[str, tuple[Decimal, Decimal]]:
+    async def accounts(self, user_id: str) -> dict[str, Pair]:
         """Return what the user has, available and held, by asset."""
         sql = "SELECT asset_id, available, held FROM balances.accounts WHERE user_id = $1"
         return {asset_id: (available, held) for asset_id, available, held in await self.rows(sql, user_id)}
 
-    async def all_accounts(self) -> dict[str, dict[str, tuple[Decimal, Decimal]]]:
+    async def all_accounts(self) -> dict[str, dict[str, Pair]]:
         """Return what everybody has, available and held, by user and asset; empty accounts left out."""
-        found: dict[str, dict[str, tuple[Decimal, Decimal]]] = {}
+        found: dict[str, dict[str, Pair]] = {}
         rows = await self.rows("SELECT user_id, asset_id, available, held FROM balances.accounts")
         for user_id, asset_id, available, held in rows:
             if available or held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from contracts.balance import BalanceRefused, BalanceReserved
 from contracts.codec import Message
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState
-from tests.participants.support import Balance, BalanceCommand, order, refund, reserve, settle
+from participants.balance.ledger import BalanceCommand
+from tests.participants.support import Balance, Pair, order, refund, reserve, settle
 
 LENGTH_MAX = 4
 Script = tuple[str, ...]
@@ -103,7 +105,7 @@ def expected_replies(case: Case, script: Script) -> list[tuple[str, ...]]:
     return replies
 
 
-def expected_accounts(case: Case, state: str) -> dict[str, tuple[Decimal, Decimal]]:
+def expected_accounts(case: Case, state: str) -> dict[str, Pair]:
     """Tell what a user has at the end, empty accounts left out."""
     if case.deposit is None:
         return {}
@@ -134,15 +136,13 @@ async def run(balance: Balance, sagas: Sequence[Saga], cuts: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "-".join(map(str, cuts)) or "whole")
 async def test_every_order_of_arrival_has_the_end_of_the_table(balance: Balance, cuts: tuple[int, ...]) -> None:
-    """Whatever comes, in whatever order, however often, and wherever batches are cut, rows and replies are the table's."""
+    """Whatever comes, in which order, how often, and wherever batches are cut: rows and replies are the table's."""
     sagas = [
         Saga(case, script, f"{case.name}:{'-'.join(script)}", order((case.name, script)))
         for case in CASES
         for script in SCRIPTS
     ]
-    for saga in sagas:
-        if saga.case.deposit is not None:
-            await balance.deposit(saga.user_id, USD=saga.case.deposit)
+    await asyncio.gather(*(balance.deposit(saga.user_id, USD=saga.case.deposit) for saga in sagas if saga.case.deposit))
     replies = await run(balance, sagas, cuts)
     holds = {row[0]: row[1] for row in await balance.rows("SELECT hold_id, state FROM balances.holds")}
     accounts = await balance.all_accounts()
@@ -194,9 +194,9 @@ async def test_a_refusal_is_repeated_when_there_is_money_meanwhile(balance: Bala
     assert ("ACCOUNT_NOT_FOUND", HoldState.REFUSED) == (again.reason_code, again.hold_state)
 
 
-@pytest.mark.parametrize("kind", ("Reserve", "Refund", "Settle"))
+@pytest.mark.parametrize("kind", ["Reserve", "Refund", "Settle"])
 @pytest.mark.parametrize(
-    "user_id,asset_id,amount", (("bob", "USD", "100"), ("alice", "BTC", "100"), ("alice", "USD", "99"))
+    ("user_id", "asset_id", "amount"), [("bob", "USD", "100"), ("alice", "BTC", "100"), ("alice", "USD", "99")]
 )
 async def test_other_terms_under_a_known_hold_id_change_nothing(
     balance: Balance, kind: str, user_id: str, asset_id: str, amount: str
@@ -207,12 +207,12 @@ async def test_other_terms_under_a_known_hold_id_change_nothing(
     await balance.handle(reserve(order(1), "alice", "USD", "100"))
     before = await balance.all_accounts(), await balance.hold(order(1))
     terms = (order(1), user_id, asset_id, amount)
-    command: BalanceCommand = {
+    commands: dict[str, BalanceCommand] = {
         "Reserve": reserve(*terms),
         "Refund": refund(*terms),
         "Settle": settle(*terms, capture="1", credit=("BTC", "1"), fee=("USD", "0")),
-    }[kind]
-    (reply,) = await balance.handle(command)
+    }
+    (reply,) = await balance.handle(commands[kind])
     assert ("HELD", NO[kind], "HOLD_CONFLICT") == written(reply)
     assert before == (await balance.all_accounts(), await balance.hold(order(1)))
 
