@@ -39,7 +39,7 @@ NAME: Final = "api"
 HEAD_BYTES_MAX: Final = 16_384
 """Of a request's line and headers; a token fits many times."""
 KEEP_ALIVE_S: Final = 30
-DRAIN_S: Final = 15
+DRAIN_S: Final = 8
 
 log = structlog.get_logger(__name__)
 
@@ -62,18 +62,7 @@ async def serve(settings: ApiSettings) -> None:
     sock = listen(settings.http_host, settings.http_port)
     engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=settings.api_database_pool_size)
     publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
-    server = _Server(
-        uvicorn.Config(
-            create_app(settings, engine, publisher, health=readiness(engine, publisher)),
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-    )
+    server = server_for(create_app(settings, engine, publisher, health=readiness(engine, publisher)))
     log.info("starting", url="http://{}:{}".format(*sock.getsockname()[:2]))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
@@ -123,11 +112,29 @@ def create_app(
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
-    routes = OrderRoutes(Desk(store, publisher, accepted), tokens, body_bytes_max=settings.api_body_bytes_max)
-    app.include_router(routes.router())
+    desk = Desk(store, publisher, accepted)
+    OrderRoutes(desk, tokens, body_bytes_max=settings.api_body_bytes_max).attach(app)
     app.router.routes.extend(health_routes(health, registry))
     app.openapi = openapi.describe  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app
+
+
+def server_for(app: FastAPI) -> uvicorn.Server:
+    """Make the server of an application; it listens on what `serve` is given, and leaves signals alone."""
+    return _Server(
+        uvicorn.Config(
+            app,
+            lifespan="on",
+            ws="none",
+            proxy_headers=False,  # nothing here depends on where a request seems to come from
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
 
 
 def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import FastAPI
 from opentelemetry import trace
 from starlette.requests import Request
 from starlette.responses import Response
@@ -63,18 +63,16 @@ class OrderRoutes:
         self._tokens = tokens
         self._body_bytes_max = body_bytes_max
 
-    def router(self) -> APIRouter:
+    def attach(self, app: FastAPI) -> None:
         """Put the endpoints where they are found; `openapi` describes them."""
-        router = APIRouter(redirect_slashes=False)
-        router.routes.append(Route("/orders", self.submit, methods=["POST"]))
+        app.router.routes.append(Route("/orders", self.submit, methods=["POST"]))
         for path, endpoint, method in (
             ("/orders/{order_id}", self.order, "GET"),
             ("/orders/{order_id}/status", self.status, "GET"),
             ("/orders/{order_id}/history", self.history, "GET"),
             ("/orders/{order_id}/cancel", self.cancel, "PUT"),
         ):
-            router.add_api_route(path, endpoint, methods=[method], include_in_schema=False, response_model=None)
-        return router
+            app.add_api_route(path, endpoint, methods=[method], include_in_schema=False, response_model=None)
 
     async def submit(self, request: Request) -> Response:
         """Accept an order: 202 with the order as PENDING, or the order that the same keys have already made."""

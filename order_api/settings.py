@@ -31,5 +31,6 @@ class ApiSettings(KitSettings):
     api_body_bytes_max: Annotated[int, Field(ge=256, le=1_048_576)] = 16_384
     """A larger request body is refused with 413."""
     api_database_pool_size: Annotated[int, Field(ge=2, le=100)] = 10
+    """Connections of one API process; claims share one, however many requests there are."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""

@@ -13,16 +13,16 @@ from uuid import UUID
 import asyncpg
 import httpx
 import jwt
-import uvicorn
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastapi import FastAPI
 
 from contracts.envelope import Outgoing
 from contracts.orders import OrderCancelRequested, OrderRequested
 from contracts.topics import ORDERS_REQUESTS
-from order_api.app import create_app, readiness
+from order_api.app import create_app, readiness, server_for
 from order_api.settings import ApiSettings
 from saga_kit.database import create_engine
+from saga_kit.health import listen
 from saga_kit.publisher import Publisher
 
 SECRET = "a-secret-of-the-tests-with-40-characters"
@@ -102,14 +102,16 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     wire = Wire(publisher)
     wire.gate.set()
     app = create_app(settings, engine, wire, health=readiness(engine, publisher), grace_s=grace_s)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
-    serving = asyncio.create_task(server.serve())
+    sock = listen("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    server = server_for(app)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         await until(lambda: server.started or serving.done())
-        port = server.servers[0].sockets[0].getsockname()[1]
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield Api(app, client, wire, port)
     finally:
+        wire.gate.set()
         server.should_exit = True
         await serving
         await publisher.stop()
@@ -149,7 +151,7 @@ class Orchestrator:
         places = ", ".join(f"(${n + 1}::text)::{_TYPES.get(name, 'text')}" for n, name in enumerate(row))
         await self.run("DELETE FROM orders.orders WHERE order_id = $1", row["order_id"])
         await self.run(
-            f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())",  # noqa: S608
+            f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())",
             *(None if value is None else str(value) for value in row.values()),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from contracts import codec
@@ -55,7 +56,7 @@ async def _records_of(settings: ApiSettings, order_id: str) -> list[object]:
 
 async def test_a_claim_that_nobody_published_is_published(settings: ApiSettings, orchestrator: Orchestrator) -> None:
     """A process that dies between claim and publish loses nothing: any other process's sweeper publishes its claim."""
-    async with running(settings) as dying:
+    async with running(settings.model_copy(update={"api_sweep_interval_s": 60.0})) as dying:
         dying.wire.gate.clear()
         posting = asyncio.create_task(dying.submit(key="k"))
         await until(lambda: dying.wire.asked)
@@ -118,27 +119,59 @@ async def test_sweepers_share_what_is_due(settings: ApiSettings, orchestrator: O
     await engine.dispose()
 
 
+PAST_CANCEL: list[dict[str, Any]] = [
+    {"cancel_requested": True},
+    {"phase": "SETTLING"},
+    {"phase": "COMPLETED"},
+    {"phase": "FAILED"},
+]
+
+
+async def test_what_could_not_be_published_is_due_again_soon(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """A sweep that fails gives its rows back: when the broker returns, nothing waits for its doubled pause."""
+    async with running(settings) as api:
+        order_id = (await api.submit()).json()["order_id"]
+        await orchestrator.shows(order_id)
+        await api.cancel(order_id)
+        await api.submit()
+        api.wire.works = False
+        seen = len(api.wire.batches)
+        for table in ("claims", "cancels"):
+            old = "next_publish_at = now(), created_at = now() - interval '200 s'"
+            await orchestrator.run(f"UPDATE api.{table} SET {old} WHERE NOT settled")
+        await until(lambda: len(api.wire.batches) >= seen + 2)
+        for table in ("claims", "cancels"):
+            soon = f"SELECT FROM api.{table} WHERE NOT settled AND next_publish_at < now() + interval '3 s'"
+            await until(lambda sql=soon: orchestrator.run(sql), 5)
+
+
 async def test_a_cancel_is_published_until_the_order_shows_it(
     settings: ApiSettings, orchestrator: Orchestrator
 ) -> None:
     """An accepted cancel goes out again until the order shows it or is past it."""
-    for end in ({"cancel_requested": True}, {"phase": "SETTLING"}, {"phase": "COMPLETED"}, {"phase": "FAILED"}):
-        async with running(settings, grace_s=0.01) as api:
-            order_id = (await api.submit()).json()["order_id"]
+    async with running(settings, grace_s=0.01) as api:
+        orders = [(await api.submit()).json()["order_id"] for _ in PAST_CANCEL]
+        for order_id in orders:
             await orchestrator.shows(order_id)
-            api.wire.works = False
+        api.wire.works = False
+        for order_id in orders:
             answer = await api.cancel(order_id)
             assert (503, f"/orders/{order_id}") == (answer.status_code, answer.json()["instance"])
-            api.wire.works = True
-            seen = len(api.wire.asked)
-            await until(lambda: len(api.wire.asked) >= seen + 2, 20)
-            assert {f"{order_id}:cancel:alice"} == {message.id for message in api.wire.asked[seen:]}
+        api.wire.works = True
+        first = len(api.wire.asked)
+        cancels = {f"{order_id}:cancel:alice" for order_id in orders}
+        await until(lambda: cancels <= {message.id for message in api.wire.asked[first:]}, 20)
+        for order_id, end in zip(orders, PAST_CANCEL, strict=True):
             await orchestrator.shows(order_id, **end)
-            await until(lambda: orchestrator.run(f"SELECT FROM api.cancels WHERE settled AND order_id = '{order_id}'"))
+        await until(lambda: _all_settled(orchestrator, len(orders)))
+
+
+async def _all_settled(orchestrator: Orchestrator, number: int) -> bool:
+    return number == len(await orchestrator.run("SELECT FROM api.cancels WHERE settled"))
 
 
 async def test_an_id_that_another_producer_took(api: Api, orchestrator: Orchestrator) -> None:
-    """Its claim's user reads FAILED / ORDER_ID_TAKEN; whoever owns the order that exists, or operates, sees that one."""
+    """Its claim's user reads FAILED / ORDER_ID_TAKEN; the owner of the order that exists, and an operator, see that."""
     posted = (await api.submit(key="k")).json()
     path = f"/orders/{posted['order_id']}"
     await orchestrator.shows(posted["order_id"], user_id="mallory", asset_id="ETH")
@@ -150,7 +183,8 @@ async def test_an_id_that_another_producer_took(api: Api, orchestrator: Orchestr
     assert 409 == (await api.cancel(posted["order_id"])).status_code
     assert taken == (await api.submit(key="k")).json()
     for viewer in ({"user": "mallory"}, {"user": "ops", "scope": "orders:operate"}):
-        assert ("mallory", "ETH") == tuple((await api.get(path, **viewer)).json()[n] for n in ("user_id", "asset_id"))
+        seen = (await api.get(path, **viewer)).json()
+        assert ("mallory", "ETH", "PENDING") == (seen["user_id"], seen["asset_id"], seen["status"])
     assert 404 == (await api.get(path, user="bob")).status_code
 
 
