@@ -7,6 +7,7 @@ These functions start an event loop of their own; call them from where none is r
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -27,10 +28,12 @@ LOCK_TIMEOUT_S: Final = 5
 """How long a command may wait for a lock, while everybody who comes after it waits too."""
 TURN: Final = 5_406_977_023_113
 """A number of our own among the advisory locks of a database."""
+_alembic = threading.Lock()
+"""Alembic keeps what it works on in a global of its own: one run at a time in a process, whatever the databases."""
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Bring the database up to a revision. Raises what alembic, SQLAlchemy and the driver raise: nothing has changed."""
+    """Bring the database up to a revision. Raises what alembic and SQLAlchemy raise, with nothing changed."""
     _run(database_url, lambda config: command.upgrade(config, revision))
 
 
@@ -63,7 +66,8 @@ async def _take_turn(database_url: str, work: Callable[[Config], None]) -> None:
         await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TURN_S}s'")
         await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
         await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        await connection.run_sync(lambda sync: work(_config(sync)))
+        with _alembic:
+            await connection.run_sync(lambda sync: work(_config(sync)))
 
 
 def _config(connection: Connection) -> Config:

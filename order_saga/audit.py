@@ -245,7 +245,8 @@ _FILL_IS_SHOWN: Final = """
         'it is %s and shows %s filled at %s with a fee of %s, %s', o.status, trim_scale(o.filled_quantity),
         coalesce(trim_scale(o.average_price)::text, 'no price'), trim_scale(o.fee),
         CASE WHEN f.fill_id IS NULL THEN 'and there is no fill that stands' ELSE format(
-            'its fill is %s at %s with a fee of %s', trim_scale(f.quantity), trim_scale(f.price), trim_scale(f.fee)) END)
+            'its fill is %s at %s with a fee of %s', trim_scale(f.quantity), trim_scale(f.price),
+            trim_scale(f.fee)) END)
     FROM audit.orders o LEFT JOIN audit.fills f ON f.order_id = o.order_id AND NOT f.busted
     WHERE o.order_id BETWEEN $1 AND $2 AND (
         (o.filled_quantity, o.average_price, o.fee)

@@ -1,0 +1,167 @@
+"""The audit is silent about a healthy system, and names the order and the invariant of every fault that is planted."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from order_saga import audit as audit_module
+from order_saga.audit import CHECKS, Check, Finding, audit
+from saga_kit.database import create_engine
+from saga_kit.settings import parse_database_url
+from tests.infrastructure import Database
+from tests.migrations.faults import FAULTS, NOBODY, Fault
+from tests.migrations.rows import (
+    BUY,
+    CANCELLED,
+    REJECTED,
+    SELL,
+    STUB,
+    Order,
+    insert,
+    insert_claim,
+    insert_event,
+    insert_order,
+)
+from tests.migrations.support import connected
+
+SOON_S = 0.05
+
+
+@pytest.fixture
+async def healthy(owner: asyncpg.Connection) -> asyncpg.Connection:
+    """Fill the database with a system that is in order."""
+    await insert(owner)
+    return owner
+
+
+async def _audit(database: Database, settle_s: float = SOON_S) -> list[Finding]:
+    """Audit as the auditor, who may read the audit's views and nothing else."""
+    return await audit(database.url_of("auditor"), settle_s=settle_s)
+
+
+@pytest.mark.usefixtures("healthy")
+async def test_a_healthy_system_has_no_findings(database: Database) -> None:
+    """Every kind of order, a stub, a claim and an event on their way: nothing is wrong, and nothing is waited for."""
+    async with asyncio.timeout(30):
+        assert [] == await _audit(database, settle_s=3600)
+
+
+async def test_an_empty_system_has_no_findings(database: Database) -> None:
+    """There is nothing that could be wrong."""
+    assert [] == await _audit(database)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.invariant}: {fault.words}")
+async def test_a_planted_fault_is_found_by_its_order(
+    database: Database, healthy: asyncpg.Connection, fault: Fault
+) -> None:
+    """A row that was changed behind the system's back shows as the invariant that it breaks, and on no other order."""
+    for statement in fault.statements:
+        await healthy.execute(statement)
+
+    findings = await _audit(database)
+
+    said = [finding.what for finding in findings if finding[:2] == (fault.invariant, fault.order_id)]
+    assert any(fault.words in what for what in said), findings
+    others = {BUY} if fault.invariant == "I10" else set()  # who had the key first is named too
+    assert {fault.order_id, None} | others >= {finding.order_id for finding in findings}
+
+
+async def test_an_event_that_nobody_sends_is_found(database: Database, healthy: asyncpg.Connection) -> None:
+    """I9: an event that stays in the outbox, and one of a version that was never reached, are faults."""
+    await insert_event(healthy, SELL, version=4, age_s=60)
+    await insert_event(healthy, BUY, version=9, age_s=0)
+    await insert_event(healthy, NOBODY, version=1, age_s=0)
+
+    findings = await _audit(database)
+
+    assert [("I9", NOBODY), ("I9", BUY), ("I9", SELL)] == [(f.invariant, f.order_id) for f in findings]
+    for words, finding in zip(("there is no such order", "at version 4", "waits in the outbox"), findings, strict=True):
+        assert words in finding.what
+
+
+async def test_a_promise_that_was_not_kept_is_found(database: Database, healthy: asyncpg.Connection) -> None:
+    """I11: a claim must become an order; a cancel that came first is none."""
+    await insert_claim(healthy, NOBODY, key="lost", age_s=60)
+    await insert_claim(healthy, STUB, key="stub", age_s=60)
+
+    findings = await _audit(database)
+
+    assert [("I11", NOBODY), ("I11", STUB)] == [(f.invariant, f.order_id) for f in findings]
+    assert all("alice was promised it at" in finding.what for finding in findings)
+
+
+def test_every_invariant_has_a_planted_fault() -> None:
+    """No invariant is checked by a query that has never found anything."""
+    planted = {fault.invariant for fault in FAULTS} | {"I9", "I11"}
+
+    assert {f"I{number}" for number in range(1, 12)} == planted == {check.invariant for check in CHECKS}
+
+
+async def test_what_was_only_on_its_way_is_no_finding(database: Database, healthy: asyncpg.Connection) -> None:
+    """A claim whose order comes between two looks is no fault, and the audit ends as soon as it has come."""
+    await insert_claim(healthy, NOBODY, age_s=60)
+    seen: list[int] = []
+    looked = asyncio.Event()
+
+    def heard(orders: int) -> None:
+        seen.append(orders)
+        looked.set()
+
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(audit(database.url_of("auditor"), settle_s=3600, progress=heard))
+        await looked.wait()
+        await insert_order(healthy, Order(NOBODY, "FAILED", REJECTED, "TIMED_OUT"))
+        assert [] == await running
+    assert [9] == seen
+
+
+async def test_pages_find_what_one_look_finds(
+    database: Database, healthy: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the orders are cut into pages, each is looked at once, and so is what lies between them."""
+    await insert_claim(healthy, UUID(int=0), age_s=60)
+    await insert_claim(healthy, UUID(int=SELL.int + 1), age_s=60)
+    await insert_claim(healthy, UUID(int=2**128 - 1), age_s=60)
+    await healthy.execute("UPDATE orders.orders SET version = 9 WHERE order_id = $1", CANCELLED)
+    expected = await _audit(database)
+    seen: list[int] = []
+    monkeypatch.setattr(audit_module, "PAGE_ORDERS", 3)
+
+    assert expected == await audit(database.url_of("auditor"), settle_s=SOON_S, progress=seen.append)
+
+    assert [3, 6, 9, 9] == seen
+    assert 3 == sum(finding.invariant == "I11" for finding in expected)
+
+
+async def test_findings_are_bounded(
+    database: Database, healthy: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check stops at so many findings, so that a broken system does not fill the auditor's memory."""
+    for number in range(10, 20):
+        await insert_claim(healthy, UUID(int=number), age_s=60)
+    monkeypatch.setattr(audit_module, "FINDINGS_MAX", 4)
+
+    assert 4 == len(await _audit(database))
+
+
+@pytest.mark.usefixtures("healthy")
+async def test_an_engine_will_do(database: Database) -> None:
+    """A caller who has an engine passes it; the audit uses its address and login, not its short patience."""
+    engine = create_engine(parse_database_url(database.url_of("auditor")), application_name="test")
+    assert [] == await audit(engine, settle_s=SOON_S)
+    await engine.dispose()
+
+
+async def test_the_audit_cannot_write(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even as the owner the audit's connection is read-only."""
+    monkeypatch.setattr(audit_module, "CHECKS", (Check("I1", "DELETE FROM orders.fills --", page=False),))
+    with pytest.raises(DBAPIError, match="read-only transaction"):
+        await audit(database.url, settle_s=SOON_S)
+    async with connected(database.url) as connection:
+        assert 0 == await connection.fetchval("SELECT count(*) FROM orders.fills")

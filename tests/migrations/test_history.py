@@ -1,0 +1,159 @@
+"""The history runs up, down and up again; two runs take turns; a run that fails leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+import migrations
+from tests.infrastructure import Infrastructure
+from tests.migrations.support import catalog, connected, rights, views
+
+HEAD = "0001"
+_DATABASE_RIGHTS = """
+    SELECT right_on.* FROM pg_database
+    CROSS JOIN aclexplode(coalesce(datacl, acldefault('d', datdba))) AS right_on WHERE datname = current_database()"""
+_WAITS = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"""
+_SCHEMAS = "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1"
+
+
+async def _column(url: str, query: str) -> list[str]:
+    async with connected(url) as connection:
+        return [row[0] for row in await connection.fetch(query)]
+
+
+async def _database_rights(url: str) -> set[tuple[object, ...]]:
+    async with connected(url) as connection:
+        return {tuple(row) for row in await connection.fetch(_DATABASE_RIGHTS)}
+
+
+async def test_upgrade_makes_everything_from_nothing(empty_url: str) -> None:
+    """An empty database has no revision; after an upgrade it has the newest, and a second upgrade changes nothing."""
+    assert await asyncio.to_thread(migrations.current, empty_url) is None
+
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+
+    assert await asyncio.to_thread(migrations.current, empty_url) == HEAD
+    expected = ["api", "assets", "audit", "balances", "information_schema", "orders", "public"]
+    assert expected == await _column(empty_url, _SCHEMAS)
+    before = await catalog(empty_url), await views(empty_url), await rights(empty_url)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    assert before == (await catalog(empty_url), await views(empty_url), await rights(empty_url))
+
+
+@pytest.mark.parametrize("down", ["-1", "base"])
+async def test_downgrade_leaves_what_was_there_before_and_upgrade_comes_back(empty_url: str, down: str) -> None:
+    """Down is the way up undone, rights included; up again gives the same database as the first time."""
+    before = await rights(empty_url), await _database_rights(empty_url)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    first = await catalog(empty_url), await views(empty_url), await rights(empty_url)
+
+    await asyncio.to_thread(migrations.downgrade, empty_url, down)
+
+    assert await asyncio.to_thread(migrations.current, empty_url) is None
+    assert ["information_schema", "public"] == await _column(empty_url, _SCHEMAS)
+    after = await rights(empty_url)
+    # public's rights are written out now; they are PostgreSQL's own again.
+    assert before == (after, await _database_rights(empty_url))
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    assert first == (await catalog(empty_url), await views(empty_url), await rights(empty_url))
+
+
+async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:
+    """While one run holds the turn another waits for it, and then finds the work done."""
+    async with connected(empty_url) as first:
+        transaction = first.transaction()
+        await transaction.start()
+        await first.execute(f"SELECT pg_advisory_xact_lock({migrations.TURN})")
+
+        second = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_url))
+        async with asyncio.timeout(30):
+            while not await first.fetchval(_WAITS):
+                await asyncio.sleep(0.01)
+        assert ["information_schema", "public"] == await _column(empty_url, _SCHEMAS)
+        await transaction.rollback()
+        await second
+
+    assert await asyncio.to_thread(migrations.current, empty_url) == HEAD
+
+
+async def test_upgrades_at_the_same_instant_all_succeed(empty_url: str) -> None:
+    """Several services that migrate as they start get one schema between them."""
+    await asyncio.gather(*(asyncio.to_thread(migrations.upgrade, empty_url) for _ in range(3)))
+
+    assert await asyncio.to_thread(migrations.current, empty_url) == HEAD
+
+
+async def test_an_upgrade_that_fails_leaves_nothing(empty_url: str) -> None:
+    """A run is one transaction: an obstacle at its end undoes its beginning."""
+    async with connected(empty_url) as connection:
+        await connection.execute("CREATE SCHEMA audit")
+
+    with pytest.raises(DBAPIError, match='schema "audit" already exists'):
+        await asyncio.to_thread(migrations.upgrade, empty_url)
+
+    assert ["audit", "information_schema", "public"] == await _column(empty_url, _SCHEMAS)
+    assert await asyncio.to_thread(migrations.current, empty_url) is None
+
+
+async def test_a_migration_does_not_queue_behind_a_busy_table(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that can't have its lock soon gives up, because everybody who comes after it waits too."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_S", 0.1)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    async with connected(empty_url) as busy, busy.transaction():
+        await busy.execute("LOCK TABLE orders.orders IN ACCESS SHARE MODE")
+
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            await asyncio.to_thread(migrations.downgrade, empty_url, "base")
+
+    assert await asyncio.to_thread(migrations.current, empty_url) == HEAD
+
+
+async def test_a_driver_in_the_address_does_no_harm(empty_url: str) -> None:
+    """The address may name SQLAlchemy's driver, and carry libpq's sslmode."""
+    address = empty_url.replace("postgresql://", "postgresql+asyncpg://") + "?sslmode=prefer"
+
+    assert await asyncio.to_thread(migrations.current, address) is None
+
+
+async def test_an_owner_who_is_no_superuser_can_migrate(infrastructure: Infrastructure, empty_url: str) -> None:
+    """The owner of the database, who may create roles, needs no more to migrate; the groups may exist already."""
+    name = empty_url.rpartition("/")[2]
+    async with connected(infrastructure.database_url_admin) as admin:
+        await admin.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'test-only'")
+        await admin.execute(f"ALTER DATABASE {name} OWNER TO {name}")
+    try:
+        server = empty_url.rpartition("@")[2]
+        url = f"postgresql://{name}:test-only@{server}"
+        await asyncio.to_thread(migrations.upgrade, url)
+        assert await asyncio.to_thread(migrations.current, url) == HEAD
+    finally:
+        async with connected(empty_url) as connection:
+            await connection.execute(f"REASSIGN OWNED BY {name} TO CURRENT_USER")
+            await connection.execute(f"DROP OWNED BY {name}")
+        async with connected(infrastructure.database_url_admin) as admin:
+            await admin.execute(f"DROP OWNED BY {name}")
+            await admin.execute(f"DROP ROLE {name}")
+
+
+async def test_what_alembic_can_see_agrees_with_the_tables(empty_url: str) -> None:
+    """`alembic check` finds nothing to do; a missing column it would find."""
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    await asyncio.to_thread(migrations.check, empty_url)
+    async with connected(empty_url) as connection:
+        await connection.execute("ALTER TABLE orders.orders DROP COLUMN traceparent")
+
+    with pytest.raises(Exception, match="traceparent"):
+        await asyncio.to_thread(migrations.check, empty_url)
+
+
+async def test_an_unreachable_database_is_an_error_at_once(infrastructure: Infrastructure) -> None:
+    """A database that does not exist is told as the server tells it."""
+    url = infrastructure.database_url_admin + "_that_is_not_there"
+
+    with pytest.raises(DBAPIError, match="does not exist"):
+        await asyncio.to_thread(migrations.current, url)

@@ -1,0 +1,161 @@
+"""The views show auditors and the API what they were promised, by those names, and find it by the tables' indexes."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from contracts.orders import Order
+from tests.infrastructure import Database
+from tests.migrations.support import views
+
+PROMISED = {
+    "audit.orders": "order_id user_id asset_id order_type status phase version parked_reason overdue_since due_at"
+    " reason_code filled_quantity average_price fee created_at updated_at",
+    "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
+    "audit.accounts": "user_id asset_id available held",
+    "audit.journal": "entry_id order_id account asset_id amount created_at",
+    "audit.history": "order_id seq at kind name status version detail",
+    "audit.fills": "fill_id order_id quantity price fee busted",
+    "audit.events_unsent": "order_id version created_at",
+    "audit.claims": "order_id user_id idempotency_key client_order_id created_at",
+    "audit.versions": "order_id version previous_status status",
+    "api.orders": " ".join(Order.__struct_fields__),
+    "api.history": "order_id seq at kind name status version detail",
+}
+IGNORED = {"kind": "ignored", "name": "x", "detail": {"why": "late"}}
+ORDER, STUB, AT = UUID(int=1), UUID(int=2), datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+async def filled(owner: asyncpg.Connection) -> asyncpg.Connection:
+    """Put an order with two transactions behind it into the tables, and a cancel whose request has not come."""
+    await owner.execute(
+        """
+        INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, quantity, phase, status, version,
+            cancel_requested, filled_quantity, fee, progress, due_at, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', 'BTC', 'MARKET_BUY', 1, 'SETTLING', 'PROCESSING', 3, false, 1, 0.5, '{}', $3, 6, $3, $3),
+            ($2, 'bob', NULL, NULL, NULL, 'NEW', NULL, 0, false, 0, 0, '{}', NULL, 1, $3, $3)""",
+        *(ORDER, STUB, AT),
+    )
+    rows = [
+        (ORDER, 1, 0, 1, [">PENDING"], [_received(), _status("PENDING", 1), {"kind": "asked", "name": "check"}]),
+        (
+            *(ORDER, 4, 1, 3, ["PENDING>CONFIRMED", "CONFIRMED>PROCESSING"]),
+            [_status("CONFIRMED", 2), _status("PROCESSING", 3), IGNORED],
+        ),
+        (STUB, 1, 0, 0, [], [_received()]),
+    ]
+    await owner.executemany(
+        """
+        INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
+        VALUES ($1, $2, '2026-01-02Z', $3, $4, $5, $6)""",
+        [(*row[:-1], json.dumps(row[-1])) for row in rows],
+    )
+    return owner
+
+
+def _received() -> dict[str, Any]:
+    return {"kind": "received", "name": "OrderRequested"}
+
+
+def _status(status: str, version: int) -> dict[str, Any]:
+    return {"kind": "status", "name": status, "status": status, "version": version}
+
+
+async def test_views_have_the_columns_that_were_promised(database: Database) -> None:
+    """Names and order of the columns are an interface: more may follow, none may go."""
+    actual = {name: columns for name, (columns, _) in (await views(database.url)).items()}
+
+    assert set(PROMISED) == set(actual)
+    for name, columns in PROMISED.items():
+        promised = columns.split()
+        assert promised == actual[name][: len(promised)], name
+
+
+@pytest.mark.parametrize("schema", ["audit", "api"])
+async def test_history_is_one_row_an_entry(filled: asyncpg.Connection, schema: str) -> None:
+    """The entries of a transaction are numbered on from its first one's number; what an entry lacks is null."""
+    rows = await filled.fetch(f"SELECT * FROM {schema}.history WHERE order_id = $1 ORDER BY seq", ORDER)
+
+    expected = [
+        (1, "received", "OrderRequested", None, None, {}),
+        (2, "status", "PENDING", "PENDING", 1, {}),
+        (3, "asked", "check", None, None, {}),
+        (4, "status", "CONFIRMED", "CONFIRMED", 2, {}),
+        (5, "status", "PROCESSING", "PROCESSING", 3, {}),
+        (6, "ignored", "x", None, None, {"why": "late"}),
+    ]
+    assert expected == [
+        (r["seq"], r["kind"], r["name"], r["status"], r["version"], json.loads(r["detail"])) for r in rows
+    ]
+    assert {AT} == {row["at"] for row in rows}
+
+
+async def test_versions_are_the_moves_one_by_one(filled: asyncpg.Connection) -> None:
+    """Each version stands with the status before and its own."""
+    rows = await filled.fetch("SELECT version, previous_status, status FROM audit.versions ORDER BY version")
+
+    expected = [(1, None, "PENDING"), (2, "PENDING", "CONFIRMED"), (3, "CONFIRMED", "PROCESSING")]
+    assert expected == [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize("view", ["audit.orders", "audit.history", "audit.versions", "api.orders", "api.history"])
+async def test_a_cancel_without_a_request_is_hidden(filled: asyncpg.Connection, view: str) -> None:
+    """Nobody sees an order whose request has not come."""
+    assert [ORDER] == [row[0] for row in await filled.fetch(f"SELECT DISTINCT order_id FROM {view}")]
+
+
+async def test_events_unsent_names_each_version_in_the_outbox(owner: asyncpg.Connection) -> None:
+    """A row of the outbox holds several events; what is no event is left out."""
+    refs = [f"{ORDER}:v1", f"{ORDER}:v12", "BTC:price:3", "-" * 36 + ":v1", f"{ORDER}:check"]
+    await owner.execute(
+        "INSERT INTO orders.outbox (due_at, available_at, refs, payload) VALUES (now(), now(), $1, '')", refs
+    )
+
+    rows = await owner.fetch("SELECT order_id, version FROM audit.events_unsent WHERE order_id = $1 ORDER BY 2", ORDER)
+
+    assert [(ORDER, 1), (ORDER, 12)] == [tuple(row) for row in rows]
+    assert 2 == await owner.fetchval("SELECT count(*) FROM audit.events_unsent")
+
+
+ONE_ORDER = f"order_id = '{ORDER}'"
+BY_CLIENT_ID = "user_id = 'a' AND client_order_id = 'x' AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"
+LOOK_UPS = [
+    ("audit.orders", ONE_ORDER, "orders_pkey"),
+    ("audit.orders", "user_id = 'alice' AND created_at > '2026-01-01'", "orders_by_user"),
+    ("audit.history", ONE_ORDER, "history_pkey"),
+    ("audit.versions", ONE_ORDER, "history_pkey"),
+    ("audit.fills", ONE_ORDER, "ix_orders_fills_order_id"),
+    ("audit.holds", f"hold_id = '{ORDER}:reserve'", "holds_pkey"),
+    ("audit.journal", f"entry_id = '{ORDER}:settle'", "journal_pkey"),
+    ("audit.accounts", "user_id = 'alice'", "accounts_pkey"),
+    ("audit.claims", ONE_ORDER, "claims_pkey"),
+    ("audit.claims", "user_id = 'alice' AND idempotency_key = 'k'", "claims_idempotency_key"),
+    ("api.orders", ONE_ORDER, "orders_pkey"),
+    ("api.orders", "user_id = 'alice' AND (created_at, order_id) < (now(), gen_random_uuid())", "orders_by_user"),
+    ("api.orders", BY_CLIENT_ID, "orders_client_order_id"),
+    ("api.history", f"{ONE_ORDER} AND seq > 3", "history_pkey"),
+]
+
+
+@pytest.mark.parametrize(("view", "condition", "index"), LOOK_UPS)
+async def test_a_look_up_uses_an_index(owner: asyncpg.Connection, view: str, condition: str, index: str) -> None:
+    """A condition on a view reaches the index of the table below it: nothing is read that is not wanted."""
+    await owner.execute("SET enable_seqscan = off")
+    told = await owner.fetchval(f"EXPLAIN (FORMAT json, COSTS off) SELECT * FROM {view} WHERE {condition}")
+
+    [plan] = json.loads(told)
+
+    nodes = list(_nodes(plan["Plan"]))
+    assert index in {node.get("Index Name") for node in nodes if "Index Cond" in node}
+    assert not any(node["Node Type"] == "Seq Scan" for node in nodes)
+
+
+def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", ()) for node in _nodes(child))]
