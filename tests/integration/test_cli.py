@@ -1,0 +1,131 @@
+"""The command line next to a running system: what people type, what they read, and how scripts know."""
+
+from __future__ import annotations
+
+import json
+import re
+from uuid import UUID
+
+import pytest
+
+from local_stack.ports import free_ports
+from tests.integration.orders import CANCELLED, buy, sell
+from tests.integration.system import System, command, eventually
+from tests.integration.trader import Trader, cancel_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+async def test_an_order_from_submit_to_inspect(system: System, trader: Trader) -> None:
+    """`submit` says how it ended, `accounts` what is left, `inspect` the whole story, for people and for programs."""
+    await system.endow(["cleo"], {"USD": "1000.00"})
+    submitted = await system.cli("submit", "MARKET_BUY", "ACME", "3", "--user", "cleo", "--json")
+    order = json.loads(submitted.out)
+    assert (0, "COMPLETED", "3", "20", "0.06") == (
+        submitted.code, order["status"], order["filled_quantity"], order["average_price"], order["fee"],
+    )  # fmt: skip
+    accounts = await system.cli("accounts", "cleo", "--json")
+    assert [
+        {"asset_id": "ACME", "available": "3", "held": "0"},
+        {"asset_id": "USD", "available": "939.94", "held": "0"},
+    ] == json.loads(accounts.out)
+
+    story = json.loads((await system.cli("inspect", order["order_id"], "--json")).out)
+    statuses = [entry["name"] for entry in story["history"] if entry["kind"] == "status"]
+    assert ["PENDING", "CONFIRMED", "PROCESSING", "COMPLETED"] == statuses
+    assert ("SETTLED", "60.06") == (story["holds"][0]["state"], story["holds"][0]["captured"])
+    told = await system.cli("inspect", order["order_id"])
+    for words in ("MARKET_BUY ACME of cleo", "COMPLETED", "asks balance: reserve", "filled 3 at 20, fee 0.06", "@fees"):
+        assert words in told.out
+    trader.accepted[order["order_id"]] = buy("cleo", "ACME", "3")
+
+
+async def test_a_refused_order_is_exit_1_and_says_why(system: System, trader: Trader) -> None:
+    """The reason's code and its words are in the line."""
+    refused = await system.cli("submit", "MARKET_BUY", "BTC", "0.01", "--user", "carol")
+    assert 1 == refused.code
+    assert "FAILED INSUFFICIENT_BALANCE (500.5 USD needed, 5 available)" in refused.out
+    [order_id] = re.findall(r"order ([0-9a-f-]{36}):", refused.out)
+    trader.accepted[order_id] = buy("carol", "BTC", "0.01")
+
+
+async def test_an_order_that_does_not_move_says_what_it_waits_for(system: System, trader: Trader) -> None:
+    """`stuck` names the participant, the question and how often it was asked; with nothing to say it is exit 0."""
+    [order_id] = await trader.produce(sell("alice", "SLOW", "5", ends="FAILED INSUFFICIENT_BALANCE"))
+    wanted = trader.accepted[order_id]
+    asked = "SELECT 1 FROM audit.history WHERE order_id = $1::uuid AND kind = 'asked' AND name = 'check' OFFSET 1"
+
+    async def asked_twice() -> bool:
+        return bool(await system.rows(asked, order_id))
+
+    await eventually(asked_twice, "the check is asked again")
+    stuck = await system.cli("stuck", "--older-than", "0", "--json")
+    [found] = [each for each in json.loads(stuck.out) if each["order_id"] == order_id]
+    assert 1 == stuck.code
+    assert re.fullmatch(
+        r"waiting for assets \(check\) since [0-9:]{8}, asked \d times, next at [0-9:]{8}", found["why"]
+    )
+    await system.producer.send(cancel_of(wanted))
+    assert {order_id: CANCELLED} == await trader.ended([order_id])
+    fine = await system.cli("stuck", "--older-than", "3600")
+    assert (0, "no order is stuck\n") == (fine.code, fine.out)
+
+
+async def test_the_audit_says_what_is_wrong(system: System) -> None:
+    """Exit 0 while all is well; 1, with the invariant and the account, once a cent has moved without the journal."""
+    good = await system.cli("audit", "--json")
+    assert (0, []) == (good.code, json.loads(good.out))
+    move = "UPDATE balances.accounts SET available = available + $1 WHERE user_id = 'bob' AND asset_id = 'USD'"
+    await system.owner_rows(move, 1)
+    bad = await system.cli("audit", "--json")
+    await system.owner_rows(move, -1)
+    [finding] = json.loads(bad.out)
+    assert (1, "I1", True) == (bad.code, finding["invariant"], finding["what"].startswith("bob has "))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("no-such-command",), 2, "No such command 'no-such-command'"),
+        (("submit", "MARKET_BUY"), 2, "Missing argument 'ASSET'"),
+        (("inspect", "no-uuid"), 2, "'no-uuid' is not an order id: it must be a UUID"),
+        (("deposit", "alice", "USD", "1e3"), 2, "AMOUNT must be a decimal as a string"),
+        (("dead-letters", "show", "17"), 2, "'17' is not a dead letter's id"),
+        (("inspect", str(UUID(int=0))), 1, f"there is no order {UUID(int=0)}"),
+        (("submit", "LIMIT_BUY", "BTC", "1"), 1, "order_type: must be one of MARKET_BUY, MARKET_SELL"),
+    ],
+)
+async def test_wrong_usage_is_told_in_plain_words(system: System, words: tuple[str, ...], code: int, says: str) -> None:
+    """What can be mended by asking otherwise is exit 2, what only the system can know is 1; never a stack trace."""
+    output = await system.cli(*words)
+    assert (code, "") == (output.code, output.out)
+    assert says in output.err
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize("service", ["api", "orchestrator", "balance", "assets"])
+async def test_a_wrong_setting_is_one_line_and_exit_2(service: str) -> None:
+    """A service says which variable is wrong and what would be right, and does not start."""
+    good = {
+        "DATABASE_URL": "postgresql://a:b@127.0.0.1/c",
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092",
+        "JWT_SECRET": "x" * 32,
+    }
+    output = await command(service, env=good | {"LOG_LEVEL": "LOUD"})
+    assert (2, "", 1) == (output.code, output.out, len(output.err.splitlines()))
+    assert output.err.startswith("LOG_LEVEL: ")
+
+
+async def test_a_database_that_is_away_is_one_line() -> None:
+    """Whoever asks without a database hears that in a line, with exit 1."""
+    [port] = free_ports(1)
+    output = await command("accounts", "alice", env={"DATABASE_URL": f"postgresql://a:b@127.0.0.1:{port}/c"})
+    assert (1, "", 1) == (output.code, output.out, len(output.err.splitlines()))
+    assert f"'127.0.0.1', {port}" in output.err
+
+
+async def test_without_a_stack_a_command_says_what_to_do() -> None:
+    """Exit 2 and one line that names the variable and the command."""
+    output = await command("accounts", "alice", env={"ORDER_SAGA_STACK": "/nowhere", "DATABASE_URL": ""})
+    assert (2, "") == (output.code, output.out)
+    assert "DATABASE_URL is not set; start one with 'order-saga up'" in output.err

@@ -1,0 +1,79 @@
+"""Servers restart and everything is killed while orders run: every accepted order ends, every cent is in its place."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from tests.infrastructure import Infrastructure, own_broker, own_postgres
+from tests.integration.checker import assert_all_is_well
+from tests.integration.orders import HOLDINGS, mixed
+from tests.integration.system import System, running
+from tests.integration.trader import Trader
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.apache_kafka]
+SERVICES = ("api", "orchestrator", "balance", "assets")
+RATE = 25
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers() -> AsyncIterator[Infrastructure]:
+    """Run a PostgreSQL and an Apache Kafka that these tests may hurt."""
+    async with own_broker() as broker, own_postgres() as postgres:
+        yield Infrastructure(postgres, broker, "apache")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(servers: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """Run a system on them, one process of each service: while it is dead, nobody does its work."""
+    async with running(servers, tmp_path_factory.mktemp("crashes"), replicas={}, time_scale=0.5) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def trader(system: System) -> AsyncIterator[Trader]:
+    """Trade in that system."""
+    async with Trader(system) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def users(system: System) -> list[str]:
+    """Give twenty users what they need."""
+    return await system.endow([f"user-{number}" for number in range(20)], HOLDINGS)
+
+
+@pytest.mark.parametrize("server", ["broker", "postgres"])
+async def test_a_server_restarts_in_mid_flight(
+    servers: Infrastructure, system: System, trader: Trader, users: list[str], server: str
+) -> None:
+    """Everybody waits for it and goes on: no process of ours ends, every order does, the audit finds nothing."""
+    before = system.stack.pids
+    restart: Callable[[], Awaitable[None]] = getattr(servers, server).restart
+    ids = await trader.trade_during(restart(), mixed(users, seed=len(server)), at_least=150, rate=RATE)
+    ends = await trader.ended(ids)
+    assert len(ids) == len(ends)
+    assert before == system.stack.pids
+    await assert_all_is_well(system, trader)
+
+
+async def test_everything_is_killed_while_1000_orders_run(
+    servers: Infrastructure, system: System, trader: Trader, users: list[str]
+) -> None:
+    """`kill -9` of each process of ours in turn, of the broker and of PostgreSQL: all end, to the cent."""
+
+    async def kill_all() -> None:
+        for service in SERVICES:
+            await system.end(service, signal.SIGKILL)
+        for server in (servers.broker, servers.postgres):
+            await server.kill()
+            await server.start()
+
+    ids = await trader.trade_during(kill_all(), mixed(users, seed=1000), at_least=1000, rate=RATE)
+    ends = await trader.ended(ids)
+    assert len(ids) == len(ends)
+    assert {"COMPLETED", "CANCELLED", "FAILED"} == {end.split(" ")[0] for end in ends.values()}
+    await assert_all_is_well(system, trader)
