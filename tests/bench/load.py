@@ -1,0 +1,108 @@
+"""Asks for orders on Kafka with a bounded number in flight, and times each until its terminal event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from contracts.codec import outgoing
+from contracts.decimals import Quantity
+from contracts.envelope import Outgoing
+from contracts.orders import OrderRequested
+from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.vocabulary import OrderStatus, OrderType
+from saga_kit.publisher import Publisher
+from saga_kit.settings import KafkaSettings
+
+DEADLINE_S = 300.0
+WAVE = 100
+
+
+class Ended(msgspec.Struct):
+    """The two fields of an event that the clock needs."""
+
+    order_id: uuid.UUID
+    status: OrderStatus
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one loop carried."""
+
+    orders_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Load:
+    """Buys for bob and alice in turn, a small amount each."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._servers = bootstrap_servers
+
+    async def run(
+        self, orders: int, in_flight: int, requests: str = ORDERS_REQUESTS.name, events: str = ORDERS_EVENTS.name
+    ) -> Result:
+        """Run one round to its end; raises `TimeoutError` when orders are missing then."""
+        publisher = Publisher(KafkaSettings(kafka_bootstrap_servers=self._servers), client_id="bench")
+        consumer = AIOKafkaConsumer(events, bootstrap_servers=self._servers, group_id=None, fetch_max_wait_ms=5)
+        await consumer.start()
+        await consumer.seek_to_end()
+        asked: dict[uuid.UUID, float] = {}
+        took: list[float] = []
+        free = asyncio.Semaphore(in_flight)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+                group.create_task(self._ask(publisher, requests, orders, asked, free))
+                group.create_task(self._follow(consumer, orders, asked, took, free))
+        finally:
+            await consumer.stop()
+            await publisher.stop()
+        took.sort()
+        return Result(orders / (time.monotonic() - began), took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3)
+
+    async def _ask(
+        self, publisher: Publisher, topic: str, orders: int, asked: dict[uuid.UUID, float], free: asyncio.Semaphore
+    ) -> None:
+        for start in range(0, orders, WAVE):
+            wave = min(WAVE, orders - start)
+            for _ in range(wave):
+                await free.acquire()
+            messages = [_request(topic, start + number) for number in range(wave)]
+            now = time.monotonic()
+            asked.update((uuid.UUID(message.key), now) for message in messages)
+            if not await publisher.publish(messages):
+                raise RuntimeError("the broker did not take the load")
+
+    async def _follow(
+        self,
+        consumer: AIOKafkaConsumer,
+        orders: int,
+        asked: dict[uuid.UUID, float],
+        took: list[float],
+        free: asyncio.Semaphore,
+    ) -> None:
+        read = msgspec.json.Decoder(Ended).decode
+        while len(took) < orders:
+            batches: dict[TopicPartition, Sequence[object]] = await consumer.getmany(timeout_ms=100)
+            now = time.monotonic()
+            for record in (record for records in batches.values() for record in records):
+                event = read(record.value)  # type: ignore[attr-defined]  # aiokafka has no types
+                if event.status.terminal and (since := asked.pop(event.order_id, None)) is not None:
+                    took.append(now - since)
+                    free.release()
+
+
+def _request(topic: str, number: int) -> Outgoing:
+    user, now = ("alice", "bob")[number % 2], datetime.now(UTC)
+    request = OrderRequested(uuid.uuid4(), user, "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now)
+    message = outgoing(request, message_id=str(uuid.uuid4()), source="/bench", time=now)
+    return msgspec.structs.replace(message, topic=topic)
