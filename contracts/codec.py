@@ -30,7 +30,6 @@ Message = msgspec.Struct
 """Any message of any conversation: a frozen Struct whose class name is its CloudEvents type."""
 
 _BACKSLASH: Final = ord("\\")
-_RULE_LENGTH_MAX: Final = 160
 _ORDER_TYPE_RULE: Final = f"must be one of {', '.join(OrderType)}"
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 """All that reading bytes can raise: not JSON, not UTF-8, nested too deep, or against a type's rule."""
@@ -169,13 +168,9 @@ def _read_field(reader: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
 
 
 def _quote(raw: msgspec.Raw) -> str:
-    return _cut(bytes(raw).decode(errors="backslashreplace"), QUOTED_LENGTH_MAX)
-
-
-def _cut(text: str, length_max: int) -> str:
-    return text if len(text) <= length_max else text[: length_max - 3] + "..."
+    text = bytes(raw).decode(errors="backslashreplace")
+    return text if len(text) <= QUOTED_LENGTH_MAX else text[: QUOTED_LENGTH_MAX - 3] + "..."
 
 
 def _in_words(error: Exception) -> str:
-    words = str(error).replace(f"Expected `str` matching regex {NAME_PATTERN!r}", f"must be {NAME_RULE}")
-    return _cut(words, _RULE_LENGTH_MAX)
+    return str(error).replace(f"Expected `str` matching regex {NAME_PATTERN!r}", f"must be {NAME_RULE}")
