@@ -34,19 +34,26 @@ FOREVER = [(Side.BUY, (approved(), reserved()), Step.SETTLE), (Side.SELL, (cance
 
 
 @pytest.mark.parametrize("time_scale", [1.0, 0.1])
-def test_a_question_is_asked_again_after_2_4_8_8_seconds_and_given_up_at_30(time_scale: float) -> None:
+@pytest.mark.parametrize(("told", "step"), [((), Step.CHECK), ((approved(),), Step.RESERVE)], ids=["check", "reserve"])
+def test_a_question_is_asked_again_after_2_4_8_8_seconds_and_given_up_at_30(
+    told: tuple[Incoming, ...], step: Step, time_scale: float
+) -> None:
     """Five attempts at 0, 2, 6, 14 and 22 s; the end of patience is an instant of its own. All of it scales."""
-    story = Story(requested(), time_scale=time_scale)
-    waits, asked = [], []
-    while story.saga.phase is Phase.VALIDATING:
+    story = Story(requested(), *told, time_scale=time_scale)
+    waits, attempts, phase = [], [1], story.saga.phase
+    while True:
         waits.append(story.wait_until_due() / time_scale)
         story.tell(timer())
-        asked.append([(ask.step, ask.attempt) for ask in story.decision.asks])
+        if story.saga.phase is not phase:
+            break
+        assert [ask.step for ask in story.decision.asks] == [step]
+        attempts += [ask.attempt for ask in story.decision.asks]
     assert waits == pytest.approx([2, 4, 8, 8, 8])
-    assert asked == [[(Step.CHECK, 2)], [(Step.CHECK, 3)], [(Step.CHECK, 4)], [(Step.CHECK, 5)], []]
+    assert attempts == [1, 2, 3, 4, 5]
     assert story.now - NOW == timedelta(seconds=30 * time_scale)
+    story.tell(refunded())
     assert story.ending == TIMED_OUT
-    assert story.saga.reason == "no answer to check after 5 attempts"
+    assert story.saga.reason == f"no answer to {step} after 5 attempts"
 
 
 def test_the_last_wait_is_cut_to_the_end_of_patience() -> None:

@@ -48,9 +48,13 @@ from tests.core import sample
 from tests.core.hostile import walked
 from tests.core.invariants import check
 from tests.core.sample import NOW, ORDER_ID, Story, blank
+from tests.core.walker import Walk
 
-WALKS: Final = tuple(walked(side)[0] for side in Side)
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
+
+
+def _walks() -> list[Walk]:
+    return [walked(side)[0] for side in Side]
 
 
 # The table is whole ---------------------------------------------------------------------------------------------------
@@ -140,13 +144,13 @@ def test_steps_and_targets_by_side() -> None:
 
 def test_every_message_is_handled_in_every_phase() -> None:
     """Total: there is no pair of a phase and a type of message that the walk did not try, and none raised."""
-    tried = {(walk.states[state].phase, type(walk.messages[name])) for walk in WALKS for state, name in walk.edges}
+    tried = {(walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name in walk.edges}
     assert tried == {(phase, kind) for phase in Phase for kind in get_args(Incoming)}
 
 
 def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> None:
     """Same input, same output; the saga and the message that came in stay as they were."""
-    for walk in WALKS:
+    for walk in _walks():
         for (state, name), edge in walk.edges.items():
             if edge.ignored in {Why.UNKNOWN, Why.PARKED}:
                 continue  # most of all, and all the same
@@ -168,7 +172,7 @@ def test_nothing_that_comes_in_is_changed() -> None:
 def test_a_saga_goes_on_from_storage_as_if_it_had_never_been_there() -> None:
     """Every reachable `Progress` survives its way through JSON, with its decimals and times."""
     decode = decoder(Progress).decode
-    for walk in WALKS:
+    for walk in _walks():
         for saga in walk.states:
             assert decode(encode(saga.progress)) == saga.progress
 
@@ -181,15 +185,15 @@ def test_an_order_without_a_status_has_no_snapshot() -> None:
 
 # Any wording ----------------------------------------------------------------------------------------------------------
 
-NAMES: Final = st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True)
-REASONS: Final = st.text(max_size=500)
+NAMES: Final = st.text("AZaz09._:-", min_size=1, max_size=8) | st.just("x" * 64)
+REASONS: Final = st.text(max_size=8) | st.just("\N{SNOWMAN}" * 500)
 TIMES: Final = st.integers(86_400, 32_503_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 WHOLE: Final = st.integers(0, 10**18 - 1) | st.sampled_from((0, 1, 10**18 - 1))
 FRACTION: Final = st.integers(0, 10**18 - 1).map(lambda digits: f"{digits:018}") | st.sampled_from(("0", "01"))
 MONEY: Final = st.builds(lambda whole, fraction: Money(f"{whole}.{fraction}"), WHOLE, FRACTION)
 QUANTITIES: Final = MONEY.filter(bool).map(Quantity)
 PRICES: Final = st.builds(lambda whole, fraction: Price(f"{whole}.{fraction}"), st.integers(1, 999_999), FRACTION)
-STEP_IDS: Final = st.sampled_from([f"{ORDER_ID}:{step}" for step in Step]) | st.text(max_size=80)
+STEP_IDS: Final = st.sampled_from([f"{ORDER_ID}:{step}" for step in Step]) | st.text(max_size=8)
 FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "order_id": st.just(ORDER_ID),
     "command_id": STEP_IDS,
@@ -253,13 +257,13 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
 @given(st.data())
 @settings(max_examples=400, deadline=None)
 def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject) -> None:
-    """Total for every type-correct message in every reachable state; and all that comes of it can be written down."""
+    """Total for every message in every reachable state, though the clock goes back; all of it can be written down."""
     assert set(MESSAGES) == set(get_args(Incoming))
-    walk = data.draw(st.sampled_from(WALKS))
+    walk = data.draw(st.sampled_from(_walks()))
     saga: Saga = data.draw(st.sampled_from(walk.states))
     anything = st.one_of(*MESSAGES.values())
     now = NOW
-    for message, seconds in data.draw(st.lists(st.tuples(anything, st.sampled_from((0, 2, 31, 301))), max_size=8)):
+    for message, seconds in data.draw(st.lists(st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5))), max_size=8)):
         now += timedelta(seconds=seconds)
         outcome = advance(saga, message, now)
         check(saga, now, outcome)
