@@ -38,7 +38,7 @@ def upgrade(database_url: str, revision: str = "head") -> None:
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Take the database down to a revision (`-1`: the one before, `base`: nothing). Their data are lost."""
+    """Take the database down to a revision (`-1`: the one before, `base`: nothing). What later ones hold is lost."""
     _run(database_url, lambda config: command.downgrade(config, revision))
 
 

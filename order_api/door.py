@@ -58,14 +58,16 @@ class Door:
         try:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
-            status = CLIENT_GONE
+            pass
         except Exception as error:
             if status:  # too late to say anything else
                 raise
             await _unexpected(error, scope)(scope, receive, sending)
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self._duration.labels(self._route(scope), method, str(status)).observe(time.perf_counter() - started)
+            self._duration.labels(self._route(scope), method, str(status or CLIENT_GONE)).observe(
+                time.perf_counter() - started
+            )
 
     def _route(self, scope: Scope) -> str:
         """Name the route by its pattern, found by its endpoint: FastAPI tells its own routes only, not a plain one."""

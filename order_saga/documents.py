@@ -23,13 +23,19 @@ README: Final = ROOT / "README.md"
 BEGIN, END = "<!-- the saga, drawn from order_saga/core/phases.py -->", "<!-- end of the saga -->"
 
 
+ORIGIN: Final = """\
+Generated from `order_saga/core/phases.py` by `make docs`. Times are in seconds and scale with
+`ORDER_SAGA_TIME_SCALE`."""
+AGES: Final = f"""\
+A quote older than {MAX_QUOTE_AGE_S:g} s at the fill is stale. A request first handled more than {MAX_REQUEST_AGE_S:g} s
+after it was made has expired (this one does not scale)."""
+
+
 def diagram() -> str:
     """Draw the phases and what leads from one to the next."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> VALIDATING: OrderRequested"]
     for phase, row in PHASES.items():
-        for side in Side:
-            if (to := dict(row.yes).get(side)) is not None:
-                lines.append(f"    {phase} --> {to}: {_asked(phase, side)} yes")
+        lines += [f"    {phase} --> {to}: {_asked(phase, side)} yes" for side, to in row.yes]
         leads: dict[Phase, list[str]] = {}
         for why, to in (("no", row.no), ("silence", row.silence), ("cancel", row.cancel)):
             if to is not None:
@@ -45,8 +51,7 @@ def page() -> str:
     """Write the whole page: diagram, phases, questions, moves, reasons."""
     parts = [
         "# The saga",
-        "Generated from `order_saga/core/phases.py` by `make docs`. Times are in seconds and scale with "
-        "`ORDER_SAGA_TIME_SCALE`.",
+        ORIGIN,
         diagram(),
         "## Phases",
         _table(
@@ -67,7 +72,16 @@ def page() -> str:
         ),
         "## Questions",
         _table(
-            ("question", "yes", "no", "asked again after", "at most every", "attempts", "given up after", "overdue after"),
+            (
+                "question",
+                "yes",
+                "no",
+                "asked again after",
+                "at most every",
+                "attempts",
+                "given up after",
+                "overdue after",
+            ),
             (
                 (
                     step,
@@ -82,8 +96,7 @@ def page() -> str:
                 for step, row in QUESTIONS.items()
             ),
         ),
-        f"A quote older than {MAX_QUOTE_AGE_S:g} s at the fill is stale. A request first handled more than "
-        f"{MAX_REQUEST_AGE_S:g} s after it was made has expired (this one does not scale).",
+        AGES,
         "## Moves of the public status",
         _table(("from", "to"), ((before or "(new)", _listed(after)) for before, after in MOVES.items())),
         "## Reasons",

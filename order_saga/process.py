@@ -1,4 +1,4 @@
-"""What the orchestrator does with a batch: lock its sagas, fold, write, and say what to send. The kit owns the transaction."""
+"""What the orchestrator does with a batch: lock its sagas, fold, write, say what to send. It begins no transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
 from order_saga import store
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import QUESTIONS
-from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga, TimerDue
+from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga
 from saga_kit.batch import Effects, Received
 from saga_kit.outbox import Kept
 
@@ -94,10 +94,8 @@ class Orders:
         self._metrics.count(folded)
 
 
-async def _with_duplicates(
-    tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]
-) -> list[Incoming]:
-    """Mark each new request whose client order id another order of the same user holds, in the table or in this batch."""
+async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]) -> list[Incoming]:
+    """Mark each new request whose client order id another order of its user holds, in the table or in this batch."""
     fresh = {
         index: (message.request.user_id, message.request.client_order_id)
         for index, message in enumerate(messages)

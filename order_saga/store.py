@@ -93,12 +93,13 @@ def _rows(columns: Sequence[_Column]) -> str:
 def _insert(columns: Sequence[_Column]) -> str:
     names = ", ".join(column.name for column in columns)
     values = ", ".join(f"new.{column.name}{column.cast}" for column in columns)
-    return f"INSERT INTO orders.orders ({names}) SELECT {values} FROM {_rows(columns)} ON CONFLICT DO NOTHING"
+    return f"INSERT INTO orders.orders ({names}) SELECT {values} FROM {_rows(columns)} ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
 
 
 def _update(columns: Sequence[_Column]) -> str:
     changes = ", ".join(f"{column.name} = new.{column.name}{column.cast}" for column in columns)
-    return f"UPDATE orders.orders AS old SET {changes} FROM {_rows((_ID, *columns))} WHERE old.order_id = new.order_id"
+    rows = _rows((_ID, *columns))
+    return f"UPDATE orders.orders AS old SET {changes} FROM {rows} WHERE old.order_id = new.order_id"  # noqa: S608
 
 
 _INSERT: Final = _insert(_ALL)
@@ -106,7 +107,7 @@ _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
 _LOCK: Final = f"""
     SELECT {", ".join("progress::text" if column.name == "progress" else column.name for column in _ALL)}
-    FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""
+    FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
 _HISTORY: Final = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
     SELECT order_id, seq, $7, version_from, version_to, string_to_array(moves, ','), entries::jsonb
@@ -217,7 +218,10 @@ async def _write_history(tx: AsyncConnection, chapters: Sequence[Chapter], at: d
 async def _write_fills(tx: AsyncConnection, fills: Sequence[Fill]) -> None:
     if fills:
         arrays = zip(
-            *((f.fill_id, f.order_id, _written(f.quantity), _written(f.price), _written(f.fee), f.busted) for f in fills),
+            *(
+                (f.fill_id, f.order_id, _written(f.quantity), _written(f.price), _written(f.fee), f.busted)
+                for f in fills
+            ),
             strict=True,
         )
         await tx.exec_driver_sql(_FILLS, tuple(map(list, arrays)))
@@ -231,7 +235,8 @@ def _saga(  # noqa: PLR0913, PLR0917 - one argument a column, in the order of `_
     order_id: UUID, user_id: str, asset_id: str | None, order_type: str | None, quantity: Decimal | None,
     price: Decimal | None, slippage_bps: int | None, client_order_id: str | None, traceparent: str | None,
     created_at: datetime, phase: str, status: str | None, version: int, reason_code: str | None, reason: str | None,
-    cancel_requested: bool, filled_quantity: Decimal, average_price: Decimal | None, fee: Decimal, progress: str,
+    cancel_requested: bool,  # noqa: FBT001
+    filled_quantity: Decimal, average_price: Decimal | None, fee: Decimal, progress: str,
     due_at: datetime | None, overdue_since: datetime | None, parked_reason: str | None, history_seq: int,
     updated_at: datetime,
 ) -> Saga:  # fmt: skip

@@ -37,7 +37,9 @@ def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None
     assert [] == [setting.variable for setting in settings.settings() if not setting.meaning]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link to a file of the project finds it."""
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())

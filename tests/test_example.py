@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
 from sqlalchemy import MetaData
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from contracts.balance import BalanceReserved, BalanceSettled, RefundRefused, ReserveBalance, SettleBalance
@@ -33,6 +33,7 @@ from saga_kit.settings import KafkaSettings
 from tests.infrastructure import Database, Infrastructure
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "wallet_service.py"
+DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its arguments untyped
 WALLETS = """
     CREATE TABLE wallet.wallets (
         owner text, unit text, free numeric NOT NULL DEFAULT 0 CHECK (free >= 0), PRIMARY KEY (owner, unit))"""
@@ -64,9 +65,9 @@ async def _make_schema(database: Database) -> None:
     try:
         await connection.execute("CREATE SCHEMA wallet")
         for table in kit:
-            await connection.execute(str(CreateTable(table).compile(dialect=postgresql.dialect())))
+            await connection.execute(str(CreateTable(table).compile(dialect=DIALECT)))
             for index in table.indexes:
-                await connection.execute(str(CreateIndex(index).compile(dialect=postgresql.dialect())))
+                await connection.execute(str(CreateIndex(index).compile(dialect=DIALECT)))
         await connection.execute(WALLETS)
         await connection.execute("INSERT INTO wallet.wallets VALUES ('ann', 'USD', 100)")
     finally:
@@ -74,9 +75,7 @@ async def _make_schema(database: Database) -> None:
 
 
 async def _answers(infrastructure: Infrastructure, prefix: str, commands: list[Message]) -> list[Message]:
-    settings = KafkaSettings(
-        kafka_bootstrap_servers=infrastructure.kafka_bootstrap_servers, kafka_topic_prefix=prefix
-    )
+    settings = KafkaSettings(kafka_bootstrap_servers=infrastructure.kafka_bootstrap_servers, kafka_topic_prefix=prefix)
     publisher = Publisher(settings)
     consumer = AIOKafkaConsumer(
         prefix + BALANCE_REPLIES.name, bootstrap_servers=settings.kafka_bootstrap_servers, auto_offset_reset="earliest"
@@ -84,7 +83,8 @@ async def _answers(infrastructure: Infrastructure, prefix: str, commands: list[M
     await consumer.start()
     try:
         messages = [
-            outgoing(command, message_id=str(uuid.uuid4()), source="/test", time=datetime.now(UTC)) for command in commands
+            outgoing(command, message_id=str(uuid.uuid4()), source="/test", time=datetime.now(UTC))
+            for command in commands
         ]
         assert await publisher.publish(messages)
         async with asyncio.timeout(60):
@@ -95,10 +95,11 @@ async def _answers(infrastructure: Infrastructure, prefix: str, commands: list[M
         await consumer.stop()
 
 
+@pytest.mark.usefixtures("wallet_service")
 async def test_a_service_of_ones_own_has_exact_effects(
-    wallet_service: None, infrastructure: Infrastructure, database: Database, topic_prefix: str
+    infrastructure: Infrastructure, database: Database, topic_prefix: str
 ) -> None:
-    """Commands repeated and out of order move the money of a ledger behind the barrier once, and get the same answers."""
+    """Repeated and disordered commands move a ledger's money once, behind the barrier, and get the same answers."""
     order_id = uuid.uuid4()
     hold_id = f"{order_id}:reserve"
     terms = (order_id, hold_id, "ann", "USD", Money(60))

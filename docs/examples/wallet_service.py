@@ -8,6 +8,7 @@ import sys
 from decimal import Decimal
 
 from participants.balance.adapter import BalanceAdapter
+
 from saga_kit.barrier import Kind, Participant, Refusal
 from saga_kit.service import run_service
 from saga_kit.settings import KitSettings, load
@@ -22,7 +23,9 @@ class Wallets:
         columns = tuple(map(list, zip(*sorted(keys), strict=True)))
         names = "SELECT * FROM unnest($1::text[], $2::text[])"
         await tx.exec_driver_sql(f"INSERT INTO wallet.wallets (owner, unit) {names} ON CONFLICT DO NOTHING", columns)
-        locked = f"SELECT owner, unit, free FROM wallet.wallets WHERE (owner, unit) IN ({names}) ORDER BY 1, 2 FOR UPDATE"
+        locked = (
+            f"SELECT owner, unit, free FROM wallet.wallets WHERE (owner, unit) IN ({names}) ORDER BY 1, 2 FOR UPDATE"
+        )
         self.free = {(owner, unit): free for owner, unit, free in await tx.exec_driver_sql(locked, columns)}
 
     def reserve(self, command):

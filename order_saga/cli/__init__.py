@@ -33,10 +33,10 @@ def main() -> None:
     try:
         app()
     except Trouble as trouble:
-        print(f"order-saga: {trouble}", file=sys.stderr)
+        sys.stderr.write(f"order-saga: {trouble}\n")
         sys.exit(trouble.status)
     except Exception as error:
         if os.environ.get("ORDER_SAGA_DEBUG") or (told := one_line(error)) is None:
             raise
-        print(f"order-saga: {told} (ORDER_SAGA_DEBUG=1 shows where)", file=sys.stderr)
+        sys.stderr.write(f"order-saga: {told} (ORDER_SAGA_DEBUG=1 shows where)\n")
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The demo: every way an order can end, on a real PostgreSQL and a Kafka-protocol broker, checked against what was announced."""
+"""The demo: every way an order can end, on a real PostgreSQL and a Kafka-protocol broker, as announced or not."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def sell(asset: str, quantity: str, **more: object) -> dict[str, Any]:
 
 def scenes() -> list[Scene]:
     """List every outcome that a market order can have."""
-    long_ago = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    old = buy("BTC", "0.01", requested_at=(datetime.now(UTC) - timedelta(minutes=5)).isoformat())
+    twin = buy("BTC", "0.02", client_order_id="mine-1")
     return [
         Scene("a buy", "alice", buy("BTC", "0.01"), "COMPLETED"),
         Scene("a sell", "bob", sell("ACME", "10"), "COMPLETED"),
@@ -83,9 +84,9 @@ def scenes() -> list[Scene]:
         Scene("cancelled by its user", "alice", buy("SLOW", "6"), "CANCELLED USER_REQUESTED", cancel_by="alice"),
         Scene("cancelled by an operator", "bob", sell("SLOW", "6"), "CANCELLED OPERATOR", cancel_by="@ops"),
         Scene("a request that breaks a rule", "bob", buy("BTC", "1e3"), "FAILED INVALID_ORDER", by_kafka=True),
-        Scene("a request five minutes old", "bob", buy("BTC", "0.01", requested_at=long_ago), "CANCELLED EXPIRED", by_kafka=True),
+        Scene("a request that is five minutes old", "bob", old, "CANCELLED EXPIRED", by_kafka=True),
         Scene("a client order id", "bob", buy("BTC", "0.01", client_order_id="mine-1"), "COMPLETED"),
-        Scene("the same id on another order", "bob", buy("BTC", "0.02", client_order_id="mine-1"), "FAILED DUPLICATE_CLIENT_ORDER_ID", by_kafka=True),
+        Scene("the same id on another order", "bob", twin, "FAILED DUPLICATE_CLIENT_ORDER_ID", by_kafka=True),
     ]  # fmt: skip
 
 
@@ -209,8 +210,12 @@ class _Acts:
         """Deliver a command twice and a message that nobody can read; both must leave their mark and do no harm."""
         await self._redeliver(order_id, engine)
         await self._produce(order_id, b"{ not JSON")
-        duplicate = "SELECT 1 FROM audit.history WHERE order_id = $1 AND kind = 'ignored' AND detail->>'why' = 'duplicate'"
-        late = "SELECT 1 FROM audit.history WHERE kind = 'ignored' AND name = 'AssetApproved' AND detail->>'why' = 'late'"
+        duplicate = (
+            "SELECT 1 FROM audit.history WHERE order_id = $1 AND kind = 'ignored' AND detail->>'why' = 'duplicate'"
+        )
+        late = (
+            "SELECT 1 FROM audit.history WHERE kind = 'ignored' AND name = 'AssetApproved' AND detail->>'why' = 'late'"
+        )
         dead = "SELECT 1 FROM orders.dead_letters WHERE reason LIKE '%JSON%'"
         held_once = "SELECT 1 FROM audit.holds WHERE order_id = $1 AND state = 'SETTLED' AND captured = amount"
         checks = (
@@ -262,7 +267,11 @@ def _print(shown: list[tuple[Scene, str]], extras: list[tuple[str, bool]]) -> No
     for scene, ended in shown:
         status = ended.split(" ")[0]
         good = ended == scene.ends
-        verdict = f"[green]✓[/] [{COLOURS.get(status, 'white')}]{ended}[/]" if good else f"[red]✗ {ended}, not {scene.ends}[/]"
+        verdict = (
+            f"[green]✓[/] [{COLOURS.get(status, 'white')}]{ended}[/]"
+            if good
+            else f"[red]✗ {ended}, not {scene.ends}[/]"
+        )
         side = scene.body["order_type"].removeprefix("MARKET_").lower()
         table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
     out.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.markup import escape
 from rich.table import Table
 
 from order_saga.cli.reach import amount, out
@@ -27,7 +28,7 @@ ANSWERS: Final = {
 COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
 
 
-def sentence(entry: dict[str, Any]) -> str:
+def sentence(entry: dict[str, Any]) -> str:  # noqa: PLR0911 - one for each kind of entry
     """Say one line of history."""
     name, detail = entry["name"], entry["detail"] or {}
     match entry["kind"]:
@@ -45,7 +46,7 @@ def sentence(entry: dict[str, Any]) -> str:
         case "timed_out":
             return f"[yellow]gives up on {name} after {detail.get('attempts')} attempts[/]"
         case "parked":
-            return f"[bold red]PARKED[/] {detail.get('reason')}"
+            return f"[bold red]PARKED[/] {escape(str(detail.get('reason')))}"
         case "overdue":
             return f"[bold yellow]OVERDUE[/] {name}, {detail.get('attempts')} attempts"
         case _:
@@ -53,13 +54,14 @@ def sentence(entry: dict[str, Any]) -> str:
 
 
 def _told(detail: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in detail.items() if value is not None)
+    told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in detail.items() if value is not None)
+    return escape(told)
 
 
 def why_waiting(order: dict[str, Any], history: list[dict[str, Any]]) -> str:
     """Say what an order that has not ended waits for."""
     if order["parked_reason"]:
-        return f"parked: {order['parked_reason']}; 'order-saga resume {order['order_id']}' lets it go on"
+        return f"parked: {escape(order['parked_reason'])}; 'order-saga resume {order['order_id']}' lets it go on"
     asked = [entry for entry in history if entry["kind"] == "asked"]
     answered = {entry["name"] for entry in history if entry["kind"] == "answered"}
     waiting = []
@@ -82,7 +84,9 @@ def print_story(story: dict[str, Any]) -> None:
     order = story["order"]
     if order is None:
         claim = story["claim"]
-        out.print(f"order {claim['order_id']} of {claim['user_id']}: accepted by the API, not yet seen by the orchestrator")
+        out.print(
+            f"order {claim['order_id']} of {claim['user_id']}: accepted by the API, not yet seen by the orchestrator"
+        )
         return
     _print_header(order, story["history"])
     _print_timeline(story["history"])
@@ -97,7 +101,8 @@ def _print_header(order: dict[str, Any], history: list[dict[str, Any]]) -> None:
     out.print(f"order [bold]{order['order_id']}[/]  {order['order_type']} {order['asset_id']} of {order['user_id']}")
     line = f"[bold {colour}]{order['status']}[/] in phase {order['phase']}, version {order['version']}"
     if order["average_price"] is not None:
-        line += f", filled {amount(order['filled_quantity'])} at {amount(order['average_price'])}, fee {amount(order['fee'])}"
+        filled, price, fee = (amount(order[name]) for name in ("filled_quantity", "average_price", "fee"))
+        line += f", filled {filled} at {price}, fee {fee}"
     if order["reason_code"]:
         line += f", {order['reason_code']}"
     out.print(line)
@@ -125,5 +130,10 @@ def _print_money(story: dict[str, Any]) -> None:
         table = Table("entry", "account", "asset", "amount", title="journal", title_justify="left")
         table.columns[3].justify = "right"
         for line in story["journal"]:
-            table.add_row(line["entry_id"], line["account"], line["asset_id"], f"{'+' if line['amount'] > 0 else ''}{amount(line['amount'])}")
+            table.add_row(
+                line["entry_id"],
+                line["account"],
+                line["asset_id"],
+                f"{'+' if line['amount'] > 0 else ''}{amount(line['amount'])}",
+            )
         out.print(table)

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(dead_letters, name="dead-letters", rich_help_panel=PANEL)
 
 
-# One order -------------------------------------------------------------------------------------------------------------
+# One order ------------------------------------------------------------------------------------------------------------
 
 
 def inspect(order_id: OrderId, json: Json = False) -> None:
@@ -76,14 +76,14 @@ def _uuid(text: str) -> uuid.UUID:
         raise Trouble(f"'{text}' is not an order id: it must be a UUID", 2) from None
 
 
-# Many orders -----------------------------------------------------------------------------------------------------------
+# Many orders ----------------------------------------------------------------------------------------------------------
 
 
 def stuck(
     older_than: Annotated[float, typer.Option(help="Also orders that have not moved for this many seconds.")] = 60.0,
     json: Json = False,
 ) -> None:
-    """List orders that need a look: parked, overdue, or long without a move, each with why. Exit 1 when there are any."""
+    """List orders that need a look: parked, overdue, or long without a move, and why. Exit 1 when there is one."""
     from order_saga.cli.explain import why_waiting
 
     found = run(_stuck(older_than))
@@ -117,7 +117,9 @@ async def _stuck(older_than_s: float) -> list[dict[str, Any]]:
     return found
 
 
-def resume(order_id: OrderId, by: Annotated[str, typer.Option(help="Who says so; kept in the history.")] = "operator") -> None:
+def resume(
+    order_id: OrderId, by: Annotated[str, typer.Option(help="Who says so; kept in the history.")] = "operator"
+) -> None:
     """Let a parked order go on: its open questions are asked again."""
     if not run(_resume(_uuid(order_id), by)):
         raise Trouble(f"order {order_id} is not parked")
@@ -131,7 +133,7 @@ async def _resume(order_id: uuid.UUID, by: str) -> bool:
         return await resume_order(engine, order_id, by)
 
 
-# Dead letters ----------------------------------------------------------------------------------------------------------
+# Dead letters ---------------------------------------------------------------------------------------------------------
 
 
 @dead_letters.command("list")
@@ -205,7 +207,7 @@ def _on_letter(letter: str, act: Callable[[AsyncEngine, str, int], Awaitable[Any
     return run(work())
 
 
-# The whole -------------------------------------------------------------------------------------------------------------
+# The whole ------------------------------------------------------------------------------------------------------------
 
 
 def audit(json: Json = False) -> None:
@@ -229,4 +231,3 @@ def audit(json: Json = False) -> None:
         out.print("[green]audit: I1 to I11 hold[/]")
     if findings:
         raise typer.Exit(1)
-

@@ -27,7 +27,7 @@ err: Final = Console(stderr=True, highlight=False)
 
 
 class Trouble(Exception):  # noqa: N818 - the word that the exit status 1 is documented by
-    """What a command could not do, in one line; `status` is its exit status (2: the caller can mend it by asking otherwise)."""
+    """What a command could not do, in one line; `status` is its exit status (2: ask otherwise and it can)."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)

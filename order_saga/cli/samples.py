@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from local_stack.sample_data import CASH, CASH_SCALE
 from contracts.decimals import Money, Price
+from local_stack.sample_data import CASH, CASH_SCALE
+from order_saga.cli.reach import connected
 from participants.assets import store as assets_store
 from participants.assets.rules import Asset
 from participants.balance import store as balance_store
-from order_saga.cli.reach import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

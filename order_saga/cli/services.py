@@ -77,14 +77,18 @@ def migrate(
         downgrade(url, revision)
     out.print(f"schema: {before or 'nothing'} -> {current(url) or 'nothing'}")
     names = ("orchestrator", "api", "balance", "assets", "auditor")
-    logins = {name: os.environ[f"{name.upper()}_DB_PASSWORD"] for name in names if f"{name.upper()}_DB_PASSWORD" in os.environ}
+    logins = {
+        name: os.environ[f"{name.upper()}_DB_PASSWORD"] for name in names if f"{name.upper()}_DB_PASSWORD" in os.environ
+    }
     if logins and revision == "head":
         create_logins(url, logins)
         out.print(f"logins: {', '.join(logins)}")
 
 
 def topics(
-    replication: Annotated[int, typer.Option(min=1, help="Copies of each new topic; 3 where more than one broker runs.")] = 1,
+    replication: Annotated[
+        int, typer.Option(min=1, help="Copies of each new topic; 3 where more than one broker runs.")
+    ] = 1,
     check: Annotated[bool, typer.Option(help="Only look; create nothing.")] = False,
 ) -> None:
     """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be."""

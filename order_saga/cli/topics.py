@@ -1,4 +1,4 @@
-"""Creates the topics with their partitions and the broker's append time, and says what is wrong with those that exist."""
+"""Creates the topics, with partitions and the broker's append time, and says what is wrong with those that exist."""
 
 from __future__ import annotations
 

@@ -43,7 +43,13 @@ def sign(user: str, scopes: list[str] | tuple[str, ...] = SCOPES, ttl_s: int = 3
     import jwt
 
     now = int(time.time())
-    claims: dict[str, Any] = {"sub": user, "scope": " ".join(scopes), "iat": now, "exp": now + ttl_s, "jti": str(uuid.uuid4())}
+    claims: dict[str, Any] = {
+        "sub": user,
+        "scope": " ".join(scopes),
+        "iat": now,
+        "exp": now + ttl_s,
+        "jti": str(uuid.uuid4()),
+    }
     for claim, variable in (("iss", "JWT_ISSUER"), ("aud", "JWT_AUDIENCE")):
         if variable in os.environ:
             claims[claim] = os.environ[variable]
@@ -104,7 +110,9 @@ def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
     user: User = "alice",
     price: Annotated[str | None, typer.Option(help="The price that you saw; refused when the quote is worse.")] = None,
     slippage_bps: Annotated[int | None, typer.Option(help="By how much it may be worse, in 1/10,000.")] = None,
-    client_order_id: Annotated[str | None, typer.Option(help="Your own id; the same id never makes two orders.")] = None,
+    client_order_id: Annotated[
+        str | None, typer.Option(help="Your own id; the same id never makes two orders.")
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the end; 0 returns at once.")] = 30.0,
     json: Json = False,
 ) -> None:
@@ -154,7 +162,9 @@ def call(user: str, method: str, path: str, body: dict[str, Any] | None = None, 
     import httpx
 
     authorization = {"Authorization": f"Bearer {sign(user)}"}
-    answer = httpx.request(method, setting("ORDER_API_URL", "api") + path, json=body, headers=authorization | headers, timeout=40)
+    answer = httpx.request(
+        method, setting("ORDER_API_URL", "api") + path, json=body, headers=authorization | headers, timeout=40
+    )
     if answer.is_error:
         raise Trouble(_problem(answer))
     data: dict[str, Any] = answer.json()

@@ -175,6 +175,8 @@ async def test_an_id_that_another_producer_took(api: Api, orchestrator: Orchestr
     posted = (await api.submit(key="k")).json()
     path = f"/orders/{posted['order_id']}"
     await orchestrator.shows(posted["order_id"], user_id="mallory", asset_id="ETH")
+    history = "INSERT INTO orders.history VALUES ($1::text::uuid, 1, now(), 0, 1, ARRAY['>PENDING'], $2::text::jsonb)"
+    await orchestrator.run(history, posted["order_id"], '[{"kind": "status", "name": "PENDING", "version": 1}]')
     taken = (await api.get(path)).json()
     assert ("FAILED", "ORDER_ID_TAKEN", 1) == (taken["status"], taken["reason_code"], taken["version"])
     assert ("alice", "BTC", posted["created_at"]) == (taken["user_id"], taken["asset_id"], taken["created_at"])
@@ -182,7 +184,8 @@ async def test_an_id_that_another_producer_took(api: Api, orchestrator: Orchestr
     assert [] == (await api.get(path + "/history")).json()["history"]
     assert 409 == (await api.cancel(posted["order_id"])).status_code
     assert taken == (await api.submit(key="k")).json()
-    for viewer in ({"user": "mallory"}, {"user": "ops", "scope": "orders:operate"}):
+    for viewer in ({"user": "mallory", "scope": "orders:read"}, {"user": "ops", "scope": "orders:operate"}):
+        assert 1 == len((await api.get(path + "/history", **viewer)).json()["history"])
         seen = (await api.get(path, **viewer)).json()
         assert ("mallory", "ETH", "PENDING") == (seen["user_id"], seen["asset_id"], seen["status"])
     assert 404 == (await api.get(path, user="bob")).status_code

@@ -105,6 +105,7 @@ async def test_every_broken_field_is_listed_at_once(api: Api) -> None:
     assert "must be one of MARKET_BUY, MARKET_SELL" == errors["order_type"]["rule"]
     assert errors["prise"]["rule"].startswith("is not a field of an order; these are: asset_id, order_type, quantity")
     assert '{"x":10}' == errors["leverage"]["got"]
+    assert ["stop_price"] == [error["field"] for error in (await api.submit({"stop_price": "1"})).json()["errors"]]
 
 
 NOT_JSON = [b"", b"{", b"{'a': 1}", b"\xff", b'{"quantity": NaN}', b"[" * 9000, b'{"a": 1e999999}', b'{"a": "\\ud800"}']

@@ -1,9 +1,9 @@
 """`make bench`: orders a second and latency of the whole system, as ratios to a floor measured in the same run.
 
-The system: requests on Kafka, to the terminal event read back, through the orchestrator and both reference services with
-their ledgers, everything durable. The floor: a bare aiokafka and asyncpg loop that stores a request's row in one
-transaction a batch and publishes one event. It asks nobody, keeps no history and moves no money. Rounds alternate. Ratios
-compare; absolute figures are this machine's, at this moment. The last line is one JSON object.
+The system: from requests on Kafka to the terminal events read back, through the orchestrator and both reference
+services with their ledgers, everything durable. The floor: a bare aiokafka and asyncpg loop that stores a request's row
+in one transaction a batch and publishes one event; it asks nobody, keeps no history and moves no money. Rounds
+alternate. Ratios compare; absolute figures are this machine's, at this moment. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def report(rounds: list[Round], orders: int, in_flight: int) -> dict[str, object
         "ratio system / floor": ratios,
         "system p50, ms": [one.system.p50_ms for one in rounds],
         "system p99, ms": [one.system.p99_ms for one in rounds],
-        **{f"{name}, us of CPU an order": [one.cpu_us_per_order[name] for one in rounds] for name in rounds[0].cpu_us_per_order},
+        **{
+            f"{name}, us of CPU an order": [one.cpu_us_per_order[name] for one in rounds]
+            for name in rounds[0].cpu_us_per_order
+        },
     }
     for name, values in figures.items():
         table.add_row(name, *(f"{value:.3g}" for value in (statistics.median(values), min(values), max(values))))
@@ -104,7 +107,9 @@ def report(rounds: list[Round], orders: int, in_flight: int) -> dict[str, object
 
 def main() -> int:
     """Read the arguments, measure, report."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--orders", type=int, default=5000, help="orders of a round")
     parser.add_argument("--in-flight", type=int, default=1000, help="orders that may be open at once")
     parser.add_argument("--rounds", type=int, default=3)

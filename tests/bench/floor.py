@@ -22,7 +22,8 @@ from saga_kit.settings import KafkaSettings
 
 REQUESTS, EVENTS = "floor.requests", "floor.events"
 STORE = """
-    INSERT INTO bench.orders SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING"""
+    INSERT INTO bench.orders SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+    ON CONFLICT DO NOTHING"""
 
 
 class Asked(msgspec.Struct):
@@ -39,7 +40,9 @@ async def running_floor(stack: LocalStack) -> AsyncIterator[tuple[str, str]]:
     """Run the floor beside the system, on its broker and its database; give the topics that it reads and writes."""
     connection = await asyncpg.connect(stack.database_url)
     await connection.execute("CREATE SCHEMA bench")
-    await connection.execute("CREATE TABLE bench.orders (order_id uuid PRIMARY KEY, user_id text, asset_id text, quantity text)")
+    await connection.execute(
+        "CREATE TABLE bench.orders (order_id uuid PRIMARY KEY, user_id text, asset_id text, quantity text)"
+    )
     await connection.close()
     arguments = (stack.kafka_bootstrap_servers, stack.database_url)
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.floor", *arguments)

@@ -67,7 +67,9 @@ class Load:
             await consumer.stop()
             await publisher.stop()
         took.sort()
-        return Result(orders / (time.monotonic() - began), took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3)
+        return Result(
+            orders / (time.monotonic() - began), took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3
+        )
 
     async def _ask(
         self, publisher: Publisher, topic: str, orders: int, asked: dict[uuid.UUID, float], free: asyncio.Semaphore

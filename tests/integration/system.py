@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -35,6 +36,9 @@ from tests.integration.wire import Events, Producer
 WITHIN_S = 90.0
 """How long anything may take that takes a second on an idle machine."""
 POLL_S = 0.1
+_RUNNING: set[str] = set()
+"""Databases of systems that run now. Logins belong to the whole server, and all systems on it agree on the passwords;
+after the last one, other tests get back those that they know."""
 
 
 class Servers(Protocol):
@@ -68,19 +72,12 @@ class System:
     """As the auditor: it sees the views of schema `audit` and nothing else."""
     deposits: dict[tuple[str, str], Decimal] = field(default_factory=dict)
 
-    async def deposit(self, user_id: str, asset_id: str, amount: str) -> None:
-        """Give a user something, and remember it."""
+    async def endow(self, users: list[str], holdings: Mapping[str, str], *, times: int = 1) -> list[str]:
+        """Give each user the same, in so many deposits each, and remember it."""
         async with connected(self.stack.logins["balance"]) as engine:
-            await deposit(engine, secrets.token_hex(8), user_id, asset_id, Money.parse(amount))
-        self._note_deposit(user_id, asset_id, Decimal(amount))
-
-    async def endow(self, users: list[str], holdings: Mapping[str, str]) -> list[str]:
-        """Give each user the same."""
-        async with connected(self.stack.logins["balance"]) as engine:
-            for user in users:
-                for asset_id, amount in holdings.items():
-                    await deposit(engine, secrets.token_hex(8), user, asset_id, Money.parse(amount))
-                    self._note_deposit(user, asset_id, Decimal(amount))
+            for user, (asset_id, amount), _ in product(users, holdings.items(), range(times)):
+                await deposit(engine, secrets.token_hex(8), user, asset_id, Money.parse(amount))
+                self.deposits[user, asset_id] = self.deposits.get((user, asset_id), Decimal(0)) + Decimal(amount)
         return users
 
     async def rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -144,10 +141,6 @@ class System:
             return pid != before and await http_ready(self.port(pid))()
         return False
 
-    def _note_deposit(self, user_id: str, asset_id: str, amount: Decimal) -> None:
-        key = (user_id, asset_id)
-        self.deposits[key] = self.deposits.get(key, Decimal(0)) + amount
-
 
 @asynccontextmanager
 async def running(
@@ -166,17 +159,19 @@ async def running(
         time_scale=time_scale,
         load_samples=(lambda logins: load_samples(logins, time_scale)) if samples else None,
     )
+    _RUNNING.add(name)
     try:
         async with LocalStack(folder, options) as stack, _watched(stack, prefix) as system:
             if samples:
-                for one in DEPOSITS:
-                    system.deposits[one.user_id, one.asset_id] = one.amount
+                system.deposits |= {(one.user_id, one.asset_id): one.amount for one in DEPOSITS}
             yield system
     finally:
+        _RUNNING.remove(name)
         await drop_database(servers.database_url_admin, name)
         await servers.delete_topics(prefix)
-        # Logins belong to the whole server: other tests get back the passwords that they know.
-        await asyncio.to_thread(create_logins, servers.database_url_admin, dict.fromkeys(LOGINS, PASSWORD))
+        if not _RUNNING:
+            passwords = dict.fromkeys(LOGINS, PASSWORD)
+            await asyncio.to_thread(create_logins, servers.database_url_admin, passwords)
 
 
 @asynccontextmanager

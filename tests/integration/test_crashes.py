@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.infrastructure import Infrastructure, own_broker, own_postgres
 from tests.integration.checker import assert_all_is_well
 from tests.integration.orders import HOLDINGS, mixed
-from tests.integration.system import System, running
+from tests.integration.system import System, eventually, running
 from tests.integration.trader import Trader
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.apache_kafka]
@@ -67,8 +67,10 @@ async def test_everything_is_killed_while_1000_orders_run(
 
     async def kill_all() -> None:
         for service in SERVICES:
+            await _some_are_in_flight(system)
             await system.end(service, signal.SIGKILL)
         for server in (servers.broker, servers.postgres):
+            await _some_are_in_flight(system)
             await server.kill()
             await server.start()
 
@@ -77,3 +79,12 @@ async def test_everything_is_killed_while_1000_orders_run(
     assert len(ids) == len(ends)
     assert {"COMPLETED", "CANCELLED", "FAILED"} == {end.split(" ")[0] for end in ends.values()}
     await assert_all_is_well(system, trader)
+
+
+async def _some_are_in_flight(system: System) -> None:
+    statement = "SELECT 1 FROM audit.orders WHERE status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED') LIMIT 1"
+
+    async def some() -> bool:
+        return bool(await system.rows(statement))
+
+    await eventually(some, "orders are in flight", poll_s=0.01)

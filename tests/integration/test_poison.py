@@ -84,9 +84,8 @@ async def test_poison_on_every_other_topic(system: System, trader: Trader, topic
 async def test_a_row_that_can_not_be_stored(system: System, trader: Trader) -> None:
     """A settlement whose sum no column holds is set aside alone: its neighbours settle, and so does it, given room."""
     neighbours = await system.endow([f"small-{number}" for number in range(20)], {"ACME": "1"})
-    await system.deposit("whale", "ACME", "10")
-    for _ in range(100):  # to just below what numeric(38,18) holds
-        await system.deposit("whale", "USD", MOST)
+    await system.endow(["whale"], {"ACME": "10"})
+    await system.endow(["whale"], {"USD": MOST}, times=100)  # to just below what numeric(38,18) holds
     wanted = [sell("whale", "ACME", "10"), *(sell(user, "ACME", "1") for user in neighbours)]
     whale, *others = await trader.produce(*wanted)
     assert dict.fromkeys(others, COMPLETED) == await trader.ended(others)

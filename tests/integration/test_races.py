@@ -45,6 +45,9 @@ async def test_a_success_that_comes_after_the_cancel_is_refunded(system: System,
 async def test_a_cancel_and_the_fill_have_one_winner(system: System, trader: Trader) -> None:
     """Named test 4: whoever commits first wins, whenever the cancel comes; only the winner's events are published."""
     await system.endow(["racer"], HOLDINGS)
+    over = [sell("racer", "ACME", "1") for _ in range(5)]
+    await trader.ended(await trader.produce(*over))
+    await system.producer.send(*(cancel_of(one) for one in over))
     rng = random.Random(4)  # noqa: S311 - a test's dice must fall alike each time
     wanted = [sell("racer", "ACME", "1", cancel=True) for _ in range(200)]
     request_at = [rng.uniform(0.05, 3.0) for _ in wanted]
@@ -57,7 +60,7 @@ async def test_a_cancel_and_the_fill_have_one_winner(system: System, trader: Tra
         *((at, cancel_of(one)) for at, one in zip(cancel_at, wanted, strict=True)),
     )
     trader.note(*wanted)
-    ends = await trader.ended([one.order_id for one in wanted])
+    ends = await trader.ended([one.order_id for one in (*over, *wanted)])
     assert {COMPLETED, CANCELLED} == set(ends.values())
     assert [] == [fault for order_id, end in ends.items() for fault in _mixed_up(system, order_id, end)]
     by_end = {end: [order_id for order_id in ends if ends[order_id] == end] for end in (COMPLETED, CANCELLED)}
@@ -143,7 +146,7 @@ async def _never(system: System, statement: str) -> AsyncIterator[None]:
     finally:
         done.set()
         await looking
-    assert [] == found
+        assert [] == found
 
 
 async def _all_in_phase(system: System, ids: list[str], phase: str) -> None:

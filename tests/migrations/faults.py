@@ -110,7 +110,7 @@ ENDS: Final = (
     Fault(
         "I4", BUY, "it is COMPLETED, its hold is missing", (f"DELETE FROM balances.holds WHERE saga_id = '{BUY}'",),
     ),
-    Fault("I4", BUY, "with a fee of 0.5, and there is no fill", (f"DELETE FROM orders.fills WHERE order_id = '{BUY}'",)),
+    Fault("I4", BUY, "a fee of 0.5, and there is no fill", (f"DELETE FROM orders.fills WHERE order_id = '{BUY}'",)),
     Fault(
         "I4", SELL, "shows 0 filled at no price with a fee of 0, and there is no fill",
         (_fill(SELL, "busted = true"), _order(SELL, "filled_quantity = 0, average_price = NULL, fee = 0")),

@@ -100,7 +100,7 @@ async def test_deposits_and_first_credits_of_one_account_at_once_all_count(
 async def test_accounts_are_locked_in_their_order(balance: Balance, another_balance: Balance) -> None:
     """A batch that waits for an account has locked those before it and none behind it: so nobody waits in a circle."""
     users = [f"user-{n:02}" for n in range(30)]
-    for user_id in users:
+    for user_id in reversed(users):  # so that the order of the rows on disk is not the one that is asked for
         await balance.deposit(user_id, USD="1")
     lock = "SELECT user_id FROM balances.accounts WHERE user_id {} FOR UPDATE SKIP LOCKED"
     async with another_balance.engine.begin() as tx:
