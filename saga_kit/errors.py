@@ -79,10 +79,7 @@ def describe(error: BaseException) -> str:
 
 
 def _classify_database(error: DBAPIError) -> Cause:
-    if error.connection_invalidated:
-        return "infrastructure"
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    if sqlstate is not None:
-        return "poison" if sqlstate[:2] in POISON_SQLSTATE_CLASSES else "infrastructure"
-    # Without a SQLSTATE it never reached the server: a value that the driver can't encode, or a broken connection.
-    return "poison" if isinstance(getattr(error.orig, "__cause__", None), ValueError) else "infrastructure"
+    # A value that the driver can't encode has a SQLSTATE too (22000); what has none is a broken connection.
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    data_error = sqlstate[:2] in POISON_SQLSTATE_CLASSES and not error.connection_invalidated
+    return "poison" if data_error else "infrastructure"

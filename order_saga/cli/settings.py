@@ -14,11 +14,10 @@ from order_saga.cli.reach import out
 from order_saga.settings import OrchestratorSettings
 from participants.assets.service import AssetsSettings
 from participants.balance.service import BalanceSettings
+from saga_kit.settings import KitSettings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
-
-    from saga_kit.settings import KitSettings
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVICES: Final[dict[str, type[KitSettings]]] = {
@@ -57,7 +56,7 @@ def settings() -> list[Setting]:
     for service, kind in SERVICES.items():
         for name, field in kind.model_fields.items():
             found.setdefault(name, []).append(service)
-            fields.setdefault(name, field)
+            fields.setdefault(name, KitSettings.model_fields.get(name, field))
     return [
         Setting(
             name.upper(),

@@ -188,6 +188,52 @@ async def test_the_same_new_hold_by_two_members_under_other_owners_is_made_once(
     assert await schema.rows("SELECT trim_scale(sum(free)) FROM {s}.accounts") == [(8000 - AMOUNT,)]
 
 
+class Notes:
+    """A ledger that locks nothing and notes every effect."""
+
+    def __init__(self, schema: str) -> None:
+        self._schema = schema
+        self._effects: list[tuple[str, str]] = []
+
+    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+        """Lock nothing."""
+
+    def reserve(self, command: Command[None]) -> Refusal | None:
+        """Note it."""
+        self._effects.append((command.hold_id, "reserve"))
+        return None
+
+    def refund(self, _: Command[None], hold: Hold) -> None:
+        """Note it."""
+        self._effects.append((hold.hold_id, "end"))
+
+    def settle(self, _: Command[None], hold: Hold) -> Refusal | None:
+        """Note it."""
+        self._effects.append((hold.hold_id, "end"))
+        return None
+
+    async def save(self, tx: AsyncConnection) -> None:
+        """Write the notes."""
+        for hold_id, effect in self._effects:
+            await tx.exec_driver_sql(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")  # noqa: S608
+
+
+async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
+    """A ledger that locks nothing is safe: of a refund and a settlement at once, one has its effect."""
+    members = [
+        process(schema, Participant(schema.name, Adapter(), lambda: Notes(schema.name)), FakePublisher())
+        for _ in range(6)
+    ]
+    holds = [f"h{n}" for n in range(20)]
+    await members[0].run([command(Kind.RESERVE, hold) for hold in holds])
+    async with asyncio.TaskGroup() as group:
+        for number, member in enumerate(members):
+            kind = Kind.REFUND if number % 2 else Kind.SETTLE
+            group.create_task(member.run([command(kind, hold) for hold in holds[number:] + holds[:number]]))
+    effects = [key for (key,) in await schema.rows("SELECT key FROM {s}.done")]
+    assert sorted(effects) == sorted(f"{hold}:{effect}" for hold in holds for effect in ("reserve", "end"))
+
+
 @pytest.mark.parametrize(
     ("amount", "captured", "refunded", "state"),
     [

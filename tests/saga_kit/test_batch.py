@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from saga_kit.batch import Effects, Received
 from saga_kit.database import create_engine
 from saga_kit.errors import Stopped
 from saga_kit.outbox import Outbox, Relay
@@ -186,6 +189,21 @@ async def test_a_handlers_reason_with_a_nul_can_still_be_stored(schema: Schema) 
     await process(schema, worker, FakePublisher()).run(received(Item("nul\0", 1), Item("b", 1)))
     assert await done(schema) == [("b", 1)]
     assert len(await schema.rows("SELECT * FROM {s}.dead_letters")) == 1
+
+
+async def test_an_oversize_question_is_refused_before_the_commit_too(schema: Schema) -> None:
+    """What is published from memory only is measured as well: it would be refused again and again."""
+
+    class Asks(Worker):
+        async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+            effects = await super().handle(tx, messages)
+            return Effects(messages=[kept.outgoing for kept in effects.kept])
+
+    worker, publisher = Asks(schema.name, padding={"big": 600_000}), FakePublisher()
+    await process(schema, worker, publisher).run(received(Item("big", 1), Item("b", 1)))
+    assert await done(schema) == [("b", 1)]
+    assert list(worker.parked) == ["big"]
+    assert [m.id for m in publisher.published] == ["b:1"]
 
 
 async def test_a_message_that_no_broker_would_take_is_refused_before_the_commit(schema: Schema) -> None:

@@ -138,7 +138,7 @@ async def stage(schema: Schema, infrastructure: Infrastructure, topic_prefix: st
 
 async def test_a_service_works_and_drains(stage: Stage) -> None:
     """Ready once it consumes; SIGTERM in mid-transaction lets the batch commit, publish and be acknowledged; exit 0."""
-    async with stage.service(TEST_DELAY_S="0.7") as running:
+    async with stage.service(TEST_DELAY_S="1.5") as running:
         await running.said("consuming")
         await running.said("handling")
         async with asyncio.timeout(10):
@@ -148,6 +148,10 @@ async def test_a_service_works_and_drains(stage: Stage) -> None:
         await stage.send(("a", 1))
         await running.said("handling")
         running.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):  # it still answers while it drains
+            while (response := await running.get("/health")).status_code == 200:
+                await asyncio.sleep(0.05)
+        assert response.json()["checks"] == {"stopping": "stopping"}
         assert await running.ends() == 0
         assert any('"event": "ended"' in line for line in running.lines)
     assert await stage.done() == ["a", "timer"]
