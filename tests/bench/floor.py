@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import msgspec
 from aiokafka import AIOKafkaConsumer
+from confluent_kafka import Producer
 
 from contracts.envelope import Envelope, Outgoing, write_headers
 from contracts.vocabulary import OrderStatus
@@ -44,6 +45,9 @@ async def running_floor(stack: LocalStack) -> AsyncIterator[tuple[str, str]]:
         "CREATE TABLE bench.orders (order_id uuid PRIMARY KEY, user_id text, asset_id text, quantity text)"
     )
     await connection.close()
+    producer = Producer({"bootstrap.servers": stack.kafka_bootstrap_servers})
+    for topic in (REQUESTS, EVENTS):
+        await asyncio.to_thread(producer.list_topics, topic, 10)  # the embedded broker makes a topic that is asked for
     arguments = (stack.kafka_bootstrap_servers, stack.database_url)
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.floor", *arguments)
     try:

@@ -22,7 +22,7 @@ from order_saga.core.phases import MOVES
 from order_saga.core.saga import Ignored, Phase, Requested, Saga, Step, Why
 from tests.core.hostile import walked
 from tests.core.invariants import check
-from tests.core.sample import NOW, blank
+from tests.core.sample import NOW, REPLIES, blank
 from tests.core.walker import Clock, Explored, Walk, explore, histories
 from tests.core.world import State, World
 
@@ -118,6 +118,23 @@ def test_the_walk_sees_every_phase_every_ending_and_every_reason_to_ignore(side:
     cancelled = {saga.reason_code for saga in sagas if saga.status is OrderStatus.CANCELLED}
     assert cancelled == {ReasonCode.USER_REQUESTED, ReasonCode.OPERATOR, ReasonCode.EXPIRED}
     assert {edge.ignored for edge in walk.edges.values()} - {None} == set(Why) - {Why.TOO_MANY}
+
+
+@BOTH
+def test_what_must_never_move_an_order_never_does(side: Side) -> None:
+    """In no state: a stranger's cancel, a reply to another command, a second request, any reply while it is parked."""
+    walk, explored = walked(side)
+    for state, saga in ((number, walk.states[number]) for number in explored.nodes):
+        assert walk.edge(state, "cancel by a stranger").ignored is Why.NOT_ALLOWED
+        for name, message in walk.messages.items():
+            if name.endswith("to another command"):
+                assert walk.edge(state, name).ignored is Why.UNKNOWN
+            elif isinstance(message, Requested) and saga.phase is not Phase.NEW:
+                assert walk.edge(state, name).ignored in {Why.DUPLICATE, Why.CONFLICT}
+            elif type(message) in REPLIES and saga.parked_reason is not None:
+                assert walk.edge(state, name).ignored in {Why.PARKED, Why.UNKNOWN}
+        if saga.phase is not Phase.NEW:
+            assert walk.edge(state, "cancel of a stranger's order").ignored is Why.NOT_ALLOWED
 
 
 # The walk itself ------------------------------------------------------------------------------------------------------

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -189,8 +192,11 @@ async def test_two_processes_at_once_on_the_same_accounts(desk: Desk) -> None:
     holds = [Hold(user, (RESERVE, RESERVE, rng.choice((SETTLE, REFUND)), SETTLE)) for user in users for _ in range(60)]
     commands = [hold.command(kind, partition=rng.randrange(PARTITIONS)) for hold in holds for kind in hold.kinds]
     rng.shuffle(commands)
-    told = await desk.ask(*commands)
-    for records in told.values():
+    async with _all_accounts_locked(desk):
+        asking = asyncio.create_task(desk.ask(*commands))
+        waiting = f"every process has a batch and waits for {', '.join(users)}"
+        await eventually(lambda: _all_wait(desk), waiting, poll_s=0.01)
+    for records in (await asking).values():
         said = {record.type for record in records}
         given_back = [
             record for record in records if record.type == "BalanceRefunded" and record.body["refunded"] != "0"
@@ -199,6 +205,27 @@ async def test_two_processes_at_once_on_the_same_accounts(desk: Desk) -> None:
     for user in users:
         await _assert_accounts(desk, user, await desk.states(user), deposited=2000)
     assert [(0,)] == [tuple(row) for row in await desk.system.owner_rows(DEADLOCKS)]
+
+
+@asynccontextmanager
+async def _all_accounts_locked(desk: Desk) -> AsyncIterator[None]:
+    """Keep every account from whoever wants to change one."""
+    connection = await asyncpg.connect(desk.system.stack.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM balances.accounts FOR UPDATE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def _all_wait(desk: Desk) -> bool:
+    """Tell whether each process of the service waits for a lock."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'balance' AND wait_event_type = 'Lock'"""
+    [row] = await desk.system.owner_rows(waiting)
+    return bool(row["count"] >= len(desk.system.stack.pids["balance"]))
 
 
 def command_body(command: Message) -> Any:

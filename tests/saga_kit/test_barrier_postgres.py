@@ -215,7 +215,7 @@ class Notes:
     async def save(self, tx: AsyncConnection) -> None:
         """Write the notes."""
         for hold_id, effect in self._effects:
-            await tx.exec_driver_sql(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")  # noqa: S608
+            await tx.exec_driver_sql(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")
 
 
 async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
