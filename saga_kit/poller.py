@@ -27,7 +27,7 @@ RECORDS_MAX: Final = 500
 """The knee of PostgreSQL's rows per transaction."""
 POLL_TIMEOUT_MS: Final = 5
 SEARCH_S: Final = 60.0
-"""How long records are taken one by one after a failure to parse; far more than one fetch holds."""
+"""How long records are taken one by one after an error; in that time far more than one fetch holds are taken."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +69,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing may be skipped
             log.warning("poll failed, going back to what is not handled", cause=describe(error))
             self._must_rewind = True
-            if not isinstance(error, KafkaError | OSError):
-                self._search_until = time.monotonic() + SEARCH_S
+            self._search_until = time.monotonic() + SEARCH_S
             await asyncio.sleep(self._backoff.next_s())
             return ()
         self._backoff.reset()
@@ -113,8 +112,10 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             position = await consumer.position(tp)
             try:
                 batches = await consumer.getmany(tp, timeout_ms=0, max_records=1)
-            except (ConsumerStoppedError, KafkaError, OSError):
+            except ConsumerStoppedError:
                 raise
+            except (KafkaError, OSError) as error:  # a codec that is not installed, a checksum: it waits, others go on
+                log.debug("a partition can't be read", topic=tp.topic, partition=tp.partition, cause=describe(error))
             except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
                 consumer.seek(tp, position + 1)
                 found.append(LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.codec import decode, encode
-from contracts.decimals import Price, Quantity
+from contracts.decimals import Price, Quantity, add, multiply
 from contracts.vocabulary import OrderType
 from participants.assets.rules import Asset, Quote, judge
 from tests.participants.support import NOW, order
@@ -150,18 +150,19 @@ def test_a_price_counts_for_as_long_as_its_source_stands_by_it(age: timedelta | 
 @given(
     quantity=st.integers(1, 10**12).map(lambda n: Quantity(Decimal(n).scaleb(-8))),
     price=st.integers(1, 10**8).map(lambda n: Decimal(n).scaleb(-2)),
-    low=st.integers(0, 10**6).map(lambda n: Decimal(n).scaleb(-3)),
-    width=st.integers(0, 10**9).map(lambda n: Decimal(n).scaleb(-3)),
+    hair=st.sampled_from([Decimal("-1e-10"), Decimal(0), Decimal("1e-10")]),
+    at_the_top=st.booleans(),
 )
-def test_notional_is_judged_exactly(quantity: Quantity, price: Decimal, low: Decimal, width: Decimal) -> None:
-    """Quantity times quote is held against the limits unrounded, whatever precision the thread's context has."""
-    high = low + width
+def test_notional_is_judged_exactly(quantity: Quantity, price: Decimal, hair: Decimal, *, at_the_top: bool) -> None:
+    """A hair above or below a limit decides, unrounded, whatever precision the thread's context has."""
+    gross = multiply(quantity, price)
+    limit = max(add(gross, hair), Decimal(0))
+    low, high = (Decimal(0), limit) if at_the_top else (limit, Decimal(10**15))
     asset = Asset("BTC", Decimal("0.01"), min_quantity=Decimal("1e-8"), min_notional=low, max_notional=high)
     within = Fraction(low) <= Fraction(quantity) * Fraction(price) <= Fraction(high)
+    command = CheckAsset("c", order(1), "BTC", OrderType.MARKET_SELL, quantity)
     with localcontext(prec=3):
-        assert ("" if within else "NOTIONAL_OUT_OF_RANGE") == verdict(
-            CheckAsset("c", order(1), "BTC", OrderType.MARKET_SELL, quantity), asset, replace(QUOTE, price=price)
-        )
+        assert ("" if within else "NOTIONAL_OUT_OF_RANGE") == verdict(command, asset, replace(QUOTE, price=price))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, UnsupportedCodecError
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from faststream import AckPolicy
@@ -252,6 +252,30 @@ async def test_a_record_that_the_client_library_cannot_parse_loses_nobody_and_st
     assert [letter[0] for letter in letters] == [1] * 4 + [3] * 4
     assert all("UnicodeDecodeError" in letter[1] for letter in letters)
     assert await world.committed() == 408
+
+
+async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(world: World) -> None:
+    """A codec that is not installed or a broken checksum stops its own partition only, and nothing of it is skipped."""
+    everything = {(f"a{n}", n) for n in range(100)}
+    await world.send(("first", 0))
+    async with world.consuming() as consumer:
+        await world.done_is({("first", 0)})
+        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make one partition fail
+        read, bad = client.getmany, TopicPartition(f"{world.prefix}t", 2)
+
+        async def failing(*partitions: TopicPartition, **options: Any) -> Any:
+            if not partitions or bad in partitions:
+                raise UnsupportedCodecError("no lz4 here")
+            return await read(*partitions, **options)
+
+        client.getmany = failing
+        await world.send(*sorted(everything))
+        behind = {(f"a{n}", n) for n in range(100) if world.publisher.partition(f"a{n}".encode(), 4) == 2}
+        assert 0 < len(behind) < 100
+        await world.done_is({("first", 0)} | everything - behind)
+        client.getmany = read
+        await world.done_is({("first", 0)} | everything)
+    assert await world.committed() == 101
 
 
 async def test_the_ack_policy_is_checked_at_the_start(world: World) -> None:
