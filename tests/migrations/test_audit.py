@@ -18,6 +18,7 @@ from tests.migrations.faults import FAULTS, NOBODY, Fault
 from tests.migrations.rows import (
     BUY,
     CANCELLED,
+    REFUSED,
     REJECTED,
     SELL,
     STUB,
@@ -121,12 +122,20 @@ async def test_what_was_only_on_its_way_is_no_finding(database: Database, health
     assert [9] == seen
 
 
+async def test_what_each_look_sees_anew_is_no_finding(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks that see two different things agree on nothing."""
+    passing = Check("I1", "SELECT NULL::uuid, clock_timestamp(), 'it was so for a moment'", page=False)
+    monkeypatch.setattr(audit_module, "CHECKS", (passing,))
+
+    assert [] == await _audit(database)
+
+
 async def test_pages_find_what_one_look_finds(
     database: Database, healthy: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However the orders are cut into pages, each is looked at once, and so is what lies between them."""
     await insert_claim(healthy, UUID(int=0), age_s=60)
-    await insert_claim(healthy, UUID(int=SELL.int + 1), age_s=60)
+    await insert_claim(healthy, UUID(int=REFUSED.int + 1), age_s=60)  # the very id after a page's last
     await insert_claim(healthy, UUID(int=2**128 - 1), age_s=60)
     await healthy.execute("UPDATE orders.orders SET version = 9 WHERE order_id = $1", CANCELLED)
     expected = await _audit(database)

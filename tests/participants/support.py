@@ -17,7 +17,7 @@ from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.codec import Message, decode, outgoing
 from contracts.decimals import Money
 from contracts.envelope import read_envelope
-from participants.balance.service import BalanceAdapter
+from participants.balance.adapter import BalanceAdapter
 from participants.balance.store import StoredLedger, deposit
 from participants.balance.tables import SCHEMA
 from saga_kit.barrier import Participant

@@ -1,0 +1,90 @@
+"""Between the wire of `contracts.balance` and the kit's barrier: for this service, and for one of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefusal,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundBalance,
+    RefundRefused,
+    ReserveBalance,
+    SettleBalance,
+    SettlementRefused,
+)
+from contracts.codec import decode, outgoing
+from contracts.decimals import Money
+from contracts.envelope import Envelope, UnreadableMessage
+from contracts.topics import BALANCE_COMMANDS
+from contracts.vocabulary import HoldState
+from participants.balance.ledger import ZERO, BalanceCommand
+from saga_kit.barrier import Command, Hold, Kind, Refusal
+from saga_kit.batch import Received, Record
+from saga_kit.outbox import Kept
+
+Reply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
+_KINDS: Final = {ReserveBalance: Kind.RESERVE, SettleBalance: Kind.SETTLE, RefundBalance: Kind.REFUND}
+_REFUSALS: Final[dict[Kind, type[BalanceRefused | SettlementRefused | RefundRefused]]] = {
+    Kind.RESERVE: BalanceRefused,
+    Kind.SETTLE: SettlementRefused,
+    Kind.REFUND: RefundRefused,
+}
+
+
+class BalanceAdapter:
+    """Translates between the messages and the barrier's commands and holds; `source` is the replies' `ce_source`."""
+
+    topics: Sequence[str] = (BALANCE_COMMANDS.name,)
+
+    def __init__(self, source: str = "/balance") -> None:
+        self._source = source
+
+    def command(self, envelope: Envelope, record: Record) -> Command[BalanceCommand]:
+        """Read a command; raises `UnreadableMessage` for anything else."""
+        message = decode(envelope.type, record.value)
+        if not isinstance(message, ReserveBalance | SettleBalance | RefundBalance):
+            raise UnreadableMessage(f"{envelope.type} is not a command for the balance service")
+        if isinstance(message, ReserveBalance) and not message.amount:
+            raise UnreadableMessage("ReserveBalance: amount must be more than 0")
+        return Command(
+            kind=_KINDS[type(message)],
+            hold_id=message.hold_id,
+            saga_id=str(message.order_id),
+            owner=message.user_id,
+            unit=message.asset_id,
+            amount=message.amount,
+            message=message,
+            capture=message.capture if isinstance(message, SettleBalance) else ZERO,
+        )
+
+    def reply(self, received: Received[Command[BalanceCommand]], hold: Hold, refusal: Refusal | None) -> Kept:
+        """Say what came of a command; a redelivered one gets a reply with the same id."""
+        command = received.message
+        reply = answer(command, hold, refusal)
+        message = outgoing(
+            reply,
+            message_id=f"{reply.command_id}:{type(reply).__name__}",
+            source=self._source,
+            time=datetime.now(UTC),
+            traceparent=received.envelope.traceparent if received.envelope is not None else None,
+        )
+        return Kept(reply.command_id, message)
+
+
+def answer(command: Command[BalanceCommand], hold: Hold, refusal: Refusal | None) -> Reply:
+    """Choose the reply: `hold` is as the command left it, and `refusal` is why it was refused, if it was."""
+    asked = command.message
+    head = (asked.command_id, asked.order_id, asked.hold_id, HoldState(hold.state))
+    if refusal is not None:
+        return _REFUSALS[command.kind](*head, BalanceRefusal(refusal.code), refusal.reason)
+    if command.kind is Kind.RESERVE:
+        return BalanceReserved(*head, Money(hold.amount))
+    if command.kind is Kind.SETTLE:
+        return BalanceSettled(*head, Money(hold.captured), Money(hold.refunded))
+    return BalanceRefunded(*head, Money(hold.refunded))
