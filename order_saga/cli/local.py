@@ -67,7 +67,7 @@ def _greet(stack: LocalStack) -> None:
     from order_saga.cli.trade import SCOPES, sign
 
     token = sign("alice", SCOPES, 86_400, secret=stack.jwt_secret)
-    out.print(f"\n[bold green]Order Saga runs[/]   API [link]{stack.api_url}[/]   docs {stack.api_url}/docs")
+    out.print(f"\n[bold green]Order Saga runs[/]   API [link]{stack.api_url}[/]   {stack.api_url}/openapi.json")
     out.print(f"Kafka {stack.kafka_bootstrap_servers}   PostgreSQL {stack.logins['auditor']} (schema audit)")
     out.print("users alice, bob, carol; assets BTC, ETH, ACME and some that make trouble. Ctrl-C ends it.\n")
     out.print("Another terminal:")

@@ -54,16 +54,17 @@ async def _story(order_id: uuid.UUID) -> dict[str, Any]:
 
 async def story(engine: AsyncEngine, order_id: uuid.UUID) -> dict[str, Any]:
     """Gather all that the auditors' views know of one order."""
-    parts = {
-        "order": "SELECT * FROM audit.orders WHERE order_id = $1",
-        "claim": "SELECT * FROM audit.claims WHERE order_id = $1",
-        "history": "SELECT * FROM audit.history WHERE order_id = $1 ORDER BY seq",
-        "holds": "SELECT * FROM audit.holds WHERE order_id = $1",
-        "fills": "SELECT * FROM audit.fills WHERE order_id = $1",
-        "journal": "SELECT * FROM audit.journal WHERE order_id = $1 ORDER BY entry_id, asset_id, account",
-        "events_unsent": "SELECT * FROM audit.events_unsent WHERE order_id = $1 ORDER BY version",
+    parts: dict[str, tuple[str, object]] = {
+        "order": ("SELECT * FROM audit.orders WHERE order_id = $1", order_id),
+        "claim": ("SELECT * FROM audit.claims WHERE order_id = $1", order_id),
+        "history": ("SELECT * FROM audit.history WHERE order_id = $1 ORDER BY seq", order_id),
+        # By the ids that these rows have for an order: the ledger's tables are indexed by their own keys.
+        "holds": ("SELECT * FROM audit.holds WHERE hold_id = $1", f"{order_id}:reserve"),
+        "journal": ("SELECT * FROM audit.journal WHERE entry_id = $1 ORDER BY asset_id, account", f"{order_id}:settle"),
+        "fills": ("SELECT * FROM audit.fills WHERE order_id = $1", order_id),
+        "events_unsent": ("SELECT * FROM audit.events_unsent WHERE order_id = $1 ORDER BY version", order_id),
     }
-    found: dict[str, Any] = {name: await rows(engine, statement, order_id) for name, statement in parts.items()}
+    found: dict[str, Any] = {name: await rows(engine, *query) for name, query in parts.items()}
     found["order"] = found["order"][0] if found["order"] else None
     found["claim"] = found["claim"][0] if found["claim"] else None
     return found

@@ -261,14 +261,16 @@ async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(world
     async with world.consuming() as consumer:
         await world.done_is({("first", 0)})
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make one partition fail
-        read, bad = client.getmany, TopicPartition(f"{world.prefix}t", 2)
+        read, bad, failed = client.getmany, TopicPartition(f"{world.prefix}t", 2), asyncio.Event()
 
         async def failing(*partitions: TopicPartition, **options: Any) -> Any:
             if not partitions or bad in partitions:
+                failed.set()
                 raise UnsupportedCodecError("no lz4 here")
             return await read(*partitions, **options)
 
         client.getmany = failing
+        await failed.wait()
         await world.send(*sorted(everything))
         behind = {(f"a{n}", n) for n in range(100) if world.publisher.partition(f"a{n}".encode(), 4) == 2}
         assert 0 < len(behind) < 100
