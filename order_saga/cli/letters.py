@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from order_saga.cli.reach import Trouble, publishing
+from order_saga.cli.reach import Trouble, kafka_settings, publishing
 from saga_kit.dead_letters import DeadLetter, DeadLetters
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ async def show(engine: AsyncEngine, schema: str, number: int) -> dict[str, Any]:
 
 async def replay(engine: AsyncEngine, schema: str, number: int) -> None:
     """Publish a letter again; raises `Trouble` when it is not open or the broker did not take it."""
-    async with publishing() as publisher:
+    async with publishing(kafka_settings()) as publisher:
         if not await DeadLetters(schema).replay(engine, publisher, number):
             raise Trouble(f"dead letter {schema}/{number} is not open, or the broker did not take it")
 

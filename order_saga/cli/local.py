@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    here: Annotated[bool, typer.Option(help="Play against the system that runs, and leave it running.")] = False,
     keep: Annotated[bool, typer.Option(help="Keep the folder with data and logs.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the outcomes for programs.")] = False,
 ) -> None:
@@ -32,9 +33,9 @@ def demo(
 
     Exit 1 when an order did not end as announced.
     """
-    from order_saga.cli.demo import run_demo
+    from order_saga.cli.demo import run_demo, run_here
 
-    raise typer.Exit(asyncio.run(run_demo(keep=keep, json=json)))
+    raise typer.Exit(asyncio.run(run_here(json=json) if here else run_demo(keep=keep, json=json)))
 
 
 def up(

@@ -65,18 +65,23 @@ def jwt_secret() -> str:
 @asynccontextmanager
 async def database() -> AsyncIterator[AsyncEngine]:
     """Connect to the system's database, for a command's length."""
-    async with connected(setting("DATABASE_URL", "database_url")) as engine:
+    async with connected(database_url()) as engine:
         yield engine
 
 
+def database_url() -> str:
+    """Find the database's address."""
+    return setting("DATABASE_URL", "database_url")
+
+
 @asynccontextmanager
-async def connected(database_url: str) -> AsyncIterator[AsyncEngine]:
+async def connected(address: str) -> AsyncIterator[AsyncEngine]:
     """Connect to a database by its address."""
     from saga_kit.database import create_engine
     from saga_kit.settings import parse_database_url
 
     try:
-        url = parse_database_url(database_url)
+        url = parse_database_url(address)
     except ValueError as error:
         raise Trouble(f"DATABASE_URL {error}", 2) from None
     engine = create_engine(url, application_name="order-saga cli", pool_size=2)
@@ -87,11 +92,11 @@ async def connected(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def publishing() -> AsyncIterator[Publisher]:
-    """Connect to the system's broker, for a command's length."""
+async def publishing(settings: KafkaSettings) -> AsyncIterator[Publisher]:
+    """Connect to a broker, for a command's length."""
     from saga_kit.publisher import Publisher
 
-    publisher = Publisher(kafka_settings(), client_id="order-saga-cli")
+    publisher = Publisher(settings, client_id="order-saga-cli")
     try:
         yield publisher
     finally:

@@ -188,6 +188,7 @@ async def test_whatever_ends_it_nothing_stays(tmp_path: Path, wish: signal.Signa
             *(sys.executable, str(HERE / "run_stack.py"), str(tmp_path)),
             env=ENVIRONMENT,
             stdout=asyncio.subprocess.PIPE,
+            preexec_fn=_heed_ctrl_c,
         )
         assert stack.stdout is not None
         assert await stack.stdout.readline() == b"ready\n"
@@ -199,3 +200,8 @@ async def test_whatever_ends_it_nothing_stays(tmp_path: Path, wish: signal.Signa
         if wish is not signal.SIGKILL:
             assert [is_gone(pid) for pid in pids] == [True] * len(PROCESSES)
     await eventually(lambda: all(is_gone(pid) for pid in pids))
+
+
+def _heed_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs: they, and so our children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -206,6 +206,27 @@ async def test_an_oversize_question_is_refused_before_the_commit_too(schema: Sch
     assert [m.id for m in publisher.published] == ["b:1"]
 
 
+async def test_a_callback_that_raises_after_the_commit_blames_no_message(schema: Schema) -> None:
+    """`committed` is told once; its error is no fault of the batch, which is committed and not run again."""
+    told: list[int] = []
+
+    class Tells(Worker):
+        async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+            effects = await super().handle(tx, messages)
+
+            def committed() -> None:
+                told.append(len(messages))
+                raise RuntimeError("a bug in a counter")
+
+            return Effects(kept=effects.kept, committed=committed)
+
+    worker = Tells(schema.name)
+    await process(schema, worker, FakePublisher()).run(received(Item("a", 1), Item("b", 2)))
+    assert told == [2]
+    assert worker.parked == {}
+    assert await done(schema) == [("a", 1), ("b", 2)]
+
+
 async def test_a_message_that_no_broker_would_take_is_refused_before_the_commit(schema: Schema) -> None:
     """An oversize message parks its order instead of blocking the outbox for ever."""
     worker, publisher = Worker(schema.name, padding={"big": 600_000}), FakePublisher()

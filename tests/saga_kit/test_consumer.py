@@ -277,6 +277,7 @@ async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(world
         await world.done_is({("first", 0)} | everything - behind)
         client.getmany = read
         await world.done_is({("first", 0)} | everything)
+    assert await world.schema.rows("SELECT * FROM {s}.dead_letters") == []
     assert await world.committed() == 101
 
 
