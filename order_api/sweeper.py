@@ -16,8 +16,7 @@ from prometheus_client import Counter
 from contracts.envelope import Outgoing
 from order_api.messages import cancel_message, request_message
 from order_api.store import Store
-from saga_kit.backoff import Backoff, pause
-from saga_kit.errors import describe
+from saga_kit.backoff import keep_doing
 from saga_kit.outbox import Publishes
 
 PAGE: Final = 500
@@ -36,17 +35,7 @@ class Sweeper:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until `stopping`; whatever fails is tried again."""
-        backoff = Backoff()
-        while not stopping.is_set():
-            try:
-                more = await self.sweep()
-            except Exception as error:  # noqa: BLE001 - the rows wait, whatever it was
-                log.warning("sweep failed, will try again", cause=describe(error))
-                await pause(stopping, backoff.next_s())
-                continue
-            backoff.reset()
-            if not more:
-                await pause(stopping, self._interval_s)
+        await keep_doing("sweep", self.sweep, stopping, every_s=self._interval_s)
 
     async def sweep(self) -> bool:
         """Look at one page of claims and one of cancels; return whether more may be due at once."""

@@ -174,8 +174,13 @@ class Relay:
             WHERE outbox_id = ANY($2::bigint[])"""  # noqa: S608 - the same
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Relay until `stopping`; database errors are waited out."""
-        await keep_doing("relay", self._round, stopping, every_s=self._poll_s)
+        """Relay until `stopping`; what fails is tried again: the rows wait."""
+
+        async def one_round() -> int:
+            await self.sweep()
+            return await self.relay_once()
+
+        await keep_doing("relay", one_round, stopping, every_s=self._poll_s)
 
     async def relay_once(self) -> int:
         """Claim due rows, publish and delete them; return how many rows left."""
