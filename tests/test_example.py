@@ -54,7 +54,8 @@ async def wallet_service(infrastructure: Infrastructure, database: Database, top
     }
     process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLE), env=environment)
     yield
-    process.send_signal(signal.SIGTERM)
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
 
 
