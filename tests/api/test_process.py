@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from local_stack.ports import free_ports
 from order_api.settings import ApiSettings
 from saga_kit.health import listen
 from tests.api.support import BUY, SECRET, Orchestrator, records, token, until
@@ -44,9 +45,7 @@ class Running:
 @asynccontextmanager
 async def process(settings: ApiSettings, **environment: str) -> AsyncIterator[Running]:
     """Start an API process; kill it in the end if it still runs."""
-    free = listen("127.0.0.1", 0)
-    port = free.getsockname()[1]
-    free.close()
+    [port] = free_ports(1)  # out of the range of outgoing connections, which any client could take meanwhile
     own = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
