@@ -37,6 +37,8 @@ PARTITION_FETCH_BYTES: Final = 128 * 1024
 """About one batch: a partition with a backlog takes turns with the others."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
+REPLAY_HORIZON_S: Final = 30 * 86_400
+"""Rows are the dedupe, and may be gone after this; keep the topics' retention below it."""
 QUIET_MAX_S: Final = 15.0
 """A consumer without traffic still polls and fetches many times in this time."""
 
@@ -168,9 +170,13 @@ class Consumer(Generic[M]):
     def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[Unreadable]]:
         readable: list[Received[M]] = []
         unreadable: list[Unreadable] = []
+        oldest = (time.time() - REPLAY_HORIZON_S) * 1000
         for record in records:
             if isinstance(record, LostRecord):
                 unreadable.append((record, record.reason))
+                continue
+            if 0 < record.timestamp < oldest:
+                unreadable.append((record, f"older than the replay horizon of {REPLAY_HORIZON_S // 86_400} days"))
                 continue
             try:
                 envelope = read_envelope(record.headers)

@@ -137,6 +137,21 @@ async def test_bytes_that_no_parser_expects_cost_one_letter_each(world: World) -
     assert world.failures == []
 
 
+async def test_a_record_from_before_the_replay_horizon_is_kept_and_not_handled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that would absorb a repeat may be gone: it becomes a dead letter, and a younger record is handled."""
+    await world.send(("old", 1))
+    monkeypatch.setattr("saga_kit.consumer.REPLAY_HORIZON_S", -3600)  # as if the record were that much older
+    async with world.consuming(), asyncio.timeout(30):
+        while not (letters := await world.schema.rows("SELECT key, reason FROM {s}.dead_letters")):
+            await asyncio.sleep(0.02)
+        monkeypatch.undo()
+        await world.send(("young", 2))
+        await world.done_is({("young", 2)})
+    assert [(b"old", True)] == [(key, "replay horizon" in reason) for key, reason in letters]
+
+
 async def test_a_batch_that_waits_is_not_acknowledged_by_a_stop(world: World) -> None:
     """A member that is stopped during an outage commits nothing; the next one gets every record."""
     await world.send(*((f"a{n}", n) for n in range(10)))
