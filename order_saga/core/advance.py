@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
-from contracts.assets import AssetApproved, AssetRefused, CheckAsset
+from contracts.assets import AssetApproved, AssetRefused
 from contracts.balance import (
     BalanceRefusal,
     BalanceRefused,
     BalanceReserved,
-    RefundBalance,
     RefundRefused,
-    ReserveBalance,
-    SettleBalance,
     SettlementRefused,
 )
 from contracts.decimals import Exact, Money, Price
-from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
-from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode, Side
+from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode
 from order_saga.core import money
+from order_saga.core.commands import asked_for
 from order_saga.core.phases import (
     EARLY_CANCELS_MAX,
-    JITTER,
     MAX_QUOTE_AGE_S,
     MAX_REQUEST_AGE_S,
     PHASES,
@@ -39,10 +36,7 @@ from order_saga.core.phases import (
 )
 from order_saga.core.saga import (
     Answer,
-    Ask,
-    Command,
     Decision,
-    Entry,
     Fill,
     Ignored,
     Incoming,
@@ -58,8 +52,8 @@ from order_saga.core.saga import (
     Step,
     TimerDue,
     Why,
-    snapshot,
 )
+from order_saga.core.turn import Turn, ask_again, ask_all, due_questions, note_overdue, patience_over, postpone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,69 +64,15 @@ def advance(saga: Saga, message: Incoming, now: datetime, time_scale: float = 1.
 
     `now` is the database's clock, read after the saga was locked; `time_scale` multiplies the table's times.
     """
-    turn = _Turn(saga, now, time_scale)
+    turn = Turn(saga, now, time_scale)
     ignored = _HANDLERS[type(message)](turn, message)
     return ignored if ignored is not None else turn.decision()
-
-
-class _Turn:
-    """A decision in the making: the saga as it stands so far, and what the message brought about. Lives one call."""
-
-    __slots__ = ("asks", "entries", "events", "fill", "now", "saga", "time_scale")
-
-    def __init__(self, saga: Saga, now: datetime, time_scale: float) -> None:
-        self.saga = saga
-        self.now = now
-        self.time_scale = time_scale
-        self.entries: list[Entry] = []
-        self.asks: list[Ask] = []
-        self.events: list[OrderStatusChanged] = []
-        self.fill: Fill | None = None
-
-    def decision(self) -> Decision:
-        """Close the turn: an order that is neither ended nor parked wakes when its first open question is due."""
-        saga = self.saga
-        due = [question.due_at for question in saga.progress.open()] if saga.parked_reason is None else []
-        self.set(due_at=min(due, default=None), history_seq=saga.history_seq + len(self.entries))
-        return Decision(self.saga, tuple(self.entries), tuple(self.asks), tuple(self.events), self.fill)
-
-    def set(self, **changes: Any) -> None:
-        self.saga = structs.replace(self.saga, **changes)
-
-    def learn(self, **changes: Any) -> None:
-        self.set(progress=structs.replace(self.saga.progress, **changes))
-
-    def note(self, kind: str, name: str, **detail: Any) -> None:
-        self.entries.append(Entry(kind, name, detail=detail))
-
-    def scaled(self, seconds: float) -> timedelta:
-        return timedelta(seconds=seconds * self.time_scale)
-
-    def show(self, status: OrderStatus | None = None) -> None:
-        """Make a version that the public sees: a new status, or another visible change under the same one."""
-        before = self.saga.status
-        self.set(status=status or before, version=self.saga.version + 1, updated_at=self.now)
-        saga = self.saga
-        order = snapshot(saga)
-        detail = {"reason_code": saga.reason_code} if saga.reason_code else {}
-        self.entries.append(Entry("status", order.status.value, order.status, saga.version, detail))
-        self.events.append(
-            OrderStatusChanged(
-                order_id=saga.order_id,
-                version=saga.version,
-                status=order.status,
-                previous_status=before,
-                reason_code=saga.reason_code,
-                occurred_at=self.now,
-                order=order,
-            )
-        )
 
 
 # What comes in --------------------------------------------------------------------------------------------------------
 
 
-def _requested(turn: _Turn, message: Requested) -> Ignored | None:
+def _requested(turn: Turn, message: Requested) -> Ignored | None:
     saga, request = turn.saga, message.request
     if saga.phase is not Phase.NEW:
         return Ignored(Why.DUPLICATE if _same_request(saga, request) else Why.CONFLICT, "OrderRequested")
@@ -144,11 +84,11 @@ def _requested(turn: _Turn, message: Requested) -> Ignored | None:
         turn.set(cancel_requested=outcome.reason_code in _BY_CANCEL)
         _refund(turn, outcome)
     else:
-        _ask_all(turn)
+        ask_all(turn)
     return None
 
 
-def _cancel(turn: _Turn, message: OrderCancelRequested) -> Ignored | None:
+def _cancel(turn: Turn, message: OrderCancelRequested) -> Ignored | None:
     saga, name = turn.saga, "OrderCancelRequested"
     if saga.phase is Phase.NEW:
         return _cancel_early(turn, message)
@@ -171,7 +111,7 @@ def _cancel(turn: _Turn, message: OrderCancelRequested) -> Ignored | None:
     return None
 
 
-def _reply(turn: _Turn, message: Reply) -> Ignored | None:
+def _reply(turn: Turn, message: Reply) -> Ignored | None:
     saga, name, step = turn.saga, type(message).__name__, _STEP_OF[type(message)]
     question = saga.progress.question(step)
     if question is None or message.command_id != saga.command_id(step):
@@ -190,31 +130,31 @@ def _reply(turn: _Turn, message: Reply) -> Ignored | None:
     return None
 
 
-def _timer(turn: _Turn, message: TimerDue) -> Ignored | None:
-    due = _due(turn.saga, turn.now)
+def _timer(turn: Turn, message: TimerDue) -> Ignored | None:
+    due = due_questions(turn.saga, turn.now)
     if not due:
         return Ignored(Why.NOT_DUE, "TimerDue")
-    over = next((question for question in due if _patience_over(turn, question)), None)
+    over = next((question for question in due if patience_over(turn, question)), None)
     if over is not None:
         _give_up(turn, over)
         return None
     for question in due:
         if question.step in message.held_back:
-            _postpone(turn, question)
+            postpone(turn, question)
         else:
-            _ask_again(turn, question)
-        _note_overdue(turn, question)
+            ask_again(turn, question)
+        note_overdue(turn, question)
     return None
 
 
-def _park_requested(turn: _Turn, message: ParkRequested) -> Ignored | None:
+def _park_requested(turn: Turn, message: ParkRequested) -> Ignored | None:
     if turn.saga.parked_reason is not None:
         return Ignored(Why.PARKED, "ParkRequested", {"reason": message.reason})
     _park(turn, message.reason)
     return None
 
 
-def _resume(turn: _Turn, message: ResumeRequested) -> Ignored | None:
+def _resume(turn: Turn, message: ResumeRequested) -> Ignored | None:
     """Wake a parked order: its open questions are due at once; a cancel that came meanwhile is carried out."""
     saga = turn.saga
     if saga.parked_reason is None:
@@ -231,7 +171,7 @@ def _resume(turn: _Turn, message: ResumeRequested) -> Ignored | None:
     return None
 
 
-_HANDLERS: Final[dict[type, Callable[[_Turn, Any], Ignored | None]]] = {
+_HANDLERS: Final[dict[type, Callable[[Turn, Any], Ignored | None]]] = {
     Requested: _requested,
     OrderCancelRequested: _cancel,
     TimerDue: _timer,
@@ -246,7 +186,7 @@ _BY_CANCEL: Final = frozenset({ReasonCode.USER_REQUESTED, ReasonCode.OPERATOR})
 # A request ------------------------------------------------------------------------------------------------------------
 
 
-def _record_request(turn: _Turn, message: Requested) -> None:
+def _record_request(turn: Turn, message: Requested) -> None:
     request = message.request
     turn.set(
         user_id=request.user_id,
@@ -268,7 +208,7 @@ def _created_at(requested_at: datetime | None, appended_at: datetime) -> datetim
     return requested_at
 
 
-def _ends_at_once(turn: _Turn, message: Requested) -> Outcome | None:
+def _ends_at_once(turn: Turn, message: Requested) -> Outcome | None:
     """Find what ends a request before anything is asked: its own faults first, then its age, then an early cancel."""
     request = message.request
     if isinstance(request, InvalidOrder):
@@ -292,7 +232,7 @@ def _same_request(saga: Saga, request: OrderRequested | InvalidOrder) -> bool:
 # A cancel -------------------------------------------------------------------------------------------------------------
 
 
-def _cancel_early(turn: _Turn, message: OrderCancelRequested) -> Ignored | None:
+def _cancel_early(turn: Turn, message: OrderCancelRequested) -> Ignored | None:
     """Remember a cancel whose request has not come yet, if it may count: the request will say who the user is."""
     name, detail = "OrderCancelRequested", {"requested_by": message.requested_by}
     known, wish = turn.saga.progress.early_cancels, f"{message.user_id} {message.requested_by}"
@@ -340,7 +280,7 @@ def _impossible(saga: Saga, question: Question, message: Reply) -> str | None:
 _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
 
 
-def _answer(turn: _Turn, question: Question, message: Reply) -> None:
+def _answer(turn: Turn, question: Question, message: Reply) -> None:
     """Write an answer to its question, and keep what it tells: the quote, or the hold's state."""
     if isinstance(message, AssetApproved):
         turn.learn(quote=_quote(message, turn.now))
@@ -372,7 +312,7 @@ def _objection(saga: Saga, message: Reply) -> tuple[ReasonCode, str | None] | No
     """Read the no in an answer, or None for a yes; an approval at a quote that the order can't take is a no."""
     if isinstance(message, AssetApproved):
         assert saga.progress.quote is not None  # noqa: S101 - just learnt
-        asset_id, quantity = _asked_for(saga)
+        asset_id, quantity = asked_for(saga)
         return money.refusal(saga.side, asset_id, quantity, saga.price, saga.slippage_bps or 0, saga.progress.quote)
     if isinstance(message, (AssetRefused, BalanceRefused)) and message.reason_code in ReasonCode.__members__:
         return ReasonCode(message.reason_code), message.reason
@@ -381,7 +321,7 @@ def _objection(saga: Saga, message: Reply) -> tuple[ReasonCode, str | None] | No
     return None
 
 
-def _go_on(turn: _Turn) -> None:
+def _go_on(turn: Turn) -> None:
     """Leave the phase if its answers allow it: by a no that need not wait, or by the last yes."""
     asked = _asked(turn.saga)
     still_open = {question.step for question in asked if question.answer is Answer.OPEN}
@@ -407,7 +347,7 @@ def _first_no(asked: list[Question]) -> Question | None:
 # Where it leads -------------------------------------------------------------------------------------------------------
 
 
-def _leave_by_yes(turn: _Turn) -> None:
+def _leave_by_yes(turn: Turn) -> None:
     saga = turn.saga
     if saga.progress.outcome is not None:  # the money is back: end as was decided before
         _end_as(turn, saga.progress.outcome)
@@ -419,10 +359,10 @@ def _leave_by_yes(turn: _Turn) -> None:
         _end(turn, phase)
     else:
         turn.set(phase=phase)
-        _ask_all(turn)
+        ask_all(turn)
 
 
-def _abort(turn: _Turn, phase: Phase | None, outcome: Outcome) -> None:
+def _abort(turn: Turn, phase: Phase | None, outcome: Outcome) -> None:
     """Go where the table says that a no, a silence or a cancel leads."""
     if phase in TERMINAL:
         _end_as(turn, outcome)
@@ -430,7 +370,7 @@ def _abort(turn: _Turn, phase: Phase | None, outcome: Outcome) -> None:
         _refund(turn, outcome)
 
 
-def _fill(turn: _Turn) -> None:
+def _fill(turn: Turn) -> None:
     """Pass the pivot: record the fill at the quote, unless the quote has grown too old meanwhile."""
     saga = turn.saga
     quote = saga.progress.quote
@@ -438,7 +378,7 @@ def _fill(turn: _Turn) -> None:
         age = f"the quote was older than {turn.scaled(MAX_QUOTE_AGE_S).total_seconds():g} s at the fill"
         _refund(turn, Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age))
         return
-    asset_id, quantity = _asked_for(saga)
+    asset_id, quantity = asked_for(saga)
     fee = money.sums(saga.side, asset_id, quantity, quote).fee
     turn.fill = Fill(f"{saga.order_id}:fill", saga.order_id, quantity, quote.price, fee)
     turn.set(phase=Phase.SETTLING)
@@ -446,21 +386,21 @@ def _fill(turn: _Turn) -> None:
         turn.show(status)
     turn.set(filled_quantity=Money(quantity), average_price=Exact(quote.price), fee=fee)
     turn.show(PHASES[Phase.SETTLING].status)
-    _ask_all(turn)
+    ask_all(turn)
 
 
-def _bust(turn: _Turn) -> None:
+def _bust(turn: Turn) -> None:
     """Take a fill back, if there is one: its row stays, marked, and the order shows that nothing was filled."""
     saga = turn.saga
     if saga.average_price is None:
         return
-    _, quantity = _asked_for(saga)
+    _, quantity = asked_for(saga)
     price = Price(saga.average_price)
     turn.fill = Fill(f"{saga.order_id}:fill", saga.order_id, quantity, price, saga.fee, busted=True)
     turn.set(filled_quantity=Money(0), average_price=None, fee=Money(0))
 
 
-def _refund(turn: _Turn, outcome: Outcome) -> None:
+def _refund(turn: Turn, outcome: Outcome) -> None:
     """Fix the outcome, stop waiting for what is open, and give back whatever is held or may be held."""
     progress = turn.saga.progress
     for question in progress.open():
@@ -470,10 +410,10 @@ def _refund(turn: _Turn, outcome: Outcome) -> None:
     if reserve is None or reserve.answer is Answer.NO:
         _end_as(turn, outcome)
     else:
-        _ask_all(turn)
+        ask_all(turn)
 
 
-def _give_up(turn: _Turn, question: Question) -> None:
+def _give_up(turn: Turn, question: Question) -> None:
     """End a phase whose patience is over; a no that was waiting for the silent one is the better reason."""
     saga = turn.saga
     turn.note("timed_out", question.step.value, attempts=question.attempts)
@@ -486,115 +426,20 @@ def _give_up(turn: _Turn, question: Question) -> None:
     _abort(turn, PHASES[saga.phase].silence, outcome)
 
 
-def _end_as(turn: _Turn, outcome: Outcome) -> None:
+def _end_as(turn: Turn, outcome: Outcome) -> None:
     _bust(turn)
     turn.set(reason_code=outcome.reason_code, reason=outcome.reason)
     _end(turn, Phase.CANCELLED if outcome.status is OrderStatus.CANCELLED else Phase.FAILED)
 
 
-def _end(turn: _Turn, phase: Phase) -> None:
+def _end(turn: Turn, phase: Phase) -> None:
     turn.set(phase=phase, overdue_since=None)
     turn.show(PHASES[phase].status)
 
 
-def _park(turn: _Turn, reason: str) -> None:
+def _park(turn: Turn, reason: str) -> None:
     turn.note("parked", "Parked", reason=reason)
     turn.set(parked_reason=reason)
-
-
-# Asking ---------------------------------------------------------------------------------------------------------------
-
-
-def _ask_all(turn: _Turn) -> None:
-    for step in steps(turn.saga.phase, turn.saga.side):
-        due_at = _next_due(turn, step, asked_at=turn.now, attempts=1)
-        turn.set(progress=turn.saga.progress.with_question(Question(step, turn.now, due_at)))
-        _send(turn, step, 1)
-
-
-def _due(saga: Saga, now: datetime) -> tuple[Question, ...]:
-    """List what a timer is about: the questions that are due, or all open ones of an order that was woken early."""
-    if saga.parked_reason is not None or saga.due_at is None or saga.due_at > now:
-        return ()
-    still_open = saga.progress.open()
-    return tuple(question for question in still_open if question.due_at <= now) or still_open
-
-
-def _patience_over(turn: _Turn, question: Question) -> bool:
-    patience_s = QUESTIONS[question.step].patience_s
-    return patience_s is not None and question.asked_at + turn.scaled(patience_s) <= turn.now
-
-
-def _ask_again(turn: _Turn, question: Question) -> None:
-    """Send the same command once more, or, with its attempts used up, only wait for the end of patience."""
-    most = QUESTIONS[question.step].attempts_max
-    attempts = question.attempts + 1
-    if most is None or attempts <= most:
-        _send(turn, question.step, attempts)
-    due_at = _next_due(turn, question.step, question.asked_at, attempts)
-    again = structs.replace(question, attempts=min(attempts, most or attempts), due_at=due_at)
-    turn.set(progress=turn.saga.progress.with_question(again))
-
-
-def _postpone(turn: _Turn, question: Question) -> None:
-    due_at = _next_due(turn, question.step, question.asked_at, question.attempts + 1)
-    turn.set(progress=turn.saga.progress.with_question(structs.replace(question, due_at=due_at)))
-
-
-def _note_overdue(turn: _Turn, question: Question) -> None:
-    overdue_s = QUESTIONS[question.step].overdue_s
-    if overdue_s is None or turn.saga.overdue_since is not None:
-        return
-    if question.asked_at + turn.scaled(overdue_s) <= turn.now:
-        turn.note("overdue", question.step.value, attempts=question.attempts)
-        turn.set(overdue_since=turn.now)
-
-
-def _next_due(turn: _Turn, step: Step, asked_at: datetime, attempts: int) -> datetime:
-    """Say when a question needs attention again: its next attempt or the end of its patience, whichever is first.
-
-    The jitter is a share of the wait taken from the order's id, so that it is spread and yet repeatable.
-    """
-    row = QUESTIONS[step]
-    wait_s = min(row.retry_s * 2 ** min(attempts - 1, 16), row.retry_max_s)
-    spread = 1 + JITTER * (turn.saga.order_id.int % 997) / 997
-    next_at = turn.now + turn.scaled(wait_s * spread)
-    return next_at if row.patience_s is None else min(next_at, asked_at + turn.scaled(row.patience_s))
-
-
-def _send(turn: _Turn, step: Step, attempt: int) -> None:
-    saga = turn.saga
-    command_id = saga.command_id(step)
-    turn.asks.append(Ask(step, _command(saga, step), command_id, attempt, saga.traceparent))
-    turn.note("asked", step.value, **({"attempt": attempt} if attempt > 1 else {}))
-
-
-def _command(saga: Saga, step: Step) -> Command:
-    """Build the command of a step; a retry builds the very same."""
-    command_id, order_id, hold_id = saga.command_id(step), saga.order_id, saga.command_id(Step.RESERVE)
-    asset_id, quantity = _asked_for(saga)
-    if step is Step.CHECK:
-        assert saga.order_type is not None  # noqa: S101 - an order without a type is INVALID_ORDER and never asks
-        return CheckAsset(command_id, order_id, asset_id, saga.order_type, quantity, saga.price)
-    quote, user_id = saga.progress.quote, saga.user_id
-    held_asset, amount = asset_id, Money(quantity)
-    if saga.side is Side.BUY or step is Step.SETTLE:
-        assert quote is not None  # noqa: S101 - a buy reserves, and everybody settles, only after a quote
-        total = money.sums(saga.side, asset_id, quantity, quote)
-        held_asset, amount = total.hold_asset_id, total.hold
-        if step is Step.SETTLE:
-            return SettleBalance(
-                command_id, order_id, hold_id, user_id, held_asset, amount,
-                amount, total.credit_asset_id, total.credit, quote.cash_asset_id, total.fee,
-            )  # fmt: skip
-    command = ReserveBalance if step is Step.RESERVE else RefundBalance
-    return command(command_id, order_id, hold_id, user_id, held_asset, amount)
-
-
-def _asked_for(saga: Saga) -> tuple[str, Any]:
-    assert saga.asset_id is not None  # noqa: S101 - both are given by every request that is not INVALID_ORDER
-    assert saga.quantity is not None  # noqa: S101
-    return saga.asset_id, saga.quantity
 
 
 def _told(message: Reply) -> dict[str, Any]:

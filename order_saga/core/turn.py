@@ -1,0 +1,149 @@
+"""A decision in the making, and how it asks: what `advance` works with while it interprets the table. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import structs
+
+from contracts.orders import OrderStatusChanged
+from contracts.vocabulary import OrderStatus
+from order_saga.core.commands import command
+from order_saga.core.phases import JITTER, QUESTIONS, steps
+from order_saga.core.saga import (
+    Ask,
+    Decision,
+    Entry,
+    Fill,
+    Question,
+    Saga,
+    Step,
+    snapshot,
+)
+
+
+class Turn:
+    """A decision in the making: the saga as it stands so far, and what the message brought about. Lives one call."""
+
+    __slots__ = ("asks", "entries", "events", "fill", "now", "saga", "time_scale")
+
+    def __init__(self, saga: Saga, now: datetime, time_scale: float) -> None:
+        self.saga = saga
+        self.now = now
+        self.time_scale = time_scale
+        self.entries: list[Entry] = []
+        self.asks: list[Ask] = []
+        self.events: list[OrderStatusChanged] = []
+        self.fill: Fill | None = None
+
+    def decision(self) -> Decision:
+        """Close the turn: an order that is neither ended nor parked wakes when its first open question is due."""
+        saga = self.saga
+        due = [question.due_at for question in saga.progress.open()] if saga.parked_reason is None else []
+        self.set(due_at=min(due, default=None), history_seq=saga.history_seq + len(self.entries))
+        return Decision(self.saga, tuple(self.entries), tuple(self.asks), tuple(self.events), self.fill)
+
+    def set(self, **changes: Any) -> None:
+        """Change the saga."""
+        self.saga = structs.replace(self.saga, **changes)
+
+    def learn(self, **changes: Any) -> None:
+        """Change what the saga knows beyond the public order."""
+        self.set(progress=structs.replace(self.saga.progress, **changes))
+
+    def note(self, kind: str, name: str, **detail: Any) -> None:
+        """Add a line to the history."""
+        self.entries.append(Entry(kind, name, detail=detail))
+
+    def scaled(self, seconds: float) -> timedelta:
+        """Make a time of the table one of this system."""
+        return timedelta(seconds=seconds * self.time_scale)
+
+    def show(self, status: OrderStatus | None = None) -> None:
+        """Make a version that the public sees: a new status, or another visible change under the same one."""
+        before = self.saga.status
+        self.set(status=status or before, version=self.saga.version + 1, updated_at=self.now)
+        saga = self.saga
+        order = snapshot(saga)
+        detail = {"reason_code": saga.reason_code} if saga.reason_code else {}
+        self.entries.append(Entry("status", order.status.value, order.status, saga.version, detail))
+        self.events.append(
+            OrderStatusChanged(
+                order_id=saga.order_id,
+                version=saga.version,
+                status=order.status,
+                previous_status=before,
+                reason_code=saga.reason_code,
+                occurred_at=self.now,
+                order=order,
+            )
+        )
+
+
+def ask_all(turn: Turn) -> None:
+    """Ask everything that the saga's phase asks."""
+    for step in steps(turn.saga.phase, turn.saga.side):
+        due_at = _next_due(turn, step, asked_at=turn.now, attempts=1)
+        turn.set(progress=turn.saga.progress.with_question(Question(step, turn.now, due_at)))
+        _send(turn, step, 1)
+
+
+def due_questions(saga: Saga, now: datetime) -> tuple[Question, ...]:
+    """List what a timer is about: the questions that are due, or all open ones of an order that was woken early."""
+    if saga.parked_reason is not None or saga.due_at is None or saga.due_at > now:
+        return ()
+    still_open = saga.progress.open()
+    return tuple(question for question in still_open if question.due_at <= now) or still_open
+
+
+def patience_over(turn: Turn, question: Question) -> bool:
+    """Tell whether a question has been asked for as long as the table allows."""
+    patience_s = QUESTIONS[question.step].patience_s
+    return patience_s is not None and question.asked_at + turn.scaled(patience_s) <= turn.now
+
+
+def ask_again(turn: Turn, question: Question) -> None:
+    """Send the same command once more, or, with its attempts used up, only wait for the end of patience."""
+    most = QUESTIONS[question.step].attempts_max
+    attempts = question.attempts + 1
+    if most is None or attempts <= most:
+        _send(turn, question.step, attempts)
+    due_at = _next_due(turn, question.step, question.asked_at, attempts)
+    again = structs.replace(question, attempts=min(attempts, most or attempts), due_at=due_at)
+    turn.set(progress=turn.saga.progress.with_question(again))
+
+
+def postpone(turn: Turn, question: Question) -> None:
+    """Wait as if the question had been asked again: its participant is silent, and others probe it."""
+    due_at = _next_due(turn, question.step, question.asked_at, question.attempts + 1)
+    turn.set(progress=turn.saga.progress.with_question(structs.replace(question, due_at=due_at)))
+
+
+def note_overdue(turn: Turn, question: Question) -> None:
+    """Say once that a question which is never given up has waited for too long."""
+    overdue_s = QUESTIONS[question.step].overdue_s
+    if overdue_s is None or turn.saga.overdue_since is not None:
+        return
+    if question.asked_at + turn.scaled(overdue_s) <= turn.now:
+        turn.note("overdue", question.step.value, attempts=question.attempts)
+        turn.set(overdue_since=turn.now)
+
+
+def _next_due(turn: Turn, step: Step, asked_at: datetime, attempts: int) -> datetime:
+    """Say when a question needs attention again: its next attempt or the end of its patience, whichever is first.
+
+    The jitter is a share of the wait taken from the order's id, so that it is spread and yet repeatable.
+    """
+    row = QUESTIONS[step]
+    wait_s = min(row.retry_s * 2 ** min(attempts - 1, 16), row.retry_max_s)
+    spread = 1 + JITTER * (turn.saga.order_id.int % 997) / 997
+    next_at = turn.now + turn.scaled(wait_s * spread)
+    return next_at if row.patience_s is None else min(next_at, asked_at + turn.scaled(row.patience_s))
+
+
+def _send(turn: Turn, step: Step, attempt: int) -> None:
+    saga = turn.saga
+    command_id = saga.command_id(step)
+    turn.asks.append(Ask(step, command(saga, step), command_id, attempt, saga.traceparent))
+    turn.note("asked", step.value, **({"attempt": attempt} if attempt > 1 else {}))
