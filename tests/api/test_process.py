@@ -70,13 +70,16 @@ async def test_a_kill_between_claim_and_publish_loses_nothing(
     settings: ApiSettings, orchestrator: Orchestrator
 ) -> None:
     """`kill -9` after the claim's commit: a process that starts later shows the order, replays it and publishes it."""
-    async with process(settings, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1") as dying:
+    mute = listen("127.0.0.1", 0)  # a broker that takes the connection and never says a word: the publish waits for it
+    address = f"127.0.0.1:{mute.getsockname()[1]}"
+    async with process(settings, KAFKA_BOOTSTRAP_SERVERS=address) as dying:
         await until(lambda: dying.answers("/health/live"), 60)
         posting = asyncio.create_task(dying.client.post("/orders", json=BUY, headers=HEADERS))
         [row] = await until(lambda: orchestrator.run("SELECT order_id::text FROM api.claims"))
         assert -signal.SIGKILL == await dying.end(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             await posting
+    mute.close()
     async with process(settings) as next_one:
         await until(lambda: next_one.answers("/health/ready"), 60)
         assert "PENDING" == (await next_one.client.get(f"/orders/{row['order_id']}", headers=HEADERS)).json()["status"]

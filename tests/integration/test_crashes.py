@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -52,7 +53,7 @@ async def test_a_server_restarts_in_mid_flight(
 ) -> None:
     """Everybody waits for it and goes on: no process of ours ends, every order does, the audit finds nothing."""
     before = system.stack.pids
-    restart: Callable[[], Awaitable[None]] = getattr(servers, server).restart
+    restart: Callable[[], Coroutine[Any, Any, None]] = getattr(servers, server).restart
     ids = await trader.trade_during(restart(), mixed(users, seed=len(server)), at_least=150, rate=RATE)
     ends = await trader.ended(ids)
     assert len(ids) == len(ends)

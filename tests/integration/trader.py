@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -84,15 +84,18 @@ class Trader:
         return list(await asyncio.gather(*(submit(number, one) for number, one in enumerate(wanted))))
 
     async def trade_during(
-        self, work: Awaitable[None], wanted: Iterable[Wanted], *, at_least: int, rate: float
+        self, work: Coroutine[Any, Any, None], wanted: Iterable[Wanted], *, at_least: int, rate: int
     ) -> list[str]:
-        """Submit at a steady rate while `work` goes on and until there are so many orders; return their ids."""
-        working = asyncio.ensure_future(work)
+        """Submit at a steady rate while `work` goes on and until there are so many orders; return their ids.
+
+        When `work` fails, that is the failure, and not what orders have to say of it.
+        """
         ids: list[str] = []
         stream = iter(wanted)
-        while not working.done() or len(ids) < at_least:
-            ids += await self.trade(list(islice(stream, int(rate))), over_s=1.0)
-        await working
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work)
+            while not working.done() or len(ids) < at_least:
+                ids += await self.trade(list(islice(stream, rate)), over_s=1.0)
         return ids
 
     async def ended(self, order_ids: Iterable[str], *, within_s: float = WITHIN_S) -> dict[str, str]:
