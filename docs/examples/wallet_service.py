@@ -8,7 +8,6 @@ import sys
 from decimal import Decimal
 
 from participants.balance.adapter import BalanceAdapter
-
 from saga_kit.barrier import Kind, Participant, Refusal
 from saga_kit.service import run_service
 from saga_kit.settings import KitSettings, load
