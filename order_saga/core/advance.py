@@ -405,7 +405,7 @@ def _refund(turn: Turn, outcome: Outcome) -> None:
     progress = turn.saga.progress
     for question in progress.open():
         progress = progress.with_question(structs.replace(question, answer=Answer.ABANDONED))
-    turn.set(phase=Phase.REFUNDING, progress=structs.replace(progress, outcome=outcome), overdue_since=None)
+    turn.set(phase=Phase.REFUNDING, progress=structs.replace(progress, outcome=outcome))
     reserve = progress.question(Step.RESERVE)
     if reserve is None or reserve.answer is Answer.NO:
         _end_as(turn, outcome)
@@ -433,7 +433,7 @@ def _end_as(turn: Turn, outcome: Outcome) -> None:
 
 
 def _end(turn: Turn, phase: Phase) -> None:
-    turn.set(phase=phase, overdue_since=None)
+    turn.set(phase=phase)
     turn.show(PHASES[phase].status)
 
 

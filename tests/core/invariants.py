@@ -60,6 +60,8 @@ def check_saga(saga: Saga) -> None:
     _always_wakeable(saga)
     _money_at_rest(saga)
     _outcome(saga)
+    if saga.overdue_since is not None:
+        assert saga.phase in {Phase.SETTLING, Phase.REFUNDING}, "only what is never given up becomes overdue"
     filled = saga.status in {OrderStatus.PROCESSING, OrderStatus.COMPLETED}
     assert (saga.average_price is not None) == filled, "a fill exactly for PROCESSING and COMPLETED"
     assert saga.filled_quantity == (saga.quantity if filled else 0)
