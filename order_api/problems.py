@@ -40,59 +40,222 @@ class Code(StrEnum):
     ORDER_NOT_CANCELABLE = "order-not-cancelable"
     TOO_LATE_TO_CANCEL = "too-late-to-cancel"
     BAD_REQUEST = "bad-request"
+    HEADERS_TOO_LARGE = "headers-too-large"
+    REQUEST_TIMEOUT = "request-timeout"
+    RATE_LIMITED = "rate-limited"
+    OVERLOADED = "overloaded"
     NOT_PUBLISHED = "not-published"
     UNAVAILABLE = "unavailable"
     INTERNAL_ERROR = "internal-error"
 
 
 class Kind(NamedTuple):
-    """A problem's HTTP status, its title, and what it means for the caller."""
+    """What a problem is: its HTTP status and title, what it tells the caller, when it comes, and what helps.
+
+    `meaning` is the `detail` where there is nothing more precise to say; `members` are the body's own, beyond RFC 9457.
+    """
 
     status: int
     title: str
     meaning: str
+    when: str
+    remedy: str
+    members: tuple[str, ...] = ()
 
 
 _OUTCOME_UNKNOWN: Final = (
     "The outcome is unknown. `instance` is the order's address: look there first. Sending the same request again with"
     " the same Idempotency-Key or client_order_id is always safe."
 )
+_LOOK_FIRST: Final = (
+    "Wait for the seconds of `Retry-After` if there is one, then `GET` the address in `instance`, or send the very same"
+    " request again with its `Idempotency-Key` or `client_order_id`: it makes no second order."
+)
+_WITHOUT_CHANGE: Final = "Sending it again without a change gets the same answer."
 
 PROBLEMS: Final[dict[Code, Kind]] = {
-    Code.MALFORMED_JSON: Kind(422, "The body is not JSON", "`errors` says where the JSON breaks. No order exists."),
+    Code.MALFORMED_JSON: Kind(
+        422,
+        "The body is not JSON",
+        "`errors` says where the JSON breaks. No order exists.",
+        "The body of `POST /orders` is not JSON in UTF-8, or is nested too deep.",
+        f"Correct the body. {_WITHOUT_CHANGE}",
+        ("errors",),
+    ),
     Code.INVALID_REQUEST: Kind(
-        422, "The request breaks a rule", "`errors` lists each field, its rule and what was sent. No order exists."
+        422,
+        "The request breaks a rule",
+        "`errors` lists each field, its rule and what was sent. No order exists.",
+        "A field of the body, a parameter or a header is missing, unknown or outside its rule. The most"
+        " frequent one is a decimal that is sent as a number and not as a string.",
+        f"Correct every field that `errors` lists. {_WITHOUT_CHANGE}",
+        ("errors",),
     ),
-    Code.BODY_TOO_LARGE: Kind(413, "The body is too large", "An order request is far smaller. No order exists."),
+    Code.BODY_TOO_LARGE: Kind(
+        413,
+        "The body is too large",
+        "An order request is far smaller. No order exists.",
+        "The body is longer than the limit that `detail` names (`API_BODY_BYTES_MAX`).",
+        f"Send an order of its few fields and nothing else. {_WITHOUT_CHANGE}",
+    ),
     Code.UNSUPPORTED_MEDIA_TYPE: Kind(
-        415, "The body must be application/json", "Send `Content-Type: application/json`. No order exists."
+        415,
+        "The body must be application/json",
+        "Send `Content-Type: application/json`. No order exists.",
+        "`POST /orders` came without `Content-Type`, or with another one.",
+        "Send the same body with `Content-Type: application/json`.",
     ),
-    Code.MISSING_TOKEN: Kind(401, "A token is needed", "Send `Authorization: Bearer <JWT>`."),
-    Code.INVALID_TOKEN: Kind(401, "The token is not valid", "`detail` says why. Get a new token."),
-    Code.INSUFFICIENT_SCOPE: Kind(403, "The token does not allow this", "`detail` names the scope that it lacks."),
+    Code.MISSING_TOKEN: Kind(
+        401,
+        "A token is needed",
+        "Send `Authorization: Bearer <JWT>`.",
+        "A call of `/orders` has no bearer token. Only documentation, health and metrics need none.",
+        "Get a token from whoever issues them to you (on the local stack: `order-saga token --user NAME`) and send it"
+        " in the header `Authorization`.",
+    ),
+    Code.INVALID_TOKEN: Kind(
+        401,
+        "The token is not valid",
+        "`detail` says why. Get a new token.",
+        "The token has expired or is not valid yet, its signature is wrong, a claim is missing, or it was made for"
+        " another issuer or audience.",
+        "Get a new token. When a new one is refused too, compare clock, issuer and audience on both sides.",
+    ),
+    Code.INSUFFICIENT_SCOPE: Kind(
+        403,
+        "The token does not allow this",
+        "`detail` names the scope that it lacks.",
+        "Reading needs `orders:read`, submitting and cancelling `orders:write`; an operator's `orders:operate` reads"
+        " and cancels any order.",
+        "Get a token with the scope that `detail` and the header `WWW-Authenticate` name.",
+    ),
     Code.OTHER_USER: Kind(
-        403, "The order is for another user", "Only a token with the scope orders:act-for-users may name another user."
+        403,
+        "The order is for another user",
+        "Only a token with the scope orders:act-for-users may name another user.",
+        "The request names a `user_id` that is not the token's `sub`.",
+        "Leave `user_id` out to act for yourself, or use a token with the scope `orders:act-for-users`.",
     ),
-    Code.NOT_FOUND: Kind(404, "There is nothing at this address", "See /openapi.json for what there is."),
-    Code.ORDER_NOT_FOUND: Kind(404, "No such order", "It does not exist, or it is another user's."),
-    Code.METHOD_NOT_ALLOWED: Kind(405, "The method is not allowed here", "The header `Allow` lists those that are."),
+    Code.NOT_FOUND: Kind(
+        404,
+        "There is nothing at this address",
+        "See /openapi.json for what there is.",
+        "No call has this path. A slash at the end counts.",
+        "Compare the path with `/docs` or `/openapi.json`.",
+    ),
+    Code.ORDER_NOT_FOUND: Kind(
+        404,
+        "No such order",
+        "It does not exist, or it is another user's.",
+        "No order of the caller has this id; an id that is not a UUID in its canonical text belongs to no order. It"
+        " never comes for an order that was accepted here.",
+        "Compare the id with `Location` of the answer that accepted the order, and the token's user with the order's.",
+    ),
+    Code.METHOD_NOT_ALLOWED: Kind(
+        405,
+        "The method is not allowed here",
+        "The header `Allow` lists those that are.",
+        "The path exists, but not for this method.",
+        "Use a method that `Allow` lists.",
+    ),
     Code.IDEMPOTENCY_KEY_REUSED: Kind(
-        422, "The Idempotency-Key was used for another order", "`order_id` is the order that has this key."
+        422,
+        "The Idempotency-Key was used for another order",
+        "`order_id` is the order that has this key.",
+        "An order that asks for something else was accepted with this `Idempotency-Key` before. The same order again,"
+        " be it `1.0` or `1.00`, would have been answered with the first one.",
+        "Use a new key for each order. To look at the first order, follow `order`.",
+        ("order_id", "order"),
     ),
     Code.CLIENT_ORDER_ID_REUSED: Kind(
-        409, "The client_order_id was used for another order", "`order_id` is the order that has this client order id."
+        409,
+        "The client_order_id was used for another order",
+        "`order_id` is the order that has this client order id.",
+        "The same user has an order with this `client_order_id` that asks for something else.",
+        "Use a new `client_order_id` for each order. To look at the first order, follow `order`.",
+        ("order_id", "order"),
     ),
-    Code.KEYS_DISAGREE: Kind(409, "The keys belong to two different orders", "`order_ids` names both."),
-    Code.ORDER_NOT_CANCELABLE: Kind(409, "The order has ended", "It is COMPLETED or FAILED; `status` says which."),
-    Code.TOO_LATE_TO_CANCEL: Kind(409, "It is too late to cancel", "The order is filled and being settled."),
-    Code.BAD_REQUEST: Kind(400, "The request can't be understood", "It breaks a rule of HTTP."),
+    Code.KEYS_DISAGREE: Kind(
+        409,
+        "The keys belong to two different orders",
+        "`order_ids` names both.",
+        "The `Idempotency-Key` belongs to one order of the user and the `client_order_id` to another.",
+        "Look at both orders; then repeat the one you mean with its own two keys, or use two new keys for a new order.",
+        ("order_ids",),
+    ),
+    Code.ORDER_NOT_CANCELABLE: Kind(
+        409,
+        "The order has ended",
+        "It is COMPLETED or FAILED; `order_status` says which.",
+        "A cancel came after the order had ended. One that is `CANCELLED` already is a `200`.",
+        "There is nothing left to cancel. A position that is not wanted is left by an order the other way.",
+        ("order_id", "order_status"),
+    ),
+    Code.TOO_LATE_TO_CANCEL: Kind(
+        409,
+        "It is too late to cancel",
+        "The order is filled and being settled.",
+        "A cancel came while the order was `PROCESSING`: it is filled, and settling it can't be undone.",
+        "Wait for the order to end. A position that is not wanted is left by an order the other way.",
+        ("order_id", "order_status"),
+    ),
+    Code.BAD_REQUEST: Kind(
+        400,
+        "The request can't be understood",
+        "It breaks a rule of HTTP.",
+        "The request's first line, its headers or its framing are not HTTP/1.1.",
+        f"Use an HTTP library. {_WITHOUT_CHANGE}",
+    ),
+    Code.HEADERS_TOO_LARGE: Kind(
+        431,
+        "The headers are too large",
+        "The request's first line and headers are longer than is taken here.",
+        "A token, a cookie or another header of many thousands of characters came along.",
+        f"Leave out what this service does not need. {_WITHOUT_CHANGE}",
+    ),
+    Code.REQUEST_TIMEOUT: Kind(
+        408,
+        "The request came too slowly",
+        "It was not complete in time. No order exists.",
+        "The headers or the body had not arrived when the time for them was over.",
+        "Send the request again on a new connection.",
+    ),
+    Code.RATE_LIMITED: Kind(
+        429,
+        "Too many requests",
+        "The caller has used up what may be asked in this time. Nothing was done.",
+        "The caller sent more requests than the header `RateLimit-Policy` allows.",
+        "Wait for the seconds of `Retry-After`, then send the same request again. `RateLimit-Remaining` warns.",
+    ),
+    Code.OVERLOADED: Kind(
+        503,
+        "The service is busy",
+        "It takes no more requests at the moment. Nothing was done.",
+        "More requests are under way than this process takes at once.",
+        "Wait for the seconds of `Retry-After` and a random moment more, then send the same request again.",
+    ),
     Code.NOT_PUBLISHED: Kind(
         503,
         "Stored, but not yet passed on",
         "The request is kept and will be passed on as soon as the broker takes it. " + _OUTCOME_UNKNOWN,
+        "The order or the cancel is committed, and the broker did not take its message in time.",
+        "There is no need to send it again; whoever does makes no second order. `GET` the address in `Location`.",
+        ("order_id",),
     ),
-    Code.UNAVAILABLE: Kind(503, "The service can't answer now", _OUTCOME_UNKNOWN),
-    Code.INTERNAL_ERROR: Kind(500, "Something went wrong here", _OUTCOME_UNKNOWN),
+    Code.UNAVAILABLE: Kind(
+        503,
+        "The service can't answer now",
+        _OUTCOME_UNKNOWN,
+        "The database does not answer, or is too busy to.",
+        _LOOK_FIRST,
+    ),
+    Code.INTERNAL_ERROR: Kind(
+        500,
+        "Something went wrong here",
+        _OUTCOME_UNKNOWN,
+        "A fault of the service itself. It is in the service's log with all that is known.",
+        _LOOK_FIRST + " When it stays, tell the operator the time and the address.",
+    ),
 }
 
 

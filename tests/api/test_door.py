@@ -44,7 +44,7 @@ async def test_every_error_is_a_problem_document(api: Api) -> None:
 def test_every_problem_is_in_the_table() -> None:
     """Each code has its row, and only a status that the interface names."""
     assert set(Code) == PROBLEMS.keys()
-    assert {400, 401, 403, 404, 405, 409, 413, 415, 422, 500, 503} == {kind.status for kind in PROBLEMS.values()}
+    assert {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 503} == {kind.status for kind in PROBLEMS.values()}
 
 
 async def test_a_database_that_is_away_is_a_503_that_says_where_to_look(settings: ApiSettings) -> None:
