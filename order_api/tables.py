@@ -7,7 +7,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, LargeBinary, MetaData, Table, Text, Uuid, func
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
 from sqlalchemy import text as sql
 
 SCHEMA: Final = "api"
@@ -30,6 +44,9 @@ claims = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
     Column("settled", Boolean, nullable=False, server_default=sql("false"), comment="the order's row exists"),
+    Column(
+        "taken", Boolean, nullable=False, server_default=sql("false"), comment="the order's row is another user's order"
+    ),
     CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
     CheckConstraint("client_order_id <> ''", name="client_order_id"),
 )
@@ -47,6 +64,27 @@ cancels = Table(
     ),
 )
 
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("order_id", Uuid, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("action", Text, nullable=False),
+    Column("outcome", Text, nullable=False, comment="accepted, replayed, or the code of the problem"),
+    Column("caller", Text, nullable=False, comment="the token's sub"),
+    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
+    Column("address", Text, comment="where the request came from; null: erased"),
+    Column("trace_id", Text),
+    CheckConstraint("action IN ('submit', 'cancel')", name="action"),
+)
+
+Index("requests_order_id", requests.c.order_id)
+Index(
+    "claims_not_yet_orders",
+    *(claims.c.user_id, claims.c.created_at, claims.c.order_id),
+    postgresql_where=sql("NOT settled OR taken"),
+)
 for _key in ("idempotency_key", "client_order_id"):
     Index(f"claims_{_key}", claims.c.user_id, claims.c[_key], unique=True, postgresql_where=claims.c[_key].is_not(None))
 for _table in (claims, cancels):

@@ -111,6 +111,11 @@ orders = Table(
     Index("orders_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     Index("orders_by_user", "user_id", "created_at", "order_id"),
     Index(
+        "orders_open_by_user",
+        *("user_id", "created_at", "order_id"),
+        postgresql_where=text(_in("status", [status for status in OrderStatus if not status.terminal])),
+    ),
+    Index(
         "orders_client_order_id",
         "user_id",
         "client_order_id",

@@ -11,7 +11,7 @@ import migrations
 from tests.infrastructure import Infrastructure
 from tests.migrations.support import catalog, connected, rights, views
 
-HEAD = "0001"
+BEFORE, HEAD = "0001", "0002"
 _DATABASE_RIGHTS = """
     SELECT right_on.* FROM pg_database
     CROSS JOIN aclexplode(coalesce(datacl, acldefault('d', datdba))) AS right_on WHERE datname = current_database()"""
@@ -45,14 +45,17 @@ async def test_upgrade_makes_everything_from_nothing(empty_url: str) -> None:
     assert before == (await catalog(empty_url), await views(empty_url), await rights(empty_url))
 
 
-@pytest.mark.parametrize("down", ["-1", "base"])
-async def test_downgrade_leaves_what_was_there_before_and_upgrade_comes_back(empty_url: str, down: str) -> None:
-    """Down is the way up undone, rights included; up again gives the same database as the first time."""
+async def _everything(url: str) -> tuple[object, ...]:
+    return await catalog(url), await views(url), await rights(url)
+
+
+async def test_a_downgrade_leaves_what_was_there_before_and_upgrade_comes_back(empty_url: str) -> None:
+    """Down to nothing is the way up undone, rights included; up again gives the same database as the first time."""
     before = await rights(empty_url), await _database_rights(empty_url)
     await asyncio.to_thread(migrations.upgrade, empty_url)
-    first = await catalog(empty_url), await views(empty_url), await rights(empty_url)
+    first = await _everything(empty_url)
 
-    await asyncio.to_thread(migrations.downgrade, empty_url, down)
+    await asyncio.to_thread(migrations.downgrade, empty_url, "base")
 
     assert await asyncio.to_thread(migrations.current, empty_url) is None
     assert ["information_schema", "public"] == await _column(empty_url, _SCHEMAS)
@@ -60,7 +63,20 @@ async def test_downgrade_leaves_what_was_there_before_and_upgrade_comes_back(emp
     # public's rights are written out now; they are PostgreSQL's own again.
     assert before == (after, await _database_rights(empty_url))
     await asyncio.to_thread(migrations.upgrade, empty_url)
-    assert first == (await catalog(empty_url), await views(empty_url), await rights(empty_url))
+    assert first == await _everything(empty_url)
+
+
+async def test_the_last_revision_can_be_undone_alone(empty_url: str) -> None:
+    """One step down is the revision before; one step up again is the newest, and neither leaves a trace."""
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    newest = await _everything(empty_url)
+
+    await asyncio.to_thread(migrations.downgrade, empty_url, "-1")
+
+    assert BEFORE == await asyncio.to_thread(migrations.current, empty_url)
+    assert newest != await _everything(empty_url)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    assert newest == await _everything(empty_url)
 
 
 async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:

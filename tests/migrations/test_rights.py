@@ -33,7 +33,7 @@ VERBS: Final = {
 }
 
 AUDIT_VIEWS: Final = (
-    *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims"),
+    *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
 )
 KEEP: Final = {"SELECT", "INSERT"}
 CHANGE: Final = {*KEEP, "UPDATE", "LOCK"}  # who may change all rows may lock the table as well
@@ -63,6 +63,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
     "api": {
         "api.claims": CHANGE,
         "api.cancels": CHANGE,
+        "api.requests": KEEP,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
     },

@@ -24,6 +24,7 @@ PROMISED = {
     "audit.fills": "fill_id order_id quantity price fee busted",
     "audit.events_unsent": "order_id version created_at",
     "audit.claims": "order_id user_id idempotency_key client_order_id created_at",
+    "audit.requests": "order_id request_id at action outcome caller token_id address trace_id",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
