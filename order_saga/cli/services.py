@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=SERVICES)(service)
     app.command(rich_help_panel=SETUP)(migrate)
     app.command(rich_help_panel=SETUP)(topics)
+    app.command(rich_help_panel=SETUP)(acls)
     app.command("sample-data", rich_help_panel=SETUP)(sample_data)
     app.command(rich_help_panel=SETUP)(settings)
 
@@ -99,6 +101,15 @@ def topics(
         err.print(f"[red]{line}[/]")
     if wrong:
         raise Trouble(f"{len(wrong)} topics are not as they should be")
+
+
+def acls(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Lines of 'login may what...'.")],
+) -> None:
+    """Give the broker's logins the rights that FILE lists (see deploy/acls.txt); doing it twice changes nothing."""
+    from order_saga.cli.acls import grant, read
+
+    run(grant(kafka_settings(), read(file.read_text())))
 
 
 def sample_data() -> None:
