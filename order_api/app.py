@@ -21,12 +21,13 @@ from contracts.topics import ORDERS_REQUESTS
 from order_api import openapi
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
+from order_api.keys import JwksKeys, SharedSecret
 from order_api.problems import Problem
 from order_api.routes import OrderRoutes
 from order_api.settings import ApiSettings
 from order_api.store import GRACE_S, Store
 from order_api.sweeper import Sweeper
-from order_api.tokens import SharedSecret, Tokens
+from order_api.tokens import Tokens
 from saga_kit.database import create_engine, ping
 from saga_kit.errors import CannotStart, KitError, describe
 from saga_kit.health import Health, health_routes, listen
@@ -87,17 +88,18 @@ def create_app(
     republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
     store = Store(engine, grace_s=grace_s)
     sweeper = Sweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
-    tokens = Tokens(
-        SharedSecret(settings.jwt_secret.get_secret_value()),
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-    )
+    keys = _keys(settings, registry)
+    tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
+    if isinstance(keys, JwksKeys):
+        health.checks["token keys"] = keys.check
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sweeper.run(stopping))
+            if isinstance(keys, JwksKeys):
+                tasks.create_task(keys.run(stopping))
             yield
             stopping.set()
 
@@ -117,6 +119,14 @@ def create_app(
     app.router.routes.extend(health_routes(health, registry))
     app.openapi = openapi.describe  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app
+
+
+def _keys(settings: ApiSettings, registry: CollectorRegistry) -> SharedSecret | JwksKeys:
+    if settings.jwt_secret is not None:
+        return SharedSecret(settings.jwt_secret.get_secret_value())
+    if settings.jwt_audience is None:
+        log.warning("tokens for any service are taken: JWT_AUDIENCE is not set")
+    return JwksKeys(str(settings.jwt_jwks_url), registry=registry, refresh_s=settings.jwt_jwks_refresh_s)
 
 
 def server_for(app: FastAPI) -> uvicorn.Server:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+import ipaddress
+from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from saga_kit.settings import KitSettings
 
@@ -18,12 +20,44 @@ def _check_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_jwks_url(value: str) -> str:
+    """Take an address that nobody on the way can answer for: https, this machine, or a name without a dot.
+
+    No such name is public: it is one of a container network or the like, and whoever could forge its answers has the
+    machines already.
+    """
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("must look like https://host/path")
+    if url.username is not None or url.password is not None:
+        raise ValueError("must not hold a name or password")
+    if url.scheme == "http" and not _is_near(url.hostname):
+        raise ValueError("must begin with https://, except for this machine or a host's name without a dot")
+    return value
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return "." not in host
+
+
 class ApiSettings(KitSettings):
     """The settings of one API process."""
 
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    jwt_secret: Annotated[SecretStr, AfterValidator(_check_secret)]
-    """Whoever knows it can sign tokens (HS256) for any user."""
+    jwt_secret: Annotated[SecretStr, AfterValidator(_check_secret)] | None = None
+    """Whoever knows it can sign tokens (HS256) for any user: for the local stack. Set it or `JWT_JWKS_URL`."""
+    jwt_jwks_url: Annotated[str, AfterValidator(_check_jwks_url)] | None = None
+    """Where the issuer of the tokens publishes its keys (RS256, ES256, EdDSA), with `https://`; plain `http://` is
+    taken for this machine and for a host's name without a dot, as in a container network. Set `JWT_AUDIENCE` with it:
+    else every token of this issuer is taken, whichever service it was made for."""
+    jwt_jwks_refresh_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """How often the keys are fetched: a key that the issuer withdraws is believed no longer than this while the issuer
+    answers, and a key that is new is looked for at once. While it does not answer, the keys known last stay good."""
+    jwt_leeway_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """How far the issuer's clock and ours may be apart when `exp`, `nbf` and `iat` are judged."""
     jwt_issuer: str | None = None
     """When set, a token's `iss` must be this."""
     jwt_audience: str | None = None
@@ -34,3 +68,9 @@ class ApiSettings(KitSettings):
     """Connections of one API process; claims share one, however many requests there are."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if (self.jwt_secret is None) == (self.jwt_jwks_url is None):
+            raise ValueError("set either JWT_SECRET or JWT_JWKS_URL, and not both")
+        return self

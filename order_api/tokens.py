@@ -1,25 +1,32 @@
-"""Who calls: bearer tokens (JWT), verified by PyJWT, remembered until they expire. Never which order it is about.
+"""Who calls: bearer tokens (JWT), verified by PyJWT, remembered until they expire or their key is withdrawn.
 
-The algorithms are those of the key source, never the token's own choice, so `none` and key confusion have no way in.
+Never which order it is about, and never how a token is checked: that is the key's to say (`keys`).
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import jwt
 import msgspec
 
 from contracts.vocabulary import NAME_RULE, UserId
+from order_api.keys import AmbiguousKey, KeySource, UnknownKey
 from order_api.problems import Code, Problem
 
 REMEMBERED_MAX: Final = 10_000
 """Verified tokens that are kept: checking a signature costs a thousand times more than a lookup."""
+EXP_MAX: Final = 253_402_300_800
+"""The year 10000: a claim `exp` beyond it is a mistake."""
+LEEWAY_S: Final = 5.0
+"""How far the issuer's clock and ours may be apart."""
 _REALM: Final = 'Bearer realm="orders"'
+_TOKEN_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Scope(StrEnum):
@@ -34,10 +41,14 @@ class Scope(StrEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who sent a request: the token's `sub` and scopes, until it expires (seconds since the epoch)."""
+    """Who sent a request: the token's `sub` and scopes, until it expires (seconds since the epoch).
+
+    `token_id` names the token where it is recorded what it was used for: its `jti`, or a part of its hash.
+    """
 
     user_id: str
     scopes: frozenset[str]
+    token_id: str
     expires_at: float
 
     def acts_for(self, user_id: str) -> bool:
@@ -57,30 +68,6 @@ class Caller(msgspec.Struct, frozen=True):
             )
 
 
-class KeySource(Protocol):
-    """Where the keys come from that tokens are signed with."""
-
-    @property
-    def algorithms(self) -> Sequence[str]:
-        """The only algorithms that its keys are used with."""
-
-    async def key_for(self, token: str) -> Any:
-        """Return the key for PyJWT to check this token with; raise `jwt.PyJWTError` when there is none."""
-
-
-class SharedSecret:
-    """One secret that the issuer of the tokens knows, too (HS256)."""
-
-    algorithms: Sequence[str] = ("HS256",)
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-
-    async def key_for(self, token: str) -> bytes:  # noqa: ARG002 - the port's signature
-        """Return the secret, whatever the token."""
-        return self._secret
-
-
 class Tokens:
     """Verifies tokens. `issuer` and `audience` are demanded when given, `exp` and `sub` always."""
 
@@ -90,26 +77,32 @@ class Tokens:
         *,
         issuer: str | None = None,
         audience: str | None = None,
+        leeway_s: float = LEEWAY_S,
         clock: Callable[[], float] = time.time,
         remembered_max: int = REMEMBERED_MAX,
     ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
+        self._leeway_s = leeway_s
         self._clock = clock
         self._remembered_max = remembered_max
         self._remembered: dict[bytes, Caller] = {}
+        self._version = keys.version
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Say who calls; raise the 401 problem for a missing or bad token."""
+        """Say who calls; raise the 401 problem for a missing or bad token, a 503 while no token can be checked."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Problem(Code.MISSING_TOKEN, headers={"www-authenticate": _REALM})
         token = token.strip()
         digest = sha256(token.encode()).digest()
+        if self._version != self._keys.version:  # a key was withdrawn
+            self._remembered.clear()
+            self._version = self._keys.version
         caller = self._remembered.get(digest)
         if caller is None:
-            caller = _read(await self._verified(token))
+            caller = self._read(await self._verified(token), digest)
             self._remember(digest, caller)
         elif caller.expires_at <= self._clock():
             del self._remembered[digest]
@@ -119,18 +112,41 @@ class Tokens:
     async def _verified(self, token: str) -> dict[str, Any]:
         required = ["exp", "sub", *(["iss"] if self._issuer else []), *(["aud"] if self._audience else [])]
         try:
+            header = jwt.get_unverified_header(token)
+            key = await self._keys.key_for(header.get("kid"), header.get("alg"))
             return jwt.decode(
                 token,
-                await self._keys.key_for(token),
-                algorithms=self._keys.algorithms,
+                key,
+                algorithms=[key.algorithm_name],
                 issuer=self._issuer,
                 audience=self._audience,
-                options={"require": required, "verify_aud": self._audience is not None},
+                leeway=self._leeway_s,
+                options={
+                    "require": required,
+                    "verify_aud": self._audience is not None,
+                    "enforce_minimum_key_length": True,
+                },
             )
         except jwt.PyJWTError as error:
             raise _invalid(_in_words(error)) from None
         except (ValueError, TypeError, OverflowError, RecursionError):  # what a stranger's JSON makes of its parser
             raise _invalid("the token can't be read") from None
+
+    def _read(self, claims: Mapping[str, Any], digest: bytes) -> Caller:
+        try:
+            user_id = msgspec.convert(claims["sub"], UserId)
+        except msgspec.ValidationError:
+            raise _invalid(f"the claim sub must be {NAME_RULE}") from None
+        scopes = claims.get("scope", claims.get("scopes", ()))
+        if isinstance(scopes, str):
+            scopes = scopes.split()
+        if not isinstance(scopes, list | tuple):
+            raise _invalid("the claim scope must be words with spaces between, or scopes a list of words")
+        if isinstance(claims["exp"], str | bool) or not 0 < claims["exp"] < EXP_MAX:
+            raise _invalid("the claim exp must be a time in seconds since 1970")
+        expires_at = int(claims["exp"]) + self._leeway_s
+        words = frozenset(scope for scope in scopes if isinstance(scope, str))
+        return Caller(user_id, words, _token_id(claims, digest), expires_at)
 
     def _remember(self, digest: bytes, caller: Caller) -> None:
         if len(self._remembered) >= self._remembered_max:
@@ -138,17 +154,11 @@ class Tokens:
         self._remembered[digest] = caller
 
 
-def _read(claims: Mapping[str, Any]) -> Caller:
-    try:
-        user_id = msgspec.convert(claims["sub"], UserId)
-    except msgspec.ValidationError:
-        raise _invalid(f"the claim sub must be {NAME_RULE}") from None
-    scopes = claims.get("scope", claims.get("scopes", ()))
-    if isinstance(scopes, str):
-        scopes = scopes.split()
-    if not isinstance(scopes, list | tuple):
-        raise _invalid("the claim scope must be words with spaces between, or scopes a list of words")
-    return Caller(user_id, frozenset(scope for scope in scopes if isinstance(scope, str)), float(claims["exp"]))
+def _token_id(claims: Mapping[str, Any], digest: bytes) -> str:
+    token_id = claims.get("jti")
+    if isinstance(token_id, str) and _TOKEN_ID.fullmatch(token_id):
+        return token_id
+    return "sha256:" + digest.hex()[:16]
 
 
 def _in_words(error: jwt.PyJWTError) -> str:
@@ -164,6 +174,8 @@ _WORDS: Final[dict[type[jwt.PyJWTError], str]] = {
     jwt.InvalidAudienceError: "the token is for another audience",
     jwt.InvalidAlgorithmError: "the token is signed with another algorithm than is used here",
     jwt.InvalidSignatureError: "the token's signature is wrong",
+    UnknownKey: "the token is signed with a key that its issuer does not publish",
+    AmbiguousKey: "the token does not say with which key (kid) it is signed",
 }
 
 
