@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaAckableMessage, KafkaMessage
@@ -105,11 +105,17 @@ class Consumer(Generic[M]):
         self._subscriber(self._on_batch, parser=self._wrap, decoder=_as_it_is)
 
     async def start(self) -> None:
-        """Join the group and begin; raises `CannotStart` when a policy is not the one that correctness rests on."""
+        """Join the group and begin.
+
+        Raises `CannotStart` when a policy is not the one that correctness rests on, or the broker refuses the login.
+        """
         for subscriber in self._broker.subscribers:
             if subscriber.ack_policy is not AckPolicy.MANUAL:
                 raise CannotStart(f"a subscriber has the ack policy {subscriber.ack_policy}, it must be MANUAL")
-        await self._broker.start()
+        try:
+            await self._broker.start()
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
+            raise CannotStart(f"the broker gives this login no right to consume: {describe(error)}") from None
 
     async def stop(self) -> None:
         """Take no more records, let the batch at hand end, leave the group."""

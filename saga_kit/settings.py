@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ssl
 import sys
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -17,6 +17,14 @@ S = TypeVar("S", bound=BaseSettings)
 def _check_database_url(value: SecretStr) -> SecretStr:
     parse_database_url(value.get_secret_value())
     return value
+
+
+def _check_cafile(path: str) -> str:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # not there, not ours to read, or no certificate in it
+        raise ValueError(f"no certificate can be read from {path}: {error.strerror or error}") from None
+    return path
 
 
 class KafkaSettings(BaseSettings):
@@ -36,8 +44,18 @@ class KafkaSettings(BaseSettings):
     """Its name, with SASL."""
     kafka_sasl_password: SecretStr | None = None
     """Its password, with SASL."""
-    kafka_ssl_cafile: str | None = None
+    kafka_ssl_cafile: Annotated[str, AfterValidator(_check_cafile)] | None = None
     """Whom to trust, in PEM; without it the system's authorities."""
+
+    @model_validator(mode="after")
+    def _sasl_has_a_login(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError(
+                f"KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must be set for {self.kafka_security_protocol}"
+            )
+        return self
 
     def kafka_client_options(self) -> dict[str, Any]:
         """Return what every aiokafka client needs to connect."""
@@ -106,8 +124,8 @@ def parse_database_url(text: str) -> URL:
 
 def _in_words(fault: Any) -> str:
     # The value itself is not repeated: it may be a secret.
-    name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
+    name = ".".join(str(part) for part in fault["loc"]).upper()
     if fault["type"] == "missing":
         return f"{name} is not set"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[:1].lower()}{message[1:]}"
+    return f"{name}: {message[:1].lower()}{message[1:]}" if name else message  # what is about several names says which

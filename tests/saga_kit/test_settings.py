@@ -37,6 +37,15 @@ def test_a_service_adds_settings_under_their_own_names(monkeypatch: pytest.Monke
             "DATABASE_URL: must name a database: postgresql://user:password@host:port/database",
         ),
         ({"KAFKA_BOOTSTRAP_SERVERS": "localhost"}, "KAFKA_BOOTSTRAP_SERVERS: string should match pattern"),
+        (
+            {"KAFKA_SSL_CAFILE": "/no/such.pem"},
+            "KAFKA_SSL_CAFILE: no certificate can be read from /no/such.pem: No such",
+        ),
+        ({"KAFKA_SSL_CAFILE": "/dev/null"}, "KAFKA_SSL_CAFILE: no certificate can be read from /dev/null"),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_USERNAME": "u"},
+            "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must be set for SASL_SSL",
+        ),
         ({"HTTP_PORT": "70000"}, "HTTP_PORT: input should be less than or equal to 65535"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
     ],
