@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 
 from contracts.topics import ORDERS_REQUESTS
 from order_api import openapi
+from order_api.access_log import AccessLog
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
 from order_api.keys import JwksKeys, SharedSecret
@@ -34,7 +35,8 @@ from saga_kit.health import Health, health_routes, listen
 from saga_kit.outbox import Publishes
 from saga_kit.publisher import Publisher
 from saga_kit.settings import load
-from saga_kit.telemetry import configure_logging, configure_tracing
+from saga_kit.telemetry import configure_logging
+from saga_kit.tracing import configure_tracing
 
 NAME: Final = "api"
 HEAD_BYTES_MAX: Final = 16_384
@@ -93,6 +95,10 @@ def create_app(
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
 
+    access_log = (
+        AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
+    )
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
@@ -110,9 +116,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=[Middleware(Door, registry=registry)],
+        middleware=[Middleware(Door, registry=registry, access_log=access_log)],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
-        telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # the door's work
     )
     desk = Desk(store, publisher, accepted)
     OrderRoutes(desk, tokens, body_bytes_max=settings.api_body_bytes_max).attach(app)

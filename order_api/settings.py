@@ -66,6 +66,8 @@ class ApiSettings(KitSettings):
     """A larger request body is refused with 413."""
     api_database_pool_size: Annotated[int, Field(ge=2, le=100)] = 10
     """Connections of one API process; claims share one, however many requests there are."""
+    api_access_log: bool = True
+    """One line for each request; those for health and metrics only at the level DEBUG."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""
 

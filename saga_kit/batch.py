@@ -22,7 +22,8 @@ from saga_kit.backoff import Backoff, pause
 from saga_kit.errors import Stopped, classify, describe
 from saga_kit.outbox import Kept, Outbox, Publishes
 from saga_kit.publisher import check_sizes
-from saga_kit.telemetry import Metrics, batch_span
+from saga_kit.telemetry import Metrics
+from saga_kit.tracing import handling
 
 M = TypeVar("M")
 log = structlog.get_logger(__name__)
@@ -129,7 +130,7 @@ class BatchProcess(Generic[M]):
             return
         async with self._turn:
             self._metrics.batch_size.observe(len(messages) + len(unreadable))
-            with self._metrics.batch_duration_seconds.time(), batch_span(messages):
+            with self._metrics.batch_duration_seconds.time(), handling(messages):
                 await self._finish(messages, unreadable)
 
     async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:

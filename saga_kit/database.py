@@ -21,6 +21,7 @@ def create_engine(url: URL, *, application_name: str, pool_size: int = 5) -> Asy
     return create_async_engine(
         url,
         isolation_level="READ COMMITTED",
+        hide_parameters=True,  # an error's text goes into logs, and they hold what people sent
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,

@@ -16,6 +16,7 @@ from aiokafka.partitioner import murmur2
 from contracts.envelope import Outgoing
 from saga_kit.errors import OversizeMessage, describe
 from saga_kit.settings import KafkaSettings
+from saga_kit.tracing import begin_sending
 
 BATCH_BYTES_MAX: Final = 512 * 1024
 MESSAGE_BYTES_MAX: Final = 512 * 1024
@@ -75,10 +76,15 @@ class Publisher:
         False means unknown: some may have been stored, so whoever must be sure publishes all again. Never raises but
         for a cancellation. Messages of one key arrive in order.
         """
-        prefix = self._prefix
-        return await self.publish_raw(
-            [RawMessage(prefix + m.topic, m.key.encode(), m.value, m.headers) for m in messages]
-        )
+        prefix, stored = self._prefix, False
+        sending = begin_sending(messages, prefix)
+        try:
+            stored = await self.publish_raw(
+                [RawMessage(prefix + m.topic, m.key.encode(), m.value, m.headers) for m in sending.messages]
+            )
+        finally:
+            sending.end(stored=stored)
+        return stored
 
     async def publish_raw(self, messages: Collection[RawMessage]) -> bool:
         """Do what `publish` does, for bytes that are no `Outgoing`."""

@@ -23,7 +23,8 @@ from saga_kit.health import Health, HealthServer, health_routes, listen
 from saga_kit.outbox import Outbox, Relay
 from saga_kit.publisher import Publisher
 from saga_kit.settings import KitSettings
-from saga_kit.telemetry import Metrics, configure_logging, configure_tracing
+from saga_kit.telemetry import Metrics, configure_logging
+from saga_kit.tracing import configure_tracing
 
 M = TypeVar("M")
 UNSENT_MAX_S: Final = 60.0

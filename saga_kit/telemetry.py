@@ -1,25 +1,17 @@
-"""What a process tells about itself: log lines, metrics, traces. Nothing here is per message."""
+"""What a process tells about itself: log lines and metrics. Nothing here is per message."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
-from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
-from contracts.envelope import Envelope
 from saga_kit.settings import KitSettings
 
 THROTTLE_S: Final = 30.0
-LINKS_MAX: Final = 128
-"""The SDK's own limit of links on a span."""
 
 
 class Metrics:
@@ -83,49 +75,6 @@ def configure_logging(settings: KitSettings, *, service: str) -> None:
     for noisy in ("aiokafka", "faststream", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     structlog.contextvars.bind_contextvars(service=service)
-
-
-def configure_tracing(*, service: str) -> None:
-    """Export spans when an `OTEL_*` setting asks for it and the SDK is installed; else spans cost nothing."""
-    if not any(name.startswith("OTEL_") for name in os.environ):
-        return
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-    except ImportError:
-        structlog.get_logger(__name__).warning("OTEL_* is set but the OpenTelemetry SDK and exporter are not installed")
-        return
-    provider = TracerProvider(resource=Resource.create({"service.name": service}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-
-
-class Traced(Protocol):
-    """A message that may have come in an envelope."""
-
-    @property
-    def envelope(self) -> Envelope | None: ...  # noqa: D102 - see the class
-
-
-@contextmanager
-def batch_span(messages: Sequence[Traced]) -> Iterator[None]:
-    """Run a batch in a span that links to the trace of each of its messages (the first 128)."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no SDK: no links to build
-        yield
-        return
-    parents = {m.envelope.traceparent for m in messages if m.envelope is not None and m.envelope.traceparent}
-    links = [trace.Link(_span_context(parent)) for parent in sorted(parents)[:LINKS_MAX]]
-    with trace.get_tracer("saga_kit").start_as_current_span(
-        "batch", links=links, attributes={"messaging.batch.message_count": len(messages)}
-    ):
-        yield
-
-
-def _span_context(traceparent: str) -> trace.SpanContext:
-    context = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
-    return trace.get_current_span(context).get_span_context()
 
 
 class _Throttle(logging.Filter):

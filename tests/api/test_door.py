@@ -79,7 +79,7 @@ async def test_requests_are_measured_by_route_method_and_status(api: Api) -> Non
     order_id = (await api.submit()).json()["order_id"]
     await api.get(f"/orders/{order_id}")
     await api.get("/made/up")
-    await api.call("BREW", "/orders")
+    await api.call("PROPFIND", "/orders")
     name = "http_server_request_duration_seconds_count"
     for route, method, status in (
         ("/orders", "POST", 202), ("/orders/{order_id}", "GET", 200), ("none", "GET", 404), ("/orders", "other", 405),

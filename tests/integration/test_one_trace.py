@@ -1,0 +1,204 @@
+"""One trace, from the HTTP request through Kafka and every service to the last event. All of it in one process here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from pydantic import SecretStr
+
+from contracts.topics import TOPICS
+from order_api.settings import ApiSettings
+from order_saga import tables as orders_tables
+from order_saga.cli.local import load_samples
+from order_saga.metrics import Metrics
+from order_saga.process import Orders
+from order_saga.silence import Silence
+from order_saga.timers import run_timers
+from participants.assets import tables as assets
+from participants.assets.feed import confirm_forever
+from participants.assets.service import AssetDesk
+from participants.balance import tables as balance
+from participants.balance.service import participant
+from saga_kit.service import Service
+from saga_kit.settings import KitSettings
+from tests.api.support import BUY, SECRET, Api
+from tests.api.support import running as running_api
+from tests.infrastructure import LOGINS, Database, Infrastructure
+from tests.integration.system import eventually
+from tests.spans import attribute, parent_id, recorded_spans, span_id, trace_id
+
+ENDED = {"COMPLETED", "CANCELLED", "FAILED"}
+
+
+@asynccontextmanager
+async def whole_system(infrastructure: Infrastructure, database: Database, prefix: str) -> AsyncIterator[Api]:
+    """Run the API, the orchestrator and both participants in this process."""
+    await infrastructure.create_topics({prefix + topic.name: topic.partitions for topic in TOPICS})
+    await load_samples({login: database.url_of(login) for login in LOGINS}, time_scale=1.0)
+    settings: dict[str, dict[str, Any]] = {
+        login: {
+            "database_url": SecretStr(database.url_of(login)),
+            "kafka_bootstrap_servers": infrastructure.kafka_bootstrap_servers,
+            "kafka_topic_prefix": prefix,
+            "kafka_session_timeout_s": 6,
+            "http_port": 0,
+        }
+        for login in LOGINS
+    }
+    stopping = asyncio.Event()
+    services = _services({name: KitSettings(**values) for name, values in settings.items()}, stopping)
+    async with AsyncExitStack() as stack:
+        running = [asyncio.create_task(service.run()) for service in services]
+        stack.push_async_callback(_drain, running, stopping)
+        yield await stack.enter_async_context(
+            running_api(ApiSettings(**settings["api"], jwt_secret=SecretStr(SECRET), api_access_log=False))
+        )
+
+
+def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list[Service]:
+    silence = Silence()
+    orders = Orders(time_scale=1.0, metrics=Metrics(), silence=silence)
+    desk = AssetDesk(timedelta(seconds=10))
+
+    async def timers(kit: Any, process: Any) -> None:
+        await run_timers(kit.engine, process, silence, kit.stopping, interval_s=0.25)
+
+    async def feed(kit: Any, _process: Any) -> None:
+        await confirm_forever(kit.engine, kit.stopping, 1.0)
+
+    return [
+        Service(
+            settings["orchestrator"], name="orchestrator", schema=orders_tables.SCHEMA, handler=lambda _: orders,
+            tasks=(timers,), stopping=stopping,
+        ),
+        Service(
+            settings["balance"], name="balance", schema=balance.SCHEMA, handler=lambda _: participant(),
+            stopping=stopping,
+        ),
+        Service(
+            settings["assets"], name="assets", schema=assets.SCHEMA, handler=lambda _: desk, tasks=(feed,),
+            stopping=stopping,
+        ),
+    ]  # fmt: skip
+
+
+async def _drain(running: Sequence[asyncio.Task[None]], stopping: asyncio.Event) -> None:
+    stopping.set()
+    await asyncio.gather(*running)
+
+
+@pytest_asyncio.fixture
+async def api(infrastructure: Infrastructure, database: Database, topic_prefix: str) -> AsyncIterator[Api]:
+    """Run all of it."""
+    async with whole_system(infrastructure, database, topic_prefix) as one:
+        yield one
+
+
+async def traced(api: Api, spans: InMemorySpanExporter, body: dict[str, Any], user: str, **more: Any) -> Any:
+    """Submit one order, wait for its end; return it, and the spans of its trace in the order of their beginning."""
+    spans.clear()
+    order = (await api.call("POST", "/orders", json=BUY | body, user=user, **more)).json()
+
+    async def has_ended() -> bool:
+        order.update((await api.get(f"/orders/{order['order_id']}", user=user)).json())
+        return order["status"] in ENDED
+
+    await eventually(has_ended, "the order ends")
+    last = f"{order['order_id']}:v{order['version']}"
+
+    async def is_told() -> bool:
+        return any(
+            span.kind is SpanKind.PRODUCER and attribute(span, "messaging.message.id") == last
+            for span in spans.get_finished_spans()
+        )
+
+    await eventually(is_told, "its end is sent")
+    found = [s for s in spans.get_finished_spans() if s.kind is not SpanKind.INTERNAL and not _is_a_look(s)]
+    return order, sorted(found, key=lambda span: span.start_time or 0)
+
+
+def _is_a_look(span: ReadableSpan) -> bool:
+    return attribute(span, "http.request.method") == "GET"
+
+
+@pytest.mark.parametrize(
+    ("body", "user", "ends"),
+    [
+        ({}, "alice", "COMPLETED"),
+        ({"order_type": "MARKET_SELL"}, "bob", "COMPLETED"),
+        ({}, "carol", "FAILED"),
+        ({"asset_id": "HALT", "quantity": "5"}, "alice", "FAILED"),
+    ],
+    ids=["buy", "sell", "refused by balance", "refused by assets"],
+)
+async def test_an_order_is_one_trace_from_the_request_to_its_last_event(
+    api: Api, topic_prefix: str, body: dict[str, Any], user: str, ends: str
+) -> None:
+    """One trace id, one tree: it begins with the HTTP request, every parent is in it, and the last span tells the end.
+
+    Each message is in it twice: its handling below its sending, and its sending below what caused it.
+    """
+    with recorded_spans() as exporter:
+        order, spans = await traced(api, exporter, body, user)
+    first, last, by_id = spans[0], spans[-1], {span_id(span): span for span in spans}
+    assert ends == order["status"], order
+    assert 1 == len({trace_id(span) for span in spans})
+    assert ("POST /orders", SpanKind.SERVER, None) == (first.name, first.kind, first.parent)
+    told = {
+        "http.request.method": "POST",
+        "url.scheme": "http",
+        "http.route": "/orders",
+        "http.response.status_code": 202,
+    }
+    assert told == {name: attribute(first, name) for name in told}
+    assert (f"send {topic_prefix}orders.events", f"{order['order_id']}:v{order['version']}") == (
+        last.name, attribute(last, "messaging.message.id"),
+    )  # fmt: skip
+    for span in spans[1:]:
+        parent = by_id[parent_id(span) or 0]
+        if span.kind is SpanKind.CONSUMER:
+            assert (SpanKind.PRODUCER, message_of(span)) == (parent.kind, message_of(parent))
+        else:
+            assert parent is first or parent.kind is SpanKind.CONSUMER
+        assert order["order_id"] == attribute(span, "messaging.message.conversation_id")
+    sent, handled = (
+        {message_of(s) for s in spans if s.kind is kind} for kind in (SpanKind.PRODUCER, SpanKind.CONSUMER)
+    )
+    assert {message for message in sent if not message[0].endswith("orders.events")} == handled
+    assert order["version"] == len(sent - handled)
+
+
+def message_of(span: ReadableSpan) -> tuple[str, str]:
+    """Tell which message a span is about: its topic and id."""
+    return str(attribute(span, "messaging.destination.name")), str(attribute(span, "messaging.message.id"))
+
+
+async def test_a_callers_trace_goes_on(api: Api) -> None:
+    """With a `traceparent`, the order's trace is the caller's, and the request's span hangs below the caller's."""
+    caller = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+    with recorded_spans() as exporter:
+        _, spans = await traced(api, exporter, {}, "alice", headers=caller)
+    assert {int("ab" * 16, 16)} == {trace_id(span) for span in spans}
+    assert int("cd" * 8, 16) == parent_id(spans[0])
+
+
+async def test_a_trace_that_is_not_sampled_makes_no_span(api: Api) -> None:
+    """A caller that does not record its trace gets no span of any service, but the order all the same."""
+    caller = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
+    with recorded_spans() as exporter:
+        order_id = (await api.call("POST", "/orders", json=BUY, headers=caller)).json()["order_id"]
+
+        async def has_ended() -> bool:
+            return (await api.get(f"/orders/{order_id}", headers=caller)).json()["status"] in ENDED
+
+        await eventually(has_ended, "the order ends")
+    assert {"batch"} == {span.name for span in exporter.get_finished_spans()}
