@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import time
+from hashlib import sha256
 from typing import Any
 
 import jwt
 import pytest
+from jwt import PyJWK
 
+from order_api.keys import SharedSecret
 from order_api.problems import Problem
-from order_api.tokens import Caller, Scope, SharedSecret, Tokens
+from order_api.tokens import Caller, Scope, Tokens
 from tests.api.support import SECRET, TRADER, Api, token
 
 
@@ -52,7 +55,7 @@ async def test_every_bad_token_is_refused_with_its_reason() -> None:
     now = int(time.time())
     claims = {"sub": "alice", "exp": now + 60}
     refused = {
-        token(exp=now - 1): "the token has expired",
+        token(exp=now - 6): "the token has expired",
         token(exp=None): "the claim exp is missing",
         token(nbf=now + 60): "the token is not valid yet",
         token(sub=None): "the claim sub is missing",
@@ -70,6 +73,20 @@ async def test_every_bad_token_is_refused_with_its_reason() -> None:
         token(exp="soon"): "the token can't be read",
         token(exp=float("inf")): "the token can't be read",
         token(exp={}): "the token can't be read",
+        token(exp=float("nan")): "the token can't be read",
+        token(exp=[now + 60]): "the token can't be read",
+        token(exp=10**400): "the claim exp must be a time in seconds since 1970",
+        token(exp=1e300): "the claim exp must be a time in seconds since 1970",
+        token(exp=str(now + 60)): "the claim exp must be a time in seconds since 1970",
+        token(exp=-1): "the token has expired",
+        token(exp=True): "the token has expired",
+        token(exp=0): "the token has expired",
+        token(nbf="now"): "the token can't be read",
+        token(nbf=float("inf")): "the token can't be read",
+        token(iat=now + 60): "the token is not valid yet",
+        token(iat="x"): "the token can't be read",
+        token(jti=7): "the token can't be read",
+        token(sub=7): "the token can't be read",
         base64.urlsafe_b64encode(b"[" * 50_000).decode() + ".e30.AAAA": "the token can't be read",
         "x": "the token can't be read",
         "..": "the token can't be read",
@@ -94,16 +111,16 @@ async def test_issuer_and_audience_are_demanded_when_set() -> None:
 class _CountedSecret(SharedSecret):
     asked = 0
 
-    async def key_for(self, token: str) -> bytes:
+    async def key_for(self, kid: str | None, alg: object) -> PyJWK:
         self.asked += 1
-        return await super().key_for(token)
+        return await super().key_for(kid, alg)
 
 
 async def test_a_remembered_token_is_verified_once_and_still_expires() -> None:
     """The cache saves the signature's check, never the expiry's; and it is bounded, the oldest goes first."""
     keys = _CountedSecret(SECRET)
     clock = [time.time()]
-    tokens = Tokens(keys, clock=lambda: clock[0], remembered_max=2)
+    tokens = Tokens(keys, leeway_s=30, clock=lambda: clock[0], remembered_max=2)
     first, second, third = (token(user) for user in ("a", "b", "c"))
     for _ in range(3):
         await _caller(first, tokens)
@@ -111,8 +128,27 @@ async def test_a_remembered_token_is_verified_once_and_still_expires() -> None:
     for text in (second, third, first):
         await _caller(text, tokens)
     assert 4 == keys.asked
-    clock[0] += 601
+    assert 2 == len(tokens._remembered)  # noqa: SLF001 - memory is the point
+    clock[0] += 625
+    assert "a" == (await _caller(first, tokens)).user_id
+    clock[0] += 6
     assert "the token has expired" == await _refusal(first, tokens)
+
+
+async def test_a_refused_token_is_not_remembered() -> None:
+    """Nobody fills the cache, or the memory, with tokens that are not good."""
+    tokens = Tokens(SharedSecret(SECRET))
+    for number in range(50):
+        await _refusal(token(secret="b" * 40, jti=str(number)), tokens)
+    assert {} == tokens._remembered  # noqa: SLF001 - memory is the point
+
+
+async def test_a_token_is_named_by_its_id_or_its_hash() -> None:
+    """`jti` as long as a record can hold it in one word, else a part of the token's hash: never the token itself."""
+    assert "t-1" == (await _caller(token(jti="t-1"))).token_id
+    for unfit in (None, "", "a b", "a\0", "a\n", "é", "a" * 129):
+        text = token(jti=unfit)
+        assert "sha256:" + sha256(text.encode()).hexdigest()[:16] == (await _caller(text)).token_id
 
 
 async def test_a_forged_token_is_not_taken_for_a_remembered_one() -> None:
