@@ -59,6 +59,8 @@ def jwt_secret() -> str:
         return secret
     if path := stack().get("jwt_secret_file"):
         return Path(path).read_text().strip()
+    if os.environ.get("JWT_JWKS_URL"):
+        raise Trouble("only the issuer whose keys are at JWT_JWKS_URL can sign tokens; get one from there", 2)
     raise Trouble("no local stack is running here and JWT_SECRET is not set", 2)
 
 

@@ -127,3 +127,10 @@ async def test_without_a_stack_a_command_says_what_to_do() -> None:
     output = await command("accounts", "alice", env={"ORDER_SAGA_STACK": "/nowhere", "DATABASE_URL": ""})
     assert (2, "") == (output.code, output.out)
     assert "DATABASE_URL is not set; start one with 'order-saga up'" in output.err
+
+
+async def test_a_token_that_only_an_issuer_can_sign_is_one_line() -> None:
+    """Where keys come from an issuer there is nothing to sign with here: a line says where tokens are had."""
+    output = await command("token", "--user", "alice", env={"JWT_JWKS_URL": "https://issuer.example/jwks"})
+    says = "order-saga: only the issuer whose keys are at JWT_JWKS_URL can sign tokens; get one from there\n"
+    assert (2, "", says) == output
