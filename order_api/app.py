@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -22,6 +23,8 @@ from order_api import openapi
 from order_api.access_log import AccessLog
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
+from order_api.follower import Follower
+from order_api.gate import Gate
 from order_api.keys import JwksKeys, SharedSecret
 from order_api.problems import Problem
 from order_api.routes import OrderRoutes
@@ -29,6 +32,7 @@ from order_api.settings import ApiSettings
 from order_api.store import GRACE_S, Store
 from order_api.sweeper import Sweeper
 from order_api.tokens import Tokens
+from order_api.waiters import Waiters
 from saga_kit.database import create_engine, ping
 from saga_kit.errors import CannotStart, KitError, describe
 from saga_kit.health import Health, health_routes, listen
@@ -89,6 +93,8 @@ def create_app(
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
     republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
     store = Store(engine, grace_s=grace_s)
+    waiters = Waiters()
+    follower = Follower(settings, waiters)
     sweeper = Sweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
     keys = _keys(settings, registry)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
@@ -104,6 +110,7 @@ def create_app(
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sweeper.run(stopping))
+            tasks.create_task(follower.run(stopping))
             if isinstance(keys, JwksKeys):
                 tasks.create_task(keys.run(stopping))
             yield
@@ -120,8 +127,9 @@ def create_app(
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # the door's work
     )
-    desk = Desk(store, publisher, accepted)
-    OrderRoutes(desk, tokens, body_bytes_max=settings.api_body_bytes_max).attach(app)
+    desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
+    app.state.waiters, app.state.follower = waiters, follower
+    OrderRoutes(desk, Gate(tokens), body_bytes_max=settings.api_body_bytes_max).attach(app)
     app.router.routes.extend(health_routes(health, registry))
     app.openapi = openapi.describe  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app
@@ -171,3 +179,8 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to us: uvicorn would raise them again when it has ended, and so skip what is left to do."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer those who wait for an order with what there is, then drain as usual."""
+        self.config.app.state.waiters.close()  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
+        await super().shutdown(sockets)

@@ -34,6 +34,15 @@ def shown(found: Found, caller: Caller) -> Order | None:
     return order if order is not None and caller.sees(order.user_id) else None
 
 
+def listed(found: Found, user_id: str) -> Order:
+    """Return what was found in a user's list as that user's own order: never another's that took a claim's id."""
+    if found.order is not None and found.order.user_id == user_id:
+        return found.order
+    if found.claimed is None:
+        raise ValueError("neither an order of this user nor a claim")
+    return pending(found.claimed) if found.order is None else _taken(found.claimed, found.order.created_at)
+
+
 def pending(claimed: Claimed) -> Order:
     """Show a claim as the order that it will be, with the time that the order will keep."""
     claim = claimed.claim

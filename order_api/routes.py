@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -10,24 +12,31 @@ from uuid import UUID, uuid4
 import msgspec
 from fastapi import FastAPI
 from opentelemetry import trace
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from contracts import codec
 from contracts.decimals import Exact, Money
 from contracts.orders import Order
-from contracts.vocabulary import OrderStatus, ReasonCode
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, OrderStatus, ReasonCode
 from order_api.desk import Desk, address
+from order_api.gate import Gate
+from order_api.listing import read_wanted
+from order_api.preferences import knows, read_wait
 from order_api.problems import Code, FieldError, Problem, invalid, quote
 from order_api.store import Entry
 from order_api.submission import KEY_HEADER, make_claim, read_body, read_key
-from order_api.tokens import Scope, Tokens
+from order_api.tokens import Caller, Scope
+from order_api.trail import Origin
+from saga_kit.errors import classify
 
 _ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEQ: Final = re.compile(r"[0-9]{1,9}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_NAME: Final = re.compile(NAME_PATTERN)
 JSON: Final = "application/json"
+PREFERENCE_APPLIED: Final = "preference-applied"
 DRAINED_BYTES_MAX: Final = 1_048_576
 """A body that is too large is read up to here and thrown away: a client that is still sending would miss the answer."""
 
@@ -58,72 +67,145 @@ class History(msgspec.Struct, frozen=True):
 class OrderRoutes:
     """The endpoints of `/orders`."""
 
-    def __init__(self, desk: Desk, tokens: Tokens, *, body_bytes_max: int) -> None:
+    def __init__(self, desk: Desk, gate: Gate, *, body_bytes_max: int) -> None:
         self._desk = desk
-        self._tokens = tokens
+        self._gate = gate
         self._body_bytes_max = body_bytes_max
 
     def attach(self, app: FastAPI) -> None:
         """Put the endpoints where they are found; `openapi` describes them."""
         app.router.routes.append(Route("/orders", self.submit, methods=["POST"]))
-        for path, endpoint, method in (
-            ("/orders/{order_id}", self.order, "GET"),
-            ("/orders/{order_id}/status", self.status, "GET"),
-            ("/orders/{order_id}/history", self.history, "GET"),
-            ("/orders/{order_id}/cancel", self.cancel, "PUT"),
+        for method, path, endpoint in (
+            ("GET", "/orders", self.orders),
+            ("GET", "/orders/by-client-id/{client_order_id}", self.named_order),
+            ("PUT", "/orders/by-client-id/{client_order_id}/cancel", self.cancel_named),
+            ("GET", "/orders/{order_id}", self.order),
+            ("GET", "/orders/{order_id}/status", self.status),
+            ("GET", "/orders/{order_id}/history", self.history),
+            ("PUT", "/orders/{order_id}/cancel", self.cancel),
         ):
             app.add_api_route(path, endpoint, methods=[method], include_in_schema=False, response_model=None)
 
     async def submit(self, request: Request) -> Response:
-        """Accept an order: 202 with the order as PENDING, or the order that the same keys have already made."""
-        caller = await self._tokens.caller(request.headers)
-        caller.need(Scope.WRITE)
+        """Accept an order: 202 with the order as PENDING, or 201 with the order that has ended while we waited.
+
+        The same keys again give the order that they have made before.
+        """
+        caller = await self._caller(request, Scope.WRITE)
         key = read_key(request.headers.getlist(KEY_HEADER))
         body = read_body(await self._read(request))
         user_id = body.user_id or caller.user_id
         if not caller.acts_for(user_id):
             raise Problem(Code.OTHER_USER)
-        order_id = uuid4()
-        request.state.instance = address(order_id)  # where to look when this fails from here on
-        claim = make_claim(order_id, user_id, key, body, _traceparent(request))
-        order, replayed = await self._desk.submit(claim, caller)
-        headers = {"location": address(order.order_id), "etag": _etag(order)}
-        if replayed:
-            headers["idempotency-replayed"] = "true"
-        return _json(order, 202, headers)
+        order_id = _about(request, uuid4())
+        traceparent = _traceparent(request)
+        claim = make_claim(order_id, user_id, key, body, traceparent)
+        order, replayed = await self._desk.submit(claim, caller, _origin(request, caller))
+        headers = {"idempotency-replayed": "true"} if replayed else {}
+        order = await self._settled(request, order, caller, headers)
+        headers |= {"location": address(order.order_id), "etag": _etag(order)}
+        ended = PREFERENCE_APPLIED in headers and order.status.terminal
+        return _json(order, 201 if ended else 202, headers)
+
+    async def orders(self, request: Request) -> Response:
+        """List a user's orders, newest first."""
+        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
+        return _json(await self._desk.orders(read_wanted(request.query_params.multi_items()), caller))
 
     async def order(self, request: Request, order_id: str) -> Response:
         """Show an order."""
-        order = await self._find(request, order_id)
-        return _json(order, 200, {"etag": _etag(order)})
+        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
+        return await self._show(request, _order_id(order_id), caller)
 
     async def status(self, request: Request, order_id: str) -> Response:
         """Show what changes about an order."""
-        order = await self._find(request, order_id)
-        state = OrderState(**{name: getattr(order, name) for name in OrderState.__struct_fields__})
-        return _json(state, 200, {"etag": _etag(order)})
+        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
+        return await self._show(request, _order_id(order_id), caller, OrderState)
+
+    async def named_order(self, request: Request, client_order_id: str) -> Response:
+        """Show an order by the name that its user gave it."""
+        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
+        return await self._show(request, await self._named(request, client_order_id, caller), caller)
 
     async def history(self, request: Request, order_id: str) -> Response:
         """Show what happened to an order."""
-        caller = await self._tokens.caller(request.headers)
-        caller.need(Scope.READ, Scope.OPERATE)
+        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
         after = request.query_params.get("after", "0")
         if _SEQ.fullmatch(after) is None:
             raise invalid(FieldError("after", "must be the seq of an entry, a whole number", quote(after)))
-        number = _order_id(order_id)
+        number = _about(request, _order_id(order_id))
         return _json(History(number, *await self._desk.history(number, caller, int(after))))
 
     async def cancel(self, request: Request, order_id: str) -> Response:
         """Ask for an order to be cancelled: 202, or 200 when it is already."""
-        caller = await self._tokens.caller(request.headers)
-        caller.need(Scope.WRITE, Scope.OPERATE)
-        order, over = await self._desk.cancel(_order_id(order_id), caller)
-        return _json(order, 200, {"etag": _etag(order)}) if over else _json(order, 202)
+        caller = await self._caller(request, Scope.WRITE, Scope.OPERATE)
+        return await self._cancel(request, _order_id(order_id), caller)
 
-    async def _find(self, request: Request, order_id: str) -> Order:
-        caller = await self._tokens.caller(request.headers)
-        caller.need(Scope.READ, Scope.OPERATE)
-        return await self._desk.order(_order_id(order_id), caller)
+    async def cancel_named(self, request: Request, client_order_id: str) -> Response:
+        """Ask for an order to be cancelled by the name that its user gave it."""
+        caller = await self._caller(request, Scope.WRITE, Scope.OPERATE)
+        return await self._cancel(request, await self._named(request, client_order_id, caller), caller)
+
+    async def _caller(self, request: Request, *any_of: Scope) -> Caller:
+        caller = await self._gate.caller(request)
+        caller.need(*any_of)
+        return caller
+
+    async def _named(self, request: Request, client_order_id: str, caller: Caller) -> UUID:
+        user_id = request.query_params.get("user_id", caller.user_id)
+        if _NAME.fullmatch(user_id) is None:
+            raise invalid(FieldError("user_id", f"must be {NAME_RULE}", quote(user_id)))
+        if _NAME.fullmatch(client_order_id) is None:
+            raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {NAME_RULE}")
+        return (await self._desk.named(user_id, client_order_id, caller)).order_id
+
+    async def _show(
+        self, request: Request, order_id: UUID, caller: Caller, kind: type[msgspec.Struct] = Order
+    ) -> Response:
+        """Answer with an order, or with 304 when the client has this version; wait for something new if it prefers."""
+        _about(request, order_id)
+        known = request.headers.getlist("if-none-match")
+
+        def fits(order: Order) -> bool:
+            return order.status.terminal or (bool(known) and not knows(known, _etag(order)))
+
+        headers: dict[str, str] = {}
+        wait_s = self._wait_s(request, headers)
+        if wait_s:
+            when = self._desk.order_when(fits, order_id, caller, wait_s, for_end=not known)
+            order = await _unless_gone(request, when)
+        else:
+            order = await self._desk.order(order_id, caller)
+        headers["etag"] = _etag(order)
+        if knows(known, _etag(order)):
+            return Response(status_code=304, headers=headers)
+        return _json(order if kind is Order else _part(order, kind), 200, headers)
+
+    async def _settled(self, request: Request, order: Order, caller: Caller, headers: dict[str, str]) -> Order:
+        """Wait for the end of an order that is accepted, if the client prefers. It stays accepted, whatever happens."""
+        wait_s = self._wait_s(request, headers)
+        if not wait_s:
+            return order
+        when = self._desk.order_when(_ended, order.order_id, caller, wait_s, for_end=True)
+        try:
+            return await _unless_gone(request, when)
+        except Exception as error:
+            if classify(error) != "infrastructure":
+                raise
+            del headers[PREFERENCE_APPLIED]
+            return order
+
+    def _wait_s(self, request: Request, headers: dict[str, str]) -> int:
+        """Say how long this request waits, and promise it in the answer's headers; 0: not at all."""
+        wait_s = read_wait(request.headers.getlist("prefer"))
+        if wait_s == 0 or self._desk.crowded:
+            return 0
+        headers[PREFERENCE_APPLIED] = f"wait={wait_s}"
+        return wait_s
+
+    async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
+        order, over = await self._desk.cancel(_about(request, order_id), caller, _origin(request, caller))
+        return _json(order, 200, {"etag": _etag(order)}) if over else _json(order, 202)
 
     async def _read(self, request: Request) -> bytes:
         """Read the body, and keep no more of it than the limit."""
@@ -140,6 +222,49 @@ class OrderRoutes:
             detail = f"at most {self._body_bytes_max} bytes are taken"
             raise Problem(Code.BODY_TOO_LARGE, detail, headers={"connection": "close"})
         return bytes(body)
+
+
+def _about(request: Request, order_id: UUID) -> UUID:
+    """Note which order a request is about: when it fails from here on, its answer says where to look."""
+    request.state.order_id = order_id
+    request.state.instance = address(order_id)
+    return order_id
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Order]) -> Order:
+    """Do what takes long, unless the client hangs up."""
+    working, hanging_up = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        hanging_up.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _origin(request: Request, caller: Caller) -> Origin:
+    traceparent = _traceparent(request)
+    return Origin(
+        caller=caller.user_id,
+        token_id=caller.token_id,
+        address=request.client.host if request.client is not None else None,
+        trace_id=traceparent.split("-")[1] if traceparent else None,
+    )
+
+
+def _ended(order: Order) -> bool:
+    return order.status.terminal
+
+
+def _part(order: Order, kind: type[msgspec.Struct]) -> msgspec.Struct:
+    return kind(**{name: getattr(order, name) for name in kind.__struct_fields__})
 
 
 def _order_id(text: str) -> UUID:

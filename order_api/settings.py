@@ -68,6 +68,8 @@ class ApiSettings(KitSettings):
     """Connections of one API process; claims share one, however many requests there are."""
     api_access_log: bool = True
     """One line for each request; those for health and metrics only at the level DEBUG."""
+    api_idempotency_key_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """How long an Idempotency-Key is kept at least; after that, the same key makes a new order."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +67,8 @@ class Api:
     client: httpx.AsyncClient
     wire: Wire
     port: int
+    stop: Callable[[], Awaitable[None]]
+    """Ask it to end, and wait until it has."""
 
     async def call(
         self, method: str, path: str, *, user: str = "alice", scope: str = TRADER, **more: Any
@@ -77,7 +79,7 @@ class Api:
 
     async def submit(self, body: Any = None, *, key: str | None = None, **more: Any) -> httpx.Response:
         """POST an order (`BUY` with the fields given in `body`)."""
-        headers = {"Idempotency-Key": key} if key is not None else {}
+        headers = {**({"Idempotency-Key": key} if key is not None else {}), **more.pop("headers", {})}
         return await self.call("POST", "/orders", json={**BUY, **(body or {})}, headers=headers, **more)
 
     async def get(self, path: str, **more: Any) -> httpx.Response:
@@ -106,14 +108,18 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     port = sock.getsockname()[1]
     server = server_for(app)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    try:
-        await until(lambda: server.started or serving.done())
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Api(app, client, wire, port)
-    finally:
+
+    async def stop() -> None:
         wire.gate.set()
         server.should_exit = True
         await serving
+
+    try:
+        await until(lambda: server.started or serving.done())
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Api(app, client, wire, port, stop)
+    finally:
+        await stop()
         await publisher.stop()
         await engine.dispose()
 

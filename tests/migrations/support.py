@@ -13,7 +13,8 @@ SCHEMAS: Final = ("api", "assets", "balances", "orders")
 
 CATALOG: Final = {
     "columns": """
-        SELECT attrelid::regclass::text, row_number() OVER (PARTITION BY attrelid ORDER BY attnum), attname, format_type(atttypid, atttypmod), attnotnull,
+        SELECT attrelid::regclass::text, row_number() OVER (PARTITION BY attrelid ORDER BY attnum), attname,
+            format_type(atttypid, atttypmod), attnotnull,
             attidentity::text, attgenerated::text, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum)
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum

@@ -1,0 +1,131 @@
+"""Follows `orders.events`, from now on, and rings for those who wait. It decides nothing and remembers no offset.
+
+Each process follows all partitions by itself, without a group: every process has its own waiters. An event is published
+after the commit that it tells of, so who is woken by one finds it in the database. Whenever the place was lost (a
+start, a broker that was away) everybody is woken, because an event may have been missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer
+
+from contracts.topics import ORDERS_EVENTS
+from contracts.vocabulary import OrderStatus
+from order_api.waiters import Waiters
+from saga_kit.backoff import keep_doing
+from saga_kit.settings import KitSettings
+
+POLL_MS: Final = 500
+RECORDS_MAX: Final = 1_000
+CALL_TIMEOUT_S: Final = 10.0
+QUIET_S: Final = 15.0
+"""After so long without any event the broker is asked whether there are some: a consumer can hang and look alive."""
+
+log = structlog.get_logger(__name__)
+
+
+class LostPlace(OSError):  # noqa: N818 - it is what happened
+    """Events may have been missed: the consumer hangs, or has other partitions than before."""
+
+
+class _Event(msgspec.Struct):
+    version: int
+    status: OrderStatus
+
+
+class Follower:
+    """Follows the events as long as it runs; whatever fails is begun anew."""
+
+    def __init__(self, settings: KitSettings, waiters: Waiters, *, quiet_s: float = QUIET_S) -> None:
+        self._settings = settings
+        self._waiters = waiters
+        self._quiet_s = quiet_s
+        self._topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
+        self.following = False
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow until `stopping`."""
+
+        async def one_life() -> None:
+            await self._follow(stopping)
+
+        await keep_doing("follow events", one_life, stopping, every_s=0.0)
+
+    async def _follow(self, stopping: asyncio.Event) -> None:
+        consumer = AIOKafkaConsumer(
+            self._topic,
+            **self._settings.kafka_client_options(),
+            client_id=f"{self._settings.kafka_topic_prefix}api-follower",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=self._settings.kafka_fetch_max_wait_ms,
+        )
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await consumer.start()
+                await _to_the_end(consumer)
+            self.following = True
+            self._waiters.wake_all()
+            await self._listen(consumer, stopping)
+        finally:
+            self.following = False
+            await consumer.stop()
+
+    async def _listen(self, consumer: Any, stopping: asyncio.Event) -> None:
+        partitions = consumer.assignment()
+        heard_at = time.monotonic()
+        while not stopping.is_set():
+            if consumer.assignment() != partitions:
+                raise LostPlace(f"{self._topic} has other partitions than before")
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+            if batches:
+                heard_at = time.monotonic()
+                self._ring(batches)
+            elif time.monotonic() - heard_at > self._quiet_s:
+                await self._check(consumer)
+                heard_at = time.monotonic()
+
+    def _ring(self, batches: Mapping[Any, Sequence[Any]]) -> None:
+        for records in batches.values():
+            for record in records:
+                if record.key in self._waiters:
+                    self._waiters.wake(record.key, **_worth(record.value))
+
+    async def _check(self, consumer: Any) -> None:
+        """Raise when the broker has events that do not come, or does not answer."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            behind = {partition for partition, end in ends.items() if end > await consumer.position(partition)}
+        batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+        self._ring(batches)
+        if behind and not batches:
+            raise LostPlace(f"{len(behind)} partitions of {self._topic} have events that do not come")
+
+
+async def _to_the_end(consumer: Any) -> None:
+    """Know the ends of all partitions before anybody relies on it."""
+    partitions = consumer.assignment()
+    await consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        await consumer.position(partition)
+
+
+def _worth(value: bytes | None) -> dict[str, Any]:
+    """Say which version an event tells of; nothing of one that can't be read, so that everybody looks."""
+    try:
+        event = _read(value or b"")
+    except msgspec.MsgspecError:
+        return {}
+    return {"version": event.version, "terminal": event.status.terminal}
+
+
+_read: Final = msgspec.json.Decoder(_Event).decode

@@ -1,0 +1,35 @@
+"""Who may come in: the caller of a request, known by the token, and not more often than is allowed.
+
+It is passed before anything else of a request is read.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from order_api.limits import RateLimit
+from order_api.problems import Code, Problem
+from order_api.tokens import Caller, Scope, Tokens
+
+
+class Gate:
+    """Lets in who has a good token and has not used up what is allowed. Without `limit`, everything is."""
+
+    def __init__(self, tokens: Tokens, limit: RateLimit | None = None) -> None:
+        self._tokens = tokens
+        self._limit = limit
+
+    async def caller(self, request: Request) -> Caller:
+        """Say who calls; raise the problem when nobody may.
+
+        Who acts for users is a service that is trusted to keep its own measure: it speaks for many, so it is not
+        limited as one.
+        """
+        caller = await self._tokens.caller(request.headers)
+        request.state.user_id = caller.user_id
+        if self._limit is not None and Scope.ACT_FOR_USERS not in caller.scopes:
+            spent = self._limit.spend(caller.user_id)
+            request.state.headers = spent.headers  # on whatever is answered
+            if not spent.allowed:
+                raise Problem(Code.RATE_LIMITED)
+        return caller

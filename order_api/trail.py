@@ -1,0 +1,32 @@
+"""Who asked for what, and from where: what the audit trail says of each request that could have changed an order.
+
+The trail is committed with what the request did, and only ever added to. It is the one place that holds an address or a
+token's id: neither goes into a log line or an event.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+ACCEPTED: Final = "accepted"
+REPLAYED: Final = "replayed"
+"""The outcomes besides the codes of problems: it was done; it had been done before."""
+
+
+class Action(StrEnum):
+    """What was asked for."""
+
+    SUBMIT = "submit"
+    CANCEL = "cancel"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a request came from: the token's `sub` and id, the peer's address, the trace's id."""
+
+    caller: str
+    token_id: str
+    address: str | None
+    trace_id: str | None
