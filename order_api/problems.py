@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote as escape
 
 import msgspec
 from starlette.responses import Response
@@ -18,6 +19,8 @@ TYPE_PREFIX: Final = "/problems/"
 RETRY_AFTER_S: Final = 2
 QUOTED_MAX: Final = 40
 """Characters of a refused value that an error repeats."""
+_PATH_CHARACTERS: Final = "/!$&'()*+,;=:@"
+"""Those that stand for themselves in a path (RFC 3986), besides letters, digits and - . _ ~"""
 
 
 class Code(StrEnum):
@@ -294,7 +297,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
             "title": kind.title,
             "status": kind.status,
             "detail": self.detail or kind.meaning,
-            "instance": self.instance or instance,
+            "instance": escape(self.instance or instance, safe=_PATH_CHARACTERS),
             "code": self.code,
             **self.members,
         }

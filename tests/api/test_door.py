@@ -41,10 +41,17 @@ async def test_every_error_is_a_problem_document(api: Api) -> None:
     assert {"POST"} == {answers[2].headers["allow"]}
 
 
+async def test_a_problem_names_any_path_as_a_uri(api: Api) -> None:
+    """`instance` is a URI reference, whatever was asked for: it can be followed, and breaks no reader."""
+    for path in ("/orders/%C2%84", "/orders/a%20b%22", "/orders/%25", "/problems/%03%F0%BE%AD%8E", "/%7Bx%7D"):
+        assert path == (await api.get(path)).json()["instance"]
+
+
 def test_every_problem_is_in_the_table() -> None:
     """Each code has its row, and only a status that the interface names."""
     assert set(Code) == PROBLEMS.keys()
-    assert {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 503} == {kind.status for kind in PROBLEMS.values()}
+    known = {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 503}
+    assert known == {kind.status for kind in PROBLEMS.values()}
 
 
 async def test_a_database_that_is_away_is_a_503_that_says_where_to_look(settings: ApiSettings) -> None:
