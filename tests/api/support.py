@@ -74,7 +74,8 @@ class Api:
         self, method: str, path: str, *, user: str = "alice", scope: str = TRADER, **more: Any
     ) -> httpx.Response:
         """Send a request with a user's token."""
-        headers = {"Authorization": f"Bearer {token(user, scope)}", **more.pop("headers", {})}
+        bearer = token(user, scope, **more.pop("claims", {}))
+        headers = {"Authorization": f"Bearer {bearer}", **more.pop("headers", {})}
         return await self.client.request(method, path, headers=headers, **more)
 
     async def submit(self, body: Any = None, *, key: str | None = None, **more: Any) -> httpx.Response:
