@@ -36,6 +36,7 @@ lint: $(DEVELOPMENT) ## ruff and mypy
 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m contracts.documents
+	@$(BIN)/python -m order_api.documents
 	@$(BIN)/python -m order_saga.documents
 	@$(BIN)/order-saga settings --write-docs
 

@@ -19,13 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from contracts.topics import ORDERS_REQUESTS
-from order_api import openapi
 from order_api.access_log import AccessLog
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
 from order_api.follower import Follower
 from order_api.gate import Gate
 from order_api.keys import JwksKeys, SharedSecret
+from order_api.pages import page_routes
 from order_api.problems import Problem
 from order_api.routes import OrderRoutes
 from order_api.settings import ApiSettings
@@ -117,8 +117,7 @@ def create_app(
             stopping.set()
 
     app = FastAPI(
-        title=openapi.TITLE,
-        version=openapi.VERSION,
+        openapi_url=None,  # the pages have one of their own
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -130,8 +129,7 @@ def create_app(
     desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
     app.state.waiters, app.state.follower = waiters, follower
     OrderRoutes(desk, Gate(tokens), body_bytes_max=settings.api_body_bytes_max).attach(app)
-    app.router.routes.extend(health_routes(health, registry))
-    app.openapi = openapi.describe  # type: ignore[method-assign]  # FastAPI's own way to replace the document
+    app.router.routes.extend([*health_routes(health, registry), *page_routes()])
     return app
 
 

@@ -1,171 +1,170 @@
-"""The OpenAPI description, made from the types that the endpoints use and from the table of problems."""
+"""The OpenAPI 3.1 document, put together from the table of operations, the schemas and the examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Final
 
-import msgspec
-from pydantic import TypeAdapter
-
-from contracts.decimals import Exact
-from contracts.orders import Order
-from order_api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Code, FieldError
-from order_api.routes import JSON, History, OrderState
-from order_api.submission import KEY_HEADER, KEY_RULE, OrderBody
+from order_api.examples import BODY, MINIMAL_BODY, Example, answer_examples
+from order_api.operations import (
+    ANYWHERE,
+    HEADERS,
+    LIMIT_HEADERS,
+    OPERATIONS,
+    PROBLEM_HEADERS,
+    TAGS,
+    Answer,
+    Operation,
+    Parameter,
+)
+from order_api.problem_examples import problem_examples
+from order_api.problems import MEDIA_TYPE, PROBLEMS, Code
+from order_api.routes import JSON
+from order_api.schemas import components, problem_name, reference
+from order_api.tokens import Scope
 
 TITLE: Final = "Orders"
 VERSION: Final = "1"
-_ANYWHERE: Final = (Code.INVALID_TOKEN, Code.INSUFFICIENT_SCOPE, Code.UNAVAILABLE, Code.INTERNAL_ERROR)
+DESCRIPTION: Final = """\
+Trading orders whose money moves exactly once or not at all.
+
+Decimals are strings (`"0.01"`), times RFC 3339 in UTC. An error is an RFC 9457 problem: decide by its `code`; its
+`type` is the address of a page that says what helps. After a `5xx` the outcome is unknown: look at `instance`, or send
+the same request again with its `Idempotency-Key` or `client_order_id`. A token is a JWT whose `sub` is the user."""
+SCOPE_MEANINGS: Final[dict[Scope, str]] = {
+    Scope.READ: "read one's own orders",
+    Scope.WRITE: "submit and cancel one's own orders",
+    Scope.ACT_FOR_USERS: "do for any user what that user may do",
+    Scope.OPERATE: "read and cancel any order, in the operator's own name",
+}
+_LINKED: Final = ("readOrder", "readOrderStatus", "readOrderHistory", "cancelOrder")
 
 
-class Operation(NamedTuple):
-    """One call: what it does, what it answers when all is well, and the problems that it may have."""
-
-    method: str
-    path: str
-    summary: str
-    answers: Mapping[int, tuple[str, type[msgspec.Struct] | None]]
-    problems: tuple[Code, ...] = ()
-    header: tuple[str, str] | None = None
-    query: tuple[str, str] | None = None
-    body: type[msgspec.Struct] | None = None
-    public: bool = False
-
-
-_WELL: Final = {200: ("All is well.", None)}
-_READINESS: Final = {200: ("Every check is ok.", None), 503: ("A check is not ok.", None)}
-
-OPERATIONS: Final = (
-    Operation(
-        "post",
-        "/orders",
-        "Submit an order",
-        {202: ("Accepted; `Location` is the order. `Idempotency-Replayed: true`: it was accepted before.", Order)},
-        (
-            *(Code.OTHER_USER, Code.KEYS_DISAGREE, Code.CLIENT_ORDER_ID_REUSED, Code.BODY_TOO_LARGE),
-            *(Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST, Code.IDEMPOTENCY_KEY_REUSED),
-            Code.NOT_PUBLISHED,
-        ),
-        header=(KEY_HEADER, f"Makes repeating the request safe: {KEY_RULE}, another for each order."),
-        body=OrderBody,
-    ),
-    Operation("get", "/orders/{order_id}", "Read an order", {200: ("The order.", Order)}, (Code.ORDER_NOT_FOUND,)),
-    Operation(
-        "get",
-        "/orders/{order_id}/status",
-        "Read what changes about an order",
-        {200: ("Its state.", OrderState)},
-        (Code.ORDER_NOT_FOUND,),
-    ),
-    Operation(
-        "get",
-        "/orders/{order_id}/history",
-        "Read what happened to an order",
-        {200: ("A page of its history.", History)},
-        (Code.ORDER_NOT_FOUND, Code.INVALID_REQUEST),
-        query=("after", "Show what came after this `seq`."),
-    ),
-    Operation(
-        "put",
-        "/orders/{order_id}/cancel",
-        "Ask for an order to be cancelled",
-        {200: ("It is cancelled already.", Order), 202: ("The cancel is accepted, and decided by the saga.", Order)},
-        (Code.ORDER_NOT_FOUND, Code.ORDER_NOT_CANCELABLE, Code.TOO_LATE_TO_CANCEL, Code.NOT_PUBLISHED),
-    ),
-    Operation("get", "/health", "Is it ready", _READINESS, public=True),
-    Operation("get", "/health/ready", "Is it ready", _READINESS, public=True),
-    Operation("get", "/health/live", "Is it alive", _WELL, public=True),
-    Operation("get", "/metrics", "Prometheus metrics", _WELL, public=True),
-)
-
-
-class ProblemDocument(msgspec.Struct, frozen=True):
-    """RFC 9457. `code` is the last part of `type`; some problems have members of their own besides."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: Code
-    errors: list[FieldError] | msgspec.UnsetType = msgspec.UNSET
-
-
+@cache
 def describe() -> dict[str, Any]:
-    """Make the whole document."""
-    types = (OrderBody, Order, OrderState, History, ProblemDocument)
-    _, schemas = msgspec.json.schema_components(types, schema_hook=_decimal, ref_template="#/components/schemas/{name}")
+    """Make the whole document. It is made once: do not change what is returned."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     return {
         "openapi": "3.1.0",
-        "info": {"title": TITLE, "version": VERSION},
+        "info": {"title": TITLE, "version": VERSION, "description": DESCRIPTION, "license": _LICENSE},
+        "servers": [{"url": "/", "description": "Where this document comes from."}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": _portable(schemas),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "schemas": components(),
+            "headers": {name: _header(name) for name in HEADERS},
+            "securitySchemes": {"token": _security()},
         },
     }
 
 
+_LICENSE: Final = {"name": "MIT", "identifier": "MIT"}
+
+
+def _security() -> dict[str, str]:
+    scopes = [f"- `{scope}`: {meaning}" for scope, meaning in SCOPE_MEANINGS.items()]
+    description = "\n".join(["The scopes are words in the claim `scope`:", "", *scopes])
+    return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description}
+
+
 def _operation(operation: Operation) -> dict[str, Any]:
-    problems = () if operation.public else (*_ANYWHERE, *operation.problems)
     described: dict[str, Any] = {
+        "operationId": operation.name,
         "summary": operation.summary,
-        "operationId": f"{operation.method} {operation.path}",
-        "parameters": _parameters(operation),
-        "responses": {str(status): _answer(*answer) for status, answer in operation.answers.items()}
-        | {str(status): _problem(status, problems) for status in sorted({PROBLEMS[code].status for code in problems})},
-        "security": [] if operation.public else [{"token": []}],
+        "tags": [operation.tag],
+        "parameters": [_parameter(parameter) for parameter in operation.parameters],
+        "responses": _responses(operation),
+        "security": [{"token": []}] if operation.scopes else [],
     }
+    if description := " ".join(filter(None, (operation.description, _needs(operation.scopes)))):
+        described["description"] = description
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(operation.body)}}}
+        described["requestBody"] = _body(operation.body)
     return described
 
 
-def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if "{order_id}" in operation.path:
-        identity = {"type": "string", "format": "uuid"}
-        found.append({"name": "order_id", "in": "path", "required": True, "schema": identity})
-    if operation.header:
-        name, meaning = operation.header
-        found.append({"name": name, "in": "header", "description": meaning, "schema": {"type": "string"}})
-    if operation.query:
-        name, meaning = operation.query
-        number = {"type": "integer", "minimum": 0}
-        found.append({"name": name, "in": "query", "description": meaning, "schema": number})
-    return found
+def _needs(scopes: Iterable[Scope]) -> str:
+    named = " or ".join(f"`{scope}`" for scope in scopes)
+    return f"Needs the scope {named}." if named else ""
 
 
-def _answer(description: str, kind: type[msgspec.Struct] | None) -> dict[str, Any]:
-    return {"description": description} | ({"content": {JSON: {"schema": _reference(kind)}}} if kind else {})
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    described = {"name": parameter.name, "in": parameter.place, "description": parameter.meaning}
+    if parameter.place == "path":
+        return described | {"required": True, "schema": dict(parameter.schema), "example": parameter.example}
+    # An example of the schema and not of the parameter: a page that fills in the latter would send what nobody chose.
+    return described | {"schema": {**parameter.schema, "examples": [parameter.example]}}
 
 
-def _problem(status: int, codes: tuple[Code, ...]) -> dict[str, Any]:
-    told = [f"`{TYPE_PREFIX}{code}`: {PROBLEMS[code].meaning}" for code in codes if PROBLEMS[code].status == status]
+def _body(schema: str) -> dict[str, Any]:
+    examples = {
+        "buy": Example("Buy, with all that can be said", BODY),
+        "sell": Example("As short as can be", MINIMAL_BODY),
+    }
+    return {"required": True, "content": {JSON: {"schema": reference(schema), "examples": _examples(examples)}}}
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    limits = LIMIT_HEADERS if operation.scopes else ()
+    codes = (*operation.problems, *(ANYWHERE if operation.scopes else ()))
+    statuses = sorted({PROBLEMS[code].status for code in codes})
+    answers = {str(status): _answer(answer, limits) for status, answer in operation.answers.items()}
+    return answers | {str(status): _problems(status, codes, limits) for status in statuses}
+
+
+def _answer(answer: Answer, limits: tuple[str, ...]) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.meaning, "headers": _headers((*answer.headers, *limits))}
+    if answer.schema is not None:
+        known = answer_examples()
+        examples = {name: known[name] for name in answer.examples}
+        described["content"] = {
+            answer.media_type: {"schema": reference(answer.schema), "examples": _examples(examples)}
+        }
+    elif answer.media_type != JSON:
+        described["content"] = {answer.media_type: {"schema": {"type": "string"}}}
+    if answer.leads_to_order:
+        described["links"] = {name: _link(name) for name in _LINKED}
+    return described
+
+
+def _link(operation: str) -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {"order_id": "$response.body#/order_id"}}
+
+
+def _problems(status: int, codes: Iterable[Code], limits: tuple[str, ...]) -> dict[str, Any]:
+    """Describe all problems with one status."""
+    here = [code for code in PROBLEMS if code in codes and PROBLEMS[code].status == status]
+    told = [f"[`{code}`]({problem_examples()[code].body['type']}): {PROBLEMS[code].meaning}" for code in here]
+    schemas = [reference(problem_name(code)) for code in here]
+    examples = {str(code): Example(PROBLEMS[code].title, problem_examples()[code].body) for code in here}
     return {
         "description": "\n\n".join(told),
-        "content": {MEDIA_TYPE: {"schema": _reference(ProblemDocument)}},
+        "headers": _headers((*PROBLEM_HEADERS.get(status, ()), *limits)),
+        "content": {
+            MEDIA_TYPE: {
+                "schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas},
+                "examples": _examples(examples),
+            }
+        },
     }
 
 
-def _reference(kind: type[msgspec.Struct]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+def _examples(examples: Mapping[str, Example]) -> dict[str, Any]:
+    return {name.replace(" ", "-"): {"summary": one.summary, "value": one.value} for name, one in examples.items()}
 
 
-def _decimal(kind: type) -> dict[str, Any]:
-    if issubclass(kind, Exact):
-        return TypeAdapter(kind).json_schema()
-    raise NotImplementedError(f"no schema for {kind}")
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _portable(schema: Any) -> Any:
-    """Write Python's end of text as every other reader of a JSON Schema knows it."""
-    if isinstance(schema, dict):
-        return {name: _portable(value) for name, value in schema.items()}
-    if isinstance(schema, list):
-        return [_portable(value) for value in schema]
-    return schema.replace(r"\Z", "$") if isinstance(schema, str) else schema
+def _header(name: str) -> dict[str, Any]:
+    header = HEADERS[name]
+    return {
+        "description": header.meaning,
+        "required": header.certain,
+        "schema": dict(header.schema),
+        "example": header.example,
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,6 +98,8 @@ class Session:
     """Why there are no containers; None where there can be."""
     not_run: list[str] = field(default_factory=list)
     """The tests that were skipped for want of Apache Kafka."""
+    not_seen: list[str] = field(default_factory=list)
+    """The tests that were skipped for want of a browser."""
     infrastructure: Infrastructure | None = None
     _servers: list[Future[Server]] = field(default_factory=list)
     _up_in_s: float = 0.0
@@ -178,6 +181,11 @@ class Session:
         if address := self.environment.get("KAFKA_BOOTSTRAP_SERVERS"):
             return ExternalServer(address, "the Kafka that KAFKA_BOOTSTRAP_SERVERS names")
         return EmbeddedBroker() if self.docker_trouble else start_docker_kafka()
+
+
+def chromium() -> str | None:
+    """Find the browser of this machine; None where there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from order_api import documents as api_documents
 from order_saga import documents
 from order_saga.cli import settings
 from order_saga.core.phases import PHASES
@@ -35,6 +36,11 @@ def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None
     """`docs/settings.md` lists each variable that a service reads, and says what each means."""
     assert settings.page() == settings.PAGE.read_text()
     assert [] == [setting.variable for setting in settings.settings() if not setting.meaning]
+
+
+def test_the_documents_of_the_api_are_made_from_its_tables() -> None:
+    """`docs/openapi.json` and the pages of the problems are what the tables say today, and there is no other page."""
+    assert [] == api_documents.stale(api_documents.documents())
 
 
 @pytest.mark.parametrize(
