@@ -136,7 +136,8 @@ class BatchProcess(Generic[M]):
     async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
         backoff = Backoff()
         if unreadable:
-            log.warning("records can't be read", records=len(unreadable), reason=unreadable[0][1])
+            # Why is kept with the letter: it may quote what somebody sent.
+            log.warning("records can't be read", records=len(unreadable), first=_name(unreadable[0][0]))
         parts = [messages]  # the next one last
         while parts:
             part = parts.pop()

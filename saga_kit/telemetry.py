@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -51,6 +52,7 @@ def configure_logging(settings: KitSettings, *, service: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _without_rows,
     ]
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -75,6 +77,14 @@ def configure_logging(settings: KitSettings, *, service: str) -> None:
     for noisy in ("aiokafka", "faststream", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _without_rows(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take the rows out of a stack trace: PostgreSQL quotes the one that it refuses, with all that people sent."""
+    if "exception" in event:
+        lines = str(event["exception"]).splitlines()
+        event["exception"] = "\n".join(line for line in lines if not line.startswith("DETAIL:"))
+    return event
 
 
 class _Throttle(logging.Filter):
