@@ -1,4 +1,4 @@
-"""The system that these tests share: two processes of each service, where the broker lets a group have two members."""
+"""The system that these tests share: two API processes, and two of each service where a group can have two members."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.trader import Trader
 async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Run one system for all modules that ask for it; whoever uses it leaves it as healthy as it was."""
     count = 2 if infrastructure.broker_kind == "apache" else 1
-    replicas = dict.fromkeys(("orchestrator", "balance", "assets"), count)
+    replicas = {"api": 2} | dict.fromkeys(("orchestrator", "balance", "assets"), count)
     async with running(infrastructure, tmp_path_factory.mktemp("system"), replicas=replicas) as one:
         yield one
 

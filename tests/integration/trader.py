@@ -38,7 +38,7 @@ class Trader:
 
     async def call(self, user_id: str, method: str, path: str, **more: Any) -> httpx.Response:
         """Call the API as a user."""
-        headers = {"Authorization": f"Bearer {self._token(user_id)}", **more.pop("headers", {})}
+        headers = {"Authorization": f"Bearer {self.token(user_id)}", **more.pop("headers", {})}
         return await self._api.request(method, path, headers=headers, **more)
 
     async def post(self, wanted: Wanted) -> str:
@@ -138,7 +138,8 @@ class Trader:
             assert time.monotonic() < give_up_at, f"{method} {path} is never answered: {trouble}"
             await asyncio.sleep(RETRY_S)
 
-    def _token(self, user_id: str) -> str:
+    def token(self, user_id: str) -> str:
+        """Return a user's token, the same one for an hour."""
         if user_id not in self._tokens:
             claims = {"sub": user_id, "scope": "orders:read orders:write", "exp": int(time.time()) + 3600}
             self._tokens[user_id] = jwt.encode(claims, self._system.stack.jwt_secret, "HS256")
