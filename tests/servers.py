@@ -13,13 +13,14 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
+import dotenv
 import psutil
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
@@ -40,6 +41,7 @@ Probe = Callable[[], Awaitable[None]]
 KAFKA_IMAGE = "apache/kafka:4.3.1"
 POSTGRES_IMAGE = "postgres:18"
 READY_WITHIN_S = 60.0
+DEPLOY = Path(__file__).parents[1] / "deploy"
 
 _KAFKA_PORT, _POSTGRES_PORT = 9092, 5432
 _KAFKA_DATA = "/var/lib/kafka/data"
@@ -76,6 +78,17 @@ class Server(Protocol):
 
     def close(self) -> None:
         """End it for good, with its data."""
+
+
+@dataclass(frozen=True)
+class KafkaSecurity:
+    """What makes a broker plain or secure: its settings, its files by their place, and what asks whether it is up."""
+
+    settings: Mapping[str, str | None] = field(
+        default_factory=lambda: dotenv.dotenv_values(DEPLOY / "broker-plain.env")
+    )
+    files: Mapping[str, Path] = field(default_factory=dict)
+    probe: Callable[[str], Probe] = field(default_factory=lambda: _kafka_probe)
 
 
 class ExternalServer:
@@ -162,8 +175,9 @@ def prepare_docker() -> None:
             testcontainers_config.ryuk_disabled = True
 
 
-def start_docker_kafka() -> DockerServer:
-    """Start Apache Kafka with one node, as broker and controller."""
+def start_docker_kafka(security: KafkaSecurity | None = None) -> DockerServer:
+    """Start Apache Kafka with one node, as broker and controller; tools inside the container use `localhost:9094`."""
+    security = security or KafkaSecurity()
     container, port = DockerContainer(KAFKA_IMAGE), free_ports(1)[0]
     host = container.get_docker_client().host()
     container.with_bind_ports(_KAFKA_PORT, port).with_envs(
@@ -171,10 +185,9 @@ def start_docker_kafka() -> DockerServer:
         KAFKA_PROCESS_ROLES="broker,controller",
         KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
         KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
-        KAFKA_LISTENERS=f"PLAINTEXT://:{_KAFKA_PORT},CONTROLLER://:9093",
-        KAFKA_ADVERTISED_LISTENERS=f"PLAINTEXT://{host}:{port}",
-        KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        KAFKA_INTER_BROKER_LISTENER_NAME="PLAINTEXT",
+        KAFKA_LISTENERS=f"HOST://:{_KAFKA_PORT},CONTROLLER://:9093,INTERNAL://:9094",
+        KAFKA_ADVERTISED_LISTENERS=f"HOST://{host}:{port},INTERNAL://localhost:9094",
+        KAFKA_INTER_BROKER_LISTENER_NAME="INTERNAL",
         KAFKA_LOG_DIRS=_KAFKA_DATA,
         KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",
         KAFKA_LOG_MESSAGE_TIMESTAMP_TYPE="LogAppendTime",
@@ -192,10 +205,14 @@ def start_docker_kafka() -> DockerServer:
         # And some kill it: a controller takes back a broker only when the session of the dead one is over (9 s).
         KAFKA_BROKER_HEARTBEAT_INTERVAL_MS="500",
         KAFKA_BROKER_SESSION_TIMEOUT_MS="2000",
+        **security.settings,
     )
+    for place, file in security.files.items():
+        container.with_copy_into_container(file, place)
     container.with_kwargs(entrypoint=["bash", "-c", _KAFKA_START, "kafka"]).with_command(_own_start(container))
     address = f"{host}:{port}"
-    return _started(DockerServer(container.start(), address, f"Apache Kafka ({KAFKA_IMAGE})", _kafka_probe(address)))
+    description = f"Apache Kafka ({KAFKA_IMAGE})"
+    return _started(DockerServer(container.start(), address, description, security.probe(address)))
 
 
 def start_docker_postgres() -> DockerServer:

@@ -1,0 +1,61 @@
+"""What docs/kafka.md shows to other teams works as it stands, without TLS: the Python example and Kafka's own tools."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.infrastructure import Infrastructure
+from tests.integration.documented import run_example, run_in_shell, shown
+from tests.integration.system import System
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+def _environment(system: System) -> dict[str, str]:
+    return {"KAFKA_BOOTSTRAP_SERVERS": system.stack.kafka_bootstrap_servers, "KAFKA_TOPIC_PREFIX": system.prefix}
+
+
+async def test_the_python_example_follows_an_order_to_its_end(system: System) -> None:
+    """It sends one order and prints each version once, up to the fill."""
+    told = await run_example("alice", "BTC", "MARKET_BUY", "0.01", environment=_environment(system))
+    sent, *versions, end = told.out.splitlines()
+    assert (0, "") == (told.code, told.err)
+    assert [
+        f"version {n}: {s}" for n, s in enumerate(("PENDING", "CONFIRMED", "PROCESSING", "COMPLETED"), 1)
+    ] == versions
+    assert "0.01 BTC at 50000, fee 0.5" == end
+    assert ["COMPLETED"] == system.events.statuses(sent.removesuffix(" is sent"))[-1:]
+
+
+async def test_the_python_example_tells_why_an_order_failed(system: System) -> None:
+    """A request that breaks a rule comes back with the rule; the exit status says that there was no trade."""
+    told = await run_example("alice", "BTC", "MARKET_BUY", "1e3", environment=_environment(system))
+    assert 1 == told.code
+    assert "version 2: FAILED INVALID_ORDER quantity: must be a decimal as a string" in told.out
+
+
+async def test_the_python_example_says_when_it_cannot_reach_a_broker() -> None:
+    """No broker: one line and exit status 2, no stack trace."""
+    told = await run_example(
+        "alice",
+        "BTC",
+        "MARKET_BUY",
+        "1",
+        environment={"KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "KAFKA_TOPIC_PREFIX": ""},
+    )
+    assert 2 == told.code
+    assert "order_producer: KafkaConnectionError" in told.err
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.apache_kafka
+async def test_kafka_s_own_tools_send_an_order_and_show_its_events(
+    system: System, infrastructure: Infrastructure
+) -> None:
+    """The very commands of the page: headers, key and body by the console producer, four versions by its sibling."""
+    told = await run_in_shell(shown("console"), infrastructure.broker.container_id, topic_prefix=system.prefix)
+    assert 0 == told.code, told.err
+    events = [json.loads(line.partition("\t")[2]) for line in told.out.splitlines()]
+    assert ["PENDING", "CONFIRMED", "PROCESSING", "COMPLETED"] == [event["status"] for event in events]
