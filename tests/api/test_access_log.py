@@ -141,12 +141,13 @@ async def test_no_log_line_holds_what_a_caller_sent(settings: ApiSettings, broke
             "/orders", content=b'{"planted-json', headers=headers | {"content-type": "application/json"}
         )
         await one.client.get("/orders/planted-id", headers=headers)
+        await one.client.get("/orders/by-client-id/planted-name", headers=headers)
         await one.client.get("/planted-path", headers=headers)
         one.process.send_signal(signal.SIGTERM)
         _, written = await asyncio.wait_for(one.process.communicate(), 30)
     text = written.decode()
     told = [line for line in map(json.loads, text.splitlines()) if line["event"] == "request"]
-    assert 5 <= len(told)
+    assert 6 <= len(told)
     assert ALWAYS | {"user_id", "order_id", "trace_id", "span_id"} >= set().union(*told)
     for secret in ("planted", "203.0.113", sent, sent.split(".")[1], sent.split(".")[2]):
         assert secret not in text, [line for line in text.splitlines() if secret in line]
