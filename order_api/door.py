@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from order_api.access_log import AccessLog, Line
@@ -168,7 +168,18 @@ async def on_problem(request: Request, problem: Problem) -> Response:
 async def on_http_error(request: Request, error: HTTPException) -> Response:
     """Answer with the problem for an error of the framework: no such route, no such method, broken HTTP."""
     code = _CODES.get(error.status_code, Code.BAD_REQUEST)
-    return Problem(code, headers=error.headers).response(request.url.path)
+    headers = {"allow": _allowed(request)} if code is Code.METHOD_NOT_ALLOWED else error.headers
+    return Problem(code, headers=headers).response(request.url.path)
+
+
+def _allowed(request: Request) -> str:
+    """List the methods of all routes with this path: Starlette names those of the first one only."""
+    fitting = [route for route in request.app.routes if isinstance(route, Route) and _fits(route, request)]
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
+
+
+def _fits(route: Route, request: Request) -> bool:
+    return route.matches(request.scope)[0] is not Match.NONE
 
 
 _CODES: Final = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
