@@ -38,7 +38,11 @@ SCOPE_MEANINGS: Final[dict[Scope, str]] = {
     Scope.ACT_FOR_USERS: "do for any user what that user may do",
     Scope.OPERATE: "read and cancel any order, in the operator's own name",
 }
-_LINKED: Final = ("readOrder", "readOrderStatus", "readOrderHistory", "cancelOrder")
+_LINKED: Final = {
+    **dict.fromkeys(("readOrder", "readOrderStatus", "readOrderHistory", "cancelOrder"), "order_id"),
+    **dict.fromkeys(("readOrderByClientId", "cancelOrderByClientId"), "client_order_id"),
+}
+"""What the answer to a new order leads to: the operation, and the member that its parameter is."""
 
 
 @cache
@@ -126,12 +130,12 @@ def _answer(answer: Answer, limits: tuple[str, ...]) -> dict[str, Any]:
     elif answer.media_type != JSON:
         described["content"] = {answer.media_type: {"schema": {"type": "string"}}}
     if answer.leads_to_order:
-        described["links"] = {name: _link(name) for name in _LINKED}
+        described["links"] = {name: _link(name, member) for name, member in _LINKED.items()}
     return described
 
 
-def _link(operation: str) -> dict[str, Any]:
-    return {"operationId": operation, "parameters": {"order_id": "$response.body#/order_id"}}
+def _link(operation: str, member: str) -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {member: f"$response.body#/{member}"}}
 
 
 def _problems(status: int, codes: Iterable[Code], limits: tuple[str, ...]) -> dict[str, Any]:

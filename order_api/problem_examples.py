@@ -50,7 +50,7 @@ def _answered(problem: Problem, instance: str) -> ProblemExample:
 
 def _problems() -> list[tuple[Problem, str]]:
     orders = {order.status: order for _, order in orders_by_status().values()}
-    holder = {"order_id": _ORDER, "order": _ADDRESS}
+    holder: dict[str, Any] = {"order_id": _ORDER, "order": _ADDRESS}
     belongs = f"it belongs to order {ORDER_ID}"
     return [
         (_raised(lambda: read_body(b'{"asset_id": "BTC", "quantity": 0.01')), _SUBMIT),
