@@ -147,7 +147,8 @@ class Publisher:
             if count := partitions[message.topic]:
                 groups[message.topic, self.partition(message.key, count)].append(message)
         missing = [topic for topic, count in partitions.items() if not count]
-        return groups, [_MissingTopicError(f"topic {topic} does not exist") for topic in missing]
+        hint = "does not exist, or is hidden from this login"
+        return groups, [_MissingTopicError(f"topic {topic} {hint}") for topic in missing]
 
     def partition(self, key: bytes | None, count: int) -> int:
         """Choose the partition as Java's and aiokafka's default partitioners do; no key counts as an empty one."""

@@ -244,7 +244,7 @@ class Service:
 
     async def _broker_ready(self) -> str | None:
         missing = await self._publisher.missing_topics(self._handler.topics)
-        return f"missing topics: {', '.join(missing)}" if missing else None
+        return f"missing topics (or hidden from this login): {', '.join(missing)}" if missing else None
 
     async def _database_trouble(self) -> str | None:
         await ping(self._engine)

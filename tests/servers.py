@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -84,11 +85,15 @@ class Server(Protocol):
 class KafkaSecurity:
     """What makes a broker plain or secure: its settings, its files by their place, and what asks whether it is up."""
 
-    settings: Mapping[str, str | None] = field(
-        default_factory=lambda: dotenv.dotenv_values(DEPLOY / "broker-plain.env")
-    )
+    settings: Mapping[str, str] = field(default_factory=lambda: variables(DEPLOY / "broker-plain.env"))
     files: Mapping[str, Path] = field(default_factory=dict)
     probe: Callable[[str], Probe] = field(default_factory=lambda: _kafka_probe)
+
+
+def variables(*files: Path) -> dict[str, str]:
+    """Read files of variables one after the other, as compose does; a later one may use those of an earlier one."""
+    text = "\n".join(file.read_text() for file in files)
+    return {name: value or "" for name, value in dotenv.dotenv_values(stream=StringIO(text)).items()}
 
 
 class ExternalServer:

@@ -36,7 +36,7 @@ async def ensure(settings: KafkaSettings, *, replication: int, check_only: bool)
 def _fault(topic: Topic, prefix: str, existing: dict[str, int]) -> str | None:
     name = prefix + topic.name
     if name not in existing:
-        return f"{name} is missing, or this login may not see it: 'order-saga topics' creates what is missing"
+        return f"{name} is missing, or hidden from this login: 'order-saga topics' creates what is missing"
     out.print(f"{name}: {existing[name]} partitions")
     if existing[name] < topic.partitions:
         return f"{name} has {existing[name]} partitions instead of {topic.partitions}; add some with Kafka's own tools"
