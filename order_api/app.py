@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -13,18 +13,21 @@ import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from contracts.topics import ORDERS_REQUESTS
 from order_api.access_log import AccessLog
+from order_api.connections import Connections
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
 from order_api.follower import Follower
 from order_api.gate import Gate
 from order_api.keys import JwksKeys, SharedSecret
+from order_api.limits import InFlight, RateLimit, Shedding
 from order_api.pages import page_routes
 from order_api.problems import Problem
 from order_api.routes import OrderRoutes
@@ -43,10 +46,17 @@ from saga_kit.telemetry import configure_logging
 from saga_kit.tracing import configure_tracing
 
 NAME: Final = "api"
-HEAD_BYTES_MAX: Final = 16_384
-"""Of a request's line and headers; a token fits many times."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
+CORS_METHODS: Final = ("GET", "POST", "PUT")
+CORS_HEADERS: Final = ("authorization", "content-type", "idempotency-key", "if-none-match", "prefer", "traceparent")
+CORS_EXPOSED: Final = (
+    *("etag", "idempotency-replayed", "location", "preference-applied", "retry-after", "www-authenticate"),
+    *("ratelimit-limit", "ratelimit-policy", "ratelimit-remaining", "ratelimit-reset"),
+)
+"""What a script in a browser may read of an answer, besides its body."""
+CORS_S: Final = 600
+"""How long a browser remembers what it was allowed."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +79,8 @@ async def serve(settings: ApiSettings) -> None:
     sock = listen(settings.http_host, settings.http_port)
     engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=settings.api_database_pool_size)
     publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
-    server = server_for(create_app(settings, engine, publisher, health=readiness(engine, publisher)))
+    app = create_app(settings, engine, publisher, health=readiness(engine, publisher))
+    server = server_for(app, settings.trusted_proxies)
     log.info("starting", url="http://{}:{}".format(*sock.getsockname()[:2]))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
@@ -89,7 +100,6 @@ def create_app(
     """Build the application; while it runs, so does its sweeper."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
     republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
     store = Store(engine, grace_s=grace_s)
@@ -100,10 +110,7 @@ def create_app(
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
-
-    access_log = (
-        AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
-    )
+    connections = Connections(settings.api_connections_max, registry=registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -111,6 +118,7 @@ def create_app(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sweeper.run(stopping))
             tasks.create_task(follower.run(stopping))
+            tasks.create_task(connections.watch(stopping))
             if isinstance(keys, JwksKeys):
                 tasks.create_task(keys.run(stopping))
             yield
@@ -122,13 +130,14 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=[Middleware(Door, registry=registry, access_log=access_log)],
+        middleware=_middleware(settings, registry),
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # the door's work
     )
     desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
-    app.state.waiters, app.state.follower = waiters, follower
-    OrderRoutes(desk, Gate(tokens), body_bytes_max=settings.api_body_bytes_max).attach(app)
+    app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
+    limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
+    OrderRoutes(desk, Gate(tokens, limit), body_bytes_max=settings.api_body_bytes_max).attach(app)
     app.router.routes.extend([*health_routes(health, registry), *page_routes()])
     return app
 
@@ -141,18 +150,41 @@ def _keys(settings: ApiSettings, registry: CollectorRegistry) -> SharedSecret | 
     return JwksKeys(str(settings.jwt_jwks_url), registry=registry, refresh_s=settings.jwt_jwks_refresh_s)
 
 
-def server_for(app: FastAPI) -> uvicorn.Server:
-    """Make the server of an application; it listens on what `serve` is given, and leaves signals alone."""
+def _middleware(settings: ApiSettings, registry: CollectorRegistry) -> list[Middleware]:
+    """Line up what every request passes, from the outside to the inside."""
+    told = AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
+    door = Middleware(Door, registry=registry, access_log=told)
+    shedding = Middleware(Shedding, in_flight=InFlight(settings.api_in_flight_max, registry=registry))
+    if not settings.cors_origins:
+        return [door, shedding]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=CORS_METHODS,
+        allow_headers=CORS_HEADERS,
+        allow_credentials=False,  # a token is no cookie: a script that has none gets nowhere
+        expose_headers=CORS_EXPOSED,
+        max_age=CORS_S,
+    )
+    return [door, cors, shedding]
+
+
+def server_for(app: FastAPI, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
+    """Make the server of an application; it listens on what `serve` is given, and leaves signals alone.
+
+    `X-Forwarded-For` is believed when it comes from one of the `trusted_proxies`, and from nobody else.
+    """
     return _Server(
         uvicorn.Config(
             app,
+            http=app.state.connections.make,
             lifespan="on",
             ws="none",
-            proxy_headers=False,  # nothing here depends on where a request seems to come from
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             log_config=None,
             access_log=False,
             server_header=False,
-            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_S,
         )
@@ -167,7 +199,7 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
 
     async def broker() -> str | None:
         missing = await publisher.missing_topics([ORDERS_REQUESTS.name])
-        return f"topic {ORDERS_REQUESTS.name} does not exist" if missing else None
+        return f"topic {ORDERS_REQUESTS.name} does not exist, or is hidden from this login" if missing else None
 
     return Health({"database": database, "broker": broker})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from saga_kit.settings import KitSettings
 
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
 SECRET_BYTES_MIN: Final = 32
 """RFC 7518: a key for HS256 is at least as long as its hash."""
 
@@ -43,6 +45,28 @@ def _is_near(host: str) -> bool:
         return "." not in host
 
 
+def _split(value: str) -> list[str]:
+    return [part for part in (part.strip() for part in value.split(",")) if part]
+
+
+def _check_origins(value: str) -> str:
+    for origin in _split(value):
+        if _ORIGIN.fullmatch(origin) is None:
+            raise ValueError("must be origins like https://trade.example, several with commas, and never *")
+    return value
+
+
+def _check_networks(value: str) -> str:
+    for network in _split(value):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(
+                "must be addresses or networks like 10.0.0.5 or 10.0.0.0/24, several with commas"
+            ) from None
+    return value
+
+
 class ApiSettings(KitSettings):
     """The settings of one API process."""
 
@@ -64,6 +88,19 @@ class ApiSettings(KitSettings):
     """When set, a token's `aud` must be or contain this."""
     api_body_bytes_max: Annotated[int, Field(ge=256, le=1_048_576)] = 16_384
     """A larger request body is refused with 413."""
+    api_rate_limit_per_s: Annotated[int, Field(ge=0, le=100_000)] = 100
+    """Requests a second of one user, in each API process; more are answered with 429. 0: no limit. Tokens with the
+    scope `orders:act-for-users` belong to trusted services and are not limited."""
+    api_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 128
+    """Requests on `/orders` that one API process works on at once; more are answered with 503 before they are begun,
+    so that those under way stay fast. Requests that only wait for an order (`Prefer: wait`) do not count."""
+    api_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 900
+    """Connections of clients to one API process; below the 1024 open files that a process may usually have."""
+    api_cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
+    """Origins whose scripts may call this API from a browser, several with commas; none by default."""
+    api_trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""
+    """Addresses or networks of the proxies in front, several with commas: `X-Forwarded-For` is believed when it comes
+    from them. The trail stores where a request came from, so name no address that a client could have."""
     api_database_pool_size: Annotated[int, Field(ge=2, le=100)] = 10
     """Connections of one API process; claims share one, however many requests there are."""
     api_access_log: bool = True
@@ -72,6 +109,16 @@ class ApiSettings(KitSettings):
     """How long an Idempotency-Key is kept at least; after that, the same key makes a new order."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""
+
+    @property
+    def cors_origins(self) -> list[str]:
+        """The origins, one by one."""
+        return _split(self.api_cors_origins)
+
+    @property
+    def trusted_proxies(self) -> list[str]:
+        """The proxies, one by one."""
+        return _split(self.api_trusted_proxies)
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
