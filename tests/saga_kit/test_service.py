@@ -237,7 +237,7 @@ async def test_metrics_and_health(stage: Stage) -> None:
         ({"database_url": "postgresql://u:p@127.0.0.1:1/d"}, "database 127.0.0.1:1/d", "refused|Connect call failed"),
         ({"schema": "no_such_schema"}, "database", 'relation "no_such_schema.outbox" does not exist'),
         ({"address": "127.0.0.1:1"}, "broker 127.0.0.1:1", "Unable to bootstrap"),
-        ({"prefix": "none."}, "broker", "missing topics (or hidden from this login): t"),
+        ({"prefix": "none."}, "broker", r"missing topics \(or hidden from this login\): t"),
     ],
 )
 async def test_a_service_waits_for_what_is_not_there_yet(
