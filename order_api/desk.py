@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -27,6 +28,9 @@ from order_api.tokens import Caller
 from order_api.trail import REPLAYED, Action, Origin
 from order_api.waiters import Waiters
 from saga_kit.outbox import Publishes
+
+CLAIM_TRIES: Final = 3
+"""Keys that somebody holds may be free again a moment later: an old one is released, and twins race for it."""
 
 
 def address(order_id: UUID) -> str:
@@ -59,15 +63,18 @@ class Desk:
 
     async def submit(self, claim: Claim, caller: Caller, origin: Origin) -> tuple[Order, bool]:
         """Accept an order; return it, and whether it is one that was accepted before under the same keys."""
-        created_at = await self._claims.do((claim, origin))
-        if created_at is None and await self._store.release_key(claim, self._keys_kept_days):
+        for _ in range(CLAIM_TRIES):
             created_at = await self._claims.do((claim, origin))
-        if created_at is None:
-            return await self._again(claim, caller, origin), True
-        self._accepted.inc()
-        claimed = Claimed(claim, created_at)
-        await self._publish(request_message(claimed), claim.order_id)
-        return pending(claimed), False
+            if created_at is not None:
+                self._accepted.inc()
+                claimed = Claimed(claim, created_at)
+                await self._publish(request_message(claimed), claim.order_id)
+                return pending(claimed), False
+            if await self._store.release_key(claim, self._keys_kept_days):
+                continue
+            if holders := await self._store.holders(claim):  # else a twin has just released the key
+                return await self._again(claim, holders, caller, origin), True
+        raise Problem(Code.UNAVAILABLE)
 
     async def order(self, order_id: UUID, caller: Caller) -> Order:
         """Return an order that this caller may see."""
@@ -125,9 +132,8 @@ class Desk:
             await self._publish(cancel_message(cancel), order_id)
         return (order, True) if over else (msgspec.structs.replace(order, cancel_requested=True), False)
 
-    async def _again(self, claim: Claim, caller: Caller, origin: Origin) -> Order:
+    async def _again(self, claim: Claim, holders: Sequence[Found], caller: Caller, origin: Origin) -> Order:
         """Return the order that a claim's keys have made before, when it is the very order that is asked for."""
-        holders = await self._store.holders(claim)
         try:
             found = _same_order(claim, holders)
         except Problem as problem:
@@ -163,8 +169,6 @@ def _shown(found: Found | None, caller: Caller) -> Order:
 def _same_order(claim: Claim, holders: Sequence[Found]) -> Found:
     """Return the order that has a claim's keys, when it is the very order that is asked for; else raise the problem."""
     claims = {found.claimed.claim.order_id: found.claimed.claim for found in holders if found.claimed is not None}
-    if not claims:  # its holder is gone again
-        raise Problem(Code.UNAVAILABLE)
     if len(claims) > 1:
         raise Problem(Code.KEYS_DISAGREE, order_ids=sorted(claims))
     [(order_id, first)] = claims.items()

@@ -78,7 +78,7 @@ class Follower:
             await self._listen(consumer, stopping)
         finally:
             self.following = False
-            await consumer.stop()
+            await _close(consumer)
 
     async def _listen(self, consumer: Any, stopping: asyncio.Event) -> None:
         partitions = consumer.assignment()
@@ -117,6 +117,20 @@ async def _to_the_end(consumer: Any) -> None:
     await consumer.seek_to_end(*partitions)
     for partition in partitions:
         await consumer.position(partition)
+
+
+async def _close(consumer: Any) -> None:
+    """Close a consumer, whatever its state, without being cancelled by it.
+
+    While a broker is away aiokafka 0.14's `stop` passes on the cancellation of its own fetches to whoever called it,
+    and leaves its connections open.
+    """
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.wait({stopping}, timeout=CALL_TIMEOUT_S)
+    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+        stopping.cancel()
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await consumer._client.close()  # noqa: SLF001 - there is no other way to it
 
 
 def _worth(value: bytes | None) -> dict[str, Any]:

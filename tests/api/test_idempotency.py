@@ -156,3 +156,21 @@ async def test_a_service_that_acts_for_a_user_shares_the_users_keys(api: Api) ->
     scope = "orders:write orders:act-for-users"
     again = await api.submit({"user_id": "alice"}, key="k", user="broker", scope=scope)
     assert (first.json()["order_id"], "true") == (again.json()["order_id"], again.headers["idempotency-replayed"])
+
+
+async def test_a_key_is_kept_for_its_time_and_no_longer(api: Api, orchestrator: Orchestrator) -> None:
+    """Up to 30 days a key gives its order again; after that it is free, and the old order stays what it is."""
+    first = (await api.submit({"client_order_id": "mine"}, key="k")).json()["order_id"]
+    age = "UPDATE api.claims SET created_at = now() - interval '{}'"
+    await orchestrator.run(age.format("29 days 23 hours"))
+    assert first == (await api.submit({"client_order_id": "mine"}, key="k")).json()["order_id"]
+    await orchestrator.run(age.format("30 days 1 hour"))
+
+    twins = await asyncio.gather(*(api.submit({"quantity": "0.02"}, key="k") for _ in range(5)))
+
+    assert {202} == {answer.status_code for answer in twins}
+    [second] = {answer.json()["order_id"] for answer in twins}
+    assert first != second
+    assert 200 == (await api.get(f"/orders/{first}")).status_code
+    used = await api.submit({"quantity": "0.03", "client_order_id": "mine"}, key="other")
+    assert (409, "client-order-id-reused") == (used.status_code, used.json()["code"])  # a name is never free again

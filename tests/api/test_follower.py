@@ -1,0 +1,147 @@
+"""The follower: it rings for whom an event names, and for everybody when it may have missed one."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from contracts.envelope import Outgoing
+from contracts.topics import ORDERS_EVENTS
+from order_api import follower as follower_module
+from order_api.follower import Follower
+from order_api.waiters import Bell, Waiters
+from saga_kit.publisher import Publisher
+from saga_kit.settings import KitSettings
+from tests.api.support import until
+from tests.infrastructure import Infrastructure
+from tests.saga_kit.support import FaultyCluster, kit_settings
+
+URL = "postgresql://u:p@localhost/d"
+KEY = b"00000000-0000-4000-8000-000000000001"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[FaultyCluster]:
+    """Give these tests a broker that goes and comes on demand."""
+    one = FaultyCluster()
+    yield one
+    one.up()
+
+
+@pytest.fixture
+def settings(cluster: FaultyCluster) -> KitSettings:
+    """Make settings with topics of this test's own."""
+    return kit_settings(URL, cluster.bootstrap_servers, f"f{secrets.token_hex(4)}.")
+
+
+@pytest.fixture
+def events(cluster: FaultyCluster, settings: KitSettings) -> str:
+    """Create the topic of events."""
+    name = settings.kafka_topic_prefix + ORDERS_EVENTS.name
+    cluster.create_topic(name, ORDERS_EVENTS.partitions)
+    return name
+
+
+@asynccontextmanager
+async def _following(settings: KitSettings, quiet_s: float = 15.0) -> AsyncIterator[tuple[Follower, Waiters]]:
+    waiters, stopping = Waiters(), asyncio.Event()
+    follower = Follower(settings, waiters, quiet_s=quiet_s)
+    running = asyncio.create_task(follower.run(stopping))
+    try:
+        yield follower, waiters
+    finally:
+        stopping.set()
+        await asyncio.wait_for(running, 20)
+
+
+async def _publish(settings: KitSettings, key: bytes = KEY, version: int = 4, status: str = "COMPLETED") -> None:
+    publisher = Publisher(settings)
+    body = msgspec.json.encode({"version": version, "status": status, "order": {"later": "fields"}})
+    assert await publisher.publish([Outgoing(ORDERS_EVENTS.name, key.decode(), "x", body, [])])
+    await publisher.stop()
+
+
+async def _rings(bell: Bell, within_s: float) -> bool:
+    return await bell.rung(asyncio.get_running_loop().time() + within_s)
+
+
+@pytest.mark.usefixtures("events")
+async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
+    """For its order and no other; who waits for the end hears nothing of what is before it."""
+    async with _following(settings) as (follower, waiters):
+        await until(lambda: follower.following)
+        other = KEY.replace(b"1", b"2")
+        with (
+            waiters.bell(KEY, for_end=True) as end,
+            waiters.bell(KEY, for_end=False) as change,
+            waiters.bell(other, for_end=False) as stranger,
+        ):
+            change.known = 1
+            await _publish(settings, version=1, status="PENDING")
+            await _publish(settings, version=2, status="CONFIRMED")
+            assert await _rings(change, 5)
+            assert not await _rings(end, 0.3)
+            await _publish(settings)
+            assert await _rings(end, 5)
+            assert not await _rings(stranger, 0.3)
+    assert KEY not in waiters
+    assert 0 == waiters.waiting
+
+
+@pytest.mark.apache_kafka  # the embedded broker makes a topic of whatever it is asked for
+async def test_a_topic_that_comes_later_is_followed(infrastructure: Infrastructure, topic_prefix: str) -> None:
+    """An API that starts before its topics exist waits for them, and wakes who waited meanwhile."""
+    settings = kit_settings(URL, infrastructure.kafka_bootstrap_servers, topic_prefix)
+    async with _following(settings) as (follower, waiters):
+        with waiters.bell(KEY, for_end=True) as bell:
+            assert not await _rings(bell, 0.5)
+            assert not follower.following
+            await infrastructure.create_topics({topic_prefix + ORDERS_EVENTS.name: ORDERS_EVENTS.partitions})
+            assert await _rings(bell, 15)
+            assert follower.following
+            await _publish(settings)
+            assert await _rings(bell, 5)
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_broker_that_was_away_wakes_everybody(settings: KitSettings, cluster: FaultyCluster) -> None:
+    """While it was away something may have happened that no event tells of: whoever waits looks once."""
+    async with _following(settings, quiet_s=0.5) as (follower, waiters):
+        await until(lambda: follower.following)
+        with waiters.bell(KEY, for_end=True) as bell:
+            cluster.down()
+            await until(lambda: not follower.following, within_s=30)
+            assert not await _rings(bell, 0.2)
+            cluster.up()
+            assert await _rings(bell, 30)
+            await _publish(settings)
+            assert await _rings(bell, 10)
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_consumer_that_hangs_is_replaced(settings: KitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that looks alive and brings nothing is found by the broker's ends, and a new one takes its place."""
+    getmany = AIOKafkaConsumer.getmany
+    hung: list[AIOKafkaConsumer] = []
+
+    async def hangs_at_first(self: AIOKafkaConsumer, **more: int) -> object:
+        if self in hung or not hung:
+            hung[:] = [self]
+            await asyncio.sleep(0.05)
+            return {}
+        return await getmany(self, **more)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", hangs_at_first)
+    monkeypatch.setattr(follower_module, "POLL_MS", 50)
+    async with _following(settings, quiet_s=0.3) as (follower, waiters):
+        await until(lambda: follower.following)
+        with waiters.bell(KEY, for_end=True) as bell:
+            await _publish(settings)
+            assert await _rings(bell, 10)
+    assert not follower.following
