@@ -21,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from contracts.topics import ORDERS_REQUESTS
 from order_api.access_log import AccessLog
-from order_api.connections import Connections
+from order_api.connections import Connections, make_room
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
 from order_api.follower import Follower
@@ -81,6 +81,7 @@ async def serve(settings: ApiSettings) -> None:
     publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
     app = create_app(settings, engine, publisher, health=readiness(engine, publisher))
     server = server_for(app, settings.trusted_proxies)
+    make_room(settings.api_connections_max)
     log.info("starting", url="http://{}:{}".format(*sock.getsockname()[:2]))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
@@ -111,6 +112,7 @@ def create_app(
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
     connections = Connections(settings.api_connections_max, registry=registry)
+    in_flight = InFlight(settings.api_in_flight_max, registry=registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -130,14 +132,14 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_middleware(settings, registry),
+        middleware=_middleware(settings, in_flight, registry),
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # the door's work
     )
     desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
     limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
-    OrderRoutes(desk, Gate(tokens, limit), body_bytes_max=settings.api_body_bytes_max).attach(app)
+    OrderRoutes(desk, Gate(tokens, limit), in_flight, body_bytes_max=settings.api_body_bytes_max).attach(app)
     app.router.routes.extend([*health_routes(health, registry), *page_routes()])
     return app
 
@@ -150,11 +152,11 @@ def _keys(settings: ApiSettings, registry: CollectorRegistry) -> SharedSecret | 
     return JwksKeys(str(settings.jwt_jwks_url), registry=registry, refresh_s=settings.jwt_jwks_refresh_s)
 
 
-def _middleware(settings: ApiSettings, registry: CollectorRegistry) -> list[Middleware]:
+def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorRegistry) -> list[Middleware]:
     """Line up what every request passes, from the outside to the inside."""
     told = AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
     door = Middleware(Door, registry=registry, access_log=told)
-    shedding = Middleware(Shedding, in_flight=InFlight(settings.api_in_flight_max, registry=registry))
+    shedding = Middleware(Shedding, in_flight=in_flight)
     if not settings.cors_origins:
         return [door, shedding]
     cors = Middleware(

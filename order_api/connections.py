@@ -7,9 +7,11 @@ byte a minute or does not read its answer would each hold memory and a connectio
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any, Final
 
 import httptools
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -31,6 +33,24 @@ _UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
 LINGER_S: Final = 1.0
 """Between a refusal and the end: a client that is still sending would miss what it is told."""
 WATCH_S: Final = 1.0
+OWN_FILES: Final = 200
+"""That the process needs for itself: database, broker, libraries that are loaded late."""
+
+log = structlog.get_logger(__name__)
+
+
+def make_room(connections_max: int) -> None:
+    """Let this process have so many files open, besides its own: most systems allow 1,024 unless they are asked.
+
+    Without it the process could not even reach its database once clients have taken all.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + OWN_FILES
+    if soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            log.warning("the system allows fewer open files than API_CONNECTIONS_MAX needs", files=allowed)
 
 
 class Connections:

@@ -20,8 +20,10 @@ from contracts import codec
 from contracts.decimals import Exact, Money
 from contracts.orders import Order
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE, OrderStatus, ReasonCode
+from order_api.bodies import read_body_bytes
 from order_api.desk import Desk, address
 from order_api.gate import Gate
+from order_api.limits import InFlight
 from order_api.listing import read_wanted
 from order_api.preferences import knows, read_wait
 from order_api.problems import Code, FieldError, Problem, invalid, quote
@@ -37,8 +39,6 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 _NAME: Final = re.compile(NAME_PATTERN)
 JSON: Final = "application/json"
 PREFERENCE_APPLIED: Final = "preference-applied"
-DRAINED_BYTES_MAX: Final = 1_048_576
-"""A body that is too large is read up to here and thrown away: a client that is still sending would miss the answer."""
 
 
 class OrderState(msgspec.Struct, frozen=True):
@@ -67,9 +67,10 @@ class History(msgspec.Struct, frozen=True):
 class OrderRoutes:
     """The endpoints of `/orders`."""
 
-    def __init__(self, desk: Desk, gate: Gate, *, body_bytes_max: int) -> None:
+    def __init__(self, desk: Desk, gate: Gate, in_flight: InFlight, *, body_bytes_max: int) -> None:
         self._desk = desk
         self._gate = gate
+        self._in_flight = in_flight
         self._body_bytes_max = body_bytes_max
 
     def attach(self, app: FastAPI) -> None:
@@ -173,7 +174,7 @@ class OrderRoutes:
         wait_s = self._wait_s(request, headers)
         if wait_s:
             when = self._desk.order_when(fits, order_id, caller, wait_s, for_end=not known)
-            order = await _unless_gone(request, when)
+            order = await self._await(request, when)
         else:
             order = await self._desk.order(order_id, caller)
         headers["etag"] = _etag(order)
@@ -188,7 +189,7 @@ class OrderRoutes:
             return order
         when = self._desk.order_when(_ended, order.order_id, caller, wait_s, for_end=True)
         try:
-            return await _unless_gone(request, when)
+            return await self._await(request, when)
         except Exception as error:
             if classify(error) != "infrastructure":
                 raise
@@ -203,25 +204,20 @@ class OrderRoutes:
         headers[PREFERENCE_APPLIED] = f"wait={wait_s}"
         return wait_s
 
+    async def _await(self, request: Request, work: Coroutine[Any, Any, Order]) -> Order:
+        """Wait for an order, unless the client hangs up; meanwhile others may work in this request's place."""
+        with self._in_flight.waiting():
+            return await _unless_gone(request, work)
+
     async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
         order, over = await self._desk.cancel(_about(request, order_id), caller, _origin(request, caller))
         return _json(order, 200, {"etag": _etag(order)}) if over else _json(order, 202)
 
     async def _read(self, request: Request) -> bytes:
-        """Read the body, and keep no more of it than the limit."""
+        """Read the body of an order."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise Problem(Code.UNSUPPORTED_MEDIA_TYPE)
-        body, size = bytearray(), 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= self._body_bytes_max:
-                body += chunk
-            elif size > DRAINED_BYTES_MAX:
-                break
-        if size > self._body_bytes_max:
-            detail = f"at most {self._body_bytes_max} bytes are taken"
-            raise Problem(Code.BODY_TOO_LARGE, detail, headers={"connection": "close"})
-        return bytes(body)
+        return await read_body_bytes(request, bytes_max=self._body_bytes_max)
 
 
 def _about(request: Request, order_id: UUID) -> UUID:

@@ -94,8 +94,8 @@ class ApiSettings(KitSettings):
     api_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 128
     """Requests on `/orders` that one API process works on at once; more are answered with 503 before they are begun,
     so that those under way stay fast. Requests that only wait for an order (`Prefer: wait`) do not count."""
-    api_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 900
-    """Connections of clients to one API process; below the 1024 open files that a process may usually have."""
+    api_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    """Connections of clients to one API process, those that wait for an order included; further ones get a 503."""
     api_cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
     """Origins whose scripts may call this API from a browser, several with commas; none by default."""
     api_trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""

@@ -35,6 +35,7 @@ def settings(infrastructure: Infrastructure, database: Database, shared_prefix: 
         kafka_topic_prefix=shared_prefix,
         jwt_secret=SecretStr(SECRET),
         api_sweep_interval_s=0.05,
+        api_rate_limit_per_s=0,
     )
 
 
