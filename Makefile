@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench lint docs coverage lock clean
+.PHONY: help demo test run bench lint audit docs coverage lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -33,6 +33,12 @@ lint: $(DEVELOPMENT) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# --strict: what the service does not know is no "nothing known".
+audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks a service on the network), and secrets in tracked files
+	@$(BIN)/python -m pytest -q tests/test_secrets.py
+	@$(BIN)/pip-audit --requirement requirements-dev.lock --require-hashes --disable-pip --strict --progress-spinner off || { echo \
+	  "make audit: FAILED, see above: a dependency has a known vulnerability, or the service that knows them could not tell" >&2; exit 1; }
 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m contracts.documents
