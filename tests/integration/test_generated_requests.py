@@ -1,0 +1,89 @@
+"""The running system keeps its OpenAPI document: thousands of generated requests find no answer that is not in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from order_api.operations import OPERATIONS
+from tests.infrastructure import Infrastructure
+from tests.integration.system import System, eventually, running
+from tests.integration.trader import Trader
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+USER = "alice"
+SCOPES = "orders:read orders:write orders:act-for-users"
+RANDOM_MAX = 120
+"""Random requests for each call; the other phases have numbers of their own."""
+REQUESTS_MIN = 2_000
+NAMED: Mapping[str, str] = {"completed": "ACME", "failed": "HALT", "cancelled": "SLOW", "waiting": "SLOW"}
+"""Orders for requests to be about: their client order ids, and the assets that let them come to this."""
+
+
+async def test_no_generated_request_gets_an_answer_that_is_not_documented(
+    infrastructure: Infrastructure, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Whatever is asked, fitting or not, alone or in a row: no 5xx, nothing that the document does not say, no harm."""
+    replicas = dict.fromkeys(("orchestrator", "balance", "assets"), 1)
+    async with running(infrastructure, tmp_path / "system", replicas=replicas) as system:
+        order_ids = await _submit_named(system)
+        report, output = await _attack(system, order_ids, tmp_path)
+        generated = report["test_cases"]["generated"]
+        record_property("generated_requests", generated)
+        print(f"{generated} requests in {report['running_time']:.0f} s, seed {report['seed']}")  # noqa: T201
+        assert ([], [], 0) == (report["failures"], report["errors"], report["exit_code"]), output
+        # All but the document itself, which it has read to begin with.
+        assert (len(OPERATIONS) - 1, []) == (report["operations"]["tested"], report["warnings"]["missing_test_data"])
+        assert generated >= REQUESTS_MIN
+        await eventually(lambda: _all_ended(system), "every order that came of it ends")
+        assert [] == await system.audit()
+
+
+async def _submit_named(system: System) -> list[str]:
+    """Submit the named orders; return their ids when each is as it is called."""
+    async with Trader(system) as trader:
+        ids = []
+        for name, asset_id in NAMED.items():
+            body = {"asset_id": asset_id, "order_type": "MARKET_BUY", "quantity": "1", "client_order_id": name}
+            ids.append((await trader.call(USER, "POST", "/orders", json=body)).json()["order_id"])
+            if name == "cancelled":
+                await trader.call(USER, "PUT", f"/orders/{ids[-1]}/cancel")
+        ended = "SELECT 1 FROM audit.orders WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED') OFFSET 2"
+
+        async def come_to_this() -> bool:
+            return bool(await system.rows(ended))
+
+        await eventually(come_to_this, "three of the orders end")
+    return ids
+
+
+async def _attack(system: System, order_ids: list[str], folder: Path) -> tuple[dict[str, Any], str]:
+    """Let Schemathesis attack; return its report, and what it said."""
+    report, configuration = folder / "report.json", folder / CONFIGURATION.name
+    configuration.write_text(CONFIGURATION.read_text())
+    (folder / "orders.dict").write_text("".join(f'"{order_id}"\n' for order_id in order_ids))
+    claims = {"sub": USER, "scope": SCOPES, "exp": int(time.time()) + 3600}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "run"),
+        f"{system.stack.api_url}/openapi.json",
+        *("--max-examples", str(RANDOM_MAX), "--report-json-path", str(report), "--no-color"),
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"API_TOKEN": jwt.encode(claims, system.stack.jwt_secret, "HS256")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output = (await process.communicate())[0].decode()
+    assert report.exists(), output
+    return json.loads(report.read_bytes()), output
+
+
+async def _all_ended(system: System) -> bool:
+    return not await system.rows("SELECT 1 FROM audit.orders WHERE status IN ('PENDING', 'CONFIRMED', 'PROCESSING')")
