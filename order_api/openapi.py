@@ -113,7 +113,8 @@ def _body(schema: str) -> dict[str, Any]:
 
 def _responses(operation: Operation) -> dict[str, Any]:
     limits = LIMIT_HEADERS if operation.scopes else ()
-    codes = (*operation.problems, *(ANYWHERE if operation.scopes else ()))
+    in_path = any(parameter.place == "path" for parameter in operation.parameters)  # one with a slash is another path
+    codes = (*operation.problems, *(ANYWHERE if operation.scopes else ()), *((Code.NOT_FOUND,) if in_path else ()))
     statuses = sorted({PROBLEMS[code].status for code in codes})
     answers = {str(status): _answer(answer, limits) for status, answer in operation.answers.items()}
     return answers | {str(status): _problems(status, codes, limits) for status in statuses}

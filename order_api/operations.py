@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from contracts.examples import ORDER_ID
 from contracts.vocabulary import NAME_PATTERN, OrderStatus, OrderType
 from order_api.examples import CLIENT_ORDER_ID, KEY, USER_ID, example_cursor
+from order_api.limits import WINDOW_S
 from order_api.listing import LIMIT_DEFAULT, LIMIT_MAX, Page
 from order_api.preferences import WAIT_MAX_S
 from order_api.problems import RETRY_AFTER_S, Code
@@ -91,16 +92,16 @@ HEADERS: Final[dict[str, Header]] = {
         "The keys belong to an order that was accepted before: this is it.", {"const": "true"}, "true", certain=False
     ),
     "Preference-Applied": Header("The wish that was heard.", _TEXT, "wait=10", certain=False),
-    "RateLimit-Limit": Header("Requests that the caller may send in the window.", _NUMBER, 100, certain=False),
+    "RateLimit-Limit": Header("Requests that the user may send in the window.", _NUMBER, 100, certain=False),
     "RateLimit-Remaining": Header("Requests that are left in it.", _NUMBER, 99, certain=False),
-    "RateLimit-Reset": Header("Seconds until it begins anew.", _NUMBER, 1, certain=False),
-    "RateLimit-Policy": Header("The limit and its window in seconds.", _TEXT, "100;w=1", certain=False),
+    "RateLimit-Reset": Header("Seconds after which all are free again.", _NUMBER, WINDOW_S, certain=False),
+    "RateLimit-Policy": Header("The limit and its window in seconds.", _TEXT, f"100;w={WINDOW_S}", certain=False),
     "Retry-After": Header("Seconds to wait before trying again.", _NUMBER, RETRY_AFTER_S),
     "WWW-Authenticate": Header("What the token lacks (RFC 6750).", _TEXT, 'Bearer realm="orders"'),
     "Allow": Header("The methods that are allowed.", _TEXT, "GET"),
 }
 LIMIT_HEADERS: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy")
-"""Of every call that needs a token, where a limit is set."""
+"""Of every call that needs a token, where a limit is set and the token does not act for users."""
 PROBLEM_HEADERS: Final[dict[int, tuple[str, ...]]] = {
     401: ("WWW-Authenticate",),
     429: ("Retry-After",),

@@ -14,13 +14,16 @@ import msgspec
 
 from contracts.examples import ORDER_ID
 from contracts.vocabulary import OrderStatus
+from order_api.bodies import CLOSE
 from order_api.desk import address
 from order_api.examples import USER_ID, orders_by_status
+from order_api.limits import RETRY_AFTER_S, RateLimit
 from order_api.orders import refuse_late_cancel
 from order_api.problems import Code, Problem
 from order_api.submission import read_body
 from order_api.tokens import Caller, Scope
 
+LIMIT_PER_S: Final = 100
 OTHER_ORDER_ID: Final = "b7a4e2d0-6c1f-4f3b-8a55-0e9d3c2b1a48"
 _ORDER: Final = UUID(ORDER_ID)
 _ADDRESS: Final = address(_ORDER)
@@ -55,7 +58,7 @@ def _problems() -> list[tuple[Problem, str]]:
     return [
         (_raised(lambda: read_body(b'{"asset_id": "BTC", "quantity": 0.01')), _SUBMIT),
         (_raised(lambda: read_body(b'{"asset_id": "BTC", "quantity": 0.01, "side": "BUY"}')), _SUBMIT),
-        (Problem(Code.BODY_TOO_LARGE, "at most 16384 bytes are taken", headers={"connection": "close"}), _SUBMIT),
+        (Problem(Code.BODY_TOO_LARGE, "at most 16384 bytes are taken", headers=CLOSE), _SUBMIT),
         (Problem(Code.UNSUPPORTED_MEDIA_TYPE), _SUBMIT),
         (Problem(Code.MISSING_TOKEN, headers={"www-authenticate": 'Bearer realm="orders"'}), _ADDRESS),
         (_invalid_token("the token has expired"), _ADDRESS),
@@ -69,15 +72,21 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.KEYS_DISAGREE, order_ids=[_ORDER, UUID(OTHER_ORDER_ID)]), _SUBMIT),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.COMPLETED])), _CANCEL),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.PROCESSING])), _CANCEL),
-        (Problem(Code.BAD_REQUEST), "/"),
-        (Problem(Code.HEADERS_TOO_LARGE), "/"),
-        (Problem(Code.REQUEST_TIMEOUT), _SUBMIT),
-        (Problem(Code.RATE_LIMITED, headers={"retry-after": "1"}), _SUBMIT),
-        (Problem(Code.OVERLOADED), _SUBMIT),
+        (Problem(Code.BAD_REQUEST, headers=CLOSE), "/"),
+        (Problem(Code.HEADERS_TOO_LARGE, headers=CLOSE), "/"),
+        (Problem(Code.REQUEST_TIMEOUT, headers=CLOSE), _SUBMIT),
+        (Problem(Code.RATE_LIMITED, headers=_used_up()), _SUBMIT),
+        (Problem(Code.OVERLOADED, headers={"retry-after": str(RETRY_AFTER_S)}), _SUBMIT),
         (Problem(Code.NOT_PUBLISHED, instance=_ADDRESS, headers={"location": _ADDRESS}, order_id=_ORDER), _SUBMIT),
         (Problem(Code.UNAVAILABLE), _ADDRESS),
         (Problem(Code.INTERNAL_ERROR), _ADDRESS),
     ]
+
+
+def _used_up() -> dict[str, str]:
+    """Ask once more than is allowed."""
+    limit = RateLimit(LIMIT_PER_S, clock=lambda: 0.0)
+    return [limit.spend(USER_ID) for _ in range(LIMIT_PER_S + 1)][-1].headers
 
 
 def _reader() -> Caller:

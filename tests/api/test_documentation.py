@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from starlette.routing import Route
 
 from contracts.vocabulary import OrderStatus, OrderType
 from order_api.openapi import describe
-from order_api.operations import HEADERS, OPERATIONS
+from order_api.operations import HEADERS, LIMIT_HEADERS, OPERATIONS
 from order_api.pages import SWAGGER_UI_FILES
 from order_api.problem_examples import problem_examples
 from order_api.problems import PROBLEMS, Code
@@ -178,6 +179,38 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
         Code.TOO_LATE_TO_CANCEL: await api.cancel(filled),
         Code.NOT_PUBLISHED: unpublished,
     }
+
+
+async def test_the_example_of_too_many_requests_is_what_is_answered(settings: ApiSettings) -> None:
+    """Who is too fast gets the members and the headers of the example, and every header is as it is described."""
+    async with running(settings.model_copy(update={"api_rate_limit_per_s": 1})) as api:
+        answers = [await api.get("/orders") for _ in range(4)]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    example = problem_examples()[Code.RATE_LIMITED]
+    assert example.body == {**refused.json(), "instance": "/orders"}
+    assert example.headers.keys() <= refused.headers.keys()
+    for name in LIMIT_HEADERS:
+        value = refused.headers[name]
+        _validator(HEADERS[name].schema).validate(int(value) if HEADERS[name].schema["type"] == "integer" else value)
+
+
+@pytest.mark.parametrize(
+    ("code", "request_"),
+    [
+        (Code.BAD_REQUEST, b"GET / HTTP/9\r\n\r\n"),
+        (Code.HEADERS_TOO_LARGE, b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 20_000 + b"\r\n\r\n"),
+    ],
+)
+async def test_the_examples_of_what_is_no_request_are_what_is_answered(api: Api, code: Code, request_: bytes) -> None:
+    """What never becomes a request is answered by the same document as anything else."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(request_)
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    example = problem_examples()[code]
+    assert example.body == json.loads(body)
+    assert {f"{name}: {value}" for name, value in example.headers.items()} <= set(head.decode().split("\r\n"))
 
 
 async def _post(api: Api, content: bytes) -> httpx.Response:
