@@ -52,13 +52,13 @@ class RateLimit:
         """Count a request of this user, unless it is one too many."""
         part = self._turn()
         now = self._now.get(user_id, 0)
-        used = now + self._before.get(user_id, 0) * (1 - part)
-        allowed = used + 1 <= self._per_s
+        used = now + int(self._before.get(user_id, 0) * (1 - part))
+        allowed = used < self._per_s
         if allowed:
             self._now[user_id] = now + 1
         headers = {
             "ratelimit-limit": str(self._per_s),
-            "ratelimit-remaining": str(int(self._per_s - used - allowed)),
+            "ratelimit-remaining": str(self._per_s - used - allowed),
             "ratelimit-reset": str(WINDOW_S),
             "ratelimit-policy": f"{self._per_s};w={WINDOW_S}",
         }

@@ -107,7 +107,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     app = create_app(settings, engine, wire, health=readiness(engine, publisher), grace_s=grace_s)
     sock = listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    server = server_for(app)
+    server = server_for(app, settings.trusted_proxies)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
 
     async def stop() -> None:
