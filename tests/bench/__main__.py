@@ -4,6 +4,7 @@ The system: from requests on Kafka to the terminal events read back, through the
 services with their ledgers, everything durable. The floor: a bare aiokafka and asyncpg loop that stores a request's row
 in one transaction a batch and publishes one event; it asks nobody, keeps no history and moves no money. Rounds
 alternate. Ratios compare; absolute figures are this machine's, at this moment. The last line is one JSON object.
+What one API process carries is measured by `make bench ARGS=door`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from local_stack.stack import LocalStack, StackOptions
 from order_saga.cli.local import load_samples
+from tests.bench import door
 from tests.bench.floor import running_floor
 from tests.bench.load import Load, Result
 
@@ -107,6 +109,8 @@ def report(rounds: list[Round], orders: int, in_flight: int) -> dict[str, object
 
 def main() -> int:
     """Read the arguments, measure, report."""
+    if sys.argv[1:2] == ["door"]:
+        return door.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,0 +1,143 @@
+"""HTTP load on one loop, cheap enough to stay out of the way: raw connections, one request each at a time.
+
+Latency of a steady load counts from the moment when a request was due, not from when a connection was free for it: a
+server that stalls makes all those wait that should have come meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+HEAD_END = b"\r\n\r\n"
+LENGTH = b"content-length: "
+
+
+@dataclass
+class Sample:
+    """What one load met: how many answers of each status (0: the connection broke), their latencies and bodies."""
+
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    latencies_s: array[float] = field(default_factory=lambda: array("d"))
+    bodies: list[bytes] = field(default_factory=list)
+
+    @property
+    def per_s(self) -> float:
+        """Good answers a second."""
+        return self.statuses[202] / self.seconds
+
+    def percentile_ms(self, share: float) -> float:
+        """Return the latency that this share of the requests did not exceed."""
+        ordered = sorted(self.latencies_s)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3
+
+
+class Connection(asyncio.Protocol):
+    """A kept connection that sends one request at a time."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes; an answer is whole when its body is as long as its head says."""
+        self._buffer += data
+        head, end, body = self._buffer.partition(HEAD_END)
+        if not end:
+            return
+        lower = head.lower()
+        start = lower.index(LENGTH) + len(LENGTH)
+        length = int(lower[start:].split(b"\r\n", 1)[0])
+        if len(body) >= length and self._answer is not None and not self._answer.done():
+            self._buffer = b""
+            self._answer.set_result((int(head[9:12]), body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who waits."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((0, repr(exc).encode()))
+        self._transport = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be used again."""
+        return self._transport is not None
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request; return status and body."""
+        if self._transport is None:
+            return 0, b"closed"
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def as_fast_as_it_goes(port: int, requests: Iterator[bytes], *, connections: int, seconds: float) -> Sample:
+    """Let each connection send its next request as soon as it has its answer."""
+    sample, end = Sample(), time.perf_counter() + seconds
+
+    async def client() -> None:
+        connection = await _connect(port)
+        while (began := time.perf_counter()) < end:
+            await _one(connection, next(requests), sample, began)
+            if not connection.alive:
+                connection = await _connect(port)
+        connection.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(connections)))
+    sample.seconds = time.perf_counter() - began
+    return sample
+
+
+async def steadily(
+    port: int, requests: Iterator[bytes], *, per_s: float, connections: int, seconds: float, keep_bodies: bool = False
+) -> Sample:
+    """Send at a fixed rate, whatever the server does, as far as so many connections can."""
+    sample, began, due = Sample(), time.perf_counter(), iter(range(int(per_s * seconds)))
+
+    async def client() -> None:
+        connection = await _connect(port)
+        for number in due:
+            at = began + number / per_s
+            if (early_s := at - time.perf_counter()) > 0:
+                await asyncio.sleep(early_s)
+            await _one(connection, next(requests), sample, at, keep_body=keep_bodies)
+            if not connection.alive:
+                connection = await _connect(port)
+        connection.close()
+
+    await asyncio.gather(*(client() for _ in range(connections)))
+    sample.seconds = time.perf_counter() - began
+    return sample
+
+
+async def _one(
+    connection: Connection, request: bytes, sample: Sample, since: float, *, keep_body: bool = False
+) -> None:
+    status, body = await connection.ask(request)
+    sample.latencies_s.append(time.perf_counter() - since)
+    sample.statuses[status] += 1
+    if keep_body and status == 202:
+        sample.bodies.append(body)
+
+
+async def _connect(port: int) -> Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    return connection
