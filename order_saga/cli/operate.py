@@ -1,4 +1,4 @@
-"""Commands of an operator who must explain and repair: inspect, stuck, resume, dead-letters, audit."""
+"""Commands of an operator who must explain and repair: inspect, stuck, resume, dead-letters, audit, erase-user."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (inspect, stuck, resume, audit):
         app.command(rich_help_panel=PANEL)(command)
+    app.command("erase-user", rich_help_panel=PANEL)(erase_user)
     app.add_typer(dead_letters, name="dead-letters", rich_help_panel=PANEL)
 
 
@@ -231,4 +232,39 @@ def audit(json: Json = False) -> None:
     else:
         out.print("[green]audit: I1 to I11 hold[/]")
     if findings:
+        raise typer.Exit(1)
+
+
+def erase_user(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    dry_run: Annotated[bool, typer.Option(help="Say what would be erased, and erase nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Erase what could tell who a user is, and keep the ledger: see docs/privacy.md. DATABASE_URL is the owner's.
+
+    Everything or nothing: exit 1, with the reasons, while the user has an open order. Doing it twice changes nothing.
+    """
+    import re
+
+    from contracts.vocabulary import NAME_PATTERN, NAME_RULE
+    from order_saga.cli.erase import erase
+
+    if re.fullmatch(NAME_PATTERN, user) is None:
+        raise Trouble(f"a user's id is {NAME_RULE}", 2)
+
+    async def work() -> Any:
+        async with database() as engine:
+            return await erase(engine, user, dry_run=dry_run)
+
+    done = run(work())
+    if json:
+        print_json({"user_id": user, "dry_run": dry_run, "rows": done.rows, "in_the_way": done.in_the_way})
+    elif done.in_the_way:
+        out.print("[red]nothing is erased:[/]")
+        for line in done.in_the_way:
+            out.print(f"  {line}", markup=False)
+    else:
+        for table, rows_erased in done.rows.items():
+            out.print(f"{table}: {rows_erased} rows {'to erase' if dry_run else 'erased'}")
+    if done.in_the_way:
         raise typer.Exit(1)

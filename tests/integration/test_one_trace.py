@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,87 +10,14 @@ import pytest_asyncio
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from pydantic import SecretStr
 
-from contracts.topics import TOPICS
-from order_api.settings import ApiSettings
-from order_saga import tables as orders_tables
-from order_saga.cli.local import load_samples
-from order_saga.metrics import Metrics
-from order_saga.process import Orders
-from order_saga.silence import Silence
-from order_saga.timers import run_timers
-from participants.assets import tables as assets
-from participants.assets.feed import confirm_forever
-from participants.assets.service import AssetDesk
-from participants.balance import tables as balance
-from participants.balance.service import participant
-from saga_kit.service import Service
-from saga_kit.settings import KitSettings
-from tests.api.support import BUY, SECRET, Api
-from tests.api.support import running as running_api
-from tests.infrastructure import LOGINS, Database, Infrastructure
+from tests.api.support import BUY, Api
+from tests.infrastructure import Database, Infrastructure
+from tests.integration.one_process import whole_system
 from tests.integration.system import eventually
 from tests.spans import attribute, parent_id, recorded_spans, span_id, trace_id
 
 ENDED = {"COMPLETED", "CANCELLED", "FAILED"}
-
-
-@asynccontextmanager
-async def whole_system(infrastructure: Infrastructure, database: Database, prefix: str) -> AsyncIterator[Api]:
-    """Run the API, the orchestrator and both participants in this process."""
-    await infrastructure.create_topics({prefix + topic.name: topic.partitions for topic in TOPICS})
-    await load_samples({login: database.url_of(login) for login in LOGINS}, time_scale=1.0)
-    settings: dict[str, dict[str, Any]] = {
-        login: {
-            "database_url": SecretStr(database.url_of(login)),
-            "kafka_bootstrap_servers": infrastructure.kafka_bootstrap_servers,
-            "kafka_topic_prefix": prefix,
-            "kafka_session_timeout_s": 6,
-            "http_port": 0,
-        }
-        for login in LOGINS
-    }
-    stopping = asyncio.Event()
-    services = _services({name: KitSettings(**values) for name, values in settings.items()}, stopping)
-    async with AsyncExitStack() as stack:
-        running = [asyncio.create_task(service.run()) for service in services]
-        stack.push_async_callback(_drain, running, stopping)
-        yield await stack.enter_async_context(
-            running_api(ApiSettings(**settings["api"], jwt_secret=SecretStr(SECRET), api_access_log=False))
-        )
-
-
-def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list[Service]:
-    silence = Silence()
-    orders = Orders(time_scale=1.0, metrics=Metrics(), silence=silence)
-    desk = AssetDesk(timedelta(seconds=10))
-
-    async def timers(kit: Any, process: Any) -> None:
-        await run_timers(kit.engine, process, silence, kit.stopping, interval_s=0.25)
-
-    async def feed(kit: Any, _process: Any) -> None:
-        await confirm_forever(kit.engine, kit.stopping, 1.0)
-
-    return [
-        Service(
-            settings["orchestrator"], name="orchestrator", schema=orders_tables.SCHEMA, handler=lambda _: orders,
-            tasks=(timers,), stopping=stopping,
-        ),
-        Service(
-            settings["balance"], name="balance", schema=balance.SCHEMA, handler=lambda _: participant(),
-            stopping=stopping,
-        ),
-        Service(
-            settings["assets"], name="assets", schema=assets.SCHEMA, handler=lambda _: desk, tasks=(feed,),
-            stopping=stopping,
-        ),
-    ]  # fmt: skip
-
-
-async def _drain(running: Sequence[asyncio.Task[None]], stopping: asyncio.Event) -> None:
-    stopping.set()
-    await asyncio.gather(*running)
 
 
 @pytest_asyncio.fixture
@@ -158,6 +82,7 @@ async def test_an_order_is_one_trace_from_the_request_to_its_last_event(
         "url.scheme": "http",
         "http.route": "/orders",
         "http.response.status_code": 202,
+        "order.id": order["order_id"],
     }
     assert told == {name: attribute(first, name) for name in told}
     assert (f"send {topic_prefix}orders.events", f"{order['order_id']}:v{order['version']}") == (

@@ -1,0 +1,211 @@
+"""Erasing a user: nothing that could tell who it was is left in any table, and the books still hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+
+from order_saga.audit import audit
+from tests.api.support import BUY, Api, token
+from tests.infrastructure import Database, Infrastructure
+from tests.integration.one_process import whole_system
+from tests.integration.orders import buy
+from tests.integration.system import Output, command, eventually
+from tests.integration.trader import request_of
+from tests.integration.wire import Producer
+
+SCHEMAS = ("api", "assets", "balances", "orders")
+ADDRESSES = {"alice": "127.0.0.77", "bob": "127.0.0.78"}
+PLANTED_TRACE = {"alice": "a11ce0" * 5 + "a1", "bob": "b0b0b0" * 5 + "b1"}
+TRADES = "orders:read orders:write"
+
+
+@pytest_asyncio.fixture
+async def api(infrastructure: Infrastructure, database: Database, topic_prefix: str) -> AsyncIterator[Api]:
+    """Run the whole system."""
+    async with whole_system(infrastructure, database, topic_prefix) as one:
+        yield one
+
+
+@pytest.fixture
+def producer(infrastructure: Infrastructure, topic_prefix: str) -> Producer:
+    """Write to the topics as any client can."""
+    return Producer(infrastructure.kafka_bootstrap_servers, topic_prefix)
+
+
+@asynccontextmanager
+async def client_of(api: Api, user: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Call the API as a user, from an address of the user's own."""
+    headers = {
+        "Authorization": f"Bearer {token(user, TRADES, jti=f'planted-jti-{user}')}",
+        "traceparent": f"00-{PLANTED_TRACE[user]}-{'cd' * 8}-01",
+    }
+    transport = httpx.AsyncHTTPTransport(local_address=ADDRESSES[user])
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{api.port}", headers=headers, transport=transport, timeout=30
+    ) as client:
+        yield client
+
+
+async def live(api: Api, producer: Producer, user: str, database: Database) -> None:
+    """Trade in every way that leaves a trace: bought, refused, cancelled, replayed, sent broken, and unreadable."""
+    async with client_of(api, user) as client:
+        where = ""
+        for number, fields in enumerate(({}, {"order_type": "MARKET_SELL"}, {"asset_id": "HALT", "quantity": "5"}, {})):
+            body = BUY | {"client_order_id": f"planted-name-{user}-{number}"} | fields
+            headers = {"Idempotency-Key": f"planted-key-{user}-{number}"}
+            for _ in range(2):
+                answer = await client.post("/orders", json=body, headers=headers)
+                assert httpx.codes.ACCEPTED == answer.status_code, answer.text
+                where = answer.headers["location"]
+        await client.put(f"{where}/cancel")
+    broken = buy(user, "BTC", f"planted-quote-{user}")
+    unreadable = request_of(buy(user, "BTC", "1"))._replace(
+        value=json.dumps({"order_id": f"planted-letter-{user}", "user_id": user}).encode()
+    )
+    await producer.send(
+        request_of(broken), unreadable._replace(headers=[*unreadable.headers, (f"planted-{user}", b"x")])
+    )
+
+    async def all_is_done() -> bool:
+        open_orders = "SELECT FROM orders.orders WHERE status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED')"
+        counted = await rows(
+            database,
+            f"SELECT (SELECT count(*) FROM orders.orders WHERE user_id = $1 AND status IS NOT NULL) = 5"
+            f" AND NOT EXISTS ({open_orders} AND user_id = $1) AND NOT EXISTS (SELECT FROM orders.outbox)"
+            f" AND EXISTS (SELECT FROM orders.dead_letters WHERE value LIKE $2)",
+            user, f"%planted-letter-{user}%".encode(),
+        )  # fmt: skip
+        return bool(counted[0][0])
+
+    await eventually(all_is_done, "all orders have ended")
+
+
+async def rows(database: Database, statement: str, *values: object) -> list[Any]:
+    """Run a statement as the owner."""
+    connection = await asyncpg.connect(database.url)
+    try:
+        return list(await connection.fetch(statement, *values))
+    finally:
+        await connection.close()
+
+
+async def everything(database: Database) -> dict[str, list[str]]:
+    """Read all rows of all tables as text, bytes as what they hold."""
+    tables = await rows(
+        database, "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname = ANY ($1)", list(SCHEMAS)
+    )
+    return {
+        table: sorted(" | ".join(map(_text, row)) for row in await rows(database, f"SELECT * FROM {table}"))
+        for (table,) in tables
+    }
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def books(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Leave out prices, which are confirmed all the time."""
+    return {table: held for table, held in found.items() if table != "assets.prices"}
+
+
+def holding(found: dict[str, list[str]], words: Sequence[str]) -> list[str]:
+    """Return the rows that hold any of these words."""
+    return [f"{table}: {row}" for table, held in found.items() for row in held if any(word in row for word in words)]
+
+
+def planted(user: str) -> list[str]:
+    """List all that was planted for a user."""
+    names = [f"planted-{what}-{user}" for what in ("jti", "key", "name", "quote", "letter")]
+    return [*names, f"planted-{user}", ADDRESSES[user], PLANTED_TRACE[user]]
+
+
+async def erase_user(database: Database, *words: str) -> tuple[Output, Any]:
+    """Run the command as the database's owner; return also what it says to programs."""
+    output = await command("erase-user", *words, "--json", env={"DATABASE_URL": database.url})
+    return output, json.loads(output.out) if output.out else None
+
+
+async def discard_letters(database: Database) -> None:
+    """Decide all dead letters, as an operator does."""
+    for (number,) in await rows(database, "SELECT dead_letter_id FROM orders.dead_letters WHERE discarded_at IS NULL"):
+        done = await command("dead-letters", "discard", f"orders/{number}", env={"DATABASE_URL": database.url})
+        assert 0 == done.code, done.err
+
+
+async def test_an_erased_user_is_a_pseudonym_in_books_that_hold(
+    api: Api, producer: Producer, database: Database
+) -> None:
+    """Whatever was planted for one user is in no column of any table; another's is all there, and the audit is green.
+
+    A dry run says the same and does nothing; a second run finds nothing to do.
+    """
+    for user in ADDRESSES:
+        await live(api, producer, user, database)
+    await discard_letters(database)
+    before = await everything(database)
+    for word in planted("alice"):
+        assert holding(before, [word]), f"{word} was not even there"
+
+    dry, told = await erase_user(database, "alice", "--dry-run")
+    assert (0, True, []) == (dry.code, told["dry_run"], told["in_the_way"])
+    assert books(before) == books(await everything(database))
+    done, said = await erase_user(database, "alice")
+    assert (0, told["rows"]) == (done.code, said["rows"])
+    assert {"api.requests": 9, "api.claims": 4, "orders.orders": 5, "orders.dead_letters": 1} == {
+        table: number for table, number in said["rows"].items() if number
+    }
+
+    after = await everything(database)
+    assert [] == holding(after, planted("alice"))
+    assert holding(before, planted("bob")) == holding(after, planted("bob"))
+    assert {table: len(held) for table, held in before.items()} == {table: len(held) for table, held in after.items()}
+    for table in ("balances.journal", "balances.accounts", "balances.holds", "orders.fills", "orders.history"):
+        assert before[table] == after[table]
+    assert [] == await audit(database.url_of("auditor"), settle_s=1)
+    again, nothing = await erase_user(database, "alice")
+    assert (0, {0}) == (again.code, set(nothing["rows"].values()))
+    assert books(after) == books(await everything(database))
+
+    assert 5 == len((await api.get("/orders", user="alice")).json()["orders"])
+    assert httpx.codes.ACCEPTED == (await api.submit(key="planted-key-alice-0")).status_code
+
+
+async def test_nothing_is_erased_while_something_is_open(api: Api, producer: Producer, database: Database) -> None:
+    """An order that has not ended and a letter that nobody decided are named, with exit 1, and no row changes."""
+    await live(api, producer, "alice", database)
+    output, told = await erase_user(database, "alice")
+    [letter] = told["in_the_way"]
+    assert (1, {}) == (output.code, told["rows"])
+    assert letter.startswith("dead letter orders/")
+    assert holding(await everything(database), planted("alice"))
+
+    await discard_letters(database)
+    slow = (await api.submit({"asset_id": "SLOW", "quantity": "5"})).json()["order_id"]
+    output, told = await erase_user(database, "alice")
+    assert (1, True) == (output.code, any(slow in line for line in told["in_the_way"]))
+    assert 0 == (await erase_user(database, "carol"))[0].code
+
+
+async def test_a_service_s_own_login_may_not_erase(database: Database) -> None:
+    """Only the owner changes the trail; a name that no user can have is wrong usage."""
+    for login in ("api", "orchestrator", "auditor"):
+        refused = await command("erase-user", "alice", env={"DATABASE_URL": database.url_of(login)})
+        assert (1, "", 1) == (refused.code, refused.out, len(refused.err.splitlines()))
+        assert "permission denied" in refused.err
+    wrong = await command("erase-user", "a user", env={"DATABASE_URL": database.url})
+    assert (2, True) == (wrong.code, "a user's id is 1 to 64 of" in wrong.err)
+
+
+async def test_it_tells_people_what_it_did(database: Database) -> None:
+    """Without --json a line for each table."""
+    output = await command("erase-user", "nobody", "--dry-run", env={"DATABASE_URL": database.url})
+    assert (0, True) == (output.code, "api.requests: 0 rows to erase\n" in output.out)
