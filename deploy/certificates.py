@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--owner", type=int, help="user id that may read broker.pem, where it is not ours")
     wanted = parser.parse_args()
     authority, broker = wanted.trust / "ca.pem", wanted.keys / "broker.pem"
-    if authority.exists() and broker.exists() and (until := _expires(broker)) > datetime.now(UTC) + RENEW_BEFORE:
-        sys.stdout.write(f"{broker}: good until {until:%Y-%m-%d}, left alone\n")
+    if authority.exists() and broker.exists() and (until := _expires(authority)) > datetime.now(UTC) + RENEW_BEFORE:
+        sys.stdout.write(f"{authority} and {broker}: good until {until:%Y-%m-%d}, left alone\n")
         return
     trusted, secret = make(wanted.host)
     authority.write_bytes(trusted)
@@ -101,6 +101,7 @@ def _host(host: str) -> x509.GeneralName:
 
 
 def _expires(path: Path) -> datetime:
+    """Tell when a certificate ends; the authority's ends with the broker's, which may be no longer ours to read."""
     return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
 
 
