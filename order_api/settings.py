@@ -91,7 +91,7 @@ class ApiSettings(KitSettings):
     api_rate_limit_per_s: Annotated[int, Field(ge=0, le=100_000)] = 100
     """Requests a second of one user, in each API process; more are answered with 429. 0: no limit. Tokens with the
     scope `orders:act-for-users` belong to trusted services and are not limited."""
-    api_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 128
+    api_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Requests on `/orders` that one API process works on at once; more are answered with 503 before they are begun,
     so that those under way stay fast. Requests that only wait for an order (`Prefer: wait`) do not count."""
     api_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
