@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from decimal import InvalidOperation
@@ -119,11 +120,12 @@ def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
     """Submit an order through the REST API, and say how it ended. Exit 1 when it did not complete."""
     body: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
     body |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id}
-    order = call(user, "POST", "/orders", {name: value for name, value in body.items() if value is not None})
     deadline = time.monotonic() + wait
+    given = {name: value for name, value in body.items() if value is not None}
+    order = call(user, "POST", "/orders", given, **_until(deadline))
     while order["status"] not in ENDED and time.monotonic() < deadline:
-        time.sleep(0.1)
-        order = call(user, "GET", f"/orders/{order['order_id']}")
+        time.sleep(0.1)  # the API waits for us, unless too many wait already
+        order = call(user, "GET", f"/orders/{order['order_id']}", **_until(deadline))
     if json:
         print_json(order)
     else:
@@ -131,6 +133,12 @@ def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
         out.print(f"[dim]order-saga inspect {order['order_id']}[/]")
     if wait and order["status"] != "COMPLETED":
         raise typer.Exit(1)
+
+
+def _until(deadline: float) -> dict[str, str]:
+    """Prefer to wait until then; the API waits at most 30 s in one request."""
+    left_s = math.ceil(deadline - time.monotonic())
+    return {"Prefer": f"wait={left_s}"} if left_s > 0 else {}
 
 
 def cancel(order_id: str, user: User = "alice", json: Json = False) -> None:
