@@ -12,11 +12,14 @@ import pytest_asyncio
 from playwright.async_api import ConsoleMessage, Page, Request, async_playwright
 
 from order_api.operations import OPERATIONS
+from order_api.problems import PROBLEMS
 from tests.api.support import Api, token
 from tests.infrastructure import chromium
 
 pytestmark = pytest.mark.browser
 
+PATIENCE_S = 90
+WITHOUT_INTERNET = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 WATCH = "window.violations = []; addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective))"
 
 
@@ -52,8 +55,9 @@ class Visit:
 async def visit() -> AsyncIterator[Visit]:
     """Open a browser."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium())
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=[WITHOUT_INTERNET])
         page = await browser.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
         await page.add_init_script(WATCH)
         one = Visit(page)
         one.watch()
@@ -66,9 +70,9 @@ async def test_the_docs_show_every_call_and_ask_no_other_host(api: Api, visit: V
     await visit.page.goto(f"http://127.0.0.1:{api.port}/docs")
     await visit.page.locator(".opblock").nth(len(OPERATIONS) - 1).wait_for()
     assert len(OPERATIONS) == await visit.page.locator(".opblock").count()
-    for summary in await visit.page.locator(".opblock-summary-control").all():
-        await summary.click()
-    await visit.page.locator(".opblock.is-open").nth(len(OPERATIONS) - 1).wait_for()
+    for operation in ("operations-orders-submitOrder", "operations-documentation-readProblem"):
+        await visit.page.locator(f"#{operation} .opblock-summary-control").click()
+        await visit.page.locator(f"#{operation} .responses-table .response").first.wait_for()
     assert {f"127.0.0.1:{api.port}"} == visit.hosts
     assert ([], []) == (visit.complaints, await visit.violations())
 
@@ -82,10 +86,21 @@ async def test_a_call_can_be_tried_out_with_a_token(api: Api, visit: Visit) -> N
     await page.locator(".modal-ux .modal-btn.authorize").click()
     await page.locator(".modal-ux .btn-done").click()
     assert 202 == await _try_out(page, "submitOrder")
-    [order_id] = await _order_ids(api)
-    await page.locator("#operations-orders-readOrder .opblock-summary-control").click()
+    [order] = (await api.get("/orders")).json()["orders"]
+    assert 200 == await _try_out(page, "listOrders")
+    answer = page.locator("#operations-orders-listOrders .live-responses-table .highlight-code").first
+    assert order["order_id"] in await answer.inner_text()
     assert ([], []) == (visit.complaints, await visit.violations())
-    assert order_id
+
+
+async def test_the_page_of_a_problem_is_as_plain_as_its_policy(api: Api, visit: Visit) -> None:
+    """A problem's page shows its title in its own style, and leads to the list of all; nothing is forbidden on it."""
+    await visit.page.goto(f"http://127.0.0.1:{api.port}/problems/too-late-to-cancel")
+    assert "It is too late to cancel" == await visit.page.locator("h1").inner_text()
+    assert "auto" == await visit.page.locator("pre").evaluate("element => getComputedStyle(element).overflowX")
+    await visit.page.get_by_text("All problems").click()
+    assert len(PROBLEMS) == await visit.page.locator("tr").count()
+    assert ({f"127.0.0.1:{api.port}"}, [], []) == (visit.hosts, await visit.violations(), _but_icon(visit.complaints))
 
 
 async def _try_out(page: Page, operation: str) -> int:
@@ -97,5 +112,6 @@ async def _try_out(page: Page, operation: str) -> int:
     return int((await status.inner_text()).split()[0])
 
 
-async def _order_ids(api: Api) -> list[str]:
-    return [order["order_id"] for order in (await api.get("/orders")).json()["orders"]]
+def _but_icon(complaints: list[str]) -> list[str]:
+    """Leave out that there is no icon, which a browser asks for by itself."""
+    return [complaint for complaint in complaints if "favicon" not in complaint]
