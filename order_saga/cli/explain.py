@@ -87,8 +87,10 @@ def print_story(story: dict[str, Any]) -> None:
         out.print(
             f"order {claim['order_id']} of {claim['user_id']}: accepted by the API, not yet seen by the orchestrator"
         )
+        _print_requests(story["requests"])
         return
     _print_header(order, story["history"])
+    _print_requests(story["requests"])
     _print_timeline(story["history"])
     _print_money(story)
     if story["events_unsent"]:
@@ -108,6 +110,16 @@ def _print_header(order: dict[str, Any], history: list[dict[str, Any]]) -> None:
     out.print(line)
     if order["due_at"] or order["parked_reason"]:
         out.print(f"[yellow]{why_waiting(order, history)}[/]")
+
+
+def _print_requests(requests: list[dict[str, Any]]) -> None:
+    """Say who asked for what by REST, from where, with which token."""
+    for request in requests:
+        told = [f"{request['at']:%H:%M:%S}", f"{request['action']} by [bold]{escape(request['caller'])}[/]"]
+        told += [f"from {request['address']}"] if request["address"] else []
+        told += [f"token {escape(request['token_id'])}"] if request["token_id"] else []
+        told += [f"trace {request['trace_id']}"] if request["trace_id"] else []
+        out.print(f"[dim]{', '.join(told)}:[/] {request['outcome']}")
 
 
 def _print_timeline(history: list[dict[str, Any]]) -> None:

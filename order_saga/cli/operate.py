@@ -58,6 +58,7 @@ async def story(engine: AsyncEngine, order_id: uuid.UUID) -> dict[str, Any]:
     parts: dict[str, tuple[str, object]] = {
         "order": ("SELECT * FROM audit.orders WHERE order_id = $1", order_id),
         "claim": ("SELECT * FROM audit.claims WHERE order_id = $1", order_id),
+        "requests": ("SELECT * FROM audit.requests WHERE order_id = $1 ORDER BY request_id", order_id),
         "history": ("SELECT * FROM audit.history WHERE order_id = $1 ORDER BY seq", order_id),
         # By the ids that these rows have for an order: the ledger's tables are indexed by their own keys.
         "holds": ("SELECT * FROM audit.holds WHERE hold_id = $1", f"{order_id}:reserve"),

@@ -34,9 +34,20 @@ async def test_an_order_from_submit_to_inspect(system: System, trader: Trader) -
     story = json.loads((await system.cli("inspect", order["order_id"], "--json")).out)
     statuses = [entry["name"] for entry in story["history"] if entry["kind"] == "status"]
     assert ["PENDING", "CONFIRMED", "PROCESSING", "COMPLETED"] == statuses
+    [asked] = story["requests"]
+    assert ("submit", "accepted", "cleo", "127.0.0.1") == tuple(
+        asked[name] for name in ("action", "outcome", "caller", "address")
+    )
     assert ("SETTLED", "60.06") == (story["holds"][0]["state"], story["holds"][0]["captured"])
     told = await system.cli("inspect", order["order_id"])
-    for words in ("MARKET_BUY ACME of cleo", "COMPLETED", "asks balance: reserve", "filled 3 at 20, fee 0.06", "@fees"):
+    for words in (
+        "MARKET_BUY ACME of cleo",
+        "COMPLETED",
+        "asks balance: reserve",
+        "filled 3 at 20, fee 0.06",
+        "@fees",
+        "submit by cleo, from 127.0.0.1, token ",
+    ):
         assert words in told.out
     trader.accepted[order["order_id"]] = buy("cleo", "ACME", "3")
 
