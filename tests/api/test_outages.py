@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
 
 import httpx
 import pytest
 from pydantic import SecretStr
+from testcontainers.core.docker_client import DockerClient
 
 from contracts.topics import TOPICS
 from order_api.settings import ApiSettings
 from tests.api.support import BUY, records, token, until
 from tests.api.test_process import Running, process
 from tests.infrastructure import create_topics, migrated_database, own_broker, own_postgres
+from tests.servers import Server
 
 RED_WITHIN_S = 10.0
 """A check gives up after 3 s."""
@@ -77,75 +81,89 @@ async def post(one: Running, key: str) -> tuple[httpx.Response, float]:
     return await one.client.post("/orders", json=BUY, headers=headers), time.monotonic() - begin
 
 
-def tell(what: str, **figures: object) -> None:
-    """Print what was observed; `pytest -s` shows it."""
-    print(what, {name: round(value, 2) if isinstance(value, float) else value for name, value in figures.items()})  # noqa: T201
+class Outage(NamedTuple):
+    """A way for a server to be away, and back."""
+
+    name: str
+    begin: Callable[[], Awaitable[object]]
+    end: Callable[[], Awaitable[object]]
+
+
+def outages(server: Server) -> list[Outage]:
+    """List the ways: killed, so that nobody listens; and frozen, so that connections stand and nobody answers."""
+    ways = [Outage("killed", server.kill, server.start)]
+    if server.container_id is not None:
+        container = DockerClient().client.containers.get(server.container_id)
+        freeze, thaw = partial(asyncio.to_thread, container.pause), partial(asyncio.to_thread, container.unpause)
+        ways.append(Outage("frozen", freeze, thaw))
+    return ways
+
+
+class Seen(NamedTuple):
+    """What a client saw of one outage, in seconds and answers."""
+
+    red_s: float
+    answers: list[httpx.Response]
+    took_s: list[float]
+    read: httpx.Response
+    green_s: float
+
+
+async def see(one: Running, outage: Outage, check: str, order: str) -> Seen:
+    """Look at an outage from outside: readiness, three new orders, and an order that is there."""
+    await outage.begin()
+    red_s = await seconds_until(one, red_for(check))
+    posted = [await post(one, f"{outage.name}-{number}") for number in range(3)]
+    read = await one.client.get(order, headers={"Authorization": f"Bearer {token()}"})
+    await outage.end()
+    green_s = await seconds_until(one, green)
+    seen = Seen(red_s, [answer for answer, _ in posted], [took_s for _, took_s in posted], read, green_s)
+    told = [f"{answer.status_code} after {took_s:.2f} s" for answer, took_s in posted]
+    print(f"{check} {outage.name}: red after {red_s:.2f} s, POST {told}, green after {green_s:.2f} s")  # noqa: T201 - for pytest -s
+    assert red_s < RED_WITHIN_S
+    assert green_s < GREEN_WITHIN_S
+    assert max(seen.took_s) < ANSWER_WITHIN_S
+    return seen
 
 
 @pytest.mark.apache_kafka
 async def test_a_broker_that_is_away_turns_readiness_red_and_loses_no_order(settings: ApiSettings) -> None:
-    """Killed: 503, naming the broker; an order is kept, and told so with its address. Back: green, and it goes out."""
+    """Away: 503, naming the broker; orders are kept, and told so with their address. Back: green, and they go out."""
     async with own_broker() as broker:
         await create_topics(broker.address, {topic.name: topic.partitions for topic in TOPICS})
         here = settings.model_copy(update={"kafka_bootstrap_servers": broker.address, "kafka_topic_prefix": ""})
         async with watched_process(here) as one:
-            assert httpx.codes.ACCEPTED == (await post(one, "before"))[0].status_code
-            await broker.kill()
-            red_s = await seconds_until(one, red_for("broker"))
-            answers = [await post(one, f"away-{number}") for number in range(3)]
-            read = await one.client.get(
-                answers[0][0].headers["location"], headers={"Authorization": f"Bearer {token()}"}
-            )
-            await broker.start()
-            green_s = await seconds_until(one, green)
-            again, again_s = await post(one, "away-0")
-            order_ids = {answer.json()["order_id"] for answer, _ in answers}
-            await until(lambda: _all_published(broker.address, order_ids), 60)
-    took_s = [seconds for _, seconds in answers]
-    tell(
-        "broker away:", red_s=red_s, posts=[answer.status_code for answer, _ in answers], took_s=took_s, green_s=green_s
-    )
-    assert (503, "not-published") == (answers[0][0].status_code, answers[0][0].json()["code"])
-    assert {"not-published"} == {answer.json()["code"] for answer, _ in answers}
-    assert (200, "PENDING") == (read.status_code, read.json()["status"])
-    assert (202, answers[0][0].json()["order_id"]) == (again.status_code, again.json()["order_id"])
-    assert max(*took_s, again_s) < ANSWER_WITHIN_S
-    assert red_s < RED_WITHIN_S
-    assert green_s < GREEN_WITHIN_S
+            first, _ = await post(one, "before")
+            assert httpx.codes.ACCEPTED == first.status_code
+            for outage in outages(broker):
+                seen = await see(one, outage, "broker", first.headers["location"])
+                assert {(503, "not-published")} == {(a.status_code, a.json()["code"]) for a in seen.answers}
+                assert (200, "PENDING") == (seen.read.status_code, seen.read.json()["status"])
+                again, _ = await post(one, f"{outage.name}-0")
+                assert (202, seen.answers[0].json()["order_id"]) == (again.status_code, again.json()["order_id"])
+                await until(partial(_all_published, broker.address, seen.answers), 60)
 
 
-async def _all_published(address: str, order_ids: set[str]) -> bool:
+async def _all_published(address: str, answers: list[httpx.Response]) -> bool:
+    order_ids = {answer.json()["order_id"] for answer in answers}
     return order_ids <= {record.key.decode() for record in await records(address, "")}
 
 
 async def test_a_database_that_is_away_turns_readiness_red_and_takes_no_order(settings: ApiSettings) -> None:
-    """Killed: 503, naming the database; nothing is accepted, nobody is left waiting. Back: green, and it goes on."""
+    """Away: 503, naming the database; nothing is accepted, nobody is left waiting. Back: green, and it goes on."""
     async with own_postgres() as postgres:
         own = await migrated_database(postgres.address)
         here = settings.model_copy(update={"database_url": SecretStr(own.url_of("api"))})
         async with watched_process(here) as one:
             first, _ = await post(one, "before")
             assert httpx.codes.ACCEPTED == first.status_code
-            await postgres.kill()
-            red_s = await seconds_until(one, red_for("database"))
-            answers = [await post(one, f"away-{number}") for number in range(3)]
-            read = await one.client.get(first.headers["location"], headers={"Authorization": f"Bearer {token()}"})
-            await postgres.start()
-            green_s = await seconds_until(one, green)
-            again, _ = await post(one, "before")
-            new, _ = await post(one, "away-0")
-    took_s = [seconds for _, seconds in answers]
-    tell(
-        "database away:",
-        red_s=red_s,
-        posts=[answer.status_code for answer, _ in answers],
-        took_s=took_s,
-        green_s=green_s,
-    )
-    refused = [*(answer for answer, _ in answers), read]
-    assert {(503, "unavailable")} == {(answer.status_code, answer.json()["code"]) for answer in refused}
-    assert all("retry-after" in answer.headers for answer, _ in answers)
-    assert (202, first.json()["order_id"], 202) == (again.status_code, again.json()["order_id"], new.status_code)
-    assert max(took_s) < ANSWER_WITHIN_S
-    assert red_s < RED_WITHIN_S
-    assert green_s < GREEN_WITHIN_S
+            for outage in outages(postgres):
+                seen = await see(one, outage, "database", first.headers["location"])
+                refused = [*seen.answers, seen.read]
+                assert {(503, "unavailable")} == {(answer.status_code, answer.json()["code"]) for answer in refused}
+                assert all("retry-after" in answer.headers for answer in refused)
+                again, _ = await post(one, "before")
+                new, _ = await post(one, f"{outage.name}-0")
+                assert (202, first.json()["order_id"], 202) == (
+                    again.status_code, again.json()["order_id"], new.status_code,
+                )  # fmt: skip
