@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr, ValidationError
 
 from order_api import keys as keys_module
-from order_api.keys import PAUSE_S, JwksKeys
+from order_api.keys import JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, JwksKeys
 from order_api.problems import Problem
 from order_api.settings import ApiSettings
 from order_api.tokens import Tokens
@@ -335,6 +335,17 @@ async def test_whatever_the_issuer_answers_the_keys_stay(issuer: Issuer, raw: by
         assert ("unavailable", _AWAY) == await one.refusal(_nobody())
     assert "alice" == await door.user(issuer.sign("RS256"))
     assert str(await fresh.keys.check()).startswith("the keys of tokens could not be fetched: ")
+
+
+async def test_more_than_any_issuer_publishes_is_not_read(issuer: Issuer) -> None:
+    """An answer is read up to a bound, and of its keys only so many: good ones among them are no reason to go on."""
+    token = issuer.sign("ES256")
+    keys = json.dumps({"keys": issuer.jwks}).encode()
+    issuer.raw = _OK + b"\r\n" + keys + b" " * JWKS_BYTES_MAX
+    assert ("unavailable", _AWAY) == await Door(issuer).refusal(token)
+    issuer.raw = None
+    issuer.jwks[:0] = [{}] * KEYS_MAX
+    assert ("unavailable", _AWAY) == await Door(issuer).refusal(token)
 
 
 async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
