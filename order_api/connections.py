@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from order_api.door import HEADERS
 from order_api.problems import Code, Problem
 from saga_kit.backoff import pause
 
@@ -149,17 +150,24 @@ class Connection(HttpToolsProtocol):
             self._judge()
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            # To h2c or websockets, which are not spoken here, and the parser has stopped for it. An offer is no demand
-            # (RFC 9110, 7.8): the same request is read without it, and then its body, by a parser that goes on.
-            self._upgrade = False
-            self.parser = httptools.HttpRequestParser(self)
-            kept = [header for header in self.headers if header[0] not in _UPGRADING]
-            head = b"".join(b"%b: %b\r\n" % header for header in kept)
-            self.parser.feed_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self._method, self.url, head))
-            self._feed(data[offer.args[0] :])
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+            else:
+                return
+            self._decline_upgrade()
+
+    def _decline_upgrade(self) -> None:
+        """Read the head again without its offer to speak h2c or websockets, by a parser that goes on with the body.
+
+        An offer is no demand (RFC 9110, 7.8), but the old parser takes it for one and stops.
+        """
+        self._upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        head = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] not in _UPGRADING)
+        self.parser.feed_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self._method, self.url, head))
 
     def _judge(self) -> None:
         """Look at what is there after some bytes: whether the client owes more, and whether it was too much."""
@@ -210,6 +218,7 @@ class Connection(HttpToolsProtocol):
             return
         self._in_body, self._complete = False, True
         self._owed_since = None
+        self._message_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -257,7 +266,7 @@ class Connection(HttpToolsProtocol):
 
     def _tell(self, code: Code) -> None:
         answer = Problem(code, headers={"connection": "close"}).response("/")
-        headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+        headers = b"".join(b"%b: %b\r\n" % header for header in {**HEADERS, **dict(answer.raw_headers)}.items())
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status_code], headers, bytes(answer.body)))
 
 

@@ -217,7 +217,8 @@ class OrderRoutes:
         """Read the body of an order."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise Problem(Code.UNSUPPORTED_MEDIA_TYPE)
-        return await read_body_bytes(request, bytes_max=self._body_bytes_max)
+        with self._in_flight.waiting():  # a client that sends slowly takes nobody's place
+            return await read_body_bytes(request, bytes_max=self._body_bytes_max)
 
 
 def _about(request: Request, order_id: UUID) -> UUID:

@@ -93,7 +93,8 @@ class ApiSettings(KitSettings):
     scope `orders:act-for-users` belong to trusted services and are not limited."""
     api_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Requests on `/orders` that one API process works on at once; more are answered with 503 before they are begun,
-    so that those under way stay fast. Requests that only wait for an order (`Prefer: wait`) do not count."""
+    so that those under way stay fast. Requests that wait for their body or for an order (`Prefer: wait`) do not
+    count."""
     api_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     """Connections of clients to one API process, those that wait for an order included; further ones get a 503."""
     api_cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""

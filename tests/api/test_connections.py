@@ -166,6 +166,23 @@ async def test_many_small_requests_in_one_piece_are_no_large_head() -> None:
         assert 11 == answers.count(b"HTTP/1.1 200 OK")
 
 
+async def test_a_line_end_after_a_large_body_is_no_large_head() -> None:
+    """What an old client sends after its body is counted with neither request."""
+    async with serving() as server:
+        reader, writer = await server.connect()
+        writer.write(POST.replace(b"100", b"50000") + b"a" * 50_000)
+        assert b"413" in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        reader, writer = await server.connect()
+        writer.write(POST.replace(b"/x", b"/unread").replace(b"100", b"50000") + b"a" * 50_000)
+        assert b"well" in await reader.readuntil(b"well")
+        writer.write(b"\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(GET)
+        assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
 async def test_requests_sent_ahead_are_bounded() -> None:
     """Who sends thousands of requests ahead of their answers is cut off, and no thousands are kept."""
     async with serving() as server:

@@ -14,7 +14,7 @@ from order_api import limits
 from order_api.desk import Desk
 from order_api.limits import InFlight, RateLimit
 from order_api.settings import ApiSettings
-from tests.api.support import TRADER, Api, Orchestrator, running, until
+from tests.api.support import TRADER, Api, Orchestrator, running, token, until
 
 NOBODY = "/orders/00000000-0000-0000-0000-000000000000"
 HEADERS = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "ratelimit-policy"}
@@ -192,6 +192,21 @@ async def test_who_waits_takes_no_place(settings: ApiSettings, orchestrator: Orc
         api.app.state.waiters.wake_all()
         assert {200} == {answer.status_code for answer in await asyncio.gather(*waiting)}
         await until(lambda: _in_flight(api, 0))
+
+
+async def test_who_sends_slowly_takes_no_place(settings: ApiSettings) -> None:
+    """A body that dribbles in keeps nobody else from being served; at its deadline it is a 408."""
+    async with running(settings.model_copy(update={"api_in_flight_max": 1})) as api:
+        head = f"POST /orders HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token()}\r\nContent-Length: 99\r\n"
+        slow = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(3)]
+        for _, writer in slow:
+            writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+        await asyncio.sleep(0.3)
+        assert 202 == (await api.submit()).status_code
+        assert 0 == await api.metric("http_server_shed_requests_total")
+        for reader, writer in slow:
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+            writer.close()
 
 
 async def test_a_client_that_hangs_up_gives_its_place_back(
