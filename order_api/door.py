@@ -126,7 +126,11 @@ class Door:
         """Name the route by its pattern, found by its endpoint: FastAPI tells its own routes only, not a plain one."""
         if not self._paths:
             self._paths = {route.endpoint: route.path for route in scope["app"].routes if isinstance(route, Route)}
-        return self._paths.get(scope.get("endpoint"))
+        if "endpoint" in scope:
+            return self._paths.get(scope["endpoint"])
+        # There is none, or the request was refused on its way to it.
+        routes = (route for route in scope["app"].routes if isinstance(route, Route))
+        return next((route.path for route in routes if route.matches(scope)[0] is not Match.NONE), None)
 
 
 class _Answer:

@@ -168,3 +168,21 @@ async def test_a_client_that_hangs_up_is_counted_and_told(
         await until(lambda: api.metric(name))
     [line] = lines(capfd)
     assert ("POST", "/orders", 499, 0) == (line["method"], line["route"], line["status"], line["bytes_sent"])
+
+
+async def test_what_is_refused_on_its_way_counts_for_its_route(
+    json_settings: ApiSettings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A request that is shed never reaches its route, and is counted and told under it all the same."""
+    async with running(json_settings.model_copy(update={"api_in_flight_max": 1})) as api:
+        api.wire.gate.clear()
+        posting = asyncio.create_task(api.submit())
+        await until(lambda: api.wire.batches)
+        for path in ("/orders/00000000-0000-0000-0000-000000000000", "/orders", "/orders/by-client-id/planted"):
+            assert httpx.codes.SERVICE_UNAVAILABLE == (await api.get(path)).status_code
+        api.wire.gate.set()
+        await posting
+        name = "http_server_request_duration_seconds_count"
+        assert 1 == await api.metric(f'{name}{{method="GET",route="/orders/{{order_id}}",status="503"}}')
+    routes = [line["route"] for line in lines(capfd) if line["status"] == httpx.codes.SERVICE_UNAVAILABLE]
+    assert ["/orders/{order_id}", "/orders", "/orders/by-client-id/{client_order_id}"] == routes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from starlette.requests import Request
@@ -42,6 +44,17 @@ async def test_every_answer_has_the_protecting_headers(api: Api, monkeypatch: py
         assert {name: [value] for name, value in PROTECTING.items()} == {
             name: answer.headers.get_list(name) for name in PROTECTING
         }, answer.request.url
+
+
+async def test_what_is_no_request_is_answered_with_them_too(api: Api) -> None:
+    """The server's own refusals, which never reach the application, protect their reader alike."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(b"no request at all\r\n\r\n")
+    head, _, _ = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    lines = head.decode().splitlines()
+    assert lines[0].startswith("HTTP/1.1 400 ")
+    assert {f"{name}: {value}" for name, value in PROTECTING.items()} <= set(lines)
 
 
 async def test_nothing_tells_what_software_answers(api: Api) -> None:
