@@ -23,8 +23,8 @@ from typing import Any, Protocol, TypeVar
 import asyncpg
 import dotenv
 import psutil
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from docker.errors import DockerException, ImageNotFound
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.config import testcontainers_config
@@ -83,11 +83,11 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class KafkaSecurity:
-    """What makes a broker plain or secure: its settings, its files by their place, and what asks whether it is up."""
+    """What makes a broker plain or secure: its settings, its files by their place, librdkafka's options."""
 
     settings: Mapping[str, str] = field(default_factory=lambda: variables(DEPLOY / "broker-plain.env"))
     files: Mapping[str, Path] = field(default_factory=dict)
-    probe: Callable[[str], Probe] = field(default_factory=lambda: _kafka_probe)
+    client_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def variables(*files: Path) -> dict[str, str]:
@@ -147,7 +147,7 @@ class DockerServer:
         while True:
             try:
                 return await self._probe()
-            except (OSError, KafkaError, asyncpg.PostgresError) as error:
+            except (OSError, asyncpg.PostgresError) as error:
                 await asyncio.to_thread(self._container.reload)
                 if self._container.status == "exited" or time.monotonic() > give_up_at:
                     raise RuntimeError(f"{self.description} does not answer: {self._last_words()}") from error
@@ -217,7 +217,9 @@ def start_docker_kafka(security: KafkaSecurity | None = None) -> DockerServer:
     container.with_kwargs(entrypoint=["bash", "-c", _KAFKA_START, "kafka"]).with_command(_own_start(container))
     address = f"{host}:{port}"
     description = f"Apache Kafka ({KAFKA_IMAGE})"
-    return _started(DockerServer(container.start(), address, description, security.probe(address)))
+    return _started(
+        DockerServer(container.start(), address, description, _kafka_probe(address, security.client_options))
+    )
 
 
 def start_docker_postgres() -> DockerServer:
@@ -357,13 +359,15 @@ def _own_start(container: DockerContainer) -> list[str]:
     return [*(configuration["Entrypoint"] or ()), *(configuration["Cmd"] or ())]
 
 
-def _kafka_probe(address: str) -> Probe:
+def _kafka_probe(address: str, options: Mapping[str, str]) -> Probe:
+    """Ask by librdkafka: connections that a starting broker drops leave neither sockets nor lines of a log behind."""
+    client = AdminClient({"bootstrap.servers": address, "reconnect.backoff.max.ms": 200, "log_level": 0, **options})
+
     async def probe() -> None:
-        client = AIOKafkaClient(bootstrap_servers=address, request_timeout_ms=2000)
         try:
-            await client.bootstrap()
-        finally:
-            await client.close()
+            await asyncio.to_thread(client.list_topics, timeout=2)
+        except KafkaException as error:
+            raise ConnectionError(str(error)) from error
 
     return probe
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.infrastructure import Infrastructure
-from tests.integration.documented import run_example, run_in_shell, shown
-from tests.integration.system import System
+from tests.integration.documented import ROOT, run_example, run_in_shell, shown
+from tests.integration.system import System, command
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -48,6 +48,15 @@ async def test_the_python_example_says_when_it_cannot_reach_a_broker() -> None:
     assert 2 == told.code
     assert "order_producer: KafkaConnectionError" in told.err
     assert "Traceback" not in told.err
+
+
+@pytest.mark.apache_kafka
+async def test_rights_cannot_be_given_where_nobody_checks_them(system: System) -> None:
+    """A broker without an authorizer says so, and the command does not pretend."""
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": system.stack.kafka_bootstrap_servers}
+    told = await command("acls", str(ROOT / "deploy" / "acls.txt"), env=environment)
+    assert 1 == told.code
+    assert "order-saga: orchestrator read orders.requests: No Authorizer is configured." == told.err.strip()
 
 
 @pytest.mark.apache_kafka

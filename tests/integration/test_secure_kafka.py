@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError, TopicAuthorizationFailedError
-from confluent_kafka import KafkaException, admin
+from confluent_kafka import admin
 
 from contracts.topics import TOPICS
 from local_stack.ports import free_ports
@@ -32,7 +32,7 @@ from saga_kit.settings import KafkaSettings
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.documented import run_example, run_in_shell, shown
 from tests.integration.system import Output, command
-from tests.servers import DEPLOY, DockerServer, KafkaSecurity, Probe, start_docker_kafka, variables
+from tests.servers import DEPLOY, DockerServer, KafkaSecurity, start_docker_kafka, variables
 
 pytestmark = pytest.mark.apache_kafka
 
@@ -83,7 +83,7 @@ def secure_kafka(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPa
             "/broker-key/broker.pem": folder / "broker.pem",
             "/client.properties": DEPLOY / "client.properties",
         },
-        probe=lambda address: _probe(_admin_options(address, folder / "ca.pem", both)),
+        client_options=_admin_options(folder / "ca.pem", both),
     )
     server = start_docker_kafka(security)
     kafka = SecureKafka(server, folder / "ca.pem", both)
@@ -201,12 +201,17 @@ async def test_a_broker_that_nobody_vouches_for_is_not_told_the_password(secure_
 async def test_a_service_without_a_right_says_so_and_ends(
     secure_kafka: SecureKafka, database: Database, tmp_path: Path
 ) -> None:
-    """A service that may read its topics but not join its group ends at once, with the reason in one line."""
+    """A service that may read its topics but not join its group ends at once, with the reason in one line.
+
+    Its login is one by SCRAM, made while the broker runs.
+    """
+    login = await _new_scram_login(secure_kafka)
     list_of_rights = tmp_path / "acls.txt"
-    list_of_rights.write_text("desk read balance.commands\n")
+    user = login["KAFKA_SASL_USERNAME"]
+    list_of_rights.write_text(f"{user} read balance.commands\n{user} write orders.requests\n")
     await _as_admin(secure_kafka, "acls", str(list_of_rights))
-    environment = {"DATABASE_URL": database.url_of("balance"), "HTTP_PORT": "0"} | secure_kafka.environment("desk")
-    ended = await command("balance", env=environment)
+    own = {"DATABASE_URL": database.url_of("balance"), "HTTP_PORT": "0"}
+    ended = await command("balance", env=secure_kafka.environment("desk") | login | own)
     assert 1 == ended.code
     assert "no right to consume: GroupAuthorizationFailedError" in (ended.out + ended.err).splitlines()[-1]
     assert "Traceback" not in ended.out + ended.err
@@ -220,21 +225,14 @@ async def test_what_a_login_may_not_see_is_told_as_such(secure_kafka: SecureKafk
     assert "assets.replies is missing, or hidden from this login" in told.err
 
 
-async def test_a_scram_login_can_be_made_while_the_broker_runs(secure_kafka: SecureKafka) -> None:
-    """A user that is added to the broker's metadata logs in at once, and may do nothing that nobody allowed it."""
+async def _new_scram_login(kafka: SecureKafka) -> dict[str, str]:
     user = f"team-{uuid.uuid4()}"
-    client = librdkafka.AdminClient(
-        _admin_options(secure_kafka.server.address, secure_kafka.cafile, secure_kafka.compose)
-    )
+    options = _admin_options(kafka.cafile, kafka.compose)
+    client = librdkafka.AdminClient({"bootstrap.servers": kafka.server.address, **options})
     credential = librdkafka.ScramCredentialInfo(librdkafka.ScramMechanism.SCRAM_SHA_512, 4096)
     made = client.alter_user_scram_credentials([librdkafka.UserScramCredentialUpsertion(user, credential, b"a secret")])
     await asyncio.to_thread(made[user].result, 20)
-
-    scram = {"kafka_sasl_mechanism": "SCRAM-SHA-512", "kafka_sasl_username": user, "kafka_sasl_password": "a secret"}
-    settings = KafkaSettings.model_validate(secure_kafka.settings("desk").model_dump() | scram)
-    async with _producer(settings) as producer:
-        with pytest.raises(TopicAuthorizationFailedError):
-            await producer.send_and_wait("orders.requests", b"{}", key=b"k")
+    return {"KAFKA_SASL_MECHANISM": "SCRAM-SHA-512", "KAFKA_SASL_USERNAME": user, "KAFKA_SASL_PASSWORD": "a secret"}
 
 
 async def _by_rest(services: Mapping[str, str]) -> httpx.Response:
@@ -245,27 +243,15 @@ async def _by_rest(services: Mapping[str, str]) -> httpx.Response:
         return await client.post("/orders", json=body, headers=headers)
 
 
-def _admin_options(address: str, cafile: Path, compose: Mapping[str, str]) -> dict[str, Any]:
-    """Return librdkafka's options: it can manage users, and it waits for a broker that starts without a word."""
+def _admin_options(cafile: Path, compose: Mapping[str, str]) -> dict[str, str]:
+    """Return librdkafka's options for the super user."""
     return {
-        "bootstrap.servers": address,
         "security.protocol": "SASL_SSL",
         "ssl.ca.location": str(cafile),
         "sasl.mechanism": "PLAIN",
         "sasl.username": "admin",
         "sasl.password": compose["KAFKA_ADMIN_PASSWORD"],
-        "log_level": 0,
     }
-
-
-def _probe(options: dict[str, Any]) -> Probe:
-    async def probe() -> None:
-        try:
-            await asyncio.to_thread(librdkafka.AdminClient(options).list_topics, timeout=2)
-        except KafkaException as error:
-            raise ConnectionError(str(error)) from error
-
-    return probe
 
 
 def _refusals(log: Path) -> list[str]:
