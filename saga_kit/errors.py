@@ -14,6 +14,7 @@ None of them crosses a service. A business "no" is never an exception.
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 from aiokafka.errors import KafkaError
@@ -24,6 +25,8 @@ Cause = Literal["infrastructure", "poison"]
 POISON_SQLSTATE_CLASSES: Final = frozenset({"22", "23"})
 """Data exceptions and violated constraints; a trigger that refuses a row must raise one too (`check_violation`)."""
 DESCRIPTION_MAX: Final = 300
+_ROW: Final = re.compile(r"^DETAIL:.*\n?", re.MULTILINE)
+_VALUE: Final = re.compile(r"(query argument \$\d+|invalid input syntax for type [^:\n]+): .*")
 
 
 class KitError(Exception):
@@ -70,12 +73,17 @@ def describe(error: BaseException) -> str:
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
     message = next(iter(str(cause).splitlines()), "").replace("\0", "")
     # SQLAlchemy's asyncpg adapter says "<class '...'>: message".
-    message = message.split("'>: ", 1)[-1]
+    message = without_values(message.split("'>: ", 1)[-1])
     sqlstate = getattr(cause, "sqlstate", None)
     name = type(cause.__cause__ if sqlstate and cause.__cause__ is not None else cause).__name__
     if message.startswith(name):  # aiokafka's errors say their own name
         return message[:DESCRIPTION_MAX]
     return (f"{name}: {message}" if message else name)[:DESCRIPTION_MAX]
+
+
+def without_values(text: str) -> str:
+    """Take out of an error's text, stack trace included, what PostgreSQL and its driver quote: people sent it."""
+    return _VALUE.sub(r"\1", _ROW.sub("", text))
 
 
 def _classify_database(error: DBAPIError) -> Cause:

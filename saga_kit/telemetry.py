@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
+from saga_kit.errors import without_values
 from saga_kit.settings import KitSettings
 
 THROTTLE_S: Final = 30.0
@@ -52,7 +53,7 @@ def configure_logging(settings: KitSettings, *, service: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        _without_rows,
+        _without_values,
     ]
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -79,11 +80,9 @@ def configure_logging(settings: KitSettings, *, service: str) -> None:
     structlog.contextvars.bind_contextvars(service=service)
 
 
-def _without_rows(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take the rows out of a stack trace: PostgreSQL quotes the one that it refuses, with all that people sent."""
+def _without_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if "exception" in event:
-        lines = str(event["exception"]).splitlines()
-        event["exception"] = "\n".join(line for line in lines if not line.startswith("DETAIL:"))
+        event["exception"] = without_values(str(event["exception"]))
     return event
 
 

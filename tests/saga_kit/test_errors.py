@@ -97,6 +97,12 @@ async def test_an_error_is_said_in_one_line_without_statement_and_values(schema:
     assert describe(TimeoutError()) == "TimeoutError"
     assert len(describe(ValueError("x" * 1000))) <= 300
     assert describe(await error_of(schema, "SELECT $1::int", "x")).startswith("DataError: invalid input")
+    for statement, kind in (
+        ("SELECT $1::int", "DataError"),
+        ("SELECT $1::text::uuid", "InvalidTextRepresentationError"),
+    ):
+        said = describe(await error_of(schema, statement, "sEcReT"))
+        assert (True, False) == (said.startswith(f"{kind}: invalid input "), "sEcReT" in said)
 
 
 def test_pauses_grow_are_jittered_and_capped() -> None:
