@@ -125,7 +125,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
     order = call(user, "POST", "/orders", given, **_until(deadline))
     while order["status"] not in ENDED and time.monotonic() < deadline:
         time.sleep(0.1)  # the API waits for us, unless too many wait already
-        order = call(user, "GET", f"/orders/{order['order_id']}", **_until(deadline))
+        order = call(user, "GET", f"/orders/{order['order_id']}", None, **_until(deadline))
     if json:
         print_json(order)
     else:
