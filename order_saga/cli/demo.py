@@ -81,8 +81,12 @@ async def run_demo(*, keep: bool, json: bool) -> int:
     try:
         options = StackOptions(time_scale=TIME_SCALE, load_samples=samples)
         async with LocalStack(folder, options, err if json else out) as stack:
-            # Not from the environment, which may name another broker, with TLS and a login.
-            kafka = KafkaSettings.model_validate({"kafka_bootstrap_servers": stack.kafka_bootstrap_servers})
+            kafka = KafkaSettings(  # all of it: the environment may be meant for another broker, with TLS and a login
+                kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
+                kafka_topic_prefix="",
+                kafka_security_protocol="PLAINTEXT",
+                kafka_ssl_cafile=None,
+            )
             patience_s = PATIENCE_S * TIME_SCALE + STARTING_S
             target = Target(stack.api_url, stack.database_url, kafka, stack.jwt_secret, patience_s)
             good = await _play(target, json=json)
