@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -106,6 +106,10 @@ def create_app(
     store = Store(engine, grace_s=grace_s)
     waiters = Waiters()
     follower = Follower(settings, waiters)
+    waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
+    waiting.set_function(lambda: waiters.waiting)
+    followed = Gauge("order_events_followed", "1 while who waits hears of events.", registry=registry)
+    followed.set_function(lambda: follower.following)
     sweeper = Sweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
     keys = _keys(settings, registry)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)

@@ -275,7 +275,7 @@ def _etag(order: Order) -> str:
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(codec.encode(body), status, {"cache-control": "no-store", **(headers or {})}, JSON)
+    return Response(codec.encode(body), status, headers, JSON)
 
 
 def _traceparent(request: Request) -> str | None:

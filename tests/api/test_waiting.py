@@ -232,6 +232,10 @@ async def test_a_thousand_wait_for_nothing_and_are_all_woken(
         await until(lambda: len(looks) >= 1000)
         await asyncio.sleep(0.5)
         looks.clear()
+        assert (1000, 1) == (
+            await api.metric("http_server_waiting_requests"),
+            await api.metric("order_events_followed"),
+        )
         idle_cpu_s, seconds = await _cpu_of(asyncio.sleep(3.0))
         assert [] == looks
         assert idle_cpu_s < 0.1 * seconds  # the test's own 1,000 clients included

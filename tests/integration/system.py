@@ -154,7 +154,7 @@ async def running(
     options = StackOptions(
         database_url=url,
         kafka_bootstrap_servers=servers.kafka_bootstrap_servers,
-        environment={"KAFKA_TOPIC_PREFIX": prefix},
+        environment={"KAFKA_TOPIC_PREFIX": prefix, "API_RATE_LIMIT_PER_S": "0"},  # one user trades like a thousand
         replicas=replicas,
         time_scale=time_scale,
         load_samples=(lambda logins: load_samples(logins, time_scale)) if samples else None,
