@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Coroutine
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from contracts import codec
 from contracts.decimals import Exact, Money
 from contracts.orders import Order
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE, OrderStatus, ReasonCode
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, Count, Instant, OrderStatus, ReasonCode
 from order_api.bodies import read_body_bytes
 from order_api.desk import Desk, address
 from order_api.gate import Gate
@@ -52,8 +51,8 @@ class OrderState(msgspec.Struct, frozen=True):
     filled_quantity: Money
     average_price: Exact | None
     fee: Money
-    version: int
-    updated_at: datetime
+    version: Count
+    updated_at: Instant
 
 
 class History(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import Order
-from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
+from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode
 from order_api.listing import Wanted
 from order_api.messages import Cancel, Claim, Claimed
 from order_api.trail import ACCEPTED, Action, Origin
@@ -44,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True):
     """One thing that happened to an order. `status` and `version` stand with those that the public saw."""
 
     seq: int
-    at: datetime
+    at: Instant
     kind: str
     name: str
     status: OrderStatus | None
