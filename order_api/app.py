@@ -22,13 +22,13 @@ from starlette.middleware.cors import CORSMiddleware
 from contracts.topics import ORDERS_REQUESTS
 from order_api.access_log import AccessLog
 from order_api.connections import Connections, make_room
+from order_api.description.pages import page_routes
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
 from order_api.follower import Follower
 from order_api.gate import Gate
 from order_api.keys import JwksKeys, SharedSecret
 from order_api.limits import InFlight, RateLimit, Shedding
-from order_api.pages import page_routes
 from order_api.problems import Problem
 from order_api.routes import OrderRoutes
 from order_api.settings import ApiSettings

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from order_api.submission import KEY_KEPT_DAYS
 from saga_kit.settings import KitSettings
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
@@ -106,7 +107,7 @@ class ApiSettings(KitSettings):
     """Connections of one API process; claims share one, however many requests there are."""
     api_access_log: bool = True
     """One line for each request; those for health and metrics only at the level DEBUG."""
-    api_idempotency_key_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    api_idempotency_key_days: Annotated[int, Field(ge=1, le=3650)] = KEY_KEPT_DAYS
     """How long an Idempotency-Key is kept at least; after that, the same key makes a new order."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""

@@ -17,6 +17,8 @@ from order_api.problems import Code, FieldError, Problem, invalid, quote
 
 KEY_HEADER: Final = "Idempotency-Key"
 KEY_RULE: Final = "one header of 1 to 255 visible ASCII characters"
+KEY_KEPT_DAYS: Final = 30
+"""Unless `API_IDEMPOTENCY_KEY_DAYS` says otherwise."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 

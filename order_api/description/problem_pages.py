@@ -13,9 +13,9 @@ from html import escape
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from order_api.problem_examples import problem_examples
+from order_api.description.problem_examples import problem_examples
+from order_api.description.schemas import FIELD_MEANINGS, Members
 from order_api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Code, Kind
-from order_api.schemas import FIELD_MEANINGS, Members
 
 INDEX_TITLE: Final = "Problems"
 INDEX_TEXT: Final = (

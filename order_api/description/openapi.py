@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from order_api.examples import BODY, MINIMAL_BODY, Example, answer_examples
-from order_api.operations import (
+from order_api.description.examples import BODY, MINIMAL_BODY, Example, answer_examples
+from order_api.description.operations import (
     ANYWHERE,
     HEADERS,
     LIMIT_HEADERS,
@@ -18,10 +18,10 @@ from order_api.operations import (
     Operation,
     Parameter,
 )
-from order_api.problem_examples import problem_examples
+from order_api.description.problem_examples import problem_examples
+from order_api.description.schemas import components, problem_name, reference
 from order_api.problems import MEDIA_TYPE, PROBLEMS, Code
 from order_api.routes import JSON
-from order_api.schemas import components, problem_name, reference
 from order_api.tokens import Scope
 
 TITLE: Final = "Orders"

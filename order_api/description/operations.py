@@ -11,15 +11,15 @@ from typing import Any, Final, NamedTuple
 
 from contracts.examples import ORDER_ID
 from contracts.vocabulary import NAME_PATTERN, OrderStatus, OrderType
-from order_api.examples import CLIENT_ORDER_ID, KEY, USER_ID, example_cursor
+from order_api.description.examples import CLIENT_ORDER_ID, KEY, USER_ID, example_cursor
+from order_api.description.schemas import ORDER_ID as ORDER_ID_SCHEMA
+from order_api.description.schemas import TIME, Liveness, ReadinessReport, reference
 from order_api.limits import WINDOW_S
 from order_api.listing import LIMIT_DEFAULT, LIMIT_MAX, Page
 from order_api.preferences import WAIT_MAX_S
 from order_api.problems import RETRY_AFTER_S, Code
 from order_api.routes import JSON, History, OrderState
-from order_api.schemas import ORDER_ID as ORDER_ID_SCHEMA
-from order_api.schemas import TIME, Liveness, ReadinessReport, reference
-from order_api.submission import KEY_HEADER, KEY_RULE, OrderBody
+from order_api.submission import KEY_HEADER, KEY_KEPT_DAYS, KEY_RULE, OrderBody
 from order_api.tokens import Scope
 
 HTML: Final = "text/html; charset=utf-8"
@@ -136,7 +136,8 @@ _IF_NONE_MATCH: Final = Parameter(
 _KEY: Final = Parameter(
     KEY_HEADER,
     "header",
-    f"Makes repeating the request safe: {KEY_RULE}, another for each order.",
+    f"Makes repeating the request safe: {KEY_RULE}, another for each order. Kept for at least {KEY_KEPT_DAYS} days,"
+    " unless whoever runs the service has set another time; a `client_order_id` is the order's for good.",
     {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
     KEY,
 )

@@ -16,11 +16,11 @@ from contracts.decimals import Exact, Money
 from contracts.examples import ORDER_ID, TIME
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, ReasonCode
+from order_api.description.schemas import Liveness, ReadinessReport
 from order_api.listing import make_page, write_cursor
 from order_api.messages import Claimed
 from order_api.orders import pending
 from order_api.routes import History, OrderState
-from order_api.schemas import Liveness, ReadinessReport
 from order_api.store import Entry
 from order_api.submission import make_claim, read_body
 

@@ -1,6 +1,6 @@
 """Writes what `docs/` has of this room: `openapi.json`, and a page for each problem in `problems/`.
 
-`python -m order_api.documents` writes; `--check` compares and exits 1 when something is stale.
+`python -m order_api.description.documents` writes; `--check` compares and exits 1 when something is stale.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from order_api.openapi import describe
-from order_api.problem_pages import markdown_index, markdown_page
+from order_api.description.openapi import describe
+from order_api.description.problem_pages import markdown_index, markdown_page
 from order_api.problems import PROBLEMS
 
-DOCS: Final = Path(__file__).parents[1] / "docs"
+DOCS: Final = Path(__file__).parents[2] / "docs"
 OPENAPI: Final = "openapi.json"
 PAGES: Final = "problems"
 

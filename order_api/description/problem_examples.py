@@ -15,8 +15,8 @@ import msgspec
 from contracts.examples import ORDER_ID
 from contracts.vocabulary import OrderStatus
 from order_api.bodies import CLOSE
+from order_api.description.examples import USER_ID, orders_by_status
 from order_api.desk import address
-from order_api.examples import USER_ID, orders_by_status
 from order_api.limits import RETRY_AFTER_S, RateLimit
 from order_api.orders import refuse_late_cancel
 from order_api.problems import Code, Problem

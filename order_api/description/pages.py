@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from order_api.openapi import TITLE, describe
-from order_api.problem_pages import STYLE_SOURCE, html_index, html_page
+from order_api.description.openapi import TITLE, describe
+from order_api.description.problem_pages import STYLE_SOURCE, html_index, html_page
 from order_api.problems import PROBLEMS, TYPE_PREFIX, Code, Problem
 from order_api.routes import JSON
 
