@@ -42,7 +42,7 @@ audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks 
 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m contracts.documents
-	@$(BIN)/python -m order_api.documents
+	@$(BIN)/python -m order_api.description.documents
 	@$(BIN)/python -m order_saga.documents
 	@$(BIN)/order-saga settings --write-docs
 

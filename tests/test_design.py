@@ -39,7 +39,7 @@ STARTED_BY_NAME = {
     "local_stack.child",
     "migrations.env",  # alembic
     "contracts.documents",  # make docs
-    "order_api.documents",
+    "order_api.description.documents",
     "order_saga.documents",
 }
 

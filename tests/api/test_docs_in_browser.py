@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import ConsoleMessage, Page, Request, async_playwright
 
-from order_api.operations import OPERATIONS
+from order_api.description.operations import OPERATIONS
 from order_api.problems import PROBLEMS
 from tests.api.support import Api, token
 from tests.infrastructure import chromium

@@ -18,12 +18,12 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from starlette.routing import Route
 
 from contracts.vocabulary import OrderStatus, OrderType
-from order_api.openapi import describe
-from order_api.operations import HEADERS, LIMIT_HEADERS, OPERATIONS
-from order_api.pages import SWAGGER_UI_FILES
-from order_api.problem_examples import problem_examples
+from order_api.description.openapi import describe
+from order_api.description.operations import HEADERS, LIMIT_HEADERS, OPERATIONS
+from order_api.description.pages import SWAGGER_UI_FILES
+from order_api.description.problem_examples import problem_examples
+from order_api.description.schemas import FIELD_MEANINGS, STATUS_MEANINGS, TYPE_MEANINGS
 from order_api.problems import PROBLEMS, Code
-from order_api.schemas import FIELD_MEANINGS, STATUS_MEANINGS, TYPE_MEANINGS
 from order_api.settings import ApiSettings
 from tests.api.support import Api, Orchestrator, running, token
 
