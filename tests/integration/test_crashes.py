@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.infrastructure import Infrastructure, own_broker, own_postgres
 from tests.integration.checker import assert_all_is_well
-from tests.integration.orders import HOLDINGS, mixed
+from tests.integration.orders import HOLDINGS, buy, mixed
 from tests.integration.system import System, eventually, running
 from tests.integration.trader import Trader
 
@@ -58,6 +58,32 @@ async def test_a_server_restarts_in_mid_flight(
     ends = await trader.ended(ids)
     assert len(ids) == len(ends)
     assert before == system.stack.pids
+    await assert_all_is_well(system, trader)
+
+
+async def test_an_order_that_the_broker_missed_comes_later_or_is_told_that_it_never_will(
+    servers: Infrastructure, system: System, trader: Trader, users: list[str]
+) -> None:
+    """A 503 says where to look; the order is kept, and ends when the broker is back: as EXPIRED when it is too old."""
+    wanted = [buy(users[0], "ACME", "1"), buy(users[0], "ACME", "1", ends="CANCELLED EXPIRED")]
+    await servers.broker.kill()
+    ids = []
+    for one in wanted:
+        answer = await trader.call(one.user_id, "POST", "/orders", json=one.body)
+        order_id, where = answer.json()["order_id"], f"/orders/{answer.json()['order_id']}"
+        assert (503, "not-published", where, where) == (
+            *(answer.status_code, answer.json()["code"]),
+            *(answer.json()["instance"], answer.headers["location"]),
+        )
+        shown = await trader.call(one.user_id, "GET", where)
+        assert (200, "PENDING", 0) == (shown.status_code, shown.json()["status"], shown.json()["version"])
+        ids.append(order_id)
+        trader.accepted[order_id] = one
+    older = "UPDATE api.claims SET created_at = created_at - interval '61 s' WHERE order_id = $1::text::uuid"
+    await system.owner_rows(older, ids[1])  # as if the outage had been that long
+    await servers.broker.start()
+
+    assert dict(zip(ids, [one.ends for one in wanted], strict=True)) == await trader.ended(ids)
     await assert_all_is_well(system, trader)
 
 
