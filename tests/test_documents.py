@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from order_api import documents as api_documents
+from order_api.description import documents as api_documents
 from order_saga import documents
 from order_saga.cli import settings
 from order_saga.core.phases import PHASES
