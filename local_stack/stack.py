@@ -68,6 +68,11 @@ class StackOptions:
     command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
 
 
+def login_password(owner_password: str, login: str) -> str:
+    """Derive it from the owner's: logins belong to a whole server, and whoever shares one must agree on them."""
+    return hmac.new(owner_password.encode(), login.encode(), hashlib.sha256).hexdigest()
+
+
 class LocalStack:
     """The whole system in `folder`, running inside `async with`; entering raises `StackError` when it cannot run."""
 
@@ -257,9 +262,7 @@ class LocalStack:
         return parts._replace(netloc=f"{login}:{self._login_password(login)}@{server}").geturl()
 
     def _login_password(self, login: str) -> str:
-        """Derive it from the owner's: logins belong to a whole server, and stacks that share one must agree on them."""
-        key = urlsplit(self.database_url).password or secret(self.folder / "login_secret")
-        return hmac.new(key.encode(), login.encode(), hashlib.sha256).hexdigest()
+        return login_password(urlsplit(self.database_url).password or secret(self.folder / "login_secret"), login)
 
     def _write_state(self) -> None:
         write_private(self._state_file, json.dumps(self.describe(), indent=2) + "\n")

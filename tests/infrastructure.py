@@ -25,6 +25,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from docker.errors import DockerException
 
+from local_stack.stack import login_password
 from tests.servers import (
     EmbeddedBroker,
     EmbeddedPostgres,
@@ -39,7 +40,6 @@ from tests.servers import (
 BrokerKind = Literal["apache", "embedded"]
 
 LOGINS = ("orchestrator", "api", "balance", "assets", "auditor")
-PASSWORD = "test-only"
 
 _TOPIC_EXISTS = 36
 _VISIBLE_WITHIN_S = 10.0
@@ -54,7 +54,8 @@ class Database:
     def url_of(self, login: str) -> str:
         """Return the address for one of `LOGINS`."""
         parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(netloc=f"{login}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}"))
+        server = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{login}:{login_passwords(self.url, login)[login]}@{server}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,11 @@ async def own_postgres() -> AsyncIterator[Server]:
         yield server
 
 
+def login_passwords(owner_url: str, *logins: str) -> dict[str, str]:
+    """Return the password of each login (of all `LOGINS`), as a local stack on the same server sets it."""
+    return {login: login_password(urlsplit(owner_url).password or "", login) for login in logins or LOGINS}
+
+
 async def migrated_database(admin_url: str, name: str = "order_saga") -> Database:
     """Create a database with the newest schema and a login for each service."""
     from migrations import create_logins, upgrade  # noqa: PLC0415  alembic costs what most test runs need not pay
@@ -211,7 +217,7 @@ async def migrated_database(admin_url: str, name: str = "order_saga") -> Databas
     await _execute(admin_url, f'CREATE DATABASE "{name}"')
     database = Database(_url_of_database(admin_url, name))
     await asyncio.to_thread(upgrade, database.url)
-    await asyncio.to_thread(create_logins, database.url, dict.fromkeys(LOGINS, PASSWORD))
+    await asyncio.to_thread(create_logins, database.url, login_passwords(database.url))
     return database
 
 

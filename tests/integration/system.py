@@ -25,20 +25,16 @@ from contracts.topics import TOPICS
 from local_stack.probes import http_ready
 from local_stack.sample_data import DEPOSITS
 from local_stack.stack import LocalStack, StackOptions
-from migrations import create_logins
 from order_saga.audit import audit
 from order_saga.cli.local import load_samples
 from order_saga.cli.reach import connected
 from participants.balance.store import deposit
-from tests.infrastructure import LOGINS, PASSWORD, drop_database
+from tests.infrastructure import drop_database
 from tests.integration.wire import Events, Producer
 
 WITHIN_S = 90.0
 """How long anything may take that takes a second on an idle machine."""
 POLL_S = 0.1
-_RUNNING: set[str] = set()
-"""Databases of systems that run now. Logins belong to the whole server, and all systems on it agree on the passwords;
-after the last one, other tests get back those that they know."""
 
 
 class Servers(Protocol):
@@ -159,19 +155,14 @@ async def running(
         time_scale=time_scale,
         load_samples=(lambda logins: load_samples(logins, time_scale)) if samples else None,
     )
-    _RUNNING.add(name)
     try:
         async with LocalStack(folder, options) as stack, _watched(stack, prefix) as system:
             if samples:
                 system.deposits |= {(one.user_id, one.asset_id): one.amount for one in DEPOSITS}
             yield system
     finally:
-        _RUNNING.remove(name)
         await drop_database(servers.database_url_admin, name)
         await servers.delete_topics(prefix)
-        if not _RUNNING:
-            passwords = dict.fromkeys(LOGINS, PASSWORD)
-            await asyncio.to_thread(create_logins, servers.database_url_admin, passwords)
 
 
 @asynccontextmanager

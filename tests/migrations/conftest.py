@@ -11,7 +11,7 @@ import asyncpg
 import pytest_asyncio
 
 from migrations import create_logins, upgrade
-from tests.infrastructure import LOGINS, PASSWORD, Database, Infrastructure, drop_database
+from tests.infrastructure import Database, Infrastructure, drop_database, login_passwords
 from tests.migrations.support import connected
 
 
@@ -30,7 +30,7 @@ async def empty_url(infrastructure: Infrastructure) -> AsyncIterator[str]:
 async def migrated(empty_url: str) -> Database:
     """Give a database that was migrated and not copied: a copy has not the rights to connect that a migration sets."""
     await asyncio.to_thread(upgrade, empty_url)
-    await asyncio.to_thread(create_logins, empty_url, dict.fromkeys(LOGINS, PASSWORD))
+    await asyncio.to_thread(create_logins, empty_url, login_passwords(empty_url))
     return Database(empty_url)
 
 

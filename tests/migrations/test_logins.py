@@ -16,7 +16,7 @@ import pytest_asyncio
 
 import migrations
 from migrations.logins import scram_verifier
-from tests.infrastructure import LOGINS, PASSWORD, Database, own_postgres
+from tests.infrastructure import LOGINS, Database, login_passwords, own_postgres
 from tests.migrations.support import connected
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ async def _who(url: str) -> str:
 
 def _set_up(url: str) -> None:
     migrations.upgrade(url)
-    migrations.create_logins(url, dict.fromkeys(LOGINS, PASSWORD))
+    migrations.create_logins(url, login_passwords(url))
 
 
 async def _in_a_process_of_its_own(url: str) -> int:
@@ -70,15 +70,16 @@ async def test_databases_of_one_cluster_are_set_up_at_the_same_instant(cluster_u
 
 async def test_an_owner_who_is_no_superuser_sets_up_a_cluster(cluster_url: str) -> None:
     """CREATEROLE and a database of one's own are enough for schema, groups and logins."""
+    [password] = login_passwords(cluster_url, "tenant").values()
     async with connected(cluster_url) as administrator:
-        await administrator.execute("CREATE ROLE tenant LOGIN CREATEROLE PASSWORD 'test-only'")
+        await administrator.execute(f"CREATE ROLE tenant LOGIN CREATEROLE PASSWORD '{password}'")
     database = await _database(cluster_url, "system", owner="tenant")
-    url = Database(database.url).url_of("tenant")
+    url = database.url_of("tenant")
 
     await asyncio.to_thread(_set_up, url)
     await asyncio.to_thread(_set_up, url)
 
-    assert list(LOGINS) == [await _who(database.url_of(login)) for login in LOGINS]
+    assert list(LOGINS) == [await _who(Database(url).url_of(login)) for login in LOGINS]
 
 
 async def test_an_administrators_role_is_never_made_a_service_login(cluster_url: str) -> None:
