@@ -32,7 +32,7 @@ NAMED: Mapping[str, str] = {"completed": "ACME", "failed": "HALT", "cancelled": 
 
 
 async def test_no_generated_request_gets_an_answer_that_is_not_documented(
-    infrastructure: Infrastructure, tmp_path: Path, record_property: Callable[[str, object], None]
+    infrastructure: Infrastructure, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """Whatever is asked, fitting or not, alone or in a row: no 5xx, nothing that the document does not say, no harm."""
     replicas = dict.fromkeys(("orchestrator", "balance", "assets"), 1)
@@ -46,7 +46,7 @@ async def test_no_generated_request_gets_an_answer_that_is_not_documented(
             # All calls but the document itself, which was read to begin with.
             assert len(OPERATIONS) - 1 == report["operations"]["tested"]
             generated += report["test_cases"]["generated"]
-        record_property("generated_requests", generated)
+        record_testsuite_property("generated_requests", generated)
         print(f"{generated} generated requests in {time.monotonic() - begin:.0f} s")  # noqa: T201
         await eventually(lambda: _all_ended(system), "every order that came of it ends")
         assert [] == await system.audit()
