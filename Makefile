@@ -11,11 +11,11 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench lint audit docs coverage lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants lint audit docs coverage lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## embedded PostgreSQL and broker, the whole system, an order for every outcome, the audit
 	@$(BIN)/order-saga demo $(ARGS)
@@ -34,6 +34,21 @@ lint: $(DEVELOPMENT) ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# What each of these did when it was last run in full stands in docs/evidence.md; ARGS="--record" writes it there.
+N ?= 10000
+simulate: $(DEVELOPMENT) ## N simulated histories with faults of every kind, from one seed (N=100000 SEED=7)
+	@$(BIN)/python -m tests.simulation --histories $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+crash-matrix: $(DEVELOPMENT) ## a process killed at every point of its work, under every type of message
+	@$(BIN)/python -m tests.crash_matrix $(ARGS)
+
+KILLS ?= 100
+chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7)
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+mutants: $(DEVELOPMENT) ## deliberate defects in the protocol, and the test that catches each
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
 # --strict: what the service does not know is no "nothing known".
 audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks a service on the network), and secrets in tracked files
 	@$(BIN)/python -m pytest -q tests/test_secrets.py
@@ -45,6 +60,7 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m order_api.description.documents
 	@$(BIN)/python -m order_saga.documents
 	@$(BIN)/order-saga settings --write-docs
+	@$(BIN)/python -m tests.evidence
 
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)

@@ -9,6 +9,7 @@ from order_saga.core.saga import Incoming, TimerDue
 from order_saga.silence import PROBES
 from saga_kit.backoff import keep_doing
 from saga_kit.batch import Received
+from saga_kit.crash_points import CrashPoint, reached
 
 if TYPE_CHECKING:
     import asyncio
@@ -51,5 +52,6 @@ async def _scan(engine: AsyncEngine, process: BatchProcess[Incoming], silence: S
         for number, order_id in enumerate(order_ids)
     ]
     if timers:
+        reached(CrashPoint.TIMERS_FOUND, timers)
         await process.run(timers)
     return len(timers)

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import Envelope, Outgoing
 from saga_kit.backoff import Backoff, pause
+from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import Stopped, classify, describe
 from saga_kit.outbox import Kept, Outbox, Publishes
 from saga_kit.publisher import check_sizes
@@ -161,18 +162,24 @@ class BatchProcess(Generic[M]):
 
     async def _commit(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
         sent = self._outbox.sent
+        reached(CrashPoint.BATCH_TAKEN, messages)
         async with self._engine.begin() as tx:
             effects = await self._handler.handle(tx, messages) if messages else Effects()
             check_sizes(effects.messages)
+            reached(CrashPoint.BATCH_HANDLED, messages)
             if letters := [*unreadable, *effects.letters]:
                 await self._dead_letters.write(tx, letters)
             rows = await self._outbox.write(tx, effects.kept, sent)
+            reached(CrashPoint.BATCH_WRITTEN, messages)
+        reached(CrashPoint.BATCH_COMMITTED, messages)
         self._outbox.forget(sent)
         now = [*(kept.outgoing for kept in effects.kept if not kept.delay_s), *effects.messages]
         if await self._publisher.publish(now):
+            reached(CrashPoint.PUBLISHED, messages)
             self._outbox.remember(rows)
         if effects.committed is not None:
             _tell(effects.committed)
+        reached(CrashPoint.BATCH_FINISHED, messages)
 
     async def _set_aside(self, message: Received[M], error: Exception) -> None:
         """Park what one bad message belongs to, or keep the message as a dead letter; wait out the world's faults."""
@@ -186,6 +193,7 @@ class BatchProcess(Generic[M]):
                         outcome = "dead_letter"
                     if outcome == "dead_letter" and message.record is not None:
                         await self._dead_letters.write(tx, [(message.record, reason)])
+                    reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
                 break
             except Exception as fault:  # noqa: BLE001 - sorted as above
                 if classify(fault) == "poison" and outcome == "parked":
@@ -194,6 +202,7 @@ class BatchProcess(Generic[M]):
                     await self._wait_out(backoff, fault)
         if outcome == "dead_letter" and message.record is None:
             outcome = "dropped"  # a timer comes again by itself
+        reached(CrashPoint.SET_ASIDE_COMMITTED, [message])
         self._metrics.messages_set_aside.labels(outcome).inc()
         log.error("a message can't be handled", outcome=outcome, reason=reason, record=_name(message.record))
 

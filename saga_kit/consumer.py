@@ -22,6 +22,7 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 from contracts.envelope import UnreadableMessage, read_envelope
 from saga_kit.backoff import pause
 from saga_kit.batch import BatchProcess, Handler, Received, Record, Unreadable
+from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import CannotStart, Stalled, Stopped, describe
 from saga_kit.poller import POLL_TIMEOUT_MS, RECORDS_MAX, LostRecord, Poller
 from saga_kit.publisher import Publisher
@@ -164,6 +165,7 @@ class Consumer(Generic[M]):
             await self._process.run(readable, unreadable)
             self._poller.handled(records)
             await self._acknowledge()
+            reached(CrashPoint.OFFSETS_COMMITTED, readable)
         except Stopped:
             self._given_up = True
             log.info("stopping with a batch that waits; it will be delivered again", records=len(records))

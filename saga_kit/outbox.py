@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import Outgoing
 from saga_kit.backoff import keep_doing
+from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.publisher import check_sizes
 
 GRACE_S: Final = 5.0
@@ -190,7 +191,9 @@ class Relay:
             return 0
         messages = [message for _, payload in rows for message in _unpack(payload)]
         log.debug("relaying", rows=len(rows), messages=len(messages))
+        reached(CrashPoint.RELAY_CLAIMED, messages)
         sent = await self._publisher.publish(messages)
+        reached(CrashPoint.RELAY_PUBLISHED, messages)
         if not sent:
             self._claim_rows = 1
         ids = [outbox_id for outbox_id, _ in rows]
@@ -199,6 +202,7 @@ class Relay:
                 await self._outbox.delete(tx, ids)
             else:
                 await tx.exec_driver_sql(self._release_sql, (RETRY_S, ids))
+        reached(CrashPoint.RELAY_DELETED, messages)
         return len(ids) if sent else 0
 
     async def sweep(self, *, everything: bool = False) -> None:
@@ -208,11 +212,8 @@ class Relay:
         if ids:
             async with self._engine.begin() as tx:
                 await self._outbox.delete(tx, ids)
+                reached(CrashPoint.SWEPT, ids)
             self._outbox.forget(ids)
-
-    async def _round(self) -> int:
-        await self.sweep()
-        return await self.relay_once()
 
     async def _claim(self) -> list[tuple[int, bytes]]:
         async with self._engine.begin() as tx:

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthoriza
 from aiokafka.partitioner import murmur2
 
 from contracts.envelope import Outgoing
+from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import OversizeMessage, describe
 from saga_kit.settings import KafkaSettings
 from saga_kit.tracing import begin_sending
@@ -131,6 +132,7 @@ class Publisher:
                         acks.append(await producer.send_batch(batch, topic, partition=partition))
                     except KafkaError as error:
                         errors.append(error)  # of this partition; the others go out
+            reached(CrashPoint.PUBLISH_BEGUN, messages)
             results = await asyncio.gather(*acks, return_exceptions=True)
         finally:
             for ack in acks:

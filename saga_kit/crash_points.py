@@ -1,0 +1,63 @@
+"""Where a process can die: each place between two effects has a name, so that a test can end the process just there.
+
+In production nobody watches, and passing a point costs one function call a batch. A watcher that ends the process
+(or, in a simulation, the actor that works there) leaves behind just what a crash at that place leaves behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from enum import StrEnum
+
+
+class CrashPoint(StrEnum):
+    """The places, in the order in which a batch, the relay and the timers pass them."""
+
+    BATCH_TAKEN = "batch taken"
+    """Records are polled and decoded; no transaction has begun."""
+    BATCH_HANDLED = "batch handled"
+    """The handler has written; the outbox has not."""
+    BATCH_WRITTEN = "batch written"
+    """All is written; nothing is committed."""
+    BATCH_COMMITTED = "batch committed"
+    """All is committed; nothing is published."""
+    PUBLISH_BEGUN = "publish begun"
+    """Some messages are handed to the client library; none is acknowledged as far as we know."""
+    PUBLISHED = "published"
+    """The broker has acknowledged; this process does not know yet that it may delete the outbox rows."""
+    BATCH_FINISHED = "batch finished"
+    """Committed and published; the offsets are not committed."""
+    OFFSETS_COMMITTED = "offsets committed"
+    """The broker knows that the batch is done; the outbox rows wait for the next batch to delete them."""
+    SET_ASIDE_WRITTEN = "set aside written"
+    """A bad message's order is parked, or the message is a dead letter; not committed."""
+    SET_ASIDE_COMMITTED = "set aside committed"
+    """That is committed; the offsets are not."""
+    RELAY_CLAIMED = "relay claimed"
+    """Outbox rows are leased; nothing is published."""
+    RELAY_PUBLISHED = "relay published"
+    """They are published; the rows are still there."""
+    RELAY_DELETED = "relay deleted"
+    """Their deletion is committed."""
+    SWEPT = "swept"
+    """Rows that were published from memory are deleted because no batch came to do it; not committed."""
+    TIMERS_FOUND = "timers found"
+    """Due orders are listed and their rows are free again; no timer has been handled."""
+
+
+Watcher = Callable[[CrashPoint, Collection[object]], None]
+"""Told the point and what is being worked on there: messages (`Received`, `Outgoing`, `RawMessage`) or outbox ids."""
+
+_watcher: Watcher | None = None
+
+
+def reached(point: CrashPoint, work: Collection[object] = ()) -> None:
+    """Tell the watcher, if there is one, that a process stands here."""
+    if _watcher is not None:
+        _watcher(point, work)
+
+
+def watch(watcher: Watcher | None) -> None:
+    """Let a test watch this process; None ends it."""
+    global _watcher  # noqa: PLW0603 - one process, one watcher; a parameter would go through every part for tests alone
+    _watcher = watcher
