@@ -1,4 +1,4 @@
-"""Commands of an operator who must explain and repair: inspect, stuck, resume, dead-letters, audit, erase-user."""
+"""Commands of an operator who must explain and repair: inspect, stuck, resume, dead-letters, erase-user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import Trouble, database, err, out, print_json, rows, run
+from order_saga.cli.reach import Trouble, database, out, print_json, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not b
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (inspect, stuck, resume, audit):
+    for command in (inspect, stuck, resume):
         app.command(rich_help_panel=PANEL)(command)
     app.command("erase-user", rich_help_panel=PANEL)(erase_user)
     app.add_typer(dead_letters, name="dead-letters", rich_help_panel=PANEL)
@@ -211,29 +211,6 @@ def _on_letter(letter: str, act: Callable[[AsyncEngine, str, int], Awaitable[Any
 
 
 # The whole ------------------------------------------------------------------------------------------------------------
-
-
-def audit(json: Json = False) -> None:
-    """Check the invariants I1 to I11 on the live system. Exit 1 and each order's name when one does not hold."""
-    from order_saga.audit import audit as check
-
-    async def work() -> list[Any]:
-        async with database() as engine:
-            return list(await check(engine))
-
-    with err.status("auditing ..."):
-        findings = run(work())
-    if json:
-        print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in findings])
-    elif findings:
-        table = Table("invariant", "order", "what is wrong", title="audit")
-        for finding in findings:
-            table.add_row(finding.invariant, str(finding.order_id or ""), finding.what)
-        out.print(table)
-    else:
-        out.print("[green]audit: I1 to I11 hold[/]")
-    if findings:
-        raise typer.Exit(1)
 
 
 def erase_user(
