@@ -55,7 +55,8 @@ class StackOptions:
 
     `ports`: a port for each service, or None for free ones. `time_scale` multiplies the saga's patience. `environment`:
     further settings for all services. `replicas`: how many of a service, where not one (Apache Kafka only: the embedded
-    broker has one member a group). `command` is what the services' names are appended to.
+    broker has one member a group). `command` is what the services' names are appended to. `pause_max_s`: how long a
+    service that keeps dying waits at most before it is started again.
     """
 
     ports: Mapping[str, int] | None = None
@@ -66,6 +67,7 @@ class StackOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
     command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
+    pause_max_s: float = 5.0
 
 
 def login_password(owner_password: str, login: str) -> str:
@@ -167,7 +169,7 @@ class LocalStack:
         return self.folder / "stack.json"
 
     def _new_supervisor(self) -> Supervisor:
-        return Supervisor(self.logs, say=self._warn, changed=self._write_state)
+        return Supervisor(self.logs, say=self._warn, changed=self._write_state, pause_max_s=self.options.pause_max_s)
 
     def _take_folder(self) -> None:
         """Lock the folder for this process; the lock ends with it, however that happens."""

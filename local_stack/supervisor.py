@@ -21,7 +21,7 @@ from local_stack.probes import Ready
 from local_stack.processes import Account, last_words, side_by_side, spawn
 
 _POLL_S = 0.05
-_PAUSE_MIN_S, _PAUSE_MAX_S = 0.2, 5.0
+_PAUSE_MIN_S = 0.2
 _STEADY_S = 30.0
 
 
@@ -52,7 +52,10 @@ class _Running:
 
 
 class Supervisor:
-    """Run processes, each with a log file in `logs`; tell `say` what happens and `changed` when one was replaced."""
+    """Run processes, each with a log file in `logs`; tell `say` what happens and `changed` when one was replaced.
+
+    One that dies soon after its start waits longer each time before it is started again, up to `pause_max_s`.
+    """
 
     def __init__(
         self,
@@ -61,8 +64,10 @@ class Supervisor:
         say: Callable[[str], None] = print,
         changed: Callable[[], None] = lambda: None,
         grace_s: float = 10.0,
+        pause_max_s: float = 5.0,
     ) -> None:
         self._logs, self._say, self._changed, self._grace_s = logs, say, changed, grace_s
+        self._pause_max_s = pause_max_s
         self._running: dict[str, _Running] = {}
         self._watches: list[asyncio.Task[None]] = []
         self._lost: asyncio.Queue[str] = asyncio.Queue()
@@ -105,7 +110,7 @@ class Supervisor:
                 return
             self._say(f"{spec.name} {how}; it is started again")
             steady = time.monotonic() - running.since > _STEADY_S
-            pause_s = _PAUSE_MIN_S if steady or not pause_s else min(pause_s * 2, _PAUSE_MAX_S)
+            pause_s = _PAUSE_MIN_S if steady or not pause_s else min(pause_s * 2, self._pause_max_s)
             await asyncio.sleep(pause_s)
             try:
                 await self._launch(spec)

@@ -210,6 +210,8 @@ def start_docker_kafka(security: KafkaSecurity | None = None) -> DockerServer:
         # And some kill it: a controller takes back a broker only when the session of the dead one is over (9 s).
         KAFKA_BROKER_HEARTBEAT_INTERVAL_MS="500",
         KAFKA_BROKER_SESSION_TIMEOUT_MS="2000",
+        # Or members of a group, again and again: the dead one's partitions come back when its session is over.
+        KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS="1000",
         **security.settings,
     )
     for place, file in security.files.items():

@@ -140,9 +140,19 @@ class System:
 
 @asynccontextmanager
 async def running(
-    servers: Servers, folder: Path, *, replicas: Mapping[str, int], time_scale: float = 1.0, samples: bool = True
+    servers: Servers,
+    folder: Path,
+    *,
+    replicas: Mapping[str, int],
+    time_scale: float = 1.0,
+    samples: bool = True,
+    environment: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> AsyncIterator[System]:
-    """Run a system with a database and topics of its own, and take both away at the end."""
+    """Run a system with a database and topics of its own, and take both away at the end.
+
+    `environment`: further settings for all services; `more`: other options of `StackOptions`.
+    """
     prefix, name = f"t{secrets.token_hex(4)}.", f"system_{secrets.token_hex(4)}"
     await _execute(servers.database_url_admin, f'CREATE DATABASE "{name}"')
     await servers.create_topics({prefix + topic.name: topic.partitions for topic in TOPICS})
@@ -150,10 +160,15 @@ async def running(
     options = StackOptions(
         database_url=url,
         kafka_bootstrap_servers=servers.kafka_bootstrap_servers,
-        environment={"KAFKA_TOPIC_PREFIX": prefix, "API_RATE_LIMIT_PER_S": "0"},  # one user trades like a thousand
+        environment={
+            "KAFKA_TOPIC_PREFIX": prefix,
+            "API_RATE_LIMIT_PER_S": "0",  # one user trades like a thousand
+            **(environment or {}),
+        },
         replicas=replicas,
         time_scale=time_scale,
         load_samples=(lambda logins: load_samples(logins, time_scale)) if samples else None,
+        **more,
     )
     try:
         async with LocalStack(folder, options) as stack, _watched(stack, prefix) as system:
