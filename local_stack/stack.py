@@ -54,9 +54,10 @@ class StackOptions:
     """What differs between `make run`, the demo and tests.
 
     `ports`: a port for each service, or None for free ones. `time_scale` multiplies the saga's patience. `environment`:
-    further settings for all services. `replicas`: how many of a service, where not one (Apache Kafka only: the embedded
-    broker has one member a group). `command` is what the services' names are appended to. `pause_max_s`: how long a
-    service that keeps dying waits at most before it is started again.
+    further settings for all services; `environment_of`: for one process, by its name (`api`, `api-2`). `replicas`: how
+    many of a service, where not one (Apache Kafka only: the embedded broker has one member a group). `command` is what
+    the services' names are appended to. `pause_max_s`: how long a service that keeps dying waits at most before it is
+    started again.
     """
 
     ports: Mapping[str, int] | None = None
@@ -65,6 +66,7 @@ class StackOptions:
     database_url: str | None = None
     kafka_bootstrap_servers: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
     command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
     pause_max_s: float = 5.0
@@ -238,11 +240,12 @@ class LocalStack:
         own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
         if name == "api":
             own["JWT_SECRET"] = self.jwt_secret
+        process = f"{name}-{number + 1}" if number else name
         return ProcessSpec(
-            name=f"{name}-{number + 1}" if number else name,
+            name=process,
             argv=[*self.options.command, name],
             ready=http_ready(port),
-            env=self._environment() | own,
+            env=self._environment() | own | dict(self.options.environment_of.get(process, {})),
         )
 
     def _environment(self) -> dict[str, str]:
