@@ -180,8 +180,11 @@ def prepare_docker() -> None:
             testcontainers_config.ryuk_disabled = True
 
 
-def start_docker_kafka(security: KafkaSecurity | None = None) -> DockerServer:
-    """Start Apache Kafka with one node, as broker and controller; tools inside the container use `localhost:9094`."""
+def start_docker_kafka(security: KafkaSecurity | None = None, *, advertised: str | None = None) -> DockerServer:
+    """Start Apache Kafka with one node, as broker and controller; tools inside the container use `localhost:9094`.
+
+    `advertised`: where clients shall find it, if not at its own address: a proxy, say.
+    """
     security = security or KafkaSecurity()
     container, port = DockerContainer(KAFKA_IMAGE), free_ports(1)[0]
     host = container.get_docker_client().host()
@@ -191,7 +194,7 @@ def start_docker_kafka(security: KafkaSecurity | None = None) -> DockerServer:
         KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
         KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
         KAFKA_LISTENERS=f"HOST://:{_KAFKA_PORT},CONTROLLER://:9093,INTERNAL://:9094",
-        KAFKA_ADVERTISED_LISTENERS=f"HOST://{host}:{port},INTERNAL://localhost:9094",
+        KAFKA_ADVERTISED_LISTENERS=f"HOST://{advertised or f'{host}:{port}'},INTERNAL://localhost:9094",
         KAFKA_INTER_BROKER_LISTENER_NAME="INTERNAL",
         KAFKA_LOG_DIRS=_KAFKA_DATA,
         KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",

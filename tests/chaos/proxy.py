@@ -1,0 +1,186 @@
+"""A TCP proxy that can cut, delay and swallow what passes through it. It knows no protocol.
+
+Swallowed connections are half-open: no byte passes in either direction, and nobody is told, not even when one side
+closes; as when a firewall forgets its table or a cable is pulled. They stay so after the fault has ended: only new
+connections work. The kernel of the far side would notice some day; here that day comes after `FORGOTTEN_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, Literal
+
+FORGOTTEN_S: Final = 45.0
+
+Mood = Literal["pass", "refuse", "swallow"]
+
+
+class Proxy:
+    """Listens on `port` of 127.0.0.1 and passes connections on to `target`, as far as it is let."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.target: tuple[str, int] | None = None
+        self.delay_s = 0.0
+        """How much later each piece arrives, in each direction."""
+        self.passed_bytes = 0
+        self._mood: Mood = "pass"
+        self._links: set[_Link] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.get_running_loop().create_server(self._accept, "127.0.0.1", self.port)
+
+    async def close(self) -> None:
+        """Stop listening, and end every connection."""
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links):
+            link.abort()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, half-open ones included."""
+        return len(self._links)
+
+    def cut(self) -> int:
+        """Reset all connections and refuse new ones until `heal`; return how many were cut."""
+        self._mood = "refuse"
+        victims = [link for link in self._links if not link.swallowed]
+        for link in victims:
+            link.abort()
+        return len(victims)
+
+    def swallow(self) -> int:
+        """Make all connections half-open, and new ones likewise until `heal`; return how many there were."""
+        self._mood = "swallow"
+        victims = [link for link in self._links if not link.swallowed]
+        for link in victims:
+            link.swallow()
+        return len(victims)
+
+    def heal(self) -> None:
+        """Let new connections pass, at once. What is half-open stays so."""
+        self._mood, self.delay_s = "pass", 0.0
+
+    def forget(self, link: _Link) -> None:
+        """Take a connection from the list: it has ended."""
+        self._links.discard(link)
+
+    def _accept(self) -> _Side:
+        link = _Link(self)
+        self._links.add(link)
+        return link.near
+
+    async def connect(self, link: _Link) -> None:
+        """Go on to the target with a new connection, or do with it what is done now."""
+        if self._mood == "swallow":
+            link.swallow()
+        elif self._mood == "refuse" or self.target is None:
+            link.abort()
+        else:
+            try:
+                await asyncio.get_running_loop().create_connection(lambda: link.far, *self.target)
+            except OSError:
+                link.abort()
+
+
+class _Link:
+    """One connection through the proxy: its two sides, and what is under way between them."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.swallowed = False
+        self.near, self.far = _Side(self), _Side(self)
+        self.near.other, self.far.other = self.far, self.near
+        self._connecting: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._connecting = asyncio.create_task(self.proxy.connect(self))
+
+    def swallow(self) -> None:
+        self.swallowed = True
+        asyncio.get_running_loop().call_later(FORGOTTEN_S, self.abort)
+
+    def abort(self) -> None:
+        self.proxy.forget(self)
+        for side in (self.near, self.far):
+            side.waiting.clear()
+            if side.transport is not None:
+                side.transport.abort()
+
+    def lost(self, side: _Side) -> None:
+        side.transport = None
+        if self.swallowed:
+            return  # the other side does not hear of it
+        self.proxy.forget(self)
+        other = side.other
+        if other is not None and other.transport is not None:
+            other.finish()
+
+
+class _Side(asyncio.Protocol):
+    """One side of a connection: what comes in here goes out at `other`, in order, after the delay."""
+
+    def __init__(self, link: _Link) -> None:
+        self.link = link
+        self.other: _Side | None = None
+        self.transport: asyncio.Transport | None = None
+        self.waiting: deque[bytes] = deque()
+        self._closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if self is self.link.near:
+            self.link.begin()
+        else:
+            self._flush()
+            if self.link.near.transport is None:
+                self.finish()
+
+    def data_received(self, data: bytes) -> None:
+        assert self.other is not None
+        if not self.link.swallowed:
+            self.other.send(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's interface
+        self.link.lost(self)
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def send(self, data: bytes) -> None:
+        """Write after the proxy's delay, behind what waits already."""
+        proxy = self.link.proxy
+        proxy.passed_bytes += len(data)
+        if self.transport is not None and not self.waiting and not proxy.delay_s:
+            self.transport.write(data)
+            return
+        self.waiting.append(data)
+        if self.transport is not None:
+            asyncio.get_running_loop().call_later(proxy.delay_s, self._next)
+
+    def finish(self) -> None:
+        """Close when everything is written."""
+        self._closing = True
+        if not self.waiting and self.transport is not None:
+            self.transport.close()
+
+    def _next(self) -> None:
+        """Write the piece whose turn it is: as many calls come as there are pieces, so order is kept."""
+        if self.waiting and self.transport is not None and not self.link.swallowed:
+            self.transport.write(self.waiting.popleft())
+        if self._closing:
+            self.finish()
+
+    def _flush(self) -> None:
+        while self.waiting and self.transport is not None:
+            self.transport.write(self.waiting.popleft())
