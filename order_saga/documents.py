@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from contracts.vocabulary import REASONS, Side
-from order_saga.core.phases import MAX_QUOTE_AGE_S, MAX_REQUEST_AGE_S, MOVES, PHASES, QUESTIONS, TERMINAL, steps
+from order_saga.core.phases import (
+    LOOK_AGAIN_S,
+    MAX_QUOTE_AGE_S,
+    MAX_REQUEST_AGE_S,
+    MOVES,
+    PHASES,
+    QUESTIONS,
+    TERMINAL,
+    steps,
+)
 from order_saga.core.saga import Phase
 
 if TYPE_CHECKING:
@@ -29,6 +38,14 @@ Generated from `order_saga/core/phases.py` by `make docs`. Times are in seconds 
 AGES: Final = f"""\
 A quote older than {MAX_QUOTE_AGE_S:g} s at the fill is stale. A request first handled more than {MAX_REQUEST_AGE_S:g} s
 after it was made has expired (this one does not scale)."""
+PAUSE: Final = f"""\
+An operator may pause a participant (`order-saga pause`). Then an order that still needs it, in its phase or in those
+that a yes leads to, asks nobody anything: a quote that is taken now would be stale when the money can move. Its
+questions are held back, or, if they were asked before, not asked again; it looks every {LOOK_AGAIN_S:g} s whether it
+must still wait. Nothing times out against a pause and nothing is overdue: patience and attempts begin anew when it is
+over. Answers that come all the same count. A cancel ends an order whose reserve was never sent at once; any other waits
+for its refund. A buy in RESERVING whose quote grows older than {MAX_QUOTE_AGE_S:g} s meanwhile ends FAILED, STALE_PRICE,
+with its money back."""
 
 
 def diagram() -> str:
@@ -74,6 +91,7 @@ def page() -> str:
         _table(
             (
                 "question",
+                "asks",
                 "yes",
                 "no",
                 "asked again after",
@@ -85,6 +103,7 @@ def page() -> str:
             (
                 (
                     step,
+                    row.participant,
                     row.yes.__name__,
                     row.no.__name__,
                     f"{row.retry_s:g}",
@@ -97,6 +116,8 @@ def page() -> str:
             ),
         ),
         AGES,
+        "## Pauses",
+        PAUSE,
         "## Moves of the public status",
         _table(("from", "to"), ((before or "(new)", _listed(after)) for before, after in MOVES.items())),
         "## Reasons",

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from order_saga import store
 from order_saga.core.phases import PHASES, TERMINAL
-from order_saga.core.saga import Phase
+from order_saga.core.saga import Participant, Phase
 from saga_kit.backoff import keep_doing
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Metrics:
         self.parked_now = Gauge("saga_parked_orders", "Orders that wait for an operator.", registry=None)
         self.overdue = Gauge("saga_overdue_orders", "Orders that ask for longer than they should.", registry=None)
         self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
+        self.paused = Gauge("saga_participant_paused", "1: nobody asks it.", ["participant"], registry=None)
 
     def register(self, registry: CollectorRegistry) -> None:
         """Show everything on a process's metrics page."""
@@ -58,9 +59,12 @@ async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asynci
     async def look() -> None:
         async with engine.begin() as tx:
             phases, parked, overdue = await store.counts(tx)
+            _, paused = await store.now(tx)
         for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
         metrics.parked_now.set(parked)
         metrics.overdue.set(overdue)
+        for participant in Participant:
+            metrics.paused.labels(participant.value).set(participant in paused)
 
     await keep_doing("gauges", look, stopping, every_s=INTERVAL_S)

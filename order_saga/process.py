@@ -58,8 +58,8 @@ class Orders:
         messages = [each.message for each in received]
         known = await store.lock(tx, sorted({order_of(message) for message in messages}))
         messages = await _with_duplicates(tx, messages, known)
-        now = await store.now(tx)
-        folded = fold(known, messages, now, self._time_scale)
+        now, paused = await store.now(tx)
+        folded = fold(known, messages, now, self._time_scale, paused)
         await store.save(tx, known, folded, now)
         strangers = {id(message) for message in folded.strangers}
         return Effects(
@@ -79,7 +79,7 @@ class Orders:
         known = await store.lock(tx, [order_id])
         if order_id not in known or known[order_id].phase is Phase.NEW:
             return False
-        now = await store.now(tx)
+        now, _ = await store.now(tx)
         await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
         return True
 

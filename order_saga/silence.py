@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from order_saga.core.phases import PHASES
-from order_saga.core.saga import Phase, Step
+from order_saga.core.phases import PHASES, QUESTIONS
+from order_saga.core.saga import Participant, Phase, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,12 +17,6 @@ SILENT_AFTER: Final = 100
 """Repeated questions without an answer."""
 PROBES: Final = 10
 """Orders in each round of timers that still ask a silent participant."""
-PARTICIPANTS: Final = {
-    Step.CHECK: "assets",
-    Step.RESERVE: "balance",
-    Step.SETTLE: "balance",
-    Step.REFUND: "balance",
-}
 
 
 class Silence:
@@ -30,23 +24,23 @@ class Silence:
 
     def __init__(self) -> None:
         """Begin by believing that everybody listens."""
-        self._unanswered = dict.fromkeys(PARTICIPANTS.values(), 0)
-        self._back: set[str] = set()
+        self._unanswered = dict.fromkeys(Participant, 0)
+        self._back: set[Participant] = set()
 
     def asked_again(self, step: Step) -> None:
         """Note a repeated question."""
-        self._unanswered[PARTICIPANTS[step]] += 1
+        self._unanswered[QUESTIONS[step].participant] += 1
 
     def answered(self, step: Step) -> None:
         """Note an answer; one that ends a silence is remembered for `take_back`."""
-        participant = PARTICIPANTS[step]
+        participant = QUESTIONS[step].participant
         if self._unanswered[participant] >= SILENT_AFTER:
             self._back.add(participant)
         self._unanswered[participant] = 0
 
     def held_back(self) -> frozenset[Step]:
         """List the questions that wait for a silent participant."""
-        return frozenset(step for step, who in PARTICIPANTS.items() if self._unanswered[who] >= SILENT_AFTER)
+        return frozenset(step for step, row in QUESTIONS.items() if self._unanswered[row.participant] >= SILENT_AFTER)
 
     def take_back(self) -> list[Phase]:
         """List the phases that wait for a participant that answers again; each return is told once."""
@@ -55,6 +49,8 @@ class Silence:
         return phases
 
 
-def _waiting_for(participants: Iterable[str]) -> list[Phase]:
+def _waiting_for(participants: Iterable[Participant]) -> list[Phase]:
     wanted = set(participants)
-    return [phase for phase, row in PHASES.items() if any(PARTICIPANTS[step] in wanted for _, step in row.asks)]
+    return [
+        phase for phase, row in PHASES.items() if any(QUESTIONS[step].participant in wanted for _, step in row.asks)
+    ]

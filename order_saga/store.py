@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from contracts.codec import decoder, encode
 from contracts.decimals import Exact, Money, Price, Quantity, format_decimal
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
-from order_saga.core.saga import Phase, Progress, Saga
+from order_saga.core.saga import Participant, Phase, Progress, Saga
 from saga_kit.errors import Contention
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def _update(columns: Sequence[_Column]) -> str:
 _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
+_NOW: Final = "SELECT clock_timestamp(), ARRAY(SELECT participant FROM orders.pauses)"
 _LOCK: Final = f"""
     SELECT {", ".join("progress::text" if column.name == "progress" else column.name for column in _ALL)}
     FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
@@ -130,16 +131,26 @@ _WAKE: Final = """
     UPDATE orders.orders SET due_at = clock_timestamp()
     WHERE order_id IN (SELECT order_id FROM orders.orders WHERE phase = ANY($1::text[]) AND due_at > clock_timestamp()
                        AND parked_reason IS NULL ORDER BY order_id LIMIT $2 FOR UPDATE SKIP LOCKED)"""
+_WAKE_HELD_BACK: Final = """
+    UPDATE orders.orders SET due_at = clock_timestamp()
+    WHERE order_id IN (SELECT order_id FROM orders.orders
+                       WHERE due_at > clock_timestamp() AND parked_reason IS NULL
+                         AND progress @? '$.questions[*] ? (@.held_back == true)'
+                       ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)"""
+_PAUSE: Final = """
+    INSERT INTO orders.pauses (participant, paused_by, reason) VALUES ($1, $2, $3)
+    ON CONFLICT (participant) DO NOTHING"""
+_UNPAUSE: Final = "DELETE FROM orders.pauses WHERE participant = $1"
 _COUNTS: Final = """
     SELECT phase, count(*), count(parked_reason), count(overdue_since) FROM orders.orders
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL GROUP BY phase"""
 _read_progress: Final = decoder(Progress).decode
 
 
-async def now(tx: AsyncConnection) -> datetime:
-    """Read the database's clock: the only one that knows deadlines. Call it after locking."""
-    moment: datetime = (await tx.exec_driver_sql("SELECT clock_timestamp()")).scalar_one()
-    return moment
+async def now(tx: AsyncConnection) -> tuple[datetime, frozenset[Participant]]:
+    """Read the database's clock, the only one that knows deadlines, and who is paused. Call it after locking."""
+    row: Any = (await tx.exec_driver_sql(_NOW)).one()
+    return row[0], frozenset(map(Participant, row[1]))
 
 
 async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Saga]:
@@ -177,6 +188,21 @@ async def due(tx: AsyncConnection, most: int) -> list[UUID]:
 async def wake(tx: AsyncConnection, phases: Sequence[Phase], most: int) -> int:
     """Make the orders that wait in these phases due at once; returns how many."""
     return (await tx.exec_driver_sql(_WAKE, (list(phases), most))).rowcount
+
+
+async def wake_held_back(tx: AsyncConnection, most: int) -> int:
+    """Make orders that wait for a paused participant due at once; returns how many. Ones in work are left out."""
+    return (await tx.exec_driver_sql(_WAKE_HELD_BACK, (most,))).rowcount
+
+
+async def pause(tx: AsyncConnection, participant: Participant, paused_by: str, reason: str) -> bool:
+    """Have nobody ask a participant from the next batch on; False when it was paused already."""
+    return (await tx.exec_driver_sql(_PAUSE, (participant, paused_by, reason))).rowcount == 1
+
+
+async def unpause(tx: AsyncConnection, participant: Participant) -> bool:
+    """Let a participant be asked again; False when it was not paused."""
+    return (await tx.exec_driver_sql(_UNPAUSE, (participant,))).rowcount == 1
 
 
 async def counts(tx: AsyncConnection) -> tuple[dict[str, int], int, int]:

@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from contracts.decimals import PLACES_MAX
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
 from order_saga.core.phases import MOVES, PHASES, TERMINAL
+from order_saga.core.saga import Participant
 from saga_kit.dead_letters import dead_letters_table
 from saga_kit.outbox import outbox_table
 
@@ -161,6 +162,29 @@ fills = Table(
     Column("created_at", MOMENT, nullable=False, server_default=text("clock_timestamp()")),
     CheckConstraint("quantity > 0 AND price > 0 AND fee >= 0", name="fills_amounts"),
 )
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("participant", Text, primary_key=True),
+    Column("paused_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("paused_at", MOMENT, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint(_in("participant", Participant), name="pauses_participant"),
+)
+"""The participants that nobody asks at present."""
+
+repairs = Table(
+    "repairs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("action", Text, primary_key=True),
+    Column("item", Text, primary_key=True, comment="an order's id, or a dead letter's: orders/17"),
+    Column("done_by", Text, nullable=False),
+    Column("at", MOMENT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("result", Text, nullable=False),
+)
+"""What operators did, item by item; added to and never changed. A run that is started again skips what stands here."""
 
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

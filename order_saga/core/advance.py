@@ -36,12 +36,14 @@ from order_saga.core.phases import (
 )
 from order_saga.core.saga import (
     Answer,
+    AskAgainRequested,
     Decision,
     Fill,
     Ignored,
     Incoming,
     Outcome,
     ParkRequested,
+    Participant,
     Phase,
     Question,
     Quote,
@@ -53,18 +55,36 @@ from order_saga.core.saga import (
     TimerDue,
     Why,
 )
-from order_saga.core.turn import Turn, ask_again, ask_all, due_questions, note_overdue, patience_over, postpone
+from order_saga.core.turn import (
+    Turn,
+    ask_again,
+    ask_all,
+    begin_anew,
+    due_questions,
+    hold_back,
+    note_overdue,
+    patience_over,
+    postpone,
+    who_is_paused,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def advance(saga: Saga, message: Incoming, now: datetime, time_scale: float = 1.0) -> Decision | Ignored:
+def advance(
+    saga: Saga,
+    message: Incoming,
+    now: datetime,
+    time_scale: float = 1.0,
+    paused: frozenset[Participant] = frozenset(),
+) -> Decision | Ignored:
     """Decide what a message does to a saga.
 
-    `now` is the database's clock, read after the saga was locked; `time_scale` multiplies the table's times.
+    `now` is the database's clock, read after the saga was locked; `time_scale` multiplies the table's times; `paused`
+    are the participants whom nobody is to ask at present.
     """
-    turn = Turn(saga, now, time_scale)
+    turn = Turn(saga, now, time_scale, paused)
     ignored = _HANDLERS[type(message)](turn, message)
     return ignored if ignored is not None else turn.decision()
 
@@ -118,6 +138,9 @@ def _reply(turn: Turn, message: Reply) -> Ignored | None:
         return Ignored(Why.UNKNOWN, name, {"command_id": message.command_id})
     if saga.parked_reason is not None:
         return Ignored(Why.PARKED, name, _told(message))
+    if not question.sent:  # whoever answers has been asked, whatever is written here
+        question = structs.replace(question, sent=True)
+        turn.put(question)
     if impossible := _impossible(saga, question, message):
         turn.note("answered", name, **_told(message))
         _park(turn, impossible)
@@ -134,6 +157,10 @@ def _timer(turn: Turn, message: TimerDue) -> Ignored | None:
     due = due_questions(turn.saga, turn.now)
     if not due:
         return Ignored(Why.NOT_DUE, "TimerDue")
+    if absent := who_is_paused(turn):
+        hold_back(turn, absent)
+        return None
+    due = tuple(begin_anew(question, turn.now) if question.held_back else question for question in due)
     over = next((question for question in due if patience_over(turn, question)), None)
     if over is not None:
         _give_up(turn, over)
@@ -166,8 +193,21 @@ def _resume(turn: Turn, message: ResumeRequested) -> Ignored | None:
         _abort(turn, leads_to, outcome)
         return None
     for question in saga.progress.open():
-        renewed = structs.replace(question, asked_at=turn.now, due_at=turn.now, attempts=0)
-        turn.set(progress=turn.saga.progress.with_question(renewed))
+        turn.put(begin_anew(question, turn.now))
+    return None
+
+
+def _hurry(turn: Turn, message: AskAgainRequested) -> Ignored | None:
+    """Make the open questions due at once, the wait between attempts short again; patience goes on as it was."""
+    saga, name, detail = turn.saga, "AskAgainRequested", {"requested_by": message.requested_by}
+    if saga.parked_reason is not None:
+        return Ignored(Why.PARKED, name, detail)
+    waiting = saga.progress.open()
+    if not waiting:
+        return Ignored(Why.TOO_LATE, name, detail)
+    turn.note("woken", name, **detail)
+    for question in waiting:
+        turn.put(structs.replace(question, due_at=turn.now, attempts=0))
     return None
 
 
@@ -177,6 +217,7 @@ _HANDLERS: Final[dict[type, Callable[[Turn, Any], Ignored | None]]] = {
     TimerDue: _timer,
     ParkRequested: _park_requested,
     ResumeRequested: _resume,
+    AskAgainRequested: _hurry,
     **{answer: _reply for row in QUESTIONS.values() for answer in (row.yes, row.no)},
 }
 _STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
@@ -289,8 +330,8 @@ def _answer(turn: Turn, question: Question, message: Reply) -> None:
     no = _objection(turn.saga, message)
     code, reason = no or (None, None)
     answer = Answer.YES if no is None else Answer.NO
-    answered = structs.replace(question, answer=answer, reason_code=code, reason=reason)
-    turn.set(progress=turn.saga.progress.with_question(answered), overdue_since=None)
+    turn.put(structs.replace(question, answer=answer, held_back=False, reason_code=code, reason=reason))
+    turn.set(overdue_since=None)
 
 
 def _quote(message: AssetApproved, received_at: datetime) -> Quote:
@@ -407,7 +448,7 @@ def _refund(turn: Turn, outcome: Outcome) -> None:
         progress = progress.with_question(structs.replace(question, answer=Answer.ABANDONED))
     turn.set(phase=Phase.REFUNDING, progress=structs.replace(progress, outcome=outcome))
     reserve = progress.question(Step.RESERVE)
-    if reserve is None or reserve.answer is Answer.NO:
+    if reserve is None or reserve.answer is Answer.NO or not reserve.sent:
         _end_as(turn, outcome)
     else:
         ask_all(turn)

@@ -17,6 +17,7 @@ from order_saga.core.saga import (
     Fill,
     Ignored,
     Incoming,
+    Participant,
     Phase,
     Requested,
     Saga,
@@ -60,7 +61,13 @@ class Folded(msgspec.Struct):
     ignored: Counter[Why]
 
 
-def fold(known: Mapping[UUID, Saga], messages: Sequence[Incoming], now: datetime, time_scale: float = 1.0) -> Folded:
+def fold(
+    known: Mapping[UUID, Saga],
+    messages: Sequence[Incoming],
+    now: datetime,
+    time_scale: float = 1.0,
+    paused: frozenset[Participant] = frozenset(),
+) -> Folded:
     """Advance every saga by its messages, in their order. `known` holds each named saga that exists."""
     folded = Folded({}, {}, [], [], {}, [], Counter())
     for message in messages:
@@ -69,7 +76,7 @@ def fold(known: Mapping[UUID, Saga], messages: Sequence[Incoming], now: datetime
         if saga is None:
             folded.strangers.append(message)
             continue
-        outcome = advance(saga, message, now, time_scale)
+        outcome = advance(saga, message, now, time_scale, paused)
         if isinstance(outcome, Ignored):
             _ignore(folded, saga, outcome)
         else:
@@ -98,7 +105,7 @@ def _take(folded: Folded, before: Saga, decision: Decision) -> None:
     if decision.fill is not None:
         folded.fills[decision.fill.fill_id] = decision.fill
     if not decision.entries:
-        return  # a postponed question is not worth a line, nor a chapter without one
+        return  # a question that goes on waiting is not worth a line, nor a chapter without one
     chapter = _chapter(folded, before)
     chapter.entries.extend(decision.entries)
     chapter.moves.extend(f"{event.previous_status or ''}>{event.status}" for event in decision.events)

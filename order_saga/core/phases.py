@@ -22,9 +22,11 @@ from contracts.balance import (
     SettlementRefused,
 )
 from contracts.vocabulary import HoldState, OrderStatus, Side
-from order_saga.core.saga import Phase, Step
+from order_saga.core.saga import Participant, Phase, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import msgspec
 
 CANCELLED, COMPLETED, CONFIRMED, FAILED, PENDING, PROCESSING = (
@@ -40,6 +42,7 @@ CANCELLED, COMPLETED, CONFIRMED, FAILED, PENDING, PROCESSING = (
 class QuestionRow(NamedTuple):
     """How a question is asked. `None` for patience and attempts: for ever."""
 
+    participant: Participant
     yes: type[msgspec.Struct]
     no: type[msgspec.Struct]
     retry_s: float
@@ -60,18 +63,18 @@ class QuestionRow(NamedTuple):
 
 
 QUESTIONS: Final = {
-    Step.CHECK: QuestionRow(AssetApproved, AssetRefused, 2, 8, 5, 30),
+    Step.CHECK: QuestionRow(Participant.ASSETS, AssetApproved, AssetRefused, 2, 8, 5, 30),
     Step.RESERVE: QuestionRow(
-        BalanceReserved, BalanceRefused, 2, 8, 5, 30, no_waits_for=Step.CHECK,
+        Participant.BALANCE, BalanceReserved, BalanceRefused, 2, 8, 5, 30, no_waits_for=Step.CHECK,
         proof=(HoldState.HELD,), no_proof=(HoldState.REFUSED,),
     ),
     Step.SETTLE: QuestionRow(
-        BalanceSettled, SettlementRefused, 2, 60, None, None, overdue_s=300,
+        Participant.BALANCE, BalanceSettled, SettlementRefused, 2, 60, None, None, overdue_s=300,
         proof=(HoldState.SETTLED,), no_proof=(HoldState.REFUNDED, HoldState.TOMBSTONE, HoldState.REFUSED),
     ),
     # A refund that is refused is settled, or known with other terms: never believable, a person must look.
     Step.REFUND: QuestionRow(
-        BalanceRefunded, RefundRefused, 2, 60, None, None, overdue_s=300,
+        Participant.BALANCE, BalanceRefunded, RefundRefused, 2, 60, None, None, overdue_s=300,
         proof=(HoldState.REFUNDED, HoldState.TOMBSTONE, HoldState.REFUSED),
     ),
 }  # fmt: skip
@@ -141,6 +144,8 @@ MAX_QUOTE_AGE_S: Final = 30.0
 MAX_REQUEST_AGE_S: Final = 60.0
 """A market request first handled later than this after it was made has expired. Does not scale: it bounds a delay
 of the transport, not of a participant."""
+LOOK_AGAIN_S: Final = 60.0
+"""An order that waits for a paused participant looks this often whether that is over; whoever ends it wakes it too."""
 JITTER: Final = 0.2
 EARLY_CANCELS_MAX: Final = 8
 
@@ -155,3 +160,13 @@ def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
 def target(phase: Phase, side: Side) -> Phase | None:
     """Name the phase that follows when every answer is yes."""
     return dict(PHASES[phase].yes).get(side)
+
+
+def needed(phase: Phase, side: Side, answered: Collection[Step] = ()) -> frozenset[Participant]:
+    """Name who must still answer, in this phase or in those that a yes leads to, for the order to come to its end.
+
+    Nobody is asked while one of them is paused: a quote that is taken now would be stale when the money can move.
+    """
+    asked = frozenset(QUESTIONS[step].participant for step in steps(phase, side) if step not in answered)
+    following = target(phase, side)
+    return asked if following is None else asked | needed(following, side)

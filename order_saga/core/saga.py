@@ -52,6 +52,13 @@ class Step(StrEnum):
     REFUND = "refund"
 
 
+class Participant(StrEnum):
+    """Who answers questions; an operator may pause one."""
+
+    ASSETS = "assets"
+    BALANCE = "balance"
+
+
 class Answer(StrEnum):
     """What became of a question."""
 
@@ -76,9 +83,10 @@ class Why(StrEnum):
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A question once asked. While it is open, `due_at` says when it needs attention again.
+    """A question of the saga. While it is open, `due_at` says when it needs attention again.
 
-    Patience counts from `asked_at`, and so do `attempts`: 0 when a resumed order is about to ask anew.
+    Patience counts from `asked_at`, and so do `attempts`: 0 when the question is about to be asked anew. That does not
+    say that it never was: `sent` does, and what an older version stored counts as sent.
     """
 
     step: Step
@@ -86,6 +94,10 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     due_at: datetime
     answer: Answer = Answer.OPEN
     attempts: int = 1
+    sent: bool = True
+    """False as long as no decision has sent its command: then nobody can have acted on it."""
+    held_back: bool = False
+    """It waits, unasked and without an end to patience, for a participant that is paused."""
     reason_code: ReasonCode | None = None
     reason: str | None = None
 
@@ -206,6 +218,13 @@ class ResumeRequested(msgspec.Struct, frozen=True):
     requested_by: str
 
 
+class AskAgainRequested(msgspec.Struct, frozen=True):
+    """An operator wants the open questions of an order asked again now, without waiting for their time."""
+
+    order_id: UUID
+    requested_by: str
+
+
 Reply = (
     AssetApproved
     | AssetRefused
@@ -217,13 +236,13 @@ Reply = (
     | RefundRefused
 )
 Command = CheckAsset | ReserveBalance | SettleBalance | RefundBalance
-Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested
+Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested | AskAgainRequested
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of an order's history.
 
-    `kind` is received, asked, answered, timed_out, ignored, status, overdue, parked or resumed.
+    `kind` is received, asked, answered, waits, timed_out, ignored, status, overdue, parked, resumed or woken.
     """
 
     kind: str

@@ -10,12 +10,14 @@ from msgspec import structs
 from contracts.orders import OrderStatusChanged
 from contracts.vocabulary import OrderStatus
 from order_saga.core.commands import command
-from order_saga.core.phases import JITTER, QUESTIONS, steps
+from order_saga.core.phases import JITTER, LOOK_AGAIN_S, QUESTIONS, needed, steps
 from order_saga.core.saga import (
+    Answer,
     Ask,
     Decision,
     Entry,
     Fill,
+    Participant,
     Question,
     Saga,
     Step,
@@ -26,12 +28,13 @@ from order_saga.core.saga import (
 class Turn:
     """A decision in the making: the saga as it stands so far, and what the message brought about. Lives one call."""
 
-    __slots__ = ("asks", "entries", "events", "fill", "now", "saga", "time_scale")
+    __slots__ = ("asks", "entries", "events", "fill", "now", "paused", "saga", "time_scale")
 
-    def __init__(self, saga: Saga, now: datetime, time_scale: float) -> None:
+    def __init__(self, saga: Saga, now: datetime, time_scale: float, paused: frozenset[Participant]) -> None:
         self.saga = saga
         self.now = now
         self.time_scale = time_scale
+        self.paused = paused
         self.entries: list[Entry] = []
         self.asks: list[Ask] = []
         self.events: list[OrderStatusChanged] = []
@@ -51,6 +54,10 @@ class Turn:
     def learn(self, **changes: Any) -> None:
         """Change what the saga knows beyond the public order."""
         self.set(progress=structs.replace(self.saga.progress, **changes))
+
+    def put(self, question: Question) -> None:
+        """Write a question down as it is now."""
+        self.set(progress=self.saga.progress.with_question(question))
 
     def note(self, kind: str, name: str, **detail: Any) -> None:
         """Add a line to the history."""
@@ -82,11 +89,17 @@ class Turn:
 
 
 def ask_all(turn: Turn) -> None:
-    """Ask everything that the saga's phase asks."""
-    for step in steps(turn.saga.phase, turn.saga.side):
-        due_at = _next_due(turn, step, asked_at=turn.now, attempts=1)
-        turn.set(progress=turn.saga.progress.with_question(Question(step, turn.now, due_at)))
-        _send(turn, step, 1)
+    """Ask everything that the saga's phase asks; with somebody paused whom it needs, only write the questions down."""
+    asked = [
+        Question(step, turn.now, turn.now, attempts=0, sent=False) for step in steps(turn.saga.phase, turn.saga.side)
+    ]
+    for question in asked:
+        turn.put(question)
+    if absent := who_is_paused(turn):
+        hold_back(turn, absent)
+        return
+    for question in asked:
+        ask_again(turn, question)
 
 
 def due_questions(saga: Saga, now: datetime) -> tuple[Question, ...]:
@@ -110,14 +123,41 @@ def ask_again(turn: Turn, question: Question) -> None:
     if most is None or attempts <= most:
         _send(turn, question.step, attempts)
     due_at = _next_due(turn, question.step, question.asked_at, attempts)
-    again = structs.replace(question, attempts=min(attempts, most or attempts), due_at=due_at)
-    turn.set(progress=turn.saga.progress.with_question(again))
+    turn.put(structs.replace(question, attempts=min(attempts, most or attempts), due_at=due_at, sent=True))
 
 
 def postpone(turn: Turn, question: Question) -> None:
     """Wait as if the question had been asked again: its participant is silent, and others probe it."""
     due_at = _next_due(turn, question.step, question.asked_at, question.attempts + 1)
-    turn.set(progress=turn.saga.progress.with_question(structs.replace(question, due_at=due_at)))
+    turn.put(structs.replace(question, due_at=due_at))
+
+
+def who_is_paused(turn: Turn) -> frozenset[Participant]:
+    """Name the participants whom the order needs and who are paused."""
+    if not turn.paused:
+        return turn.paused
+    saga = turn.saga
+    answered = [question.step for question in saga.progress.questions if question.answer is not Answer.OPEN]
+    return turn.paused & needed(saga.phase, saga.side, answered)
+
+
+def hold_back(turn: Turn, absent: frozenset[Participant]) -> None:
+    """Let every open question wait unasked while its order needs who is paused; the history is told once.
+
+    Nothing times out against a pause: patience begins when it is over, and nobody is paged.
+    """
+    waiting = turn.saga.progress.open()
+    if not all(question.held_back for question in waiting):
+        turn.note("waits", " and ".join(sorted(absent)), why="paused")
+    look_again_at = turn.now + turn.scaled(LOOK_AGAIN_S * _spread(turn))
+    for question in waiting:
+        turn.put(structs.replace(question, asked_at=turn.now, due_at=look_again_at, held_back=True))
+    turn.set(overdue_since=None)
+
+
+def begin_anew(question: Question, now: datetime) -> Question:
+    """Give a question all of its patience and attempts again, due now."""
+    return structs.replace(question, asked_at=now, due_at=now, attempts=0, held_back=False)
 
 
 def note_overdue(turn: Turn, question: Question) -> None:
@@ -131,15 +171,16 @@ def note_overdue(turn: Turn, question: Question) -> None:
 
 
 def _next_due(turn: Turn, step: Step, asked_at: datetime, attempts: int) -> datetime:
-    """Say when a question needs attention again: its next attempt or the end of its patience, whichever is first.
-
-    The jitter is a share of the wait taken from the order's id, so that it is spread and yet repeatable.
-    """
+    """Say when a question needs attention again: its next attempt or the end of its patience, whichever is first."""
     row = QUESTIONS[step]
     wait_s = min(row.retry_s * 2 ** min(attempts - 1, 16), row.retry_max_s)
-    spread = 1 + JITTER * (turn.saga.order_id.int % 997) / 997
-    next_at = turn.now + turn.scaled(wait_s * spread)
+    next_at = turn.now + turn.scaled(wait_s * _spread(turn))
     return next_at if row.patience_s is None else min(next_at, asked_at + turn.scaled(row.patience_s))
+
+
+def _spread(turn: Turn) -> float:
+    """Say by how much an order's waits are longer: a share taken from its id, so that it is spread and repeatable."""
+    return 1 + JITTER * (turn.saga.order_id.int % 997) / 997
 
 
 def _send(turn: Turn, step: Step, attempt: int) -> None:

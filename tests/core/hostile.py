@@ -23,8 +23,8 @@ _NO_BUSINESS = (BalanceRefusal.INSUFFICIENT_BALANCE, BalanceRefusal.CLOSED, Bala
 
 @cache
 def walked(side: Side) -> tuple[Walk, Explored[int]]:
-    """Walk an order to which anything may be said, completely."""
-    walk = Walk(lies(side))
+    """Walk an order to which anything may be said, completely; replies only between pauses."""
+    walk = Walk(lies(side), during_pauses={*always(side)})
     return walk, explore(0, walk.successors)
 
 

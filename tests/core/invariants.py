@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.vocabulary import HoldState, OrderStatus
 from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps
-from order_saga.core.saga import Answer, Decision, Ignored, Phase, Saga, Step, Why, snapshot
+from order_saga.core.saga import Answer, Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,12 +27,25 @@ RANK: Final = {
 }
 """A saga only goes on: to a phase of a higher rank."""
 KINDS: Final = frozenset(
-    {"received", "asked", "answered", "timed_out", "ignored", "status", "overdue", "parked", "resumed"}
+    {
+        "received",
+        "asked",
+        "answered",
+        "waits",
+        "timed_out",
+        "ignored",
+        "status",
+        "overdue",
+        "parked",
+        "resumed",
+        "woken",
+    }
 )
+NOBODY: Final[frozenset[Participant]] = frozenset()
 
 
-def check(before: Saga, now: datetime, outcome: Decision | Ignored) -> None:
-    """Fail with the broken rule's name unless this step is right."""
+def check(before: Saga, now: datetime, outcome: Decision | Ignored, paused: frozenset[Participant] = NOBODY) -> None:
+    """Fail with the broken rule's name unless this step is right, made while some participants were `paused`."""
     if isinstance(outcome, Ignored):
         assert isinstance(outcome.why, Why)
         assert outcome.name, "an ignored message is named"
@@ -42,6 +55,7 @@ def check(before: Saga, now: datetime, outcome: Decision | Ignored) -> None:
     _versions(before, outcome, now)
     _history(before, outcome)
     _questions(before, outcome)
+    _pauses(before, outcome, paused)
     _cancels(before, after)
     _fills(before, outcome)
     check_saga(after)
@@ -91,7 +105,8 @@ def _money_at_rest(saga: Saga) -> None:
     if saga.phase is Phase.COMPLETED:
         assert state is HoldState.SETTLED
     if saga.phase in {Phase.CANCELLED, Phase.FAILED}:
-        assert (reserve is None and state is None) or (state is not None and state.nothing_held)
+        never_asked = reserve is None or not reserve.sent
+        assert (never_asked and state is None) or (state is not None and state.nothing_held)
     if saga.phase is Phase.SETTLING:
         assert state is HoldState.HELD
 
@@ -151,20 +166,23 @@ def _history(before: Saga, decision: Decision) -> None:
 
 
 def _questions(before: Saga, decision: Decision) -> None:
-    """Expect that an answer stays, and that a question is asked in the decision that opens it."""
+    """Expect that an answer stays, and that a question is asked in the decision that opens it, or waits for a pause."""
     after = decision.saga
     for known in before.progress.questions:
         now = after.progress.question(known.step)
         assert now is not None, "a question is never forgotten"
         assert known.answer is Answer.OPEN or now.answer is known.answer, "an answer stays"
+        assert now.sent >= known.sent, "what was sent stays sent"
     opened = {q.step for q in after.progress.open()} - {q.step for q in before.progress.questions}
     asked = [ask.step for ask in decision.asks]
-    assert opened <= set(asked)
+    assert opened <= {*asked, *(q.step for q in after.progress.open() if q.held_back)}
     assert len(asked) == len(set(asked)), "once each"
     for ask in decision.asks:
         question = after.progress.question(ask.step)
         assert question is not None
         assert question.answer is Answer.OPEN, "only what is open is asked"
+        assert question.sent
+        assert not question.held_back
         assert ask.attempt == question.attempts
         assert ask.command_id == ask.message.command_id == f"{after.order_id}:{ask.step}"
         most = QUESTIONS[ask.step].attempts_max
@@ -174,6 +192,29 @@ def _questions(before: Saga, decision: Decision) -> None:
         if isinstance(ask.message, (ReserveBalance, SettleBalance, RefundBalance)):
             assert ask.message.hold_id == f"{after.order_id}:reserve"
             assert ask.message.user_id == after.user_id
+
+
+def _pauses(before: Saga, decision: Decision, paused: frozenset[Participant]) -> None:
+    """Expect that nobody is asked, given up or found late while the order needs somebody who is paused.
+
+    Every order needs the balance service to its end, and the assets until they have judged it.
+    """
+    for question in decision.saga.progress.questions:
+        assert question.sent or (question.attempts == 0 and question.answer in {Answer.OPEN, Answer.ABANDONED})
+        assert not question.held_back or question.answer in {Answer.OPEN, Answer.ABANDONED}
+    opened = {q.step for q in decision.saga.progress.open()} - {q.step for q in before.progress.questions}
+    held_back = {q.step for q in decision.saga.progress.open() if q.held_back}
+    assert paused or not held_back & opened, "held back only by a pause"
+    check_open = any(question.step is Step.CHECK for question in decision.saga.progress.open())
+    checked_before = any(question.step is Step.CHECK for question in before.progress.open())
+    if Participant.BALANCE in paused or (Participant.ASSETS in paused and check_open):
+        assert not decision.asks, "an order that needs who is paused asks nothing"
+    if Participant.BALANCE in paused or (Participant.ASSETS in paused and checked_before):
+        assert not {entry.kind for entry in decision.entries} & {"timed_out", "overdue"}, "nothing times out"
+    if any(entry.kind == "waits" for entry in decision.entries):
+        assert paused
+        assert held_back
+        assert decision.saga.overdue_since is None
 
 
 def _cancels(before: Saga, after: Saga) -> None:

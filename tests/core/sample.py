@@ -24,11 +24,13 @@ from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
 from order_saga.core.advance import advance
 from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import (
+    AskAgainRequested,
     Command,
     Decision,
     Ignored,
     Incoming,
     ParkRequested,
+    Participant,
     Phase,
     Quote,
     Requested,
@@ -38,7 +40,7 @@ from order_saga.core.saga import (
     TimerDue,
     Why,
 )
-from tests.core.invariants import check
+from tests.core.invariants import NOBODY, check
 
 if TYPE_CHECKING:
     from order_saga.core.saga import Question
@@ -150,6 +152,11 @@ def resume() -> ResumeRequested:
     return ResumeRequested(ORDER_ID, OPERATOR)
 
 
+def ask_again() -> AskAgainRequested:
+    """Have an operator want the order's questions asked again."""
+    return AskAgainRequested(ORDER_ID, OPERATOR)
+
+
 def _id(step: str) -> str:
     return f"{ORDER_ID}:{step}"
 
@@ -176,17 +183,23 @@ class Story:
         self.saga = saga or blank()
         self.now = NOW
         self.time_scale = time_scale
+        self.paused = NOBODY
         self.told: list[Decision | Ignored] = []
         self.tell(*messages)
 
     def tell(self, *messages: Incoming) -> Story:
         """Say these messages to the order, one after the other, at once."""
         for message in messages:
-            outcome = advance(self.saga, message, self.now, self.time_scale)
-            check(self.saga, self.now, outcome)
+            outcome = advance(self.saga, message, self.now, self.time_scale, self.paused)
+            check(self.saga, self.now, outcome, self.paused)
             if isinstance(outcome, Decision):
                 self.saga = outcome.saga
             self.told.append(outcome)
+        return self
+
+    def pause(self, *participants: Participant) -> Story:
+        """Pause these participants, and nobody else."""
+        self.paused = frozenset(participants)
         return self
 
     def wait(self, seconds: float) -> Story:

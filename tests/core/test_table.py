@@ -30,6 +30,7 @@ from order_saga.core.advance import advance
 from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps, target
 from order_saga.core.saga import (
     Answer,
+    AskAgainRequested,
     Decision,
     Ignored,
     Incoming,
@@ -48,7 +49,7 @@ from tests.core import sample
 from tests.core.hostile import walked
 from tests.core.invariants import check
 from tests.core.sample import NOW, ORDER_ID, Story, blank
-from tests.core.walker import Walk
+from tests.core.walker import PAUSES, Walk
 
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
 
@@ -144,19 +145,21 @@ def test_steps_and_targets_by_side() -> None:
 
 def test_every_message_is_handled_in_every_phase() -> None:
     """Total: there is no pair of a phase and a type of message that the walk did not try, and none raised."""
-    tried = {(walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name in walk.edges}
+    tried = {
+        (walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name, _ in walk.edges
+    }
     assert tried == {(phase, kind) for phase in Phase for kind in get_args(Incoming)}
 
 
 def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> None:
     """Same input, same output; the saga and the message that came in stay as they were."""
     for walk in _walks():
-        for (state, name), edge in walk.edges.items():
-            if edge.ignored in {Why.UNKNOWN, Why.PARKED}:
+        for (state, name, paused), edge in walk.edges.items():
+            if edge.ignored in {Why.UNKNOWN, Why.PARKED} or (edge.ignored and paused):
                 continue  # most of all, and all the same
             saga, message = walk.states[state], walk.messages[name]
             before = hash((saga, message))
-            assert advance(saga, message, NOW) == advance(saga, message, NOW)
+            assert advance(saga, message, NOW, paused=paused) == advance(saga, message, NOW, paused=paused)
             assert hash((saga, message)) == before
 
 
@@ -251,6 +254,7 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
     TimerDue: _any(TimerDue),
     ParkRequested: _any(ParkRequested),
     ResumeRequested: _any(ResumeRequested),
+    AskAgainRequested: _any(AskAgainRequested),
 }
 
 
@@ -263,10 +267,11 @@ def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject
     saga: Saga = data.draw(st.sampled_from(walk.states))
     anything = st.one_of(*MESSAGES.values())
     now = NOW
-    for message, seconds in data.draw(st.lists(st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5))), max_size=8)):
+    moves = st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5)), st.sampled_from(PAUSES))
+    for message, seconds, paused in data.draw(st.lists(moves, max_size=8)):
         now += timedelta(seconds=seconds)
-        outcome = advance(saga, message, now)
-        check(saga, now, outcome)
+        outcome = advance(saga, message, now, paused=paused)
+        check(saga, now, outcome, paused)
         if isinstance(outcome, Decision):
             saga = outcome.saga
             assert decoder(Progress).decode(encode(saga.progress)) == saga.progress

@@ -12,7 +12,7 @@ Either way there are finitely many states, so a walk ends by itself and covers h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
@@ -21,8 +21,21 @@ from msgspec import structs
 
 from order_saga.core.advance import advance
 from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, TERMINAL
-from order_saga.core.saga import Answer, Ask, Fill, Ignored, Incoming, Phase, Progress, Question, Saga, Step, Why
-from tests.core.invariants import check
+from order_saga.core.saga import (
+    Answer,
+    Ask,
+    Fill,
+    Ignored,
+    Incoming,
+    Participant,
+    Phase,
+    Progress,
+    Question,
+    Saga,
+    Step,
+    Why,
+)
+from tests.core.invariants import NOBODY, check
 from tests.core.sample import NOW, blank
 
 if TYPE_CHECKING:
@@ -32,6 +45,8 @@ _ZERO: Final = timedelta(0)
 _TOO_OLD: Final = timedelta(seconds=MAX_QUOTE_AGE_S, microseconds=1)
 _ATTEMPTS_TOLD_APART: Final = 6
 """From here on the wait between two attempts does not grow."""
+PAUSES: Final = (NOBODY, frozenset({Participant.BALANCE}), frozenset({Participant.ASSETS}))
+"""Who may be paused when a message comes. With balance paused nothing is asked at all, so both are like balance."""
 DECIDING: Final = frozenset({Phase.VALIDATING, Phase.RESERVING})
 """The phases in which a quote's age, and why somebody said no, still decide something."""
 
@@ -100,20 +115,26 @@ class Edge(NamedTuple):
 class Walk:
     """The graph of one order's states; it grows as it is asked for. State 0 is an order that nobody has heard of."""
 
-    def __init__(self, messages: Mapping[str, Incoming], clock: Clock = Clock.REGIONS) -> None:
-        """Take every message that may come, by name."""
+    def __init__(
+        self,
+        messages: Mapping[str, Incoming],
+        clock: Clock = Clock.REGIONS,
+        during_pauses: Collection[str] | None = None,
+    ) -> None:
+        """Take every message that may come, by name; those of `during_pauses` (or all) in pauses, too."""
         self.messages = messages
+        self._during_pauses = messages.keys() if during_pauses is None else during_pauses
         self.clock = clock
         self.states: list[Saga] = [blank()]
-        self.edges: dict[tuple[int, str], Edge] = {}
+        self.edges: dict[tuple[int, str, frozenset[Participant]], Edge] = {}
         self._numbers: dict[Saga, int] = {blank(): 0}
         self._passes: dict[int, dict[str, int]] = {}
 
-    def edge(self, state: int, name: str) -> Edge:
-        """Tell the order a message in this state."""
-        edge = self.edges.get((state, name))
+    def edge(self, state: int, name: str, paused: frozenset[Participant] = NOBODY) -> Edge:
+        """Tell the order a message in this state, with these participants paused."""
+        edge = self.edges.get((state, name, paused))
         if edge is None:
-            edge = self.edges[state, name] = self._tell(state, self.messages[name])
+            edge = self.edges[state, name, paused] = self._tell(state, self.messages[name], paused)
         return edge
 
     def passes(self, state: int) -> dict[str, int]:
@@ -128,17 +149,18 @@ class Walk:
     def successors(self, state: int) -> Iterator[int]:
         """Say where each move leads, useless ones included."""
         for name in self.messages:
-            yield self.edge(state, name).to
+            pauses = PAUSES if name in self._during_pauses else PAUSES[:1]
+            yield from {self.edge(state, name, paused).to for paused in pauses}
         yield from self.passes(state).values()
 
     def find(self, saga: Saga, now: datetime) -> int | None:
         """Tell which state a saga is in; None if the walk has not met it."""
         return self._numbers.get(canonical(saga, now, self.clock))
 
-    def _tell(self, state: int, message: Incoming) -> Edge:
+    def _tell(self, state: int, message: Incoming, paused: frozenset[Participant]) -> Edge:
         before = self.states[state]
-        outcome = advance(before, message, NOW)
-        check(before, NOW, outcome)
+        outcome = advance(before, message, NOW, paused=paused)
+        check(before, NOW, outcome, paused)
         if isinstance(outcome, Ignored):
             return Edge(state, ignored=outcome.why)
         moves = tuple(f"{event.previous_status or ''}>{event.status}" for event in outcome.events)
@@ -190,12 +212,18 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
 
 def _question(saga: Saga, question: Question, now: datetime, clock: Clock) -> Question:
     step, reason_code = question.step, question.reason_code if saga.phase in DECIDING else None
+    attempts = 1 if question.sent else 0
+    known = Question(step, NOW, NOW, question.answer, attempts, question.sent, reason_code=reason_code)
     if question.answer is not Answer.OPEN or saga.parked_reason is not None:
-        return Question(step, NOW, NOW, question.answer, reason_code=reason_code)
-    age, wait = min(now - question.asked_at, _limit(step)), max(question.due_at - now, _ZERO)
+        return known
+    wait = max(question.due_at - now, _ZERO)
+    age = _ZERO if question.held_back else min(now - question.asked_at, _limit(step))  # patience begins after a pause
+    known = structs.replace(known, held_back=question.held_back)
     if clock is Clock.REAL:
-        return Question(step, NOW - age, NOW + wait, attempts=min(question.attempts, _ATTEMPTS_TOLD_APART))
-    return Question(step, NOW - age if age == _limit(step) else NOW, NOW + timedelta(seconds=1 if wait else 0))
+        attempts = min(question.attempts, _ATTEMPTS_TOLD_APART)
+        return structs.replace(known, asked_at=NOW - age, due_at=NOW + wait, attempts=attempts)
+    asked_at = NOW - age if age == _limit(step) else NOW
+    return structs.replace(known, asked_at=asked_at, due_at=NOW + timedelta(seconds=1 if wait else 0))
 
 
 def _order(question: Question) -> int:
@@ -244,5 +272,5 @@ def _pass_to_next_instant(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetim
     for question in saga.progress.open():
         if question.due_at > NOW:
             yield f"until {question.step} is due", (saga, question.due_at)
-        if question.asked_at + _limit(question.step) > NOW:
+        if not question.held_back and question.asked_at + _limit(question.step) > NOW:
             yield f"until {question.step} was long ago", (saga, question.asked_at + _limit(question.step))

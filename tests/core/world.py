@@ -9,6 +9,7 @@ judges each question anew. At every state the participants' truth is known and h
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
@@ -19,9 +20,10 @@ from contracts.balance import BalanceRefusal, RefundBalance, ReserveBalance, Set
 from contracts.decimals import Quantity
 from contracts.vocabulary import HoldState, Side
 from order_saga.core.phases import TERMINAL
-from order_saga.core.saga import Command, Incoming, Phase, Step
+from order_saga.core.saga import Command, Incoming, Participant, Phase, Step
 from tests.core import sample
-from tests.core.walker import DECIDING, Clock, Edge, Walk
+from tests.core.invariants import NOBODY
+from tests.core.walker import DECIDING, PAUSES, Clock, Edge, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +55,7 @@ def always(side: Side) -> dict[str, Incoming]:
         "timer, balance silent": sample.timer(Step.RESERVE, Step.SETTLE, Step.REFUND),
         "park": sample.park(),
         "resume": sample.resume(),
+        "ask again": sample.ask_again(),
     }
 
 
@@ -152,13 +155,13 @@ class World:
             yield State(to, hold, sent | asked)
         network = self.network(sent)
         for name in network.replies:
-            yield self.hear(state, name)
+            yield from {self.hear(state, name, paused) for paused in PAUSES}
         for command in network.commands:
             yield from self.serve(state, command)
 
-    def hear(self, state: State, reply: str) -> State:
+    def hear(self, state: State, reply: str, paused: frozenset[Participant] = NOBODY) -> State:
         """Let a reply arrive at the order."""
-        edge = self.walk.edge(state.saga, reply)
+        edge = self.walk.edge(state.saga, reply, paused)
         assert edge.to == state.saga or self.walk.states[edge.to].parked_reason is None, "honest replies park nothing"
         return State(edge.to, state.hold, state.sent | self._bits(edge))
 
@@ -249,10 +252,10 @@ class World:
     def _at_any_time(self, saga: int) -> tuple[tuple[int, int], ...]:
         moves = self._always.get(saga)
         if moves is None:
-            edges = [self.walk.edge(saga, name) for name in self._external]
+            edges = [self.walk.edge(saga, name, paused) for name, paused in product(self._external, PAUSES)]
             told = [(edge.to, self._bits(edge)) for edge in edges]
             passed = [(to, 0) for to in self.walk.passes(saga).values()]
-            moves = self._always[saga] = (*told, *passed)
+            moves = self._always[saga] = tuple(dict.fromkeys((*told, *passed)))
         return moves
 
     def _bits(self, edge: Edge) -> int:

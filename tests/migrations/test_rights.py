@@ -34,6 +34,7 @@ VERBS: Final = {
 
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
+    *("questions", "pauses", "repairs"),
 )
 KEEP: Final = {"SELECT", "INSERT"}
 CHANGE: Final = {*KEEP, "UPDATE", "LOCK"}  # who may change all rows may lock the table as well
@@ -43,6 +44,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "orders.orders": CHANGE,
         "orders.fills": CHANGE,
         "orders.history": KEEP,
+        "orders.pauses": {"SELECT"},
+        "orders.repairs": KEEP,
         "orders.dead_letters": CHANGE,
         "orders.outbox": QUEUE,
     },

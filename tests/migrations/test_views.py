@@ -10,7 +10,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from contracts.codec import encode
 from contracts.orders import Order
+from order_saga.core.phases import QUESTIONS
+from order_saga.core.saga import Answer, Progress, Question, Step
 from tests.infrastructure import Database
 from tests.migrations.support import views
 
@@ -25,6 +28,9 @@ PROMISED = {
     "audit.events_unsent": "order_id version created_at",
     "audit.claims": "order_id user_id idempotency_key client_order_id created_at",
     "audit.requests": "order_id request_id at action outcome caller token_id address trace_id",
+    "audit.questions": "order_id step participant asked_at due_at attempts answer sent held_back",
+    "audit.pauses": "participant paused_by reason paused_at",
+    "audit.repairs": "run_id action item done_by at result",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
@@ -125,6 +131,30 @@ async def test_events_unsent_names_each_version_in_the_outbox(owner: asyncpg.Con
     assert 2 == await owner.fetchval("SELECT count(*) FROM audit.events_unsent")
 
 
+async def test_questions_are_what_the_saga_stores(owner: asyncpg.Connection) -> None:
+    """One row a question, with the core's own defaults for what the document leaves out."""
+    questions = (
+        Question(Step.CHECK, AT, AT, Answer.YES, attempts=3),
+        Question(Step.RESERVE, AT, AT, attempts=0, sent=False, held_back=True),
+        Question(Step.SETTLE, AT, AT),
+    )
+    await owner.execute(
+        """
+        INSERT INTO orders.orders (order_id, user_id, phase, status, version, cancel_requested, filled_quantity, fee,
+            progress, due_at, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', 'SETTLING', 'PROCESSING', 3, false, 0, 0, $2, $3, 6, $3, $3)""",
+        *(ORDER, encode(Progress(questions=questions)).decode(), AT),
+    )
+
+    rows = await owner.fetch("SELECT * FROM audit.questions WHERE order_id = $1", ORDER)
+
+    expected = [
+        (ORDER, q.step, QUESTIONS[q.step].participant, AT, AT, q.attempts, q.answer, q.sent, q.held_back)
+        for q in questions
+    ]
+    assert expected == [tuple(row) for row in rows]
+
+
 ONE_ORDER = f"order_id = '{ORDER}'"
 BY_CLIENT_ID = "user_id = 'a' AND client_order_id = 'x' AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"
 LOOK_UPS = [
@@ -132,6 +162,8 @@ LOOK_UPS = [
     ("audit.orders", "user_id = 'alice' AND created_at > '2026-01-01'", "orders_by_user"),
     ("audit.history", ONE_ORDER, "history_pkey"),
     ("audit.versions", ONE_ORDER, "history_pkey"),
+    ("audit.questions", ONE_ORDER, "orders_pkey"),
+    ("audit.repairs", "run_id = 'x'", "repairs_pkey"),
     ("audit.fills", ONE_ORDER, "ix_orders_fills_order_id"),
     ("audit.holds", f"hold_id = '{ORDER}:reserve'", "holds_pkey"),
     ("audit.journal", f"entry_id = '{ORDER}:settle'", "journal_pkey"),

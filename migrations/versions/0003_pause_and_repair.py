@@ -1,0 +1,69 @@
+"""Pausing a participant, and what operators repaired; for auditors the open questions of every order."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Add the pauses, the trail of repairs, and their views."""
+    for statement in UP:
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    """Take them away again: nobody is paused any more, and the trail of repairs is lost."""
+    for statement in DOWN:
+        op.get_bind().exec_driver_sql(statement)
+
+
+# The trail is added to and never changed. A question's defaults are those of `order_saga.core.saga.Question`.
+UP = (
+    """
+    CREATE TABLE orders.pauses (
+        participant text PRIMARY KEY,
+        paused_by text NOT NULL,
+        reason text NOT NULL,
+        paused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        CONSTRAINT pauses_participant CHECK (participant IN ('assets', 'balance'))
+    )""",
+    "GRANT SELECT ON orders.pauses TO saga_orders",
+    """
+    CREATE TABLE orders.repairs (
+        run_id text,
+        action text,
+        item text,
+        done_by text NOT NULL,
+        at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        result text NOT NULL,
+        PRIMARY KEY (run_id, action, item)
+    )""",
+    "COMMENT ON COLUMN orders.repairs.item IS 'an order''s id, or a dead letter''s: orders/17'",
+    "GRANT SELECT, INSERT ON orders.repairs TO saga_orders",
+    "CREATE VIEW audit.pauses AS SELECT participant, paused_by, reason, paused_at FROM orders.pauses",
+    "CREATE VIEW audit.repairs AS SELECT run_id, action, item, done_by, at, result FROM orders.repairs",
+    """
+    CREATE VIEW audit.questions AS
+    SELECT owner.order_id, question.step,
+        CASE question.step WHEN 'check' THEN 'assets' ELSE 'balance' END AS participant,
+        question.asked_at, question.due_at, coalesce(question.attempts, 1) AS attempts,
+        coalesce(question.answer, 'OPEN') AS answer, coalesce(question.sent, true) AS sent,
+        coalesce(question.held_back, false) AS held_back
+    FROM orders.orders AS owner
+    CROSS JOIN jsonb_to_recordset(owner.progress -> 'questions') AS question (
+        step text, asked_at timestamptz, due_at timestamptz, attempts integer, answer text, sent boolean,
+        held_back boolean)
+    WHERE owner.phase <> 'NEW'""",
+    "GRANT SELECT ON audit.pauses, audit.repairs, audit.questions TO saga_auditor",
+)
+
+DOWN = (
+    "DROP VIEW audit.questions",
+    "DROP VIEW audit.repairs",
+    "DROP VIEW audit.pauses",
+    "DROP TABLE orders.repairs",
+    "DROP TABLE orders.pauses",
+)
