@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ def main() -> int:
         return 0
     if clock_library() is None:
         console.print("no wrong clocks in this run: Debian's package `faketime` is not installed", style="yellow")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no container is left
     folder = Path(tempfile.mkdtemp(prefix="order-saga-chaos-"))
     began = time.monotonic()
 

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import sysconfig
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import psutil
-from rich.console import Console
+from aiokafka.errors import KafkaError
 
 from contracts.decimals import Money
 from contracts.topics import TOPICS
@@ -31,8 +31,8 @@ from order_saga.cli.local import load_samples
 from order_saga.cli.reach import connected
 from participants.balance.store import deposit
 from tests.chaos.proxy import Proxy
-from tests.chaos.schedule import REPLICAS, SERVICES
-from tests.infrastructure import create_topics, docker_trouble
+from tests.chaos.schedule import REPLICAS, SERVICES, SESSION_S
+from tests.infrastructure import create_topics, delete_topics, docker_trouble, drop_database
 from tests.servers import Server, prepare_docker, start_docker_kafka, start_docker_postgres
 
 PARTITIONS: Final = 12
@@ -75,8 +75,8 @@ class Arena:
 
 
 @asynccontextmanager
-async def arena(folder: Path, console: Console) -> AsyncIterator[Arena]:
-    """Start everything; end everything, and keep `folder` with the logs."""
+async def arena(folder: Path, *, session_s: float) -> AsyncIterator[Arena]:
+    """Start everything; end everything, and keep `folder` with the logs. `session_s`: of the consumer groups."""
     if trouble := docker_trouble():
         raise RuntimeError(f"chaos needs an Apache Kafka and a PostgreSQL that it may hurt: {trouble}")
     prepare_docker()
@@ -84,7 +84,10 @@ async def arena(folder: Path, console: Console) -> AsyncIterator[Arena]:
     for proxy in proxies.values():
         await proxy.start()
     try:
-        async with _servers(proxies) as (postgres, kafka), _system(folder, console, postgres, kafka, proxies) as one:
+        async with (
+            _servers(proxies) as (postgres, kafka),
+            system_on(postgres, kafka, folder, proxies=proxies, session_s=session_s) as one,
+        ):
             yield one
     finally:
         for proxy in proxies.values():
@@ -121,30 +124,49 @@ async def _servers(proxies: Mapping[str, Proxy]) -> AsyncIterator[tuple[Server, 
 
 
 @asynccontextmanager
-async def _system(
-    folder: Path, console: Console, postgres: Server, kafka: Server, proxies: Mapping[str, Proxy]
+async def system_on(
+    postgres: Server,
+    kafka: Server,
+    folder: Path,
+    *,
+    proxies: Mapping[str, Proxy] | None = None,
+    session_s: float = SESSION_S,
+    time_scale: float = TIME_SCALE,
+    replicas: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Arena]:
+    """Start a system on these servers, through `proxies` where there are any; `replicas` where not two of each."""
     prefix, database = f"t{secrets.token_hex(4)}.", f"chaos_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(postgres.address)
     await connection.execute(f'CREATE DATABASE "{database}"')
     await connection.close()
-    kafka_address = f"127.0.0.1:{proxies['kafka'].port}"
+    places = {name: f"127.0.0.1:{proxy.port}" for name, proxy in (proxies or {}).items()}
+    kafka_address = places.get("kafka", kafka.address)
     await create_topics(kafka_address, {prefix + topic.name: topic.partitions for topic in TOPICS})
     parts = urlsplit(postgres.address)
     owner_url = urlunsplit(parts._replace(path=f"/{database}"))
-    through = parts.netloc.rpartition("@")[0] + f"@127.0.0.1:{proxies['postgres'].port}"
-    clocks = _clocks(folder)
+    login, _, place = parts.netloc.rpartition("@")
+    through = f"{login}@{places.get('postgres', place)}"
+    clocks = _clocks(folder) if proxies else {}
     options = StackOptions(
         database_url=urlunsplit(parts._replace(netloc=through, path=f"/{database}")),
         kafka_bootstrap_servers=kafka_address,
-        environment={"KAFKA_TOPIC_PREFIX": prefix, "API_RATE_LIMIT_PER_S": "0"},  # one load acts for everybody
+        environment={
+            "KAFKA_TOPIC_PREFIX": prefix,
+            "KAFKA_SESSION_TIMEOUT_S": f"{session_s:g}",
+            "API_RATE_LIMIT_PER_S": "0",  # one load acts for everybody
+        },
         environment_of={name: _with_clock(file) for name, file in clocks.items()},
-        replicas=dict.fromkeys(SERVICES, REPLICAS),
-        time_scale=TIME_SCALE,
-        load_samples=lambda logins: load_samples(logins, TIME_SCALE),
+        replicas=dict.fromkeys(SERVICES, REPLICAS) | dict(replicas or {}),
+        time_scale=time_scale,
+        load_samples=lambda logins: load_samples(logins, time_scale),
     )
-    async with LocalStack(folder, options, console) as stack:
-        yield Arena(stack, postgres, kafka, proxies, prefix, owner_url, clocks)
+    try:
+        async with LocalStack(folder, options) as stack:
+            yield Arena(stack, postgres, kafka, proxies or {}, prefix, owner_url, clocks)
+    finally:
+        with suppress(OSError, asyncpg.PostgresError, KafkaError):  # they may be gone with their servers
+            await drop_database(postgres.address, database)
+            await delete_topics(kafka_address, prefix)
 
 
 def _clocks(folder: Path) -> dict[str, Path]:

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import json
 import random
+import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -26,15 +27,30 @@ HOLDINGS: Final = {"USD": "10000000.00", "BTC": "500", "ETH": "500", "ACME": "10
 """What each user has: enough for any run, so that nobody is refused for want of it."""
 CALL_S: Final = 8.0
 INSIST_S: Final = 40.0
+DELIVERED_WITHIN_S: Final = 60.0
+BURST_MAX: Final = 2_000
+"""Unacknowledged messages at once."""
 WAITING_MAX: Final = 150
 """Calls of the API that wait at once; beyond it the load waits, as clients do."""
+MIX: Final = {
+    "good": 50,
+    "hopeless": 9,
+    "withdrawn": 14,
+    "strangers_cancel": 2,
+    "doubled": 9,
+    "contradiction": 4,
+    "twins": 3,
+    "invalid": 4,
+    "unreadable": 5,
+}
+"""How often each kind of wish comes."""
 COMPLETED, WITHDRAWN = "COMPLETED", "CANCELLED USER_REQUESTED"
 
 Headers = list[tuple[str, bytes]]
 
 
 class Load:
-    """Sends `rate` orders a second until told to stop. `apis`: the addresses of the API's replicas."""
+    """Sends wishes until told to stop. `apis`: the addresses of the API's replicas; `mix`: how often each kind is."""
 
     def __init__(
         self,
@@ -46,8 +62,10 @@ class Load:
         secret: str,
         users: Sequence[str],
         seed: int,
+        mix: Mapping[str, int] | None = None,
     ) -> None:
         self.record = record
+        self._mix = dict(mix or MIX)
         self._prefix, self._secret, self._users = prefix, secret, users
         self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self._apis = [httpx.AsyncClient(base_url=url, timeout=CALL_S) for url in apis]
@@ -58,7 +76,7 @@ class Load:
                 "acks": "all",
                 "enable.idempotence": False,  # so that its own retries double messages, too
                 "linger.ms": 5,
-                "message.timeout.ms": 60_000,
+                "message.timeout.ms": int(DELIVERED_WITHIN_S * 1000),
                 "socket.timeout.ms": 10_000,
                 "reconnect.backoff.max.ms": 500,
                 "message.max.bytes": 2_000_000,
@@ -69,14 +87,19 @@ class Load:
         self._under_way: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._room = asyncio.Semaphore(WAITING_MAX)
+        self._polling = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="load", daemon=True)
 
     async def __aenter__(self) -> Self:
+        self._poller.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._polling.set()
+        await asyncio.to_thread(self._poller.join)
         for api in self._apis:
             await api.aclose()
 
@@ -85,22 +108,31 @@ class Load:
         next_at = time.monotonic()
         while not self._stopping.is_set():
             await self.place()
-            self._producer.poll(0)
             next_at = max(next_at + 1 / rate, time.monotonic() - 1.0)  # what was missed in a pause is not made up
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+
+    async def burst(self, orders: int) -> None:
+        """Send so many good orders by Kafka as fast as they can be sent; return when the broker has them."""
+        for _ in range(orders):
+            placed, act = self._by_kafka(self._rng)
+            self.record.placed.append(placed)
+            task = asyncio.create_task(act)
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            if len(self._under_way) > BURST_MAX:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
         """Send nothing new; return when every call has its last answer and every message its outcome."""
         self._stopping.set()
         if self._under_way:
             await asyncio.wait(self._under_way)
-        await asyncio.to_thread(self._producer.flush, 70)
 
     async def place(self) -> None:
         """Send the next wish; return when it is under way."""
         rng = self._rng
-        make = rng.choices(_KINDS, _WEIGHTS)[0]
-        placed, act = make(self, rng)
+        [kind] = rng.choices(list(self._mix), list(self._mix.values()))
+        placed, act = getattr(self, f"_{kind}")(rng)
         self.record.placed += [placed] if placed is not None else []
         await self._room.acquire()
         task = asyncio.create_task(act)
@@ -136,6 +168,9 @@ class Load:
         if rng.random() < 0.5:
             placed = self._placed("plain", "rest", _good_body(rng))
             return placed, self._post(placed, insist=rng.random() < 0.7)
+        return self._by_kafka(rng)
+
+    def _by_kafka(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         placed = self._placed("plain", "kafka", _good_body(rng))
         return placed, self._produce(placed)
 
@@ -143,6 +178,12 @@ class Load:
         body, ends, user_id = rng.choice(_HOPELESS)
         placed = self._placed("hopeless", rng.choice(("rest", "kafka")), body, ends, user_id=user_id)
         return placed, self._post(placed, insist=True) if placed.door == "rest" else self._produce(placed)
+
+    def _unaffected(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Want what the asset service refuses at once, so that nobody asks the balance service."""
+        body = {"order_type": "MARKET_BUY", "asset_id": rng.choice(("NOPE", "HALT")), "quantity": "5"}
+        placed = self._placed("unaffected", "kafka", body, "FAILED ASSET_NOT_FOUND", "FAILED ASSET_NOT_TRADABLE")
+        return placed, self._produce(placed)
 
     def _withdrawn(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         placed = self._placed("cancelled", rng.choice(("rest", "kafka")), _good_body(rng), COMPLETED, WITHDRAWN)
@@ -288,19 +329,26 @@ class Load:
 
     async def _acknowledged(self, topic: str, key: str, value: bytes, headers: Headers) -> Any | None:
         """Send, and return the broker's word that it has it; None when it gave none."""
-        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Any] = loop.create_future()
+
+        def known(stored: Any) -> None:
+            if not outcome.done():
+                outcome.set_result(stored)
 
         def delivered(error: Any, stored: Any) -> None:
-            if not outcome.done():
-                outcome.set_result(None if error is not None else stored)
+            loop.call_soon_threadsafe(known, None if error is not None else stored)
 
         self._send(topic, key, value, headers, delivered)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(75):
-                while not outcome.done():
-                    self._producer.poll(0)
-                    await asyncio.sleep(0.01)
-        return outcome.result() if outcome.done() else None
+            async with asyncio.timeout(DELIVERED_WITHIN_S + 15):
+                return await outcome
+        return None
+
+    def _poll(self) -> None:
+        """Let the producer tell what became of messages, in a thread of its own."""
+        while not self._polling.is_set():
+            self._producer.poll(0.1)
 
     def _send(
         self,
@@ -332,19 +380,6 @@ class Load:
             self._tokens[user_id] = jwt.encode(claims, self._secret, "HS256")
         return {"Authorization": f"Bearer {self._tokens[user_id]}"}
 
-
-_KINDS: Final = (
-    Load._good,  # noqa: SLF001 - the table of its own kinds
-    Load._hopeless,  # noqa: SLF001
-    Load._withdrawn,  # noqa: SLF001
-    Load._strangers_cancel,  # noqa: SLF001
-    Load._doubled,  # noqa: SLF001
-    Load._contradiction,  # noqa: SLF001
-    Load._twins,  # noqa: SLF001
-    Load._invalid,  # noqa: SLF001
-    Load._unreadable,  # noqa: SLF001
-)
-_WEIGHTS: Final = (50, 9, 14, 2, 9, 4, 3, 4, 5)
 
 _HOPELESS: Final = (
     ({"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01"}, "FAILED INSUFFICIENT_BALANCE", "carol"),

@@ -8,6 +8,8 @@ connections work. The kernel of the far side would notice some day; here that da
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from typing import Final, Literal
 
@@ -109,6 +111,10 @@ class _Link:
         for side in (self.near, self.far):
             side.waiting.clear()
             if side.transport is not None:
+                plug = side.transport.get_extra_info("socket")
+                plug.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )  # a reset, and no farewell
                 side.transport.abort()
 
     def lost(self, side: _Side) -> None:

@@ -23,7 +23,7 @@ from tests.chaos.faults import Done, Faults
 from tests.chaos.load import HOLDINGS, Load
 from tests.chaos.metrics import Counters
 from tests.chaos.record import Record
-from tests.chaos.schedule import Fault
+from tests.chaos.schedule import SESSION_S, Fault
 from tests.chaos.witness import Witness
 
 USERS: Final = 40
@@ -65,10 +65,14 @@ async def run(
     rate: float,
     folder: Path,
     console: Console,
+    shortness: float = 1.0,
     told: Callable[[Done], None] = lambda _: None,
 ) -> Outcome:
-    """Do all faults under load, wait until all is quiet, and judge. Logs and records stay in `folder`."""
-    async with arena(folder, Console(quiet=True)) as one:
+    """Do all faults under load, wait until all is quiet, and judge. Logs and records stay in `folder`.
+
+    `shortness`: as in the schedule; a group's session is as much shorter as the faults are.
+    """
+    async with arena(folder, session_s=SESSION_S * shortness) as one:
         console.print(f"running: {one.stack.pids}", highlight=False)
         record = Record(deposits=await one.endow([f"user-{number}" for number in range(USERS)], HOLDINGS))
         topic = f"{one.prefix}orders.events"
@@ -84,7 +88,7 @@ async def run(
         counters = Counters(one)
         with Witness(one.stack.kafka_bootstrap_servers, topic, PARTITIONS) as witness:
             faulty = Faults(one, lambda: in_flight(record, witness), witness.positions)
-            async with load, _beside(load.run(rate), counters.watch()):
+            async with load, beside(load.run(rate), counters.watch()):
                 await asyncio.sleep(2)
                 await _do_all(faulty, faults, told)
                 faulty.undo()
@@ -92,7 +96,7 @@ async def run(
                 over_at = time.monotonic()
                 console.print("no more faults; waiting until every order has ended ...")
                 await load.stop()
-                findings = await _quiet(one, record, witness, over_at)
+                findings = await quiet(one, record, witness, over_at)
             outcome = Outcome(faults=faulty.done, quiet_after_s=time.monotonic() - over_at, counters=counters.sums())
         final = await books.read(one.owner_url)
         _save(folder, record)
@@ -125,7 +129,7 @@ async def _do_all(faulty: Faults, faults: list[Fault], told: Callable[[Done], No
             group.create_task(one(fault))
 
 
-async def _quiet(one: Arena, record: Record, witness: Witness, over_at: float) -> list[Finding]:
+async def quiet(one: Arena, record: Record, witness: Witness, over_at: float) -> list[Finding]:
     """Wait until nothing is under way and the witness has read everything; what is not by then, is a finding."""
     left: Any = "nobody could ask"
     while time.monotonic() - over_at < QUIET_WITHIN_S:
@@ -165,7 +169,7 @@ def _save(folder: Path, record: Record) -> None:
     (folder / "submitted.json").write_text(json.dumps(record.dump(), indent=1))
 
 
-class _beside:  # noqa: N801 - used as a word of the statement
+class beside:  # noqa: N801 - used as a word of the statement
     """Do work in the background while a block runs; a failure of the work is the block's."""
 
     def __init__(self, *work: Coroutine[Any, Any, None]) -> None:
