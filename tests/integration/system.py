@@ -129,9 +129,10 @@ class System:
         """Send a signal that ends a process; return when another one does its work."""
         before = self.stack.pids[service][number]
         os.kill(before, how)
-        await eventually(lambda: self._is_replaced(service, number, before), f"{service} is started again")
+        await eventually(lambda: self.is_replaced(service, number, before), f"{service} is started again")
 
-    async def _is_replaced(self, service: str, number: int, before: int) -> bool:
+    async def is_replaced(self, service: str, number: int, before: int) -> bool:
+        """Tell whether another process than `before` does the work."""
         pid = self.stack.pids[service][number]
         with suppress(psutil.NoSuchProcess, KeyError):  # gone again, or not yet the service itself
             return pid != before and await http_ready(self.port(pid))()
