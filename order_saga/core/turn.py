@@ -127,9 +127,14 @@ def ask_again(turn: Turn, question: Question) -> None:
 
 
 def postpone(turn: Turn, question: Question) -> None:
-    """Wait as if the question had been asked again: its participant is silent, and others probe it."""
-    due_at = _next_due(turn, question.step, question.asked_at, question.attempts + 1)
-    turn.put(structs.replace(question, due_at=due_at))
+    """Wait as if the question had been asked again: its participant is silent, and others probe it.
+
+    No attempt is counted, so the pauses double with the time that it has waited already: what waits for who is away
+    for long must not be looked at every few seconds.
+    """
+    waited_s = (turn.now - question.asked_at).total_seconds() / turn.time_scale
+    wait_s = waited_s + QUESTIONS[question.step].retry_s
+    turn.put(structs.replace(question, due_at=_due_after(turn, question.step, question.asked_at, wait_s)))
 
 
 def who_is_paused(turn: Turn) -> frozenset[Participant]:
@@ -172,9 +177,13 @@ def note_overdue(turn: Turn, question: Question) -> None:
 
 def _next_due(turn: Turn, step: Step, asked_at: datetime, attempts: int) -> datetime:
     """Say when a question needs attention again: its next attempt or the end of its patience, whichever is first."""
+    return _due_after(turn, step, asked_at, QUESTIONS[step].retry_s * 2 ** min(attempts - 1, 16))
+
+
+def _due_after(turn: Turn, step: Step, asked_at: datetime, wait_s: float) -> datetime:
+    """Say when a pause is over that the table bounds, or the patience if that is first."""
     row = QUESTIONS[step]
-    wait_s = min(row.retry_s * 2 ** min(attempts - 1, 16), row.retry_max_s)
-    next_at = turn.now + turn.scaled(wait_s * _spread(turn))
+    next_at = turn.now + turn.scaled(min(wait_s, row.retry_max_s) * _spread(turn))
     return next_at if row.patience_s is None else min(next_at, asked_at + turn.scaled(row.patience_s))
 
 

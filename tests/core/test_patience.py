@@ -253,3 +253,15 @@ def test_an_order_that_was_parked_again_and_again_still_asks() -> None:
 def test_an_order_that_is_not_parked_cannot_be_resumed() -> None:
     """Recorded, and nothing happens."""
     assert Story(requested(), resume()).why is Why.DUPLICATE
+
+
+def test_what_is_held_back_is_looked_at_less_and_less_often_although_nobody_is_asked() -> None:
+    """The pauses double up to the table's longest: a hundred thousand orders that wait must cost little."""
+    story = Story(requested(), approved(), reserved())
+    pauses = []
+    for _ in range(9):
+        pauses.append(round(story.wait_until_due()))
+        story.tell(timer(Step.SETTLE))
+        assert [] == story.asked
+    assert [2, 4, 8, 16, 32, 60, 60, 60, 60] == pauses
+    assert 1 == story.question(Step.SETTLE).attempts
