@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests import evidence
 from tests.crash_matrix import matrix
 from tests.crash_matrix.arena import Outcome
-from tests.crash_matrix.cells import RULES, all_cells, chosen
+from tests.crash_matrix.cells import RULES, Cell, all_cells, chosen
 from tests.infrastructure import Session
 
 out = Console(soft_wrap=True)
@@ -35,6 +36,9 @@ def main(
     ] = None,
     systems: Annotated[int, typer.Option(help="How many systems play side by side.", min=1)] = 4,
     names: Annotated[bool, typer.Option("--list", help="Print the cells and the reasons for the others.")] = False,
+    logs: Annotated[
+        Path | None, typer.Option(help="Keep the systems' folders here, with a log of each process.")
+    ] = None,
     record: Annotated[bool, typer.Option(help="Keep the record of this run for docs/evidence.md.")] = False,
 ) -> None:
     """Kill every service at every point of its work, under every type of message; check everything after each death.
@@ -56,7 +60,8 @@ def main(
         out.print(f"this needs Apache Kafka: {session.docker_trouble}", style="red")
         raise typer.Exit(2)
     try:
-        outcomes = _play(session, cells, systems, record=record)
+        with tempfile.TemporaryDirectory(prefix="crash-matrix-") as folder:
+            outcomes = _play(session, cells, logs or Path(folder), systems=systems, record=record)
     finally:
         session.close()
     matrix.show(out, outcomes)
@@ -67,7 +72,7 @@ def main(
     raise typer.Exit(0 if survived == len(outcomes) else 1)
 
 
-def _play(session: Session, cells: Sequence[matrix.Cell], systems: int, *, record: bool) -> list[Outcome]:
+def _play(session: Session, cells: Sequence[Cell], folder: Path, *, systems: int, record: bool) -> list[Outcome]:
     run_ = evidence.Run("crash-matrix", "The crash-point matrix", WHAT, "make crash-matrix")
     servers, began = session.start(), time.monotonic()
     out.print(f"{len(cells)} cells; {session.describe()}", highlight=False)
@@ -81,7 +86,7 @@ def _play(session: Session, cells: Sequence[matrix.Cell], systems: int, *, recor
                 if one.trouble is not None or not out.is_terminal:
                     progress.console.print(_line(one), highlight=False, markup=False)
 
-        outcomes = asyncio.run(matrix.run(servers, cells, systems=systems, tell=tell))
+        outcomes = asyncio.run(matrix.run(servers, cells, folder, systems=systems, tell=tell))
     if record:
         out.print(f"recorded in {evidence.write(matrix.record(run_, outcomes, began))}", highlight=False)
     return outcomes
@@ -93,4 +98,6 @@ def _line(one: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(main)
+    app()

@@ -5,7 +5,7 @@ The types are those of the topics, so a new message is in the matrix as soon as 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Final, NamedTuple, Self
 
@@ -141,3 +141,16 @@ def sample() -> list[Cell]:
         of_one = [cell for cell in here if cell.service == services[number % len(services)]]
         cells.append(of_one[number % len(of_one)])
     return cells
+
+
+def rounds(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Put cells of different services together into rounds, first those that take long, those that need silence too."""
+    by_service: dict[str, list[Cell]] = {}
+    for cell in sorted(cells, key=_patience):
+        by_service.setdefault(cell.service, []).append(cell)
+    lanes = sorted(by_service.values(), key=len, reverse=True)
+    return [[lane[number] for lane in lanes if number < len(lane)] for number in range(len(lanes[0]) if lanes else 0)]
+
+
+def _patience(cell: Cell) -> int:
+    return 0 if cell.point in RELAY else 1 if cell.point is CrashPoint.SWEPT else 2

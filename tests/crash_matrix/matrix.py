@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from local_stack.errors import StackError
 from saga_kit.crash_points import CrashPoint
 from tests import evidence
-from tests.crash_matrix.arena import Outcome, arena, rounds
-from tests.crash_matrix.cells import RULES, SERVICES, Cell, messages, why_not
+from tests.crash_matrix.arena import Outcome, arena
+from tests.crash_matrix.cells import RULES, SERVICES, Cell, messages, rounds, why_not
 from tests.integration.system import Servers
 
 SURVIVED, BROKEN, MISSED, CANNOT = "●", "✗", "?", "·"
@@ -26,41 +26,41 @@ SYSTEMS_BROKEN_MAX: Final = 5
 Tell = Callable[[Sequence[Outcome]], None]
 
 
-async def run(servers: Servers, cells: Sequence[Cell], *, systems: int, tell: Tell) -> list[Outcome]:
-    """Play all cells; `tell` hears of each round. What was found wrong is in the outcomes, and raised never."""
+async def run(servers: Servers, cells: Sequence[Cell], folder: Path, *, systems: int, tell: Tell) -> list[Outcome]:
+    """Play all cells, each system with its logs in `folder`; `tell` hears of each round.
+
+    What was found wrong is in the outcomes, and raised never.
+    """
     waiting = rounds(cells)[::-1]
     outcomes: list[Outcome] = []
-    broken = 0
+    broken: list[str] = []
 
     async def one_system(folder: Path) -> None:
-        nonlocal broken
-        trouble = None
         async with arena(servers, folder) as here:
-            while waiting and trouble is None:
+            while waiting:
                 played = await here.play(waiting.pop())
                 outcomes.extend(played)
                 tell(played)
-                trouble = played[0].trouble
-            if trouble is None and (left := await here.close()):
-                last = outcomes[-1]
-                outcomes[-1] = last._replace(trouble=f"at the end of its system: {left}")
-                tell([outcomes[-1]])
-        broken += trouble is not None
+                if trouble := played[0].trouble:
+                    broken.append(trouble)
+                    return
+            if left := await here.close():
+                outcomes[-1] = outcomes[-1]._replace(trouble=f"at the end of its system: {left}")
+                tell(outcomes[-1:])
 
-    async def systems_in_turn(number: int, folder: Path) -> None:
-        await asyncio.sleep(number * 0.5)
-        for turn in range(len(cells)):
-            if not waiting or broken > SYSTEMS_BROKEN_MAX:
-                return
-            await one_system(folder / f"{number}-{turn}")
+    async def systems_in_turn(number: int) -> None:
+        while waiting and len(broken) <= SYSTEMS_BROKEN_MAX:
+            try:
+                await one_system(folder / f"{number}-{len(broken)}")
+            except (StackError, OSError, RuntimeError) as error:  # it did not even start
+                broken.append(str(error))
 
-    with tempfile.TemporaryDirectory(prefix="crash-matrix-") as folder:
-        async with asyncio.TaskGroup() as group:
-            for number in range(min(systems, len(waiting))):
-                group.create_task(systems_in_turn(number, Path(folder)))
+    async with asyncio.TaskGroup() as group:
+        for number in range(min(systems, len(waiting))):
+            group.create_task(systems_in_turn(number))
     played = {outcome.cell for outcome in outcomes}
     unplayed = [cell for cell in cells if cell not in played]
-    return [*outcomes, *(Outcome(cell, hit=False, trouble="never played", seconds=0.0) for cell in unplayed)]
+    return [*outcomes, *(Outcome(cell, hit=False, trouble=f"never played: {broken}", seconds=0.0) for cell in unplayed)]
 
 
 def found(outcomes: Sequence[Outcome]) -> list[str]:
