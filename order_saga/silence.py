@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SILENT_AFTER: Final = 100
 """Repeated questions without an answer."""
 PROBES: Final = 10
-"""Orders in each round of timers that still ask a silent participant."""
+"""Orders in a round of timers that still ask a silent participant; see `timers.PROBE_EVERY_S`."""
 
 
 class Silence:

@@ -124,13 +124,15 @@ _CLIENT_IDS: Final = """
     SELECT user_id, client_order_id, order_id FROM orders.orders
     JOIN unnest($1::text[], $2::text[]) AS new(user_id, client_order_id) USING (user_id, client_order_id)
     WHERE client_order_id IS NOT NULL AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"""
+# statement_timestamp(), unlike clock_timestamp(), may be looked up in the index of due orders.
 _DUE: Final = """
-    SELECT order_id FROM orders.orders WHERE due_at <= clock_timestamp() AND parked_reason IS NULL
+    SELECT order_id FROM orders.orders WHERE due_at <= statement_timestamp() AND parked_reason IS NULL
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED"""
 _WAKE: Final = """
     UPDATE orders.orders SET due_at = clock_timestamp()
-    WHERE order_id IN (SELECT order_id FROM orders.orders WHERE phase = ANY($1::text[]) AND due_at > clock_timestamp()
-                       AND parked_reason IS NULL ORDER BY order_id LIMIT $2 FOR UPDATE SKIP LOCKED)"""
+    WHERE order_id IN (SELECT order_id FROM orders.orders
+                       WHERE phase = ANY($1::text[]) AND due_at > statement_timestamp() + interval '5 s'
+                       AND parked_reason IS NULL ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
 _WAKE_HELD_BACK: Final = """
     UPDATE orders.orders SET due_at = clock_timestamp()
     WHERE order_id IN (SELECT order_id FROM orders.orders
@@ -186,7 +188,10 @@ async def due(tx: AsyncConnection, most: int) -> list[UUID]:
 
 
 async def wake(tx: AsyncConnection, phases: Sequence[Phase], most: int) -> int:
-    """Make the orders that wait in these phases due at once; returns how many."""
+    """Make orders that wait in these phases due at once; returns how many.
+
+    Those that are due within 5 s come by themselves: among them are all that were asked a moment ago.
+    """
     return (await tx.exec_driver_sql(_WAKE, (list(phases), most))).rowcount
 
 
