@@ -61,6 +61,8 @@ class Done:
     over_at: float = 0.0
     met: str = ""
     not_done: str = ""
+    recovered_s: float | None = None
+    """How long after it was over the first order that came later had ended; None when none did."""
 
 
 class Faults:

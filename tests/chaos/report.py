@@ -82,8 +82,10 @@ def _faults(outcome: Outcome) -> evidence.Table:
         done = [one for one in of_kind if not one.not_done]
         targets = Counter(one.fault.target for one in done)
         told = ", ".join(f"{target} {number}" for target, number in sorted(targets.items()))
-        rows.append([kind.value, str(len(done)), str(len(of_kind) - len(done)), told])
-    return evidence.Table("Faults", ["fault", "done", "not done", "to whom"], rows)
+        slowest_s = max((one.recovered_s for one in done if one.recovered_s is not None), default=0.0)
+        rows.append([kind.value, str(len(done)), str(len(of_kind) - len(done)), f"{slowest_s:.1f} s", told])
+    columns = ["fault", "done", "not done", "longest until an order that came later had ended", "to whom"]
+    return evidence.Table("Faults", columns, rows)
 
 
 def _found(outcome: Outcome, kind: str) -> int:

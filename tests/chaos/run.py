@@ -161,6 +161,9 @@ def _measure(outcome: Outcome, record: Record, witness: Witness) -> None:
         (end - one.began_at for one in outcome.faults for begin, end in lives.values() if begin <= one.began_at < end),
         default=0,
     )
+    for one in outcome.faults:
+        later = [end for begin, end in lives.values() if begin >= one.over_at]
+        one.recovered_s = min(later) - one.over_at if later else None
     outcome.events = sum(len(versions) for versions in witness.wire.told.values())
     outcome.repeated_events = witness.wire.repeats
 

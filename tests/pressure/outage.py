@@ -119,6 +119,7 @@ async def outage(postgres: Server, kafka: Server, folder: Path, plan: Plan) -> R
         findings = await quiet(one, record, witness, time.monotonic())
         final = await books.read(one.owner_url)
         during = watch.between(left + 5, back)
+        absorbed = left + 1 + 1.5 * plan.burst / capacity  # before that, the burst itself is in everybody's way
         seen = _latencies(record.placed, witness, plan.participant)
         result.figures = {
             "orders": len(record.placed),
@@ -129,9 +130,9 @@ async def outage(postgres: Server, kafka: Server, folder: Path, plan: Plan) -> R
             "drained in, s": round(drained, 1),
             "drained orders a second": round(len(waiting) / max(drained, 0.001), 1),
             **_quantiles("unaffected before", [took for at, took in seen if began <= at < left]),
-            **_quantiles("unaffected during", [took for at, took in seen if left + 1 <= at < back]),
+            **_quantiles("unaffected during", [took for at, took in seen if absorbed <= at < back]),
             "messages to who was away, a second": round(_rate(during, "commands"), 1),
-            "allowed for each order, a second": round(_first_questions(record.placed, left + 5, back), 1),
+            "allowed for each order, a second": round(_first_questions(record.placed, left, back), 1),
             "orchestrators' processor time, cores": round(_rate(during, "busy_s"), 2),
             "most memory growth of a process, MB": max(growth_mb(during).values(), default=0.0),
             "most memory of a process, MB": round(max((max(s.memory.values()) for s in during), default=0.0), 1),
