@@ -1,0 +1,252 @@
+"""A simulated PostgreSQL: read committed, row locks, unique keys, commits of unknown outcome. It knows no table's meaning.
+
+What a statement does stands in `statements`; the very same statements run on the real server in
+`test_same_as_postgres.py`, and must give the same rows. A row is a dict; what is stored is never changed in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+Row = dict[str, Any]
+Key = Any
+EPOCH: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+LOCK_TIMEOUT_S: Final = 5.0
+DEADLOCK: Final = "40P01"
+LOCK_NOT_AVAILABLE: Final = "55P03"
+UNIQUE_VIOLATION: Final = "23505"
+CHECK_VIOLATION: Final = "23514"
+
+
+class ServerError(Exception):
+    """What the server says, with its SQLSTATE."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class World(Protocol):
+    """What may go wrong on the way to the server and back: it waits, and raises `OSError` for a broken connection."""
+
+    async def round_trip(self) -> None:
+        """Take the time of a statement."""
+
+    async def commits(self, apply: Callable[[], None]) -> None:
+        """Take the time of a commit, calling `apply` or not, and raise when the client can't know which."""
+
+
+class Result:
+    """The rows of a statement, as far as our code reads them."""
+
+    def __init__(self, rows: list[Any] | None = None, rowcount: int | None = None) -> None:
+        self._rows = rows or []
+        self.rowcount = len(self._rows) if rowcount is None else rowcount
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def all(self) -> list[Any]:
+        return self._rows
+
+    def one(self) -> Any:
+        (row,) = self._rows
+        return row
+
+    def scalars(self) -> list[Any]:
+        return [row[0] for row in self._rows]
+
+    def scalar_one(self) -> Any:
+        return self.one()[0]
+
+
+Statement = Callable[..., Awaitable[Result]]
+"""Called with the transaction and the statement's parameters."""
+
+
+class Database:
+    """The committed rows of all tables, who holds which lock, and the clock."""
+
+    def __init__(self, statements: Mapping[str, Statement], clock: Callable[[], float]) -> None:
+        """Begin empty; `clock` gives simulated seconds."""
+        self.statements = statements
+        self.tables: dict[str, dict[Key, Row]] = defaultdict(dict)
+        self.locks: dict[tuple[str, Key], Transaction] = {}
+        self.open: set[Transaction] = set()
+        self.clock_is_off_s = 0.0
+        self.committed: list[Callable[[Mapping[str, Mapping[Key, Row | None]]], None]] = []
+        """Called with what each commit has written."""
+        self._clock = clock
+        self._serial: dict[str, int] = defaultdict(int)
+
+    def now(self) -> datetime:
+        """Read the server's clock."""
+        return EPOCH + timedelta(seconds=self._clock() + self.clock_is_off_s)
+
+    def next_serial(self, table: str) -> int:
+        """Take the next number of a table's identity column; a rollback does not give it back."""
+        self._serial[table] += 1
+        return self._serial[table]
+
+    def restart(self) -> None:
+        """End every transaction that is not committed, as a crash of the server does."""
+        for tx in list(self.open):
+            tx.broken = True
+            tx.end()
+
+
+class Transaction:
+    """One transaction, which is also the connection that our code is given."""
+
+    def __init__(self, database: Database, world: World) -> None:
+        self.database = database
+        self.writes: dict[str, dict[Key, Row | None]] = {}
+        self.broken = False
+        self.ended = asyncio.Event()
+        self._world = world
+        self._locked: list[tuple[str, Key]] = []
+        self._waits_for: Transaction | None = None
+
+    async def exec_driver_sql(self, sql: str, parameters: tuple[Any, ...] = ()) -> Result:
+        """Run one of the statements that there are."""
+        await self._world.round_trip()
+        self.fail_if_broken()
+        statement = self.database.statements.get(sql)
+        if statement is None:
+            raise AssertionError(f"the simulation does not know this statement: {sql}")
+        try:
+            result = await statement(self, *parameters)
+        except ServerError as error:
+            kind = IntegrityError if error.sqlstate == UNIQUE_VIOLATION else DBAPIError
+            raise kind("", None, error) from error
+        return result
+
+    # What statements are made of --------------------------------------------------------------------------------------
+
+    def get(self, table: str, key: Key) -> Row | None:
+        """Return the newest version of a row that this transaction may see."""
+        written = self.writes.get(table)
+        if written is not None and key in written:
+            return written[key]
+        return self.database.tables[table].get(key)
+
+    def rows(self, table: str) -> list[tuple[Key, Row]]:
+        """List what a statement that begins now sees of a table."""
+        written = self.writes.get(table)
+        if not written:
+            return list(self.database.tables[table].items())
+        merged = {**self.database.tables[table], **written}
+        return [(key, row) for key, row in merged.items() if row is not None]
+
+    async def lock(self, table: str, key: Key) -> Row | None:
+        """Lock a row that exists, waiting for whoever holds it, and return it as it is then (None: it is gone)."""
+        await self._take((table, key))
+        return self.get(table, key)
+
+    def is_free(self, table: str, key: Key) -> bool:
+        """Tell whether a row could be locked at once (SKIP LOCKED)."""
+        return self.database.locks.get((table, key), self) is self
+
+    async def insert(self, table: str, key: Key, row: Row) -> bool:
+        """Insert a row unless its key is taken; one that another transaction is inserting is waited for."""
+        if self.get(table, key) is not None:
+            return False
+        await self._take((table, key))
+        if self.get(table, key) is not None:
+            return False
+        self.put(table, key, row)
+        return True
+
+    def put(self, table: str, key: Key, row: Row | None) -> None:
+        """Write a row that is locked; None deletes it."""
+        self.writes.setdefault(table, {})[key] = row
+
+    async def _take(self, what: tuple[str, Key]) -> None:
+        locks = self.database.locks
+        while (holder := locks.get(what, self)) is not self:
+            self._fail_on_deadlock(holder)
+            self._waits_for = holder
+            try:
+                async with asyncio.timeout(LOCK_TIMEOUT_S):
+                    await holder.ended.wait()
+            except TimeoutError:
+                raise ServerError(LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout") from None
+            finally:
+                self._waits_for = None
+            self.fail_if_broken()
+        if what not in locks:
+            locks[what] = self
+            self._locked.append(what)
+
+    def _fail_on_deadlock(self, holder: Transaction) -> None:
+        waits_for: Transaction | None = holder
+        while waits_for is not None:
+            if waits_for is self:
+                raise ServerError(DEADLOCK, "deadlock detected")
+            waits_for = waits_for._waits_for
+
+    # Its end ----------------------------------------------------------------------------------------------------------
+
+    def fail_if_broken(self) -> None:
+        """Raise `ConnectionResetError` when the server has ended this transaction."""
+        if self.broken:
+            raise ConnectionResetError("the server closed the connection")
+
+    def apply(self) -> None:
+        """Commit."""
+        self.fail_if_broken()
+        for table, written in self.writes.items():
+            rows = self.database.tables[table]
+            for key, row in written.items():
+                if row is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = row
+        self.end()
+        for tell in self.database.committed:
+            tell(self.writes)
+
+    def end(self) -> None:
+        """Let go of every lock; what is not committed by now never will be."""
+        for what in self._locked:
+            del self.database.locks[what]
+        self._locked.clear()
+        self.database.open.discard(self)
+        self.broken = True
+        self.ended.set()
+
+
+class Engine:
+    """What our code takes for SQLAlchemy's engine. `lingers` says how long the server keeps a dead client's locks."""
+
+    def __init__(self, database: Database, world: World, lingers_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._database = database
+        self._world = world
+        self._lingers_s = lingers_s
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Transaction]:
+        """Begin a transaction; commit it at the end, or roll it back on an error."""
+        await self._world.round_trip()
+        tx = Transaction(self._database, self._world)
+        self._database.open.add(tx)
+        try:
+            yield tx
+            tx.fail_if_broken()
+            await self._world.commits(tx.apply)
+        except Exception:
+            tx.end()
+            raise
+        except BaseException:  # the process is dead: its server finds out later
+            asyncio.get_running_loop().call_later(self._lingers_s(), tx.end)
+            raise
+        finally:
+            if tx.ended.is_set():
+                self._database.open.discard(tx)
