@@ -250,13 +250,16 @@ def _created_at(requested_at: datetime | None, appended_at: datetime) -> datetim
 
 
 def _ends_at_once(turn: Turn, message: Requested) -> Outcome | None:
-    """Find what ends a request before anything is asked: its own faults first, then its age, then an early cancel."""
+    """Find what ends a request before anything is asked: a name that is taken, its faults, its age, an early cancel.
+
+    The name comes first: only one order may hold it, whatever else is wrong with the second.
+    """
     request = message.request
-    if isinstance(request, InvalidOrder):
-        return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, request.reason)
     if message.duplicate_of is not None:
         first = f"order {message.duplicate_of} has this client order id"
         return Outcome(OrderStatus.FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID, first)
+    if isinstance(request, InvalidOrder):
+        return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, request.reason)
     made_at = min(message.appended_at, request.requested_at or message.appended_at)
     if turn.now - made_at > timedelta(seconds=MAX_REQUEST_AGE_S):
         return Outcome(OrderStatus.CANCELLED, ReasonCode.EXPIRED, f"not handled within {MAX_REQUEST_AGE_S:.0f} s")

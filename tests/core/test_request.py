@@ -90,6 +90,12 @@ def test_a_client_order_id_that_was_used_before_fails_the_second_order() -> None
     assert story.saga.reason == f"order {first} has this client order id"
 
 
+def test_a_client_order_id_that_is_taken_comes_before_every_other_fault() -> None:
+    """Only one order may hold the name, so a second that is also invalid must not be stored as if it held it."""
+    story = Story(structs.replace(invalid(client_order_id="mine"), duplicate_of=UUID(int=1)))
+    assert story.ending == (FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID)
+
+
 @pytest.mark.parametrize(
     ("message", "expired"),
     [
