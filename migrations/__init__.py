@@ -15,12 +15,13 @@ from typing import Final
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from migrations.logins import create_logins
 from migrations.owner import transaction
 
-__all__ = ["check", "create_logins", "current", "downgrade", "upgrade"]
+__all__ = ["check", "create_logins", "current", "downgrade", "known", "upgrade"]
 
 TURN_S: Final = 120
 """How long one run waits for another."""
@@ -50,6 +51,12 @@ def current(database_url: str) -> str | None:
             return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
 
     return asyncio.run(ask())
+
+
+def known() -> list[str]:
+    """List the revisions that this code knows, the oldest first."""
+    script = ScriptDirectory(str(Path(__file__).parent))
+    return [revision.revision for revision in script.walk_revisions()][::-1]
 
 
 def check(database_url: str) -> None:

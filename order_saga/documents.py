@@ -44,8 +44,8 @@ that a yes leads to, asks nobody anything: a quote that is taken now would be st
 questions are held back, or, if they were asked before, not asked again; it looks every {LOOK_AGAIN_S:g} s whether it
 must still wait. Nothing times out against a pause and nothing is overdue: patience and attempts begin anew when it is
 over. Answers that come all the same count. A cancel ends an order whose reserve was never sent at once; any other waits
-for its refund. A buy in RESERVING whose quote grows older than {MAX_QUOTE_AGE_S:g} s meanwhile ends FAILED, STALE_PRICE,
-with its money back."""
+for its refund. A buy in RESERVING whose quote grows older than {MAX_QUOTE_AGE_S:g} s meanwhile ends FAILED,
+STALE_PRICE, with its money back."""
 
 
 def diagram() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from contracts.codec import decoder, encode
@@ -17,12 +18,12 @@ from order_saga.core.saga import Participant, Phase, Progress, Saga
 from saga_kit.errors import Contention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from decimal import Decimal
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from order_saga.core.fold import Chapter, Folded
     from order_saga.core.saga import Fill
@@ -106,8 +107,9 @@ _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
 _NOW: Final = "SELECT clock_timestamp(), ARRAY(SELECT participant FROM orders.pauses)"
+_COLUMNS: Final = ", ".join("progress::text" if column.name == "progress" else column.name for column in _ALL)
 _LOCK: Final = f"""
-    SELECT {", ".join("progress::text" if column.name == "progress" else column.name for column in _ALL)}
+    SELECT {_COLUMNS}
     FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
 _HISTORY: Final = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
@@ -143,6 +145,12 @@ _PAUSE: Final = """
     INSERT INTO orders.pauses (participant, paused_by, reason) VALUES ($1, $2, $3)
     ON CONFLICT (participant) DO NOTHING"""
 _UNPAUSE: Final = "DELETE FROM orders.pauses WHERE participant = $1"
+_IN_FLIGHT: Final = f"""
+    SELECT {_COLUMNS} FROM orders.orders
+    WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL OR phase = 'NEW'"""  # noqa: S608 - our own names
+_IN_FLIGHT_TIMEOUT: Final = "SET LOCAL statement_timeout = '10min'"
+_IS_REPAIRED: Final = "SELECT count(*) FROM orders.repairs WHERE run_id = $1 AND action = $2 AND item = $3"
+_NOTE_REPAIR: Final = "INSERT INTO orders.repairs (run_id, action, item, done_by, result) VALUES ($1, $2, $3, $4, $5)"
 _COUNTS: Final = """
     SELECT phase, count(*), count(parked_reason), count(overdue_since) FROM orders.orders
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL GROUP BY phase"""
@@ -158,7 +166,12 @@ async def now(tx: AsyncConnection) -> tuple[datetime, frozenset[Participant]]:
 async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Saga]:
     """Lock and load the sagas that exist, in id order."""
     rows: Any = await tx.exec_driver_sql(_LOCK, (list(order_ids),))
-    return {row[0]: _saga(*row) for row in rows}
+    return {row[0]: read(row) for row in rows}
+
+
+def read(row: Sequence[Any]) -> Saga:
+    """Make a saga of a row. Raises `ValueError` or `msgspec.ValidationError` for one that this code does not know."""
+    return _saga(*row)
 
 
 async def client_ids(tx: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
@@ -208,6 +221,27 @@ async def pause(tx: AsyncConnection, participant: Participant, paused_by: str, r
 async def unpause(tx: AsyncConnection, participant: Participant) -> bool:
     """Let a participant be asked again; False when it was not paused."""
     return (await tx.exec_driver_sql(_UNPAUSE, (participant,))).rowcount == 1
+
+
+async def in_flight(engine: AsyncEngine) -> AsyncIterator[Sequence[Any]]:
+    """Read the row of every order that has not ended, for `read`, one by one; nothing is locked."""
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql(_IN_FLIGHT_TIMEOUT)
+        async for row in await connection.stream(text(_IN_FLIGHT)):
+            yield row
+
+
+async def is_repaired(tx: AsyncConnection, run_id: str, action: str, item: str) -> bool:
+    """Tell whether a run has done this to an item."""
+    return bool((await tx.exec_driver_sql(_IS_REPAIRED, (run_id, action, item))).scalar_one())
+
+
+async def note_repair(tx: AsyncConnection, run_id: str, action: str, item: str, done_by: str, result: str) -> None:
+    """Write down what a run did to an item. Raises `Contention` when the same run does it twice at the same time."""
+    try:
+        await tx.exec_driver_sql(_NOTE_REPAIR, (run_id, action, item, done_by, result))
+    except IntegrityError as error:
+        raise Contention(f"run {run_id} is at work on {item} this instant") from error
 
 
 async def counts(tx: AsyncConnection) -> tuple[dict[str, int], int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +33,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from saga_kit.batch import Record
 from saga_kit.outbox import QUEUE_STORAGE
 from saga_kit.publisher import Publisher, RawMessage
+
+Note = Callable[[AsyncConnection], Awaitable[None]]
 
 REASON_MAX: Final = 500
 PAGE_MAX: Final = 500
@@ -135,30 +137,36 @@ class DeadLetters:
         letters = await self.page(engine, after=dead_letter_id - 1, limit=1, closed=True)
         return next((letter for letter in letters if letter.dead_letter_id == dead_letter_id), None)
 
-    async def replay(self, engine: AsyncEngine, publisher: Publisher, dead_letter_id: int) -> bool:
+    async def replay(
+        self, engine: AsyncEngine, publisher: Publisher, dead_letter_id: int, *, note: Note | None = None
+    ) -> bool:
         """Publish the record again, bytes and headers as they were; False when it is not open or was not sent.
 
-        When it fails again it becomes another letter, since it has another offset then.
+        When it fails again it becomes another letter, since it has another offset then. `note` writes more in the
+        transaction that closes the letter; killed before that, it stays open, and is published again another time.
         """
         letter = await self.get(engine, dead_letter_id)
         if letter is None or letter.replayed_at is not None or letter.discarded_at is not None:
             return False
         if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, letter.headers)]):
             return False
-        return await self._close(engine, dead_letter_id, "replayed_at")
+        return await self._close(engine, dead_letter_id, "replayed_at", note)
 
-    async def discard(self, engine: AsyncEngine, dead_letter_id: int) -> bool:
-        """Close a letter for good; its bytes stay. False when it is not open."""
-        return await self._close(engine, dead_letter_id, "discarded_at")
+    async def discard(self, engine: AsyncEngine, dead_letter_id: int, *, note: Note | None = None) -> bool:
+        """Close a letter for good; its bytes stay. False when it is not open. `note`: as for `replay`."""
+        return await self._close(engine, dead_letter_id, "discarded_at", note)
 
-    async def _close(self, engine: AsyncEngine, dead_letter_id: int, column: str) -> bool:
+    async def _close(self, engine: AsyncEngine, dead_letter_id: int, column: str, note: Note | None) -> bool:
         async with engine.begin() as tx:
             result = await tx.exec_driver_sql(
                 f"UPDATE {self._table} SET {column} = clock_timestamp()"  # noqa: S608 - the same
                 " WHERE dead_letter_id = $1 AND replayed_at IS NULL AND discarded_at IS NULL",
                 (dead_letter_id,),
             )
-            return result.rowcount == 1
+            closed = result.rowcount == 1
+            if closed and note is not None:
+                await note(tx)
+            return closed
 
 
 def clean(reason: str) -> str:

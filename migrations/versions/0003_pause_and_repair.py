@@ -1,4 +1,4 @@
-"""Pausing a participant, and what operators repaired; for auditors the open questions of every order."""
+"""Pausing a participant, and what operators repaired; for auditors the questions of every order, and settled claims."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def downgrade() -> None:
         op.get_bind().exec_driver_sql(statement)
 
 
-# The trail is added to and never changed. A question's defaults are those of `order_saga.core.saga.Question`.
+# Pausing and repairing are the owner's: no service may. The trail is added to and never changed. A question's defaults
+# are those of `order_saga.core.saga.Question`.
 UP = (
     """
     CREATE TABLE orders.pauses (
@@ -42,7 +43,6 @@ UP = (
         PRIMARY KEY (run_id, action, item)
     )""",
     "COMMENT ON COLUMN orders.repairs.item IS 'an order''s id, or a dead letter''s: orders/17'",
-    "GRANT SELECT, INSERT ON orders.repairs TO saga_orders",
     "CREATE VIEW audit.pauses AS SELECT participant, paused_by, reason, paused_at FROM orders.pauses",
     "CREATE VIEW audit.repairs AS SELECT run_id, action, item, done_by, at, result FROM orders.repairs",
     """
@@ -57,10 +57,18 @@ UP = (
         step text, asked_at timestamptz, due_at timestamptz, attempts integer, answer text, sent boolean,
         held_back boolean)
     WHERE owner.phase <> 'NEW'""",
+    """
+    CREATE OR REPLACE VIEW audit.claims AS
+    SELECT order_id, user_id, idempotency_key, client_order_id, created_at, settled FROM api.claims""",
     "GRANT SELECT ON audit.pauses, audit.repairs, audit.questions TO saga_auditor",
 )
 
 DOWN = (
+    "DROP VIEW audit.claims",
+    """
+    CREATE VIEW audit.claims AS
+    SELECT order_id, user_id, idempotency_key, client_order_id, created_at FROM api.claims""",
+    "GRANT SELECT ON audit.claims TO saga_auditor",
     "DROP VIEW audit.questions",
     "DROP VIEW audit.repairs",
     "DROP VIEW audit.pauses",

@@ -92,7 +92,8 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "next_cursor": "Give it as `cursor` to get the next page; null on the last one.",
     "Entry.seq": "Its place in the order's history, from 1.",
     "Entry.at": "When it happened.",
-    "Entry.kind": "`received`, `asked`, `answered`, `timed_out`, `ignored`, `status`, `overdue`, `parked`, `resumed`.",
+    "Entry.kind": "`received`, `asked`, `answered`, `waits`, `timed_out`, `ignored`, `status`, `overdue`, `parked`, "
+    "`resumed`, `woken`.",
     "Entry.name": "The message, the question or the status that it is about.",
     "Entry.status": "The status that it led to, if it led to one.",
     "Entry.version": "The version that it led to, if it led to one.",

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from order_saga.cli.reach import amount, out
+from order_saga.cli.why import told
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,13 +18,6 @@ ASKED: Final = {
     "reserve": "balance: reserve what it can cost",
     "settle": "balance: settle both legs",
     "refund": "balance: refund whatever is held",
-}
-WAITS_FOR: Final = {"check": "assets", "reserve": "balance", "settle": "balance", "refund": "balance"}
-ANSWERS: Final = {
-    "check": ("AssetApproved", "AssetRefused"),
-    "reserve": ("BalanceReserved", "BalanceRefused"),
-    "settle": ("BalanceSettled", "SettlementRefused"),
-    "refund": ("BalanceRefunded", "RefundRefused"),
 }
 COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
 
@@ -43,6 +37,8 @@ def sentence(entry: dict[str, Any]) -> str:  # noqa: PLR0911 - one for each kind
             return f"{name} {_told(detail)}".rstrip()
         case "ignored":
             return f"[dim]ignored {name}: {detail.get('why')}[/]"
+        case "waits":
+            return f"[yellow]waits: {name} paused[/]"
         case "timed_out":
             return f"[yellow]gives up on {name} after {detail.get('attempts')} attempts[/]"
         case "parked":
@@ -58,27 +54,6 @@ def _told(detail: dict[str, Any]) -> str:
     return escape(told)
 
 
-def why_waiting(order: dict[str, Any], history: list[dict[str, Any]]) -> str:
-    """Say what an order that has not ended waits for."""
-    if order["parked_reason"]:
-        return f"parked: {escape(order['parked_reason'])}; 'order-saga resume {order['order_id']}' lets it go on"
-    asked = [entry for entry in history if entry["kind"] == "asked"]
-    answered = {entry["name"] for entry in history if entry["kind"] == "answered"}
-    waiting = []
-    for step in dict.fromkeys(entry["name"] for entry in asked):
-        attempts = [entry for entry in asked if entry["name"] == step]
-        if not answered & set(ANSWERS[step]):
-            since = f"{attempts[0]['at']:%H:%M:%S}"
-            waiting.append(f"{WAITS_FOR[step]} ({step}) since {since}, {_times(len(attempts))}")
-    late = ", overdue" if order["overdue_since"] else ""
-    following = f", next at {order['due_at']:%H:%M:%S}" if order["due_at"] else ""
-    return f"waiting for {' and '.join(waiting) or 'nothing'}{late}{following}"
-
-
-def _times(number: int) -> str:
-    return "asked once" if number == 1 else f"asked {number} times"
-
-
 def print_story(story: dict[str, Any]) -> None:
     """Print an order's header, timeline and money."""
     order = story["order"]
@@ -89,7 +64,7 @@ def print_story(story: dict[str, Any]) -> None:
         )
         _print_requests(story["requests"])
         return
-    _print_header(order, story["history"])
+    _print_header(order, told(order, story["questions"], story["pauses"]))
     _print_requests(story["requests"])
     _print_timeline(story["history"])
     _print_money(story)
@@ -98,7 +73,7 @@ def print_story(story: dict[str, Any]) -> None:
         out.print(f"[yellow]events not yet acknowledged by the broker: versions {versions}[/]")
 
 
-def _print_header(order: dict[str, Any], history: list[dict[str, Any]]) -> None:
+def _print_header(order: dict[str, Any], waits: str) -> None:
     colour = COLOURS.get(order["status"], "cyan")
     out.print(f"order [bold]{order['order_id']}[/]  {order['order_type']} {order['asset_id']} of {order['user_id']}")
     line = f"[bold {colour}]{order['status']}[/] in phase {order['phase']}, version {order['version']}"
@@ -109,7 +84,7 @@ def _print_header(order: dict[str, Any], history: list[dict[str, Any]]) -> None:
         line += f", {order['reason_code']}"
     out.print(line)
     if order["due_at"] or order["parked_reason"]:
-        out.print(f"[yellow]{why_waiting(order, history)}[/]")
+        out.print(f"[yellow]{escape(waits)}[/]")
 
 
 def _print_requests(requests: list[dict[str, Any]]) -> None:

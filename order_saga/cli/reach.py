@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -95,9 +96,12 @@ async def connected(address: str) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def publishing(settings: KafkaSettings) -> AsyncIterator[Publisher]:
-    """Connect to a broker, for a command's length."""
+    """Connect to a broker, for a command's length. What it complains of goes to stderr, as all that is no data."""
+    import structlog
+
     from saga_kit.publisher import Publisher
 
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     publisher = Publisher(settings, client_id="order-saga-cli")
     try:
         yield publisher
@@ -118,6 +122,16 @@ async def rows(engine: AsyncEngine, statement: str, *arguments: object) -> list[
     async with engine.connect() as connection:
         result = await connection.exec_driver_sql(statement, arguments)
         return [dict(row) for row in result.mappings()]
+
+
+async def stream(engine: AsyncEngine, statement: str, **arguments: object) -> AsyncIterator[dict[str, Any]]:
+    """Run one query with `:named` arguments and read it row by row, however many there are."""
+    from sqlalchemy import text
+
+    async with engine.connect() as connection:
+        result = await connection.stream(text(statement), arguments)
+        async for row in result.mappings():
+            yield dict(row)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

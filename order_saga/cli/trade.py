@@ -24,7 +24,7 @@ User = Annotated[str, typer.Option("--user", "-u", help="Who acts.")]
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (token, deposit, accounts, submit, cancel):
+    for command in (token, deposit, accounts, submit):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -139,15 +139,6 @@ def _until(deadline: float) -> dict[str, str]:
     """Prefer to wait until then; the API waits at most 30 s in one request."""
     left_s = math.ceil(deadline - time.monotonic())
     return {"Prefer": f"wait={left_s}"} if left_s > 0 else {}
-
-
-def cancel(order_id: str, user: User = "alice", json: Json = False) -> None:
-    """Ask for an order's cancellation through the REST API."""
-    order = call(user, "PUT", f"/orders/{order_id}/cancel")
-    if json:
-        print_json(order)
-    else:
-        out.print(f"order {order['order_id']}: {told(order)}, cancel requested")
 
 
 ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})

@@ -74,9 +74,7 @@ async def test_an_order_that_does_not_move_says_what_it_waits_for(system: System
     stuck = await system.cli("stuck", "--older-than", "0", "--json")
     [found] = [each for each in json.loads(stuck.out) if each["order_id"] == order_id]
     assert 1 == stuck.code
-    assert re.fullmatch(
-        r"waiting for assets \(check\) since [0-9:]{8}, asked \d times, next at [0-9:]{8}", found["why"]
-    )
+    assert re.fullmatch(r"waiting for assets \(check\) since [0-9:]{8}, \d attempts, next at [0-9:]{8}", found["why"])
     await system.producer.send(cancel_of(wanted))
     assert {order_id: CANCELLED} == await trader.ended([order_id])
     fine = await system.cli("stuck", "--older-than", "3600")
@@ -145,3 +143,60 @@ async def test_a_token_that_only_an_issuer_can_sign_is_one_line() -> None:
     output = await command("token", "--user", "alice", env={"JWT_JWKS_URL": "https://issuer.example/jwks"})
     says = "order-saga: only the issuer whose keys are at JWT_JWKS_URL can sign tokens; get one from there\n"
     assert (2, "", says) == output
+
+
+async def test_a_participant_is_paused_for_a_while(system: System, trader: Trader) -> None:
+    """Orders wait and say so, in every place that tells of them; a cancel ends one at once; afterwards all complete."""
+    [user] = await system.endow(["patient"], {"USD": "1000", "ACME": "100"})
+    paused = await system.cli("pause", "balance", "--reason", "new disks", "--by", "ops")
+    assert 0 == paused.code
+    bought, sold = buy(user, "ACME", "1"), sell(user, "ACME", "1")
+    withdrawn = sell(user, "ACME", "2", ends=CANCELLED)
+    await trader.produce(bought, sold, withdrawn)
+    waiting = "SELECT 1 FROM audit.questions WHERE held_back AND order_id = ANY($1::uuid[]) LIMIT 1 OFFSET 4"
+    ids = [one.order_id for one in (bought, sold, withdrawn)]
+
+    async def all_wait() -> bool:
+        return bool(await system.rows(waiting, ids))
+
+    await eventually(all_wait, "all questions are held back: one of the buy, two of each sell")
+    await system.producer.send(cancel_of(withdrawn))
+    assert {withdrawn.order_id: CANCELLED} == await trader.ended([withdrawn.order_id])
+    stuck = json.loads((await system.cli("stuck", "--older-than", "0", "--json")).out)
+    [found] = [each for each in stuck if each["order_id"] == bought.order_id]
+    assert "held back: balance is paused" == found["cause"]
+    assert ": new disks (ops), not asked yet" in found["why"]
+    asked = "SELECT count(*) AS number FROM audit.history WHERE kind = 'asked' AND order_id = ANY($1::uuid[])"
+    assert 0 == (await system.rows(asked, ids))[0]["number"]
+
+    ended = await system.cli("unpause", "balance")
+    assert (0, "balance is asked again, 2 orders woken\n") == (ended.code, ended.out)
+    assert dict.fromkeys(ids[:2], "COMPLETED") == await trader.ended(ids[:2])
+
+
+async def test_orders_that_wait_are_asked_again_and_cancelled_in_bulk(system: System, trader: Trader) -> None:
+    """Through the same door as everything: each order is asked again at once, then cancelled, its money given back."""
+    [user] = await system.endow(["bulk"], {"ACME": "100"})
+    wanted = [sell(user, "SLOW", "1", ends="CANCELLED OPERATOR") for _ in range(5)]
+    ids = await trader.produce(*wanted)
+    waiting = "SELECT 1 FROM audit.questions WHERE step = 'check' AND order_id = ANY($1::uuid[]) LIMIT 1 OFFSET 4"
+
+    async def all_ask() -> bool:
+        return bool(await system.rows(waiting, ids))
+
+    await eventually(all_ask, "all have begun")
+    again = await system.cli("ask-again", "--user", user, "--waiting-for", "assets", "--yes", "--by", "ops")
+    assert (0, sorted(f"{one}: asks again" for one in ids)) == (again.code, sorted(again.out.splitlines()))
+    cancelled = await system.cli("cancel", "--user", user, "--yes", "--by", "ops", "--json")
+    assert 0 == cancelled.code
+    assert dict.fromkeys(ids, "CANCELLED OPERATOR") == await trader.ended(ids)
+    woken = (
+        "SELECT detail ->> 'requested_by' AS by FROM audit.history WHERE kind = 'woken' AND order_id = ANY($1::uuid[])"
+    )
+    assert ["ops"] * 5 == [row["by"] for row in await system.rows(woken, ids)]
+
+
+async def test_this_version_can_take_over_the_running_system(system: System) -> None:
+    """`check-deploy` on the live system: exit 0, with whatever is in flight."""
+    checked = await system.cli("check-deploy")
+    assert (0, True) == (checked.code, "all of them can be handled" in checked.out)

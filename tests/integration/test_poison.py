@@ -120,10 +120,10 @@ async def test_a_parked_order_waits_for_a_person_and_resumes(system: System, tra
     assert (0, True, "") == (told.code, "PARKED" in told.out, told.err)
 
     resumed = await system.cli("resume", parked.order_id, "--by", "ops")
-    assert (0, f"order {parked.order_id} goes on\n") == (resumed.code, resumed.out)
+    assert (0, f"{parked.order_id}: goes on\n") == (resumed.code, resumed.out)
     assert {parked.order_id: COMPLETED} == await trader.ended([parked.order_id])
     again = await system.cli("resume", parked.order_id)
-    assert (1, f"order-saga: order {parked.order_id} is not parked\n") == (again.code, again.err)
+    assert (1, f"{parked.order_id}: is not parked\n") == (again.code, again.out)
     await assert_all_is_well(system, trader)
 
 
@@ -168,7 +168,7 @@ async def test_a_dead_letter_is_listed_shown_replayed_and_closed(system: System,
     await eventually(lambda: _found(system, noted, wanted.order_id), "the replayed reply reaches its order")
     assert ["unknown"] == [row["why"] for row in await system.rows(noted, wanted.order_id)]
     again = await system.cli("dead-letters", "replay", letter["id"])
-    assert (1, 1) == (again.code, len(again.err.splitlines()))
+    assert (1, f"{letter['id']}: is not open\n") == (again.code, again.out)
 
 
 async def _assert_kept(system: System, schema: str, poison: Sequence[Message], places: Sequence[Place]) -> None:

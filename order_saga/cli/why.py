@@ -1,0 +1,105 @@
+"""Says why something does not move, and what kind of trouble that is. Rows in, words out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+REASON_MAX: Final = 100
+"""Of a reason in a cause's name, so that causes are few."""
+
+
+class Cause(NamedTuple):
+    """A kind of trouble that many orders can have, and what a person can do about it."""
+
+    name: str
+    advice: str
+
+
+PARKED_ADVICE: Final = "find out why, then: order-saga resume --parked-reason ..."
+WAIT_ADVICE: Final = "is it up? then: order-saga ask-again --waiting-for {who}"
+OVER: Final = Cause(
+    "held back by a pause that is over", "each looks again by itself; order-saga unpause ... wakes them"
+)
+PAUSE_ADVICE: Final = "order-saga unpause {who}"
+NO_ORDERS: Final = {
+    "claim": Cause("accepted, not seen by the orchestrator", "is one running? the API sends it again by itself"),
+    "event": Cause("event not sent", "is the broker up? the relay sends it again by itself"),
+}
+
+
+def cause(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> Cause:
+    """Name the kind of trouble of an item that `stuck` found."""
+    if item["kind"] != "order":
+        return NO_ORDERS[item["kind"]]
+    if item["parked_reason"]:
+        return Cause(f"parked: {item['parked_reason'][:REASON_MAX]}", PARKED_ADVICE)
+    questions = item["questions"] or ()
+    if any(question["held_back"] for question in questions):
+        paused = _paused(questions, pauses)
+        return Cause(f"held back: {_are(paused)} paused", PAUSE_ADVICE.format(who=paused[0])) if paused else OVER
+    who = " and ".join(dict.fromkeys(question["participant"] for question in questions)) or "nobody"
+    advice = WAIT_ADVICE.format(who=who.partition(" ")[0])
+    if item["phase"] == "REFUNDING":
+        return Cause(f"compensation not acknowledged by {who}", advice)
+    if item["phase"] == "SETTLING":
+        return Cause(f"settlement not acknowledged by {who}", advice)
+    return Cause(f"waiting for {who}", advice)
+
+
+def why(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> str:
+    """Say why one item does not move."""
+    if item["kind"] == "claim":
+        return f"accepted by the API at {moment(item['since'])}, not yet seen by the orchestrator"
+    if item["kind"] == "event":
+        return f"the event of version {item['version']} is not sent, since {moment(item['since'])}"
+    return told(item, item["questions"] or (), pauses)
+
+
+def told(order: Mapping[str, Any], questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> str:
+    """Say what an order that has not ended waits for. `questions` are its open ones."""
+    if order["parked_reason"]:
+        return f"parked: {order['parked_reason']}; 'order-saga resume {order['order_id']}' lets it go on"
+    following = f", next at {moment(order['due_at'])}" if order["due_at"] else ""
+    if any(question["held_back"] for question in questions):
+        asked = "" if all(question["sent"] for question in questions) else "not asked yet, "
+        return (
+            f"held back {_because(_paused(questions, pauses), pauses)}, {asked}looks again at {moment(order['due_at'])}"
+        )
+    lacks = {"REFUNDING": "compensation not acknowledged: ", "SETTLING": "settlement not acknowledged: "}
+    waits = " and ".join(map(_waits_for, questions)) or "nothing"
+    late = ", overdue" if order["overdue_since"] else ""
+    return f"{lacks.get(order['phase'], '')}waiting for {waits}{late}{following}"
+
+
+def moment(at: datetime | str) -> str:
+    """Write a time for people: without its day when that is today's."""
+    when = datetime.fromisoformat(at) if isinstance(at, str) else at
+    recent = datetime.now(UTC) - when < timedelta(hours=12)
+    return f"{when.astimezone(UTC):%H:%M:%S}" if recent else f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _waits_for(question: Mapping[str, Any]) -> str:
+    times = question["attempts"]
+    asked = "to be asked" if not times else "1 attempt" if times == 1 else f"{times} attempts"
+    return f"{question['participant']} ({question['step']}) since {moment(question['asked_at'])}, {asked}"
+
+
+def _paused(questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> list[str]:
+    """Name who is paused of those whom an order needs: balance to its end, the assets until they have judged it."""
+    unjudged = any(question["participant"] == "assets" for question in questions)
+    return [who for who in sorted(pauses) if who == "balance" or unjudged]
+
+
+def _because(paused: Sequence[str], pauses: Mapping[str, Any]) -> str:
+    if not paused:
+        return "by a pause that is over"
+    reasons = "; ".join(f"{pauses[who]['reason']} ({pauses[who]['paused_by']})" for who in paused)
+    return f"because {_are(paused)} paused since {moment(pauses[paused[0]]['paused_at'])}: {reasons}"
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"

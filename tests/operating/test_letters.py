@@ -1,0 +1,139 @@
+"""Dead letters in bulk: of all services, by filter, once each; and one that fails again is left to another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer
+
+from saga_kit.dead_letters import DeadLetters
+from tests.infrastructure import Infrastructure
+from tests.operating.support import Desk, lines
+from tests.saga_kit.support import FakeRecord
+
+OPEN = """
+    SELECT dead_letter_id AS id, replayed_at IS NULL AND discarded_at IS NULL AS open FROM {schema}.dead_letters
+    ORDER BY 1"""
+Sent = Callable[[], Coroutine[Any, Any, list[bytes | None]]]
+
+
+async def write(desk: Desk, schema: str, *reasons: str, topic: str = "sys.orders.requests", first: int = 0) -> None:
+    """Store letters with these reasons, whose value is their number."""
+    records = [
+        (FakeRecord(topic=topic, offset=offset, value=b"%d" % offset), why) for offset, why in enumerate(reasons, first)
+    ]
+    async with desk.engine.begin() as tx:
+        await DeadLetters(schema).write(tx, records)
+
+
+@pytest_asyncio.fixture
+async def topic(infrastructure: Infrastructure, topic_prefix: str) -> str:
+    """Create the topic that letters come from."""
+    name = f"{topic_prefix}orders.requests"
+    await infrastructure.create_topics({name: 1})
+    return name
+
+
+@pytest_asyncio.fixture
+async def sent(infrastructure: Infrastructure, topic: str) -> AsyncIterator[Sent]:
+    """Read what was published to that topic."""
+
+    async def read() -> list[bytes | None]:
+        consumer = AIOKafkaConsumer(
+            topic, bootstrap_servers=infrastructure.kafka_bootstrap_servers, auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            [partition] = consumer.assignment()
+            end = (await consumer.end_offsets([partition]))[partition]
+            return [(await consumer.getone()).value for _ in range(end)]
+        finally:
+            await consumer.stop()
+
+    yield read
+
+
+async def test_letters_of_all_services_are_listed_by_filter(desk: Desk) -> None:
+    """By topic, with or without the system's prefix, by words of the reason, by age; more than fit on one page."""
+    await write(desk, "orders", *["no such order"] * 600)
+    await write(desk, "balances", "Numeric overflow", topic="sys.balance.commands")
+    await write(desk, "assets", "not JSON", topic="sys.assets.commands")
+    numbers = {}
+    for words in (
+        (), ("--topic", "orders.requests"), ("--topic", "sys.balance.commands"), ("--topic", "commands"),
+        ("--reason", "overflow"), ("--reason", "ORDER", "--topic", "orders.requests"), ("--older-than", "3600"),
+    ):  # fmt: skip
+        output = await desk.cli("dead-letters", "list", "--json", *words)
+        numbers[words] = (output.code, len(json.loads(output.out)))
+    assert {
+        (): (1, 602),
+        ("--topic", "orders.requests"): (1, 600),
+        ("--topic", "sys.balance.commands"): (1, 1),
+        ("--topic", "commands"): (1, 2),
+        ("--reason", "overflow"): (1, 1),
+        ("--reason", "ORDER", "--topic", "orders.requests"): (1, 600),
+        ("--older-than", "3600"): (0, 0),
+    } == numbers
+
+
+async def test_discard_by_filter_closes_those_and_no_others(desk: Desk) -> None:
+    """Every letter has its result and its record; started again the run finds nothing to do."""
+    await write(desk, "orders", "a", "b")
+    await write(desk, "assets", "a")
+    look = await desk.cli("dead-letters", "discard", "--reason", "a", "--dry-run")
+    assert (0, ["orders/1: would be done", "assets/1: would be done"]) == (look.code, look.out.splitlines())
+    done = await desk.cli("dead-letters", "discard", "--reason", "a", "--yes", "--by", "ops", "--run", "r", "--json")
+    assert (0, ["orders/1", "assets/1"]) == (done.code, [line["item"] for line in lines(done)[:-1]])
+    assert [True] == [row["open"] for row in await desk.rows(OPEN.format(schema="orders")) if row["id"] == 2]
+    repairs = "SELECT item, done_by, result FROM audit.repairs WHERE run_id = 'r' AND action = 'discard' ORDER BY item"
+    expected = [(item, "ops", "discarded") for item in ("assets/1", "orders/1")]
+    assert expected == [tuple(row.values()) for row in await desk.rows(repairs)]
+    again = await desk.cli("dead-letters", "discard", "--reason", "a", "--yes", "--run", "r")
+    assert (0, "") == (again.code, again.out)
+    named = await desk.cli("dead-letters", "discard", "orders/1", "--run", "r")
+    assert (0, "orders/1: done before\n") == (named.code, named.out)
+    other = await desk.cli("dead-letters", "discard", "orders/1", "orders/2")
+    assert (1, "orders/1: is not open\norders/2: discarded\n") == (other.code, other.out)
+
+
+async def test_replay_by_filter_publishes_each_once(
+    desk: Desk, infrastructure: Infrastructure, topic: str, sent: Sent
+) -> None:
+    """Byte for byte and in order; a letter that came back meanwhile is left alone, even when the run starts again."""
+    kafka = {"KAFKA_BOOTSTRAP_SERVERS": infrastructure.kafka_bootstrap_servers}
+    await write(desk, "orders", *["x"] * 5, topic=topic)
+    words = ("dead-letters", "replay", "--topic", topic, "--run", "r", "--yes")
+    part = await desk.cli(*words, "--limit", "3", **kafka)
+    assert (0, ["orders/1: replayed", "orders/2: replayed", "orders/3: replayed"]) == (part.code, part.out.splitlines())
+    await write(desk, "orders", "x", topic=topic, first=100)  # one of them failed again
+    rest = await desk.cli(*words, **kafka)
+    assert (0, ["orders/4: replayed", "orders/5: replayed"]) == (rest.code, rest.out.splitlines())
+    assert [b"%d" % number for number in range(5)] == await sent()
+    assert [6] == [row["id"] for row in await desk.rows(OPEN.format(schema="orders")) if row["open"]]
+
+
+async def test_a_broker_that_does_not_take_a_letter_leaves_it_open(
+    desk: Desk, infrastructure: Infrastructure, topic_prefix: str
+) -> None:
+    """Here the topic is not there: exit 1, and the letter stays for another time."""
+    await write(desk, "orders", "x", topic=f"{topic_prefix}gone")
+    output = await desk.cli(
+        "dead-letters", "replay", "orders/1", KAFKA_BOOTSTRAP_SERVERS=infrastructure.kafka_bootstrap_servers
+    )
+    assert (1, "orders/1: the broker did not take it\n") == (output.code, output.out)
+    assert [True] == [row["open"] for row in await desk.rows(OPEN.format(schema="orders"))]
+    assert [] == await desk.rows("SELECT * FROM audit.repairs")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("17", "is not a dead letter's id"), ("orders/9", "there is no dead letter")]
+)
+async def test_a_letter_that_is_none(desk: Desk, name: str, says: str) -> None:
+    """A wrong name is wrong usage, an unknown number trouble; both are one line."""
+    output = await desk.cli("dead-letters", "show", name)
+    assert says in output.err
+    assert (2 if name == "17" else 1) == output.code
