@@ -58,7 +58,7 @@ async def test_a_system_of_this_version_passes(desk: Desk) -> None:
     await desk.execute(CLAIM, UUID(int=7 * 10**6))
     await desk.execute("UPDATE api.claims SET request = $1", encode(requested().request))
     report = await checked(desk)
-    assert {"revision": "0003", "missing": [], "unknown": []} == report["schema"]
+    assert {"revision": migrations.known()[-1], "missing": [], "unknown": []} == report["schema"]
     assert [] == report["problems"]
     assert (len(STORIES) + 2, 1) == (report["looked_at"]["orders"], report["looked_at"]["claims"])
     assert report["looked_at"]["messages"] >= len(STORIES)
@@ -136,7 +136,8 @@ async def test_a_schema_that_is_behind_or_ahead_is_told(desk: Desk) -> None:
     await desk.begin(1)
     await asyncio.to_thread(migrations.downgrade, desk.url, "0002")
     behind = await checked(desk)
-    assert ({"revision": "0002", "missing": ["0003"], "unknown": []}, []) == (behind["schema"], behind["problems"])
+    missing = migrations.known()[2:]
+    assert ({"revision": "0002", "missing": missing, "unknown": []}, []) == (behind["schema"], behind["problems"])
     assert 1 == behind["looked_at"]["orders"]
     assert "'order-saga migrate' first" in (await desk.cli("check-deploy")).out
     await desk.execute("UPDATE alembic_version SET version_num = '9999'")

@@ -75,6 +75,8 @@ def _orders() -> dict[str, Statement]:
         orders._WAKE_HELD_BACK: wake_held_back,
         orders._PAUSE: pause,
         orders._UNPAUSE: unpause,
+        orders._IS_REPAIRED: is_repaired,
+        orders._NOTE_REPAIR: note_repair,
     }
 
 
@@ -230,6 +232,17 @@ async def unpause(tx: Transaction, participant: str) -> Result:
     if there:
         tx.put("pauses", str(participant), None)
     return Result(rowcount=int(there))
+
+
+async def is_repaired(tx: Transaction, *item: str) -> Result:
+    """Tell whether an operator's run has done this."""
+    return Result([(int(tx.get("repairs", item) is not None),)])
+
+
+async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done_by: str, result: str) -> Result:
+    """Note that it has."""
+    done = await tx.insert("repairs", (run_id, action, item), {"done_by": done_by, "result": result})
+    return Result(rowcount=int(done))
 
 
 # The outbox's, of each schema -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from contracts.vocabulary import OrderType
 from order_saga import store
 from order_saga.core.saga import Participant
 from order_saga.process import Orders
-from order_saga.resume import resume
+from order_saga.repair import Run, resume
 from participants.assets.service import AssetDesk
 from participants.balance.service import participant
 from saga_kit.crash_points import watch
@@ -221,8 +221,9 @@ class World:
         """Resume what a poisoned message has parked, now that it can be written."""
         engine = cast("Any", Engine(self.database, _Patient()))
         while True:
+            run = Run(f"at {self.loop.time()}", "olga")
             for order_id, row in sorted(self.database.tables["orders"].items()):
-                if row["parked_reason"] is not None and await resume(engine, order_id, "olga"):
+                if row["parked_reason"] is not None and (await resume(engine, run, order_id)).done:
                     self.tell("operator", f"resumes {_short(order_id)}")
             await asyncio.sleep(5)
 
