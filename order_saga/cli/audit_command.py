@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from order_saga.cli.reach import database, err, out, print_json, run
+from order_saga.cli.reach import database, database_url, err, out, print_json, run
+
+if TYPE_CHECKING:
+    from order_saga.audit import Finding
+
+PORT = 8004
 
 
 def register(app: typer.Typer) -> None:
@@ -15,16 +20,27 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Operating")(audit)
 
 
-def audit(json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False) -> None:
-    """Check the invariants I1 to I11 on the live system. Exit 1 and each order's name when one does not hold."""
-    from order_saga.audit import audit as check
+def audit(
+    json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and audit again and again until Ctrl-C.")] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, help="With --watch: seconds from one run's begin to the next.")
+    ] = 300,
+    port: Annotated[int, typer.Option(help="With --watch: where /metrics is; 0 takes a free one.")] = PORT,
+    host: Annotated[str, typer.Option(help="With --watch: the address that /metrics listens on.")] = "127.0.0.1",
+) -> None:
+    """Check the invariants I1 to I11 on the live system. Exit 1 and each order's name when one does not hold.
 
-    async def work() -> list[Any]:
-        async with database() as engine:
-            return list(await check(engine))
+    It reads the auditors' views and writes nothing; the auditor's login will do. What may be a message on its way is
+    looked at again for up to 40 s. Every run reads everything: an old row can be corrupted as well as a new one. What
+    the database can't tell is whether a consumer of orders.events has got what the broker has acknowledged.
 
-    with err.status("auditing ..."):
-        findings = run(work())
+    With --watch the exit status is the last run's, and Prometheus finds audit_findings{invariant}, audit_orders,
+    audit_duration_seconds, audit_last_success_timestamp_seconds and audit_runs_total{result} (clean, findings, failed).
+    """
+    if watch:
+        raise typer.Exit(run(_watch(host, port, every)))
+    findings = run(_once())
     if json:
         print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in findings])
     elif findings:
@@ -36,3 +52,33 @@ def audit(json: Annotated[bool, typer.Option("--json", help="Print for programs.
         out.print("[green]audit: I1 to I11 hold[/]")
     if findings:
         raise typer.Exit(1)
+
+
+async def _once() -> list[Finding]:
+    from order_saga.audit import audit as check
+
+    with err.status("auditing ...") as status:
+        async with database() as engine:
+            return await check(engine, progress=lambda orders: status.update(f"auditing ... {orders} orders read"))
+
+
+async def _watch(host: str, port: int, every_s: float) -> int:
+    import asyncio
+    import signal
+
+    from order_saga.audit.watch import AuditMetrics, watch
+    from saga_kit.health import Health, HealthServer, health_routes, listen
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    metrics = AuditMetrics()
+    server = HealthServer(listen(host, port), health_routes(Health(), metrics.registry))
+    server.start()
+    err.print(f"auditing every {every_s:g} s; metrics at http://{host}:{server.port}/metrics; Ctrl-C ends it")
+    try:
+        return await watch(
+            database_url(), stopping, metrics, lambda line: out.print(line, markup=False), every_s=every_s
+        )
+    finally:
+        await server.stop()

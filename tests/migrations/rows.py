@@ -162,7 +162,7 @@ _LINE = """
 _CLAIM = """
     INSERT INTO api.claims (order_id, user_id, idempotency_key, client_order_id, intent, request, next_publish_at,
         created_at)
-    VALUES ($1, 'alice', $2, $3, '', '', now(), now() - make_interval(secs => $4))"""
+    VALUES ($1, 'alice', $2, $3, '', '', now() - make_interval(secs => $4), now() - make_interval(secs => $4))"""
 _EVENT = """
     INSERT INTO orders.outbox (created_at, due_at, available_at, refs, payload)
-    VALUES (now() - make_interval(secs => $2), now(), now(), ARRAY[$1], '')"""
+    SELECT at, at, at, ARRAY[$1], '' FROM (SELECT now() - make_interval(secs => $2)) AS sent (at)"""

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from order_saga import audit as audit_module
-from order_saga.audit import CHECKS, Check, Finding, audit
+from order_saga.audit import Finding, audit, checks, look
+from order_saga.audit.checks import CHECKS, Check, Look
 from saga_kit.database import create_engine
 from saga_kit.settings import parse_database_url
 from tests.infrastructure import Database
@@ -28,7 +28,6 @@ from tests.migrations.rows import (
     insert_event,
     insert_order,
 )
-from tests.migrations.support import connected
 
 SOON_S = 0.05
 
@@ -67,7 +66,8 @@ async def test_a_planted_fault_is_found_by_its_order(
 
     findings = await _audit(database)
 
-    said = [finding.what for finding in findings if finding[:2] == (fault.invariant, fault.order_id)]
+    wanted = (fault.invariant, fault.order_id, fault.check)
+    said = [one.what for one in findings if (one.invariant, one.order_id, one.check) == wanted]
     assert any(fault.words in what for what in said), findings
     others = {BUY} if fault.invariant == "I10" else set()  # who had the key first is named too
     assert {fault.order_id, None} | others >= {finding.order_id for finding in findings}
@@ -82,6 +82,7 @@ async def test_an_event_that_nobody_sends_is_found(database: Database, healthy: 
     findings = await _audit(database)
 
     assert [("I9", NOBODY), ("I9", BUY), ("I9", SELL)] == [(f.invariant, f.order_id) for f in findings]
+    assert ["event of a version", "event of a version", "event is sent"] == [f.check for f in findings]
     for words, finding in zip(("there is no such order", "at version 4", "waits in the outbox"), findings, strict=True):
         assert words in finding.what
 
@@ -97,11 +98,31 @@ async def test_a_promise_that_was_not_kept_is_found(database: Database, healthy:
     assert all("alice was promised it at" in finding.what for finding in findings)
 
 
-def test_every_invariant_has_a_planted_fault() -> None:
-    """No invariant is checked by a query that has never found anything."""
-    planted = {fault.invariant for fault in FAULTS} | {"I9", "I11"}
+async def test_what_somebody_still_looks_after_is_no_finding(database: Database, healthy: asyncpg.Connection) -> None:
+    """However old: a claim that the sweeper publishes again and an event that a relay tries to send are not lost."""
+    await insert_claim(healthy, NOBODY, key="patient", age_s=1800)
+    await insert_event(healthy, SELL, version=4, age_s=1800)
+    await healthy.execute("UPDATE api.claims SET next_publish_at = now() + interval '1 h' WHERE order_id = $1", NOBODY)
+    await healthy.execute("UPDATE orders.outbox SET available_at = now() + interval '5 s'")
 
-    assert {f"I{number}" for number in range(1, 12)} == planted == {check.invariant for check in CHECKS}
+    assert [] == await _audit(database)
+
+
+async def test_a_promise_that_is_thought_kept_is_found(database: Database, healthy: asyncpg.Connection) -> None:
+    """I11: a claim that the sweeper has settled, although there is no order, is looked after by nobody."""
+    await insert_claim(healthy, NOBODY, key="settled", age_s=60)
+    await healthy.execute("UPDATE api.claims SET next_publish_at = now() + interval '1 h', settled = true")
+
+    assert [("I11", NOBODY)] == [(f.invariant, f.order_id) for f in await _audit(database)]
+
+
+def test_every_check_has_a_planted_fault() -> None:
+    """No invariant is without a check, and no check is one that has never found anything."""
+    planted = {fault.check for fault in FAULTS} | {"event is sent", "event of a version", "claim becomes an order"}
+
+    assert {f"I{number}" for number in range(1, 12)} == {check.invariant for check in CHECKS}
+    assert {check.name for check in CHECKS} == planted
+    assert len(CHECKS) == len(planted)
 
 
 async def test_what_was_only_on_its_way_is_no_finding(database: Database, healthy: asyncpg.Connection) -> None:
@@ -124,8 +145,9 @@ async def test_what_was_only_on_its_way_is_no_finding(database: Database, health
 
 async def test_what_each_look_sees_anew_is_no_finding(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two looks that see two different things agree on nothing."""
-    passing = Check("I1", "SELECT NULL::uuid, clock_timestamp(), 'it was so for a moment'", page=False)
-    monkeypatch.setattr(audit_module, "CHECKS", (passing,))
+    passing = Check("I1", "passing", "true", "'it was so for a moment'")
+    rows = "(SELECT NULL::uuid AS order_id, clock_timestamp() AS at) AS moment"
+    monkeypatch.setattr(checks, "LOOKS", (Look(("order_id", "at"), rows, (passing,), by_order=False),))
 
     assert [] == await _audit(database)
 
@@ -140,7 +162,7 @@ async def test_pages_find_what_one_look_finds(
     await healthy.execute("UPDATE orders.orders SET version = 9 WHERE order_id = $1", CANCELLED)
     expected = await _audit(database)
     seen: list[int] = []
-    monkeypatch.setattr(audit_module, "PAGE_ORDERS", 3)
+    monkeypatch.setattr(look, "PAGE_ORDERS", 3)
 
     assert expected == await audit(database.url_of("auditor"), settle_s=SOON_S, progress=seen.append)
 
@@ -154,7 +176,7 @@ async def test_findings_are_bounded(
     """A check stops at so many findings, so that a broken system does not fill the auditor's memory."""
     for number in range(10, 20):
         await insert_claim(healthy, UUID(int=number), age_s=60)
-    monkeypatch.setattr(audit_module, "FINDINGS_MAX", 4)
+    monkeypatch.setattr(look, "FINDINGS_MAX", 4)
 
     assert 4 == len(await _audit(database))
 
@@ -169,8 +191,8 @@ async def test_an_engine_will_do(database: Database) -> None:
 
 async def test_the_audit_cannot_write(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even as the owner the audit's connection is read-only."""
-    monkeypatch.setattr(audit_module, "CHECKS", (Check("I1", "DELETE FROM orders.fills --", page=False),))
+    writing = Check("I1", "writing", "true", "'it wrote ' || nextval('orders.outbox_outbox_id_seq')")
+    rows = "(SELECT NULL::uuid AS order_id) AS nothing"
+    monkeypatch.setattr(checks, "LOOKS", (Look(("order_id",), rows, (writing,), by_order=False),))
     with pytest.raises(DBAPIError, match="read-only transaction"):
         await audit(database.url, settle_s=SOON_S)
-    async with connected(database.url) as connection:
-        assert 0 == await connection.fetchval("SELECT count(*) FROM orders.fills")
