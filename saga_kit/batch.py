@@ -10,8 +10,10 @@ message is found by halving the batch, in order, and set aside alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -20,13 +22,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.envelope import Envelope, Outgoing
 from saga_kit.backoff import Backoff, pause
 from saga_kit.crash_points import CrashPoint, reached
-from saga_kit.errors import Stopped, classify, describe
+from saga_kit.errors import Contention, Stopped, classify, describe
 from saga_kit.outbox import Kept, Outbox, Publishes
 from saga_kit.publisher import check_sizes
 from saga_kit.telemetry import Metrics
 from saga_kit.tracing import handling
 
 M = TypeVar("M")
+CONTENTIONS_MAX: Final = 10
+"""Whoever wrote a row first has committed, so the next try sees it; a batch that goes on losing fights with itself."""
 log = structlog.get_logger(__name__)
 
 
@@ -121,6 +125,15 @@ class BatchProcess(Generic[M]):
         self._metrics = metrics
         self._stopping = stopping
         self._turn = asyncio.Lock()
+        self._trying_since: float | None = None
+
+    @property
+    def trying_s(self) -> float:
+        """For how long the present try of a batch goes on; 0 between tries, since an outage is waited for.
+
+        All that a try waits for has a limit of its own, except what a handler waits for: one that goes on and on hangs.
+        """
+        return 0.0 if self._trying_since is None else time.monotonic() - self._trying_since
 
     async def run(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable] = ()) -> None:
         """Handle all messages; return when everything is committed, and published or left to the relay.
@@ -135,7 +148,7 @@ class BatchProcess(Generic[M]):
                 await self._finish(messages, unreadable)
 
     async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
-        backoff = Backoff()
+        backoff, contentions = Backoff(), 0
         if unreadable:
             # Why is kept with the letter: it may quote what somebody sent.
             log.warning("records can't be read", records=len(unreadable), first=_name(unreadable[0][0]))
@@ -143,10 +156,14 @@ class BatchProcess(Generic[M]):
         while parts:
             part = parts.pop()
             try:
-                await self._commit(part, unreadable)
+                with self._trying():
+                    await self._commit(part, unreadable)
                 unreadable = ()
             except Exception as error:  # noqa: BLE001 - the one place where faults are sorted
                 cause = classify(error)
+                contentions = contentions + 1 if isinstance(error, Contention) else 0
+                if contentions > CONTENTIONS_MAX:
+                    contentions, cause = CONTENTIONS_MAX - 1, "poison"
                 if cause == "infrastructure" or not part:  # storing a letter has no message to blame
                     await self._wait_out(backoff, error)
                     parts.append(part)
@@ -188,12 +205,13 @@ class BatchProcess(Generic[M]):
         backoff = Backoff()
         while True:
             try:
-                async with self._engine.begin() as tx:
-                    if outcome == "parked" and not await self._handler.park(tx, message, reason):
-                        outcome = "dead_letter"
-                    if outcome == "dead_letter" and message.record is not None:
-                        await self._dead_letters.write(tx, [(message.record, reason)])
-                    reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
+                with self._trying():
+                    async with self._engine.begin() as tx:
+                        if outcome == "parked" and not await self._handler.park(tx, message, reason):
+                            outcome = "dead_letter"
+                        if outcome == "dead_letter" and message.record is not None:
+                            await self._dead_letters.write(tx, [(message.record, reason)])
+                        reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
                 break
             except Exception as fault:  # noqa: BLE001 - sorted as above
                 if classify(fault) == "poison" and outcome == "parked":
@@ -205,6 +223,14 @@ class BatchProcess(Generic[M]):
         reached(CrashPoint.SET_ASIDE_COMMITTED, [message])
         self._metrics.messages_set_aside.labels(outcome).inc()
         log.error("a message can't be handled", outcome=outcome, reason=reason, record=_name(message.record))
+
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        self._trying_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._trying_since = None
 
     async def _wait_out(self, backoff: Backoff, error: Exception) -> None:
         self._metrics.batch_retries.inc()

@@ -32,12 +32,14 @@ from saga_kit.telemetry import Metrics
 M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
 """Longer than a statement, a publish and a commit of offsets may take together: a batch is never cut short."""
-CLOSE_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 5.0
+"""A broker answers a goodbye at once; without one, the session's end tells it."""
 COMMIT_TIMEOUT_S: Final = 10.0
 PARTITION_FETCH_BYTES: Final = 128 * 1024
 """About one batch: a partition with a backlog takes turns with the others."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
+"""No progress for so long, or one try of a batch for twice as long, which is above the limits of all that it does."""
 REPLAY_HORIZON_S: Final = 30 * 86_400
 """Rows are the dedupe, and may be gone after this; keep the topics' retention below it."""
 QUIET_MAX_S: Final = 15.0
@@ -68,6 +70,8 @@ class Consumer(Generic[M]):
         self._stalled_s = stalled_s
         self._poller = Poller()
         self._batch_since: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._fail = fail
         self._given_up = False
         self._broker = KafkaBroker(
@@ -118,13 +122,22 @@ class Consumer(Generic[M]):
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             raise CannotStart(f"the broker gives this login no right to consume: {describe(error)}") from None
 
-    async def stop(self) -> None:
-        """Take no more records, let the batch at hand end, leave the group."""
-        try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S + CLOSE_TIMEOUT_S):
-                await self._broker.stop()
-        except (TimeoutError, KafkaError, OSError) as error:
-            log.warning("leaving the group failed", cause=describe(error))
+    async def stop(self, *, drain_s: float = DRAIN_TIMEOUT_S) -> None:
+        """Take no more records, let the batch at hand end within `drain_s`, leave the group. Raises nothing."""
+        self._given_up = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        consumer = self._subscriber.consumer
+        # In a task of its own: without a broker, aiokafka 0.14 passes the cancellation of its own fetches on to whoever
+        # stops it, or waits for answers; and FastStream wraps what it raises in a group.
+        leaving = asyncio.create_task(self._broker.stop())
+        await asyncio.wait({leaving}, timeout=CLOSE_TIMEOUT_S)
+        if trouble := _trouble_of(leaving):
+            log.warning("leaving the group failed", cause=trouble)
+            leaving.cancel()
+            if consumer is not None:
+                await _hang_up(consumer)
 
     def trouble(self) -> str | None:
         """Say why this consumer is not ready, None when it is."""
@@ -141,11 +154,14 @@ class Consumer(Generic[M]):
     async def watch(self, stopping: asyncio.Event) -> None:
         """Measure the lag, and raise `Stalled` when there is lag but no progress although the broker answers.
 
-        aiokafka's consumers can hang after a broker's restart while they look alive; a new process is the cure.
+        aiokafka's consumers can hang after a broker's restart while they look alive; a new process is the cure. So it
+        is of a batch, also one of the service's own, that waits for what never comes.
         """
         seen: Mapping[Any, int] = {}
         moved_at = time.monotonic()
         while not await pause(stopping, WATCH_S):
+            if (trying_s := self._process.trying_s) > 2 * self._stalled_s:
+                raise Stalled(f"a batch hangs: its work began {trying_s:.0f} s ago")
             consumer = self._subscriber.consumer
             lag, positions = await _lag(consumer)
             self._metrics.consumer_lag_messages.set(lag)
@@ -160,6 +176,7 @@ class Consumer(Generic[M]):
         if self._given_up:
             return  # an acknowledgement of this batch would skip the one that was given up
         self._batch_since = time.monotonic()
+        self._idle.clear()
         try:
             readable, unreadable = self._decode(records)
             await self._process.run(readable, unreadable)
@@ -174,6 +191,7 @@ class Consumer(Generic[M]):
             self._fail(error)
         finally:
             self._batch_since = None
+            self._idle.set()
 
     def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[Unreadable]]:
         readable: list[Received[M]] = []
@@ -219,6 +237,24 @@ class Consumer(Generic[M]):
 
 async def _as_it_is(message: KafkaMessage) -> KafkaMessage:
     return message
+
+
+def _trouble_of(leaving: asyncio.Task[None]) -> str | None:
+    if not leaving.done():
+        return f"no answer within {CLOSE_TIMEOUT_S:.0f} s"
+    if leaving.cancelled():
+        return "the client library gave up"
+    error = leaving.exception()
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return describe(error) if error is not None else None
+
+
+async def _hang_up(consumer: Any) -> None:
+    """Close the connections of a consumer that could not be stopped, and end what it still tries."""
+    with suppress(Exception):
+        async with asyncio.timeout(1):
+            await consumer._client.close()  # noqa: SLF001 - there is no other way to it
 
 
 async def _lag(consumer: Any) -> tuple[int, dict[Any, int]]:

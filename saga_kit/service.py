@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from saga_kit.batch import BatchProcess, Handler
 from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
 from saga_kit.database import create_engine, ping
 from saga_kit.dead_letters import DeadLetters
+from saga_kit.deadman import deadman
 from saga_kit.errors import KitError, Stopped, describe
 from saga_kit.health import Health, HealthServer, health_routes, listen
 from saga_kit.outbox import Outbox, Relay
@@ -28,6 +30,7 @@ from saga_kit.tracing import configure_tracing
 
 M = TypeVar("M")
 UNSENT_MAX_S: Final = 60.0
+SWEEP_TIMEOUT_S: Final = 5.0
 MEASURE_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
@@ -70,6 +73,8 @@ def run_service(
     except Exception:
         log.critical("ends with an error of its own", exc_info=True)
         return 1
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return 0
 
 
@@ -84,7 +89,8 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     service = Service(settings, name=name, schema=schema, handler=handler, tasks=tasks, stopping=stopping)
-    await service.run()
+    with deadman():
+        await service.run()
 
 
 class Service:
@@ -171,14 +177,24 @@ class Service:
         finally:
             self._stopping.set()
             self._health.checks = {"stopping": _stopping}
-            await self._consumer.stop()
-            _, late = await asyncio.wait(running, timeout=DRAIN_TIMEOUT_S)
+            # What hangs has had its time. The end must come before whoever asked for it loses patience.
+            drain_s = max(1.0, DRAIN_TIMEOUT_S - self._process.trying_s)
+            await self._consumer.stop(drain_s=drain_s)
+            _, late = await asyncio.wait(running, timeout=drain_s)
             for task in late:
                 log.error("a task did not end in time", task=repr(task.get_coro()))
                 task.cancel()
-            await self._part(self._relay.sweep(everything=True))
+            await self._last_sweep()
         if self._failure is not None:
             raise self._failure
+
+    async def _last_sweep(self) -> None:
+        """Delete what was published, so that nobody publishes it again; a database that is away leaves it to that."""
+        try:
+            async with asyncio.timeout(SWEEP_TIMEOUT_S):
+                await self._relay.sweep(everything=True)
+        except Exception as error:  # noqa: BLE001 - it only saves work
+            log.warning("published rows stay in the outbox and will be sent again", cause=describe(error))
 
     async def _start_consumer(self) -> None:
         """Join the group, but no longer than the process shall run."""
