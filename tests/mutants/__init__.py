@@ -1,0 +1,1 @@
+"""Deliberate defects in the protocol, and the tests that catch them: `make mutants`."""
