@@ -32,8 +32,8 @@ from order_saga.cli.reach import connected
 from participants.balance.store import deposit
 from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import REPLICAS, SERVICES, SESSION_S
-from tests.infrastructure import create_topics, delete_topics, docker_trouble, drop_database
-from tests.servers import Server, prepare_docker, start_docker_kafka, start_docker_postgres
+from tests.infrastructure import create_topics, delete_topics, drop_database
+from tests.servers import Server, docker_trouble, prepare_docker, start_docker_kafka, start_docker_postgres
 
 PARTITIONS: Final = 12
 TIME_SCALE: Final = 0.5

@@ -380,8 +380,8 @@ def _letters(record: Record, books: Books) -> Findings:
     known = {one.value for one in record.unreadable} | set(record.unsure)
     for row in books.letters:
         if row["value"] not in known:
-            place = f"{row['topic']}/{row['partition']}@{row['record_offset']}"
-            yield Finding("invented", place, f"a dead letter of {row['value'][:200]!r}: {row['reason']}")
+            where = f"{row['topic']}/{row['partition']}@{row['record_offset']}"
+            yield Finding("invented", where, f"a dead letter of {row['value'][:200]!r}: {row['reason']}")
 
 
 def ends(books: Books) -> Counter[str]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psutil
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them in a way that mypy does not see
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -28,14 +28,6 @@ from tests.chaos.schedule import Fault, Kind
 from tests.servers import Server
 
 ALIVE_WITHIN_S: Final = 30.0
-ROLLED: Final = (
-    "orders.requests",
-    "orders.events",
-    "balance.commands",
-    "balance.replies",
-    "assets.commands",
-    "assets.replies",
-)
 GROUP_OF: Final = {
     "orders.requests": "orchestrator",
     "balance.replies": "orchestrator",

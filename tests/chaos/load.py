@@ -359,7 +359,9 @@ class Load:
         delivered: Callable[[Any, Any], None] | None = None,
     ) -> None:
         try:
-            self._producer.produce(self._prefix + topic, key=key, value=value, headers=headers, on_delivery=delivered)
+            self._producer.produce(
+                self._prefix + topic, key=key, value=value, headers=list(headers), on_delivery=delivered
+            )
         except (BufferError, KafkaException):
             if delivered is not None:
                 delivered("the queue is full", None)

@@ -13,7 +13,7 @@ from tests.chaos.run import run
 from tests.chaos.schedule import Kind, kills_of, schedule
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.apache_kafka]
-SEED, KILLS = 11, 6
+SEED, KILLS = 2, 4
 
 
 async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import uuid
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is there
 
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
 
@@ -75,7 +75,7 @@ class Witness:
     def has_read_all(self) -> bool:
         """Tell whether it stands at the end of every partition; the broker is asked by a client that is new."""
         admin = AdminClient({"bootstrap.servers": self._kafka, "socket.timeout.ms": 5_000, "log_level": 0})
-        latest = {TopicPartition(self._topic, number): OffsetSpec.latest() for number in self._next}
+        latest = {TopicPartition(self._topic, number): OffsetSpec.latest() for number in self._next}  # type: ignore[no-untyped-call]  # the same
         try:
             asked = admin.list_offsets(latest, request_timeout=5)
             return {tp.partition: end.result(timeout=10).offset for tp, end in asked.items()} == self._next
@@ -86,10 +86,11 @@ class Witness:
         while not self._stopping.is_set():
             try:
                 for each in self._consumer.consume(500, 0.1):
-                    if each.error() is None:
+                    error = each.error()
+                    if error is None:
                         self._note(each)
-                    elif each.error().name() == "_AUTO_OFFSET_RESET":
-                        self.wire.faults.append(f"records are gone that the witness had not read: {each.error()}")
+                    elif error.name() == "_AUTO_OFFSET_RESET":
+                        self.wire.faults.append(f"records are gone that the witness had not read: {error}")
             except KafkaException:  # the broker is away
                 self._stopping.wait(0.1)
 

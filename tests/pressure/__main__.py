@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ async def run(wanted: argparse.Namespace, folder: Path) -> Seen:
 def main() -> int:
     """Run from the command line; return the exit status: 0 when nothing was found, 1 when something was."""
     wanted = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no container is left
     folder = Path(tempfile.mkdtemp(prefix="order-saga-pressure-"))
     timed = evidence.Run("pressure", "Pressure", " ".join((__doc__ or "").split("\n\n")[1].split()), _command(wanted))
     seen = asyncio.run(run(wanted, folder))

@@ -131,7 +131,11 @@ def _send(one: Arena, each: int) -> list[Unreadable]:
             while True:
                 try:
                     producer.produce(
-                        one.prefix + topic, value=value, headers=headers, key=f"k{number}", on_delivery=noted(value)
+                        one.prefix + topic,
+                        value=value,
+                        headers=list(headers),
+                        key=f"k{number}",
+                        on_delivery=noted(value),
                     )
                     break
                 except BufferError:

@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 import psutil
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is there
 
 from tests.chaos.arena import PARTITIONS, Arena
 
@@ -95,7 +95,7 @@ class Watch:
 
     def _written(self, admin: AdminClient) -> int:
         topic = self.arena.prefix + self.topic
-        latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(PARTITIONS)}
+        latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(PARTITIONS)}  # type: ignore[no-untyped-call]  # the same
         try:
             ends = admin.list_offsets(latest, request_timeout=5).values()
             return sum(end.result(timeout=10).offset for end in ends)

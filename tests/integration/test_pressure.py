@@ -1,0 +1,30 @@
+"""Bounds under pressure, at a size for every change; `python -m tests.pressure` is the same at length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.infrastructure import Infrastructure
+from tests.pressure.flood import flood
+from tests.pressure.outage import Plan, outage
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.apache_kafka]
+
+
+@pytest.mark.parametrize(("participant", "how"), [("balance", "freeze"), ("assets", "kill")])
+async def test_who_is_away_costs_only_those_who_need_it(
+    infrastructure: Infrastructure, tmp_path: Path, participant: str, how: str
+) -> None:
+    """Others are as quick as before, who is away is not stormed, memory stays, and the backlog drains at full speed."""
+    plan = Plan(participant, how, 8.0, 25.0, burst=400, before_s=3.0, capacity_orders=200, time_scale=0.2)  # type: ignore[arg-type]  # one of the two words
+    result = await outage(infrastructure.postgres, infrastructure.broker, tmp_path, plan)
+    assert [] == result.found, result.figures
+
+
+async def test_a_flood_of_unreadable_messages_slows_nobody(infrastructure: Infrastructure, tmp_path: Path) -> None:
+    """Each becomes a dead letter with its bytes, of the few that the client library can't parse at least the place."""
+    plan = Plan("balance", "freeze", 0, 25.0, before_s=3.0, time_scale=0.5)
+    seen = await flood(infrastructure.postgres, infrastructure.broker, tmp_path, plan, each=600, unparsable=6)
+    assert [] == seen.found, seen.figures
