@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from saga_kit.batch import Effects, Received
+from saga_kit.backoff import Backoff
+from saga_kit.batch import CONTENTIONS_MAX, Effects, Received
 from saga_kit.database import create_engine
-from saga_kit.errors import Stopped
+from saga_kit.errors import Contention, Stopped
 from saga_kit.outbox import Outbox, Relay
 from saga_kit.settings import parse_database_url
 from tests.saga_kit.support import CuttingProxy, FakePublisher, FakeRecord, Item, Schema, Worker, process, received
@@ -103,6 +105,26 @@ async def test_infrastructure_errors_never_park(schema: Schema, error: Exception
     assert worker.parked == {}
     assert await done(schema) == [("a", 1), ("b", 2)]
     assert await schema.rows("SELECT * FROM {s}.dead_letters") == []
+
+
+@pytest.mark.parametrize("loses", [CONTENTIONS_MAX, 10**6])
+async def test_a_message_that_contends_with_nobody_stops_no_partition(schema: Schema, loses: int) -> None:
+    """A lost race is run again; a message that loses whatever is tried is set aside alone, and the others go on."""
+    worker, tries = Worker(schema.name), 0
+
+    def fault(_: int) -> Exception | None:
+        nonlocal tries
+        tries += 1
+        contends = "bad" in {item.order for item in worker.handled[-1]} and tries <= loses
+        return Contention("somebody else was first") if contends else None
+
+    worker.fault = fault
+    batch = process(schema, worker, FakePublisher())
+    with patch("saga_kit.batch.Backoff", lambda: Backoff(first_s=0.001, cap_s=0.001)):
+        await batch.run(received(Item("a", 1), Item("bad", 2), Item("c", 3)))
+    expected = [("a", 1), ("bad", 2), ("c", 3)] if loses == CONTENTIONS_MAX else [("a", 1), ("c", 3)]
+    assert expected == await done(schema)
+    assert ([] if loses == CONTENTIONS_MAX else ["bad"]) == list(worker.parked)
 
 
 async def test_lock_timeouts_and_deadlocks_are_infrastructure(schema: Schema) -> None:

@@ -32,7 +32,9 @@ def main(
     histories: Annotated[int, typer.Option(help="How many.")] = 10_000,
     seed: Annotated[int | None, typer.Option(help="The first history's seed; one after the other from there.")] = None,
     processes: Annotated[int | None, typer.Option(help="Instead of one for each processor.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the record that docs/evidence.md is made of.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the record that docs/evidence.md is made of.")
+    ] = False,
 ) -> None:
     """Simulate histories of the whole system, each from a seed, with faults of every kind. Exit 1 when one breaks a rule.
 
@@ -42,12 +44,17 @@ def main(
     first = random.SystemRandom().randrange(10**12) if seed is None else seed
     if histories == 1:
         raise typer.Exit(_tell(draw(first)))
-    began, log = time.monotonic(), evidence.Run("simulation", "Simulated histories", WHAT, f"make simulate N={histories} SEED={first}")
+    began, log = (
+        time.monotonic(),
+        evidence.Run("simulation", "Simulated histories", WHAT, f"make simulate N={histories} SEED={first}"),
+    )
     tally = _run(first, histories, processes)
     seconds = time.monotonic() - began
     _show(tally, seconds)
     if record:
-        evidence.write(log.record(*_counts(first, tally, seconds), found=[f"seed {s}: {f[0]}" for s, f in tally.failed.items()]))
+        evidence.write(
+            log.record(*_counts(first, tally, seconds), found=[f"seed {s}: {f[0]}" for s, f in tally.failed.items()])
+        )
     for failed in list(tally.failed)[:1]:
         _explain(failed)
     raise typer.Exit(1 if tally.failed else 0)
@@ -84,7 +91,9 @@ def _counts(first: int, tally: Tally, seconds: float) -> tuple[dict[str, int | f
 
 
 def _show(tally: Tally, seconds: float) -> None:
-    table = Table("", "", title=f"{tally.histories:,} histories in {seconds:.0f} s", title_justify="left", show_header=False)
+    table = Table(
+        "", "", title=f"{tally.histories:,} histories in {seconds:.0f} s", title_justify="left", show_header=False
+    )
     for name, count in _counts(0, tally, seconds)[0].items():
         if name != "seeds":
             table.add_row(str(name), f"{count:,}" if not isinstance(count, str) else count)
@@ -92,7 +101,9 @@ def _show(tally: Tally, seconds: float) -> None:
     for seed, faults in tally.failed.items():
         out.print(f"[red]seed {seed}[/]: {faults[0]}", markup=True)
         out.print(f"  again: make simulate N=1 SEED={seed}")
-    out.print("[red]broken[/]" if tally.failed else "[green]I1 to I11 hold in every history, and every order has ended[/]")
+    out.print(
+        "[red]broken[/]" if tally.failed else "[green]I1 to I11 hold in every history, and every order has ended[/]"
+    )
 
 
 def _explain(seed: int) -> None:
@@ -112,7 +123,9 @@ def _tell(scenario: Scenario) -> int:
         out.print(f"{line.at_s:10.4f}  {line.who:15} {line.what}", markup=False)
     for fault_found in outcome.faults:
         out.print(f"[red]{fault_found}[/]")
-    out.print(f"again: make simulate N=1 SEED={scenario.seed}" if outcome.faults else "[green]nothing was found wrong[/]")
+    out.print(
+        f"again: make simulate N=1 SEED={scenario.seed}" if outcome.faults else "[green]nothing was found wrong[/]"
+    )
     return 1 if outcome.faults else 0
 
 

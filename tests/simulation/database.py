@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -71,6 +71,13 @@ Statement = Callable[..., Awaitable[Result]]
 """Called with the transaction and the statement's parameters."""
 
 
+class Said(NamedTuple):
+    """A transaction's statements, and the server's clock when it ended."""
+
+    at: datetime
+    statements: list[tuple[str, tuple[Any, ...]]]
+
+
 class Database:
     """The committed rows of all tables, who holds which lock, and the clock."""
 
@@ -83,6 +90,8 @@ class Database:
         self.clock_is_off_s = 0.0
         self.committed: list[Callable[[Mapping[str, Mapping[Key, Row | None]]], None]] = []
         """Called with what each commit has written."""
+        self.said: list[Said] | None = None
+        """What committed transactions said, in the order of their commits, when somebody wants to know."""
         self._clock = clock
         self._serial: dict[str, int] = defaultdict(int)
 
@@ -108,6 +117,7 @@ class Transaction:
     def __init__(self, database: Database, world: World) -> None:
         self.database = database
         self.writes: dict[str, dict[Key, Row | None]] = {}
+        self.statements: list[tuple[str, tuple[Any, ...]]] = []
         self.broken = False
         self.ended = asyncio.Event()
         self._world = world
@@ -126,6 +136,7 @@ class Transaction:
         except ServerError as error:
             kind = IntegrityError if error.sqlstate == UNIQUE_VIOLATION else DBAPIError
             raise kind("", None, error) from error
+        self.statements.append((sql, parameters))
         return result
 
     # What statements are made of --------------------------------------------------------------------------------------
@@ -209,6 +220,8 @@ class Transaction:
                     rows.pop(key, None)
                 else:
                     rows[key] = row
+        if self.database.said is not None:
+            self.database.said.append(Said(self.database.now(), self.statements))
         self.end()
         for tell in self.database.committed:
             tell(self.writes)

@@ -88,11 +88,16 @@ class Judge:
             if order is None:
                 faults.append(f"I11: {plan.order_id} was requested and never became an order")
             elif order["status"] not in ENDED:
-                faults.append(f"liveness: {plan.order_id} is {order['status']} in phase {order['phase']}: {_why(order)}")
+                faults.append(
+                    f"liveness: {plan.order_id} is {order['status']} in phase {order['phase']}: {_why(order)}"
+                )
             else:
                 faults += [*self._wire(order), *self._ends(order), *self._history(order)]
         faults += self._clients()
-        return [*faults, *(f"outbox: {name} is not empty" for name, rows in self._tables.items() if "outbox" in name and rows)]
+        return [
+            *faults,
+            *(f"outbox: {name} is not empty" for name, rows in self._tables.items() if "outbox" in name and rows),
+        ]
 
     def _wire(self, order: Row) -> Iterator[str]:
         """I7 and I9: each version was told, without a gap, along legal moves, and the last is what the table shows."""
@@ -126,7 +131,10 @@ class Judge:
             yield f"I4: {order_id} is {order['status']} with {len(fills)} fills"
         if bool(moved) != completed:
             yield f"I2: {order_id} is {order['status']}, the journal has {moved}"
-        if hold is not None and hold["captured"] + hold["refunded"] != {"SETTLED": hold["amount"], "REFUNDED": hold["amount"]}.get(state, 0):
+        if hold is not None and hold["captured"] + hold["refunded"] != {
+            "SETTLED": hold["amount"],
+            "REFUNDED": hold["amount"],
+        }.get(state, 0):
             yield f"I5: the hold of {order_id} is {hold}"
 
     def _history(self, order: Row) -> Iterator[str]:
@@ -171,7 +179,9 @@ class Judge:
                 for asset, amount in _effect(last).items():
                     expected[last.user_id, asset] += amount
         for key, account in self._tables["accounts"].items():
-            active = [h for h in self._tables["holds"].values() if h["state"] == "HELD" and (h["owner"], h["unit"]) == key]
+            active = [
+                h for h in self._tables["holds"].values() if h["state"] == "HELD" and (h["owner"], h["unit"]) == key
+            ]
             if account["held"] != sum(hold["amount"] for hold in active):
                 yield f"I1: {key} has {account['held']} held, its active holds are {active}"
             if Fraction(account["available"] + account["held"]) != expected.get(key, 0):

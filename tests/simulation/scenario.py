@@ -78,6 +78,8 @@ class Kind(StrEnum):
     """The price source of an asset says nothing."""
     PAUSE = "pause"
     """An operator pauses a participant for a time."""
+    ASK_AGAIN = "ask again"
+    """An operator has an order's questions asked at once."""
     POISON = "poison"
     """A message of an order can't be written, for a time; an operator resumes the order afterwards."""
 
@@ -173,6 +175,8 @@ def _fault(chance: Random, orders: int) -> Fault:
             return Fault(kind, "BTC", at, 0.0, amount=chance.choice((49_000.0, 49_400.0, 50_400.0, 50_600.0)))
         case Kind.NO_PRICE:
             return Fault(kind, "BTC", at, for_s)
+        case Kind.ASK_AGAIN:
+            return Fault(kind, str(chance.randrange(orders)), at)
         case Kind.POISON:
             return Fault(kind, str(chance.randrange(orders)), at, 5 + for_s)
         case _:

@@ -36,7 +36,7 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
     """Say what might be left out, the most first."""
     if scenario.rates != Rates(batch_most=scenario.rates.batch_most):
         yield structs.replace(scenario, rates=Rates(batch_most=scenario.rates.batch_most))
-    poisoned = {int(fault.target) for fault in scenario.faults if fault.kind is Kind.POISON}
+    poisoned = {int(fault.target) for fault in scenario.faults if fault.kind in {Kind.POISON, Kind.ASK_AGAIN}}
     for number in range(len(scenario.faults)):
         yield structs.replace(scenario, faults=_without(scenario.faults, number))
     for number in range(len(scenario.orders)):

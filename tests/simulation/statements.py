@@ -18,7 +18,15 @@ from participants.assets.store import LISTINGS
 from participants.balance import store as balances
 from saga_kit.barrier import Holds
 from saga_kit.outbox import Outbox, Relay
-from tests.simulation.database import CHECK_VIOLATION, UNIQUE_VIOLATION, Result, Row, ServerError, Statement, Transaction
+from tests.simulation.database import (
+    CHECK_VIOLATION,
+    UNIQUE_VIOLATION,
+    Result,
+    Row,
+    ServerError,
+    Statement,
+    Transaction,
+)
 
 SCHEMAS: Final = ("orders", "balances", "assets")
 PLACES: Final = Decimal(1).scaleb(-18)
@@ -77,6 +85,8 @@ def _orders() -> dict[str, Statement]:
         orders._UNPAUSE: unpause,
         orders._IS_REPAIRED: is_repaired,
         orders._NOTE_REPAIR: note_repair,
+        orders._IS_REPAIRED: is_repaired,
+        orders._NOTE_REPAIR: note_repair,
     }
 
 
@@ -131,9 +141,7 @@ def _updates(names: tuple[str, ...]) -> Statement:
 
 
 def _order(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
-    return {
-        name: numeric(value) if name in _NUMERIC else value for name, value in zip(names, values, strict=True)
-    }
+    return {name: numeric(value) if name in _NUMERIC else value for name, value in zip(names, values, strict=True)}
 
 
 async def _claim_client_id(tx: Transaction, row: Row) -> bool:
@@ -243,6 +251,18 @@ async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done
     """Note that it has."""
     done = await tx.insert("repairs", (run_id, action, item), {"done_by": done_by, "result": result})
     return Result(rowcount=int(done))
+
+
+async def is_repaired(tx: Transaction, run_id: str, action: str, item: str) -> Result:
+    """Count what a run did to an item."""
+    return Result([(int(tx.get("repairs", (run_id, action, item)) is not None),)])
+
+
+async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done_by: str, result: str) -> Result:
+    """Note what a run did to an item."""
+    if not await tx.insert("repairs", (run_id, action, str(item)), {"done_by": done_by, "result": result}):
+        raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "repairs_pkey"')
+    return Result(rowcount=1)
 
 
 # The outbox's, of each schema -----------------------------------------------------------------------------------------

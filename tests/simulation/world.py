@@ -10,6 +10,7 @@ import json
 import random
 from collections import Counter
 from datetime import datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from contracts.codec import decode, outgoing
@@ -17,7 +18,7 @@ from contracts.decimals import Money, Price, Quantity
 from contracts.envelope import Outgoing, read_envelope
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import OrderType
-from order_saga import store
+from order_saga import repair, store
 from order_saga.core.saga import Participant
 from order_saga.process import Orders
 from order_saga.repair import Run, resume
@@ -267,6 +268,8 @@ class World:
                     node.changed.set()
             case Kind.BROKER_CLOCK:
                 self._broker_is_off_s += fault.amount
+            case Kind.ASK_AGAIN:
+                await self._ask_again(int(fault.target))
             case Kind.PAUSE:
                 await self._pause(Participant(fault.target), fault.for_s)
             case Kind.PRICE:
@@ -278,13 +281,15 @@ class World:
                 self._confirmed[fault.target] = True
 
     async def _pause(self, participant: Participant, for_s: float) -> None:
-        engine = cast("Any", Engine(self.database, _Patient()))
-        async with engine.begin() as tx:
-            await store.pause(tx, participant, "olga", "maintenance")
+        engine = self._operators_engine()
+        await pause(engine, participant, repair.Run(f"pause-{self.loop.time()}", "olga"), "maintenance")
         await asyncio.sleep(for_s)
-        async with engine.begin() as tx:
-            await store.unpause(tx, participant)
-            await store.wake_held_back(tx, 5_000)
+        await unpause(engine, participant, repair.Run(f"unpause-{self.loop.time()}", "olga"))
+        await wake(engine)
+
+    async def _ask_again(self, number: int) -> None:
+        run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
+        await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 
     async def _freeze(self, node: Node, for_s: float) -> None:
         group, member = self.broker.groups[node.service], node.member
@@ -387,7 +392,9 @@ class World:
             self.judge.hear(cast("OrderStatusChanged", event))
         if self._traced:
             envelope = read_envelope(record.headers)
-            self.tell("broker", f"{record.topic}/{record.partition}@{record.offset} {envelope.type} {envelope.id[-24:]}")
+            self.tell(
+                "broker", f"{record.topic}/{record.partition}@{record.offset} {envelope.type} {envelope.id[-24:]}"
+            )
 
     async def _confirm_prices(self) -> None:
         """Do what the asset service's price feed does."""
