@@ -11,7 +11,7 @@ from order_saga.audit import audit, look
 from order_saga.audit.watch import AuditMetrics, watch
 from tests.infrastructure import Database
 from tests.migrations.many import fill
-from tests.migrations.rows import insert
+from tests.migrations.rows import BUY, insert
 
 ORDERS = 2_000
 
@@ -41,7 +41,7 @@ async def test_a_watch_shows_each_run_and_tells_each_finding_once(
     watching = asyncio.create_task(watch(database.url_of("auditor"), stopping, metrics, lines.put_nowait, every_s=0.05))
     async with asyncio.timeout(60):
         assert "no findings" in await lines.get()
-        await owner.execute("UPDATE orders.fills SET price = price + 1 WHERE fill_id LIKE '00000001%'")
+        await owner.execute("UPDATE orders.fills SET price = price + 1 WHERE order_id = $1", BUY)
         while "its fill is" not in (said := await lines.get()):
             assert "no findings" in said
         assert ": 1 findings" in await lines.get()
