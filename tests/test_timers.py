@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from order_saga import timers
+from order_saga import store, timers
 from order_saga.core.saga import Step
 from order_saga.silence import PROBES, SILENT_AFTER, Silence
 from order_saga.timers import PROBE_EVERY_S, ROUND_MAX, run_timers
@@ -108,3 +109,11 @@ async def test_who_is_silent_gets_a_few_probes_a_second_however_many_wait(
     worker = Worker(owner)
     took_s = await _scan(engine, worker, _silent(), turns=ROUND_MAX * 3)
     assert PROBES <= len(worker.probes) <= PROBES * (1 + took_s / PROBE_EVERY_S)
+
+
+async def test_a_scan_reads_what_is_due_and_not_what_waits(owner: asyncpg.Connection) -> None:
+    """It comes four times a second, and a hundred thousand orders may wait for who is away."""
+    await _waiting(owner, 5000, due_in_s=60)
+    await owner.execute("ANALYZE orders.orders")
+    plan = json.loads(await owner.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._DUE}", ROUND_MAX))  # noqa: SLF001
+    assert plan[0]["Plan"]["Shared Hit Blocks"] < 50

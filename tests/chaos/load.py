@@ -130,11 +130,11 @@ class Load:
 
     async def place(self) -> None:
         """Send the next wish; return when it is under way."""
+        await self._room.acquire()
         rng = self._rng
         [kind] = rng.choices(list(self._mix), list(self._mix.values()))
         placed, act = getattr(self, f"_{kind}")(rng)
         self.record.placed += [placed] if placed is not None else []
-        await self._room.acquire()
         task = asyncio.create_task(act)
         self._under_way.add(task)
         task.add_done_callback(self._done)

@@ -18,7 +18,7 @@ async def test_who_is_away_costs_only_those_who_need_it(
     infrastructure: Infrastructure, tmp_path: Path, participant: str, how: str
 ) -> None:
     """Others are as quick as before, who is away is not stormed, memory stays, and the backlog drains at full speed."""
-    plan = Plan(participant, how, 8.0, 25.0, burst=400, before_s=3.0, capacity_orders=200, time_scale=0.2)  # type: ignore[arg-type]  # one of the two words
+    plan = Plan(participant, how, 8.0, 25.0, burst=100, before_s=3.0, capacity_orders=200, time_scale=0.2)  # type: ignore[arg-type]  # one of the two words
     result = await outage(infrastructure.postgres, infrastructure.broker, tmp_path, plan)
     assert [] == result.found, result.figures
 

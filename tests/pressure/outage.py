@@ -150,6 +150,10 @@ def _judge(result: Result, during: list[Sample]) -> list[str]:
     """Hold what was seen against the bounds."""
     plan, seen = result.plan, result.figures
     found = []
+    if not seen["unaffected during, p99, s"]:
+        found.append(
+            f"no order that does not need {plan.participant} was measured: the outage was over before the burst"
+        )
     for q in ("p50", "p99"):
         before, now = float(seen[f"unaffected before, {q}, s"]), float(seen[f"unaffected during, {q}, s"])
         if now > max(before * SLOWER_MAX, SLOWER_BUT_S):
