@@ -12,6 +12,7 @@ import signal
 import statistics
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,9 @@ async def measure(servers: Servers, folder: Path, *, rate: int, services: Sequen
     replicas = dict.fromkeys(ROLLED, 2)
     async with running(servers, folder, replicas=replicas, environment=settings) as system, Trader(system) as trader:
         wanted = mixed(await system.endow([f"rolled-{number}" for number in range(20)], HOLDINGS), seed=11)
+        await trader.ended(
+            await trader.trade(list(islice(wanted, 20)))
+        )  # the first orders find processes still joining
         calm = await trader.trade_during(asyncio.sleep(5), wanted, at_least=rate * 5, rate=rate)
         await trader.ended(calm)
 

@@ -23,6 +23,7 @@ from local_stack.processes import spawn
 from tests.infrastructure import Infrastructure, own_broker
 from tests.integration.checker import assert_all_is_well
 from tests.integration.orders import HOLDINGS, buy, mixed
+from tests.integration.restart import DELAYED_MAX_S, measure
 from tests.integration.system import System, eventually, running
 from tests.integration.trader import Trader
 
@@ -155,6 +156,12 @@ async def test_who_hangs_ends_with_a_line_and_the_others_go_on(
         assert [line for line in sick.lines if re.search(said, line)], sick.lines[-5:]
     await trader.ended(ids)
     await assert_all_is_well(system, trader)
+
+
+async def test_a_rolling_restart_delays_no_order_for_long(infrastructure: Infrastructure, tmp_path: Path) -> None:
+    """Two of each, one after the other ends and comes back while orders run: none takes longer than is stated."""
+    measured = await measure(infrastructure, tmp_path, rate=10, services=("orchestrator", "balance"))
+    assert measured.rolling_s[-1] < DELAYED_MAX_S
 
 
 async def _is_empty(system: System) -> bool:
