@@ -61,14 +61,14 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "parked order woken by a timer",
-        "The scanner skips a parked order.",
+        "parked order due",
+        "Nothing wakes a parked order but somebody who resumes it: it has no due time.",
         "order_saga/core/turn.py",
-        "if saga.parked_reason is not None or saga.due_at is None or",
-        "if saga.due_at is None or",
+        "due = [question.due_at for question in saga.progress.open()] if saga.parked_reason is None else []",
+        "due = [question.due_at for question in saga.progress.open()]",
         (
+            "tests/core/test_replies_out_of_time.py::test_replies_to_a_parked_order_are_recorded_and_dropped",
             "tests/core/test_patience.py::test_a_parked_order_is_skipped_until_it_is_resumed",
-            "tests/core/test_patience.py::test_a_timer_that_no_longer_fits_is_ignored",
         ),
     ),
     Mutant(
