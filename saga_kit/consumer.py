@@ -32,6 +32,8 @@ from saga_kit.telemetry import Metrics
 M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
 """Longer than a statement, a publish and a commit of offsets may take together: a batch is never cut short."""
+HEARTBEAT_MAX_MS: Final = 1000
+"""By its next heartbeat a member hears that another came or went; until all have heard, what moves is worked by nobody."""
 CLOSE_TIMEOUT_S: Final = 5.0
 """A broker answers a goodbye at once; without one, the session's end tells it."""
 COMMIT_TIMEOUT_S: Final = 10.0
@@ -101,7 +103,7 @@ class Consumer(Generic[M]):
             fetch_min_bytes=1,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=session_ms // 10,
+            heartbeat_interval_ms=min(session_ms // 10, HEARTBEAT_MAX_MS),
             rebalance_timeout_ms=max(session_ms, int(DRAIN_TIMEOUT_S * 1000)),
             max_poll_interval_ms=24 * 3600 * 1000,  # an outage of the database is no reason to leave; see watch()
         )

@@ -24,7 +24,7 @@ from tests.integration.system import Servers, System, running
 from tests.integration.trader import Trader
 
 ROLLED = ("orchestrator", "balance", "assets", "api")
-DELAYED_MAX_S = 10.0
+DELAYED_MAX_S = 5.0
 """What no order may take longer than while everything is restarted."""
 SESSION_TIMEOUT_S = "30"
 """As in production: whoever does not say goodbye is missed only then."""
