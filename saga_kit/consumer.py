@@ -33,7 +33,7 @@ M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
 """Longer than a statement, a publish and a commit of offsets may take together: a batch is never cut short."""
 HEARTBEAT_MAX_MS: Final = 1000
-"""By its next heartbeat a member hears that another came or went; until all have heard, what moves is worked by nobody."""
+"""A member hears by its next heartbeat that another came or went; until all have heard, nobody works on what moves."""
 CLOSE_TIMEOUT_S: Final = 5.0
 """A broker answers a goodbye at once; without one, the session's end tells it."""
 COMMIT_TIMEOUT_S: Final = 10.0

@@ -48,9 +48,8 @@ async def measure(servers: Servers, folder: Path, *, rate: int, services: Sequen
     replicas = dict.fromkeys(ROLLED, 2)
     async with running(servers, folder, replicas=replicas, environment=settings) as system, Trader(system) as trader:
         wanted = mixed(await system.endow([f"rolled-{number}" for number in range(20)], HOLDINGS), seed=11)
-        await trader.ended(
-            await trader.trade(list(islice(wanted, 20)))
-        )  # the first orders find processes still joining
+        first = await trader.trade(list(islice(wanted, 20)))  # these find processes that are still joining
+        await trader.ended(first)
         calm = await trader.trade_during(asyncio.sleep(5), wanted, at_least=rate * 5, rate=rate)
         await trader.ended(calm)
 
