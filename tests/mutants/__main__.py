@@ -22,10 +22,10 @@ that state the property must fail; before, they all pass without any mutant."""
 def main(
     only: Annotated[str, typer.Option(help="Only mutants whose name or file contains this.")] = "",
     processes: Annotated[int, typer.Option(min=1, help="How many at once.")] = os.cpu_count() or 1,
-    record: Annotated[  # noqa: FBT002 - a flag
+    record: Annotated[
         bool, typer.Option("--record", help="Write the record that docs/evidence.md is made of.")
     ] = False,
-    list_them: Annotated[bool, typer.Option("--list", help="Say what they are, and try none.")] = False,  # noqa: FBT002
+    list_them: Annotated[bool, typer.Option("--list", help="Say what they are, and try none.")] = False,
 ) -> None:
     """Try every mutant of tests/mutants/table.py. Exit 1 when one survives, its text is stale, or a killer fails alone.
 
