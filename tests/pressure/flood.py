@@ -33,7 +33,7 @@ TOPICS: Final = {
 }
 """The topics that a service consumes, and whose dead letters hold what can't be read there."""
 KINDS: Final = ("no headers", "broken JSON", "unknown type", "another's type", "oversized")
-OVERSIZED_EACH: Final = 20
+OVERSIZED_EACH: Final = 10
 OVERSIZED_BYTES: Final = 700_000
 SLOWER_MAX: Final = 5.0
 SLOWER_BUT_S: Final = 2.0
