@@ -185,10 +185,7 @@ MUTANTS: Final = (
         "order_saga/core/phases.py",
         "proof=(HoldState.SETTLED,), no_proof=(HoldState.REFUNDED,",
         "proof=(HoldState.SETTLED,), no_proof=(HoldState.HELD, HoldState.REFUNDED,",
-        (
-            "tests/core/test_replies_out_of_time.py::test_a_settlement_is_refused_only_with_a_proof",
-            "tests/contracts/test_vocabulary.py::test_which_hold_states_prove_that_nothing_is_held",
-        ),
+        ("tests/core/test_replies_out_of_time.py::test_an_impossible_reply_parks_the_order",),
     ),
     Mutant(
         "reserved after a refusal believed",
