@@ -22,8 +22,9 @@ PROBES: Final = 10
 class Silence:
     """Counts, for each participant, the repeated questions since its last answer."""
 
-    def __init__(self) -> None:
-        """Begin by believing that everybody listens."""
+    def __init__(self, silent_after: int = SILENT_AFTER) -> None:
+        """Begin by believing that everybody listens; `silent_after` repeated questions without an answer end that."""
+        self._silent_after = silent_after
         self._unanswered = dict.fromkeys(Participant, 0)
         self._back: set[Participant] = set()
 
@@ -34,13 +35,15 @@ class Silence:
     def answered(self, step: Step) -> None:
         """Note an answer; one that ends a silence is remembered for `take_back`."""
         participant = QUESTIONS[step].participant
-        if self._unanswered[participant] >= SILENT_AFTER:
+        if self._unanswered[participant] >= self._silent_after:
             self._back.add(participant)
         self._unanswered[participant] = 0
 
     def held_back(self) -> frozenset[Step]:
         """List the questions that wait for a silent participant."""
-        return frozenset(step for step, row in QUESTIONS.items() if self._unanswered[row.participant] >= SILENT_AFTER)
+        return frozenset(
+            step for step, row in QUESTIONS.items() if self._unanswered[row.participant] >= self._silent_after
+        )
 
     def take_back(self) -> list[Phase]:
         """List the phases that wait for a participant that answers again; each return is told once."""

@@ -168,7 +168,7 @@ class Relay:
             UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)
             WHERE outbox_id IN (
                 SELECT outbox_id FROM {schema}.outbox WHERE available_at <= statement_timestamp()
-                ORDER BY available_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+                ORDER BY available_at, outbox_id LIMIT $2 FOR UPDATE SKIP LOCKED)
             RETURNING outbox_id, payload"""  # noqa: S608 - the schema's name is the program's own
         self._release_sql = f"""
             UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)

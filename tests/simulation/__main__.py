@@ -20,12 +20,13 @@ from tests.simulation.shrink import shrink
 FAILURES_MAX: Final = 5
 """After so many failing histories there is enough to look at."""
 out = Console(highlight=False, soft_wrap=True)
-WHAT: Final = """The real core, batches, outbox, relay, timers, participants' barrier and ledger, run as two orchestrators, two
-balance services and one asset service on a simulated PostgreSQL and Kafka with a clock of their own. Messages are lost,
-doubled, late and out of order; batches are cut anywhere; processes die at every crash point and anywhere else, freeze, and
-work on the same records after a rebalance; commits and publishes have unknown outcomes; the database and the broker are
-away; clocks jump; participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment.
-After every commit and at the end I1 to I11 are judged by rules of their own, and every order must end once faults stop."""
+WHAT: Final = """The real core, batches, outbox, relay, timers, participants' barrier and ledger, run as two
+orchestrators, two balance services and one asset service on a simulated PostgreSQL and Kafka with a clock of their own.
+Messages are lost, doubled, late and out of order; batches are cut anywhere; processes die at every crash point and
+anywhere else, freeze, and work on the same records after a rebalance; commits and publishes have unknown outcomes; the
+database and the broker are away; clocks jump; participants refuse, are slow, silent or paused; users repeat, contradict
+and cancel at every moment. After every commit and at the end I1 to I11 are judged by rules of their own, and every
+order must end once faults stop."""
 
 
 def main(
@@ -36,7 +37,7 @@ def main(
         bool, typer.Option("--record", help="Write the record that docs/evidence.md is made of.")
     ] = False,
 ) -> None:
-    """Simulate histories of the whole system, each from a seed, with faults of every kind. Exit 1 when one breaks a rule.
+    """Simulate histories of the whole system, each from a seed, with faults of every kind. Exit 1: one broke a rule.
 
     One history is run again, and told in words, with [bold]--histories 1 --seed N[/].
     """

@@ -1,7 +1,7 @@
-"""A simulated Kafka: partitioned logs, groups that rebalance, committed offsets; and a network before it that does worse.
+"""A simulated Kafka: partitioned logs, groups that rebalance, committed offsets; before it, a network that does worse.
 
-What is published may be stored late, twice, in another order, or, where the protocol allows it, never; the publisher may
-be told that it failed although it did not. What is stored is delivered at least once to each group.
+What is published may be stored late, twice, in another order, or, where the protocol allows it, never; the publisher
+may be told that it failed although it did not. What is stored is delivered at least once to each group.
 """
 
 from __future__ import annotations
@@ -38,9 +38,6 @@ class Network(Protocol):
 
     def journeys(self, topic: str) -> Iterable[float]:
         """Say after how many seconds each copy of a message arrives; none: it is lost."""
-
-    async def publishes(self, send: Callable[[], None]) -> bool:
-        """Take the time of a publish, calling `send` or not; return what the publisher is told."""
 
 
 class Broker:

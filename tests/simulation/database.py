@@ -1,4 +1,4 @@
-"""A simulated PostgreSQL: read committed, row locks, unique keys, commits of unknown outcome. It knows no table's meaning.
+"""A simulated PostgreSQL: read committed, row locks, unique keys, commits of unknown outcome. It knows no table.
 
 What a statement does stands in `statements`; the very same statements run on the real server in
 `test_same_as_postgres.py`, and must give the same rows. A row is a dict; what is stored is never changed in place.
@@ -54,16 +54,20 @@ class Result:
         return iter(self._rows)
 
     def all(self) -> list[Any]:
+        """Return all rows."""
         return self._rows
 
     def one(self) -> Any:
+        """Return the only row."""
         (row,) = self._rows
         return row
 
     def scalars(self) -> list[Any]:
+        """Return the first column."""
         return [row[0] for row in self._rows]
 
     def scalar_one(self) -> Any:
+        """Return the only value."""
         return self.one()[0]
 
 
@@ -122,7 +126,7 @@ class Transaction:
         self.ended = asyncio.Event()
         self._world = world
         self._locked: list[tuple[str, Key]] = []
-        self._waits_for: Transaction | None = None
+        self.waits_for: Transaction | None = None
 
     async def exec_driver_sql(self, sql: str, parameters: tuple[Any, ...] = ()) -> Result:
         """Run one of the statements that there are."""
@@ -134,6 +138,7 @@ class Transaction:
         try:
             result = await statement(self, *parameters)
         except ServerError as error:
+            self.end()  # an error ends a transaction, and lets go of its locks at once
             kind = IntegrityError if error.sqlstate == UNIQUE_VIOLATION else DBAPIError
             raise kind("", None, error) from error
         self.statements.append((sql, parameters))
@@ -183,14 +188,14 @@ class Transaction:
         locks = self.database.locks
         while (holder := locks.get(what, self)) is not self:
             self._fail_on_deadlock(holder)
-            self._waits_for = holder
+            self.waits_for = holder
             try:
                 async with asyncio.timeout(LOCK_TIMEOUT_S):
                     await holder.ended.wait()
             except TimeoutError:
                 raise ServerError(LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout") from None
             finally:
-                self._waits_for = None
+                self.waits_for = None
             self.fail_if_broken()
         if what not in locks:
             locks[what] = self
@@ -201,7 +206,7 @@ class Transaction:
         while waits_for is not None:
             if waits_for is self:
                 raise ServerError(DEADLOCK, "deadlock detected")
-            waits_for = waits_for._waits_for
+            waits_for = waits_for.waits_for
 
     # Its end ----------------------------------------------------------------------------------------------------------
 

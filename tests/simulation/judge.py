@@ -1,4 +1,4 @@
-"""Do I1 to I11 hold for a history? Judged after every commit and at the end, by rules of its own: none of the saga's code.
+"""Do I1 to I11 hold for a history? Judged after every commit and at the end, by rules of its own, not the saga's.
 
 What the wire told is held against the tables, the tables against each other, and every cent against the orders that
 were told as COMPLETED, worked out in fractions.
@@ -78,7 +78,7 @@ class Judge:
         if hold is not None and hold["state"] == "HELD" and (order is None or order["status"] in ENDED):
             yield f"I8: {hold_id} became active, its order is {order and order['status']}"
 
-    # The end --------------------------------------------------------------------------------------------------------------
+    # The end ----------------------------------------------------------------------------------------------------------
 
     def final(self) -> list[str]:
         """Say what is wrong when all has ended."""
@@ -131,10 +131,9 @@ class Judge:
             yield f"I4: {order_id} is {order['status']} with {len(fills)} fills"
         if bool(moved) != completed:
             yield f"I2: {order_id} is {order['status']}, the journal has {moved}"
-        if hold is not None and hold["captured"] + hold["refunded"] != {
-            "SETTLED": hold["amount"],
-            "REFUNDED": hold["amount"],
-        }.get(state, 0):
+        if hold is not None and hold["captured"] + hold["refunded"] != (
+            hold["amount"] if state in {"SETTLED", "REFUNDED"} else 0
+        ):
             yield f"I5: the hold of {order_id} is {hold}"
 
     def _history(self, order: Row) -> Iterator[str]:
@@ -184,8 +183,9 @@ class Judge:
             ]
             if account["held"] != sum(hold["amount"] for hold in active):
                 yield f"I1: {key} has {account['held']} held, its active holds are {active}"
-            if Fraction(account["available"] + account["held"]) != expected.get(key, 0):
-                yield f"I1: {key} has {account['available']} and {account['held']} held, must have {expected.get(key, 0)}"
+            total, due = Fraction(account["available"] + account["held"]), expected.get(key, Fraction(0))
+            if total != due:
+                yield f"I1: {key} has {account['available']} and {account['held']} held, must have {due}"
 
 
 def _effect(order: Any) -> dict[str, Fraction]:

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: simulated minutes cost what their events cost, and nothing more."""
+"""An event loop whose clock jumps to the next timer: simulated minutes cost what their events cost, nothing more."""
 
 from __future__ import annotations
 

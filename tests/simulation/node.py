@@ -1,4 +1,4 @@
-"""One simulated process: the real batch process, outbox, relay and timers, that can die at any point and be started again."""
+"""One simulated process: the real batch process, outbox, relay and timers, that dies anywhere and is started again."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from tests.simulation.broker import Member
 from tests.simulation.database import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Sequence
 
     from contracts.envelope import Outgoing
     from saga_kit.batch import Handler, Unreadable
@@ -103,14 +102,14 @@ class Node:
     async def _start(self) -> Member:
         world, schema = self.world, SCHEMAS[self.service]
         engine = cast("Any", Engine(world.database, self, self.world.lingers_s))
-        outbox, silence, self.stopping = Outbox(schema), Silence(), asyncio.Event()
+        outbox, silence, self.stopping = Outbox(schema), Silence(world.scenario.silent_after), asyncio.Event()
         handler = self._handler(silence)
         letters, publisher = Letters(self), Publisher(self)
         process: BatchProcess[Any] = BatchProcess(
             engine=engine,
             handler=handler,
             outbox=outbox,
-            dead_letters=letters,
+            dead_letters=cast("Any", letters),
             publisher=publisher,
             metrics=_METRICS,
             stopping=self.stopping,
@@ -126,14 +125,14 @@ class Node:
 
     def _handler(self, silence: Silence) -> Handler[Any]:
         if self.service == "orchestrator":
-            return cast("Any", Orders(time_scale=1.0, metrics=_SAGA_METRICS, silence=silence))
-        return cast("Any", participant() if self.service == "balance" else AssetDesk(self.world.STALE_AFTER))
+            return Orders(time_scale=1.0, metrics=_SAGA_METRICS, silence=silence)
+        return participant() if self.service == "balance" else AssetDesk(self.world.STALE_AFTER)
 
     async def _is_missed(self, member: Member) -> None:
         await asyncio.sleep(SESSION_S)
         await self.world.broker.groups[self.service].leave(member)
 
-    # What the kit's consumer does, with its own poller -------------------------------------------------------------------
+    # What the kit's consumer does, with its own poller ----------------------------------------------------------------
 
     async def _consume(self, member: Member, handler: Handler[Any], process: BatchProcess[Any]) -> None:
         while True:
@@ -193,7 +192,7 @@ class Node:
             except TimeoutError:
                 return
 
-    # What it meets outside ------------------------------------------------------------------------------------------------
+    # What it meets outside --------------------------------------------------------------------------------------------
 
     async def breathe(self) -> None:
         """Wait while the process is frozen."""

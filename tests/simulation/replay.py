@@ -1,4 +1,4 @@
-"""Says again, one transaction after the other, what simulated processes said: to the simulated database or to PostgreSQL.
+"""Says again, one transaction after the other, what simulated processes said: to the simulation or to PostgreSQL.
 
 Both are given the same clock, so that every row must come out the same.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -76,15 +77,15 @@ def record(scenario: Scenario) -> list[Said]:
 
 async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, list[Any]]]:
     """Say it to the simulated database; return what it answered and what its tables hold."""
-    at = EPOCH
-    database = Database(statements(), lambda: (at - EPOCH).total_seconds())
+    clock = [0.0]
+    database = Database(statements(), lambda: clock[0])
     for user in USERS:
         for asset, amount in HOLDINGS.items():
             database.tables["accounts"][user, asset] = {"available": numeric(amount), "held": numeric("0")}
     database.tables["assets"]["BTC"] = {"rules": RULES, "price": (Decimal(50_000), 1, EPOCH, EPOCH)}
     answers = []
     for one in said:
-        at = one.at
+        clock[0] = (one.at - EPOCH).total_seconds()
         answers += await _say(Engine(database, Still()).begin, one)
     held = {name: [_row(name, key, row) for key, row in database.tables[name].items()] for name in TABLES}
     return answers, {name: sorted(rows, key=repr) for name, rows in held.items()}
@@ -118,27 +119,29 @@ async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[S
 
 async def _say(begin: Callable[[], Any], said: Said, before: str = "") -> list[Seen]:
     answers: list[Seen] = []
-    async with begin() as tx:
-        if before:
-            await tx.exec_driver_sql(before)
-        for sql, parameters in said.statements:
-            try:
-                result = await tx.exec_driver_sql(sql, parameters)
-            except DBAPIError as error:
-                answers.append([getattr(error.orig, "sqlstate", None)])
-                await _roll_back(tx)
-                break
-            returns = not hasattr(result, "returns_rows") or result.returns_rows
-            rows = [_plain(row) for row in (result if returns else ())]
-            answers.append(sorted(rows, key=repr) if "ORDER BY" not in sql else rows)
+    with suppress(_RefusedError):
+        async with begin() as tx:
+            if before:
+                await tx.exec_driver_sql(before)
+            for sql, parameters in said.statements:
+                try:
+                    result = await tx.exec_driver_sql(sql, parameters)
+                except DBAPIError as error:
+                    answers.append([getattr(error.orig, "sqlstate", None)])
+                    raise _RefusedError from error
+                answers.append(_answer(sql, result))
     return answers
 
 
-async def _roll_back(tx: Any) -> None:
-    if hasattr(tx, "rollback"):
-        await tx.rollback()
-    else:
-        tx.writes.clear()
+class _RefusedError(Exception):
+    """Ends a transaction whose statement was refused."""
+
+
+def _answer(sql: str, result: Any) -> Seen:
+    returns = not hasattr(result, "returns_rows") or result.returns_rows
+    rows = [_plain(row) for row in (result if returns else ())]
+    in_order = sql.lstrip().startswith("SELECT") and "ORDER BY" in sql and "SKIP LOCKED" not in sql
+    return rows if in_order else sorted(rows, key=repr)
 
 
 def _row(table: str, key: Any, row: dict[str, Any]) -> tuple[Any, ...]:
@@ -158,6 +161,8 @@ def _value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, str) and value[:1] in "[{":
         return json.dumps(json.loads(value), sort_keys=True)
+    if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0] if value else None, dict)):
+        return json.dumps(value, sort_keys=True)
     if isinstance(value, list):
         return [_value(one) for one in value]
     return str(value) if value is not None else None

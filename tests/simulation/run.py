@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -89,7 +90,18 @@ def add(tallies: list[Tally]) -> Tally:
 
 def be_quiet() -> None:
     """Say nothing of what is retried: a history has its own words."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=True)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Be quiet for a while, in a process that has more to do."""
+    before = structlog.get_config()
+    be_quiet()
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _run_part(part: tuple[int, int]) -> Tally:

@@ -1,4 +1,4 @@
-"""What a history is made of, drawn from its seed: orders, what is done to them, and every fault, each a value of its own.
+"""What a history is made of, drawn from its seed: orders, what is done to them, and every fault, each a value.
 
 A scenario is plain data, so that a failing one can be made smaller by leaving parts out (`shrink`).
 """
@@ -52,6 +52,8 @@ class OrderPlan(msgspec.Struct, frozen=True):
     sent_with_other_words: bool = False
     """A second request under the same id asks for something else."""
     invalid: bool = False
+    trusting: bool = False
+    """What the broker has taken is not sent again, whether or not anything comes of it."""
     cancels: tuple[Cancel, ...] = ()
 
 
@@ -118,6 +120,8 @@ class Scenario(msgspec.Struct, frozen=True):
     orders: tuple[OrderPlan, ...]
     faults: tuple[Fault, ...]
     rates: Rates
+    silent_after: int = 100
+    """After how many repeated questions without an answer a participant gets only probes."""
 
 
 def draw(seed: int) -> Scenario:
@@ -125,7 +129,7 @@ def draw(seed: int) -> Scenario:
     chance = Random(seed)  # noqa: S311 - repeatable on purpose
     orders = tuple(_order(chance, number) for number in range(chance.choice((1, 1, 2, 2, 3, 4, 6))))
     faults = tuple(_fault(chance, len(orders)) for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6, 9))))
-    return Scenario(seed, orders, faults, _rates(chance))
+    return Scenario(seed, orders, faults, _rates(chance), chance.choice((1, 3, 100)))
 
 
 def _order(chance: Random, number: int) -> OrderPlan:
@@ -145,6 +149,7 @@ def _order(chance: Random, number: int) -> OrderPlan:
         copies=chance.choice((1, 1, 1, 2, 3)),
         sent_with_other_words=chance.random() < 0.05,
         invalid=chance.random() < 0.03,
+        trusting=chance.random() < 0.5,
         cancels=tuple(_cancel(chance, at) for _ in range(chance.choice((0, 0, 0, 1, 1, 2)))),
     )
 
@@ -154,7 +159,7 @@ def _cancel(chance: Random, at: float) -> Cancel:
     return Cancel(max(0.0, at + after), chance.choice(("user", "user", "user", "operator", "stranger")))
 
 
-def _fault(chance: Random, orders: int) -> Fault:
+def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for each kind
     kind = chance.choice((Kind.CRASH,) * 5 + (Kind.KILL,) * 2 + tuple(Kind))
     at = chance.choice((chance.uniform(0, 2), chance.uniform(0, BUSY_S)))
     for_s = chance.choice((0.0, 0.3, chance.uniform(0, 12), chance.uniform(0, 100)))

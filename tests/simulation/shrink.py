@@ -1,4 +1,4 @@
-"""Makes a failing scenario smaller while it goes on failing: fewer orders, fewer faults, less that may go wrong by chance."""
+"""Makes a failing scenario smaller while it goes on failing: fewer orders, fewer faults, less chance."""
 
 from __future__ import annotations
 

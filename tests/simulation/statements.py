@@ -1,4 +1,4 @@
-"""What our SQL statements do, in Python, on the simulated database. One function a statement, found by the statement's text.
+"""What our SQL statements do, in Python, on the simulated database. One function a statement, found by its text.
 
 A statement that is changed in the product and not here is unknown, and fails at once; whether what stands here is what
 PostgreSQL does is tested by running the same work on both (`test_same_as_postgres.py`).
@@ -6,11 +6,10 @@ PostgreSQL does is tested by running the same work on both (`test_same_as_postgr
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from order_saga import store as orders
 from order_saga.tables import legal_moves
@@ -85,8 +84,6 @@ def _orders() -> dict[str, Statement]:
         orders._UNPAUSE: unpause,
         orders._IS_REPAIRED: is_repaired,
         orders._NOTE_REPAIR: note_repair,
-        orders._IS_REPAIRED: is_repaired,
-        orders._NOTE_REPAIR: note_repair,
     }
 
 
@@ -104,8 +101,8 @@ async def lock_orders(tx: Transaction, order_ids: list[Any]) -> Result:
 
 async def client_ids(tx: Transaction, users: list[str], names: list[str]) -> Result:
     """Find who holds client order ids."""
-    wanted = list(_columns(users, names))
-    found = ((key, tx.get("client_ids", key)) for key in dict.fromkeys(wanted))
+    wanted = _columns(users, names)
+    found = ((key, tx.get("client_ids", key)) for key in wanted)
     return Result([(*key, row["order_id"]) for key, row in found if row is not None])
 
 
@@ -242,17 +239,6 @@ async def unpause(tx: Transaction, participant: str) -> Result:
     return Result(rowcount=int(there))
 
 
-async def is_repaired(tx: Transaction, *item: str) -> Result:
-    """Tell whether an operator's run has done this."""
-    return Result([(int(tx.get("repairs", item) is not None),)])
-
-
-async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done_by: str, result: str) -> Result:
-    """Note that it has."""
-    done = await tx.insert("repairs", (run_id, action, item), {"done_by": done_by, "result": result})
-    return Result(rowcount=int(done))
-
-
 async def is_repaired(tx: Transaction, run_id: str, action: str, item: str) -> Result:
     """Count what a run did to an item."""
     return Result([(int(tx.get("repairs", (run_id, action, item)) is not None),)])
@@ -267,7 +253,10 @@ async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done
 
 # The outbox's, of each schema -----------------------------------------------------------------------------------------
 
-_Claimed = namedtuple("_Claimed", ["outbox_id", "payload"])
+
+class _Claimed(NamedTuple):
+    outbox_id: int
+    payload: bytes
 
 
 def _outbox(schema: str) -> dict[str, Statement]:
@@ -326,11 +315,25 @@ async def _lease(tx: Transaction, table: str, outbox_id: int, seconds: float) ->
 
 # The balance service's ------------------------------------------------------------------------------------------------
 
-_Account = namedtuple("_Account", ["user_id", "asset_id", "available", "held"])
-_Hold = namedtuple(
-    "_Hold",
-    ["hold_id", "saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason"],
-)
+
+class _Account(NamedTuple):
+    user_id: str
+    asset_id: str
+    available: Decimal
+    held: Decimal
+
+
+class _Hold(NamedTuple):
+    hold_id: str
+    saga_id: str
+    owner: str
+    unit: str
+    amount: Decimal
+    state: str
+    captured: Decimal
+    refunded: Decimal
+    reason_code: str | None
+    reason: str | None
 
 
 def _has_account(tx: Transaction, user_id: str) -> bool:
@@ -349,7 +352,7 @@ async def lock_accounts(tx: Transaction, users: list[str], assets: list[str]) ->
     """Lock accounts in the order of user and asset."""
     there = sorted(key for key in set(_columns(users, assets)) if tx.get("accounts", key) is not None)
     rows = [(key, cast("Row", await tx.lock("accounts", key))) for key in there]
-    return Result([_Account(*key, row["available"], row["held"]) for key, row in rows])
+    return Result([_Account(key[0], key[1], row["available"], row["held"]) for key, row in rows])
 
 
 async def owners(tx: Transaction, users: list[str]) -> Result:
