@@ -498,10 +498,7 @@ MUTANTS: Final = (
         "saga_kit/errors.py",
         '        return "infrastructure"  # OSError',
         '        return "poison"  # OSError',
-        (
-            "tests/contracts/test_vocabulary.py::test_what_is_retryable",
-            "tests/saga_kit/test_errors.py::test_everything_else_of_the_database_is_infrastructure",
-        ),
+        ("tests/saga_kit/test_errors.py::test_the_worlds_faults",),
     ),
     Mutant(
         "poison taken for infrastructure",
