@@ -151,7 +151,7 @@ async def _pages(connection: AsyncConnection) -> AsyncIterator[tuple[int, tuple[
 async def _look(connection: AsyncConnection, look: Look, ids: Sequence[UUID] = ()) -> list[Suspect]:
     """Look at all, at a page (its first and last id), or at one order."""
     sql = checks.statement(look, ONE if len(ids) == 1 else PAGE, FINDINGS_MAX)
-    rows = await connection.exec_driver_sql(sql, tuple(ids))
+    rows: Any = await connection.exec_driver_sql(sql, tuple(ids))
     return [Suspect(look, look.checks[number - 1], tuple(key), what) for number, _nth, what, *key in rows]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter as Tally
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,7 +20,7 @@ from saga_kit.backoff import pause
 from saga_kit.errors import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from order_saga.audit.look import Finding
 
@@ -87,10 +87,10 @@ async def watch(
             return status
 
 
-async def _or_stop(audit: asyncio.Future[Audited] | object, stopping: asyncio.Event) -> Audited | None:
+async def _or_stop(audit: Coroutine[Any, Any, Audited], stopping: asyncio.Event) -> Audited | None:
     """Wait for a run, but no longer than this process shall live; None when it was cut short."""
-    running = asyncio.ensure_future(audit)  # type: ignore[arg-type]
-    asked = asyncio.ensure_future(stopping.wait())
+    running = asyncio.create_task(audit)
+    asked = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
     if not running.done():

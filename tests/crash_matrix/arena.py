@@ -142,7 +142,7 @@ class Arena:
 
     async def _nothing_is_unsent(self) -> bool:
         counts = [(await self._system.owner_rows(f"SELECT count(*) FROM {schema}.outbox"))[0][0] for schema in SCHEMAS]
-        return sum(counts) == 0
+        return not any(counts)
 
 
 @asynccontextmanager

@@ -78,8 +78,9 @@ def _wrap_handlers(is_time: Callable[[], bool]) -> None:
 
 if __name__ == "__main__":
     consumer.WATCH_S, consumer.QUIET_MAX_S = 0.5, 2.0  # type: ignore[misc]
-    service.DRAIN_TIMEOUT_S = PATIENCE_S  # type: ignore[misc]
-    service.Consumer = functools.partial(service.Consumer, stalled_s=PATIENCE_S)  # type: ignore[misc, assignment]
-    service.deadman = functools.partial(service.deadman, blocked_s=PATIENCE_S)  # type: ignore[assignment]
+    impatient: Any = service
+    impatient.DRAIN_TIMEOUT_S = PATIENCE_S
+    impatient.Consumer = functools.partial(impatient.Consumer, stalled_s=PATIENCE_S)
+    impatient.deadman = functools.partial(impatient.deadman, blocked_s=PATIENCE_S)
     infect(os.environ["SICKNESS"], Path(os.environ["SICK_FILE"]))
     main()
