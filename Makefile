@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench simulate crash-matrix chaos mutants lint audit docs coverage lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart lint audit docs coverage lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -45,6 +45,13 @@ crash-matrix: $(DEVELOPMENT) ## a process killed at every point of its work, und
 KILLS ?= 100
 chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+MINUTES ?= 10
+pressure: $(DEVELOPMENT) ## a participant away for MINUTES under load, and a flood of unreadable messages, measured
+	@$(BIN)/python -m tests.pressure --minutes $(MINUTES) $(ARGS)
+
+restart: $(DEVELOPMENT) ## a rolling restart of everything under load: how long the slowest order takes
+	@$(BIN)/python -m tests.integration.restart $(ARGS)
 
 mutants: $(DEVELOPMENT) ## deliberate defects in the protocol, and the test that catches each
 	@$(BIN)/python -m tests.mutants $(ARGS)

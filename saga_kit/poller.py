@@ -3,8 +3,8 @@
 When aiokafka can't parse a record (a header's name that is not UTF-8) its `getmany` raises, for ever, at that record;
 and what it had taken from other partitions in the same call is gone while their positions have moved on. So after any
 error every partition goes back to its first record that is not handled yet, and offsets are committed by what was
-handled, never by positions. The record is looked for one by one; a `LostRecord` comes in its place, and in the place of
-those behind it in the same batch of the same producer, which the library can't reach either.
+handled, never by positions. The record is then looked for in its partition, by halves; a `LostRecord` comes in its
+place, and in the place of those behind it in the same batch of the same producer, which the library can't reach either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECORDS_MAX: Final = 500
 """The knee of PostgreSQL's rows per transaction."""
 POLL_TIMEOUT_MS: Final = 5
 SEARCH_S: Final = 60.0
-"""How long records are taken one by one after an error; in that time far more than one fetch holds are taken."""
+"""How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +53,8 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._handled: dict[tuple[str, int], int] = {}
         self._must_rewind = False
         self._search_until = 0.0
+        self._most: dict[TopicPartition, int] = {}
+        """Records to take at once from a partition in which something can't be read."""
         self._backoff = Backoff()
 
     async def poll(self, consumer: Any) -> Sequence[Any]:
@@ -90,6 +92,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
         """Begin anew from the group's committed offsets: another member may have moved them."""
         self._handled.clear()
+        self._most.clear()
 
     async def _rewind(self, consumer: Any) -> None:
         untouched = []
@@ -106,21 +109,32 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._must_rewind = False
 
     async def _search(self, consumer: Any) -> Sequence[Any]:
-        """Take at most one record of each partition, so that an error is about the very next one of that partition."""
+        """Take from each partition by itself, so that an error is about that one, and the others go on as before."""
         found: list[Any] = []
         for tp in consumer.assignment():
-            position = await consumer.position(tp)
-            try:
-                batches = await consumer.getmany(tp, timeout_ms=0, max_records=1)
-            except ConsumerStoppedError:
-                raise
-            except (KafkaError, OSError) as error:  # a codec that is not installed, a checksum: it waits, others go on
-                log.debug("a partition can't be read", topic=tp.topic, partition=tp.partition, cause=describe(error))
-            except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
-                consumer.seek(tp, position + 1)
-                found.append(LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}"))
-            else:
-                found += (record for records in batches.values() for record in records)
+            if len(found) < RECORDS_MAX:
+                found += await self._take(consumer, tp, RECORDS_MAX - len(found))
         if not found:
             await asyncio.sleep(POLL_TIMEOUT_MS / 1000)
         return found
+
+    async def _take(self, consumer: Any, tp: TopicPartition, room: int) -> list[Any]:
+        """Take what a partition gives; after an error half as many records, until one record is what can't be read."""
+        position, most = await consumer.position(tp), min(self._most.get(tp, RECORDS_MAX), room)
+        try:
+            batches = await consumer.getmany(tp, timeout_ms=0, max_records=most)
+        except ConsumerStoppedError:
+            raise
+        except (KafkaError, OSError) as error:  # a codec that is not installed, a checksum: it waits, others go on
+            log.debug("a partition can't be read", topic=tp.topic, partition=tp.partition, cause=describe(error))
+            return []
+        except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
+            self._search_until = time.monotonic() + SEARCH_S
+            self._most[tp] = max(1, most // 2)
+            consumer.seek(tp, position if most > 1 else position + 1)
+            lost = LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}")
+            return [] if most > 1 else [lost]
+        records = [record for records in batches.values() for record in records]
+        if records:
+            self._most[tp] = min(most * 2, RECORDS_MAX)
+        return records

@@ -11,6 +11,7 @@ from order_api.description import documents as api_documents
 from order_saga import documents
 from order_saga.cli import settings
 from order_saga.core.phases import PHASES
+from tests import evidence
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +37,11 @@ def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None
     """`docs/settings.md` lists each variable that a service reads, and says what each means."""
     assert settings.page() == settings.PAGE.read_text()
     assert [] == [setting.variable for setting in settings.settings() if not setting.meaning]
+
+
+def test_the_page_of_evidence_is_made_from_the_records_of_runs() -> None:
+    """`docs/evidence.md` says what the records say, and nothing else."""
+    assert evidence.page(evidence.records()) == evidence.PAGE.read_text()
 
 
 def test_the_documents_of_the_api_are_made_from_its_tables() -> None:
