@@ -1,0 +1,82 @@
+"""Records that the client library can't parse: found in their partition, while the others are read as before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from saga_kit.poller import LostRecord, Poller
+from tests.saga_kit.support import FakeRecord
+
+GOOD, BAD = TopicPartition("t", 0), TopicPartition("t", 1)
+
+
+class Stumbling:
+    """A consumer that raises at a bad record, for ever, and has moved past what it took before it, as aiokafka's."""
+
+    def __init__(self, bad: set[int], records: int) -> None:
+        self._bad, self._records = bad, records
+        self._positions = {GOOD: 0, BAD: 0}
+
+    def assignment(self) -> set[TopicPartition]:
+        """Return both."""
+        return {GOOD, BAD}
+
+    async def position(self, tp: TopicPartition) -> int:
+        """Return the next offset."""
+        return self._positions[tp]
+
+    async def committed(self, tp: TopicPartition) -> None:
+        """Nothing was."""
+
+    async def seek_to_beginning(self, *tps: TopicPartition) -> None:
+        """Go back."""
+        self._positions |= dict.fromkeys(tps, 0)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Go to an offset."""
+        self._positions[tp] = offset
+
+    async def getmany(self, *tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG002
+        """Take records from the partitions in turn."""
+        taken: dict[TopicPartition, list[Any]] = {}
+        for tp in tps or (GOOD, BAD):
+            last = min(self._records, self._positions[tp] + max_records - sum(map(len, taken.values())))
+            for offset in range(self._positions[tp], last):
+                if tp == BAD and offset in self._bad:
+                    raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+                self._positions[tp] = offset + 1
+                taken.setdefault(tp, []).append(FakeRecord("t", tp.partition, offset))
+        return taken
+
+
+async def _poll_until_all(bad: set[int], records: int) -> tuple[list[Any], int, int]:
+    """Poll until everything has come; return it, the number of polls, and of those until the good one was read."""
+    poller, consumer = Poller(), Stumbling(bad, records)
+    seen: list[Any] = []
+    polls = good_after = 0
+    while len(seen) < 2 * records:
+        polls += 1
+        taken = await poller.poll(consumer)
+        poller.handled(taken)
+        seen += taken
+        if not good_after and sum(record.partition == GOOD.partition for record in seen) == records:
+            good_after = polls
+    return seen, polls, good_after
+
+
+async def test_every_record_comes_once_and_in_order_and_a_lost_one_in_its_place() -> None:
+    """Nothing is skipped or repeated but for what was not handled yet; exactly the bad ones are lost."""
+    bad = {0, 7, 8, 9, 300, 999}
+    seen, _, _ = await _poll_until_all(bad, 1000)
+    for tp in (GOOD, BAD):
+        assert list(range(1000)) == [record.offset for record in seen if record.partition == tp.partition]
+    assert bad == {record.offset for record in seen if isinstance(record, LostRecord)}
+
+
+async def test_a_flood_of_them_slows_no_other_partition() -> None:
+    """While 500 bad records in a row are looked for, the other partition is read in whole batches."""
+    _, polls, good_after = await _poll_until_all(set(range(500)), 2000)
+    assert good_after <= 2000 / 500 + 3
+    assert polls > 500, "the bad ones cost a poll each, and nobody else's"
