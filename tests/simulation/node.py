@@ -60,6 +60,8 @@ class Node:
         self.thawed.set()
         self.changed = asyncio.Event()
         """Something was committed in the service's schema."""
+        self.watches = {f"{SCHEMAS[self.service]}.outbox", *(["orders"] if self.service == "orchestrator" else [])}
+        """The tables whose rows fall due for it."""
         self.down_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -186,11 +188,9 @@ class Node:
                 await asyncio.sleep(max(0.0, seconds))
                 return
             self.changed.clear()
-            try:
-                async with asyncio.timeout(min(seconds, 3600)):
-                    await self.changed.wait()
-            except TimeoutError:
-                return
+            handle = asyncio.get_running_loop().call_later(min(seconds, 3600), self.changed.set)
+            await self.changed.wait()
+            handle.cancel()
 
     # What it meets outside --------------------------------------------------------------------------------------------
 

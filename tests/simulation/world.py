@@ -9,9 +9,12 @@ import asyncio
 import json
 import random
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from sqlalchemy.exc import DBAPIError
 
 from contracts.codec import decode, outgoing
 from contracts.decimals import Money, Price, Quantity
@@ -295,7 +298,8 @@ class World:
 
     async def _ask_again(self, number: int) -> None:
         run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
-        await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
+        with suppress(DBAPIError):  # of a poisoned order; the operator is told
+            await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 
     async def _freeze(self, node: Node, for_s: float) -> None:
         group, member = self.broker.groups[node.service], node.member
@@ -390,7 +394,8 @@ class World:
     def _after_commit(self, writes: Mapping[str, Mapping[Key, Row | None]]) -> None:
         self.judge.after_commit(writes)
         for node in self._nodes.values():
-            node.changed.set()
+            if not node.watches.isdisjoint(writes):
+                node.changed.set()
 
     def _after_append(self, record: Record) -> None:
         if record.topic == "orders.events":
