@@ -63,6 +63,7 @@ class Node:
         self.watches = {f"{SCHEMAS[self.service]}.outbox", *(["orders"] if self.service == "orchestrator" else [])}
         """The tables whose rows fall due for it."""
         self.down_s = 0.0
+        self.alive = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def live(self) -> None:
@@ -70,7 +71,9 @@ class Node:
         current.set(self)
         while True:
             member = await self._start()
+            self.alive = True
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.alive = False
             self.kill()
             ends = await asyncio.gather(*self._tasks, return_exceptions=True)
             for end in ends:
@@ -191,6 +194,7 @@ class Node:
             handle = asyncio.get_running_loop().call_later(min(seconds, 3600), self.changed.set)
             await self.changed.wait()
             handle.cancel()
+            await asyncio.sleep(every_s)  # what was committed is published by now, if it goes well
 
     # What it meets outside --------------------------------------------------------------------------------------------
 

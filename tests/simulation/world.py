@@ -298,7 +298,7 @@ class World:
 
     async def _ask_again(self, number: int) -> None:
         run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
-        with suppress(DBAPIError):  # of a poisoned order; the operator is told
+        with suppress(DBAPIError, OSError):  # a poisoned order, a database that goes away: the operator is told
             await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 
     async def _freeze(self, node: Node, for_s: float) -> None:
@@ -309,7 +309,7 @@ class World:
             await group.leave(member)
         await asyncio.sleep(max(0.0, for_s - SESSION_S) if for_s > SESSION_S else for_s)
         node.thawed.set()
-        if member is node.member and member not in group.members:
+        if node.alive and member is node.member and member not in group.members:
             await group.join(member)
 
     # Chances ----------------------------------------------------------------------------------------------------------
