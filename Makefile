@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart lint audit docs coverage lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs coverage lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -52,6 +52,10 @@ pressure: $(DEVELOPMENT) ## a participant away for MINUTES under load, and a flo
 
 restart: $(DEVELOPMENT) ## a rolling restart of everything under load: how long the slowest order takes
 	@$(BIN)/python -m tests.integration.restart $(ARGS)
+
+ORDERS ?= 1000000
+audit-speed: $(DEVELOPMENT) ## an audit of ORDERS orders: how long it takes, and what it needs
+	@$(BIN)/python -m tests.audit_speed --orders $(ORDERS) $(ARGS)
 
 mutants: $(DEVELOPMENT) ## deliberate defects in the protocol, and the test that catches each
 	@$(BIN)/python -m tests.mutants $(ARGS)
