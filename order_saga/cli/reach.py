@@ -101,7 +101,7 @@ async def publishing(settings: KafkaSettings) -> AsyncIterator[Publisher]:
 
     from saga_kit.publisher import Publisher
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))  # as it is when a line is written
     publisher = Publisher(settings, client_id="order-saga-cli")
     try:
         yield publisher
