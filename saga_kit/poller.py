@@ -29,6 +29,9 @@ POLL_TIMEOUT_MS: Final = 5
 SEARCH_S: Final = 60.0
 """How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
 
+LOST_TRIES: Final = 3
+"""A record is given up only when it alone fails so many times in a row: what fails once may be the connection."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -55,6 +58,8 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._search_until = 0.0
         self._most: dict[TopicPartition, int] = {}
         """Records to take at once from a partition in which something can't be read."""
+        self._tries: dict[TopicPartition, int] = {}
+        """How many times in a row a partition's next record could not be read."""
         self._backoff = Backoff()
 
     async def poll(self, consumer: Any) -> Sequence[Any]:
@@ -93,6 +98,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Begin anew from the group's committed offsets: another member may have moved them."""
         self._handled.clear()
         self._most.clear()
+        self._tries.clear()
 
     async def _rewind(self, consumer: Any) -> None:
         untouched = []
@@ -125,15 +131,23 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             batches = await consumer.getmany(tp, timeout_ms=0, max_records=most)
         except ConsumerStoppedError:
             raise
+        except RuntimeError:  # uvloop's word for a connection that was closed meanwhile
+            consumer.seek(tp, position)
+            return []
         except (KafkaError, OSError) as error:  # a codec that is not installed, a checksum: it waits, others go on
             log.debug("a partition can't be read", topic=tp.topic, partition=tp.partition, cause=describe(error))
             return []
         except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
             self._search_until = time.monotonic() + SEARCH_S
             self._most[tp] = max(1, most // 2)
-            consumer.seek(tp, position if most > 1 else position + 1)
-            lost = LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}")
-            return [] if most > 1 else [lost]
+            self._tries[tp] = self._tries.get(tp, 0) + 1 if most == 1 else 0
+            if self._tries[tp] < LOST_TRIES:
+                consumer.seek(tp, position)
+                return []
+            self._tries[tp] = 0
+            consumer.seek(tp, position + 1)
+            return [LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}")]
+        self._tries[tp] = 0
         records = [record for records in batches.values() for record in records]
         if records:
             self._most[tp] = min(most * 2, RECORDS_MAX)

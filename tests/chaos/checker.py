@@ -381,7 +381,7 @@ def _letters(record: Record, books: Books) -> Findings:
     for row in books.letters:
         if row["value"] not in known:
             where = f"{row['topic']}/{row['partition']}@{row['record_offset']}"
-            yield Finding("invented", where, f"a dead letter of {row['value'][:200]!r}: {row['reason']}")
+            yield Finding("invented", where, f"a dead letter of {(row['value'] or b'')[:200]!r}: {row['reason']}")
 
 
 def ends(books: Books) -> Counter[str]:
