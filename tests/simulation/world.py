@@ -231,7 +231,8 @@ class World:
             for order_id, row in sorted(self.database.tables["orders"].items()):
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
-                    await repair.resume(self._operators_engine(), repair.Run(f"resume-{number}", "olga"), order_id)
+                    with suppress(DBAPIError):  # a lock that is not given in time: the next round tries again
+                        await repair.resume(self._operators_engine(), repair.Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 
     def _operators_engine(self) -> Any:
