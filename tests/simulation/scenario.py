@@ -21,11 +21,11 @@ HOLDINGS: Final = {"USD": "1500", "BTC": "0.03"}
 """What each user begins with: enough for some of the orders and not for all."""
 BUSY_S: Final = 120.0
 """Orders are made, and faults begin, within this time."""
-POINTS: Final = {
-    "orchestrator": tuple(CrashPoint),
-    "balance": tuple(point for point in CrashPoint if point is not CrashPoint.TIMERS_FOUND),
-    "assets": tuple(point for point in CrashPoint if point is not CrashPoint.TIMERS_FOUND),
-}
+SETTING_ASIDE: Final = {CrashPoint.SET_ASIDE_WRITTEN, CrashPoint.SET_ASIDE_COMMITTED}
+"""Points that only a message that can't be written leads to."""
+_BY_PARTICIPANTS: Final = tuple(point for point in CrashPoint if point not in {CrashPoint.TIMERS_FOUND, *SETTING_ASIDE})
+POINTS: Final = {"orchestrator": tuple(CrashPoint), "balance": _BY_PARTICIPANTS, "assets": _BY_PARTICIPANTS}
+"""What a service's processes pass here: of all messages, only an order's own are ever poisoned."""
 
 
 class Cancel(msgspec.Struct, frozen=True):
@@ -129,6 +129,7 @@ def draw(seed: int) -> Scenario:
     chance = Random(seed)  # noqa: S311 - repeatable on purpose
     orders = tuple(_order(chance, number) for number in range(chance.choice((1, 1, 2, 2, 3, 4, 6))))
     faults = tuple(_fault(chance, len(orders)) for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6, 9))))
+    faults += tuple(_poison(chance, len(orders)) for fault in faults if fault.point in SETTING_ASIDE)
     return Scenario(seed, orders, faults, _rates(chance), chance.choice((1, 3, 100)))
 
 
@@ -167,7 +168,8 @@ def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for eac
         case Kind.CRASH:
             node = chance.choice(NODES)
             point = chance.choice(POINTS[node.partition("-")[0]])
-            return Fault(kind, node, 0.0, for_s, point, chance.choice((1, 1, 1, 2, 2, 3, 4, 6)))
+            nth = 1 if point in SETTING_ASIDE else chance.choice((1, 1, 1, 2, 2, 3, 4, 6))
+            return Fault(kind, node, 0.0, for_s, point, nth)
         case Kind.KILL | Kind.FREEZE:
             return Fault(kind, chance.choice(NODES), at, for_s)
         case Kind.SILENT | Kind.REBALANCE:
@@ -183,9 +185,14 @@ def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for eac
         case Kind.ASK_AGAIN:
             return Fault(kind, str(chance.randrange(orders)), at)
         case Kind.POISON:
-            return Fault(kind, str(chance.randrange(orders)), at, 5 + for_s)
+            return _poison(chance, orders)
         case _:
             return Fault(kind, "", at, for_s)
+
+
+def _poison(chance: Random, orders: int) -> Fault:
+    at = chance.choice((0.0, chance.uniform(0, 2), chance.uniform(0, BUSY_S)))
+    return Fault(Kind.POISON, str(chance.randrange(orders)), at, 5 + chance.choice((0.0, chance.uniform(0, 100))))
 
 
 def _rates(chance: Random) -> Rates:
