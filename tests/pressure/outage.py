@@ -29,6 +29,7 @@ GROWTH_MAX_MB: Final = 24.0
 SLOWER_MAX: Final = 3.0
 """Orders that do not need who is away may take so many times as long as before, or `SLOWER_BUT_S` if that is more."""
 SLOWER_BUT_S: Final = 0.75
+DRAINED_WITHIN_S: Final = 1800.0
 DRAINED_AT_LEAST: Final = 0.5
 """Of the rate at which whole orders are carried when nothing is wrong."""
 WAITS_IN: Final = {
@@ -186,13 +187,14 @@ def _open(record: Record, witness: Witness) -> list[Placed]:
 
 
 async def _drained(orders: Iterable[Placed], witness: Witness, since: float) -> float:
-    """Wait until these orders have ended, at most for five minutes; return how long it took, from `since`."""
+    """Wait until these orders have ended, at most for `DRAINED_WITHIN_S`; return how long it took, from `since`."""
     wanted = [one for one in orders if one.accepted or one.door == "kafka"]
-    while time.monotonic() - since < 300:
+    while time.monotonic() - since < DRAINED_WITHIN_S:
         if all(one.order_id in witness.ended_at for one in wanted):
             break
         await asyncio.sleep(0.1)
-    return max((witness.ended_at.get(one.order_id or "", since + 300) for one in wanted), default=since) - since
+    never = since + DRAINED_WITHIN_S
+    return max((witness.ended_at.get(one.order_id or "", never) for one in wanted), default=since) - since
 
 
 def _latencies(placed: Iterable[Placed], witness: Witness, participant: str) -> list[tuple[float, float]]:
