@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import sys
 from uuid import UUID
 
+import httpx
 import pytest
 
 from local_stack.ports import free_ports
@@ -91,6 +94,37 @@ async def test_the_audit_says_what_is_wrong(system: System) -> None:
     await system.owner_rows(move, -1)
     [finding] = json.loads(bad.out)
     assert (1, "I1", True) == (bad.code, finding["invariant"], finding["what"].startswith("bob has "))
+
+
+async def test_an_audit_that_stays_shows_metrics_until_it_is_asked_to_end(system: System) -> None:
+    """Runs follow one another, Prometheus reads them, and SIGTERM ends it at once with the last run's status."""
+    words = ("audit", "--watch", "--every", "0.5", "--port", "0")
+    known = {"ORDER_SAGA_STACK": str(system.stack.folder / "stack.json"), "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "order_saga.cli", *words),
+        env=os.environ | known,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(30):
+            where = re.search(rb"http://\S+/metrics", await process.stderr.readline())
+            assert where is not None
+            lines = [(await process.stdout.readline()).decode() for _ in range(2)]
+        async with httpx.AsyncClient() as client:
+            metrics = (await client.get(where[0].decode())).text
+        process.terminate()
+        async with asyncio.timeout(10):
+            assert 0 == await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert all(re.fullmatch(r"\d+ orders in [\d.]+ s: no findings\n", line) for line in lines), lines
+    assert re.search(r'^audit_runs_total\{result="clean"\} [1-9]', metrics, re.MULTILINE)
+    assert 'audit_findings{invariant="I1"} 0.0' in metrics
 
 
 async def test_wrong_usage_is_told_in_plain_words(system: System) -> None:
