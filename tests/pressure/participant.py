@@ -17,6 +17,7 @@ from local_stack.supervisor import ProcessSpec, Supervisor
 from tests.chaos.arena import Arena
 
 REPLICAS: Final = 2
+ENDS_ITSELF_WITHIN_S: Final = 1.0
 How = Literal["freeze", "kill"]
 
 
@@ -51,11 +52,16 @@ class Participant:
         await asyncio.sleep(0)
 
     async def come_back(self, how: How) -> None:
-        """Let all replicas go on, or start them again."""
-        if how == "freeze":
-            for pid in self.pids:
-                os.kill(pid, signal.SIGCONT)
-        else:
+        """Let all replicas go on, or start them again.
+
+        One that stood still for longer than its loop may (`saga_kit.deadman`) ends itself when it goes on: whoever
+        supervises it, and here that is us, starts it anew.
+        """
+        frozen = self.pids if how == "freeze" else []
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(ENDS_ITSELF_WITHIN_S)
+        if not frozen or frozen != self.pids:
             await self._supervisor.stop()
             await self.start()
 
