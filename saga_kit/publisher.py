@@ -95,8 +95,11 @@ class Publisher:
         producer = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                producer = await self._connected()
-                errors = await self._deliver(producer, messages)
+                errors = []
+                while producer is None or (errors and producer is not self._producer):
+                    # The second time because another publish, which failed, threw away the one that this one used.
+                    producer = await self._connected()
+                    errors = await self._deliver(producer, messages)
         except Exception as error:  # noqa: BLE001 - whatever it was, the outcome is unknown and the producer suspect
             errors = [error]
         if not errors:

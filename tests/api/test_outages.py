@@ -140,8 +140,9 @@ async def test_a_broker_that_is_away_turns_readiness_red_and_loses_no_order(sett
                 seen = await see(one, outage, "broker", first.headers["location"])
                 assert {(503, "not-published")} == {(a.status_code, a.json()["code"]) for a in seen.answers}
                 assert (200, "PENDING") == (seen.read.status_code, seen.read.json()["status"])
-                again, _ = await post(one, f"{outage.name}-0")
-                assert (202, seen.answers[0].json()["order_id"]) == (again.status_code, again.json()["order_id"])
+                again, took_s = await post(one, f"{outage.name}-0")
+                accepted = (202, seen.answers[0].json()["order_id"])
+                assert accepted == (again.status_code, again.json()["order_id"]), f"{again.text} after {took_s:.2f} s"
                 await until(partial(_all_published, broker.address, seen.answers), 60)
 
 

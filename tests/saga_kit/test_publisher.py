@@ -164,6 +164,24 @@ async def test_a_dead_producer_is_replaced(faulty: Broker) -> None:
     await publisher.stop()
 
 
+async def test_a_producer_that_another_publish_threw_away_fails_nobody_else(broker: Broker) -> None:
+    """One that runs out of time just when the broker is back must not cost the others, who have a good connection."""
+    publisher = broker.publisher()
+    assert await publisher.publish([message("a", "1")]) is True
+    shared: Any = publisher._producer  # noqa: SLF001 - there is no other way to it
+    send_batch = shared.send_batch
+
+    async def when_thrown_away(*batch: Any, **where: Any) -> Any:
+        publisher._discard(shared)  # noqa: SLF001 - as the other one does
+        await until(lambda: shared._closed)  # noqa: SLF001
+        return await send_batch(*batch, **where)
+
+    shared.send_batch = when_thrown_away
+    assert await publisher.publish([message("a", "2")]) is True
+    await publisher.stop()
+    assert {b"1", b"2"} == {record.value for record in await broker.read(2)}
+
+
 async def test_concurrent_publishes_share_a_producer(broker: Broker) -> None:
     """Many callers at once are all answered True, and everything arrives."""
     publisher = broker.publisher()
