@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -17,18 +16,16 @@ from local_stack.supervisor import ProcessSpec, Supervisor
 from tests.chaos.arena import Arena
 
 REPLICAS: Final = 2
-ENDS_ITSELF_WITHIN_S: Final = 1.0
 How = Literal["freeze", "kill"]
 
 
 class Participant:
-    """The replicas of one service, under a supervisor that leaves the dead alone."""
+    """The replicas of one service, and whoever starts one anew that ends."""
 
     def __init__(self, arena: Arena, name: str) -> None:
         self.name = name
         self._specs = [self._spec(arena, number, port) for number, port in enumerate(free_ports(REPLICAS), 1)]
-        self._logs = arena.stack.logs
-        self._supervisor = Supervisor(self._logs, say=lambda _: None)
+        self._supervisor = Supervisor(arena.stack.logs, say=lambda _: None)
 
     @property
     def pids(self) -> list[int]:
@@ -37,7 +34,6 @@ class Participant:
 
     async def start(self) -> None:
         """Start all replicas; return when they are ready."""
-        self._supervisor = Supervisor(self._logs, say=lambda _: None)
         await self._supervisor.start(*self._specs)
 
     async def stop(self) -> None:
@@ -45,25 +41,24 @@ class Participant:
         await self._supervisor.stop()
 
     async def leave(self, how: How) -> None:
-        """Let all replicas stop answering at once."""
+        """Let all replicas stop answering at once; those that are killed stay dead."""
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP if how == "freeze" else signal.SIGKILL)
-        await asyncio.sleep(0)
+        if how == "kill":
+            await self._supervisor.stop()
 
     async def come_back(self, how: How) -> None:
         """Let all replicas go on, or start them again.
 
-        One that stood still for longer than its loop may (`saga_kit.deadman`) ends itself when it goes on: whoever
-        supervises it, and here that is us, starts it anew.
+        One that stood still for longer than its loop may (`saga_kit.deadman`) ends itself when it goes on, and is
+        started anew.
         """
-        frozen = self.pids if how == "freeze" else []
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
-        await asyncio.sleep(ENDS_ITSELF_WITHIN_S)
-        if not frozen or frozen != self.pids:
-            await self._supervisor.stop()
+        if how == "kill":
             await self.start()
+            return
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
 
     def _spec(self, arena: Arena, number: int, port: int) -> ProcessSpec:
         environment = {
@@ -78,5 +73,4 @@ class Participant:
             argv=[sys.executable, "-m", "order_saga.cli", self.name],
             ready=http_ready(port),
             env=environment,
-            vital=True,  # it is for us to start it again
         )
