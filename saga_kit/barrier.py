@@ -178,9 +178,10 @@ def apply(command: Command[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Ho
     """Let one command meet its hold (None: there is no row); return the hold after it and the no, if it is one."""
     if hold is not None and _terms(command) != (hold.owner, hold.unit, hold.amount):
         return hold, Refusal(HOLD_CONFLICT, f"hold {hold.hold_id} is known with another amount, unit or owner")
-    if hold is None:
-        return _begin(command, ledger)
-    match ACTIONS[command.kind, hold.state]:
+    action = ACTIONS[command.kind, hold.state if hold is not None else None]
+    if hold is None or action in (Action.OPEN, Action.BURY):
+        return _begin(command, action, ledger)
+    match action:
         case Action.RELEASE:
             ledger.refund(command, hold)
             return msgspec.structs.replace(hold, state=HoldState.REFUNDED, refunded=hold.amount), None
@@ -188,7 +189,7 @@ def apply(command: Command[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Ho
             return _capture(command, hold, ledger)
         case Action.DENY:
             return hold, _denial(command, hold)
-        case _:
+        case Action.CONFIRM:
             return hold, None
 
 
@@ -310,8 +311,8 @@ def exact_text(amount: Decimal) -> str:
     return f"{amount:f}"
 
 
-def _begin(command: Command[C], ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
-    if ACTIONS[command.kind, None] is Action.OPEN:
+def _begin(command: Command[C], action: Action, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
+    if action is Action.OPEN:
         refusal = ledger.reserve(command)
         return _new(command, HoldState.REFUSED if refusal else HoldState.HELD, refusal), refusal
     buried = _new(command, HoldState.TOMBSTONE)

@@ -380,8 +380,11 @@ MUTANTS: Final = (
         "A reservation that meets its tombstone is refused.",
         "saga_kit/barrier.py",
         "(Kind.RESERVE, HoldState.TOMBSTONE): Action.DENY",
-        "(Kind.RESERVE, HoldState.TOMBSTONE): Action.CONFIRM",
-        ("tests/saga_kit/test_barrier_table.py::test_each_cell_is_the_protocols",),
+        "(Kind.RESERVE, HoldState.TOMBSTONE): Action.OPEN",
+        (
+            "tests/saga_kit/test_barrier_table.py::test_each_cell_is_the_protocols",
+            "tests/participants/test_barrier_orders.py::test_every_order_of_arrival_has_the_end_of_the_table",
+        ),
     ),
     Mutant(
         "refund without dedupe",
