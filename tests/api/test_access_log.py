@@ -143,9 +143,8 @@ async def test_no_log_line_holds_what_a_caller_sent(settings: ApiSettings, broke
         await one.client.get("/orders/planted-id", headers=headers)
         await one.client.get("/orders/by-client-id/planted-name", headers=headers)
         await one.client.get("/planted-path", headers=headers)
-        one.process.send_signal(signal.SIGTERM)
-        _, written = await asyncio.wait_for(one.process.communicate(), 30)
-    text = written.decode()
+        await asyncio.wait_for(one.end(signal.SIGTERM), 30)
+        text = one.told()
     told = [line for line in map(json.loads, text.splitlines()) if line["event"] == "request"]
     assert 6 <= len(told)
     assert ALWAYS | {"user_id", "order_id", "trace_id", "span_id"} >= set().union(*told)

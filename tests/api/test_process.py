@@ -6,9 +6,11 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +21,8 @@ from saga_kit.health import listen
 from tests.api.support import BUY, SECRET, Orchestrator, records, token, until
 
 PROGRAM = "from order_api.app import run; raise SystemExit(run())"
+LAST_LINES = 50
+"""So much of what a process wrote is shown when its test fails."""
 HEADERS = {"Authorization": f"Bearer {token()}", "Idempotency-Key": "k"}
 
 
@@ -28,6 +32,11 @@ class Running:
 
     process: asyncio.subprocess.Process
     client: httpx.AsyncClient
+    log: Path
+
+    def told(self) -> str:
+        """Read what it has written to stderr."""
+        return self.log.read_text(errors="replace")
 
     async def answers(self, path: str) -> bool:
         """Tell whether a path answers 200."""
@@ -44,7 +53,7 @@ class Running:
 
 @asynccontextmanager
 async def process(settings: ApiSettings, **environment: str) -> AsyncIterator[Running]:
-    """Start an API process; kill it in the end if it still runs."""
+    """Start an API process; kill it in the end if it still runs. When the test fails, show what it said."""
     [port] = free_ports(1)  # out of the range of outgoing connections, which any client could take meanwhile
     own = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -54,16 +63,19 @@ async def process(settings: ApiSettings, **environment: str) -> AsyncIterator[Ru
         "HTTP_PORT": str(port),
         **environment,
     }
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, env=os.environ | own, stderr=asyncio.subprocess.PIPE
-    )
-    try:
+    with tempfile.NamedTemporaryFile() as log:  # a pipe that nobody reads fills up, and stops who writes
+        started = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, env=os.environ | own, stderr=log)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Running(started, client)
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.communicate()
+            one = Running(started, client, Path(log.name))
+            try:
+                yield one
+            except BaseException:
+                sys.stderr.write("\n".join(["the API process said last:", *one.told().splitlines()[-LAST_LINES:], ""]))
+                raise
+            finally:
+                if started.returncode is None:
+                    started.kill()
+                await started.wait()
 
 
 async def test_a_kill_between_claim_and_publish_loses_nothing(
@@ -98,11 +110,11 @@ async def _is_published(settings: ApiSettings, order_id: str) -> bool:
 async def test_what_is_wrong_at_the_start_is_one_line(settings: ApiSettings) -> None:
     """A wrong setting ends with status 2 and names itself, never the secret; a busy port with status 1."""
     async with process(settings, JWT_SECRET="too-short") as one:
-        _, told = await one.process.communicate()
-        assert (2, b"JWT_SECRET: must be at least 32 bytes long\n") == (one.process.returncode, told)
+        assert 2 == await one.process.wait()
+        assert one.told() == "JWT_SECRET: must be at least 32 bytes long\n"
     with listen("127.0.0.1", 0) as busy:
         port = busy.getsockname()[1]
         async with process(settings, HTTP_PORT=str(port)) as one:
-            _, told = await one.process.communicate()
-            assert (1, 1) == (one.process.returncode, told.count(b"\n"))
-            assert f"can't listen on 127.0.0.1:{port}".encode() in told
+            assert 1 == await one.process.wait()
+            [line] = one.told().splitlines()
+            assert f"can't listen on 127.0.0.1:{port}" in line
