@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthoriza
 from aiokafka.partitioner import murmur2
 
 from contracts.envelope import Outgoing
+from saga_kit.backoff import Backoff
 from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import OversizeMessage, describe
 from saga_kit.settings import KafkaSettings
@@ -37,7 +38,7 @@ class _MissingTopicError(Exception):
 
 
 MESSAGE_FAULTS: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError, _MissingTopicError)
-"""Refusals for which a new producer is no help."""
+"""Refusals for which neither time nor a new producer is any help."""
 
 
 class RawMessage(NamedTuple):
@@ -75,8 +76,9 @@ class Publisher:
     async def publish(self, messages: Sequence[Outgoing]) -> bool:
         """Publish all messages; True when the broker has stored every one of them.
 
-        False means unknown: some may have been stored, so whoever must be sure publishes all again. Never raises but
-        for a cancellation. Messages of one key arrive in order.
+        False means unknown: some may have been stored, so whoever must be sure publishes all again. What a broker that
+        is there refuses is tried again until the time is over, unless it is a message's fault: some may be stored more
+        than once. Never raises but for a cancellation. Messages of one key arrive in order.
         """
         prefix, stored = self._prefix, False
         sending = begin_sending(messages, prefix)
@@ -93,21 +95,26 @@ class Publisher:
         if not messages:
             return True
         producer = None
+        errors: list[BaseException] = []
+        backoff = Backoff()
         try:
             async with asyncio.timeout(self._timeout_s):
-                errors = []
-                while producer is None or (errors and producer is not self._producer):
-                    # The second time because another publish, which failed, threw away the one that this one used.
-                    producer = await self._connected()
+                while True:
+                    producer = await self._connected()  # raises at once where nobody listens, and so do we
                     errors = await self._deliver(producer, messages)
+                    if all(isinstance(error, MESSAGE_FAULTS) for error in errors):
+                        break
+                    # Who answers may take it a moment later: a broker that was frozen knows no broker, not even itself,
+                    # until it has reported to its controller; or another publish, which failed, closed this producer.
+                    self._discard(producer)
+                    await asyncio.sleep(backoff.next_s())
         except Exception as error:  # noqa: BLE001 - whatever it was, the outcome is unknown and the producer suspect
-            errors = [error]
-        if not errors:
-            return True
-        log.warning("publish failed", messages=len(messages), cause=describe(errors[0]), failures=len(errors))
-        if producer is not None and not all(isinstance(error, MESSAGE_FAULTS) for error in errors):
-            self._discard(producer)
-        return False
+            errors = errors or [error]  # a refusal says more than that the time was over
+            if producer is not None:
+                self._discard(producer)
+        if errors:
+            log.warning("publish failed", messages=len(messages), cause=describe(errors[0]), failures=len(errors))
+        return not errors
 
     async def missing_topics(self, topics: Iterable[str]) -> list[str]:
         """Return those of the topics that the broker does not have, without creating any.
@@ -127,6 +134,13 @@ class Publisher:
             await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_S)
 
     async def _deliver(self, producer: AIOKafkaProducer, messages: Collection[RawMessage]) -> list[BaseException]:
+        """Publish once; return whatever failed."""
+        try:
+            return await self._send(producer, messages)
+        except Exception as error:  # noqa: BLE001 - the caller judges it
+            return [error]
+
+    async def _send(self, producer: AIOKafkaProducer, messages: Collection[RawMessage]) -> list[BaseException]:
         groups, errors = await self._group(producer, messages)
         acks: list[asyncio.Future[Any]] = []
         try:

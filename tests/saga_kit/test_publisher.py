@@ -7,10 +7,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from contracts.envelope import Outgoing
@@ -151,15 +153,14 @@ async def test_a_broker_that_is_away_is_false_and_a_new_producer_finds_it_again(
 
 
 async def test_a_dead_producer_is_replaced(faulty: Broker) -> None:
-    """A producer whose sender died (an idempotent one can) is thrown away; the next publish makes a new one."""
+    """A producer whose sender died (an idempotent one can) is thrown away; who finds it so goes on with a new one."""
     publisher = faulty.publisher()
     assert await publisher.publish([message("a", "1")]) is True
     dead: Any = publisher._producer  # noqa: SLF001 - there is no other way to it
     dead._sender.sender_task.cancel()  # noqa: SLF001
     await until(dead._sender.sender_task.done)  # noqa: SLF001
     dead._message_accumulator._exception = RuntimeError("the sender died")  # noqa: SLF001
-    assert await publisher.publish([message("a", "2")]) is False
-    assert await publisher.publish([message("a", "3")]) is True
+    assert await publisher.publish([message("a", "2")]) is True
     assert publisher._producer is not dead  # noqa: SLF001
     await publisher.stop()
 
@@ -182,6 +183,31 @@ async def test_a_producer_that_another_publish_threw_away_fails_nobody_else(brok
     assert {b"1", b"2"} == {record.value for record in await broker.read(2)}
 
 
+async def test_a_broker_that_refuses_for_a_moment_is_asked_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was frozen answers at once, and for some tenths of a second that it knows no broker, not even itself."""
+    publisher = broker.publisher()
+    nobody = KafkaError("Unable to get cluster metadata over all known brokers")
+    asked = AsyncMock(side_effect=[nobody, nobody, set(range(PARTITIONS))])
+    monkeypatch.setattr(AIOKafkaProducer, "partitions_for", asked)
+    assert await publisher.publish([message("a", "1")]) is True
+    await publisher.stop()
+    assert [b"1"] == [record.value for record in await broker.read(1)]
+
+
+async def test_a_broker_that_goes_on_refusing_is_false_in_time(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again later and later, until the time is over."""
+    publisher = broker.publisher(timeout_s=1.0)
+    asked = AsyncMock(side_effect=KafkaError("no"))
+    monkeypatch.setattr(AIOKafkaProducer, "partitions_for", asked)
+    began = time.monotonic()
+    assert await publisher.publish([message("a", "1")]) is False
+    assert time.monotonic() - began < 2
+    assert 2 <= asked.await_count <= 6
+    await publisher.stop()
+
+
 async def test_concurrent_publishes_share_a_producer(broker: Broker) -> None:
     """Many callers at once are all answered True, and everything arrives."""
     publisher = broker.publisher()
@@ -192,8 +218,10 @@ async def test_concurrent_publishes_share_a_producer(broker: Broker) -> None:
 
 
 async def test_publishing_nothing_needs_no_broker() -> None:
-    """An empty list is True at once."""
+    """An empty list is True at once; anything else is False at once where nobody listens."""
     publisher = Broker("localhost:1", "").publisher()
     assert await publisher.publish([]) is True
+    began = time.monotonic()
     assert await publisher.publish([message()]) is False
+    assert time.monotonic() - began < 5
     await publisher.stop()
