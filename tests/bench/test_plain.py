@@ -1,0 +1,77 @@
+"""The bare loops speak the contract: what they write has its fields and reads as its messages; they read less of it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from pydantic import BaseModel
+
+from contracts.codec import MESSAGES
+from contracts.decimals import Money, Quantity
+from contracts.orders import Order
+from contracts.vocabulary import Side
+from order_saga.core import money
+from tests.bench import naive_messages, plain
+from tests.core import sample
+
+PARTLY_READ = {
+    plain.OrderRequested: "OrderRequested",
+    plain.Approval: "AssetApproved",
+    plain.Answer: "BalanceReserved",
+    naive_messages.OrderRequested: "OrderRequested",
+    naive_messages.AssetApproved: "AssetApproved",
+    naive_messages.BalanceReserved: "BalanceReserved",
+    naive_messages.BalanceSettled: "BalanceSettled",
+}
+"""What is read, and the message of the contract that it is read of."""
+
+
+def _fields(kind: type) -> list[str]:
+    if issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    assert issubclass(kind, msgspec.Struct)
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        plain.CheckAsset,
+        plain.ReserveBalance,
+        plain.SettleBalance,
+        plain.AssetApproved,
+        plain.BalanceReserved,
+        plain.BalanceSettled,
+        plain.OrderStatusChanged,
+        naive_messages.CheckAsset,
+        naive_messages.ReserveBalance,
+        naive_messages.SettleBalance,
+        naive_messages.OrderStatusChanged,
+    ],
+    ids=lambda written: f"{written.__module__}.{written.__name__}",
+)
+def test_what_is_written_has_the_fields_of_the_contract(written: type) -> None:
+    """A floor's message carries what the system's carries, so it is about as long."""
+    assert _fields(MESSAGES[written.__name__]) == _fields(written)
+
+
+@pytest.mark.parametrize("snapshot", [plain.Order, naive_messages.OrderSnapshot])
+def test_events_show_the_whole_order(snapshot: type) -> None:
+    """An event's snapshot leaves nothing out."""
+    assert _fields(Order) == _fields(snapshot)
+
+
+@pytest.mark.parametrize(("read", "of"), PARTLY_READ.items(), ids=str)
+def test_what_is_read_is_part_of_the_contract(read: type, of: str) -> None:
+    """A floor reads no field that the contract does not have."""
+    assert set(_fields(read)) <= set(_fields(MESSAGES[of]))
+
+
+@pytest.mark.parametrize("quantity", ["1", "0.00000001", "0.333", "12345.6789"])
+def test_sums_are_those_of_the_system(quantity: str) -> None:
+    """A floor holds and charges to the cent what the system would."""
+    quote = sample.quote()
+    plain_quote = plain.Quote(str(quote.price), quote.fee_bps, quote.cash_asset_id, quote.cash_scale)
+    expected = money.sums(Side.BUY, "BTC", Quantity(quantity), quote)
+    hold, fee = plain.sums(quantity, plain_quote)
+    assert (expected.hold, expected.fee) == (Money(hold), Money(fee))
