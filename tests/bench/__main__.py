@@ -1,10 +1,13 @@
-"""`make bench`: orders a second and latency of the whole system, as ratios to a floor measured in the same run.
+"""`make bench`: orders a second and latency of the whole system, as ratios to peers measured in the same run.
 
 The system: from requests on Kafka to the terminal events read back, through the orchestrator and both reference
-services with their ledgers, everything durable. The floor: a bare aiokafka and asyncpg loop that stores a request's row
-in one transaction a batch and publishes one event; it asks nobody, keeps no history and moves no money. Rounds
-alternate. Ratios compare; absolute figures are this machine's, at this moment. The last line is one JSON object.
-What one API process carries is measured by `make bench ARGS=door`.
+services with their ledgers, everything durable. Beside it, on the same broker and PostgreSQL, the same order by
+- lean: the least that a loop of aiokafka and asyncpg can do and be right, its participants answering from memory;
+- naive: one message, one session, one outbox row at a time, as most would write it, with the same participants;
+- dbos: a DBOS workflow of four steps, without Kafka.
+They take turns, a round each; ratios are taken round by round. Ratios compare; absolute figures are this machine's, at
+this moment. With KAFKA_BOOTSTRAP_SERVERS the broker is that one, else the embedded one. Every order of every round
+must have ended completed. The last line is one JSON object. What one API process carries: `make bench ARGS=door`.
 """
 
 from __future__ import annotations
@@ -17,93 +20,67 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
-from local_stack.stack import LocalStack, StackOptions
-from order_saga.cli.local import load_samples
 from tests.bench import door
-from tests.bench.floor import running_floor
-from tests.bench.load import Load, Result
+from tests.bench.rounds import Plan, Round, measure
 
 out = Console(highlight=False, soft_wrap=True)
+OWN_PROCESSES = {
+    "system": ("orchestrator", "balance", "assets"),
+    "lean": ("lean", "answers of lean"),
+    "naive": ("naive", "answers of naive"),
+    "dbos": ("dbos",),
+}
+SHARED_PROCESSES = ("postgres", "broker", "load")
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round: both loops under the same load, and the processor time of the system's processes for each order."""
-
-    system: Result
-    floor: Result
-    cpu_us_per_order: Mapping[str, float]
-
-
-async def run(orders: int, in_flight: int, rounds: int) -> list[Round]:
-    """Measure `rounds` rounds of `orders` orders each, after one round that is not counted."""
-    with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
-
-        async def samples(logins: Mapping[str, str]) -> None:
-            await load_samples(logins, 1.0)
-
-        options = StackOptions(load_samples=samples)
-        async with LocalStack(Path(folder), options, out) as stack, running_floor(stack) as floor_topics:
-            load = Load(stack.kafka_bootstrap_servers)
-            measured = []
-            for number in range(rounds + 1):
-                floor = await load.run(orders, in_flight, *floor_topics)
-                before = _cpu(stack)
-                system = await load.run(orders, in_flight)
-                cpu = {name: round((now - before[name]) * 1e6 / orders, 1) for name, now in _cpu(stack).items()}
-                if number:
-                    measured.append(Round(system, floor, cpu))
-                    _say(number, measured[-1])
-            return measured
+def figures_of(rounds: Sequence[Round]) -> dict[str, list[float]]:
+    """List every figure's values, one a round."""
+    figures: dict[str, list[float]] = {}
+    names = list(OWN_PROCESSES)
+    for name in names:
+        figures[f"{name}, orders/s"] = [turns[name].result.orders_per_s for turns in rounds]
+    for name in names[1:]:
+        figures[f"system / {name}"] = [
+            turns["system"].result.orders_per_s / turns[name].result.orders_per_s for turns in rounds
+        ]
+    for name in names:
+        figures[f"{name}, p50 ms"] = [turns[name].result.p50_ms for turns in rounds]
+        figures[f"{name}, p99 ms"] = [turns[name].result.p99_ms for turns in rounds]
+    for name in names:
+        for process in (*OWN_PROCESSES[name], *SHARED_PROCESSES):
+            if all(process in turns[name].cpu_us_per_order for turns in rounds):
+                figures[f"{name}, us an order of {process}"] = [
+                    turns[name].cpu_us_per_order[process] for turns in rounds
+                ]
+    return figures
 
 
-def _cpu(stack: LocalStack) -> dict[str, float]:
-    """Return the processor seconds that each kind of process has used, children included."""
-    used = {}
-    for name, pids in stack.pids.items():
-        family = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
-        used[name] = sum(sum(one.cpu_times()[:2]) for one in family)
-    return used
-
-
-def _say(number: int, measured: Round) -> None:
-    system, floor = measured.system, measured.floor
-    out.print(f"round {number}: system {system.orders_per_s:.0f} orders/s, floor {floor.orders_per_s:.0f} orders/s")
-
-
-def report(rounds: list[Round], orders: int, in_flight: int) -> dict[str, object]:
-    """Print medians with their spread; return them for programs."""
-    ratios = [one.system.orders_per_s / one.floor.orders_per_s for one in rounds]
-    table = Table("figure", "median", "least", "most", title=f"{orders} orders a round, {in_flight} in flight")
-    figures = {
-        "system, orders/s": [one.system.orders_per_s for one in rounds],
-        "floor, orders/s": [one.floor.orders_per_s for one in rounds],
-        "ratio system / floor": ratios,
-        "system p50, ms": [one.system.p50_ms for one in rounds],
-        "system p99, ms": [one.system.p99_ms for one in rounds],
-        **{
-            f"{name}, us of CPU an order": [one.cpu_us_per_order[name] for one in rounds]
-            for name in rounds[0].cpu_us_per_order
-        },
-    }
-    for name, values in figures.items():
-        table.add_row(name, *(f"{value:.3g}" for value in (statistics.median(values), min(values), max(values))))
+def report(rounds: Sequence[Round], plan: Plan, broker: str) -> dict[str, object]:
+    """Print medians with their spread; return them, and all else, for programs."""
+    title = (
+        f"{len(rounds)} rounds of {plan.seconds:g} s each, {plan.in_flight} orders in flight "
+        f"(naive and dbos: {plan.in_flight_slow}), {'embedded broker' if broker == 'embedded' else broker}"
+    )
+    table = Table("figure", "median", "least", "most", title=title, title_justify="left")
+    spread: dict[str, Mapping[str, float]] = {}
+    for name, values in figures_of(rounds).items():
+        one = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+        table.add_row(name, *(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in one.values()))
+        spread[name] = {key: round(value, 3) for key, value in one.items()}
     out.print(table)
     return {
-        "orders": orders,
-        "in_flight": in_flight,
-        "broker": "embedded",
+        "plan": asdict(plan),
+        "broker": broker,
         "python": platform.python_version(),
-        "medians": {name: round(statistics.median(values), 3) for name, values in figures.items()},
-        "rounds": [asdict(one) for one in rounds],
+        "figures": spread,
+        "rounds": [{name: asdict(turn) for name, turn in turns.items()} for turns in rounds],
     }
 
 
@@ -114,14 +91,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--orders", type=int, default=5000, help="orders of a round")
-    parser.add_argument("--in-flight", type=int, default=1000, help="orders that may be open at once")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a smoke test: one round of 300 orders")
+    parser.add_argument("--seconds", type=float, default=12, help="how long each of the four works in a round")
+    parser.add_argument("--in-flight", type=int, default=1000, help="orders that may be open at once")
+    parser.add_argument("--in-flight-slow", type=int, default=50, help="the same, for naive and dbos")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: one round of a few orders")
     chosen = parser.parse_args()
-    orders, rounds = (300, 1) if chosen.quick else (chosen.orders, chosen.rounds)
+    plan = Plan(chosen.rounds, chosen.seconds, chosen.in_flight, chosen.in_flight_slow)
+    if chosen.quick:
+        plan = Plan(1, 0.5, in_flight=200, in_flight_slow=10, warm_up=200, warm_up_slow=10)
     began = time.monotonic()
-    data = report(asyncio.run(run(orders, chosen.in_flight, rounds)), orders, chosen.in_flight)
+    with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
+        broker, rounds = asyncio.run(measure(plan, Path(folder), out))
+    data = report(rounds, plan, broker)
     out.print(f"[dim]{time.monotonic() - began:.0f} s[/]")
     sys.stdout.write(json.dumps(data) + "\n")
     return 0

@@ -1,0 +1,253 @@
+"""The peers of the system, each in processes of its own: started, loaded, held to what they promise, ended.
+
+All that peers need of a place is a broker with their topics and a PostgreSQL server. Every order of a load must have
+ended well, by its events and by its row; and a peer whose process dies ends the run with what that process said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import msgspec
+
+from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS, TOPICS
+from local_stack.errors import StackError
+from local_stack.supervisor import ProcessSpec, Supervisor
+from tests.bench.load import Load, Result
+
+T = TypeVar("T")
+LAST_WORDS = 2000
+DBOS_DATABASE = "dbos_peer"
+STATUSES_OF_SYSTEM = "SELECT status, count(*) FROM orders.orders GROUP BY status"
+STATUSES_OF_LEAN = "SELECT phase, count(*) FROM lean.orders GROUP BY phase"
+STATUSES_OF_NAIVE = "SELECT status, count(*) FROM naive.orders GROUP BY status"
+STATUSES_OF_DBOS = "SELECT status, count(*) FROM orders GROUP BY status"
+
+
+class PeerError(Exception):
+    """A peer did not do what it promises; says how, with the last words of a process that died."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where peers run. `prefix` begins the names of their topics; `logs` is a folder for what their processes say."""
+
+    kafka_bootstrap_servers: str
+    database_url: str
+    prefix: str
+    logs: Path
+
+
+class Contender(Protocol):
+    """Something that takes orders."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - what it is called in a report
+    @property
+    def pids(self) -> Mapping[str, int]: ...  # noqa: D102 - its processes by what they are called in a report
+    async def run(self, orders: int, in_flight: int) -> Result:
+        """Carry so many orders, and make sure that all of them were completed. Raises `PeerError`."""
+
+
+def topics_of(prefix: str, *peers: str) -> dict[str, int]:
+    """Name the topics that must exist for peers to start, with the number of partitions of each."""
+    return {f"{prefix}{peer}.{topic.name}": topic.partitions for peer in peers for topic in TOPICS}
+
+
+class KafkaContender:
+    """Takes orders by Kafka and tells of them by Kafka."""
+
+    def __init__(self, name: str, place: Place, prefix: str, statuses: str, supervisor: Supervisor | None) -> None:
+        """Take the prefix of its topics, the query that counts its orders by status, and who started its processes."""
+        self.name = name
+        self._place = place
+        self._prefix = prefix
+        self._statuses = statuses
+        self._supervisor = supervisor
+        self._asked = 0
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Its processes."""
+        return {name: pid for name, [pid] in self._supervisor.pids.items()} if self._supervisor else {}
+
+    async def run(self, orders: int, in_flight: int) -> Result:
+        """Carry a load; see `Contender`."""
+        load = Load(self._place.kafka_bootstrap_servers)
+        topics = self._prefix + ORDERS_REQUESTS.name, self._prefix + ORDERS_EVENTS.name
+        result = await self._unless_one_dies(load.run(orders, in_flight, *topics))
+        self._asked += orders
+        await check_rows(self.name, self._place.database_url, self._statuses, self._asked)
+        return result
+
+    async def _unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._supervisor is None:
+            return await work
+        working, dying = asyncio.create_task(work), asyncio.create_task(self._supervisor.lost())
+        try:
+            await asyncio.wait({working, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if dying.done():
+                raise PeerError(f"{dying.result()} died: {last_words(self._place.logs / f'{dying.result()}.log')}")
+            return await working
+        finally:
+            working.cancel()
+            dying.cancel()
+            await asyncio.gather(working, dying, return_exceptions=True)
+
+
+async def check_rows(name: str, database_url: str, statuses: str, orders: int) -> None:
+    """Raise `PeerError` unless there are so many orders and all are completed."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        found = dict(await connection.fetch(statuses))
+    finally:
+        await connection.close()
+    if found != {"COMPLETED": orders}:
+        raise PeerError(f"{name} was asked for {orders} orders; in its table are {found}")
+
+
+@asynccontextmanager
+async def running_lean(place: Place) -> AsyncIterator[Contender]:
+    """Run the lean floor and those that answer it."""
+    async with _running_loop(place, "lean", STATUSES_OF_LEAN) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def running_naive(place: Place) -> AsyncIterator[Contender]:
+    """Run the naive loop and those that answer it."""
+    async with _running_loop(place, "naive", STATUSES_OF_NAIVE) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def _running_loop(place: Place, name: str, statuses: str) -> AsyncIterator[Contender]:
+    prefix = f"{place.prefix}{name}."
+    place.logs.mkdir(parents=True, exist_ok=True)
+    supervisor = Supervisor(place.logs, say=lambda _: None)
+    settings = {
+        "KAFKA_BOOTSTRAP_SERVERS": place.kafka_bootstrap_servers,
+        "KAFKA_TOPIC_PREFIX": prefix,
+        "DATABASE_URL": place.database_url,
+    }
+    modules = {name: f"tests.bench.{name}", f"answers of {name}": "tests.bench.answers"}
+    try:
+        specs = [_process(place.logs, process, module, settings) for process, module in modules.items()]
+        try:
+            await supervisor.start(*specs)
+        except StackError as error:
+            said = {process: last_words(place.logs / f"{process}.log") for process in modules}
+            raise PeerError(f"{name} does not start: {error}; its processes said {said}") from error
+        yield KafkaContender(name, place, prefix, statuses, supervisor)
+    finally:
+        await supervisor.stop()
+
+
+def _process(logs: Path, name: str, module: str, settings: Mapping[str, str]) -> ProcessSpec:
+    ready = logs / f"{name}.ready"
+    ready.unlink(missing_ok=True)
+
+    async def is_ready() -> bool:
+        return await asyncio.to_thread(ready.exists)
+
+    environment = os.environ | settings | {"READY_FILE": str(ready)}
+    return ProcessSpec(name, (sys.executable, "-m", module), is_ready, environment, vital=True)
+
+
+def last_words(log: Path) -> str:
+    """Return the end of what a process said."""
+    return log.read_text(errors="replace")[-LAST_WORDS:].strip() if log.exists() else "nothing"
+
+
+class DbosContender:
+    """Takes orders by a pipe: one line asks for a round, one line tells how it went."""
+
+    name = "dbos"
+
+    def __init__(self, process: asyncio.subprocess.Process, database_url: str, log: Path) -> None:
+        """Take its process, its own database and where its complaints go."""
+        self._process = process
+        self._database_url = database_url
+        self._log = log
+        self._asked = 0
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Its process."""
+        return {self.name: self._process.pid}
+
+    async def run(self, orders: int, in_flight: int) -> Result:
+        """Carry a load; see `Contender`."""
+        line = await self.ask(f"{orders} {in_flight}\n")
+        self._asked += orders
+        await check_rows(self.name, self._database_url, STATUSES_OF_DBOS, self._asked)
+        return msgspec.json.decode(line, type=Result)
+
+    async def ask(self, line: str) -> bytes:
+        """Write a line, read a line."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line.encode())
+        if answer := await self._process.stdout.readline():
+            return answer
+        raise PeerError(f"{self.name} died: {last_words(self._log)}")
+
+
+@asynccontextmanager
+async def running_dbos(place: Place) -> AsyncIterator[Contender]:
+    """Run DBOS on a database of its own, which is dropped afterwards."""
+    place.logs.mkdir(parents=True, exist_ok=True)
+    log = place.logs / "dbos.log"
+    async with _own_database(place.database_url, DBOS_DATABASE) as url:
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.bench.dbos_peer"),
+                env=os.environ | {"DATABASE_URL": url},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+            )
+        peer = DbosContender(process, url, log)
+        try:
+            await peer.ask("")  # its first line says that it is ready
+            yield peer
+        finally:
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Close its pipe, which tells it to end; kill it when it does not."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), 10)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def _own_database(admin_url: str, name: str) -> AsyncIterator[str]:
+    await _execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await _execute(admin_url, f'CREATE DATABASE "{name}"')
+    try:
+        yield urlunsplit(urlsplit(admin_url)._replace(path=f"/{name}"))
+    finally:
+        await _execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
