@@ -23,15 +23,12 @@ _write = msgspec.json.Encoder().encode
 
 
 async def answer(settings: KafkaSettings) -> None:
-    """Answer batch by batch; offsets are committed when the broker has the answers."""
+    """Answer batch by batch."""
     topics = (ASSETS_COMMANDS.name, BALANCE_COMMANDS.name)
     async with bare.producer(settings) as producer, bare.consumer(settings, "answers", *topics) as consumer:
         bare.say_ready()
-        while True:
-            if records := await bare.batches(consumer):
-                messages = replies(records, datetime.now(UTC))
-                await bare.publish(producer, settings.kafka_topic_prefix, "/answers", messages)
-                await consumer.commit()
+        async for records in bare.batches(consumer):
+            await bare.publish(producer, settings.kafka_topic_prefix, "/answers", replies(records, datetime.now(UTC)))
 
 
 def replies(records: Iterable[Any], now: datetime) -> Iterator[bare.Message]:

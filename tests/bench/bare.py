@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +27,7 @@ PARTITIONS = ORDERS_EVENTS.partitions
 RECORDS_MAX = 500
 IDLE_MS = 100
 """How long to wait for records when there are none; whatever comes is returned at once."""
+COMMIT_OFFSETS_S = 1.0
 BATCH_BYTES_MAX = 512 * 1024
 
 
@@ -71,10 +73,19 @@ def producer(settings: KafkaSettings) -> AIOKafkaProducer:
     )
 
 
-async def batches(source: AIOKafkaConsumer) -> Sequence[Any]:
-    """Return the next records, none when none came for `IDLE_MS`."""
-    found = await source.getmany(timeout_ms=IDLE_MS, max_records=RECORDS_MAX)
-    return [record for records in found.values() for record in records]
+async def batches(source: AIOKafkaConsumer) -> AsyncIterator[Sequence[Any]]:
+    """Give the next records again and again, none when none came for `IDLE_MS`.
+
+    Whoever asks for more is done with what it has. Then, once in a while, offsets are committed: what comes again
+    after a death must do no harm.
+    """
+    committed_at = time.monotonic()
+    while True:
+        found = await source.getmany(timeout_ms=IDLE_MS, max_records=RECORDS_MAX)
+        yield [record for records in found.values() for record in records]
+        if time.monotonic() - committed_at > COMMIT_OFFSETS_S:
+            await source.commit()
+            committed_at = time.monotonic()
 
 
 def type_of(record: Any) -> str:

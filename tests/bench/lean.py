@@ -5,14 +5,13 @@ state of every order stored before anything of it is said. One transaction a bat
 
     guarded moves -> one row that keeps the batch's events, in the place of the last one's -> COMMIT -> publish
 
-What comes again moves nothing, so offsets need no care: they are committed by the clock. Questions need no outbox
-either: after a start every open one is asked again. It knows the good way of a buy and nothing else: no refusal,
-cancel, sell, timer, history, audit, trace or second process. Any error ends it.
+What comes again moves nothing, so offsets are committed by the clock. Questions need no outbox: after a start every
+open one is asked again. The outbox is not compressed: its row lives for a moment. It knows the good way of a buy and
+nothing else: no refusal, cancel, sell, timer, history, audit, trace or second process. Any error ends it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -30,7 +29,9 @@ from tests.bench.plain import OrderRequested
 
 SOURCE = "/lean"
 TOPICS = (ORDERS_REQUESTS.name, ASSETS_REPLIES.name, BALANCE_REPLIES.name)
-COMMIT_OFFSETS_S = 1.0
+PLANNER = {"jit": "off", "enable_seqscan": "off"}
+"""A plan is kept from when the table was empty, and a scan of it then seemed cheap: with 40,000 orders, four times the
+time of a batch's moves."""
 
 TABLES = """
     CREATE SCHEMA IF NOT EXISTS lean;
@@ -40,7 +41,7 @@ TABLES = """
         phase text NOT NULL, quote text, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL
     ) WITH (fillfactor = 70);
     CREATE TABLE IF NOT EXISTS lean.outbox (
-        outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload bytea NOT NULL)"""
+        outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload bytea STORAGE EXTERNAL NOT NULL)"""
 _COLUMNS = "order_id, user_id, asset_id, order_type, quantity, price, slippage_bps, client_order_id"
 _CREATE = f"""
     INSERT INTO lean.orders ({_COLUMNS}, phase, created_at, updated_at)
@@ -84,15 +85,8 @@ class Lean:
 
     async def run(self, consumer: AIOKafkaConsumer) -> None:
         """Take batch after batch."""
-        committed_at = time.monotonic()
-        while True:
-            if records := await bare.batches(consumer):
-                await self.handle(records)
-            else:
-                await self.sweep()
-            if time.monotonic() - committed_at > COMMIT_OFFSETS_S:
-                await consumer.commit()
-                committed_at = time.monotonic()
+        async for records in bare.batches(consumer):
+            await (self.handle(records) if records else self.sweep())
 
     async def handle(self, records: Sequence[Any]) -> None:
         """Store where a batch leads, then say so."""
@@ -131,7 +125,7 @@ class Lean:
 
 async def main(settings: KitSettings) -> None:
     """Make the tables if need be, say what was left unsaid, and work until ended."""
-    connection = await asyncpg.connect(settings.database_url.get_secret_value(), server_settings={"jit": "off"})
+    connection = await asyncpg.connect(settings.database_url.get_secret_value(), server_settings=PLANNER)
     await connection.execute(TABLES)
     async with bare.producer(settings) as producer, bare.consumer(settings, "lean", *TOPICS) as consumer:
         lean = Lean(connection, producer, settings.kafka_topic_prefix)
