@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def main() -> int:
     plan = Plan(chosen.rounds, chosen.seconds, chosen.in_flight, chosen.in_flight_slow)
     if chosen.quick:
         plan = Plan(1, 0.5, in_flight=200, in_flight_slow=10, warm_up=200, warm_up_slow=10)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
         broker, rounds = asyncio.run(measure(plan, Path(folder), out))
