@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -19,7 +20,7 @@ from contracts.envelope import (
 )
 from contracts.orders import InvalidOrder, OrderRequested
 from contracts.topics import TOPICS
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE, Instant, OrderType, check_instant
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, Instant, OrderType, check_instant, id_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +119,9 @@ def outgoing(
     kind = type(message)
     topic = _TOPIC_OF[kind]
     envelope = Envelope(message_id, kind.__name__, source, time, traceparent, attempt)
-    return Outgoing(topic.name, str(getattr(message, topic.key)), message_id, encode(message), write_headers(envelope))
+    key = getattr(message, topic.key)
+    key = id_text(key) if type(key) is UUID else str(key)
+    return Outgoing(topic.name, key, message_id, encode(message), write_headers(envelope))
 
 
 def _check_text(message: Message) -> None:

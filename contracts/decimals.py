@@ -21,6 +21,7 @@ from decimal import (
     InvalidOperation,
     Overflow,
 )
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PATTERN = r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?"
 PLACES_MAX = 18
+KEPT_MAX = 16_384
+"""Texts of decimals, and decimals of texts, that are kept: a price, a tick or an amount comes many times in a row."""
 _WRITTEN = re.compile(PATTERN, re.ASCII)
 _TRAPS = [InvalidOperation, DivisionByZero, Overflow, FloatOperation]
 
@@ -54,7 +57,14 @@ class Exact(Decimal):
     @classmethod
     def parse(cls, text: object) -> Self:
         """Read a wire decimal; raise `ValueError` that states the rule for anything else, numbers included."""
-        if type(text) is not str or _WRITTEN.fullmatch(text) is None:
+        if type(text) is not str:
+            raise ValueError(f"must be {cls.rule}")
+        return cls._parse(text)
+
+    @classmethod
+    @lru_cache(KEPT_MAX)
+    def _parse(cls, text: str) -> Self:
+        if _WRITTEN.fullmatch(text) is None:
             raise ValueError(f"must be {cls.rule}")
         value = cls(text)
         if (cls.positive and not value) or (cls.maximum is not None and value > cls.maximum):
@@ -106,9 +116,17 @@ def format_decimal(value: Decimal) -> str:
     Raises `ValueError` for what the wire can't carry: negative, not finite, too large, or over 18 places (PostgreSQL
     would round the 19th without a word).
     """
+    if value.is_signed() or not value.is_finite():  # here, since -0 is equal to 0, and not every NaN has a hash
+        raise ValueError(f"not a wire decimal: {str(value)[:60]}")
+    return _format(value)
+
+
+@lru_cache(KEPT_MAX)
+def _format(value: Decimal) -> str:
+    # Equal numbers have one text: what is kept may be that of another.
+    if not value:
+        return "0"
     if abs(value.adjusted()) > PLACES_MAX:  # before a huge exponent is spelled out in zeros
-        if not value:
-            return "0"
         raise ValueError(f"not a wire decimal: {str(value)[:60]}")
     text = format(value, "f")
     if "." in text:

@@ -29,6 +29,7 @@ QUOTED_LENGTH_MAX: Final = 40
 _SPEC_VERSION = SPEC_VERSION.encode()
 _CONTENT_TYPE = CONTENT_TYPE.encode()
 _read_time = msgspec.json.Decoder(datetime).decode  # the same RFC 3339 as in bodies, on every Python
+_write_time = msgspec.json.Encoder().encode
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ATTEMPT = re.compile(rb"[1-9][0-9]{0,8}")
 
@@ -70,7 +71,7 @@ def write_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
         ("ce_id", envelope.id.encode()),
         ("ce_type", envelope.type.encode()),
         ("ce_source", envelope.source.encode()),
-        ("ce_time", format_time(envelope.time).encode()),
+        ("ce_time", _time_bytes(envelope.time)),
         ("content-type", _CONTENT_TYPE),
     ]
     if envelope.traceparent is not None:
@@ -102,7 +103,11 @@ def read_envelope(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
 
 def format_time(time: datetime) -> str:
     """Write an aware time as RFC 3339 in UTC, microseconds kept."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return _time_bytes(time).decode()
+
+
+def _time_bytes(time: datetime) -> bytes:
+    return _write_time(time.astimezone(UTC))[1:-1]
 
 
 def _bytes(raw: Mapping[str, bytes | None], name: str) -> bytes:

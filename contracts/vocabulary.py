@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Final, NamedTuple
+from uuid import UUID
 
 from msgspec import Meta
 
@@ -34,6 +36,12 @@ Instant = Annotated[datetime, Meta(tz=True)]
 YEAR_MIN: Final = 1970
 YEAR_MAX: Final = 2999
 """The years of an `Instant`: far from the ends of the calendar, where a time zone or a delay would overflow."""
+
+
+@lru_cache(16_384)
+def id_text(order_id: UUID) -> str:
+    """Write an id as text; what is kept spares most of the work, since an order's id is written a dozen times."""
+    return str(order_id)
 
 
 def check_instant(time: datetime) -> None:

@@ -11,6 +11,7 @@ from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
+from contracts.vocabulary import id_text
 from order_saga import store
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import QUESTIONS
@@ -128,7 +129,7 @@ def _asked(ask: Ask, now: datetime) -> Outgoing:
 
 
 def _told(event: OrderStatusChanged, folded: Folded) -> Kept:
-    event_id = f"{event.order_id}:v{event.version}"
+    event_id = f"{id_text(event.order_id)}:v{event.version}"
     traceparent = folded.sagas[event.order_id].traceparent
     return Kept(
         event_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ M = TypeVar("M")
 UNSENT_MAX_S: Final = 60.0
 SWEEP_TIMEOUT_S: Final = 5.0
 MEASURE_S: Final = 5.0
+COLLECT_AFTER: Final = 50_000
+"""New containers between two searches for garbage in cycles; Python's own 700 (2,000 later) are many in every batch."""
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +68,7 @@ def run_service(
     """
     configure_logging(settings, service=name)
     configure_tracing(service=name)
+    collect_seldom()
     try:
         uvloop.run(_run(settings, name, schema, handler, tasks))
     except KitError as error:
@@ -76,6 +80,17 @@ def run_service(
     finally:
         faulthandler.cancel_dump_traceback_later()
     return 0
+
+
+def collect_seldom() -> None:
+    """Search for cycles seldom, and never in what was imported.
+
+    What a batch makes is values that refer to no one that refers to them: it goes when nobody needs it any more. The
+    search finds next to nothing and takes a third of the time of a batch.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
 async def _run(

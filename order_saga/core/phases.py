@@ -151,10 +151,16 @@ EARLY_CANCELS_MAX: Final = 8
 
 TERMINAL: Final = frozenset(phase for phase, row in PHASES.items() if row.status is not None and row.status.terminal)
 
+_STEPS: Final = {
+    (phase, side): tuple(step for asked_by, step in row.asks if asked_by is side)
+    for phase, row in PHASES.items()
+    for side in Side
+}
+
 
 def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
     """List what a phase asks for an order of this side."""
-    return tuple(step for asked_by, step in PHASES[phase].asks if asked_by is side)
+    return _STEPS[phase, side]
 
 
 def target(phase: Phase, side: Side) -> Phase | None:

@@ -24,7 +24,7 @@ from contracts.balance import (
 )
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import InvalidOrder, Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
-from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side
+from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side, id_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,15 +137,18 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def question(self, step: Step) -> Question | None:
         """Find a question that was asked."""
-        return next((question for question in self.questions if question.step is step), None)
+        for question in self.questions:
+            if question.step is step:
+                return question
+        return None
 
     def open(self) -> tuple[Question, ...]:
         """List the questions that wait for an answer."""
-        return tuple(question for question in self.questions if question.answer is Answer.OPEN)
+        return tuple([question for question in self.questions if question.answer is Answer.OPEN])
 
     def with_question(self, question: Question) -> Progress:
         """Put a question in the place of the one for the same step, or at the end."""
-        others = tuple(known for known in self.questions if known.step is not question.step)
+        others = [known for known in self.questions if known.step is not question.step]
         return structs.replace(self, questions=(*others, question))
 
 
@@ -185,7 +188,7 @@ class Saga(msgspec.Struct, frozen=True):
 
     def command_id(self, step: Step) -> str:
         """Name a question's command; also the id of what it makes (`<order_id>:reserve` is the hold)."""
-        return f"{self.order_id}:{step.value}"
+        return f"{id_text(self.order_id)}:{step.value}"
 
 
 class Requested(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ class Turn:
     __slots__ = ("asks", "entries", "events", "fill", "now", "paused", "saga", "time_scale")
 
     def __init__(self, saga: Saga, now: datetime, time_scale: float, paused: frozenset[Participant]) -> None:
-        self.saga = saga
+        self.saga = structs.replace(saga)  # a copy of its own, changed in place until the turn is closed
         self.now = now
         self.time_scale = time_scale
         self.paused = paused
@@ -49,7 +49,8 @@ class Turn:
 
     def set(self, **changes: Any) -> None:
         """Change the saga."""
-        self.saga = structs.replace(self.saga, **changes)
+        for name, value in changes.items():
+            structs.force_setattr(self.saga, name, value)
 
     def learn(self, **changes: Any) -> None:
         """Change what the saga knows beyond the public order."""

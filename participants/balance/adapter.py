@@ -22,7 +22,7 @@ from contracts.codec import decode, outgoing
 from contracts.decimals import Money
 from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import BALANCE_COMMANDS
-from contracts.vocabulary import HoldState
+from contracts.vocabulary import HoldState, id_text
 from participants.balance.ledger import ZERO, BalanceCommand
 from saga_kit.barrier import Command, Hold, Kind, Refusal
 from saga_kit.batch import Received, Record
@@ -55,7 +55,7 @@ class BalanceAdapter:
         return Command(
             kind=_KINDS[type(message)],
             hold_id=message.hold_id,
-            saga_id=str(message.order_id),
+            saga_id=id_text(message.order_id),
             owner=message.user_id,
             unit=message.asset_id,
             amount=message.amount,
