@@ -11,12 +11,12 @@ from typing import Any, Final, NamedTuple
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
-from aiokafka.partitioner import murmur2
 
 from contracts.envelope import Outgoing
 from saga_kit.backoff import Backoff
 from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import OversizeMessage, describe
+from saga_kit.murmur2 import murmur2
 from saga_kit.settings import KafkaSettings
 from saga_kit.tracing import begin_sending
 
@@ -172,7 +172,7 @@ class Publisher:
 
     def partition(self, key: bytes | None, count: int) -> int:
         """Choose the partition as Java's and aiokafka's default partitioners do; no key counts as an empty one."""
-        return int(self._hash(key or b"") & 0x7FFFFFFF) % count
+        return (self._hash(key or b"") & 0x7FFFFFFF) % count
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
