@@ -14,10 +14,23 @@ CONNECT_TIMEOUT_S: Final = 5
 COMMAND_TIMEOUT_S: Final = 20
 """The driver's own limit, for a server that no longer answers; above the server's, which speaks more clearly."""
 POOL_TIMEOUT_S: Final = 5
+BY_KEY: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Plans for statements that name their rows by a key of an index, whatever a young table's statistics make of it.
+
+A plan is kept for as long as its connection lives, and one that was made while a table was empty reads all of it.
+"""
 
 
-def create_engine(url: URL, *, application_name: str, pool_size: int = 5) -> AsyncEngine:
-    """Make an engine whose every wait ends: for a connection, a lock, a statement, or a transaction left open."""
+def create_engine(url: URL, *, application_name: str, pool_size: int = 5, by_key: bool = False) -> AsyncEngine:
+    """Make an engine whose every wait ends: for a connection, a lock, a statement, or a transaction left open.
+
+    `by_key`: each of its statements finds its rows by an index, as a service's do; an audit's do not.
+    """
     return create_async_engine(
         url,
         isolation_level="READ COMMITTED",
@@ -25,6 +38,7 @@ def create_engine(url: URL, *, application_name: str, pool_size: int = 5) -> Asy
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,  # the connection that has just worked has its plans and caches at hand
         pool_recycle=1800,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
@@ -36,6 +50,7 @@ def create_engine(url: URL, *, application_name: str, pool_size: int = 5) -> Asy
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
                 "jit": "off",  # it compiles for longer than our statements run
                 "timezone": "UTC",
+                **(BY_KEY if by_key else {}),
             },
         },
     )

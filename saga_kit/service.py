@@ -131,7 +131,7 @@ class Service:
                     FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
             """  # noqa: S608 - the schema's name is the program's own
         self._metrics = Metrics()
-        self._engine = create_engine(settings.sqlalchemy_url, application_name=name)
+        self._engine = create_engine(settings.sqlalchemy_url, application_name=name, by_key=True)
         self._publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{name}")
         self._kit = Kit(settings, self._engine, self._publisher, self._metrics.registry, stopping)
         self._handler = handler(self._kit)
