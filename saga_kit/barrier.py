@@ -9,9 +9,10 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from enum import Enum, StrEnum, auto
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, func
@@ -170,8 +171,11 @@ class Adapter(Protocol[C]):
     def command(self, envelope: Envelope, record: Record) -> Command[C]:
         """Read one record; raises `UnreadableMessage`."""
 
-    def reply(self, received: Received[Command[C]], hold: Hold, refusal: Refusal | None) -> Kept:
-        """Say what came of a command; its kind and whether it was refused tell which reply, `hold` is as it left it."""
+    def reply(self, received: Received[Command[C]], hold: Hold, refusal: Refusal | None, at: datetime) -> Kept:
+        """Say what came of a command, and when; its kind and whether it was refused tell which reply.
+
+        `hold` is as the command left it.
+        """
 
 
 def apply(command: Command[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
@@ -212,7 +216,7 @@ class Participant(Generic[C]):
 
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Command[C]]]) -> Effects:
         """Fold the batch in message order; every reply goes through the outbox."""
-        commands = [received.message for received in messages]
+        commands, at = [received.message for received in messages], datetime.now(UTC)
         ledger = self._ledger()
         await ledger.lock(tx, commands)
         known = await self._holds.lock(tx, {command.hold_id for command in commands})
@@ -222,7 +226,7 @@ class Participant(Generic[C]):
             command = received.message
             hold, refusal = apply(command, holds.get(command.hold_id), ledger)
             holds[command.hold_id] = hold
-            replies.append(self._adapter.reply(received, hold, refusal))
+            replies.append(self._adapter.reply(received, hold, refusal, at))
         await self._holds.save(tx, known, holds)
         await ledger.save(tx)
         return Effects(kept=replies)
@@ -273,8 +277,8 @@ class Holds:
         rows = """unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]::numeric[], $6::text[]::numeric[],
             $7::text[]::numeric[], $8::text[], $9::text[], $10::text[])"""
         self._lock_sql = f"""
-            SELECT hold_id, saga_id, owner, unit, trim_scale(amount) AS amount, state, trim_scale(captured) AS captured,
-                trim_scale(refunded) AS refunded, reason_code, reason
+            SELECT hold_id, saga_id, owner, unit, trim_scale(amount), state, trim_scale(captured), trim_scale(refunded),
+                reason_code, reason
             FROM {schema}.holds WHERE hold_id = ANY($1::text[]) ORDER BY hold_id FOR UPDATE"""  # noqa: S608 - our own name
         self._insert_sql = f"""
             INSERT INTO {schema}.holds ({columns}) SELECT * FROM {rows} ON CONFLICT (hold_id) DO NOTHING"""  # noqa: S608
@@ -286,8 +290,11 @@ class Holds:
 
     async def lock(self, tx: AsyncConnection, hold_ids: Collection[str]) -> dict[str, Hold]:
         """Lock and load the holds that exist."""
-        result = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
-        return {row.hold_id: Hold(**{**row._asdict(), "state": HoldState(row.state)}) for row in result}
+        rows: Any = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
+        return {
+            row[0]: Hold(row[0], row[1], row[2], row[3], row[4], HoldState(row[5]), row[6], row[7], row[8], row[9])
+            for row in rows
+        }
 
     async def save(self, tx: AsyncConnection, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
         """Write what is new or changed, each row once.
@@ -305,10 +312,10 @@ class Holds:
 
 def exact_text(amount: Decimal) -> str:
     """Write a decimal for a `numeric(38,18)`; raises `ValueError` for one that PostgreSQL would round."""
-    exponent = amount.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -PLACES_MAX:
+    text = f"{amount:f}"
+    if len(text.partition(".")[2]) > PLACES_MAX or not amount.is_finite():
         raise ValueError(f"{amount} has more than {PLACES_MAX} places or is no number")
-    return f"{amount:f}"
+    return text
 
 
 def _begin(command: Command[C], action: Action, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
@@ -363,7 +370,7 @@ def _arrays(holds: Sequence[Hold]) -> tuple[list[str | None], ...]:
         [exact_text(hold.amount) for hold in holds],
         [exact_text(hold.captured) for hold in holds],
         [exact_text(hold.refunded) for hold in holds],
-        [hold.state.value for hold in holds],
+        [hold.state for hold in holds],
         [hold.reason_code for hold in holds],
         [hold.reason for hold in holds],
     )

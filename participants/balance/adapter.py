@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from contracts.balance import (
@@ -29,6 +29,7 @@ from saga_kit.batch import Received, Record
 from saga_kit.outbox import Kept
 
 Reply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
+_COMMANDS: Final = (ReserveBalance, SettleBalance, RefundBalance)
 _KINDS: Final = {ReserveBalance: Kind.RESERVE, SettleBalance: Kind.SETTLE, RefundBalance: Kind.REFUND}
 _REFUSALS: Final[dict[Kind, type[BalanceRefused | SettlementRefused | RefundRefused]]] = {
     Kind.RESERVE: BalanceRefused,
@@ -48,7 +49,7 @@ class BalanceAdapter:
     def command(self, envelope: Envelope, record: Record) -> Command[BalanceCommand]:
         """Read a command; raises `UnreadableMessage` for anything else."""
         message = decode(envelope.type, record.value)
-        if not isinstance(message, ReserveBalance | SettleBalance | RefundBalance):
+        if not isinstance(message, _COMMANDS):
             raise UnreadableMessage(f"{envelope.type} is not a command for the balance service")
         if isinstance(message, ReserveBalance) and not message.amount:
             raise UnreadableMessage("ReserveBalance: amount must be more than 0")
@@ -63,7 +64,9 @@ class BalanceAdapter:
             capture=message.capture if isinstance(message, SettleBalance) else ZERO,
         )
 
-    def reply(self, received: Received[Command[BalanceCommand]], hold: Hold, refusal: Refusal | None) -> Kept:
+    def reply(
+        self, received: Received[Command[BalanceCommand]], hold: Hold, refusal: Refusal | None, at: datetime
+    ) -> Kept:
         """Say what came of a command; a redelivered one gets a reply with the same id."""
         command = received.message
         reply = answer(command, hold, refusal)
@@ -71,7 +74,7 @@ class BalanceAdapter:
             reply,
             message_id=f"{reply.command_id}:{type(reply).__name__}",
             source=self._source,
-            time=datetime.now(UTC),
+            time=at,
             traceparent=received.envelope.traceparent if received.envelope is not None else None,
         )
         return Kept(reply.command_id, message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from itertools import combinations, product
 
@@ -70,7 +71,7 @@ class Adapter:
         """Never asked here."""
         raise NotImplementedError
 
-    def reply(self, received: Received[Command[None]], hold: Hold, refusal: Refusal | None) -> Kept:
+    def reply(self, received: Received[Command[None]], hold: Hold, refusal: Refusal | None, _: datetime) -> Kept:
         """Tell everything."""
         text = [received.message.kind, hold.state, str(hold.captured), str(hold.refunded), refusal and refusal.code]
         return Kept(hold.hold_id, message(hold.hold_id, json.dumps(text)))
