@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
-from uuid import UUID
 
 import msgspec
 
@@ -118,10 +117,10 @@ def outgoing(
     """Put a message into its envelope; topic and key follow from its type."""
     kind = type(message)
     topic = _TOPIC_OF[kind]
-    envelope = Envelope(message_id, kind.__name__, source, time, traceparent, attempt)
     key = getattr(message, topic.key)
-    key = id_text(key) if type(key) is UUID else str(key)
-    return Outgoing(topic.name, key, message_id, encode(message), write_headers(envelope))
+    key = key if type(key) is str else id_text(key)
+    headers = write_headers(Envelope(message_id, kind.__name__, source, time, traceparent, attempt))
+    return Outgoing(topic.name, key, message_id, _ENCODER.encode(message), headers)
 
 
 def _check_text(message: Message) -> None:

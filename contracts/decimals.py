@@ -32,23 +32,26 @@ if TYPE_CHECKING:
 PATTERN = r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?"
 PLACES_MAX = 18
 KEPT_MAX = 16_384
-"""Texts of decimals, and decimals of texts, that are kept: a price, a tick or an amount comes many times in a row."""
+"""Decimals that are kept by their texts: a price, a tick or an amount comes many times in a row."""
 _WRITTEN = re.compile(PATTERN, re.ASCII)
 _TRAPS = [InvalidOperation, DivisionByZero, Overflow, FloatOperation]
 
 EXACT = Context(prec=120, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[*_TRAPS, Inexact])
 """Room for a product of three wire decimals; a result that does not fit raises `decimal.Inexact`."""
 
-_ROUNDING = Context(prec=120, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS)
+_ROUNDING_UP = Context(prec=120, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS, rounding=ROUND_CEILING)
+_ROUNDING_DOWN = Context(prec=120, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS, rounding=ROUND_FLOOR)
 
 
 class Exact(Decimal):
     """A decimal as the wire carries it: not negative, at most 18 digits before and 18 after the point.
 
-    Made by `parse` from text, or by the constructor from a number that our own sums made.
+    Made by `parse` from text, or by the constructor from a number that our own sums made. It keeps its text, since
+    what is read once is written several times.
     """
 
-    __slots__ = ()
+    __slots__ = ("_text",)
+    _text: str
 
     rule: ClassVar[str] = "a decimal as a string, such as '0.01': at most 18 digits before and 18 after the point"
     positive: ClassVar[bool] = False
@@ -116,14 +119,17 @@ def format_decimal(value: Decimal) -> str:
     Raises `ValueError` for what the wire can't carry: negative, not finite, too large, or over 18 places (PostgreSQL
     would round the 19th without a word).
     """
-    if value.is_signed() or not value.is_finite():  # here, since -0 is equal to 0, and not every NaN has a hash
-        raise ValueError(f"not a wire decimal: {str(value)[:60]}")
-    return _format(value)
+    text: str | None = getattr(value, "_text", None)
+    if text is None:
+        text = _format(value)
+        if isinstance(value, Exact):
+            value._text = text  # noqa: SLF001 - the one other place that knows of it
+    return text
 
 
-@lru_cache(KEPT_MAX)
 def _format(value: Decimal) -> str:
-    # Equal numbers have one text: what is kept may be that of another.
+    if value.is_signed() or not value.is_finite():
+        raise ValueError(f"not a wire decimal: {str(value)[:60]}")
     if not value:
         return "0"
     if abs(value.adjusted()) > PLACES_MAX:  # before a huge exponent is spelled out in zeros
@@ -164,13 +170,12 @@ def is_multiple(value: Decimal, step: Decimal) -> bool:
 
 def ceil_to(value: Decimal, scale: int) -> Money:
     """Round up to `scale` places: what the user pays."""
-    return Money(value.quantize(_unit(scale), rounding=ROUND_CEILING, context=_ROUNDING))
+    return Money(_ROUNDING_UP.quantize(value, _UNITS[scale]))
 
 
 def floor_to(value: Decimal, scale: int) -> Money:
     """Round down to `scale` places: what the user gets."""
-    return Money(value.quantize(_unit(scale), rounding=ROUND_FLOOR, context=_ROUNDING))
+    return Money(_ROUNDING_DOWN.quantize(value, _UNITS[scale]))
 
 
-def _unit(scale: int) -> Decimal:
-    return EXACT.scaleb(Decimal(1), -scale)
+_UNITS = tuple(EXACT.scaleb(Decimal(1), -scale) for scale in range(PLACES_MAX + 1))

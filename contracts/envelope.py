@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from contracts.vocabulary import check_instant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
@@ -28,6 +29,10 @@ QUOTED_LENGTH_MAX: Final = 40
 
 _SPEC_VERSION = SPEC_VERSION.encode()
 _CONTENT_TYPE = CONTENT_TYPE.encode()
+_SPEC_VERSION_HEADER = ("ce_specversion", _SPEC_VERSION)
+_CONTENT_TYPE_HEADER = ("content-type", _CONTENT_TYPE)
+_KEPT_MAX = 1024
+"""Headers that are kept: types and sources are few, and what is sent together has one time."""
 _read_time = msgspec.json.Decoder(datetime).decode  # the same RFC 3339 as in bodies, on every Python
 _write_time = msgspec.json.Encoder().encode
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -66,14 +71,8 @@ class Outgoing(msgspec.Struct, frozen=True):
 
 def write_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
     """Write the headers of an envelope, `attempt` only from the second on."""
-    headers = [
-        ("ce_specversion", _SPEC_VERSION),
-        ("ce_id", envelope.id.encode()),
-        ("ce_type", envelope.type.encode()),
-        ("ce_source", envelope.source.encode()),
-        ("ce_time", _time_bytes(envelope.time)),
-        ("content-type", _CONTENT_TYPE),
-    ]
+    shared = _shared_headers(envelope.type, envelope.source, envelope.time)
+    headers = [_SPEC_VERSION_HEADER, ("ce_id", envelope.id.encode()), *shared]
     if envelope.traceparent is not None:
         headers.append(("traceparent", envelope.traceparent.encode()))
     if envelope.attempt > 1:
@@ -87,39 +86,45 @@ def read_envelope(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
     Of a header that comes twice the last one counts. Raises `UnreadableMessage` for a missing or malformed header.
     """
     raw = dict(headers)
-    if (version := _bytes(raw, "ce_specversion")) != _SPEC_VERSION:
+    if (version := _given(raw.get("ce_specversion"), "ce_specversion")) != _SPEC_VERSION:
         raise UnreadableMessage(f"header ce_specversion must be '1.0', got {version[:QUOTED_LENGTH_MAX]!r}")
     if (content_type := raw.get("content-type")) is not None and content_type != _CONTENT_TYPE:
         _check_content_type(content_type)
     return Envelope(
-        id=_text(raw, "ce_id"),
-        type=_text(raw, "ce_type"),
-        source=_text(raw, "ce_source"),
-        time=_time(_bytes(raw, "ce_time")),
+        id=_text(raw.get("ce_id"), "ce_id"),
+        type=_kept_text(raw.get("ce_type"), "ce_type"),
+        source=_kept_text(raw.get("ce_source"), "ce_source"),
+        time=_time(_given(raw.get("ce_time"), "ce_time")),
         traceparent=_traceparent(raw.get("traceparent")),
         attempt=_attempt(raw.get("attempt")),
     )
 
 
+@lru_cache(_KEPT_MAX)
+def _shared_headers(kind: str, source: str, time: datetime) -> tuple[tuple[str, bytes], ...]:
+    """Write what messages of one type that are sent together have in common."""
+    return (
+        ("ce_type", kind.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", _write_time(time.astimezone(UTC))[1:-1]),
+        _CONTENT_TYPE_HEADER,
+    )
+
+
 def format_time(time: datetime) -> str:
     """Write an aware time as RFC 3339 in UTC, microseconds kept."""
-    return _time_bytes(time).decode()
+    return _write_time(time.astimezone(UTC))[1:-1].decode()
 
 
-def _time_bytes(time: datetime) -> bytes:
-    return _write_time(time.astimezone(UTC))[1:-1]
-
-
-def _bytes(raw: Mapping[str, bytes | None], name: str) -> bytes:
-    value = raw.get(name)
+def _given(value: bytes | None, name: str) -> bytes:
     if not value:
         raise UnreadableMessage(f"header {name} is missing: CloudEvents 1.0 in binary mode needs it")
     return value
 
 
-def _text(raw: Mapping[str, bytes | None], name: str) -> str:
+def _text(value: bytes | None, name: str) -> str:
     try:
-        text = _bytes(raw, name).decode()
+        text = _given(value, name).decode()
     except UnicodeDecodeError:
         raise UnreadableMessage(f"header {name} is not UTF-8") from None
     # A NUL would break the insert that records the message, and any control character a line of the log.
@@ -128,11 +133,15 @@ def _text(raw: Mapping[str, bytes | None], name: str) -> str:
     return text
 
 
+_kept_text = lru_cache(_KEPT_MAX)(_text)
+
+
 def _check_content_type(value: bytes) -> None:
     if value.split(b";")[0].strip().lower() != _CONTENT_TYPE:
         raise UnreadableMessage(f"header content-type must be {CONTENT_TYPE}, got {value[:QUOTED_LENGTH_MAX]!r}")
 
 
+@lru_cache(_KEPT_MAX)
 def _time(value: bytes) -> datetime:
     try:
         time = _read_time(b'"' + value + b'"')

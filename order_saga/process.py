@@ -57,7 +57,7 @@ class Orders:
     async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
         messages = [each.message for each in received]
-        known = await store.lock(tx, sorted({order_of(message) for message in messages}))
+        known = await store.lock(tx, {order_of(message) for message in messages})
         messages = await _with_duplicates(tx, messages, known)
         now, paused = await store.now(tx)
         folded = fold(known, messages, now, self._time_scale, paused)

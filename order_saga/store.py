@@ -107,7 +107,7 @@ _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
 _NOW: Final = "SELECT clock_timestamp(), ARRAY(SELECT participant FROM orders.pauses)"
-_COLUMNS: Final = ", ".join("progress::text" if column.name == "progress" else column.name for column in _ALL)
+_COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
 _LOCK: Final = f"""
     SELECT {_COLUMNS}
     FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
@@ -155,6 +155,9 @@ _COUNTS: Final = """
     SELECT phase, count(*), count(parked_reason), count(overdue_since) FROM orders.orders
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL GROUP BY phase"""
 _read_progress: Final = decoder(Progress).decode
+_PHASES: Final = {str(phase): phase for phase in Phase}
+_STATUSES: Final = {str(status): status for status in OrderStatus}
+_ORDER_TYPES: Final = {str(order_type): order_type for order_type in OrderType}
 
 
 async def now(tx: AsyncConnection) -> tuple[datetime, frozenset[Participant]]:
@@ -170,7 +173,10 @@ async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Sag
 
 
 def read(row: Sequence[Any]) -> Saga:
-    """Make a saga of a row. Raises `ValueError` or `msgspec.ValidationError` for one that this code does not know."""
+    """Make a saga of a row.
+
+    Raises `KeyError`, `ValueError` or `msgspec.ValidationError` for one that this code does not know.
+    """
     return _saga(*row)
 
 
@@ -185,7 +191,7 @@ async def client_ids(tx: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> 
 
 async def save(tx: AsyncConnection, known: Mapping[UUID, Saga], folded: Folded, at: datetime) -> None:
     """Write every touched saga once, with its history and fills. Raises `Contention`."""
-    touched = sorted(folded.sagas.values(), key=attrgetter("order_id"))
+    touched = sorted(folded.sagas.values(), key=attrgetter("order_id.int"))
     await _create(tx, [saga for saga in touched if saga.order_id not in known])
     stubs = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is Phase.NEW]
     await _change(tx, _UPDATE_ALL, (_ID, *_ASKED_FOR, *_MOVING), stubs)
@@ -297,35 +303,35 @@ def _arrays(columns: Sequence[_Column], sagas: Sequence[Saga]) -> tuple[list[Any
 
 
 def _saga(  # noqa: PLR0913, PLR0917 - one argument a column, in the order of `_ALL`
-    order_id: UUID, user_id: str, asset_id: str | None, order_type: str | None, quantity: Decimal | None,
-    price: Decimal | None, slippage_bps: int | None, client_order_id: str | None, traceparent: str | None,
+    order_id: UUID, user_id: str, asset_id: str | None, order_type: str | None, quantity: str | None,
+    price: str | None, slippage_bps: int | None, client_order_id: str | None, traceparent: str | None,
     created_at: datetime, phase: str, status: str | None, version: int, reason_code: str | None, reason: str | None,
     cancel_requested: bool,  # noqa: FBT001
-    filled_quantity: Decimal, average_price: Decimal | None, fee: Decimal, progress: str,
+    filled_quantity: str, average_price: str | None, fee: str, progress: str,
     due_at: datetime | None, overdue_since: datetime | None, parked_reason: str | None, history_seq: int,
     updated_at: datetime,
 ) -> Saga:  # fmt: skip
     return Saga(
         order_id=order_id,
         user_id=user_id,
-        phase=Phase(phase),
+        phase=_PHASES[phase],
         created_at=created_at,
         updated_at=updated_at,
         asset_id=asset_id,
-        order_type=None if order_type is None else OrderType(order_type),
-        quantity=None if quantity is None else Quantity(quantity),
-        price=None if price is None else Price(price),
+        order_type=None if order_type is None else _ORDER_TYPES[order_type],
+        quantity=None if quantity is None else Quantity.parse(quantity),
+        price=None if price is None else Price.parse(price),
         slippage_bps=slippage_bps,
         client_order_id=client_order_id,
         traceparent=traceparent,
-        status=None if status is None else OrderStatus(status),
+        status=None if status is None else _STATUSES[status],
         version=version,
         reason_code=None if reason_code is None else ReasonCode(reason_code),
         reason=reason,
         cancel_requested=cancel_requested,
-        filled_quantity=Money(filled_quantity),
-        average_price=None if average_price is None else Exact(average_price),
-        fee=Money(fee),
+        filled_quantity=Money.parse(filled_quantity),
+        average_price=None if average_price is None else Exact.parse(average_price),
+        fee=Money.parse(fee),
         progress=_read_progress(progress),
         due_at=due_at,
         overdue_since=overdue_since,

@@ -21,7 +21,7 @@ from contracts.balance import (
 )
 from contracts.decimals import Exact, Money, Price
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
-from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode, id_text
 from order_saga.core import money
 from order_saga.core.commands import asked_for
 from order_saga.core.phases import (
@@ -37,6 +37,7 @@ from order_saga.core.phases import (
 from order_saga.core.saga import (
     Answer,
     AskAgainRequested,
+    BalanceReply,
     Decision,
     Fill,
     Ignored,
@@ -309,16 +310,19 @@ def _impossible(saga: Saga, question: Question, message: Reply) -> str | None:
     """Say why a balance reply contradicts what is known, or None: such an order needs a person."""
     if isinstance(message, (AssetApproved, AssetRefused)):
         return None
-    told = f"{type(message).__name__} with a hold that is {message.hold_state}"
     if isinstance(message, BalanceReserved) and saga.progress.hold_state in _NEVER_HELD:
-        return f"{told}, although it was {saga.progress.hold_state} before"
+        return f"{_hold_in(message)}, although it was {saga.progress.hold_state} before"
     if question.answer is not Answer.OPEN:
         return None
     row = QUESTIONS[question.step]
     if isinstance(message, (BalanceRefused, SettlementRefused, RefundRefused)):
         believable = message.hold_state in row.no_proof and message.reason_code is not BalanceRefusal.HOLD_CONFLICT
-        return None if believable else f"{told} ({message.reason_code}): {message.reason}"
-    return None if message.hold_state in row.proof else told
+        return None if believable else f"{_hold_in(message)} ({message.reason_code}): {message.reason}"
+    return None if message.hold_state in row.proof else _hold_in(message)
+
+
+def _hold_in(message: BalanceReply) -> str:
+    return f"{type(message).__name__} with a hold that is {message.hold_state}"
 
 
 _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
@@ -368,7 +372,7 @@ def _objection(saga: Saga, message: Reply) -> tuple[ReasonCode, str | None] | No
 def _go_on(turn: Turn) -> None:
     """Leave the phase if its answers allow it: by a no that need not wait, or by the last yes."""
     asked = _asked(turn.saga)
-    still_open = {question.step for question in asked if question.answer is Answer.OPEN}
+    still_open = [question.step for question in asked if question.answer is Answer.OPEN]
     refused = _first_no(asked)
     if refused is not None and QUESTIONS[refused.step].no_waits_for not in still_open:
         outcome = Outcome(OrderStatus.FAILED, refused.reason_code or ReasonCode.EXECUTION_FAILED, refused.reason)
@@ -379,7 +383,8 @@ def _go_on(turn: Turn) -> None:
 
 def _asked(saga: Saga) -> list[Question]:
     """List the questions of the phase that the saga is in."""
-    return [question for question in saga.progress.questions if question.step in steps(saga.phase, saga.side)]
+    phase_asks = steps(saga.phase, saga.side)
+    return [question for question in saga.progress.questions if question.step in phase_asks]
 
 
 def _first_no(asked: list[Question]) -> Question | None:
@@ -424,7 +429,7 @@ def _fill(turn: Turn) -> None:
         return
     asset_id, quantity = asked_for(saga)
     fee = money.sums(saga.side, asset_id, quantity, quote).fee
-    turn.fill = Fill(f"{saga.order_id}:fill", saga.order_id, quantity, quote.price, fee)
+    turn.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, quote.price, fee)
     turn.set(phase=Phase.SETTLING)
     for status in PHASES[Phase.SETTLING].via:
         turn.show(status)
@@ -440,7 +445,7 @@ def _bust(turn: Turn) -> None:
         return
     _, quantity = asked_for(saga)
     price = Price(saga.average_price)
-    turn.fill = Fill(f"{saga.order_id}:fill", saga.order_id, quantity, price, saga.fee, busted=True)
+    turn.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, saga.fee, busted=True)
     turn.set(filled_quantity=Money(0), average_price=None, fee=Money(0))
 
 
@@ -448,8 +453,9 @@ def _refund(turn: Turn, outcome: Outcome) -> None:
     """Fix the outcome, stop waiting for what is open, and give back whatever is held or may be held."""
     progress = turn.saga.progress
     for question in progress.open():
-        progress = progress.with_question(structs.replace(question, answer=Answer.ABANDONED))
-    turn.set(phase=Phase.REFUNDING, progress=structs.replace(progress, outcome=outcome))
+        turn.put(structs.replace(question, answer=Answer.ABANDONED))
+    turn.learn(outcome=outcome)
+    turn.set(phase=Phase.REFUNDING)
     reserve = progress.question(Step.RESERVE)
     if reserve is None or reserve.answer is Answer.NO or not reserve.sent:
         _end_as(turn, outcome)
@@ -460,7 +466,7 @@ def _refund(turn: Turn, outcome: Outcome) -> None:
 def _give_up(turn: Turn, question: Question) -> None:
     """End a phase whose patience is over; a no that was waiting for the silent one is the better reason."""
     saga = turn.saga
-    turn.note("timed_out", question.step.value, attempts=question.attempts)
+    turn.note("timed_out", question.step, attempts=question.attempts)
     refused = _first_no(_asked(saga))
     if refused is not None and refused.reason_code is not None:
         outcome = Outcome(OrderStatus.FAILED, refused.reason_code, refused.reason)
@@ -488,5 +494,8 @@ def _park(turn: Turn, reason: str) -> None:
 
 def _told(message: Reply) -> dict[str, Any]:
     """Pick what a reply told for the history."""
-    names = ("reason_code", "reason", "hold_state", "price", "sequence", "amount", "captured", "returned", "refunded")
-    return {name: getattr(message, name) for name in names if hasattr(message, name)}
+    return {name: getattr(message, name) for name in _TOLD_BY[type(message)]}
+
+
+_TOLD = ("reason_code", "reason", "hold_state", "price", "sequence", "amount", "captured", "returned", "refunded")
+_TOLD_BY: Final = {answer: [name for name in _TOLD if name in answer.__struct_fields__] for answer in _STEP_OF}

@@ -108,7 +108,7 @@ def _take(folded: Folded, before: Saga, decision: Decision) -> None:
         return  # a question that goes on waiting is not worth a line, nor a chapter without one
     chapter = _chapter(folded, before)
     chapter.entries.extend(decision.entries)
-    chapter.moves.extend(f"{event.previous_status or ''}>{event.status}" for event in decision.events)
+    chapter.moves.extend([(event.previous_status or "") + ">" + event.status for event in decision.events])
 
 
 def _ignore(folded: Folded, saga: Saga, ignored: Ignored) -> None:

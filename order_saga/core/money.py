@@ -6,6 +6,7 @@ All exact until the one rounding that each sum names: debits and fees up, credit
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from contracts.decimals import Money, Price, Quantity, add, ceil_to, floor_to, multiply, subtract
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 BASIS_POINT = Decimal("0.0001")
 CARRIED_MAX = Decimal("1E18")
 """A sum from here on can't be written on the wire."""
+KEPT_MAX = 16_384
+"""Sums that are kept: an order's quote, hold, fill and settlement need the same ones, soon after each other."""
 
 
 class Sums(NamedTuple):
@@ -35,13 +38,20 @@ def sums(side: Side, asset_id: str, quantity: Quantity, quote: Quote) -> Sums:
     Buy: cost = ceil(gross), fee = ceil(gross * rate), hold = cost + fee. Sell: hold = quantity, proceeds =
     floor(gross), fee as for a buy, credit = proceeds - fee (`refusal` says no when that is not positive).
     """
-    gross = multiply(quantity, quote.price)
-    fee = ceil_to(multiply(multiply(gross, Decimal(quote.fee_bps)), BASIS_POINT), quote.cash_scale)
+    return _sums(side, asset_id, quantity, quote.price, quote.fee_bps, quote.cash_asset_id, quote.cash_scale)
+
+
+@lru_cache(KEPT_MAX)
+def _sums(
+    side: Side, asset_id: str, quantity: Quantity, price: Price, fee_bps: int, cash_asset_id: str, cash_scale: int
+) -> Sums:
+    gross = multiply(quantity, price)
+    fee = ceil_to(multiply(gross, multiply(Decimal(fee_bps), BASIS_POINT)), cash_scale)
     if side is Side.BUY:
-        hold = Money(add(ceil_to(gross, quote.cash_scale), fee))
-        return Sums(quote.cash_asset_id, hold, asset_id, Money(quantity), fee)
-    credit = Money(subtract(floor_to(gross, quote.cash_scale), fee))
-    return Sums(asset_id, Money(quantity), quote.cash_asset_id, credit, fee)
+        hold = Money(add(ceil_to(gross, cash_scale), fee))
+        return Sums(cash_asset_id, hold, asset_id, Money(quantity), fee)
+    credit = Money(subtract(floor_to(gross, cash_scale), fee))
+    return Sums(asset_id, Money(quantity), cash_asset_id, credit, fee)
 
 
 def refusal(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import structs
 
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.balance import (
@@ -24,13 +22,13 @@ from contracts.balance import (
 )
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import InvalidOrder, Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
-from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side, id_text
+from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side, Word, id_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Phase(StrEnum):
+class Phase(Word):
     """Where a saga stands; finer than the public status. What each means stands in `phases.PHASES`."""
 
     NEW = "NEW"
@@ -43,7 +41,7 @@ class Phase(StrEnum):
     FAILED = "FAILED"
 
 
-class Step(StrEnum):
+class Step(Word):
     """A question that a saga can ask; its command's id is `<order_id>:<step>`."""
 
     CHECK = "check"
@@ -52,14 +50,14 @@ class Step(StrEnum):
     REFUND = "refund"
 
 
-class Participant(StrEnum):
+class Participant(Word):
     """Who answers questions; an operator may pause one."""
 
     ASSETS = "assets"
     BALANCE = "balance"
 
 
-class Answer(StrEnum):
+class Answer(Word):
     """What became of a question."""
 
     OPEN = "OPEN"
@@ -68,7 +66,7 @@ class Answer(StrEnum):
     ABANDONED = "ABANDONED"
 
 
-class Why(StrEnum):
+class Why(Word):
     """Why a message moved nothing."""
 
     DUPLICATE = "duplicate"
@@ -146,11 +144,6 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
         """List the questions that wait for an answer."""
         return tuple([question for question in self.questions if question.answer is Answer.OPEN])
 
-    def with_question(self, question: Question) -> Progress:
-        """Put a question in the place of the one for the same step, or at the end."""
-        others = [known for known in self.questions if known.step is not question.step]
-        return structs.replace(self, questions=(*others, question))
-
 
 class Saga(msgspec.Struct, frozen=True):
     """One order and how far it has come. `status` is None and `version` 0 until its request has been seen."""
@@ -188,7 +181,10 @@ class Saga(msgspec.Struct, frozen=True):
 
     def command_id(self, step: Step) -> str:
         """Name a question's command; also the id of what it makes (`<order_id>:reserve` is the hold)."""
-        return f"{id_text(self.order_id)}:{step.value}"
+        return id_text(self.order_id) + _ID_ENDS[step]
+
+
+_ID_ENDS = {step: f":{step}" for step in Step}
 
 
 class Requested(msgspec.Struct, frozen=True):
@@ -228,16 +224,8 @@ class AskAgainRequested(msgspec.Struct, frozen=True):
     requested_by: str
 
 
-Reply = (
-    AssetApproved
-    | AssetRefused
-    | BalanceReserved
-    | BalanceRefused
-    | BalanceSettled
-    | SettlementRefused
-    | BalanceRefunded
-    | RefundRefused
-)
+BalanceReply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
+Reply = AssetApproved | AssetRefused | BalanceReply
 Command = CheckAsset | ReserveBalance | SettleBalance | RefundBalance
 Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested | AskAgainRequested
 

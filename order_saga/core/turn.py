@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from msgspec import structs
@@ -31,7 +32,8 @@ class Turn:
     __slots__ = ("asks", "entries", "events", "fill", "now", "paused", "saga", "time_scale")
 
     def __init__(self, saga: Saga, now: datetime, time_scale: float, paused: frozenset[Participant]) -> None:
-        self.saga = structs.replace(saga)  # a copy of its own, changed in place until the turn is closed
+        # Copies of its own, changed in place until the turn is closed.
+        self.saga = structs.replace(saga, progress=structs.replace(saga.progress))
         self.now = now
         self.time_scale = time_scale
         self.paused = paused
@@ -54,11 +56,13 @@ class Turn:
 
     def learn(self, **changes: Any) -> None:
         """Change what the saga knows beyond the public order."""
-        self.set(progress=structs.replace(self.saga.progress, **changes))
+        for name, value in changes.items():
+            structs.force_setattr(self.saga.progress, name, value)
 
     def put(self, question: Question) -> None:
         """Write a question down as it is now."""
-        self.set(progress=self.saga.progress.with_question(question))
+        others = [known for known in self.saga.progress.questions if known.step is not question.step]
+        structs.force_setattr(self.saga.progress, "questions", (*others, question))
 
     def note(self, kind: str, name: str, **detail: Any) -> None:
         """Add a line to the history."""
@@ -66,7 +70,7 @@ class Turn:
 
     def scaled(self, seconds: float) -> timedelta:
         """Make a time of the table one of this system."""
-        return timedelta(seconds=seconds * self.time_scale)
+        return _scaled(seconds, self.time_scale)
 
     def show(self, status: OrderStatus | None = None) -> None:
         """Make a version that the public sees: a new status, or another visible change under the same one."""
@@ -75,7 +79,7 @@ class Turn:
         saga = self.saga
         order = snapshot(saga)
         detail = {"reason_code": saga.reason_code} if saga.reason_code else {}
-        self.entries.append(Entry("status", order.status.value, order.status, saga.version, detail))
+        self.entries.append(Entry("status", order.status, order.status, saga.version, detail))
         self.events.append(
             OrderStatusChanged(
                 order_id=saga.order_id,
@@ -91,16 +95,15 @@ class Turn:
 
 def ask_all(turn: Turn) -> None:
     """Ask everything that the saga's phase asks; with somebody paused whom it needs, only write the questions down."""
-    asked = [
-        Question(step, turn.now, turn.now, attempts=0, sent=False) for step in steps(turn.saga.phase, turn.saga.side)
-    ]
-    for question in asked:
-        turn.put(question)
-    if absent := who_is_paused(turn):
+    absent = who_is_paused(turn)
+    for step in steps(turn.saga.phase, turn.saga.side):
+        question = Question(step, turn.now, turn.now, attempts=0, sent=False)
+        if absent:
+            turn.put(question)
+        else:
+            ask_again(turn, question)
+    if absent:
         hold_back(turn, absent)
-        return
-    for question in asked:
-        ask_again(turn, question)
 
 
 def due_questions(saga: Saga, now: datetime) -> tuple[Question, ...]:
@@ -155,7 +158,7 @@ def hold_back(turn: Turn, absent: frozenset[Participant]) -> None:
     waiting = turn.saga.progress.open()
     if not all(question.held_back for question in waiting):
         turn.note("waits", " and ".join(sorted(absent)), why="paused")
-    look_again_at = turn.now + turn.scaled(LOOK_AGAIN_S * _spread(turn))
+    look_again_at = turn.now + turn.scaled(LOOK_AGAIN_S) * _spread(turn)
     for question in waiting:
         turn.put(structs.replace(question, asked_at=turn.now, due_at=look_again_at, held_back=True))
     turn.set(overdue_since=None)
@@ -172,7 +175,7 @@ def note_overdue(turn: Turn, question: Question) -> None:
     if overdue_s is None or turn.saga.overdue_since is not None:
         return
     if question.asked_at + turn.scaled(overdue_s) <= turn.now:
-        turn.note("overdue", question.step.value, attempts=question.attempts)
+        turn.note("overdue", question.step, attempts=question.attempts)
         turn.set(overdue_since=turn.now)
 
 
@@ -184,8 +187,13 @@ def _next_due(turn: Turn, step: Step, asked_at: datetime, attempts: int) -> date
 def _due_after(turn: Turn, step: Step, asked_at: datetime, wait_s: float) -> datetime:
     """Say when a pause is over that the table bounds, or the patience if that is first."""
     row = QUESTIONS[step]
-    next_at = turn.now + turn.scaled(min(wait_s, row.retry_max_s) * _spread(turn))
+    next_at = turn.now + timedelta(seconds=min(wait_s, row.retry_max_s) * turn.time_scale * _spread(turn))
     return next_at if row.patience_s is None else min(next_at, asked_at + turn.scaled(row.patience_s))
+
+
+@lru_cache
+def _scaled(seconds: float, time_scale: float) -> timedelta:
+    return timedelta(seconds=seconds * time_scale)
 
 
 def _spread(turn: Turn) -> float:
@@ -197,4 +205,4 @@ def _send(turn: Turn, step: Step, attempt: int) -> None:
     saga = turn.saga
     command_id = saga.command_id(step)
     turn.asks.append(Ask(step, command(saga, step), command_id, attempt, saga.traceparent))
-    turn.note("asked", step.value, **({"attempt": attempt} if attempt > 1 else {}))
+    turn.note("asked", step, **({"attempt": attempt} if attempt > 1 else {}))

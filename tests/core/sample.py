@@ -32,6 +32,7 @@ from order_saga.core.saga import (
     ParkRequested,
     Participant,
     Phase,
+    Question,
     Quote,
     Requested,
     ResumeRequested,
@@ -165,6 +166,12 @@ def quote(price: str = "50000", **changes: Any) -> Quote:
     """Make the quote that `approved` brings."""
     fields = {name: value for name, value in structs.asdict(approved(price)).items() if name in Quote.__struct_fields__}
     return Quote(**{**fields, "received_at": NOW, **changes})
+
+
+def with_question(saga: Saga, question: Question) -> Saga:
+    """Put a question in the place of the one for the same step, or at the end."""
+    others = [known for known in saga.progress.questions if known.step is not question.step]
+    return structs.replace(saga, progress=structs.replace(saga.progress, questions=(*others, question)))
 
 
 def blank() -> Saga:

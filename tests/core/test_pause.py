@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from msgspec import structs
 
 from contracts.codec import decoder, encode
 from contracts.vocabulary import HoldState, OrderStatus, ReasonCode, Side
@@ -25,6 +24,7 @@ from tests.core.sample import (
     resume,
     settled,
     timer,
+    with_question,
 )
 
 ASSETS, BALANCE = Participant.ASSETS, Participant.BALANCE
@@ -210,7 +210,7 @@ def test_what_an_older_version_stored_counts_as_sent() -> None:
     story = Story(requested(), approved())
     stored = b'{"step": "reserve", "asked_at": "2026-03-01T12:00:00Z", "due_at": "2026-03-01T12:00:00Z", "attempts": 0}'
     question = decoder(Question).decode(stored)
-    story.saga = structs.replace(story.saga, progress=story.saga.progress.with_question(question))
+    story.saga = with_question(story.saga, question)
     assert Phase.REFUNDING is story.tell(cancel()).saga.phase
 
 

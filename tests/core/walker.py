@@ -36,7 +36,7 @@ from order_saga.core.saga import (
     Why,
 )
 from tests.core.invariants import NOBODY, check
-from tests.core.sample import NOW, blank
+from tests.core.sample import NOW, blank, with_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -258,8 +258,8 @@ def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime
 
 
 def _with(saga: Saga, question: Question) -> Saga:
-    progress = saga.progress.with_question(question)
-    return structs.replace(saga, progress=progress, due_at=min(question.due_at for question in progress.open()))
+    saga = with_question(saga, question)
+    return structs.replace(saga, due_at=min(question.due_at for question in saga.progress.open()))
 
 
 def _pass_to_next_instant(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:

@@ -239,8 +239,8 @@ MUTANTS: Final = (
         "fee rounded down",
         "Debits and fees are rounded up.",
         "order_saga/core/money.py",
-        "    fee = ceil_to(multiply(multiply(gross, Decimal(quote.fee_bps)), BASIS_POINT), quote.cash_scale)",
-        "    fee = floor_to(multiply(multiply(gross, Decimal(quote.fee_bps)), BASIS_POINT), quote.cash_scale)",
+        "    fee = ceil_to(multiply(gross, multiply(Decimal(fee_bps), BASIS_POINT)), cash_scale)",
+        "    fee = floor_to(multiply(gross, multiply(Decimal(fee_bps), BASIS_POINT)), cash_scale)",
         (
             "tests/core/test_money.py::test_the_example_of_the_specification",
             "tests/core/test_money.py::test_the_smallest_order_pays_the_smallest_unit",
@@ -250,8 +250,8 @@ MUTANTS: Final = (
         "proceeds rounded up",
         "Credits are rounded down.",
         "order_saga/core/money.py",
-        "Money(subtract(floor_to(gross, quote.cash_scale), fee))",
-        "Money(subtract(ceil_to(gross, quote.cash_scale), fee))",
+        "Money(subtract(floor_to(gross, cash_scale), fee))",
+        "Money(subtract(ceil_to(gross, cash_scale), fee))",
         (
             "tests/core/test_money.py::test_nobody_gains_by_splitting_an_order",
             "tests/contracts/test_decimals.py::test_rounding_stays_within_one_unit",

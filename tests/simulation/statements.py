@@ -11,6 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
 
+from contracts.decimals import PLACES_MAX
 from order_saga import store as orders
 from order_saga.tables import legal_moves
 from participants.assets.store import LISTINGS
@@ -96,7 +97,12 @@ async def lock_orders(tx: Transaction, order_ids: list[Any]) -> Result:
     """Lock orders in the order of their ids."""
     there = sorted(order_id for order_id in set(order_ids) if tx.get("orders", order_id) is not None)
     rows = [await tx.lock("orders", order_id) for order_id in there]
-    return Result([tuple(row[name] for name in _READ) for row in rows if row is not None])
+    return Result([tuple(_read(name, row[name]) for name in _READ) for row in rows if row is not None])
+
+
+def _read(name: str, value: Any) -> Any:
+    """Read a column as the orchestrator does: amounts as text, with all their places."""
+    return value if value is None or name not in _NUMERIC else f"{value:.{PLACES_MAX}f}"
 
 
 async def client_ids(tx: Transaction, users: list[str], names: list[str]) -> Result:
