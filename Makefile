@@ -26,7 +26,7 @@ test: $(DEVELOPMENT) ## all tests, on Apache Kafka and PostgreSQL where Docker o
 run: $(RUNTIME) ## the system on this machine until Ctrl-C, its data in .local/
 	@$(BIN)/order-saga up $(ARGS)
 
-bench: $(DEVELOPMENT) ## the benchmark, as ratios
+bench: $(DEVELOPMENT) ## the benchmark, as ratios (ARGS="load", ARGS="all --record", ARGS=--help)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(DEVELOPMENT) ## ruff and mypy
@@ -72,6 +72,8 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m order_saga.documents
 	@$(BIN)/order-saga settings --write-docs
 	@$(BIN)/python -m tests.evidence
+	@$(BIN)/python -m tests.bench.page
+	@$(BIN)/python -m tests.bench.scaling
 
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)

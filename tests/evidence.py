@@ -30,11 +30,20 @@ class Table(msgspec.Struct, frozen=True):
     rows: list[list[str]]
 
 
+class Spread(msgspec.Struct, frozen=True):
+    """A figure that was measured in several rounds."""
+
+    median: float
+    least: float
+    most: float
+    rounds: list[float]
+
+
 class Record(msgspec.Struct, frozen=True):
     """What one run did and found. `counts` are figures by their names, in the order in which they are shown."""
 
     name: str
-    """The file's name: simulation, crash-matrix, chaos, mutants, pressure, restart."""
+    """The file's name: simulation, crash-matrix, chaos, mutants, pressure, restart; or a benchmark's."""
     title: str
     what: str
     """What was done, in a sentence or two, without figures."""
@@ -50,6 +59,8 @@ class Record(msgspec.Struct, frozen=True):
     tables: list[Table] = []
     found: list[str] = []
     """What was wrong, a line each; empty when all held."""
+    figures: dict[str, dict[str, Spread]] = {}
+    """Of a benchmark: what was measured in rounds, by group and name."""
 
 
 class Run:
@@ -67,6 +78,7 @@ class Run:
         servers: str = "",
         tables: list[Table] | None = None,
         found: list[str] | None = None,
+        figures: dict[str, dict[str, Spread]] | None = None,
     ) -> Record:
         """Make the record; `servers` says which PostgreSQL and broker were used, if any."""
         machine = f"{os.cpu_count()} CPUs, Python {platform.python_version()}"
@@ -80,13 +92,14 @@ class Run:
             counts=counts,
             tables=tables or [],
             found=found or [],
+            figures=figures or {},
         )
 
 
-def write(record: Record) -> Path:
+def write(record: Record, folder: Path = RECORDS) -> Path:
     """Keep a record, in the place of the one of an earlier run."""
-    RECORDS.mkdir(exist_ok=True)
-    path = RECORDS / f"{record.name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{record.name}.json"
     path.write_text(json.dumps(msgspec.to_builtins(record), indent=1, ensure_ascii=False) + "\n")
     return path
 
@@ -97,9 +110,14 @@ def page(records: list[Record]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def read(folder: Path) -> list[Record]:
+    """Read the records of a folder, by name."""
+    return [msgspec.json.decode(path.read_bytes(), type=Record) for path in sorted(folder.glob("*.json"))]
+
+
 def records() -> list[Record]:
     """Read the records, in the order of the page."""
-    known = [msgspec.json.decode(path.read_bytes(), type=Record) for path in sorted(RECORDS.glob("*.json"))]
+    known = read(RECORDS)
     return sorted(known, key=lambda record: (_ORDER.index(record.name) if record.name in _ORDER else 99, record.name))
 
 
@@ -111,23 +129,29 @@ says what was run, at which commit, for how long, and what it found."""
 
 
 def _section(record: Record) -> str:
-    commit = f"`{record.commit}`" + (" with changes that were not committed" if record.changed else "")
-    lines = [f"## {record.title}", record.what, f"`{record.command}`"]
-    lines.append(f"Commit {commit}, {record.began_at}, {_duration(record.duration_s)}; {record.machine}.")
-    lines.append(_table(["figure", ""], [[name, _figure(value)] for name, value in record.counts.items()]))
+    lines = [f"## {record.title}", record.what, f"`{record.command}`", circumstances(record)]
+    lines.append(table_of(["figure", ""], [[name, figure(value)] for name, value in record.counts.items()]))
     for table in record.tables:
-        lines += [f"### {table.title}", _table(table.columns, table.rows)]
+        lines += [f"### {table.title}", table_of(table.columns, table.rows)]
     lines.append("Found wrong:" if record.found else "Nothing was found wrong.")
     lines += ["\n".join(f"- {one}" for one in record.found)] if record.found else []
     return "\n\n".join(lines)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
+def circumstances(record: Record) -> str:
+    """Say of which commit, when, for how long and on what a run was."""
+    commit = f"`{record.commit}`" + (" with changes that were not committed" if record.changed else "")
+    return f"Commit {commit}, {record.began_at}, {_duration(record.duration_s)}; {record.machine}."
+
+
+def table_of(columns: list[str], rows: list[list[str]]) -> str:
+    """Draw a table."""
     cells = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
 
 
-def _figure(value: float | str) -> str:
+def figure(value: float | str) -> str:
+    """Write a figure for people."""
     return value if isinstance(value, str) else f"{value:,}"
 
 

@@ -12,6 +12,8 @@ from order_saga import documents
 from order_saga.cli import settings
 from order_saga.core.phases import PHASES
 from tests import evidence
+from tests.bench import page as performance
+from tests.bench import scaling
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +44,13 @@ def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None
 def test_the_page_of_evidence_is_made_from_the_records_of_runs() -> None:
     """`docs/evidence.md` says what the records say, and nothing else."""
     assert evidence.page(evidence.records()) == evidence.PAGE.read_text()
+
+
+def test_the_pages_of_performance_are_made_from_the_records_of_the_benchmark() -> None:
+    """`docs/performance.md` and `docs/scaling.md` say what the records say, and nothing else."""
+    records = evidence.read(performance.RECORDS)
+    assert performance.page(records) == performance.PAGE.read_text()
+    assert scaling.page(records) == scaling.PAGE.read_text()
 
 
 def test_the_documents_of_the_api_are_made_from_its_tables() -> None:

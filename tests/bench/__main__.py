@@ -1,13 +1,14 @@
-"""`make bench`: orders a second and latency of the whole system, as ratios to peers measured in the same run.
+"""`make bench`: what the system carries, how fast, at what price, as ratios to peers that are measured in the same run.
 
-The system: from requests on Kafka to the terminal events read back, through the orchestrator and both reference
-services with their ledgers, everything durable. Beside it, on the same broker and PostgreSQL, the same order by
-- lean: the least that a loop of aiokafka and asyncpg can do and be right, its participants answering from memory;
-- naive: one message, one session, one outbox row at a time, as most would write it, with the same participants;
-- dbos: a DBOS workflow of four steps, without Kafka.
-They take turns, a round each; ratios are taken round by round. Ratios compare; absolute figures are this machine's, at
-this moment. With KAFKA_BOOTSTRAP_SERVERS the broker is that one, else the embedded one. Every order of every round
-must have ended completed. The last line is one JSON object. What one API process carries: `make bench ARGS=door`.
+One scenario a run, `loop` unless another is named; `all` runs them one after the other. Ratios compare between
+machines; absolute figures are this machine's, at this moment. Nothing else should run on it meanwhile. Interrupted,
+it leaves nothing behind. The last line is one JSON object: the records by the scenario's name.
+
+  make bench                                      the whole loop, on the embedded broker
+  make bench ARGS="load --broker kafka"           on Apache Kafka: KAFKA_BOOTSTRAP_SERVERS, else a container
+  make bench ARGS="growth --orders 10000000"      sizes can be changed; one that a scenario has no use for is an error
+  make bench ARGS="all --record" && make docs     keep the records, make docs/performance.md and docs/scaling.md of them
+  make bench ARGS="all --quick"                   does everything work? a few orders, figures without worth
 """
 
 from __future__ import annotations
@@ -15,100 +16,205 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import signal
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import textwrap
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from os import environ
 from pathlib import Path
+from typing import Any, Final
 
+import msgspec
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import door
-from tests.bench.rounds import Plan, Round, measure
+from local_stack.errors import StackError
+from tests import evidence
+from tests.bench.ground import BrokerChoice, Ground, ground
+from tests.bench.load import LoadError
+from tests.bench.page import RECORDS, SCENARIOS, figure, machine
+from tests.bench.peers import PeerError
+from tests.bench.scenario import BenchError, Options, Scenario, spreads
 
 out = Console(highlight=False, soft_wrap=True)
-OWN_PROCESSES = {
-    "system": ("orchestrator", "balance", "assets"),
-    "lean": ("lean", "answers of lean"),
-    "naive": ("naive", "answers of naive"),
-    "dbos": ("dbos",),
+EXPECTED: Final = (BenchError, StackError, PeerError, LoadError, OSError, TimeoutError)
+"""What is told in one line."""
+SIZES: Final = {
+    "rounds": (int, "rounds that count; one more warms up"),
+    "seconds": (float, "how long each contender works in a round"),
+    "minutes": (float, "how long a steady load lasts"),
+    "orders": (int, "orders that wait (recovery), or lie in the tables (growth)"),
+    "in_flight": (int, "orders that may be open at once"),
+    "in_flight_slow": (int, "the same, for naive and dbos"),
+    "accounts": (int, "accounts of the balance service"),
+    "connections": (int, "clients of the REST door at once"),
 }
-SHARED_PROCESSES = ("postgres", "broker", "load")
-
-
-def figures_of(rounds: Sequence[Round]) -> dict[str, list[float]]:
-    """List every figure's values, one a round."""
-    figures: dict[str, list[float]] = {}
-    names = list(OWN_PROCESSES)
-    for name in names:
-        figures[f"{name}, orders/s"] = [turns[name].result.orders_per_s for turns in rounds]
-    for name in names[1:]:
-        figures[f"system / {name}"] = [
-            turns["system"].result.orders_per_s / turns[name].result.orders_per_s for turns in rounds
-        ]
-    for name in names:
-        figures[f"{name}, p50 ms"] = [turns[name].result.p50_ms for turns in rounds]
-        figures[f"{name}, p99 ms"] = [turns[name].result.p99_ms for turns in rounds]
-    for name in names:
-        for process in (*OWN_PROCESSES[name], *SHARED_PROCESSES):
-            if all(process in turns[name].cpu_us_per_order for turns in rounds):
-                figures[f"{name}, us an order of {process}"] = [
-                    turns[name].cpu_us_per_order[process] for turns in rounds
-                ]
-    return figures
-
-
-def report(rounds: Sequence[Round], plan: Plan, broker: str) -> dict[str, object]:
-    """Print medians with their spread; return them, and all else, for programs."""
-    title = (
-        f"{len(rounds)} rounds of {plan.seconds:g} s each, {plan.in_flight} orders in flight "
-        f"(naive and dbos: {plan.in_flight_slow}), {'embedded broker' if broker == 'embedded' else broker}"
-    )
-    table = Table("figure", "median", "least", "most", title=title, title_justify="left")
-    spread: dict[str, Mapping[str, float]] = {}
-    for name, values in figures_of(rounds).items():
-        one = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        table.add_row(name, *(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in one.values()))
-        spread[name] = {key: round(value, 3) for key, value in one.items()}
-    out.print(table)
-    return {
-        "plan": asdict(plan),
-        "broker": broker,
-        "python": platform.python_version(),
-        "figures": spread,
-        "rounds": [{name: asdict(turn) for name, turn in turns.items()} for turns in rounds],
-    }
 
 
 def main() -> int:
-    """Read the arguments, measure, report."""
-    if sys.argv[1:2] == ["door"]:
-        return door.main(sys.argv[2:])
-    parser = argparse.ArgumentParser(
-        prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=12, help="how long each of the four works in a round")
-    parser.add_argument("--in-flight", type=int, default=1000, help="orders that may be open at once")
-    parser.add_argument("--in-flight-slow", type=int, default=50, help="the same, for naive and dbos")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: one round of a few orders")
-    chosen = parser.parse_args()
-    plan = Plan(chosen.rounds, chosen.seconds, chosen.in_flight, chosen.in_flight_slow)
-    if chosen.quick:
-        plan = Plan(1, 0.5, in_flight=200, in_flight_slow=10, warm_up=200, warm_up_slow=10)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left
-    began = time.monotonic()
+    """Run from the command line; return the exit status: 1 when something was found wrong, 2 when it can't be run."""
+    wanted = _arguments()
+    try:
+        records = uvloop.run(_until_told(_run_all(wanted)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        out.print("stopped; nothing is left")
+        return 130
+    except Exception as error:
+        if not isinstance(first := _first(error), EXPECTED):
+            raise
+        out.print(f"make bench: {' '.join(str(first).split()) or type(first).__name__}", style="red", markup=False)
+        return 2
+    sys.stdout.write(json.dumps({name: msgspec.to_builtins(record) for name, record in records.items()}) + "\n")
+    return int(any(record.found for record in records.values()))
+
+
+async def _until_told(work: Coroutine[Any, Any, dict[str, evidence.Record]]) -> dict[str, evidence.Record]:
+    """Let SIGINT and SIGTERM cancel the work, so that everything that it has begun is ended."""
+    task = asyncio.ensure_future(work)
+    for wish in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(wish, task.cancel)
+    return await task
+
+
+async def _run_all(wanted: argparse.Namespace) -> dict[str, evidence.Record]:
+    """Measure each scenario on a ground of its own; in a smoke test, all on one, which is quicker."""
+    scenarios = _chosen(wanted)
+    if wanted.quick:
+        async with _ground_for(wanted.broker, *scenarios) as one:
+            return {scenario.name: await _run(scenario, one, wanted) for scenario in scenarios}
+    records = {}
+    for scenario in scenarios:
+        async with _ground_for(wanted.broker, scenario) as one:
+            records[scenario.name] = await _run(scenario, one, wanted)
+    return records
+
+
+@asynccontextmanager
+async def _ground_for(kind: BrokerChoice, *scenarios: Scenario) -> AsyncIterator[Ground]:
+    """Make a ground in a folder that is removed with it."""
+    names = dict.fromkeys(name for scenario in scenarios for name in scenario.systems)
     with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
-        broker, rounds = asyncio.run(measure(plan, Path(folder), out))
-    data = report(rounds, plan, broker)
-    out.print(f"[dim]{time.monotonic() - began:.0f} s[/]")
-    sys.stdout.write(json.dumps(data) + "\n")
-    return 0
+        async with ground(Path(folder), kind, list(names), out) as one:
+            yield one
+
+
+async def _run(scenario: Scenario, one: Ground, wanted: argparse.Namespace) -> evidence.Record:
+    options = options_of(scenario, wanted)
+    out.rule(f"{scenario.name}: {scenario.title.lower()}, about {'a few seconds' if wanted.quick else scenario.takes}")
+    name = f"{scenario.name}-{one.broker_kind}"
+    timed = evidence.Run(name, scenario.title, scenario.what, command(scenario, options, one.broker_kind))
+    outcome = await scenario.measure(one, options)
+    record = timed.record(
+        outcome.counts,
+        servers=f"{machine()}, {one.versions}",
+        tables=outcome.tables,
+        found=outcome.found,
+        figures=spreads(outcome.figures),
+    )
+    _show(record, scenario, quick=wanted.quick)
+    if wanted.record:
+        path = evidence.write(record, RECORDS).relative_to(evidence.ROOT)
+        out.print(f"recorded in {path}; `make docs` makes the pages")
+    return record
+
+
+def options_of(scenario: Scenario, wanted: argparse.Namespace) -> Options:
+    """Return the scenario's own options, but for what was wished; raises `BenchError` for what it can't heed."""
+    wishes = {name: value for name in SIZES if (value := getattr(wanted, name)) is not None}
+    if wanted.scenario != "all" and (useless := wishes.keys() - set(scenario.sizes)):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(useless))
+        raise BenchError(f"{scenario.name} has no use for {flags}; it heeds {', '.join(scenario.sizes)}")
+    heeded = {name: value for name, value in wishes.items() if name in scenario.sizes}
+    return replace(scenario.quick if wanted.quick else scenario.full, **heeded)
+
+
+def command(scenario: Scenario, options: Options, kind: BrokerChoice) -> str:
+    """Write down what repeats a run."""
+    sizes = {name: getattr(options, name) for name in scenario.sizes}
+    changed = {name: value for name, value in sizes.items() if value != getattr(scenario.full, name)}
+    words = [scenario.name, f"--broker {kind}", *(f"--{n.replace('_', '-')} {v:g}" for n, v in changed.items())]
+    return f'make bench ARGS="{" ".join(words)}"'
+
+
+def _show(record: evidence.Record, scenario: Scenario, *, quick: bool) -> None:
+    for group, figures in record.figures.items():
+        table = Table(group, "median", "least", "most", title_justify="left")
+        for name, one in figures.items():
+            table.add_row(name, *(figure(value) for value in (one.median, one.least, one.most)))
+        out.print(table)
+    for name, count in record.counts.items():
+        out.print(f"{name}: {evidence.figure(count)}", markup=False)
+    for target in () if quick else scenario.targets:
+        met = target.met(record.figures)
+        word, style = {True: ("met", "green"), False: ("missed", "yellow"), None: ("not measured", "dim")}[met]
+        out.print(
+            f"{word}: {target.words} ({target.figure} {target.bound} {target.limit:g})", style=style, markup=False
+        )
+    for fault in record.found:
+        out.print(f"WRONG: {fault}", style="bold red", markup=False)
+    out.print(f"[dim]{record.duration_s:.0f} s[/]")
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first of what went wrong at once."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _chosen(wanted: argparse.Namespace) -> list[Scenario]:
+    """Return what is to be measured; raises `BenchError` when that is nothing."""
+    if wanted.record and wanted.quick:
+        raise BenchError("--quick measures nothing that is worth a record")
+    scenarios = [scenario for scenario in SCENARIOS if wanted.scenario in {scenario.name, "all"}]
+    fit = [scenario for scenario in scenarios if wanted.broker == "kafka" or not scenario.needs_kafka]
+    for scenario in scenarios:
+        if scenario not in fit:
+            out.print(f"{scenario.name} needs --broker kafka: {scenario.needs_kafka}", style="yellow")
+    if not fit:
+        raise BenchError("nothing to measure on the embedded broker")
+    return fit
+
+
+def _arguments() -> argparse.Namespace:
+    names = [scenario.name for scenario in SCENARIOS]
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, epilog=_list(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", nargs="?", default="loop", choices=[*names, "all"], metavar="SCENARIO")
+    here = "kafka" if environ.get("KAFKA_BOOTSTRAP_SERVERS") else "embedded"
+    parser.add_argument("--broker", choices=["embedded", "kafka"], default=here, help=f"(here: {here})")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of a few orders")
+    parser.add_argument("--record", action="store_true", help="keep the record in docs/performance/")
+    for name, (kind, words) in SIZES.items():
+        who = ", ".join(one.name for one in SCENARIOS if name in one.sizes)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_positive(kind), metavar="N", help=f"{words} ({who})")
+    return parser.parse_args()
+
+
+def _positive(kind: type) -> Any:
+    def read(text: str) -> Any:
+        if (value := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+        return value
+
+    read.__name__ = kind.__name__  # for argparse's words about what can't be read
+    return read
+
+
+def _list() -> str:
+    lines = ["scenarios, and about how long they take:"]
+    for scenario in SCENARIOS:
+        needs = f" Needs --broker kafka: {scenario.needs_kafka}." if scenario.needs_kafka else ""
+        lines.append(f"  {scenario.name:9} {scenario.title} ({scenario.takes})")
+        lines += textwrap.wrap(scenario.what + needs, 110, initial_indent=" " * 12, subsequent_indent=" " * 12)
+        defaults: Mapping[str, Any] = {name: getattr(scenario.full, name) for name in scenario.sizes}
+        lines.append(" " * 12 + " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in defaults.items()))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,127 +1,133 @@
-"""`make bench ARGS=door`: what one API process carries, as ratios to a bare FastAPI and aiokafka handler.
+"""What one API process carries, as ratios to a bare FastAPI and aiokafka handler.
 
 First both in turn, as fast as they go. Then the API alone at four fifths of its rate, for minutes: latency from the
 moment when a request was due, its memory, and whether every order that it has accepted is there at the end. The whole
 system runs beside it on the same machine; orders name an asset that does not exist, so that each is decided by one
-question. With KAFKA_BOOTSTRAP_SERVERS the broker is that one, else the embedded one. The last line is one JSON object.
+question.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
-from pathlib import Path
-from typing import Any
+from typing import Final
 
 import asyncpg
 import httpx
 import jwt
 import msgspec
 import psutil
-import uvloop
 from rich.console import Console
-from rich.table import Table
 
 from local_stack.ports import free_ports
-from local_stack.stack import LocalStack, StackOptions
-from order_saga.cli.local import load_samples
+from local_stack.stack import LocalStack
+from tests.bench.ground import Ground
+from tests.bench.progress import bar
+from tests.bench.scenario import CPU, RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
 from tests.bench.traffic import Sample, as_fast_as_it_goes, steadily
 
-out = Console(highlight=False, soft_wrap=True)
 USERS = 500
 BODY = json.dumps({"asset_id": "NONE", "order_type": "MARKET_BUY", "quantity": "0.01"}).encode()
 STEADY_SHARE = 0.8
 SETTLE_S = 600.0
 LOOK_S = 5.0
 NO_LIMIT = {"API_RATE_LIMIT_PER_S": "0", "LOG_FORMAT": "json"}
-
+RATE: Final = "api / bare, accepted a second"
+USED: Final = "api / bare, CPU time of the process for one"
+TAIL: Final = "p99 / p50 at four fifths of the peak"
+STEADY: Final = "Steady load"
 
 _MISSING = "SELECT count(*) FROM accepted LEFT JOIN api.orders o USING (order_id) WHERE o.status IS NULL"
 
 
-async def measure(rounds: int, seconds: float, minutes: float, connections: int) -> dict[str, Any]:
-    """Measure everything; return figures for programs."""
-    with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
-
-        async def samples(logins: Mapping[str, str]) -> None:
-            await load_samples(logins, 1.0)
-
-        servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-        options = StackOptions(load_samples=samples, environment=NO_LIMIT, kafka_bootstrap_servers=servers)
-        async with LocalStack(Path(folder), options, out) as stack, _bare(stack) as bare:
-            doors = {"bare": bare, "api": (stack.ports["api"], stack.pids["api"][0])}
-            requests = cycle(_requests(stack.jwt_secret))
-            peaks = await _peaks(doors, requests, rounds, seconds, connections)
-            rate = STEADY_SHARE * statistics.median(figures["per_s"] for figures in peaks["api"])
-            await _drained(stack)
-            steady = await _steady(stack, requests, rate, minutes * 60, connections)
-    return {
-        "broker": servers or "embedded",
-        "python": platform.python_version(),
-        "connections": connections,
-        "peaks": peaks,
-        "ratio_per_s": _ratio(peaks, "per_s"),
-        "ratio_cpu": _ratio(peaks, "cpu_us"),
-        "steady": steady,
-    }
+async def measure(ground: Ground, options: Options) -> Outcome:
+    """Let both take turns as fast as they go; then load the API alone, steadily."""
+    system = await ground.system("door", replicas={"api": 1}, environment=NO_LIMIT)
+    stack, out = system.stack, ground.out
+    bare = await ground.everything.enter_async_context(_bare(stack, f"{system.prefix}bare"))
+    doors = {"bare": bare, "api": (stack.ports["api"], stack.pids["api"][0])}
+    requests = cycle(_requests(stack.jwt_secret))
+    peaks = await _peaks(doors, requests, options, out)
+    rate = STEADY_SHARE * statistics.median(figures["per_s"] for figures in peaks["api"])
+    await _drained(stack)
+    figures = _figures_of(peaks)
+    steady, found = await _steady(stack, requests, rate, options, out)
+    figures[RATIOS][TAIL] = [float(steady["p99, ms"]) / float(steady["p50, ms"])]
+    return Outcome(figures, {"connections": options.connections, **steady}, found=found)
 
 
 async def _peaks(
-    doors: Mapping[str, tuple[int, int]],
-    requests: Iterator[bytes],
-    rounds: int,
-    seconds: float,
-    connections: int,
+    doors: Mapping[str, tuple[int, int]], requests: Iterator[bytes], options: Options, out: Console
 ) -> dict[str, list[dict[str, float]]]:
     peaks: dict[str, list[dict[str, float]]] = {name: [] for name in doors}
-    for number in range(rounds + 1):
-        for name, (port, pid) in doors.items():
-            before = _cpu_s(pid)
-            load = as_fast_as_it_goes(port, requests, connections=connections, seconds=seconds)
-            sample = await load
-            figures = _figures(sample) | {"cpu_us": (_cpu_s(pid) - before) * 1e6 / max(1, sample.statuses[202])}
-            out.print(f"{'warm-up' if not number else f'round {number}'} {name}: {_in_words(figures, sample)}")
-            if number:  # the first round warms up
-                peaks[name].append(figures)
+    with bar(out, (options.rounds + 1) * len(doors)) as done:
+        for number in range(options.rounds + 1):
+            for name, (port, pid) in doors.items():
+                before = _cpu_s(pid)
+                sample = await as_fast_as_it_goes(
+                    port, requests, connections=options.connections, seconds=options.seconds
+                )
+                cpu_us = (_cpu_s(pid) - before) * 1e6 / max(1, sample.statuses[202])
+                out.print(f"{'warm-up' if not number else f'round {number}'}: {name:4} {_in_words(sample, cpu_us)}")
+                if number:  # the first round warms up
+                    peaks[name].append(_figures(sample) | {"cpu_us": cpu_us})
+                done()
     return peaks
 
 
+def _figures_of(peaks: Mapping[str, Sequence[Mapping[str, float]]]) -> Figures:
+    """Compare round by round: what disturbs the machine disturbs both."""
+    figures: Figures = {RATIOS: {}, SPEED: {}, CPU: {}}
+    for words, key in ((RATE, "per_s"), (USED, "cpu_us")):
+        pairs = zip(peaks["api"], peaks["bare"], strict=True)
+        figures[RATIOS][words] = [ours[key] / theirs[key] for ours, theirs in pairs]
+    for name, rounds in peaks.items():
+        for key, words in (("per_s", "accepted/s"), ("p50_ms", "p50 ms"), ("p99_ms", "p99 ms")):
+            figures[SPEED][f"{name}, {words}"] = [one[key] for one in rounds]
+        figures[CPU][name] = [one["cpu_us"] for one in rounds]
+    return figures
+
+
 async def _steady(
-    stack: LocalStack, requests: Iterator[bytes], rate: float, seconds: float, connections: int
-) -> dict[str, Any]:
+    stack: LocalStack, requests: Iterator[bytes], rate: float, options: Options, out: Console
+) -> tuple[dict[str, int | float | str], list[str]]:
+    """Load the API for minutes; return what was seen, and what of it is wrong."""
+    seconds, connections = options.minutes * 60, 4 * options.connections
     out.print(f"steady: {rate:.0f} requests/s for {seconds:.0f} s ...")
     port, pid = stack.ports["api"], stack.pids["api"][0]
     memory: list[float] = []
     watching = asyncio.create_task(_watch(pid, memory))
-    sample = await steadily(port, requests, per_s=rate, connections=4 * connections, seconds=seconds, keep_bodies=True)
-    watching.cancel()
+    try:
+        sample = await steadily(port, requests, per_s=rate, connections=connections, seconds=seconds, keep_bodies=True)
+    finally:
+        watching.cancel()
     accepted = [msgspec.json.decode(body)["order_id"] for body in sample.bodies]
-    missing = await _missing(stack, accepted)
-    figures: dict[str, Any] = _figures(sample) | {
-        "asked_per_s": rate,
-        "p999_ms": sample.percentile_ms(0.999),
-        "most_ms": max(sample.latencies_s) * 1e3,
-        "statuses": dict(sample.statuses),
+    missing = await _missing(stack, accepted, out)
+    out.print(f"steady: {_in_words(sample)}; {len(accepted)} accepted, {missing} of them are no order")
+    seen: dict[str, int | float | str] = {
+        "steady load, requests/s": round(rate),
+        "minutes": options.minutes,
+        "p50, ms": round(sample.percentile_ms(0.5), 2),
+        "p99, ms": round(sample.percentile_ms(0.99), 2),
+        "p99.9, ms": round(sample.percentile_ms(0.999), 2),
+        "longest, ms": round(max(sample.latencies_s) * 1e3, 1),
         "accepted": len(accepted),
-        "missing": missing,
-        "memory_mib": [round(one, 1) for one in _tenths(memory)],
-        "same_process": pid == stack.pids["api"][0],
+        "answers by status": ", ".join(f"{status}: {count}" for status, count in sorted(sample.statuses.items())),
+        "accepted orders that are missing": missing,
+        "memory of the API by tenths of the time, MiB": ", ".join(f"{one:.0f}" for one in _tenths(memory)),
     }
-    out.print(f"steady: {_in_words(figures, sample)}; {len(accepted)} accepted, {missing} of them are no order")
-    return figures
+    found = [f"{missing} accepted orders are missing"] if missing else []
+    return seen, found + ([] if pid == stack.pids["api"][0] else ["the API died and was started again"])
 
 
-async def _missing(stack: LocalStack, accepted: Sequence[str]) -> int:
+async def _missing(stack: LocalStack, accepted: Sequence[str], out: Console) -> int:
     """Count the accepted orders that are not there, once all have come or the time is over."""
     connection = await asyncpg.connect(stack.database_url)
     give_up_at = time.monotonic() + SETTLE_S
@@ -157,10 +163,10 @@ async def _watch(pid: int, memory: list[float]) -> None:
 
 
 @asynccontextmanager
-async def _bare(stack: LocalStack) -> AsyncIterator[tuple[int, int]]:
-    """Run the bare handler; its topic is made by the broker or was made for it."""
+async def _bare(stack: LocalStack, topic: str) -> AsyncIterator[tuple[int, int]]:
+    """Run the bare handler on a topic of its own."""
     [port] = free_ports(1)
-    own = {"HTTP_PORT": str(port), "TOPIC": "bench.bare", "KAFKA_BOOTSTRAP_SERVERS": stack.kafka_bootstrap_servers}
+    own = {"HTTP_PORT": str(port), "TOPIC": topic, "KAFKA_BOOTSTRAP_SERVERS": stack.kafka_bootstrap_servers}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.bare_door", env=os.environ | own)
     try:
         async with httpx.AsyncClient() as client, asyncio.timeout(20):
@@ -196,45 +202,40 @@ def _figures(sample: Sample) -> dict[str, float]:
     return {"per_s": sample.per_s, "p50_ms": sample.percentile_ms(0.5), "p99_ms": sample.percentile_ms(0.99)}
 
 
-def _in_words(figures: Mapping[str, float], sample: Sample) -> str:
-    cpu = f", {figures['cpu_us']:.0f} us of CPU each" if "cpu_us" in figures else ""
+def _in_words(sample: Sample, cpu_us: float | None = None) -> str:
+    figures = _figures(sample)
+    cpu = f", {cpu_us:.0f} µs of CPU each" if cpu_us is not None else ""
     bad = {status: count for status, count in sample.statuses.items() if status != 202}
     return f"{figures['per_s']:.0f} accepted/s, p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms{cpu}" + (
         f", others {bad}" if bad else ""
     )
 
 
-def _ratio(peaks: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> dict[str, float]:
-    """Compare round by round: what disturbs the machine disturbs both."""
-    ratios = sorted(ours[name] / theirs[name] for ours, theirs in zip(peaks["api"], peaks["bare"], strict=True))
-    return {"median": round(statistics.median(ratios), 3), "least": round(ratios[0], 3), "most": round(ratios[-1], 3)}
-
-
 def _tenths(values: Sequence[float]) -> list[float]:
     return [values[min(len(values) - 1, len(values) * tenth // 10)] for tenth in range(11)] if values else []
 
 
-def _report(data: Mapping[str, Any]) -> None:
-    table = Table("API / bare handler", "median", "least", "most")
-    for title, name in (("accepted a second", "ratio_per_s"), ("CPU of the process for one", "ratio_cpu")):
-        table.add_row(title, *(f"{data[name][key]:.2f}" for key in ("median", "least", "most")))
-    out.print(table)
-    out.print(f"memory of the API by tenths of the time, MiB: {data['steady']['memory_mib']}")
-
-
-def main(words: Sequence[str]) -> int:
-    """Read the arguments, measure, report; 1 when an accepted order is missing."""
-    parser = argparse.ArgumentParser(
-        prog="make bench ARGS=door", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds as fast as it goes")
-    parser.add_argument("--seconds", type=float, default=15, help="of each of them")
-    parser.add_argument("--minutes", type=float, default=10, help="of the steady load")
-    parser.add_argument("--connections", type=int, default=64, help="clients at once")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: one round of 2 s, 5 s of steady load")
-    chosen = parser.parse_args(words)
-    rounds, seconds, minutes = (1, 2.0, 5 / 60) if chosen.quick else (chosen.rounds, chosen.seconds, chosen.minutes)
-    data = uvloop.run(measure(rounds, seconds, minutes, chosen.connections))
-    _report(data)
-    sys.stdout.write(json.dumps(data) + "\n")
-    return int(data["steady"]["missing"] > 0)
+SCENARIO: Final = Scenario(
+    name="door",
+    title="The REST door",
+    what=(
+        "`POST /orders` as fast as one process takes it, in turn with a bare handler: FastAPI, a pydantic model, and "
+        "`await send` of aiokafka, without token, idempotency, claim or promise. Then the API alone at four fifths "
+        "of its own peak for minutes; latency counts from the moment when a request was due, and every order that "
+        "was accepted must be there in the end. The rest of the system runs beside both and decides the orders."
+    ),
+    reading=(
+        "The bare handler promises nothing: what it has answered with 202 is lost with the broker. Above 1, the API "
+        "verifies, claims, commits and publishes, and is still the faster of the two, because it does so in batches."
+    ),
+    takes="14 min",
+    sizes=("rounds", "seconds", "minutes", "connections"),
+    full=Options(seconds=15, minutes=10),
+    quick=Options(1, 0.5, minutes=1 / 60, connections=16),
+    systems=("door",),
+    targets=(
+        Target("twice the bare handler", RATE, "at least", 2.0),
+        Target("half of its CPU time", USED, "at most", 0.5),
+    ),
+    measure=measure,
+)

@@ -1,13 +1,19 @@
-"""Asks for orders on Kafka with a bounded number in flight, and times each until the event that it was completed."""
+"""Asks for orders on Kafka and times each until it was completed: so many open, at a rate, or all at once.
+
+Every order must end completed, or the load is no load but a fault. Latency at a rate counts from the moment when an
+order was due, so that a system that stalls makes all those wait that should have come meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,13 +23,26 @@ from contracts.codec import outgoing
 from contracts.decimals import Quantity
 from contracts.envelope import Outgoing
 from contracts.orders import OrderRequested
-from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus, OrderType
 from saga_kit.publisher import Publisher
 from saga_kit.settings import KafkaSettings
 
 DEADLINE_S = 300.0
+"""How long orders may take to end when no more are asked for."""
 WAVE = 100
+ACCOUNTS = 1000
+Users = Callable[[int], str]
+"""Tells who orders, given the order's number."""
+
+
+class LoadError(Exception):
+    """A load was not carried as every load must be."""
+
+
+def ordinary(number: int) -> str:
+    """Let `ACCOUNTS` users order in turn."""
+    return f"bench-{number % ACCOUNTS}"
 
 
 class Ended(msgspec.Struct):
@@ -35,7 +54,7 @@ class Ended(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Result:
-    """What one loop carried."""
+    """What one load carried."""
 
     orders: int
     orders_per_s: float
@@ -43,90 +62,133 @@ class Result:
     p99_ms: float
 
 
-def summary(took_s: list[float], elapsed_s: float) -> Result:
+@dataclass(frozen=True)
+class Recovery:
+    """How orders that had waited went: seconds until the first event of one, until all had ended, the rate between."""
+
+    orders: int
+    first_s: float
+    all_s: float
+    orders_per_s: float
+
+
+def summary(took_s: Sequence[float], elapsed_s: float) -> Result:
     """Sum up the orders of a round by how long each took and how long it was until the last had ended."""
     took_s = sorted(took_s)
     median, slow = took_s[len(took_s) // 2], took_s[int(len(took_s) * 0.99)]
     return Result(len(took_s), len(took_s) / elapsed_s, median * 1e3, slow * 1e3)
 
 
+def arrivals(per_s: float, seconds: float, seed: int = 1) -> list[float]:
+    """List the moments at which orders come, by chance and independent of each other, from 0 on."""
+    chance, at, moments = random.Random(seed), 0.0, []  # noqa: S311 - a load, no secret
+    while (at := at + chance.expovariate(per_s)) < seconds:
+        moments.append(at)
+    return moments
+
+
+@dataclass
+class _Book:
+    """The orders that are open, since when, and how those that have ended did."""
+
+    free: asyncio.Semaphore
+    """Free places, where their number is bounded."""
+    open: dict[uuid.UUID, float] = field(default_factory=dict)
+    took_s: list[float] = field(default_factory=list)
+    ended: Counter[OrderStatus] = field(default_factory=Counter)
+    first_event_at: float | None = None
+    last_ended_at: float = 0.0
+
+
 class Load:
-    """Buys for bob and alice in turn, a small amount each."""
+    """Buys a small amount for each of its users in turn."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._servers = bootstrap_servers
+    def __init__(self, bootstrap_servers: str, prefix: str = "", users: Users = ordinary) -> None:
+        self._servers, self._prefix, self._users = bootstrap_servers, prefix, users
 
-    async def run(
-        self, orders: int, in_flight: int, requests: str = ORDERS_REQUESTS.name, events: str = ORDERS_EVENTS.name
-    ) -> Result:
-        """Run one round to its end; topics with their prefix.
+    async def run(self, orders: int, in_flight: int) -> Result:
+        """Keep `in_flight` orders open until so many have ended.
 
-        Raises `TimeoutError` when orders are missing then, `RuntimeError` when some were not completed.
+        Raises `TimeoutError` when orders are missing then, `LoadError` when some were not completed.
         """
-        settings = KafkaSettings(kafka_bootstrap_servers=self._servers, kafka_topic_prefix="")
+        async with self._following(orders, in_flight) as (book, publisher):
+            began = time.monotonic()
+            together = min(WAVE, -(-in_flight // 10))
+            for start in range(0, orders, together):
+                wave = range(start, min(start + together, orders))
+                for _ in wave:
+                    await book.free.acquire()
+                await self._ask(publisher, book, wave, time.monotonic())
+        return summary(book.took_s, book.last_ended_at - began)
+
+    async def paced(self, per_s: float, seconds: float) -> Result:
+        """Let orders come at a rate, whatever becomes of them; raises as `run` does."""
+        moments = arrivals(per_s, seconds)
+        async with self._following(len(moments)) as (book, publisher), asyncio.TaskGroup() as group:
+            began = time.monotonic()
+            for number, moment in enumerate(moments):
+                if (early_s := began + moment - time.monotonic()) > 0:
+                    await asyncio.sleep(early_s)
+                group.create_task(self._ask(publisher, book, [number], began + moment))
+        return summary(book.took_s, book.last_ended_at - began)
+
+    async def recover(self, orders: int, start: Callable[[], Awaitable[None]]) -> Recovery:
+        """Ask for orders while nobody is there, then call `start` and see how they go; raises as `run` does."""
+        async with self._following(orders) as (book, publisher):
+            for first in range(0, orders, WAVE):
+                await self._ask(publisher, book, range(first, min(first + WAVE, orders)), time.monotonic())
+            began = time.monotonic()
+            await start()
+        assert book.first_event_at is not None
+        busy_s = book.last_ended_at - book.first_event_at
+        return Recovery(orders, book.first_event_at - began, book.last_ended_at - began, orders / busy_s)
+
+    @asynccontextmanager
+    async def _following(self, orders: int, in_flight: int = 0) -> AsyncIterator[tuple[_Book, Publisher]]:
+        """Follow the events while orders are asked for, and then until all have ended."""
+        settings = KafkaSettings(kafka_bootstrap_servers=self._servers, kafka_topic_prefix=self._prefix)
         publisher = Publisher(settings, client_id="bench")
+        events = self._prefix + ORDERS_EVENTS.name
         consumer = AIOKafkaConsumer(events, bootstrap_servers=self._servers, group_id=None, fetch_max_wait_ms=5)
         await consumer.start()
-        await consumer.seek_to_end()
-        asked: dict[uuid.UUID, float] = {}
-        took: list[float] = []
-        ended: Counter[OrderStatus] = Counter()
-        free = asyncio.Semaphore(in_flight)
-        began = time.monotonic()
         try:
-            async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
-                group.create_task(self._ask(publisher, requests, orders, min(WAVE, -(-in_flight // 10)), asked, free))
-                group.create_task(self._follow(consumer, orders, asked, took, ended, free))
-            elapsed_s = time.monotonic() - began
+            await consumer.seek_to_end()
+            book = _Book(asyncio.Semaphore(in_flight))
+            async with asyncio.TaskGroup() as group:
+                following = group.create_task(_follow(consumer, book, orders))
+                yield book, publisher
+                await asyncio.wait_for(following, DEADLINE_S)
         finally:
             await consumer.stop()
             await publisher.stop()
-        if ended.total() != ended[OrderStatus.COMPLETED]:
-            raise RuntimeError(f"orders of the load ended as {dict(ended)}")
-        return summary(took, elapsed_s)
+        if book.ended.total() != book.ended[OrderStatus.COMPLETED]:
+            raise LoadError(f"orders of the load ended as {dict(book.ended)}")
 
-    async def _ask(
-        self,
-        publisher: Publisher,
-        topic: str,
-        orders: int,
-        together: int,
-        asked: dict[uuid.UUID, float],
-        free: asyncio.Semaphore,
-    ) -> None:
-        for start in range(0, orders, together):
-            wave = min(together, orders - start)
-            for _ in range(wave):
-                await free.acquire()
-            messages = [_request(topic, start + number) for number in range(wave)]
-            now = time.monotonic()
-            asked.update((uuid.UUID(message.key), now) for message in messages)
-            if not await publisher.publish(messages):
-                raise RuntimeError("the broker did not take the load")
+    async def _ask(self, publisher: Publisher, book: _Book, numbers: Sequence[int], at: float) -> None:
+        messages = [self._request(number) for number in numbers]
+        book.open.update((uuid.UUID(message.key), at) for message in messages)
+        if not await publisher.publish(messages):
+            raise LoadError("the broker did not take the load")
 
-    async def _follow(
-        self,
-        consumer: AIOKafkaConsumer,
-        orders: int,
-        asked: dict[uuid.UUID, float],
-        took: list[float],
-        ended: Counter[OrderStatus],
-        free: asyncio.Semaphore,
-    ) -> None:
-        read = msgspec.json.Decoder(Ended).decode
-        while len(took) < orders:
-            batches: dict[TopicPartition, Sequence[object]] = await consumer.getmany(timeout_ms=100)
-            now = time.monotonic()
-            for record in (record for records in batches.values() for record in records):
-                event = read(record.value)  # type: ignore[attr-defined]  # aiokafka has no types
-                if event.status.terminal and (since := asked.pop(event.order_id, None)) is not None:
-                    took.append(now - since)
-                    ended[event.status] += 1
-                    free.release()
+    def _request(self, number: int) -> Outgoing:
+        now = datetime.now(UTC)
+        request = OrderRequested(
+            uuid.uuid4(), self._users(number), "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now
+        )
+        return outgoing(request, message_id=str(uuid.uuid4()), source="/bench", time=now)
 
 
-def _request(topic: str, number: int) -> Outgoing:
-    user, now = ("alice", "bob")[number % 2], datetime.now(UTC)
-    request = OrderRequested(uuid.uuid4(), user, "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now)
-    message = outgoing(request, message_id=str(uuid.uuid4()), source="/bench", time=now)
-    return msgspec.structs.replace(message, topic=topic)
+async def _follow(consumer: AIOKafkaConsumer, book: _Book, orders: int) -> None:
+    read = msgspec.json.Decoder(Ended).decode
+    while len(book.took_s) < orders:
+        batches: dict[TopicPartition, Sequence[object]] = await consumer.getmany(timeout_ms=100)
+        now = time.monotonic()
+        if batches and book.first_event_at is None:
+            book.first_event_at = now
+        for record in (record for records in batches.values() for record in records):
+            event = read(record.value)  # type: ignore[attr-defined]  # aiokafka has no types
+            if event.status.terminal and (since := book.open.pop(event.order_id, None)) is not None:
+                book.took_s.append(now - since)
+                book.ended[event.status] += 1
+                book.free.release()
+                book.last_ended_at = now

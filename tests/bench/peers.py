@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,27 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import msgspec
 
-from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS, TOPICS
+from contracts.topics import TOPICS
 from local_stack.errors import StackError
+from local_stack.stack import LocalStack
 from local_stack.supervisor import ProcessSpec, Supervisor
-from tests.bench.load import Load, Result
+from tests.bench.load import Load, Result, Users, ordinary
+
+
+class Carried(Protocol):
+    """What a load of any kind tells of itself."""
+
+    @property
+    def orders(self) -> int: ...  # noqa: D102 - how many have ended
+
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Carried)
 LAST_WORDS = 2000
 DBOS_DATABASE = "dbos_peer"
-STATUSES_OF_SYSTEM = "SELECT status, count(*) FROM orders.orders GROUP BY status"
+STATUSES_OF_SYSTEM = """
+    SELECT status, count(*) FROM orders.orders WHERE user_id >= 'bench-' AND user_id < 'bench.' GROUP BY status"""
+"""Of the load's users only: a system may have had others before."""
 STATUSES_OF_LEAN = "SELECT phase, count(*) FROM lean.orders GROUP BY phase"
 STATUSES_OF_NAIVE = "SELECT status, count(*) FROM naive.orders GROUP BY status"
 STATUSES_OF_DBOS = "SELECT status, count(*) FROM orders GROUP BY status"
@@ -53,7 +65,7 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102 - what it is called in a report
     @property
-    def pids(self) -> Mapping[str, int]: ...  # noqa: D102 - its processes by what they are called in a report
+    def pids(self) -> Mapping[str, Sequence[int]]: ...  # noqa: D102 - its processes by what they are called in a report
     async def run(self, orders: int, in_flight: int) -> Result:
         """Carry so many orders, and make sure that all of them were completed. Raises `PeerError`."""
 
@@ -66,33 +78,40 @@ def topics_of(prefix: str, *peers: str) -> dict[str, int]:
 class KafkaContender:
     """Takes orders by Kafka and tells of them by Kafka."""
 
-    def __init__(self, name: str, place: Place, prefix: str, statuses: str, supervisor: Supervisor | None) -> None:
+    def __init__(self, name: str, place: Place, prefix: str, statuses: str, source: Supervisor | LocalStack) -> None:
         """Take the prefix of its topics, the query that counts its orders by status, and who started its processes."""
         self.name = name
         self._place = place
         self._prefix = prefix
         self._statuses = statuses
-        self._supervisor = supervisor
+        self._source = source
         self._asked = 0
 
     @property
-    def pids(self) -> Mapping[str, int]:
+    def pids(self) -> Mapping[str, Sequence[int]]:
         """Its processes."""
-        return {name: pid for name, [pid] in self._supervisor.pids.items()} if self._supervisor else {}
+        return self._source.pids
 
-    async def run(self, orders: int, in_flight: int) -> Result:
+    @property
+    def database_url(self) -> str:
+        """The owner's address of its database."""
+        return self._place.database_url
+
+    async def run(self, orders: int, in_flight: int, users: Users = ordinary) -> Result:
         """Carry a load; see `Contender`."""
-        load = Load(self._place.kafka_bootstrap_servers)
-        topics = self._prefix + ORDERS_REQUESTS.name, self._prefix + ORDERS_EVENTS.name
-        result = await self._unless_one_dies(load.run(orders, in_flight, *topics))
-        self._asked += orders
+        return await self.carry(lambda load: load.run(orders, in_flight), users)
+
+    async def carry(self, work: Callable[[Load], Coroutine[Any, Any, C]], users: Users = ordinary) -> C:
+        """Carry a load of any kind; see `Contender`."""
+        result = await self._unless_one_dies(work(Load(self._place.kafka_bootstrap_servers, self._prefix, users)))
+        self._asked += result.orders
         await check_rows(self.name, self._place.database_url, self._statuses, self._asked)
         return result
 
     async def _unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._supervisor is None:
+        if isinstance(self._source, LocalStack):  # it starts again what dies; the rounds look whether it had to
             return await work
-        working, dying = asyncio.create_task(work), asyncio.create_task(self._supervisor.lost())
+        working, dying = asyncio.create_task(work), asyncio.create_task(self._source.lost())
         try:
             await asyncio.wait({working, dying}, return_when=asyncio.FIRST_COMPLETED)
             if dying.done():
@@ -181,9 +200,9 @@ class DbosContender:
         self._asked = 0
 
     @property
-    def pids(self) -> Mapping[str, int]:
+    def pids(self) -> Mapping[str, Sequence[int]]:
         """Its process."""
-        return {self.name: self._process.pid}
+        return {self.name: [self._process.pid]}
 
     async def run(self, orders: int, in_flight: int) -> Result:
         """Carry a load; see `Contender`."""

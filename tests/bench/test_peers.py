@@ -71,7 +71,7 @@ async def test_dbos_completes_every_order(place: Place) -> None:
     async with running_dbos(place) as peer:
         for _ in range(2):
             assert (await peer.run(ORDERS, IN_FLIGHT)).orders == ORDERS
-        [pid] = peer.pids.values()
+        [[pid]] = peer.pids.values()
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
 
@@ -83,7 +83,7 @@ async def test_a_peer_that_dies_ends_the_run(place: Place, running: Running) -> 
         await peer.run(1, 1)
         carrying = asyncio.create_task(peer.run(100_000, IN_FLIGHT))
         await asyncio.sleep(0.2)
-        os.kill(peer.pids[peer.name], signal.SIGKILL)
+        os.kill(peer.pids[peer.name][0], signal.SIGKILL)
         with pytest.raises(PeerError, match=f"{peer.name} died"):
             await asyncio.wait_for(carrying, 30)
 

@@ -1,25 +1,96 @@
-"""`make bench` works: a run of a few orders, with the system and all of its peers."""
+"""`make bench` works: every scenario with a few orders, and what it says to whoever asks for what it can't do."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
-from tests.bench.__main__ import OWN_PROCESSES
+import pytest
+
+from tests.bench.page import SCENARIOS
+from tests.infrastructure import Infrastructure
+
+SCENARIOS_OF_TWO = [scenario.name for scenario in SCENARIOS if scenario.needs_kafka]
 
 
-async def test_quick_run() -> None:
-    """Everybody carries every order, and the last line tells programs all figures."""
+async def bench(*words: str, **environment: str) -> tuple[int | None, list[str]]:
+    """Run it; return the exit status and the lines of its output."""
+    inherited = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench", "--quick"), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "tests.bench", *words),
+        env=inherited | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     output, _ = await process.communicate()
-    assert process.returncode == 0
-    data = json.loads(output.splitlines()[-1])
-    [turns] = data["rounds"]
-    assert set(OWN_PROCESSES) == set(turns)
-    for name, own in OWN_PROCESSES.items():
-        assert data["figures"][f"{name}, orders/s"]["median"] > 0
-        assert {*own, "postgres", "load"} <= set(turns[name]["cpu_us_per_order"])
-    assert {f"system / {name}" for name in ("lean", "naive", "dbos")} <= set(data["figures"])
+    return process.returncode, output.decode().splitlines()
+
+
+def check(records: dict[str, Any], names: list[str]) -> None:
+    """Every figure that a target is set for was measured, and nothing was found wrong."""
+    assert names == list(records)
+    scenarios = {scenario.name: scenario for scenario in SCENARIOS}
+    for name, record in records.items():
+        assert [] == record["found"]
+        for target in scenarios[name].targets:
+            assert record["figures"][target.group][target.figure]["median"] > 0, target
+
+
+async def test_all_scenarios_on_the_embedded_broker() -> None:
+    """Every order of each is carried to its end, and the last line tells programs all figures."""
+    status, lines = await bench("all", "--quick", "--broker", "embedded")
+    assert status == 0, "\n".join(lines[-20:])
+    check(json.loads(lines[-1]), [scenario.name for scenario in SCENARIOS if not scenario.needs_kafka])
+
+
+@pytest.mark.apache_kafka
+async def test_what_needs_groups_of_several_members(infrastructure: Infrastructure) -> None:
+    """Two of each carry every order on Apache Kafka."""
+    servers = infrastructure.kafka_bootstrap_servers
+    for name in SCENARIOS_OF_TWO:
+        status, lines = await bench(name, "--quick", KAFKA_BOOTSTRAP_SERVERS=servers)
+        assert status == 0, "\n".join(lines[-20:])
+        check(json.loads(lines[-1]), [name])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pair"], "make bench: nothing to measure on the embedded broker"),
+        (["loop", "--orders", "5"], "make bench: loop has no use for --orders; it heeds rounds, seconds, in_flight"),
+        (["loop", "--quick", "--record"], "make bench: --quick measures nothing that is worth a record"),
+        (["load", "--rounds", "0"], "error: argument --rounds: must be more than 0, not 0"),
+        (["speed"], "argument SCENARIO: invalid choice: 'speed'"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+async def test_what_it_cannot_do_is_said_in_a_line(words: list[str], said: str) -> None:
+    """Nothing is started for a wish that can't be met."""
+    status, lines = await bench(*words)
+    assert status == 2
+    assert said in lines[-1]
+
+
+async def test_nothing_is_left_when_it_is_interrupted(tmp_path: Path) -> None:
+    """SIGTERM in the midst of it ends every process and removes every file."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench", "load", "--quick", "--broker", "embedded"),
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(_begun, tmp_path):
+            await asyncio.sleep(0.1)
+    process.terminate()
+    output, _ = await process.communicate()
+    assert process.returncode == 130
+    assert output.decode().splitlines()[-1] == "stopped; nothing is left"
+    assert [] == await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
+
+
+def _begun(folder: Path) -> bool:
+    return bool(list(folder.glob("order-saga-bench-*/system/logs/orchestrator.log")))

@@ -15,13 +15,13 @@ PER_S: Final = 400
 """Orders that came in a second, which says how many were in work at once and lie side by side in the tables."""
 
 
-async def fill(owner: asyncpg.Connection, orders: int) -> None:
-    """Put so many orders into an empty database; the last hundredth of them, at most 2000, has not ended."""
+async def fill(owner: asyncpg.Connection, orders: int, *, open_max: int = 2000) -> None:
+    """Put so many orders into an empty database; the last hundredth of them, at most `open_max`, has not ended."""
     async with owner.transaction():
         await owner.execute("SET LOCAL synchronous_commit = off")
         await owner.execute("SET LOCAL maintenance_work_mem = '256MB'")
         await owner.execute("SELECT setseed(0.5)")
-        await owner.execute(_MADE, orders, min(orders // 100, 2000), USERS, PER_S)
+        await owner.execute(_MADE, orders, min(orders // 100, open_max), USERS, PER_S)
         for statement in (_ORDERS, _HISTORY, _FILLS, _HOLDS, _DEPOSITS, _JOURNAL, _ACCOUNTS, _CLAIMS):
             await owner.execute(statement)
         await owner.execute("DROP TABLE made")

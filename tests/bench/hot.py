@@ -1,0 +1,102 @@
+"""Whether one busy account stops the balance service: half of all orders are one user's, of a million accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tests.bench.ground import Ground
+from tests.bench.load import Result, Users
+from tests.bench.peers import KafkaContender
+from tests.bench.rounds import Round, figures_of, likeness, rounds_of
+from tests.bench.scenario import RATIOS, SPEED, Options, Outcome, Scenario, Target
+
+STRIDE: Final = 7919
+"""Prime: walks through all accounts without ever taking neighbours one after the other."""
+
+
+class Crowd:
+    """The one system, under orders of certain users."""
+
+    def __init__(self, name: str, system: KafkaContender, users: Users) -> None:
+        self.name = name
+        self._system, self._users = system, users
+
+    @property
+    def pids(self) -> Mapping[str, Sequence[int]]:
+        """The system's processes."""
+        return self._system.pids
+
+    async def run(self, orders: int, in_flight: int) -> Result:
+        """Carry a load; see `Contender`."""
+        return await self._system.run(orders, in_flight, self._users)
+
+
+def even(accounts: int) -> Users:
+    """Let all accounts order in turn, far apart from one another."""
+    return lambda number: f"bench-{number * STRIDE % accounts}"
+
+
+def hot(accounts: int) -> Users:
+    """Let the first account order every second time, all others in between."""
+    others = even(accounts)
+    return lambda number: "bench-0" if number % 2 == 0 else others(number)
+
+
+async def measure(ground: Ground, options: Options) -> Outcome:
+    """Let the two loads take turns."""
+    system = (await ground.system("hot", users=options.accounts)).contender
+    crowds = [Crowd("hot", system, hot(options.accounts)), Crowd("even", system, even(options.accounts))]
+    rounds = await rounds_of(ground, options, crowds)
+    figures = figures_of(rounds, [("hot", "even")])
+    figures[RATIOS] |= likeness(rounds, "hot", "even")
+    for crowd in crowds:
+        figures[RATIOS][f"{crowd.name}: orders for a core of balance / of the orchestrator"] = [
+            _cpu(turns, crowd.name, "orchestrator") / _cpu(turns, crowd.name, "balance") for turns in rounds
+        ]
+        for process in ("balance", "orchestrator"):
+            figures[SPEED][f"{crowd.name}: orders/s for a core of {process}"] = [
+                1e6 / _cpu(turns, crowd.name, process) for turns in rounds
+            ]
+    return Outcome(figures, {"accounts": options.accounts})
+
+
+def _cpu(turns: Round, name: str, process: str) -> float:
+    return max(1.0, turns[name].cpu_us_per_order[process])
+
+
+SCENARIO: Final = Scenario(
+    name="hot",
+    title="One hot account",
+    what=(
+        "A million accounts. In turn: orders of all of them evenly, and orders half of which are one account's. One "
+        "orchestrator, one balance service."
+    ),
+    reading=(
+        "All commands of an account go through one partition, to one balance service, one after another: what a core "
+        "of it carries is what the busiest account can have. While that is more than a core of the orchestrator "
+        "carries, an account is not what stops one of each. A batch moves an account once, however many of its "
+        "orders are in it, so a hot account should cost less rather than more."
+    ),
+    takes="4 min",
+    sizes=("rounds", "seconds", "accounts", "in_flight"),
+    full=Options(accounts=1_000_000),
+    quick=Options(1, 0.4, accounts=5000, in_flight=100, warm_up=100),
+    systems=("hot",),
+    targets=(
+        Target(
+            "a hot account costs the balance service nothing more",
+            "hot / even, CPU per order of balance",
+            "at most",
+            1.0,
+        ),
+        Target("as many orders a second", "hot / even, orders/s", "at least", 1.0),
+        Target(
+            "the balance service is not the first to be full",
+            "hot: orders for a core of balance / of the orchestrator",
+            "at least",
+            1.0,
+        ),
+    ),
+    measure=measure,
+)

@@ -1,0 +1,81 @@
+"""The whole loop: the system beside a lean floor, a naive loop and DBOS, all with the same order.
+
+The system: from requests on Kafka to the terminal events read back, through the orchestrator and both reference
+services with their ledgers, everything durable.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from tests.bench.ground import Ground
+from tests.bench.peers import running_dbos, running_lean, running_naive
+from tests.bench.rounds import Round, figures_of, rounds_of
+from tests.bench.scenario import CPU, RATIOS, Options, Outcome, Scenario, Target
+from tests.bench.weigh import weigh
+
+PEERS: Final = ("lean", "naive", "dbos")
+IN_USE: Final = "system: share of the machine's cores in use"
+ORCHESTRATOR: Final = "orchestrator / lean, CPU of the process for one order"
+WEIGHED: Final = 500
+
+
+async def measure(ground: Ground, options: Options) -> Outcome:
+    """Let all four take turns; then weigh an order of the system."""
+    system = await ground.system()
+    peers = [
+        await ground.everything.enter_async_context(running(ground.place))
+        for running in (running_lean, running_naive, running_dbos)
+    ]
+    rounds = await rounds_of(ground, options, [system.contender, *peers])
+    figures = figures_of(rounds, [("system", peer) for peer in PEERS])
+    figures[RATIOS][ORCHESTRATOR] = [
+        _cpu(turns, "system", "orchestrator") / _cpu(turns, "lean", "lean") for turns in rounds
+    ]
+    figures[RATIOS][IN_USE] = [_in_use(turns) for turns in rounds]
+    return Outcome(figures | await weigh(ground, system, min(WEIGHED, options.warm_up)))
+
+
+def _cpu(turns: Round, name: str, process: str) -> float:
+    return turns[name].cpu_us_per_order[process]
+
+
+def _in_use(turns: Round) -> float:
+    turn = turns["system"]
+    return turn.result.orders_per_s * sum(turn.cpu_us_per_order.values()) / 1e6 / (os.cpu_count() or 1)
+
+
+SCENARIO: Final = Scenario(
+    name="loop",
+    title="The whole loop",
+    what=(
+        "Market orders, a bounded number open at once, from the request on Kafka until the last event has been read "
+        "back: through the orchestrator and both reference services with their ledgers, every state durable. In the "
+        "same rounds, on the same broker and PostgreSQL: *lean*, the least that a loop of aiokafka and asyncpg can do "
+        "and be right, its participants answering from memory; *naive*, one message, one session and one outbox row at "
+        "a time, with the same participants; *dbos*, a DBOS workflow of four steps, without Kafka."
+    ),
+    reading=(
+        "`system / lean` is how much of the bare minimum's speed is left after everything that the bare minimum does "
+        "not do: ledgers, history, cancels, timers, audit, traces. `system / naive` is what batches are worth. When "
+        "the share of the cores in use is near 1, the machine was the limit and no wait or lock was."
+    ),
+    takes="4 min",
+    sizes=("rounds", "seconds", "in_flight", "in_flight_slow"),
+    full=Options(),
+    quick=Options(1, 0.4, in_flight=100, in_flight_slow=6, warm_up=100, warm_up_slow=6),
+    systems=("system", "lean", "naive"),
+    targets=(
+        Target(
+            "at least half as many orders as the floor that keeps no ledger", "system / lean, orders/s", "at least", 0.5
+        ),
+        Target("thirty times the loop that most would write", "system / naive, orders/s", "at least", 30),
+        Target("ten times DBOS", "system / dbos, orders/s", "at least", 10),
+        Target("no core waits: 85 % of what the CPU time of an order allows", IN_USE, "at least", 0.85),
+        Target("the orchestrator's own process: no more than the floor's", ORCHESTRATOR, "at most", 1.0),
+        Target("61 µs of Python for an order", "system: orchestrator", "at most", 61, CPU),
+        Target("35 µs of PostgreSQL for the saga, as much again for a ledger", "system: postgres", "at most", 70, CPU),
+    ),
+    measure=measure,
+)

@@ -1,0 +1,113 @@
+"""`docs/performance.md`, made of the records of the benchmark's runs; nobody types a figure.
+
+Every scenario is there, on every broker that it can run on. What was not measured is said to be absent, and a target
+that was missed is said to be missed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from tests import evidence
+from tests.bench import door, drift, growth, hot, loop, pacing, pair, recovery
+from tests.bench.ground import BrokerChoice
+from tests.bench.scenario import RATIOS, Scenario, Target
+from tests.evidence import ROOT, Record, Spread, table_of
+
+PAGE: Final = ROOT / "docs" / "performance.md"
+RECORDS: Final = ROOT / "docs" / "performance"
+SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, door, pacing, recovery, growth, drift, pair, hot))
+BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
+_HEAD: Final = """# Performance
+
+Generated from the records of the last full runs (`docs/performance/*.json`) by `make docs`; nothing here is typed by
+hand. What can be compared between machines are the ratios: both sides of each were measured in turns, in the same
+rounds, on the same broker and PostgreSQL. Absolute figures are one machine's, which load driver, broker, database and
+all processes share. Each figure is the median of the rounds, with the least and the most of them. What it would take
+to carry ten and a thousand times as much is in [scaling.md](scaling.md).
+
+The targets are the project's own. One that was missed stays here until it is met."""
+
+
+def machine() -> str:
+    """Say what this machine is, without its cores, which every record has."""
+    model = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), "")
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+    return f"{model}, {memory}" if model else memory
+
+
+def page(records: list[Record]) -> str:
+    """Make the page of the records."""
+    known = {record.name: record for record in records}
+    parts = [_HEAD, _summary(known), *(_section(scenario, known) for scenario in SCENARIOS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(known: dict[str, Record]) -> str:
+    rows = []
+    for scenario in SCENARIOS:
+        for number, target in enumerate(scenario.targets):
+            anchor = scenario.title.lower().replace(" ", "-").replace(",", "")
+            title = f"[{scenario.title}](#{anchor})" if not number else ""
+            verdicts = [_verdict(target, scenario, kind, known) for kind in BROKERS]
+            rows.append([title, target.words, _limit(target), *verdicts])
+    columns = ["", "target", "", *(words.removeprefix("the ") for words in BROKERS.values())]
+    return "## Targets\n\n" + table_of(columns, rows)
+
+
+def _limit(target: Target) -> str:
+    return f"{'≥' if target.bound == 'at least' else '≤'} {target.limit:g}"
+
+
+def _verdict(target: Target, scenario: Scenario, kind: BrokerChoice, known: dict[str, Record]) -> str:
+    """Say what was measured of a target, and whether it was met."""
+    if kind == "embedded" and scenario.needs_kafka:
+        return "cannot be"
+    record = known.get(f"{scenario.name}-{kind}")
+    met = target.met(record.figures) if record else None
+    if record is None or met is None:
+        return "absent"
+    return f"{figure(record.figures[target.group][target.figure].median)}, {'met' if met else '**missed**'}"
+
+
+def _section(scenario: Scenario, known: dict[str, Record]) -> str:
+    parts = [f"## {scenario.title}", scenario.what, scenario.reading]
+    for kind, words in BROKERS.items():
+        parts.append(f"### {scenario.title}: {words}")
+        parts += _runs(scenario, kind, known.get(f"{scenario.name}-{kind}"))
+    return "\n\n".join(parts)
+
+
+def _runs(scenario: Scenario, kind: BrokerChoice, record: Record | None) -> list[str]:
+    if kind == "embedded" and scenario.needs_kafka:
+        return [f"Cannot be measured there: {scenario.needs_kafka}."]
+    if record is None:
+        return [f'Absent: no full run has been recorded. `make bench ARGS="{scenario.name} --broker {kind} --record"`']
+    parts = [f"`{record.command}`", evidence.circumstances(record)]
+    for group, figures in record.figures.items():
+        parts.append(table_of([group, "median", "least", "most"], [_row(group, *one) for one in figures.items()]))
+    if record.counts:
+        parts.append(table_of(["", ""], [[name, evidence.figure(value)] for name, value in record.counts.items()]))
+    parts += [f"{table.title}:\n\n{table_of(table.columns, table.rows)}" for table in record.tables]
+    return parts + ["**Wrong:** " + one for one in record.found]
+
+
+def _row(group: str, name: str, spread: Spread) -> list[str]:
+    return [f"**{name}**" if group == RATIOS else name, *map(figure, (spread.median, spread.least, spread.most))]
+
+
+def figure(value: float) -> str:
+    """Write a measured value, which has four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+
+
+def _cpuinfo() -> list[str]:
+    place = Path("/proc/cpuinfo")
+    return place.read_text().splitlines() if place.exists() else []
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(evidence.read(RECORDS)))

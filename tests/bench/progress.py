@@ -1,0 +1,18 @@
+"""How far a long measurement is: a bar on a terminal, nothing elsewhere. Lines may be printed above it meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+
+@contextmanager
+def bar(out: Console, steps: int, what: str = "turns") -> Iterator[Callable[[], None]]:
+    """Show a bar; call what it gives after each of the steps."""
+    columns = (BarColumn(), MofNCompleteColumn(), "{task.description}", TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
+        task = progress.add_task(what, total=steps)
+        yield lambda: progress.advance(task)
