@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from os import environ
@@ -81,16 +81,20 @@ async def _until_told(work: Coroutine[Any, Any, dict[str, evidence.Record]]) -> 
 
 
 async def _run_all(wanted: argparse.Namespace) -> dict[str, evidence.Record]:
-    """Measure each scenario on a ground of its own; in a smoke test, all on one, which is quicker."""
-    scenarios = _chosen(wanted)
-    if wanted.quick:
-        async with _ground_for(wanted.broker, *scenarios) as one:
-            return {scenario.name: await _run(scenario, one, wanted) for scenario in scenarios}
+    """Measure each scenario on a ground of its own; in a smoke test, those that can share a system share it."""
     records = {}
-    for scenario in scenarios:
-        async with _ground_for(wanted.broker, scenario) as one:
-            records[scenario.name] = await _run(scenario, one, wanted)
+    for group in _groups(_chosen(wanted), sharing=wanted.quick):
+        async with _ground_for(wanted.broker, *group) as one:
+            for scenario in group:
+                records[scenario.name] = await _run(scenario, one, wanted)
     return records
+
+
+def _groups(scenarios: Sequence[Scenario], *, sharing: bool) -> list[list[Scenario]]:
+    groups: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        groups.setdefault(scenario.systems[0] if sharing else scenario.name, []).append(scenario)
+    return list(groups.values())
 
 
 @asynccontextmanager

@@ -166,7 +166,7 @@ SCENARIO: Final = Scenario(
         "The last quarter of the time against the first: what is near 1 stays as it is. Memory that grows, tables that "
         "bloat or an outbox that fills would show as more."
     ),
-    takes="32 min",
+    takes="32 min and 15 GB",
     sizes=("minutes", "in_flight"),
     full=Options(minutes=30),
     quick=Options(1, 1, minutes=1 / 15, in_flight=100, warm_up=100),

@@ -34,6 +34,7 @@ def _filled(ground: Ground, orders: int) -> Prepare:
         connection = await asyncpg.connect(owner_url)
         try:
             await fill(connection, orders, open_max=0)
+            await connection.execute("CHECKPOINT")  # else the first rounds pay for the loading
         finally:
             await connection.close()
 

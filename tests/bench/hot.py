@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tests.bench.ground import Ground
-from tests.bench.load import Result, Users
+from tests.bench.load import ACCOUNTS, Result, Users
 from tests.bench.peers import KafkaContender
 from tests.bench.rounds import Round, figures_of, likeness, rounds_of
 from tests.bench.scenario import RATIOS, SPEED, Options, Outcome, Scenario, Target
@@ -45,7 +45,7 @@ def hot(accounts: int) -> Users:
 
 async def measure(ground: Ground, options: Options) -> Outcome:
     """Let the two loads take turns."""
-    system = (await ground.system("hot", users=options.accounts)).contender
+    system = (await ground.system(users=options.accounts)).contender
     crowds = [Crowd("hot", system, hot(options.accounts)), Crowd("even", system, even(options.accounts))]
     rounds = await rounds_of(ground, options, crowds)
     figures = figures_of(rounds, [("hot", "even")])
@@ -81,8 +81,8 @@ SCENARIO: Final = Scenario(
     takes="4 min",
     sizes=("rounds", "seconds", "accounts", "in_flight"),
     full=Options(accounts=1_000_000),
-    quick=Options(1, 0.4, accounts=5000, in_flight=100, warm_up=100),
-    systems=("hot",),
+    quick=Options(1, 0.4, accounts=ACCOUNTS, in_flight=100, warm_up=100),
+    systems=("system",),
     targets=(
         Target(
             "a hot account costs the balance service nothing more",

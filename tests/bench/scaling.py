@@ -79,7 +79,7 @@ def model(records: list[Record]) -> Model | None:
         rows=loop.figures[ROWS]["all"].median,
         messages=loop.figures[MESSAGES]["all"].median,
         hot_cpu_s=hot.figures[CPU]["hot: balance"].median / 1e6 if hot else cpu["balance"],
-        api_cpu_s=door.figures[CPU]["api"].median / 1e6 if door else None,
+        api_cpu_s=door.figures[CPU]["api: api"].median / 1e6 if door else None,
     )
 
 
