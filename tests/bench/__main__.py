@@ -108,7 +108,8 @@ async def _ground_for(kind: BrokerChoice, *scenarios: Scenario) -> AsyncIterator
 
 async def _run(scenario: Scenario, one: Ground, wanted: argparse.Namespace) -> evidence.Record:
     options = options_of(scenario, wanted)
-    out.rule(f"{scenario.name}: {scenario.title.lower()}, about {'a few seconds' if wanted.quick else scenario.takes}")
+    long = "a smoke test" if wanted.quick else f"about {scenario.takes}"
+    out.print(f"\n[bold]{scenario.name}: {scenario.title}[/] ({long})")
     name = f"{scenario.name}-{one.broker_kind}"
     timed = evidence.Run(name, scenario.title, scenario.what, command(scenario, options, one.broker_kind))
     outcome = await scenario.measure(one, options)

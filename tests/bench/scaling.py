@@ -230,8 +230,8 @@ With *R* orders a second, *c* seconds of CPU, *b* bytes on the wire, *w* bytes o
 
 Assumed, not measured: a PostgreSQL server of {POSTGRES_CORES} cores whose log device takes {LOG_MB_PER_S} MB/s; a
 broker that takes in {BROKER_MB_PER_S} MB/s; cores as fast as those that were measured; {REPLICAS} replicas of each
-partition. A batch of up to 500 messages shares a commit, and batches grow with the load, so commits a second are no
-limit of their own."""
+partition; orders that are spread over accounts and assets (one that is hot: below). A batch of up to 500 messages
+shares a commit, and batches grow with the load, so commits a second are no limit of their own."""
 
 _CELLS: Final = """## Cells
 
