@@ -163,6 +163,35 @@ fills = Table(
     CheckConstraint("quantity > 0 AND price > 0 AND fee >= 0", name="fills_amounts"),
 )
 
+archive = Table(
+    "archive",
+    metadata,
+    *(
+        Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
+        for column in orders.columns
+        if column.name not in {"due_at", "overdue_since", "parked_reason"}
+    ),
+    Column("history", JSONB, nullable=False, comment="the rows of orders.history, by seq"),
+    Column("fills", JSONB, nullable=False, comment="the rows of orders.fills"),
+    Column("archived_at", MOMENT, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint(f"{_TERMINAL_SQL} AND phase = status", name="archive_ended"),
+    CheckConstraint(_in("status", [status for status in OrderStatus if status.terminal]), name="archive_status"),
+    Index("archive_by_user", "user_id", "created_at", "order_id"),
+    Index(
+        "archive_client_order_id",
+        "user_id",
+        "client_order_id",
+        unique=True,
+        postgresql_where=text(
+            "client_order_id IS NOT NULL AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"
+        ),
+    ),
+)
+"""Orders that ended before the replay horizon, a row each with all that there was; never changed, but by an erasure.
+
+An id that stands here is never an order again. Its three columns that are missing are null in every such order.
+"""
+
 pauses = Table(
     "pauses",
     metadata,

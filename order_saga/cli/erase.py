@@ -63,7 +63,7 @@ _OPEN_CLAIMS: Final = """
 
 _UNSENT: Final = """
     SELECT format('event %s of order %s is not sent yet', e.version, e.order_id)
-    FROM audit.events_unsent e JOIN orders.orders o USING (order_id) WHERE o.user_id = $1 LIMIT $2"""
+    FROM audit.events_unsent e JOIN api.orders o USING (order_id) WHERE o.user_id = $1 LIMIT $2"""
 
 _NAMES_THE_USER: Final = """
     (key = convert_to($1, 'UTF8') OR position(convert_to(to_json($1::text)::text, 'UTF8') IN value) > 0)"""
@@ -98,15 +98,17 @@ _CLAIMS: Final = f"""
         AND num_nonnulls(c.idempotency_key, c.client_order_id, c.traceparent,
             convert_from(c.request, 'UTF8')::jsonb ->> 'client_order_id') > 0"""  # noqa: S608 - the same
 
-# An INVALID_ORDER's reason quotes the field that broke its rule, and stands in two places.
-_ORDERS: Final = f"""
-    UPDATE orders.orders SET client_order_id = NULL, traceparent = NULL,
-        reason = CASE WHEN reason_code = 'INVALID_ORDER' THEN 'erased' ELSE reason END,
-        progress = CASE WHEN reason_code = 'INVALID_ORDER'
-            THEN jsonb_set(progress, '{{outcome,reason}}', '"erased"', false) ELSE progress END
-    WHERE user_id = $1 AND status {_ENDED}
-        AND (num_nonnulls(client_order_id, traceparent) > 0
-            OR (reason_code = 'INVALID_ORDER' AND reason <> 'erased'))"""  # noqa: S608 - the same
+
+def _orders(table: str) -> str:
+    # An INVALID_ORDER's reason quotes the field that broke its rule, and stands in two places.
+    return f"""
+        UPDATE {table} SET client_order_id = NULL, traceparent = NULL,
+            reason = CASE WHEN reason_code = 'INVALID_ORDER' THEN 'erased' ELSE reason END,
+            progress = CASE WHEN reason_code = 'INVALID_ORDER'
+                THEN jsonb_set(progress, '{{outcome,reason}}', '"erased"', false) ELSE progress END
+        WHERE user_id = $1 AND status {_ENDED}
+            AND (num_nonnulls(client_order_id, traceparent) > 0
+                OR (reason_code = 'INVALID_ORDER' AND reason <> 'erased'))"""  # noqa: S608 - the same
 
 
 def _letters(schema: str) -> str:
@@ -118,6 +120,7 @@ def _letters(schema: str) -> str:
 _ERASE: Final = {
     "api.requests": _REQUESTS,
     "api.claims": _CLAIMS,
-    "orders.orders": _ORDERS,
+    "orders.orders": _orders("orders.orders"),
+    "orders.archive": _orders("orders.archive"),  # after the orders: what is archived meanwhile is met here
     **{f"{schema}.dead_letters": _letters(schema) for schema in _SCHEMAS},
 }

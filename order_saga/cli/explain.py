@@ -85,6 +85,8 @@ def _print_header(order: dict[str, Any], waits: str) -> None:
     out.print(line)
     if order["due_at"] or order["parked_reason"]:
         out.print(f"[yellow]{escape(waits)}[/]")
+    if order["archived_at"]:
+        out.print(f"[dim]archived {order['archived_at']:%Y-%m-%d %H:%M:%S}[/]")
 
 
 def _print_requests(requests: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, Uuid, func
 
-from saga_kit.barrier import holds_table
+from saga_kit.barrier import holds_archive_table, holds_table
 from saga_kit.dead_letters import dead_letters_table
 from saga_kit.outbox import outbox_table
 
@@ -50,5 +50,6 @@ deposits = Table(
 )
 
 holds = holds_table(metadata, SCHEMA)
+holds_archive = holds_archive_table(metadata, SCHEMA)
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

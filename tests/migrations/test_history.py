@@ -11,7 +11,7 @@ import migrations
 from tests.infrastructure import Infrastructure
 from tests.migrations.support import catalog, connected, rights, views
 
-BEFORE, HEAD = "0003", "0004"
+BEFORE, HEAD = "0004", "0005"
 _DATABASE_RIGHTS = """
     SELECT right_on.* FROM pg_database
     CROSS JOIN aclexplode(coalesce(datacl, acldefault('d', datdba))) AS right_on WHERE datname = current_database()"""
