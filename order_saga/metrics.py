@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from order_saga.core.fold import Folded
 
 INTERVAL_S: Final = 5.0
+ARCHIVED: Final = "archived"
+"""Why a message moved nothing, besides the core's reasons: its order ended long ago."""
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -41,8 +43,8 @@ class Metrics:
         for metric in vars(self).values():
             registry.register(metric)
 
-    def count(self, folded: Folded) -> None:
-        """Count what a committed batch decided."""
+    def count(self, folded: Folded, archived: int = 0) -> None:
+        """Count what a committed batch decided, and messages of archived orders, which it left out."""
         for event in folded.events:
             if event.version == 1:
                 self.accepted.inc()
@@ -51,6 +53,8 @@ class Metrics:
                 self.duration.observe(max(0.0, (event.occurred_at - event.order.created_at).total_seconds()))
         for why, number in folded.ignored.items():
             self.ignored.labels(why.value).inc(number)
+        if archived:
+            self.ignored.labels(ARCHIVED).inc(archived)
 
 
 async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asyncio.Event) -> None:
@@ -59,7 +63,7 @@ async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asynci
     async def look() -> None:
         async with engine.begin() as tx:
             phases, parked, overdue = await store.counts(tx)
-            _, paused = await store.now(tx)
+            _, paused, _ = await store.now(tx)
         for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
         metrics.parked_now.set(parked)

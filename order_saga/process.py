@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
+import structlog
 from msgspec import structs
 
 from contracts.codec import decode, outgoing
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SOURCE: Final = "order-saga/orchestrator"
 STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
 
+log = structlog.get_logger(__name__)
+
 
 class Orders:
     """The orchestrator's handler: see `saga_kit.batch.Handler`."""
@@ -57,10 +60,12 @@ class Orders:
     async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
         messages = [each.message for each in received]
-        known = await store.lock(tx, {order_of(message) for message in messages})
-        messages = await _with_duplicates(tx, messages, known)
-        now, paused = await store.now(tx)
-        folded = fold(known, messages, now, self._time_scale, paused)
+        named = {order_of(message) for message in messages}
+        known = await store.lock(tx, named)
+        now, paused, archived = await store.now(tx, named - known.keys())
+        living = [message for message in messages if order_of(message) not in archived] if archived else messages
+        living = await _with_duplicates(tx, living, known)
+        folded = fold(known, living, now, self._time_scale, paused)
         await store.save(tx, known, folded, now)
         strangers = {id(message) for message in folded.strangers}
         return Effects(
@@ -71,7 +76,7 @@ class Orders:
                 for each in received
                 if each.record is not None and id(each.message) in strangers
             ],
-            committed=lambda: self._watch(messages, folded),
+            committed=lambda: self._watch(messages, folded, len(messages) - len(living)),
         )
 
     async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
@@ -80,19 +85,21 @@ class Orders:
         known = await store.lock(tx, [order_id])
         if order_id not in known or known[order_id].phase is Phase.NEW:
             return False
-        now, _ = await store.now(tx)
+        now, _, _ = await store.now(tx)
         await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
         return True
 
-    def _watch(self, messages: Sequence[Incoming], folded: Folded) -> None:
-        """Count what was committed."""
+    def _watch(self, messages: Sequence[Incoming], folded: Folded, archived: int) -> None:
+        """Count what was committed. `archived`: messages of archived orders, which nobody acts on any more."""
         for message in messages:
             if type(message) in STEP_OF:
                 self._silence.answered(STEP_OF[type(message)])
         for ask in folded.asks:
             if ask.attempt > 1:
                 self._silence.asked_again(ask.step)
-        self._metrics.count(folded)
+        if archived:
+            log.warning("messages of archived orders are ignored", messages=archived)
+        self._metrics.count(folded, archived)
 
 
 async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]) -> list[Incoming]:

@@ -78,7 +78,7 @@ async def cancel(engine: AsyncEngine, run: Run, order_id: UUID, user_id: str) ->
     async with engine.begin() as tx:
         if await store.is_repaired(tx, run.run_id, "cancel", str(order_id)):
             return DONE_BEFORE
-        now, _ = await store.now(tx)
+        now, _, _ = await store.now(tx)
         message = OrderCancelRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
         message_id = f"{order_id}:cancel:{message.requested_by}"
         sent = Kept(message_id, outgoing(message, message_id=message_id, source=SOURCE, time=now), AT_ONCE_S)
@@ -102,7 +102,8 @@ async def _decide(
             return DONE_BEFORE
         saga = known.get(order_id)
         if saga is None or saga.phase is Phase.NEW:
-            return Result(done=False, words="there is no such order")
+            _, _, archived = await store.now(tx, [order_id])
+            return Result(done=False, words="it has ended and is archived" if archived else "there is no such order")
         if (why_not := refusal(saga)) is not None:
             return await _noted(tx, run, action, order_id, Result(done=False, words=why_not))
         orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())

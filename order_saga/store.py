@@ -106,7 +106,9 @@ def _update(columns: Sequence[_Column]) -> str:
 _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
-_NOW: Final = "SELECT clock_timestamp(), ARRAY(SELECT participant FROM orders.pauses)"
+_NOW: Final = """
+    SELECT clock_timestamp(), ARRAY(SELECT participant FROM orders.pauses),
+        ARRAY(SELECT order_id FROM orders.archive WHERE order_id = ANY($1::uuid[]))"""
 _COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
 _LOCK: Final = f"""
     SELECT {_COLUMNS}
@@ -123,7 +125,9 @@ _FILLS: Final = """
       AS new(fill_id, order_id, quantity, price, fee, busted)
     ON CONFLICT (fill_id) DO UPDATE SET busted = excluded.busted"""
 _CLIENT_IDS: Final = """
-    SELECT user_id, client_order_id, order_id FROM orders.orders
+    SELECT user_id, client_order_id, order_id
+    FROM (SELECT user_id, client_order_id, order_id, reason_code FROM orders.orders
+          UNION ALL SELECT user_id, client_order_id, order_id, reason_code FROM orders.archive) AS named
     JOIN unnest($1::text[], $2::text[]) AS new(user_id, client_order_id) USING (user_id, client_order_id)
     WHERE client_order_id IS NOT NULL AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"""
 # statement_timestamp(), unlike clock_timestamp(), may be looked up in the index of due orders.
@@ -160,10 +164,15 @@ _STATUSES: Final = {str(status): status for status in OrderStatus}
 _ORDER_TYPES: Final = {str(order_type): order_type for order_type in OrderType}
 
 
-async def now(tx: AsyncConnection) -> tuple[datetime, frozenset[Participant]]:
-    """Read the database's clock, the only one that knows deadlines, and who is paused. Call it after locking."""
-    row: Any = (await tx.exec_driver_sql(_NOW)).one()
-    return row[0], frozenset(map(Participant, row[1]))
+async def now(
+    tx: AsyncConnection, unknown: Iterable[UUID] = ()
+) -> tuple[datetime, frozenset[Participant], frozenset[UUID]]:
+    """Read the database's clock, the only one that knows deadlines, who is paused, and which ids are archived orders.
+
+    Call it after locking, with the ids that `lock` did not find: what was archived meanwhile is seen here.
+    """
+    row: Any = (await tx.exec_driver_sql(_NOW, (list(unknown),))).one()
+    return row[0], frozenset(map(Participant, row[1])), frozenset(row[2])
 
 
 async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Saga]:

@@ -25,7 +25,7 @@ from contracts.codec import Message, decode, outgoing
 from contracts.decimals import Money
 from contracts.topics import BALANCE_COMMANDS, BALANCE_REPLIES
 from local_stack.ports import free_ports
-from saga_kit.barrier import holds_table
+from saga_kit.barrier import holds_archive_table, holds_table
 from saga_kit.dead_letters import dead_letters_table
 from saga_kit.outbox import outbox_table
 from saga_kit.publisher import Publisher
@@ -61,7 +61,7 @@ async def wallet_service(infrastructure: Infrastructure, database: Database, top
 
 async def _make_schema(database: Database) -> None:
     metadata = MetaData()
-    kit = [make(metadata, "wallet") for make in (holds_table, outbox_table, dead_letters_table)]
+    kit = [make(metadata, "wallet") for make in (holds_table, holds_archive_table, outbox_table, dead_letters_table)]
     connection = await asyncpg.connect(database.url)
     try:
         await connection.execute("CREATE SCHEMA wallet")

@@ -1,7 +1,7 @@
 """Another team's balance service: its own table, behind the kit's barrier. Only the ledger is written here.
 
 Its schema holds `wallets (owner text, unit text, free numeric check (free >= 0), primary key (owner, unit))` and the
-kit's `holds`, `outbox` and `dead_letters` (`saga_kit.barrier.holds_table` and its like describe them).
+kit's `holds`, `holds_archive`, `outbox` and `dead_letters` (`saga_kit.barrier.holds_table` and its like describe them).
 """
 
 import sys

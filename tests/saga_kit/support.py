@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import Outgoing
 from local_stack.broker import MockCluster
-from saga_kit.barrier import holds_table
+from saga_kit.barrier import holds_archive_table, holds_table
 from saga_kit.batch import BatchProcess, Effects, Received, Record
 from saga_kit.dead_letters import DeadLetters, dead_letters_table
 from saga_kit.outbox import Kept, Outbox, outbox_table
@@ -46,6 +46,7 @@ class Schema:
         outbox_table(metadata, self.name)
         dead_letters_table(metadata, self.name)
         holds_table(metadata, self.name)
+        holds_archive_table(metadata, self.name)
         async with self.engine.begin() as tx:
             await tx.exec_driver_sql(f"CREATE SCHEMA {self.name}")
             await tx.run_sync(metadata.create_all)
