@@ -10,7 +10,19 @@ import sys
 
 import typer
 
-from order_saga.cli import audit_command, deploy, letters, local, operate, pause, repair, services, stuck, trade
+from order_saga.cli import (
+    archive_command,
+    audit_command,
+    deploy,
+    letters,
+    local,
+    operate,
+    pause,
+    repair,
+    services,
+    stuck,
+    trade,
+)
 from order_saga.cli.reach import Trouble, one_line
 
 app = typer.Typer(
@@ -24,7 +36,7 @@ app = typer.Typer(
     "this machine). Against a running local stack no command needs options; against another system set "
     "[bold]DATABASE_URL[/], [bold]KAFKA_BOOTSTRAP_SERVERS[/], [bold]ORDER_API_URL[/] and [bold]JWT_SECRET[/].",
 )
-for room in (local, trade, operate, stuck, repair, pause, letters, audit_command, deploy, services):
+for room in (local, trade, operate, stuck, repair, pause, letters, archive_command, audit_command, deploy, services):
     room.register(app)
 
 

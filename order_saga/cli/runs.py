@@ -102,8 +102,12 @@ def check_choice(pace: Pace, *, named: bool, filtered: bool) -> None:
 
 def confirm(pace: Pace, what: str) -> None:
     """Ask the person in front of us; without one, or with a no, do nothing. Raises `Trouble`."""
-    if pace.yes or pace.dry_run:
-        return
+    if not (pace.yes or pace.dry_run):
+        ask(what)
+
+
+def ask(what: str) -> None:
+    """Do the same where nothing has said yes. Raises `Trouble`."""
     if not sys.stdin.isatty():
         raise Trouble(f"this would {what}: say --yes, or look first with --dry-run", 2)
     if not typer.confirm(f"{what}?", err=True):

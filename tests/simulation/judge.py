@@ -56,6 +56,9 @@ class Judge:
                 self._faults.extend(self._step_faults(order_id, order))
         for hold_id, hold in writes.get("holds", {}).items():
             self._faults.extend(self._hold_faults(hold_id, hold))
+        for live, past in (("orders", "archive"), ("holds", "holds_archive")):
+            twice = self._tables[live].keys() & self._tables[past].keys()
+            self._faults.extend(f"I2: {key} was archived and is there again" for key in twice)
 
     def _step_faults(self, order_id: Any, order: Row) -> Iterator[str]:
         status, version = self._shown.get(order_id, (None, 0))
@@ -64,7 +67,7 @@ class Judge:
         if order["version"] < version:
             yield f"I7: {order_id} went back to version {order['version']}"
         self._shown[order_id] = (order["status"], order["version"])
-        hold = self._tables["holds"].get(f"{order_id}:reserve")
+        hold = self._every("holds").get(f"{order_id}:reserve")
         state = hold["state"] if hold is not None else None
         if order["status"] in {"CANCELLED", "FAILED"} and state in {"HELD", "SETTLED"}:
             yield f"I3: {order_id} is {order['status']} while its hold is {state}"
@@ -74,9 +77,13 @@ class Judge:
             yield f"I6: {order_id} will never wake"
 
     def _hold_faults(self, hold_id: str, hold: Row | None) -> Iterator[str]:
-        order = next((o for key, o in self._tables["orders"].items() if f"{key}:reserve" == hold_id), None)
+        order = next((o for key, o in self._every("orders").items() if f"{key}:reserve" == hold_id), None)
         if hold is not None and hold["state"] == "HELD" and (order is None or order["status"] in ENDED):
             yield f"I8: {hold_id} became active, its order is {order and order['status']}"
+
+    def _every(self, table: str) -> dict[Key, Row]:
+        """Return the rows of a table and its archive's."""
+        return {**self._tables[{"orders": "archive", "holds": "holds_archive"}[table]], **self._tables[table]}
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -84,7 +91,7 @@ class Judge:
         """Say what is wrong when all has ended."""
         faults = [*self._money(), *self._letters()]
         for plan in self._world.scenario.orders:
-            order = self._tables["orders"].get(plan.order_id)
+            order = self._every("orders").get(plan.order_id)
             if order is None:
                 faults.append(f"I11: {plan.order_id} was requested and never became an order")
             elif order["status"] not in ENDED:
@@ -120,9 +127,10 @@ class Judge:
     def _ends(self, order: Row) -> Iterator[str]:
         """I2, I3, I4, I5: the hold, the fill and the journal of an order that has ended."""
         order_id = order["order_id"]
-        hold = self._tables["holds"].get(f"{order_id}:reserve")
+        hold = self._every("holds").get(f"{order_id}:reserve")
         state = hold["state"] if hold is not None else None
-        fills = [fill for fill in self._tables["fills"].values() if fill["order_id"] == order_id and not fill["busted"]]
+        every = [fill for fill in self._tables["fills"].values() if fill["order_id"] == order_id]
+        fills = [fill for fill in (*every, *json.loads(order.get("fills", "[]"))) if not fill["busted"]]
         moved = [key for key, line in self._tables["journal"].items() if line["order_id"] == str(order_id)]
         completed = order["status"] == "COMPLETED"
         if completed != (state == "SETTLED") or (not completed and state == "HELD"):
@@ -139,6 +147,10 @@ class Judge:
     def _history(self, order: Row) -> Iterator[str]:
         """I7: the history has no gap, neither in its lines nor in its versions."""
         rows = sorted((key[1], row) for key, row in self._tables["history"].items() if key[0] == order["order_id"])
+        if "history" in order:
+            rows += [
+                (row["seq"], {**row, "entries": json.dumps(row["entries"])}) for row in json.loads(order["history"])
+            ]
         seq, version = 1, 0
         for first, row in rows:
             if (first, row["version_from"]) != (seq, version):
@@ -150,7 +162,7 @@ class Judge:
     def _clients(self) -> Iterator[str]:
         """I10: one client order id, one order."""
         holders: dict[tuple[str, str], list[Any]] = defaultdict(list)
-        for order_id, order in self._tables["orders"].items():
+        for order_id, order in self._every("orders").items():
             if order["client_order_id"] is not None and order["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID":
                 holders[order["user_id"], order["client_order_id"]].append(order_id)
         yield from (f"I10: {key} names {ids}" for key, ids in holders.items() if len(ids) > 1)

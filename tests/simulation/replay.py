@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import DBAPIError
 
-from order_saga import store
+from order_saga import store, tables
 from tests.simulation.database import EPOCH, Database, Engine, Said
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.scenario import HOLDINGS, USERS, Scenario
@@ -43,18 +43,27 @@ RULES: Final = (
 _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_notional, max_notional, fee_bps,
     cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, rules_version"""
 _NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 15))
+_OF_HOLD: Final = ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason")
+_DOCUMENTS: Final = frozenset({"history", "fills"})
+"""Read as they stand: whoever reads their numbers may lose digits."""
 TABLES: Final = {
     "orders": ("orders.orders", "order_id", tuple(column.name for column in store._ALL)),
     "history": ("orders.history", "order_id, seq", ("at", "version_from", "version_to", "moves", "entries")),
     "fills": ("orders.fills", "fill_id", ("order_id", "quantity", "price", "fee", "busted")),
+    "archive": (
+        "orders.archive",
+        "order_id",
+        (*(column.name for column in tables.archive.columns if column.name not in {"order_id", "archived_at"}),),
+    ),
     "pauses": ("orders.pauses", "participant", ("paused_by", "reason")),
     "accounts": ("balances.accounts", "user_id, asset_id", ("available", "held")),
     "journal": ("balances.journal", "entry_id, account, asset_id", ("order_id", "amount")),
     "holds": (
         "balances.holds",
         "hold_id",
-        ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason"),
+        _OF_HOLD,
     ),
+    "holds_archive": ("balances.holds_archive", "hold_id", _OF_HOLD),
 } | {
     f"{schema}.outbox": (f"{schema}.outbox", "outbox_id", ("due_at", "available_at", "refs", "payload"))
     for schema in ("orders", "balances", "assets")
@@ -112,7 +121,8 @@ async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[S
     held: dict[str, list[Any]] = {}
     async with engine.connect() as connection:
         for name, (table, key, columns) in TABLES.items():
-            rows = await connection.exec_driver_sql(f"SELECT {key}, {', '.join(columns)} FROM {table}")
+            read = [f"{column}::text" if column in _DOCUMENTS else column for column in columns]
+            rows = await connection.exec_driver_sql(f"SELECT {key}, {', '.join(read)} FROM {table}")
             held[name] = sorted((_plain(row) for row in rows), key=repr)
     return answers, held
 
@@ -160,12 +170,19 @@ def _value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str) and value[:1] in "[{":
-        return json.dumps(json.loads(value), sort_keys=True)
+        return json.dumps(json.loads(value, parse_float=str, object_hook=_alike), sort_keys=True)
     if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0] if value else None, dict)):
         return json.dumps(value, sort_keys=True)
     if isinstance(value, list):
         return [_value(one) for one in value]
     return str(value) if value is not None else None
+
+
+def _alike(document: dict[str, Any]) -> dict[str, Any]:
+    """Write times alike, and leave out one that the simulation does not know."""
+    if "at" in document:
+        document["at"] = datetime.fromisoformat(document["at"]).isoformat()
+    return {name: value for name, value in document.items() if name != "created_at"}
 
 
 class Still:

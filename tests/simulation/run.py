@@ -64,7 +64,7 @@ def run(scenario: Scenario, *, traced: bool = False) -> Outcome:
         except StandingStill as error:
             faults = [f"liveness: {error}"]
         assert world is not None
-        rows = world.database.tables["orders"].values()
+        rows = [row for name in ("archive", "orders") for row in world.database.tables[name].values()]
         ends = Counter(f"{row['status']} {row['reason_code'] or ''}".rstrip() for row in rows)
         return Outcome(faults, world.history, world.seen, ends, world.ended_after_s, runner.get_loop().time())
 

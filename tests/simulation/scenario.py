@@ -82,6 +82,8 @@ class Kind(StrEnum):
     """An operator pauses a participant for a time."""
     ASK_AGAIN = "ask again"
     """An operator has an order's questions asked at once."""
+    ARCHIVE = "archive"
+    """An operator archives whatever has ended, however young, again and again for a time."""
     POISON = "poison"
     """A message of an order can't be written, for a time; an operator resumes the order afterwards."""
 

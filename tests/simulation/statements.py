@@ -6,6 +6,7 @@ PostgreSQL does is tested by running the same work on both (`test_same_as_postgr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from contracts.decimals import PLACES_MAX
 from order_saga import store as orders
+from order_saga.cli import archive
 from order_saga.tables import legal_moves
 from participants.assets.store import LISTINGS
 from participants.balance import store as balances
@@ -32,6 +34,7 @@ SCHEMAS: Final = ("orders", "balances", "assets")
 PLACES: Final = Decimal(1).scaleb(-18)
 _LEGAL_MOVES: Final = frozenset(legal_moves())
 _TERMINAL: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
+_FILL_AMOUNTS: Final = ("quantity", "price", "fee")
 
 
 def statements() -> dict[str, Statement]:
@@ -48,7 +51,12 @@ def statements() -> dict[str, Statement]:
     for schema in SCHEMAS:
         known |= _outbox(schema)
     holds: Any = Holds("balances")
-    return known | {holds._lock_sql: lock_holds, holds._insert_sql: insert_holds, holds._update_sql: update_holds}
+    return known | {
+        holds._lock_sql: lock_holds,
+        holds._insert_sql: insert_holds,
+        holds._update_sql: update_holds,
+        holds._archive_sql: archive_holds,
+    }
 
 
 def numeric(text: str | None) -> Decimal | None:
@@ -85,12 +93,15 @@ def _orders() -> dict[str, Statement]:
         orders._UNPAUSE: unpause,
         orders._IS_REPAIRED: is_repaired,
         orders._NOTE_REPAIR: note_repair,
+        archive._CHOOSE: choose_old,
+        archive._MOVE: archive_orders,
     }
 
 
-async def read_clock(tx: Transaction) -> Result:
-    """Tell the time, and who is paused."""
-    return Result([(tx.database.now(), [participant for participant, _ in tx.rows("pauses")])])
+async def read_clock(tx: Transaction, unknown: list[Any]) -> Result:
+    """Tell the time, who is paused, and which orders are archived."""
+    archived = [order_id for order_id in unknown if tx.get("archive", order_id) is not None]
+    return Result([(tx.database.now(), [participant for participant, _ in tx.rows("pauses")], archived)])
 
 
 async def lock_orders(tx: Transaction, order_ids: list[Any]) -> Result:
@@ -107,9 +118,24 @@ def _read(name: str, value: Any) -> Any:
 
 async def client_ids(tx: Transaction, users: list[str], names: list[str]) -> Result:
     """Find who holds client order ids."""
-    wanted = _columns(users, names)
-    found = ((key, tx.get("client_ids", key)) for key in wanted)
-    return Result([(*key, row["order_id"]) for key, row in found if row is not None])
+    archived = _archived_names(tx)
+    found = ((key, holder.get(key)) for key in _columns(users, names) for holder in (_holders(tx, key), archived))
+    return Result([(*key, order_id) for key, order_id in found if order_id is not None])
+
+
+def _holders(tx: Transaction, key: tuple[str, str]) -> dict[tuple[str, str], Any]:
+    row = tx.get("client_ids", key)
+    return {} if row is None else {key: row["order_id"]}
+
+
+def _archived_names(tx: Transaction) -> dict[tuple[str, str], Any]:
+    """Map the names that archived orders hold to the orders."""
+    rows = [row for _, row in tx.rows("archive") if row["client_order_id"] is not None]
+    return {_name(row): row["order_id"] for row in rows if row["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID"}
+
+
+def _name(order: Row) -> tuple[str, str]:
+    return order["user_id"], order["client_order_id"]
 
 
 async def insert_orders(tx: Transaction, *arrays: list[Any]) -> Result:
@@ -257,6 +283,49 @@ async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done
     return Result(rowcount=1)
 
 
+async def choose_old(tx: Transaction, older_than_s: float, _first: str, _end: str, most: int) -> Result:
+    """Lock orders that ended so long ago and are not locked; all tables here have one page."""
+    before = tx.database.now() - timedelta(seconds=older_than_s)
+    old = [
+        order_id
+        for order_id, row in tx.rows("orders")
+        if row["phase"] in _TERMINAL and row["parked_reason"] is None and row["updated_at"] < before
+    ]
+    free = [order_id for order_id in sorted(old) if tx.is_free("orders", order_id)][:most]
+    for order_id in free:
+        await tx.lock("orders", order_id)
+    return Result([(order_id,) for order_id in free])
+
+
+async def archive_orders(tx: Transaction, order_ids: list[Any]) -> Result:
+    """Put each of these orders into one row, with its history and fills."""
+    there = [(order_id, order) for order_id in order_ids if (order := tx.get("orders", order_id)) is not None]
+    for order_id, order in there:
+        told = sorted((key, row) for key, row in tx.rows("history") if key[0] == order_id)
+        filled = [(key, row) for key, row in tx.rows("fills") if row["order_id"] == order_id]
+        documents = {
+            "history": json.dumps(
+                [{**row, "seq": key[1], "at": row["at"].isoformat(), "entries": json.loads(row["entries"])}
+                 for key, row in told]
+            ),
+            "fills": json.dumps(
+                [{"fill_id": key, "busted": row["busted"], **{name: str(row[name]) for name in _FILL_AMOUNTS}}
+                 for key, row in filled]
+            ),
+        }  # fmt: skip
+        if order["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID" and _name(order) in _archived_names(tx):
+            raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "archive_client_order_id"')
+        await tx.insert("archive", order_id, {**order, **documents})
+        for table, keys in (("history", told), ("fills", filled)):
+            for key, _ in keys:
+                tx.put(table, key, None)
+        if _holders(tx, _name(order)) == {_name(order): order_id}:
+            await tx.lock("client_ids", _name(order))
+            tx.put("client_ids", _name(order), None)
+        tx.put("orders", order_id, None)
+    return Result(rowcount=len(there))
+
+
 # The outbox's, of each schema -----------------------------------------------------------------------------------------
 
 
@@ -388,10 +457,17 @@ async def add_lines(tx: Transaction, *arrays: list[Any]) -> Result:
 
 
 async def lock_holds(tx: Transaction, hold_ids: list[str]) -> Result:
-    """Lock holds in the order of their ids."""
+    """Lock holds in the order of their ids; those that were archived when this began are there, too."""
     there = sorted(hold_id for hold_id in set(hold_ids) if tx.get("holds", hold_id) is not None)
-    rows = [(hold_id, cast("Row", await tx.lock("holds", hold_id))) for hold_id in there]
-    return Result([_Hold(hold_id, **{name: _trimmed(value) for name, value in row.items()}) for hold_id, row in rows])
+    past = [(hold_id, tx.get("holds_archive", hold_id)) for hold_id in sorted(set(hold_ids) - set(there))]
+    rows = [(hold_id, await tx.lock("holds", hold_id)) for hold_id in there]
+    return Result(
+        [
+            _Hold(hold_id, **{name: _trimmed(value) for name, value in row.items()})
+            for hold_id, row in (*rows, *past)
+            if row is not None
+        ]
+    )
 
 
 def _trimmed(value: Any) -> Any:
@@ -399,10 +475,22 @@ def _trimmed(value: Any) -> Any:
 
 
 async def insert_holds(tx: Transaction, *arrays: list[Any]) -> Result:
-    """Insert holds; one that is there already is left out."""
+    """Insert holds; one that is there already, or archived, is left out."""
     rows = dict(_hold(values) for values in _columns(*arrays))
-    done = [await tx.insert("holds", hold_id, row) for hold_id, row in rows.items()]
+    new = {hold_id: row for hold_id, row in rows.items() if tx.get("holds_archive", hold_id) is None}
+    done = [await tx.insert("holds", hold_id, row) for hold_id, row in new.items()]
     return Result(rowcount=sum(done))
+
+
+async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end: str, most: int) -> Result:
+    """Move holds that have ended and are not locked; how old they are is not known here."""
+    ended = sorted(hold_id for hold_id, row in tx.rows("holds") if row["state"] != "HELD")
+    free = [hold_id for hold_id in ended if tx.is_free("holds", hold_id)][:most]
+    for hold_id in free:
+        row = cast("Row", await tx.lock("holds", hold_id))
+        await tx.insert("holds_archive", hold_id, row)
+        tx.put("holds", hold_id, None)
+    return Result(rowcount=len(free))
 
 
 async def update_holds(tx: Transaction, *arrays: list[Any]) -> Result:

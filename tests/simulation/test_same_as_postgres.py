@@ -159,8 +159,8 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
         Does("B", None),
     ],
     "a pause is seen when it is committed": [
-        Does("A", store._PAUSE, ("balance", "olga", "x")), Does("B", store._NOW), Does("A", None),
-        Does("B", store._NOW),
+        Does("A", store._PAUSE, ("balance", "olga", "x")), Does("B", store._NOW, ([],)), Does("A", None),
+        Does("B", store._NOW, ([],)),
         Does("B", None),
     ],
 }  # fmt: skip

@@ -22,11 +22,13 @@ from contracts.envelope import Outgoing, read_envelope
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import OrderType
 from order_saga import repair, store
+from order_saga.cli import archive
 from order_saga.core.saga import Participant
 from order_saga.pause import pause, unpause, wake
 from order_saga.process import Orders
 from participants.assets.service import AssetDesk
 from participants.balance.service import participant
+from saga_kit.barrier import Holds
 from saga_kit.crash_points import watch
 from tests.simulation.broker import Broker, Group, Record
 from tests.simulation.database import EPOCH, Database, Engine, ServerError, Transaction
@@ -46,6 +48,8 @@ SEND_AGAIN_S: Final = 20.0
 """A producer sends a request again until it has seen the order."""
 TOLERATES_LOSS: Final = frozenset({"balance.commands", "balance.replies", "assets.commands", "assets.replies"})
 """What is asked again until it is answered. Requests are sent again by who made them; events must never be lost."""
+_PAGES: Final = ("(0,0)", "(100000,0)")
+_YEARS_S: Final = 1e9
 _STATEMENTS: Final = statements()
 _TOPICS: Final = {"orchestrator": Orders.topics, "balance": participant().topics, "assets": AssetDesk.topics}
 _RULES: Final = (Price("0.01"), Quantity("0.00000001"), Quantity("0.001"), None, Money(10), Money(10_000), 10, "USD", 2)
@@ -173,7 +177,7 @@ class World:
         self._do(self._operate())
 
     def _all_ended(self) -> bool:
-        orders = self.database.tables["orders"]
+        orders = {**self.database.tables["archive"], **self.database.tables["orders"]}
         asked = all(plan.order_id in orders for plan in self.scenario.orders)
         outboxes = any(self.database.tables[f"{schema}.outbox"] for schema in ("orders", "balances", "assets"))
         ended = all(row["phase"] in {"COMPLETED", "CANCELLED", "FAILED"} for row in orders.values())
@@ -282,6 +286,8 @@ class World:
                 await self._ask_again(int(fault.target))
             case Kind.PAUSE:
                 await self._pause(Participant(fault.target), fault.for_s)
+            case Kind.ARCHIVE:
+                await self._archive(self.loop.time() + fault.for_s)
             case Kind.PRICE:
                 self._price[fault.target] = fault.amount
                 self._show_price(fault.target)
@@ -301,6 +307,18 @@ class World:
         run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
         with suppress(DBAPIError, OSError):  # a poisoned order, a database that goes away: the operator is told
             await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
+
+    async def _archive(self, until_s: float) -> None:
+        """Archive what has ended, of any age: all that an archived order may still hear comes soon here."""
+        engine = Engine(self.database, _Slow(self))
+        while True:
+            for move in (archive.move, Holds("balances").archive):
+                with suppress(DBAPIError):
+                    async with engine.begin() as tx:
+                        await move(cast("Any", tx), _PAGES, -_YEARS_S, 500)
+            await asyncio.sleep(0.2)
+            if self.loop.time() >= until_s:
+                return
 
     async def _freeze(self, node: Node, for_s: float) -> None:
         group, member = self.broker.groups[node.service], node.member
@@ -432,6 +450,17 @@ class _Patient:
     async def commits(self, apply: Callable[[], None]) -> None:
         """Commit."""
         apply()
+
+
+class _Slow(_Patient):
+    """The same on a way that takes time, so that others come between."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def round_trip(self) -> None:
+        """Take some time."""
+        await asyncio.sleep(self._world.pause_s())
 
 
 def _short(order_id: Any) -> str:
