@@ -8,7 +8,11 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 import migrations
+from order_saga.cli import archive
+from order_saga.cli.reach import connected as reached
+from saga_kit.barrier import Holds
 from tests.infrastructure import Infrastructure
+from tests.migrations import rows
 from tests.migrations.support import catalog, connected, rights, views
 
 BEFORE, HEAD = "0004", "0005"
@@ -77,6 +81,26 @@ async def test_the_last_revision_can_be_undone_alone(empty_url: str) -> None:
     assert newest != await _everything(empty_url)
     await asyncio.to_thread(migrations.upgrade, empty_url)
     assert newest == await _everything(empty_url)
+
+
+_OF_ORDERS = ("orders.orders", "orders.history", "orders.fills", "balances.holds")
+_EVERYTHING = "SELECT to_jsonb(one)::text FROM {table} AS one ORDER BY 1"
+
+
+async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> None:
+    """Every row as it was, to the last digit: orders, histories, fills and holds."""
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    async with connected(empty_url) as connection:
+        await rows.insert(connection)
+    before = {table: await _column(empty_url, _EVERYTHING.format(table=table)) for table in _OF_ORDERS}
+    pages = ("(0,0)", "(1000,0)")
+    async with reached(empty_url) as engine, engine.begin() as tx:
+        assert 7 == await archive.move(tx, pages, -60.0, 100)
+        assert 6 == await Holds("balances").archive(tx, pages, -60.0, 100)
+
+    await asyncio.to_thread(migrations.downgrade, empty_url, BEFORE)
+
+    assert before == {table: await _column(empty_url, _EVERYTHING.format(table=table)) for table in _OF_ORDERS}
 
 
 async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:
