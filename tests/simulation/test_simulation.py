@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from order_saga import store
 from saga_kit import barrier
 from saga_kit.barrier import HoldState, Kind
 from saga_kit.crash_points import CrashPoint
@@ -114,7 +115,16 @@ def _acknowledge_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Poller, "poll", poll)
 
 
-@pytest.mark.parametrize("defect", [_forget_the_tombstone, _keep_no_event, _acknowledge_first])
+def _forget_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.now
+
+    async def now(tx: Any, _unknown: Any = ()) -> Any:
+        return await real(tx)
+
+    monkeypatch.setattr(store, "now", now)
+
+
+@pytest.mark.parametrize("defect", [_forget_the_tombstone, _keep_no_event, _acknowledge_first, _forget_the_archive])
 def test_a_defect_shows(monkeypatch: pytest.MonkeyPatch, defect: Callable[[pytest.MonkeyPatch], None]) -> None:
     """A defect in the protocol breaks a history, and a smaller one that is told in words shows it as well."""
     defect(monkeypatch)
