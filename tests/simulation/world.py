@@ -313,7 +313,7 @@ class World:
         engine = Engine(self.database, _Slow(self))
         while True:
             for move in (archive.move, Holds("balances").archive):
-                with suppress(DBAPIError):
+                with suppress(DBAPIError, OSError):  # a database that goes away: the next round goes on
                     async with engine.begin() as tx:
                         await move(cast("Any", tx), _PAGES, -_YEARS_S, 500)
             await asyncio.sleep(0.2)
