@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -79,8 +79,20 @@ class Effects(msgspec.Struct, frozen=True):
     committed: Callable[[], None] | None = None
 
 
+class Intake(NamedTuple):
+    """The one topic of which a handler takes only what it has room for; its other topics always flow."""
+
+    topic: str
+    """Without the system's prefix."""
+    room: Callable[[], int]
+    """How many records of it may be taken now. It must never stay at 0 for good."""
+
+
 class Handler(Protocol[M]):
-    """A service's work on a batch. It owns no transaction: the kit begins, commits, repeats."""
+    """A service's work on a batch. It owns no transaction: the kit begins, commits, repeats.
+
+    A handler that must not take on as much as there is has an attribute `intake`, an `Intake`.
+    """
 
     @property
     def topics(self) -> Sequence[str]:

@@ -21,8 +21,8 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 
 from contracts.envelope import UnreadableMessage, read_envelope
 from saga_kit.backoff import pause
-from saga_kit.batch import BatchProcess, Handler, Received, Record, Unreadable
-from saga_kit.crash_points import CrashPoint, reached
+from saga_kit.batch import BatchProcess, Handler, Intake, Received, Record, Unreadable
+from saga_kit.bookmark import Bookmark
 from saga_kit.errors import CannotStart, Stalled, Stopped, describe
 from saga_kit.poller import POLL_TIMEOUT_MS, RECORDS_MAX, LostRecord, Poller
 from saga_kit.publisher import Publisher
@@ -36,9 +36,11 @@ HEARTBEAT_MAX_MS: Final = 1000
 """A member hears by its next heartbeat that another came or went; until all have heard, nobody works on what moves."""
 CLOSE_TIMEOUT_S: Final = 5.0
 """A broker answers a goodbye at once; without one, the session's end tells it."""
-COMMIT_TIMEOUT_S: Final = 10.0
 PARTITION_FETCH_BYTES: Final = 128 * 1024
 """About one batch: a partition with a backlog takes turns with the others."""
+UNTAKEN_S: Final = 0.01
+"""aiokafka fetches nothing for a tenth of a second while something that it fetched is not taken. What waits for room
+must not hold up the others for so long."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
 """No progress for so long, or one try of a batch for twice as long, which is above the limits of all that it does."""
@@ -70,7 +72,10 @@ class Consumer(Generic[M]):
         self._publisher = publisher
         self._metrics = metrics
         self._stalled_s = stalled_s
-        self._poller = Poller()
+        intake: Intake | None = getattr(handler, "intake", None)
+        self._poller = Poller(intake and intake._replace(topic=settings.kafka_topic_prefix + intake.topic))
+        self._limited = intake is not None
+        self._bookmark = Bookmark(self._poller)
         self._batch_since: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -123,6 +128,8 @@ class Consumer(Generic[M]):
             await self._broker.start()
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             raise CannotStart(f"the broker gives this login no right to consume: {describe(error)}") from None
+        if self._limited:
+            self._subscriber.consumer._fetcher._prefetch_backoff = UNTAKEN_S  # noqa: SLF001 - it is no option of theirs
 
     async def stop(self, *, drain_s: float = DRAIN_TIMEOUT_S) -> None:
         """Take no more records, let the batch at hand end within `drain_s`, leave the group. Raises nothing."""
@@ -130,6 +137,7 @@ class Consumer(Generic[M]):
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()
+                await self._bookmark.close()
         consumer = self._subscriber.consumer
         # In a task of its own: without a broker, aiokafka 0.14 passes the cancellation of its own fetches on to whoever
         # stops it, or waits for answers; and FastStream wraps what it raises in a group.
@@ -165,8 +173,10 @@ class Consumer(Generic[M]):
             if (trying_s := self._process.trying_s) > 2 * self._stalled_s:
                 raise Stalled(f"a batch hangs: its work began {trying_s:.0f} s ago")
             consumer = self._subscriber.consumer
-            lag, positions = await _lag(consumer)
-            self._metrics.consumer_lag_messages.set(lag)
+            lags, positions = await _lags(consumer)
+            self._metrics.consumer_lag_messages.set(sum(lags.values()))
+            # What waits for room is no sign of a hang; room comes by itself, and then it must move like the rest.
+            lag = sum(number for tp, number in lags.items() if not self._poller.shut(tp))
             behind = bool(positions) and self._batch_since is None and (lag or _fetch_age_s(consumer) > QUIET_MAX_S)
             if not behind or positions != seen:
                 seen, moved_at = positions, time.monotonic()
@@ -183,8 +193,7 @@ class Consumer(Generic[M]):
             readable, unreadable = self._decode(records)
             await self._process.run(readable, unreadable)
             self._poller.handled(records)
-            await self._acknowledge()
-            reached(CrashPoint.OFFSETS_COMMITTED, readable)
+            self._bookmark.move(self._subscriber.consumer, readable)
         except Stopped:
             self._given_up = True
             log.info("stopping with a batch that waits; it will be delivered again", records=len(records))
@@ -214,16 +223,6 @@ class Consumer(Generic[M]):
             except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one record, not the partition
                 unreadable.append((record, f"can't be decoded: {describe(error)}"))
         return readable, unreadable
-
-    async def _acknowledge(self) -> None:
-        consumer = self._subscriber.consumer
-        try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                if offsets := self._poller.offsets(consumer):
-                    await consumer.commit(offsets)
-        except (KafkaError, TimeoutError) as error:
-            # The work is committed; what is delivered again is absorbed by the handler's guards.
-            log.warning("committing offsets failed", cause=describe(error))
 
     async def _wrap(self, records: tuple[Any, ...]) -> KafkaAckableMessage:
         # FastStream's own parser raises on a header that is not UTF-8, and the next ack would skip the whole batch.
@@ -259,9 +258,10 @@ async def _hang_up(consumer: Any) -> None:
             await consumer._client.close()  # noqa: SLF001 - there is no other way to it
 
 
-async def _lag(consumer: Any) -> tuple[int, dict[Any, int]]:
-    """Return how many records of the assigned partitions are not taken yet, and the positions."""
-    lag, positions = 0, {}
+async def _lags(consumer: Any) -> tuple[dict[Any, int], dict[Any, int]]:
+    """Return how many records of each assigned partition are not taken yet, and the positions."""
+    lags: dict[Any, int] = {}
+    positions: dict[Any, int] = {}
     with suppress(TimeoutError, KafkaError):  # a rebalance: it will be known again next time
         async with asyncio.timeout(1):
             for tp in consumer.assignment() if consumer is not None else ():
@@ -269,8 +269,8 @@ async def _lag(consumer: Any) -> tuple[int, dict[Any, int]]:
                 end = consumer.last_stable_offset(tp)  # records of open transactions can't be taken
                 if end is None or end < 0:
                     end = consumer.highwater(tp)
-                lag += max(0, (end or 0) - positions[tp])
-    return lag, positions
+                lags[tp] = max(0, (end or 0) - positions[tp])
+    return lags, positions
 
 
 def _fetch_age_s(consumer: Any) -> float:

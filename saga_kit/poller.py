@@ -5,13 +5,16 @@ and what it had taken from other partitions in the same call is gone while their
 error every partition goes back to its first record that is not handled yet, and offsets are committed by what was
 handled, never by positions. The record is then looked for in its partition, by halves; a `LostRecord` comes in its
 place, and in the place of those behind it in the same batch of the same producer, which the library can't reach either.
+
+A handler's intake is limited here: the records of its topic stay in the library's buffer until there is room for them,
+and are taken after all others. Their partitions are never paused, for a pause would throw the buffer away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -20,12 +23,16 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
 from saga_kit.backoff import Backoff
-from saga_kit.batch import Record
+from saga_kit.batch import Intake, Record
 from saga_kit.errors import describe
 
 RECORDS_MAX: Final = 500
 """The knee of PostgreSQL's rows per transaction."""
-POLL_TIMEOUT_MS: Final = 5
+POLL_TIMEOUT_MS: Final = 1000
+"""A wait for records ends with the first one; without any, at the latest now."""
+SHUT_TIMEOUT_MS: Final = 50
+"""The same while the intake is shut: room can come by nothing but time."""
+SEARCH_PAUSE_S: Final = 0.005
 SEARCH_S: Final = 60.0
 """How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
 
@@ -51,7 +58,9 @@ class LostRecord(NamedTuple):
 class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Polls one consumer, remembers what was handled, and tells when the last poll was."""
 
-    def __init__(self) -> None:
+    def __init__(self, intake: Intake | None = None) -> None:
+        """Take whose records wait for room; its topic with the system's prefix."""
+        self._intake = intake
         self.polled_at = time.monotonic()
         self._handled: dict[tuple[str, int], int] = {}
         self._must_rewind = False
@@ -70,7 +79,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 await self._rewind(consumer)
             if self.polled_at < self._search_until:
                 return await self._search(consumer)
-            batches = await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX)
+            records = await self._fetch(consumer)
         except ConsumerStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing may be skipped
@@ -80,7 +89,11 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             await asyncio.sleep(self._backoff.next_s())
             return ()
         self._backoff.reset()
-        return [record for records in batches.values() for record in records]
+        return records
+
+    def shut(self, tp: TopicPartition) -> bool:
+        """Tell whether a partition's records wait for room, so that none of them is taken."""
+        return self._intake is not None and tp.topic == self._intake.topic and self._intake.room() <= 0
 
     def handled(self, records: Sequence[Record]) -> None:
         """Note records whose batch is committed."""
@@ -100,6 +113,35 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._most.clear()
         self._tries.clear()
 
+    async def _fetch(self, consumer: Any) -> list[Any]:
+        """Take what is there, up to a batch, or wait for the first record."""
+        if self._intake is None:
+            return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX))
+        flowing, limited = self._parted(consumer)
+        found = []
+        if flowing:  # to the library, no partitions are all partitions
+            found = _flat(await consumer.getmany(*flowing, timeout_ms=0, max_records=RECORDS_MAX))
+        room = min(self._intake.room(), RECORDS_MAX - len(found)) if limited else 0
+        if room > 0:
+            found += _flat(await consumer.getmany(*limited, timeout_ms=0, max_records=room))
+        if found:
+            return found
+        if room > 0:
+            return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=room))
+        timeout_ms = SHUT_TIMEOUT_MS if limited else POLL_TIMEOUT_MS
+        if flowing:
+            return _flat(await consumer.getmany(*flowing, timeout_ms=timeout_ms, max_records=RECORDS_MAX))
+        await asyncio.sleep(SHUT_TIMEOUT_MS / 1000)
+        return []
+
+    def _parted(self, consumer: Any) -> tuple[list[TopicPartition], list[TopicPartition]]:
+        """List the assigned partitions that flow, and those of the intake's topic."""
+        flowing: list[TopicPartition] = []
+        limited: list[TopicPartition] = []
+        for tp in consumer.assignment():
+            (limited if self._intake is not None and tp.topic == self._intake.topic else flowing).append(tp)
+        return flowing, limited
+
     async def _rewind(self, consumer: Any) -> None:
         untouched = []
         for tp in consumer.assignment():
@@ -117,11 +159,18 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _search(self, consumer: Any) -> Sequence[Any]:
         """Take from each partition by itself, so that an error is about that one, and the others go on as before."""
         found: list[Any] = []
-        for tp in consumer.assignment():
+        flowing, limited = self._parted(consumer)
+        for tp in flowing:
             if len(found) < RECORDS_MAX:
                 found += await self._take(consumer, tp, RECORDS_MAX - len(found))
+        room = min(self._intake.room(), RECORDS_MAX - len(found)) if self._intake is not None else 0
+        for tp in limited:
+            if room > 0:
+                taken = await self._take(consumer, tp, room)
+                found += taken
+                room -= len(taken)
         if not found:
-            await asyncio.sleep(POLL_TIMEOUT_MS / 1000)
+            await asyncio.sleep(SEARCH_PAUSE_S)
         return found
 
     async def _take(self, consumer: Any, tp: TopicPartition, room: int) -> list[Any]:
@@ -148,7 +197,11 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             consumer.seek(tp, position + 1)
             return [LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}")]
         self._tries[tp] = 0
-        records = [record for records in batches.values() for record in records]
+        records = _flat(batches)
         if records:
             self._most[tp] = min(most * 2, RECORDS_MAX)
         return records
+
+
+def _flat(batches: Mapping[TopicPartition, list[Any]]) -> list[Any]:
+    return [record for records in batches.values() for record in records]

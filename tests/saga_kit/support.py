@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.envelope import Outgoing
 from local_stack.broker import MockCluster
 from saga_kit.barrier import holds_archive_table, holds_table
-from saga_kit.batch import BatchProcess, Effects, Received, Record
+from saga_kit.batch import BatchProcess, Effects, Intake, Received, Record
 from saga_kit.dead_letters import DeadLetters, dead_letters_table
 from saga_kit.outbox import Kept, Outbox, outbox_table
 from saga_kit.settings import KitSettings
@@ -102,6 +102,7 @@ class Worker:
     fault: Callable[[int], Exception | None] = lambda _: None
     """What the n-th call of `handle` (from 1) raises before it does anything."""
     knows_orders: bool = True
+    intake: Intake | None = None
     padding: dict[str, int] = field(default_factory=dict)
     """Bytes to put on the messages of an order."""
 

@@ -20,7 +20,7 @@ from faststream import AckPolicy
 from faststream.kafka.security import parse_security
 
 from contracts.envelope import Envelope, write_headers
-from saga_kit.batch import BatchProcess
+from saga_kit.batch import BatchProcess, Intake
 from saga_kit.consumer import Consumer, _security
 from saga_kit.errors import CannotStart, Stalled
 from saga_kit.publisher import Publisher, RawMessage
@@ -362,6 +362,93 @@ async def test_a_consumer_that_hangs_while_the_broker_answers_is_stalled(
         assert not watching.done()
         world.stopping.set()
         await watching
+
+
+async def test_what_waits_for_room_stops_nobody_and_is_no_stall(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an intake is shut the other topics flow, the member is ready and not stalled; a real hang is one still."""
+    monkeypatch.setattr("saga_kit.consumer.WATCH_S", 0.05)
+    room = [0]
+    world.worker.intake = Intake("u", lambda: room[0])
+    await world.send(*((f"u{n}", n) for n in range(50)), topic="u")
+    async with world.consuming(stalled_s=0.5) as consumer:
+        watching = asyncio.create_task(consumer.watch(world.stopping))
+        for number in range(20):
+            await world.send((f"t{number}", number))
+            await asyncio.sleep(0.1)
+        flowing = {(f"t{n}", n) for n in range(20)}
+        await world.done_is(flowing)
+        assert not watching.done()
+        assert world.metrics.registry.get_sample_value("consumer_lag_messages") == 50
+        assert consumer.trouble() is None
+        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make it hang
+        client.pause(*(tp for tp in client.assignment() if tp.topic == f"{world.prefix}u"))
+        room[0] = 100
+        with pytest.raises(Stalled, match="50 records behind"):
+            await asyncio.wait_for(watching, 20)
+        client.resume(*client.assignment())
+        await world.done_is(flowing | {(f"u{n}", n) for n in range(50)})
+    assert await world.committed() == 70
+
+
+async def test_no_more_than_there_is_room_for_is_taken_at_once(world: World) -> None:
+    """However much is waiting, a batch holds what the intake says; all comes in the end, in order in each partition."""
+    world.worker.intake = Intake("u", lambda: 7)
+    await world.send(*((f"u{n}", n) for n in range(200)), topic="u")
+    async with world.consuming():
+        await world.done_is({(f"u{n}", n) for n in range(200)})
+    assert max(map(len, world.worker.handled)) <= 7
+    for partition in range(4):
+        mine = [item.value for batch in world.worker.handled for item in batch
+                if world.publisher.partition(item.order.encode(), 4) == partition]  # fmt: skip
+        assert sorted(mine) == mine
+
+
+async def test_a_batch_does_not_wait_for_the_offsets_of_the_one_before(world: World) -> None:
+    """While a commit of offsets gets no answer, records are handled; once it is answered, one more commits them all."""
+    await world.send(("a", 1))
+    answer, commits = asyncio.Event(), []
+    async with world.consuming() as consumer:
+        await until(lambda: world.worker.handled)
+        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to hold its commits up
+        commit = client.commit
+
+        async def held_up(offsets: Any) -> None:
+            commits.append(offsets)
+            await answer.wait()
+            await commit(offsets)
+
+        client.commit = held_up
+        for number in range(5):
+            await world.send((f"b{number}", number))
+            await world.done_is({("a", 1), *((f"b{n}", n) for n in range(number + 1))})
+        await until(lambda: commits)
+        assert len(commits) == 1
+        answer.set()
+    assert len(commits) == 2
+    assert await world.committed() == 6
+
+
+async def test_an_idle_member_waits_instead_of_asking_again_and_again(world: World) -> None:
+    """Polls end with the first record, not with a clock: few while there is nothing, and no delay when it comes."""
+    async with world.consuming() as consumer:
+        await world.send(("a", 1))
+        await world.done_is({("a", 1)})
+        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to count its polls
+        read, polls = client.getmany, 0
+
+        async def counted(*partitions: TopicPartition, **options: Any) -> Any:
+            nonlocal polls
+            polls += 1
+            return await read(*partitions, **options)
+
+        client.getmany = counted
+        await asyncio.sleep(2.5)
+        assert polls <= 5
+        handled = asyncio.Event()
+        world.worker.fault = lambda _: handled.set()
+        await world.send(("b", 1))
+        async with asyncio.timeout(0.5):
+            await handled.wait()
 
 
 async def _unreachable(_: Iterable[str]) -> list[str]:

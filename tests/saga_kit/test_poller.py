@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from saga_kit.poller import LostRecord, Poller
+from saga_kit.batch import Intake
+from saga_kit.poller import RECORDS_MAX, LostRecord, Poller
 from tests.saga_kit.support import FakeRecord
 
 GOOD, BAD = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -16,13 +17,21 @@ GOOD, BAD = TopicPartition("t", 0), TopicPartition("t", 1)
 class Stumbling:
     """A consumer that raises at a bad record, for ever, and has moved past what it took before it, as aiokafka's."""
 
-    def __init__(self, bad: set[int], records: int) -> None:
+    def __init__(
+        self, bad: set[int], records: int, *, limited: str = "t", partitions: tuple[TopicPartition, ...] = (GOOD, BAD)
+    ) -> None:
+        """`limited` is the topic of the partition with bad records."""
         self._bad, self._records = bad, records
-        self._positions = {GOOD: 0, BAD: 0}
+        self._bad_one = BAD._replace(topic=limited)
+        self._positions = {self._bad_one if tp == BAD else tp: 0 for tp in partitions}
+
+    def add(self, records: int) -> None:
+        """Let so many more come in each partition."""
+        self._records += records
 
     def assignment(self) -> set[TopicPartition]:
         """Return both."""
-        return {GOOD, BAD}
+        return set(self._positions)
 
     async def position(self, tp: TopicPartition) -> int:
         """Return the next offset."""
@@ -42,13 +51,13 @@ class Stumbling:
     async def getmany(self, *tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG002
         """Take records from the partitions in turn."""
         taken: dict[TopicPartition, list[Any]] = {}
-        for tp in tps or (GOOD, BAD):
+        for tp in tps or tuple(self._positions):
             last = min(self._records, self._positions[tp] + max_records - sum(map(len, taken.values())))
             for offset in range(self._positions[tp], last):
-                if tp == BAD and offset in self._bad:
+                if tp == self._bad_one and offset in self._bad:
                     raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
                 self._positions[tp] = offset + 1
-                taken.setdefault(tp, []).append(FakeRecord("t", tp.partition, offset))
+                taken.setdefault(tp, []).append(FakeRecord(tp.topic, tp.partition, offset))
         return taken
 
 
@@ -103,3 +112,54 @@ async def test_a_flood_of_them_slows_no_other_partition() -> None:
     _, polls, good_after = await _poll_until_all(set(range(500)), 2000)
     assert good_after <= 2000 / 500 + 3
     assert polls > 3 * 500, "the bad ones cost three polls each, and nobody else's"
+
+
+async def _taken(poller: Poller, consumer: Stumbling) -> list[tuple[int, int]]:
+    records = await poller.poll(consumer)
+    poller.handled(records)
+    return [(record.partition, record.offset) for record in records]
+
+
+async def test_an_intake_takes_what_it_has_room_for_after_all_others() -> None:
+    """Records of other topics come first and whole; of the intake's come so many as there is room for, none without."""
+    room = [0]
+    consumer = Stumbling(set(), 300, limited="u")
+    poller = Poller(Intake("u", lambda: room[0]))
+    assert [(0, offset) for offset in range(300)] == await _taken(poller, consumer)
+    assert poller.shut(BAD._replace(topic="u"))
+    assert [] == await _taken(poller, consumer)
+    room[0] = 7
+    assert not poller.shut(BAD._replace(topic="u"))
+    assert [(1, offset) for offset in range(7)] == await _taken(poller, consumer)
+    room[0] = 1000
+    consumer.add(400)
+    both = await _taken(poller, consumer)
+    assert [(0, offset) for offset in range(300, 700)] == both[:400]
+    assert [(1, offset) for offset in range(7, 107)] == both[400:]
+    assert RECORDS_MAX == len(both)
+
+
+async def test_who_has_only_the_intakes_partitions_waits_for_room() -> None:
+    """To the library, a choice of no partition is all of them; a member may have no other."""
+    room = [0]
+    consumer = Stumbling(set(), 10, limited="u", partitions=(BAD,))
+    poller = Poller(Intake("u", lambda: room[0]))
+    assert [] == await _taken(poller, consumer)
+    room[0] = 3
+    assert [(1, 0), (1, 1), (1, 2)] == await _taken(poller, consumer)
+
+
+async def test_a_search_for_what_cannot_be_read_keeps_to_the_room() -> None:
+    """After an error partitions are read one by one: no more of the intake's than there is room for, and none lost."""
+    room, most = 5, 0
+    seen: list[Any] = []
+    consumer = Stumbling({3, 20}, 50, limited="u")
+    poller = Poller(Intake("u", lambda: room))
+    for _ in range(100):
+        taken = await poller.poll(consumer)
+        poller.handled(taken)
+        most = max(most, sum(record.partition == BAD.partition for record in taken))
+        seen += taken
+    assert most <= room
+    assert list(range(50)) == [record.offset for record in seen if record.partition == BAD.partition]
+    assert [3, 20] == [record.offset for record in seen if isinstance(record, LostRecord)]

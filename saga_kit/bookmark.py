@@ -1,0 +1,63 @@
+"""Commits offsets beside the work: batches never wait for it, and one commit serves all that came to an end meanwhile.
+
+Guards absorb whatever is delivered again, so a commit that comes late, or never, only costs work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+
+from saga_kit.backoff import pause
+from saga_kit.crash_points import CrashPoint, reached
+from saga_kit.errors import describe
+from saga_kit.poller import Poller
+
+COMMIT_EVERY_S: Final = 0.1
+"""What a crash repeats at most, besides the batch at hand."""
+COMMIT_TIMEOUT_S: Final = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+class Bookmark:
+    """Commits what the poller knows to be handled: at once after a pause, else at most every `COMMIT_EVERY_S`."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._moved = False
+        self._done: list[object] = []
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def move(self, consumer: Any, done: Sequence[object]) -> None:
+        """Have committed, soon, what was handled up to now; `done` are the messages since the last call."""
+        self._moved = True
+        self._done += done
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._follow(consumer))
+
+    async def close(self) -> None:
+        """Commit now what is not committed yet. Raises nothing."""
+        self._hurry.set()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _follow(self, consumer: Any) -> None:
+        while self._moved:
+            self._moved = False
+            done, self._done = self._done, []
+            await self._commit(consumer, done)
+            await pause(self._hurry, COMMIT_EVERY_S)
+
+    async def _commit(self, consumer: Any, done: Sequence[object]) -> None:
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                if offsets := self._poller.offsets(consumer):
+                    await consumer.commit(offsets)
+        except Exception as error:  # noqa: BLE001 - whatever it is: what is delivered again is absorbed by the guards
+            log.warning("committing offsets failed", cause=describe(error))
+        reached(CrashPoint.OFFSETS_COMMITTED, done)
