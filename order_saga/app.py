@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import Incoming
 from order_saga.metrics import Metrics, refresh_gauges
 from order_saga.process import Orders
@@ -9,6 +12,7 @@ from order_saga.settings import OrchestratorSettings
 from order_saga.silence import Silence
 from order_saga.tables import SCHEMA
 from order_saga.timers import run_timers
+from order_saga.window import Window
 from saga_kit.batch import BatchProcess
 from saga_kit.service import Kit, run_service
 from saga_kit.settings import load
@@ -21,10 +25,13 @@ def run() -> int:
     settings = load(OrchestratorSettings)
     scale = settings.order_saga_time_scale
     silence, metrics = Silence(), Metrics()
+    # However slow the saga's clock runs, nothing keeps orders out for longer than at its usual pace.
+    window = Window(time.monotonic, young_s=min(row.retry_s for row in QUESTIONS.values()) * min(1.0, scale))
 
     def handler(kit: Kit) -> Orders:
         metrics.register(kit.registry)
-        return Orders(time_scale=scale, metrics=metrics, silence=silence)
+        metrics.watch(window)
+        return Orders(time_scale=scale, metrics=metrics, silence=silence, window=window)
 
     async def timers(kit: Kit, process: BatchProcess[Incoming]) -> None:
         await run_timers(kit.engine, process, silence, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2))

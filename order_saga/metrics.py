@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.core.fold import Folded
+    from order_saga.window import Window
 
 INTERVAL_S: Final = 5.0
 ARCHIVED: Final = "archived"
@@ -36,12 +37,19 @@ class Metrics:
         self.parked_now = Gauge("saga_parked_orders", "Orders that wait for an operator.", registry=None)
         self.overdue = Gauge("saga_overdue_orders", "Orders that ask for longer than they should.", registry=None)
         self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
+        self.window = Gauge("saga_intake_window", "Questions that may wait at once.", registry=None)
+        self.waiting = Gauge("saga_intake_waiting", "Young questions that wait for an answer.", registry=None)
         self.paused = Gauge("saga_participant_paused", "1: nobody asks it.", ["participant"], registry=None)
 
     def register(self, registry: CollectorRegistry) -> None:
         """Show everything on a process's metrics page."""
         for metric in vars(self).values():
             registry.register(metric)
+
+    def watch(self, window: Window) -> None:
+        """Show a window as it is whenever somebody looks."""
+        self.window.set_function(lambda: window.size)
+        self.waiting.set_function(lambda: window.waiting)
 
     def count(self, folded: Folded, archived: int = 0) -> None:
         """Count what a committed batch decided, and messages of archived orders, which it left out."""

@@ -17,7 +17,7 @@ from order_saga import store
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga
-from saga_kit.batch import Effects, Received
+from saga_kit.batch import Effects, Intake, Received
 from saga_kit.outbox import Kept
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from order_saga.metrics import Metrics
     from order_saga.silence import Silence
+    from order_saga.window import Window
     from saga_kit.batch import Record
 
 SOURCE: Final = "order-saga/orchestrator"
@@ -41,11 +42,13 @@ class Orders:
 
     topics = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
 
-    def __init__(self, *, time_scale: float, metrics: Metrics, silence: Silence) -> None:
-        """Take the pace of the saga's clock, and what watches it."""
+    def __init__(self, *, time_scale: float, metrics: Metrics, silence: Silence, window: Window | None = None) -> None:
+        """Take the pace of the saga's clock, and what watches it. Without `window`, everything is let in."""
         self._time_scale = time_scale
         self._metrics = metrics
         self._silence = silence
+        self._window = window
+        self.intake = None if window is None else Intake(ORDERS_REQUESTS.name, window.room)
 
     def decode(self, envelope: Envelope, record: Record) -> Incoming:
         """Read one record; a request keeps the broker's time, which its age is judged by."""
@@ -99,6 +102,8 @@ class Orders:
                 self._silence.asked_again(ask.step)
         if archived:
             log.warning("messages of archived orders are ignored", messages=archived)
+        if self._window is not None:
+            self._window.note(messages, folded.asks)
         self._metrics.count(folded, archived)
 
 

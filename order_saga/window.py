@@ -1,0 +1,159 @@
+"""How many questions may wait for an answer before new orders are let in: as many as keep everybody at work, no more.
+
+Beyond that knee a further order only makes all others wait. Nobody sets it: it is found by how long answers take,
+measured against the least that they took, as TCP Vegas finds how much a network holds. Answers that take about as long
+as ever let the window grow while it is what holds orders up; at twice as long it shrinks. Only questions that are young
+count: who is away or slow must not keep orders out for good. Pure but for the clock, which is an argument.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from order_saga.core.saga import Ask, Incoming
+
+FLOOR: Final = 256
+"""Half a batch: fewer would leave the tables' cost for each transaction on too few orders."""
+CEILING: Final = 8192
+TARGET: Final = 2.0
+"""How many times as long as the least an answer may take."""
+QUICK_S: Final = 0.04
+"""An answer that takes less has not waited for anybody: what batches need by themselves."""
+SAMPLES_MIN: Final = 16
+GROWTH_MAX: Final = 1.5
+SHRINK_MAX: Final = 0.7
+ROUND_S: Final = 0.1
+FORGET_S: Final = 120.0
+"""When answers have taken longer than the least for all this time, the least may be another one by now."""
+NEAR: Final = 1.2
+"""Times the least that count as the least."""
+
+
+class _Kind:
+    """The answers to one kind of question: those of this round, and the least mean of a round lately."""
+
+    __slots__ = ("least_at", "least_s", "number", "total_s")
+
+    def __init__(self) -> None:
+        self.least_s: float | None = None
+        self.least_at = 0.0
+        self.number = 0
+        self.total_s = 0.0
+
+
+class Window:
+    """Counts the open questions that are young, and says for how many more there is room."""
+
+    def __init__(self, clock: Callable[[], float], *, young_s: float) -> None:
+        """`clock` gives seconds that never go back; a question counts for `young_s` at most."""
+        self._clock = clock
+        self._young_s = young_s
+        self._size = float(FLOOR)
+        self._asked: dict[str, tuple[float, str]] = {}
+        """When each open question was asked, and its kind; the oldest first."""
+        self._kinds: dict[str, _Kind] = {}
+        self._round_began = self._clock()
+        self._round_s = ROUND_S
+        self._late = 0
+        self._most = 0
+
+    @property
+    def size(self) -> int:
+        """How many questions may wait at once."""
+        return int(self._size)
+
+    @property
+    def waiting(self) -> int:
+        """How many do, the young ones."""
+        self._let_go()
+        return len(self._asked)
+
+    def room(self) -> int:
+        """Return how many more orders may be let in now."""
+        self._turn()
+        waiting = len(self._asked)
+        self._most = max(self._most, waiting)
+        return max(0, int(self._size) - waiting)
+
+    def note(self, messages: Iterable[Incoming], asks: Iterable[Ask]) -> None:
+        """Note the answers and questions of a batch that is committed and published."""
+        for message in messages:
+            if (command_id := getattr(message, "command_id", None)) is not None:
+                self.answered(command_id)
+        for ask in asks:
+            if ask.attempt > 1:
+                self.asked_again(ask.command_id)
+            else:
+                self.asked(ask.command_id, ask.step)
+
+    def asked(self, command_id: str, kind: str) -> None:
+        """Note a question that was asked for the first time. Kinds are measured each by itself."""
+        self._asked[command_id] = self._clock(), kind
+        self._most = max(self._most, len(self._asked))
+
+    def answered(self, command_id: str) -> None:
+        """Note an answer; one to a question that is not waited for tells nothing."""
+        question = self._asked.pop(command_id, None)
+        if question is not None:
+            self._count(question[1], self._clock() - question[0])
+
+    def asked_again(self, command_id: str) -> None:
+        """Forget a question whose answer could now be to either asking."""
+        self._asked.pop(command_id, None)
+
+    def _count(self, kind: str, took_s: float) -> None:
+        one = self._kinds.get(kind)
+        if one is None:
+            one = self._kinds[kind] = _Kind()
+        one.number += 1
+        one.total_s += took_s
+
+    def _let_go(self) -> None:
+        """Stop waiting for what has waited too long: that it did is the strongest sign that there is too much."""
+        long_ago = self._clock() - self._young_s
+        while self._asked:
+            command_id = next(iter(self._asked))
+            if self._asked[command_id][0] > long_ago:
+                return
+            del self._asked[command_id]
+            self._late += 1
+
+    def _turn(self) -> None:
+        """End a round when what was asked since the last one began has had time to show."""
+        self._let_go()
+        now = self._clock()
+        kinds = [one for one in self._kinds.values() if one.number]
+        number = sum(one.number for one in kinds)
+        if now - self._round_began < self._round_s or number + self._late < SAMPLES_MIN:
+            return
+        total_s = sum(one.total_s for one in kinds)
+        limiting = self._most >= self._size * 0.75
+        least_s = sum(self._least(one, now, limiting=limiting) * one.number for one in kinds)
+        slower = (total_s + self._late * self._young_s) / (least_s + self._late * QUICK_S)
+        self._resize(TARGET / slower, limiting=limiting)
+        self._round_s = min(self._young_s, max(ROUND_S, total_s / number if number else self._young_s))
+        self._round_began, self._late, self._most = now, 0, 0
+        for one in kinds:
+            one.number, one.total_s = 0, 0.0
+
+    def _least(self, one: _Kind, now: float, *, limiting: bool) -> float:
+        """Return the least that this kind of answer takes, after learning from its round."""
+        mean_s = max(QUICK_S, one.total_s / one.number)
+        if one.least_s is None or mean_s <= one.least_s * NEAR:
+            one.least_s, one.least_at = min(mean_s, one.least_s or mean_s), now
+        elif limiting and self._size <= FLOOR:
+            one.least_s, one.least_at = (one.least_s + mean_s) / 2, now  # with so few, it takes what it takes
+        elif not limiting:
+            one.least_at = now  # nobody waits at the door, so nothing has to be found out
+        elif now - one.least_at > FORGET_S:
+            self._size = FLOOR  # find it anew from there
+            one.least_s, one.least_at = mean_s, now
+        return one.least_s
+
+    def _resize(self, by: float, *, limiting: bool) -> None:
+        by = min(GROWTH_MAX, max(SHRINK_MAX, 1 + (by - 1) / 2))
+        if by < 1 or limiting:
+            self._size = min(float(CEILING), max(float(FLOOR), self._size * by))
