@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from order_saga.core.saga import Ask, Incoming
 
-FLOOR: Final = 256
-"""Half a batch: fewer would leave the tables' cost for each transaction on too few orders."""
+FLOOR: Final = 512
+"""A batch: with fewer, what each transaction costs falls on too few orders."""
 CEILING: Final = 8192
 TARGET: Final = 2.0
 """How many times as long as the least an answer may take."""

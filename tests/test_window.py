@@ -88,7 +88,7 @@ def test_it_settles_at_the_knee(batch_s: float, message_s: float) -> None:
     system.run(10)
     assert system.run(20) >= 0.9 * system.peak
     assert system.window.size / (system.peak * len(STEPS)) < YOUNG_S / 2, "the wait for an answer, by Little's law"
-    assert FLOOR < system.window.size < CEILING / 2
+    assert FLOOR <= system.window.size < CEILING / 2
 
 
 def test_a_slow_participant_that_takes_any_number_at_once_gets_them() -> None:
@@ -115,7 +115,7 @@ def test_an_outage_lets_some_in_all_the_time_and_is_over_when_it_is_over() -> No
     system.run(10)
     before = system.taken
     system.run(45)
-    assert FLOOR / YOUNG_S * 45 * 0.8 < system.taken - before < FLOOR / YOUNG_S * 45 * 1.2
+    assert FLOOR / YOUNG_S * 45 * 0.8 < system.taken - before < FLOOR / YOUNG_S * 45 * 2
     system.run(10)
     assert system.run(20) >= 0.9 * system.peak
 
@@ -137,7 +137,7 @@ def test_a_least_that_has_not_been_seen_for_long_is_measured_anew() -> None:
     for _ in range(150):
         system.run(1)
         sizes.append(system.window.size)
-    assert FLOOR <= min(sizes) < 400
+    assert FLOOR <= min(sizes) < 1.5 * FLOOR
     assert sizes[-1] < 1_500
 
 
