@@ -78,7 +78,7 @@ SCENARIO: Final = Scenario(
     quick=Options(1, 1, in_flight=100, warm_up=100),
     systems=("system",),
     targets=(
-        Target("unhurried, an order costs little more than its hops", HOPS, "at most", 1.5),
+        Target("unhurried, an order costs little more than its hops", HOPS, "at most", 1.3),
         Target("near the peak, no order has much bad luck", "p99 / p50 at 85 % of the peak", "at most", 2.0),
     ),
     measure=measure,

@@ -79,8 +79,8 @@ def test_targets_are_judged_where_there_is_a_record() -> None:
     """Met at the limit itself, missed beyond it, absent without a figure."""
     text = page([LOOP_ON_KAFKA])
     assert "| ≥ 0.5 | 0.5, met | absent |" in text
-    assert "| 61 µs of Python for an order | ≤ 61 | 100, **missed** | absent |" in text
-    assert "| ten times DBOS | ≥ 10 | absent | absent |" in text
+    assert "| 80 µs of PostgreSQL for the saga; measured with the ledgers | ≤ 80 | 140, **missed** | absent |" in text
+    assert "| forty times DBOS | ≥ 40 | absent | absent |" in text
 
 
 def test_what_was_wrong_is_not_hidden() -> None:
