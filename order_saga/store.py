@@ -182,10 +182,7 @@ async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Sag
 
 
 def read(row: Sequence[Any]) -> Saga:
-    """Make a saga of a row.
-
-    Raises `KeyError`, `ValueError` or `msgspec.ValidationError` for one that this code does not know.
-    """
+    """Make a saga of a row. Raises `ValueError` or `msgspec.ValidationError` for one that this code does not know."""
     return _saga(*row)
 
 
@@ -323,17 +320,17 @@ def _saga(  # noqa: PLR0913, PLR0917 - one argument a column, in the order of `_
     return Saga(
         order_id=order_id,
         user_id=user_id,
-        phase=_PHASES[phase],
+        phase=_PHASES.get(phase) or Phase(phase),
         created_at=created_at,
         updated_at=updated_at,
         asset_id=asset_id,
-        order_type=None if order_type is None else _ORDER_TYPES[order_type],
+        order_type=None if order_type is None else _ORDER_TYPES.get(order_type) or OrderType(order_type),
         quantity=None if quantity is None else Quantity.parse(quantity),
         price=None if price is None else Price.parse(price),
         slippage_bps=slippage_bps,
         client_order_id=client_order_id,
         traceparent=traceparent,
-        status=None if status is None else _STATUSES[status],
+        status=None if status is None else _STATUSES.get(status) or OrderStatus(status),
         version=version,
         reason_code=None if reason_code is None else ReasonCode(reason_code),
         reason=reason,

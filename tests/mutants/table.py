@@ -572,8 +572,8 @@ MUTANTS: Final = (
         "acknowledged before the commit",
         "Offsets are committed last: returning means committed, and only then is it acknowledged.",
         "saga_kit/consumer.py",
-        "            await self._process.run(readable, unreadable)\n            self._poller.handled(records)\n            await self._acknowledge()",
-        "            self._poller.handled(records)\n            await self._acknowledge()\n            await self._process.run(readable, unreadable)",
+        "            await self._process.run(readable, unreadable)\n            self._poller.handled(records)\n            self._bookmark.move(self._subscriber.consumer, readable)",
+        "            self._poller.handled(records)\n            self._bookmark.move(self._subscriber.consumer, readable)\n            await self._process.run(readable, unreadable)",
         (
             "tests/saga_kit/test_consumer.py::test_a_batch_that_waits_is_not_acknowledged_by_a_stop",
             "tests/saga_kit/test_consumer.py::test_nothing_is_acknowledged_after_a_batch_was_given_up",
