@@ -41,6 +41,7 @@ from saga_kit.errors import CannotStart, KitError, describe
 from saga_kit.health import Health, health_routes, listen
 from saga_kit.outbox import Publishes
 from saga_kit.publisher import Publisher
+from saga_kit.service import collect_seldom
 from saga_kit.settings import load
 from saga_kit.telemetry import configure_logging
 from saga_kit.tracing import configure_tracing
@@ -66,6 +67,7 @@ def run() -> int:
     settings = load(ApiSettings)
     configure_logging(settings, service=NAME)
     configure_tracing(service=NAME)
+    collect_seldom()
     try:
         uvloop.run(serve(settings))
     except KitError as error:

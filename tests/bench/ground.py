@@ -85,6 +85,7 @@ class Ground:
         *,
         replicas: Mapping[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
+        environment_of: Mapping[str, Mapping[str, str]] | None = None,
         prepare: Prepare | None = None,
         users: int = ACCOUNTS,
     ) -> System:
@@ -102,6 +103,7 @@ class Ground:
         options = StackOptions(
             load_samples=samples,
             environment={"KAFKA_TOPIC_PREFIX": prefix, **(environment or {})},
+            environment_of=environment_of or {},
             replicas={"api": 0, **(replicas or {})},
             database_url=url,
             kafka_bootstrap_servers=self.kafka_bootstrap_servers,

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from uuid_utils.compat import uuid7
+
 from contracts.codec import outgoing
 from contracts.decimals import Quantity
 from contracts.envelope import Outgoing
@@ -173,7 +175,7 @@ class Load:
     def _request(self, number: int) -> Outgoing:
         now = datetime.now(UTC)
         request = OrderRequested(
-            uuid.uuid4(), self._users(number), "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now
+            uuid7(), self._users(number), "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now
         )
         return outgoing(request, message_id=str(uuid.uuid4()), source="/bench", time=now)
 

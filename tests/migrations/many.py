@@ -1,7 +1,7 @@
 """A database with any number of orders in it, as a system leaves them that has worked for a while, and nothing wrong.
 
-Made by the database itself, so that a million orders take two minutes: every kind of end, random ids in the order of
-time, histories and holds and journal of the size of real ones, claims for every other order, some orders in flight.
+Made by the database itself, so that a million orders take two minutes: every kind of end, ids of version 7,
+histories and holds and journal of the size of real ones, claims for every other order, some orders in flight.
 """
 
 from __future__ import annotations
@@ -44,13 +44,19 @@ _PATHS: Final = """(VALUES
     ('settling', 'SETTLING', NULL, ARRAY['>PENDING', '', 'PENDING>CONFIRMED,CONFIRMED>PROCESSING'], 'HELD')
 ) AS path (kind, phase, reason_code, chapters, hold_state)"""
 
+_UUID7: Final = """(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
+        || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid"""
+"""RFC 9562, 5.7: milliseconds since 1970, the version, and chance, with the variant where version 4 has it, too."""
+
 _MADE: Final = f"""
     CREATE TEMPORARY TABLE made AS
-    SELECT n, gen_random_uuid() AS order_id, 'user-' || n * 7919 % $3::bigint AS user_id, path.*,
+    SELECT n, {_UUID7} AS order_id, 'user-' || n * 7919 % $3::bigint AS user_id, path.*,
         CASE WHEN path.kind IN ('sold') THEN 'MARKET_SELL' ELSE 'MARKET_BUY' END AS order_type,
         (ARRAY['BTC', 'ETH', 'ACME'])[n % 3 + 1] AS asset_id, (ARRAY[50000, 2500, 20])[n % 3 + 1]::numeric AS price,
-        1 + n % 9 AS quantity, now() - make_interval(secs => ($1::bigint - n)::float / $4::bigint + 60) AS at
-    FROM generate_series(1, $1::bigint) AS n JOIN {_PATHS} ON path.kind = CASE
+        1 + n % 9 AS quantity, at
+    FROM generate_series(1, $1::bigint) AS n
+    CROSS JOIN LATERAL (SELECT now() - make_interval(secs => ($1::bigint - n)::float / $4::bigint + 60) AS at) AS moment
+    JOIN {_PATHS} ON path.kind = CASE
         WHEN n > $1::bigint - $2::bigint THEN (ARRAY['reserving', 'settling'])[n % 2 + 1]
         ELSE (ARRAY['bought', 'sold', 'bought', 'sold', 'bought', 'poor', 'bought', 'sold', 'cancelled', 'bought',
             'sold', 'halted', 'bought', 'sold', 'late', 'bought', 'sold', 'cancelled', 'bought',
