@@ -32,6 +32,7 @@ from order_api.limits import InFlight, RateLimit, Shedding
 from order_api.problems import Problem
 from order_api.routes import OrderRoutes
 from order_api.settings import ApiSettings
+from order_api.shortcut import Shortcut
 from order_api.store import GRACE_S, Store
 from order_api.sweeper import Sweeper
 from order_api.tokens import Tokens
@@ -132,20 +133,22 @@ def create_app(
             yield
             stopping.set()
 
+    desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
+    limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
+    routes = OrderRoutes(desk, Gate(tokens, limit), in_flight, body_bytes_max=settings.api_body_bytes_max)
+    hot = Middleware(Shortcut, "POST", "/orders", routes.submit)
     app = FastAPI(
         openapi_url=None,  # the pages have one of their own
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_middleware(settings, in_flight, registry),
+        middleware=[*_middleware(settings, in_flight, registry), hot],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # the door's work
     )
-    desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
-    limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
-    OrderRoutes(desk, Gate(tokens, limit), in_flight, body_bytes_max=settings.api_body_bytes_max).attach(app)
+    routes.attach(app)
     app.router.routes.extend([*health_routes(health, registry), *page_routes()])
     return app
 
