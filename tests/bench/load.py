@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-
 from uuid_utils.compat import uuid7
 
 from contracts.codec import outgoing
