@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -176,3 +177,10 @@ async def test_the_request_goes_out_with_its_key_and_trace(api: Api) -> None:
         headers = dict(message.headers)
         assert (b"OrderRequested", kept) == (headers["ce_type"], headers.get("traceparent"))
         assert order["created_at"] == headers["ce_time"].decode()
+
+
+async def test_ids_are_in_the_order_of_time(api: Api) -> None:
+    """The next order's id is behind the last one's in every index (version 7 of RFC 9562)."""
+    ids = [UUID((await api.submit()).json()["order_id"]) for _ in range(3)]
+    assert [7, 7, 7] == [one.version for one in ids]
+    assert sorted(ids) == ids
