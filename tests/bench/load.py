@@ -33,6 +33,10 @@ from saga_kit.settings import KafkaSettings
 DEADLINE_S = 300.0
 """How long orders may take to end when no more are asked for."""
 WAVE = 100
+TICK_S = 0.005
+"""Orders that come at a rate go out together when they are due in the same tick, or while others are being sent: the
+client library sends one batch for a partition at a time, and a load that sends each order by itself is more work than
+the system's. What an order waits for this counts as its latency."""
 ACCOUNTS = 1000
 Users = Callable[[int], str]
 """Tells who orders, given the order's number."""
@@ -124,16 +128,12 @@ class Load:
         return summary(book.took_s, book.last_ended_at - began)
 
     async def paced(self, per_s: float, seconds: float) -> Result:
-        """Let orders come at a rate, whatever becomes of them; raises as `run` does.
-
-        Those that become due while others are being sent go out together: the client library sends one batch for a
-        partition at a time, and whoever sends each order by itself waits for that. The wait counts as latency.
-        """
+        """Let orders come at a rate, whatever becomes of them; raises as `run` does."""
         moments = arrivals(per_s, seconds)
         async with self._following(len(moments)) as (book, publisher):
             began, asked = time.monotonic(), 0
             while asked < len(moments):
-                await asyncio.sleep(began + moments[asked] - time.monotonic())
+                await asyncio.sleep(max(TICK_S, began + moments[asked] - time.monotonic()))
                 due = bisect_right(moments, time.monotonic() - began)
                 await self._ask(publisher, book, range(asked, due), [began + moment for moment in moments[asked:due]])
                 asked = due
@@ -174,7 +174,7 @@ class Load:
     async def _ask(
         self, publisher: Publisher, book: _Book, numbers: Sequence[int], due_at: Sequence[float] | None = None
     ) -> None:
-        messages = [self._request(number) for number in numbers]  # `publish` takes it well when there are none yet
+        messages = [self._request(number) for number in numbers]
         due_at = due_at or [time.monotonic()] * len(messages)
         book.open.update((uuid.UUID(message.key), at) for message, at in zip(messages, due_at, strict=True))
         if not await publisher.publish(messages):
