@@ -64,7 +64,7 @@ SCENARIO: Final = Scenario(
         "indexes, and new rows go to the ends of the tables and of the indexes: order ids are of version 7, as the "
         "API makes them (`docs/adr/0018-order-ids-are-in-the-order-of-time.md`)."
     ),
-    takes="6 min, of ten million 40 min and 20 GB",
+    takes="6 min; ten million need far longer and more than 30 GB",
     sizes=("rounds", "seconds", "orders", "in_flight"),
     full=Options(orders=1_000_000),
     quick=Options(1, 0.4, orders=2000, in_flight=100, warm_up=100),
