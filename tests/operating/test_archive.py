@@ -31,7 +31,7 @@ from tests.core.sample import approved, cancel, invalid, not_approved, park, req
 from tests.core.test_fold import of
 from tests.infrastructure import Database
 from tests.operating.support import Desk
-from tests.participants.support import Balance, received, reserve
+from tests.participants.support import Balance, received, reserve, somebody_waits
 
 LONG_AGO: Final = """
     UPDATE {table} SET created_at = created_at - interval '31 days', updated_at = updated_at - interval '31 days'"""
@@ -146,8 +146,9 @@ async def test_no_message_moves_an_archived_order(desk: Desk, ending: str) -> No
 
 
 async def _handled(desk: Desk, orders: Orders, name: str) -> Any:
+    message = await fresh(desk, name, orders)  # before there is a transaction: the engine has two connections
     async with desk.engine.begin() as tx:
-        return await orders.handle(tx, [await fresh(desk, name, orders)])
+        return await orders.handle(tx, [message])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -223,7 +224,7 @@ async def test_a_batch_that_waits_for_the_archive_finds_the_order_there(desk: De
     async with asyncio.TaskGroup() as group, desk.engine.begin() as moving:
         assert 1 == await archive.move(moving, ("(0,0)", "(9,0)"), 0.0, 10)
         waits = group.create_task(_handled(desk, orders, name))
-        await asyncio.sleep(0.2)
+        await somebody_waits(desk.engine)
         assert not waits.done()
     effects = waits.result()
     assert ([], [], []) == (effects.messages, effects.kept, effects.letters)
@@ -239,7 +240,7 @@ async def test_a_command_that_waits_for_the_archive_finds_the_hold_there(desk: D
     async with asyncio.TaskGroup() as group, desk.engine.begin() as moving:
         assert 1 == await Holds("balances").archive(moving, ("(0,0)", "(9,0)"), 0.0, 10)
         waits = group.create_task(balance.handle(example(name)))
-        await asyncio.sleep(0.2)
+        await somebody_waits(desk.engine)
         assert not waits.done()
     assert expected == waits.result()
     assert 1 == balance.retries

@@ -25,6 +25,7 @@ from saga_kit.batch import BatchProcess, Handler, Received
 from saga_kit.dead_letters import DeadLetters
 from saga_kit.outbox import Outbox
 from saga_kit.telemetry import Metrics
+from tests.migrations.support import connected
 from tests.saga_kit.support import FakePublisher, FakeRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -171,3 +172,12 @@ FAULTS: Sequence[str] = (
        WHERE held IS DISTINCT FROM coalesce(active, 0)""",
     "SELECT 'dead letter', reason FROM balances.dead_letters",
 )
+
+
+async def somebody_waits(engine: AsyncEngine) -> None:
+    """Wait until a session of this database waits for a lock; asked by a session beside the engine's own few."""
+    sql = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()"
+    async with connected(engine.url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
+        async with asyncio.timeout(4):  # less than the lock timeout
+            while not await connection.fetch(sql):
+                await asyncio.sleep(0.01)

@@ -16,7 +16,7 @@ from contracts.vocabulary import HoldState
 from participants.balance.ledger import BalanceCommand
 from participants.balance.store import StoredLedger, deposit
 from saga_kit.barrier import Command
-from tests.participants.support import Balance, order, refund, reserve, settle
+from tests.participants.support import Balance, order, refund, reserve, settle, somebody_waits
 
 ROUNDS = 40
 
@@ -106,7 +106,7 @@ async def test_accounts_are_locked_in_their_order(balance: Balance, another_bala
     async with another_balance.engine.begin() as tx:
         await tx.exec_driver_sql(lock.format("= 'user-15'"))
         batch = asyncio.create_task(balance.handle(*(reserve(order(one), one, "USD", "1") for one in users)))
-        await somebody_waits(another_balance)
+        await somebody_waits(another_balance.engine)
         free = sorted((await tx.exec_driver_sql(lock.format("<> ''"))).scalars())
     assert users[15:] == free
     assert {BalanceReserved} == {type(reply) for reply in await batch}
@@ -120,18 +120,10 @@ async def test_an_account_that_another_is_making_is_waited_for(balance: Balance,
     async with another_balance.engine.begin() as tx:
         await tx.exec_driver_sql("INSERT INTO balances.accounts VALUES ('alice', 'BTC', 0, 0)")
         settling = asyncio.create_task(balance.handle(settle(*buy, capture="1", credit=("BTC", "4"), fee=("USD", "0"))))
-        await somebody_waits(another_balance)
+        await somebody_waits(another_balance.engine)
     assert [BalanceSettled] == [type(reply) for reply in await settling]
     assert {"USD": (0, 0), "BTC": (4, 0)} == await balance.accounts("alice")
     assert [] == await balance.faults()
-
-
-async def somebody_waits(balance: Balance) -> None:
-    """Wait until a session of this database waits for a lock."""
-    sql = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()"
-    async with asyncio.timeout(4):  # less than the lock timeout
-        while not await balance.rows(sql):
-            await asyncio.sleep(0.01)
 
 
 @dataclass(slots=True)
