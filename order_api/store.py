@@ -6,12 +6,13 @@ orchestrator's work shows. Statements go to the driver as they stand ($1 ..).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.decimals import Exact, Money, Price, Quantity
@@ -21,11 +22,14 @@ from order_api.listing import Wanted
 from order_api.messages import Cancel, Claim, Claimed
 from order_api.trail import ACCEPTED, Action, Origin
 
+T = TypeVar("T")
 GRACE_S: Final = 5.0
 """The sweeper leaves a new claim or cancel alone for this long: its request is publishing it."""
 PAUSE_MAX_S: Final = 300.0
 """After that, the pauses between two looks at one claim or cancel double, up to this."""
 RETRY_S: Final = 2.0
+DEADLOCK: Final = "40P01"
+DEADLOCKS_MAX: Final = 3
 HISTORY_PAGE: Final = 200
 
 _CLAIM: Final = Claim.__struct_fields__
@@ -52,6 +56,16 @@ class Entry(msgspec.Struct, frozen=True):
     detail: msgspec.Raw
 
 
+class Looked(msgspec.Struct, Generic[T], frozen=True):
+    """What a look at what is due has found."""
+
+    number: int
+    shown_until: datetime | None
+    """When the newest of those was accepted that the orchestrator shows."""
+    missing: list[T]
+    """Those that it does not show yet."""
+
+
 class Store:
     """Reads and writes the schema `api`. Raises what SQLAlchemy and the driver raise."""
 
@@ -66,7 +80,7 @@ class Store:
         """
         claims = [[getattr(claim, name) for claim, _ in asked] for name in _CLAIM]
         origins = [[getattr(origin, name) for _, origin in asked] for name in _ORIGIN]
-        times = {row[0]: row[1] for row in await self._run(_INSERT_CLAIMS, self._grace_s, *claims, *origins)}
+        times = {row[0]: row[1] for row in await self._run_again(_INSERT_CLAIMS, self._grace_s, *claims, *origins)}
         return [times.get(claim.order_id) for claim, _ in asked]
 
     async def release_key(self, claim: Claim, kept_days: int) -> bool:
@@ -111,24 +125,38 @@ class Store:
         """Add to the trail a request that changed nothing."""
         await self._run(_INSERT_REQUEST, order_id, action, outcome, *msgspec.structs.astuple(origin))
 
-    async def due_claims(self, limit: int) -> tuple[int, list[Claimed]]:
-        """Lease claims that are due; return how many there were, and those whose order's row does not exist yet."""
-        rows = await self._run(_SWEEP_CLAIMS, limit, self._grace_s, PAUSE_MAX_S)
-        return len(rows), [_claimed(row) for row in rows if not row.settled]
+    async def due_claims(self, limit: int) -> Looked[Claimed]:
+        """Lease claims that are due; of those whose order's row exists, none is ever due again."""
+        return _looked(await self._run(_SWEEP_CLAIMS, limit, self._grace_s, PAUSE_MAX_S), _claimed)
 
-    async def due_cancels(self, limit: int) -> tuple[int, list[Cancel]]:
-        """Lease cancels that are due; return how many there were, and those that the order does not show yet."""
+    async def due_cancels(self, limit: int) -> Looked[Cancel]:
+        """Lease cancels that are due; of those that the order shows, none is ever due again."""
         rows = await self._run(_SWEEP_CANCELS, limit, self._grace_s, PAUSE_MAX_S)
-        return len(rows), [Cancel(*row[:-1]) for row in rows if not row.settled]
+        return _looked(rows, lambda row: Cancel(*row[:-1]))
 
     async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
         """End the lease of what could not be published: it is due again soon."""
         await self._run(_HAND_BACK[table], order_ids, RETRY_S)
 
+    async def _run_again(self, statement: str, *values: Any) -> list[Any]:
+        """Run a statement anew that lost a deadlock: two that claim keys of two indexes in different orders."""
+        for _ in range(DEADLOCKS_MAX):
+            try:
+                return await self._run(statement, *values)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != DEADLOCK:
+                    raise
+        return await self._run(statement, *values)
+
     async def _run(self, statement: str, *values: Any) -> list[Any]:
         async with self._engine.connect() as connection:
             result = await connection.exec_driver_sql(statement, values)
             return list(result) if result.returns_rows else []
+
+
+def _looked(rows: Sequence[Any], read: Callable[[Any], T]) -> Looked[T]:
+    shown_until = max((row.created_at for row in rows if row.settled), default=None)
+    return Looked(len(rows), shown_until, [read(row) for row in rows if not row.settled])
 
 
 def _found(row: Any) -> Found:

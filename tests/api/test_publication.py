@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
+
+from prometheus_client import Counter
 
 from contracts import codec
+from contracts.envelope import Outgoing
 from contracts.orders import OrderRequested
 from order_api.messages import Claim, Claimed, request_message
 from order_api.settings import ApiSettings
 from order_api.store import Store
+from order_api.sweeper import Sweeper
+from order_api.trail import Origin
 from saga_kit.database import create_engine
 from tests.api.support import Api, Orchestrator, records, running, until
 
@@ -104,8 +110,8 @@ async def test_sweepers_share_what_is_due(settings: ApiSettings, orchestrator: O
         await asyncio.gather(*(api.submit() for _ in range(40)))
     await orchestrator.run("UPDATE api.claims SET next_publish_at = now(), created_at = now() - interval '100 s'")
     pages = await asyncio.gather(*(store.due_claims(10) for _ in range(8)))
-    leased = [claimed.claim.order_id for _, page in pages for claimed in page]
-    while more := (await store.due_claims(10))[1]:
+    leased = [claimed.claim.order_id for page in pages for claimed in page.missing]
+    while more := (await store.due_claims(10)).missing:
         leased += [claimed.claim.order_id for claimed in more]
     assert (40, 40) == (len(leased), len(set(leased)))
     [row] = await orchestrator.run(
@@ -117,6 +123,78 @@ async def test_sweepers_share_what_is_due(settings: ApiSettings, orchestrator: O
     [row] = await orchestrator.run("SELECT max(next_publish_at - now()) AS most FROM api.claims")
     assert row["most"].total_seconds() <= 300
     await engine.dispose()
+
+
+class Taken:
+    """A broker that takes everything."""
+
+    def __init__(self) -> None:
+        self.asked: list[Outgoing] = []
+
+    async def publish(self, messages: Sequence[Outgoing]) -> bool:
+        """Take them."""
+        self.asked += messages
+        return True
+
+
+async def test_a_queue_is_not_made_longer(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """Of many that nothing has overtaken, few are published at once, the others looked at soon: they wait in a queue.
+
+    When the orchestrator shows one that came well after them, all that are older were lost.
+    """
+    engine = create_engine(settings.sqlalchemy_url, application_name="api")
+    wire = Taken()
+    sweeper = Sweeper(Store(engine), wire, Counter("published_again", "", registry=None))
+    async with running(settings.model_copy(update={"api_sweep_interval_s": 60.0})) as api:
+        answers = await asyncio.gather(*(api.submit() for _ in range(250)))
+    due = "next_publish_at = now(), created_at = now() - interval '100 s'"
+    await orchestrator.run(f"UPDATE api.claims SET {due}")
+    assert not await sweeper.sweep()  # another page would be no better
+    assert 100 == len(wire.asked)
+    [row] = await orchestrator.run("SELECT count(*) FROM api.claims WHERE next_publish_at < now() + interval '3 s'")
+    assert 150 == row["count"]
+
+    newest = answers[0].json()["order_id"]
+    await orchestrator.shows(newest)
+    await orchestrator.run(f"UPDATE api.claims SET {due}")
+    await orchestrator.run("UPDATE api.claims SET created_at = now() - interval '96 s' WHERE order_id = $1", newest)
+    assert await sweeper.sweep() is False  # a page that is not full
+    assert 100 + 249 == len(wire.asked)
+    await engine.dispose()
+
+
+async def test_a_deadlock_between_processes_costs_nobody_an_order(
+    settings: ApiSettings, orchestrator: Orchestrator
+) -> None:
+    """Two processes claim the same two names in different orders: one loses the deadlock, and asks again."""
+    engine = create_engine(settings.sqlalchemy_url, application_name="api", pool_size=3)
+    store = Store(engine)
+
+    def claims(*names: tuple[str, str]) -> list[tuple[Claim, Origin]]:
+        made = [Claim(uuid4(), "alice", key, name, "", b"{}", None) for key, name in names]
+        return [(claim, Origin("alice", "", None, None)) for claim in made]
+
+    # Whoever holds the middle key lets both get their first name, and makes both wait before their second.
+    async with engine.connect() as holding:
+        await holding.begin()
+        await holding.exec_driver_sql(
+            "INSERT INTO api.claims (order_id, user_id, idempotency_key, intent, request, next_publish_at)"
+            " SELECT gen_random_uuid(), 'alice', key, '', '', now() FROM unnest(ARRAY['b', 'e']) AS key"
+        )
+        one = asyncio.create_task(store.claim(claims(("a", "first"), ("b", "x"), ("c", "second"))))
+        other = asyncio.create_task(store.claim(claims(("d", "second"), ("e", "y"), ("f", "first"))))
+        await until(lambda: _waiting(orchestrator, 2))
+        await holding.rollback()
+        got = [*(await one), *(await other)]
+    assert 4 == sum(time is not None for time in got)  # each of the four names once
+    await engine.dispose()
+
+
+async def _waiting(orchestrator: Orchestrator, number: int) -> bool:
+    [row] = await orchestrator.run(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO api.claims%'"
+    )
+    return bool(row["count"] == number)
 
 
 PAST_CANCEL: list[dict[str, Any]] = [
