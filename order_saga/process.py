@@ -109,13 +109,13 @@ class Orders:
 
 async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]) -> list[Incoming]:
     """Mark each new request whose client order id another order of its user holds, in the table or in this batch."""
-    fresh = {
-        index: (message.request.user_id, message.request.client_order_id)
-        for index, message in enumerate(messages)
-        if isinstance(message, Requested)
-        and message.request.client_order_id is not None
-        and (message.request.order_id not in known or known[message.request.order_id].phase is Phase.NEW)
-    }
+    fresh: dict[int, tuple[str, str]] = {}
+    begun = {order_id for order_id, saga in known.items() if saga.phase is not Phase.NEW}
+    for index, message in enumerate(messages):
+        if isinstance(message, Requested) and message.request.order_id not in begun:
+            begun.add(message.request.order_id)  # whatever else comes for this order moves nothing, and takes no name
+            if message.request.client_order_id is not None:
+                fresh[index] = message.request.user_id, message.request.client_order_id
     if not fresh:
         return messages
     holders = await store.client_ids(tx, list(fresh.values()))
