@@ -15,6 +15,7 @@ from contracts.codec import decoder, encode
 from contracts.decimals import Exact, Money, Price, Quantity, format_decimal
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
 from order_saga.core.saga import Participant, Phase, Progress, Saga
+from saga_kit.database import PATIENTLY
 from saga_kit.errors import Contention
 
 if TYPE_CHECKING:
@@ -152,7 +153,6 @@ _UNPAUSE: Final = "DELETE FROM orders.pauses WHERE participant = $1"
 _IN_FLIGHT: Final = f"""
     SELECT {_COLUMNS} FROM orders.orders
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL OR phase = 'NEW'"""  # noqa: S608 - our own names
-_IN_FLIGHT_TIMEOUT: Final = "SET LOCAL statement_timeout = '10min'"
 _IS_REPAIRED: Final = "SELECT count(*) FROM orders.repairs WHERE run_id = $1 AND action = $2 AND item = $3"
 _NOTE_REPAIR: Final = "INSERT INTO orders.repairs (run_id, action, item, done_by, result) VALUES ($1, $2, $3, $4, $5)"
 _COUNTS: Final = """
@@ -238,7 +238,7 @@ async def unpause(tx: AsyncConnection, participant: Participant) -> bool:
 async def in_flight(engine: AsyncEngine) -> AsyncIterator[Sequence[Any]]:
     """Read the row of every order that has not ended, for `read`, one by one; nothing is locked."""
     async with engine.connect() as connection:
-        await connection.exec_driver_sql(_IN_FLIGHT_TIMEOUT)
+        await connection.exec_driver_sql(PATIENTLY)
         async for row in await connection.stream(text(_IN_FLIGHT)):
             yield row
 

@@ -13,6 +13,10 @@ IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5
 COMMAND_TIMEOUT_S: Final = 20
 """The driver's own limit, for a server that no longer answers; above the server's, which speaks more clearly."""
+PATIENTLY: Final = "SET LOCAL statement_timeout = '10min'"
+"""For a statement of an operator's command that reads a whole table."""
+PATIENT_COMMAND_TIMEOUT_S: Final = 660
+"""The driver's limit where that is used."""
 POOL_TIMEOUT_S: Final = 5
 BY_KEY: Final = {
     "enable_seqscan": "off",
@@ -26,10 +30,18 @@ A plan is kept for as long as its connection lives, and one that was made while 
 """
 
 
-def create_engine(url: URL, *, application_name: str, pool_size: int = 5, by_key: bool = False) -> AsyncEngine:
+def create_engine(
+    url: URL,
+    *,
+    application_name: str,
+    pool_size: int = 5,
+    by_key: bool = False,
+    command_timeout_s: int = COMMAND_TIMEOUT_S,
+) -> AsyncEngine:
     """Make an engine whose every wait ends: for a connection, a lock, a statement, or a transaction left open.
 
-    `by_key`: each of its statements finds its rows by an index, as a service's do; an audit's do not.
+    `by_key`: each of its statements finds its rows by an index, as a service's do; an audit's do not. Whoever uses
+    `PATIENTLY` needs `PATIENT_COMMAND_TIMEOUT_S`.
     """
     return create_async_engine(
         url,
@@ -42,7 +54,7 @@ def create_engine(url: URL, *, application_name: str, pool_size: int = 5, by_key
         pool_recycle=1800,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": COMMAND_TIMEOUT_S,
+            "command_timeout": command_timeout_s,
             "server_settings": {
                 "application_name": application_name,
                 "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",

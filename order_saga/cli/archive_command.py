@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 DAY_S: Final = 86_400
 HORIZON_DAYS: Final = 30.0
 BATCH: Final = 500
-_COUNT_TIMEOUT: Final = "SET LOCAL statement_timeout = '10min'"
 _FRESH: Final = "ANALYZE orders.archive, balances.holds_archive"
 """Plans that were made while the archives were small are made anew."""
 
@@ -107,14 +106,17 @@ def _told(rows: dict[str, int]) -> str:
 
 
 async def _count(parts: dict[str, Part]) -> dict[str, int]:
+    from saga_kit.database import PATIENTLY
+
     async with database() as engine, engine.begin() as tx:
-        await tx.exec_driver_sql(_COUNT_TIMEOUT)
+        await tx.exec_driver_sql(PATIENTLY)
         return {name: await part.count_old(tx) for name, part in parts.items()}
 
 
 async def _archive(parts: dict[str, Part], rows: dict[str, int], most: int) -> None:
     """Move everything, and count it in `rows`, which is right whenever this is stopped."""
     from order_saga.cli.archive import walk
+    from saga_kit.database import PATIENTLY
 
     with err.status("archiving ...") as status:
         async with database() as engine:
@@ -124,4 +126,5 @@ async def _archive(parts: dict[str, Part], rows: dict[str, int], most: int) -> N
                         rows[name] += moved
                         status.update(f"archiving ... {_told(rows)}; {share:.0%} of {part.table} read")
             async with engine.begin() as tx:
+                await tx.exec_driver_sql(PATIENTLY)
                 await tx.exec_driver_sql(_FRESH)

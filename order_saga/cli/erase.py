@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from saga_kit.database import PATIENTLY
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 SHOWN_MAX: Final = 20
 """Of each kind of obstacle."""
-_TIMEOUT: Final = "SET LOCAL statement_timeout = '10min'"
-"""A user's requests are found by reading the whole trail."""
 
 _ENDED: Final = "IN ('COMPLETED', 'CANCELLED', 'FAILED')"
 
@@ -35,7 +35,7 @@ async def erase(engine: AsyncEngine, user_id: str, *, dry_run: bool = False) -> 
     An order that comes meanwhile is left alone. Doing it twice changes nothing. Raises what the driver raises.
     """
     async with engine.connect() as connection, connection.begin() as transaction:
-        await connection.exec_driver_sql(_TIMEOUT)
+        await connection.exec_driver_sql(PATIENTLY)  # a user's requests are found by reading the whole trail
         in_the_way = [words for sql in _IN_THE_WAY for words in await _column(connection, sql, user_id)]
         rows = {} if in_the_way else {table: await _count(connection, sql, user_id) for table, sql in _ERASE.items()}
         if dry_run:

@@ -80,14 +80,16 @@ def database_url() -> str:
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[AsyncEngine]:
     """Connect to a database by its address."""
-    from saga_kit.database import create_engine
+    from saga_kit.database import PATIENT_COMMAND_TIMEOUT_S, create_engine
     from saga_kit.settings import parse_database_url
 
     try:
         url = parse_database_url(address)
     except ValueError as error:
         raise Trouble(f"DATABASE_URL {error}", 2) from None
-    engine = create_engine(url, application_name="order-saga cli", pool_size=2)
+    engine = create_engine(
+        url, application_name="order-saga cli", pool_size=2, command_timeout_s=PATIENT_COMMAND_TIMEOUT_S
+    )
     try:
         yield engine
     finally:
