@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from order_saga.core.saga import Participant
     from order_saga.repair import Run
 
-WAKE_MAX: Final = 5_000
-"""Orders that are woken in one transaction."""
+WAKE_MAX: Final = 500
+"""Orders that are woken at once."""
+WAKE_EVERY_S: Final = 1.0
+"""Whoever wakes asks, whatever the window has room for: so no more than new orders leave room for, as a rule."""
 PASSES_MAX: Final = 3
 """A batch that was under way when the pause ended may still make an order wait: a later pass wakes that one."""
 BETWEEN_PASSES_S: Final = 1.0
@@ -62,3 +64,4 @@ async def _wake_all(engine: AsyncEngine) -> int:
         woken += found
         if found < WAKE_MAX:
             return woken
+        await asyncio.sleep(WAKE_EVERY_S)

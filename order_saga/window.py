@@ -91,6 +91,7 @@ class Window:
 
     def asked(self, command_id: str, kind: str) -> None:
         """Note a question that was asked for the first time. Kinds are measured each by itself."""
+        self._asked.pop(command_id, None)  # one that begins anew goes behind those that were asked meanwhile
         self._asked[command_id] = self._clock(), kind
         self._most = max(self._most, len(self._asked))
 

@@ -18,6 +18,8 @@ from saga_kit.poller import Poller
 
 COMMIT_EVERY_S: Final = 0.1
 """What a crash repeats at most, besides the batch at hand."""
+COMMIT_AGAIN_S: Final = 1.0
+"""After one that failed."""
 COMMIT_TIMEOUT_S: Final = 10.0
 
 log = structlog.get_logger(__name__)
@@ -50,14 +52,20 @@ class Bookmark:
         while self._moved:
             self._moved = False
             done, self._done = self._done, []
-            await self._commit(consumer, done)
-            await pause(self._hurry, COMMIT_EVERY_S)
+            last = self._hurry.is_set()
+            committed = await self._commit(consumer, done)
+            if not committed and not last:
+                self._moved = True  # a topic that has gone quiet moves it no more
+            await pause(self._hurry, COMMIT_EVERY_S if committed else COMMIT_AGAIN_S)
 
-    async def _commit(self, consumer: Any, done: Sequence[object]) -> None:
+    async def _commit(self, consumer: Any, done: Sequence[object]) -> bool:
+        committed = True
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 if offsets := self._poller.offsets(consumer):
                     await consumer.commit(offsets)
         except Exception as error:  # noqa: BLE001 - whatever it is: what is delivered again is absorbed by the guards
             log.warning("committing offsets failed", cause=describe(error))
+            committed = False
         reached(CrashPoint.OFFSETS_COMMITTED, done)
+        return committed

@@ -33,6 +33,7 @@ POLL_TIMEOUT_MS: Final = 1000
 SHUT_TIMEOUT_MS: Final = 50
 """The same while the intake is shut: room can come by nothing but time."""
 SEARCH_PAUSE_S: Final = 0.005
+POSITION_TIMEOUT_S: Final = 0.2
 SEARCH_S: Final = 60.0
 """How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
 
@@ -118,6 +119,8 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if self._intake is None:
             return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX))
         flowing, limited = self._parted(consumer)
+        if not flowing and not limited:  # a spare member: the library tells it of errors, and keeps it, while it polls
+            return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=1))
         found = []
         if flowing:  # to the library, no partitions are all partitions
             found = _flat(await consumer.getmany(*flowing, timeout_ms=0, max_records=RECORDS_MAX))
@@ -175,7 +178,12 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _take(self, consumer: Any, tp: TopicPartition, room: int) -> list[Any]:
         """Take what a partition gives; after an error half as many records, until one record is what can't be read."""
-        position, most = await consumer.position(tp), min(self._most.get(tp, RECORDS_MAX), room)
+        most = min(self._most.get(tp, RECORDS_MAX), room)
+        try:
+            async with asyncio.timeout(POSITION_TIMEOUT_S):
+                position = await consumer.position(tp)
+        except TimeoutError:  # the library waits for ever for that of a partition without a leader
+            return []
         try:
             batches = await consumer.getmany(tp, timeout_ms=0, max_records=most)
         except ConsumerStoppedError:

@@ -197,3 +197,16 @@ def test_it_is_never_shut_for_longer_than_a_question_is_young(steps: list[tuple[
     clock.now += YOUNG_S + 0.001
     assert window.room() == window.size
     assert SAMPLES_MIN < FLOOR, "or a window of them would never be a round"
+
+
+def test_a_question_that_begins_anew_holds_up_nobody_s_end_of_youth() -> None:
+    """It goes behind those that were asked meanwhile, and they stop counting when their time is over."""
+    clock = Clock()
+    window = Window(clock, young_s=YOUNG_S)
+    window.asked("a", "check")
+    clock.now = YOUNG_S / 4
+    window.asked("b", "check")
+    clock.now = YOUNG_S / 2
+    window.asked("a", "check")
+    clock.now = YOUNG_S * 1.25 + 0.01
+    assert window.waiting == 1

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from contracts.vocabulary import Side
+from order_saga import pause
 from tests.core.sample import approved, cancel
 from tests.core.test_fold import of
 from tests.operating.support import Desk
@@ -43,6 +48,19 @@ async def test_a_cancel_during_the_pause_ends_what_was_never_asked(desk: Desk) -
     assert [] == await desk.tell(of(cancel(), order_id))
     [order] = await desk.rows("SELECT status, phase FROM audit.orders")
     assert {"status": "CANCELLED", "phase": "CANCELLED"} == order
+
+
+async def test_a_multitude_is_woken_a_page_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders that are woken ask whether there is room or not, so they must not all ask at once."""
+    monkeypatch.setattr(pause, "WAKE_MAX", 1)
+    monkeypatch.setattr(pause, "WAKE_EVERY_S", 0.5)
+    monkeypatch.setattr(pause, "BETWEEN_PASSES_S", 0.0)
+    await desk.cli("pause", "balance", "--reason", "x")
+    for number in (1, 2, 3):
+        await desk.begin(number, Side.SELL)
+    began = time.monotonic()
+    assert "3 orders woken" in (await desk.cli("unpause", "balance")).out
+    assert time.monotonic() - began >= 3 * 0.5
 
 
 async def test_pausing_twice_says_who_did_it_and_unpausing_twice_does_no_harm(desk: Desk) -> None:

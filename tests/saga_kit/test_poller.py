@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -165,3 +166,36 @@ async def test_a_search_for_what_cannot_be_read_keeps_to_the_room() -> None:
     assert most == 5
     assert list(range(50)) == [record.offset for record in seen if record.partition == BAD.partition]
     assert [3, 20] == [record.offset for record in seen if isinstance(record, LostRecord)]
+
+
+async def test_a_partition_without_a_leader_holds_up_no_search() -> None:
+    """The library never tells its position; the others are searched all the same."""
+    consumer = Stumbling({0}, 20)
+    real = consumer.position
+
+    async def position(tp: TopicPartition) -> int:
+        if tp == GOOD:
+            await asyncio.Event().wait()
+        return await real(tp)
+
+    consumer.position = position  # type: ignore[method-assign]
+    poller = Poller()
+    seen: list[tuple[int, int]] = []
+    async with asyncio.timeout(20):
+        while len(seen) < 20:
+            seen += [one for one in await _taken(poller, consumer) if one[0] == BAD.partition]
+    assert [(1, offset) for offset in range(20)] == seen
+
+
+async def test_a_spare_member_is_polled() -> None:
+    """Without partitions, too: only while it polls does the library keep it in its group and tell it of errors."""
+    consumer = Stumbling(set(), 0, partitions=())
+    calls: list[int] = []
+
+    async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG001
+        calls.append(len(tps))
+        return {}
+
+    consumer.getmany = getmany  # type: ignore[method-assign]
+    assert [] == await _taken(Poller(Intake("u", lambda: 0)), consumer)
+    assert [0] == calls
