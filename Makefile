@@ -26,7 +26,7 @@ test: $(DEVELOPMENT) ## all tests, on Apache Kafka and PostgreSQL where Docker o
 run: $(RUNTIME) ## the system on this machine until Ctrl-C, its data in .local/
 	@$(BIN)/order-saga up $(ARGS)
 
-bench: $(DEVELOPMENT) ## the benchmark, as ratios (ARGS="load", ARGS="all --record", ARGS=--help)
+bench: $(DEVELOPMENT) ## the benchmark, as ratios (ARGS="rate", ARGS="all --record", ARGS=--help)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(DEVELOPMENT) ## ruff and mypy

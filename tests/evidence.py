@@ -160,7 +160,12 @@ def _duration(seconds: float) -> str:
 
 
 def _commit() -> tuple[str, bool]:
-    return _git("rev-parse", "--short=12", "HEAD") or "unknown", bool(_git("status", "--porcelain", "-uno"))
+    own = [
+        f":!{folder}" for folder in ("docs/evidence", "docs/performance")
+    ]  # the run before may have written its record
+    return _git("rev-parse", "--short=12", "HEAD") or "unknown", bool(
+        _git("status", "--porcelain", "-uno", "--", ".", *own)
+    )
 
 
 def _git(*words: str) -> str:

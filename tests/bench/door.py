@@ -28,13 +28,14 @@ from rich.console import Console
 from local_stack.ports import free_ports
 from local_stack.stack import LocalStack
 from tests.api.issuer import Issuer, issuing
+from tests.bench.bar import bar
 from tests.bench.ground import Ground
-from tests.bench.progress import bar
 from tests.bench.rounds import cpu_s, per_order_us
 from tests.bench.scenario import CPU, RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
 from tests.bench.traffic import Sample, as_fast_as_it_goes, steadily
 
 USERS = 500
+BARE_TOPIC: Final = "bare"
 AUDIENCE = "orders"
 BODY = json.dumps({"asset_id": "NONE", "order_type": "MARKET_BUY", "quantity": "0.01"}).encode()
 STEADY_SHARE = 0.8
@@ -46,7 +47,6 @@ ALONE = {"orchestrator": 0, "balance": 0, "assets": 0, "api": 1}
 RATE: Final = "api / bare, accepted a second"
 USED: Final = "api / bare, CPU time of the process for one"
 TAIL: Final = "p99 / p50 at four fifths of the peak"
-STEADY: Final = "Steady load"
 
 _OPEN = (
     "SELECT count(*) FROM api.claims LEFT JOIN api.orders o USING (order_id) WHERE o.status IS DISTINCT FROM 'FAILED'"
@@ -68,7 +68,7 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     issuer.add("bench", "EdDSA")
     requests = _requests(issuer)
     alone = await ground.system("door", replicas=ALONE, environment_of={"api": _settings(issuer, sweep_s=60)})
-    bare = await ground.everything.enter_async_context(_bare(alone.stack, f"{alone.prefix}bare"))
+    bare = await ground.everything.enter_async_context(_bare(alone.stack, f"{ground.prefix}{BARE_TOPIC}"))
     doors = {"bare": bare, "api": (alone.stack.ports["api"], alone.stack.pids["api"][0])}
     figures = _figures_of(await _peaks(doors, requests, options, ground))
     whole = await ground.system("whole", replicas={"api": 1}, environment_of={"api": _settings(issuer, sweep_s=1)})
@@ -262,15 +262,16 @@ SCENARIO: Final = Scenario(
     ),
     reading=(
         "The bare handler promises nothing: what it has answered with 202 is lost with the broker. The API verifies, "
-        "claims, commits and publishes before it says the same; above 1 it is the faster of the two all the same, "
-        "because it does so in batches. On few cores PostgreSQL, which only the API uses, takes from its rate, so the "
-        "CPU time of the two processes is the fairer ratio."
+        "claims, commits and publishes before it says the same, in batches that requests share. On few cores "
+        "PostgreSQL, which only the API uses, takes from its rate, so the CPU time of the two processes is the fairer "
+        "ratio."
     ),
     takes="14 min",
     sizes=("rounds", "seconds", "minutes", "connections"),
     full=Options(seconds=15, minutes=10),
     quick=Options(1, 0.5, minutes=1 / 60, connections=16),
     systems=("door", "whole"),
+    topics=(BARE_TOPIC,),
     targets=(
         Target("twice the bare handler", RATE, "at least", 2.0),
         Target("half of its CPU time", USED, "at most", 0.5),

@@ -38,7 +38,7 @@ from tests.infrastructure import create_topics, delete_topics
 from tests.servers import DockerServer, docker_trouble, start_docker_kafka
 
 BrokerChoice = Literal["embedded", "kafka"]
-LIBRARIES = ("aiokafka", "asyncpg", "faststream", "sqlalchemy", "msgspec", "uvloop")
+LIBRARIES = ("aiokafka", "asyncpg", "dbos", "fastapi", "faststream", "msgspec", "pydantic", "sqlalchemy", "uvloop")
 Prepare = Callable[[str], Awaitable[None]]
 """Puts into a system's database what must be there before its services start, given its owner's address."""
 
@@ -116,19 +116,21 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground(folder: Path, kind: BrokerChoice, names: Sequence[str], out: Console) -> AsyncIterator[Ground]:
-    """Start the servers, with the topics for everybody in `names`; end all that was started on them, then them."""
+async def ground(
+    folder: Path, kind: BrokerChoice, names: Sequence[str], out: Console, *, topics: Sequence[str] = ()
+) -> AsyncIterator[Ground]:
+    """Start the servers, with the topics of everybody in `names`, and more; end what was started on them, then them."""
     prefix = f"bench{secrets.token_hex(3)}."
     logs = folder / "servers"
     logs.mkdir(parents=True)
-    topics = topics_of(prefix, *names) | {f"{prefix}{name}": PARTITIONS for name in ("hop", "door.bare")}
+    wanted = topics_of(prefix, *names) | {f"{prefix}{name}": PARTITIONS for name in topics}
     supervisor = Supervisor(logs, say=lambda text: out.print(text, markup=False))
     async with AsyncExitStack() as servers:
         servers.push_async_callback(supervisor.stop)
         postgres = Postgres(folder / "postgres", free_ports(1)[0])
         await postgres.prepare(logs)
         await supervisor.start(postgres.spec())
-        kafka, words, pids = await _broker(kind, prefix, topics, supervisor, logs, servers)
+        kafka, words, pids = await _broker(kind, prefix, wanted, supervisor, logs, servers)
         pids = {"postgres": supervisor.pids["postgres"], **pids}
         async with AsyncExitStack() as everything:
             versions = f"{words}, {await _versions(postgres.database_url)}"

@@ -80,7 +80,7 @@ SCENARIO: Final = Scenario(
     ),
     takes="4 min",
     sizes=("rounds", "seconds", "accounts", "in_flight"),
-    full=Options(accounts=1_000_000),
+    full=Options(rounds=4, accounts=1_000_000),
     quick=Options(1, 0.4, accounts=ACCOUNTS, in_flight=100, warm_up=100),
     systems=("system",),
     targets=(

@@ -115,7 +115,7 @@ class Load:
     async def run(self, orders: int, in_flight: int) -> Result:
         """Keep `in_flight` orders open until so many have ended.
 
-        Raises `TimeoutError` when orders are missing then, `LoadError` when some were not completed.
+        Raises `LoadError` when some have not ended after `DEADLINE_S`, or were not completed.
         """
         async with self._following(orders, in_flight) as (book, publisher):
             began = time.monotonic()
@@ -164,12 +164,12 @@ class Load:
             async with asyncio.TaskGroup() as group:
                 following = group.create_task(_follow(consumer, book, orders))
                 yield book, publisher
-                await asyncio.wait_for(following, DEADLINE_S)
+                await _ended(following, book, orders)
         finally:
             await consumer.stop()
             await publisher.stop()
         if book.ended.total() != book.ended[OrderStatus.COMPLETED]:
-            raise LoadError(f"orders of the load ended as {dict(book.ended)}")
+            raise LoadError(f"not every order of the load was completed: {_counted(book)}")
 
     async def _ask(
         self, publisher: Publisher, book: _Book, numbers: Sequence[int], due_at: Sequence[float] | None = None
@@ -186,6 +186,20 @@ class Load:
             uuid7(), self._users(number), "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now
         )
         return outgoing(request, message_id=str(uuid.uuid4()), source="/bench", time=now)
+
+
+async def _ended(following: asyncio.Task[None], book: _Book, orders: int) -> None:
+    try:
+        await asyncio.wait_for(following, DEADLINE_S)
+    except TimeoutError:
+        raise LoadError(
+            f"{orders - len(book.took_s)} of {orders} orders had not ended {DEADLINE_S:.0f} s after the last was asked "
+            f"for; of the others, {_counted(book) or 'none'}"
+        ) from None
+
+
+def _counted(book: _Book) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(book.ended.items()))
 
 
 async def _follow(consumer: AIOKafkaConsumer, book: _Book, orders: int) -> None:

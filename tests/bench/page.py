@@ -12,22 +12,23 @@ from typing import Final
 import psutil
 
 from tests import evidence
-from tests.bench import door, drift, growth, hot, loop, pacing, pair, recovery
+from tests.bench import door, drift, growth, hot, loop, pair, rate, recovery
 from tests.bench.ground import BrokerChoice
 from tests.bench.scenario import RATIOS, Scenario, Target
 from tests.evidence import ROOT, Record, Spread, table_of
 
 PAGE: Final = ROOT / "docs" / "performance.md"
 RECORDS: Final = ROOT / "docs" / "performance"
-SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, door, pacing, recovery, growth, drift, pair, hot))
+SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, door, rate, recovery, growth, drift, pair, hot))
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
 _HEAD: Final = """# Performance
 
 Generated from the records of the last full runs (`docs/performance/*.json`) by `make docs`; nothing here is typed by
-hand. What can be compared between machines are the ratios: both sides of each were measured in turns, in the same
+hand. What can be compared between machines are the ratios: where two are compared, they took turns in the same
 rounds, on the same broker and PostgreSQL. Absolute figures are one machine's, which load driver, broker, database and
-all processes share. Each figure is the median of the rounds, with the least and the most of them. What it would take
-to carry ten and a thousand times as much is in [scaling.md](scaling.md).
+all processes share. A figure is the median of the rounds, with the least and the most of them; where there are no
+rounds (a steady load, an order that is weighed) it was measured once. Each record says of which commit it is. What it
+would take to carry ten and a thousand times as much is in [scaling.md](scaling.md).
 
 The targets are the project's own. One that was missed stays here until it is met."""
 

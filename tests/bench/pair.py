@@ -34,7 +34,7 @@ SCENARIO: Final = Scenario(
     ),
     takes="2 min",
     sizes=("rounds", "seconds", "in_flight"),
-    full=Options(),
+    full=Options(rounds=4),
     quick=Options(1, 0.4, in_flight=100, warm_up=100),
     systems=("one", "two"),
     targets=(

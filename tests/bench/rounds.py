@@ -16,10 +16,10 @@ import asyncpg
 import psutil
 from rich.console import Console
 
+from tests.bench.bar import bar
 from tests.bench.ground import Ground
 from tests.bench.load import Result
 from tests.bench.peers import Contender, PeerError
-from tests.bench.progress import bar
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL, Figures, Options
 
 SLOW = frozenset({"naive", "dbos"})

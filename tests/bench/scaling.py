@@ -14,7 +14,7 @@ from typing import Final
 from contracts.topics import ORDERS_REQUESTS
 from tests import evidence
 from tests.bench.page import RECORDS, figure
-from tests.bench.scenario import CPU, SPEED, WAL
+from tests.bench.scenario import CPU, RATIOS, SPEED, WAL
 from tests.bench.weigh import BYTES, DISK, MESSAGES, ROWS
 from tests.evidence import ROOT, Record, table_of
 
@@ -29,6 +29,9 @@ BROKER_MB_PER_S: Final = 100
 REPLICAS: Final = 3
 SERVICES: Final = ("orchestrator", "balance", "assets")
 MANY: Final = (1, 10, 1000)
+OLD: Final = "large / small, CPU per order of postgres"
+BUSY: Final = "at 85 %"
+"""The share of the peak at which an order's processor time is taken where that was measured: near what `USE` means."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Model:
     source: Record
     orders_per_s: float
     cpu_s: Mapping[str, float]
+    together: Mapping[str, float]
+    """How many times as much an order takes of a service with two processes as with one; 1 where nobody measured it."""
     wire: float
     events: float
     wal: float
@@ -63,15 +68,19 @@ class Limit:
 
 def model(records: list[Record]) -> Model | None:
     """Take the numbers from the records, Apache Kafka's first; None without a record of the whole loop."""
-    loop, hot, door = (_newest(records, name) for name in ("loop", "hot", "door"))
+    loop, rate, pair, hot, door = (_best(records, name) for name in ("loop", "rate", "pair", "hot", "door"))
     if loop is None:
         return None
-    cpu = {name: loop.figures[CPU][f"system: {name}"].median / 1e6 for name in (*SERVICES, "postgres")}
-    broker = loop.figures[CPU].get("system: broker")
+    used = {name: loop.figures[CPU].get(f"system: {name}") for name in (*SERVICES, "postgres", "broker")}
+    if rate is not None:
+        used |= {name: rate.figures[CPU].get(f"{BUSY}: {name}") or one for name, one in used.items()}
+    cpu = {name: one.median / 1e6 for name, one in used.items() if one is not None}
+    shared = {name: pair and pair.figures[RATIOS].get(f"two / one, CPU per order of {name}") for name in SERVICES}
     return Model(
         source=loop,
         orders_per_s=loop.figures[SPEED]["system, orders/s"].median,
-        cpu_s=cpu | ({"broker": broker.median / 1e6} if broker else {}),
+        cpu_s=cpu,
+        together={name: max(1.0, one.median) if one else 1.0 for name, one in shared.items()},
         wire=loop.figures[BYTES]["all"].median,
         events=loop.figures[BYTES]["orders.events"].median,
         wal=loop.figures[WAL]["system"].median,
@@ -83,14 +92,20 @@ def model(records: list[Record]) -> Model | None:
     )
 
 
-def _newest(records: list[Record], name: str) -> Record | None:
+def _best(records: list[Record], name: str) -> Record | None:
     known = {record.name: record for record in records}
     return known.get(f"{name}-kafka") or known.get(f"{name}-embedded")
 
 
-def processes(per_s: float, cpu_s: float) -> int:
-    """Return how many processes of one core each carry so many orders a second."""
-    return max(1, math.ceil(per_s * cpu_s / USE))
+def processes(per_s: float, cpu_s: float, together: float = 1.0) -> int:
+    """Return how many processes of one core each carry so many orders a second; `together`: see `Model`.
+
+    Those of one cell share its partitions evenly, so their number divides that of the partitions.
+    """
+    if per_s * cpu_s <= USE:
+        return 1
+    least = math.ceil(per_s * cpu_s * together / USE)
+    return next((many for many in range(least, PARTITIONS + 1) if PARTITIONS % many == 0), least)
 
 
 def brokers(per_s: float, wire: float) -> int:
@@ -106,7 +121,8 @@ def limits(one: Model) -> list[Limit]:
     ]
     found += [
         Limit(
-            f"{PARTITIONS} {name} processes: one a partition", PARTITIONS * USE / one.cpu_s[name],
+            f"{PARTITIONS} {name} processes: one a partition",
+            PARTITIONS * USE / (one.cpu_s[name] * one.together[name]),
             "more partitions, or another cell",
         )
         for name in SERVICES
@@ -139,13 +155,24 @@ def page(records: list[Record]) -> str:
         absent = 'Absent: no full run of the whole loop has been recorded. `make bench ARGS="loop --record"`'
         parts = [_HEAD, _MODEL_HEAD, absent, _FORMULAE, _CELLS, _CHANGES]
     else:
-        parts = [_HEAD, _MODEL_HEAD, _model(one), _FORMULAE, _sizes(one), _limits(one), _CELLS, _CHANGES]
+        parts = [
+            _HEAD,
+            _assumptions(one, records),
+            _MODEL_HEAD,
+            _model(one),
+            _FORMULAE,
+            _sizes(one),
+            _limits(one),
+            _CELLS,
+            _CHANGES,
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _model(one: Model) -> str:
     rows = [
         *([f"CPU of {name}, µs", figure(_short(used * 1e6))] for name, used in one.cpu_s.items()),
+        *([f"the same with two processes of {name}, times", figure(_short(by))] for name, by in one.together.items()),
         ["CPU of balance with one hot account, µs", figure(_short(one.hot_cpu_s * 1e6))],
         ["CPU of the API, by REST, µs", figure(_short(one.api_cpu_s * 1e6)) if one.api_cpu_s else "absent"],
         ["messages", figure(one.messages)],
@@ -156,7 +183,29 @@ def _model(one: Model) -> str:
         ["bytes on disk with indexes", figure(one.disk)],
     ]
     said = f"From `{one.source.command}`. {evidence.circumstances(one.source)} There the system carried"
-    return f"{said} {figure(one.orders_per_s)} orders/s.\n\n{table_of(['for one order', ''], rows)}"
+    return (
+        f"{said} {figure(one.orders_per_s)} orders/s. CPU times are those {BUSY} of the peak, where that was measured "
+        f"(*Latency at a rate*).\n\n{table_of(['for one order', ''], rows)}"
+    )
+
+
+def _assumptions(one: Model, records: list[Record]) -> str:
+    """Say how what the plan rests on was found to be."""
+    if any(by != 1 for by in one.together.values()):
+        more = ", ".join(f"{figure(_short(by))} times with the {name}" for name, by in one.together.items())
+        shared = (
+            f"Found with two, at the load of one: an order cost {more} the CPU time of one, because each then has "
+            "smaller batches. The plan reckons with that, though larger loads have larger batches"
+        )
+    else:
+        shared = "Not measured, or found to hold"
+    growth = _best(records, "growth")
+    postgres = growth and growth.figures[RATIOS].get(OLD)
+    old = "Not measured" if not postgres else f"Found: PostgreSQL's CPU time for an order was {postgres.median:g} times"
+    return f"""Two assumptions decide whether it holds:
+
+- Several processes of a kind cost what one does (*Two of each*). {shared}.
+- Orders that have ended cost new ones nothing (*With many orders in the tables*). {old}."""
 
 
 def _sizes(one: Model) -> str:
@@ -168,12 +217,16 @@ def _sizes(one: Model) -> str:
 
     rows = [
         row("orders/s", *wanted),
-        *(row(f"{name} processes", *(processes(rate, one.cpu_s[name]) for rate in wanted)) for name in SERVICES),
+        *(
+            row(f"{name} processes", *(processes(rate, one.cpu_s[name], one.together[name]) for rate in wanted))
+            for name in SERVICES
+        ),
         row("API processes", *(processes(rate, one.api_cpu_s) if one.api_cpu_s else "absent" for rate in wanted)),
         row("PostgreSQL, cores in all", *(rate * one.cpu_s["postgres"] / USE for rate in wanted)),
         row("PostgreSQL's log, MB/s in all", *(rate * one.wal / 1e6 for rate in wanted)),
         row("rows/s that stay, in all", *(rate * one.rows for rate in wanted)),
         row("disk for a day's orders, GB", *(rate * 86_400 * one.disk / 1e9 for rate in wanted)),
+        row("disk for a month's, TB", *(rate * 30 * 86_400 * one.disk / 1e12 for rate in wanted)),
         row("broker, MB/s in, before replicas", *(rate * one.wire / 1e6 for rate in wanted)),
         row("brokers", *(brokers(rate, one.wire) for rate in wanted)),
         row("**cells**", *(max(1, math.ceil(rate / stop)) for rate in wanted)),
@@ -199,14 +252,18 @@ def _short(value: float) -> float:
 _HEAD: Final = """# Scaling
 
 A plan for ten and for a thousand times the load. Its numbers are reckoned by `make docs` from what was measured
-([performance.md](performance.md)); none is typed by hand, and none was run at that size. That two processes of a kind
-cost what one does, and that old orders cost new ones nothing, are the assumptions that decide whether the plan holds:
-the sections *Two of each* and *With many orders in the tables* measure them."""
+([performance.md](performance.md)); none is typed by hand, and none was run at that size."""
 
 _MODEL_HEAD: Final = "## The model: what one order takes"
 
 _RULES: Final = [
-    ["processes of a kind", f"⌈R · c / {USE:g}⌉: a Python process uses one core, and above {USE:.0%} latency grows"],
+    [
+        "processes of a kind",
+        (
+            f"1, if R · c ≤ {USE:g}: a Python process uses one core, and above {USE:.0%} latency grows; else "
+            f"⌈R · c · s / {USE:g}⌉, in one cell the next number that divides {PARTITIONS} evenly"
+        ),
+    ],
     ["cores of PostgreSQL", f"R · c / {USE:g}"],
     ["log, MB/s", "R · w / 10⁶"],
     ["disk for a day, GB", "R · 86,400 · d / 10⁹"],
@@ -216,15 +273,16 @@ _RULES: Final = [
     [
         "most orders/s of one cell",
         (
-            f"the least of {PARTITIONS} · {USE:g} / c of each service, {POSTGRES_CORES} · {USE:g} / c of PostgreSQL, "
-            f"and {LOG_MB_PER_S} · 10⁶ / w"
+            f"the least of {PARTITIONS} · {USE:g} / (c · s) of each service, {POSTGRES_CORES} · {USE:g} / c of "
+            f"PostgreSQL, and {LOG_MB_PER_S} · 10⁶ / w"
         ),
     ],
     ["cells", "⌈R / the most of one cell⌉"],
 ]
 _FORMULAE: Final = f"""## Formulae and assumptions
 
-With *R* orders a second, *c* seconds of CPU, *b* bytes on the wire, *w* bytes of log, *d* bytes on disk for one order:
+With *R* orders a second, *c* seconds of CPU, *s* times as many with two processes, *b* bytes on the wire, *w* bytes of
+log, *d* bytes on disk for one order:
 
 {table_of(["", ""], _RULES)}
 

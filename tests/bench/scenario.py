@@ -32,7 +32,8 @@ class Options:
     """How much to measure. A scenario uses those that it names in its `sizes`."""
 
     rounds: int = 3
-    """Rounds that count; one more comes before them, to warm up."""
+    """Rounds that count; one more comes before them, to warm up. Two who take turns need an even number: it matters who
+    of them goes first."""
     seconds: float = 12.0
     """How long each contender works in a round."""
     minutes: float = 0.0
@@ -99,6 +100,8 @@ class Scenario:
     quick: Options
     systems: tuple[str, ...]
     """Whoever needs topics: systems and peers, by the names that `Ground.system` and the peers use."""
+    topics: tuple[str, ...] = ()
+    """Topics of its own beside theirs."""
     targets: tuple[Target, ...]
     measure: Callable[[Ground, Options], Awaitable[Outcome]]
     needs_kafka: str = ""

@@ -79,7 +79,7 @@ def test_targets_are_judged_where_there_is_a_record() -> None:
     """Met at the limit itself, missed beyond it, absent without a figure."""
     text = page([LOOP_ON_KAFKA])
     assert "| ≥ 0.5 | 0.5, met | absent |" in text
-    assert "| 80 µs of PostgreSQL for the saga; measured with the ledgers | ≤ 80 | 140, **missed** | absent |" in text
+    assert "| 80 µs of PostgreSQL for an order; measured with both ledgers | ≤ 80 | 140, **missed** | absent |" in text
     assert "| forty times DBOS | ≥ 40 | absent | absent |" in text
 
 
@@ -135,3 +135,26 @@ def test_the_plan_takes_kafkas_numbers_first_and_the_hot_accounts_where_there_ar
     ]
     assert "Absent: no full run of the whole loop has been recorded." in scaling.page([hot])
     assert "| API processes | absent | absent | absent |" in scaling.page([embedded])
+
+
+def test_the_plan_reckons_with_what_was_found_of_its_assumptions() -> None:
+    """Processor time near the peak counts, and what two processes of a kind cost; members share partitions evenly."""
+    ratios = {f"two / one, CPU per order of {name}": [by] for name, by in (("orchestrator", 1.2), ("balance", 0.9))}
+    records = [
+        LOOP_ON_KAFKA,
+        record("rate-kafka", {CPU: {"at 85 %: orchestrator": [140.0]}}),
+        record("pair-kafka", {RATIOS: ratios}),
+        record("growth-kafka", {RATIOS: {"large / small, CPU per order of postgres": [1.04]}}),
+    ]
+    one = scaling.model(records)
+    assert one is not None
+    assert [140, 70] == [round(one.cpu_s[name] * 1e6) for name in ("orchestrator", "balance")]
+    assert {"orchestrator": 1.2, "balance": 1.0, "assets": 1.0} == one.together
+    found = {limit.what: round(limit.orders_per_s) for limit in scaling.limits(one)}
+    assert found["one orchestrator process"] == 5000
+    assert found["12 orchestrator processes: one a partition"] == 50_000
+    assert [1, 2, 6, 12] == [scaling.processes(rate, 140e-6, 1.2) for rate in (5000, 5001, 20_000, 30_000)]
+    text = scaling.page(records)
+    assert "1.2 times with the orchestrator, 1 times with the balance" in text
+    assert "Found: PostgreSQL's CPU time for an order was 1.04 times." in text
+    assert "Not measured, or found to hold." in scaling.page([LOOP_ON_KAFKA])

@@ -65,7 +65,8 @@ async def test_what_needs_groups_of_several_members(infrastructure: Infrastructu
         (["pair", "--broker", "embedded"], "make bench: nothing to measure on the embedded broker"),
         (["loop", "--orders", "5"], "make bench: loop has no use for --orders; it heeds rounds, seconds, in_flight"),
         (["loop", "--quick", "--record"], "make bench: --quick measures nothing that is worth a record"),
-        (["load", "--rounds", "0"], "error: argument --rounds: must be more than 0, not 0"),
+        (["loop", "--rounds", "2", "--record"], "make bench: a record is of 3 rounds at least"),
+        (["rate", "--rounds", "0"], "error: argument --rounds: must be more than 0, not 0"),
         (["speed"], "argument SCENARIO: invalid choice: 'speed'"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
@@ -87,7 +88,7 @@ def test_what_it_cannot_do_is_said_in_a_line(
 async def test_nothing_is_left_when_it_is_interrupted(tmp_path: Path) -> None:
     """SIGTERM in the midst of it ends every process and removes every file."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench", "load", "--quick", "--broker", "embedded"),
+        *(sys.executable, "-m", "tests.bench", "rate", "--quick", "--broker", "embedded"),
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE,
     )

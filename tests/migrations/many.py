@@ -1,11 +1,13 @@
 """A database with any number of orders in it, as a system leaves them that has worked for a while, and nothing wrong.
 
 Made by the database itself, so that a million orders take two minutes: every kind of end, ids of version 7,
-histories and holds and journal of the size of real ones, claims for every other order, some orders in flight.
+histories and holds and journal of the size of real ones, claims for every other order, some orders in flight. A part
+at a time, so that what PostgreSQL sorts beside the tables stays small, however many orders there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import asyncpg
@@ -15,17 +17,40 @@ PER_S: Final = 400
 """Orders that came in a second, which says how many were in work at once and lie side by side in the tables."""
 
 
-async def fill(owner: asyncpg.Connection, orders: int, *, open_max: int = 2000) -> None:
-    """Put so many orders into an empty database; the last hundredth of them, at most `open_max`, has not ended."""
-    async with owner.transaction():
-        await owner.execute("SET LOCAL synchronous_commit = off")
-        await owner.execute("SET LOCAL maintenance_work_mem = '256MB'")
-        await owner.execute("SELECT setseed(0.5)")
-        await owner.execute(_MADE, orders, min(orders // 100, open_max), USERS, PER_S)
-        for statement in (_ORDERS, _HISTORY, _FILLS, _HOLDS, _DEPOSITS, _JOURNAL, _ACCOUNTS, _CLAIMS):
-            await owner.execute(statement)
-        await owner.execute("DROP TABLE made")
+PART: Final = 500_000
+"""Orders that are made at once."""
+DEPOSIT_MIN: Final = 10_000_000
+DEPOSIT_FOR_AN_ORDER: Final = 20
+"""What every user is given of each asset for each order that there is: enough also for those who only buy."""
+
+
+async def fill(
+    owner: asyncpg.Connection, orders: int, *, open_max: int = 2000, done: Callable[[], None] = lambda: None
+) -> None:
+    """Put so many orders into an empty database; the last hundredth of them, at most `open_max`, has not ended.
+
+    `done` is called after each of the `parts(orders)`.
+    """
+    for first in range(1, orders + 1, PART):
+        async with owner.transaction():
+            await owner.execute("SET LOCAL synchronous_commit = off")
+            await owner.execute("SET LOCAL work_mem = '64MB'")
+            await owner.execute(
+                _MADE, orders, min(orders // 100, open_max), USERS, PER_S, first, min(first + PART - 1, orders)
+            )
+            for statement in (_ORDERS, _HISTORY, _FILLS, _HOLDS, _JOURNAL, _CLAIMS):
+                await owner.execute(statement)
+            await owner.execute("DROP TABLE made")
+        done()
+    await owner.execute(_DEPOSITS, min(orders, USERS), USERS, max(DEPOSIT_MIN, orders * DEPOSIT_FOR_AN_ORDER))
+    await owner.execute(_ACCOUNTS)
+    await owner.execute("SET maintenance_work_mem = '256MB'")
     await owner.execute("VACUUM ANALYZE")
+
+
+def parts(orders: int) -> int:
+    """Return how many transactions `fill` needs."""
+    return -(-orders // PART)
 
 
 _PATHS: Final = """(VALUES
@@ -54,7 +79,7 @@ _MADE: Final = f"""
         CASE WHEN path.kind IN ('sold') THEN 'MARKET_SELL' ELSE 'MARKET_BUY' END AS order_type,
         (ARRAY['BTC', 'ETH', 'ACME'])[n % 3 + 1] AS asset_id, (ARRAY[50000, 2500, 20])[n % 3 + 1]::numeric AS price,
         1 + n % 9 AS quantity, at
-    FROM generate_series(1, $1::bigint) AS n
+    FROM generate_series($5::bigint, $6::bigint) AS n
     CROSS JOIN LATERAL (SELECT now() - make_interval(secs => ($1::bigint - n)::float / $4::bigint + 60) AS at) AS moment
     JOIN {_PATHS} ON path.kind = CASE
         WHEN n > $1::bigint - $2::bigint THEN (ARRAY['reserving', 'settling'])[n % 2 + 1]
@@ -89,16 +114,21 @@ _ORDERS: Final = f"""
         cardinality(chapters) * 3, at, at + interval '0.7 s'
     FROM made ORDER BY n"""
 
+# Rows as long as real ones, in their order: what a long one leaves free at the end of a page, short ones fill. With
+# rows of one length such gaps stay, and for a while each short row of a measurement goes to another old page.
 _HISTORY: Final = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
     SELECT order_id, chapter * 3 - 2, at + chapter * interval '0.2 s', versions - cardinality(moves), versions, moves,
         jsonb_build_array(
-            jsonb_build_object('kind', 'answered', 'name', 'BalanceReserved', 'detail',
-                jsonb_build_object('amount', (price * quantity)::text, 'hold_state', 'HELD')),
-            jsonb_build_object('kind', 'status', 'name', 'CONFIRMED', 'status', 'CONFIRMED', 'version', versions),
-            jsonb_build_object('kind', 'asked', 'name', 'settle'))
+            jsonb_build_object('kind', 'asked', 'name', 'settle'), jsonb_build_object('kind', 'asked', 'name', 'check'),
+            CASE
+                WHEN path = '' THEN jsonb_build_object('kind', 'asked', 'name', rpad('reserve', 30))
+                WHEN path LIKE '>%' THEN jsonb_build_object('kind', 'received', 'name', rpad('OrderRequested', 62))
+                WHEN path LIKE '%PROCESSING' THEN jsonb_build_object('kind', 'answered', 'name', rpad('Reserved', 227))
+                ELSE jsonb_build_object('kind', 'answered', 'name', rpad('BalanceSettled', 110))
+            END)
     FROM (
-        SELECT made.*, chapter, coalesce(string_to_array(nullif(path, ''), ','), '{}') AS moves,
+        SELECT made.*, path, chapter, coalesce(string_to_array(nullif(path, ''), ','), '{}') AS moves,
             sum(length(regexp_replace(path, '[^>]', '', 'g'))) OVER (PARTITION BY n ORDER BY chapter) AS versions
         FROM made CROSS JOIN unnest(chapters) WITH ORDINALITY AS one (path, chapter)) AS chapters
     ORDER BY at + chapter * interval '0.2 s'"""
@@ -119,8 +149,8 @@ _HOLDS: Final = f"""
 
 _DEPOSITS: Final = """
     INSERT INTO balances.journal (entry_id, account, asset_id, amount)
-    SELECT 'deposit:' || user_id || asset_id, account, asset_id, sign * 10000000
-    FROM (SELECT DISTINCT user_id FROM made) AS users
+    SELECT 'deposit:' || user_id || asset_id, account, asset_id, sign * $3::bigint
+    FROM (SELECT 'user-' || n * 7919 % $2::bigint AS user_id FROM generate_series(1, $1::bigint) AS n) AS users
     CROSS JOIN (VALUES ('USD'), ('BTC'), ('ETH'), ('ACME')) AS asset (asset_id)
     CROSS JOIN LATERAL (VALUES (user_id, 1), ('@external', -1)) AS line (account, sign)"""
 

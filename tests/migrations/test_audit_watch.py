@@ -10,7 +10,7 @@ import pytest
 from order_saga.audit import audit, look
 from order_saga.audit.watch import AuditMetrics, watch
 from tests.infrastructure import Database
-from tests.migrations.many import fill
+from tests.migrations import many
 from tests.migrations.rows import BUY, insert
 
 ORDERS = 2_000
@@ -20,7 +20,8 @@ async def test_many_orders_in_order_have_no_findings(
     database: Database, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a system leaves behind that has worked for a while is clean, in one page and in many."""
-    await fill(owner, ORDERS)
+    monkeypatch.setattr(many, "PART", 800)
+    await many.fill(owner, ORDERS)
     seen: list[int] = []
 
     assert [] == await audit(database.url_of("auditor"), progress=seen.append)

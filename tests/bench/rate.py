@@ -1,18 +1,19 @@
-"""Latency under a load that comes by itself: unhurried, and near the peak. The scenario `load`."""
+"""Latency under a load that comes by itself: unhurried, and near the peak."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from tests.bench.bar import bar
 from tests.bench.ground import Ground
 from tests.bench.hop import PATH, hop_ms
 from tests.bench.load import Result
-from tests.bench.progress import bar
 from tests.bench.rounds import Meter, in_words, per_order_us
 from tests.bench.scenario import CPU, RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
 
 LOW, HIGH = 0.15, 0.85
 HOPS: Final = f"p50 at 15 % of the peak / {len(PATH)} hops"
+TOPIC: Final = "hop"
 HOPS_MEASURED: Final = 40
 
 
@@ -24,7 +25,7 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     peak = await contender.run(options.warm_up, options.in_flight)
     with bar(ground.out, options.rounds * 4, "steps") as done:
         for number in range(1, options.rounds + 1):
-            hop = await hop_ms(ground.kafka_bootstrap_servers, f"{ground.prefix}hop", HOPS_MEASURED)
+            hop = await hop_ms(ground.kafka_bootstrap_servers, f"{ground.prefix}{TOPIC}", HOPS_MEASURED)
             _add(figures, SPEED, "one hop, p50 ms", hop)
             ground.out.print(f"round {number}: a hop {hop:.1f} ms")
             done()
@@ -60,7 +61,7 @@ def _tell(figures: Figures, name: str, result: Result) -> None:
 
 
 SCENARIO: Final = Scenario(
-    name="load",
+    name="rate",
     title="Latency at a rate",
     what=(
         "Orders come by chance, independent of each other and of what becomes of them (Poisson), at 15 % and at 85 % "
@@ -77,6 +78,7 @@ SCENARIO: Final = Scenario(
     full=Options(seconds=15),
     quick=Options(1, 1, in_flight=100, warm_up=100),
     systems=("system",),
+    topics=(TOPIC,),
     targets=(
         Target("unhurried, an order costs little more than its hops", HOPS, "at most", 1.3),
         Target("near the peak, no order has much bad luck", "p99 / p50 at 85 % of the peak", "at most", 2.0),
