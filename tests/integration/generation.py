@@ -9,11 +9,11 @@ import schemathesis
 
 
 @schemathesis.hook
-def map_headers(_context: Any, headers: Any) -> Any:
-    """Let no request wait for more than a second."""
-    if isinstance(headers, dict) and isinstance(headers.get("Prefer"), str):
-        headers["Prefer"] = re.sub(r"wait=[0-9]+", "wait=1", headers["Prefer"])
-    return headers
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
+    """Let no request of any phase wait for more than a second: one that waits longer than its client is an error."""
+    for name, value in (case.headers or {}).items():
+        if name.lower() == "prefer" and isinstance(value, str):
+            case.headers[name] = re.sub(r"wait=[0-9]+", "wait=1", value)
 
 
 @schemathesis.hook
