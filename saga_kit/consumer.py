@@ -114,7 +114,7 @@ class Consumer(Generic[M]):
         )
         self._subscriber = subscriber
         self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
-        self._subscriber(self._on_batch, parser=self._wrap, decoder=_as_it_is)
+        self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
 
     async def start(self) -> None:
         """Join the group and begin.
@@ -183,8 +183,7 @@ class Consumer(Generic[M]):
             elif time.monotonic() - moved_at > self._stalled_s and await self._broker_answers():
                 raise Stalled(f"{lag} records behind and no progress for {self._stalled_s:.0f} s")
 
-    async def _on_batch(self, message: KafkaMessage) -> None:
-        records: Sequence[Any] = message.raw_message
+    async def _on_batch(self, records: Sequence[Any]) -> None:
         if self._given_up:
             return  # an acknowledgement of this batch would skip the one that was given up
         self._batch_since = time.monotonic()
@@ -236,8 +235,10 @@ class Consumer(Generic[M]):
         return True
 
 
-async def _as_it_is(message: KafkaMessage) -> KafkaMessage:
-    return message
+async def _records(message: KafkaMessage) -> Sequence[Any]:
+    # Not the message itself: it keeps what it was decoded to, and a batch that refers to itself would stay in memory
+    # until cycles are searched for, which is seldom; see service.py.
+    return message.raw_message
 
 
 def _trouble_of(leaving: asyncio.Task[None]) -> str | None:

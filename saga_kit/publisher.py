@@ -28,7 +28,7 @@ PUBLISH_TIMEOUT_S: Final = 4.0
 REQUEST_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 5.0
 """Whoever published has had an answer, so a producer that is closed has nothing to send that anybody waits for."""
-HASHES_MAX: Final = 65_536
+HASHES_MAX: Final = 16_384
 """Hashes of keys that are kept: an order's events come one after the other, and a hash costs more than a lookup."""
 log = structlog.get_logger(__name__)
 

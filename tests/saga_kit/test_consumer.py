@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, UnsupportedCodecError
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from faststream import AckPolicy
+from faststream.kafka.message import KafkaMessage
 from faststream.kafka.security import parse_security
 
 from contracts.envelope import Envelope, write_headers
@@ -116,6 +118,22 @@ async def test_records_of_all_topics_are_handled_and_then_committed(world: World
         await world.done_is(expected)
     assert await world.committed() == 80
     assert len(world.worker.handled) < 20
+
+
+async def test_a_batch_that_is_done_needs_no_search_for_cycles(world: World) -> None:
+    """Its records go with it, though cycles are searched for seldom."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        async with world.consuming():
+            for number in range(60):
+                await world.send(("o", number))
+                await world.done_is({("o", one) for one in range(number + 1)})
+            gc.collect()
+        assert [] == [found for found in gc.garbage if isinstance(found, ConsumerRecord | KafkaMessage)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 async def test_bytes_that_no_parser_expects_cost_one_letter_each(world: World) -> None:
