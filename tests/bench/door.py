@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count, cycle
 from typing import Any, Final, NamedTuple
 
@@ -212,7 +212,8 @@ async def _bare(stack: LocalStack, topic: str) -> AsyncIterator[tuple[int, int]]
     """Run the bare handler on a topic of its own."""
     [port] = free_ports(1)
     own = {"HTTP_PORT": str(port), "TOPIC": topic, "KAFKA_BOOTSTRAP_SERVERS": stack.kafka_bootstrap_servers}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.bare_door", env=os.environ | own)
+    argv = [sys.executable, "-m", "tests.bench.bare_door"]
+    process = await asyncio.create_subprocess_exec(*argv, env=os.environ | own, start_new_session=True)
     try:
         async with httpx.AsyncClient() as client, asyncio.timeout(20):
             while True:
@@ -223,7 +224,8 @@ async def _bare(stack: LocalStack, topic: str) -> AsyncIterator[tuple[int, int]]
                     await asyncio.sleep(0.1)
         yield port, process.pid
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            process.terminate()
         await process.wait()
 
 

@@ -40,12 +40,11 @@ class Minute:
 async def measure(ground: Ground, options: Options) -> Outcome:
     """Measure the peak, then go on at a share of it, and compare the first quarter with the last."""
     contender, meter = (await ground.system()).contender, Meter(ground)
-    speed = (await contender.run(options.warm_up, options.in_flight)).orders_per_s
-    for seconds in (options.seconds / 5, options.seconds):  # what the first orders need says little about the others
-        peak = await contender.run(max(options.warm_up, round(seconds * speed)), options.in_flight)
-        speed = peak.orders_per_s
-    per_s, minutes = SHARE * speed, max(4, round(options.minutes))
-    ground.out.print(f"peak {in_words(peak)}; now {per_s:.0f} orders/s for {options.minutes:g} minutes")
+    result = await contender.run(options.warm_up, options.in_flight)
+    for seconds in (options.seconds / 5, options.seconds):  # how fast the first orders are says little of the others
+        result = await contender.run(max(options.warm_up, round(seconds * result.orders_per_s)), options.in_flight)
+    per_s, minutes = SHARE * result.orders_per_s, max(4, round(options.minutes))
+    ground.out.print(f"peak {in_words(result)}; now {per_s:.0f} orders/s for {options.minutes:g} minutes")
     seen: list[Minute] = []
     with bar(ground.out, minutes, "minutes") as done:
         for number in range(1, minutes + 1):
