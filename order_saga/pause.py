@@ -57,11 +57,16 @@ async def wake(engine: AsyncEngine) -> int:
 
 
 async def _wake_all(engine: AsyncEngine) -> int:
+    """Wake as many as wait now; those that come to wait meanwhile, or again for another pause, are not waited for."""
+    async with engine.begin() as tx:
+        left = await store.held_back(tx)
     woken = 0
-    while True:
+    while left > 0:
         async with engine.begin() as tx:
-            found = await store.wake_held_back(tx, WAKE_MAX)
+            found = await store.wake_held_back(tx, min(left, WAKE_MAX))
         woken += found
+        left -= found
         if found < WAKE_MAX:
-            return woken
+            break
         await asyncio.sleep(WAKE_EVERY_S)
+    return woken

@@ -140,12 +140,13 @@ _WAKE: Final = """
     WHERE order_id IN (SELECT order_id FROM orders.orders
                        WHERE phase = ANY($1::text[]) AND due_at > statement_timestamp() + interval '5 s'
                        AND parked_reason IS NULL ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
-_WAKE_HELD_BACK: Final = """
+_HELD_BACK: Final = """
+    due_at > clock_timestamp() AND parked_reason IS NULL AND progress @? '$.questions[*] ? (@.held_back == true)'"""
+_COUNT_HELD_BACK: Final = f"SELECT count(*) FROM orders.orders WHERE {_HELD_BACK}"  # noqa: S608 - our own words
+_WAKE_HELD_BACK: Final = f"""
     UPDATE orders.orders SET due_at = clock_timestamp()
-    WHERE order_id IN (SELECT order_id FROM orders.orders
-                       WHERE due_at > clock_timestamp() AND parked_reason IS NULL
-                         AND progress @? '$.questions[*] ? (@.held_back == true)'
-                       ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)"""
+    WHERE order_id IN (SELECT order_id FROM orders.orders WHERE {_HELD_BACK}
+                       ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)"""  # noqa: S608 - the same
 _PAUSE: Final = """
     INSERT INTO orders.pauses (participant, paused_by, reason) VALUES ($1, $2, $3)
     ON CONFLICT (participant) DO NOTHING"""
@@ -218,6 +219,12 @@ async def wake(tx: AsyncConnection, phases: Sequence[Phase], most: int) -> int:
     Those that are due within 5 s come by themselves: among them are all that were asked a moment ago.
     """
     return (await tx.exec_driver_sql(_WAKE, (list(phases), most))).rowcount
+
+
+async def held_back(tx: AsyncConnection) -> int:
+    """Count the orders that wait for a paused participant, but for those that are due already."""
+    count: int = (await tx.exec_driver_sql(_COUNT_HELD_BACK)).scalar_one()
+    return count
 
 
 async def wake_held_back(tx: AsyncConnection, most: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -61,6 +62,25 @@ async def test_a_multitude_is_woken_a_page_at_a_time(desk: Desk, monkeypatch: py
     began = time.monotonic()
     assert "3 orders woken" in (await desk.cli("unpause", "balance")).out
     assert time.monotonic() - began >= 3 * 0.5
+
+
+async def test_waking_ends_although_another_pause_makes_all_wait_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whom the scanner finds between two pages waits again at once: every page is full, and each is woken once."""
+    monkeypatch.setattr(pause, "WAKE_MAX", 1)
+    monkeypatch.setattr(pause, "WAKE_EVERY_S", 0.2)
+    monkeypatch.setattr(pause, "PASSES_MAX", 1)
+    for who in ("assets", "balance"):
+        await desk.cli("pause", who, "--reason", "x")
+    for number in (1, 2, 3):
+        await desk.begin(number)
+    waking = asyncio.create_task(desk.cli("unpause", "assets"))
+    async with asyncio.timeout(20):
+        while not waking.done():
+            assert [] == await desk.scan()
+            await asyncio.sleep(0.01)
+    assert "3 orders woken" in (await waking).out
 
 
 async def test_pausing_twice_says_who_did_it_and_unpausing_twice_does_no_harm(desk: Desk) -> None:

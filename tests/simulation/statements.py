@@ -88,6 +88,7 @@ def _orders() -> dict[str, Statement]:
         orders._FILLS: upsert_fills,
         orders._DUE: due,
         orders._WAKE: wake,
+        orders._COUNT_HELD_BACK: count_held_back,
         orders._WAKE_HELD_BACK: wake_held_back,
         orders._PAUSE: pause,
         orders._UNPAUSE: unpause,
@@ -237,18 +238,29 @@ async def wake(tx: Transaction, phases: list[str], most: int) -> Result:
     return await _wake(tx, most, lambda row: row["phase"] in phases and row["due_at"] > soon)
 
 
+async def count_held_back(tx: Transaction) -> Result:
+    """Count those that wait for somebody who was paused."""
+    held_back = [order_id for order_id, row in tx.rows("orders") if _could_wake(row) and _is_held_back(tx, row)]
+    return Result([(len(held_back),)])
+
+
 async def wake_held_back(tx: Transaction, most: int) -> Result:
     """Make those due that wait for somebody who was paused."""
-    now = tx.database.now()
-    return await _wake(tx, most, lambda row: row["due_at"] > now and '"held_back":true' in row["progress"])
+    return await _wake(tx, most, lambda row: _is_held_back(tx, row))
+
+
+def _is_held_back(tx: Transaction, row: Row) -> bool:
+    return row["due_at"] > tx.database.now() and '"held_back":true' in row["progress"]
+
+
+def _could_wake(row: Row) -> bool:
+    return row["due_at"] is not None and row["parked_reason"] is None
 
 
 async def _wake(tx: Transaction, most: int, is_meant: Callable[[Row], bool]) -> Result:
     now = tx.database.now()
     waiting = sorted(
-        (row["due_at"], order_id)
-        for order_id, row in tx.rows("orders")
-        if row["due_at"] is not None and row["parked_reason"] is None and is_meant(row)
+        (row["due_at"], order_id) for order_id, row in tx.rows("orders") if _could_wake(row) and is_meant(row)
     )
     free = [order_id for _, order_id in waiting if tx.is_free("orders", order_id)][:most]
     for order_id in free:
