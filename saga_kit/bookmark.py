@@ -21,6 +21,8 @@ COMMIT_EVERY_S: Final = 0.1
 COMMIT_AGAIN_S: Final = 1.0
 """After one that failed."""
 COMMIT_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 2.0
+"""A broker that hangs must not hold up the end: what is not committed is delivered again."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,18 +45,19 @@ class Bookmark:
             self._task = asyncio.create_task(self._follow(consumer))
 
     async def close(self) -> None:
-        """Commit now what is not committed yet. Raises nothing."""
+        """Commit now what is not committed yet, unless that takes longer than ending may. Raises nothing."""
         self._hurry.set()
         if self._task is not None:
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
 
     async def _follow(self, consumer: Any) -> None:
         while self._moved:
             self._moved = False
             done, self._done = self._done, []
-            last = self._hurry.is_set()
             committed = await self._commit(consumer, done)
-            if not committed and not last:
+            if not committed and not self._hurry.is_set():
                 self._moved = True  # a topic that has gone quiet moves it no more
             await pause(self._hurry, COMMIT_EVERY_S if committed else COMMIT_AGAIN_S)
 

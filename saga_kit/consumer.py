@@ -24,7 +24,7 @@ from saga_kit.backoff import pause
 from saga_kit.batch import BatchProcess, Handler, Intake, Received, Record, Unreadable
 from saga_kit.bookmark import Bookmark
 from saga_kit.errors import CannotStart, Stalled, Stopped, describe
-from saga_kit.poller import POLL_TIMEOUT_MS, RECORDS_MAX, LostRecord, Poller
+from saga_kit.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, LostRecord, Poller
 from saga_kit.publisher import Publisher
 from saga_kit.settings import KitSettings
 from saga_kit.telemetry import Metrics
@@ -260,17 +260,17 @@ async def _hang_up(consumer: Any) -> None:
 
 
 async def _lags(consumer: Any) -> tuple[dict[Any, int], dict[Any, int]]:
-    """Return how many records of each assigned partition are not taken yet, and the positions."""
+    """Return how many records of each assigned partition are not taken yet, and the positions, as far as known."""
     lags: dict[Any, int] = {}
     positions: dict[Any, int] = {}
-    with suppress(TimeoutError, KafkaError):  # a rebalance: it will be known again next time
-        async with asyncio.timeout(1):
-            for tp in consumer.assignment() if consumer is not None else ():
+    for tp in consumer.assignment() if consumer is not None else ():
+        with suppress(TimeoutError, KafkaError):  # a rebalance, or no leader: it will be known again another time
+            async with asyncio.timeout(POSITION_TIMEOUT_S):
                 positions[tp] = await consumer.position(tp)
-                end = consumer.last_stable_offset(tp)  # records of open transactions can't be taken
-                if end is None or end < 0:
-                    end = consumer.highwater(tp)
-                lags[tp] = max(0, (end or 0) - positions[tp])
+            end = consumer.last_stable_offset(tp)  # records of open transactions can't be taken
+            if end is None or end < 0:
+                end = consumer.highwater(tp)
+            lags[tp] = max(0, (end or 0) - positions[tp])
     return lags, positions
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -78,7 +79,8 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         try:
             if self._must_rewind:
                 await self._rewind(consumer)
-            if self.polled_at < self._search_until:
+            # A spare member has nothing to search; the library tells it of errors, and keeps it, while it polls.
+            if self.polled_at < self._search_until and consumer.assignment():
                 return await self._search(consumer)
             records = await self._fetch(consumer)
         except ConsumerStoppedError:
@@ -119,7 +121,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if self._intake is None:
             return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX))
         flowing, limited = self._parted(consumer)
-        if not flowing and not limited:  # a spare member: the library tells it of errors, and keeps it, while it polls
+        if not flowing and not limited:  # a spare member
             return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=1))
         found = []
         if flowing:  # to the library, no partitions are all partitions
@@ -156,7 +158,9 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             else:
                 consumer.seek(tp, offset)
         if untouched:
-            await consumer.seek_to_beginning(*untouched)
+            with suppress(TimeoutError):  # one without a leader is found later; the others need not wait for it
+                async with asyncio.timeout(POSITION_TIMEOUT_S):
+                    await consumer.seek_to_beginning(*untouched)
         self._must_rewind = False
 
     async def _search(self, consumer: Any) -> Sequence[Any]:

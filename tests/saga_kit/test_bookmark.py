@@ -64,3 +64,20 @@ async def test_closing_tries_once_more_and_no_longer() -> None:
         await consumer.tried.wait()
         await mark.close()
     assert 2 == consumer.tries
+
+
+async def test_closing_does_not_wait_for_a_commit_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is frozen answers nothing, and neither the commit under way nor another may hold up the end."""
+    monkeypatch.setattr(bookmark, "CLOSE_TIMEOUT_S", 0.1)
+    consumer = Consumer(fails=0)
+
+    async def commit(offsets: dict[Any, int]) -> None:  # noqa: ARG001 - by its name
+        consumer.tried.set()
+        await asyncio.Event().wait()
+
+    consumer.commit = commit  # type: ignore[method-assign]
+    mark = _moved(consumer, 5)
+    async with asyncio.timeout(5):
+        await consumer.tried.wait()
+        mark.move(consumer, [])
+        await mark.close()

@@ -23,7 +23,7 @@ from faststream.kafka.security import parse_security
 
 from contracts.envelope import Envelope, write_headers
 from saga_kit.batch import BatchProcess, Intake
-from saga_kit.consumer import Consumer, _security
+from saga_kit.consumer import Consumer, _lags, _security
 from saga_kit.errors import CannotStart, Stalled
 from saga_kit.publisher import Publisher, RawMessage
 from saga_kit.telemetry import Metrics
@@ -356,6 +356,27 @@ async def test_readiness_and_lag(world: World, monkeypatch: pytest.MonkeyPatch) 
         world.stopping.set()
         await watching
     assert consumer.trouble() == "no partitions assigned"
+
+
+async def test_a_partition_without_a_leader_hides_no_lag_of_the_others() -> None:
+    """The library never tells its position, whichever of them is asked for first."""
+
+    class Client:
+        """Three partitions, of which the one in the middle has no leader."""
+
+        def assignment(self) -> list[TopicPartition]:
+            return [TopicPartition("t", number) for number in range(3)]
+
+        async def position(self, tp: TopicPartition) -> int:
+            if tp.partition == 1:
+                await asyncio.Event().wait()
+            return 10
+
+        def last_stable_offset(self, _tp: TopicPartition) -> int:
+            return 15
+
+    first, _, last = Client().assignment()
+    assert ({first: 5, last: 5}, {first: 10, last: 10}) == await _lags(Client())
 
 
 async def test_a_consumer_that_hangs_while_the_broker_answers_is_stalled(

@@ -199,3 +199,40 @@ async def test_a_spare_member_is_polled() -> None:
     consumer.getmany = getmany  # type: ignore[method-assign]
     assert [] == await _taken(Poller(Intake("u", lambda: 0)), consumer)
     assert [0] == calls
+
+
+async def test_a_spare_member_is_polled_after_an_error() -> None:
+    """While others would search for what can't be read: there may be another error, which only a poll hears of."""
+    consumer = Stumbling(set(), 0, partitions=())
+    errors: list[Exception] = [OSError("one"), OSError("another")]
+
+    async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG001
+        if errors:
+            raise errors.pop()
+        return {}
+
+    consumer.getmany = getmany  # type: ignore[method-assign]
+    poller = Poller()
+    for _ in range(3):
+        assert [] == await _taken(poller, consumer)
+    assert [] == errors
+
+
+async def test_going_back_waits_for_no_partition_without_a_leader() -> None:
+    """The library looks for its beginning until there is one; the others go on at once."""
+    consumer = Stumbling(set(), 20, partitions=(GOOD,))
+    real, fails = consumer.getmany, [OSError("once")]
+
+    async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        if fails:
+            raise fails.pop()
+        return await real(*tps, timeout_ms=timeout_ms, max_records=max_records)
+
+    async def seek_to_beginning(*_tps: TopicPartition) -> None:
+        await asyncio.Event().wait()
+
+    consumer.getmany, consumer.seek_to_beginning = getmany, seek_to_beginning  # type: ignore[method-assign]
+    poller = Poller()
+    async with asyncio.timeout(5):
+        assert [] == await _taken(poller, consumer)
+        assert [(0, offset) for offset in range(20)] == await _taken(poller, consumer)
