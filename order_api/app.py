@@ -36,6 +36,7 @@ from order_api.shortcut import Shortcut
 from order_api.store import GRACE_S, Store
 from order_api.sweeper import Sweeper
 from order_api.tokens import Tokens
+from order_api.unpublished import Unpublished
 from order_api.waiters import Waiters
 from saga_kit.database import create_engine, ping
 from saga_kit.errors import CannotStart, KitError, describe
@@ -113,7 +114,8 @@ def create_app(
     waiting.set_function(lambda: waiters.waiting)
     followed = Gauge("order_events_followed", "1 while who waits hears of events.", registry=registry)
     followed.set_function(lambda: follower.following)
-    sweeper = Sweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
+    unpublished = Unpublished()
+    sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
     keys = _keys(settings, registry)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     if isinstance(keys, JwksKeys):
@@ -133,7 +135,8 @@ def create_app(
             yield
             stopping.set()
 
-    desk = Desk(store, publisher, waiters, accepted, keys_kept_days=settings.api_idempotency_key_days)
+    keys_kept_days = settings.api_idempotency_key_days
+    desk = Desk(store, publisher, waiters, accepted, unpublished=unpublished, keys_kept_days=keys_kept_days)
     limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
     routes = OrderRoutes(desk, Gate(tokens, limit), in_flight, body_bytes_max=settings.api_body_bytes_max)
     hot = Middleware(Shortcut, "POST", "/orders", routes.submit)

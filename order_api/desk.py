@@ -26,6 +26,7 @@ from order_api.problems import Code, Problem
 from order_api.store import Entry, Found, Store
 from order_api.tokens import Caller
 from order_api.trail import REPLAYED, Action, Origin
+from order_api.unpublished import Unpublished
 from order_api.waiters import Waiters
 from saga_kit.outbox import Publishes
 
@@ -42,17 +43,27 @@ class Desk:
     """Serves callers who are known and requests that are well formed; raises `Problem` for what it refuses."""
 
     def __init__(
-        self, store: Store, publisher: Publishes, waiters: Waiters, accepted: Counter, *, keys_kept_days: int
+        self,
+        store: Store,
+        publisher: Publishes,
+        waiters: Waiters,
+        accepted: Counter,
+        *,
+        unpublished: Unpublished,
+        keys_kept_days: int,
     ) -> None:
         self._store = store
         self._waiters = waiters
         self._accepted = accepted
+        self._unpublished = unpublished
         self._keys_kept_days = keys_kept_days
         self._claims: Batcher[tuple[Claim, Origin], datetime | None] = Batcher(store.claim)
         self._reads: Batcher[UUID, Found] = Batcher(store.find)
 
         async def publish(messages: Sequence[Outgoing]) -> list[bool]:
-            return [await publisher.publish(messages)] * len(messages)
+            published = await publisher.publish(messages)
+            unpublished.note(messages, published=published)
+            return [published] * len(messages)
 
         self._messages: Batcher[Outgoing, bool] = Batcher(publish)
 
@@ -154,6 +165,7 @@ class Desk:
             published = await self._messages.do(message)
         except Overloaded:
             published = False
+            self._unpublished.note([message], published=False)
         if not published:
             where = address(order_id)
             raise Problem(Code.NOT_PUBLISHED, instance=where, headers={"location": where}, order_id=order_id)

@@ -26,8 +26,9 @@ T = TypeVar("T")
 GRACE_S: Final = 5.0
 """The sweeper leaves a new claim or cancel alone for this long: its request is publishing it."""
 PAUSE_MAX_S: Final = 300.0
-"""After that, the pauses between two looks at one claim or cancel double, up to this."""
+"""After that, the pauses between two looks at one claim or cancel that is published double, up to this."""
 RETRY_S: Final = 2.0
+"""The pause of one that was looked at but not published."""
 DEADLOCK: Final = "40P01"
 DEADLOCKS_MAX: Final = 3
 HISTORY_PAGE: Final = 200
@@ -60,8 +61,8 @@ class Looked(msgspec.Struct, Generic[T], frozen=True):
     """What a look at what is due has found."""
 
     number: int
-    shown_until: datetime | None
-    """When the newest of those was accepted that the orchestrator shows."""
+    shown: list[tuple[UUID, datetime]]
+    """The orders of those that the orchestrator has read, and when they were accepted."""
     missing: list[T]
     """Those that it does not show yet."""
 
@@ -132,10 +133,10 @@ class Store:
     async def due_cancels(self, limit: int) -> Looked[Cancel]:
         """Lease cancels that are due; of those that the order shows, none is ever due again."""
         rows = await self._run(_SWEEP_CANCELS, limit, self._grace_s, PAUSE_MAX_S)
-        return _looked(rows, lambda row: Cancel(*row[:-1]))
+        return _looked(rows, lambda row: Cancel(*row[:-2]))
 
     async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
-        """End the lease of what could not be published: it is due again soon."""
+        """End the lease of what was not published: it is due again soon."""
         await self._run(_HAND_BACK[table], order_ids, RETRY_S)
 
     async def _run_again(self, statement: str, *values: Any) -> list[Any]:
@@ -155,8 +156,8 @@ class Store:
 
 
 def _looked(rows: Sequence[Any], read: Callable[[Any], T]) -> Looked[T]:
-    shown_until = max((row.created_at for row in rows if row.settled), default=None)
-    return Looked(len(rows), shown_until, [read(row) for row in rows if not row.settled])
+    shown = [(row.order_id, row.created_at) for row in rows if row.shown]
+    return Looked(len(rows), shown, [read(row) for row in rows if not row.settled])
 
 
 def _found(row: Any) -> Found:
@@ -297,8 +298,11 @@ _UPSERT_CANCEL: Final = f"""
 _INSERT_REQUEST: Final = f"{_NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
 
 
-def _sweep(table: str, columns: str, settled: str, also: str = "") -> str:
-    """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double)."""
+def _sweep(table: str, columns: str, settled: str, shown: str, also: str = "") -> str:
+    """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).
+
+    What is `shown` was read by the orchestrator, which is more than that nothing is to be done about it any more.
+    """
     return f"""
         WITH due AS (
             SELECT order_id FROM api.{table} WHERE NOT settled AND next_publish_at <= statement_timestamp()
@@ -308,7 +312,7 @@ def _sweep(table: str, columns: str, settled: str, also: str = "") -> str:
             next_publish_at = now()
                 + least(greatest(now() - c.created_at, make_interval(secs => $2)), make_interval(secs => $3))
         FROM due WHERE c.order_id = due.order_id
-        RETURNING {columns}, c.created_at, c.settled"""  # noqa: S608 - the same
+        RETURNING {columns}, c.created_at, c.settled, {_order_exists(shown)} AS shown"""  # noqa: S608 - the same
 
 
 def _order_exists(such: str) -> str:
@@ -316,13 +320,18 @@ def _order_exists(such: str) -> str:
 
 
 _SWEEP_CLAIMS: Final = _sweep(
-    "claims", _columns("c", _CLAIM), "true", f"taken = {_order_exists('o.user_id <> c.user_id')},"
+    "claims",
+    _columns("c", _CLAIM),
+    "true",
+    "o.user_id = c.user_id",
+    f"taken = {_order_exists('o.user_id <> c.user_id')},",
 )
 _SWEEP_CANCELS: Final = _sweep(
     "cancels",
     "c.order_id, c.user_id, c.requested_by",
     # Past these statuses nothing can be cancelled; the row of another user's order is not what was to be cancelled.
     "(o.cancel_requested OR o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)",
+    "o.cancel_requested",
 )
 _HAND_BACK: Final = {
     table: f"""

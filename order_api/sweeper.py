@@ -2,8 +2,8 @@
 
 Any number of API processes may sweep: a row is leased by one at a time (`SKIP LOCKED`, and a time before which nobody
 looks again). What the orchestrator does not show may be lost, or waits in a queue, and every copy would make that
-longer. It is lost when what was accepted well after it is shown; of all else, only so much a second is published that
-it costs a queue next to nothing.
+longer. It is lost when this process could not publish it, or when what was accepted well after it in the same partition
+is shown; of all else, only so much a second is published that it costs a queue next to nothing.
 """
 
 from __future__ import annotations
@@ -11,36 +11,55 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
 
 from contracts.envelope import Outgoing
+from contracts.topics import ORDERS_REQUESTS
 from order_api.messages import cancel_message, request_message
-from order_api.store import Store
+from order_api.store import Looked, Store
+from order_api.unpublished import Unpublished
 from saga_kit.backoff import keep_doing
+from saga_kit.murmur2 import murmur2, partition_of
 from saga_kit.outbox import Publishes
 
 PAGE: Final = 500
 UNSURE_MAX: Final = 100
-"""Of what nothing has overtaken, so much is published in one look; after it the next one waits for the interval."""
+"""Of the claims that may only be waiting, and of such cancels, a look publishes so many at most; when there were more,
+the next look comes after the interval. Each process looks by itself."""
 MARGIN: Final = timedelta(seconds=3)
-"""By so much the partitions of a topic may be apart."""
-_Missing = tuple[datetime, UUID, Outgoing]
-"""What was accepted when, of which order, and its message."""
+"""Several producers write to a partition, and none of them at the moment of accepting: by so much they may differ."""
 
 log = structlog.get_logger(__name__)
+
+
+class Missing(NamedTuple):
+    """What the orchestrator does not show."""
+
+    order_id: UUID
+    created_at: datetime
+    message: Outgoing
 
 
 class Sweeper:
     """Settles what the orchestrator shows, and publishes the rest again."""
 
-    def __init__(self, store: Store, publisher: Publishes, republished: Counter, *, interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publishes,
+        republished: Counter,
+        unpublished: Unpublished,
+        *,
+        interval_s: float = 1.0,
+    ) -> None:
         self._store = store
         self._publisher = publisher
         self._republished = republished
+        self._unpublished = unpublished
         self._interval_s = interval_s
         self._claims, self._cancels = Front(), Front()
 
@@ -51,42 +70,54 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Look at one page of claims and one of cancels; return whether more may be due at once."""
         claims, cancels = await self._store.due_claims(PAGE), await self._store.due_cancels(PAGE)
-        requests = [(one.created_at, one.claim.order_id, request_message(one)) for one in claims.missing]
-        wishes = [(one.created_at, one.order_id, cancel_message(one)) for one in cancels.missing]
-        done = await self._publish("claims", self._claims, claims.shown_until, requests)
-        done &= await self._publish("cancels", self._cancels, cancels.shown_until, wishes)
+        requests = [Missing(one.claim.order_id, one.created_at, request_message(one)) for one in claims.missing]
+        wishes = [Missing(one.order_id, one.created_at, cancel_message(one)) for one in cancels.missing]
+        done = await self._publish("claims", self._claims, claims, requests)
+        done &= await self._publish("cancels", self._cancels, cancels, wishes)
         return done and max(claims.number, cancels.number) == PAGE
 
-    async def _publish(
-        self, table: str, front: Front, shown_until: datetime | None, missing: Sequence[_Missing]
-    ) -> bool:
+    async def _publish(self, table: str, front: Front, looked: Looked[Any], missing: Sequence[Missing]) -> bool:
         """Publish of what is missing what should be, and have the rest looked at again soon; tell whether all was."""
-        lost, waiting = front.parted(shown_until, missing)
+        front.move(looked.shown)
+        lost: list[Missing] = []
+        waiting: list[Missing] = []
+        for one in missing:
+            (lost if one.message in self._unpublished or front.is_past(one) else waiting).append(one)
         now, later = [*lost, *waiting[:UNSURE_MAX]], waiting[UNSURE_MAX:]
         if now:
             log.info("publishing again what the orchestrator does not show yet", table=table, messages=len(now))
-            if await self._publisher.publish([message for _, _, message in now]):
+            messages = [one.message for one in now]
+            published = await self._publisher.publish(messages)
+            self._unpublished.note(messages, published=published)
+            if published:
                 self._republished.inc(len(now))
             else:
                 later = [*now, *later]
         if later:
-            await self._store.hand_back(table, [order_id for _, order_id, _ in later])
+            await self._store.hand_back(table, [one.order_id for one in later])
         return not later
 
 
 class Front:
-    """How far the orchestrator has come: the time of the newest that it is known to show."""
+    """How far the orchestrator has come in each partition: when the newest was accepted that it is known to have read.
+
+    Partitions have readers of their own: one that died holds up its partitions, and the others go on.
+    """
 
     def __init__(self) -> None:
-        self._shown_until: datetime | None = None
+        self._read_until: dict[int, datetime] = {}
 
-    def parted(
-        self, shown_until: datetime | None, missing: Sequence[_Missing]
-    ) -> tuple[Sequence[_Missing], Sequence[_Missing]]:
-        """Tell what was overtaken, so that it must be lost, from what may be waiting still."""
-        if shown_until is not None and (self._shown_until is None or shown_until > self._shown_until):
-            self._shown_until = shown_until
-        if self._shown_until is None:
-            return [], missing
-        before = self._shown_until - MARGIN
-        return [one for one in missing if one[0] < before], [one for one in missing if one[0] >= before]
+    def move(self, shown: Sequence[tuple[UUID, datetime]]) -> None:
+        """Note what was read."""
+        for order_id, created_at in shown:
+            partition = _partition(order_id)
+            self._read_until[partition] = max(created_at, self._read_until.get(partition, created_at))
+
+    def is_past(self, missing: Missing) -> bool:
+        """Tell whether what is missing should have been read before what was read, so that it must be lost."""
+        read_until = self._read_until.get(_partition(missing.order_id))
+        return read_until is not None and missing.created_at < read_until - MARGIN
+
+
+def _partition(order_id: UUID) -> int:
+    return partition_of(murmur2(str(order_id).encode()), ORDERS_REQUESTS.partitions)

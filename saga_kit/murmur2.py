@@ -24,3 +24,8 @@ def murmur2(key: bytes) -> int:
         mixed = (mixed ^ int.from_bytes(key[-rest:], "little")) * MULTIPLIER & MASK
     mixed = (mixed ^ mixed >> 13) * MULTIPLIER & MASK
     return mixed ^ mixed >> 15
+
+
+def partition_of(hashed: int, count: int) -> int:
+    """Choose one of so many partitions for a key's hash, as Java's and aiokafka's default partitioners do."""
+    return (hashed & 0x7FFFFFFF) % count

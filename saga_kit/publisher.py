@@ -16,7 +16,7 @@ from contracts.envelope import Outgoing
 from saga_kit.backoff import Backoff
 from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import OversizeMessage, describe
-from saga_kit.murmur2 import murmur2
+from saga_kit.murmur2 import murmur2, partition_of
 from saga_kit.settings import KafkaSettings
 from saga_kit.tracing import begin_sending
 
@@ -171,8 +171,8 @@ class Publisher:
         return groups, [_MissingTopicError(f"topic {topic} {hint}") for topic in missing]
 
     def partition(self, key: bytes | None, count: int) -> int:
-        """Choose the partition as Java's and aiokafka's default partitioners do; no key counts as an empty one."""
-        return (self._hash(key or b"") & 0x7FFFFFFF) % count
+        """Choose the partition of a key; none counts as an empty one."""
+        return partition_of(self._hash(key or b""), count)
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
