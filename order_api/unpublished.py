@@ -8,24 +8,26 @@ from typing import Final
 from contracts.envelope import Outgoing
 
 MOST: Final = 100_000
-"""Ids of messages that are kept. What does not fit is published by the sweeper, too, only more slowly."""
+"""Ids of messages that are kept, the newest. What is forgotten is published by the sweeper, too, only more slowly."""
 
 
 class Unpublished:
     """Ids of messages of which a publish failed. Another process does not know them, nor the next one."""
 
-    def __init__(self) -> None:
-        self._ids: set[str] = set()
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._ids: dict[str, None] = {}
 
     def note(self, messages: Iterable[Outgoing], *, published: bool) -> None:
         """Remember, or forget, messages by how their publish went."""
-        if published:
-            if self._ids:
-                self._ids.difference_update(message.id for message in messages)
-            return
-        for message in messages:
-            if len(self._ids) < MOST:
-                self._ids.add(message.id)
+        if not published:
+            self._ids |= dict.fromkeys(message.id for message in messages)
+            while len(self._ids) > self._most:  # some were stored all the same, and nobody asks for them again
+                del self._ids[next(iter(self._ids))]
+        elif self._ids:
+            for message in messages:
+                self._ids.pop(message.id, None)
 
     def __contains__(self, message: Outgoing) -> bool:
+        """Tell whether the last publish of a message failed."""
         return message.id in self._ids
