@@ -301,7 +301,8 @@ _INSERT_REQUEST: Final = f"{_NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
 def _sweep(table: str, columns: str, settled: str, shown: str, also: str = "") -> str:
     """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).
 
-    What is `shown` was read by the orchestrator, which is more than that nothing is to be done about it any more.
+    What is `shown` was read by the orchestrator (a cancel of the order was), which is more than that nothing is to be
+    done about it any more.
     """
     return f"""
         WITH due AS (

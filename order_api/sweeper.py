@@ -87,11 +87,10 @@ class Sweeper:
         if now:
             log.info("publishing again what the orchestrator does not show yet", table=table, messages=len(now))
             messages = [one.message for one in now]
-            published = await self._publisher.publish(messages)
-            self._unpublished.note(messages, published=published)
-            if published:
+            if await self._publisher.publish(messages):
+                self._unpublished.note(messages, published=True)
                 self._republished.inc(len(now))
-            else:
+            else:  # what only may be waiting was published once, and is not known to be lost by this
                 later = [*now, *later]
         if later:
             await self._store.hand_back(table, [one.order_id for one in later])

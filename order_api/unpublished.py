@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,14 +17,14 @@ class Unpublished:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._ids: dict[str, None] = {}
+        self._ids: OrderedDict[str, None] = OrderedDict()
 
     def note(self, messages: Iterable[Outgoing], *, published: bool) -> None:
         """Remember, or forget, messages by how their publish went."""
         if not published:
-            self._ids |= dict.fromkeys(message.id for message in messages)
+            self._ids.update(dict.fromkeys(message.id for message in messages))
             while len(self._ids) > self._most:  # some were stored all the same, and nobody asks for them again
-                del self._ids[next(iter(self._ids))]
+                self._ids.popitem(last=False)
         elif self._ids:
             for message in messages:
                 self._ids.pop(message.id, None)

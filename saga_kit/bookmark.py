@@ -56,8 +56,9 @@ class Bookmark:
         while self._moved:
             self._moved = False
             done, self._done = self._done, []
+            last = self._hurry.is_set()
             committed = await self._commit(consumer, done)
-            if not committed and not self._hurry.is_set():
+            if not committed and not last:
                 self._moved = True  # a topic that has gone quiet moves it no more
             await pause(self._hurry, COMMIT_EVERY_S if committed else COMMIT_AGAIN_S)
 

@@ -263,15 +263,26 @@ async def _lags(consumer: Any) -> tuple[dict[Any, int], dict[Any, int]]:
     """Return how many records of each assigned partition are not taken yet, and the positions, as far as known."""
     lags: dict[Any, int] = {}
     positions: dict[Any, int] = {}
-    for tp in consumer.assignment() if consumer is not None else ():
-        with suppress(TimeoutError, KafkaError):  # a rebalance, or no leader: it will be known again another time
-            async with asyncio.timeout(POSITION_TIMEOUT_S):
-                positions[tp] = await consumer.position(tp)
+    assigned = list(consumer.assignment()) if consumer is not None else []
+    for tp, position in zip(assigned, await asyncio.gather(*(_position(consumer, tp) for tp in assigned)), strict=True):
+        with suppress(KafkaError):  # a rebalance: it will be known again next time
+            if position is None:
+                continue
             end = consumer.last_stable_offset(tp)  # records of open transactions can't be taken
             if end is None or end < 0:
                 end = consumer.highwater(tp)
-            lags[tp] = max(0, (end or 0) - positions[tp])
+            positions[tp], lags[tp] = position, max(0, (end or 0) - position)
     return lags, positions
+
+
+async def _position(consumer: Any, tp: Any) -> int | None:
+    """Return a partition's next offset, None when it is not known at the moment: a rebalance, or no leader."""
+    try:
+        async with asyncio.timeout(POSITION_TIMEOUT_S):
+            position: int = await consumer.position(tp)
+            return position
+    except (TimeoutError, KafkaError):
+        return None
 
 
 def _fetch_age_s(consumer: Any) -> float:

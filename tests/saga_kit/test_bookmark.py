@@ -66,6 +66,24 @@ async def test_closing_tries_once_more_and_no_longer() -> None:
     assert 2 == consumer.tries
 
 
+async def test_closing_tries_again_when_the_commit_under_way_fails() -> None:
+    """A commit that fails at once, in a rebalance, has not used up the time for ending."""
+    consumer = Consumer(fails=1)
+    real, closing = consumer.commit, asyncio.Event()
+
+    async def commit(offsets: dict[Any, int]) -> None:
+        consumer.tried.set()
+        await closing.wait()
+        await real(offsets)
+
+    consumer.commit = commit  # type: ignore[method-assign]
+    mark = _moved(consumer, 5)
+    await consumer.tried.wait()
+    asyncio.get_running_loop().call_later(0.05, closing.set)
+    await mark.close()
+    assert [{("t", 0): 5}] == consumer.committed
+
+
 async def test_closing_does_not_wait_for_a_commit_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that is frozen answers nothing, and neither the commit under way nor another may hold up the end."""
     monkeypatch.setattr(bookmark, "CLOSE_TIMEOUT_S", 0.1)
