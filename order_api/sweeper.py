@@ -19,6 +19,7 @@ from prometheus_client import Counter
 
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_REQUESTS
+from contracts.vocabulary import id_text
 from order_api.messages import cancel_message, request_message
 from order_api.store import Looked, Store
 from order_api.unpublished import Unpublished
@@ -119,4 +120,4 @@ class Front:
 
 
 def _partition(order_id: UUID) -> int:
-    return partition_of(murmur2(str(order_id).encode()), ORDERS_REQUESTS.partitions)
+    return partition_of(murmur2(id_text(order_id).encode()), ORDERS_REQUESTS.partitions)

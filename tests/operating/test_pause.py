@@ -79,7 +79,7 @@ async def test_waking_ends_although_another_pause_makes_all_wait_again(
     async with asyncio.timeout(20):
         while not waking.done():
             assert [] == await desk.scan()
-            await asyncio.sleep(0.01)
+            await asyncio.wait({waking}, timeout=0.01)
     assert "3 orders woken" in (await waking).out
 
 
