@@ -9,8 +9,10 @@ WORKDIR /build
 RUN python -m venv /opt/order-saga
 
 # The dependencies are a layer of their own: a change of the code leaves it in the cache.
-COPY requirements-runtime.lock ./
-RUN pip install --quiet --require-hashes -r requirements-runtime.lock
+# With the pip that a lock file names, and nothing but what the lock files list: see Makefile.
+COPY requirements-pip.lock requirements-runtime.lock ./
+RUN pip install --quiet --no-deps --require-hashes -r requirements-pip.lock \
+    && pip install --quiet --no-deps --require-hashes -r requirements-runtime.lock
 
 COPY . .
 RUN pip install --quiet --no-deps --no-build-isolation . \

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime.stamp
 DEVELOPMENT := $(VENV)/.development.stamp
-LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock
+LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs coverage lock clean
@@ -79,21 +79,26 @@ coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is t
 	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
 
 # The widest set first; the others are held to its versions. UPGRADE=--upgrade takes newer versions than the lock files have.
-COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the newest versions)
-	$(COMPILE) --extra local --extra otel --group build --group dev --output-file requirements-dev.lock
-	$(COMPILE) --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock
-	$(COMPILE) --extra otel --group build --constraint requirements-dev.lock --output-file requirements-runtime.lock
+	$(COMPILE) pyproject.toml --extra local --extra otel --group build --group dev --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra otel --group build --constraint requirements-dev.lock --output-file requirements-runtime.lock
+	$(COMPILE) --group installer --constraint requirements-dev.lock --output-file requirements-pip.lock
 	@if grep -n '://' $(LOCKS); then echo "make lock: a lock file names a host" >&2; exit 1; fi
 
 clean: ## remove .venv/ and what the tools left behind (not .local/, which is data)
 	rm -rf $(VENV) build *.egg-info .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A virtual environment is good for as long as its lock file and pyproject.toml do not change.
-INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet
-INSTALL_PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
+# A virtual environment is good for as long as its lock file and pyproject.toml do not change. Which versions it gets is
+# decided by the lock files alone: the machine's pip only installs the pip that requirements-pip.lock names, and that one
+# installs what the lock file lists and looks for nothing else (--no-deps): a lock file is complete, and a pip that resolves
+# it again may prefer a later release or refuse it. pip, so that the index and certificates that are set up for pip hold.
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
+INSTALL = $(PIP) --require-hashes -r requirements-pip.lock && $(PIP) --require-hashes -r
+INSTALL_PROJECT = $(PIP) --no-build-isolation --editable .
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: there is no '$(PYTHON)'; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -102,14 +107,14 @@ $(BIN)/python:
 	@echo "make: a virtual environment in $(VENV)/ ..."
 	@$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+$(RUNTIME): requirements.lock requirements-pip.lock pyproject.toml | $(BIN)/python
 	@echo "make: installing requirements.lock ..."
-	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) requirements.lock
 	@$(INSTALL_PROJECT)
 	@touch $@
 
-$(DEVELOPMENT): requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/python
+$(DEVELOPMENT): requirements-dev.lock requirements.lock requirements-pip.lock pyproject.toml | $(BIN)/python
 	@echo "make: installing requirements-dev.lock ..."
-	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@$(INSTALL) requirements-dev.lock
 	@$(INSTALL_PROJECT)
 	@touch $(RUNTIME) $@

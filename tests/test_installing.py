@@ -1,0 +1,160 @@
+"""What `make` installs is decided by the lock files alone: not by the machine's pip, nor by what was released since.
+
+The Makefile's own recipes run in a folder of the test's, against an index of the test's on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT: Final = Path(__file__).parents[1]
+LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-runtime.lock")
+PROJECT: Final = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "stand-in"
+version = "1.0"
+[tool.setuptools]
+packages = []
+"""
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Serve a folder as a package index; yields the folder and the index's address."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("stamp", "lock"), [(".runtime", "requirements.lock"), (".development", "requirements-dev.lock")]
+)
+def test_later_releases_and_an_old_pip_change_nothing(
+    tmp_path: Path, index: tuple[Path, str], stamp: str, lock: str
+) -> None:
+    """A newer release of a package that is needed with an extra neither stops an installation nor gets into it.
+
+    The environment begins with the pip that the interpreter brings, of whatever age it is; it ends with the pinned one.
+    """
+    folder, address = index
+    lines = [
+        _publish(folder, "outer", "1.0", requires=["inner[more]>=1.0"]),
+        _publish(folder, "inner", "1.0", requires=['extra>=1.0; extra == "more"']),
+        _publish(folder, "extra", "1.0"),
+        _publish_again(folder, "setuptools"),
+    ]
+    for name in ("outer", "inner", "extra"):
+        _publish(folder, name, "2.0")
+    project = tmp_path / "a project"
+    project.mkdir()
+    shutil.copy(ROOT / "Makefile", project)
+    (project / "pyproject.toml").write_text(PROJECT)
+    for each in LOCKS:
+        (project / each).write_text("\n".join(lines) if each == lock else "")
+    (project / "requirements-pip.lock").write_text(_publish_again(folder, "pip"))
+    made = subprocess.run(  # noqa: S603 - the program and its arguments are our own
+        [shutil.which("make") or "make", f"PYTHON={sys.executable}", f".venv/{stamp}.stamp"],
+        cwd=project,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_INDEX_URL": address, "PIP_NO_CACHE_DIR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    found = {
+        distribution.name: distribution.version
+        for distribution in importlib.metadata.distributions(
+            path=[str(next(project.glob(".venv/lib/*/site-packages")))]
+        )
+    }
+    expected = {name: importlib.metadata.version(name) for name in ("pip", "setuptools")}
+    assert {"outer": "1.0", "inner": "1.0", "extra": "1.0", "stand-in": "1.0", **expected} == found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_file_is_complete(lock: str) -> None:
+    """What is listed needs nothing, here, that is not listed: pip is told to look for nothing else."""
+    wanted = [Requirement(line.split("\\")[0]) for line in _requirements(ROOT / lock)]
+    listed = {canonicalize_name(one.name) for one in wanted if one.marker is None or one.marker.evaluate()}
+    missing = {
+        f"{name} needs {needed.name}"
+        for name in listed
+        for needed in map(Requirement, importlib.metadata.requires(name) or [])
+        if needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if canonicalize_name(needed.name) not in listed
+    }
+    assert set() == missing
+
+
+def _requirements(lock: Path) -> list[str]:
+    return re.findall(r"^[A-Za-z0-9].*$", lock.read_text(), re.MULTILINE)
+
+
+def _publish(index: Path, name: str, version: str, *, requires: tuple[str, ...] | list[str] = ()) -> str:
+    """Put an empty package into the index; return its line of a lock file."""
+    needs = "".join(f"Requires-Dist: {one}\n" for one in requires)
+    extra = "Provides-Extra: more\n" if any("extra ==" in one for one in requires) else ""
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{extra}{needs}"
+    wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    info = f"{name}-{version}.dist-info"
+    return _store(index, name, version, {f"{info}/METADATA": metadata.encode(), f"{info}/WHEEL": wheel.encode()})
+
+
+def _publish_again(index: Path, name: str) -> str:
+    """Put a package that is installed here into the index, packed again; return its line of a lock file."""
+    distribution = importlib.metadata.distribution(name)
+    left_out = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
+    members = {
+        file.as_posix(): Path(str(file.locate())).read_bytes()
+        for file in distribution.files or ()
+        if file.name not in left_out and ".." not in file.parts and file.suffix != ".pyc"
+    }
+    return _store(index, name, distribution.version, members)
+
+
+def _store(index: Path, name: str, version: str, members: Mapping[str, bytes]) -> str:
+    folder = index / name
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}-{version}-py3-none-any.whl"
+    record = f"{name}-{version}.dist-info/RECORD"
+    rows = "".join(f"{member},sha256={_digest(data)},{len(data)}\n" for member, data in members.items())
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in {**members, record: f"{rows}{record},,\n".encode()}.items():
+            archive.writestr(member, data)
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
