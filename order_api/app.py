@@ -116,12 +116,12 @@ def create_app(
     followed.set_function(lambda: follower.following)
     unpublished = Unpublished()
     sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
-    keys = _keys(settings, registry)
+    in_flight = InFlight(settings.api_in_flight_max, registry=registry)
+    keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
     connections = Connections(settings.api_connections_max, registry=registry)
-    in_flight = InFlight(settings.api_in_flight_max, registry=registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -156,12 +156,18 @@ def create_app(
     return app
 
 
-def _keys(settings: ApiSettings, registry: CollectorRegistry) -> SharedSecret | JwksKeys:
+def _keys(settings: ApiSettings, registry: CollectorRegistry, in_flight: InFlight) -> SharedSecret | JwksKeys:
     if settings.jwt_secret is not None:
         return SharedSecret(settings.jwt_secret.get_secret_value())
     if settings.jwt_audience is None:
         log.warning("tokens for any service are taken: JWT_AUDIENCE is not set")
-    return JwksKeys(str(settings.jwt_jwks_url), registry=registry, refresh_s=settings.jwt_jwks_refresh_s)
+    return JwksKeys(
+        str(settings.jwt_jwks_url),
+        registry=registry,
+        refresh_s=settings.jwt_jwks_refresh_s,
+        stale_s=settings.jwt_jwks_stale_s,
+        waiting=in_flight.waiting,
+    )
 
 
 def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorRegistry) -> list[Middleware]:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,12 @@ FETCH_S: Final = 5.0
 """For one fetch, from the connection to the last byte."""
 PAUSE_S: Final = 5.0
 """Between fetches that tokens ask for: whoever invents key ids asks the issuer no more often than this."""
+WAIT_S: Final = 2.0
+"""For a request whose token names a key that is not known, while the keys are being fetched."""
+WAITING_MAX: Final = 64
+"""Requests that wait for a fetch; one more is answered at once."""
+STALE_S: Final = 86_400.0
+"""The longest that keys are used while they can't be fetched again."""
 JWKS_BYTES_MAX: Final = 262_144
 KEYS_MAX: Final = 100
 KINDS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
@@ -78,7 +85,11 @@ class SharedSecret:
 
 
 class JwksKeys:
-    """The keys that an issuer publishes (RS256, ES256, EdDSA). Once fetched, they outlast any outage of the issuer."""
+    """The keys that an issuer publishes (RS256, ES256, EdDSA). They outlast an outage of the issuer of `stale_s`.
+
+    Keys are fetched beside the requests. A token of a known key never waits; one of an unknown key waits for a fetch
+    at most `WAIT_S`, and is refused at once when the keys were fetched less than `PAUSE_S` ago.
+    """
 
     def __init__(
         self,
@@ -86,12 +97,18 @@ class JwksKeys:
         *,
         registry: CollectorRegistry,
         refresh_s: float = REFRESH_S,
+        stale_s: float = STALE_S,
         clock: Callable[[], float] = time.monotonic,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """Take the address; a request that waits for a fetch does so within `waiting()`, in nobody's place."""
         self.version = 0
         self._url = url
         self._refresh_s = refresh_s
+        self._stale_s = stale_s
         self._clock = clock
+        self._while_waiting = waiting
+        self._waiting = 0
         self._keys: tuple[PyJWK, ...] = ()
         self._material: frozenset[bytes] = frozenset()
         self._trouble: str | None = "not fetched yet"
@@ -111,17 +128,18 @@ class JwksKeys:
                 self._fetching.cancel()
 
     async def check(self) -> str | None:
-        """Tell what is wrong for as long as no token can be checked; an outage later does no harm."""
+        """Tell what is wrong for as long as no token can be checked; an outage of less than `stale_s` does no harm."""
         return None if self._keys else f"the keys of tokens could not be fetched: {self._trouble}"
 
     async def key_for(self, kid: str | None, alg: object) -> PyJWK:
         """Return the key with this id, or the only one that fits when a token names none."""
         if alg not in KINDS.values():
             raise jwt.InvalidAlgorithmError
+        known = True
         if not self._keys or not self._named(kid):
-            await self._fetch_soon()
+            known = await self._fetched_soon()
         named = self._named(kid)
-        if not self._keys or (not named and self._trouble is not None):
+        if not self._keys or (not named and not known):
             raise Problem(Code.UNAVAILABLE, "the keys that tokens are checked with can't be fetched; nothing was done")
         if not named:
             raise UnknownKey
@@ -140,16 +158,30 @@ class JwksKeys:
         if self._trouble is not None:
             raise OSError(self._trouble)
 
-    async def _fetch_soon(self) -> None:
-        """Fetch because a token needs it: join a fetch that is under way, else begin one, but not too often."""
-        if self._fetching is not None or self._clock() - self._tried_at >= PAUSE_S:
-            await self._fetch()
+    async def _fetched_soon(self) -> bool:
+        """Fetch because a token needs it, though not too often; tell whether the keys are those of the issuer now."""
+        if self._fetching is None and self._clock() - self._tried_at < PAUSE_S:
+            return self._trouble is None
+        if self._waiting >= WAITING_MAX:
+            return False
+        fetching = self._begin()
+        self._waiting += 1
+        try:
+            with self._while_waiting():
+                await asyncio.wait({fetching}, timeout=WAIT_S)  # neither a time-out nor a hang-up ends the fetch
+        finally:
+            self._waiting -= 1
+        return fetching.done() and self._trouble is None
 
     async def _fetch(self) -> None:
+        await asyncio.shield(self._begin())
+
+    def _begin(self) -> asyncio.Task[None]:
+        """Begin a fetch, unless one is under way."""
         if self._fetching is None:
             self._tried_at = self._clock()
             self._fetching = asyncio.create_task(self._replace_keys())
-        await asyncio.shield(self._fetching)  # a client that hangs up does not end it for the others
+        return self._fetching
 
     async def _replace_keys(self) -> None:
         try:
@@ -157,6 +189,7 @@ class JwksKeys:
         except Exception as error:  # noqa: BLE001 - whatever the issuer's server does: the keys that we have stay
             self._trouble = describe(error)
             self._fetches.labels("failed").inc()
+            self._forget_stale()
             return
         finally:
             self._fetching = None
@@ -165,6 +198,12 @@ class JwksKeys:
         self._keys, self._material = tuple(found.values()), frozenset(found)
         self._trouble, self._fetched_at = None, self._clock()
         self._fetches.labels("ok").inc()
+
+    def _forget_stale(self) -> None:
+        if self._keys and self._clock() - self._fetched_at > self._stale_s:
+            log.error("the keys of tokens are too old to be believed", age_s=round(self._clock() - self._fetched_at))
+            self._keys, self._material = (), frozenset()
+            self.version += 1
 
     async def _download(self) -> bytes:
         # Unpacked nothing and followed nowhere: what is read is what was sent, by whom we asked.

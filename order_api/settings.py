@@ -80,7 +80,11 @@ class ApiSettings(KitSettings):
     else every token of this issuer is taken, whichever service it was made for."""
     jwt_jwks_refresh_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """How often the keys are fetched: a key that the issuer withdraws is believed no longer than this while the issuer
-    answers, and a key that is new is looked for at once. While it does not answer, the keys known last stay good."""
+    answers, and a key that is new is looked for at once. While it does not answer, the keys known last stay good for
+    `JWT_JWKS_STALE_S`."""
+    jwt_jwks_stale_s: Annotated[float, Field(ge=60, le=2_592_000)] = 86_400.0
+    """How long the keys known last are used while the issuer does not answer; after that no token is taken (503). A key
+    that the issuer has withdrawn is believed no longer than this, whoever keeps this process from reaching it."""
     jwt_leeway_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How far the issuer's clock and ours may be apart when `exp`, `nbf` and `iat` are judged."""
     jwt_issuer: str | None = None

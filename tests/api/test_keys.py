@@ -8,6 +8,7 @@ import gzip
 import hmac
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -23,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr, ValidationError
 
 from order_api import keys as keys_module
-from order_api.keys import JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, JwksKeys
+from order_api.keys import FETCH_S, JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, STALE_S, WAIT_S, WAITING_MAX, JwksKeys
 from order_api.problems import Problem
 from order_api.settings import ApiSettings
 from order_api.tokens import Tokens
@@ -261,15 +262,19 @@ async def test_a_key_replaced_under_its_own_id_is_another_key(issuer: Issuer) ->
 
 
 async def test_invented_key_ids_do_not_become_fetches(issuer: Issuer) -> None:
-    """A flood of unknown key ids is one fetch in five seconds, whether they come together or one by one."""
+    """A flood of unknown key ids is one fetch in five seconds, whether they come together or one by one.
+
+    Of those that come together only so many wait for it; the others hear at once that it can't be told now.
+    """
     issuer.pause_s = 0.1
     door = Door(issuer)
     strangers = [_segment({"alg": "RS256", "kid": f"k{n}"}) + ".e30.AAAA" for n in range(200)]
-    assert {UNKNOWN} == set(await asyncio.gather(*(door.refused(stranger) for stranger in strangers)))
+    answers = Counter(await asyncio.gather(*(door.refusal(stranger) for stranger in strangers)))
+    assert {("invalid-token", UNKNOWN): WAITING_MAX, ("unavailable", _AWAY): 200 - WAITING_MAX} == answers
     assert {UNKNOWN} == {await door.refused(stranger) for stranger in strangers}
     assert 1 == issuer.fetches
     door.now_s += PAUSE_S
-    await asyncio.gather(*(door.refused(stranger) for stranger in strangers))
+    await asyncio.gather(*(door.refusal(stranger) for stranger in strangers))
     assert 2 == issuer.fetches
     for _ in range(3):
         door.now_s += PAUSE_S  # what can't be a key's is no reason to ask
@@ -289,20 +294,94 @@ async def test_a_client_that_hangs_up_does_not_end_the_fetch(issuer: Issuer) -> 
 
 
 async def test_an_outage_takes_nothing_away(issuer: Issuer) -> None:
-    """With the issuer away the known keys go on for ever; a token of an unknown key is then a 503, since who knows."""
+    """With the issuer away the known keys go on for a day; a token of an unknown key is then a 503, since who knows."""
     door = Door(issuer)
     assert "alice" == await door.user(issuer.sign("ES256"))
     issuer.add("next")
     issuer.away = True
-    door.now_s += 1e6
+    door.now_s += STALE_S - 10
     assert ("unavailable", _AWAY) == await door.refusal(issuer.sign("next"))
     assert "alice" == await door.user(issuer.sign("RS256"))
     assert None is await door.keys.check()
-    assert door.registry.get_sample_value("jwks_age_seconds") >= 1e6  # type: ignore[operator]  # it is there
+    assert door.registry.get_sample_value("jwks_age_seconds") >= STALE_S - 10  # type: ignore[operator]  # it is there
     assert 1 == door.registry.get_sample_value("jwks_fetches_total", {"outcome": "failed"})
     issuer.away = False
     door.now_s += PAUSE_S
     assert "alice" == await door.user(issuer.sign("next"))
+
+
+async def test_keys_of_long_ago_are_believed_no_more(issuer: Issuer) -> None:
+    """Who keeps us from the issuer keeps a withdrawn key good for a stated time only, for remembered tokens too."""
+    door = Door(issuer)
+    token = issuer.sign("ES256")
+    assert "alice" == await door.user(token)
+    issuer.away = True
+    async with refreshing(door):
+        door.now_s += STALE_S + 1
+        assert ("unavailable", _AWAY) == await door.refusal(_nobody())  # a fetch has failed by now
+        assert ("unavailable", _AWAY) == await door.refusal(token)
+        assert await door.keys.check()
+        issuer.away = False
+        door.now_s += PAUSE_S
+        assert "alice" == await door.user(token)
+
+
+async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(
+    settings: ApiSettings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invented key ids wait for a moment, few at a time and in nobody's place: each good token is served meanwhile."""
+    monkeypatch.setattr(keys_module, "PAUSE_S", pause_s := 0.5)
+    published_keys = settings.model_copy(
+        update={"jwt_secret": None, "jwt_jwks_url": issuer.url, "jwt_audience": "o", "api_in_flight_max": 4}
+    )
+    async with running(published_keys) as api:
+        await until(lambda: _ready(api))
+        issuer.pause_s = FETCH_S + 1
+        issuer.fetches = 0
+        await asyncio.sleep(pause_s)  # since the first fetch: from here on an unknown key is a reason to ask again
+        invented = [asyncio.create_task(_get(api, _nobody())) for _ in range(40)]
+        await until(lambda: issuer.fetches)
+        began = time.monotonic()
+        good = [await _get(api, issuer.sign("EdDSA", aud="o", jti=str(n))) for n in range(20)]
+        assert [404] * 20 == [answer.status_code for answer in good]
+        assert not all(task.done() for task in invented)  # so they did wait meanwhile
+        answers = await asyncio.gather(*invented)
+        assert time.monotonic() - began < WAIT_S + 2
+        assert {(503, "unavailable")} == {(answer.status_code, answer.json()["code"]) for answer in answers}
+        again = time.monotonic()
+        assert 503 == (await _get(api, _nobody())).status_code
+        assert time.monotonic() - again < WAIT_S + 1
+        assert 404 == (await _get(api, issuer.sign("RS256", aud="o"))).status_code
+
+
+async def test_those_who_wait_for_keys_are_few(issuer: Issuer) -> None:
+    """One more than may wait hears at once that it can't be told now."""
+    door = Door(issuer)
+    assert "alice" == await door.user(issuer.sign("ES256"))
+    door.now_s += PAUSE_S
+    issuer.pause_s = FETCH_S + 1
+    waiting = [asyncio.create_task(door.refusal(_nobody())) for _ in range(WAITING_MAX)]
+    await until(lambda: issuer.fetches == 2)
+    began = time.monotonic()
+    assert ("unavailable", _AWAY) == await door.refusal(_nobody())
+    assert "alice" == await door.user(issuer.sign("RS256"))
+    assert time.monotonic() - began < WAIT_S / 2
+    assert {("unavailable", _AWAY)} == set(await asyncio.gather(*waiting))
+    assert 2 == issuer.fetches
+
+
+async def test_a_rotated_key_is_taken_within_seconds_of_the_issuers_return(issuer: Issuer) -> None:
+    """After an issuer that hung, the next token of a new key is let in as soon as a fetch may be tried again."""
+    door = Door(issuer)
+    assert "alice" == await door.user(issuer.sign("ES256"))
+    issuer.add("next")
+    issuer.pause_s = 0.5
+    door.now_s += PAUSE_S
+    assert "alice" == await door.user(issuer.sign("next"))
+    issuer.add("last")
+    assert UNKNOWN == await door.refused(issuer.sign("last"))  # the keys are as new as can be asked for
+    door.now_s += PAUSE_S
+    assert "alice" == await door.user(issuer.sign("last"))
 
 
 _AWAY = "the keys that tokens are checked with can't be fetched; nothing was done"
