@@ -10,7 +10,8 @@ import ctypes
 import os
 import sys
 
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
+_SECBIT_NO_SETUID_FIXUP = 4
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITIES_V3 = 0x20080522
 
@@ -34,6 +35,8 @@ def _give_up_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
     """
     if sys.platform == "linux":
         libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # Without this bit access(2) answers as if there were no right at all, whatever open(2) would do.
+        libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

