@@ -95,8 +95,9 @@ clean: ## remove .venv/ and what the tools left behind (not .local/, which is da
 # A virtual environment is good for as long as its lock file and pyproject.toml do not change. Which versions it gets is
 # decided by the lock files alone: the machine's pip only installs the pip that requirements-pip.lock names, and that one
 # installs what the lock file lists and looks for nothing else (--no-deps): a lock file is complete, and a pip that resolves
-# it again may prefer a later release or refuse it. pip, so that the index and certificates that are set up for pip hold.
-PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
+# it again may prefer a later release or refuse it. pip, so that the index and certificates that are set up for pip hold; only
+# `user = true`, which some set up for it and no virtual environment can follow, does not.
+PIP = PIP_USER=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 INSTALL = $(PIP) --require-hashes -r requirements-pip.lock && $(PIP) --require-hashes -r
 INSTALL_PROJECT = $(PIP) --no-build-isolation --editable .
 

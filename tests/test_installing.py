@@ -27,6 +27,7 @@ from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[1]
 LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-runtime.lock")
+OLD_PIP: Final = "pip==23.2.1 --hash=sha256:7ccf472345f20d35bdc9d1841ff5f313260c2c33fe417f48c30ac46cccabf5be"
 PROJECT: Final = """
 [build-system]
 requires = ["setuptools"]
@@ -44,6 +45,13 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+def _of_the_image() -> str:
+    """Return the Dockerfile's command that installs its lock file."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    (command,) = (line.removeprefix("RUN ") for line in lines if line.startswith("RUN ") and ".lock" in line)
+    return command
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """Serve a folder as a package index; yields the folder and the index's address."""
@@ -59,14 +67,20 @@ def index(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.mark.parametrize(
-    ("stamp", "lock"), [(".runtime", "requirements.lock"), (".development", "requirements-dev.lock")]
+    ("recipe", "lock"),
+    [
+        pytest.param(["make", ".venv/.runtime.stamp"], "requirements.lock", id="demo"),
+        pytest.param(["make", ".venv/.development.stamp"], "requirements-dev.lock", id="test"),
+        pytest.param(["sh", "-ec", _of_the_image()], "requirements-runtime.lock", id="image"),
+    ],
 )
 def test_later_releases_and_an_old_pip_change_nothing(
-    tmp_path: Path, index: tuple[Path, str], stamp: str, lock: str
+    tmp_path: Path, index: tuple[Path, str], recipe: list[str], lock: str
 ) -> None:
     """A newer release of a package that is needed with an extra neither stops an installation nor gets into it.
 
-    The environment begins with the pip that the interpreter brings, of whatever age it is; it ends with the pinned one.
+    The environment begins with a pip that would; it ends with the pinned one. The index is named in pip.conf alone,
+    beside a setting that no virtual environment can follow.
     """
     folder, address = index
     lines = [
@@ -84,23 +98,18 @@ def test_later_releases_and_an_old_pip_change_nothing(
     for each in LOCKS:
         (project / each).write_text("\n".join(lines) if each == lock else "")
     (project / "requirements-pip.lock").write_text(_publish_again(folder, "pip"))
-    made = subprocess.run(  # noqa: S603 - the program and its arguments are our own
-        [shutil.which("make") or "make", f"PYTHON={sys.executable}", f".venv/{stamp}.stamp"],
-        cwd=project,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_INDEX_URL": address, "PIP_NO_CACHE_DIR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
-    found = {
-        distribution.name: distribution.version
-        for distribution in importlib.metadata.distributions(
-            path=[str(next(project.glob(".venv/lib/*/site-packages")))]
-        )
+    (project / "pip.conf").write_text(f"[global]\nindex-url = {address}\n[install]\nuser = {recipe[0] == 'make'}\n")
+    bin_folder = _begin_with_an_old_pip(project)
+    env = {
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PIP_CONFIG_FILE": str(project / "pip.conf"),
+        "PIP_NO_CACHE_DIR": "1",
     }
-    expected = {name: importlib.metadata.version(name) for name in ("pip", "setuptools")}
-    assert {"outer": "1.0", "inner": "1.0", "extra": "1.0", "stand-in": "1.0", **expected} == found
+    made = _run(*recipe, folder=project, env=env)
+    assert made.returncode == 0, made.stdout + made.stderr
+    names = ["outer", "inner", "extra", "pip"]
+    assert ["1.0", "1.0", "1.0", importlib.metadata.version("pip")] == _versions(bin_folder, names)
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -116,6 +125,30 @@ def test_a_lock_file_is_complete(lock: str) -> None:
         if canonicalize_name(needed.name) not in listed
     }
     assert set() == missing
+
+
+def _run(*words: str | Path, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    # The program and its arguments are our own.
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)  # noqa: S603
+
+
+def _versions(bin_folder: Path, names: list[str]) -> list[str]:
+    words = "import importlib.metadata, sys; print(*map(importlib.metadata.version, sys.argv[1:]))"
+    return _run(bin_folder / "python", "-c", words, *names, folder=bin_folder).stdout.split()
+
+
+def _begin_with_an_old_pip(project: Path) -> Path:
+    """Make .venv as `make` does, with the pip that takes an extra for unpinned: the interpreter's, or one fetched."""
+    made = _run("make", f"PYTHON={sys.executable}", ".venv/bin/python", folder=project)
+    assert made.returncode == 0, made.stderr
+    bin_folder = project / ".venv" / "bin"
+    (own,) = _versions(bin_folder, ["pip"])
+    if tuple(map(int, own.split(".")[:2])) >= (23, 3):
+        (project / "old.txt").write_text(OLD_PIP)
+        words = ("-m", "pip", "install", "--no-deps", "--require-hashes", "-r", "old.txt")
+        if _run(bin_folder / "python", *words, folder=project).returncode:
+            pytest.skip(f"{sys.executable} has pip {own}, and the old one that this is about could not be fetched")
+    return bin_folder
 
 
 def _requirements(lock: Path) -> list[str]:
