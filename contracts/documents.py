@@ -6,8 +6,8 @@ must never say of a message what its Struct does not say. Where msgspec and pyda
 
 Only what is no part of a message can be judged differently, and nothing of it is kept. In fields that it does not know
 the hot path skips bytes that are not UTF-8, numbers of thousands of digits and nesting over 200 deep, which the face
-refuses, and refuses NaN and Infinity, which the face skips. Of a name that comes twice the face judges the last value,
-the hot path each. So an odd body can differ; a body that any JSON library writes can not.
+refuses, and refuses NaN and Infinity, which the face skips. The hot path refuses a name that comes twice, the
+face takes the last value. So an odd body can differ; a body that any JSON library writes can not.
 """
 
 from __future__ import annotations

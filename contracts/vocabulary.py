@@ -13,11 +13,22 @@ from msgspec import Meta
 NAME_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}\Z"
 """User, asset and client order ids (ASCII). `@` is left to system accounts and operators."""
 NAME_RULE: Final = "1 to 64 of A-Z a-z 0-9 . _ : -"
+NAME_LENGTH_MAX: Final = 64
+PATH_NAME_PATTERN: Final = r"^(\.*[A-Za-z0-9_:-][A-Za-z0-9._:-]*|\.{3,})\Z"
+"""A name that is a part of a path, besides its length: `.` and `..` are none, since clients resolve them (RFC 3986)."""
+PATH_NAME_RULE: Final = NAME_RULE + ", and neither . nor .."
 
 # The descriptions go into the generated schemas. No text may hold a NUL (PostgreSQL can't store it): the codec checks.
 UserId = Annotated[str, Meta(pattern=NAME_PATTERN, description="The order's user.")]
 AssetId = Annotated[str, Meta(pattern=NAME_PATTERN, description="An asset, cash included.")]
-ClientOrderId = Annotated[str, Meta(pattern=NAME_PATTERN, description="The user's own name for the order, used once.")]
+ClientOrderId = Annotated[
+    str,
+    Meta(
+        pattern=PATH_NAME_PATTERN,
+        max_length=NAME_LENGTH_MAX,
+        description="The user's own name for the order, used once.",
+    ),
+]
 Requester = Annotated[
     str,
     Meta(

@@ -80,7 +80,7 @@ def read_wanted(query: Sequence[tuple[str, str]]) -> Wanted:
     for name, text in query:
         parameter = PARAMETERS.get(name)
         if parameter is None:
-            errors.append(FieldError(name[:64], f"is not a parameter of this list; these are: {', '.join(PARAMETERS)}"))
+            errors.append(FieldError(name, f"is not a parameter of this list; these are: {', '.join(PARAMETERS)}"))
             continue
         field, rule, read = parameter
         if field in found and field != "statuses":

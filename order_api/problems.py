@@ -19,6 +19,14 @@ TYPE_PREFIX: Final = "/problems/"
 RETRY_AFTER_S: Final = 2
 QUOTED_MAX: Final = 40
 """Characters of a refused value that an error repeats."""
+NAME_LENGTH_MAX: Final = 64
+"""Characters of a field's name that an error repeats."""
+ERRORS_MAX: Final = 15
+"""Errors that a problem lists: an answer is no larger than a few requests."""
+NAMED_MAX: Final = 5
+"""Fields that a problem's `detail` names."""
+INSTANCE_LENGTH_MAX: Final = 256
+"""Characters of a path that a problem repeats; none of ours is longer."""
 _PATH_CHARACTERS: Final = "/!$&'()*+,;=:@"
 """Those that stand for themselves in a path (RFC 3986), besides letters, digits and - . _ ~"""
 
@@ -297,7 +305,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
             "title": kind.title,
             "status": kind.status,
             "detail": self.detail or kind.meaning,
-            "instance": escape(self.instance or instance, safe=_PATH_CHARACTERS),
+            "instance": escape((self.instance or instance)[:INSTANCE_LENGTH_MAX], safe=_PATH_CHARACTERS),
             "code": self.code,
             **self.members,
         }
@@ -308,12 +316,17 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
 
 
 def invalid(*errors: FieldError) -> Problem:
-    """Refuse a request for the fields that break their rules."""
-    names = ", ".join(dict.fromkeys(error.field for error in errors))
-    return Problem(Code.INVALID_REQUEST, f"these break their rules: {names}", errors=errors)
+    """Refuse a request for the fields that break their rules; the first `ERRORS_MAX` are listed."""
+    listed = [msgspec.structs.replace(error, field=error.field[:NAME_LENGTH_MAX]) for error in errors[:ERRORS_MAX]]
+    names = ", ".join(list(dict.fromkeys(error.field for error in listed))[:NAMED_MAX])
+    more = f" ({len(errors)} errors)" if len(errors) > NAMED_MAX else ""
+    return Problem(Code.INVALID_REQUEST, f"these break their rules: {names}{more}", errors=listed)
 
 
 def quote(value: object) -> str:
     """Repeat a refused value as JSON, cut short."""
-    text = msgspec.json.encode(value).decode()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except RecursionError:  # it was read, and takes more levels to be written
+        return "nested too deep"
     return text if len(text) <= QUOTED_MAX else text[: QUOTED_MAX - 3] + "..."

@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 from contracts import codec
 from contracts.decimals import Exact, Money
 from contracts.orders import Order
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE, Count, Instant, OrderStatus, ReasonCode
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, Count, Instant, OrderStatus, ReasonCode
 from order_api.bodies import read_body_bytes
 from order_api.desk import Desk, address
 from order_api.gate import Gate
@@ -131,7 +131,7 @@ class OrderRoutes:
     async def history(self, request: Request, order_id: str) -> Response:
         """Show what happened to an order."""
         caller = await self._caller(request, Scope.READ, Scope.OPERATE)
-        after = request.query_params.get("after", "0")
+        after = _once(request, "after", "0")
         if _SEQ.fullmatch(after) is None:
             raise invalid(FieldError("after", "must be the seq of an entry, a whole number", quote(after)))
         number = _about(request, _order_id(order_id))
@@ -153,11 +153,11 @@ class OrderRoutes:
         return caller
 
     async def _named(self, request: Request, client_order_id: str, caller: Caller) -> UUID:
-        user_id = request.query_params.get("user_id", caller.user_id)
+        user_id = _once(request, "user_id", caller.user_id)
         if _NAME.fullmatch(user_id) is None:
             raise invalid(FieldError("user_id", f"must be {NAME_RULE}", quote(user_id)))
-        if _NAME.fullmatch(client_order_id) is None:
-            raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {NAME_RULE}")
+        if _NAME.fullmatch(client_order_id) is None:  # what was taken before . and .. were refused is still found
+            raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {PATH_NAME_RULE}")
         return (await self._desk.named(user_id, client_order_id, caller)).order_id
 
     async def _show(
@@ -215,7 +215,8 @@ class OrderRoutes:
 
     async def _read(self, request: Request) -> bytes:
         """Read the body of an order."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        kinds = request.headers.getlist("content-type")
+        if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != JSON:
             raise Problem(Code.UNSUPPORTED_MEDIA_TYPE)
         with self._in_flight.waiting():  # a client that sends slowly takes nobody's place
             return await read_body_bytes(request, bytes_max=self._body_bytes_max)
@@ -264,6 +265,14 @@ def _part(order: Order, kind: type[msgspec.Struct]) -> msgspec.Struct:
     return kind(**{name: getattr(order, name) for name in kind.__struct_fields__})
 
 
+def _once(request: Request, name: str, default: str) -> str:
+    """Return a parameter of the query; two of one name would leave it to chance which is meant."""
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise invalid(FieldError(name, "must come once", quote(values)))
+    return values[0] if values else default
+
+
 def _order_id(text: str) -> UUID:
     if _ORDER_ID.fullmatch(text) is None:
         raise Problem(Code.ORDER_NOT_FOUND, "an order id is a UUID in its canonical text, in lower case")
@@ -283,5 +292,5 @@ def _traceparent(request: Request) -> str | None:
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
-    header: str = request.headers.get("traceparent", "")
-    return header if _TRACEPARENT.fullmatch(header) else None
+    headers = request.headers.getlist("traceparent")  # of two, neither is believed
+    return headers[0] if len(headers) == 1 and _TRACEPARENT.fullmatch(headers[0]) else None

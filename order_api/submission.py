@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,7 +12,15 @@ import msgspec
 from contracts import codec
 from contracts.decimals import Exact, Price, Quantity
 from contracts.orders import SLIPPAGE_BPS_DEFAULT, OrderRequested
-from contracts.vocabulary import NAME_RULE, AssetId, BasisPoints, ClientOrderId, OrderType, UserId
+from contracts.vocabulary import (
+    NAME_RULE,
+    PATH_NAME_RULE,
+    AssetId,
+    BasisPoints,
+    ClientOrderId,
+    OrderType,
+    UserId,
+)
 from order_api.messages import Claim
 from order_api.problems import Code, FieldError, Problem, invalid, quote
 
@@ -41,26 +50,27 @@ RULES: Final = {
     "user_id": NAME_RULE,
     "price": Price.rule,
     "slippage_bps": "a whole number from 0 to 10000",
-    "client_order_id": NAME_RULE,
+    "client_order_id": PATH_NAME_RULE,
 }
 """The rules of the types above, in words."""
-ERRORS_MAX: Final = 50
 _NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def read_body(raw: bytes) -> OrderBody:
     """Read an order; raise the problem that says where the JSON breaks, or lists every field that breaks its rule."""
     try:
-        return _DECODER.decode(raw)
+        body = _DECODER.decode(raw)
+        if not codec.doubled_names(raw):
+            return body
     except msgspec.ValidationError:
         pass  # it stopped at the first fault: look for all of them
     except _NOT_JSON as error:
         raise _malformed(error) from None
     try:
-        fields = msgspec.json.decode(raw)
+        fields, doubled = msgspec.json.decode(raw), codec.doubled_names(raw)
     except _NOT_JSON as error:
         raise _malformed(error) from None
-    raise _explain(fields)
+    raise _explain(fields, doubled)
 
 
 def read_key(values: list[str]) -> str | None:
@@ -92,19 +102,23 @@ def _malformed(error: Exception) -> Problem:
     return Problem(Code.MALFORMED_JSON, str(error), errors=[FieldError("body", f"must be JSON in UTF-8: {error}")])
 
 
-def _explain(fields: Any) -> Problem:
+def _explain(fields: Any, doubled: Sequence[str]) -> Problem:
     """Judge field by field what the decoder refused as a whole."""
     if not isinstance(fields, dict):
         return invalid(FieldError("body", "must be a JSON object", quote(fields)))
     known = {field.name: field for field in msgspec.structs.fields(OrderBody)}
-    errors = [FieldError(name, "is required") for name, field in known.items() if field.required and name not in fields]
+    errors = [FieldError(name, "must come once", f"...{quote(fields[name])}") for name in doubled]
+    missing = [name for name, field in known.items() if field.required and name not in fields]
+    errors += [FieldError(name, "is required") for name in missing]
     for name, value in fields.items():
+        if name in doubled:
+            continue
         if name not in known:
             rule = f"is not a field of an order; these are: {', '.join(known)}"
-            errors.append(FieldError(name[:64], rule, quote(value)))
+            errors.append(FieldError(name, rule, quote(value)))
         elif not _fits(value, known[name].type):
             errors.append(FieldError(name, f"must be {RULES[name]}", quote(value)))
-    return invalid(*errors[:ERRORS_MAX])
+    return invalid(*errors)
 
 
 def _fits(value: object, kind: Any) -> bool:

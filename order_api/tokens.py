@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import jwt
 import msgspec
+from starlette.datastructures import Headers
 
 from contracts.vocabulary import NAME_RULE, UserId
 from order_api.keys import AmbiguousKey, KeySource, UnknownKey
@@ -90,9 +91,12 @@ class Tokens:
         self._remembered: dict[bytes, Caller] = {}
         self._version = keys.version
 
-    async def caller(self, headers: Mapping[str, str]) -> Caller:
+    async def caller(self, headers: Headers) -> Caller:
         """Say who calls; raise the 401 problem for a missing or bad token, a 503 while no token can be checked."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = headers.getlist("authorization")
+        if len(given) > 1:  # a proxy in front may have looked at the other
+            raise _invalid("the header Authorization must come once")
+        scheme, _, token = (given or [""])[0].partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Problem(Code.MISSING_TOKEN, headers={"www-authenticate": _REALM})
         token = token.strip()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from contracts.examples import ORDER_ID
-from contracts.vocabulary import NAME_PATTERN, OrderStatus, OrderType
+from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN, OrderStatus, OrderType
 from order_api.description.examples import CLIENT_ORDER_ID, KEY, USER_ID, example_cursor
 from order_api.description.schemas import ORDER_ID as ORDER_ID_SCHEMA
 from order_api.description.schemas import TIME, Liveness, ReadinessReport, reference
@@ -81,6 +81,7 @@ TAGS: Final = {
 
 _TEXT: Final = {"type": "string"}
 _NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
+_PATH_NAME: Final = {"type": "string", "pattern": PATH_NAME_PATTERN.replace(r"\Z", "$"), "maxLength": NAME_LENGTH_MAX}
 _NUMBER: Final = {"type": "integer", "minimum": 0}
 
 HEADERS: Final[dict[str, Header]] = {
@@ -110,7 +111,7 @@ PROBLEM_HEADERS: Final[dict[int, tuple[str, ...]]] = {
 
 _ORDER_ID: Final = Parameter("order_id", "path", "The order's id, in its canonical text.", ORDER_ID_SCHEMA, ORDER_ID)
 _CLIENT_ORDER_ID: Final = Parameter(
-    "client_order_id", "path", "The user's own name for the order.", _NAME, CLIENT_ORDER_ID
+    "client_order_id", "path", "The user's own name for the order.", _PATH_NAME, CLIENT_ORDER_ID
 )
 _USER_ID: Final = Parameter(
     "user_id",

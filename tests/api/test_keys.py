@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr, ValidationError
+from starlette.datastructures import Headers
 
 from order_api import keys as keys_module
 from order_api.keys import FETCH_S, JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, STALE_S, WAIT_S, WAITING_MAX, JwksKeys
@@ -56,7 +57,7 @@ class Door:
 
     async def user(self, token: str) -> str:
         """Return who is let in."""
-        return (await self.tokens.caller({"authorization": f"Bearer {token}"})).user_id
+        return (await self.tokens.caller(Headers({"authorization": f"Bearer {token}"}))).user_id
 
     async def refusal(self, token: str) -> tuple[str, str | None]:
         """Return the problem's code and detail."""

@@ -11,6 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from jwt import PyJWK
+from starlette.datastructures import Headers
 
 from order_api.keys import SharedSecret
 from order_api.problems import Problem
@@ -19,7 +20,7 @@ from tests.api.support import SECRET, TRADER, Api, token
 
 
 async def _caller(text: str, tokens: Tokens | None = None) -> Caller:
-    return await (tokens or Tokens(SharedSecret(SECRET))).caller({"authorization": f"Bearer {text}"})
+    return await (tokens or Tokens(SharedSecret(SECRET))).caller(Headers({"authorization": f"Bearer {text}"}))
 
 
 async def _refusal(text: str, tokens: Tokens | None = None) -> str:

@@ -19,7 +19,7 @@ from contracts.envelope import QUOTED_LENGTH_MAX, REASON_LENGTH_MAX, UnreadableM
 from contracts.examples import example
 from contracts.orders import InvalidOrder, OrderRequested, OrderStatusChanged
 from contracts.topics import TOPICS
-from contracts.vocabulary import HoldState, OrderType
+from contracts.vocabulary import PATH_NAME_RULE, HoldState, OrderType
 from tests.contracts.strategies import (
     EDGE_VALUES,
     JSON_VALUES,
@@ -349,7 +349,7 @@ def check_salvage(name: str, text: str) -> None:
         ("quantity", None, "quantity: must be a decimal as a string, more than 0, such as {d} (got null)"),
         ("asset_id", "B C", 'asset_id: must be 1 to 64 of A-Z a-z 0-9 . _ : - (got "B C")'),
         ("asset_id", "", 'asset_id: must be 1 to 64 of A-Z a-z 0-9 . _ : - (got "")'),
-        ("client_order_id", "a\n", r'client_order_id: must be 1 to 64 of A-Z a-z 0-9 . _ : - (got "a\n")'),
+        ("client_order_id", "a\n", rf'client_order_id: must be {PATH_NAME_RULE} (got "a\n")'),
         ("order_type", "LIMIT_BUY", 'order_type: must be one of MARKET_BUY, MARKET_SELL (got "LIMIT_BUY")'),
         ("order_type", 7, "order_type: must be one of MARKET_BUY, MARKET_SELL (got 7)"),
         ("slippage_bps", 10_001, "slippage_bps: Expected `int` <= 10000 (got 10001)"),
@@ -425,22 +425,70 @@ def test_a_broken_text_encoding_in_a_field_is_quoted() -> None:
     assert r'(got "M\xfcller")' in invalid.reason
 
 
-@pytest.mark.parametrize(("first", "last"), [('"x"', '"1"'), ('"1"', '"x"'), ("5", '"1"')])
-def test_a_name_that_comes_twice(first: str, last: str) -> None:
-    """Of two quantities neither is traded on when one of them breaks the rule; and the reason is never empty."""
-    value = as_sent(REQUEST | {"quantity": 0}).replace(
-        b'"quantity": 0', f'"quantity":{first},"quantity":{last}'.encode()
-    )
-    invalid = salvaged(value)
-    assert "must be a decimal as a string" in invalid.reason
-    assert "quantity" in invalid.reason
+def twice(name: str, last: str, colon: str = ":") -> bytes:
+    """Write a good request with a further value for a name that it has."""
+    return as_sent(REQUEST)[:-1] + f', "{name}"{colon}{last}}}'.encode()
 
 
-def test_the_last_of_two_good_values_counts() -> None:
-    """As with every JSON reader that does not refuse them."""
-    request = decode("OrderRequested", as_sent(REQUEST)[:-1] + b', "quantity": "0.02"}')
+@pytest.mark.parametrize("last", ['"1000"', '"0.01"', '"x"', "5", "null"])
+@pytest.mark.parametrize("name", ["quantity", r"quan\u0074ity"])
+@pytest.mark.parametrize("colon", [":", " :", "\n\t:\r "])
+def test_a_value_that_comes_twice_is_not_traded_on(name: str, colon: str, last: str) -> None:
+    """Of two quantities neither counts, however the second is written: readers differ in which they would take."""
+    invalid = salvaged(twice(name, last, colon))
+    assert (None, "BTC") == (invalid.quantity, invalid.asset_id)
+    assert f"quantity: must come once (the last: {last})" == invalid.reason
+
+
+@pytest.mark.parametrize("name", ["order_id", "user_id"])
+def test_an_order_or_user_that_comes_twice_can_not_be_read(name: str) -> None:
+    """Whose order it is would be a guess, so nobody is answered."""
+    with pytest.raises(UnreadableMessage, match=f"^OrderRequested: {name}: must come once"):
+        decode("OrderRequested", twice(name, json.dumps(REQUEST[name])))
+
+
+@pytest.mark.parametrize(("name", "told"), [("x", "x"), ("\\u0000", "\\x00"), ("n" * 99, "n" * 40)])
+def test_a_strange_name_that_comes_twice_is_told_in_plain_text(name: str, told: str) -> None:
+    """The reason is stored and published, whatever a name holds."""
+    invalid = salvaged(as_sent(REQUEST)[:-1] + f', "{name}":1, "{name}":2}}'.encode())
+    assert f"{told}: must come once" == invalid.reason
+    assert Quantity("0.01") == invalid.quantity
+
+
+def test_a_name_inside_a_field_that_nobody_knows_is_nobodys_matter() -> None:
+    """Unknown fields are ignored, with all that is in them."""
+    value = as_sent(REQUEST)[:-1] + b', "later":{"quantity":1,"quantity":2}}'
+    assert decode("OrderRequested", value) == decode("OrderRequested", as_sent(REQUEST))
+
+
+@pytest.mark.parametrize("name", sorted(MESSAGES))
+def test_no_message_has_a_name_twice(name: str) -> None:
+    """Commands and replies carry amounts, too: each name of each message comes once, with or without spaces."""
+    value = encode(example(name))
+    for field in json.loads(value):
+        for colon in (":", " :", "\t:"):
+            doubled = value[:-1] + f',"{field}"{colon}'.encode() + msgspec.json.encode(json.loads(value)[field]) + b"}"
+            if name == "OrderRequested" and field not in ("order_id", "user_id"):
+                assert field in salvaged(doubled).reason
+            else:
+                with pytest.raises(UnreadableMessage, match=f"{field}.*must come once|must come once.*{field}"):
+                    decode(name, doubled)
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "x" * 65])
+def test_a_client_order_id_is_one_that_a_path_can_carry(name: str) -> None:
+    """`.` and `..` are resolved by clients before they ask, so such an order could be neither fetched nor cancelled."""
+    invalid = salvaged(as_sent(REQUEST | {"client_order_id": name}))
+    assert invalid.reason.startswith(f'client_order_id: must be {PATH_NAME_RULE} (got "{name[:36]}')
+    assert invalid.client_order_id is None
+
+
+@pytest.mark.parametrize("name", ["...", "..a", ".a", "a.", "a..", ":", "-", "_", "status", "cancel", "x" * 64])
+def test_all_other_names_stay_good(name: str) -> None:
+    """The rule takes away those two and nothing else."""
+    request = decode("OrderRequested", as_sent(REQUEST | {"client_order_id": name}))
     assert isinstance(request, OrderRequested)
-    assert request.quantity == Quantity("0.02")
+    assert name == request.client_order_id
 
 
 @given(messages(OrderRequested), st.data())
