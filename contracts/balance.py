@@ -1,7 +1,9 @@
 """The conversation with the balance service: reserve, settle, refund, and what it answers.
 
 A command carries final amounts: the balance service never computes a price or a fee. `amount` is always the whole
-hold, so that a command under a known hold id with other terms is seen. Every reply says the hold's state.
+hold, so that a command under a known hold id with other terms is seen. `hold_asked_at` is when the order first asked
+for its hold, in each of its commands: a ledger that began later and does not know the hold must move nothing, because
+the one before may hold it (HOLD_CONFLICT, with the state HELD). Every reply says the hold's state.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.decimals import Money
-from contracts.vocabulary import AssetId, HoldState, ReasonText, StepId, UserId
+from contracts.vocabulary import AssetId, HoldState, Instant, ReasonText, StepId, UserId
 
 
 class BalanceRefusal(StrEnum):
@@ -26,7 +28,7 @@ class BalanceRefusal(StrEnum):
     EXCEEDS_HOLD = "EXCEEDS_HOLD"
 
 
-class ReserveBalance(msgspec.Struct, frozen=True):
+class ReserveBalance(msgspec.Struct, frozen=True, omit_defaults=True):
     """Hold `amount` of `asset_id` from the user's available balance."""
 
     command_id: StepId
@@ -35,9 +37,10 @@ class ReserveBalance(msgspec.Struct, frozen=True):
     user_id: UserId
     asset_id: AssetId
     amount: Money
+    hold_asked_at: Instant | None = None
 
 
-class SettleBalance(msgspec.Struct, frozen=True):
+class SettleBalance(msgspec.Struct, frozen=True, omit_defaults=True):
     """Capture the hold and credit the other leg, in one transaction; what is not captured returns to the user.
 
     `capture` leaves the user in `asset_id`, `credit` reaches the user in `credit_asset_id`, `fee` goes to `@fees` in
@@ -55,9 +58,10 @@ class SettleBalance(msgspec.Struct, frozen=True):
     credit: Money
     fee_asset_id: AssetId
     fee: Money
+    hold_asked_at: Instant | None = None
 
 
-class RefundBalance(msgspec.Struct, frozen=True):
+class RefundBalance(msgspec.Struct, frozen=True, omit_defaults=True):
     """Give the whole hold back, whether or not it was ever made: a hold that comes later is refused."""
 
     command_id: StepId
@@ -66,6 +70,7 @@ class RefundBalance(msgspec.Struct, frozen=True):
     user_id: UserId
     asset_id: AssetId
     amount: Money
+    hold_asked_at: Instant | None = None
 
 
 class BalanceReserved(msgspec.Struct, frozen=True):

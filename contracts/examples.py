@@ -35,6 +35,7 @@ _VALUES: Final[dict[str, Any]] = {
     "updated_at": TIME,
     "occurred_at": TIME,
     "amount": "500.5",
+    "hold_asked_at": TIME,
     "capture": "500.5",
     "credit_asset_id": "BTC",
     "credit": "0.01",

@@ -3,7 +3,7 @@
 A hold's row is dedupe key, verdict and tombstone in one, and `ACTIONS` is the whole protocol. The barrier knows no
 order and no asset: an adapter translates the wire, a ledger keeps what is held (accounts, stock, seats). A batch's rows
 are locked in one order everywhere (the ledger's, then the holds by id), folded in memory in message order, and written
-once.
+once. What was asked before the ledger began (see `ledger_start`) is never executed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.envelope import Envelope
 from saga_kit.batch import Effects, Received, Record
 from saga_kit.errors import Contention
+from saga_kit.ledger_start import LedgerStart, made_at
 from saga_kit.outbox import Kept
 
 C = TypeVar("C")
@@ -31,7 +32,9 @@ EXACT: Final = Context(prec=76, traps=[Inexact, InvalidOperation, Overflow])
 """Named in every operation: the default context cuts sums of 18-place numbers at 28 digits."""
 
 HOLD_CONFLICT: Final = "HOLD_CONFLICT"
-"""The id is known with another amount, unit or owner: nothing changes."""
+"""The id is known with another amount, unit or owner, or may be known to another ledger only: nothing changes."""
+BEFORE_START: Final = "before_start"
+"""Why a command is dropped: it was made before the ledger began."""
 CLOSED: Final = "CLOSED"
 """The hold has had its end, so it can't be reserved or refunded any more."""
 NOT_HELD: Final = "NOT_HELD"
@@ -124,6 +127,8 @@ class Command(msgspec.Struct, Generic[C], frozen=True):
     amount: Decimal
     message: C
     capture: Decimal = ZERO
+    hold_asked_at: datetime | None = None
+    """When the hold was asked for, the first time; None: not told."""
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -201,6 +206,16 @@ def apply(command: Command[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Ho
             return hold, None
 
 
+def may_be_elsewhere(command: Command[C]) -> tuple[Hold, Refusal]:
+    """Answer a command on an unknown hold that was asked for before the ledger began: it may be held in another one.
+
+    Nothing is stored and nothing moves. Whoever asked must not take it for proof that nothing is held, so its hold
+    counts as HELD; asked again after the hold was taken over, the command is executed.
+    """
+    reason = "asked for before this ledger began: the one before must end it, or hand it over"
+    return _new(command, HoldState.HELD), Refusal(HOLD_CONFLICT, reason)
+
+
 class Participant(Generic[C]):
     """A batch handler that answers commands on holds. `ledger` makes a new one for each try."""
 
@@ -208,6 +223,8 @@ class Participant(Generic[C]):
         self._adapter = adapter
         self._ledger = ledger
         self._holds = Holds(schema)
+        self._start = LedgerStart(schema)
+        self._began_at: datetime | None = None
 
     @property
     def topics(self) -> Sequence[str]:
@@ -218,8 +235,20 @@ class Participant(Generic[C]):
         """Read one command."""
         return self._adapter.command(envelope, record)
 
+    async def prepare(self, tx: AsyncConnection) -> None:
+        """Read since when the ledger answers, before the first batch. Raises `CannotStart` when it must not."""
+        self._began_at = await self._start.read(tx)
+
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Command[C]]]) -> Effects:
-        """Fold the batch in message order; every reply goes through the outbox."""
+        """Fold the batch in message order; every reply goes through the outbox.
+
+        What was made before the ledger began is dropped without an answer: nobody waits for it, since an open question
+        is asked again.
+        """
+        everything, messages = messages, [received for received in messages if not self._is_older(received)]
+        dropped = {BEFORE_START: len(everything) - len(messages)} if len(everything) > len(messages) else {}
+        if not messages:
+            return Effects(dropped=dropped)
         commands, at = [received.message for received in messages], datetime.now(UTC)
         ledger = self._ledger()
         await ledger.lock(tx, commands)
@@ -228,12 +257,21 @@ class Participant(Generic[C]):
         replies = []
         for received in messages:
             command = received.message
+            if command.hold_id not in holds and self._is_earlier(command.hold_asked_at):
+                replies.append(self._adapter.reply(received, *may_be_elsewhere(command), at))
+                continue
             hold, refusal = apply(command, holds.get(command.hold_id), ledger)
             holds[command.hold_id] = hold
             replies.append(self._adapter.reply(received, hold, refusal, at))
         await self._holds.save(tx, known, holds)
         await ledger.save(tx)
-        return Effects(kept=replies)
+        return Effects(kept=replies, dropped=dropped)
+
+    def _is_older(self, received: Received[Command[C]]) -> bool:
+        return self._began_at is not None and self._is_earlier(made_at(received))
+
+    def _is_earlier(self, at: datetime | None) -> bool:
+        return self._began_at is not None and at is not None and at < self._began_at
 
     async def park(self, tx: AsyncConnection, message: Received[Command[C]], reason: str) -> bool:  # noqa: ARG002
         """Park nothing: a participant has no saga, so a command that can't be handled becomes a dead letter."""

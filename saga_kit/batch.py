@@ -69,13 +69,14 @@ class Effects(msgspec.Struct, frozen=True):
     """What a batch has to send and to keep.
 
     `messages` are published from memory only (questions: the saga asks again until answered); `kept` go through the
-    outbox; `letters` are records that could be read but belong to nothing known. `committed` is called once, after the
-    commit.
+    outbox; `letters` are records that could be read but belong to nothing known. `dropped` counts messages that nobody
+    may act on, by the reason. `committed` is called once, after the commit.
     """
 
     messages: list[Outgoing] = []
     kept: list[Kept] = []
     letters: list[Unreadable] = []
+    dropped: dict[str, int] = {}
     committed: Callable[[], None] | None = None
 
 
@@ -91,7 +92,8 @@ class Intake(NamedTuple):
 class Handler(Protocol[M]):
     """A service's work on a batch. It owns no transaction: the kit begins, commits, repeats.
 
-    A handler that must not take on as much as there is has an attribute `intake`, an `Intake`.
+    A handler that must not take on as much as there is has an attribute `intake`, an `Intake`. One that must look at
+    its database before its first batch has a method `prepare`, of a transaction.
     """
 
     @property
@@ -202,6 +204,8 @@ class BatchProcess(Generic[M]):
             reached(CrashPoint.BATCH_WRITTEN, messages)
         reached(CrashPoint.BATCH_COMMITTED, messages)
         self._outbox.forget(sent)
+        for why, number in effects.dropped.items():
+            self._metrics.messages_dropped.labels(why).inc(number)
         now = [*(kept.outgoing for kept in effects.kept if not kept.delay_s), *effects.messages]
         if await self._publisher.publish(now):
             reached(CrashPoint.PUBLISHED, messages)

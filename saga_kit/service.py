@@ -122,6 +122,7 @@ class Service:
         stopping: asyncio.Event,
     ) -> None:
         self._stopping = stopping
+        self._schema = schema
         self._failure: Exception | None = None
         self._unsent_s = 0.0
         self._measure_sql = f"""
@@ -170,6 +171,7 @@ class Service:
             url = settings.sqlalchemy_url
             await self._wait_for(f"database {url.host}:{url.port or 5432}/{url.database}", self._database_ready)
             await self._wait_for(f"broker {settings.kafka_bootstrap_servers}", self._broker_ready)
+            await self._wait_for(f"schema {self._schema}", self._handler_ready)
             if not self._stopping.is_set():
                 await self._work()
         finally:
@@ -271,6 +273,12 @@ class Service:
 
     async def _database_ready(self) -> str | None:
         await self._measure()  # it also tells whether the database is migrated
+        return None
+
+    async def _handler_ready(self) -> str | None:
+        if (prepare := getattr(self._handler, "prepare", None)) is not None:
+            async with self._engine.begin() as tx:
+                await prepare(tx)
         return None
 
     async def _broker_ready(self) -> str | None:

@@ -36,6 +36,10 @@ class Metrics:
             "messages_set_aside", "Messages that can't be handled: parked, dead_letter, dropped (timers).",
             ["outcome"], registry=self.registry,
         )  # fmt: skip
+        self.messages_dropped = Counter(
+            "messages_dropped", "Messages that nobody may act on: before_start (older than the ledger).",
+            ["why"], registry=self.registry,
+        )  # fmt: skip
         self.consumer_lag_messages = Gauge(
             "consumer_lag_messages", "Records of the assigned partitions not yet handled.", registry=self.registry
         )

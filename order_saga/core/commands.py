@@ -21,6 +21,9 @@ def command(saga: Saga, step: Step) -> Command:
         return CheckAsset(command_id, order_id, asset_id, saga.order_type, quantity, saga.price)
     quote, user_id = saga.progress.quote, saga.user_id
     held_asset, amount = asset_id, Money(quantity)
+    reserve = saga.progress.question(Step.RESERVE)
+    # An older version did not note when it first asked: not before the order was.
+    hold_asked_at = saga.created_at if reserve is None or reserve.sent_at is None else reserve.sent_at
     if saga.side is Side.BUY or step is Step.SETTLE:
         assert quote is not None  # noqa: S101 - a buy reserves, and everybody settles, only after a quote
         total = money.sums(saga.side, asset_id, quantity, quote)
@@ -29,9 +32,10 @@ def command(saga: Saga, step: Step) -> Command:
             return SettleBalance(
                 command_id, order_id, hold_id, user_id, held_asset, amount,
                 amount, total.credit_asset_id, total.credit, quote.cash_asset_id, total.fee,
+                hold_asked_at,
             )  # fmt: skip
     kind = ReserveBalance if step is Step.RESERVE else RefundBalance
-    return kind(command_id, order_id, hold_id, user_id, held_asset, amount)
+    return kind(command_id, order_id, hold_id, user_id, held_asset, amount, hold_asked_at)
 
 
 def asked_for(saga: Saga) -> tuple[str, Any]:

@@ -94,6 +94,8 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int = 1
     sent: bool = True
     """False as long as no decision has sent its command: then nobody can have acted on it."""
+    sent_at: datetime | None = None
+    """When the command for the hold was sent the first time; kept of that question only, not by older versions."""
     held_back: bool = False
     """It waits, unasked and without an end to patience, for a participant that is paused."""
     reason_code: ReasonCode | None = None

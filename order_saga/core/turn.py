@@ -124,10 +124,12 @@ def ask_again(turn: Turn, question: Question) -> None:
     """Send the same command once more, or, with its attempts used up, only wait for the end of patience."""
     most = QUESTIONS[question.step].attempts_max
     attempts = question.attempts + 1
+    sent_at = turn.now if question.step is Step.RESERVE and not question.sent else question.sent_at
+    due_at = _next_due(turn, question.step, question.asked_at, attempts)
+    counted = min(attempts, most or attempts)
+    turn.put(structs.replace(question, attempts=counted, due_at=due_at, sent=True, sent_at=sent_at))
     if most is None or attempts <= most:
         _send(turn, question.step, attempts)
-    due_at = _next_due(turn, question.step, question.asked_at, attempts)
-    turn.put(structs.replace(question, attempts=min(attempts, most or attempts), due_at=due_at, sent=True))
 
 
 def postpone(turn: Turn, question: Question) -> None:

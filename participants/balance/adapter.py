@@ -62,6 +62,7 @@ class BalanceAdapter:
             amount=message.amount,
             message=message,
             capture=message.capture if isinstance(message, SettleBalance) else ZERO,
+            hold_asked_at=message.hold_asked_at,
         )
 
     def reply(

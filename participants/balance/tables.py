@@ -8,6 +8,7 @@ from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Tab
 
 from saga_kit.barrier import holds_archive_table, holds_table
 from saga_kit.dead_letters import dead_letters_table
+from saga_kit.ledger_start import ledger_start_table
 from saga_kit.outbox import outbox_table
 
 SCHEMA: Final = "balances"
@@ -51,5 +52,6 @@ deposits = Table(
 
 holds = holds_table(metadata, SCHEMA)
 holds_archive = holds_archive_table(metadata, SCHEMA)
+ledger_start = ledger_start_table(metadata, SCHEMA)
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

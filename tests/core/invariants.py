@@ -173,6 +173,7 @@ def _questions(before: Saga, decision: Decision) -> None:
         assert now is not None, "a question is never forgotten"
         assert known.answer is Answer.OPEN or now.answer is known.answer, "an answer stays"
         assert now.sent >= known.sent, "what was sent stays sent"
+        assert now.sent_at == known.sent_at or not known.sent, "and so does when it was sent first"
     opened = {q.step for q in after.progress.open()} - {q.step for q in before.progress.questions}
     asked = [ask.step for ask in decision.asks]
     assert opened <= {*asked, *(q.step for q in after.progress.open() if q.held_back)}
@@ -192,6 +193,9 @@ def _questions(before: Saga, decision: Decision) -> None:
         if isinstance(ask.message, (ReserveBalance, SettleBalance, RefundBalance)):
             assert ask.message.hold_id == f"{after.order_id}:reserve"
             assert ask.message.user_id == after.user_id
+            reserve = after.progress.question(Step.RESERVE)
+            assert reserve is not None
+            assert ask.message.hold_asked_at == (reserve.sent_at or after.created_at), "whatever was asked since"
 
 
 def _pauses(before: Saga, decision: Decision, paused: frozenset[Participant]) -> None:

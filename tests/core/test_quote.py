@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from contracts.assets import AssetApproved
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.decimals import Money, Price, Quantity
 from contracts.vocabulary import OrderStatus, ReasonCode, Side
-from order_saga.core.saga import Decision, Phase, Step
+from order_saga.core.saga import Decision, Participant, Phase, Step
 from tests.core.sample import (
+    NOW,
     ORDER_ID,
     USER,
     Story,
@@ -131,11 +133,22 @@ def test_a_buy_holds_settles_and_shows_what_the_quote_costs() -> None:
     """Cost 500.00 and fee 0.50: held, captured; the asset is credited, the fee is part of the capture."""
     story = Story(requested(), approved())
     reserve, hold = f"{ORDER_ID}:reserve", Money("500.50")
-    assert story.commands == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "USD", hold)]
+    assert story.commands == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "USD", hold, NOW)]
     story.tell(reserved())
     assert story.commands == [
         SettleBalance(
-            f"{ORDER_ID}:settle", ORDER_ID, reserve, USER, "USD", hold, hold, "BTC", Money("0.01"), "USD", Money("0.50")
+            f"{ORDER_ID}:settle",
+            ORDER_ID,
+            reserve,
+            USER,
+            "USD",
+            hold,
+            hold,
+            "BTC",
+            Money("0.01"),
+            "USD",
+            Money("0.50"),
+            NOW,
         )
     ]
     assert story.decision.fill is not None
@@ -148,7 +161,7 @@ def test_a_sell_holds_the_asset_and_is_credited_what_is_left_of_the_proceeds() -
     """Proceeds 500.00, fee 0.50: the quantity is held and captured, 499.50 are credited."""
     story = Story(requested(Side.SELL))
     reserve, hold = f"{ORDER_ID}:reserve", Money("0.01")
-    assert story.commands[1:] == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "BTC", hold)]
+    assert story.commands[1:] == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "BTC", hold, NOW)]
     story.tell(approved(), reserved())
     assert story.commands == [
         SettleBalance(
@@ -163,6 +176,7 @@ def test_a_sell_holds_the_asset_and_is_credited_what_is_left_of_the_proceeds() -
             Money("499.50"),
             "USD",
             Money("0.50"),
+            NOW,
         )
     ]
 
@@ -172,7 +186,43 @@ def test_a_refund_names_the_very_hold_that_was_asked(side: Side, asset_id: str, 
     """Another amount under a known hold id would be a conflict."""
     story = Story(requested(side), approved(), cancel())
     reserve = f"{ORDER_ID}:reserve"
-    assert story.commands == [RefundBalance(f"{ORDER_ID}:refund", ORDER_ID, reserve, USER, asset_id, Money(amount))]
+    terms = (ORDER_ID, reserve, USER, asset_id, Money(amount), NOW)
+    assert story.commands == [RefundBalance(f"{ORDER_ID}:refund", *terms)]
+
+
+def reserves(story: Story) -> list[ReserveBalance]:
+    """List the reservations that the last message sent."""
+    return [one for one in story.commands if isinstance(one, ReserveBalance)]
+
+
+def test_every_command_tells_when_the_hold_was_first_asked_for() -> None:
+    """Whatever was asked again, held back and begun anew since: the ledger of that moment may have the hold."""
+    story = Story(requested(), approved())
+    story.wait_until_due()
+    assert [NOW] == [one.hold_asked_at for one in reserves(story.tell(timer()))]
+    story.wait_until_due()
+    story.pause(Participant.BALANCE).tell(timer()).pause().wait_until_due()
+    assert [NOW] == [one.hold_asked_at for one in reserves(story.tell(timer()))]
+    story.tell(cancel())
+    assert [NOW] == [one.hold_asked_at for one in story.commands if isinstance(one, RefundBalance)]
+
+
+def test_a_hold_that_waited_unasked_is_asked_for_when_it_is() -> None:
+    """An order that came while the balance service was paused is the business of whoever answers after the pause."""
+    story = Story().pause(Participant.BALANCE).tell(requested(Side.SELL)).pause()
+    story.wait_until_due()
+    assert [story.now] == [one.hold_asked_at for one in reserves(story.tell(timer()))]
+    assert story.now > NOW
+
+
+def test_an_order_of_an_older_version_asked_for_its_hold_when_it_was_made() -> None:
+    """Before that moment it can't have been asked for."""
+    story = Story(requested(), approved())
+    reserve = structs.replace(story.saga.progress.questions[-1], sent_at=None)
+    questions = (*story.saga.progress.questions[:-1], reserve)
+    story.saga = structs.replace(story.saga, progress=structs.replace(story.saga.progress, questions=questions))
+    story.wait_until_due()
+    assert [story.saga.created_at] == [one.hold_asked_at for one in reserves(story.tell(timer()))]
 
 
 def test_every_sum_uses_the_quote_that_was_stored() -> None:

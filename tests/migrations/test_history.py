@@ -15,7 +15,7 @@ from tests.infrastructure import Infrastructure
 from tests.migrations import rows
 from tests.migrations.support import catalog, connected, rights, views
 
-BEFORE, HEAD = "0004", "0005"
+BEFORE_ARCHIVE, BEFORE, HEAD = "0004", "0005", "0006"
 _DATABASE_RIGHTS = """
     SELECT right_on.* FROM pg_database
     CROSS JOIN aclexplode(coalesce(datacl, acldefault('d', datdba))) AS right_on WHERE datname = current_database()"""
@@ -98,9 +98,25 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
         assert 7 == await archive.move(tx, pages, -60.0, 100)
         assert 6 == await Holds("balances").archive(tx, pages, -60.0, 100)
 
-    await asyncio.to_thread(migrations.downgrade, empty_url, BEFORE)
+    await asyncio.to_thread(migrations.downgrade, empty_url, BEFORE_ARCHIVE)
 
     assert before == {table: await _column(empty_url, _EVERYTHING.format(table=table)) for table in _OF_ORDERS}
+
+
+@pytest.mark.parametrize("with_holds", [False, True])
+async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, with_holds: bool) -> None:
+    """A service that has holds already executes every command, as before; an empty one none of before."""
+    await asyncio.to_thread(migrations.upgrade, empty_url, BEFORE)
+    async with connected(empty_url) as connection:
+        if with_holds:
+            await rows.insert(connection)
+        before = await connection.fetchval("SELECT clock_timestamp()")
+
+        await asyncio.to_thread(migrations.upgrade, empty_url)
+
+        began_at = await connection.fetchval("SELECT began_at FROM audit.ledger")
+        assert (began_at is None) == with_holds
+        assert with_holds or began_at > before
 
 
 async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:

@@ -34,7 +34,7 @@ VERBS: Final = {
 
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
-    *("questions", "pauses", "repairs"),
+    *("questions", "pauses", "repairs", "ledger"),
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -55,6 +55,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "balances.accounts": CHANGE,
         "balances.holds": CHANGE,
         "balances.holds_archive": {"SELECT"},
+        "balances.ledger_start": {"SELECT"},
         "balances.journal": KEEP,
         "balances.deposits": KEEP,
         "balances.dead_letters": CHANGE,

@@ -31,6 +31,7 @@ PROMISED = {
     "audit.questions": "order_id step participant asked_at due_at attempts answer sent held_back",
     "audit.pauses": "participant paused_by reason paused_at",
     "audit.repairs": "run_id action item done_by at result",
+    "audit.ledger": "began_at closed_at successor",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",

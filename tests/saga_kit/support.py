@@ -17,6 +17,7 @@ from local_stack.broker import MockCluster
 from saga_kit.barrier import holds_archive_table, holds_table
 from saga_kit.batch import BatchProcess, Effects, Intake, Received, Record
 from saga_kit.dead_letters import DeadLetters, dead_letters_table
+from saga_kit.ledger_start import ledger_start_table
 from saga_kit.outbox import Kept, Outbox, outbox_table
 from saga_kit.settings import KitSettings
 from saga_kit.telemetry import Metrics
@@ -47,6 +48,7 @@ class Schema:
         dead_letters_table(metadata, self.name)
         holds_table(metadata, self.name)
         holds_archive_table(metadata, self.name)
+        ledger_start_table(metadata, self.name)
         async with self.engine.begin() as tx:
             await tx.exec_driver_sql(f"CREATE SCHEMA {self.name}")
             await tx.run_sync(metadata.create_all)
@@ -156,6 +158,7 @@ def process(
     outbox: Outbox | None = None,
     stopping: asyncio.Event | None = None,
     engine: AsyncEngine | None = None,
+    metrics: Metrics | None = None,
 ) -> BatchProcess[Any]:
     """Compose a batch process."""
     return BatchProcess(
@@ -164,7 +167,7 @@ def process(
         outbox=outbox or Outbox(schema.name),
         dead_letters=DeadLetters(schema.name),
         publisher=publisher,
-        metrics=Metrics(CollectorRegistry()),
+        metrics=metrics or Metrics(CollectorRegistry()),
         stopping=stopping or asyncio.Event(),
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import combinations, product
 
+import msgspec
 import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,8 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.envelope import Envelope
 from saga_kit.barrier import Command, Hold, Kind, Participant, Refusal
 from saga_kit.batch import Received, Record
+from saga_kit.errors import CannotStart
 from saga_kit.outbox import Kept
-from tests.saga_kit.support import FakePublisher, Schema, message, process
+from saga_kit.telemetry import Metrics
+from tests.saga_kit.support import FakePublisher, FakeRecord, Schema, message, process
 
 AMOUNT, CAPTURE = Decimal("10.5"), Decimal("7.25")
 
@@ -258,3 +261,132 @@ async def test_the_database_refuses_impossible_holds(
             "INSERT INTO {s}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
             f" VALUES ('h', 's', 'o', 'u', {amount}, {captured}, {refunded}, '{state}')"
         )
+
+
+# The start of the ledger ------------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+NEVER_TOLD = None
+
+
+async def began(schema: Schema) -> datetime:
+    """Say when the ledger began."""
+    [row] = await schema.rows("SELECT began_at FROM {s}.ledger_start")
+    began_at: datetime = row.began_at
+    return began_at
+
+
+async def started(schema: Schema) -> Participant[None]:
+    """Start the service."""
+    one = participant(schema)
+    async with schema.engine.begin() as tx:
+        await one.prepare(tx)
+    return one
+
+
+def made(one: Received[Command[None]], *, appended: datetime, sent: datetime) -> Received[Command[None]]:
+    """Let a command have been made then: by the broker's clock and by its sender's."""
+    record = FakeRecord(timestamp=int(appended.timestamp() * 1000))
+    return Received(one.message, Envelope("id", "Any", "/any", sent), record)
+
+
+def asked(kind: Kind, at: datetime | None) -> Received[Command[None]]:
+    """Make a command on a hold that was asked for then."""
+    one = command(kind).message
+    return Received(msgspec.structs.replace(one, hold_asked_at=at))
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(("appended", "sent"), [(-DAY, -DAY), (DAY, -DAY), (-DAY, DAY)])
+async def test_what_was_made_before_the_first_start_moves_nothing(
+    schema: Schema, kind: Kind, appended: timedelta, sent: timedelta
+) -> None:
+    """By whichever clock it is older, so that a replayed one is, too: no hold, no answer, no money moved."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    began_at = await began(schema)
+    old = made(command(kind), appended=began_at + appended, sent=began_at + sent)
+
+    metrics = Metrics()
+    await process(schema, handler, publisher, metrics=metrics).run([old])
+
+    assert ([], []) == (await schema.rows("SELECT * FROM {s}.holds"), publisher.published)
+    assert [(100,)] == [tuple(row) for row in await schema.rows("SELECT free FROM {s}.accounts")]
+    assert 1 == metrics.registry.get_sample_value("messages_dropped_total", {"why": "before_start"})
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict(schema: Schema, kind: Kind) -> None:
+    """Asked anew after the start, on a hold asked for before it: nothing is stored, and asking again gives the same."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    one = asked(kind, await began(schema) - DAY)
+
+    await process(schema, handler, publisher).run([one, one])
+
+    assert [[kind, "HELD", "0", "0", "HOLD_CONFLICT"]] * 2 == [json.loads(sent.value) for sent in publisher.published]
+    assert [] == await schema.rows("SELECT * FROM {s}.holds")
+    assert [(100,)] == [tuple(row) for row in await schema.rows("SELECT free FROM {s}.accounts")]
+
+
+async def test_a_hold_that_was_taken_over_is_settled_here(schema: Schema) -> None:
+    """The row of the ledger before makes the order this one's, whenever it was asked for."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    await schema.execute(
+        "INSERT INTO {s}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
+        " VALUES ('h', 'saga', 'alice', 'USD', 10.5, 0, 0, 'HELD')"
+    )
+
+    await process(schema, handler, publisher).run([asked(Kind.SETTLE, await began(schema) - DAY)])
+
+    assert [[Kind.SETTLE, "SETTLED", "7.25", "3.25", None]] == [json.loads(one.value) for one in publisher.published]
+
+
+@pytest.mark.parametrize("after", [timedelta(0), DAY, NEVER_TOLD])
+async def test_what_is_asked_since_the_start_is_executed(schema: Schema, after: timedelta | None) -> None:
+    """At the very instant, later, and by an orchestrator that does not tell: it is this ledger's."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    at = None if after is None else await began(schema) + after
+
+    await process(schema, handler, publisher).run([asked(Kind.RESERVE, at)])
+
+    assert [[Kind.RESERVE, "HELD", "0", "0", None]] == [json.loads(one.value) for one in publisher.published]
+
+
+async def test_the_first_start_is_written_once(schema: Schema) -> None:
+    """Replicas that start at once, and every later start, know the same instant: the database's."""
+    before = datetime.now(UTC)
+    await asyncio.gather(*(started(schema) for _ in range(5)))
+    first = await began(schema)
+    await started(schema)
+    assert first == await began(schema)
+    assert abs(first - before) < DAY
+
+
+async def test_a_service_of_before_this_table_refuses_nothing(schema: Schema) -> None:
+    """Its holds are there and nothing says since when it answers: it goes on as it did."""
+    await schema.execute("DROP TABLE {s}.ledger_start")
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher = FakePublisher()
+    await process(schema, participant(schema), publisher).run([command(Kind.RESERVE, "before")])
+
+    await process(schema, await started(schema), publisher).run([asked(Kind.RESERVE, datetime(2000, 1, 1, tzinfo=UTC))])
+
+    assert ["HELD", "HELD"] == [json.loads(one.value)[1] for one in publisher.published]
+
+
+async def test_an_empty_ledger_without_the_table_does_not_start(schema: Schema) -> None:
+    """A new service could not tell what is not its own."""
+    await schema.execute("DROP TABLE {s}.ledger_start")
+    with pytest.raises(CannotStart, match="ledger_start is missing"):
+        await started(schema)
+
+
+async def test_a_ledger_that_was_handed_over_does_not_start(schema: Schema) -> None:
+    """Two services that execute the same commands move money twice."""
+    await started(schema)
+    await schema.execute("UPDATE {s}.ledger_start SET closed_at = now(), successor = 'wallet'")
+    with pytest.raises(CannotStart, match="handed over to wallet"):
+        await started(schema)

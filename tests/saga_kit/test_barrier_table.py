@@ -23,6 +23,7 @@ from saga_kit.barrier import (
     Refusal,
     apply,
     exact_text,
+    may_be_elsewhere,
 )
 
 POOR = Refusal("POOR", "not enough")
@@ -217,3 +218,11 @@ def test_a_decimal_that_postgresql_would_round_is_refused() -> None:
         with pytest.raises(ValueError, match=bad if bad != "0.0000000000000000001" else "E-19"):
             exact_text(Decimal(bad))
     assert exact_text(Decimal("1E+2")) == "100"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_unknown_hold_of_before_the_ledger_is_neither_made_nor_proven_to_be_none(kind: Kind) -> None:
+    """The ledger before may hold it: the answer is a conflict with a hold that counts as held, and nothing else."""
+    hold, refusal = may_be_elsewhere(command(kind))
+    assert (HoldState.HELD, HOLD_CONFLICT) == (hold.state, refusal.code)
+    assert (Decimal(0), Decimal(0)) == (hold.captured, hold.refunded)

@@ -1,0 +1,49 @@
+"""Since when the reference balance service's ledger answers, and whether it was handed over to another service.
+
+A ledger with holds answers every command, as before. An empty one begins now: orders of a time before it, in topics
+that outlived their database, are not its own. Auditors see it, so that nobody looks for new orders in a closed ledger.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    """Add the table with its row, and the view."""
+    for statement in UP:
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    """Take both away, and what closes a ledger."""
+    for statement in DOWN:
+        op.get_bind().exec_driver_sql(statement)
+
+
+UP = (
+    """
+    CREATE TABLE balances.ledger_start (
+        only_row boolean PRIMARY KEY DEFAULT true,
+        began_at timestamptz,
+        closed_at timestamptz,
+        successor text,
+        CONSTRAINT ledger_start_only_row CHECK (only_row),
+        CONSTRAINT ledger_start_closed CHECK ((closed_at IS NULL) = (successor IS NULL))
+    )""",
+    """
+    INSERT INTO balances.ledger_start (began_at)
+    SELECT CASE WHEN EXISTS (SELECT FROM balances.holds) OR EXISTS (SELECT FROM balances.holds_archive) THEN NULL
+        ELSE clock_timestamp() END""",
+    "GRANT SELECT ON balances.ledger_start TO saga_balances",
+    "CREATE VIEW audit.ledger AS SELECT began_at, closed_at, successor FROM balances.ledger_start",
+    "GRANT SELECT ON audit.ledger TO saga_auditor",
+)
+DOWN = (
+    "DROP VIEW audit.ledger",
+    "DROP TABLE balances.ledger_start",
+    "DROP FUNCTION IF EXISTS balances.handed_over() CASCADE",
+)
