@@ -14,6 +14,7 @@ from order_saga.cli import (
     archive_command,
     audit_command,
     deploy,
+    hand_over,
     letters,
     local,
     operate,
@@ -36,7 +37,20 @@ app = typer.Typer(
     "this machine). Against a running local stack no command needs options; against another system set "
     "[bold]DATABASE_URL[/], [bold]KAFKA_BOOTSTRAP_SERVERS[/], [bold]ORDER_API_URL[/] and [bold]JWT_SECRET[/].",
 )
-for room in (local, trade, operate, stuck, repair, pause, letters, archive_command, audit_command, deploy, services):
+for room in (
+    local,
+    trade,
+    operate,
+    stuck,
+    repair,
+    pause,
+    letters,
+    archive_command,
+    audit_command,
+    hand_over,
+    deploy,
+    services,
+):
     room.register(app)
 
 

@@ -104,7 +104,7 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
 
 
 @pytest.mark.parametrize("with_holds", [False, True])
-async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, with_holds: bool) -> None:
+async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, *, with_holds: bool) -> None:
     """A service that has holds already executes every command, as before; an empty one none of before."""
     await asyncio.to_thread(migrations.upgrade, empty_url, BEFORE)
     async with connected(empty_url) as connection:

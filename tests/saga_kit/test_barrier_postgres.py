@@ -263,7 +263,7 @@ async def test_the_database_refuses_impossible_holds(
         )
 
 
-# The start of the ledger ------------------------------------------------------------------------------------------------
+# The start of the ledger ----------------------------------------------------------------------------------------------
 
 DAY = timedelta(days=1)
 NEVER_TOLD = None
