@@ -12,9 +12,13 @@ Nothing is sorted or hashed in the client. In the server a look over a page hash
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from order_saga.tables import legal_moves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Check(NamedTuple):
@@ -24,6 +28,8 @@ class Check(NamedTuple):
     name: str
     broken: str
     what: str
+    of_ledger: bool = False
+    """It compares with what the ledger says, so it says nothing where the ledger can't be seen."""
 
 
 class Look(NamedTuple):
@@ -68,6 +74,21 @@ def statement(look: Look, scope: dict[str, str], findings_max: int) -> str:
         WHERE nth <= {findings_max}"""  # noqa: S608 - the checks are our own
 
 
+def looks(ledger: str | None) -> Iterator[Look]:
+    """Give the looks at a system whose ledger's views are in this schema; None: nobody can see it."""
+    for look in LOOKS:
+        checks = tuple(check for check in look.checks if ledger is not None or not check.of_ledger)
+        if ledger is None:
+            rows = look.rows.replace("{holds}", "false").replace("{journal}", "false")
+        else:
+            rows = _LEDGER.sub(rf"{ledger}.\1", look.rows)
+        if checks:
+            yield look._replace(checks=checks, rows=rows)
+
+
+_LEDGER: Final = re.compile(r"\baudit\.(holds|accounts|journal)\b")
+
+
 # By order -------------------------------------------------------------------------------------------------------------
 
 _MONEY: Final = Look(
@@ -92,6 +113,7 @@ _MONEY: Final = Look(
             "I2", "captured once", "h.captured <> coalesce(-taken.amount, 0)",
             """format('its hold is %s with %s %s captured, the journal took %s from %s', h.state,
                 trim_scale(h.captured), h.asset_id, trim_scale(coalesce(-taken.amount, 0)), h.user_id)""",
+            of_ledger=True,
         ),
         Check(
             "I2", "journal is fill",
@@ -100,16 +122,19 @@ _MONEY: Final = Look(
             """format('it shows %s %s filled with a fee of %s, the journal gave %s %s %s and charged %s',
                 trim_scale(o.filled_quantity), o.asset_id, trim_scale(o.fee), o.user_id,
                 trim_scale(coalesce(gained.amount, 0)), o.asset_id, trim_scale(coalesce(charged.amount, 0)))""",
+            of_ledger=True,
         ),
         Check("I2", "one fill", "f.number > 1", "format('it has %s fills', f.number)"),
         Check(
             "I3", "nothing held at the end",
             "o.status IN ('CANCELLED', 'FAILED') AND h.state IN ('HELD', 'SETTLED')",
             "format('it is %s, its hold of %s %s is %s', o.status, trim_scale(h.amount), h.asset_id, h.state)",
+            of_ledger=True,
         ),
         Check(
             "I4", "settled when completed", "o.status = 'COMPLETED' AND h.state IS DISTINCT FROM 'SETTLED'",
             "format('it is COMPLETED, its hold is %s', coalesce(h.state, 'missing'))",
+            of_ledger=True,
         ),
         Check(
             "I4", "fill is shown",
@@ -131,6 +156,7 @@ _MONEY: Final = Look(
                 ELSE h.captured <> 0 OR h.refunded <> 0 END""",
             """format('its hold of %s %s is %s with %s captured and %s refunded', trim_scale(h.amount), h.asset_id,
                 h.state, trim_scale(h.captured), trim_scale(h.refunded))""",
+            of_ledger=True,
         ),
         Check(
             "I6", "wakeable",
@@ -144,6 +170,7 @@ _MONEY: Final = Look(
                 OR (h.state = 'SETTLED' AND o.order_id IS NULL)""",
             """format('%s %s of %s are %s for it, and %s', trim_scale(h.amount), h.asset_id, h.user_id, h.state,
                 coalesce('it is ' || o.status, 'there is no such order'))""",
+            of_ledger=True,
         ),
     ),
 )  # fmt: skip
@@ -158,10 +185,12 @@ _ENTRY: Final = Look(
         Check(
             "I1", "entry balanced", "j.amount <> 0",
             "format('its journal entry sums to %s %s, not to 0', trim_scale(j.amount), j.asset_id)",
+            of_ledger=True,
         ),
         Check(
             "I5", "settled or refunded", "h.state IS DISTINCT FROM 'SETTLED'",
             "format('its settlement is in the journal, its hold is %s', coalesce(h.state, 'missing'))",
+            of_ledger=True,
         ),
     ),
 )  # fmt: skip
@@ -241,11 +270,13 @@ _ACCOUNTS: Final = Look(
             """format('%s has %s %s available and %s held, the journal says %s in all', user_id,
                 trim_scale(coalesce(a.available, 0)), asset_id, trim_scale(coalesce(a.held, 0)),
                 trim_scale(coalesce(j.amount, 0)))""",
+            of_ledger=True,
         ),
         Check(
             "I1", "held is holds", "coalesce(a.held, 0) <> coalesce(h.amount, 0)",
             """format('%s has %s %s held, the active holds sum to %s', user_id, trim_scale(coalesce(a.held, 0)),
                 asset_id, trim_scale(coalesce(h.amount, 0)))""",
+            of_ledger=True,
         ),
     ),
     by_order=False,
@@ -258,6 +289,7 @@ _ASSETS: Final = Look(
         Check(
             "I1", "asset balanced", "j.amount <> 0",
             "format('the journal of %s sums to %s, not to 0', asset_id, trim_scale(j.amount))",
+            of_ledger=True,
         ),
     ),
     by_order=False,
@@ -270,6 +302,7 @@ _OTHER_HOLDS: Final = Look(
         Check(
             "I2", "one hold", "hold_id <> order_id || ':reserve'",
             "format('it has a hold of its own name, %s, besides the one that it asked for', hold_id)",
+            of_ledger=True,
         ),
     ),
     by_order=False,
@@ -283,6 +316,7 @@ _OTHER_ENTRIES: Final = Look(
             "I2", "one entry", "order_id IS NOT NULL AND entry_id <> order_id || ':settle'",
             """format('the journal entry %s moved %s %s for it, besides its settlement', entry_id, trim_scale(amount),
                 asset_id)""",
+            of_ledger=True,
         ),
     ),
     by_order=False,

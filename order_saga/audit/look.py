@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from order_saga.audit import checks
 from order_saga.audit.checks import ONE, PAGE, Check, Look
+from order_saga.audit.ledger import find
 from saga_kit.settings import parse_database_url
 
 if TYPE_CHECKING:
@@ -64,29 +65,40 @@ class Suspect(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """What an audit found, and how many orders it has looked at."""
+    """What an audit found, how many orders it has looked at, and why it could not see the ledger, if so."""
 
     findings: list[Finding]
     orders: int
+    hidden: str = ""
 
 
 async def audit(
-    database: str | AsyncEngine, *, settle_s: float = SETTLE_S, progress: Callable[[int], None] | None = None
+    database: str | AsyncEngine,
+    *,
+    settle_s: float = SETTLE_S,
+    progress: Callable[[int], None] | None = None,
+    ledger: str = "",
 ) -> list[Finding]:
     """Check a running system and return what is wrong, in the order of the invariants. The auditor's login will do.
 
     It takes up to `settle_s` longer when something seems to be wrong. `progress` hears how many orders were looked at.
+    `ledger` says where the ledger's views are (`ledger.find`); what can't be seen is not judged.
     Raises what SQLAlchemy and the driver raise.
     """
     async with connection_to(database) as connection:
-        return (await audit_on(connection, settle_s=settle_s, progress=progress)).findings
+        return (await audit_on(connection, settle_s=settle_s, progress=progress, ledger=ledger)).findings
 
 
 async def audit_on(
-    connection: AsyncConnection, *, settle_s: float = SETTLE_S, progress: Callable[[int], None] | None = None
+    connection: AsyncConnection,
+    *,
+    settle_s: float = SETTLE_S,
+    progress: Callable[[int], None] | None = None,
+    ledger: str = "",
 ) -> Audited:
     """Do the same on a connection of `connection_to`."""
-    seen, suspects = await _first_look(connection, progress)
+    where = await find(connection, ledger)
+    seen, suspects = await _first_look(connection, tuple(checks.looks(where.schema)), progress)
     give_up_at = time.monotonic() + settle_s
     while suspects:
         await asyncio.sleep(min(LOOK_S, settle_s))
@@ -94,7 +106,8 @@ async def audit_on(
         if time.monotonic() >= give_up_at or not any(suspect.look.in_flight for suspect in suspects):
             break
     found = {suspect.finding for suspect in suspects}
-    return Audited(sorted(found, key=lambda one: (int(one.invariant[1:]), str(one.order_id), one.what)), seen)
+    findings = sorted(found, key=lambda one: (int(one.invariant[1:]), str(one.order_id), one.what))
+    return Audited(findings, seen, where.hidden)
 
 
 @asynccontextmanager
@@ -121,16 +134,18 @@ async def connection_to(database: str | AsyncEngine) -> AsyncIterator[AsyncConne
         await engine.dispose()
 
 
-async def _first_look(connection: AsyncConnection, progress: Callable[[int], None] | None) -> tuple[int, list[Suspect]]:
+async def _first_look(
+    connection: AsyncConnection, looks: Sequence[Look], progress: Callable[[int], None] | None
+) -> tuple[int, list[Suspect]]:
     suspects: list[Suspect] = []
     seen = 0
     async for seen, page in _pages(connection):
-        for look in (look for look in checks.LOOKS if look.by_order):
+        for look in (look for look in looks if look.by_order):
             suspects += await _look(connection, look, page)
         suspects = list(_bounded(suspects))
         if progress is not None:
             progress(seen)
-    for look in (look for look in checks.LOOKS if not look.by_order):
+    for look in (look for look in looks if not look.by_order):
         suspects += await _look(connection, look)
     return seen, suspects
 

@@ -40,6 +40,10 @@ class AuditMetrics:
         self.last_success = Gauge(
             "audit_last_success_timestamp_seconds", "When a run last came to its end.", registry=self.registry
         )
+        self.ledger_seen = Gauge(
+            "audit_ledger_seen", "Whether the last run could see the ledger; if not, it judged no money.",
+            registry=self.registry,
+        )  # fmt: skip
         self.runs = Counter("audit_runs", "Runs: clean, findings or failed.", ["result"], registry=self.registry)
         for result in RESULTS:
             self.runs.labels(result)
@@ -51,12 +55,19 @@ class AuditMetrics:
             self.findings.labels(invariant).set(tally[invariant])
         self.duration.set(seconds)
         self.orders.set(done.orders)
+        self.ledger_seen.set(not done.hidden)
         self.last_success.set_to_current_time()
         self.runs.labels("findings" if done.findings else "clean").inc()
 
 
 async def watch(
-    database: str, stopping: asyncio.Event, metrics: AuditMetrics, say: Callable[[str], None], *, every_s: float
+    database: str,
+    stopping: asyncio.Event,
+    metrics: AuditMetrics,
+    say: Callable[[str], None],
+    *,
+    every_s: float,
+    ledger: str = "",
 ) -> int:
     """Audit, then every `every_s` from the begin of one run to the next, until `stopping`; return the exit status.
 
@@ -68,7 +79,7 @@ async def watch(
         began = time.monotonic()
         try:
             async with connection_to(database) as connection:
-                done = await _or_stop(audit_on(connection), stopping)
+                done = await _or_stop(audit_on(connection, ledger=ledger), stopping)
         except (SQLAlchemyError, OSError) as error:
             metrics.runs.labels("failed").inc()
             say(f"failed: {describe(error)}")
@@ -82,7 +93,8 @@ async def watch(
                 if finding not in known:
                     say(f"{finding.invariant} {finding.order_id or ''} {finding.what}".replace("  ", " "))
             known, status = set(done.findings), int(bool(done.findings))
-            say(f"{done.orders} orders in {took_s:.1f} s: {len(done.findings) or 'no'} findings")
+            unseen = f", not the ledger: {done.hidden}" if done.hidden else ""
+            say(f"{done.orders} orders in {took_s:.1f} s: {len(done.findings) or 'no'} findings{unseen}")
         if await pause(stopping, max(0.0, began + every_s - time.monotonic())):
             return status
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from order_saga.cli.reach import database, database_url, err, out, print_json, run
+from order_saga.cli.reach import Trouble, database_url, err, ledger_setting, out, print_json, run
 
 if TYPE_CHECKING:
-    from order_saga.audit import Finding
+    from order_saga.audit.look import Audited
 
 PORT = 8004
 
@@ -40,7 +40,10 @@ def audit(
     """
     if watch:
         raise typer.Exit(run(_watch(host, port, every)))
-    findings = run(_once())
+    done = run(_once())
+    findings = done.findings
+    if done.hidden:
+        err.print(f"[yellow]{_unseen(done.hidden)}[/]")
     if json:
         print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in findings])
     elif findings:
@@ -48,18 +51,33 @@ def audit(
         for finding in findings:
             table.add_row(finding.invariant, str(finding.order_id or ""), finding.what)
         out.print(table)
+    elif done.hidden:
+        out.print("[green]audit: what can be seen holds[/]")
     else:
         out.print("[green]audit: I1 to I11 hold[/]")
     if findings:
         raise typer.Exit(1)
 
 
-async def _once() -> list[Finding]:
-    from order_saga.audit import audit as check
+def _unseen(why: str) -> str:
+    from order_saga.audit.checks import CHECKS
+
+    of_ledger = {check.invariant for check in CHECKS if check.of_ledger}
+    return f"the ledger can't be seen here, so nothing is said of {', '.join(sorted(of_ledger))}: {why}"
+
+
+async def _once() -> Audited:
+    from order_saga.audit.look import audit_on, connection_to
+
+    def tell(orders: int) -> None:
+        status.update(f"auditing ... {orders} orders read")
 
     with err.status("auditing ...") as status:
-        async with database() as engine:
-            return await check(engine, progress=lambda orders: status.update(f"auditing ... {orders} orders read"))
+        async with connection_to(database_url()) as connection:
+            try:
+                return await audit_on(connection, progress=tell, ledger=ledger_setting())
+            except ValueError as error:
+                raise Trouble(str(error), 2) from None
 
 
 async def _watch(host: str, port: int, every_s: float) -> int:
@@ -78,7 +96,8 @@ async def _watch(host: str, port: int, every_s: float) -> int:
     err.print(f"auditing every {every_s:g} s; metrics at http://{host}:{server.port}/metrics; Ctrl-C ends it")
     try:
         return await watch(
-            database_url(), stopping, metrics, lambda line: out.print(line, markup=False), every_s=every_s
-        )
+            database_url(), stopping, metrics, lambda line: out.print(line, markup=False), every_s=every_s,
+            ledger=ledger_setting(),
+        )  # fmt: skip
     finally:
         await server.stop()

@@ -110,6 +110,8 @@ def _print_timeline(history: list[dict[str, Any]]) -> None:
 
 
 def _print_money(story: dict[str, Any]) -> None:
+    if story["ledger_unseen"]:
+        out.print(f"[dim]its hold and its journal can't be seen here: {escape(story['ledger_unseen'])}[/]")
     for hold in story["holds"]:
         out.print(
             f"hold {hold['state']}: {amount(hold['amount'])} {hold['asset_id']} of {hold['user_id']}, "

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from order_saga.cli import runs
-from order_saga.cli.reach import Trouble, database, kafka_settings, out, plain, print_json, publishing, rows, run
+from order_saga.cli.reach import (
+    Trouble,
+    database,
+    err,
+    kafka_settings,
+    ledger_setting,
+    out,
+    plain,
+    print_json,
+    publishing,
+    rows,
+    run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -158,7 +170,7 @@ def _close(action: str, letters: Sequence[str] | None, wanted: Filter, pace: run
 
 def _parse(letter: str) -> tuple[str, int]:
     schema, _, number = letter.partition("/")
-    if schema not in SCHEMAS or not number.isdigit():
+    if schema not in {*SCHEMAS, ledger_setting()} or not number.isdigit():
         raise Trouble(f"'{letter}' is not a dead letter's id; 'order-saga dead-letters list' shows them", 2)
     return schema, int(number)
 
@@ -224,12 +236,24 @@ async def _named(engine: AsyncEngine, ids: Sequence[tuple[str, int]]) -> AsyncIt
         yield Found(schema, letter)
 
 
+async def _schemas(engine: AsyncEngine) -> tuple[str, ...]:
+    """Name the schemas that have letters: ours, and that of the views of a balance service of somebody's own."""
+    named = ledger_setting()
+    if not named:
+        return SCHEMAS
+    [found] = await rows(engine, "SELECT to_regclass($1) IS NOT NULL AS there", f"{named}.dead_letters")
+    if found["there"]:
+        return (*SCHEMAS, named)
+    err.print(f"[yellow]the letters of the balance service can't be seen here: LEDGER_VIEWS is {named}[/]")
+    return SCHEMAS
+
+
 async def _matching(engine: AsyncEngine, wanted: Filter, before: datetime) -> AsyncIterator[Found]:
     """Read open letters of all services page by page: those that came before a run began, and match."""
     from saga_kit.dead_letters import PAGE_MAX, DeadLetters
 
     before = min(before, datetime.now(UTC) - timedelta(seconds=wanted.older_than)) if wanted.older_than else before
-    for schema in SCHEMAS:
+    for schema in await _schemas(engine):
         after = 0
         while page := await DeadLetters(schema).page(engine, after=after, limit=PAGE_MAX):
             after = page[-1].dead_letter_id

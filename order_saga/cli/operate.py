@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from order_saga.cli.reach import Trouble, database, out, print_json, rows, run
+from order_saga.cli.reach import Trouble, database, find_ledger, out, print_json, rows, run
 from order_saga.cli.repair import as_uuid
 from order_saga.cli.stuck import PAUSES
 
@@ -48,19 +48,23 @@ async def _story(order_id: uuid.UUID) -> dict[str, Any]:
 
 async def story(engine: AsyncEngine, order_id: uuid.UUID) -> dict[str, Any]:
     """Gather all that the auditors' views know of one order."""
+    ledger = await find_ledger(engine)
     parts: dict[str, tuple[str, object]] = {
         "order": ("SELECT * FROM audit.orders WHERE order_id = $1", order_id),
         "claim": ("SELECT * FROM audit.claims WHERE order_id = $1", order_id),
         "requests": ("SELECT * FROM audit.requests WHERE order_id = $1 ORDER BY request_id", order_id),
         "history": ("SELECT * FROM audit.history WHERE order_id = $1 ORDER BY seq", order_id),
-        # By the ids that these rows have for an order: the ledger's tables are indexed by their own keys.
-        "holds": ("SELECT * FROM audit.holds WHERE hold_id = $1", f"{order_id}:reserve"),
-        "journal": ("SELECT * FROM audit.journal WHERE entry_id = $1 ORDER BY asset_id, account", f"{order_id}:settle"),
         "fills": ("SELECT * FROM audit.fills WHERE order_id = $1", order_id),
         "questions": ("SELECT * FROM audit.questions WHERE order_id = $1 AND answer = 'OPEN'", order_id),
         "events_unsent": ("SELECT * FROM audit.events_unsent WHERE order_id = $1 ORDER BY version", order_id),
     }
-    found: dict[str, Any] = {name: await rows(engine, *query) for name, query in parts.items()}
+    if ledger.schema is not None:
+        # By the ids that these rows have for an order: the ledger's tables are indexed by their own keys.
+        holds, journal = f"SELECT * FROM {ledger.schema}.holds", f"SELECT * FROM {ledger.schema}.journal"  # noqa: S608
+        parts["holds"] = f"{holds} WHERE hold_id = $1", f"{order_id}:reserve"
+        parts["journal"] = f"{journal} WHERE entry_id = $1 ORDER BY asset_id, account", f"{order_id}:settle"
+    unseen: dict[str, Any] = {"holds": [], "journal": [], "ledger_unseen": ledger.hidden or None}
+    found = unseen | {name: await rows(engine, *query) for name, query in parts.items()}
     found["pauses"] = {row["participant"]: row for row in await rows(engine, PAUSES)}
     found["order"] = found["order"][0] if found["order"] else None
     found["claim"] = found["claim"][0] if found["claim"] else None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from order_saga.audit.ledger import Ledger
     from saga_kit.publisher import Publisher
     from saga_kit.settings import KafkaSettings
 
@@ -52,6 +53,23 @@ def setting(variable: str, key: str) -> str:
     if not value:
         raise Trouble(f"no local stack is running here and {variable} is not set; start one with 'order-saga up'", 2)
     return str(value)
+
+
+def ledger_setting() -> str:
+    """Say where the ledger's views are: a schema, `none`, or nothing for the reference service's."""
+    named = os.environ.get("LEDGER_VIEWS") or str(stack().get("ledger_views") or "")
+    return "" if named == "audit" else named
+
+
+async def find_ledger(engine: AsyncEngine) -> Ledger:
+    """Find the schema of the ledger's views. Raises `Trouble` for a setting that makes no sense."""
+    from order_saga.audit.ledger import find
+
+    async with engine.connect() as connection:
+        try:
+            return await find(connection, ledger_setting())
+        except ValueError as error:
+            raise Trouble(str(error), 2) from None
 
 
 def jwt_secret() -> str:

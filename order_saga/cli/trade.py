@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from order_saga.cli.reach import Trouble, amount, database, jwt_secret, out, print_json, rows, run, setting
+from order_saga.cli.reach import (
+    Trouble,
+    amount,
+    database,
+    find_ledger,
+    jwt_secret,
+    ledger_setting,
+    out,
+    print_json,
+    rows,
+    run,
+    setting,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -66,6 +78,9 @@ def deposit(
     """Book a deposit into an account of the reference balance service."""
     from participants.balance.store import deposit as book
 
+    if elsewhere := ledger_setting():
+        raise Trouble(f"the ledger is another service's (LEDGER_VIEWS is {elsewhere}): deposit there", 2)
+
     async def work() -> bool:
         async with database() as engine:
             return await book(engine, deposit_id or str(uuid.uuid4()), user, asset, _positive(quantity))
@@ -87,9 +102,12 @@ def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json:
     """Show what a user has, and what is held for open orders."""
 
     async def work() -> list[dict[str, Any]]:
-        statement = "SELECT asset_id, available, held FROM audit.accounts WHERE user_id = $1 ORDER BY asset_id"
         async with database() as engine:
-            return await rows(engine, statement, user)
+            ledger = await find_ledger(engine)
+            if ledger.schema is None:
+                raise Trouble(f"the accounts can't be seen here: {ledger.hidden}")
+            known = f"SELECT asset_id, available, held FROM {ledger.schema}.accounts WHERE user_id = $1"  # noqa: S608
+            return await rows(engine, f"{known} ORDER BY asset_id", user)
 
     found = run(work())
     if json:

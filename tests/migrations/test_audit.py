@@ -73,6 +73,21 @@ async def test_a_planted_fault_is_found_by_its_order(
     assert {fault.order_id, None} | others >= {finding.order_id for finding in findings}
 
 
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.invariant}: {fault.words}")
+async def test_where_the_ledger_can_not_be_seen_only_its_own_faults_are_missed(
+    database: Database, healthy: asyncpg.Connection, fault: Fault
+) -> None:
+    """What the orders say of themselves is judged as ever, and nothing that only the ledger could tell."""
+    for statement in fault.statements:
+        await healthy.execute(statement)
+
+    findings = await audit(database.url_of("auditor"), settle_s=SOON_S, ledger="none")
+
+    of_ledger = {check.name for check in CHECKS if check.of_ledger}
+    assert set() == of_ledger & {finding.check for finding in findings}
+    assert (fault.check in of_ledger) != (fault.check in {finding.check for finding in findings})
+
+
 async def test_an_event_that_nobody_sends_is_found(database: Database, healthy: asyncpg.Connection) -> None:
     """I9: an event that stays in the outbox, and one of a version that was never reached, are faults."""
     await insert_event(healthy, SELL, version=4, age_s=60)

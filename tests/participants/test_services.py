@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -24,7 +25,7 @@ from contracts.vocabulary import OrderType
 from participants.assets.rules import Asset
 from participants.assets.store import put_asset, set_price
 from tests.infrastructure import Database, Infrastructure
-from tests.participants.support import NOW, Balance, order, reserve
+from tests.participants.support import Balance, order, reserve
 
 TOPICS = (ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES)
 
@@ -49,7 +50,7 @@ async def answered(brokers: str, prefix: str, commands: list[Message]) -> list[M
     replies: list[Message] = []
     async with AIOKafkaProducer(bootstrap_servers=brokers, acks="all") as producer:
         for n, command in enumerate(commands):
-            wire = outgoing(command, message_id=f"test:{n}", source="/tests", time=NOW)
+            wire = outgoing(command, message_id=f"test:{n}", source="/tests", time=datetime.now(UTC))
             await producer.send_and_wait(prefix + wire.topic, wire.value, wire.key.encode(), headers=wire.headers)
     topics = [prefix + topic.name for topic in (ASSETS_REPLIES, BALANCE_REPLIES)]
     async with AIOKafkaConsumer(*topics, bootstrap_servers=brokers, auto_offset_reset="earliest") as consumer:
