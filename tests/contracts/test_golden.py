@@ -117,6 +117,7 @@ GOLDEN: Final[dict[str, Message]] = {
         ),
     ),
     "ReserveBalance": ReserveBalance(*RESERVE, "alice", "USD", Money("500.5")),
+    "ReserveBalance.told": ReserveBalance(*RESERVE, "alice", "USD", Money("500.5"), EARLIER),
     "BalanceReserved": BalanceReserved(*RESERVE, HoldState.HELD, Money("500.5")),
     "BalanceRefused": BalanceRefused(
         *RESERVE, HoldState.REFUSED, BalanceRefusal.INSUFFICIENT_BALANCE, "5 USD available, 500.5 needed"
@@ -124,9 +125,13 @@ GOLDEN: Final[dict[str, Message]] = {
     "SettleBalance": SettleBalance(
         *SETTLE, "alice", "USD", Money("500.5"), Money("500.49"), "BTC", Money("0.01"), "USD", Money("0.5")
     ),
+    "SettleBalance.told": SettleBalance(
+        *SETTLE, "alice", "USD", Money("500.5"), Money("500.49"), "BTC", Money("0.01"), "USD", Money("0.5"), EARLIER
+    ),
     "BalanceSettled": BalanceSettled(*SETTLE, HoldState.SETTLED, Money("500.49"), Money("0.01")),
     "SettlementRefused": SettlementRefused(*SETTLE, HoldState.TOMBSTONE, BalanceRefusal.NOT_HELD, "no such hold"),
     "RefundBalance": RefundBalance(*REFUND, "alice", "USD", Money("500.5")),
+    "RefundBalance.told": RefundBalance(*REFUND, "alice", "USD", Money("500.5"), EARLIER),
     "BalanceRefunded": BalanceRefunded(*REFUND, HoldState.REFUNDED, Money("500.5")),
     "RefundRefused": RefundRefused(*REFUND, HoldState.SETTLED, BalanceRefusal.CLOSED, "the hold is settled"),
     "CheckAsset": CheckAsset(
