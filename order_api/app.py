@@ -38,7 +38,8 @@ from order_api.sweeper import Sweeper
 from order_api.tokens import Tokens
 from order_api.unpublished import Unpublished
 from order_api.waiters import Waiters
-from saga_kit.database import create_engine, ping
+from saga_kit.database import check_sessions, create_engine, ping
+from saga_kit.dsn import place
 from saga_kit.errors import CannotStart, KitError, describe
 from saga_kit.health import Health, health_routes, listen
 from saga_kit.outbox import Publishes
@@ -47,6 +48,7 @@ from saga_kit.service import collect_seldom
 from saga_kit.settings import load
 from saga_kit.telemetry import configure_logging
 from saga_kit.tracing import configure_tracing
+from saga_kit.waiting import wait_for
 
 NAME: Final = "api"
 KEEP_ALIVE_S: Final = 30
@@ -89,14 +91,28 @@ async def serve(settings: ApiSettings) -> None:
     log.info("starting", url="http://{}:{}".format(*sock.getsockname()[:2]))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+    stopping = asyncio.Event()
+    checking = asyncio.create_task(_check_database(engine, server, stopping))
     try:
         await server.serve(sockets=[sock])
         if not server.started:
             raise CannotStart("the application did not start")
     finally:
+        stopping.set()
+        await asyncio.gather(checking, return_exceptions=True)
         await publisher.stop()
         await engine.dispose()
         log.info("ended")
+    checking.result()
+
+
+async def _check_database(engine: AsyncEngine, server: uvicorn.Server, stopping: asyncio.Event) -> None:
+    """Serve before the database is there, but not on one that can never be worked with."""
+    try:
+        await wait_for(f"database {place(engine.url)}", lambda: check_sessions(engine), stopping)
+    except CannotStart:
+        server.should_exit = True
+        raise
 
 
 def create_app(

@@ -3,11 +3,12 @@
 Is it the world or the message?
 
     KitError
-    ├── CannotStart     a cause in one line; the process ends with status 1
-    ├── Stopped         the process was asked to end before the batch was committed: acknowledge nothing
-    ├── Contention      somebody else wrote the same row first: run the batch again
-    ├── OversizeMessage a message that the broker would refuse for ever
-    └── Stalled         the consumer is behind and does not move: end the process, its supervisor makes a new one
+    ├── CannotStart      a cause in one line; the process ends with status 1
+    ├── Stopped          the process was asked to end before the batch was committed: acknowledge nothing
+    ├── ReadOnlyDatabase the database takes no writes at the moment: a standby, or a switch-over
+    ├── Contention       somebody else wrote the same row first: run the batch again
+    ├── OversizeMessage  a message that the broker would refuse for ever
+    └── Stalled          the consumer is behind and does not move: end the process, its supervisor makes a new one
 
 None of them crosses a service. A business "no" is never an exception.
 """
@@ -41,6 +42,10 @@ class Stopped(KitError):  # noqa: N818 - it is what happened
     """The process was asked to end; the batch at hand is not committed and must not be acknowledged."""
 
 
+class ReadOnlyDatabase(KitError):  # noqa: N818 - it is what it is
+    """The database takes no writes: it is a standby, or its administrator stopped them."""
+
+
 class Contention(KitError):  # noqa: N818 - it is what happened
     """Another transaction wrote the same row first; the batch, run again, will see it."""
 
@@ -53,6 +58,10 @@ class Stalled(KitError):  # noqa: N818 - it is what happened
     """The consumer has lag and makes no progress although the broker answers."""
 
 
+_OF_THE_WORLD: Final = Contention | CannotStart | ReadOnlyDatabase
+"""Of our own errors, those that say nothing of a message: a server that is not fit refuses each connection so."""
+
+
 def classify(error: Exception) -> Cause:
     """Tell the world's faults (back off, run the same batch again) from those of one message (find it, set it aside).
 
@@ -63,7 +72,7 @@ def classify(error: Exception) -> Cause:
         return _classify_database(error)
     if isinstance(error, StatementError) and isinstance(error.orig, Exception):
         return classify(error.orig)
-    if isinstance(error, SQLAlchemyError | OSError | KafkaError | Contention | MemoryError):
+    if isinstance(error, SQLAlchemyError | OSError | KafkaError | MemoryError | _OF_THE_WORLD):
         return "infrastructure"  # OSError includes every TimeoutError; SQLAlchemyError, the pool's
     return "poison"
 
@@ -79,6 +88,12 @@ def describe(error: BaseException) -> str:
     if message.startswith(name):  # aiokafka's errors say their own name
         return message[:DESCRIPTION_MAX]
     return (f"{name}: {message}" if message else name)[:DESCRIPTION_MAX]
+
+
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """Return the SQLSTATE that an error of the driver's bears, wrapped by SQLAlchemy or not."""
+    found = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
+    return found if isinstance(found, str) else None
 
 
 def without_values(text: str) -> str:

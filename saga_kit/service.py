@@ -15,12 +15,13 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from saga_kit.backoff import Backoff, keep_doing, pause
+from saga_kit.backoff import keep_doing
 from saga_kit.batch import BatchProcess, Handler
 from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
-from saga_kit.database import create_engine, ping
+from saga_kit.database import check_sessions, create_engine, ping
 from saga_kit.dead_letters import DeadLetters
 from saga_kit.deadman import deadman
+from saga_kit.dsn import place
 from saga_kit.errors import KitError, Stopped, describe
 from saga_kit.health import Health, HealthServer, health_routes, listen
 from saga_kit.outbox import Outbox, Relay
@@ -28,6 +29,7 @@ from saga_kit.publisher import Publisher
 from saga_kit.settings import KitSettings
 from saga_kit.telemetry import Metrics, configure_logging
 from saga_kit.tracing import configure_tracing
+from saga_kit.waiting import wait_for
 
 M = TypeVar("M")
 UNSENT_MAX_S: Final = 60.0
@@ -169,9 +171,9 @@ class Service:
         log.info("starting", health=f"http://{settings.http_host}:{self.server.port}/health")
         try:
             url = settings.sqlalchemy_url
-            await self._wait_for(f"database {url.host}:{url.port or 5432}/{url.database}", self._database_ready)
-            await self._wait_for(f"broker {settings.kafka_bootstrap_servers}", self._broker_ready)
-            await self._wait_for(f"schema {self._schema}", self._handler_ready)
+            await wait_for(f"database {place(url)}", self._database_ready, self._stopping)
+            await wait_for(f"broker {settings.kafka_bootstrap_servers}", self._broker_ready, self._stopping)
+            await wait_for(f"schema {self._schema}", self._handler_ready, self._stopping)
             if not self._stopping.is_set():
                 await self._work()
         finally:
@@ -249,21 +251,6 @@ class Service:
             self._failure = error
         self._stopping.set()
 
-    async def _wait_for(self, what: str, trouble: Callable[[], Awaitable[str | None]]) -> None:
-        """Wait until there is no trouble any more, with a line for each new cause."""
-        backoff, said = Backoff(cap_s=2.0), None
-        while not self._stopping.is_set():
-            try:
-                cause = await trouble()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is not there yet
-                cause = describe(error)
-            if cause is None:
-                return
-            if cause != said:
-                log.warning("waiting", what=what, cause=cause)
-                said = cause
-            await pause(self._stopping, backoff.next_s())
-
     async def _measure(self) -> None:
         async with self._engine.connect() as connection:
             row = (await connection.exec_driver_sql(self._measure_sql)).one()
@@ -272,6 +259,7 @@ class Service:
         self._metrics.dead_letters.set(row.letters)
 
     async def _database_ready(self) -> str | None:
+        await check_sessions(self._engine)
         await self._measure()  # it also tells whether the database is migrated
         return None
 

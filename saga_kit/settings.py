@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
+
+from saga_kit.dsn import parse_database_url
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -77,7 +78,8 @@ class KitSettings(KafkaSettings):
     """The settings of one process; a service adds its own by subclassing."""
 
     database_url: Annotated[SecretStr, AfterValidator(_check_database_url)]
-    """`postgresql://user:password@host:port/database`, the service's own login."""
+    """`postgresql://user:password@host:port/database`, the service's own login. It may have libpq's words (`sslmode`,
+    `connect_timeout`, several hosts ...): see [Operating](postgresql.md#the-address-database_url)."""
     kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 30.0
     """A killed member's partitions come back after this time."""
     kafka_fetch_max_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 50
@@ -105,21 +107,6 @@ def load(settings_class: type[S]) -> S:
         for fault in error.errors(include_url=False):
             print(_in_words(fault), file=sys.stderr)  # noqa: T201 - logging is not set up before the settings are read
         sys.exit(2)
-
-
-def parse_database_url(text: str) -> URL:
-    """Read a `postgresql://` URL, `sslmode` included, for the asyncpg driver; raises `ValueError` in plain words."""
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise ValueError("must look like postgresql://user:password@host:port/database") from None
-    if url.drivername not in {"postgresql", "postgresql+asyncpg", "postgres"}:
-        raise ValueError(f"must begin with postgresql:// (got {url.drivername}://)")
-    if not url.database:
-        raise ValueError("must name a database: postgresql://user:password@host:port/database")
-    if mode := url.query.get("sslmode"):  # libpq's word for what asyncpg calls ssl
-        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    return url.set(drivername="postgresql+asyncpg")
 
 
 def _in_words(fault: Any) -> str:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "participants": set(),
     "local_stack": {"contracts.topics", "saga_kit.settings"},
     "migrations": {
-        "contracts", "order_saga.tables", "order_api.tables",
+        "contracts", "saga_kit.database", "saga_kit.dsn", "order_saga.tables", "order_api.tables",
         "participants.balance.tables", "participants.assets.tables",
     },
 }  # fmt: skip

@@ -18,7 +18,7 @@ from order_saga import store, timers
 from order_saga.core.saga import Step
 from order_saga.silence import PROBES, SILENT_AFTER, Silence
 from order_saga.timers import PROBE_EVERY_S, ROUND_MAX, run_timers
-from saga_kit.settings import parse_database_url
+from saga_kit.dsn import parse_database_url
 from tests.infrastructure import Database
 
 

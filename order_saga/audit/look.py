@@ -16,13 +16,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from order_saga.audit import checks
 from order_saga.audit.checks import ONE, PAGE, Check, Look
 from order_saga.audit.ledger import find
-from saga_kit.settings import parse_database_url
+from saga_kit.database import create_engine
+from saga_kit.dsn import parse_database_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -115,20 +115,22 @@ async def connection_to(database: str | AsyncEngine) -> AsyncIterator[AsyncConne
     """Connect with time enough for sums over all rows, which a service's own engine would not give."""
     url = database.url if isinstance(database, AsyncEngine) else parse_database_url(database)
     settings = {
-        "application_name": "order-saga audit",
         "default_transaction_read_only": "on",
-        "jit": "off",
         "plan_cache_mode": "force_custom_plan",  # one plan can't suit both a page and a single order
         "work_mem": WORK_MEM,
         "enable_nestloop": "off",  # a wrong guess of the planner's about a page must not cost its square
         "enable_parallel_hash": "off",  # it lives in shared memory, of which a container may have little
         "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
     }
-    engine = create_async_engine(
-        url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"server_settings": settings}
+    engine = create_engine(
+        url,
+        application_name="order-saga audit",
+        pool_size=0,
+        command_timeout_s=STATEMENT_TIMEOUT_S + 60,
+        settings=settings,
     )
     try:
-        async with engine.connect() as connection:
+        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             yield connection
     finally:
         await engine.dispose()

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from order_saga.audit import Finding, audit, checks, look
 from order_saga.audit.checks import CHECKS, Check, Look
 from saga_kit.database import create_engine
-from saga_kit.settings import parse_database_url
+from saga_kit.dsn import parse_database_url
 from tests.infrastructure import Database
 from tests.migrations.faults import FAULTS, NOBODY, Fault
 from tests.migrations.rows import (

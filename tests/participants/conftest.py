@@ -10,7 +10,7 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from saga_kit.database import create_engine
-from saga_kit.settings import parse_database_url
+from saga_kit.dsn import parse_database_url
 from tests.infrastructure import Database
 from tests.participants.support import Balance
 

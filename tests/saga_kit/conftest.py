@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from saga_kit.database import create_engine
-from saga_kit.settings import parse_database_url
+from saga_kit.dsn import parse_database_url
 from tests.infrastructure import Infrastructure
 from tests.saga_kit.support import FaultyCluster, Schema
 

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from saga_kit.backoff import Backoff
 from saga_kit.batch import CONTENTIONS_MAX, Effects, Received
 from saga_kit.database import create_engine
+from saga_kit.dsn import parse_database_url
 from saga_kit.errors import Contention, Stopped
 from saga_kit.outbox import Outbox, Relay
-from saga_kit.settings import parse_database_url
 from tests.saga_kit.support import CuttingProxy, FakePublisher, FakeRecord, Item, Schema, Worker, process, received
 
 

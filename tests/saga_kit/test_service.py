@@ -9,10 +9,11 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import pytest
@@ -20,9 +21,12 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from structlog.testing import capture_logs
 
+from saga_kit.database import check_sessions, create_engine
+from saga_kit.dsn import parse_database_url
+from saga_kit.errors import CannotStart
 from saga_kit.publisher import Publisher, RawMessage
 from saga_kit.service import Service
-from saga_kit.settings import parse_database_url
+from saga_kit.waiting import wait_for
 from tests.infrastructure import Infrastructure
 from tests.saga_kit.support import CuttingProxy, Schema, Worker, kit_settings, until
 from tests.saga_kit.test_consumer import HEADERS
@@ -256,6 +260,37 @@ async def test_a_service_waits_for_what_is_not_there_yet(
     [line] = [line for line in lines if line["event"] == "waiting"]
     assert line["what"].startswith(what)
     assert re.search(cause, line["cause"])
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (
+            lambda url: url._replace(netloc=url.netloc.replace(":", ":not", 1)),
+            "password authentication failed for user",
+        ),
+        (lambda url: url._replace(path="/nowhere"), 'database "nowhere" does not exist'),
+    ],
+)
+async def test_a_wrong_database_ends_a_service_in_one_line(
+    stage: Stage, change: Callable[[SplitResult], SplitResult], cause: str
+) -> None:
+    """What waiting would not bring is not waited for: status 1, and the last line names the place and the cause."""
+    url = urlsplit(stage.schema.url)
+    async with stage.service(DATABASE_URL=change(url).geturl()) as running:
+        assert await running.ends() == 1
+        line: dict[str, Any] = json.loads(await running.said("ends"))
+    assert line["cause"].startswith(f"CannotStart: database {url.hostname}:{url.port}/")
+    assert cause in line["cause"]
+
+
+async def test_a_host_that_is_never_known_is_not_waited_for_for_ever() -> None:
+    """A name may become known while a system starts: it is waited for and said, and in the end it is a wrong one."""
+    engine = create_engine(parse_database_url("postgresql://u:p@no-such-host.invalid/d"), application_name="t")
+    with capture_logs() as lines, pytest.raises(CannotStart, match="no such host is known"):
+        await wait_for("database", lambda: check_sessions(engine), asyncio.Event(), unknown_host_s=0.5)
+    await engine.dispose()
+    assert ["waiting"] == [line["event"] for line in lines]
 
 
 async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(stage: Stage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saga_kit.settings import KitSettings, load, parse_database_url
+from saga_kit.settings import KitSettings, load
 
 GOOD = {"DATABASE_URL": "postgresql://u:secret@h:5432/d", "KAFKA_BOOTSTRAP_SERVERS": "a:9092,b:9093"}
 
@@ -68,13 +68,6 @@ def test_a_wrong_value_is_one_line_and_exit_2(
     [printed] = capsys.readouterr().err.splitlines()
     assert printed.startswith(line)
     assert "secret" not in printed
-
-
-def test_libpq_ssl_modes_are_understood() -> None:
-    """`sslmode`, which everybody writes, becomes asyncpg's `ssl`; both schemes mean the same driver."""
-    url = parse_database_url("postgresql://u:p@h/d?sslmode=require")
-    assert url.query == {"ssl": "require"}
-    assert url.drivername == parse_database_url("postgresql+asyncpg://u:p@h/d").drivername == "postgresql+asyncpg"
 
 
 def test_sasl_and_tls_reach_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:

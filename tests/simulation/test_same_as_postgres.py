@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from order_saga import store
 from order_saga.core.saga import Phase, Saga
 from participants.balance import store as balances
+from saga_kit.dsn import parse_database_url
 from saga_kit.outbox import Outbox, Relay
-from saga_kit.settings import parse_database_url
 from tests.infrastructure import Database
 from tests.simulation import database as simulated
 from tests.simulation.loop import VirtualLoop
