@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +18,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from migrations.logins import create_logins
-from migrations.owner import transaction
+from migrations.logins import PREFIX, check_groups, check_logins, create_logins, put_logins, until_alone
+from migrations.owner import VERSIONS, transaction
 
-__all__ = ["check", "create_logins", "current", "downgrade", "known", "upgrade"]
+__all__ = ["PREFIX", "check", "create_logins", "current", "downgrade", "known", "upgrade"]
 
 TURN_S: Final = 120
 """How long one run waits for another."""
@@ -33,9 +33,15 @@ _alembic = threading.Lock()
 """Alembic keeps what it works on in a global of its own: one run at a time in a process, whatever the databases."""
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
-    """Bring the database up to a revision. Raises what alembic and SQLAlchemy raise, with nothing changed."""
-    _run(database_url, lambda config: command.upgrade(config, revision))
+def upgrade(
+    database_url: str, revision: str = "head", logins: Mapping[str, str] | None = None, prefix: str = PREFIX
+) -> None:
+    """Bring the database up to a revision, and make the login of each service in `logins` with its password.
+
+    Raises what alembic and SQLAlchemy raise, and `ValueError` for a role that is somebody else's, with nothing changed.
+    """
+    check_logins(logins or {}, prefix)
+    _run(database_url, lambda config: command.upgrade(config, revision), logins or {}, prefix)
 
 
 def downgrade(database_url: str, revision: str) -> None:
@@ -64,17 +70,24 @@ def check(database_url: str) -> None:
     _run(database_url, command.check)
 
 
-def _run(database_url: str, work: Callable[[Config], None]) -> None:
-    asyncio.run(_take_turn(database_url, work))
+def _run(
+    database_url: str, work: Callable[[Config], None], logins: Mapping[str, str] | None = None, prefix: str = PREFIX
+) -> None:
+    asyncio.run(until_alone(lambda: _take_turn(database_url, work, logins or {}, prefix)))
 
 
-async def _take_turn(database_url: str, work: Callable[[Config], None]) -> None:
+async def _take_turn(database_url: str, work: Callable[[Config], None], logins: Mapping[str, str], prefix: str) -> None:
     async with transaction(database_url) as connection:
+        await check_groups(connection)
+        if (await connection.exec_driver_sql("SHOW search_path")).scalar_one() == VERSIONS:
+            await connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {VERSIONS}")
         await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TURN_S}s'")
         await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
         await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         with _alembic:
             await connection.run_sync(lambda sync: work(_config(sync)))
+        if logins:
+            await put_logins(connection, logins, prefix)
 
 
 def _config(connection: Connection) -> Config:

@@ -1,6 +1,8 @@
 """The services' logins: each is a member of one group role, and a group's rights are granted by the migrations.
 
-Roles belong to the whole cluster, so several databases of it may create the same login at the same instant.
+Roles belong to the whole cluster, and other applications have theirs in it. So a login's name begins with a prefix, and
+only a role that is in its group already is given a new password: any other is somebody else's. Several databases of a
+cluster may create the same login at the same instant.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import base64
 import hashlib
 import hmac
 import random
+import re
 import secrets
 import unicodedata
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,40 +30,58 @@ GROUPS: Final = {
     "assets": "saga_assets",
     "auditor": "saga_auditor",
 }
-"""The logins that there are, and the group of each."""
+"""The services that log in, and the group of each."""
 
+PREFIX: Final = "order_saga_"
+"""What the names of logins begin with, if nothing else is said."""
 ATTEMPTS: Final = 20
+_PREFIX_SHAPE: Final = re.compile(r"([a-z_][a-z0-9_]{0,39})?")
 _SCRAM_ROUNDS: Final = 4096
 # Another transaction made or changed the same role meanwhile: duplicate_object, unique_violation, and for "tuple
 # concurrently updated", which is all that ALTER ROLE says, internal_error.
 _RACED: Final = frozenset({"42710", "23505", "XX000"})
 
-_TAKEN = """
-SELECT rolname FROM pg_roles
-WHERE rolname = ANY ($1::text[]) AND (rolsuper OR rolcreaterole OR rolname = current_user)"""
-_MISSING = """
-SELECT name FROM unnest($1::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)"""
+_ROLES = """
+SELECT rolname::text AS name, rolcanlogin AS can_login,
+    rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR rolname = current_user AS mighty,
+    ARRAY(SELECT grouped.rolname::text FROM pg_auth_members JOIN pg_roles AS grouped ON grouped.oid = roleid
+          WHERE member = role.oid) AS groups
+FROM pg_roles AS role WHERE rolname = ANY ($1::text[])"""
+_SHUT_OUT = """
+SELECT name FROM unnest($1::text[]) AS name
+WHERE NOT has_database_privilege(name, current_database(), 'CONNECT')"""
 
 
-def create_logins(database_url: str, passwords: Mapping[str, str]) -> None:
-    """Make these logins, or give those that exist these passwords, each in its group; the migrations must have run.
-
-    Raises `ValueError` for a name that is not in `GROUPS`, an empty password, and a login that is not a service's:
-    the owner's own, or one with an administrator's rights.
-    """
+def check_logins(passwords: Mapping[str, str], prefix: str = PREFIX) -> None:
+    """Judge names and passwords before anything is done; raises `ValueError`."""
+    if _PREFIX_SHAPE.fullmatch(prefix) is None:
+        raise ValueError(f"{prefix!r} is no prefix for logins: at most 40 of a-z, 0-9 and _, and no digit first")
     if wrong := sorted(passwords.keys() - GROUPS.keys()):
         raise ValueError(f"{wrong[0]!r} is no service's login: they are {', '.join(GROUPS)}")
     if empty := [name for name, password in passwords.items() if not password]:
-        raise ValueError(f"the login {empty[0]!r} needs a password")
-    asyncio.run(_until_alone(database_url, passwords))
+        raise ValueError(f"the login {prefix}{empty[0]} needs a password")
 
 
-async def _until_alone(database_url: str, passwords: Mapping[str, str]) -> None:
-    """Repeat what another transaction disturbed: advisory locks do not reach beyond one database."""
+def create_logins(database_url: str, passwords: Mapping[str, str], prefix: str = PREFIX) -> None:
+    """Make the login of each service, or give the one that exists this password; the migrations must have run.
+
+    A login's name is `prefix` and the service's. Raises `ValueError`, with nothing changed, for what `check_logins`
+    refuses and for a role that is not ours.
+    """
+    check_logins(passwords, prefix)
+
+    async def create() -> None:
+        async with transaction(database_url) as connection:
+            await put_logins(connection, passwords, prefix)
+
+    asyncio.run(until_alone(create))
+
+
+async def until_alone(work: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a transaction that another one disturbed: advisory locks do not reach beyond one database."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            async with transaction(database_url) as connection:
-                await _create(connection, passwords)
+            await work()
         except DBAPIError as error:
             if attempt == ATTEMPTS or getattr(error.orig, "sqlstate", None) not in _RACED:
                 raise
@@ -69,15 +90,41 @@ async def _until_alone(database_url: str, passwords: Mapping[str, str]) -> None:
             return
 
 
-async def _create(connection: AsyncConnection, passwords: Mapping[str, str]) -> None:
-    names = sorted(passwords)  # in one order, so that two can't wait for each other
-    if taken := (await connection.exec_driver_sql(_TAKEN, (names,))).scalars().first():
-        raise ValueError(f"the login {taken!r} exists and is an administrator's, not a service's")
-    missing = set((await connection.exec_driver_sql(_MISSING, (names,))).scalars())
-    for name in names:
-        verb = "CREATE" if name in missing else "ALTER"
-        await connection.exec_driver_sql(f"{verb} ROLE {name} LOGIN PASSWORD '{scram_verifier(passwords[name])}'")
-        await connection.exec_driver_sql(f"GRANT {GROUPS[name]} TO {name} WITH INHERIT TRUE, SET FALSE")
+async def put_logins(connection: AsyncConnection, passwords: Mapping[str, str], prefix: str) -> None:
+    """Make or update the logins in a transaction. Raises `ValueError` for a role that is not ours."""
+    services = sorted(passwords)  # in one order, so that two can't wait for each other
+    names = [prefix + service for service in services]
+    there = {row.name: row for row in await connection.exec_driver_sql(_ROLES, (names,))}
+    for service in services:
+        _check_ours(there.get(prefix + service), GROUPS[service])
+    for service, name in zip(services, names, strict=True):
+        verb = "ALTER" if name in there else "CREATE"
+        await connection.exec_driver_sql(f"{verb} ROLE {name} LOGIN PASSWORD '{scram_verifier(passwords[service])}'")
+        await connection.exec_driver_sql(f"GRANT {GROUPS[service]} TO {name} WITH INHERIT TRUE, SET FALSE")
+    if shut_out := (await connection.exec_driver_sql(_SHUT_OUT, (names,))).scalars().first():
+        raise ValueError(
+            f"the login {shut_out!r} may not connect to this database: its owner must"
+            f" GRANT CONNECT ON DATABASE ... TO {', '.join(sorted(GROUPS.values()))}"
+        )
+
+
+async def check_groups(connection: AsyncConnection) -> None:
+    """Make sure that roles by our groups' names are groups; raises `ValueError` for somebody else's."""
+    for role in await connection.exec_driver_sql(_ROLES, (sorted(GROUPS.values()),)):
+        if role.can_login or role.mighty:
+            raise ValueError(f"the role {role.name!r} exists and is not ours: it can log in or administrate")
+
+
+def _check_ours(role: Any, group: str) -> None:
+    if role is None:
+        return
+    if role.mighty:
+        raise ValueError(f"the login {role.name!r} exists and is an administrator's, not a service's")
+    if group not in role.groups:
+        raise ValueError(
+            f"the login {role.name!r} exists and is somebody else's: it is no member of {group}; choose other names"
+            " by DB_LOGIN_PREFIX"
+        )
 
 
 def scram_verifier(password: str) -> str:

@@ -25,7 +25,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from docker.errors import DockerException
 
-from local_stack.stack import login_password
+from local_stack.stack import LOGIN_PREFIX, login_password
 from tests.servers import (
     EmbeddedBroker,
     EmbeddedPostgres,
@@ -55,7 +55,9 @@ class Database:
         """Return the address for one of `LOGINS`."""
         parts = urlsplit(self.url)
         server = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{login}:{login_passwords(self.url, login)[login]}@{server}"))
+        return urlunsplit(
+            parts._replace(netloc=f"{LOGIN_PREFIX}{login}:{login_passwords(self.url, login)[login]}@{server}")
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import signal
 import tempfile
 import threading
@@ -93,6 +94,7 @@ class KafkaSecurity:
 def variables(*files: Path) -> dict[str, str]:
     """Read files of variables one after the other, as compose does; a later one may use those of an earlier one."""
     text = "\n".join(file.read_text() for file in files)
+    text = re.sub(r":\?[^}\n]*}", "}", text)  # `${NAME:?what to do}` is compose's, for what must be given
     return {name: value or "" for name, value in dotenv.dotenv_values(stream=StringIO(text)).items()}
 
 

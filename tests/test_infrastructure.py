@@ -68,7 +68,7 @@ async def test_every_service_can_log_in(database: Database, login: str) -> None:
         row = await connection.fetchrow(
             "SELECT current_user::text, rolsuper FROM pg_roles WHERE rolname = current_user"
         )
-        assert (login, False) == tuple(row or ())
+        assert (f"order_saga_{login}", False) == tuple(row or ())
     finally:
         await connection.close()
 

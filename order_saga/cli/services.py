@@ -64,27 +64,29 @@ def migrate(
 ) -> None:
     """Bring the database to the newest schema, with a login for each service.
 
-    DATABASE_URL is the owner's. A login is made or updated for each of ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD,
-    BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD and AUDITOR_DB_PASSWORD that is set.
+    DATABASE_URL is the owner's, who needs CREATEROLE and CREATE on the database. A login is made or updated for each of
+    ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD, BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD and AUDITOR_DB_PASSWORD that is
+    set; its name begins with DB_LOGIN_PREFIX (order_saga_). All of it is done, or nothing.
     """
     import os
 
-    from migrations import create_logins, current, downgrade, upgrade
+    from migrations import PREFIX, current, downgrade, upgrade
 
     url = setting("DATABASE_URL", "database_url")
-    before = current(url)
-    if revision == "head" or before is None or revision > before:
-        upgrade(url, revision)
-    else:
-        downgrade(url, revision)
-    out.print(f"schema: {before or 'nothing'} -> {current(url) or 'nothing'}")
+    prefix = os.environ.get("DB_LOGIN_PREFIX", PREFIX)
     names = ("orchestrator", "api", "balance", "assets", "auditor")
-    logins = {
-        name: os.environ[f"{name.upper()}_DB_PASSWORD"] for name in names if f"{name.upper()}_DB_PASSWORD" in os.environ
-    }
+    logins = {name: os.environ[variable] for name in names if (variable := f"{name.upper()}_DB_PASSWORD") in os.environ}
+    try:
+        before = current(url)
+        if revision == "head" or before is None or revision > before:
+            upgrade(url, revision, logins if revision == "head" else {}, prefix)
+        else:
+            downgrade(url, revision)
+    except ValueError as error:
+        raise Trouble(f"nothing was changed: {error}", 2) from None
+    out.print(f"schema: {before or 'nothing'} -> {current(url) or 'nothing'}")
     if logins and revision == "head":
-        create_logins(url, logins)
-        out.print(f"logins: {', '.join(logins)}")
+        out.print(f"logins: {', '.join(prefix + name for name in logins)}")
 
 
 def topics(

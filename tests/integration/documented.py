@@ -14,7 +14,7 @@ from tests.integration.system import WITHIN_S, Output
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "kafka.md"
 EXAMPLE = ROOT / "docs" / "examples" / "order_producer.py"
-_INTO_THE_BROKER = re.compile(r"docker compose (?:--env-file \S+ )?exec -T (.*?)kafka\b")
+_INTO_THE_BROKER = re.compile(r"docker compose (?:--env-file \S+ )*exec -T (.*?)kafka\b")
 
 
 def shown(name: str) -> str:
@@ -24,12 +24,14 @@ def shown(name: str) -> str:
     return block.group(1)
 
 
-async def run_in_shell(commands: str, container_id: str | None, *, topic_prefix: str = "") -> Output:
+async def run_in_shell(
+    commands: str, container_id: str | None, *, topic_prefix: str = "", environment: Mapping[str, str] | None = None
+) -> Output:
     """Run commands of the page against the broker of this container."""
     commands, count = _INTO_THE_BROKER.subn(lambda way: f"docker exec -i {way[1]}{container_id}", commands)
     assert count
     commands = commands.replace("kafka:9094", "localhost:9094").replace("--topic ", f"--topic {topic_prefix}")
-    return await _run("bash", "-u", "-c", commands)
+    return await _run("bash", "-u", "-c", commands, environment=environment)
 
 
 async def run_example(*words: str, environment: Mapping[str, str]) -> Output:

@@ -76,7 +76,8 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
     _run(str(DEPLOY / "certificates.py"), str(folder), str(folder), "localhost")
     (folder / "broker.pem").chmod(0o644)  # it is copied into the container as somebody else's
     broker = DEPLOY / "broker-secure.env"
-    both = variables(DEPLOY / "secure.env", broker)
+    _run(str(DEPLOY / "make_secrets.py"), str(folder / "secrets.env"))
+    both = variables(folder / "secrets.env", DEPLOY / "secure.env", broker)
     security = KafkaSecurity(
         settings={name: both[name] for name in variables(broker)},
         files={
@@ -143,7 +144,7 @@ async def test_orders_run_to_their_end_over_tls(secure_kafka: SecureKafka, servi
     assert (0, "0.01 BTC at 50000, fee 0.5") == (example.code, example.out.splitlines()[-1]), example.err
 
     console, rest = await asyncio.gather(
-        run_in_shell(shown("secure console"), secure_kafka.server.container_id),
+        run_in_shell(shown("secure console"), secure_kafka.server.container_id, environment=secure_kafka.compose),
         _by_rest(services),
     )
     assert (0, 4) == (console.code, len(console.out.splitlines())), console.err

@@ -122,7 +122,7 @@ async def test_a_login_has_no_other_way_in(database: Database, login: str) -> No
         *(f"CREATE TABLE {schema}.mine (x int)" for schema in ALL_SCHEMAS),
         *(f"SELECT nextval('{sequence}')" for sequence in sequences),
         *(f"SET ROLE {role}" for role in ("saga_orders", "saga_api", "saga_balances", "saga_assets", "saga_auditor")),
-        *(f"SET ROLE {other}" for other in LOGINS if other != login),
+        *(f"SET ROLE order_saga_{other}" for other in LOGINS if other != login),
         "CREATE SCHEMA mine",
         "CREATE ROLE mine",
         "SELECT rolpassword FROM pg_authid",
@@ -157,14 +157,14 @@ async def test_groups_cannot_log_in_and_logins_are_ordinary(owner: asyncpg.Conne
         SELECT rolname::text, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls,
             ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = pg_roles.oid)
         FROM pg_roles WHERE rolname = ANY ($1) ORDER BY 1""",
-        LOGINS,
+        [f"order_saga_{login}" for login in LOGINS],
     )
     expected = [
-        ("api", False, ["saga_api"]),
-        ("assets", False, ["saga_assets"]),
-        ("auditor", False, ["saga_auditor"]),
-        ("balance", False, ["saga_balances"]),
-        ("orchestrator", False, ["saga_orders"]),
+        ("order_saga_api", False, ["saga_api"]),
+        ("order_saga_assets", False, ["saga_assets"]),
+        ("order_saga_auditor", False, ["saga_auditor"]),
+        ("order_saga_balance", False, ["saga_balances"]),
+        ("order_saga_orchestrator", False, ["saga_orders"]),
     ]
     assert expected == [tuple(row) for row in logins]
 

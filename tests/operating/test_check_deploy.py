@@ -140,7 +140,7 @@ async def test_a_schema_that_is_behind_or_ahead_is_told(desk: Desk) -> None:
     assert ({"revision": "0002", "missing": missing, "unknown": []}, []) == (behind["schema"], behind["problems"])
     assert 1 == behind["looked_at"]["orders"]
     assert "'order-saga migrate' first" in (await desk.cli("check-deploy")).out
-    await desk.execute("UPDATE alembic_version SET version_num = '9999'")
+    await desk.execute("UPDATE public.alembic_version SET version_num = '9999'")
     assert {"revision": "9999", "missing": [], "unknown": ["9999"]} == (await checked(desk))["schema"]
     await desk.execute("ALTER TABLE orders.orders DROP COLUMN traceparent")
     [problem] = (await checked(desk))["problems"]
