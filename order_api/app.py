@@ -21,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from contracts.topics import ORDERS_REQUESTS
 from order_api.access_log import AccessLog
-from order_api.connections import Connections, make_room
+from order_api.connections import make_connections, make_room
 from order_api.description.pages import page_routes
 from order_api.desk import Desk
 from order_api.door import Door, on_http_error, on_problem
@@ -124,7 +124,10 @@ def create_app(
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
     republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
     store = Store(engine, grace_s=grace_s)
-    waiters = Waiters()
+    waiters = Waiters(
+        waiting_max=settings.api_connections_max * 3 // 4,  # whoever does not wait finds a connection, too
+        waiting_per_user_max=settings.api_waits_per_user_max,
+    )
     follower = Follower(settings, waiters)
     waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
     waiting.set_function(lambda: waiters.waiting)
@@ -137,7 +140,7 @@ def create_app(
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
-    connections = Connections(settings.api_connections_max, registry=registry)
+    connections = make_connections(settings, registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

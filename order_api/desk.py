@@ -67,10 +67,9 @@ class Desk:
 
         self._messages: Batcher[Outgoing, bool] = Batcher(publish)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether nobody more may wait."""
-        return self._waiters.full
+    def crowded(self, caller: Caller) -> bool:
+        """Tell whether this caller may wait no more."""
+        return self._waiters.full(caller.one_user)
 
     async def submit(self, claim: Claim, caller: Caller, origin: Origin) -> tuple[Order, bool]:
         """Accept an order; return it, and whether it is one that was accepted before under the same keys."""
@@ -103,7 +102,7 @@ class Desk:
         Nothing is asked while nothing happens. With `for_end` only the order's end is worth a look.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
-        with self._waiters.bell(str(order_id).encode(), for_end=for_end) as bell:
+        with self._waiters.bell(str(order_id).encode(), for_end=for_end, user_id=caller.one_user) as bell:
             while True:
                 order = await self.order(order_id, caller)
                 if fits(order) or self._waiters.closed:

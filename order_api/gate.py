@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from order_api.limits import RateLimit
+from order_api.limits import RETRY_AFTER_S, RateLimit
 from order_api.problems import Code, Problem
-from order_api.tokens import Caller, Scope, Tokens
+from order_api.tokens import Caller, Tokens
+from saga_kit.connections import CONNECTION, SELF, Connection
 
 
 class Gate:
@@ -27,7 +28,12 @@ class Gate:
         """
         caller = await self._tokens.caller(request.headers)
         request.state.user_id = caller.user_id
-        if self._limit is not None and Scope.ACT_FOR_USERS not in caller.scopes:
+        connection: Connection | None = request.scope.get("extensions", {}).get(CONNECTION, {}).get(SELF)
+        trusted = caller.one_user is None
+        if connection is not None and not connection.belongs_to(caller.user_id, bounded=not trusted):
+            detail = "the caller has too many connections. Nothing was done."
+            raise Problem(Code.RATE_LIMITED, detail, headers={"connection": "close", "retry-after": str(RETRY_AFTER_S)})
+        if self._limit is not None and not trusted:
             spent = self._limit.spend(caller.user_id)
             request.state.headers = spent.headers  # on whatever is answered
             if not spent.allowed:

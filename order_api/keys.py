@@ -129,7 +129,7 @@ class JwksKeys:
 
     async def check(self) -> str | None:
         """Tell what is wrong for as long as no token can be checked; an outage of less than `stale_s` does no harm."""
-        return None if self._keys else f"the keys of tokens could not be fetched: {self._trouble}"
+        return None if self._keys else "the keys of tokens could not be fetched"  # why is in the log, with the hosts
 
     async def key_for(self, kid: str | None, alg: object) -> PyJWK:
         """Return the key with this id, or the only one that fits when a token names none."""

@@ -171,7 +171,7 @@ class OrderRoutes:
             return order.status.terminal or (bool(known) and not knows(known, _etag(order)))
 
         headers: dict[str, str] = {}
-        wait_s = self._wait_s(request, headers)
+        wait_s = self._wait_s(request, caller, headers)
         if wait_s:
             when = self._desk.order_when(fits, order_id, caller, wait_s, for_end=not known)
             order = await self._await(request, when)
@@ -184,7 +184,7 @@ class OrderRoutes:
 
     async def _settled(self, request: Request, order: Order, caller: Caller, headers: dict[str, str]) -> Order:
         """Wait for the end of an order that is accepted, if the client prefers. It stays accepted, whatever happens."""
-        wait_s = self._wait_s(request, headers)
+        wait_s = self._wait_s(request, caller, headers)
         if not wait_s:
             return order
         when = self._desk.order_when(_ended, order.order_id, caller, wait_s, for_end=True)
@@ -196,10 +196,10 @@ class OrderRoutes:
             del headers[PREFERENCE_APPLIED]
             return order
 
-    def _wait_s(self, request: Request, headers: dict[str, str]) -> int:
+    def _wait_s(self, request: Request, caller: Caller, headers: dict[str, str]) -> int:
         """Say how long this request waits, and promise it in the answer's headers; 0: not at all."""
         wait_s = read_wait(request.headers.getlist("prefer"))
-        if wait_s == 0 or self._desk.crowded:
+        if wait_s == 0 or self._desk.crowded(caller):
             return 0
         headers[PREFERENCE_APPLIED] = f"wait={wait_s}"
         return wait_s

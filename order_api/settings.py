@@ -101,7 +101,16 @@ class ApiSettings(KitSettings):
     so that those under way stay fast. Requests that wait for their body or for an order (`Prefer: wait`) do not
     count."""
     api_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
-    """Connections of clients to one API process, those that wait for an order included; further ones get a 503."""
+    """Connections of clients to one API process, those that wait for an order included. When all are taken, a further
+    one takes the place of one that is idle, first of the address that has most connections without a good token, then
+    of the user who has most. So a proxy in front may bring all traffic from one address."""
+    api_connections_per_user_max: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """Connections of one user to one API process; one more ends the user's oldest idle one, or is answered with 429.
+    Tokens with the scope `orders:act-for-users` are not limited."""
+    api_waits_per_user_max: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Requests of one user that wait for an order (`Prefer: wait`) at once in one API process; further ones are
+    answered without waiting. Tokens with the scope `orders:act-for-users` are not limited. All users together may have
+    as many as three quarters of `API_CONNECTIONS_MAX`."""
     api_cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
     """Origins whose scripts may call this API from a browser, several with commas; none by default."""
     api_trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""

@@ -52,6 +52,11 @@ class Caller(msgspec.Struct, frozen=True):
     token_id: str
     expires_at: float
 
+    @property
+    def one_user(self) -> str | None:
+        """The user whom this caller counts as; None for a trusted service that speaks for many."""
+        return None if Scope.ACT_FOR_USERS in self.scopes else self.user_id
+
     def acts_for(self, user_id: str) -> bool:
         """Tell whether this caller may act in the name of a user."""
         return user_id == self.user_id or Scope.ACT_FOR_USERS in self.scopes

@@ -6,6 +6,7 @@ A bell may ring too often, which costs a look; one that is missed costs a wait t
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -41,32 +42,41 @@ class Bell:
 class Waiters:
     """All who wait, by the key of the order's events (its id as the record's bytes have it)."""
 
-    def __init__(self, *, waiting_max: int = WAITING_MAX) -> None:
+    def __init__(self, *, waiting_max: int = WAITING_MAX, waiting_per_user_max: int = WAITING_MAX) -> None:
         self._waiting_max = waiting_max
+        self._waiting_per_user_max = waiting_per_user_max
+        self._users: Counter[str] = Counter()
         self._bells: dict[bytes, set[Bell]] = {}
         self.closed = False
         self.waiting = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether nobody more may wait: so many do already, or the process is about to end."""
-        return self.closed or self.waiting >= self._waiting_max
+    def full(self, user_id: str | None) -> bool:
+        """Tell whether this user may wait no more: so many do already, or the process is about to end.
+
+        None stands for one who speaks for many and counts with all.
+        """
+        mine = 0 if user_id is None else self._users[user_id]
+        return self.closed or self.waiting >= self._waiting_max or mine >= self._waiting_per_user_max
 
     def __contains__(self, key: bytes | None) -> bool:
         """Tell whether anybody waits for this order."""
         return key in self._bells
 
     @contextmanager
-    def bell(self, key: bytes, *, for_end: bool) -> Iterator[Bell]:
-        """Hang up a bell for an order, for as long as the context lasts."""
+    def bell(self, key: bytes, *, for_end: bool, user_id: str | None = None) -> Iterator[Bell]:
+        """Hang up a bell for an order, for as long as the context lasts; it counts for the user, if one is given."""
         bell = Bell(for_end=for_end)
         bells = self._bells.setdefault(key, set())
         bells.add(bell)
         self.waiting += 1
+        self._users[user_id or ""] += 1
         try:
             yield bell
         finally:
             self.waiting -= 1
+            self._users[user_id or ""] -= 1
+            if not self._users[user_id or ""]:
+                del self._users[user_id or ""]
             bells.discard(bell)
             if not bells:
                 del self._bells[key]

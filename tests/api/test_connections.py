@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -19,18 +20,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from order_api import connections as connections_module
 from order_api.bodies import DRAINED_BYTES_MAX, read_body_bytes
-from order_api.connections import HEAD_BYTES_MAX, MESSAGE_BYTES_MAX, Connections
+from order_api.connections import write_problem
 from order_api.problems import Problem
+from order_api.settings import ApiSettings
+from saga_kit import connections as connections_module
+from saga_kit.connections import CONNECTION, HEAD_BYTES_MAX, MESSAGE_BYTES_MAX, SELF, SPARE_MAX, Connections, owner_of
 from saga_kit.health import listen
-from tests.api.support import Api, until
+from tests.api.support import TRADER, Api, running, token, until
 
 HEAD_S = 0.6
 ANSWER_S = 1.0
 BODY_S = 0.6
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 BYTES_MAX = 1000
+ADDRESSES = [f"127.0.0.{number}" for number in range(11, 16)]
+"""Of others: all of 127.0.0.0/8 is this machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,13 +81,17 @@ class Server:
         """How many connections are open."""
         return self.registry.get_sample_value("http_server_connections") or 0
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a connection."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    def belongs_to(self, user_id: str, nth: int = -1) -> bool:
+        """Say whose the last request was, or another."""
+        return bool(self.asked[nth]["extensions"][CONNECTION][SELF].belongs_to(user_id))
 
-    async def say(self, *parts: bytes, within_s: float = 5) -> bytes:
+    async def connect(self, address: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection from an address."""
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
+
+    async def say(self, *parts: bytes, within_s: float = 5, address: str = "127.0.0.1") -> bytes:
         """Send bytes; return all that comes back until the server hangs up."""
-        reader, writer = await self.connect()
+        reader, writer = await self.connect(address)
         try:
             async with asyncio.timeout(within_s):
                 for part in parts:
@@ -100,7 +109,7 @@ class Server:
 async def serving(at_most: int = 50) -> AsyncIterator[Server]:
     """Run a server."""
     server = Server()
-    connections = Connections(at_most, registry=server.registry, head_s=HEAD_S, answer_s=ANSWER_S)
+    connections = Connections(at_most, registry=server.registry, head_s=HEAD_S, answer_s=ANSWER_S, answer=write_problem)
     config = uvicorn.Config(
         server,
         http=connections.make,  # type: ignore[arg-type]  # uvicorn calls it, as it would the class
@@ -333,16 +342,165 @@ async def test_an_answer_that_is_not_read_is_given_up() -> None:
 
 
 async def test_connections_are_bounded() -> None:
-    """One connection more than is allowed hears that there are too many; a place that is given back is taken."""
+    """What is being answered keeps its place. One more is told that there are too many, and health has places left."""
     async with serving(at_most=3) as server:
-        held = [await server.connect() for _ in range(3)]
-        await until(lambda: server.connections == 3)
+        busy = [await server.connect() for _ in range(3)]
+        for _, writer in busy:
+            writer.write(GET.replace(b"/x", b"/wait"))
+        await until(lambda: len(server.asked) == 3)
+        for nth in range(3):
+            server.belongs_to(f"user-{nth}", nth)
+        assert (503, "overloaded") == _problem(await server.say(GET))
         assert (503, "overloaded") == _problem(await server.say())
-        assert 1 == server.cut("too many")
-        for _, writer in held:
+        for path in (b"/health", b"/health/live", b"/metrics"):
+            for _ in range(3):
+                assert 200 == _status(await server.say(GET.replace(b"/x", path)))
+        server.gate.set()
+        for reader, writer in busy:
+            assert b"200" in await reader.readuntil(b"well")
             writer.close()
         await until(lambda: server.connections == 0)
         assert 200 == _status(await server.say(GET[:-2] + b"Connection: close\r\n\r\n"))
+
+
+async def test_the_spare_places_can_not_be_held() -> None:
+    """Whoever takes all places for health holds them for a moment: who asks for health gets one."""
+    async with serving(at_most=1) as server:
+        _, busy = await server.connect()
+        busy.write(GET.replace(b"/x", b"/wait"))
+        await until(lambda: server.asked)
+        server.belongs_to("alice")
+        held = [await server.connect() for _ in range(SPARE_MAX * 3)]
+        for _ in range(5):
+            assert 200 == _status(await server.say(GET.replace(b"/x", b"/health")))
+        await until(lambda: server.connections == 1)  # however long they say nothing
+        busy.close()
+        for _, writer in held:
+            writer.close()
+
+
+async def test_one_address_takes_places_from_itself_alone() -> None:
+    """Who opens connections without end is the one who loses them, the oldest idle first; others keep theirs."""
+    async with serving(at_most=20) as server:
+        mine = [await server.connect(address) for address in ADDRESSES]
+        flood = [await server.connect() for _ in range(60)]
+        await until(lambda: server.connections == 20)
+        for reader, writer in mine:
+            writer.write(GET)
+            assert b"200" in await reader.readuntil(b"well")
+        late = await server.connect(ADDRESSES[0])
+        late[1].write(GET)
+        assert b"200" in await late[0].readuntil(b"well")
+        assert b"" == await flood[0][0].read()  # the oldest
+        flood[-1][1].write(GET)
+        assert b"200" in await flood[-1][0].readuntil(b"well")
+        assert 60 + len(mine) + 1 - 20 == server.cut("too many")
+        for _, writer in (*mine, *flood, late):
+            writer.close()
+
+
+async def test_an_address_that_does_not_read_its_answers_holds_no_places() -> None:
+    """What is being answered without a user is given up, too, when there is nothing idle to give up."""
+    async with serving(at_most=10) as server:
+        flood = [await server.connect() for _ in range(10)]
+        for _, writer in flood:
+            writer.write(GET.replace(b"/x", b"/wait"))
+        await until(lambda: len(server.asked) == 10)
+        server.gate.set()
+        server.gate = asyncio.Event()
+        assert 200 == _status(await server.say(GET[:-2] + b"Connection: close\r\n\r\n", address=ADDRESSES[0]))
+        for _, writer in flood:
+            writer.close()
+
+
+async def test_a_users_connections_are_the_last_to_go() -> None:
+    """Connections without a user go first; then the oldest idle one of the user who has most."""
+    async with serving(at_most=6) as server:
+        users = []
+        for user in ("mallory", "mallory", "mallory", "alice"):
+            reader, writer = await server.connect()
+            writer.write(GET)
+            await reader.readuntil(b"well")
+            server.belongs_to(user)
+            users.append((reader, writer))
+        others = [await server.connect() for _ in range(8)]
+        await until(lambda: server.cut("too many") == 6)
+        assert b"" == await others[0][0].read()
+        for reader, writer in users[1:]:
+            writer.write(GET)
+            assert b"200" in await reader.readuntil(b"well")
+        users[0][1].write(GET)
+        await users[0][0].readuntil(b"well")
+        for _ in range(2):  # the two places that had nobody's connections
+            reader, writer = await server.connect()
+            writer.write(GET)
+            await reader.readuntil(b"well")
+            server.belongs_to("bob")
+            others.append((reader, writer))
+        others.append(await server.connect())
+        assert b"" == await users[1][0].read()  # idle for longer than the other two
+        users[3][1].write(GET)
+        assert b"200" in await users[3][0].readuntil(b"well")
+        for _, writer in (*users, *others):
+            writer.close()
+
+
+def test_an_address_is_what_one_customer_has() -> None:
+    """A network of IPv6 counts as one; an IPv4 address is itself, however it is written."""
+    assert owner_of("192.0.2.1") == owner_of("::ffff:192.0.2.1") != owner_of("192.0.2.2")
+    assert owner_of("2001:db8::1") == owner_of("2001:db8::ffff:1") != owner_of("2001:db8:0:1::1")
+    assert owner_of(None) == owner_of("")
+
+
+async def test_a_user_has_so_many_connections(settings: ApiSettings) -> None:
+    """One more ends the oldest idle one; when none is, it is a 429. Others, and trusted services, notice nothing."""
+    few = settings.model_copy(update={"api_connections_per_user_max": 2})
+    async with running(few) as api:
+        order_id = (await api.submit()).json()["order_id"]
+
+        async def ask(user: str, wait_s: int = 0, scope: str = TRADER) -> tuple[asyncio.StreamReader, Any]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(
+                f"GET /orders/{order_id} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token(user, scope)}\r\n"
+                f"Prefer: wait={wait_s}\r\n\r\n".encode()
+            )
+            return reader, writer
+
+        await api.client.aclose()
+        idle = [await ask("alice") for _ in range(2)]
+        for reader, _ in idle:
+            assert b" 200 " in await reader.readuntil(b"}")
+        waiting = [await ask("alice", 20) for _ in range(2)]
+        await until(lambda: api.app.state.waiters.waiting == 2)
+        assert [b"", b""] == [await reader.read() for reader, _ in idle]
+        reader, third = await ask("alice")
+        assert b" 429 " in await reader.readuntil(b"\r\n\r\n")
+        services = [await ask("service", 0, f"{TRADER} orders:act-for-users") for _ in range(4)]
+        services.append(await ask("bob"))
+        for reader, _ in services:
+            assert b"HTTP/1.1 " in (answer := await reader.readuntil(b"\r\n\r\n"))
+            assert b" 429 " not in answer
+        for _, writer in (*idle, *waiting, *services):
+            writer.close()
+        third.close()
+
+
+async def test_one_address_can_not_take_the_api_from_others(settings: ApiSettings) -> None:
+    """Two thousand connections of one address in a second: orders and health of others are served meanwhile."""
+    async with running(settings.model_copy(update={"api_connections_max": 200})) as api:
+        held = []
+        for _ in range(600):
+            one = socket.socket()
+            one.setblocking(False)  # noqa: FBT003 - as the standard library has it
+            one.connect_ex(("127.0.0.1", api.port))
+            held.append(one)
+            if len(held) % 100 == 0:
+                assert 202 == (await api.submit()).status_code
+                async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(local_address=ADDRESSES[0])) as other:
+                    assert 200 == (await other.get(f"http://127.0.0.1:{api.port}/health/live")).status_code
+        assert 300 <= await api.metric('http_server_connections_cut_total{why="too many"}')
+        for one in held:
+            one.close()
 
 
 async def test_a_client_that_resets_its_connection_leaves_nothing_behind() -> None:

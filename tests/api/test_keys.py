@@ -414,7 +414,7 @@ async def test_whatever_the_issuer_answers_the_keys_stay(issuer: Issuer, raw: by
         one.now_s += PAUSE_S
         assert ("unavailable", _AWAY) == await one.refusal(_nobody())
     assert "alice" == await door.user(issuer.sign("RS256"))
-    assert str(await fresh.keys.check()).startswith("the keys of tokens could not be fetched: ")
+    assert "the keys of tokens could not be fetched" == await fresh.keys.check()
 
 
 async def test_more_than_any_issuer_publishes_is_not_read(issuer: Issuer) -> None:
@@ -436,7 +436,7 @@ async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
         door = Door(issuer)
         assert ("unavailable", _AWAY) == await door.refusal(attacker.sign("mine"))
         assert 0 == attacker.fetches
-        assert "the keys of tokens could not be fetched: OSError: the answer was 302" == await door.keys.check()
+        assert "the keys of tokens could not be fetched" == await door.keys.check()
 
 
 async def test_a_slow_issuer_is_given_up(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,3 +336,23 @@ async def test_an_event_that_can_t_be_read_wakes_whom_it_names(api: Api, orchest
     assert await api.wire.publisher.publish([Outgoing(ORDERS_EVENTS.name, order_id, "x", b"?", [])])
 
     assert "COMPLETED" == (await asyncio.wait_for(waiting, SOON_S)).json()["status"]
+
+
+async def test_one_user_does_not_take_all_the_waiting(settings: ApiSettings) -> None:
+    """A user's waits are bounded: one more is answered without waiting. Others, and trusted services, still wait."""
+    async with running(settings.model_copy(update={"api_waits_per_user_max": 2})) as api:
+        mine = (await api.submit()).json()["order_id"]
+        bobs = (await api.submit(user="bob")).json()["order_id"]
+        wish = {"prefer": "wait=20"}
+        waiting = [asyncio.create_task(api.get(f"/orders/{mine}", headers=wish)) for _ in range(2)]
+        await until(lambda: api.app.state.waiters.waiting == 2)
+        answer = await asyncio.wait_for(api.get(f"/orders/{mine}", headers=wish), 10)
+        assert (200, False) == (answer.status_code, "preference-applied" in answer.headers)
+        assert 202 == (await asyncio.wait_for(api.submit(headers=wish), 10)).status_code
+        waiting.append(asyncio.create_task(api.get(f"/orders/{bobs}", headers=wish, user="bob")))
+        service = {"user": "service", "scope": "orders:read orders:act-for-users", "headers": wish}
+        waiting += [asyncio.create_task(api.get(f"/orders/{mine}", **service)) for _ in range(3)]
+        await until(lambda: api.app.state.waiters.waiting == 6)
+        api.app.state.waiters.close()
+        assert {200} == {one.status_code for one in await asyncio.gather(*waiting)}
+        assert not api.app.state.waiters._users  # noqa: SLF001 - nobody is kept in memory
