@@ -21,6 +21,9 @@ SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
 HEADER_LENGTH_MAX: Final = 1024
 """Characters of a `ce_` header."""
+TIME_LENGTH_MAX: Final = 64
+"""Bytes of `ce_time`; RFC 3339 lets a fraction have any number of digits, and what is read is kept."""
+_BYTES_MAX: Final = 4 * HEADER_LENGTH_MAX
 ATTEMPT_MAX: Final = 1_000_000
 REASON_LENGTH_MAX: Final = 500
 """Characters of any reason, as `ReasonText` has it."""
@@ -123,12 +126,13 @@ def _given(value: bytes | None, name: str) -> bytes:
 
 
 def _text(value: bytes | None, name: str) -> str:
+    given = _given(value, name)
     try:
-        text = _given(value, name).decode()
+        text = given.decode() if len(given) <= _BYTES_MAX else None
     except UnicodeDecodeError:
         raise UnreadableMessage(f"header {name} is not UTF-8") from None
     # A NUL would break the insert that records the message, and any control character a line of the log.
-    if len(text) > HEADER_LENGTH_MAX or not text.isprintable():
+    if text is None or len(text) > HEADER_LENGTH_MAX or not text.isprintable():
         raise UnreadableMessage(f"header {name} must be at most {HEADER_LENGTH_MAX} printable characters")
     return text
 
@@ -143,6 +147,8 @@ def _check_content_type(value: bytes) -> None:
 
 @lru_cache(_KEPT_MAX)
 def _time(value: bytes) -> datetime:
+    if len(value) > TIME_LENGTH_MAX:
+        raise UnreadableMessage(f"header ce_time must be at most {TIME_LENGTH_MAX} bytes, got {len(value)}")
     try:
         time = _read_time(b'"' + value + b'"')
         check_instant(time)

@@ -21,6 +21,7 @@ from contracts.vocabulary import OrderStatus
 from order_api.waiters import Waiters
 from saga_kit.backoff import keep_doing
 from saga_kit.settings import KitSettings
+from saga_kit.unpacking import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
 
 POLL_MS: Final = 500
 RECORDS_MAX: Final = 1_000
@@ -59,6 +60,7 @@ class Follower:
         await keep_doing("follow events", one_life, stopping, every_s=0.0)
 
     async def _follow(self, stopping: asyncio.Event) -> None:
+        bound_fetches()
         consumer = AIOKafkaConsumer(
             self._topic,
             **self._settings.kafka_client_options(),
@@ -68,6 +70,7 @@ class Follower:
             auto_offset_reset="latest",
             isolation_level="read_committed",
             fetch_max_wait_ms=self._settings.kafka_fetch_max_wait_ms,
+            fetch_max_bytes=FETCHED_BYTES_MAX,
         )
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -86,7 +89,7 @@ class Follower:
         while not stopping.is_set():
             if consumer.assignment() != partitions:
                 raise LostPlace(f"{self._topic} has other partitions than before")
-            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+            batches = await _take(consumer)
             if batches:
                 heard_at = time.monotonic()
                 self._ring(batches)
@@ -97,7 +100,9 @@ class Follower:
     def _ring(self, batches: Mapping[Any, Sequence[Any]]) -> None:
         for records in batches.values():
             for record in records:
-                if record.key in self._waiters:
+                if isinstance(record, LostRecord):  # whose it was is not known for sure
+                    self._waiters.wake_all()
+                elif record.key in self._waiters:
                     self._waiters.wake(record.key, **_worth(record.value))
 
     async def _check(self, consumer: Any) -> None:
@@ -105,10 +110,16 @@ class Follower:
         async with asyncio.timeout(CALL_TIMEOUT_S):
             ends = await consumer.end_offsets(list(consumer.assignment()))
             behind = {partition for partition, end in ends.items() if end > await consumer.position(partition)}
-        batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+        batches = await _take(consumer)
         self._ring(batches)
         if behind and not batches:
             raise LostPlace(f"{len(behind)} partitions of {self._topic} have events that do not come")
+
+
+async def _take(consumer: Any) -> Mapping[Any, Sequence[Any]]:
+    with taking():
+        batches: Mapping[Any, Sequence[Any]] = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+    return batches
 
 
 async def _to_the_end(consumer: Any) -> None:

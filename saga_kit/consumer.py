@@ -24,10 +24,11 @@ from saga_kit.backoff import pause
 from saga_kit.batch import BatchProcess, Handler, Intake, Received, Record, Unreadable
 from saga_kit.bookmark import Bookmark
 from saga_kit.errors import CannotStart, Stalled, Stopped, describe
-from saga_kit.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, LostRecord, Poller
-from saga_kit.publisher import Publisher
+from saga_kit.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, Poller
+from saga_kit.publisher import MESSAGE_BYTES_MAX, Publisher
 from saga_kit.settings import KitSettings
 from saga_kit.telemetry import Metrics
+from saga_kit.unpacking import FETCHED_BYTES_MAX, LostRecord, size_of
 
 M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
@@ -107,6 +108,7 @@ class Consumer(Generic[M]):
             fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
             fetch_min_bytes=1,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            fetch_max_bytes=FETCHED_BYTES_MAX,
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=min(session_ms // 10, HEARTBEAT_MAX_MS),
             rebalance_timeout_ms=max(session_ms, int(DRAIN_TIMEOUT_S * 1000)),
@@ -154,6 +156,9 @@ class Consumer(Generic[M]):
         consumer = self._subscriber.consumer
         if consumer is None or not consumer.assignment():
             return "no partitions assigned"
+        if blocked := self._poller.blocked():
+            tp, reason = next(iter(blocked.items()))
+            return f"{len(blocked)} partitions can't be read, such as {tp.topic}/{tp.partition}: {reason}"
         now = time.monotonic()
         if self._batch_since is not None:
             age_s, what = now - self._batch_since, "a batch has been in work for {:.0f} s"
@@ -175,6 +180,7 @@ class Consumer(Generic[M]):
             consumer = self._subscriber.consumer
             lags, positions = await _lags(consumer)
             self._metrics.consumer_lag_messages.set(sum(lags.values()))
+            self._metrics.consumer_blocked_partitions.set(len(self._poller.blocked()))
             # What waits for room is no sign of a hang; room comes by itself, and then it must move like the rest.
             lag = sum(number for tp, number in lags.items() if not self._poller.shut(tp))
             behind = bool(positions) and self._batch_since is None and (lag or _fetch_age_s(consumer) > QUIET_MAX_S)
@@ -213,6 +219,9 @@ class Consumer(Generic[M]):
                 continue
             if 0 < record.timestamp < oldest:
                 unreadable.append((record, f"older than the replay horizon of {REPLAY_HORIZON_S // 86_400} days"))
+                continue
+            if (size := size_of(record)) > MESSAGE_BYTES_MAX:
+                unreadable.append((record, f"too large: {size} bytes, no message has more than {MESSAGE_BYTES_MAX}"))
                 continue
             try:
                 envelope = read_envelope(record.headers)

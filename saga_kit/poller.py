@@ -1,10 +1,11 @@
 """Takes records from the client library so that none is lost, also when the library stumbles over one of them.
 
-When aiokafka can't parse a record (a header's name that is not UTF-8) its `getmany` raises, for ever, at that record;
-and what it had taken from other partitions in the same call is gone while their positions have moved on. So after any
-error every partition goes back to its first record that is not handled yet, and offsets are committed by what was
-handled, never by positions. The record is then looked for in its partition, by halves; a `LostRecord` comes in its
-place, and in the place of those behind it in the same batch of the same producer, which the library can't reach either.
+A record that can't be parsed comes as a `LostRecord`, and so do those behind it in its batch; see unpacking.py. When
+`getmany` raises all the same, it does so for ever, and what it had taken from other partitions in the same call is gone
+while their positions have moved on. So after any error every partition goes back to its first record that is not
+handled yet, and offsets are committed by what was handled, never by positions. The record is then looked for in its
+partition, by halves; a `LostRecord` comes in its place. What is no record's fault (a codec that is not installed, a
+checksum that is wrong) holds up its partition, and `blocked` says so.
 
 A handler's intake is limited here: the records of its topic stay in the library's buffer until there is room for them,
 and are taken after all others. Their partitions are never paused, for a pause would throw the buffer away.
@@ -16,16 +17,17 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
 
 from saga_kit.backoff import Backoff
 from saga_kit.batch import Intake, Record
 from saga_kit.errors import describe
+from saga_kit.unpacking import NOT_WHOLE, LostRecord, bound_fetches, taking
 
 RECORDS_MAX: Final = 500
 """The knee of PostgreSQL's rows per transaction."""
@@ -38,23 +40,15 @@ POSITION_TIMEOUT_S: Final = 0.2
 SEARCH_S: Final = 60.0
 """How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
 
+BLOCKED_S: Final = 1.5 * SEARCH_S
+"""A partition that can't be read says so again and again; what was not said for so long is over."""
+WRONG_CHECKSUM: Final = "Invalid CRC"
+"""aiokafka's words for a batch that was damaged on its way or on a disk; another copy may be whole."""
+
 LOST_TRIES: Final = 3
 """A record is given up only when it alone fails so many times in a row: what fails once may be the connection."""
 
 log = structlog.get_logger(__name__)
-
-
-class LostRecord(NamedTuple):
-    """Stands for a record that the client library can't give us: where it lies is all that is known."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    timestamp: int = -1
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -62,7 +56,9 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def __init__(self, intake: Intake | None = None) -> None:
         """Take whose records wait for room; its topic with the system's prefix."""
+        bound_fetches()
         self._intake = intake
+        self._blocked: dict[TopicPartition, tuple[float, str]] = {}
         self.polled_at = time.monotonic()
         self._handled: dict[tuple[str, int], int] = {}
         self._must_rewind = False
@@ -77,12 +73,13 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Return the next records, in order in each partition; none after an error."""
         self.polled_at = time.monotonic()
         try:
-            if self._must_rewind:
-                await self._rewind(consumer)
-            # A spare member has nothing to search; the library tells it of errors, and keeps it, while it polls.
-            if self.polled_at < self._search_until and consumer.assignment():
-                return await self._search(consumer)
-            records = await self._fetch(consumer)
+            with taking():
+                if self._must_rewind:
+                    await self._rewind(consumer)
+                # A spare member has nothing to search; the library tells it of errors, and keeps it, while it polls.
+                if self.polled_at < self._search_until and consumer.assignment():
+                    return await self._search(consumer)
+                records = await self._fetch(consumer)
         except ConsumerStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing may be skipped
@@ -101,7 +98,13 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def handled(self, records: Sequence[Record]) -> None:
         """Note records whose batch is committed."""
         for record in records:  # in order, so the last one of a partition counts
-            self._handled[record.topic, record.partition] = record.offset + 1
+            end = record.next_offset if isinstance(record, LostRecord) else record.offset + 1
+            self._handled[record.topic, record.partition] = end
+
+    def blocked(self) -> dict[TopicPartition, str]:
+        """Return the partitions that can't be read at the moment, and why."""
+        since = time.monotonic() - BLOCKED_S
+        return {tp: reason for tp, (at, reason) in self._blocked.items() if at > since}
 
     def offsets(self, consumer: Any) -> dict[TopicPartition, int]:
         """Return what may be committed: the next offset of every assigned partition of which something was handled."""
@@ -115,6 +118,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._handled.clear()
         self._most.clear()
         self._tries.clear()
+        self._blocked.clear()
 
     async def _fetch(self, consumer: Any) -> list[Any]:
         """Take what is there, up to a batch, or wait for the first record."""
@@ -195,10 +199,10 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         except RuntimeError:  # uvloop's word for a connection that was closed meanwhile
             consumer.seek(tp, position)
             return []
-        except (KafkaError, OSError) as error:  # a codec that is not installed, a checksum: it waits, others go on
-            log.debug("a partition can't be read", topic=tp.topic, partition=tp.partition, cause=describe(error))
-            return []
         except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
+            if _is_no_records_fault(error):
+                self._block(tp, describe(error))
+                return []
             self._search_until = time.monotonic() + SEARCH_S
             self._most[tp] = max(1, most // 2)
             self._tries[tp] = self._tries.get(tp, 0) + 1 if most == 1 else 0
@@ -207,12 +211,26 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 return []
             self._tries[tp] = 0
             consumer.seek(tp, position + 1)
-            return [LostRecord(tp.topic, tp.partition, position, f"can't be parsed: {describe(error)}")]
+            reason = f"{NOT_WHOLE}can't be parsed: {describe(error)}"
+            return [LostRecord(tp.topic, tp.partition, position, reason)]
         self._tries[tp] = 0
         records = _flat(batches)
         if records:
+            self._blocked.pop(tp, None)
             self._most[tp] = min(most * 2, RECORDS_MAX)
         return records
+
+    def _block(self, tp: TopicPartition, reason: str) -> None:
+        if tp not in self.blocked():
+            log.error("a partition can't be read, and waits", topic=tp.topic, partition=tp.partition, cause=reason)
+        self._blocked[tp] = time.monotonic(), reason
+
+
+def _is_no_records_fault(error: Exception) -> bool:
+    """Tell what waits (a connection, a codec that is not installed, a checksum) from what a parser can't read."""
+    if isinstance(error, CorruptRecordException):
+        return WRONG_CHECKSUM in str(error)
+    return isinstance(error, KafkaError | OSError)
 
 
 def _flat(batches: Mapping[TopicPartition, list[Any]]) -> list[Any]:

@@ -30,6 +30,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 """Whoever published has had an answer, so a producer that is closed has nothing to send that anybody waits for."""
 HASHES_MAX: Final = 16_384
 """Hashes of keys that are kept: an order's events come one after the other, and a hash costs more than a lookup."""
+HASHED_KEY_MAX: Final = 128
+"""Bytes of a key whose hash is kept; our own have half as many, and a dead letter's may have a million."""
 log = structlog.get_logger(__name__)
 
 
@@ -172,7 +174,8 @@ class Publisher:
 
     def partition(self, key: bytes | None, count: int) -> int:
         """Choose the partition of a key; none counts as an empty one."""
-        return partition_of(self._hash(key or b""), count)
+        key = key or b""
+        return partition_of(self._hash(key) if len(key) <= HASHED_KEY_MAX else murmur2(key), count)
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:

@@ -43,6 +43,10 @@ class Metrics:
         self.consumer_lag_messages = Gauge(
             "consumer_lag_messages", "Records of the assigned partitions not yet handled.", registry=self.registry
         )
+        self.consumer_blocked_partitions = Gauge(
+            "consumer_blocked_partitions", "Assigned partitions that can't be read: a missing codec, a checksum.",
+            registry=self.registry,
+        )  # fmt: skip
         self.outbox_oldest_unsent_seconds = Gauge(
             "outbox_oldest_unsent_seconds", "Age of the oldest unsent message that is due.", registry=self.registry
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -293,3 +294,19 @@ def test_values_are_frozen() -> None:
     with pytest.raises(AttributeError):
         read().id = "other"  # type: ignore[misc] # that is the test
     assert read() == msgspec.structs.replace(read())
+
+
+@pytest.mark.parametrize("name", ["ce_id", "ce_type", "ce_source", "ce_time"])
+def test_a_huge_header_is_refused_and_not_kept(name: str) -> None:
+    """A megabyte in a header that is read costs nothing once its message is refused, however many come."""
+    start = b"2026-01-01T00:00:00." if name == "ce_time" else b""
+    headers = dict(write_headers(Envelope("1", "Item", "/test", datetime(2026, 1, 1, tzinfo=UTC))))
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            huge = start + b"%07d" % number + b"0" * 900_000 + (b"Z" if start else b"")
+            with pytest.raises(UnreadableMessage, match=f"header {name} must be at most"):
+                read_envelope(list((headers | {name: huge}).items()))
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000
+    finally:
+        tracemalloc.stop()

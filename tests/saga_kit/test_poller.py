@@ -9,7 +9,8 @@ import pytest
 from aiokafka import TopicPartition
 
 from saga_kit.batch import Intake
-from saga_kit.poller import RECORDS_MAX, LostRecord, Poller
+from saga_kit.poller import RECORDS_MAX, Poller
+from saga_kit.unpacking import LostRecord
 from tests.saga_kit.support import FakeRecord
 
 GOOD, BAD = TopicPartition("t", 0), TopicPartition("t", 1)
