@@ -16,11 +16,13 @@ LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requi
 
 help: ## say all this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo 'settings: PYTHON=python3.12: the interpreter (3.11 or newer; taken when .venv/ is made: make clean first)'
+	@echo '          ARGS="--keep": further words for the command behind the verb'
 
 demo: $(RUNTIME) ## embedded PostgreSQL and broker, the whole system, an order for every outcome, the audit
 	@$(BIN)/order-saga demo $(ARGS)
 
-test: $(DEVELOPMENT) ## all tests, on Apache Kafka and PostgreSQL where Docker or KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL give them
+test: $(DEVELOPMENT) ## all tests, most of an hour on two cores (ARGS=tests/core: a minute), on Apache Kafka and PostgreSQL where Docker or KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL give them
 	@$(BIN)/python -m pytest $(ARGS)
 
 run: $(RUNTIME) ## the system on this machine until Ctrl-C, its data in .local/

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Final
 
 import msgspec
 
-ROOT: Final = Path(__file__).parents[1]
+from tests.project import ROOT, git
+
 RECORDS: Final = ROOT / "docs" / "evidence"
 PAGE: Final = ROOT / "docs" / "evidence.md"
 
@@ -163,14 +163,8 @@ def _commit() -> tuple[str, bool]:
     own = [
         f":!{folder}" for folder in ("docs/evidence", "docs/performance")
     ]  # the run before may have written its record
-    return _git("rev-parse", "--short=12", "HEAD") or "unknown", bool(
-        _git("status", "--porcelain", "-uno", "--", ".", *own)
-    )
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return done.stdout.strip()
+    changed = git("status", "--porcelain", "-uno", "--", ".", *own)
+    return git("rev-parse", "--short=12", "HEAD") or "unknown", bool(changed)
 
 
 if __name__ == "__main__":

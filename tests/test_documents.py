@@ -9,6 +9,7 @@ import pytest
 
 from order_api.description import documents as api_documents
 from order_saga import documents
+from order_saga.audit.checks import LOOKS
 from order_saga.cli import settings
 from order_saga.core.phases import PHASES
 from tests import evidence
@@ -51,11 +52,23 @@ def test_the_pages_of_performance_are_made_from_the_records_of_the_benchmark() -
     records = evidence.read(performance.RECORDS)
     assert performance.page(records) == performance.PAGE.read_text()
     assert scaling.page(records) == scaling.PAGE.read_text()
+    text = documents.README.read_text()
+    assert (
+        performance.claim(records).split() == text.partition(performance.BEGIN)[2].partition(performance.END)[0].split()
+    )
+    assert performance.readme(text, records) == text
 
 
 def test_the_documents_of_the_api_are_made_from_its_tables() -> None:
     """`docs/openapi.json` and the pages of the problems are what the tables say today, and there is no other page."""
     assert [] == api_documents.stale(api_documents.documents())
+
+
+def test_every_invariant_is_explained() -> None:
+    """`docs/invariants.md` says what I1 to I11 are: those that the audit checks, in a row each."""
+    explained = re.findall(r"^\| (I\d+) \|", (ROOT / "docs" / "invariants.md").read_text(), re.MULTILINE)
+    assert [f"I{number}" for number in range(1, 12)] == explained
+    assert set(explained) == {check.invariant for look in LOOKS for check in look.checks}
 
 
 @pytest.mark.parametrize(

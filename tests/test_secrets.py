@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 from detect_secrets.core.secrets_collection import SecretsCollection
 from detect_secrets.settings import transient_settings
 
-ROOT = Path(__file__).parents[1]
+from tests.project import ROOT, project_files
+
 BASELINE = ROOT / ".secrets.baseline"
 SCAN = json.loads(BASELINE.read_text())
 LOOKED_AT = {(file, one["type"], one["hashed_secret"]) for file, found in SCAN["results"].items() for one in found}
@@ -29,13 +29,19 @@ def _found(files: Iterable[str], root: Path) -> list[str]:
     ]
 
 
-def test_no_tracked_file_holds_a_secret() -> None:
+def test_no_file_of_the_project_holds_a_secret() -> None:
     """A finding is a secret: remove it, and change it where it is used. Or it is none: see the README."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: S607
-    if listed.returncode:
-        pytest.skip("this is no git checkout: which files are the project's is not known")
-    tracked = [file for file in listed.stdout.split("\0") if file and file != BASELINE.name and (ROOT / file).is_file()]
-    assert [] == _found(tracked, ROOT)
+    assert [] == _found((str(file) for file in project_files() if file.name != BASELINE.name), ROOT)
+
+
+def test_the_projects_files_are_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a source archive, or with no git on the machine: all that is tracked, and nothing that was installed."""
+    tracked = project_files()
+    monkeypatch.setenv("PATH", "")
+    known = project_files()
+    assert set() == set(tracked) - set(known)
+    assert Path("tests", "test_secrets.py") in known
+    assert [] == [file for file in known if file.parts[0] in {".venv", ".git", ".local"}]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from order_saga.cli.reach import Trouble, database_url, err, ledger_setting, out, print_json, run
+from order_saga.cli.reach import Trouble, database_url, err, ledger_setting, out, print_json, print_table, run
 
 if TYPE_CHECKING:
     from order_saga.audit.look import Audited
@@ -50,7 +50,7 @@ def audit(
         table = Table("invariant", "order", "what is wrong", title="audit")
         for finding in findings:
             table.add_row(finding.invariant, str(finding.order_id or ""), finding.what)
-        out.print(table)
+        print_table(table)
     elif done.hidden:
         out.print("[green]audit: what can be seen holds[/]")
     else:

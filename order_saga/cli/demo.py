@@ -27,6 +27,7 @@ from order_saga.cli.reach import (
     kafka_settings,
     out,
     print_json,
+    print_table,
     publishing,
     rows,
     setting,
@@ -47,6 +48,9 @@ PATIENCE_S: Final = 90.0
 """Twice what the slowest asset takes, at time scale 1."""
 STARTING_S: Final = 40.0
 """More for a system that has just started on a busy machine."""
+NEXT: Final = """\
+next: make run    keeps such a system running; README.md, "Use it", goes on from there
+      make test   all tests: most of an hour on two cores"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ async def run_demo(*, keep: bool, json: bool) -> int:
             patience_s = PATIENCE_S * TIME_SCALE + STARTING_S
             target = Target(stack.api_url, stack.database_url, kafka, stack.jwt_secret, patience_s)
             good = await _play(target, json=json)
-        (err if json else out).print(f"\n{time.monotonic() - began:.0f} s, nothing is left running")
+        (err if json else out).print(f"\n{time.monotonic() - began:.0f} s, nothing is left running\n{NEXT}")
     except StackError as error:
         err.print(f"[red]{error}[/]")
         return 1
@@ -252,6 +256,6 @@ def _print(shown: list[tuple[Scene, str]], extras: list[tuple[str, bool]]) -> No
         )
         side = scene.body["order_type"].removeprefix("MARKET_").lower()
         table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
-    out.print(table)
+    print_table(table)
     for title, good in extras:
         out.print(f"{'[green]✓[/]' if good else '[red]✗[/]'} {title}")

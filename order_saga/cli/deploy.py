@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import connected, database_url, err, out, print_json, run, stream
+from order_saga.cli.reach import connected, database_url, err, out, print_json, print_table, run, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -163,4 +163,4 @@ def _print(schema: dict[str, Any], looked_at: dict[str, int], problems: list[dic
         table.add_row(
             problem["what"], str(problem["count"]), escape(problem["reason"]), escape("\n".join(problem["examples"]))
         )
-    out.print(table)
+    print_table(table)

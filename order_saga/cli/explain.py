@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import amount, out
+from order_saga.cli.reach import amount, out, print_table
 from order_saga.cli.why import told
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _print_timeline(history: list[dict[str, Any]]) -> None:
         begun = begun or entry["at"]
         after = f"+{(entry['at'] - begun).total_seconds():.3f} s"
         table.add_row(str(entry["seq"]), f"{entry['at']:%H:%M:%S.%f}"[:-3], after, sentence(entry))
-    out.print(table)
+    print_table(table)
 
 
 def _print_money(story: dict[str, Any]) -> None:
@@ -127,4 +127,4 @@ def _print_money(story: dict[str, Any]) -> None:
                 line["asset_id"],
                 f"{'+' if line['amount'] > 0 else ''}{amount(line['amount'])}",
             )
-        out.print(table)
+        print_table(table)

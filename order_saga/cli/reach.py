@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+    from rich.table import Table
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.audit.ledger import Ledger
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STACK_FILE: Final = Path(".local") / "stack.json"
+WIDTH_OF_TABLES: Final = 80
+"""With so many columns every table can be read, if with cells of several lines."""
 out: Final = Console(highlight=False, soft_wrap=True)
 """Where data goes; progress and complaints go to stderr."""
 err: Final = Console(stderr=True, highlight=False)
@@ -162,6 +166,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def print_json(data: object) -> None:
     """Print data for programs: times in RFC 3339, decimals as plain strings."""
     out.print_json(json.dumps(data, default=plain))
+
+
+def print_table(table: Table) -> None:
+    """Print a table; one for which a narrow terminal has no room as a line for each row instead."""
+    natural = out.measure(table, options=out.options.update(max_width=1_000)).maximum
+    if out.width >= min(natural, WIDTH_OF_TABLES):
+        out.print(table)
+        return
+    if table.title:
+        out.print(table.title)
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        out.print(Text.from_markup("- " + " · ".join(str(cell) for cell in row if cell)), soft_wrap=False)
 
 
 def plain(value: object) -> object:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 from rich.table import Table
 
 from order_api.settings import ApiSettings
-from order_saga.cli.reach import out
+from order_saga.cli.reach import print_table
 from order_saga.settings import OrchestratorSettings
 from participants.assets.service import AssetsSettings
 from participants.balance.service import BalanceSettings
@@ -73,7 +73,7 @@ def print_settings() -> None:
     table = Table("variable", "read by", "default", "meaning")
     for setting in settings():
         table.add_row(*setting)
-    out.print(table)
+    print_table(table)
 
 
 def page() -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import database, out, plain, rows, run, stream
+from order_saga.cli.reach import database, out, plain, print_table, rows, run, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -129,4 +129,4 @@ def _print_groups(groups: dict[str, Group]) -> None:
     for name, group in groups.items():
         numbers = str(group.orders), str(group.overdue or "")
         table.add_row(escape(name), *numbers, moment(group.oldest), group.oldest_id, escape(group.advice))
-    out.print(table)
+    print_table(table)

@@ -20,6 +20,7 @@ from order_saga.cli.reach import (
     ledger_setting,
     out,
     print_json,
+    print_table,
     rows,
     run,
     setting,
@@ -119,7 +120,7 @@ def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json:
         for row in found:
             held = amount(row["held"])
             table.add_row(row["asset_id"], amount(row["available"]), f"[yellow]{held}[/]" if row["held"] else held)
-        out.print(table)
+        print_table(table)
 
 
 def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command

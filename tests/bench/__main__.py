@@ -39,6 +39,7 @@ from tests.bench.load import LoadError
 from tests.bench.page import RECORDS, SCENARIOS, figure, machine
 from tests.bench.peers import PeerError
 from tests.bench.scenario import BenchError, Options, Scenario, spreads
+from tests.project import ROOT
 from tests.servers import docker_trouble
 
 out = Console(highlight=False, soft_wrap=True)
@@ -127,7 +128,7 @@ async def _run(scenario: Scenario, options: Options, one: Ground, wanted: argpar
     )
     _show(record, scenario, quick=wanted.quick)
     if wanted.record:
-        path = evidence.write(record, RECORDS).relative_to(evidence.ROOT)
+        path = evidence.write(record, RECORDS).relative_to(ROOT)
         out.print(f"recorded in {path}; `make docs` makes the pages")
     return record
 

@@ -6,18 +6,23 @@ that was missed is said to be missed.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from order_saga.core.phases import MAX_REQUEST_AGE_S
 from tests import evidence
 from tests.bench import door, drift, growth, hot, loop, pair, rate, recovery
 from tests.bench.ground import BrokerChoice
 from tests.bench.scenario import RATIOS, Scenario, Target
-from tests.evidence import ROOT, Record, Spread, table_of
+from tests.evidence import Record, Spread, table_of
+from tests.project import ROOT
 
 PAGE: Final = ROOT / "docs" / "performance.md"
+README: Final = ROOT / "README.md"
+BEGIN, END = "<!-- the speed, from docs/performance/*.json -->", "<!-- end of the speed -->"
 RECORDS: Final = ROOT / "docs" / "performance"
 SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, door, rate, recovery, growth, drift, pair, hot))
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
@@ -45,6 +50,31 @@ def page(records: list[Record]) -> str:
     known = {record.name: record for record in records}
     parts = [_HEAD, _summary(known), *(_section(scenario, known) for scenario in SCENARIOS)]
     return "\n\n".join(parts) + "\n"
+
+
+def claim(records: list[Record]) -> str:
+    """Say in README how fast it is, and at which latency; and what the API accepts, since that is more."""
+    known = {record.name: record for record in records}
+    speed, door = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "door"))
+
+    def seconds(what: str) -> str:
+        return " and ".join(f"{speed[f'{what}, {share} ms'].median / 1000:.2g} s" for share in ("p50", "p99"))
+
+    return (
+        f"Measured on two cores that also carry load driver, Apache Kafka and PostgreSQL: "
+        f"{figure(speed['peak, orders/s'].median)} orders a second at the peak, from request to last event within "
+        f"{seconds('peak')} (half of them; 99 of 100); {figure(round(speed['15 %, orders/s'].median))} a second within "
+        f"{seconds('15 %')}. One API process accepts {figure(door['api, accepted/s'].median)} requests a second. What "
+        "is accepted faster than it can be carried out waits in Kafka for the orchestrator's admission limit, and ends "
+        f"as EXPIRED when its turn comes after {MAX_REQUEST_AGE_S:g} s."
+    )
+
+
+def readme(text: str, records: list[Record]) -> str:
+    """Put the claim where README has it."""
+    head, _, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{textwrap.fill(claim(records), 128)}\n{end}{tail}" if end else text
 
 
 def _summary(known: dict[str, Record]) -> str:
@@ -111,4 +141,6 @@ def _cpuinfo() -> list[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(evidence.read(RECORDS)))
+    RECORDED = evidence.read(RECORDS)
+    PAGE.write_text(page(RECORDED))
+    README.write_text(readme(README.read_text(), RECORDED))

@@ -16,7 +16,8 @@ from tests import evidence
 from tests.bench.page import RECORDS, figure
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL
 from tests.bench.weigh import BYTES, DISK, MESSAGES, ROWS
-from tests.evidence import ROOT, Record, table_of
+from tests.evidence import Record, table_of
+from tests.project import ROOT
 
 PAGE: Final = ROOT / "docs" / "scaling.md"
 PARTITIONS: Final = ORDERS_REQUESTS.partitions

@@ -21,8 +21,8 @@ from typing import Final, NamedTuple
 
 from tests.infrastructure import Session
 from tests.mutants.table import Mutant
+from tests.project import ROOT, project_files
 
-ROOT: Final = Path(__file__).parents[2]
 TIMEOUT_S: Final = 600
 """Of one mutant. What is not caught by then is not caught: a busy machine must not look like a watchful test."""
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
@@ -115,15 +115,14 @@ def _servers() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _copies(number: int) -> Iterator[SimpleQueue[Path]]:
-    """Copy the tracked files, as they are now, so many times."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    """Copy the project's files, as they are now, so many times."""
+    files = project_files()
     copies: SimpleQueue[Path] = SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="order-saga-mutants-") as folder:
         for count in range(number):
             copy = Path(folder, str(count))
-            for name in filter(None, listed.stdout.split("\0")):
-                if (ROOT / name).is_file():
-                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(ROOT / name, copy / name)
+            for name in files:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, copy / name)
             copies.put(copy)
         yield copies

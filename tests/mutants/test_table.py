@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.run import ROOT, stale
+from tests.mutants.run import stale
 from tests.mutants.table import MUTANTS, Mutant
+from tests.project import ROOT
 
 
 def test_every_text_stands_once_in_its_file() -> None:
