@@ -76,6 +76,7 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m tests.evidence
 	@$(BIN)/python -m tests.bench.page
 	@$(BIN)/python -m tests.bench.scaling
+	@$(BIN)/python -m tests.transcripts
 
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)

@@ -1,8 +1,9 @@
 """A broker that speaks Kafka's protocol and keeps everything in memory: librdkafka's mock cluster, in a process.
 
 It needs nothing but the wheel of `confluent-kafka`, whose library is called by ctypes: that can create topics with a
-number of partitions, which the protocol's own request cannot here. Clients see one broker on a port of 127.0.0.1 that
-the system chooses anew at each start.
+number of partitions, which the protocol's own request cannot here. librdkafka lets the system choose the broker's port,
+another one at each start. So that clients can be told an address that stays, a port of our choice leads to it: a client
+asks there for the brokers, as of any bootstrap server, hears of the port of today and goes on with that.
 
 For a stack on one machine it does what Kafka does: idempotent producers, groups, commits, headers, keys. It is no
 evidence for durability, and these are its limits:
@@ -23,17 +24,18 @@ import importlib.util
 import os
 import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from local_stack.errors import StackError
-from local_stack.files import write_private
+from local_stack.probes import tcp_ready
 from local_stack.supervisor import ProcessSpec
 
 _PRODUCER = 0
 _OK, _TOPIC_EXISTS = 0, 36
 _PARENT_POLL_S = 0.5
+_READ_BYTES = 65_536
 _ERROR_BYTES = 512
 
 
@@ -64,43 +66,59 @@ class MockCluster:
             raise StackError(f"the broker refuses the topic {name} with {partitions} partitions: error {code}")
 
 
-def process_spec(address_file: Path, topics: Mapping[str, int]) -> ProcessSpec:
-    """Describe the broker's process; `topics` maps names to partitions. Once ready, its address is in the file."""
-    address_file.unlink(missing_ok=True)  # that of a broker of before
+def process_spec(port: int, topics: Mapping[str, int]) -> ProcessSpec:
+    """Describe the process of a broker that clients find at this port of 127.0.0.1; `topics`: names to partitions."""
     return ProcessSpec(
         name="broker",
         argv=[
-            *(sys.executable, "-m", "local_stack.broker", "--address-file", str(address_file), "--topics"),
+            *(sys.executable, "-m", "local_stack.broker", "--port", str(port), "--topics"),
             *(f"{name}={partitions}" for name, partitions in topics.items()),
         ],
-        ready=lambda: _is_ready(address_file),
+        ready=tcp_ready(port),
         vital=True,
     )
-
-
-def read_address(address_file: Path) -> str:
-    """Return the address that clients of a ready broker connect to."""
-    return address_file.read_text(encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a broker until SIGTERM, SIGINT or the death of the parent process."""
     parser = argparse.ArgumentParser(prog="python -m local_stack.broker", description=main.__doc__)
-    parser.add_argument("--address-file", type=Path, required=True, help="where to write the address, when ready")
+    parser.add_argument("--port", type=int, required=True, help="where clients find it; open when it is ready")
     parser.add_argument("--topics", nargs="*", default=[], metavar="NAME=PARTITIONS", type=_topic)
     options = parser.parse_args(arguments)
-    parent, stopping = os.getppid(), threading.Event()
-    for wish in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wish, lambda *_: stopping.set())
     try:
         cluster = MockCluster()
         for name, partitions in options.topics:
             cluster.create_topic(name, partitions)
-    except StackError as error:
+        asyncio.run(_lead_to(cluster.bootstrap_servers, options.port))
+    except (StackError, OSError) as error:
         sys.exit(f"error: {error}")
-    write_private(options.address_file, cluster.bootstrap_servers)
-    while not stopping.wait(_PARENT_POLL_S) and os.getppid() == parent:
-        pass
+
+
+async def _lead_to(address: str, port: int) -> None:
+    """Pass on what comes to `port` until SIGTERM, SIGINT or the death of the parent process."""
+    host, _, brokers_port = address.rpartition(":")
+    parent, stopping = os.getppid(), asyncio.Event()
+    for wish in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(wish, stopping.set)
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            there, back = await asyncio.open_connection(host, int(brokers_port))
+            await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", port)
+    while not stopping.is_set() and os.getppid() == parent:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _PARENT_POLL_S)
+    server.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(_READ_BYTES):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 def _topic(text: str) -> tuple[str, int]:
@@ -137,10 +155,6 @@ def _load_library() -> ctypes.CDLL:
         function = getattr(library, f"rd_kafka_{name}")
         function.restype, function.argtypes = result, parameters
     return library
-
-
-async def _is_ready(address_file: Path) -> bool:
-    return await asyncio.to_thread(address_file.exists)
 
 
 if __name__ == "__main__":

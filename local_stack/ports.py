@@ -1,9 +1,12 @@
-"""TCP ports of 127.0.0.1: which are free, and who has one that is not."""
+"""TCP ports of 127.0.0.1: which are free, which were chosen before, and who has one that is not free."""
 
+import json
 import secrets
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 
 import psutil
 
@@ -19,10 +22,27 @@ def free_ports(count: int) -> list[int]:
     return list(islice((port for port in candidates if not _in_use(port)), count))
 
 
+def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
+    """Choose a port for each name: the one that `file` has for it, a free one where that is in use or there is none."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    fresh = iter(free_ports(len(names)))
+    if not isinstance(kept, dict):
+        kept = {}
+    return {
+        name: kept[name] if kept.get(name) in _CHOICE and not _in_use(kept[name]) else next(fresh) for name in names
+    }
+
+
 def require_free(port: int, purpose: str) -> None:
-    """Raise `StackError`, naming whoever listens there if the system tells, unless `port` can be listened on."""
+    """Raise `StackError` unless `port` can be listened on: who listens there if the system tells, and what helps."""
     if _in_use(port):
-        raise StackError(f"port {port}, needed for {purpose}, is in use by {_listener(port)}")
+        raise StackError(
+            f"port {port}, needed for {purpose}, is in use by {_listener(port)}: stop that, or take other ports with "
+            "'make run ARGS=--free-ports' ('order-saga up --free-ports')"
+        )
 
 
 def _in_use(port: int) -> bool:

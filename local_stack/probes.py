@@ -20,6 +20,21 @@ def http_ready(port: int) -> Ready:
     return ready
 
 
+def tcp_ready(port: int) -> Ready:
+    """Make a probe that says whether anybody listens there."""
+
+    async def ready() -> bool:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    return ready
+
+
 def postgres_ready(port: int, user: str) -> Ready:
     """Make a probe like `pg_isready`: a server that still recovers says error, a ready one asks who we are."""
     hello = _POSTGRES_3 + f"user\0{user}\0\0".encode()

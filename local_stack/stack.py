@@ -29,7 +29,7 @@ from contracts.topics import TOPICS
 from local_stack import broker
 from local_stack.errors import StackError
 from local_stack.files import secret, write_private
-from local_stack.ports import free_ports, require_free
+from local_stack.ports import free_ports, kept_ports, require_free
 from local_stack.postgres import Postgres
 from local_stack.probes import http_ready
 from local_stack.processes import run_to_end, side_by_side
@@ -39,7 +39,7 @@ SERVICES = ("balance", "assets", "orchestrator", "api")
 LOGINS = (*SERVICES, "auditor")
 LOGIN_PREFIX = "order_saga_"
 """What the names of our logins begin with: they belong to a whole server."""
-FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003}
+FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "broker": 9092}
 SESSION_TIMEOUT_S = 6
 
 LoadSamples: TypeAlias = Callable[[Mapping[str, str]], Awaitable[None]]
@@ -55,14 +55,14 @@ _BROKER_LOST = (
 class StackOptions:
     """What differs between `make run`, the demo and tests.
 
-    `ports`: a port for each service, or None for free ones. `time_scale` multiplies the saga's patience. `environment`:
-    further settings for all services; `environment_of`: for one process, by its name (`api`, `api-2`). `replicas`: how
-    many of a service, where not one (Apache Kafka only: the embedded broker has one member a group). `command` is what
-    the services' names are appended to. `pause_max_s`: how long a service that keeps dying waits at most before it is
-    started again.
+    `ports`: a port for each service, for `broker` and for `postgres`; one that is not named is chosen among the free
+    ones, once, and kept in the folder. `time_scale` multiplies the saga's patience. `environment`: further settings for
+    all services; `environment_of`: for one process, by its name (`api`, `api-2`). `replicas`: how many of a service,
+    where not one (Apache Kafka only: the embedded broker has one member a group). `command` is what the services' names
+    are appended to. `pause_max_s`: how long a service that keeps dying waits at most before it is started again.
     """
 
-    ports: Mapping[str, int] | None = None
+    ports: Mapping[str, int] = field(default_factory=dict)
     time_scale: float = 1.0
     load_samples: LoadSamples | None = None
     database_url: str | None = None
@@ -85,12 +85,12 @@ class LocalStack:
     def __init__(self, folder: Path, options: StackOptions | None = None, console: Console | None = None) -> None:
         self.folder = folder.absolute()
         self.options = options or StackOptions()
-        *service_ports, postgres_port = free_ports(len(SERVICES) + 1)
-        self.ports = dict(self.options.ports or zip(SERVICES, service_ports, strict=True))
+        self._chosen_ports = kept_ports(self.folder / "ports.json", (*SERVICES, "broker", "postgres"))
+        self.ports = self._chosen_ports | dict(self.options.ports)
         self.database_url = self.options.database_url or ""
         self.kafka_bootstrap_servers = self.options.kafka_bootstrap_servers or ""
         self._console = console or Console(quiet=True)
-        self._postgres = Postgres(self.folder / "postgres", postgres_port)
+        self._postgres = Postgres(self.folder / "postgres", self.ports["postgres"])
         self._supervisor = self._new_supervisor()
         self._guard: asyncio.Task[None] | None = None
         self._lock: IO[str] | None = None
@@ -126,8 +126,10 @@ class LocalStack:
     async def __aenter__(self) -> Self:
         try:
             self._take_folder()
-            for service, port in self.ports.items():
-                require_free(port, service)
+            for purpose, port in self.options.ports.items():
+                if not (purpose == "broker" and self.options.kafka_bootstrap_servers):
+                    require_free(port, purpose)
+            write_private(self.folder / "ports.json", json.dumps(self._chosen_ports) + "\n")
             await self._bring_up()
         except BaseException:
             await self._bring_down()
@@ -222,14 +224,13 @@ class LocalStack:
             await self._postgres.prepare(self.logs)
             self.database_url = self._postgres.database_url
             embedded.append(self._postgres.spec())
-        address_file = self.folder / "broker_address"
         if not self.options.kafka_bootstrap_servers:
             prefix = self._environment().get("KAFKA_TOPIC_PREFIX", "")
             topics = {f"{prefix}{topic.name}": topic.partitions for topic in TOPICS}
-            embedded.append(broker.process_spec(address_file, topics))
+            embedded.append(broker.process_spec(self.ports["broker"], topics))
         await self._supervisor.start(*embedded)
         if not self.options.kafka_bootstrap_servers:
-            self.kafka_bootstrap_servers = broker.read_address(address_file)
+            self.kafka_bootstrap_servers = f"127.0.0.1:{self.ports['broker']}"
 
     async def _run_command(self, name: str) -> None:
         """Run `migrate` or `topics`: as the owner of the database, who also sets the passwords of the logins."""

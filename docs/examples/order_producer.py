@@ -123,11 +123,11 @@ def main():
         case [user_id, asset_id, order_type, quantity]:
             try:
                 order = asyncio.run(place(user_id, asset_id, order_type, quantity))
-            except (
-                KafkaError,
-                OSError,
-            ) as error:  # a time-out too: look the order up before another is sent
-                print(f"order_producer: {error!r}", file=sys.stderr)
+            except TimeoutError:
+                print(f"order_producer: it has not ended within {PATIENCE_S} s; look it up first", file=sys.stderr)
+                return 2
+            except (KafkaError, OSError) as error:  # was it sent? then look it up before you send another
+                print(f"order_producer: {client_options()['bootstrap_servers']}: {error!r}", file=sys.stderr)
                 return 2
         case _:
             print(__doc__, file=sys.stderr)

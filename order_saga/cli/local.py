@@ -40,7 +40,9 @@ def demo(
 
 def up(
     folder: Annotated[Path, typer.Option(help="Where data, secrets and logs are kept.")] = Path(".local"),
-    free_ports: Annotated[bool, typer.Option(help="Take free ports instead of 8000 to 8003.")] = False,
+    free_ports: Annotated[
+        bool, typer.Option(help="Take free ports instead of 8000 to 8003 and 9092, once, and keep them.")
+    ] = False,
     time_scale: Annotated[float, typer.Option(help="Multiplies the saga's patience.")] = 1.0,
 ) -> None:
     """Run PostgreSQL, a Kafka-protocol broker and all services until Ctrl-C; data is kept in .local/."""
@@ -50,7 +52,7 @@ def up(
     async def samples(logins: Mapping[str, str]) -> None:
         await load_samples(logins, time_scale)
 
-    options = StackOptions(ports=None if free_ports else FIXED_PORTS, time_scale=time_scale, load_samples=samples)
+    options = StackOptions(ports={} if free_ports else FIXED_PORTS, time_scale=time_scale, load_samples=samples)
     if status := run_stack(folder, options, _greet, out):
         raise typer.Exit(status)
 
@@ -68,7 +70,7 @@ def _greet(stack: LocalStack) -> None:
     from order_saga.cli.trade import SCOPES, sign
 
     token = sign("alice", SCOPES, 86_400, secret=stack.jwt_secret)
-    out.print(f"\n[bold green]Order Saga runs[/]   API [link]{stack.api_url}[/]   {stack.api_url}/openapi.json")
+    out.print(f"\n[bold green]Order Saga runs[/]   API {stack.api_url}, to try out in a browser: {stack.api_url}/docs")
     out.print(f"Kafka {stack.kafka_bootstrap_servers}   PostgreSQL {stack.logins['auditor']} (schema audit)")
     out.print("users alice, bob, carol; assets BTC, ETH, ACME and some that make trouble. Ctrl-C ends it.\n")
     out.print("Another terminal:")

@@ -130,7 +130,7 @@ async def ground(
         postgres = Postgres(folder / "postgres", free_ports(1)[0])
         await postgres.prepare(logs)
         await supervisor.start(postgres.spec())
-        kafka, words, pids = await _broker(kind, prefix, wanted, supervisor, logs, servers)
+        kafka, words, pids = await _broker(kind, prefix, wanted, supervisor, servers)
         pids = {"postgres": supervisor.pids["postgres"], **pids}
         async with AsyncExitStack() as everything:
             versions = f"{words}, {await _versions(postgres.database_url)}"
@@ -152,14 +152,14 @@ async def _broker(
     prefix: str,
     topics: Mapping[str, int],
     supervisor: Supervisor,
-    logs: Path,
     servers: AsyncExitStack,
 ) -> tuple[str, str, Mapping[str, Sequence[int]]]:
     """Give the broker's address, what it is, and its processes as far as they can be seen from here."""
     if kind == "embedded":
-        await supervisor.start(broker.process_spec(logs / "address", topics))
+        [port] = free_ports(1)
+        await supervisor.start(broker.process_spec(port, topics))
         words = f"the embedded broker (librdkafka {version('confluent-kafka')}'s mock, in memory)"
-        return broker.read_address(logs / "address"), words, {"broker": supervisor.pids["broker"]}
+        return f"127.0.0.1:{port}", words, {"broker": supervisor.pids["broker"]}
     if address := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         await create_topics(address, topics)
         servers.push_async_callback(delete_topics, address, prefix)

@@ -52,7 +52,7 @@ async def test_the_python_example_says_when_it_cannot_reach_a_broker() -> None:
         environment={"KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "KAFKA_TOPIC_PREFIX": ""},
     )
     assert 2 == told.code
-    assert "order_producer: KafkaConnectionError" in told.err
+    assert "order_producer: localhost:1: KafkaConnectionError" in told.err
     assert "Traceback" not in told.err
 
 

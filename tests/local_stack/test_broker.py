@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from local_stack import broker
 from local_stack.errors import StackError
+from local_stack.ports import free_ports
+from local_stack.probes import tcp_ready
 from tests.local_stack.support import ENVIRONMENT, Supervised, eventually, is_gone
 
 pytestmark = pytest.mark.asyncio
@@ -22,9 +23,9 @@ TOPICS = {"requests": 12, "replies": 3}
 
 async def start(supervised: Supervised, topics: Mapping[str, int]) -> str:
     """Run a broker; return its address."""
-    address_file = supervised.logs / "address"
-    await supervised.supervisor.start(broker.process_spec(address_file, topics))
-    return broker.read_address(address_file)
+    [port] = free_ports(1)
+    await supervised.supervisor.start(broker.process_spec(port, topics))
+    return f"127.0.0.1:{port}"
 
 
 async def consumer(address: str) -> Any:
@@ -106,16 +107,17 @@ async def test_it_stops_when_asked(supervised: Supervised) -> None:
     assert supervised.said == ["broker ended with exit code 0"]
 
 
-async def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+async def test_it_ends_with_its_parent() -> None:
     """A broker that nobody supervises does not stay when the process that started it has died."""
     program = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); p.wait()"
-    command = [sys.executable, "-m", "local_stack.broker", "--address-file", str(tmp_path / "address")]
+    [port] = free_ports(1)
+    command = [sys.executable, "-m", "local_stack.broker", "--port", str(port)]
     parent = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, *command), env=ENVIRONMENT, stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
     pid = int(await parent.stdout.readline())
-    await eventually((tmp_path / "address").exists)
+    await eventually(tcp_ready(port))
     parent.kill()
     await parent.wait()
     await eventually(lambda: is_gone(pid))

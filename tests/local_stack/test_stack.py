@@ -120,7 +120,7 @@ async def test_a_killed_broker_starts_the_whole_stack_again_and_says_what_that_m
             lambda: json.loads((tmp_path / "stack.json").read_text())["processes"].get("api") == stack.pids["api"]
         )
         assert all(stack.pids[name] != before[name] for name in PROCESSES)
-        assert (await environment_of(stack, "assets"))["KAFKA_BOOTSTRAP_SERVERS"] != address
+        assert (await environment_of(stack, "assets"))["KAFKA_BOOTSTRAP_SERVERS"] == address
         connection = await asyncpg.connect(stack.database_url)
         assert await connection.fetchval("select answer from kept") == 42
         await connection.close()
@@ -156,9 +156,30 @@ async def test_a_busy_port_is_one_clear_line_before_anything_starts(tmp_path: Pa
             await stack.__aenter__()
     me = psutil.Process()
     assert str(error.value) == (
-        f"port {ports['orchestrator']}, needed for orchestrator, is in use by {me.name()} (process {me.pid})"
+        f"port {ports['orchestrator']}, needed for orchestrator, is in use by {me.name()} (process {me.pid}): "
+        "stop that, or take other ports with 'make run ARGS=--free-ports' ('order-saga up --free-ports')"
     )
     assert stack.pids == {}
+
+
+async def test_ports_stay_and_a_busy_one_is_replaced(tmp_path: Path) -> None:
+    """What others were told (the broker's address, the API's) is true after the next start, if it can be."""
+    async with LocalStack(tmp_path, OPTIONS) as stack:
+        first, address = stack.ports, stack.kafka_bootstrap_servers
+    assert sorted([*SERVICES, "broker", "postgres"]) == sorted(first)
+    with socket.create_server(("127.0.0.1", first["assets"])):
+        async with LocalStack(tmp_path, OPTIONS) as stack:
+            second = stack.ports
+            assert address == stack.kafka_bootstrap_servers == f"127.0.0.1:{first['broker']}"
+    assert {"assets"} == {name for name, port in first.items() if second[name] != port}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"api": 80, "broker": "x", "assets": null}'])
+def test_a_file_of_ports_that_says_nonsense_is_as_none(tmp_path: Path, text: str) -> None:
+    """Whatever stands in `ports.json`, a stack has ports."""
+    (tmp_path / "ports.json").write_text(text)
+    chosen = LocalStack(tmp_path, OPTIONS).ports
+    assert len(PROCESSES) == len({port for port in chosen.values() if 20_000 <= port < 32_000})
 
 
 async def test_a_folder_has_one_stack(tmp_path: Path) -> None:
