@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,14 +42,37 @@ class Trouble(Exception):  # noqa: N818 - the word that the exit status 1 is doc
 
 
 def stack() -> dict[str, Any]:
-    """Read the running local stack's addresses; empty when there is none."""
+    """Read the running local stack's addresses; empty when there is none.
+
+    It says where passwords and tokens are sent. So raise `Trouble` for a file that somebody else has made or may
+    change: anybody can leave one in a folder above, such as the one for temporary files.
+    """
     named = os.environ.get("ORDER_SAGA_STACK")
     here = Path.cwd()
     for path in [Path(named)] if named else [folder / STACK_FILE for folder in (here, *here.parents)]:
         if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text())
-            return found
+            return _believed(path)
     return {}
+
+
+def _believed(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            text = file.read()
+    except OSError as error:
+        raise Trouble(f"{path} can't be read: {error.strerror}", 2) from None
+    if status.st_uid != os.geteuid():
+        raise Trouble(f"{path} is another user's (id {status.st_uid}), so it is not believed", 2)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Trouble(f"others may write {path}, so it is not believed: chmod 600 {path}", 2)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Trouble(f"{path} does not describe a local stack", 2)
+    return found
 
 
 def setting(variable: str, key: str) -> str:
@@ -61,7 +85,8 @@ def setting(variable: str, key: str) -> str:
 
 def ledger_setting() -> str:
     """Say where the ledger's views are: a schema, `none`, or nothing for the reference service's."""
-    named = os.environ.get("LEDGER_VIEWS") or str(stack().get("ledger_views") or "")
+    known = {} if os.environ.get("DATABASE_URL") else stack()  # that stack's, when it is the system that is meant
+    named = os.environ.get("LEDGER_VIEWS") or str(known.get("ledger_views") or "")
     return "" if named == "audit" else named
 
 
