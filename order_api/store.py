@@ -21,6 +21,7 @@ from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode
 from order_api.listing import Wanted
 from order_api.messages import Cancel, Claim, Claimed
 from order_api.trail import ACCEPTED, Action, Origin
+from saga_kit.lookback import LookBack
 
 T = TypeVar("T")
 GRACE_S: Final = 5.0
@@ -73,6 +74,7 @@ class Store:
     def __init__(self, engine: AsyncEngine, *, grace_s: float = GRACE_S) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._grace_s = grace_s
+        self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
 
     async def claim(self, asked: Sequence[tuple[Claim, Origin]]) -> list[datetime | None]:
         """Commit those claims whose keys are free; return the time of each, None for one whose keys are taken.
@@ -128,16 +130,22 @@ class Store:
 
     async def due_claims(self, limit: int) -> Looked[Claimed]:
         """Lease claims that are due; of those whose order's row exists, none is ever due again."""
-        return _looked(await self._run(_SWEEP_CLAIMS, limit, self._grace_s, PAUSE_MAX_S), _claimed)
+        return _looked(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
 
     async def due_cancels(self, limit: int) -> Looked[Cancel]:
         """Lease cancels that are due; of those that the order shows, none is ever due again."""
-        rows = await self._run(_SWEEP_CANCELS, limit, self._grace_s, PAUSE_MAX_S)
+        rows = await self._sweep("cancels", _SWEEP_CANCELS, limit)
         return _looked(rows, lambda row: Cancel(*row[:-2]))
 
     async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
         """End the lease of what was not published: it is due again soon."""
         await self._run(_HAND_BACK[table], order_ids, RETRY_S)
+
+    async def _sweep(self, table: str, statement: str, limit: int) -> list[Any]:
+        with self._lookbacks[table].look() as look:
+            rows = await self._run(statement, limit, self._grace_s, PAUSE_MAX_S, look.back_s)
+            look.saw_all = len(rows) < limit
+        return rows
 
     async def _run_again(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement anew that lost a deadlock: two that claim keys of two indexes in different orders."""
@@ -307,6 +315,7 @@ def _sweep(table: str, columns: str, settled: str, shown: str, also: str = "") -
     return f"""
         WITH due AS (
             SELECT order_id FROM api.{table} WHERE NOT settled AND next_publish_at <= statement_timestamp()
+                AND next_publish_at > statement_timestamp() - make_interval(secs => $4)
             ORDER BY next_publish_at LIMIT $1 FOR UPDATE SKIP LOCKED)
         UPDATE api.{table} AS c SET
             settled = {_order_exists(settled)}, {also}

@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from order_saga import store
 from order_saga.core.phases import PHASES, TERMINAL
 from order_saga.core.saga import Participant, Phase
-from saga_kit.backoff import keep_doing
+from saga_kit.backoff import RESTS, keep_doing
 
 if TYPE_CHECKING:
     import asyncio
@@ -79,4 +79,4 @@ async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asynci
         for participant in Participant:
             metrics.paused.labels(participant.value).set(participant in paused)
 
-    await keep_doing("gauges", look, stopping, every_s=INTERVAL_S)
+    await keep_doing("gauges", look, stopping, every_s=INTERVAL_S, rests=RESTS)

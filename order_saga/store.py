@@ -134,6 +134,7 @@ _CLIENT_IDS: Final = """
 # statement_timestamp(), unlike clock_timestamp(), may be looked up in the index of due orders.
 _DUE: Final = """
     SELECT order_id FROM orders.orders WHERE due_at <= statement_timestamp() AND parked_reason IS NULL
+        AND due_at > statement_timestamp() - make_interval(secs => $2)
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED"""
 _WAKE: Final = """
     UPDATE orders.orders SET due_at = clock_timestamp()
@@ -208,9 +209,9 @@ async def save(tx: AsyncConnection, known: Mapping[UUID, Saga], folded: Folded, 
     await _write_fills(tx, list(folded.fills.values()))
 
 
-async def due(tx: AsyncConnection, most: int) -> list[UUID]:
-    """List orders whose time has come, those first that waited longest; ones that are being worked on are left out."""
-    return list((await tx.exec_driver_sql(_DUE, (most,))).scalars())
+async def due(tx: AsyncConnection, most: int, back_s: float) -> list[UUID]:
+    """List orders whose time has come within `back_s`, those first that waited longest; ones in work are left out."""
+    return list((await tx.exec_driver_sql(_DUE, (most, back_s))).scalars())
 
 
 async def wake(tx: AsyncConnection, phases: Sequence[Phase], most: int) -> int:

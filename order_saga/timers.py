@@ -11,6 +11,7 @@ from order_saga.silence import PROBES
 from saga_kit.backoff import keep_doing
 from saga_kit.batch import Received
 from saga_kit.crash_points import CrashPoint, reached
+from saga_kit.lookback import LookBack
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -54,17 +55,20 @@ class _Scanner:
         self._waking: set[Phase] = set()
         self._pages = 0
         self._probed_at = -PROBE_EVERY_S
+        self._lookback = LookBack()
 
     async def scan(self) -> int:
         """Do a round; return how many orders were due."""
         if back := self._silence.take_back():
             self._waking |= set(back)
             self._pages = WAKE_PAGES_MAX
-        async with self._engine.begin() as tx:
-            order_ids = await store.due(tx, ROUND_MAX)
-            if self._waking and len(order_ids) < ROUND_MAX:
-                await self._wake(tx)
-                order_ids = await store.due(tx, ROUND_MAX)
+        with self._lookback.look() as look:
+            async with self._engine.begin() as tx:
+                order_ids = await store.due(tx, ROUND_MAX, look.back_s)
+                if self._waking and len(order_ids) < ROUND_MAX:
+                    await self._wake(tx)
+                    order_ids = await store.due(tx, ROUND_MAX, look.back_s)
+            look.saw_all = len(order_ids) < ROUND_MAX
         timers = self._timers(order_ids)
         if timers:
             reached(CrashPoint.TIMERS_FOUND, timers)

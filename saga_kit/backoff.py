@@ -13,6 +13,8 @@ from saga_kit.errors import Stopped, describe
 
 FIRST_S: Final = 0.1
 CAP_S: Final = 5.0
+RESTS: Final = 19.0
+"""For a round whose cost grows with a table: it takes no more than a twentieth of the time."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,14 +51,22 @@ async def pause(stopping: asyncio.Event, seconds: float) -> bool:
 
 
 async def keep_doing(
-    name: str, one_round: Callable[[], Awaitable[object]], stopping: asyncio.Event, *, every_s: float
+    name: str,
+    one_round: Callable[[], Awaitable[object]],
+    stopping: asyncio.Event,
+    *,
+    every_s: float,
+    rests: float = 0.0,
 ) -> None:
     """Do rounds until `stopping`: the next at once when one returns something true (more to do), else after `every_s`.
 
+    It rests at least `rests` times as long as a round took, so that a round that takes ever longer comes more seldom.
     A failure is logged and tried again, later and later. Raises `Stopped` when a round does.
     """
     backoff = Backoff()
+    clock = asyncio.get_running_loop().time
     while not stopping.is_set():
+        began = clock()
         try:
             more = await one_round()
         except Stopped:
@@ -67,4 +77,4 @@ async def keep_doing(
         else:
             backoff.reset()
             if not more:
-                await pause(stopping, every_s)
+                await pause(stopping, max(every_s, rests * (clock() - began)))

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.envelope import Outgoing
 from saga_kit.backoff import keep_doing
 from saga_kit.crash_points import CrashPoint, reached
+from saga_kit.lookback import LookBack
 from saga_kit.publisher import check_sizes
 
 GRACE_S: Final = 5.0
@@ -163,12 +164,15 @@ class Relay:
         self._poll_s = poll_s
         self._claim_rows = CLAIM_ROWS_MAX
         self._lingering: set[int] = set()
-        # statement_timestamp(), unlike clock_timestamp(), may be looked up in the index.
+        self._lookback = LookBack()
+        # statement_timestamp(), unlike clock_timestamp(), may be looked up in the index. The array is made before rows
+        # are looked up; by a join, a plan that was made while the table was empty walks all of it instead.
         self._claim_sql = f"""
             UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)
-            WHERE outbox_id IN (
+            WHERE outbox_id = ANY(ARRAY(
                 SELECT outbox_id FROM {schema}.outbox WHERE available_at <= statement_timestamp()
-                ORDER BY available_at, outbox_id LIMIT $2 FOR UPDATE SKIP LOCKED)
+                    AND available_at > statement_timestamp() - make_interval(secs => $3)
+                ORDER BY available_at, outbox_id LIMIT $2 FOR UPDATE SKIP LOCKED))
             RETURNING outbox_id, payload"""  # noqa: S608 - the schema's name is the program's own
         self._release_sql = f"""
             UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)
@@ -216,9 +220,12 @@ class Relay:
             self._outbox.forget(ids)
 
     async def _claim(self) -> list[tuple[int, bytes]]:
-        async with self._engine.begin() as tx:
-            result = await tx.exec_driver_sql(self._claim_sql, (self._lease_s, self._claim_rows))
-            return sorted((row.outbox_id, row.payload) for row in result)
+        with self._lookback.look() as look:
+            async with self._engine.begin() as tx:
+                result = await tx.exec_driver_sql(self._claim_sql, (self._lease_s, self._claim_rows, look.back_s))
+                rows = sorted((row.outbox_id, row.payload) for row in result)
+            look.saw_all = len(rows) < self._claim_rows
+        return rows
 
 
 def _unpack(payload: bytes) -> list[Outgoing]:

@@ -15,7 +15,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from saga_kit.backoff import keep_doing
+from saga_kit.backoff import RESTS, keep_doing
 from saga_kit.batch import BatchProcess, Handler
 from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
 from saga_kit.database import check_sessions, create_engine, ping
@@ -24,6 +24,7 @@ from saga_kit.deadman import deadman
 from saga_kit.dsn import place
 from saga_kit.errors import KitError, Stopped, describe
 from saga_kit.health import Health, HealthServer, health_routes, listen
+from saga_kit.lookback import MARGIN_S, LookBack
 from saga_kit.outbox import Outbox, Relay
 from saga_kit.publisher import Publisher
 from saga_kit.settings import KitSettings
@@ -127,9 +128,12 @@ class Service:
         self._schema = schema
         self._failure: Exception | None = None
         self._unsent_s = 0.0
+        self._old_since: float | None = None
+        """When the oldest unsent message was due, as the last look at everything saw it."""
+        self._lookback = LookBack()
         self._measure_sql = f"""
             SELECT (SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0) AS unsent_s
-                    FROM {schema}.outbox),
+                    FROM {schema}.outbox WHERE available_at > statement_timestamp() - make_interval(secs => $1)),
                    (SELECT count(*) AS letters
                     FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
             """  # noqa: S608 - the schema's name is the program's own
@@ -232,7 +236,7 @@ class Service:
         return [
             self._consumer.watch(self._stopping),
             self._relay.run(self._stopping),
-            keep_doing("measuring", self._measure, self._stopping, every_s=MEASURE_S),
+            keep_doing("measuring", self._measure, self._stopping, every_s=MEASURE_S, rests=RESTS),
             *(task(self._kit, self._process) for task in self._tasks),
         ]
 
@@ -252,9 +256,15 @@ class Service:
         self._stopping.set()
 
     async def _measure(self) -> None:
-        async with self._engine.connect() as connection:
-            row = (await connection.exec_driver_sql(self._measure_sql)).one()
-        self._unsent_s = float(row.unsent_s)
+        with self._lookback.look() as look:
+            async with self._engine.connect() as connection:
+                row = (await connection.exec_driver_sql(self._measure_sql, (look.back_s,))).one()
+            look.saw_all = True
+        now = asyncio.get_running_loop().time()
+        if look.at_everything:
+            self._old_since = now - float(row.unsent_s) if row.unsent_s > MARGIN_S else None
+        old_s = 0.0 if self._old_since is None else now - self._old_since
+        self._unsent_s = max(float(row.unsent_s), old_s)
         self._metrics.outbox_oldest_unsent_seconds.set(self._unsent_s)
         self._metrics.dead_letters.set(row.letters)
 

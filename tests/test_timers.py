@@ -19,6 +19,7 @@ from order_saga.core.saga import Step
 from order_saga.silence import PROBES, SILENT_AFTER, Silence
 from order_saga.timers import PROBE_EVERY_S, ROUND_MAX, run_timers
 from saga_kit.dsn import parse_database_url
+from saga_kit.lookback import EVER_S
 from tests.infrastructure import Database
 
 
@@ -115,5 +116,5 @@ async def test_a_scan_reads_what_is_due_and_not_what_waits(owner: asyncpg.Connec
     """It comes four times a second, and a hundred thousand orders may wait for who is away."""
     await _waiting(owner, 5000, due_in_s=60)
     await owner.execute("ANALYZE orders.orders")
-    plan = json.loads(await owner.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._DUE}", ROUND_MAX))  # noqa: SLF001
+    plan = json.loads(await owner.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._DUE}", ROUND_MAX, EVER_S))  # noqa: SLF001
     assert plan[0]["Plan"]["Shared Hit Blocks"] < 50

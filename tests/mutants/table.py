@@ -534,8 +534,8 @@ MUTANTS: Final = (
         "lease not taken",
         "A claimed row is left alone by other relays for its lease.",
         "saga_kit/outbox.py",
-        "            UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)\n            WHERE outbox_id IN (",
-        "            UPDATE {schema}.outbox SET available_at = clock_timestamp() - make_interval(secs => $1)\n            WHERE outbox_id IN (",
+        "            UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)\n            WHERE outbox_id = ANY(ARRAY(",
+        "            UPDATE {schema}.outbox SET available_at = clock_timestamp() - make_interval(secs => $1)\n            WHERE outbox_id = ANY(ARRAY(",
         (
             "tests/saga_kit/test_outbox.py::test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease",
             "tests/saga_kit/test_outbox.py::test_two_relays_never_publish_a_row_at_once",

@@ -23,6 +23,7 @@ from order_saga.process import Orders
 from order_saga.silence import Silence
 from order_saga.tables import SCHEMA
 from saga_kit.batch import Received
+from saga_kit.lookback import EVER_S
 from saga_kit.outbox import Outbox
 from tests.core.sample import requested
 from tests.core.test_fold import of
@@ -64,7 +65,7 @@ class Desk:
     async def scan(self) -> list[str]:
         """Look for what is due, as the orchestrator's scanner does; return the ids of the commands that follow."""
         async with self.engine.begin() as tx:
-            due = await store.due(tx, 500)
+            due = await store.due(tx, 500, EVER_S)
         return sorted(await self.tell(*map(TimerDue, due)))
 
     async def rows(self, statement: str, *arguments: object) -> list[dict[str, Any]]:

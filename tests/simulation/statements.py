@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
 
@@ -218,18 +218,22 @@ async def upsert_fills(tx: Transaction, *arrays: list[Any]) -> Result:
     return Result()
 
 
-async def due(tx: Transaction, most: int) -> Result:
+async def due(tx: Transaction, most: int, back_s: float) -> Result:
     """Lock those that are due and not locked, first those that waited longest."""
     now = tx.database.now()
     waiting = sorted(
         (row["due_at"], order_id)
         for order_id, row in tx.rows("orders")
-        if row["due_at"] is not None and row["due_at"] <= now and row["parked_reason"] is None
+        if row["due_at"] is not None and row["parked_reason"] is None and _is_due(row["due_at"], now, back_s)
     )
     free = [order_id for _, order_id in waiting if tx.is_free("orders", order_id)][:most]
     for order_id in free:
         await tx.lock("orders", order_id)
     return Result([(order_id,) for order_id in free])
+
+
+def _is_due(at: datetime, now: datetime, back_s: float) -> bool:
+    return now - timedelta(seconds=back_s) < at <= now
 
 
 async def wake(tx: Transaction, phases: list[str], most: int) -> Result:
@@ -373,9 +377,11 @@ def _outbox(schema: str) -> dict[str, Statement]:
         await delete(tx, ids)
         return await insert(tx, *values)
 
-    async def claim(tx: Transaction, lease_s: float, most: int) -> Result:
+    async def claim(tx: Transaction, lease_s: float, most: int, back_s: float) -> Result:
         now = tx.database.now()
-        waiting = sorted((row["available_at"], key) for key, row in tx.rows(table) if row["available_at"] <= now)
+        waiting = sorted(
+            (row["available_at"], key) for key, row in tx.rows(table) if _is_due(row["available_at"], now, back_s)
+        )
         free = [outbox_id for _, outbox_id in waiting if tx.is_free(table, outbox_id)][:most]
         return Result([await _lease(tx, table, outbox_id, lease_s) for outbox_id in free])
 

@@ -17,6 +17,7 @@ from order_saga import store
 from order_saga.core.saga import Phase, Saga
 from participants.balance import store as balances
 from saga_kit.dsn import parse_database_url
+from saga_kit.lookback import EVER_S
 from saga_kit.outbox import Outbox, Relay
 from tests.infrastructure import Database
 from tests.simulation import database as simulated
@@ -149,9 +150,9 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
     ],
     "claimed rows are skipped": [
         Does("A", _OUTBOX._insert_sql, _KEPT), Does("A", None),
-        Does("A", _RELAY._claim_sql, (30.0, 20)), Does("B", _RELAY._claim_sql, (30.0, 20)),
+        Does("A", _RELAY._claim_sql, (30.0, 20, EVER_S)), Does("B", _RELAY._claim_sql, (30.0, 20, EVER_S)),
         Does("A", None), Does("B", None),
-        Does("B", _RELAY._claim_sql, (30.0, 20)), Does("B", None),
+        Does("B", _RELAY._claim_sql, (30.0, 20, EVER_S)), Does("B", None),
     ],
     "a row that is being deleted is waited for": [
         Does("A", _OUTBOX._insert_sql, _KEPT), Does("A", None),
