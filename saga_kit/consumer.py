@@ -54,9 +54,12 @@ log = structlog.get_logger(__name__)
 
 
 class Consumer(Generic[M]):
-    """Consumes a handler's topics and runs its batches. `fail` is told the error for which the process must end."""
+    """Consumes a handler's topics and runs its batches. `fail` is told the error for which the process must end.
 
-    def __init__(
+    `now_s` is the clock that the age of a record is judged by, in seconds since 1970.
+    """
+
+    def __init__(  # noqa: PLR0913 - all by name, and each a part of the service
         self,
         settings: KitSettings,
         *,
@@ -67,12 +70,14 @@ class Consumer(Generic[M]):
         metrics: Metrics,
         fail: Callable[[Exception], None],
         stalled_s: float = STALLED_S,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._handler = handler
         self._process = process
         self._publisher = publisher
         self._metrics = metrics
         self._stalled_s = stalled_s
+        self._now_s = now_s
         intake: Intake | None = getattr(handler, "intake", None)
         self._poller = Poller(intake and intake._replace(topic=settings.kafka_topic_prefix + intake.topic))
         self._limited = intake is not None
@@ -212,7 +217,7 @@ class Consumer(Generic[M]):
     def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[Unreadable]]:
         readable: list[Received[M]] = []
         unreadable: list[Unreadable] = []
-        oldest = (time.time() - REPLAY_HORIZON_S) * 1000
+        oldest = (self._now_s() - REPLAY_HORIZON_S) * 1000
         for record in records:
             if isinstance(record, LostRecord):
                 unreadable.append((record, record.reason))

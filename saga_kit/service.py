@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from saga_kit.backoff import RESTS, keep_doing
 from saga_kit.batch import BatchProcess, Handler
+from saga_kit.clock import DatabaseClock
 from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
 from saga_kit.database import check_sessions, create_engine, ping
 from saga_kit.dead_letters import DeadLetters
@@ -131,11 +132,13 @@ class Service:
         self._old_since: float | None = None
         """When the oldest unsent message was due, as the last look at everything saw it."""
         self._lookback = LookBack()
+        self._clock = DatabaseClock()
         self._measure_sql = f"""
             SELECT (SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0) AS unsent_s
                     FROM {schema}.outbox WHERE available_at > statement_timestamp() - make_interval(secs => $1)),
                    (SELECT count(*) AS letters
-                    FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL)
+                    FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL),
+                   extract(epoch FROM clock_timestamp()) AS now_s
             """  # noqa: S608 - the schema's name is the program's own
         self._metrics = Metrics()
         self._engine = create_engine(settings.sqlalchemy_url, application_name=name, by_key=True)
@@ -162,6 +165,7 @@ class Service:
             publisher=self._publisher,
             metrics=self._metrics,
             fail=self._fail,
+            now_s=self._clock.now_s,
         )
         self._health = Health({"started": _starting})
         self.server = HealthServer(
@@ -260,6 +264,7 @@ class Service:
             async with self._engine.connect() as connection:
                 row = (await connection.exec_driver_sql(self._measure_sql, (look.back_s,))).one()
             look.saw_all = True
+        self._clock.show(float(row.now_s))
         now = asyncio.get_running_loop().time()
         if look.at_everything:
             self._old_since = now - float(row.unsent_s) if row.unsent_s > MARGIN_S else None

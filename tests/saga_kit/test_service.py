@@ -9,9 +9,11 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -310,6 +312,17 @@ async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(st
             while await stage.done() != ["a"]:
                 await asyncio.sleep(0.05)
     await proxy.stop()
+
+
+async def test_a_host_whose_clock_is_wrong_handles_what_is_young(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay horizon is judged by the database's clock: a host that is 40 days ahead sets no record aside."""
+    ahead = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 40 * 86_400)
+    monkeypatch.setattr("saga_kit.consumer.time", ahead)
+    async with serving(stage), asyncio.timeout(30):
+        await stage.send(("a", 1))
+        while await stage.done() != ["a"]:
+            assert [] == await stage.schema.rows("SELECT reason FROM {s}.dead_letters")
+            await asyncio.sleep(0.05)
 
 
 async def test_a_busy_port_is_one_clear_line(stage: Stage) -> None:
