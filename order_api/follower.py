@@ -148,7 +148,7 @@ def _worth(value: bytes | None) -> dict[str, Any]:
     """Say which version an event tells of; nothing of one that can't be read, so that everybody looks."""
     try:
         event = _read(value or b"")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # not JSON, not UTF-8, nested too deep
         return {}
     return {"version": event.version, "terminal": event.status.terminal}
 

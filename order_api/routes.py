@@ -38,6 +38,8 @@ _SEQ: Final = re.compile(r"[0-9]{1,9}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NAME: Final = re.compile(NAME_PATTERN)
 JSON: Final = "application/json"
+ADDRESS_LENGTH_MAX: Final = 64
+"""Characters of an address that the trail keeps: a trusted proxy passes on what it was told."""
 PREFERENCE_APPLIED: Final = "preference-applied"
 
 
@@ -252,7 +254,7 @@ def _origin(request: Request, caller: Caller) -> Origin:
     return Origin(
         caller=caller.user_id,
         token_id=caller.token_id,
-        address=request.client.host if request.client is not None else None,
+        address=request.client.host[:ADDRESS_LENGTH_MAX] if request.client is not None else None,
         trace_id=traceparent.split("-")[1] if traceparent else None,
     )
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer
+from structlog.testing import capture_logs
 
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_EVENTS
@@ -92,6 +93,22 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
             assert not await _rings(stranger, 0.3)
     assert KEY not in waiters
     assert 0 == waiters.waiting
+
+
+@pytest.mark.usefixtures("events")
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"order":' * 50_000, b'{"status":"\xff"}', b"", b"{}"])
+async def test_an_event_that_can_not_be_read_rings_and_stops_nothing(settings: KitSettings, body: bytes) -> None:
+    """Whoever waits for its order looks; the follower goes on without beginning anew."""
+    with capture_logs() as lines:
+        async with _following(settings) as (follower, waiters):
+            await until(lambda: follower.following)
+            with waiters.bell(KEY, for_end=True) as bell:
+                publisher = Publisher(settings)
+                assert await publisher.publish([Outgoing(ORDERS_EVENTS.name, KEY.decode(), "x", body, [])])
+                await publisher.stop()
+                assert await _rings(bell, 5)
+            assert follower.following
+    assert [] == [line for line in lines if line["log_level"] != "info"]
 
 
 @pytest.mark.apache_kafka  # the embedded broker makes a topic of whatever it is asked for

@@ -18,7 +18,7 @@ from saga_kit import health as health_module
 from saga_kit.connections import Connections
 from saga_kit.health import CONNECTIONS_MAX, Health, HealthServer, health_routes, listen
 
-SECRET_HOST = "db.internal.example"
+HIDDEN_HOST = "db.internal.example"
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def test_what_a_library_says_is_for_the_log_alone() -> None:
     """Hosts, users and addresses in an error go to no stranger; the log has them, once for each change."""
 
     async def database() -> None:
-        raise ConnectionRefusedError(f"can't connect to {SECRET_HOST}:5432 as api")
+        raise ConnectionRefusedError(f"can't connect to {HIDDEN_HOST}:5432 as api")
 
     async def consumer() -> str:
         return "no partitions assigned"
@@ -137,7 +137,7 @@ async def test_what_a_library_says_is_for_the_log_alone() -> None:
     assert {"status": "unavailable", "checks": expected} == answer.json()
     told = [line for line in lines if line["event"] == "health changed"]
     assert ["database", "consumer"] == [line["check"] for line in told]
-    assert SECRET_HOST in json.dumps(told)
+    assert HIDDEN_HOST in json.dumps(told)
 
 
 async def test_a_change_of_the_checks_is_seen_at_once() -> None:
