@@ -35,8 +35,12 @@ class CheckAsset(msgspec.Struct, frozen=True):
     price: Price | None = None
 
 
-class AssetApproved(msgspec.Struct, frozen=True):
-    """The order is allowed at this quote; carries all that later sums need. `fee_bps` is the fee rate in 1/10,000."""
+class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The order is allowed at this quote; carries all that later sums need. `fee_bps` is the fee rate in 1/10,000.
+
+    `quoted_at` is when the quote was made. A quote's age counts from the earliest of it, the reply's `ce_time` and its
+    append time: whatever held the answer up, the price is as old as it is.
+    """
 
     command_id: StepId
     order_id: UUID
@@ -50,6 +54,7 @@ class AssetApproved(msgspec.Struct, frozen=True):
     cash_asset_id: AssetId
     cash_scale: Scale
     rules_version: Count
+    quoted_at: Instant | None = None
 
 
 class AssetRefused(msgspec.Struct, frozen=True):

@@ -3,7 +3,8 @@
 A command carries final amounts: the balance service never computes a price or a fee. `amount` is always the whole
 hold, so that a command under a known hold id with other terms is seen. `hold_asked_at` is when the order first asked
 for its hold, in each of its commands: a ledger that began later and does not know the hold must move nothing, because
-the one before may hold it (HOLD_CONFLICT, with the state HELD). Every reply says the hold's state.
+the one before may hold it (HOLD_CONFLICT, with the state HELD). Every reply says the hold's state. A yes says also
+whose hold it is, of what; a service that does not say it is believed.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class RefundBalance(msgspec.Struct, frozen=True, omit_defaults=True):
     hold_asked_at: Instant | None = None
 
 
-class BalanceReserved(msgspec.Struct, frozen=True):
+class BalanceReserved(msgspec.Struct, frozen=True, omit_defaults=True):
     """The amount is held."""
 
     command_id: StepId
@@ -81,6 +82,8 @@ class BalanceReserved(msgspec.Struct, frozen=True):
     hold_id: StepId
     hold_state: HoldState
     amount: Money
+    user_id: UserId | None = None
+    asset_id: AssetId | None = None
 
 
 class BalanceRefused(msgspec.Struct, frozen=True):
@@ -94,7 +97,7 @@ class BalanceRefused(msgspec.Struct, frozen=True):
     reason: ReasonText
 
 
-class BalanceSettled(msgspec.Struct, frozen=True):
+class BalanceSettled(msgspec.Struct, frozen=True, omit_defaults=True):
     """Both legs are booked; `returned` is the part of the hold that went back to the user."""
 
     command_id: StepId
@@ -103,6 +106,8 @@ class BalanceSettled(msgspec.Struct, frozen=True):
     hold_state: HoldState
     captured: Money
     returned: Money
+    user_id: UserId | None = None
+    asset_id: AssetId | None = None
 
 
 class SettlementRefused(msgspec.Struct, frozen=True):
@@ -116,7 +121,7 @@ class SettlementRefused(msgspec.Struct, frozen=True):
     reason: ReasonText
 
 
-class BalanceRefunded(msgspec.Struct, frozen=True):
+class BalanceRefunded(msgspec.Struct, frozen=True, omit_defaults=True):
     """Nothing is held: `refunded` went back to the user (0 when there was no hold)."""
 
     command_id: StepId
@@ -124,6 +129,8 @@ class BalanceRefunded(msgspec.Struct, frozen=True):
     hold_id: StepId
     hold_state: HoldState
     refunded: Money
+    user_id: UserId | None = None
+    asset_id: AssetId | None = None
 
 
 class RefundRefused(msgspec.Struct, frozen=True):

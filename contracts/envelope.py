@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
+FIRST_APPENDED: Final = "first-appended-at"
+"""A header, RFC 3339: when the broker first had a record that was published again."""
 HEADER_LENGTH_MAX: Final = 1024
 """Characters of a `ce_` header."""
 TIME_LENGTH_MAX: Final = 64
@@ -52,7 +54,10 @@ class UnreadableMessage(Exception):  # noqa: N818 - it names the thing that a de
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """What the headers say: identity, type, origin, time, trace and which attempt this is (from 1)."""
+    """What the headers say: identity, type, origin, time, trace and which attempt this is (from 1).
+
+    `time` is `ce_time`, or when the broker first had a record that was published again, if that is earlier.
+    """
 
     id: str
     type: str
@@ -97,7 +102,7 @@ def read_envelope(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
         id=_text(raw.get("ce_id"), "ce_id"),
         type=_kept_text(raw.get("ce_type"), "ce_type"),
         source=_kept_text(raw.get("ce_source"), "ce_source"),
-        time=_time(_given(raw.get("ce_time"), "ce_time")),
+        time=_earlier(_time(_given(raw.get("ce_time"), "ce_time")), raw.get(FIRST_APPENDED)),
         traceparent=_traceparent(raw.get("traceparent")),
         attempt=_attempt(raw.get("attempt")),
     )
@@ -155,6 +160,15 @@ def _time(value: bytes) -> datetime:
     except ValueError:
         raise UnreadableMessage(f"header ce_time must be an RFC 3339 time, got {value[:QUOTED_LENGTH_MAX]!r}") from None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _earlier(time: datetime, first_appended: bytes | None) -> datetime:
+    if first_appended is None:
+        return time
+    try:
+        return min(time, _time(first_appended))
+    except UnreadableMessage:  # it is ours; what somebody else puts there is ignored
+        return time
 
 
 def _traceparent(value: bytes | None) -> str | None:

@@ -46,6 +46,7 @@ _VALUES: Final[dict[str, Any]] = {
     "refunded": "500.5",
     "sequence": 1207,
     "as_of": TIME,
+    "quoted_at": TIME,
     "tick": "0.01",
     "step": "0.00000001",
     "fee_bps": 10,

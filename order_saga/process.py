@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 import structlog
 from msgspec import structs
 
+from contracts.assets import AssetApproved
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
@@ -51,11 +52,13 @@ class Orders:
         self.intake = None if window is None else Intake(ORDERS_REQUESTS.name, window.room)
 
     def decode(self, envelope: Envelope, record: Record) -> Incoming:
-        """Read one record; a request keeps the broker's time, which its age is judged by."""
+        """Read one record. What has an age is as old as its oldest time says, whatever it waited for since."""
         message = decode(envelope.type, record.value)
         if isinstance(message, (OrderRequested, InvalidOrder)):
-            appended_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-            return Requested(message, appended_at, envelope.traceparent)
+            return Requested(message, _sent_at(envelope, record), envelope.traceparent)
+        if isinstance(message, AssetApproved):
+            sent_at = _sent_at(envelope, record)
+            return structs.replace(message, quoted_at=min(sent_at, message.quoted_at or sent_at))
         if isinstance(message, (OrderCancelRequested, *STEP_OF)):
             return cast("Incoming", message)
         raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
@@ -105,6 +108,11 @@ class Orders:
         if self._window is not None:
             self._window.note(messages, folded.asks)
         self._metrics.count(folded, archived)
+
+
+def _sent_at(envelope: Envelope, record: Record) -> datetime:
+    """Return the earlier of the broker's time and the sender's: publishing it again makes no message younger."""
+    return min(datetime.fromtimestamp(record.timestamp / 1000, UTC), envelope.time)
 
 
 async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]) -> list[Incoming]:

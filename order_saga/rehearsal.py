@@ -5,6 +5,7 @@ It changes nothing: decisions are made, written down as for the wire and the tab
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Final
@@ -16,14 +17,18 @@ from contracts.balance import (
     BalanceRefused,
     BalanceReserved,
     BalanceSettled,
+    RefundBalance,
     RefundRefused,
+    ReserveBalance,
+    SettleBalance,
     SettlementRefused,
 )
 from contracts.codec import encode
-from contracts.decimals import Money, Price, Quantity
+from contracts.decimals import Money, Price, Quantity, subtract
 from contracts.orders import OrderCancelRequested, OrderRequested
-from contracts.vocabulary import OPERATOR_PREFIX, OrderType
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderType
 from order_saga.core.advance import advance
+from order_saga.core.commands import command
 from order_saga.core.phases import PHASES, QUESTIONS, TERMINAL, steps
 from order_saga.core.saga import (
     Answer,
@@ -116,19 +121,24 @@ def _request(saga: Saga) -> OrderRequested:
 def _answers(saga: Saga, step: Step, now: datetime) -> Iterator[Incoming]:
     """Make a yes and a no for each state that the hold may be in."""
     order_id, command_id, hold_id = saga.order_id, saga.command_id(step), saga.command_id(Step.RESERVE)
-    row, amount, reason = QUESTIONS[step], Money(saga.quantity or 1), "a rehearsal"
+    row, reason = QUESTIONS[step], "a rehearsal"
     if step is Step.CHECK:
         asset_id, price = saga.asset_id or "ANY", saga.price or Price(1)
         quote = (price, 1, now, Price(1), Quantity(1), 10, "CASH", 2, 1)
         yield AssetApproved(command_id, order_id, asset_id, *quote)
         yield AssetRefused(command_id, order_id, asset_id, AssetRefusal.ASSET_NOT_TRADABLE, reason)
         return
+    asked = None
+    with suppress(Exception):  # what can't even be asked again is told by the timer
+        asked = command(saga, step)
     for state in row.proof:
-        if step is Step.SETTLE:
-            yield BalanceSettled(command_id, order_id, hold_id, state, amount, Money(0))
-        else:
-            kind = BalanceReserved if step is Step.RESERVE else BalanceRefunded
-            yield kind(command_id, order_id, hold_id, state, amount)
+        head = (command_id, order_id, hold_id, state)
+        if isinstance(asked, SettleBalance):
+            yield BalanceSettled(*head, asked.capture, Money(subtract(asked.amount, asked.capture)))
+        elif isinstance(asked, ReserveBalance):
+            yield BalanceReserved(*head, asked.amount)
+        elif isinstance(asked, RefundBalance):
+            yield BalanceRefunded(*head, asked.amount if state is HoldState.REFUNDED else Money(0))
     for state, code in product(row.no_proof or row.proof, (BalanceRefusal.CLOSED, BalanceRefusal.HOLD_CONFLICT)):
         no = (command_id, order_id, hold_id, state, code, reason)
         yield _NO[step](*no)

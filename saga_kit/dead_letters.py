@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.envelope import FIRST_APPENDED, format_time
 from saga_kit.batch import Record
 from saga_kit.outbox import QUEUE_STORAGE
 from saga_kit.publisher import Publisher, RawMessage
@@ -142,13 +143,16 @@ class DeadLetters:
     ) -> bool:
         """Publish the record again, bytes and headers as they were; False when it is not open or was not sent.
 
+        A header more says when the broker first had it: publishing it again makes no order and no price younger.
+
         When it fails again it becomes another letter, since it has another offset then. `note` writes more in the
         transaction that closes the letter; killed before that, it stays open, and is published again another time.
         """
         letter = await self.get(engine, dead_letter_id)
         if letter is None or letter.replayed_at is not None or letter.discarded_at is not None:
             return False
-        if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, letter.headers)]):
+        headers = [*letter.headers, *_first_appended(letter)]
+        if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, headers)]):
             return False
         return await self._close(engine, dead_letter_id, "replayed_at", note)
 
@@ -172,6 +176,14 @@ class DeadLetters:
 def clean(reason: str) -> str:
     """Make a reason that a text column takes: no NUL, not too long."""
     return reason.replace("\0", "")[:REASON_MAX]
+
+
+def _first_appended(letter: DeadLetter) -> list[tuple[str, bytes]]:
+    """Make the header that tells it, unless the letter has it already or the broker's time is not known."""
+    if letter.record_timestamp <= 0 or any(name == FIRST_APPENDED for name, _ in letter.headers):
+        return []
+    at = datetime.fromtimestamp(letter.record_timestamp / 1000, UTC)
+    return [(FIRST_APPENDED, format_time(at).encode())]
 
 
 def _pack_headers(headers: Sequence[tuple[str, bytes | None]]) -> str:

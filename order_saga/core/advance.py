@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
-from contracts.assets import AssetApproved, AssetRefused
+from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.balance import (
+    BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
     BalanceReserved,
     RefundRefused,
+    SettleBalance,
     SettlementRefused,
 )
-from contracts.decimals import Exact, Money, Price
+from contracts.decimals import Exact, Money, Price, subtract
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode, id_text
 from order_saga.core import money
-from order_saga.core.commands import asked_for
+from order_saga.core.commands import asked_for, command
 from order_saga.core.phases import (
     EARLY_CANCELS_MAX,
     MAX_QUOTE_AGE_S,
@@ -148,6 +150,11 @@ def _reply(turn: Turn, message: Reply) -> Ignored | None:
         return None
     if question.answer is not Answer.OPEN:
         return Ignored(Why.LATE if question.answer is Answer.ABANDONED else Why.DUPLICATE, name, _told(message))
+    if not question.held_back and not who_is_paused(turn) and patience_over(turn, question):
+        # As if the timer had come first: whoever waited with an answer in hand must not act on it.
+        turn.note("ignored", name, why=Why.LATE, **_told(message))
+        _give_up(turn, question)
+        return None
     turn.note("answered", name, **_told(message))
     _answer(turn, question, message)
     _go_on(turn)
@@ -239,14 +246,14 @@ def _record_request(turn: Turn, message: Requested) -> None:
         slippage_bps=request.slippage_bps,
         client_order_id=request.client_order_id,
         traceparent=message.traceparent,
-        created_at=_created_at(request.requested_at, message.appended_at),
+        created_at=_created_at(request.requested_at, min(message.sent_at, turn.now)),
     )
 
 
-def _created_at(requested_at: datetime | None, appended_at: datetime) -> datetime:
+def _created_at(requested_at: datetime | None, sent_at: datetime) -> datetime:
     """Believe a requester's clock, unless it is ahead of the broker's by more than a request may be old."""
-    if requested_at is None or requested_at - appended_at > timedelta(seconds=MAX_REQUEST_AGE_S):
-        return appended_at
+    if requested_at is None or requested_at - sent_at > timedelta(seconds=MAX_REQUEST_AGE_S):
+        return sent_at
     return requested_at
 
 
@@ -261,7 +268,7 @@ def _ends_at_once(turn: Turn, message: Requested) -> Outcome | None:
         return Outcome(OrderStatus.FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID, first)
     if isinstance(request, InvalidOrder):
         return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, request.reason)
-    made_at = min(message.appended_at, request.requested_at or message.appended_at)
+    made_at = min(message.sent_at, request.requested_at or message.sent_at)
     if turn.now - made_at > timedelta(seconds=MAX_REQUEST_AGE_S):
         return Outcome(OrderStatus.CANCELLED, ReasonCode.EXPIRED, f"not handled within {MAX_REQUEST_AGE_S:.0f} s")
     wishes = (early.split(" ") for early in turn.saga.progress.early_cancels)
@@ -307,7 +314,9 @@ def _cancel_outcome(named_user: str, requested_by: str, owner: str) -> Outcome |
 
 
 def _impossible(saga: Saga, question: Question, message: Reply) -> str | None:
-    """Say why a balance reply contradicts what is known, or None: such an order needs a person."""
+    """Say why a reply contradicts what is known or what was asked, or None: such an order needs a person."""
+    if question.answer is Answer.OPEN and (other := _other_terms(saga, question.step, message)) is not None:
+        return f"{BalanceRefusal.HOLD_CONFLICT}: {type(message).__name__} {other}"
     if isinstance(message, (AssetApproved, AssetRefused)):
         return None
     if isinstance(message, BalanceReserved) and saga.progress.hold_state in _NEVER_HELD:
@@ -321,6 +330,29 @@ def _impossible(saga: Saga, question: Question, message: Reply) -> str | None:
     return None if message.hold_state in row.proof else _hold_in(message)
 
 
+def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
+    """Say what a reply tells that was not asked about, or None. What it does not tell is believed."""
+    if isinstance(message, (AssetApproved, AssetRefused)):
+        return None if message.asset_id == saga.asset_id else f"is about {message.asset_id}, not {saga.asset_id}"
+    if message.hold_id != saga.command_id(Step.RESERVE):
+        return f"is about the hold {message.hold_id}"
+    if isinstance(message, (BalanceRefused, SettlementRefused, RefundRefused)):
+        return None
+    asked = command(saga, step)
+    assert not isinstance(asked, CheckAsset)  # noqa: S101 - that question is answered above
+    held = asked.amount if message.hold_state not in _NEVER_HELD else Money(0)
+    pairs: list[tuple[object, object]] = [(message.user_id or asked.user_id, asked.user_id)]
+    pairs.append((message.asset_id or asked.asset_id, asked.asset_id))
+    if isinstance(message, BalanceReserved):
+        pairs.append((message.amount, asked.amount))
+    elif isinstance(message, BalanceRefunded):
+        pairs.append((message.refunded, held))
+    elif isinstance(asked, SettleBalance):
+        pairs += [(message.captured, asked.capture), (message.returned, subtract(asked.amount, asked.capture))]
+    told = [f"says {said}, not {wanted}" for said, wanted in pairs if said != wanted]
+    return told[0] if told else None
+
+
 def _hold_in(message: BalanceReply) -> str:
     return f"{type(message).__name__} with a hold that is {message.hold_state}"
 
@@ -331,7 +363,7 @@ _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
 def _answer(turn: Turn, question: Question, message: Reply) -> None:
     """Write an answer to its question, and keep what it tells: the quote, or the hold's state."""
     if isinstance(message, AssetApproved):
-        turn.learn(quote=_quote(message, turn.now))
+        turn.learn(quote=_quote(message, min(turn.now, message.quoted_at or turn.now)))
     elif not isinstance(message, AssetRefused):
         turn.learn(hold_state=message.hold_state)
     no = _objection(turn.saga, message)
@@ -341,7 +373,7 @@ def _answer(turn: Turn, question: Question, message: Reply) -> None:
     turn.set(overdue_since=None)
 
 
-def _quote(message: AssetApproved, received_at: datetime) -> Quote:
+def _quote(message: AssetApproved, made_at: datetime) -> Quote:
     return Quote(
         price=message.price,
         sequence=message.sequence,
@@ -352,7 +384,7 @@ def _quote(message: AssetApproved, received_at: datetime) -> Quote:
         cash_asset_id=message.cash_asset_id,
         cash_scale=message.cash_scale,
         rules_version=message.rules_version,
-        received_at=received_at,
+        made_at=made_at,
     )
 
 
@@ -423,7 +455,7 @@ def _fill(turn: Turn) -> None:
     """Pass the pivot: record the fill at the quote, unless the quote has grown too old meanwhile."""
     saga = turn.saga
     quote = saga.progress.quote
-    if quote is None or turn.now - quote.received_at > turn.scaled(MAX_QUOTE_AGE_S):
+    if quote is None or turn.now - quote.made_at > turn.scaled(MAX_QUOTE_AGE_S):
         age = f"the quote was older than {turn.scaled(MAX_QUOTE_AGE_S).total_seconds():g} s at the fill"
         _refund(turn, Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age))
         return

@@ -104,6 +104,7 @@ def _take(folded: Folded, before: Saga, decision: Decision) -> None:
     folded.events.extend(decision.events)
     if decision.fill is not None:
         folded.fills[decision.fill.fill_id] = decision.fill
+    folded.ignored.update(Why(entry.detail["why"]) for entry in decision.entries if entry.kind == "ignored")
     if not decision.entries:
         return  # a question that goes on waiting is not worth a line, nor a chapter without one
     chapter = _chapter(folded, before)

@@ -103,7 +103,7 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """The price and the rules that every later sum uses; `received_at` is the orchestrator's own time."""
+    """The price and the rules that every later sum uses; as old as `made_at` says, see `AssetApproved.quoted_at`."""
 
     price: Price
     sequence: int
@@ -114,7 +114,7 @@ class Quote(msgspec.Struct, frozen=True):
     cash_asset_id: str
     cash_scale: int
     rules_version: int
-    received_at: datetime
+    made_at: datetime = msgspec.field(name="received_at")  # as it is stored since the first version
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -190,10 +190,13 @@ _ID_ENDS = {step: f":{step}" for step in Step}
 
 
 class Requested(msgspec.Struct, frozen=True):
-    """A request with what the shell knows of it: when the broker had it, and an older order with its client id."""
+    """A request with what the shell knows of it: when it was sent, and an older order with its client id.
+
+    `sent_at` is the earliest that the broker or the envelope tells: publishing it again makes no record younger.
+    """
 
     request: OrderRequested | InvalidOrder
-    appended_at: datetime
+    sent_at: datetime
     traceparent: str | None = None
     duplicate_of: UUID | None = None
 

@@ -6,7 +6,7 @@ the outbox all the same, so that none is lost, and so that a slow asset's answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -17,7 +17,7 @@ from contracts.assets import CheckAsset
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import ASSETS_COMMANDS
-from participants.assets.feed import confirm_forever
+from participants.assets.feed import Feed
 from participants.assets.rules import judge
 from participants.assets.store import SOURCE, Listing, listings
 from participants.assets.tables import SCHEMA
@@ -44,9 +44,10 @@ class AssetDesk:
 
     topics: Sequence[str] = (ASSETS_COMMANDS.name,)
 
-    def __init__(self, stale_after: timedelta) -> None:
-        """`stale_after`: how old the confirmation of a price may be."""
+    def __init__(self, stale_after: timedelta, catch_up: Callable[[], Awaitable[bool]]) -> None:
+        """`stale_after`: how old the confirmation of a price may be; `catch_up`: see `Feed`."""
         self._stale_after = stale_after
+        self._catch_up = catch_up
 
     def decode(self, envelope: Envelope, record: Record) -> CheckAsset:
         """Read a check; raises `UnreadableMessage` for anything else."""
@@ -56,8 +57,11 @@ class AssetDesk:
         return message
 
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[CheckAsset]]) -> Effects:
-        """Answer every check of the batch."""
-        known = await listings(tx, {received.message.asset_id for received in messages})
+        """Answer every check of the batch, by prices that the source has had its chance to confirm."""
+        asset_ids = {received.message.asset_id for received in messages}
+        known = await listings(tx, asset_ids)
+        if await self._catch_up():  # after the read, which may have waited out the same outage
+            known = await listings(tx, asset_ids)
         return Effects(kept=[self._answer(received, known.get(received.message.asset_id)) for received in messages])
 
     async def park(self, _tx: AsyncConnection, _message: Received[CheckAsset], _reason: str) -> bool:
@@ -83,8 +87,14 @@ def run() -> int:
     """Run the service until it is told to stop; return the exit status."""
     settings = load(AssetsSettings)
 
-    async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
-        await confirm_forever(kit.engine, kit.stopping, settings.assets_confirm_every_s)
+    stale_after = timedelta(seconds=settings.assets_stale_after_s)
+    feeds: list[Feed] = []
 
-    desk = AssetDesk(timedelta(seconds=settings.assets_stale_after_s))
-    return run_service(settings, name=NAME, schema=SCHEMA, handler=lambda _kit: desk, tasks=[feed])
+    def desk(kit: Kit) -> AssetDesk:
+        feeds.append(Feed(kit.engine, settings.assets_confirm_every_s))
+        return AssetDesk(stale_after, feeds[0].catch_up)
+
+    async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
+        await feeds[0].run(kit.stopping)
+
+    return run_service(settings, name=NAME, schema=SCHEMA, handler=desk, tasks=[feed])

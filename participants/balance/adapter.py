@@ -88,7 +88,7 @@ def answer(command: Command[BalanceCommand], hold: Hold, refusal: Refusal | None
     if refusal is not None:
         return _REFUSALS[command.kind](*head, BalanceRefusal(refusal.code), refusal.reason)
     if command.kind is Kind.RESERVE:
-        return BalanceReserved(*head, Money(hold.amount))
+        return BalanceReserved(*head, Money(hold.amount), hold.owner, hold.unit)
     if command.kind is Kind.SETTLE:
-        return BalanceSettled(*head, Money(hold.captured), Money(hold.refunded))
-    return BalanceRefunded(*head, Money(hold.refunded))
+        return BalanceSettled(*head, Money(hold.captured), Money(hold.refunded), hold.owner, hold.unit)
+    return BalanceRefunded(*head, Money(hold.refunded), hold.owner, hold.unit)

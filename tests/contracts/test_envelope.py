@@ -83,6 +83,13 @@ def test_first_attempts_do_not_say_so() -> None:
     )
 
 
+def test_a_record_that_was_published_again_is_as_old_as_it_was() -> None:
+    """The earlier of the two times counts; what is no time there is ignored, since it is a header of our own."""
+    assert datetime(2026, 1, 1, tzinfo=UTC) == read(first_appended_at=b"2026-01-01T00:00:00Z").time
+    assert NOW == read(first_appended_at=b"2026-12-01T00:00:00Z").time
+    assert NOW == read(first_appended_at=b"yesterday").time
+
+
 # The oracle
 
 

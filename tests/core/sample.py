@@ -15,13 +15,17 @@ from contracts.balance import (
     BalanceRefused,
     BalanceReserved,
     BalanceSettled,
+    RefundBalance,
     RefundRefused,
+    ReserveBalance,
+    SettleBalance,
     SettlementRefused,
 )
 from contracts.decimals import Money, Price, Quantity
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
 from order_saga.core.advance import advance
+from order_saga.core.commands import command
 from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import (
     AskAgainRequested,
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
 NOW: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORDER_ID: Final = UUID(int=997 * 10**30)
 """A multiple of 997: this order's waits have no jitter."""
+HOLD: Final = Money("500.50")
+"""What a buy of 0.01 BTC at 50,000 holds, with its fee."""
 USER, STRANGER, OPERATOR = "alice", "mallory", "@operator:olga"
 
 _TYPES: Final = {Side.BUY: OrderType.MARKET_BUY, Side.SELL: OrderType.MARKET_SELL}
@@ -65,13 +71,13 @@ def request(side: Side = Side.BUY, **changes: Any) -> OrderRequested:
 
 def requested(side: Side = Side.BUY, **changes: Any) -> Requested:
     """Have a request arrive as soon as it was made."""
-    return Requested(request(side, **changes), appended_at=NOW)
+    return Requested(request(side, **changes), sent_at=NOW)
 
 
 def invalid(**changes: Any) -> Requested:
     """Have a request arrive whose quantity broke a rule."""
     order = InvalidOrder(ORDER_ID, USER, "quantity: must be a decimal as a string", asset_id="BTC")
-    return Requested(structs.replace(order, **changes), appended_at=NOW)
+    return Requested(structs.replace(order, **changes), sent_at=NOW)
 
 
 def cancel(by: str = USER, user: str = USER) -> OrderCancelRequested:
@@ -105,7 +111,7 @@ def not_approved(code: AssetRefusal = AssetRefusal.ASSET_NOT_TRADABLE) -> AssetR
 
 def reserved(state: HoldState = HoldState.HELD) -> BalanceReserved:
     """Say that the amount is held."""
-    return BalanceReserved(_id("reserve"), ORDER_ID, _id("reserve"), state, Money("500.50"))
+    return BalanceReserved(_id("reserve"), ORDER_ID, _id("reserve"), state, HOLD)
 
 
 def not_reserved(
@@ -117,7 +123,7 @@ def not_reserved(
 
 def settled(state: HoldState = HoldState.SETTLED) -> BalanceSettled:
     """Say that both legs are booked."""
-    return BalanceSettled(_id("settle"), ORDER_ID, _id("reserve"), state, Money("500.50"), Money(0))
+    return BalanceSettled(_id("settle"), ORDER_ID, _id("reserve"), state, HOLD, Money(0))
 
 
 def not_settled(
@@ -129,13 +135,28 @@ def not_settled(
 
 def refunded(state: HoldState = HoldState.REFUNDED) -> BalanceRefunded:
     """Say that nothing is held any more."""
-    amount = Money("500.50") if state is HoldState.REFUNDED else Money(0)
+    amount = HOLD if state is HoldState.REFUNDED else Money(0)
     return BalanceRefunded(_id("refund"), ORDER_ID, _id("reserve"), state, amount)
 
 
 def not_refunded(code: BalanceRefusal = BalanceRefusal.CLOSED, state: HoldState = HoldState.SETTLED) -> RefundRefused:
     """Say that nothing was refunded."""
     return RefundRefused(_id("refund"), ORDER_ID, _id("reserve"), state, code, "the hold is settled")
+
+
+def fitting(saga: Saga, message: Incoming) -> Incoming:
+    """Give the replies above, which tell the amounts of a buy at 50,000, those that this order asked about."""
+    step = REPLIES.get(type(message))
+    if step is None or step is Step.CHECK or saga.progress.question(step) is None:
+        return message
+    asked = command(saga, step)
+    if isinstance(message, BalanceReserved) and message.amount == HOLD and isinstance(asked, ReserveBalance):
+        return structs.replace(message, amount=asked.amount)
+    if isinstance(message, BalanceSettled) and message.captured == HOLD and isinstance(asked, SettleBalance):
+        return structs.replace(message, captured=asked.capture)
+    if isinstance(message, BalanceRefunded) and message.refunded == HOLD and isinstance(asked, RefundBalance):
+        return structs.replace(message, refunded=asked.amount)
+    return message
 
 
 def timer(*held_back: Step) -> TimerDue:
@@ -165,7 +186,7 @@ def _id(step: str) -> str:
 def quote(price: str = "50000", **changes: Any) -> Quote:
     """Make the quote that `approved` brings."""
     fields = {name: value for name, value in structs.asdict(approved(price)).items() if name in Quote.__struct_fields__}
-    return Quote(**{**fields, "received_at": NOW, **changes})
+    return Quote(**{**fields, "made_at": NOW, **changes})
 
 
 def with_question(saga: Saga, question: Question) -> Saga:
@@ -197,7 +218,7 @@ class Story:
     def tell(self, *messages: Incoming) -> Story:
         """Say these messages to the order, one after the other, at once."""
         for message in messages:
-            outcome = advance(self.saga, message, self.now, self.time_scale, self.paused)
+            outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, self.paused)
             check(self.saga, self.now, outcome, self.paused)
             if isinstance(outcome, Decision):
                 self.saga = outcome.saga

@@ -52,7 +52,8 @@ def of(message: Incoming, order_id: UUID) -> Incoming:
         return structs.replace(message, request=structs.replace(message.request, order_id=order_id))
     if hasattr(message, "command_id"):
         step = message.command_id.partition(":")[2]
-        return structs.replace(message, order_id=order_id, command_id=f"{order_id}:{step}")
+        hold = {"hold_id": f"{order_id}:reserve"} if hasattr(message, "hold_id") else {}
+        return structs.replace(message, order_id=order_id, command_id=f"{order_id}:{step}", **hold)
     return structs.replace(message, order_id=order_id)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from msgspec import structs
 
@@ -84,18 +86,60 @@ def test_a_slipped_buy_ends_at_once_and_a_slipped_sell_when_its_hold_is_back() -
 @pytest.mark.parametrize("time_scale", [1.0, 0.1])
 @pytest.mark.parametrize("side", Side)
 def test_a_quote_is_stale_at_the_fill_when_it_is_older_than_thirty_seconds(side: Side, time_scale: float) -> None:
-    """Measured from our own receipt, scaled; at thirty seconds exactly it still counts."""
-    exactly = Story(requested(side), approved(), time_scale=time_scale).wait(30 * time_scale).tell(reserved())
+    """Measured from when it was made, scaled; at thirty seconds exactly it still counts."""
+    quote = approved(quoted_at=NOW - timedelta(seconds=10 * time_scale))
+    exactly = Story(requested(side), quote, time_scale=time_scale).wait(20 * time_scale).tell(reserved())
     assert exactly.saga.phase is Phase.SETTLING
-    late = Story(requested(side), approved(), time_scale=time_scale).wait(30 * time_scale + 0.001).tell(reserved())
+    late = Story(requested(side), quote, time_scale=time_scale).wait(20 * time_scale + 0.001).tell(reserved())
     assert late.asked == ["RefundBalance"]
     assert late.tell(refunded()).ending == STALE
     assert late.saga.reason == f"the quote was older than {30 * time_scale:g} s at the fill"
 
 
+@pytest.mark.parametrize(
+    ("quoted_s_ago", "made_s_ago"),
+    [(None, 0.0), (0.0, 0.0), (12.5, 12.5), (-5.0, 0.0)],
+    ids=["untold", "now", "before", "ahead"],
+)
+def test_a_quote_is_as_old_as_it_was_made(quoted_s_ago: float | None, made_s_ago: float) -> None:
+    """Handling it late does not make it younger. A clock that is ahead counts as now."""
+    quoted_at = None if quoted_s_ago is None else NOW - timedelta(seconds=quoted_s_ago)
+    kept = Story(requested(), approved(quoted_at=quoted_at)).saga.progress.quote
+    assert kept is not None
+    assert NOW - timedelta(seconds=made_s_ago) == kept.made_at
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("time_scale", [1.0, 0.1])
+def test_an_answer_that_is_handled_after_its_patience_is_silence(side: Side, time_scale: float) -> None:
+    """As if the timer had come first; a moment before, it counts. What it says is written down, as late."""
+    early = Story(requested(side), time_scale=time_scale).wait(30 * time_scale - 0.001).tell(approved())
+    assert early.question(Step.CHECK).answer == "YES"
+    story = Story(requested(side), time_scale=time_scale).wait(30 * time_scale).tell(approved())
+    kinds = [(entry.kind, entry.name) for entry in story.decision.entries[:2]]
+    assert kinds == [("ignored", "AssetApproved"), ("timed_out", "check")]
+    assert story.decision.entries[0].detail["why"] == "late"
+    assert story.saga.progress.quote is None
+    assert story.tell(refunded()).ending == (FAILED, ReasonCode.TIMED_OUT)
+
+
+def test_a_hold_that_is_told_after_its_patience_is_refunded() -> None:
+    """It is there, and nobody waits for it any more."""
+    story = Story(requested(), approved()).wait(30).tell(reserved())
+    assert story.asked == ["RefundBalance"]
+    assert story.tell(refunded()).ending == (FAILED, ReasonCode.TIMED_OUT)
+
+
+def test_a_pause_ends_no_patience_for_who_answers_meanwhile() -> None:
+    """Nothing times out against a pause; the quote's own age still decides at the fill."""
+    story = Story(requested()).wait(1).pause(Participant.BALANCE).wait(60).tell(timer())
+    story.wait(60).tell(approved())
+    assert story.question(Step.CHECK).answer == "YES"
+
+
 def test_a_stale_order_has_no_fill() -> None:
     """It never passed the pivot."""
-    story = Story(requested(), approved()).wait(31).tell(reserved(), refunded())
+    story = Story(requested(), approved(quoted_at=NOW - timedelta(seconds=31)), reserved(), refunded())
     assert all(told.fill is None for told in story.told if isinstance(told, Decision))
     assert story.statuses == [OrderStatus.PENDING, FAILED]
 
@@ -242,7 +286,7 @@ def test_the_quote_and_its_rules_are_kept_on_the_order() -> None:
     assert kept is not None
     names = ("price", "sequence", "as_of", "tick", "step", "fee_bps", "cash_asset_id", "cash_scale", "rules_version")
     assert [getattr(kept, name) for name in names] == [getattr(told, name) for name in names]
-    assert kept.received_at == story.now
+    assert kept.made_at == story.now
 
 
 def test_a_busted_fill_keeps_its_terms() -> None:

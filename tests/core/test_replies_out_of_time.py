@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
+from msgspec import structs
 
 from contracts.assets import AssetRefusal
 from contracts.balance import (
@@ -118,6 +119,50 @@ def test_a_verdict_on_the_hold_after_it_was_given_up_is_late(
     assert isinstance(ignored, Ignored)
     assert ignored.detail["hold_state"] is late.hold_state
     assert story.saga.phase is (Phase.CANCELLED if ended else Phase.REFUNDING)
+
+
+OTHER_TERMS: Final[list[tuple[str, tuple[Incoming, ...], Reply]]] = [
+    ("approved for another asset", (), approved(asset_id="ETH")),
+    ("refused for another asset", (), structs.replace(not_approved(), asset_id="ETH")),
+    ("reserved less", (approved(),), structs.replace(reserved(), amount=Money("500.49"))),
+    ("reserved more", (approved(),), structs.replace(reserved(), amount=Money("500.51"))),
+    ("reserved of another asset", (approved(),), structs.replace(reserved(), asset_id="EUR")),
+    ("reserved from another user", (approved(),), structs.replace(reserved(), user_id="bob")),
+    ("reserved under another id", (approved(),), structs.replace(reserved(), hold_id="another:reserve")),
+    ("refused under another id", (approved(),), structs.replace(not_reserved(), hold_id="another:reserve")),
+    ("captured less", (approved(), reserved()), structs.replace(settled(), captured=Money("500.49"))),
+    ("returned what was captured", (approved(), reserved()), structs.replace(settled(), returned=Money("0.01"))),
+    ("settled for another user", (approved(), reserved()), structs.replace(settled(), user_id="bob")),
+    ("refunded less", (approved(), cancel()), structs.replace(refunded(), refunded=Money("500.49"))),
+    (
+        "refunded what was never held",
+        (approved(), cancel()),
+        structs.replace(refunded(HoldState.TOMBSTONE), refunded=Money(1)),
+    ),
+    ("refunded another asset", (approved(), cancel()), structs.replace(refunded(), asset_id="EUR")),
+]
+
+
+@pytest.mark.parametrize(
+    ("told", "reply"), [(told, reply) for _, told, reply in OTHER_TERMS], ids=[case[0] for case in OTHER_TERMS]
+)
+def test_an_answer_to_other_terms_than_were_asked_parks(told: tuple[Incoming, ...], reply: Reply) -> None:
+    """Amount, asset, user and hold are compared with the command: whoever answers about another has not answered."""
+    story = Story(requested(), *told, reply)
+    assert story.saga.parked_reason is not None
+    assert story.saga.parked_reason.startswith(f"HOLD_CONFLICT: {type(reply).__name__} ")
+    assert [entry.kind for entry in story.decision.entries][-2:] == ["answered", "parked"]
+    assert story.decision.fill is None
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_service_that_says_whose_hold_it_is_is_believed(side: Side) -> None:
+    """The terms as they were asked; the fields are optional, for services that do not send them."""
+    asset_id = "USD" if side is Side.BUY else "BTC"
+    replies = [structs.replace(each, user_id="alice", asset_id=asset_id) for each in (reserved(), settled())]
+    assert Story(requested(side), approved(), *replies).ending == (COMPLETED, None)
+    back = structs.replace(refunded(), user_id="alice", asset_id=asset_id)
+    assert Story(requested(side), approved(), cancel(), back).ending == (CANCELLED, ReasonCode.USER_REQUESTED)
 
 
 def test_a_late_success_after_a_cancel_is_refunded_and_never_vanishes() -> None:

@@ -124,7 +124,7 @@ def test_a_request_first_handled_too_late_has_expired(message: Incoming, expired
 def test_its_own_fault_is_a_better_reason_than_its_age() -> None:
     """An invalid order is invalid however old it is, and a used client id is used."""
     old = NOW - 2 * AGE
-    assert Story(structs.replace(invalid(), appended_at=old)).ending == (FAILED, ReasonCode.INVALID_ORDER)
+    assert Story(structs.replace(invalid(), sent_at=old)).ending == (FAILED, ReasonCode.INVALID_ORDER)
     duplicate = Requested(request(), old, duplicate_of=UUID(int=1))
     assert Story(duplicate).ending == (FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID)
 

@@ -36,7 +36,7 @@ from order_saga.core.saga import (
     Why,
 )
 from tests.core.invariants import NOBODY, check
-from tests.core.sample import NOW, blank, with_question
+from tests.core.sample import NOW, blank, fitting, with_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -159,7 +159,7 @@ class Walk:
 
     def _tell(self, state: int, message: Incoming, paused: frozenset[Participant]) -> Edge:
         before = self.states[state]
-        outcome = advance(before, message, NOW, paused=paused)
+        outcome = advance(before, fitting(before, message), NOW, paused=paused)
         check(before, NOW, outcome, paused)
         if isinstance(outcome, Ignored):
             return Edge(state, ignored=outcome.why)
@@ -186,9 +186,9 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
     woken = saga.due_at is not None and saga.due_at <= now
     quote = progress.quote
     if quote is not None:
-        age = min(now - quote.received_at, _TOO_OLD) if saga.phase in DECIDING else _ZERO
+        age = min(now - quote.made_at, _TOO_OLD) if saga.phase in DECIDING else _ZERO
         kept = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
-        quote = structs.replace(quote, received_at=NOW - kept)
+        quote = structs.replace(quote, made_at=NOW - kept)
     outcome = None if progress.outcome is None else structs.replace(progress.outcome, reason=None)
     return structs.replace(
         saga,
@@ -242,8 +242,8 @@ def _limit(step: Step) -> timedelta:
 def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
     """Make one thing true that time makes true, whatever the rest; or wake the order early, as the shell may."""
     progress, quote = saga.progress, saga.progress.quote
-    if saga.phase in DECIDING and quote is not None and quote.received_at == NOW:
-        stale = structs.replace(quote, received_at=NOW - _TOO_OLD)
+    if saga.phase in DECIDING and quote is not None and quote.made_at == NOW:
+        stale = structs.replace(quote, made_at=NOW - _TOO_OLD)
         yield "the quote is too old", (structs.replace(saga, progress=structs.replace(progress, quote=stale)), NOW)
     if saga.parked_reason is not None:
         return
@@ -265,8 +265,8 @@ def _with(saga: Saga, question: Question) -> Saga:
 def _pass_to_next_instant(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
     """Let the time pass until any of the instants that matter."""
     quote = saga.progress.quote
-    if saga.phase in DECIDING and quote is not None and quote.received_at > NOW - _TOO_OLD:
-        yield "until the quote is too old", (saga, quote.received_at + _TOO_OLD)
+    if saga.phase in DECIDING and quote is not None and quote.made_at > NOW - _TOO_OLD:
+        yield "until the quote is too old", (saga, quote.made_at + _TOO_OLD)
     if saga.parked_reason is not None:
         return
     for question in saga.progress.open():

@@ -19,7 +19,7 @@ from order_saga.process import Orders
 from order_saga.silence import Silence
 from order_saga.timers import run_timers
 from participants.assets import tables as assets
-from participants.assets.feed import confirm_forever
+from participants.assets.feed import Feed
 from participants.assets.service import AssetDesk
 from participants.balance import tables as balance
 from participants.balance.service import participant
@@ -58,13 +58,17 @@ async def whole_system(infrastructure: Infrastructure, database: Database, prefi
 def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list[Service]:
     silence = Silence()
     orders = Orders(time_scale=1.0, metrics=Metrics(), silence=silence)
-    desk = AssetDesk(timedelta(seconds=10))
+    feeds: list[Feed] = []
+
+    def desk(kit: Any) -> AssetDesk:
+        feeds.append(Feed(kit.engine, 1.0))
+        return AssetDesk(timedelta(seconds=10), feeds[0].catch_up)
 
     async def timers(kit: Any, process: Any) -> None:
         await run_timers(kit.engine, process, silence, kit.stopping, interval_s=0.25)
 
     async def feed(kit: Any, _process: Any) -> None:
-        await confirm_forever(kit.engine, kit.stopping, 1.0)
+        await feeds[0].run(kit.stopping)
 
     return [
         Service(
@@ -76,7 +80,7 @@ def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list
             stopping=stopping,
         ),
         Service(
-            settings["assets"], name="assets", schema=assets.SCHEMA, handler=lambda _: desk, tasks=(feed,),
+            settings["assets"], name="assets", schema=assets.SCHEMA, handler=desk, tasks=(feed,),
             stopping=stopping,
         ),
     ]  # fmt: skip

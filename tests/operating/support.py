@@ -59,7 +59,7 @@ class Desk:
         order_id = UUID(int=number)
         request = of(requested(side), order_id)
         [now] = [row["now"] for row in await self.rows("SELECT clock_timestamp() AS now")]
-        await self.tell(structs.replace(request, appended_at=now), *(of(message, order_id) for message in said))
+        await self.tell(structs.replace(request, sent_at=now), *(of(message, order_id) for message in said))
         return order_id
 
     async def scan(self) -> list[str]:

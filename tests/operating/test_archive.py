@@ -15,6 +15,7 @@ import pytest
 from msgspec import structs
 from sqlalchemy.exc import DBAPIError
 
+from contracts.assets import AssetApproved
 from contracts.examples import example
 from contracts.topics import ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES, ORDERS_REQUESTS
 from contracts.vocabulary import Side
@@ -66,7 +67,9 @@ async def fresh(desk: Desk, name: str, orders: Orders) -> Any:
     one = received(orders, example(name))
     if isinstance(one.message, Requested):
         request = structs.replace(one.message.request, requested_at=None)
-        one = structs.replace(one, message=structs.replace(one.message, request=request, appended_at=row["now"]))
+        one = structs.replace(one, message=structs.replace(one.message, request=request, sent_at=row["now"]))
+    if isinstance(one.message, AssetApproved):
+        one = structs.replace(one, message=structs.replace(one.message, quoted_at=row["now"]))
     return one
 
 
@@ -193,7 +196,7 @@ async def test_the_rest_of_a_batch_is_done(desk: Desk) -> None:
     await desk.cli("archive", "--yes")
     new = UUID(int=2)
     [now] = [row["now"] for row in await desk.rows("SELECT clock_timestamp() AS now")]
-    request = structs.replace(requested(), appended_at=now)
+    request = structs.replace(requested(), sent_at=now)
     asked = await desk.tell(of(cancel(), old), of(request, old), of(request, new), of(settled(), old))
     assert [f"{new}:check"] == asked
     told = await desk.cli("resume", str(old))

@@ -21,7 +21,7 @@ async def test_a_request_that_moves_nothing_takes_no_name(desk: Desk, cuts: tupl
     [now] = [row["now"] for row in await desk.rows("SELECT clock_timestamp() AS now")]
 
     def asked(order_id: UUID, name: str) -> Requested:
-        return structs.replace(requested(order_id=order_id, client_order_id=name), appended_at=now)
+        return structs.replace(requested(order_id=order_id, client_order_id=name), sent_at=now)
 
     messages = [asked(A, "x"), asked(A, "y"), asked(B, "y")]
     for begin, end in pairwise(cuts):

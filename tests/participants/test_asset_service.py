@@ -19,7 +19,7 @@ from contracts.codec import Message, decode
 from contracts.decimals import Price, Quantity
 from contracts.envelope import UnreadableMessage
 from contracts.vocabulary import OrderType
-from participants.assets.feed import confirm_forever
+from participants.assets.feed import Feed
 from participants.assets.rules import Asset
 from participants.assets.service import AssetDesk
 from participants.assets.store import Source, confirm_prices, listings, put_asset, set_price
@@ -32,10 +32,15 @@ from tests.saga_kit.support import FakePublisher, until
 BTC = Asset("BTC", Decimal("0.01"))
 
 
+async def nothing_to_catch_up() -> bool:
+    """Stand for a price source that was not held up."""
+    return False
+
+
 @pytest.fixture
 def desk(assets_engine: AsyncEngine) -> Desk:
     """Give an instance of the asset service."""
-    return Desk(assets_engine, AssetDesk(timedelta(seconds=10)), SCHEMA)
+    return Desk(assets_engine, AssetDesk(timedelta(seconds=10), nothing_to_catch_up), SCHEMA)
 
 
 def check(asset_id: str = "BTC", quantity: str = "0.01", name: object = 1) -> CheckAsset:
@@ -190,7 +195,7 @@ async def test_the_feed_confirms_live_prices_until_it_is_stopped(desk: Desk, dat
     await owner.execute("REVOKE UPDATE ON assets.prices FROM saga_assets")
     stopping = asyncio.Event()
     with capture_logs() as said:
-        feed = asyncio.create_task(confirm_forever(desk.engine, stopping, 0.01))
+        feed = asyncio.create_task(Feed(desk.engine, 0.01).run(stopping))
         await until(lambda: said)
     assert ["STALE_PRICE"] == codes(await desk.handle(check()))
     await owner.execute("GRANT UPDATE ON assets.prices TO saga_assets")
@@ -200,6 +205,24 @@ async def test_the_feed_confirms_live_prices_until_it_is_stopped(desk: Desk, dat
             await asyncio.sleep(0.01)
     stopping.set()
     await asyncio.wait_for(feed, 5)
+
+
+async def test_after_an_outage_the_source_comes_first(assets_engine: AsyncEngine) -> None:
+    """Prices that nobody could confirm are confirmed first; a source that is dead, or in time, changes nothing."""
+    passed_s = 0.0
+    feed = Feed(assets_engine, 1.0, lambda: passed_s)
+    desk = Desk(assets_engine, AssetDesk(timedelta(seconds=10), feed.catch_up), SCHEMA)
+    await listed(desk)
+    await listed(desk, replace(BTC, asset_id="OLD"), source=Source.DEAD)
+    assert ["", "STALE_PRICE"] == codes(await desk.handle(check(), check("OLD", name=2)))
+    grown_old = (
+        "UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds' WHERE source <> 'dead'"
+    )
+    async with assets_engine.begin() as tx:
+        await tx.exec_driver_sql(grown_old)
+    assert ["STALE_PRICE"] == codes(await desk.handle(check(name=3)))
+    passed_s = 20.0
+    assert ["", "STALE_PRICE"] == codes(await desk.handle(check(name=4), check("OLD", name=5)))
 
 
 async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) -> None:

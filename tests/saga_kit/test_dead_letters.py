@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from contracts.envelope import format_time
 from saga_kit.dead_letters import DeadLetters
 from saga_kit.publisher import RawMessage
 from tests.saga_kit.support import FakeRecord, Schema
@@ -58,19 +60,34 @@ async def test_a_redelivered_record_makes_no_second_letter(schema: Schema) -> No
 
 
 async def test_replay_publishes_the_same_record_once(schema: Schema) -> None:
-    """A replayed letter goes out with its own bytes and is closed; what was not sent stays open."""
+    """A replayed letter goes out with its own bytes and is closed; what was not sent stays open.
+
+    It is told when the broker first had it, so that publishing it again makes it no younger.
+    """
     letters: Any = DeadLetters(schema.name)
     await write(schema, (ODD, "a"))
     [letter] = await letters.page(schema.engine)
     assert await letters.replay(schema.engine, Publisher(works=False), letter.dead_letter_id) is False
     publisher = Publisher()
     assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
-    assert publisher.sent == [RawMessage(ODD.topic, ODD.key, ODD.value, list(ODD.headers))]
+    first = ("first-appended-at", format_time(datetime.fromtimestamp(ODD.timestamp / 1000, UTC)).encode())
+    assert publisher.sent == [RawMessage(ODD.topic, ODD.key, ODD.value, [*ODD.headers, first])]
     assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is False
     assert len(publisher.sent) == 1
     assert await letters.page(schema.engine) == []
     [closed] = await letters.page(schema.engine, closed=True)
     assert closed.replayed_at is not None
+
+
+async def test_a_record_that_is_replayed_twice_keeps_its_first_time(schema: Schema) -> None:
+    """The header that it was sent with stays the only one; a time that the broker did not know is not made up."""
+    letters: Any = DeadLetters(schema.name)
+    known = ODD._replace(headers=[("first-appended-at", b"2026-01-01T00:00:00Z")])
+    await write(schema, (known, "a"), (ODD._replace(offset=1, timestamp=-1), "b"))
+    publisher = Publisher()
+    for letter in await letters.page(schema.engine):
+        assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
+    assert [known.headers, list(ODD.headers)] == [message.headers for message in publisher.sent]
 
 
 async def test_discard_closes_but_keeps(schema: Schema) -> None:

@@ -48,6 +48,11 @@ class Died(BaseException):
     """The process ends here and now; no code of ours may catch it."""
 
 
+async def _no_feed_here() -> bool:
+    """Do nothing: the world confirms the prices, or does not."""
+    return False
+
+
 class Node:
     """A process of a service: what it has in memory is lost when it dies."""
 
@@ -131,7 +136,7 @@ class Node:
     def _handler(self, silence: Silence) -> Handler[Any]:
         if self.service == "orchestrator":
             return Orders(time_scale=1.0, metrics=_SAGA_METRICS, silence=silence)
-        return participant() if self.service == "balance" else AssetDesk(self.world.STALE_AFTER)
+        return participant() if self.service == "balance" else AssetDesk(self.world.STALE_AFTER, _no_feed_here)
 
     async def _is_missed(self, member: Member) -> None:
         await asyncio.sleep(SESSION_S)
