@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 import secrets
@@ -10,9 +11,11 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+import jwt
 import pytest
 
-from tests.api.support import BUY, Api, token
+from order_api.settings import ApiSettings
+from tests.api.support import BUY, SECRET, Api, running, token
 
 ANSWER_BYTES_MAX = 16_384
 ANSWER_S = 5.0
@@ -200,3 +203,63 @@ async def test_no_mixture_of_them_is_a_fault_of_ours(api: Api) -> None:
         _no_fault(*await exchange(api, [f"GET {target} HTTP/1.1", *headers]), (seed, target[:60], headers))
     assert time.monotonic() - began < 60
     assert 200 == (await api.client.get("/health/live")).status_code
+
+
+def _unsigned(header: str, claims: str) -> str:
+    return ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in (header, claims, "x"))
+
+
+async def test_no_token_is_a_fault_of_ours(api: Api) -> None:
+    """Nests, huge numbers and lone surrogates in a token's header and claims are an invalid token."""
+    good = '{"alg":"HS256","kid":"a"}'
+    parts = [
+        "[" * 5000,
+        '{"alg":' * 1000,
+        '{"alg":"HS256","kid":' + "9" * 5000 + "}",
+        '{"alg":"HS256","kid":"\\ud800"}',
+    ]
+    parts += ["null", "[]", '"x"', "1e400", '{"alg":["HS256"]}', '{"alg":{}}', '{"alg":null}', '{"alg":"\\u0000"}', ""]
+    tokens = [_unsigned(part, "{}") for part in parts] + [_unsigned(good, part) for part in parts]
+    claims: list[dict[str, Any]] = [
+        {"exp": 10**30}, {"exp": 1e300}, {"exp": [1]}, {"exp": {}}, {"nbf": "x"}, {"iat": [[]]}, {"aud": [[1]]},
+        {"sub": 7}, {"sub": "\ud800"}, {"sub": "a\0"}, {"scope": {"a": 1}}, {"scope": [["x"]]}, {"jti": ["x"]},
+        {"sub": "x" * 5000},
+    ]  # fmt: skip
+    tokens += [jwt.encode({"sub": "alice", "exp": 2**33, "scope": "", **one}, SECRET, "HS256") for one in claims if one]
+    for number, one in enumerate([*tokens, ".", "..", "a.b.c.d.e", "\u00e9", "a" * 12_000, "x " * 3]):
+        status, payload = await exchange(api, [f"GET {NOBODY} HTTP/1.1", f"Authorization: Bearer {one}"], user=None)
+        assert status in {401, 403}, (number, one[:60])
+        assert len(payload) < 1000
+
+
+async def test_a_client_that_asks_before_it_sends_its_body_is_told(api: Api) -> None:
+    """`Expect: 100-continue`: go on, for an order of a known caller; a refusal, before a body, for nobody's."""
+    body = (GOOD + "}").encode()
+    for bearer, first in ((token(), b"HTTP/1.1 100 "), ("x", b"HTTP/1.1 401 ")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        head = [*POST, "Host: a", "Expect: 100-continue", f"Authorization: Bearer {bearer}"]
+        writer.write("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode())
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), ANSWER_S)).startswith(first)
+        if bearer != "x":
+            writer.write(body)
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), ANSWER_S)).startswith(b"HTTP/1.1 202 ")
+        writer.close()
+
+
+async def test_what_a_trusted_proxy_passes_on_is_no_fault_of_ours(settings: ApiSettings) -> None:
+    """An address that is none is kept as a text, cut short."""
+    async with running(settings.model_copy(update={"api_trusted_proxies": "127.0.0.1"})) as api:
+        for forwarded in (
+            "unknown",
+            "",
+            ",",
+            "\u00e9",
+            "a" * 9000,
+            "1.1.1.1:99999",
+            "[::1",
+            "::1%eth0",
+            "1," * 4000,
+            "'",
+        ):
+            status, payload = await exchange(api, [*POST, f"X-Forwarded-For: {forwarded}"], (GOOD + "}").encode())
+            assert 202 == status, (forwarded[:40], payload)
