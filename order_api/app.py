@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import structlog
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from contracts.topics import ORDERS_REQUESTS
+from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
 from order_api.access_log import AccessLog
 from order_api.connections import make_connections, make_room
 from order_api.description.pages import page_routes
@@ -47,6 +47,7 @@ from saga_kit.publisher import Publisher
 from saga_kit.service import collect_seldom
 from saga_kit.settings import load
 from saga_kit.telemetry import configure_logging
+from saga_kit.topic_settings import check as check_topics
 from saga_kit.tracing import configure_tracing
 from saga_kit.waiting import wait_for
 
@@ -93,13 +94,14 @@ async def serve(settings: ApiSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stopping = asyncio.Event()
     checking = asyncio.create_task(_check_database(engine, server, stopping))
+    looking = asyncio.create_task(_check_topics(settings, stopping))
     try:
         await server.serve(sockets=[sock])
         if not server.started:
             raise CannotStart("the application did not start")
     finally:
         stopping.set()
-        await asyncio.gather(checking, return_exceptions=True)
+        await asyncio.gather(checking, looking, return_exceptions=True)
         await publisher.stop()
         await engine.dispose()
         log.info("ended")
@@ -113,6 +115,16 @@ async def _check_database(engine: AsyncEngine, server: uvicorn.Server, stopping:
     except CannotStart:
         server.should_exit = True
         raise
+
+
+async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
+    """Say what is wrong with the topics, and serve all the same: orders are safe in the database."""
+
+    async def trouble() -> None:
+        await check_topics(settings, (ORDERS_REQUESTS.name, ORDERS_EVENTS.name))
+
+    with suppress(CannotStart):  # each deviation was said
+        await wait_for("settings of topics", trouble, stopping)
 
 
 def create_app(

@@ -20,7 +20,7 @@ from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus
 from order_api.waiters import Waiters
 from saga_kit.backoff import keep_doing
-from saga_kit.settings import KitSettings
+from saga_kit.settings import METADATA_MAX_AGE_MS, KitSettings
 from saga_kit.unpacking import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
 
 POLL_MS: Final = 500
@@ -66,6 +66,7 @@ class Follower:
             **self._settings.kafka_client_options(),
             client_id=f"{self._settings.kafka_topic_prefix}api-follower",
             group_id=None,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             enable_auto_commit=False,
             auto_offset_reset="latest",
             isolation_level="read_committed",

@@ -26,8 +26,10 @@ from saga_kit.bookmark import Bookmark
 from saga_kit.errors import CannotStart, Stalled, Stopped, describe
 from saga_kit.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, Poller
 from saga_kit.publisher import MESSAGE_BYTES_MAX, Publisher
-from saga_kit.settings import KitSettings
+from saga_kit.settings import METADATA_MAX_AGE_MS, KitSettings
+from saga_kit.shapes import Shapes
 from saga_kit.telemetry import Metrics
+from saga_kit.topic_settings import REPLAY_HORIZON_S
 from saga_kit.unpacking import FETCHED_BYTES_MAX, LostRecord, size_of
 
 M = TypeVar("M")
@@ -45,8 +47,6 @@ must not hold up the others for so long."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
 """No progress for so long, or one try of a batch for twice as long, which is above the limits of all that it does."""
-REPLAY_HORIZON_S: Final = 30 * 86_400
-"""Rows are the dedupe, and may be gone after this; keep the topics' retention below it."""
 QUIET_MAX_S: Final = 15.0
 """A consumer without traffic still polls and fetches many times in this time."""
 
@@ -92,6 +92,7 @@ class Consumer(Generic[M]):
             client_id=f"{settings.kafka_topic_prefix}{group}",
             consumer_only=True,
             allow_auto_create_topics=False,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             apply_types=False,
             graceful_timeout=DRAIN_TIMEOUT_S,
             security=_security(settings),
@@ -120,6 +121,8 @@ class Consumer(Generic[M]):
             max_poll_interval_ms=24 * 3600 * 1000,  # an outage of the database is no reason to leave; see watch()
         )
         self._subscriber = subscriber
+        self._topics = [settings.kafka_topic_prefix + topic for topic in handler.topics]
+        self._shapes = Shapes(metrics)
         self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
         self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
 
@@ -135,6 +138,7 @@ class Consumer(Generic[M]):
             await self._broker.start()
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             raise CannotStart(f"the broker gives this login no right to consume: {describe(error)}") from None
+        self._shapes.look(self._subscriber.consumer, self._topics)
         if self._limited:
             self._subscriber.consumer._fetcher._prefetch_backoff = UNTAKEN_S  # noqa: SLF001 - it is no option of theirs
 
@@ -159,7 +163,11 @@ class Consumer(Generic[M]):
     def trouble(self) -> str | None:
         """Say why this consumer is not ready, None when it is."""
         consumer = self._subscriber.consumer
-        if consumer is None or not consumer.assignment():
+        if consumer is None:
+            return "no partitions assigned"
+        if missing := [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]:
+            return f"topics are missing (or hidden from this login): {', '.join(missing)}"
+        if not consumer.assignment():
             return "no partitions assigned"
         if blocked := self._poller.blocked():
             tp, reason = next(iter(blocked.items()))
@@ -183,6 +191,8 @@ class Consumer(Generic[M]):
             if (trying_s := self._process.trying_s) > 2 * self._stalled_s:
                 raise Stalled(f"a batch hangs: its work began {trying_s:.0f} s ago")
             consumer = self._subscriber.consumer
+            if consumer is not None:
+                self._poller.begin_anew(self._shapes.look(consumer, self._topics))
             lags, positions = await _lags(consumer)
             self._metrics.consumer_lag_messages.set(sum(lags.values()))
             self._metrics.consumer_blocked_partitions.set(len(self._poller.blocked()))

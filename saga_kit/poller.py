@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -67,12 +67,15 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Records to take at once from a partition in which something can't be read."""
         self._tries: dict[TopicPartition, int] = {}
         """How many times in a row a partition's next record could not be read."""
+        self._anew: set[TopicPartition] = set()
         self._backoff = Backoff()
 
     async def poll(self, consumer: Any) -> Sequence[Any]:
         """Return the next records, in order in each partition; none after an error."""
         self.polled_at = time.monotonic()
         try:
+            if self._anew:
+                await self._to_beginning(consumer)
             with taking():
                 if self._must_rewind:
                     await self._rewind(consumer)
@@ -101,6 +104,10 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             end = record.next_offset if isinstance(record, LostRecord) else record.offset + 1
             self._handled[record.topic, record.partition] = end
 
+    def begin_anew(self, tps: Collection[TopicPartition]) -> None:
+        """Read these partitions from their beginning: what was handled of them is of a topic that is gone."""
+        self._anew.update(tps)
+
     def blocked(self) -> dict[TopicPartition, str]:
         """Return the partitions that can't be read at the moment, and why."""
         since = time.monotonic() - BLOCKED_S
@@ -119,6 +126,15 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._most.clear()
         self._tries.clear()
         self._blocked.clear()
+
+    async def _to_beginning(self, consumer: Any) -> None:
+        anew, self._anew = self._anew & consumer.assignment(), set()
+        for tp in anew:
+            self._handled.pop(tp, None)
+        if anew:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POSITION_TIMEOUT_S):
+                    await consumer.seek_to_beginning(*anew)
 
     async def _fetch(self, consumer: Any) -> list[Any]:
         """Take what is there, up to a batch, or wait for the first record."""

@@ -17,7 +17,7 @@ from saga_kit.backoff import Backoff
 from saga_kit.crash_points import CrashPoint, reached
 from saga_kit.errors import OversizeMessage, describe
 from saga_kit.murmur2 import murmur2, partition_of
-from saga_kit.settings import KafkaSettings
+from saga_kit.settings import METADATA_MAX_AGE_MS, KafkaSettings
 from saga_kit.tracing import begin_sending
 
 BATCH_BYTES_MAX: Final = 512 * 1024
@@ -63,6 +63,7 @@ class Publisher:
         self._options = {
             **settings.kafka_client_options(),
             "client_id": client_id,
+            "metadata_max_age_ms": METADATA_MAX_AGE_MS,
             "acks": "all",
             "enable_idempotence": True,
             "compression_type": None,  # on a loopback or rack network, it costs more than it saves

@@ -30,6 +30,7 @@ from saga_kit.outbox import Outbox, Relay
 from saga_kit.publisher import Publisher
 from saga_kit.settings import KitSettings
 from saga_kit.telemetry import Metrics, configure_logging
+from saga_kit.topic_settings import check as check_topics
 from saga_kit.tracing import configure_tracing
 from saga_kit.waiting import wait_for
 
@@ -181,6 +182,7 @@ class Service:
             url = settings.sqlalchemy_url
             await wait_for(f"database {place(url)}", self._database_ready, self._stopping)
             await wait_for(f"broker {settings.kafka_bootstrap_servers}", self._broker_ready, self._stopping)
+            await wait_for("settings of topics", self._topics_fit, self._stopping)
             await wait_for(f"schema {self._schema}", self._handler_ready, self._stopping)
             if not self._stopping.is_set():
                 await self._work()
@@ -287,6 +289,10 @@ class Service:
     async def _broker_ready(self) -> str | None:
         missing = await self._publisher.missing_topics(self._handler.topics)
         return f"missing topics (or hidden from this login): {', '.join(missing)}" if missing else None
+
+    async def _topics_fit(self) -> str | None:
+        self._metrics.topic_deviations.set(await check_topics(self._kit.settings, self._handler.topics))
+        return None
 
     async def _database_trouble(self) -> str | None:
         await ping(self._engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +13,8 @@ from sqlalchemy import URL
 from saga_kit.dsn import parse_database_url
 
 S = TypeVar("S", bound=BaseSettings)
+METADATA_MAX_AGE_MS: Final = 2_000
+"""How old a client's knowledge of topics, partitions and leaders may be; what is new is read after so long at most."""
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:

@@ -47,6 +47,13 @@ class Metrics:
             "consumer_blocked_partitions", "Assigned partitions that can't be read: a missing codec, a checksum.",
             registry=self.registry,
         )  # fmt: skip
+        self.topic_changes = Counter(
+            "topic_changes", "Changes of a topic's shape while it is read: missing, back, partitions, begun_anew.",
+            ["change"], registry=self.registry,
+        )  # fmt: skip
+        self.topic_deviations = Gauge(
+            "topic_deviations", "Settings of topics that are not as they must be, at the start.", registry=self.registry
+        )
         self.outbox_oldest_unsent_seconds = Gauge(
             "outbox_oldest_unsent_seconds", "Age of the oldest unsent message that is due.", registry=self.registry
         )

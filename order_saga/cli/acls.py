@@ -1,7 +1,8 @@
 """Gives logins their rights on the broker, as a file lists them. It never takes a right away: that is for people to do.
 
-A line of the file is `login may what...`; `may` is `read` or `write` for topics, `join` for consumer groups. Names are
-without `KAFKA_TOPIC_PREFIX`. Rights to see what one may read, write or join come with these.
+A line of the file is `login may what...`; `may` is `read`, `write` or `inspect` (see their settings) for topics, `join`
+for consumer groups. Names are without `KAFKA_TOPIC_PREFIX`. Rights to see what one may read, write or join come with
+these.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ class Operation(IntEnum):
 
     READ = 3
     WRITE = 4
+    DESCRIBE_CONFIGS = 10
 
 
 MAY: Final = {
     "read": (Resource.TOPIC, Operation.READ),
     "write": (Resource.TOPIC, Operation.WRITE),
+    "inspect": (Resource.TOPIC, Operation.DESCRIBE_CONFIGS),
     "join": (Resource.GROUP, Operation.READ),
 }
 

@@ -74,7 +74,7 @@ def archive(
 
 
 def _check_horizon(days: float) -> None:
-    from saga_kit.consumer import REPLAY_HORIZON_S
+    from saga_kit.topic_settings import REPLAY_HORIZON_S
 
     if not days * DAY_S >= REPLAY_HORIZON_S:  # which no NaN is
         horizon = f"--older-than must be at least {REPLAY_HORIZON_S / DAY_S:g} days, the replay horizon"
