@@ -31,7 +31,7 @@ def _give_up_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
     """Keep one right of root: to reach files, since a checkout or a temporary folder is often root's alone (0700).
 
     The other way is to open every parent folder to everybody, which is not ours to do. Where a container has taken the
-    right from root, the calls fail without harm, and the program sees what its user may see.
+    right from root, the calls fail without harm, and the program sees what its user may see: see `elsewhere`.
     """
     if sys.platform == "linux":
         libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
@@ -47,6 +47,17 @@ def _give_up_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
         libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
 
 
+def may_use(uid: int, gid: int, folder: str, program: str) -> int:
+    """Give up root; return 0 if what is left may write in `folder` and run `program`, 1 if not, 2 if we stay root."""
+    try:
+        _give_up_root(ctypes.CDLL(None), uid, gid)
+    except OSError:
+        return 2
+    return 0 if os.access(folder, os.W_OK | os.X_OK) and os.access(program, os.X_OK) else 1
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "try":
+        sys.exit(may_use(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]))
     parent, orphan_signal, uid, gid = map(int, sys.argv[1:5])
     become(parent, orphan_signal, uid, gid, sys.argv[5:])

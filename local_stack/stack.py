@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -145,6 +146,11 @@ class LocalStack:
             await asyncio.gather(self._guard, return_exceptions=True)  # `run` has told its error
         await self._bring_down()
 
+    async def remove(self) -> None:
+        """Remove the folder of a stack that has ended, and what lies outside of it."""
+        await self._postgres.remove(self.logs)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     async def run(self) -> None:
         """Wait for ever; raise `StackError` if the stack, when it had to start again as a whole, could not."""
         if self._guard is not None:
@@ -222,6 +228,10 @@ class LocalStack:
         embedded: list[ProcessSpec] = []
         if not self.options.database_url:
             await self._postgres.prepare(self.logs)
+            if place := self._postgres.outside:
+                self._warn(
+                    f"PostgreSQL's user can't reach {self.folder}, and this root can't let it: its data are in {place}"
+                )
             self.database_url = self._postgres.database_url
             embedded.append(self._postgres.spec())
         if not self.options.kafka_bootstrap_servers:

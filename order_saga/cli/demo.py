@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 import time
 import uuid
@@ -82,9 +81,10 @@ async def run_demo(*, keep: bool, json: bool) -> int:
     async def samples(logins: Mapping[str, str]) -> None:
         await load_samples(logins, TIME_SCALE)
 
+    options = StackOptions(time_scale=TIME_SCALE, load_samples=samples)
+    stack = LocalStack(folder, options, err if json else out)
     try:
-        options = StackOptions(time_scale=TIME_SCALE, load_samples=samples)
-        async with LocalStack(folder, options, err if json else out) as stack:
+        async with stack:
             kafka = KafkaSettings(  # all of it: the environment may be meant for another broker, with TLS and a login
                 kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
                 kafka_topic_prefix="",
@@ -100,7 +100,7 @@ async def run_demo(*, keep: bool, json: bool) -> int:
         return 1
     finally:
         if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            await stack.remove()
     return 0 if good else 1
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from local_stack.errors import StackError
 from local_stack.ports import free_ports
 from local_stack.postgres import Postgres
 from local_stack.supervisor import Supervisor
-from tests.local_stack.support import Supervised, eventually, is_gone
+from tests.local_stack.support import ENVIRONMENT, HERE, Supervised, eventually, is_gone
 
 pytestmark = pytest.mark.asyncio
 
@@ -145,6 +146,52 @@ async def test_a_folder_that_is_the_users_alone_is_enough(tmp_path: Path, monkey
     postgres = Postgres(private / "postgres", free_ports(1)[0])
     async with running(postgres, private / "logs"):
         assert await ask(postgres, "select 1") == 1
+
+
+@asynccontextmanager
+async def without(folder: Path, *capabilities: str) -> AsyncIterator[tuple[int, list[str]]]:
+    """Run it twice as a root without these capabilities; give the exit status and what it said."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can lose a right of root's")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(HERE / "run_postgres.py"), str(folder), *capabilities),
+        env=ENVIRONMENT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    yield process.returncode, said.decode().splitlines()
+
+
+@pytest.mark.parametrize("lost", ["dac_override", "setpcap"])
+async def test_a_root_who_can_lend_no_right_is_enough(tmp_path: Path, lost: str) -> None:
+    """In a folder of mode 0700, where a container has taken the right: data are kept, elsewhere, and can be removed."""
+    private = tmp_path / "root's home"
+    private.mkdir(mode=0o700)
+    async with without(private, lost, "dac_read_search") as (status, said):
+        assert (0, "42", "False") == (status, said[0], said[2]), said
+        assert Path(said[1]).name.startswith("order-saga-")
+
+
+async def test_a_root_who_can_become_nobody_else_is_told_so(tmp_path: Path) -> None:
+    """Where no other user can be switched to, one line says what is missing and what helps."""
+    async with without(tmp_path, "setuid", "setgid") as (status, said):
+        assert 1 == status
+        assert 1 == len(said), said
+        assert said[0].startswith("PostgreSQL refuses to run as root, and this root may become no other user")
+        assert said[0].endswith("run the command as a user who is not root")
+
+
+async def test_data_of_a_root_with_more_rights_are_not_touched(postgres: Postgres, tmp_path: Path) -> None:
+    """Data in the stack's own folder stay there; a root who can't get at them is told so, and makes no other ones."""
+    async with running(postgres, tmp_path / "logs"):
+        await ask(postgres, "create table kept as select 42 as answer")
+    async with without(tmp_path, "dac_override", "dac_read_search") as (status, said):
+        assert 1 == status
+        assert f"PostgreSQL's user can't reach {postgres.folder / 'data'}: it was made by a root with" in said[-1]
+    async with running(postgres, tmp_path / "logs"):
+        assert await ask(postgres, "select answer from kept") == 42
 
 
 async def test_a_missing_package_is_one_clear_line(
