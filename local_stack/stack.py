@@ -37,6 +37,8 @@ from local_stack.processes import run_to_end, side_by_side
 from local_stack.supervisor import ProcessSpec, Supervisor
 
 SERVICES = ("balance", "assets", "orchestrator", "api")
+REPLACEABLE = ("balance", "assets")
+"""Services that another team may run in the place of ours."""
 LOGINS = (*SERVICES, "auditor")
 LOGIN_PREFIX = "order_saga_"
 """What the names of our logins begin with: they belong to a whole server."""
@@ -59,7 +61,8 @@ class StackOptions:
     `ports`: a port for each service, for `broker` and for `postgres`; one that is not named is chosen among the free
     ones, once, and kept in the folder. `time_scale` multiplies the saga's patience. `environment`: further settings for
     all services; `environment_of`: for one process, by its name (`api`, `api-2`). `replicas`: how many of a service,
-    where not one (Apache Kafka only: the embedded broker has one member a group). `command` is what the services' names
+    where not one (Apache Kafka only: the embedded broker has one member a group). `without`: services of `REPLACEABLE`
+    that somebody else runs; `ledger_views` says where such a ledger can be seen. `command` is what the services' names
     are appended to. `pause_max_s`: how long a service that keeps dying waits at most before it is started again.
     """
 
@@ -71,6 +74,8 @@ class StackOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
+    ledger_views: str = ""
     command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
     pause_max_s: float = 5.0
 
@@ -87,7 +92,8 @@ class LocalStack:
         self.folder = folder.absolute()
         self.options = options or StackOptions()
         self._chosen_ports = kept_ports(self.folder / "ports.json", (*SERVICES, "broker", "postgres"))
-        self.ports = self._chosen_ports | dict(self.options.ports)
+        ports = self._chosen_ports | dict(self.options.ports)
+        self.ports = {name: port for name, port in ports.items() if name not in self.options.without}
         self.database_url = self.options.database_url or ""
         self.kafka_bootstrap_servers = self.options.kafka_bootstrap_servers or ""
         self._console = console or Console(quiet=True)
@@ -169,6 +175,7 @@ class LocalStack:
             "jwt_secret_file": str(self._jwt_secret_file),
             "logs": str(self.logs),
             "time_scale": self.options.time_scale,
+            "ledger_views": self.options.ledger_views,
             "environment": dict(self.options.environment),
         }
 
@@ -204,7 +211,7 @@ class LocalStack:
             with self._step("sample data"):
                 await self.options.load_samples(self.logins)
         with self._step("services"):
-            replicas = {name: range(self.options.replicas.get(name, 1)) for name in SERVICES}
+            replicas = {name: range(self.options.replicas.get(name, 1)) for name in SERVICES if name in self.ports}
             specs = [self._service(name, number) for name, numbers in replicas.items() for number in numbers]
             await self._supervisor.start(*specs)
         self._write_state()

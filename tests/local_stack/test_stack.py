@@ -95,6 +95,18 @@ async def test_each_service_has_its_own_settings(tmp_path: Path, monkeypatch: py
     assert len(set(stack.logins.values())) == len(LOGINS)
 
 
+async def test_a_service_of_somebody_elses_is_not_started(tmp_path: Path) -> None:
+    """The rest runs, its port is free for whoever comes, and the description says where the ledger can be seen."""
+    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+    with socket.create_server(("127.0.0.1", ports["balance"])):
+        options = replace(OPTIONS, ports=ports, without=frozenset({"balance"}), ledger_views="wallet_audit")
+        async with LocalStack(tmp_path, options) as stack:
+            state = stack.describe()
+            assert {*PROCESSES} - {"balance"} == {*state["processes"]}
+            assert {*SERVICES} - {"balance"} == {*SERVICES} & {*state["ports"]}
+            assert "wallet_audit" == state["ledger_views"]
+
+
 async def test_a_killed_service_is_replaced_in_the_description(tmp_path: Path) -> None:
     """After kill -9 of a service another one answers on the same port, and stack.json knows its process id."""
     console = recording()
