@@ -134,7 +134,7 @@ class LocalStack:
         try:
             self._take_folder()
             for purpose, port in self.options.ports.items():
-                if not (purpose == "broker" and self.options.kafka_bootstrap_servers):
+                if purpose in self.ports and not (purpose == "broker" and self.options.kafka_bootstrap_servers):
                     require_free(port, purpose)
             write_private(self.folder / "ports.json", json.dumps(self._chosen_ports) + "\n")
             await self._bring_up()

@@ -17,9 +17,6 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
-from sqlalchemy import MetaData
-from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from contracts.balance import BalanceReserved, BalanceSettled, RefundRefused, ReserveBalance, SettleBalance
 from contracts.balance import RefundBalance as Refund
@@ -28,21 +25,12 @@ from contracts.decimals import Money
 from contracts.topics import BALANCE_COMMANDS, BALANCE_REPLIES
 from local_stack.ports import free_ports
 from local_stack.probes import http_ready
-from saga_kit.barrier import holds_archive_table, holds_table
-from saga_kit.dead_letters import dead_letters_table
-from saga_kit.ledger_start import ledger_start_table
-from saga_kit.outbox import outbox_table
 from saga_kit.publisher import Publisher
 from saga_kit.settings import KafkaSettings
 from tests.infrastructure import Database, Infrastructure
 from tests.integration.system import eventually
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "wallet_service.py"
-KIT = (holds_table, holds_archive_table, ledger_start_table, outbox_table, dead_letters_table)
-DIALECT = PGDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its arguments untyped
-WALLETS = """
-    CREATE TABLE wallet.wallets (
-        owner text, unit text, free numeric NOT NULL DEFAULT 0 CHECK (free >= 0), PRIMARY KEY (owner, unit))"""
 
 
 @pytest_asyncio.fixture
@@ -65,7 +53,7 @@ async def _running(infrastructure: Infrastructure, database: Database, topic_pre
         "HTTP_PORT": str(port),
         "PYTHONPATH": str(EXAMPLE.parents[2]),
     }
-    process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLE), env=environment)
+    process = await asyncio.create_subprocess_exec(sys.executable, EXAMPLE, "serve", env=environment)
     await eventually(http_ready(port), "the example is ready")
     yield
     if process.returncode is None:
@@ -74,19 +62,15 @@ async def _running(infrastructure: Infrastructure, database: Database, topic_pre
 
 
 async def _make_schema(database: Database) -> None:
-    metadata = MetaData()
-    kit = [make(metadata, "wallet") for make in KIT]
-    connection = await asyncpg.connect(database.url)
-    try:
-        await connection.execute("CREATE SCHEMA wallet")
-        for table in kit:
-            await connection.execute(str(CreateTable(table).compile(dialect=DIALECT)))
-            for index in table.indexes:
-                await connection.execute(str(CreateIndex(index).compile(dialect=DIALECT)))
-        await connection.execute(WALLETS)
-        await connection.execute("INSERT INTO wallet.wallets VALUES ('ann', 'USD', 100)")
-    finally:
-        await connection.close()
+    environment = {"DATABASE_URL": database.url, "WALLET_DB_PASSWORD": "test-only"}
+    for words in (
+        ("migrate",),
+        ("migrate",),
+        ("deposit", "1", "ann", "USD", "100"),
+        ("deposit", "1", "ann", "USD", "100"),
+    ):
+        done = await asyncio.create_subprocess_exec(sys.executable, EXAMPLE, *words, env=os.environ | environment)
+        assert 0 == await done.wait()
 
 
 def _conversation(order_id: uuid.UUID) -> list[Message]:
@@ -129,7 +113,9 @@ async def _answers(infrastructure: Infrastructure, prefix: str, commands: list[M
 
 async def _wallets(database: Database) -> list[tuple[str, str]]:
     connection = await asyncpg.connect(database.url)
-    rows = await connection.fetch("SELECT unit, free::text FROM wallet.wallets WHERE owner = 'ann' ORDER BY unit")
+    rows = await connection.fetch(
+        "SELECT unit, trim_scale(free)::text FROM wallet.wallets WHERE owner = 'ann' ORDER BY unit"
+    )
     await connection.close()
     return [tuple(row) for row in rows]
 
