@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -32,17 +32,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import FIRST_APPENDED, format_time
 from saga_kit.batch import Record
+from saga_kit.errors import classify, describe
 from saga_kit.outbox import QUEUE_STORAGE
 from saga_kit.publisher import Publisher, RawMessage
+from saga_kit.unpacking import NOT_WHOLE, LostRecord, size_of
 
 Note = Callable[[AsyncConnection], Awaitable[None]]
 
 REASON_MAX: Final = 500
 PAGE_MAX: Final = 500
-_COLUMNS: Final = (
-    "dead_letter_id, topic, partition, record_offset, record_timestamp, key, headers, value, reason, received_at,"
-    " replayed_at, discarded_at"
-)
+PREVIEW_BYTES: Final = 1024
+"""Of a value, and of a key, in a list; the letter has them whole."""
+PREVIEW_HEADERS_BYTES: Final = 8192
+"""Headers that are longer, packed, are left out of a list."""
+STATEMENT_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Of the letters that one statement writes."""
+_PLACE: Final = "dead_letter_id, topic, partition, record_offset, record_timestamp"
+_FATE: Final = "reason, received_at, replayed_at, discarded_at, octet_length(value) AS value_bytes"
+_WHOLE: Final = f"{_PLACE}, key, headers, value, {_FATE}"
+_PREVIEW: Final = f"""{_PLACE}, substring(key FROM 1 FOR {PREVIEW_BYTES}) AS key,
+    CASE WHEN octet_length(headers::text) <= {PREVIEW_HEADERS_BYTES} THEN headers ELSE '[]' END AS headers,
+    substring(value FROM 1 FOR {PREVIEW_BYTES}) AS value, {_FATE}"""
+OPEN: Final = "replayed_at IS NULL AND discarded_at IS NULL"
+STATES: Final = {
+    "open": OPEN,
+    "replayed": "replayed_at IS NOT NULL",
+    "discarded": "discarded_at IS NOT NULL",
+    "closed": "(replayed_at IS NOT NULL OR discarded_at IS NOT NULL)",
+}
+"""What may have become of a letter, and the condition for it."""
 
 
 class DeadLetter(NamedTuple):
@@ -60,6 +78,18 @@ class DeadLetter(NamedTuple):
     received_at: datetime
     replayed_at: datetime | None
     discarded_at: datetime | None
+    value_bytes: int | None = None
+    """How long the value is that is kept: a list has only its beginning."""
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was neither replayed nor discarded."""
+        return self.replayed_at is None and self.discarded_at is None
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether its bytes are those of the record; if not, it can't be published again."""
+        return not self.reason.startswith(NOT_WHOLE)
 
 
 def dead_letters_table(metadata: MetaData, schema: str) -> Table:
@@ -99,7 +129,31 @@ class DeadLetters:
         self._table = f"{schema}.dead_letters"
 
     async def write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
-        """Store records with the reasons why they can't be handled, in one statement."""
+        """Store records with the reasons why they can't be handled, in parts of `STATEMENT_BYTES_MAX`.
+
+        Of one that the database refuses its place and the reason are stored. Raises what is no fault of a letter.
+        """
+        for part in _in_parts(letters):
+            await self._write_or_halve(tx, part)
+
+    async def _write_or_halve(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
+        try:
+            async with tx.begin_nested():
+                await self._write(tx, letters)
+        except Exception as error:
+            if classify(error) != "poison":
+                raise
+            middle = len(letters) // 2
+            if middle:
+                await self._write_or_halve(tx, letters[:middle])
+                await self._write_or_halve(tx, letters[middle:])
+            else:
+                record, reason = letters[0]
+                why = f"{NOT_WHOLE}it can't be stored ({describe(error)}): {reason}"
+                place = LostRecord(record.topic, record.partition, record.offset, why, record.timestamp)
+                await self._write(tx, [(place, why)])
+
+    async def _write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
         records = [record for record, _ in letters]
         await tx.exec_driver_sql(
             f"""
@@ -121,27 +175,34 @@ class DeadLetters:
         )
 
     async def page(
-        self, engine: AsyncEngine, *, after: int = 0, limit: int = 100, closed: bool = False
+        self, engine: AsyncEngine, *, after: int = 0, limit: int = 100, closed: bool = False, state: str = ""
     ) -> list[DeadLetter]:
-        """List letters by id, from the one after `after`; those replayed or discarded only when `closed`."""
-        condition = "" if closed else "AND replayed_at IS NULL AND discarded_at IS NULL"
+        """List letters by id, from the one after `after`; those replayed or discarded only when `closed`.
+
+        With `state`, those of `STATES[state]`. Keys and values are cut to `PREVIEW_BYTES`, long headers left out.
+        """
+        condition = f"AND {STATES[state]}" if state else "" if closed else f"AND {OPEN}"
         async with engine.connect() as connection:
             rows = await connection.exec_driver_sql(
-                f"SELECT {_COLUMNS} FROM {self._table} WHERE dead_letter_id > $1 {condition}"  # noqa: S608 - the same
+                f"SELECT {_PREVIEW} FROM {self._table} WHERE dead_letter_id > $1 {condition}"  # noqa: S608 - the same
                 " ORDER BY dead_letter_id LIMIT $2",
                 (after, min(limit, PAGE_MAX)),
             )
             return [_read(row) for row in rows]
 
     async def get(self, engine: AsyncEngine, dead_letter_id: int) -> DeadLetter | None:
-        """Return one letter, None when there is no such."""
-        letters = await self.page(engine, after=dead_letter_id - 1, limit=1, closed=True)
-        return next((letter for letter in letters if letter.dead_letter_id == dead_letter_id), None)
+        """Return one letter with all that is kept of it, None when there is no such."""
+        async with engine.connect() as connection:
+            rows = await connection.exec_driver_sql(
+                f"SELECT {_WHOLE} FROM {self._table} WHERE dead_letter_id = $1",  # noqa: S608 - the same
+                (dead_letter_id,),
+            )
+            return next((_read(row) for row in rows), None)
 
     async def replay(
         self, engine: AsyncEngine, publisher: Publisher, dead_letter_id: int, *, note: Note | None = None
     ) -> bool:
-        """Publish the record again, bytes and headers as they were; False when it is not open or was not sent.
+        """Publish the record again, as it was; False when it is not open, was not kept whole, or was not sent.
 
         A header more says when the broker first had it: publishing it again makes no order and no price younger.
 
@@ -149,7 +210,7 @@ class DeadLetters:
         transaction that closes the letter; killed before that, it stays open, and is published again another time.
         """
         letter = await self.get(engine, dead_letter_id)
-        if letter is None or letter.replayed_at is not None or letter.discarded_at is not None:
+        if letter is None or not letter.is_open or not letter.is_whole:
             return False
         headers = [*letter.headers, *_first_appended(letter)]
         if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, headers)]):
@@ -160,17 +221,43 @@ class DeadLetters:
         """Close a letter for good; its bytes stay. False when it is not open. `note`: as for `replay`."""
         return await self._close(engine, dead_letter_id, "discarded_at", note)
 
+    async def purge(
+        self, engine: AsyncEngine, dead_letter_id: int, *, state: str = "closed", note: Note | None = None
+    ) -> bool:
+        """Delete a letter with its bytes; False when there is none of that one of `STATES`. `note`: as above."""
+        async with engine.begin() as tx:
+            result = await tx.exec_driver_sql(
+                f"DELETE FROM {self._table} WHERE dead_letter_id = $1 AND {STATES[state]}",  # noqa: S608 - the same
+                (dead_letter_id,),
+            )
+            purged = result.rowcount == 1
+            if purged and note is not None:
+                await note(tx)
+            return purged
+
     async def _close(self, engine: AsyncEngine, dead_letter_id: int, column: str, note: Note | None) -> bool:
         async with engine.begin() as tx:
             result = await tx.exec_driver_sql(
                 f"UPDATE {self._table} SET {column} = clock_timestamp()"  # noqa: S608 - the same
-                " WHERE dead_letter_id = $1 AND replayed_at IS NULL AND discarded_at IS NULL",
+                f" WHERE dead_letter_id = $1 AND {OPEN}",
                 (dead_letter_id,),
             )
             closed = result.rowcount == 1
             if closed and note is not None:
                 await note(tx)
             return closed
+
+
+def _in_parts(letters: Sequence[tuple[Record, str]]) -> Iterator[Sequence[tuple[Record, str]]]:
+    begin = size = 0
+    for number, (record, _) in enumerate(letters):
+        own = size_of(record)
+        if size + own > STATEMENT_BYTES_MAX and number > begin:
+            yield letters[begin:number]
+            begin, size = number, 0
+        size += own
+    if letters:
+        yield letters[begin:]
 
 
 def clean(reason: str) -> str:

@@ -6,6 +6,7 @@ import base64
 import json as json_module
 import sys
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -47,12 +48,25 @@ Reason = Annotated[str, typer.Option(help="Letters whose reason has this text in
 OlderThan = Annotated[float, typer.Option(min=0, help="Letters that came at least so many seconds ago.")]
 
 
+class LetterState(StrEnum):
+    """What may have become of a letter."""
+
+    OPEN = "open"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+    CLOSED = "closed"
+
+
+State = Annotated[LetterState, typer.Option(help="Letters of which this became: closed is replayed or discarded.")]
+
+
 class Filter(NamedTuple):
     """Which letters; empty: whichever."""
 
     topic: str = ""
     reason: str = ""
     older_than: float = 0.0
+    state: str = "open"
 
 
 class Found(NamedTuple):
@@ -147,9 +161,27 @@ def discard_letters(
     _close("discard", letters, Filter(topic, reason, older_than), pace)
 
 
+@commands.command("purge")
+@runs.a_run
+def purge_letters(
+    letters: Letters = None,
+    topic: Topic = "",
+    reason: Reason = "",
+    older_than: OlderThan = 0.0,
+    state: State = LetterState.CLOSED,
+    *,
+    pace: runs.Pace,
+) -> None:
+    """Delete letters with their bytes, for good: of those replayed or discarded, unless --state says otherwise.
+
+    Exit 1 when one was not as --state says.
+    """
+    _close("purge", letters, Filter(topic, reason, older_than, state), pace)
+
+
 def _close(action: str, letters: Sequence[str] | None, wanted: Filter, pace: runs.Pace) -> None:
     ids = [_parse(text) for text in letters or ()]
-    runs.check_choice(pace, named=bool(ids), filtered=wanted != Filter())
+    runs.check_choice(pace, named=bool(ids), filtered=wanted != Filter(state=wanted.state))
 
     async def work() -> bool:
         async with database() as engine:
@@ -159,6 +191,8 @@ def _close(action: str, letters: Sequence[str] | None, wanted: Filter, pace: run
                 runs.confirm(pace, f"{action} {min(number, pace.limit or number)} dead letters")
             found = _named(engine, ids) if ids else _matching(engine, wanted, begun["at"])
             left = await runs.left(engine, action, pace)
+            if action == "purge":
+                return await runs.work_off(found, _name, partial(_purge, engine, pace, wanted.state), left)
             if action == "discard":
                 return await runs.work_off(found, _name, partial(_discard, engine, pace), left)
             async with publishing(kafka_settings()) as publisher:
@@ -199,6 +233,18 @@ async def _replay(engine: AsyncEngine, publisher: Publisher, pace: runs.Pace, fo
     return await _why_not(engine, "replay", pace, found)
 
 
+async def _purge(engine: AsyncEngine, pace: runs.Pace, state: str, found: Found) -> Result:
+    from order_saga.repair import DONE_BEFORE, Result
+    from saga_kit.dead_letters import DeadLetters
+
+    note = _note("purge", pace, found, "deleted")
+    if await DeadLetters(found.schema).purge(engine, found.letter.dead_letter_id, state=state, note=note):
+        return Result(done=True, words="deleted")
+    if await DeadLetters(found.schema).get(engine, found.letter.dead_letter_id) is None:
+        return DONE_BEFORE
+    return Result(done=False, words=f"is not {state}")
+
+
 async def _why_not(engine: AsyncEngine, action: str, pace: runs.Pace, found: Found) -> Result:
     """Say why a letter was not closed: by this run before, by somebody else, or not taken by the broker."""
     from order_saga.repair import DONE_BEFORE, Result
@@ -209,8 +255,10 @@ async def _why_not(engine: AsyncEngine, action: str, pace: runs.Pace, found: Fou
         if await is_repaired(tx, pace.run.run_id, action, found.name):
             return DONE_BEFORE
     letter = await DeadLetters(found.schema).get(engine, found.letter.dead_letter_id)
-    if letter is None or letter.replayed_at is not None or letter.discarded_at is not None:
+    if letter is None or not letter.is_open:
         return Result(done=False, words="is not open")
+    if action == "replay" and not letter.is_whole:
+        return Result(done=False, words="can't be replayed: only a part of the record was kept")
     return Result(done=False, words="the broker did not take it")
 
 
@@ -255,7 +303,7 @@ async def _matching(engine: AsyncEngine, wanted: Filter, before: datetime) -> As
     before = min(before, datetime.now(UTC) - timedelta(seconds=wanted.older_than)) if wanted.older_than else before
     for schema in await _schemas(engine):
         after = 0
-        while page := await DeadLetters(schema).page(engine, after=after, limit=PAGE_MAX):
+        while page := await DeadLetters(schema).page(engine, after=after, limit=PAGE_MAX, state=wanted.state):
             after = page[-1].dead_letter_id
             for letter in page:
                 if _matches(wanted, letter) and letter.received_at < before:

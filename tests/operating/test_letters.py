@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
 
 from saga_kit.dead_letters import DeadLetters
+from saga_kit.unpacking import NOT_WHOLE
 from tests.infrastructure import Infrastructure
 from tests.operating.support import Desk, lines
 from tests.saga_kit.support import FakeRecord
@@ -137,3 +139,51 @@ async def test_a_letter_that_is_none(desk: Desk, name: str, says: str) -> None:
     output = await desk.cli("dead-letters", "show", name)
     assert says in output.err
     assert (2 if name == "17" else 1) == output.code
+
+
+async def test_large_letters_are_listed_in_little_memory_and_discarded_and_purged(desk: Desk) -> None:
+    """300 letters of a megabyte: a list shows their beginnings; the commands need a fraction of their bytes."""
+    value = b"x" * 1_000_000
+    for first in range(0, 300, 50):
+        records = [(FakeRecord(topic="t", offset=offset, value=value), "large") for offset in range(first, first + 50)]
+        async with desk.engine.begin() as tx:
+            await DeadLetters("orders").write(tx, records)
+    tracemalloc.start()
+    try:
+        listed = json.loads((await desk.cli("dead-letters", "list", "--json")).out)
+        assert [(1_000_000, 1024)] * 300 == [(one["value_bytes"], len(one["value"])) for one in listed]
+        done = await desk.cli("dead-letters", "discard", "--topic", "t", "--yes", "--rate", "10000")
+        assert 0 == done.code
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    shown = json.loads((await desk.cli("dead-letters", "show", "orders/1")).out)
+    assert 1_000_000 == len(shown["value"])
+
+
+async def test_purge_deletes_what_is_closed_and_old_and_nothing_else(desk: Desk) -> None:
+    """Open letters stay unless --state says so; a dry run and a run without a choice delete nothing."""
+    await write(desk, "orders", "a", "b", "c")
+    await desk.cli("dead-letters", "discard", "orders/1", "orders/2")
+    numbers = "SELECT dead_letter_id AS id FROM orders.dead_letters ORDER BY 1"
+    look = await desk.cli("dead-letters", "purge", "--all", "--dry-run")
+    assert (0, 3) == (look.code, len(await desk.rows(numbers)))
+    assert 2 == (await desk.cli("dead-letters", "purge", "--yes")).code
+    assert 0 == (await desk.cli("dead-letters", "purge", "--older-than", "3600", "--yes")).code
+    assert 1 == (await desk.cli("dead-letters", "purge", "orders/3")).code
+    assert 3 == len(await desk.rows(numbers))
+    done = await desk.cli("dead-letters", "purge", "--all", "--yes", "--json", "--run", "r", "--by", "ops")
+    assert ["orders/1", "orders/2"] == [line["item"] for line in lines(done) if "item" in line]
+    assert [{"id": 3}] == await desk.rows(numbers)
+    noted = await desk.rows("SELECT item, done_by, result FROM audit.repairs WHERE action = 'purge' ORDER BY item")
+    assert [("orders/1", "ops", "deleted"), ("orders/2", "ops", "deleted")] == [tuple(row.values()) for row in noted]
+    opened = await desk.cli("dead-letters", "purge", "--state", "open", "--reason", "c", "--yes")
+    assert (0, []) == (opened.code, await desk.rows(numbers))
+
+
+async def test_what_was_not_kept_whole_is_not_replayed(desk: Desk, topic: str, sent: Sent) -> None:
+    """A stand-in has not the record's bytes: publishing it would put an empty message into the topic."""
+    await write(desk, "orders", NOT_WHOLE + "can't be parsed", topic=topic)
+    told = await desk.cli("dead-letters", "replay", "orders/1")
+    assert (1, "orders/1: can't be replayed: only a part of the record was kept\n") == (told.code, told.out)
+    assert [] == await sent()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from contracts.envelope import format_time
 from saga_kit.dead_letters import DeadLetters
 from saga_kit.publisher import RawMessage
@@ -103,3 +105,31 @@ async def test_discard_closes_but_keeps(schema: Schema) -> None:
     assert found is not None
     assert found.value == ODD.value
     assert await letters.get(schema.engine, 999) is None
+
+
+async def test_a_letter_that_the_database_refuses_costs_its_own_bytes_alone(schema: Schema) -> None:
+    """Of many, the one is found by halves; its place and the reason stay, the others are kept whole."""
+    await schema.execute("ALTER TABLE {s}.dead_letters ADD CHECK (value IS NULL OR octet_length(value) < 100)")
+    records = [FakeRecord(offset=number, value=b"x" * (200 if number == 5 else 10)) for number in range(20)]
+    await write(schema, *((record, "why") for record in records))
+    kept = await DeadLetters(schema.name).page(schema.engine)
+    assert [None if number == 5 else 10 for number in range(20)] == [letter.value_bytes for letter in kept]
+    assert [5] == [letter.record_offset for letter in kept if not letter.is_whole]
+    assert kept[5].reason.endswith(": why")
+
+
+async def test_letters_are_written_in_parts(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No statement has more than so many bytes, whatever comes at once, unless one letter alone has."""
+    sizes: list[int] = []
+    letters = DeadLetters(schema.name)
+    write_part = letters._write  # noqa: SLF001 - to see its parts
+
+    async def spy(tx: Any, part: Any) -> None:
+        sizes.append(sum(len(record.value) for record, _ in part))
+        await write_part(tx, part)
+
+    monkeypatch.setattr(letters, "_write", spy)
+    async with schema.engine.begin() as tx:
+        await letters.write(tx, [(FakeRecord(offset=number, value=b"x" * 900_000), "why") for number in range(7)])
+    assert [1_800_000] * 3 + [900_000] == sizes
+    assert 7 == len(await letters.page(schema.engine))
