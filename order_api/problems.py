@@ -235,7 +235,8 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         429,
         "Too many requests",
         "The caller has used up what may be asked in this time. Nothing was done.",
-        "The caller sent more requests than the header `RateLimit-Policy` allows.",
+        "The caller sent more requests than the header `RateLimit-Policy` allows, or has more connections open than"
+        " `API_CONNECTIONS_PER_USER_MAX`.",
         "Wait for the seconds of `Retry-After`, then send the same request again. `RateLimit-Remaining` warns.",
     ),
     Code.OVERLOADED: Kind(

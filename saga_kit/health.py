@@ -101,10 +101,14 @@ def health_routes(health: Health, registry: CollectorRegistry) -> list[Route]:
 def listen(host: str, port: int) -> socket.socket:
     """Take the port at once, so that a busy one is a clear line; raises `CannotStart`."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # An answer is written in two parts: the second would wait for the client's delayed acknowledgement of the first
+        # (40 ms). asyncio sets this only on sockets that name their protocol, and accepted ones inherit it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
         raise CannotStart(f"can't listen on {host}:{port}: {cause}") from None
+    return sock
 
 
 class HealthServer:
