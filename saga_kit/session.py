@@ -20,7 +20,7 @@ from saga_kit.errors import CannotStart
 STATEMENT_TIMEOUT_S: Final = 15
 LOCK_TIMEOUT_S: Final = 5
 IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 30
-SERVER_VERSION_MIN: Final = 17
+SERVER_VERSION_MIN: Final = 16
 """The oldest PostgreSQL that the tests run on."""
 SETTINGS: Final = {
     "synchronous_commit": "on",  # what is acknowledged is on the disk, and on the synchronous standbys if there are any
@@ -51,8 +51,10 @@ _SOCKET_OPTIONS: Final = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
+_SINCE_17: Final = frozenset({"transaction_timeout"})
+"""An older server refuses a session that asks for it in its first message."""
 _NO_SUCH_PARAMETER: Final = frozenset({"08P01", "42704"})
-"""How a pooler, and how an old server, refuses a session that asks for settings at once."""
+"""How a pooler, and how a server that is too old, refuses a session that asks for settings in its first message."""
 _LOST_STATEMENT: Final = frozenset({"26000", "42P05"})
 
 _LOOK: Final = """
@@ -106,8 +108,9 @@ async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout
 
 async def _open(address: Address, settings: Mapping[str, str], command_timeout_s: float) -> Session:
     options: dict[str, Any] = {**address.arguments, "command_timeout": command_timeout_s, "connection_class": Session}
+    at_once = {name: value for name, value in settings.items() if name not in _SINCE_17}
     try:
-        session: Session = await asyncpg.connect(**options, server_settings=dict(settings))
+        session: Session = await asyncpg.connect(**options, server_settings=at_once)
     except asyncpg.PostgresError as error:
         if error.sqlstate not in _NO_SUCH_PARAMETER:
             raise

@@ -272,9 +272,9 @@ class EmbeddedPostgres:
     container_id: str | None = None
     description = "PostgreSQL 18 (embedded)"
 
-    def __init__(self) -> None:
+    def __init__(self, installation: str = "pginstall18") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="order-saga-tests-")
-        self._postgres = Postgres(Path(self._folder.name, "postgres"), free_ports(1)[0])
+        self._postgres = Postgres(Path(self._folder.name, "postgres"), free_ports(1)[0], installation)
         self._thread = _LoopThread()
         self._supervisor = Supervisor(Path(self._folder.name), say=lambda _: None)
         try:

@@ -434,6 +434,16 @@ AUDIT = (
 
 # Nobody may delete but from an outbox; what has happened (history, journal, deposits, an asset's rules) is added to and
 # never changed. MAINTAIN lets the asset service lock its table against a second writer of rules.
+# Before PostgreSQL 17 only who may change rows may lock a table against changes.
+MAY_LOCK_ASSETS = """
+    DO $$ BEGIN
+        IF current_setting('server_version_num')::int >= 170000 THEN
+            GRANT MAINTAIN ON assets.assets TO saga_assets;
+        ELSE
+            GRANT UPDATE ON assets.assets TO saga_assets;
+        END IF;
+    END $$"""
+
 GRANTS = (
     "GRANT USAGE ON SCHEMA orders TO saga_orders",
     "GRANT SELECT, INSERT, UPDATE ON orders.orders, orders.fills, orders.dead_letters TO saga_orders",
@@ -445,7 +455,8 @@ GRANTS = (
     "GRANT SELECT, INSERT, UPDATE, DELETE ON balances.outbox TO saga_balances",
     "GRANT USAGE ON SCHEMA assets TO saga_assets",
     "GRANT SELECT, INSERT, UPDATE ON assets.prices, assets.dead_letters TO saga_assets",
-    "GRANT SELECT, INSERT, MAINTAIN ON assets.assets TO saga_assets",
+    "GRANT SELECT, INSERT ON assets.assets TO saga_assets",
+    MAY_LOCK_ASSETS,
     "GRANT SELECT, INSERT, UPDATE, DELETE ON assets.outbox TO saga_assets",
     "GRANT USAGE ON SCHEMA api TO saga_api",
     "GRANT SELECT, INSERT, UPDATE ON api.claims, api.cancels TO saga_api",

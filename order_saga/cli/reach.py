@@ -229,6 +229,8 @@ def one_line(error: BaseException) -> str | None:
     from httpx import HTTPError
     from sqlalchemy.exc import DBAPIError
 
+    from saga_kit.errors import CannotStart, ReadOnlyDatabase
+
     if isinstance(error, BaseExceptionGroup):
         return one_line(error.exceptions[0])
     if isinstance(error, DBAPIError):
@@ -237,6 +239,6 @@ def one_line(error: BaseException) -> str | None:
         return f"the API can't be reached: {error}"
     if isinstance(error, KafkaError):
         return f"the broker can't be reached: {error}"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | CannotStart | ReadOnlyDatabase):
         return str(error)
     return None

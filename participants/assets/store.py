@@ -34,6 +34,7 @@ WHERE asset.asset_id = ANY ($1::text[])
 ORDER BY asset.asset_id, asset.rules_version DESC
 """
 
+SEQUENCE: Final = "SELECT sequence FROM assets.prices WHERE asset_id = $1 FOR UPDATE"
 SET_PRICE = """
 INSERT INTO assets.prices AS price (asset_id, sequence, price, as_of, confirmed_at, source)
 VALUES ($1, 1, $2::text::numeric, clock_timestamp(), CASE $3::text WHEN 'dead' THEN NULL ELSE clock_timestamp() END, $3)
@@ -43,7 +44,7 @@ ON CONFLICT (asset_id) DO UPDATE SET
     as_of = CASE WHEN price.price <> excluded.price THEN excluded.as_of ELSE price.as_of END,
     confirmed_at = excluded.confirmed_at,
     source = excluded.source
-RETURNING new.sequence, new.as_of, old.sequence IS DISTINCT FROM new.sequence AS changed
+RETURNING sequence, as_of
 """
 
 # SKIP LOCKED: another instance that confirms or sets a price at this moment does as well.
@@ -105,8 +106,9 @@ async def set_price(engine: AsyncEngine, asset_id: str, price: Price, source: So
             raise ValueError(f"no asset {asset_id} is traded here")
         if not is_multiple(price, listing.asset.tick):
             raise ValueError(f"{format_decimal(price)} is not a multiple of {format_decimal(listing.asset.tick)}")
+        before = (await tx.exec_driver_sql(SEQUENCE, (asset_id,))).scalar()
         now = (await tx.exec_driver_sql(SET_PRICE, (asset_id, format_decimal(price), source.value))).one()
-        if now.changed:
+        if now.sequence != before:
             event = AssetPriceChanged(asset_id, now.sequence, price, now.as_of)
             message_id = f"{asset_id}:price:{now.sequence}"
             message = outgoing(event, message_id=message_id, source=SOURCE, time=now.as_of)
