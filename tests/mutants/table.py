@@ -414,6 +414,38 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "commands of before the ledger executed",
+        "What was made before a ledger's first start is another ledger's: it moves nothing here.",
+        "saga_kit/barrier.py",
+        "return self._began_at is not None and self._is_earlier(made_at(received))",
+        "return False",
+        (
+            "tests/saga_kit/test_barrier_postgres.py::test_what_was_made_before_the_first_start_moves_nothing",
+            "tests/test_example.py::test_commands_of_before_its_first_start_move_nothing",
+        ),
+    ),
+    Mutant(
+        "another ledger's hold reserved again",
+        "An unknown hold that was asked for before the ledger began is a conflict, not a new hold.",
+        "saga_kit/barrier.py",
+        "if command.hold_id not in holds and self._is_earlier(command.hold_asked_at):",
+        "if command.hold_id not in holds and self._is_earlier(None):",
+        (
+            (
+                "tests/saga_kit/test_barrier_postgres.py"
+                "::test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict"
+            ),
+        ),
+    ),
+    Mutant(
+        "the first question forgotten",
+        "Every command tells when its order first asked for the hold, however often it did so.",
+        "order_saga/core/turn.py",
+        "sent_at = turn.now if question.step is Step.RESERVE and not question.sent else question.sent_at",
+        "sent_at = turn.now if question.step is Step.RESERVE else question.sent_at",
+        ("tests/core/test_quote.py::test_every_command_tells_when_the_hold_was_first_asked_for",),
+    ),
+    Mutant(
         "late reservation re-opened",
         "A reservation that comes after the refund is refused.",
         "saga_kit/barrier.py",
