@@ -209,11 +209,14 @@ class _Acts:
         ]
 
     async def _redeliver(self, order_id: str, engine: AsyncEngine) -> None:
+        for hold in await rows(engine, "SELECT * FROM audit.holds WHERE order_id = $1", uuid.UUID(order_id)):
+            await self._reserve_again(order_id, hold)
+
+    async def _reserve_again(self, order_id: str, hold: Mapping[str, Any]) -> None:
         from contracts.balance import ReserveBalance
         from contracts.codec import outgoing
         from contracts.decimals import Money
 
-        (hold,) = await rows(engine, "SELECT * FROM audit.holds WHERE order_id = $1", uuid.UUID(order_id))
         known = hold["user_id"], hold["asset_id"], Money(hold["amount"])
         command = ReserveBalance(hold["hold_id"], uuid.UUID(order_id), hold["hold_id"], *known)
         await self._publisher.publish(
