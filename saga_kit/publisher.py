@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,7 @@ PUBLISH_TIMEOUT_S: Final = 4.0
 REQUEST_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 5.0
 """Whoever published has had an answer, so a producer that is closed has nothing to send that anybody waits for."""
+HANG_UP_TIMEOUT_S: Final = 1.0
 HASHES_MAX: Final = 16_384
 """Hashes of keys that are kept: an order's events come one after the other, and a hash costs more than a lookup."""
 HASHED_KEY_MAX: Final = 128
@@ -134,7 +136,7 @@ class Publisher:
         if self._producer is not None:
             self._discard(self._producer)
         if self._closing:
-            await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_S)
+            await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_S + 2 * HANG_UP_TIMEOUT_S)
 
     async def _deliver(self, producer: AIOKafkaProducer, messages: Collection[RawMessage]) -> list[BaseException]:
         """Publish once; return whatever failed."""
@@ -236,3 +238,6 @@ async def _close(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except Exception as error:  # noqa: BLE001 - it is of no use any more, however it ended
         log.debug("closing a producer failed", cause=describe(error))
+        with suppress(Exception):  # it was flushing for ever; its connections are not left open
+            async with asyncio.timeout(HANG_UP_TIMEOUT_S):
+                await producer.client.close()

@@ -112,8 +112,10 @@ def taking() -> Iterator[None]:
 
 def size_of(record: Any) -> int:
     """Return the bytes that a record takes in memory, roughly."""
-    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers + _HEADER_COST * len(record.headers)
+    size = len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += _HEADER_COST + len(name) + (len(value) if value else 0)
+    return size
 
 
 # The codecs, as aiokafka calls them --------------------------------------------------------------------------------

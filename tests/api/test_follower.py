@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from structlog.testing import capture_logs
 
 from contracts.envelope import Outgoing
@@ -109,6 +109,26 @@ async def test_an_event_that_can_not_be_read_rings_and_stops_nothing(settings: K
                 assert await _rings(bell, 5)
             assert follower.following
     assert [] == [line for line in lines if line["log_level"] != "info"]
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_bomb_among_the_events_rings_for_all_and_stops_nothing(settings: KitSettings) -> None:
+    """Whose it was is not known, so everybody looks; what comes behind it in its partition rings as ever."""
+    topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
+    async with _following(settings) as (follower, waiters):
+        await until(lambda: follower.following)
+        with waiters.bell(KEY, for_end=True) as bell:
+            async with AIOKafkaProducer(
+                bootstrap_servers=settings.kafka_bootstrap_servers,
+                compression_type="gzip",
+                max_request_size=100 << 20,
+            ) as producer:
+                await producer.send_and_wait(topic, b" " * (64 << 20), key=KEY)
+            assert await _rings(bell, 20)
+        with waiters.bell(KEY, for_end=True) as bell:
+            await _publish(settings)
+            assert await _rings(bell, 20)
+        assert follower.following
 
 
 @pytest.mark.apache_kafka  # the embedded broker makes a topic of whatever it is asked for
