@@ -114,7 +114,8 @@ def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json:
     if json:
         print_json(found)
     elif not found:
-        raise Trouble(f"{user} has no account; make one with 'order-saga deposit {user} USD 1000'")
+        ours = "" if ledger_setting() else f"; make one with 'order-saga deposit {user} USD 1000'"
+        raise Trouble(f"{user} has no account{ours}")
     else:
         table = Table("asset", *(column for column in ("available", "held")), title=f"accounts of {user}")
         for row in found:

@@ -211,6 +211,7 @@ def _orders(number: int) -> list[Wanted]:
 
 
 @pytest.mark.apache_kafka
+@pytest.mark.timeout(600)  # two starts of the whole system, and a dozen commands
 async def test_a_cut_over_by_the_page_executes_every_order_once(site: Site) -> None:
     """Orders of before, in flight and of after: each moves its money once, to the cent, wherever it began.
 
@@ -246,6 +247,7 @@ async def test_a_cut_over_by_the_page_executes_every_order_once(site: Site) -> N
 
 
 @pytest.mark.apache_kafka
+@pytest.mark.timeout(600)  # two starts of the whole system, and a dozen commands
 async def test_a_cut_over_without_a_take_over_moves_nothing_twice(site: Site) -> None:
     """Old orders are not executed again, one in doubt parks and says why; a take-over later lets it complete."""
     async with site.running():

@@ -132,6 +132,13 @@ async def test_a_ledger_that_shows_itself_is_shown(desk: Desk, order_id: str) ->
     assert [{"open": False}] == await desk.rows("SELECT discarded_at IS NULL AS open FROM theirs.dead_letters")
 
 
+@pytest.mark.usefixtures("order_id")
+async def test_a_user_without_an_account_is_sent_to_no_ledger_of_ours(desk: Desk) -> None:
+    """Whoever keeps the ledger makes accounts in it."""
+    told = await desk.cli("accounts", "zoe", LEDGER_VIEWS="theirs_audit")
+    assert (1, "order-saga: zoe has no account") == (told.code, told.err.strip())
+
+
 async def test_a_view_without_a_column_is_named(desk: Desk, order_id: str) -> None:
     """Who provides views is told what is missing in them."""
     await desk.execute("DROP VIEW theirs_audit.accounts")
