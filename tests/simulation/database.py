@@ -20,6 +20,7 @@ Key = Any
 EPOCH: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LOCK_TIMEOUT_S: Final = 5.0
 DEADLOCK: Final = "40P01"
+READ_ONLY: Final = "25006"
 LOCK_NOT_AVAILABLE: Final = "55P03"
 UNIQUE_VIOLATION: Final = "23505"
 CHECK_VIOLATION: Final = "23514"
@@ -92,6 +93,8 @@ class Database:
         self.locks: dict[tuple[str, Key], Transaction] = {}
         self.open: set[Transaction] = set()
         self.clock_is_off_s = 0.0
+        self.read_only = False
+        """Whether it takes no locks and no writes, as a standby, or a primary that is being switched."""
         self.committed: list[Callable[[Mapping[str, Mapping[Key, Row | None]]], None]] = []
         """Called with what each commit has written."""
         self.said: list[Said] | None = None
@@ -182,9 +185,15 @@ class Transaction:
 
     def put(self, table: str, key: Key, row: Row | None) -> None:
         """Write a row that is locked; None deletes it."""
+        self._fail_if_read_only()
         self.writes.setdefault(table, {})[key] = row
 
+    def _fail_if_read_only(self) -> None:
+        if self.database.read_only:
+            raise ServerError(READ_ONLY, "cannot execute this in a read-only transaction")
+
     async def _take(self, what: tuple[str, Key]) -> None:
+        self._fail_if_read_only()
         locks = self.database.locks
         while (holder := locks.get(what, self)) is not self:
             self._fail_on_deadlock(holder)

@@ -21,6 +21,7 @@ HOLDINGS: Final = {"USD": "1500", "BTC": "0.03"}
 """What each user begins with: enough for some of the orders and not for all."""
 BUSY_S: Final = 120.0
 """Orders are made, and faults begin, within this time."""
+READ_ONLY_CHANCE: Final = 0.15
 SETTING_ASIDE: Final = {CrashPoint.SET_ASIDE_WRITTEN, CrashPoint.SET_ASIDE_COMMITTED}
 """Points that only a message that can't be written leads to."""
 _BY_PARTICIPANTS: Final = tuple(point for point in CrashPoint if point not in {CrashPoint.TIMERS_FOUND, *SETTING_ASIDE})
@@ -69,6 +70,8 @@ class Kind(StrEnum):
     SILENT = "silent"
     """All processes of a service stand still."""
     DATABASE_AWAY = "database away"
+    DATABASE_READ_ONLY = "database read-only"
+    """The primary takes no writes for a time: what reads works, what locks or writes is refused."""
     BROKER_AWAY = "broker away"
     CLOCK_JUMP = "clock jump"
     """The database's clock is set."""
@@ -132,7 +135,10 @@ def draw(seed: int) -> Scenario:
     orders = tuple(_order(chance, number) for number in range(chance.choice((1, 1, 2, 2, 3, 4, 6))))
     faults = tuple(_fault(chance, len(orders)) for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6, 9))))
     faults += tuple(_poison(chance, len(orders)) for fault in faults if fault.point in SETTING_ASIDE)
-    return Scenario(seed, orders, faults, _rates(chance), chance.choice((1, 3, 100)))
+    rates, silent_after = _rates(chance), chance.choice((1, 3, 100))
+    if chance.random() < READ_ONLY_CHANCE:
+        faults += (Fault(Kind.DATABASE_READ_ONLY, "", chance.uniform(0, BUSY_S), chance.choice((0.3, 3.0, 20.0))),)
+    return Scenario(seed, orders, faults, rates, silent_after)
 
 
 def _order(chance: Random, number: int) -> OrderPlan:
@@ -162,8 +168,12 @@ def _cancel(chance: Random, at: float) -> Cancel:
     return Cancel(max(0.0, at + after), chance.choice(("user", "user", "user", "operator", "stranger")))
 
 
+_DRAWN: Final = tuple(kind for kind in Kind if kind is not Kind.DATABASE_READ_ONLY)
+"""Kinds that are drawn one by one; the other comes last, so that histories of before stay as they were."""
+
+
 def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for each kind
-    kind = chance.choice((Kind.CRASH,) * 5 + (Kind.KILL,) * 2 + tuple(Kind))
+    kind = chance.choice((Kind.CRASH,) * 5 + (Kind.KILL,) * 2 + _DRAWN)
     at = chance.choice((chance.uniform(0, 2), chance.uniform(0, BUSY_S)))
     for_s = chance.choice((0.0, 0.3, chance.uniform(0, 12), chance.uniform(0, 100)))
     match kind:

@@ -169,7 +169,7 @@ class World:
         self._calm = True
         self.crashes.clear()
         self._poisoned.clear()
-        self._database_is_away = self.broker_is_away = False
+        self._database_is_away = self.broker_is_away = self.database.read_only = False
         for asset in self._confirmed:
             self._confirmed[asset] = True
         for node in self._nodes.values():
@@ -260,6 +260,10 @@ class World:
                 self.database.restart()
                 await asyncio.sleep(fault.for_s)
                 self._database_is_away = False
+            case Kind.DATABASE_READ_ONLY:
+                self.database.read_only = True
+                await asyncio.sleep(fault.for_s)
+                self.database.read_only = False
             case Kind.BROKER_AWAY:
                 self.broker_is_away = True
                 await asyncio.sleep(fault.for_s)
