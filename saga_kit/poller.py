@@ -246,7 +246,7 @@ def _is_no_records_fault(error: Exception) -> bool:
     """Tell what waits (a connection, a codec that is not installed, a checksum) from what a parser can't read."""
     if isinstance(error, CorruptRecordException):
         return WRONG_CHECKSUM in str(error)
-    return isinstance(error, KafkaError | OSError)
+    return isinstance(error, KafkaError | OSError | MemoryError)
 
 
 def _flat(batches: Mapping[TopicPartition, list[Any]]) -> list[Any]:

@@ -64,7 +64,9 @@ class Stumbling:
         return taken
 
 
-@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), OSError("reset"), ValueError("once")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the handler is closed"), OSError("reset"), ValueError("once"), MemoryError("full")]
+)
 async def test_what_passes_costs_no_record(error: Exception) -> None:
     """A connection that breaks while a bad record is looked for must not be taken for another bad record."""
     poller, consumer = Poller(), Stumbling({3}, 50)
