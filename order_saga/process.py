@@ -73,6 +73,8 @@ class Orders:
         living = await _with_duplicates(tx, living, known)
         folded = fold(known, living, now, self._time_scale, paused)
         await store.save(tx, known, folded, now)
+        parked = [saga for saga in folded.sagas.values() if saga.parked_reason is not None]
+        parked = [saga for saga in parked if saga.order_id not in known or not known[saga.order_id].parked_reason]
         strangers = {id(message) for message in folded.strangers}
         return Effects(
             messages=[_asked(ask, now) for ask in folded.asks],
@@ -82,7 +84,7 @@ class Orders:
                 for each in received
                 if each.record is not None and id(each.message) in strangers
             ],
-            committed=lambda: self._watch(messages, folded, len(messages) - len(living)),
+            committed=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
         )
 
     async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
@@ -95,14 +97,19 @@ class Orders:
         await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
         return True
 
-    def _watch(self, messages: Sequence[Incoming], folded: Folded, archived: int) -> None:
-        """Count what was committed. `archived`: messages of archived orders, which nobody acts on any more."""
+    def _watch(self, messages: Sequence[Incoming], folded: Folded, parked: Sequence[Saga], archived: int) -> None:
+        """Count what was committed, and say what a person must look at: `parked` by a reply that can't be true.
+
+        `archived`: messages of archived orders, which nobody acts on any more.
+        """
         for message in messages:
             if type(message) in STEP_OF:
                 self._silence.answered(STEP_OF[type(message)])
         for ask in folded.asks:
             if ask.attempt > 1:
                 self._silence.asked_again(ask.step)
+        for saga in parked:
+            log.error("an order is parked", order_id=id_text(saga.order_id), reason=saga.parked_reason)
         if archived:
             log.warning("messages of archived orders are ignored", messages=archived)
         if self._window is not None:

@@ -154,10 +154,13 @@ def _reply(turn: Turn, message: Reply) -> Ignored | None:
         # As if the timer had come first: whoever waited with an answer in hand must not act on it.
         turn.note("ignored", name, why=Why.LATE, **_told(message))
         _give_up(turn, question)
-        return None
-    turn.note("answered", name, **_told(message))
-    _answer(turn, question, message)
-    _go_on(turn)
+    elif isinstance(message, AssetApproved) and _too_old(turn, _made_at(turn, message)):
+        # To an asking before a pause, or before a resume: the one that goes on brings a price to trade on.
+        return Ignored(Why.STALE, name, _told(message))
+    else:
+        turn.note("answered", name, **_told(message))
+        _answer(turn, question, message)
+        _go_on(turn)
     return None
 
 
@@ -333,6 +336,8 @@ def _impossible(saga: Saga, question: Question, message: Reply) -> str | None:
 def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
     """Say what a reply tells that was not asked about, or None. What it does not tell is believed."""
     if isinstance(message, (AssetApproved, AssetRefused)):
+        if isinstance(message, AssetApproved) and message.cash_asset_id == saga.asset_id:
+            return f"quotes {saga.asset_id} in itself"
         return None if message.asset_id == saga.asset_id else f"is about {message.asset_id}, not {saga.asset_id}"
     if message.hold_id != saga.command_id(Step.RESERVE):
         return f"is about the hold {message.hold_id}"
@@ -341,8 +346,9 @@ def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
     asked = command(saga, step)
     assert not isinstance(asked, CheckAsset)  # noqa: S101 - that question is answered above
     held = asked.amount if message.hold_state not in _NEVER_HELD else Money(0)
-    pairs: list[tuple[object, object]] = [(message.user_id or asked.user_id, asked.user_id)]
-    pairs.append((message.asset_id or asked.asset_id, asked.asset_id))
+    if message.user_id not in {None, asked.user_id}:
+        return "is about another user"  # whose name is nobody's business who reads this order's history
+    pairs: list[tuple[object, object]] = [(message.asset_id or asked.asset_id, asked.asset_id)]
     if isinstance(message, BalanceReserved):
         pairs.append((message.amount, asked.amount))
     elif isinstance(message, BalanceRefunded):
@@ -363,7 +369,7 @@ _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
 def _answer(turn: Turn, question: Question, message: Reply) -> None:
     """Write an answer to its question, and keep what it tells: the quote, or the hold's state."""
     if isinstance(message, AssetApproved):
-        turn.learn(quote=_quote(message, min(turn.now, message.quoted_at or turn.now)))
+        turn.learn(quote=_quote(message, _made_at(turn, message)))
     elif not isinstance(message, AssetRefused):
         turn.learn(hold_state=message.hold_state)
     no = _objection(turn.saga, message)
@@ -371,6 +377,14 @@ def _answer(turn: Turn, question: Question, message: Reply) -> None:
     answer = Answer.YES if no is None else Answer.NO
     turn.put(structs.replace(question, answer=answer, held_back=False, reason_code=code, reason=reason))
     turn.set(overdue_since=None)
+
+
+def _made_at(turn: Turn, message: AssetApproved) -> datetime:
+    return min(turn.now, message.quoted_at or turn.now)
+
+
+def _too_old(turn: Turn, made_at: datetime) -> bool:
+    return turn.now - made_at > turn.scaled(MAX_QUOTE_AGE_S)
 
 
 def _quote(message: AssetApproved, made_at: datetime) -> Quote:
@@ -455,7 +469,7 @@ def _fill(turn: Turn) -> None:
     """Pass the pivot: record the fill at the quote, unless the quote has grown too old meanwhile."""
     saga = turn.saga
     quote = saga.progress.quote
-    if quote is None or turn.now - quote.made_at > turn.scaled(MAX_QUOTE_AGE_S):
+    if quote is None or _too_old(turn, quote.made_at):
         age = f"the quote was older than {turn.scaled(MAX_QUOTE_AGE_S).total_seconds():g} s at the fill"
         _refund(turn, Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age))
         return

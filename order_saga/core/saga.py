@@ -78,6 +78,8 @@ class Why(Word):
     PARKED = "parked"
     NOT_DUE = "not_due"
     TOO_MANY = "too_many"
+    STALE = "stale"
+    """An approval whose price is too old to trade on; its question waits for another one."""
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):

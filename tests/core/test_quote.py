@@ -11,7 +11,7 @@ from contracts.assets import AssetApproved
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.decimals import Money, Price, Quantity
 from contracts.vocabulary import OrderStatus, ReasonCode, Side
-from order_saga.core.saga import Decision, Participant, Phase, Step
+from order_saga.core.saga import Decision, Ignored, Participant, Phase, Step, Why
 from tests.core.sample import (
     NOW,
     ORDER_ID,
@@ -20,9 +20,11 @@ from tests.core.sample import (
     approved,
     cancel,
     not_settled,
+    park,
     refunded,
     requested,
     reserved,
+    resume,
     settled,
     timer,
 )
@@ -137,9 +139,26 @@ def test_a_pause_ends_no_patience_for_who_answers_meanwhile() -> None:
     assert story.question(Step.CHECK).answer == "YES"
 
 
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("time_scale", [1.0, 0.1])
+def test_a_price_of_before_a_pause_or_a_resume_is_waited_for_anew(side: Side, time_scale: float) -> None:
+    """It would be stale at the fill for sure, and the check is asked again: the next answer may be traded on."""
+    old = approved("40", quoted_at=NOW)
+    parked = Story(requested(side, price=None), park(), time_scale=time_scale).wait(40 * time_scale).tell(resume(), old)
+    paused = Story(requested(side, price=None), time_scale=time_scale).wait(time_scale).pause(Participant.BALANCE)
+    paused.wait(29 * time_scale).tell(timer()).wait(10 * time_scale).tell(old).pause().wait(60 * time_scale)
+    for story in (parked, paused):
+        assert story.question(Step.CHECK).answer == "OPEN"
+        assert "CheckAsset" in story.tell(timer()).asked
+        story.tell(approved(quoted_at=story.now), reserved(), settled())
+        assert story.ending == (OrderStatus.COMPLETED, None)
+        assert story.saga.average_price == Price(50_000)
+    assert Why.STALE in [told.why for told in parked.told if isinstance(told, Ignored)]
+
+
 def test_a_stale_order_has_no_fill() -> None:
     """It never passed the pivot."""
-    story = Story(requested(), approved(quoted_at=NOW - timedelta(seconds=31)), reserved(), refunded())
+    story = Story(requested(), approved(quoted_at=NOW - timedelta(seconds=5))).wait(26).tell(reserved(), refunded())
     assert all(told.fill is None for told in story.told if isinstance(told, Decision))
     assert story.statuses == [OrderStatus.PENDING, FAILED]
 

@@ -123,6 +123,7 @@ def test_a_verdict_on_the_hold_after_it_was_given_up_is_late(
 
 OTHER_TERMS: Final[list[tuple[str, tuple[Incoming, ...], Reply]]] = [
     ("approved for another asset", (), approved(asset_id="ETH")),
+    ("approved at a price in itself", (), approved(cash_asset_id="BTC")),
     ("refused for another asset", (), structs.replace(not_approved(), asset_id="ETH")),
     ("reserved less", (approved(),), structs.replace(reserved(), amount=Money("500.49"))),
     ("reserved more", (approved(),), structs.replace(reserved(), amount=Money("500.51"))),
@@ -151,6 +152,7 @@ def test_an_answer_to_other_terms_than_were_asked_parks(told: tuple[Incoming, ..
     story = Story(requested(), *told, reply)
     assert story.saga.parked_reason is not None
     assert story.saga.parked_reason.startswith(f"HOLD_CONFLICT: {type(reply).__name__} ")
+    assert "bob" not in story.saga.parked_reason, "the order's user reads its history"
     assert [entry.kind for entry in story.decision.entries][-2:] == ["answered", "parked"]
     assert story.decision.fill is None
 

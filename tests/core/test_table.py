@@ -292,7 +292,8 @@ def test_any_quote_for_any_order_ends_well_or_is_refused(
     """The whole good story is told with any amounts: it completes, or is refused by the quote, and never gets stuck."""
     order_type = OrderType.MARKET_BUY if side is Side.BUY else OrderType.MARKET_SELL
     request = structs.replace(order, user_id=sample.USER, order_type=order_type, requested_at=None)
-    quote = structs.replace(quote, asset_id=order.asset_id, quoted_at=None)
+    cash = "USD" if order.asset_id != "USD" else "EUR"
+    quote = structs.replace(quote, asset_id=order.asset_id, cash_asset_id=cash, quoted_at=None)
     story = Story(Requested(request, NOW), quote, sample.reserved(), sample.settled(), sample.refunded())
     assert story.saga.status in {OrderStatus.COMPLETED, OrderStatus.FAILED}
     assert all(isinstance(told, (Decision, Ignored)) for told in story.told)

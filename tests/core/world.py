@@ -66,6 +66,7 @@ def replies(side: Side) -> dict[str, Incoming]:
         "approved": sample.approved(),
         "approved at another price": sample.approved("50100"),
         "approved at a price too far off": sample.approved(too_far),
+        "approved long ago": sample.approved(quoted_at=sample.NOW - timedelta(days=1)),
         "asset refused": sample.not_approved(),
         "reserved": sample.reserved(),
         "reserved, and settled since": sample.reserved(SETTLED),
@@ -115,6 +116,9 @@ BARRIER: Final[dict[tuple[Step, HoldState | None], tuple[tuple[HoldState | None,
 VERDICTS: Final = ("approved", "approved at another price", "approved at a price too far off", "asset refused")
 """What the asset service may answer, each time that it is asked."""
 
+AGES: Final = {"approved": "approved long ago"}
+"""A reply that may have been on its way for so long that it says something else by now."""
+
 NEVER: Final = 1_000_000
 """Rounds: what a history counts for that leads back to where it was."""
 
@@ -155,7 +159,8 @@ class World:
             yield State(to, hold, sent | asked)
         network = self.network(sent)
         for name in network.replies:
-            yield from {self.hear(state, name, paused) for paused in PAUSES}
+            for told in {name, AGES.get(name, name)}:
+                yield from {self.hear(state, told, paused) for paused in PAUSES}
         for command in network.commands:
             yield from self.serve(state, command)
 

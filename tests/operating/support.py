@@ -52,6 +52,8 @@ class Desk:
         async with self.engine.begin() as tx:
             effects = await self._orders.handle(tx, [Received(message) for message in messages])
             await Outbox(SCHEMA).write(tx, effects.kept)
+        if effects.committed is not None:
+            effects.committed()
         return [message.id for message in effects.messages]
 
     async def begin(self, number: int, side: Side = Side.BUY, *said: Incoming) -> UUID:

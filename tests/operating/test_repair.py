@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from contracts.codec import decode
 from contracts.envelope import Outgoing
@@ -223,3 +224,16 @@ async def test_what_is_asked_wrongly_is_exit_2_and_does_nothing(desk: Desk, word
     assert says in output.err
     assert [] == await desk.rows("SELECT * FROM audit.repairs")
     assert [] == await desk.history(order_id, "woken")
+
+
+async def test_a_reply_that_can_not_be_true_is_told_at_once(desk: Desk) -> None:
+    """The order is parked, and a line of the log says which and why; when it is parked already, nothing is said."""
+    with capture_logs() as logged:
+        order_id = await desk.begin(1)
+        lie = of(approved(asset_id="ETH"), order_id)
+        await desk.tell(lie)
+        await desk.tell(lie)
+    told = [line for line in logged if line["event"] == "an order is parked"]
+    assert [("error", str(order_id))] == [(line["log_level"], line["order_id"]) for line in told]
+    assert told[0]["reason"].startswith("HOLD_CONFLICT: AssetApproved ")
+    assert 1 == len(await desk.history(order_id, "parked"))

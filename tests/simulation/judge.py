@@ -12,6 +12,7 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.simulation.database import EPOCH
 from tests.simulation.scenario import HOLDINGS, USERS, Kind
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ LEGAL: Final = {
 }
 """Which status may follow which; the same again tells that a cancel was asked for."""
 FEE: Final = Fraction(10, 10_000)
+QUOTE_AGE_S: Final = 30.1
+"""How long before its fill an order's price may have been the asset's last: `max_quote_age`, and a moment."""
+CLOCKS: Final = {Kind.CLOCK_JUMP, Kind.BROKER_CLOCK}
 
 
 class Judge:
@@ -42,6 +46,7 @@ class Judge:
         self._faults: list[str] = world.broken
         self._tables = world.database.tables
         self._shown: dict[Any, tuple[str | None, int]] = {}
+        self._clocks_agree = not CLOCKS & {fault.kind for fault in world.scenario.faults}
 
     def hear(self, event: OrderStatusChanged) -> None:
         """Take an event from the wire: repeats must be the same, word for word."""
@@ -66,6 +71,8 @@ class Judge:
             yield f"I7: {order_id} went on after {status}"
         if order["version"] < version:
             yield f"I7: {order_id} went back to version {order['version']}"
+        if status in {None, "PENDING"} and order["average_price"] is not None and self._clocks_agree:
+            yield from self._price_faults(order_id, order)
         self._shown[order_id] = (order["status"], order["version"])
         hold = self._every("holds").get(f"{order_id}:reserve")
         state = hold["state"] if hold is not None else None
@@ -75,6 +82,19 @@ class Judge:
             yield f"I4: {order_id} is COMPLETED while its hold is {state}"
         if order["status"] not in {None, *ENDED} and order["due_at"] is None and order["parked_reason"] is None:
             yield f"I6: {order_id} will never wake"
+
+    def _price_faults(self, order_id: Any, order: Row) -> Iterator[str]:
+        """Expect that the price of a fill was in force not long before it was decided, whoever stood still."""
+        decided_s = (order["updated_at"] - EPOCH).total_seconds()
+        known = self._world.prices[order["asset_id"]]
+        ends = [*(began_s for began_s, _ in known[1:]), math.inf]
+        fresh = [
+            price
+            for (began_s, price), ended_s in zip(known, ends, strict=True)
+            if began_s <= decided_s <= ended_s + QUOTE_AGE_S
+        ]
+        if float(order["average_price"]) not in fresh:
+            yield f"price: {order_id} was filled at {order['average_price']} when {fresh} was the price"
 
     def _hold_faults(self, hold_id: str, hold: Row | None) -> Iterator[str]:
         order = next((o for key, o in self._every("orders").items() if f"{key}:reserve" == hold_id), None)

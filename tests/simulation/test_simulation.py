@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 
 from order_saga import store
+from order_saga.core import advance
 from saga_kit import barrier
 from saga_kit.barrier import HoldState, Kind
 from saga_kit.crash_points import CrashPoint
 from saga_kit.outbox import Outbox
 from saga_kit.poller import Poller
 from tests.simulation.run import Tally, add, quiet, run, run_many
+from tests.simulation.scenario import Fault, OrderPlan, Rates, Scenario, draw
 from tests.simulation.scenario import Kind as FaultKind
-from tests.simulation.scenario import draw
 from tests.simulation.shrink import shrink
 
 HISTORIES: Final = int(os.environ.get("SIMULATED_HISTORIES", "1500"))
@@ -122,6 +124,26 @@ def _forget_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
         return await real(tx)
 
     monkeypatch.setattr(store, "now", now)
+
+
+def _believe_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advance, "patience_over", lambda _turn, _question: False)
+    monkeypatch.setattr(advance, "_made_at", lambda turn, _message: turn.now)
+
+
+def test_a_price_of_before_a_stand_still_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge of prices can fail: in this history the answer waits while the price changes."""
+    order = OrderPlan(UUID(int=5), "alice", "BTC", "SELL", "0.01", None, None, at=30.0)
+    faults = (
+        Fault(FaultKind.SILENT, "assets", 29.0, 8.0),
+        Fault(FaultKind.SILENT, "orchestrator", 32.0, 80.0),
+        Fault(FaultKind.PRICE, "BTC", 50.0, amount=49_000.0),
+    )
+    history = Scenario(5, (order,), faults, Rates())
+    good = run(history)
+    assert ({"FAILED TIMED_OUT": 1}, []) == (dict(good.ends), good.faults)
+    _believe_what_waited(monkeypatch)
+    assert ["price"] == [fault.partition(":")[0] for fault in run(history).faults]
 
 
 @pytest.mark.parametrize("defect", [_forget_the_tombstone, _keep_no_event, _acknowledge_first, _forget_the_archive])

@@ -130,6 +130,8 @@ class World:
                 row = {"available": numeric(amount), "held": numeric("0")}
                 self.database.tables["accounts"][user, asset] = row
         self._price = {"BTC": 50_000.0, "HALT": 10.0}
+        self.prices: dict[str, list[tuple[float, float]]] = {asset: [(0.0, at)] for asset, at in self._price.items()}
+        """Each price that an asset had, and from when on."""
         self._confirmed = {"BTC": True, "HALT": True}
         for asset in self._price:
             self._show_price(asset)
@@ -294,6 +296,7 @@ class World:
                 await self._archive(self.loop.time() + fault.for_s)
             case Kind.PRICE:
                 self._price[fault.target] = fault.amount
+                self.prices[fault.target].append((self.loop.time(), fault.amount))
                 self._show_price(fault.target)
             case Kind.NO_PRICE:
                 self._confirmed[fault.target] = False
