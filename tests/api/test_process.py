@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -118,3 +119,13 @@ async def test_what_is_wrong_at_the_start_is_one_line(settings: ApiSettings) -> 
             assert 1 == await one.process.wait()
             [line] = one.told().splitlines()
             assert f"can't listen on 127.0.0.1:{port}" in line
+
+
+async def test_a_database_that_can_never_be_worked_with_ends_the_process(settings: ApiSettings) -> None:
+    """A wrong password is not waited for, as a database that is away is: status 1, and the last line says why."""
+    url = urlsplit(settings.database_url.get_secret_value())
+    wrong = url._replace(netloc=url.netloc.replace(":", ":not-", 1)).geturl()
+    async with process(settings, DATABASE_URL=wrong) as one:
+        async with asyncio.timeout(90):
+            assert 1 == await one.process.wait()
+        assert "password authentication failed for user" in one.told().splitlines()[-1]
