@@ -124,6 +124,16 @@ def format_time(time: datetime) -> str:
     return _write_time(time.astimezone(UTC))[1:-1].decode()
 
 
+def first_appended(timestamp_ms: int, headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
+    """Make the header for a record that is published again, from its broker's time and the headers that it has.
+
+    None when it has one already, or the broker's time is not known.
+    """
+    if timestamp_ms <= 0 or any(name == FIRST_APPENDED for name, _ in headers):
+        return []
+    return [(FIRST_APPENDED, format_time(datetime.fromtimestamp(timestamp_ms / 1000, UTC)).encode())]
+
+
 def _given(value: bytes | None, name: str) -> bytes:
     if not value:
         raise UnreadableMessage(f"header {name} is missing: CloudEvents 1.0 in binary mode needs it")

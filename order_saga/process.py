@@ -63,6 +63,10 @@ class Orders:
             return cast("Incoming", message)
         raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
 
+    def comes_again(self, message: Incoming) -> bool:
+        """Tell whether a message that is dropped comes again: answers and timers do, what others ask for may not."""
+        return not isinstance(message, (Requested, OrderCancelRequested))
+
     async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
         messages = [each.message for each in received]

@@ -19,10 +19,11 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.envelope import Envelope, Outgoing
+from contracts.envelope import Envelope, Outgoing, first_appended
 from saga_kit.backoff import Backoff, pause
 from saga_kit.crash_points import CrashPoint, reached
-from saga_kit.errors import Contention, Stopped, classify, describe
+from saga_kit.errors import Cause, Contention, Stopped, classify, describe
+from saga_kit.locked import LOCK_TIMEOUT_MS, LockedKeys, key_of
 from saga_kit.outbox import Kept, Outbox, Publishes
 from saga_kit.publisher import check_sizes
 from saga_kit.telemetry import Metrics
@@ -31,6 +32,12 @@ from saga_kit.tracing import handling
 M = TypeVar("M")
 CONTENTIONS_MAX: Final = 10
 """Whoever wrote a row first has committed, so the next try sees it; a batch that goes on losing fights with itself."""
+PUT_OFF_S: Final = 5.0
+"""After this, a message that a locked row held up is read again."""
+PUT_OFF_MAX: Final = 50
+"""Keys that one batch puts off; with more it is a table that is locked, and the batch waits as a whole."""
+HURRY: Final = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'"
+
 log = structlog.get_logger(__name__)
 
 
@@ -93,7 +100,8 @@ class Handler(Protocol[M]):
     """A service's work on a batch. It owns no transaction: the kit begins, commits, repeats.
 
     A handler that must not take on as much as there is has an attribute `intake`, an `Intake`. One that must look at
-    its database before its first batch has a method `prepare`, of a transaction.
+    its database before its first batch has a method `prepare`, of a transaction. One to whom not every message comes
+    again by itself (a question is asked again until it is answered) has a method `comes_again` that tells which do.
     """
 
     @property
@@ -138,6 +146,8 @@ class BatchProcess(Generic[M]):
         self._publisher = publisher
         self._metrics = metrics
         self._stopping = stopping
+        self._comes_again: Callable[[M], bool] = getattr(handler, "comes_again", lambda _message: True)
+        self._locked = LockedKeys()
         self._turn = asyncio.Lock()
         self._trying_since: float | None = None
 
@@ -162,39 +172,77 @@ class BatchProcess(Generic[M]):
                 await self._finish(messages, unreadable)
 
     async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
-        backoff, contentions = Backoff(), 0
+        course = _Course()
         if unreadable:
             # Why is kept with the letter: it may quote what somebody sent.
             log.warning("records can't be read", records=len(unreadable), first=_name(unreadable[0][0]))
-        parts = [messages]  # the next one last
+        free, locked = self._locked.split(messages)
+        parts = [_Part(locked, hurried=True), _Part(free)] if locked else [_Part(messages)]  # the next one last
         while parts:
             part = parts.pop()
+            if not part.messages and not unreadable:
+                continue
             try:
                 with self._trying():
-                    await self._commit(part, unreadable)
+                    await self._commit(part.messages, unreadable, hurried=part.hurried)
                 unreadable = ()
             except Exception as error:  # noqa: BLE001 - the one place where faults are sorted
-                cause = classify(error)
-                contentions = contentions + 1 if isinstance(error, Contention) else 0
-                if contentions > CONTENTIONS_MAX:
-                    contentions, cause = CONTENTIONS_MAX - 1, "poison"
-                if cause == "infrastructure" or not part:  # storing a letter has no message to blame
-                    await self._wait_out(backoff, error)
-                    parts.append(part)
-                elif unreadable:
-                    parts += [part, []]  # the letters first, alone
-                elif len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                if unreadable and part.messages and course.cause(error) != "infrastructure":
+                    parts += [part, _Part([])]  # the letters first, alone
                 else:
-                    await self._set_aside(part[0], error)
+                    await self._go_on(parts, part, course, error)
             else:
-                backoff.reset()
+                course.backoff.reset()
+                if part.hurried:
+                    self._locked.forget(part.messages)
 
-    async def _commit(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
+    async def _go_on(self, parts: list[_Part[M]], part: _Part[M], course: _Course, error: Exception) -> None:
+        """Do what a failed part calls for: wait, look for the message by halves, or put that one off or aside."""
+        cause = course.cause(error)
+        if cause == "infrastructure" or not part.messages:  # storing a letter has no message to blame
+            await self._wait_out(course.backoff, error)
+            parts.append(part)
+        elif len(part.messages) > 1:
+            parts += part.halves(hurried=part.hurried or cause == "locked")
+        elif cause == "locked":
+            course.put_off += 1
+            await self._put_off(_take_key(parts, part.messages[0]), error)
+        else:
+            await self._set_aside(part.messages[0], error)
+
+    async def _put_off(self, messages: Sequence[Received[M]], error: Exception) -> None:
+        """Let the messages of one key wait for a row that somebody else holds locked, and the others go on.
+
+        Most are simply dropped, for they come again by themselves. The others are read again from their topic: the
+        outbox keeps them until they are published there once more, as old as they are.
+        """
+        self._locked.note(messages[0])
+        kept = [_read_again(message, self._handler.topics) for message in messages if not self._again(message)]
+        backoff = Backoff()
+        while kept:
+            try:
+                with self._trying():
+                    async with self._engine.begin() as tx:
+                        await self._outbox.write(tx, kept)
+                break
+            except Exception as fault:  # noqa: BLE001 - sorted as above; these were read before, so none is poison
+                await self._wait_out(backoff, fault)
+        self._metrics.messages_put_off.labels("later").inc(len(kept))
+        self._metrics.messages_put_off.labels("asked_again").inc(len(messages) - len(kept))
+        first = messages[0].record
+        log.warning("a locked row holds up one key", cause=describe(error), messages=len(messages), record=_name(first))
+
+    def _again(self, message: Received[M]) -> bool:
+        return message.record is None or self._comes_again(message.message)
+
+    async def _commit(
+        self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable], *, hurried: bool = False
+    ) -> None:
         sent = self._outbox.sent
         reached(CrashPoint.BATCH_TAKEN, messages)
         async with self._engine.begin() as tx:
+            if hurried:
+                await tx.exec_driver_sql(HURRY)
             effects = await self._handler.handle(tx, messages) if messages else Effects()
             check_sizes(effects.messages)
             reached(CrashPoint.BATCH_HANDLED, messages)
@@ -230,7 +278,13 @@ class BatchProcess(Generic[M]):
                         reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
                 break
             except Exception as fault:  # noqa: BLE001 - sorted as above
-                if classify(fault) == "poison" and outcome == "parked":
+                cause = classify(fault)
+                if cause == "locked" and outcome == "parked":
+                    await self._put_off(
+                        [message], fault
+                    )  # its order can't be parked yet; it will be when it comes again
+                    return
+                if cause == "poison" and outcome == "parked":
                     outcome = "dead_letter"  # not even parking can be done with it
                 else:
                     await self._wait_out(backoff, fault)
@@ -254,6 +308,58 @@ class BatchProcess(Generic[M]):
         log.warning("batch failed, will try again", cause=describe(error), delay_s=round(delay_s, 2))
         if await pause(self._stopping, delay_s):
             raise Stopped("asked to stop while a batch waits for its infrastructure") from error
+
+
+class _Course(msgspec.Struct):
+    """What has happened to one batch so far."""
+
+    backoff: Backoff = msgspec.field(default_factory=Backoff)
+    contentions: int = 0
+    put_off: int = 0
+
+    def cause(self, error: Exception) -> Cause:
+        """Sort a fault; one that is the world's again and again is a message's, and too many locks are the world's."""
+        cause = classify(error)
+        if isinstance(error, Contention):
+            self.contentions += 1
+            if self.contentions > CONTENTIONS_MAX:
+                return "poison"
+        else:
+            self.contentions = 0
+        return "infrastructure" if cause == "locked" and self.put_off >= PUT_OFF_MAX else cause
+
+
+class _Part(msgspec.Struct, Generic[M]):
+    """A part of a batch that is committed by itself; a hurried one waits for no lock longer than a moment."""
+
+    messages: Sequence[Received[M]]
+    hurried: bool = False
+
+    def halves(self, *, hurried: bool) -> list[_Part[M]]:
+        """Part it in two, the first one last."""
+        middle = len(self.messages) // 2
+        return [_Part(self.messages[middle:], hurried), _Part(self.messages[:middle], hurried)]
+
+
+def _take_key(parts: list[_Part[M]], message: Received[M]) -> list[Received[M]]:
+    """Take what belongs to a message's key out of all parts: it would meet the same lock."""
+    key, taken = key_of(message), [message]
+    for part in reversed(parts) if key is not None else ():
+        taken += [one for one in part.messages if key_of(one) == key]
+        part.messages = [one for one in part.messages if key_of(one) != key]
+    return taken
+
+
+def _read_again(message: Received[M], topics: Sequence[str]) -> Kept:
+    """Make of a message what its topic will bring once more; `topics` are those that the handler reads."""
+    record = message.record
+    assert record is not None  # noqa: S101 - what has no record comes again by itself
+    topic = next(topic for topic in topics if record.topic.endswith(topic))
+    key = (record.key or b"").decode(errors="replace")
+    headers = list(record.headers)
+    headers += first_appended(record.timestamp, record.headers)
+    outgoing = Outgoing(topic, key, message.envelope.id if message.envelope else "", record.value or b"", headers)
+    return Kept(f"{_name(record)}", outgoing, PUT_OFF_S)
 
 
 def _tell(committed: Callable[[], None]) -> None:

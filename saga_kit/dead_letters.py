@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.envelope import FIRST_APPENDED, format_time
+from contracts.envelope import first_appended
 from saga_kit.batch import Record
 from saga_kit.errors import classify, describe
 from saga_kit.outbox import QUEUE_STORAGE
@@ -212,7 +212,7 @@ class DeadLetters:
         letter = await self.get(engine, dead_letter_id)
         if letter is None or not letter.is_open or not letter.is_whole:
             return False
-        headers = [*letter.headers, *_first_appended(letter)]
+        headers = [*letter.headers, *first_appended(letter.record_timestamp, letter.headers)]
         if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, headers)]):
             return False
         return await self._close(engine, dead_letter_id, "replayed_at", note)
@@ -263,14 +263,6 @@ def _in_parts(letters: Sequence[tuple[Record, str]]) -> Iterator[Sequence[tuple[
 def clean(reason: str) -> str:
     """Make a reason that a text column takes: no NUL, not too long."""
     return reason.replace("\0", "")[:REASON_MAX]
-
-
-def _first_appended(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """Make the header that tells it, unless the letter has it already or the broker's time is not known."""
-    if letter.record_timestamp <= 0 or any(name == FIRST_APPENDED for name, _ in letter.headers):
-        return []
-    at = datetime.fromtimestamp(letter.record_timestamp / 1000, UTC)
-    return [(FIRST_APPENDED, format_time(at).encode())]
 
 
 def _pack_headers(headers: Sequence[tuple[str, bytes | None]]) -> str:

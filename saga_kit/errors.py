@@ -21,10 +21,12 @@ from typing import Final, Literal
 from aiokafka.errors import KafkaError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
-Cause = Literal["infrastructure", "poison"]
+Cause = Literal["infrastructure", "locked", "poison"]
 
 POISON_SQLSTATE_CLASSES: Final = frozenset({"22", "23"})
 """Data exceptions and violated constraints; a trigger that refuses a row must raise one too (`check_violation`)."""
+LOCK_NOT_AVAILABLE: Final = "55P03"
+"""The SQLSTATE of a wait for a lock that took longer than `lock_timeout`."""
 DESCRIPTION_MAX: Final = 300
 _ROW: Final = re.compile(r"^DETAIL:.*\n?", re.MULTILINE)
 _VALUE: Final = re.compile(r"(query argument \$\d+|invalid input syntax for type [^:\n]+): .*")
@@ -65,6 +67,8 @@ _OF_THE_WORLD: Final = Contention | CannotStart | ReadOnlyDatabase
 def classify(error: Exception) -> Cause:
     """Tell the world's faults (back off, run the same batch again) from those of one message (find it, set it aside).
 
+    Between the two is a row that somebody else holds locked: the world's fault, and one message's matter.
+
     An infrastructure error must never be taken for poison, or an outage would park every order; so everything from the
     database is infrastructure except data errors, and poison is what is left.
     """
@@ -104,5 +108,7 @@ def without_values(text: str) -> str:
 def _classify_database(error: DBAPIError) -> Cause:
     # A value that the driver can't encode has a SQLSTATE too (22000); what has none is a broken connection.
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if sqlstate == LOCK_NOT_AVAILABLE:
+        return "locked"
     data_error = sqlstate[:2] in POISON_SQLSTATE_CLASSES and not error.connection_invalidated
     return "poison" if data_error else "infrastructure"

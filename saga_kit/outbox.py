@@ -29,6 +29,8 @@ GRACE_S: Final = 5.0
 LEASE_S: Final = 30.0
 """Nobody else takes a claimed row for this long; longer than a publish can take."""
 RETRY_S: Final = 5.0
+UNREADABLE_S: Final = 600.0
+"""A row that can't be read is looked at again after this; `outbox_oldest_unsent_seconds` tells of it meanwhile."""
 CLAIM_ROWS_MAX: Final = 20
 """Rows a claim takes; after a failure one by one until none is due: a row that can't be sent must not repeat others."""
 POLL_S: Final = 0.5
@@ -91,9 +93,14 @@ class Outbox:
             SELECT now + make_interval(secs => $1), now + make_interval(secs => $2), $3, $4
             FROM clock_timestamp() AS now
             RETURNING outbox_id"""  # noqa: S608 - the schema's name is the program's own
-        self._delete_sql = f"DELETE FROM {schema}.outbox WHERE outbox_id = ANY($1::bigint[])"  # noqa: S608 - the same
+        # What somebody holds locked is left to the relay, which sends it once more: no batch waits for it.
+        delete = f"""
+            DELETE FROM {schema}.outbox WHERE outbox_id = ANY(ARRAY(
+                SELECT outbox_id FROM {schema}.outbox
+                WHERE outbox_id = ANY({{ids}}::bigint[]) FOR UPDATE SKIP LOCKED))"""  # noqa: S608 - the same
+        self._delete_sql = delete.format(ids="$1")
         self._insert_sql = insert
-        self._replace_sql = f"WITH sent AS (DELETE FROM {schema}.outbox WHERE outbox_id = ANY($5::bigint[])) {insert}"  # noqa: S608 - the same
+        self._replace_sql = f"WITH sent AS ({delete.format(ids='$5')}) {insert}"
 
     @property
     def sent(self) -> list[int]:
@@ -193,19 +200,23 @@ class Relay:
         if not rows:
             self._claim_rows = CLAIM_ROWS_MAX
             return 0
-        messages = [message for _, payload in rows for message in _unpack(payload)]
+        messages, ids, unreadable = _read(rows)
         log.debug("relaying", rows=len(rows), messages=len(messages))
         reached(CrashPoint.RELAY_CLAIMED, messages)
         sent = await self._publisher.publish(messages)
         reached(CrashPoint.RELAY_PUBLISHED, messages)
         if not sent:
             self._claim_rows = 1
-        ids = [outbox_id for outbox_id, _ in rows]
         async with self._engine.begin() as tx:
             if sent:
                 await self._outbox.delete(tx, ids)
             else:
                 await tx.exec_driver_sql(self._release_sql, (RETRY_S, ids))
+            if unreadable:
+                log.error(
+                    "outbox rows can't be read; they wait for a person, and nothing waits for them", rows=unreadable
+                )
+                await tx.exec_driver_sql(self._release_sql, (UNREADABLE_S, unreadable))
         reached(CrashPoint.RELAY_DELETED, messages)
         return len(ids) if sent else 0
 
@@ -228,5 +239,14 @@ class Relay:
         return rows
 
 
-def _unpack(payload: bytes) -> list[Outgoing]:
-    return msgspec.msgpack.decode(payload, type=list[Outgoing])
+def _read(rows: Sequence[tuple[int, bytes]]) -> tuple[list[Outgoing], list[int], list[int]]:
+    """Return the messages of claimed rows, the ids of the rows that could be read, and of those that could not."""
+    messages: list[Outgoing] = []
+    readable, unreadable = [], []
+    for outbox_id, payload in rows:
+        try:
+            messages += msgspec.msgpack.decode(payload, type=list[Outgoing])
+            readable.append(outbox_id)
+        except msgspec.DecodeError:  # by another version, or by somebody's hand
+            unreadable.append(outbox_id)
+    return messages, readable, unreadable

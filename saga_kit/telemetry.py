@@ -40,6 +40,10 @@ class Metrics:
             "messages_dropped", "Messages that nobody may act on: before_start (older than the ledger).",
             ["why"], registry=self.registry,
         )  # fmt: skip
+        self.messages_put_off = Counter(
+            "messages_put_off", "Messages that a locked row held up: asked_again, or kept to be read again (later).",
+            ["how"], registry=self.registry,
+        )  # fmt: skip
         self.consumer_lag_messages = Gauge(
             "consumer_lag_messages", "Records of the assigned partitions not yet handled.", registry=self.registry
         )

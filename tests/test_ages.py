@@ -9,11 +9,11 @@ import pytest
 from contracts.assets import AssetApproved
 from contracts.codec import encode
 from contracts.envelope import Envelope, format_time, read_envelope, write_headers
-from order_saga.core.saga import Requested
+from order_saga.core.saga import Incoming, Requested
 from order_saga.metrics import Metrics
 from order_saga.process import Orders
 from order_saga.silence import Silence
-from tests.core.sample import approved, request
+from tests.core.sample import approved, cancel, refunded, request, reserved, settled, timer
 from tests.saga_kit.support import FakeRecord
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -58,6 +58,14 @@ def test_a_quote_is_as_old_as_its_oldest_time(ago: tuple[int, int, int | None], 
     read = handled(approved(), ago)
     assert isinstance(read, AssetApproved)
     assert NOW - timedelta(seconds=age_s) == read.quoted_at
+
+
+def test_what_others_ask_for_does_not_come_again_by_itself() -> None:
+    """Answers and timers do, since an open question is asked until it is answered; so these may be dropped."""
+    orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
+    once: tuple[Incoming, ...] = (Requested(request(), NOW), cancel())
+    again: tuple[Incoming, ...] = (approved(), reserved(), settled(), refunded(), timer())
+    assert ([False, False], [True] * 5) == ([*map(orders.comes_again, once)], [*map(orders.comes_again, again)])
 
 
 def test_a_service_may_say_that_its_quote_is_older_than_its_answer() -> None:

@@ -127,24 +127,6 @@ async def test_a_message_that_contends_with_nobody_stops_no_partition(schema: Sc
     assert ([] if loses == CONTENTIONS_MAX else ["bad"]) == list(worker.parked)
 
 
-async def test_lock_timeouts_and_deadlocks_are_infrastructure(schema: Schema) -> None:
-    """A lock that is not given in time (55P03) repeats the batch; nothing is parked."""
-    worker = Worker(schema.name)
-    holder = await schema.engine.connect()
-    await holder.exec_driver_sql(f"LOCK TABLE {schema.name}.done IN ACCESS EXCLUSIVE MODE")
-    engine = schema.engine
-    task = asyncio.create_task(process(schema, worker, FakePublisher()).run(received(Item("a", 1))))
-    while len(worker.handled) < 2:
-        await asyncio.sleep(0.05)
-        assert not task.done()
-    await holder.rollback()
-    await holder.close()
-    await task
-    assert engine is schema.engine
-    assert worker.parked == {}
-    assert await done(schema) == [("a", 1)]
-
-
 async def test_a_stop_during_an_outage_raises_and_commits_nothing(schema: Schema) -> None:
     """Asked to end while it backs off, a batch raises `Stopped`, so that nobody acknowledges it."""
     worker, stopping = Worker(schema.name), asyncio.Event()

@@ -41,6 +41,12 @@ async def test_data_errors_are_poison(schema: Schema, sql: str, parameters: tupl
     assert classify(await error_of(schema, sql, *parameters)) == "poison"
 
 
+async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema) -> None:
+    """The world's fault, but one message's matter: the others need not wait."""
+    error = await error_of(schema, "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$")
+    assert classify(error) == "locked"
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -49,14 +55,13 @@ async def test_data_errors_are_poison(schema: Schema, sql: str, parameters: tupl
         "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)",
         "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $x$",
         "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'deadlock_detected'; END $x$",
-        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$",
         "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'query_canceled'; END $x$",
         "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'admin_shutdown'; END $x$",
         "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $x$",
     ],
 )
 async def test_everything_else_of_the_database_is_infrastructure(schema: Schema, sql: str) -> None:
-    """No connection, lock, timeout, schema or server trouble is ever taken for a fault of a message."""
+    """No connection, deadlock, timeout, schema or server trouble is ever taken for a fault of a message."""
     assert classify(await error_of(schema, sql)) == "infrastructure"
 
 

@@ -138,6 +138,26 @@ async def test_a_row_that_cannot_be_sent_does_not_hold_up_the_others(schema: Sch
     assert [m.key for m in publisher.published].count("good2") <= 3
 
 
+async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) -> None:
+    """Its nineteen neighbours leave at once and once; the row stays for a person, and is looked at seldom."""
+    outbox, publisher = Outbox(schema.name, grace_s=0), FakePublisher()
+    for n in range(19):
+        await write(schema, outbox, kept(f"m{n}"))
+        if n == 7:
+            await schema.execute(
+                "INSERT INTO {s}.outbox (due_at, available_at, refs, payload)"
+                " VALUES (now(), now() - interval '1 s', '{{}}', 'no message')"
+            )
+    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    assert 19 == await relay.relay_once()
+    assert [f"m{n}:v" for n in range(19)] == [m.id for m in publisher.published]
+    assert 0 == await relay.relay_once()
+    [(payload, wait_s)] = await schema.rows(
+        "SELECT payload, extract(epoch FROM available_at - now())::float FROM {s}.outbox"
+    )
+    assert (b"no message", True) == (payload, wait_s > 500)
+
+
 async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> None:
     """Without a next batch the relay deletes what was acknowledged, and does not send it again."""
     outbox, publisher, stopping = Outbox(schema.name, grace_s=60), FakePublisher(), asyncio.Event()

@@ -129,6 +129,7 @@ class Transaction:
         self.ended = asyncio.Event()
         self._world = world
         self._locked: list[tuple[str, Key]] = []
+        self.lock_timeout_s = LOCK_TIMEOUT_S
         self.waits_for: Transaction | None = None
 
     async def exec_driver_sql(self, sql: str, parameters: tuple[Any, ...] = ()) -> Result:
@@ -199,7 +200,7 @@ class Transaction:
             self._fail_on_deadlock(holder)
             self.waits_for = holder
             try:
-                async with asyncio.timeout(LOCK_TIMEOUT_S):
+                async with asyncio.timeout(self.lock_timeout_s):
                     await holder.ended.wait()
             except TimeoutError:
                 raise ServerError(LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout") from None

@@ -19,6 +19,8 @@ from order_saga.tables import legal_moves
 from participants.assets.store import LISTINGS
 from participants.balance import store as balances
 from saga_kit.barrier import Holds
+from saga_kit.batch import HURRY
+from saga_kit.locked import LOCK_TIMEOUT_MS
 from saga_kit.outbox import Outbox, Relay
 from tests.simulation.database import (
     CHECK_VIOLATION,
@@ -40,6 +42,7 @@ _FILL_AMOUNTS: Final = ("quantity", "price", "fee")
 def statements() -> dict[str, Statement]:
     """Map the text of every statement that the simulation can run to what it does."""
     known: dict[str, Statement] = {
+        HURRY: hurry,
         **_orders(),
         balances.MAKE_ACCOUNTS: make_accounts,
         balances.LOCK_ACCOUNTS: lock_accounts,
@@ -57,6 +60,12 @@ def statements() -> dict[str, Statement]:
         holds._update_sql: update_holds,
         holds._archive_sql: archive_holds,
     }
+
+
+async def hurry(tx: Transaction) -> Result:
+    """Wait for no lock longer than a moment."""
+    tx.lock_timeout_s = LOCK_TIMEOUT_MS / 1000
+    return Result()
 
 
 def numeric(text: str | None) -> Decimal | None:
@@ -367,8 +376,8 @@ def _outbox(schema: str) -> dict[str, Statement]:
         return Result([(outbox_id,)])
 
     async def delete(tx: Transaction, ids: list[int]) -> Result:
-        for outbox_id in ids:
-            if tx.get(table, outbox_id) is not None and await tx.lock(table, outbox_id) is not None:
+        for outbox_id in (one for one in ids if tx.get(table, one) is not None and tx.is_free(table, one)):
+            if await tx.lock(table, outbox_id) is not None:
                 tx.put(table, outbox_id, None)
         return Result()
 
