@@ -49,10 +49,13 @@ def _yes(kind: str, asked: Command, now: datetime) -> tuple[msgspec.Struct, str]
         )  # fmt: skip
         return approved, ASSETS_REPLIES.name
     if kind == "ReserveBalance":
-        return BalanceReserved(command_id, order_id, hold_id, HoldState.HELD, asked.amount), BALANCE_REPLIES.name
+        reserved = BalanceReserved(
+            command_id, order_id, hold_id, HoldState.HELD, asked.amount, asked.user_id, asked.asset_id
+        )
+        return reserved, BALANCE_REPLIES.name
     if kind == "SettleBalance":
         return BalanceSettled(
-            command_id, order_id, hold_id, HoldState.SETTLED, asked.capture, "0"
+            command_id, order_id, hold_id, HoldState.SETTLED, asked.capture, "0", asked.user_id, asked.asset_id
         ), BALANCE_REPLIES.name
     raise ValueError(f"a floor asks nothing like {kind}")
 

@@ -113,12 +113,13 @@ def question(saga: Saga) -> Message:
         return _command(ASSETS_COMMANDS.name, saga.asset_id, check_id, check)
     _, cash, hold, fee = _fill(order_id, saga.quantity, saga.quote or "")
     if saga.phase == "RESERVING":
-        reserve = ReserveBalance(hold_id, order_id, hold_id, saga.user_id, cash, hold)
+        reserve = ReserveBalance(hold_id, order_id, hold_id, saga.user_id, cash, hold, saga.created_at)
         return _command(BALANCE_COMMANDS.name, saga.user_id, hold_id, reserve)
     settle_id = f"{order_id}:settle"
     settle = SettleBalance(
-        settle_id, order_id, hold_id, saga.user_id, cash, hold, hold, saga.asset_id, saga.quantity, cash, fee
-    )
+        settle_id, order_id, hold_id, saga.user_id, cash, hold, hold, saga.asset_id, saga.quantity, cash, fee,
+        saga.created_at,
+    )  # fmt: skip
     return _command(BALANCE_COMMANDS.name, saga.user_id, settle_id, settle)
 
 

@@ -176,6 +176,7 @@ def reserve(session: AsyncSession, order: Order, quote: AssetApproved) -> None:
         user_id=order.user_id,
         asset_id=order.cash_asset_id,
         amount=order.hold,
+        hold_asked_at=order.created_at,
     )
     send(session, BALANCE_COMMANDS.name, order.user_id, command.command_id, command)
 
@@ -199,6 +200,7 @@ def settle(session: AsyncSession, order: Order) -> None:
         credit=order.quantity,
         fee_asset_id=order.cash_asset_id or "",
         fee=order.fee,
+        hold_asked_at=order.created_at,
     )
     send(session, BALANCE_COMMANDS.name, order.user_id, command.command_id, command)
 

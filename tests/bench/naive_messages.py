@@ -60,6 +60,7 @@ class ReserveBalance(BaseModel):
     user_id: str
     asset_id: str
     amount: Amount
+    hold_asked_at: datetime
 
 
 class BalanceReserved(BaseModel):
@@ -85,6 +86,7 @@ class SettleBalance(BaseModel):
     credit: Amount
     fee_asset_id: str
     fee: Amount
+    hold_asked_at: datetime
 
 
 class BalanceSettled(BaseModel):

@@ -69,6 +69,7 @@ class Command(msgspec.Struct):
     hold_id: str = ""
     amount: str = ""
     capture: str = ""
+    user_id: str = ""
 
 
 # Written --------------------------------------------------------------------------------------------------------------
@@ -94,6 +95,7 @@ class ReserveBalance(msgspec.Struct):
     user_id: str
     asset_id: str
     amount: str
+    hold_asked_at: datetime
 
 
 class SettleBalance(msgspec.Struct):
@@ -110,6 +112,7 @@ class SettleBalance(msgspec.Struct):
     credit: str
     fee_asset_id: str
     fee: str
+    hold_asked_at: datetime
 
 
 class AssetApproved(msgspec.Struct):
@@ -137,6 +140,8 @@ class BalanceReserved(msgspec.Struct):
     hold_id: str
     hold_state: str
     amount: str
+    user_id: str
+    asset_id: str
 
 
 class BalanceSettled(msgspec.Struct):
@@ -148,6 +153,8 @@ class BalanceSettled(msgspec.Struct):
     hold_state: str
     captured: str
     returned: str
+    user_id: str
+    asset_id: str
 
 
 class Order(msgspec.Struct):
