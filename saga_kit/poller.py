@@ -212,10 +212,10 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             batches = await consumer.getmany(tp, timeout_ms=0, max_records=most)
         except ConsumerStoppedError:
             raise
-        except RuntimeError:  # uvloop's word for a connection that was closed meanwhile
-            consumer.seek(tp, position)
-            return []
         except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
+            if type(error) is RuntimeError:  # uvloop's word for a connection that was closed meanwhile
+                consumer.seek(tp, position)
+                return []
             if _is_no_records_fault(error):
                 self._block(tp, describe(error))
                 return []

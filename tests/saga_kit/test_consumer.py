@@ -287,8 +287,14 @@ async def test_a_record_that_the_client_library_cannot_parse_loses_nobody_and_st
     assert await world.committed() == 408
 
 
-async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(world: World) -> None:
-    """A codec that is not installed or a broken checksum stops its own partition only, and nothing of it is skipped."""
+async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that is not installed or a broken checksum stops its own partition only, and nothing of it is skipped.
+
+    Readiness and a metric say so while it lasts.
+    """
+    monkeypatch.setattr("saga_kit.consumer.WATCH_S", 0.05)
     everything = {(f"a{n}", n) for n in range(100)}
     await world.send(("first", 0))
     async with world.consuming() as consumer:
@@ -308,8 +314,15 @@ async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(world
         behind = {(f"a{n}", n) for n in range(100) if world.publisher.partition(f"a{n}".encode(), 4) == 2}
         assert 0 < len(behind) < 100
         await world.done_is({("first", 0)} | everything - behind)
+        await until(lambda: f"such as {bad.topic}/2: UnsupportedCodecError" in (consumer.trouble() or ""))
+        watching = asyncio.create_task(consumer.watch(world.stopping))
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_blocked_partitions") == 1)
         client.getmany = read
         await world.done_is({("first", 0)} | everything)
+        assert consumer.trouble() is None
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_blocked_partitions") == 0)
+        world.stopping.set()
+        await watching
     assert await world.schema.rows("SELECT * FROM {s}.dead_letters") == []
     assert await world.committed() == 101
 
