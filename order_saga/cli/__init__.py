@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -18,18 +19,20 @@ from order_saga.cli import (
     letters,
     local,
     operate,
+    orders,
     pause,
     repair,
     services,
     stuck,
+    submit,
     trade,
 )
-from order_saga.cli.reach import Trouble, one_line
+from order_saga.cli.reach import Trouble, one_line, out
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Order Saga: trading orders whose money moves exactly once or not at all.\n\n"
@@ -40,6 +43,8 @@ app = typer.Typer(
 for room in (
     local,
     trade,
+    submit,
+    orders,
     operate,
     stuck,
     repair,
@@ -54,9 +59,27 @@ for room in (
     room.register(app)
 
 
+def _print_version(wanted: bool) -> None:
+    from importlib.metadata import version
+
+    if wanted:
+        out.print(f"order-saga {version('order-saga')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
+
+
 def main() -> None:
     """Run the command line; what goes wrong outside of us is one line, and a stack trace only on demand."""
     try:
+        _check_text(sys.argv)
         app()
     except Trouble as trouble:
         sys.stderr.write(f"order-saga: {trouble}\n")
@@ -66,3 +89,10 @@ def main() -> None:
             raise
         sys.stderr.write(f"order-saga: {told} (ORDER_SAGA_DEBUG=1 shows where)\n")
         sys.exit(1)
+
+
+def _check_text(words: list[str]) -> None:
+    """Expect text: bytes that are none can be neither stored nor printed. Raises `Trouble`."""
+    for word in words:
+        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise Trouble(f"{word!a} is not UTF-8", 2)

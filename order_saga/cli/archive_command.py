@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from order_saga.cli.reach import Trouble, database, err, out, print_json, run
+from order_saga.cli.reach import Trouble, database, err, finite, out, print_json, run
 from order_saga.cli.runs import ask
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
 
 def archive(
-    older_than: Annotated[float, typer.Option(metavar="DAYS", help="What ended so long ago.")] = HORIZON_DAYS,
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", callback=finite, help="What ended so long ago.")
+    ] = HORIZON_DAYS,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Rows in one transaction, at most.")] = BATCH,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be archived, and do nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from order_saga.cli.reach import Trouble, database_url, err, ledger_setting, out, print_json, print_table, run
+from order_saga.cli.reach import (
+    Trouble,
+    database_url,
+    err,
+    finite,
+    ledger_setting,
+    naming,
+    out,
+    print_json,
+    print_table,
+    run,
+)
 
 if TYPE_CHECKING:
     from order_saga.audit.look import Audited
@@ -24,9 +35,11 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and audit again and again until Ctrl-C.")] = False,
     every: Annotated[
-        float, typer.Option(min=0.1, help="With --watch: seconds from one run's begin to the next.")
+        float, typer.Option(min=0.1, callback=finite, help="With --watch: seconds from one run's begin to the next.")
     ] = 300,
-    port: Annotated[int, typer.Option(help="With --watch: where /metrics is; 0 takes a free one.")] = PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="With --watch: where /metrics is; 0 takes a free one.")
+    ] = PORT,
     host: Annotated[str, typer.Option(help="With --watch: the address that /metrics listens on.")] = "127.0.0.1",
 ) -> None:
     """Check the invariants I1 to I11 on the live system. Exit 1 and each order's name when one does not hold.
@@ -72,8 +85,9 @@ async def _once() -> Audited:
     def tell(orders: int) -> None:
         status.update(f"auditing ... {orders} orders read")
 
-    with err.status("auditing ...") as status:
-        async with connection_to(database_url()) as connection:
+    address = database_url()
+    with err.status("auditing ...") as status, naming(address):
+        async with connection_to(address) as connection:
             try:
                 return await audit_on(connection, progress=tell, ledger=ledger_setting())
             except ValueError as error:

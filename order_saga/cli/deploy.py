@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import connected, database_url, err, out, print_json, print_table, run, stream
+from order_saga.cli.reach import connected, database_url, err, naming, out, print_json, print_table, run, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,7 +60,8 @@ def check_deploy(json: Annotated[bool, typer.Option("--json", help="Print for pr
     from migrations import current, known
 
     url = database_url()
-    there, expected = current(url), known()
+    with naming(url):
+        there, expected = current(url), known()
     missing = expected[expected.index(there) + 1 :] if there in expected else [] if there else expected
     unknown = [there] if there and there not in expected else []
     report = Report()

@@ -43,6 +43,12 @@ async def erase(engine: AsyncEngine, user_id: str, *, dry_run: bool = False) -> 
     return Erasure(rows, in_the_way)
 
 
+async def knows(engine: AsyncEngine, user_id: str) -> bool:
+    """Tell whether anything at all is kept of a user."""
+    async with engine.connect() as connection:
+        return bool((await connection.exec_driver_sql(_KNOWN, (user_id,))).scalar_one())
+
+
 async def _column(connection: AsyncConnection, sql: str, user_id: str) -> list[str]:
     return list((await connection.exec_driver_sql(sql, (user_id, SHOWN_MAX))).scalars())
 
@@ -50,6 +56,16 @@ async def _column(connection: AsyncConnection, sql: str, user_id: str) -> list[s
 async def _count(connection: AsyncConnection, sql: str, user_id: str) -> int:
     return (await connection.exec_driver_sql(sql, (user_id,))).rowcount
 
+
+_KNOWN: Final = " OR ".join(
+    f"EXISTS (SELECT FROM {table} WHERE {column} = $1)"
+    for table, column in {
+        "audit.orders": "user_id",
+        "api.claims": "user_id",
+        "api.requests": "caller",
+        "balances.accounts": "user_id",
+    }.items()
+).join(("SELECT ", ""))
 
 # What is in the way: $1 is the user, $2 the most rows -----------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json as json_module
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,7 @@ from order_saga.cli.reach import (
     Trouble,
     database,
     err,
+    finite,
     kafka_settings,
     ledger_setting,
     out,
@@ -45,7 +47,9 @@ commands = typer.Typer(no_args_is_help=True, help="Messages that could not be ha
 Letters = Annotated[list[str] | None, typer.Argument(metavar="ID", help="As 'list' shows them: orders/17.")]
 Topic = Annotated[str, typer.Option(help="Letters from the topic of this name, or whose name ends in it.")]
 Reason = Annotated[str, typer.Option(help="Letters whose reason has this text in it.")]
-OlderThan = Annotated[float, typer.Option(min=0, help="Letters that came at least so many seconds ago.")]
+OlderThan = Annotated[
+    float, typer.Option(min=0, callback=finite, help="Letters that came at least so many seconds ago.")
+]
 
 
 class LetterState(StrEnum):
@@ -204,7 +208,7 @@ def _close(action: str, letters: Sequence[str] | None, wanted: Filter, pace: run
 
 def _parse(letter: str) -> tuple[str, int]:
     schema, _, number = letter.partition("/")
-    if schema not in {*SCHEMAS, ledger_setting()} or not number.isdigit():
+    if not schema or schema not in {*SCHEMAS, ledger_setting()} or re.fullmatch("[0-9]{1,18}", number) is None:
         raise Trouble(f"'{letter}' is not a dead letter's id; 'order-saga dead-letters list' shows them", 2)
     return schema, int(number)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from order_saga.cli.reach import Trouble, out
+from order_saga.cli.reach import Trouble, finite, out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,9 @@ def up(
     free_ports: Annotated[
         bool, typer.Option(help="Take free ports instead of 8000 to 8003 and 9092, once, and keep them.")
     ] = False,
-    time_scale: Annotated[float, typer.Option(help="Multiplies the saga's patience.")] = 1.0,
+    time_scale: Annotated[
+        float, typer.Option(min=0.01, max=1000, callback=finite, help="Multiplies the saga's patience.")
+    ] = 1.0,
     without: Annotated[
         list[str] | None, typer.Option(help="Run all but this service, which is yours: balance or assets.")
     ] = None,

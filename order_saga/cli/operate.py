@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from order_saga.cli.reach import Trouble, database, find_ledger, out, print_json, rows, run
+from order_saga.cli.reach import Trouble, check_name, database, find_ledger, out, print_json, rows, run
 from order_saga.cli.repair import as_uuid
 from order_saga.cli.stuck import PAUSES
 
@@ -81,19 +81,19 @@ def erase_user(
 ) -> None:
     """Erase what could tell who a user is, and keep the ledger: see docs/privacy.md. DATABASE_URL is the owner's.
 
-    Everything or nothing: exit 1, with the reasons, while the user has an open order. Doing it twice changes nothing.
+    Everything or nothing: exit 1, with the reasons, while the user has an open order, and for a user whom nobody knows.
+    Doing it twice changes nothing.
     """
-    import re
+    from order_saga.cli.erase import erase, knows
 
-    from contracts.vocabulary import NAME_PATTERN, NAME_RULE
-    from order_saga.cli.erase import erase
-
-    if re.fullmatch(NAME_PATTERN, user) is None:
-        raise Trouble(f"a user's id is {NAME_RULE}", 2)
+    check_name("USER", user)
 
     async def work() -> Any:
         async with database() as engine:
-            return await erase(engine, user, dry_run=dry_run)
+            done = await erase(engine, user, dry_run=dry_run)
+            if not done.in_the_way and not any(done.rows.values()) and not await knows(engine, user):
+                raise Trouble(f"nobody knows a user {user}: no order, no claim, no request and no account")
+            return done
 
     done = run(work())
     if json:

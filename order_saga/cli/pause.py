@@ -1,13 +1,15 @@
-"""The commands `pause` and `unpause`: have nobody ask a participant while it is being worked on, and end that again."""
+"""The commands `pause`, `unpause` and `pauses`: have nobody ask a participant that is worked on, and end that again."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from order_saga.cli import runs
-from order_saga.cli.reach import Trouble, database, err, out, rows, run
+from order_saga.cli.reach import Trouble, database, err, out, print_json, rows, run
+from order_saga.cli.stuck import PAUSES
+from order_saga.cli.why import told_pause as told
 
 if TYPE_CHECKING:
     from order_saga.core.saga import Participant
@@ -18,7 +20,7 @@ Who = Annotated[str, typer.Argument(metavar="PARTICIPANT", help="balance or asse
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (pause, unpause):
+    for command in (pause, unpause, pauses):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -60,6 +62,23 @@ def unpause(participant: Who, by: runs.By = "operator") -> None:
     with err.status("waking orders ..."):
         ended, woken = run(work())
     out.print(f"{who} {'is asked again' if ended else 'was not paused'}, {woken} orders woken")
+
+
+def pauses(json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False) -> None:
+    """List the participants that are paused: who is asked nothing, since when, by whom and why."""
+
+    async def work() -> list[dict[str, Any]]:
+        async with database() as engine:
+            return await rows(engine, f"{PAUSES} ORDER BY participant")
+
+    found = run(work())
+    if json:
+        print_json(found)
+    else:
+        for row in found:
+            out.print(told(row), markup=False)
+        if not found:
+            out.print("[green]nobody is paused[/]")
 
 
 def _participant(name: str) -> Participant:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import re
 import stat
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from rich.table import Table
+    from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.audit.ledger import Ledger
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STACK_FILE: Final = Path(".local") / "stack.json"
+NUMBER_MAX: Final = 1e9
+"""Of seconds, days and items a second; what a database's interval still takes."""
 WIDTH_OF_TABLES: Final = 80
 """With so many columns every table can be read, if with cells of several lines."""
 out: Final = Console(highlight=False, soft_wrap=True)
@@ -36,9 +42,11 @@ err: Final = Console(stderr=True, highlight=False)
 class Trouble(Exception):  # noqa: N818 - the word that the exit status 1 is documented by
     """What a command could not do, in one line; `status` is its exit status (2: ask otherwise and it can)."""
 
-    def __init__(self, message: str, status: int = 1) -> None:
+    def __init__(self, message: str, status: int = 1, *, unknown: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.unknown = unknown
+        """Whether it may have been done all the same."""
 
 
 def stack() -> dict[str, Any]:
@@ -81,6 +89,21 @@ def setting(variable: str, key: str) -> str:
     if not value:
         raise Trouble(f"no local stack is running here and {variable} is not set; start one with 'order-saga up'", 2)
     return str(value)
+
+
+def check_name(what: str, value: str) -> None:
+    """Expect the id of a user, an asset or the like. Raises `Trouble`."""
+    from contracts.vocabulary import NAME_PATTERN, NAME_RULE
+
+    if re.fullmatch(NAME_PATTERN, value) is None:
+        raise Trouble(f"{what} is {value!r}; it must be {NAME_RULE}", 2)
+
+
+def finite(value: float) -> float:
+    """Expect a number that can be counted with: the callback of options that take one."""
+    if not math.isfinite(value) or value > NUMBER_MAX:
+        raise typer.BadParameter(f"{value:g} must be at most {NUMBER_MAX:g}")
+    return value
 
 
 def ledger_setting() -> str:
@@ -138,9 +161,37 @@ async def connected(address: str) -> AsyncIterator[AsyncEngine]:
         url, application_name="order-saga cli", pool_size=2, command_timeout_s=PATIENT_COMMAND_TIMEOUT_S
     )
     try:
+        await _meet(engine, url)
         yield engine
     finally:
         await engine.dispose()
+
+
+async def _meet(engine: AsyncEngine, url: URL) -> None:
+    """Connect, and name the server that can't be reached. Raises `Trouble`. The connection stays in the pool."""
+    with naming(url):
+        async with engine.connect():
+            pass
+
+
+@contextmanager
+def naming(url: URL | str) -> Iterator[None]:
+    """Name the database in whatever it refuses, or when it can't be reached. Raises `Trouble`."""
+    from sqlalchemy.exc import DBAPIError
+
+    from saga_kit.dsn import parse_database_url, place
+    from saga_kit.errors import KitError
+
+    try:
+        where = place(parse_database_url(url) if isinstance(url, str) else url)
+    except ValueError as error:
+        raise Trouble(f"DATABASE_URL {error}", 2) from None
+    try:
+        yield
+    except DBAPIError as error:
+        raise Trouble(f"the database at {where} says: {str(error.orig).splitlines()[0]}") from error
+    except (OSError, KitError) as error:
+        raise Trouble(f"the database at {where} can't be reached: {str(error) or 'no answer'}") from error
 
 
 @asynccontextmanager
@@ -238,7 +289,7 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, HTTPError):
         return f"the API can't be reached: {error}"
     if isinstance(error, KafkaError):
-        return f"the broker can't be reached: {error}"
+        return f"the broker at {os.environ.get('KAFKA_BOOTSTRAP_SERVERS', 'no address')} can't be reached: {error}"
     if isinstance(error, OSError | CannotStart | ReadOnlyDatabase):
         return str(error)
     return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from order_saga.cli import runs
-from order_saga.cli.reach import Trouble, database, rows, run
+from order_saga.cli.reach import Trouble, check_name, database, finite, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +26,9 @@ PhaseOption = Annotated[str, typer.Option(help="Orders in this phase, such as RE
 UserOption = Annotated[str, typer.Option(help="Orders of this user.")]
 AssetOption = Annotated[str, typer.Option(help="Orders in this asset.")]
 WaitingFor = Annotated[str, typer.Option(help="Orders that wait for an answer of: balance, assets.")]
-OlderThan = Annotated[float, typer.Option(min=0, help="Orders that have not moved for this many seconds.")]
+OlderThan = Annotated[
+    float, typer.Option(min=0, callback=finite, help="Orders that have not moved for this many seconds.")
+]
 ParkedReason = Annotated[str, typer.Option(help="Orders that were parked for a reason with this text in it.")]
 
 APPLIES_TO: Final = {
@@ -212,6 +214,9 @@ def _cancel_by_rest(order_ids: list[str], user: str) -> None:
     from order_saga.cli.reach import out
     from order_saga.cli.trade import call, told
 
-    for order_id in order_ids:
+    check_name("--as", user)
+    if not order_ids:
+        raise Trouble("which ones? --as takes orders by their ids", 2)
+    for order_id in map(as_uuid, order_ids):
         order: dict[str, Any] = call(user, "PUT", f"/orders/{order_id}/cancel")
         out.print(f"order {order['order_id']}: {told(order)}, cancel requested")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
 
 import typer
 
-from order_saga.cli.reach import Trouble, err, out, rows
+from order_saga.cli.reach import Trouble, err, finite, out, rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,7 +36,7 @@ By = Annotated[str, typer.Option(help="Who does it; kept with every item.")]
 _OPTIONS: Final[dict[str, tuple[Any, object]]] = {
     "everything": (Annotated[bool, typer.Option("--all", help="Allow a run without any filter.")], False),
     "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")], False),
-    "rate": (Annotated[float, typer.Option(min=0.01, help="Items a second, at most.")], 100.0),
+    "rate": (Annotated[float, typer.Option(min=0.01, callback=finite, help="Items a second, at most.")], 100.0),
     "limit": (Annotated[int | None, typer.Option(min=1, help="Items of this run, at most.")], None),
     "run_id": (Annotated[str, typer.Option("--run", help="The id of a run that was broken off: go on with it.")], ""),
     "by": (By, "operator"),

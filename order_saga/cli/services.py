@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from order_saga.cli.reach import Trouble, err, kafka_settings, out, run, setting
+from order_saga.cli.reach import Trouble, err, finite, kafka_settings, naming, out, run, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,8 @@ def migrate(
     """
     import os
 
+    from alembic.util import CommandError
+
     from migrations import PREFIX, current, downgrade, upgrade
 
     url = setting("DATABASE_URL", "database_url")
@@ -77,13 +79,16 @@ def migrate(
     names = ("orchestrator", "api", "balance", "assets", "auditor")
     logins = {name: os.environ[variable] for name in names if (variable := f"{name.upper()}_DB_PASSWORD") in os.environ}
     try:
-        before = current(url)
-        if revision == "head" or before is None or revision > before:
-            upgrade(url, revision, logins if revision == "head" else {}, prefix)
-        else:
-            downgrade(url, revision)
+        with naming(url):
+            before = current(url)
+            if revision == "head" or before is None or revision > before:
+                upgrade(url, revision, logins if revision == "head" else {}, prefix)
+            else:
+                downgrade(url, revision)
     except ValueError as error:
         raise Trouble(f"nothing was changed: {error}", 2) from None
+    except CommandError as error:
+        raise Trouble(f"nothing was changed: --revision is {revision!r}: {error}", 2) from None
     out.print(f"schema: {before or 'nothing'} -> {current(url) or 'nothing'}")
     if logins and revision == "head":
         out.print(f"logins: {', '.join(prefix + name for name in logins)}")
@@ -111,7 +116,11 @@ def acls(
     """Give the broker's logins the rights that FILE lists (see deploy/acls.txt); doing it twice changes nothing."""
     from order_saga.cli.acls import grant, read
 
-    run(grant(kafka_settings(), read(file.read_text())))
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise Trouble(f"{file} is not UTF-8: {error}", 2) from None
+    run(grant(kafka_settings(), read(text)))
 
 
 def sample_data() -> None:
@@ -124,10 +133,16 @@ def sample_data() -> None:
     from local_stack.sample_data import load
     from order_saga.cli.samples import sample_stores
 
+    text = os.environ.get("ORDER_SAGA_TIME_SCALE", "1")
+    try:
+        time_scale = finite(float(text))
+    except (ValueError, typer.BadParameter):
+        raise Trouble(f"ORDER_SAGA_TIME_SCALE is {text!r}; it must be a number", 2) from None
+
     async def work() -> None:
         url = setting("DATABASE_URL", "database_url")
         async with sample_stores(url, url) as stores:
-            await load(stores, time_scale=float(os.environ.get("ORDER_SAGA_TIME_SCALE", "1")))
+            await load(stores, time_scale=time_scale)
 
     run(work())
     out.print("sample data: loaded")

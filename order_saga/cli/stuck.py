@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import database, out, plain, print_table, rows, run, stream
+from order_saga.cli.reach import database, err, finite, out, plain, print_table, rows, run, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,6 +31,8 @@ STUCK: Final = """
     FROM audit.orders AS o
     WHERE o.parked_reason IS NOT NULL OR o.overdue_since IS NOT NULL
         OR (o.due_at IS NOT NULL AND o.updated_at < clock_timestamp() - make_interval(secs => :older_than_s))
+        OR (o.due_at IS NOT NULL AND EXISTS (SELECT FROM audit.pauses) AND EXISTS (
+            SELECT FROM audit.questions AS q WHERE q.order_id = o.order_id AND q.answer = 'OPEN' AND q.held_back))
     UNION ALL
     SELECT 'claim', c.order_id, c.user_id, NULL, NULL, NULL, c.created_at, NULL, NULL, NULL, NULL, NULL
     FROM audit.claims AS c
@@ -67,13 +69,18 @@ def register(app: typer.Typer) -> None:
 
 
 def stuck(
-    older_than: Annotated[float, typer.Option(help="Also orders that have not moved for this many seconds.")] = 60.0,
+    older_than: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Also orders that have not moved for this many seconds.")
+    ] = 60.0,
     details: Annotated[bool, typer.Option(help="List every order, too, the oldest first.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print every order for programs.")] = False,
 ) -> None:
     """Say what needs a look and why: parked, overdue or long without a move; accepted and not seen; events not sent.
 
-    Grouped by cause, the one with the oldest order first. Exit 1 when there is anything.
+    Grouped by cause, the one with the oldest order first. A pause is named as long as it lasts, and what it holds back
+    is listed, however young it is. Exit 1 when there is anything.
+
+    Examples: order-saga stuck --details, or order-saga stuck --older-than 600 --json
     """
     groups = run(_tell(older_than, details=details, json=json))
     if not json:
@@ -99,10 +106,12 @@ async def _tell(older_than_s: float, *, details: bool, json: bool) -> dict[str, 
 
 
 async def _items(older_than_s: float) -> AsyncIterator[Item]:
-    from order_saga.cli.why import cause, why
+    from order_saga.cli.why import cause, told_pause, why
 
     async with database() as engine:
         pauses = {row["participant"]: row for row in await rows(engine, PAUSES)}
+        for pause in pauses.values():
+            err.print(told_pause(pause), markup=False, soft_wrap=True)
         async for row in stream(engine, STUCK, older_than_s=older_than_s, event_age_s=EVENT_AGE_S):
             found = cause(row, pauses)
             row["cause"], row["why"] = found.name, why(row, pauses)

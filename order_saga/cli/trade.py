@@ -1,8 +1,7 @@
-"""Commands of a person who trades: a token, money, orders."""
+"""What a person who trades needs: a token, money, and how the REST API is called and its answers are told."""
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from decimal import InvalidOperation
@@ -14,6 +13,7 @@ from rich.table import Table
 from order_saga.cli.reach import (
     Trouble,
     amount,
+    check_name,
     database,
     find_ledger,
     jwt_secret,
@@ -37,7 +37,7 @@ User = Annotated[str, typer.Option("--user", "-u", help="Who acts.")]
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (token, deposit, accounts, submit):
+    for command in (token, deposit, accounts):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -47,6 +47,7 @@ def token(
     ttl: Annotated[int, typer.Option(min=1, help="Seconds that it is good for.")] = 3600,
 ) -> None:
     """Print a signed token for the REST API of the local stack."""
+    check_name("--user", user)
     out.print(sign(user, scope or SCOPES, ttl), soft_wrap=True)
 
 
@@ -82,11 +83,18 @@ def deposit(
     if elsewhere := ledger_setting():
         raise Trouble(f"the ledger is another service's (LEDGER_VIEWS is {elsewhere}): deposit there", 2)
 
+    amount_given = _positive(quantity)
+
     async def work() -> bool:
         async with database() as engine:
-            return await book(engine, deposit_id or str(uuid.uuid4()), user, asset, _positive(quantity))
+            return await book(engine, deposit_id or str(uuid.uuid4()), user, asset, amount_given)
 
-    booked = run(work())
+    for word, value in (("USER", user), ("ASSET", asset), ("--id", deposit_id or asset)):
+        check_name(word, value)
+    try:
+        booked = run(work())
+    except ValueError as error:
+        raise Trouble(str(error)) from None
     out.print(f"{user}: {quantity} {asset} deposited" if booked else f"{user}: this deposit was booked before")
 
 
@@ -100,7 +108,8 @@ def _positive(text: str) -> Any:
 
 
 def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json: Json = False) -> None:
-    """Show what a user has, and what is held for open orders."""
+    """Show what a user has, and what is held for open orders. Exit 1 when there is no account."""
+    check_name("USER", user)
 
     async def work() -> list[dict[str, Any]]:
         async with database() as engine:
@@ -124,43 +133,6 @@ def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json:
         print_table(table)
 
 
-def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
-    order_type: Annotated[str, typer.Argument(help="MARKET_BUY or MARKET_SELL.")],
-    asset: Annotated[str, typer.Argument(help="What to trade.")],
-    quantity: Annotated[str, typer.Argument(help="How much.")],
-    user: User = "alice",
-    price: Annotated[str | None, typer.Option(help="The price that you saw; refused when the quote is worse.")] = None,
-    slippage_bps: Annotated[int | None, typer.Option(help="By how much it may be worse, in 1/10,000.")] = None,
-    client_order_id: Annotated[
-        str | None, typer.Option(help="Your own id; the same id never makes two orders.")
-    ] = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the end; 0 returns at once.")] = 30.0,
-    json: Json = False,
-) -> None:
-    """Submit an order through the REST API, and say how it ended. Exit 1 when it did not complete."""
-    body: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
-    body |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id}
-    deadline = time.monotonic() + wait
-    given = {name: value for name, value in body.items() if value is not None}
-    order = call(user, "POST", "/orders", given, **_until(deadline))
-    while order["status"] not in ENDED and time.monotonic() < deadline:
-        time.sleep(0.1)  # the API waits for us, unless too many wait already
-        order = call(user, "GET", f"/orders/{order['order_id']}", None, **_until(deadline))
-    if json:
-        print_json(order)
-    else:
-        out.print(f"order {order['order_id']}: {told(order)}")
-        out.print(f"[dim]order-saga inspect {order['order_id']}[/]")
-    if wait and order["status"] != "COMPLETED":
-        raise typer.Exit(1)
-
-
-def _until(deadline: float) -> dict[str, str]:
-    """Prefer to wait until then; the API waits at most 30 s in one request."""
-    left_s = math.ceil(deadline - time.monotonic())
-    return {"Prefer": f"wait={left_s}"} if left_s > 0 else {}
-
-
 ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
 COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
 
@@ -177,23 +149,42 @@ def told(order: dict[str, Any]) -> str:
 
 
 def call(user: str, method: str, path: str, body: dict[str, Any] | None = None, **headers: str) -> dict[str, Any]:
-    """Call the REST API as a user; a problem becomes one line."""
+    """Call the REST API as a user; a problem becomes one line. After some the outcome is `unknown`."""
     import httpx
 
     authorization = {"Authorization": f"Bearer {sign(user)}"}
-    answer = httpx.request(
-        method, setting("ORDER_API_URL", "api") + path, json=body, headers=authorization | headers, timeout=40
-    )
+    address = setting("ORDER_API_URL", "api").rstrip("/")
+    try:
+        answer = httpx.request(method, address + path, json=body, headers=authorization | headers, timeout=40)
+    except httpx.InvalidURL as error:
+        raise Trouble(f"ORDER_API_URL is '{address}', which is no address: {error}", 2) from None
+    except httpx.UnsupportedProtocol:
+        raise Trouble(f"ORDER_API_URL is '{address}'; it must begin with http:// or https://", 2) from None
+    except httpx.HTTPError as error:
+        told = str(error) or type(error).__name__
+        raise Trouble(f"the API at {address} can't be reached: {told}", unknown=True) from None
     if answer.is_error:
-        raise Trouble(_problem(answer))
-    data: dict[str, Any] = answer.json()
+        status = 2 if answer.status_code in _ASK_OTHERWISE else 1
+        raise Trouble(_problem(answer), status, unknown=answer.is_server_error)
+    try:
+        data = answer.json()
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise Trouble(f"what answers at {address} is not the API: it sent {answer.headers.get('content-type')}")
     return data
+
+
+_ASK_OTHERWISE: Final = frozenset({400, 413, 415, 422})
+"""The statuses of a request that breaks a rule."""
 
 
 def _problem(answer: httpx.Response) -> str:
     try:
         problem = answer.json()
     except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
         return f"the API answered {answer.status_code}"
     errors = "; ".join(f"{each.get('field')}: {each.get('rule')}" for each in problem.get("errors", []))
     return f"{problem.get('title', answer.status_code)}: {errors or problem.get('detail', '')}"

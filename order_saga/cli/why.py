@@ -75,6 +75,12 @@ def told(order: Mapping[str, Any], questions: Sequence[Mapping[str, Any]], pause
     return f"{lacks.get(order['phase'], '')}waiting for {waits}{late}{following}"
 
 
+def told_pause(pause: Mapping[str, Any]) -> str:
+    """Say who is paused, since when, by whom and why."""
+    since = f"since {moment(pause['paused_at'])} by {pause['paused_by']}"
+    return f"{pause['participant']} is paused {since}: {pause['reason']}"
+
+
 def moment(at: datetime | str) -> str:
     """Write a time for people: without its day when that is today's."""
     when = datetime.fromisoformat(at) if isinstance(at, str) else at
