@@ -21,6 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
 from order_api.access_log import AccessLog
+from order_api.addresses import Addresses
 from order_api.connections import make_connections, make_room
 from order_api.description.pages import page_routes
 from order_api.desk import Desk
@@ -206,8 +207,9 @@ def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorR
     told = AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
     door = Middleware(Door, registry=registry, access_log=told)
     shedding = Middleware(Shedding, in_flight=in_flight)
+    addresses = Middleware(Addresses)
     if not settings.cors_origins:
-        return [door, shedding]
+        return [door, addresses, shedding]
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
@@ -217,7 +219,7 @@ def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorR
         expose_headers=CORS_EXPOSED,
         max_age=CORS_S,
     )
-    return [door, cors, shedding]
+    return [door, cors, addresses, shedding]
 
 
 def server_for(app: FastAPI, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:

@@ -179,7 +179,8 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
 def _allowed(request: Request) -> str:
     """List the methods of all routes with this path: Starlette names those of the first one only."""
     fitting = [route for route in request.app.routes if isinstance(route, Route) and _fits(route, request)]
-    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
+    methods = {method for route in fitting for method in route.methods or ()}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def _fits(route: Route, request: Request) -> bool:

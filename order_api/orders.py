@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -69,13 +70,13 @@ def pending(claimed: Claimed) -> Order:
     )
 
 
-def refuse_late_cancel(order: Order) -> None:
+def refuse_late_cancel(order: Order, headers: Mapping[str, str] | None = None) -> None:
     """Raise the problem when an order can't be cancelled any more. A cancelled one is left to the caller."""
+    about: dict[str, Any] = {"order_id": order.order_id, "order_status": order.status}
     if order.status is OrderStatus.PROCESSING:
-        raise Problem(Code.TOO_LATE_TO_CANCEL, order_id=order.order_id, order_status=order.status)
+        raise Problem(Code.TOO_LATE_TO_CANCEL, headers=headers, **about)
     if order.status in {OrderStatus.COMPLETED, OrderStatus.FAILED}:
-        detail = f"the order is {order.status}"
-        raise Problem(Code.ORDER_NOT_CANCELABLE, detail, order_id=order.order_id, order_status=order.status)
+        raise Problem(Code.ORDER_NOT_CANCELABLE, f"the order is {order.status}", headers=headers, **about)
 
 
 def _taken(claimed: Claimed, taken_at: datetime) -> Order:

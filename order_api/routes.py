@@ -25,6 +25,7 @@ from order_api.desk import Desk, address
 from order_api.gate import Gate
 from order_api.limits import InFlight
 from order_api.listing import read_wanted
+from order_api.orders import refuse_late_cancel
 from order_api.preferences import knows, read_wait
 from order_api.problems import Code, FieldError, Problem, invalid, quote
 from order_api.store import Entry
@@ -212,8 +213,15 @@ class OrderRoutes:
             return await _unless_gone(request, work)
 
     async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
+        """Accept a cancel; wait for the order's end if the client prefers, and answer as if it were asked for then."""
         order, over = await self._desk.cancel(_about(request, order_id), caller, _origin(request, caller))
-        return _json(order, 200, {"etag": _etag(order)}) if over else _json(order, 202)
+        headers: dict[str, str] = {}
+        if not over:
+            order = await self._settled(request, order, caller, headers)
+            refuse_late_cancel(order, headers)
+            if order.status is not OrderStatus.CANCELLED:
+                return _json(msgspec.structs.replace(order, cancel_requested=True), 202, headers)
+        return _json(order, 200, headers | {"etag": _etag(order)})
 
     async def _read(self, request: Request) -> bytes:
         """Read the body of an order."""

@@ -31,7 +31,9 @@ Trading orders whose money moves exactly once or not at all.
 
 Decimals are strings (`"0.01"`), times RFC 3339 in UTC. An error is an RFC 9457 problem: decide by its `code`; its
 `type` is the address of a page that says what helps. After a `5xx` the outcome is unknown: look at `instance`, or send
-the same request again with its `Idempotency-Key` or `client_order_id`. A token is a JWT whose `sub` is the user."""
+the same request again with its `Idempotency-Key` or `client_order_id`. A token is a JWT whose `sub` is the user.
+
+Each call is served under `/v1` too, with the same answers."""
 SCOPE_MEANINGS: Final[dict[Scope, str]] = {
     Scope.READ: "read one's own orders",
     Scope.WRITE: "submit and cancel one's own orders",

@@ -13,7 +13,7 @@ from contracts.examples import ORDER_ID
 from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN, OrderStatus, OrderType
 from order_api.description.examples import CLIENT_ORDER_ID, KEY, USER_ID, example_cursor
 from order_api.description.schemas import ORDER_ID as ORDER_ID_SCHEMA
-from order_api.description.schemas import TIME, Liveness, ReadinessReport, reference
+from order_api.description.schemas import TIME, Index, Liveness, ReadinessReport, reference
 from order_api.limits import WINDOW_S
 from order_api.listing import LIMIT_DEFAULT, LIMIT_MAX, Page
 from order_api.preferences import WAIT_MAX_S
@@ -191,11 +191,16 @@ _WAITING_TEXT: Final = (
     "With `Prefer: wait` it answers when the order has ended; with `If-None-Match` besides, when it has changed."
 )
 _CANCEL_ANSWERS: Final = {
-    200: Answer("It is cancelled already.", "Order", ("ETag",), ("cancelled",)),
-    202: Answer("The cancel is accepted; the saga decides it.", "Order", (), ("cancel requested",)),
+    200: Answer("It is cancelled.", "Order", ("ETag", "Preference-Applied"), ("cancelled",)),
+    202: Answer(
+        "The cancel is accepted; the saga decides it.", "Order", ("Preference-Applied",), ("cancel requested",)
+    ),
 }
 _CANCEL_PROBLEMS: Final = (Code.ORDER_NOT_CANCELABLE, Code.TOO_LATE_TO_CANCEL, Code.NOT_PUBLISHED)
-_CANCEL_TEXT: Final = "An order can be cancelled until it is filled. Asking again is safe."
+_CANCEL_TEXT: Final = (
+    "An order can be cancelled until it is filled. Asking again is safe. With `Prefer: wait` it answers when the order"
+    " has ended: `200` when the cancel was in time, else `409`."
+)
 _READINESS: Final = {
     200: Answer("Every check is ok.", ReadinessReport.__name__, (), ("ready",)),
     503: Answer("A check is not ok.", ReadinessReport.__name__, (), ("not ready",)),
@@ -304,7 +309,7 @@ OPERATIONS: Final = (
         "Cancel an order",
         _CANCEL_ANSWERS,
         _CANCEL_TEXT,
-        (_ORDER_ID,),
+        (_ORDER_ID, _WAIT),
         _CANCELLERS,
         (Code.ORDER_NOT_FOUND, *_CANCEL_PROBLEMS),
     ),
@@ -315,9 +320,17 @@ OPERATIONS: Final = (
         "Cancel an order by the user's own name for it",
         _CANCEL_ANSWERS,
         _CANCEL_TEXT,
-        (_CLIENT_ORDER_ID, _USER_ID),
+        (_CLIENT_ORDER_ID, _USER_ID, _WAIT),
         _CANCELLERS,
         (Code.ORDER_NOT_FOUND, Code.INVALID_REQUEST, *_CANCEL_PROBLEMS),
+    ),
+    Operation(
+        "get",
+        "/",
+        "readIndex",
+        "Where to begin",
+        {200: Answer("The addresses of the documentation, of the orders and of the health.", Index.__name__)},
+        tag="documentation",
     ),
     Operation(
         "get",

@@ -17,8 +17,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from contracts import codec
 from order_api.description.openapi import TITLE, describe
 from order_api.description.problem_pages import STYLE_SOURCE, html_index, html_page
+from order_api.description.schemas import Index
 from order_api.problems import PROBLEMS, TYPE_PREFIX, Code, Problem
 from order_api.routes import JSON
 
@@ -56,7 +58,11 @@ def page_routes() -> list[Route]:
     async def openapi(_: Request) -> Response:
         return Response(description, headers=_ASKED_EACH_TIME, media_type=JSON)
 
+    async def index(_: Request) -> Response:
+        return Response(codec.encode(Index()), headers=_ASKED_EACH_TIME, media_type=JSON)
+
     return [
+        Route("/", index),
         Route("/openapi.json", openapi),
         Route("/docs", swagger.page),
         Route("/docs/{version}/{name}", swagger.file),

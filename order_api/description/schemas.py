@@ -49,6 +49,16 @@ class ReadinessReport(msgspec.Struct, frozen=True):
     checks: dict[str, str]
 
 
+class Index(msgspec.Struct, frozen=True):
+    """Where to begin: addresses on this server."""
+
+    documentation: str = "/docs"
+    description: str = "/openapi.json"
+    orders: str = "/orders"
+    problems: str = TYPE_PREFIX
+    health: str = "/health"
+
+
 class Liveness(msgspec.Struct, frozen=True):
     """The process answers."""
 
@@ -116,10 +126,15 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "ReadinessReport.status": "`ok` or `unavailable`.",
     "ReadinessReport.checks": "Each check's name, and `ok` or what is wrong.",
     "Liveness.status": "`ok`.",
+    "Index.documentation": "For people.",
+    "Index.description": "The OpenAPI document, for programs.",
+    "Index.orders": "Where orders are submitted and listed.",
+    "Index.problems": "What can go wrong.",
+    "Index.health": "Whether the service is ready.",
 }
 """What each field says: by the names of its Struct and its own, or by its own where it is the same everywhere."""
 
-_STRUCTS: Final = (OrderBody, Order, OrderState, Page, History, FieldError, Members, ReadinessReport, Liveness)
+_STRUCTS: Final = (OrderBody, Order, OrderState, Page, History, FieldError, Members, ReadinessReport, Liveness, Index)
 
 
 def components() -> dict[str, Any]:
@@ -180,16 +195,20 @@ def _problem_base() -> dict[str, Any]:
 
 
 def _problem(code: Code, members: Mapping[str, Any]) -> dict[str, Any]:
-    kind = PROBLEMS[code]
+    """Describe one problem with all its members: generators of clients make no type of a schema that adds to another."""
+    kind, base = PROBLEMS[code], _worded("Problem", _problem_base())
     fixed = {"type": TYPE_PREFIX + code, "status": kind.status, "code": str(code)}
-    properties = {name: {"const": value} for name, value in fixed.items()}
+    properties = dict(base["properties"])
+    properties |= {
+        name: {"const": value, "description": FIELD_MEANINGS[f"Problem.{name}"]} for name, value in fixed.items()
+    }
     properties |= {name: members[name] for name in kind.members}
-    own = {"properties": properties, "required": [*kind.members]} if kind.members else {"properties": properties}
     return {
         "title": kind.title,
         "description": f"{kind.when} {kind.remedy}",
         "type": "object",
-        "allOf": [reference("Problem"), own],
+        "properties": properties,
+        "required": [*base["required"], *kind.members],
     }
 
 

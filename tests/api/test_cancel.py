@@ -124,3 +124,23 @@ async def test_an_unknown_order_cannot_be_cancelled(api: Api) -> None:
     for order_id in (str(uuid4()), "x", str(uuid4()).upper(), "00000000000000000000000000000000"):
         assert 404 == (await api.cancel(order_id)).status_code
     assert [] == api.wire.asked
+
+
+@pytest.mark.parametrize(
+    ("phase", "status", "ended"),
+    [("CANCELLED", 200, "CANCELLED"), ("COMPLETED", 409, "COMPLETED"), ("VALIDATING", 202, "PENDING")],
+)
+async def test_a_cancel_waits_for_the_end(
+    api: Api, orchestrator: Orchestrator, phase: str, status: int, ended: str
+) -> None:
+    """With `Prefer: wait` the answer tells what became of it, or that nothing has yet; it says that it has waited."""
+    order_id = (await api.submit()).json()["order_id"]
+    waits = asyncio.create_task(api.cancel(order_id, headers={"prefer": "wait=2"}))
+    while not await orchestrator.run("SELECT FROM api.cancels"):
+        await asyncio.sleep(0.01)
+    await orchestrator.shows(order_id, phase=phase, version=3)
+    answer = await waits
+    body = answer.json()
+    assert (status, "wait=2") == (answer.status_code, answer.headers.get("preference-applied"))
+    assert ended == body.get("status" if status < 300 else "order_status")
+    assert status != 202 or body["cancel_requested"]

@@ -35,7 +35,7 @@ async def test_every_error_is_a_problem_document(api: Api) -> None:
         assert f"/problems/{problem['code']}" == problem["type"]
         assert (answer.status_code, answer.request.url.path) == (problem["status"], problem["instance"])
         assert all(isinstance(problem[name], str) for name in ("title", "detail"))
-    assert ["GET", "GET, POST"] == [answer.headers["allow"] for answer in answers[1:3]]
+    assert ["GET, HEAD", "GET, HEAD, POST"] == [answer.headers["allow"] for answer in answers[1:3]]
 
 
 async def test_a_problem_names_any_path_as_a_uri(api: Api) -> None:
