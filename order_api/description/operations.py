@@ -329,7 +329,11 @@ OPERATIONS: Final = (
         "/",
         "readIndex",
         "Where to begin",
-        {200: Answer("The addresses of the documentation, of the orders and of the health.", Index.__name__)},
+        {
+            200: Answer(
+                "The addresses of the documentation, of the orders and of the health.", Index.__name__, (), ("index",)
+            )
+        },
         tag="documentation",
     ),
     Operation(

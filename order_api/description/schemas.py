@@ -140,7 +140,7 @@ _STRUCTS: Final = (OrderBody, Order, OrderState, Page, History, FieldError, Memb
 def components() -> dict[str, Any]:
     """Make every schema that the operations refer to, by its name."""
     _, made = msgspec.json.schema_components(_STRUCTS, schema_hook=_decimal, ref_template=f"{_PLACE}{{name}}")
-    schemas = {name: _precise(schema) for name, schema in made.items()} | {"Problem": _problem_base()}
+    schemas = {name: _precise(schema) for name, schema in made.items()}
     schemas = {name: _worded(name, schema) for name, schema in schemas.items()}
     members = schemas.pop(Members.__name__)["properties"]
     problems = {problem_name(code): _problem(code, members) for code in PROBLEMS}
@@ -195,7 +195,7 @@ def _problem_base() -> dict[str, Any]:
 
 
 def _problem(code: Code, members: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe one problem with all its members: generators of clients make no type of a schema that adds to another."""
+    """Describe a problem with all its members: generators of clients make no type of a schema that adds to another."""
     kind, base = PROBLEMS[code], _worded("Problem", _problem_base())
     fixed = {"type": TYPE_PREFIX + code, "status": kind.status, "code": str(code)}
     properties = dict(base["properties"])

@@ -128,7 +128,7 @@ async def test_an_audit_that_stays_shows_metrics_until_it_is_asked_to_end(system
 
 
 async def test_wrong_usage_is_told_in_plain_words(system: System) -> None:
-    """What can be mended by asking otherwise is exit 2, what only the system can know is 1; never a stack trace."""
+    """What can be mended by asking otherwise is exit 2, also when the API says so; what only the system knows is 1."""
     expected = {
         ("no-such-command",): (2, "No such command 'no-such-command'"),
         ("submit", "MARKET_BUY"): (2, "Missing argument"),
@@ -136,7 +136,7 @@ async def test_wrong_usage_is_told_in_plain_words(system: System) -> None:
         ("deposit", "alice", "USD", "1e3"): (2, "AMOUNT must be a decimal as a string"),
         ("dead-letters", "show", "17"): (2, "'17' is not a dead letter's id"),
         ("inspect", str(UUID(int=0))): (1, f"there is no order {UUID(int=0)}"),
-        ("submit", "LIMIT_BUY", "BTC", "1"): (1, "order_type: must be one of MARKET_BUY, MARKET_SELL"),
+        ("submit", "LIMIT_BUY", "BTC", "1"): (2, "order_type: must be one of MARKET_BUY, MARKET_SELL"),
     }
     outputs = dict(zip(expected, await asyncio.gather(*(system.cli(*words) for words in expected)), strict=True))
     assert [] == [
