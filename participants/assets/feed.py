@@ -19,6 +19,9 @@ from saga_kit.backoff import keep_doing
 LATE_AFTER: Final = 2
 """Intervals without a confirmation after which the source has been held up, and not only slow."""
 
+GIVEN_UP_AFTER_S: Final = 10.0
+"""For so long a check waits for a source that fails, well below the orchestrator's patience of 30 s."""
+
 
 class Feed:
     """Confirms all live prices every `every_s` seconds; `clock` tells seconds that pass, also while we stand still."""
@@ -28,6 +31,7 @@ class Feed:
         self._every_s = every_s
         self._clock = clock
         self._confirmed_at: float | None = None
+        self._failing_since: float | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Confirm until `stopping`; a failure is logged and tried again."""
@@ -37,14 +41,22 @@ class Feed:
         """Confirm now if that has not been done for long, or never; tell whether it was so.
 
         Then what has been read of the prices says how long the source was held up, and not how old they are. Raises
-        what the database does; then nobody can judge yet either.
+        what the database does, for `GIVEN_UP_AFTER_S` at most: a source that can't confirm at all for a cause of its own
+        is stale, and holds up no judgement.
         """
-        if self._confirmed_at is not None and self._clock() - self._confirmed_at <= LATE_AFTER * self._every_s:
+        now = self._clock()
+        if self._confirmed_at is not None and now - self._confirmed_at <= LATE_AFTER * self._every_s:
             return False
-        await self._confirm()
+        try:
+            await self._confirm()
+        except Exception:
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            if now - self._failing_since < GIVEN_UP_AFTER_S:
+                raise
+            return False
         return True
 
     async def _confirm(self) -> None:
         begun_at = self._clock()
         await confirm_prices(self._engine)
-        self._confirmed_at = begun_at
+        self._confirmed_at, self._failing_since = begun_at, None

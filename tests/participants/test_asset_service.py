@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -223,6 +224,24 @@ async def test_after_an_outage_the_source_comes_first(assets_engine: AsyncEngine
     assert ["STALE_PRICE"] == codes(await desk.handle(check(name=3)))
     passed_s = 20.0
     assert ["", "STALE_PRICE"] == codes(await desk.handle(check(name=4), check("OLD", name=5)))
+
+
+async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
+    assets_engine: AsyncEngine, database: Database
+) -> None:
+    """For ten seconds its batch is tried again, then prices are as old as they are; one that works heals them."""
+    feed = Feed(assets_engine, 1.0, partial(next, iter(range(0, 1000, 2))))
+    desk = Desk(assets_engine, AssetDesk(timedelta(seconds=10), feed.catch_up), SCHEMA)
+    await listed(desk)
+    owner = await asyncpg.connect(database.url)
+    await owner.execute("UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds'")
+    await owner.execute("REVOKE UPDATE ON assets.prices FROM saga_assets")
+    with capture_logs() as said:
+        assert ["STALE_PRICE"] == codes(await desk.handle(check()))
+    assert 2 <= len([one for one in said if one["event"] == "batch failed, will try again"]) <= 5
+    await owner.execute("GRANT UPDATE ON assets.prices TO saga_assets")
+    await owner.close()
+    assert [""] == codes(await desk.handle(check(name=2)))
 
 
 async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) -> None:
