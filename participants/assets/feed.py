@@ -41,8 +41,8 @@ class Feed:
         """Confirm now if that has not been done for long, or never; tell whether it was so.
 
         Then what has been read of the prices says how long the source was held up, and not how old they are. Raises
-        what the database does, for `GIVEN_UP_AFTER_S` at most: a source that can't confirm at all for a cause of its own
-        is stale, and holds up no judgement.
+        what the database does, for `GIVEN_UP_AFTER_S` at most: a source that can't confirm for a cause of its own is
+        stale, and holds up no judgement.
         """
         now = self._clock()
         if self._confirmed_at is not None and now - self._confirmed_at <= LATE_AFTER * self._every_s:
