@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime.stamp
 DEVELOPMENT := $(VENV)/.development.stamp
-LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock
+LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock tests/clients/requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs coverage lock clean
@@ -89,6 +89,7 @@ lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the n
 	$(COMPILE) pyproject.toml --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra otel --group build --constraint requirements-dev.lock --output-file requirements-runtime.lock
 	$(COMPILE) --group installer --constraint requirements-dev.lock --output-file requirements-pip.lock
+	$(COMPILE) --group clients --output-file tests/clients/requirements.lock
 	@if grep -n '://' $(LOCKS); then echo "make lock: a lock file names a host" >&2; exit 1; fi
 
 clean: ## remove .venv/ and what the tools left behind (not .local/, which is data)

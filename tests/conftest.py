@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from tests.infrastructure import Database, Infrastructure, Session, chromium, copied_database, drop_database
+from tests.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
 
 SESSION = pytest.StashKey[Session]()
 
@@ -60,31 +60,32 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what only Apache Kafka or only a browser can show, and remember it."""
+    """Skip what only Apache Kafka or a program that is not here can show, and remember it."""
     chosen = item.config.stash[SESSION]
     if item.get_closest_marker("apache_kafka") is not None and chosen.start().broker_kind != "apache":
         chosen.not_run.append(item.nodeid)
         pytest.skip("needs Apache Kafka; this is the embedded broker")
-    if item.get_closest_marker("browser") is not None and chromium() is None:
+    for marker, (program, is_here) in PROGRAMS.items():
+        if item.get_closest_marker(marker) is None or is_here():
+            continue
         if chosen.apache_is_required:
-            pytest.fail("needs Chromium, which REQUIRE_APACHE_KAFKA asks for as well, and there is none")
-        chosen.not_seen.append(item.nodeid)
-        pytest.skip("needs Chromium, and there is none")
+            pytest.fail(f"needs {program}, which REQUIRE_APACHE_KAFKA asks for as well, and there is none")
+        chosen.not_seen.append((program, item.nodeid))
+        pytest.skip(f"needs {program}, and there is none")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was used, and loudly what could not be shown on it."""
     chosen = config.stash[SESSION]
-    if chosen.infrastructure is None:
-        return
-    terminalreporter.section("infrastructure")
-    terminalreporter.line(chosen.describe())
-    if chosen.infrastructure.broker_kind == "embedded":
-        terminalreporter.line(f"NOT RUN ON APACHE KAFKA: {chosen.docker_trouble}", red=True, bold=True)
-        for test in chosen.not_run:
-            terminalreporter.line(f"NOT RUN: {test}", red=True)
-    for test in chosen.not_seen:
-        terminalreporter.line(f"NOT RUN WITHOUT CHROMIUM: {test}", red=True)
+    if chosen.infrastructure is not None:
+        terminalreporter.section("infrastructure")
+        terminalreporter.line(chosen.describe())
+        if chosen.infrastructure.broker_kind == "embedded":
+            terminalreporter.line(f"NOT RUN ON APACHE KAFKA: {chosen.docker_trouble}", red=True, bold=True)
+            for test in chosen.not_run:
+                terminalreporter.line(f"NOT RUN: {test}", red=True)
+    for program, test in chosen.not_seen:
+        terminalreporter.line(f"NOT RUN WITHOUT {program.upper()}: {test}", red=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

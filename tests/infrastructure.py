@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -101,8 +101,8 @@ class Session:
     """Why there are no containers; None where there can be."""
     not_run: list[str] = field(default_factory=list)
     """The tests that were skipped for want of Apache Kafka."""
-    not_seen: list[str] = field(default_factory=list)
-    """The tests that were skipped for want of a browser."""
+    not_seen: list[tuple[str, str]] = field(default_factory=list)
+    """The program that is not here, and the test that was skipped for want of it."""
     infrastructure: Infrastructure | None = None
     _servers: list[Future[Server]] = field(default_factory=list)
     _up_in_s: float = 0.0
@@ -189,6 +189,13 @@ class Session:
 def chromium() -> str | None:
     """Find the browser of this machine; None where there is none."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+PROGRAMS: Final[Mapping[str, tuple[str, Callable[[], object]]]] = {
+    "browser": ("Chromium", chromium),
+    "node": ("Node.js with npm", lambda: shutil.which("node") and shutil.which("npm")),
+}
+"""What a test with this marker needs: its name, and what finds it; a test is skipped where there is none."""
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from contracts.decimals import Exact, Money
 from contracts.examples import ORDER_ID, TIME
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, ReasonCode
-from order_api.description.schemas import Index, Liveness, ReadinessReport
+from order_api.description.schemas import INDEX, Liveness, ReadinessReport
 from order_api.listing import make_page, write_cursor
 from order_api.messages import Claimed
 from order_api.orders import pending
@@ -58,7 +58,7 @@ def answer_examples() -> dict[str, Example]:
         "no order": ("Nothing fits", make_page([], 2)),
         "ready": ("All is well", ReadinessReport("ok", {"database": "ok", "broker": "ok"})),
         "not ready": ("No database", ReadinessReport("unavailable", {"database": "no answer", "broker": "ok"})),
-        "index": ("The addresses", Index()),
+        "index": ("The addresses", INDEX),
         "alive": ("It answers", Liveness("ok")),
     }
     return {name: Example(summary, _written(body)) for name, (summary, body) in made.items()}

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from contracts import codec
 from order_api.description.openapi import TITLE, describe
 from order_api.description.problem_pages import STYLE_SOURCE, html_index, html_page
-from order_api.description.schemas import Index
+from order_api.description.schemas import INDEX
 from order_api.problems import PROBLEMS, TYPE_PREFIX, Code, Problem
 from order_api.routes import JSON
 
@@ -59,7 +59,7 @@ def page_routes() -> list[Route]:
         return Response(description, headers=_ASKED_EACH_TIME, media_type=JSON)
 
     async def index(_: Request) -> Response:
-        return Response(codec.encode(Index()), headers=_ASKED_EACH_TIME, media_type=JSON)
+        return Response(codec.encode(INDEX), headers=_ASKED_EACH_TIME, media_type=JSON)
 
     return [
         Route("/", index),

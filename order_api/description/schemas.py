@@ -15,7 +15,7 @@ import msgspec
 from pydantic import TypeAdapter
 
 from contracts.decimals import PLACES_MAX, Exact
-from contracts.orders import Order
+from contracts.orders import SLIPPAGE_BPS_DEFAULT, Order
 from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode
 from order_api.listing import Page
 from order_api.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
@@ -52,11 +52,14 @@ class ReadinessReport(msgspec.Struct, frozen=True):
 class Index(msgspec.Struct, frozen=True):
     """Where to begin: addresses on this server."""
 
-    documentation: str = "/docs"
-    description: str = "/openapi.json"
-    orders: str = "/orders"
-    problems: str = TYPE_PREFIX
-    health: str = "/health"
+    documentation: str
+    description: str
+    orders: str
+    problems: str
+    health: str
+
+
+INDEX: Final = Index("/docs", "/openapi.json", "/orders", TYPE_PREFIX, "/health")
 
 
 class Liveness(msgspec.Struct, frozen=True):
@@ -87,6 +90,8 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "quantity": "How much of the asset, more than 0; its step and its limits are the asset's.",
     "price": "The price that the client saw, if it says so: the quote may be worse by `slippage_bps` and no more.",
     "slippage_bps": "How much worse than `price` the quote may be, in 1/10,000.",
+    "OrderBody.slippage_bps": "How much worse than `price` the quote may be, in 1/10,000; left out, "
+    f"{SLIPPAGE_BPS_DEFAULT}.",
     "filled_quantity": "How much is filled: nothing or all.",
     "average_price": "What one unit cost; null until it is filled.",
     "fee": "What was charged for the fill, in cash.",
@@ -204,8 +209,8 @@ def _problem(code: Code, members: Mapping[str, Any]) -> dict[str, Any]:
     }
     properties |= {name: members[name] for name in kind.members}
     return {
-        "title": kind.title,
-        "description": f"{kind.when} {kind.remedy}",
+        "title": problem_name(code),  # generators name their types by it
+        "description": f"{kind.title}. {kind.when} {kind.remedy}",
         "type": "object",
         "properties": properties,
         "required": [*base["required"], *kind.members],
@@ -213,10 +218,13 @@ def _problem(code: Code, members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _worded(struct: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Say of each field what it means."""
+    """Say of each field what it means. Defaults are said in words: some generators want a field with one given."""
     properties = schema.get("properties", {})
     worded = {
-        name: {**field, "description": FIELD_MEANINGS.get(f"{struct}.{name}") or FIELD_MEANINGS[name]}
+        name: {
+            **{word: value for word, value in field.items() if word != "default"},
+            "description": FIELD_MEANINGS.get(f"{struct}.{name}") or FIELD_MEANINGS[name],
+        }
         for name, field in properties.items()
     }
     return {**schema, "properties": worded} if worded else schema
