@@ -38,7 +38,7 @@ COST = Decimal("500.50")
 HANG = (
     (
         "CREATE FUNCTION balances.hang() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'a test'; END $$"
+        " $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'query_canceled', MESSAGE = 'a test'; END $$"
     ),
     "CREATE TRIGGER hang BEFORE UPDATE OF state ON balances.holds FOR EACH STATEMENT EXECUTE FUNCTION balances.hang()",
 )
