@@ -20,6 +20,8 @@ from starlette.routing import Route
 from saga_kit.connections import Connections
 from saga_kit.errors import CannotStart, describe
 
+STARTING: Final = "starting"
+"""What a check says while its service starts, which is no trouble."""
 CHECK_TIMEOUT_S: Final = 3.0
 KEPT_S: Final = 1.0
 """A report is kept so long: however many ask, the database is asked once a second."""
@@ -70,7 +72,8 @@ class Health:
         except Exception as error:  # noqa: BLE001 - a check that fails is an answer
             shown, cause = f"failed: {type(error).__name__}; the log says more", describe(error)
         if shown != self._told.get(name, "ok"):
-            log.warning("health changed", check=name, cause=cause)
+            say = log.info if shown in {"ok", STARTING} else log.warning
+            say("health changed", check=name, cause=cause)
         self._told[name] = shown
         return shown
 

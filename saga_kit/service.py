@@ -24,7 +24,7 @@ from saga_kit.dead_letters import DeadLetters
 from saga_kit.deadman import deadman
 from saga_kit.dsn import place
 from saga_kit.errors import KitError, Stopped, describe
-from saga_kit.health import Health, HealthServer, health_routes, listen
+from saga_kit.health import STARTING, Health, HealthServer, health_routes, listen
 from saga_kit.lookback import MARGIN_S, LookBack
 from saga_kit.outbox import Outbox, Relay
 from saga_kit.publisher import Publisher
@@ -306,7 +306,7 @@ class Service:
 
 
 async def _starting() -> str:
-    return "starting"
+    return STARTING
 
 
 async def _stopping() -> str:
