@@ -2,7 +2,8 @@
 
 Each process follows all partitions by itself, without a group: every process has its own waiters. An event is published
 after the commit that it tells of, so who is woken by one finds it in the database. Whenever the place was lost (a
-start, a broker that was away) everybody is woken, because an event may have been missed.
+start, a broker that was away) everybody is woken, because an event may have been missed; so they are while an open
+transaction of somebody's producer hides events.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contracts.vocabulary import OrderStatus
 from order_api.waiters import Waiters
 from saga_kit.backoff import keep_doing
 from saga_kit.settings import METADATA_MAX_AGE_MS, KitSettings
+from saga_kit.transactions import OpenTransactions, stable_ends
 from saga_kit.unpacking import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
 
 POLL_MS: Final = 500
@@ -28,6 +30,9 @@ RECORDS_MAX: Final = 1_000
 CALL_TIMEOUT_S: Final = 10.0
 QUIET_S: Final = 15.0
 """After so long without any event the broker is asked whether there are some: a consumer can hang and look alive."""
+
+HIDDEN_S: Final = 1.0
+"""While somebody's open transaction hides events, everybody who waits looks so often."""
 
 log = structlog.get_logger(__name__)
 
@@ -86,11 +91,16 @@ class Follower:
 
     async def _listen(self, consumer: Any, stopping: asyncio.Event) -> None:
         partitions = consumer.assignment()
-        heard_at = time.monotonic()
+        heard_at = woken_at = time.monotonic()
+        transactions = OpenTransactions(HIDDEN_S)
         while not stopping.is_set():
             if consumer.assignment() != partitions:
                 raise LostPlace(f"{self._topic} has other partitions than before")
             batches = await _take(consumer)
+            transactions.look(stable_ends(consumer))
+            if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
+                woken_at = time.monotonic()
+                self._waiters.wake_all()
             if batches:
                 heard_at = time.monotonic()
                 self._ring(batches)

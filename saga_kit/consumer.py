@@ -10,9 +10,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import structlog
+from aiokafka import TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
@@ -30,6 +31,7 @@ from saga_kit.settings import METADATA_MAX_AGE_MS, KitSettings
 from saga_kit.shapes import Shapes
 from saga_kit.telemetry import Metrics
 from saga_kit.topic_settings import REPLAY_HORIZON_S
+from saga_kit.transactions import HELD_S, OpenTransactions, stable_end, stable_ends, told
 from saga_kit.unpacking import FETCHED_BYTES_MAX, LostRecord, size_of
 
 M = TypeVar("M")
@@ -51,6 +53,16 @@ QUIET_MAX_S: Final = 15.0
 """A consumer without traffic still polls and fetches many times in this time."""
 
 log = structlog.get_logger(__name__)
+
+
+class Lag(NamedTuple):
+    """How far a partition is taken: the next offset, and how many records are behind it."""
+
+    position: int
+    behind: int
+    """Of all."""
+    takeable: int
+    """Of those in front of the first transaction that is open: the others can't be taken before its end."""
 
 
 class Consumer(Generic[M]):
@@ -123,6 +135,7 @@ class Consumer(Generic[M]):
         self._subscriber = subscriber
         self._topics = [settings.kafka_topic_prefix + topic for topic in handler.topics]
         self._shapes = Shapes(metrics)
+        self._open = OpenTransactions(HELD_S)
         self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
         self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
 
@@ -172,6 +185,9 @@ class Consumer(Generic[M]):
         if blocked := self._poller.blocked():
             tp, reason = next(iter(blocked.items()))
             return f"{len(blocked)} partitions can't be read, such as {tp.topic}/{tp.partition}: {reason}"
+        if held := self._open.held():
+            tp, one = next(iter(held.items()))
+            return f"{len(held)} partitions are held up, one for {one.for_s:.0f} s: {told(tp, one.offset)}"
         now = time.monotonic()
         if self._batch_since is not None:
             age_s, what = now - self._batch_since, "a batch has been in work for {:.0f} s"
@@ -193,11 +209,16 @@ class Consumer(Generic[M]):
             consumer = self._subscriber.consumer
             if consumer is not None:
                 self._poller.begin_anew(self._shapes.look(consumer, self._topics))
-            lags, positions = await _lags(consumer)
-            self._metrics.consumer_lag_messages.set(sum(lags.values()))
+            lags = await _lags(consumer)
+            positions = {tp: lag.position for tp, lag in lags.items()}
+            if consumer is not None:
+                self._open.look(stable_ends(consumer))
+            self._metrics.consumer_held_partitions.set(len(self._open.held()))
+            self._metrics.consumer_lag_messages.set(sum(one.behind for one in lags.values()))
             self._metrics.consumer_blocked_partitions.set(len(self._poller.blocked()))
-            # What waits for room is no sign of a hang; room comes by itself, and then it must move like the rest.
-            lag = sum(number for tp, number in lags.items() if not self._poller.shut(tp))
+            # What waits for room, or for the end of a transaction, is no sign of a hang; it comes by itself, and then
+            # it must move like the rest.
+            lag = sum(one.takeable for tp, one in lags.items() if not self._poller.shut(tp))
             behind = bool(positions) and self._batch_since is None and (lag or _fetch_age_s(consumer) > QUIET_MAX_S)
             if not behind or positions != seen:
                 seen, moved_at = positions, time.monotonic()
@@ -283,20 +304,17 @@ async def _hang_up(consumer: Any) -> None:
             await consumer._client.close()  # noqa: SLF001 - there is no other way to it
 
 
-async def _lags(consumer: Any) -> tuple[dict[Any, int], dict[Any, int]]:
-    """Return how many records of each assigned partition are not taken yet, and the positions, as far as known."""
-    lags: dict[Any, int] = {}
-    positions: dict[Any, int] = {}
+async def _lags(consumer: Any) -> dict[TopicPartition, Lag]:
+    """Return how far each assigned partition is taken, as far as that is known."""
+    lags: dict[TopicPartition, Lag] = {}
     assigned = list(consumer.assignment()) if consumer is not None else []
     for tp, position in zip(assigned, await asyncio.gather(*(_position(consumer, tp) for tp in assigned)), strict=True):
-        with suppress(KafkaError):  # a rebalance: it will be known again next time
+        with suppress(KafkaError, AssertionError):  # a rebalance: it will be known again next time
             if position is None:
                 continue
-            end = consumer.last_stable_offset(tp)  # records of open transactions can't be taken
-            if end is None or end < 0:
-                end = consumer.highwater(tp)
-            positions[tp], lags[tp] = position, max(0, (end or 0) - position)
-    return lags, positions
+            stable, end = stable_end(consumer, tp)
+            lags[tp] = Lag(position, max(0, end - position), max(0, stable - position))
+    return lags
 
 
 async def _position(consumer: Any, tp: Any) -> int | None:

@@ -51,6 +51,10 @@ class Metrics:
             "consumer_blocked_partitions", "Assigned partitions that can't be read: a missing codec, a checksum.",
             registry=self.registry,
         )  # fmt: skip
+        self.consumer_held_partitions = Gauge(
+            "consumer_held_partitions", "Assigned partitions that an open transaction of somebody's producer holds up.",
+            registry=self.registry,
+        )  # fmt: skip
         self.topic_changes = Counter(
             "topic_changes", "Changes of a topic's shape while it is read: missing, back, partitions, begun_anew.",
             ["change"], registry=self.registry,

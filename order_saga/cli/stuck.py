@@ -78,19 +78,22 @@ def stuck(
     """Say what needs a look and why: parked, overdue or long without a move; accepted and not seen; events not sent.
 
     Grouped by cause, the one with the oldest order first. A pause is named as long as it lasts, and what it holds back
-    is listed, however young it is. Exit 1 when there is anything.
+    is listed, however young it is. Locks on our tables and open transactions in our topics that are somebody else's are
+    named, too. Exit 1 when there is anything.
 
     Examples: order-saga stuck --details, or order-saga stuck --older-than 600 --json
     """
-    groups = run(_tell(older_than, details=details, json=json))
+    groups, held = run(_tell(older_than, details=details, json=json))
     if not json:
         _print_groups(groups)
-    if groups:
+    if groups or held:
         raise typer.Exit(1)
 
 
-async def _tell(older_than_s: float, *, details: bool, json: bool) -> dict[str, Group]:
+async def _tell(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool]:
+    """Print what is stuck; return it by cause, and whether somebody else holds what our services need."""
     groups: dict[str, Group] = {}
+    held = await _held()
     first = True
     async for item in _items(older_than_s):
         _count(groups, item)
@@ -102,7 +105,17 @@ async def _tell(older_than_s: float, *, details: bool, json: bool) -> dict[str, 
         first = False
     if json:
         sys.stdout.write("[]\n" if first else "\n]\n")
-    return groups
+    return groups, held
+
+
+async def _held() -> bool:
+    from order_saga.cli.held import held_partitions, held_rows
+
+    async with database() as engine:
+        found = [*await held_rows(engine), *await held_partitions()]
+    for line in found:
+        err.print(line, markup=False, soft_wrap=True)
+    return bool(found)
 
 
 async def _items(older_than_s: float) -> AsyncIterator[Item]:

@@ -145,6 +145,33 @@ async def test_a_topic_that_comes_later_is_followed(infrastructure: Infrastructu
             assert await _rings(bell, 5)
 
 
+@pytest.mark.apache_kafka  # the embedded broker has no transactions that stay open
+async def test_who_waits_looks_while_an_open_transaction_hides_events(
+    infrastructure: Infrastructure, topic_prefix: str
+) -> None:
+    """Nobody hears of events behind somebody's open transaction, so everybody looks now and then; then all is heard."""
+    settings = kit_settings(URL, infrastructure.kafka_bootstrap_servers, topic_prefix)
+    topic = topic_prefix + ORDERS_EVENTS.name
+    await infrastructure.create_topics({topic: ORDERS_EVENTS.partitions})
+    options = {"transactional_id": topic, "transaction_timeout_ms": 900_000}
+    async with (
+        AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, **options) as producer,
+        _following(settings) as (follower, waiters),
+    ):
+        await until(lambda: follower.following)
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"{}", key=KEY)
+        await _publish(settings)
+        with waiters.bell(KEY, for_end=True) as bell:
+            assert await _rings(bell, 15)
+        with waiters.bell(KEY, for_end=True) as bell:
+            assert await _rings(bell, 15), "again and again"
+        assert follower.following
+        await producer.abort_transaction()
+        with waiters.bell(KEY, for_end=True) as bell:
+            assert await _rings(bell, 15), "the event itself"
+
+
 @pytest.mark.usefixtures("events")
 async def test_a_broker_that_was_away_wakes_everybody(settings: KitSettings, cluster: FaultyCluster) -> None:
     """While it was away something may have happened that no event tells of: whoever waits looks once."""

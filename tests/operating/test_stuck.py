@@ -7,10 +7,13 @@ import re
 from uuid import UUID
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
+from contracts.topics import ORDERS_REQUESTS
 from contracts.vocabulary import Side
 from tests.core.sample import approved, cancel, park, reserved
 from tests.core.test_fold import of
+from tests.infrastructure import Infrastructure
 from tests.operating.support import CLAIM, YESTERDAY, Desk
 
 EVENT = """
@@ -145,3 +148,39 @@ async def test_a_pause_is_a_cause(desk: Desk) -> None:
     assert ("held back by a pause that is over", True) == (cause, why.startswith("held back by a pause that is over"))
     await desk.tell(of(cancel(), order_id))
     assert {} == await said(desk)
+
+
+async def test_a_session_that_holds_a_row_is_named(desk: Desk) -> None:
+    """By its application, login and pid, with the table; what our own transactions hold for a moment is not."""
+    order_id = await desk.begin(1)
+    async with desk.engine.connect() as connection:
+        await connection.exec_driver_sql("SET application_name = 'somebodys psql'")
+        await connection.exec_driver_sql("SELECT FROM orders.orders WHERE order_id = $1 FOR UPDATE", (order_id,))
+        [pid] = (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalars()
+        output = await desk.cli("stuck")
+        assert (1, "no order is stuck\n") == output[:2]
+        assert re.search(
+            rf"somebodys psql \(\w+, pid {pid}\) holds locks on orders.orders in a transaction .* since", output.err
+        )
+    output = await desk.cli("stuck")
+    assert (0, "no order is stuck\n", "") == tuple(output)
+
+
+@pytest.mark.apache_kafka  # the embedded broker has no transactions that stay open
+async def test_an_open_transaction_in_a_topic_is_named(
+    desk: Desk, infrastructure: Infrastructure, topic_prefix: str
+) -> None:
+    """With its partition, where it begins, and what ends it; one that is over is not."""
+    topic = topic_prefix + ORDERS_REQUESTS.name
+    await infrastructure.create_topics({topic: 3})
+    kafka = infrastructure.kafka_bootstrap_servers
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka, "KAFKA_TOPIC_PREFIX": topic_prefix}
+    async with AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=topic) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"{}", partition=2)
+        output = await desk.cli("stuck", **environment)
+        assert (1, "no order is stuck\n") == output[:2]
+        assert f"an open transaction holds {topic}/2 from offset 0" in output.err
+        assert f"abort --topic {topic} --partition 2 --start-offset 0" in output.err
+        await producer.commit_transaction()
+    assert (0, "no order is stuck\n", "") == tuple(await desk.cli("stuck", **environment))

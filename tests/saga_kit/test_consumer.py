@@ -23,8 +23,9 @@ from faststream.kafka.security import parse_security
 
 from contracts.envelope import Envelope, write_headers
 from saga_kit.batch import BatchProcess, Intake
-from saga_kit.consumer import Consumer, _lags, _security
+from saga_kit.consumer import Consumer, Lag, _lags, _security
 from saga_kit.errors import CannotStart, Stalled
+from saga_kit.murmur2 import murmur2, partition_of
 from saga_kit.publisher import Publisher, RawMessage
 from saga_kit.telemetry import Metrics
 from tests.infrastructure import Infrastructure
@@ -386,10 +387,47 @@ async def test_a_partition_without_a_leader_hides_no_lag_of_the_others() -> None
             return 10
 
         def last_stable_offset(self, _tp: TopicPartition) -> int:
+            return 12
+
+        def highwater(self, _tp: TopicPartition) -> int:
             return 15
 
     first, _, last = Client().assignment()
-    assert ({first: 5, last: 5}, {first: 10, last: 10}) == await _lags(Client())
+    assert {first: Lag(10, 5, 2), last: Lag(10, 5, 2)} == await _lags(Client())
+
+
+async def test_an_open_transaction_of_somebodys_producer_is_lag_and_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind it is lag; readiness names the partition and where it begins; no process ends because of it.
+
+    Other partitions go on. When it is aborted, what stood behind it comes, and none of its own records.
+    """
+    monkeypatch.setattr("saga_kit.consumer.WATCH_S", 0.05)
+    monkeypatch.setattr("saga_kit.consumer.HELD_S", 0.5)
+    held, free = "a", next(f"b{n}" for n in range(99) if _partition(f"b{n}") != _partition("a"))
+    await world.send((held, 1))
+    async with _transactional(world) as producer, world.consuming(stalled_s=1.0) as consumer:
+        await world.done_is({(held, 1)})
+        watching = asyncio.create_task(consumer.watch(world.stopping))
+        await producer.begin_transaction()
+        await producer.send_and_wait(f"{world.prefix}t", b'["never", 1]', partition=_partition(held))
+        await world.send((held, 2), (free, 3))
+        await world.done_is({(held, 1), (free, 3)})
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 2)
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_held_partitions") == 1)
+        where = f"{world.prefix}t/{_partition(held)} from offset 1"
+        await until(lambda: where in str(consumer.trouble()))
+        await asyncio.sleep(3)  # longer than a stall may last
+        assert not watching.done()
+        await producer.abort_transaction()
+        await world.done_is({(held, 1), (held, 2), (free, 3)})
+        await until(lambda: consumer.trouble() is None)
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
+        await until(lambda: world.metrics.registry.get_sample_value("consumer_held_partitions") == 0)
+        assert [] == world.failures
+        world.stopping.set()
+        await watching
 
 
 async def test_a_consumer_that_hangs_while_the_broker_answers_is_stalled(
@@ -502,6 +540,22 @@ async def test_an_idle_member_waits_instead_of_asking_again_and_again(world: Wor
         await world.send(("b", 1))
         async with asyncio.timeout(0.5):
             await handled.wait()
+
+
+@asynccontextmanager
+async def _transactional(world: World) -> AsyncIterator[Any]:
+    """Connect somebody's transactional producer; the broker waits a quarter of an hour for its transaction's end."""
+    options = {"transactional_id": f"{world.prefix}t", "transaction_timeout_ms": 900_000}
+    producer = AIOKafkaProducer(bootstrap_servers=world.address, **options)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+def _partition(key: str) -> int:
+    return partition_of(murmur2(key.encode()), 4)
 
 
 async def _unreachable(_: Iterable[str]) -> list[str]:
