@@ -23,10 +23,10 @@ out = Console(highlight=False, soft_wrap=True)
 WHAT: Final = """The real core, batches, outbox, relay, timers, participants' barrier and ledger, run as two
 orchestrators, two balance services and one asset service on a simulated PostgreSQL and Kafka with a clock of their own.
 Messages are lost, doubled, late and out of order; batches are cut anywhere; processes die at every crash point and
-anywhere else, freeze, and work on the same records after a rebalance; commits and publishes have unknown outcomes; the
-database and the broker are away, or the database only reads; clocks jump; participants refuse, are slow, silent or
-paused; users repeat, contradict and cancel at every moment. After every commit and at the end I1 to I11 are judged by
-rules of their own, and every order must end once faults stop."""
+anywhere else, freeze, and work on the same records after a rebalance; commits and publishes have unknown outcomes;
+the database and the broker are away, or the database only reads; somebody else holds a row locked; clocks jump;
+participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment. After every
+commit and at the end I1 to I11 are judged by rules of their own, and every order must end once faults stop."""
 
 
 def main(

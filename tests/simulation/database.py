@@ -174,6 +174,10 @@ class Transaction:
         """Tell whether a row could be locked at once (SKIP LOCKED)."""
         return self.database.locks.get((table, key), self) is self
 
+    def holds(self, table: str, key: Key) -> bool:
+        """Tell whether this transaction has locked a row."""
+        return self.database.locks.get((table, key)) is self
+
     async def insert(self, table: str, key: Key, row: Row) -> bool:
         """Insert a row unless its key is taken; one that another transaction is inserting is waited for."""
         if self.get(table, key) is not None:

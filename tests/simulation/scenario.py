@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import msgspec
 
 from saga_kit.crash_points import CrashPoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REPLICAS: Final = {"orchestrator": 2, "balance": 2, "assets": 1}
 NODES: Final = tuple(f"{service}-{number}" for service, count in REPLICAS.items() for number in range(count))
@@ -22,6 +25,7 @@ HOLDINGS: Final = {"USD": "1500", "BTC": "0.03"}
 BUSY_S: Final = 120.0
 """Orders are made, and faults begin, within this time."""
 READ_ONLY_CHANCE: Final = 0.15
+LOCKED_ROW_CHANCE: Final = 0.3
 SETTING_ASIDE: Final = {CrashPoint.SET_ASIDE_WRITTEN, CrashPoint.SET_ASIDE_COMMITTED}
 """Points that only a message that can't be written leads to."""
 _BY_PARTICIPANTS: Final = tuple(point for point in CrashPoint if point not in {CrashPoint.TIMERS_FOUND, *SETTING_ASIDE})
@@ -72,6 +76,8 @@ class Kind(StrEnum):
     DATABASE_AWAY = "database away"
     DATABASE_READ_ONLY = "database read-only"
     """The primary takes no writes for a time: what reads works, what locks or writes is refused."""
+    LOCKED_ROW = "locked row"
+    """A session of somebody else's holds one account, or one order, locked for a time."""
     BROKER_AWAY = "broker away"
     CLOCK_JUMP = "clock jump"
     """The database's clock is set."""
@@ -92,7 +98,7 @@ class Kind(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One fault. `target` is a node, a service, an asset or an order's number."""
+    """One fault. `target` is a node, a service, an asset, an order's number, or an account as user/asset."""
 
     kind: Kind
     target: str = ""
@@ -138,6 +144,8 @@ def draw(seed: int) -> Scenario:
     rates, silent_after = _rates(chance), chance.choice((1, 3, 100))
     if chance.random() < READ_ONLY_CHANCE:
         faults += (Fault(Kind.DATABASE_READ_ONLY, "", chance.uniform(0, BUSY_S), chance.choice((0.3, 3.0, 20.0))),)
+    if chance.random() < LOCKED_ROW_CHANCE:
+        faults += tuple(_locked_row(chance, orders) for _ in range(chance.choice((1, 1, 2))))
     return Scenario(seed, orders, faults, rates, silent_after)
 
 
@@ -168,8 +176,8 @@ def _cancel(chance: Random, at: float) -> Cancel:
     return Cancel(max(0.0, at + after), chance.choice(("user", "user", "user", "operator", "stranger")))
 
 
-_DRAWN: Final = tuple(kind for kind in Kind if kind is not Kind.DATABASE_READ_ONLY)
-"""Kinds that are drawn one by one; the other comes last, so that histories of before stay as they were."""
+_DRAWN: Final = tuple(kind for kind in Kind if kind not in {Kind.DATABASE_READ_ONLY, Kind.LOCKED_ROW})
+"""Kinds that are drawn one by one; the others come last, so that histories of before stay as they were."""
 
 
 def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for each kind
@@ -205,6 +213,18 @@ def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for eac
 def _poison(chance: Random, orders: int) -> Fault:
     at = chance.choice((0.0, chance.uniform(0, 2), chance.uniform(0, BUSY_S)))
     return Fault(Kind.POISON, str(chance.randrange(orders)), at, 5 + chance.choice((0.0, chance.uniform(0, 100))))
+
+
+def _locked_row(chance: Random, orders: Sequence[OrderPlan]) -> Fault:
+    number = chance.randrange(len(orders))
+    if early := [plan for plan in orders if any(cancel.at < plan.at for cancel in plan.cancels)]:
+        # The row is there before its request, which nobody says again: what must not be dropped meets a lock.
+        plan = chance.choice(early)
+        at = min(cancel.at for cancel in plan.cancels)
+        return Fault(Kind.LOCKED_ROW, str(orders.index(plan)), at, chance.choice((1.0, 12.0, 50.0)))
+    account = f"{orders[number].user_id}/{chance.choice(tuple(HOLDINGS))}"
+    at = max(0.0, orders[number].at + chance.choice((-1.0, 0.0, chance.uniform(0, 1), chance.uniform(0, 60))))
+    return Fault(Kind.LOCKED_ROW, chance.choice((account, str(number))), at, chance.choice((1.0, 12.0, 100.0)))
 
 
 def _rates(chance: Random) -> Rates:

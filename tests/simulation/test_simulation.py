@@ -14,6 +14,7 @@ import pytest
 
 from order_saga import store
 from order_saga.core import advance
+from order_saga.process import Orders
 from saga_kit import barrier
 from saga_kit.barrier import HoldState, Kind
 from saga_kit.crash_points import CrashPoint
@@ -126,6 +127,10 @@ def _forget_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "now", now)
 
 
+def _drop_what_meets_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Orders, "comes_again", lambda _self, _message: True)
+
+
 def _believe_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advance, "patience_over", lambda _turn, _question: False)
     monkeypatch.setattr(advance, "_made_at", lambda turn, _message: turn.now)
@@ -146,7 +151,10 @@ def test_a_price_of_before_a_stand_still_shows(monkeypatch: pytest.MonkeyPatch) 
     assert ["price"] == [fault.partition(":")[0] for fault in run(history).faults]
 
 
-@pytest.mark.parametrize("defect", [_forget_the_tombstone, _keep_no_event, _acknowledge_first, _forget_the_archive])
+@pytest.mark.parametrize(
+    "defect",
+    [_forget_the_tombstone, _keep_no_event, _acknowledge_first, _forget_the_archive, _drop_what_meets_a_lock],
+)
 def test_a_defect_shows(monkeypatch: pytest.MonkeyPatch, defect: Callable[[pytest.MonkeyPatch], None]) -> None:
     """A defect in the protocol breaks a history, and a smaller one that is told in words shows it as well."""
     defect(monkeypatch)

@@ -266,6 +266,8 @@ class World:
                 self.database.read_only = True
                 await asyncio.sleep(fault.for_s)
                 self.database.read_only = False
+            case Kind.LOCKED_ROW:
+                await self._hold(fault)
             case Kind.BROKER_AWAY:
                 self.broker_is_away = True
                 await asyncio.sleep(fault.for_s)
@@ -279,6 +281,20 @@ class World:
                 self._poisoned.discard(order_id)
             case _:
                 await self._change(fault)
+
+    async def _hold(self, fault: Fault) -> None:
+        """Lock a row as soon as it is there and free, and keep it to the end of the fault."""
+        user, _, asset = fault.target.partition("/")
+        row = ("accounts", (user, asset)) if asset else ("orders", self.scenario.orders[int(user)].order_id)
+        until_s = self.loop.time() + fault.for_s
+        tx = Transaction(self.database, _Patient())
+        self.database.open.add(tx)
+        while self.loop.time() < until_s and not tx.broken:
+            if not tx.holds(*row) and tx.get(*row) is not None and tx.is_free(*row):
+                with suppress(ServerError):  # a database that takes no locks now
+                    await tx.lock(*row)
+            await asyncio.sleep(0.1)
+        tx.end()
 
     async def _change(self, fault: Fault) -> None:
         match fault.kind:
