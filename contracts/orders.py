@@ -49,7 +49,12 @@ class OrderCancelRequested(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """An order as its users see it. Fields that an invalid request did not give are null."""
+    """An order as its users see it. Fields that an invalid request did not give are null.
+
+    `cash_asset_id` is the currency of `average_price` and of all that is worked out from the quote, `fee_asset_id` the
+    one of `fee`; today they are the same. Both are null while the order is PENDING, since learning a quote is no new
+    version, and when it ended without a quote. Events of older versions do not tell them.
+    """
 
     order_id: UUID
     client_order_id: ClientOrderId | None
@@ -69,6 +74,8 @@ class Order(msgspec.Struct, frozen=True):
     version: Count
     created_at: Instant
     updated_at: Instant
+    cash_asset_id: AssetId | None = None
+    fee_asset_id: AssetId | None = None
 
 
 class OrderStatusChanged(msgspec.Struct, frozen=True):

@@ -67,6 +67,8 @@ def pending(claimed: Claimed) -> Order:
         version=0,
         created_at=claimed.created_at,
         updated_at=claimed.created_at,
+        cash_asset_id=None,
+        fee_asset_id=None,
     )
 
 

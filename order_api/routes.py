@@ -19,7 +19,16 @@ from uuid_utils.compat import uuid7
 from contracts import codec
 from contracts.decimals import Exact, Money
 from contracts.orders import Order
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, Count, Instant, OrderStatus, ReasonCode
+from contracts.vocabulary import (
+    NAME_PATTERN,
+    NAME_RULE,
+    PATH_NAME_RULE,
+    AssetId,
+    Count,
+    Instant,
+    OrderStatus,
+    ReasonCode,
+)
 from order_api.bodies import read_body_bytes
 from order_api.desk import Desk, address
 from order_api.gate import Gate
@@ -57,6 +66,8 @@ class OrderState(msgspec.Struct, frozen=True):
     fee: Money
     version: Count
     updated_at: Instant
+    cash_asset_id: AssetId | None
+    fee_asset_id: AssetId | None
 
 
 class History(msgspec.Struct, frozen=True):

@@ -80,12 +80,18 @@ def accepted_order() -> Order:
 
 def orders_by_status() -> dict[str, tuple[str, Order]]:
     """Give the order in each status, with what to say about it."""
-    filled = {"filled_quantity": Money("0.01"), "average_price": Exact("49998.5"), "fee": Money("0.5")}
-    cancelled = {"cancel_requested": True, "reason_code": ReasonCode.USER_REQUESTED, "reason": "cancelled by alice"}
+    quoted = {"cash_asset_id": "USD", "fee_asset_id": "USD"}
+    fill = {"filled_quantity": Money("0.01"), "average_price": Exact("49998.5"), "fee": Money("0.5")}
+    filled = quoted | fill
+    cancelled = quoted | {
+        "cancel_requested": True,
+        "reason_code": ReasonCode.USER_REQUESTED,
+        "reason": "cancelled by alice",
+    }
     failed = {"reason_code": ReasonCode.STALE_PRICE, "reason": "the price of BTC is 95 s old"}
     return {
         "pending": ("Being checked", _at(OrderStatus.PENDING, 1, 0.02)),
-        "confirmed": ("Its money is held", _at(OrderStatus.CONFIRMED, 2, 0.27)),
+        "confirmed": ("Its money is held", _at(OrderStatus.CONFIRMED, 2, 0.27, **quoted)),
         "processing": ("Being settled", _at(OrderStatus.PROCESSING, 3, 0.28, **filled)),
         "completed": ("Filled and settled", _at(OrderStatus.COMPLETED, 4, 0.37, **filled)),
         "cancelled": ("Cancelled in time", _at(OrderStatus.CANCELLED, 3, 0.41, **cancelled)),

@@ -293,6 +293,9 @@ def snapshot(saga: Saga) -> Order:
     """Show the order as its users see it; call it only once the saga has a status."""
     if saga.status is None:
         raise ValueError(f"order {saga.order_id} has no status yet")
+    quote = saga.progress.quote
+    # A quote is learned between two versions, and one version always looks the same (`api.orders` has the same rule).
+    cash_asset_id = None if quote is None or saga.status is OrderStatus.PENDING else quote.cash_asset_id
     return Order(
         order_id=saga.order_id,
         client_order_id=saga.client_order_id,
@@ -312,4 +315,6 @@ def snapshot(saga: Saga) -> Order:
         version=saga.version,
         created_at=saga.created_at,
         updated_at=saga.updated_at,
+        cash_asset_id=cash_asset_id,
+        fee_asset_id=cash_asset_id,
     )

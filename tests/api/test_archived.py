@@ -13,6 +13,8 @@ HISTORY = """
         '[{"kind": "status", "name": "PENDING", "status": "PENDING", "version": 1, "detail": {"a": ["0.10"]}}]')"""
 ORDER = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01", "client_order_id": "mine"}
 
+QUOTED = '{"quote": {"cash_asset_id": "USD"}}'
+
 
 async def _answers(api: Api, order_id: str) -> list[tuple[int, str | None, Any]]:
     """Ask everything that can be asked about an order which has ended."""
@@ -35,7 +37,9 @@ async def test_nothing_that_is_asked_tells_that_an_order_is_archived(api: Api, o
     """Reads, lists, a repeated submission and a late cancel are answered as before, to the letter."""
     order_id = (await api.submit(ORDER, key="again")).json()["order_id"]
     ended: dict[str, Any] = {"phase": "COMPLETED", "version": 4, "client_order_id": "mine", "parked_reason": None}
-    await orchestrator.shows(order_id, filled_quantity="0.01", average_price="50000.10", fee="0.5", **ended)
+    await orchestrator.shows(
+        order_id, filled_quantity="0.01", average_price="50000.10", fee="0.5", progress=QUOTED, **ended
+    )
     await orchestrator.run(HISTORY, order_id)
     before = await _answers(api, order_id)
 
@@ -44,4 +48,5 @@ async def test_nothing_that_is_asked_tells_that_an_order_is_archived(api: Api, o
 
     assert before == await _answers(api, order_id)
     assert [] == await orchestrator.run("SELECT order_id FROM orders.orders")
+    assert ("USD", "USD") == (before[0][2]["cash_asset_id"], before[0][2]["fee_asset_id"])
     assert {200, 202, 409} == {status for status, _, _ in before}

@@ -15,6 +15,7 @@ async def test_an_order_is_shown_as_the_view_has_it(api: Api, orchestrator: Orch
     await orchestrator.shows(
         order_id, phase="COMPLETED", version=4, quantity="0.010000000000000000", price="50000", client_order_id="c",
         filled_quantity="0.01", average_price="49999.9900", fee="0.000000000000000001", slippage_bps=0,
+        progress='{"quote": {"cash_asset_id": "USD"}}',
     )  # fmt: skip
     answer = await api.get(f"/orders/{order_id}")
     assert (200, '"4"', "no-store") == (
@@ -29,8 +30,22 @@ async def test_an_order_is_shown_as_the_view_has_it(api: Api, orchestrator: Orch
         "order_id": order_id, "client_order_id": "c", "user_id": "alice", "asset_id": "BTC", "slippage_bps": 0,
         "order_type": "MARKET_BUY", "status": "COMPLETED", "quantity": "0.01", "price": "50000",
         "filled_quantity": "0.01", "average_price": "49999.99", "fee": "0.000000000000000001", "reason_code": None,
-        "reason": None, "cancel_requested": False, "version": 4,
+        "reason": None, "cancel_requested": False, "version": 4, "cash_asset_id": "USD", "fee_asset_id": "USD",
     } == order  # fmt: skip
+
+
+async def test_a_pending_order_names_no_currency(api: Api, orchestrator: Orchestrator) -> None:
+    """The quote comes between two versions: the order with version 1 as its ETag looks the same before and after."""
+    order_id = str(uuid4())
+    await orchestrator.shows(order_id, phase="VALIDATING")
+    before = (await api.get(f"/orders/{order_id}")).json()
+    await orchestrator.run(
+        "UPDATE orders.orders SET phase = 'RESERVING', progress = $2 WHERE order_id = $1::text::uuid",
+        *(order_id, '{"quote": {"cash_asset_id": "USD"}}'),
+    )
+    answer = await api.get(f"/orders/{order_id}")
+    assert ('"1"', None, None) == (answer.headers["etag"], before["cash_asset_id"], before["fee_asset_id"])
+    assert {**before, "updated_at": ""} == {**answer.json(), "updated_at": ""}
 
 
 async def test_an_invalid_order_from_kafka_can_be_read(api: Api, orchestrator: Orchestrator) -> None:
@@ -46,12 +61,13 @@ async def test_an_invalid_order_from_kafka_can_be_read(api: Api, orchestrator: O
 async def test_the_status_is_the_fields_that_change(api: Api, orchestrator: Orchestrator) -> None:
     """`/status` says of the order what can change, and the same as the order itself."""
     order_id = str(uuid4())
-    await orchestrator.shows(order_id, phase="FAILED", reason_code="STALE_PRICE", reason="old", version=2)
+    quoted = {"progress": '{"quote": {"cash_asset_id": "USD"}}'}
+    await orchestrator.shows(order_id, phase="FAILED", reason_code="SLIPPAGE_EXCEEDED", version=2, **quoted)
     order = (await api.get(f"/orders/{order_id}")).json()
     answer = await api.get(f"/orders/{order_id}/status")
     names = {
         "order_id", "status", "reason_code", "reason", "cancel_requested", "filled_quantity", "average_price", "fee",
-        "version", "updated_at",
+        "version", "updated_at", "cash_asset_id", "fee_asset_id",
     }  # fmt: skip
     assert ({name: order[name] for name in names}, '"2"') == (answer.json(), answer.headers["etag"])
 

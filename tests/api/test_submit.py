@@ -23,6 +23,7 @@ async def test_an_accepted_order_is_a_202_with_the_order_as_pending(api: Api) ->
         "order_id": order["order_id"], "client_order_id": "mine", "user_id": "alice", "asset_id": "BTC",
         "order_type": "MARKET_BUY", "status": "PENDING", "quantity": "0.01", "price": "50000", "slippage_bps": 100,
         "filled_quantity": "0", "average_price": None, "fee": "0", "reason_code": None, "reason": None,
+        "cash_asset_id": None, "fee_asset_id": None,
         "cancel_requested": False, "version": 0,
     } == order  # fmt: skip
 

@@ -36,6 +36,8 @@ VERSIONS = {
     "COMPLETED": ((4, "COMPLETED", "PROCESSING"),),
 }
 """The versions that are told on entry to a phase: number, status, the status before."""
+QUOTED = 2
+"""The first version that tells the quote's currency."""
 FILLED = 3
 """The first version that shows the fill."""
 LAST = "COMPLETED"
@@ -131,14 +133,17 @@ def versions(saga: Saga, partition: int, at: datetime) -> Iterator[Message]:
     """Tell the versions that an order got by entering its phase."""
     order_id = str(saga.order_id)
     for version, status, before in VERSIONS.get(saga.phase, ()):
-        filled, price, fee = "0", None, "0"
-        if version >= FILLED:
-            filled = saga.quantity
-            price, _, _, fee = _fill(order_id, saga.quantity, saga.quote or "")
+        filled, price, cash, fee = "0", None, None, "0"
+        if version >= QUOTED:
+            told = _fill(order_id, saga.quantity, saga.quote or "")
+            cash = told.cash_asset_id
+            if version >= FILLED:
+                filled, price, fee = saga.quantity, told.price, told.fee
         order = Order(
             order_id, saga.client_order_id, saga.user_id, saga.asset_id, saga.order_type, status, saga.quantity,
             saga.price, saga.slippage_bps, filled, price, fee, None, None,
             cancel_requested=False, version=version, created_at=saga.created_at, updated_at=at,
+            cash_asset_id=cash, fee_asset_id=cash,
         )  # fmt: skip
         event = OrderStatusChanged(order_id, version, status, before, None, at, order)
         event_id = f"{order_id}:v{version}"

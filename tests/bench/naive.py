@@ -78,6 +78,7 @@ class Order(Base):
     quoted_price: Mapped[Decimal | None] = mapped_column(AMOUNT)
     quoted_fee: Mapped[Decimal | None] = mapped_column(AMOUNT)
     cash_asset_id: Mapped[str | None]
+    fee_asset_id: Mapped[str | None]
     hold: Mapped[Decimal | None] = mapped_column(AMOUNT)
     version: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(MOMENT)
@@ -166,7 +167,7 @@ def reserve(session: AsyncSession, order: Order, quote: AssetApproved) -> None:
     gross = order.quantity * quote.price
     order.quoted_price = quote.price
     order.quoted_fee = (gross * quote.fee_bps / 10_000).quantize(unit, ROUND_CEILING)
-    order.cash_asset_id = quote.cash_asset_id
+    order.cash_asset_id = order.fee_asset_id = quote.cash_asset_id
     order.hold = gross.quantize(unit, ROUND_CEILING) + order.quoted_fee
     hold_id = f"{order.order_id}:reserve"
     command = ReserveBalance(

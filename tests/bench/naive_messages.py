@@ -120,6 +120,8 @@ class OrderSnapshot(BaseModel):
     version: int
     created_at: datetime
     updated_at: datetime
+    cash_asset_id: str | None
+    fee_asset_id: str | None
 
 
 class OrderStatusChanged(BaseModel):

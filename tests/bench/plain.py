@@ -178,6 +178,8 @@ class Order(msgspec.Struct):
     version: int
     created_at: datetime
     updated_at: datetime
+    cash_asset_id: str | None
+    fee_asset_id: str | None
 
 
 class OrderStatusChanged(msgspec.Struct):

@@ -116,6 +116,64 @@ GOLDEN: Final[dict[str, Message]] = {
             updated_at=LATER,
         ),
     ),
+    "OrderStatusChanged.told": OrderStatusChanged(
+        order_id=ORDER_ID,
+        version=2,
+        status=OrderStatus.CONFIRMED,
+        previous_status=OrderStatus.PENDING,
+        reason_code=None,
+        occurred_at=LATER,
+        order=Order(
+            order_id=ORDER_ID,
+            client_order_id="my-order.1",
+            user_id="alice",
+            asset_id="BTC",
+            order_type=OrderType.MARKET_BUY,
+            status=OrderStatus.CONFIRMED,
+            quantity=Quantity("0.01"),
+            price=Price("50000.5"),
+            slippage_bps=100,
+            filled_quantity=Money("0"),
+            average_price=None,
+            fee=Money("0"),
+            reason_code=None,
+            reason=None,
+            cancel_requested=False,
+            version=2,
+            created_at=EARLIER,
+            updated_at=LATER,
+            cash_asset_id="USD",
+            fee_asset_id="EUR",
+        ),
+    ),
+    "OrderStatusChanged.invalid_told": OrderStatusChanged(
+        order_id=ORDER_ID,
+        version=2,
+        status=OrderStatus.FAILED,
+        previous_status=OrderStatus.PENDING,
+        reason_code=ReasonCode.INVALID_ORDER,
+        occurred_at=LATER,
+        order=Order(
+            order_id=ORDER_ID,
+            client_order_id=None,
+            user_id="alice",
+            asset_id=None,
+            order_type=None,
+            status=OrderStatus.FAILED,
+            quantity=None,
+            price=None,
+            slippage_bps=None,
+            filled_quantity=Money("0"),
+            average_price=None,
+            fee=Money("0"),
+            reason_code=ReasonCode.INVALID_ORDER,
+            reason='asset_id: must be 1 to 64 of A-Z a-z 0-9 . _ : - (got "\\u00fc \\"x\\"") ü\U0001f600',
+            cancel_requested=True,
+            version=2,
+            created_at=EARLIER,
+            updated_at=LATER,
+        ),
+    ),
     "ReserveBalance": ReserveBalance(*RESERVE, "alice", "USD", Money("500.5")),
     "ReserveBalance.told": ReserveBalance(*RESERVE, "alice", "USD", Money("500.5"), EARLIER),
     "BalanceReserved": BalanceReserved(*RESERVE, HoldState.HELD, Money("500.5")),
@@ -157,6 +215,9 @@ GOLDEN: Final[dict[str, Message]] = {
     "AssetPriceChanged": AssetPriceChanged("BTC", 1208, Price("50000.01"), LATER),
 }
 
+NOT_WRITTEN: Final = {"OrderRequested.minimal", "OrderStatusChanged", "OrderStatusChanged.invalid"}
+"""Read for ever, but not written: by producers that leave out defaults, and before orders told their currencies."""
+
 
 def golden_bytes(name: str) -> bytes:
     """Read a value as it was written once."""
@@ -194,7 +255,7 @@ def test_golden_headers_are_readable_for_ever(name: str) -> None:
     assert envelope_of(name) == read_envelope(golden_headers(name))
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN if name != "OrderRequested.minimal"])
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name not in NOT_WRITTEN])
 def test_a_changed_encoding_is_noticed(name: str) -> None:
     """Names, order, spelling and escapes on the wire are a promise: a change is made on purpose or not at all."""
     assert golden_bytes(name) == encode(GOLDEN[name])

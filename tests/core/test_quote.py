@@ -11,7 +11,7 @@ from contracts.assets import AssetApproved
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.decimals import Money, Price, Quantity
 from contracts.vocabulary import OrderStatus, ReasonCode, Side
-from order_saga.core.saga import Decision, Ignored, Participant, Phase, Step, Why
+from order_saga.core.saga import Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
 from tests.core.sample import (
     NOW,
     ORDER_ID,
@@ -19,6 +19,8 @@ from tests.core.sample import (
     Story,
     approved,
     cancel,
+    not_approved,
+    not_reserved,
     not_settled,
     park,
     refunded,
@@ -218,6 +220,38 @@ def test_a_buy_holds_settles_and_shows_what_the_quote_costs() -> None:
     assert story.decision.fill.fill_id == f"{ORDER_ID}:fill"
     order = story.tell(settled()).decision.events[0].order
     assert (order.filled_quantity, order.average_price, order.fee) == (Money("0.01"), Price(50_000), Money("0.50"))
+
+
+@pytest.mark.parametrize("side", Side)
+def test_an_order_names_its_currencies_from_the_first_version_after_its_quote(side: Side) -> None:
+    """Version 1 knows no quote; each later one names the quote's currency, of the price and of the fee."""
+    story = Story(requested(side), approved(), reserved(), settled())
+    told = [event.order for one in story.told if isinstance(one, Decision) for event in one.events]
+    expected = [
+        ("PENDING", None, None),
+        *((status, "USD", "USD") for status in ("CONFIRMED", "PROCESSING", "COMPLETED")),
+    ]
+    assert expected == [(order.status, order.cash_asset_id, order.fee_asset_id) for order in told]
+
+
+def test_learning_a_quote_shows_nothing_before_the_next_version() -> None:
+    """A version looks the same for as long as it stands: PENDING names no currency, whatever is known inside."""
+    story = Story(requested(), approved())
+    assert story.saga.progress.quote is not None
+    assert (OrderStatus.PENDING, None, None) == _currencies(story.saga)
+    story.tell(not_reserved())
+    assert (FAILED, "USD", "USD") == _currencies(story.saga)
+
+
+def test_an_order_that_ended_without_a_quote_names_no_currency() -> None:
+    """Nothing was quoted, so there is nothing to name."""
+    story = Story(requested(), not_approved())
+    assert (FAILED, None, None) == _currencies(story.saga)
+
+
+def _currencies(saga: Saga) -> tuple[OrderStatus, str | None, str | None]:
+    order = snapshot(saga)
+    return order.status, order.cash_asset_id, order.fee_asset_id
 
 
 def test_a_sell_holds_the_asset_and_is_credited_what_is_left_of_the_proceeds() -> None:

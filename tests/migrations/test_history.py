@@ -15,7 +15,7 @@ from tests.infrastructure import Infrastructure
 from tests.migrations import rows
 from tests.migrations.support import catalog, connected, rights, views
 
-BEFORE_ARCHIVE, BEFORE, HEAD = "0004", "0005", "0006"
+BEFORE_ARCHIVE, BEFORE_LEDGER, BEFORE, HEAD = "0004", "0005", "0006", "0007"
 _DATABASE_RIGHTS = """
     SELECT right_on.* FROM pg_database
     CROSS JOIN aclexplode(coalesce(datacl, acldefault('d', datdba))) AS right_on WHERE datname = current_database()"""
@@ -106,7 +106,7 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
 @pytest.mark.parametrize("with_holds", [False, True])
 async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, *, with_holds: bool) -> None:
     """A service that has holds already executes every command, as before; an empty one none of before."""
-    await asyncio.to_thread(migrations.upgrade, empty_url, BEFORE)
+    await asyncio.to_thread(migrations.upgrade, empty_url, BEFORE_LEDGER)
     async with connected(empty_url) as connection:
         if with_holds:
             await rows.insert(connection)

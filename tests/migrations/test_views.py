@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from contracts.codec import encode
 from contracts.orders import Order
 from order_saga.core.phases import QUESTIONS
-from order_saga.core.saga import Answer, Progress, Question, Step
+from order_saga.core.saga import Answer, Progress, Question, Step, snapshot
+from tests.core.sample import Story, approved, not_approved, not_reserved, requested, reserved, settled
 from tests.infrastructure import Database
 from tests.migrations.support import views
 
 PROMISED = {
     "audit.orders": "order_id user_id asset_id order_type status phase version parked_reason overdue_since due_at"
-    " reason_code filled_quantity average_price fee created_at updated_at",
+    " reason_code filled_quantity average_price fee created_at updated_at client_order_id archived_at cash_asset_id"
+    " fee_asset_id",
     "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
@@ -111,6 +114,54 @@ async def test_versions_are_the_moves_one_by_one(filled: asyncpg.Connection) -> 
 
     expected = [(1, None, "PENDING"), (2, "PENDING", "CONFIRMED"), (3, "CONFIRMED", "PROCESSING")]
     assert expected == [tuple(row) for row in rows]
+
+
+async def _asks(owner: asyncpg.Connection, view: str) -> list[tuple[Any, ...]]:
+    rows = await owner.fetch(f"SELECT order_id, cash_asset_id, fee_asset_id FROM {view} ORDER BY order_id")
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize("view", ["audit.orders", "api.orders"])
+async def test_an_order_names_its_currencies_as_its_saga_shows_them(owner: asyncpg.Connection, view: str) -> None:
+    """Of each state that is stored, in its table or archived, the views say what its event says."""
+    stories = [
+        Story(requested()),
+        Story(requested(), approved()),
+        Story(requested(), approved(), reserved()),
+        Story(requested(), approved(), reserved(), settled()),
+        Story(requested(), approved(), not_reserved()),
+        Story(requested(), not_approved()),
+    ]
+    sagas = [structs.replace(story.saga, order_id=UUID(int=n)) for n, story in enumerate(stories, 1)]
+    await owner.executemany(
+        """
+        INSERT INTO orders.orders (order_id, user_id, phase, status, version, reason_code, cancel_requested,
+            filled_quantity, fee, progress, due_at, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', $2, $3, $4, $5, false, 0, 0, $6, $7, 0, $8, $8)""",
+        [
+            (
+                *(saga.order_id, saga.phase, saga.status, saga.version, saga.reason_code),
+                *(encode(saga.progress).decode(), saga.due_at, saga.created_at - timedelta(days=365)),
+            )
+            for saga in sagas
+        ],
+    )
+    expected = [(one.order_id, one.cash_asset_id, one.fee_asset_id) for one in map(snapshot, sagas)]
+    assert [None, None, "USD", "USD", "USD", None] == [cash for _, cash, _ in expected]
+    assert expected == await _asks(owner, view)
+
+    await owner.execute(_ARCHIVE_ENDED)
+
+    assert 3 == await owner.fetchval("SELECT count(*) FROM orders.archive")
+    assert expected == await _asks(owner, view)
+
+
+_ARCHIVE_ENDED = """
+    WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED') RETURNING *)
+    INSERT INTO orders.archive (order_id, user_id, phase, status, version, reason_code, cancel_requested,
+        filled_quantity, fee, progress, history_seq, created_at, updated_at, history, fills)
+    SELECT order_id, user_id, phase, status, version, reason_code, cancel_requested,
+        filled_quantity, fee, progress, history_seq, created_at, updated_at, '[]', '[]' FROM ended"""
 
 
 @pytest.mark.parametrize("view", ["audit.orders", "audit.history", "audit.versions", "api.orders", "api.history"])
