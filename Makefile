@@ -106,11 +106,11 @@ INSTALL = $(PIP) --require-hashes -r requirements-pip.lock && $(PIP) --require-h
 INSTALL_PROJECT = $(PIP) --no-build-isolation --editable .
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "make: there is no '$(PYTHON)'; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: %s is Python %d.%d, 3.11 or newer is needed; name another: make PYTHON=python3.12 ..." % ((sys.executable,) + sys.version_info[:2]))'
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: there is no '$(PYTHON)'; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: %s is Python %d.%d, 3.11 or newer is needed; name another: make PYTHON=python3.12 ..." % ((sys.executable,) + sys.version_info[:2]))'
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "make: a virtual environment in $(VENV)/ ..."
-	@$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(VENV)
 
 $(RUNTIME): requirements.lock requirements-pip.lock pyproject.toml | $(BIN)/python
 	@echo "make: installing requirements.lock ..."

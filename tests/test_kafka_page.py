@@ -27,12 +27,15 @@ def test_the_rights_name_topics_that_exist() -> None:
 
 
 def test_each_topic_has_one_writer_besides_people_and_producers() -> None:
-    """A topic's messages come from one service; only people with the command line may write there too, to replay."""
+    """A topic's messages come from one service; only people with the command line may write there too, to replay.
+
+    Requests come from whoever may ask; the orchestrator writes again those that a locked row held up.
+    """
     writers = {
         topic.name: {right.login for right in read(ACLS.read_text()) if right == (right.login, "write", topic.name)}
         for topic in TOPICS
     }
-    assert {"api", "desk", "operator"} == writers.pop("orders.requests")
+    assert {"api", "desk", "operator", "orchestrator"} == writers.pop("orders.requests")
     assert {
         "orders.events": {"orchestrator"},
         "balance.commands": {"orchestrator"},

@@ -353,7 +353,8 @@ def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
         pairs.append((message.amount, asked.amount))
     elif isinstance(message, BalanceRefunded):
         pairs.append((message.refunded, held))
-    elif isinstance(asked, SettleBalance):
+    else:
+        assert isinstance(asked, SettleBalance)  # noqa: S101 - only a settlement has this answer
         pairs += [(message.captured, asked.capture), (message.returned, subtract(asked.amount, asked.capture))]
     told = [f"says {said}, not {wanted}" for said, wanted in pairs if said != wanted]
     return told[0] if told else None

@@ -22,6 +22,7 @@ from contracts.envelope import (
     REASON_LENGTH_MAX,
     Envelope,
     UnreadableMessage,
+    first_appended,
     format_time,
     read_envelope,
     write_headers,
@@ -88,6 +89,13 @@ def test_a_record_that_was_published_again_is_as_old_as_it_was() -> None:
     assert datetime(2026, 1, 1, tzinfo=UTC) == read(first_appended_at=b"2026-01-01T00:00:00Z").time
     assert NOW == read(first_appended_at=b"2026-12-01T00:00:00Z").time
     assert NOW == read(first_appended_at=b"yesterday").time
+
+
+def test_what_is_published_again_says_when_it_was_first() -> None:
+    """Once: a record that says it already, or whose time the broker did not know, gets no such header."""
+    said = first_appended(int(NOW.timestamp() * 1000), [])
+    assert [("first-appended-at", b"2026-03-02T14:30:00.250000Z")] == said
+    assert [[], []] == [first_appended(1, said), first_appended(-1, [])]
 
 
 # The oracle

@@ -625,8 +625,8 @@ MUTANTS: Final = (
         "poison parks nobody",
         "A message that can't be handled parks its order, or is a dead letter.",
         "saga_kit/batch.py",
-        "                    await self._set_aside(part[0], error)",
-        "                    continue",
+        "            await self._set_aside(part.messages[0], error)",
+        "            return",
         (
             "tests/saga_kit/test_batch.py::test_halving_isolates_exactly_the_bad_messages_and_keeps_order",
             "tests/saga_kit/test_batch.py::test_a_bad_message_without_an_order_becomes_a_dead_letter",
@@ -636,8 +636,8 @@ MUTANTS: Final = (
         "halves in the wrong order",
         "A batch that is halved is handled in message order.",
         "saga_kit/batch.py",
-        "parts += [part[middle:], part[:middle]]",
-        "parts += [part[:middle], part[middle:]]",
+        "[_Part(self.messages[middle:], hurried), _Part(self.messages[:middle], hurried)]",
+        "[_Part(self.messages[:middle], hurried), _Part(self.messages[middle:], hurried)]",
         ("tests/saga_kit/test_batch.py::test_halving_isolates_exactly_the_bad_messages_and_keeps_order",),
     ),
     Mutant(

@@ -322,13 +322,21 @@ async def test_only_what_ended_before_the_horizon_goes(desk: Desk) -> None:
     assert ["HELD"] == [row["state"] for row in await desk.rows("SELECT state FROM balances.holds")]
 
 
-@pytest.mark.parametrize("days", ["29.99", "0", "-40", "nan"])
+@pytest.mark.parametrize("days", ["29.99", "0", "-40"])
 async def test_nothing_goes_before_the_horizon(desk: Desk, days: str) -> None:
     """A shorter time is wrong usage, and says which is the shortest."""
     await ended(desk, 1)
     refused = await desk.cli("archive", "--yes", "--older-than", days)
     assert (2, "") == (refused.code, refused.out)
     assert "--older-than must be at least 30 days, the replay horizon" in refused.err
+    assert 0 == await number_of(desk, "orders.archive")
+
+
+async def test_a_horizon_that_is_no_number_is_wrong_usage(desk: Desk) -> None:
+    """Nothing is compared with it, and nothing goes."""
+    await ended(desk, 1)
+    refused = await desk.cli("archive", "--yes", "--older-than", "nan")
+    assert (2, "", True) == (refused.code, refused.out, "--older-than" in refused.err)
     assert 0 == await number_of(desk, "orders.archive")
 
 

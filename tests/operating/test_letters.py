@@ -181,9 +181,13 @@ async def test_purge_deletes_what_is_closed_and_old_and_nothing_else(desk: Desk)
     assert (0, []) == (opened.code, await desk.rows(numbers))
 
 
-async def test_what_was_not_kept_whole_is_not_replayed(desk: Desk, topic: str, sent: Sent) -> None:
+async def test_what_was_not_kept_whole_is_not_replayed(
+    desk: Desk, infrastructure: Infrastructure, topic: str, sent: Sent
+) -> None:
     """A stand-in has not the record's bytes: publishing it would put an empty message into the topic."""
     await write(desk, "orders", NOT_WHOLE + "can't be parsed", topic=topic)
-    told = await desk.cli("dead-letters", "replay", "orders/1")
+    told = await desk.cli(
+        "dead-letters", "replay", "orders/1", KAFKA_BOOTSTRAP_SERVERS=infrastructure.kafka_bootstrap_servers
+    )
     assert (1, "orders/1: can't be replayed: only a part of the record was kept\n") == (told.code, told.out)
     assert [] == await sent()
