@@ -154,8 +154,11 @@ async def _surely(act: Callable[[T], Awaitable[Result]], item: T) -> Result:
         try:
             return await act(item)
         except Exception as error:
-            if classify(error) == "poison":
+            cause = classify(error)
+            if cause == "poison":
                 return Result(done=False, words=f"can't be done: {describe(error)}")
+            if cause == "locked":
+                return Result(done=False, words="somebody holds its row locked: try again, or see 'order-saga stuck'")
             if tried == TRIES_MAX:
                 raise
             await asyncio.sleep(0.2 * 2**tried)

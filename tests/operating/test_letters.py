@@ -102,6 +102,20 @@ async def test_discard_by_filter_closes_those_and_no_others(desk: Desk) -> None:
     assert (1, "orders/1: is not open\norders/2: discarded\n") == (other.code, other.out)
 
 
+async def test_a_locked_letter_holds_up_only_itself(desk: Desk, topic: str) -> None:
+    """The others of a run are done; the one that somebody holds locked is told, and the next run does it."""
+    await write(desk, "orders", *["x"] * 3, topic=topic)
+    words = ("dead-letters", "discard", "--topic", topic, "--reason", "x", "--yes")
+    async with desk.engine.connect() as bystander:
+        await bystander.exec_driver_sql("SELECT FROM orders.dead_letters WHERE dead_letter_id = 2 FOR UPDATE")
+        part = await desk.cli(*words)
+        await bystander.rollback()
+    expected = ["orders/1: discarded", "orders/2: somebody holds its row locked: try again, or see 'order-saga stuck'"]
+    assert (1, [*expected, "orders/3: discarded"]) == (part.code, part.out.splitlines())
+    rest = await desk.cli(*words)
+    assert (0, ["orders/2: discarded"]) == (rest.code, rest.out.splitlines())
+
+
 async def test_replay_by_filter_publishes_each_once(
     desk: Desk, infrastructure: Infrastructure, topic: str, sent: Sent
 ) -> None:
