@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+import asyncpg
 import pytest
 
 from order_api.settings import ApiSettings
+from saga_kit.session import LOCK_TIMEOUT_S
 from tests.api.support import Api, Orchestrator, running
+from tests.infrastructure import Database
 
 
 async def test_the_same_key_and_intent_give_the_same_order_again(api: Api) -> None:
@@ -54,6 +58,20 @@ async def test_the_same_key_with_another_intent_is_refused(api: Api) -> None:
     for other in ({}, {"client_order_id": "c2"}):
         assert 422 == (await api.submit(other, key="k1")).status_code
     assert 202 == (await api.submit({"client_order_id": "c2"})).status_code  # a refused request takes no key
+
+
+async def test_a_claim_that_somebody_holds_locked_holds_up_nobody(api: Api, database: Database) -> None:
+    """Claims that come together share a statement: it does not wait for a row that is there, whoever has locked it."""
+    first = await api.submit(key="k1")
+    bystander = await asyncpg.connect(database.url)
+    async with bystander.transaction():
+        assert 1 == len(await bystander.fetch("SELECT FROM api.claims FOR UPDATE"))
+        begin = time.monotonic()
+        answers = await asyncio.gather(*(api.submit(key=f"k{number}") for number in range(1, 21)))
+        assert time.monotonic() - begin < LOCK_TIMEOUT_S
+    await bystander.close()
+    assert {202} == {answer.status_code for answer in answers}
+    assert first.json()["order_id"] == answers[0].json()["order_id"]
 
 
 async def test_keys_of_two_different_orders_are_a_409(api: Api) -> None:
