@@ -151,7 +151,7 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         404,
         "There is nothing at this address",
         "See /openapi.json for what there is.",
-        "No call has this path. A slash at the end counts.",
+        "No call has this path.",
         "Compare the path with `/docs` or `/openapi.json`.",
     ),
     Code.ORDER_NOT_FOUND: Kind(
