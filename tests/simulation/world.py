@@ -38,7 +38,7 @@ from tests.simulation.scenario import HOLDINGS, NODES, USERS, Fault, Kind, Order
 from tests.simulation.statements import numeric, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from tests.simulation.database import Key, Result, Row
 
@@ -321,10 +321,21 @@ class World:
 
     async def _pause(self, participant: Participant, for_s: float) -> None:
         engine = self._operators_engine()
-        await pause(engine, participant, repair.Run(f"pause-{self.loop.time()}", "olga"), "maintenance")
+        begin, end = (repair.Run(f"{what}-{self.loop.time()}", "olga") for what in ("pause", "unpause"))
+        await self._insist(lambda: pause(engine, participant, begin, "maintenance"))
         await asyncio.sleep(for_s)
-        await unpause(engine, participant, repair.Run(f"unpause-{self.loop.time()}", "olga"))
-        await wake(engine)
+        await self._insist(lambda: unpause(engine, participant, end))
+        await self._insist(lambda: wake(engine))
+
+    async def _insist(self, typed: Callable[[], Awaitable[object]]) -> None:
+        """Type an operator's command again while the database takes no writes."""
+        while True:
+            try:
+                await typed()
+            except DBAPIError:
+                await asyncio.sleep(1)
+            else:
+                return
 
     async def _ask_again(self, number: int) -> None:
         run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
