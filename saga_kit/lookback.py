@@ -20,7 +20,9 @@ MARGIN_S: Final = 10.0
 """Transactions that make a row due take time to commit; most are within this."""
 EVERYTHING_EVERY_S: Final = 10.0
 SHARE_MAX: Final = 0.05
-"""Looks at everything take no more than this share of the time."""
+"""Looks at everything take no more than this share of the time ..."""
+REST_MAX_S: Final = 60.0
+"""... unless that would leave what was locked, and is free again, waiting for longer than this."""
 
 
 @dataclass(slots=True)
@@ -67,5 +69,6 @@ class LookBack:
 
     def _rest(self, began: float, ended: float) -> None:
         """Put off the next look at everything, the longer the longer this one took."""
-        self._everything_at = ended + max(self._everything_every_s, (ended - began) / SHARE_MAX)
+        rest_s = min((ended - began) / SHARE_MAX, REST_MAX_S)  # it may have been an outage that took the time
+        self._everything_at = ended + max(self._everything_every_s, rest_s)
         self._seen_until = self._seen_until or began
