@@ -150,6 +150,8 @@ def components() -> dict[str, Any]:
     _, made = msgspec.json.schema_components(_STRUCTS, schema_hook=_decimal, ref_template=f"{_PLACE}{{name}}")
     schemas = {name: _precise(schema) for name, schema in made.items()}
     schemas = {name: _worded(name, schema) for name, schema in schemas.items()}
+    # Fields with a default are missing from old events only: an answer has every one.
+    schemas[Order.__name__]["required"] = [*schemas[Order.__name__]["properties"]]
     members = schemas.pop(Members.__name__)["properties"]
     problems = {problem_name(code): _problem(code, members) for code in PROBLEMS}
     return schemas | _enums() | problems

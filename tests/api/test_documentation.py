@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 from starlette.routing import Route
 
+from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, OrderType
 from order_api.description.openapi import describe
 from order_api.description.operations import HEADERS, LIMIT_HEADERS, OPERATIONS
@@ -24,6 +25,7 @@ from order_api.description.pages import SWAGGER_UI_FILES
 from order_api.description.problem_examples import problem_examples
 from order_api.description.schemas import FIELD_MEANINGS, STATUS_MEANINGS, TYPE_MEANINGS, problem_name
 from order_api.problems import PROBLEMS, Code
+from order_api.routes import OrderState
 from order_api.settings import ApiSettings
 from tests.api.support import Api, Orchestrator, running, token
 
@@ -79,6 +81,12 @@ def test_no_schema_adds_to_another() -> None:
 
 _NEVER_ANSWERED = {"MethodNotAllowedProblem"}
 """Of no call: it is the answer to a method that no call has."""
+
+
+@pytest.mark.parametrize("kind", [Order, OrderState])
+def test_an_order_that_is_answered_has_every_field(kind: type[Order | OrderState]) -> None:
+    """What is not known is null and not left out, so a client may rely on each field; that is not so of old events."""
+    assert list(kind.__struct_fields__) == describe()["components"]["schemas"][kind.__name__]["required"]
 
 
 async def test_the_document_has_every_route(api: Api) -> None:

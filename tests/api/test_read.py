@@ -62,7 +62,9 @@ async def test_the_status_is_the_fields_that_change(api: Api, orchestrator: Orch
     """`/status` says of the order what can change, and the same as the order itself."""
     order_id = str(uuid4())
     quoted = {"progress": '{"quote": {"cash_asset_id": "USD"}}'}
-    await orchestrator.shows(order_id, phase="FAILED", reason_code="SLIPPAGE_EXCEEDED", version=2, **quoted)
+    await orchestrator.shows(
+        order_id, phase="FAILED", reason_code="SLIPPAGE_EXCEEDED", reason="no", version=2, **quoted
+    )
     order = (await api.get(f"/orders/{order_id}")).json()
     answer = await api.get(f"/orders/{order_id}/status")
     names = {
