@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -96,6 +97,11 @@ async def rows(database: Database, statement: str, *values: object) -> list[Any]
         return list(await connection.fetch(statement, *values))
     finally:
         await connection.close()
+
+
+async def all_is_sent(database: Database) -> bool:
+    """Say whether the broker has every event: an order that the API shows as ended may still have one to send."""
+    return not await rows(database, "SELECT FROM orders.outbox")
 
 
 async def everything(database: Database) -> dict[str, list[str]]:
@@ -210,6 +216,7 @@ async def test_it_tells_people_what_it_did(api: Api, database: Database) -> None
     """Without --json a line for each table; a user of whom nothing is kept may be misspelt, and is trouble."""
     ended = await api.submit(headers={"Prefer": "wait=30"})
     assert 201 == ended.status_code
+    await eventually(partial(all_is_sent, database), "all events are sent")
     output = await command("erase-user", "alice", "--dry-run", env={"DATABASE_URL": database.url})
     assert "api.requests: 1 rows to erase\n" in output.out, output
     unknown = await command("erase-user", "nobody", "--dry-run", env={"DATABASE_URL": database.url})

@@ -269,12 +269,20 @@ async def _begun(desk: Desk, *words: str) -> asyncio.subprocess.Process:
 
 # Broken off -----------------------------------------------------------------------------------------------------------
 
+SLOWLY: Final = (
+    "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END'",
+    "CREATE TRIGGER slowly BEFORE INSERT ON orders.archive FOR EACH ROW EXECUTE FUNCTION slowly()",
+)
+"""A hundred orders take five seconds: the signal comes in the middle, however late the test looks."""
+
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 async def test_a_run_that_is_broken_off_leaves_each_order_whole(desk: Desk, how: signal.Signals) -> None:
     """Between two transactions or inside one: an order is here or there with all it has, and the next run goes on."""
     await ended(desk, *range(1, 101))
     before = await shown(desk)
+    for statement in SLOWLY:
+        await desk.execute(statement)
     process = await _begun(desk, "--batch", "1")
     until = time.monotonic() + 30
     while await number_of(desk, "orders.archive") < 3 and time.monotonic() < until:
