@@ -127,7 +127,7 @@ def format_time(time: datetime) -> str:
 def first_appended(timestamp_ms: int, headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
     """Make the header for a record that is published again, from its broker's time and the headers that it has.
 
-    None when it has one already, or the broker's time is not known.
+    Return an empty list when it has one already, or the broker's time is not known.
     """
     if timestamp_ms <= 0 or any(name == FIRST_APPENDED for name, _ in headers):
         return []

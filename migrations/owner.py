@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from alembic import op
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from saga_kit.database import create_engine
@@ -45,3 +46,9 @@ async def transaction(database_url: str) -> AsyncIterator[AsyncConnection]:
             yield connection
     finally:
         await engine.dispose()
+
+
+def run(statements: Iterable[str]) -> None:
+    """Run the statements of a migration, as they stand, on the connection that alembic works on."""
+    for statement in statements:
+        op.get_bind().exec_driver_sql(statement)

@@ -77,8 +77,7 @@ class Orders:
         living = await _with_duplicates(tx, living, known)
         folded = fold(known, living, now, self._time_scale, paused)
         await store.save(tx, known, folded, now)
-        parked = [saga for saga in folded.sagas.values() if saga.parked_reason is not None]
-        parked = [saga for saga in parked if saga.order_id not in known or not known[saga.order_id].parked_reason]
+        parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
         strangers = {id(message) for message in folded.strangers}
         return Effects(
             messages=[_asked(ask, now) for ask in folded.asks],
@@ -119,6 +118,10 @@ class Orders:
         if self._window is not None:
             self._window.note(messages, folded.asks)
         self._metrics.count(folded, archived)
+
+
+def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
+    return saga.order_id in known and known[saga.order_id].parked_reason is not None
 
 
 def _sent_at(envelope: Envelope, record: Record) -> datetime:

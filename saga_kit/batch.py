@@ -57,7 +57,7 @@ class Record(Protocol):
     @property
     def value(self) -> bytes | None: ...  # noqa: D102
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
 
 
 Unreadable = tuple[Record, str]
@@ -172,7 +172,7 @@ class BatchProcess(Generic[M]):
                 await self._finish(messages, unreadable)
 
     async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
-        course = _Course()
+        course = _Course(Backoff())
         if unreadable:
             # Why is kept with the letter: it may quote what somebody sent.
             log.warning("records can't be read", records=len(unreadable), first=_name(unreadable[0][0]))
@@ -187,18 +187,20 @@ class BatchProcess(Generic[M]):
                     await self._commit(part.messages, unreadable, hurried=part.hurried)
                 unreadable = ()
             except Exception as error:  # noqa: BLE001 - the one place where faults are sorted
-                if unreadable and part.messages and course.cause(error) != "infrastructure":
+                cause = course.cause(error)
+                if unreadable and part.messages and cause != "infrastructure":
                     parts += [part, _Part([])]  # the letters first, alone
                 else:
-                    await self._go_on(parts, part, course, error)
+                    await self._go_on(parts, part, course, cause, error)
             else:
                 course.backoff.reset()
                 if part.hurried:
                     self._locked.forget(part.messages)
 
-    async def _go_on(self, parts: list[_Part[M]], part: _Part[M], course: _Course, error: Exception) -> None:
+    async def _go_on(
+        self, parts: list[_Part[M]], part: _Part[M], course: _Course, cause: Cause, error: Exception
+    ) -> None:
         """Do what a failed part calls for: wait, look for the message by halves, or put that one off or aside."""
-        cause = course.cause(error)
         if cause == "infrastructure" or not part.messages:  # storing a letter has no message to blame
             await self._wait_out(course.backoff, error)
             parts.append(part)
@@ -280,9 +282,7 @@ class BatchProcess(Generic[M]):
             except Exception as fault:  # noqa: BLE001 - sorted as above
                 cause = classify(fault)
                 if cause == "locked" and outcome == "parked":
-                    await self._put_off(
-                        [message], fault
-                    )  # its order can't be parked yet; it will be when it comes again
+                    await self._put_off([message], fault)  # its order can be parked when the message comes again
                     return
                 if cause == "poison" and outcome == "parked":
                     outcome = "dead_letter"  # not even parking can be done with it
@@ -311,9 +311,9 @@ class BatchProcess(Generic[M]):
 
 
 class _Course(msgspec.Struct):
-    """What has happened to one batch so far."""
+    """What has happened to one batch so far; tell it each fault once."""
 
-    backoff: Backoff = msgspec.field(default_factory=Backoff)
+    backoff: Backoff
     contentions: int = 0
     put_off: int = 0
 
@@ -323,6 +323,7 @@ class _Course(msgspec.Struct):
         if isinstance(error, Contention):
             self.contentions += 1
             if self.contentions > CONTENTIONS_MAX:
+                self.contentions = CONTENTIONS_MAX - 1  # each half may still lose once to somebody else
                 return "poison"
         else:
             self.contentions = 0
@@ -356,7 +357,7 @@ def _read_again(message: Received[M], topics: Sequence[str]) -> Kept:
     assert record is not None  # noqa: S101 - what has no record comes again by itself
     topic = next(topic for topic in topics if record.topic.endswith(topic))
     key = (record.key or b"").decode(errors="replace")
-    headers = list(record.headers)
+    headers = [(name, value or b"") for name, value in record.headers]  # Kafka allows a header without a value
     headers += first_appended(record.timestamp, record.headers)
     outgoing = Outgoing(topic, key, message.envelope.id if message.envelope else "", record.value or b"", headers)
     return Kept(f"{_name(record)}", outgoing, PUT_OFF_S)

@@ -6,7 +6,7 @@ with CREATE INDEX CONCURRENTLY, under the same names.
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.owner import run
 
 revision = "0002"
 down_revision = "0001"
@@ -14,14 +14,12 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Add the trail of requests, the mark of a claim whose id was taken, and what the lists need."""
-    for statement in UP:
-        op.get_bind().exec_driver_sql(statement)
+    run(UP)
 
 
 def downgrade() -> None:
     """Take them away again, the trail with what it holds."""
-    for statement in DOWN:
-        op.get_bind().exec_driver_sql(statement)
+    run(DOWN)
 
 
 OPEN = "status IN ('PENDING', 'CONFIRMED', 'PROCESSING')"

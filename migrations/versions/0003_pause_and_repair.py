@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.owner import run
 
 revision = "0003"
 down_revision = "0002"
@@ -10,14 +10,12 @@ down_revision = "0002"
 
 def upgrade() -> None:
     """Add the pauses, the trail of repairs, and their views."""
-    for statement in UP:
-        op.get_bind().exec_driver_sql(statement)
+    run(UP)
 
 
 def downgrade() -> None:
     """Take them away again: nobody is paused any more, and the trail of repairs is lost."""
-    for statement in DOWN:
-        op.get_bind().exec_driver_sql(statement)
+    run(DOWN)
 
 
 # Pausing and repairing are the owner's: no service may. The trail is added to and never changed. A question's defaults

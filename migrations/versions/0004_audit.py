@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.owner import run
 
 revision = "0004"
 down_revision = "0003"
@@ -10,14 +10,12 @@ down_revision = "0003"
 
 def upgrade() -> None:
     """Show when claims and events are looked at next."""
-    for statement in UP:
-        op.get_bind().exec_driver_sql(statement)
+    run(UP)
 
 
 def downgrade() -> None:
     """Hide it again. A view can't lose a column, so both are made anew."""
-    for statement in DOWN:
-        op.get_bind().exec_driver_sql(statement)
+    run(DOWN)
 
 
 EVENT_REF = "'^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:v[0-9]{1,9}$'"  # <order_id>:v<version>

@@ -8,7 +8,7 @@ question that its CHECKs answer. Undone, everything is back in its tables.
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.owner import run
 
 revision = "0005"
 down_revision = "0004"
@@ -16,14 +16,12 @@ down_revision = "0004"
 
 def upgrade() -> None:
     """Add the archives, and show them."""
-    for statement in UP:
-        op.get_bind().exec_driver_sql(statement)
+    run(UP)
 
 
 def downgrade() -> None:
     """Put back what is archived, and take the archives away."""
-    for statement in DOWN:
-        op.get_bind().exec_driver_sql(statement)
+    run(DOWN)
 
 
 # The tables -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ that outlived their database, are not its own. Auditors see it, so that nobody l
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.owner import run
 
 revision = "0006"
 down_revision = "0005"
@@ -14,14 +14,12 @@ down_revision = "0005"
 
 def upgrade() -> None:
     """Add the table with its row, and the view."""
-    for statement in UP:
-        op.get_bind().exec_driver_sql(statement)
+    run(UP)
 
 
 def downgrade() -> None:
     """Take both away, and what closes a ledger."""
-    for statement in DOWN:
-        op.get_bind().exec_driver_sql(statement)
+    run(DOWN)
 
 
 UP = (

@@ -7,7 +7,7 @@ stays the same, for it is the ETag. `order_saga.core.saga.snapshot` has the same
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.owner import run
 
 revision = "0007"
 down_revision = "0006"
@@ -15,14 +15,12 @@ down_revision = "0006"
 
 def upgrade() -> None:
     """Show the currencies, in columns behind those that were there."""
-    for statement in UP:
-        op.get_bind().exec_driver_sql(statement)
+    run(UP)
 
 
 def downgrade() -> None:
     """Show the columns that were there before."""
-    for statement in DOWN:
-        op.get_bind().exec_driver_sql(statement)
+    run(DOWN)
 
 
 _ASKED = """order_id, client_order_id, user_id, asset_id, order_type, status, quantity, price, slippage_bps,

@@ -94,5 +94,7 @@ def main() -> None:
 def _check_text(words: list[str]) -> None:
     """Expect text: bytes that are none can be neither stored nor printed. Raises `Trouble`."""
     for word in words:
-        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
-            raise Trouble(f"{word!a} is not UTF-8", 2)
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # Python writes bytes that it can't read as lone surrogates
+            raise Trouble(f"{word!a} is not UTF-8", 2) from None

@@ -19,6 +19,7 @@ from rich.table import Table
 from order_saga.cli.explain import print_story
 from order_saga.cli.local import load_samples
 from order_saga.cli.reach import (
+    colour_of,
     connected,
     database_url,
     err,
@@ -32,7 +33,7 @@ from order_saga.cli.reach import (
     setting,
 )
 from order_saga.cli.scenes import Scene, scenes
-from order_saga.cli.trade import COLOURS, ENDED, sign
+from order_saga.cli.trade import ENDED, sign
 from saga_kit.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -252,11 +253,7 @@ def _print(shown: list[tuple[Scene, str]], extras: list[tuple[str, bool]]) -> No
     for scene, ended in shown:
         status = ended.split(" ")[0]
         good = ended == scene.ends
-        verdict = (
-            f"[green]✓[/] [{COLOURS.get(status, 'white')}]{ended}[/]"
-            if good
-            else f"[red]✗ {ended}, not {scene.ends}[/]"
-        )
+        verdict = f"[green]✓[/] [{colour_of(status)}]{ended}[/]" if good else f"[red]✗ {ended}, not {scene.ends}[/]"
         side = scene.body["order_type"].removeprefix("MARKET_").lower()
         table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
     print_table(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import amount, out, print_table
+from order_saga.cli.reach import amount, colour_of, out, print_table
 from order_saga.cli.why import told
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ ASKED: Final = {
     "settle": "balance: settle both legs",
     "refund": "balance: refund whatever is held",
 }
-COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
 
 
 def sentence(entry: dict[str, Any]) -> str:  # noqa: PLR0911 - one for each kind of entry
@@ -27,7 +26,7 @@ def sentence(entry: dict[str, Any]) -> str:  # noqa: PLR0911 - one for each kind
     name, detail = entry["name"], entry["detail"] or {}
     match entry["kind"]:
         case "status":
-            colour = COLOURS.get(name, "cyan")
+            colour = colour_of(name)
             reason = f" {detail['reason_code']}" if detail.get("reason_code") else ""
             return f"[bold {colour}]{name}[/]{reason} [dim]version {entry['version']}[/]"
         case "asked":
@@ -74,7 +73,7 @@ def print_story(story: dict[str, Any]) -> None:
 
 
 def _print_header(order: dict[str, Any], waits: str) -> None:
-    colour = COLOURS.get(order["status"], "cyan")
+    colour = colour_of(order["status"])
     out.print(f"order [bold]{order['order_id']}[/]  {order['order_type']} {order['asset_id']} of {order['user_id']}")
     line = f"[bold {colour}]{order['status']}[/] in phase {order['phase']}, version {order['version']}"
     if order["average_price"] is not None:

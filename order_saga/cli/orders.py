@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from order_saga.cli.reach import check_name, err, out, print_json, print_table
-from order_saga.cli.trade import COLOURS, PANEL, Json, User, call
+from order_saga.cli.reach import check_name, colour_of, err, out, print_json, print_table
+from order_saga.cli.trade import PANEL, Json, User, call
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def orders(  # noqa: PLR0913, PLR0917 - each is an option of the command
         return
     table = Table("order", "created", "type", "asset", "quantity", "status", "why", title=f"orders of {user}")
     for order in page["orders"]:
-        status_shown = f"[{COLOURS.get(order['status'], 'cyan')}]{order['status']}[/]"
+        status_shown = f"[{colour_of(order['status'])}]{order['status']}[/]"
         told = (order["created_at"][:19].replace("T", " "), order["order_type"], order["asset_id"], order["quantity"])
         table.add_row(order["order_id"], *told, status_shown, escape(order["reason_code"] or ""))
     print_table(table)

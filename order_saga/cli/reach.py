@@ -268,6 +268,14 @@ def plain(value: object) -> object:
     return format_time(value) if isinstance(value, datetime) else str(value)
 
 
+def colour_of(status: str) -> str:
+    """Name the colour of an order's status."""
+    return _COLOURS.get(status, "cyan")
+
+
+_COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
+
+
 def amount(value: Any) -> str:
     """Print a number plainly, signed or not: 100, 0.01, -50."""
     text = f"{value:f}"

@@ -14,6 +14,7 @@ from order_saga.cli.reach import (
     Trouble,
     amount,
     check_name,
+    colour_of,
     database,
     find_ledger,
     jwt_secret,
@@ -83,14 +84,15 @@ def deposit(
     if elsewhere := ledger_setting():
         raise Trouble(f"the ledger is another service's (LEDGER_VIEWS is {elsewhere}): deposit there", 2)
 
+    deposit_id = deposit_id or str(uuid.uuid4())
+    for word, value in (("USER", user), ("ASSET", asset), ("--id", deposit_id)):
+        check_name(word, value)
     amount_given = _positive(quantity)
 
     async def work() -> bool:
         async with database() as engine:
-            return await book(engine, deposit_id or str(uuid.uuid4()), user, asset, amount_given)
+            return await book(engine, deposit_id, user, asset, amount_given)
 
-    for word, value in (("USER", user), ("ASSET", asset), ("--id", deposit_id or asset)):
-        check_name(word, value)
     try:
         booked = run(work())
     except ValueError as error:
@@ -134,13 +136,12 @@ def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json:
 
 
 ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
-COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
 
 
 def told(order: dict[str, Any]) -> str:
     """Say in a line how an order stands."""
     status = order["status"]
-    line = f"[{COLOURS.get(status, 'cyan')}]{status}[/]"
+    line = f"[{colour_of(status)}]{status}[/]"
     if order.get("average_price"):
         line += f" {order['filled_quantity']} {order['asset_id']} at {order['average_price']}, fee {order['fee']}"
     if order.get("reason_code"):

@@ -12,6 +12,7 @@ from contracts import codec
 from contracts.orders import OrderCancelRequested
 from order_api.settings import ApiSettings
 from tests.api.support import Api, Orchestrator, running
+from tests.integration.system import eventually
 
 TABLE: list[tuple[str, int, str | None]] = [
     ("VALIDATING", 202, None),
@@ -136,8 +137,11 @@ async def test_a_cancel_waits_for_the_end(
     """With `Prefer: wait` the answer tells what became of it, or that nothing has yet; it says that it has waited."""
     order_id = (await api.submit()).json()["order_id"]
     waits = asyncio.create_task(api.cancel(order_id, headers={"prefer": "wait=2"}))
-    while not await orchestrator.run("SELECT FROM api.cancels"):
-        await asyncio.sleep(0.01)
+
+    async def is_accepted() -> bool:
+        return bool(await orchestrator.run("SELECT FROM api.cancels"))
+
+    await eventually(is_accepted, "the cancel is accepted")
     await orchestrator.shows(order_id, phase=phase, version=3)
     answer = await waits
     body = answer.json()

@@ -66,7 +66,7 @@ class FakeRecord(NamedTuple):
     timestamp: int = 1_700_000_000_000
     key: bytes | None = b"k"
     value: bytes | None = b"{}"
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 @dataclass

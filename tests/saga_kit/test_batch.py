@@ -107,9 +107,12 @@ async def test_infrastructure_errors_never_park(schema: Schema, error: Exception
     assert await schema.rows("SELECT * FROM {s}.dead_letters") == []
 
 
-@pytest.mark.parametrize("loses", [CONTENTIONS_MAX, 10**6])
+@pytest.mark.parametrize("loses", [CONTENTIONS_MAX, CONTENTIONS_MAX + 4, 10**6])
 async def test_a_message_that_contends_with_nobody_stops_no_partition(schema: Schema, loses: int) -> None:
-    """A lost race is run again; a message that loses whatever is tried is set aside alone, and the others go on."""
+    """A lost race is run again; a message that loses whatever is tried is set aside alone, and the others go on.
+
+    Nothing is set aside after its first lost race alone, however often the batch lost before it was taken apart.
+    """
     worker, tries = Worker(schema.name), 0
 
     def fault(_: int) -> Exception | None:
@@ -122,9 +125,9 @@ async def test_a_message_that_contends_with_nobody_stops_no_partition(schema: Sc
     batch = process(schema, worker, FakePublisher())
     with patch("saga_kit.batch.Backoff", lambda: Backoff(first_s=0.001, cap_s=0.001)):
         await batch.run(received(Item("a", 1), Item("bad", 2), Item("c", 3)))
-    expected = [("a", 1), ("bad", 2), ("c", 3)] if loses == CONTENTIONS_MAX else [("a", 1), ("c", 3)]
-    assert expected == await done(schema)
-    assert ([] if loses == CONTENTIONS_MAX else ["bad"]) == list(worker.parked)
+    ends = loses < 10**6
+    assert ([("a", 1), ("bad", 2), ("c", 3)] if ends else [("a", 1), ("c", 3)]) == await done(schema)
+    assert ([] if ends else ["bad"]) == list(worker.parked)
 
 
 async def test_a_stop_during_an_outage_raises_and_commits_nothing(schema: Schema) -> None:

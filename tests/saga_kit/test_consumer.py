@@ -418,8 +418,8 @@ async def test_an_open_transaction_of_somebodys_producer_is_lag_and_named(
         await until(lambda: world.metrics.registry.get_sample_value("consumer_held_partitions") == 1)
         where = f"{world.prefix}t/{_partition(held)} from offset 1"
         await until(lambda: where in str(consumer.trouble()))
-        await asyncio.sleep(3)  # longer than a stall may last
-        assert not watching.done()
+        ended, _ = await asyncio.wait({watching}, timeout=3)  # longer than a stall may last
+        assert not ended
         await producer.abort_transaction()
         await world.done_is({(held, 1), (held, 2), (free, 3)})
         await until(lambda: consumer.trouble() is None)

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.envelope import Envelope, Outgoing
 from saga_kit.batch import Effects, Received
 from saga_kit.locked import KEYS_MAX, REMEMBERED_S, LockedKeys
-from saga_kit.outbox import Outbox
-from tests.saga_kit.support import FakePublisher, FakeRecord, Item, Schema, Worker, process
+from saga_kit.outbox import Outbox, Relay
+from tests.saga_kit.support import FakePublisher, FakeRecord, Item, Schema, Worker, process, until
 
 SENT = 1_700_000_000_000
 PUT_OFF_MAX = 3
@@ -124,6 +124,19 @@ async def test_what_nobody_says_again_is_read_again(schema: Schema) -> None:
     assert [Outgoing("t", "carol", "id-0", b"[]", [header])] == msgspec.msgpack.decode(payload, type=list[Outgoing])
 
 
+async def test_what_is_read_again_keeps_a_header_without_a_value(schema: Schema) -> None:
+    """Kafka allows one, and the message must not stay in the outbox because of it: the value is empty then."""
+    await opened(schema, "carol")
+    worker, publisher = Accounts(schema.name, comes_again=lambda _: False), FakePublisher()
+    record = FakeRecord(topic="sys.t", key=b"carol", headers=[("mine", None), ("other", b"x")])
+    outbox = Outbox(schema.name)
+    async with bystander(schema, CAROL):
+        await process(schema, worker, publisher, outbox=outbox).run([Received(Item("carol", 1), None, record)])
+    await schema.execute("UPDATE {s}.outbox SET available_at = now() - interval '1 s'")
+    assert 1 == await Relay(schema.engine, schema.name, outbox, publisher).relay_once()
+    assert [[("mine", b""), ("other", b"x")]] == [message.headers[:2] for message in publisher.published]
+
+
 async def test_a_message_of_the_services_own_is_dropped(schema: Schema) -> None:
     """A timer comes again by itself, whatever the handler says of messages."""
     await opened(schema, "carol")
@@ -188,9 +201,7 @@ async def test_a_table_that_is_locked_is_waited_for(schema: Schema, monkeypatch:
     batch = process(schema, worker, FakePublisher())
     async with bystander(schema, "LOCK TABLE {s}.accounts IN ACCESS EXCLUSIVE MODE"):
         running = asyncio.create_task(batch.run(said(*((owner, 1) for owner in owners))))
-        begin = time.monotonic()
-        while not batch_has_waited(batch) and time.monotonic() - begin < 60:
-            await asyncio.sleep(0.05)
+        await until(lambda: batch_has_waited(batch), within_s=60)
         assert not running.done()
     await running
     assert len(owners) - PUT_OFF_MAX == len(await done(schema))
