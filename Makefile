@@ -22,7 +22,7 @@ help: ## say all this
 demo: $(RUNTIME) ## embedded PostgreSQL and broker, the whole system, an order for every outcome, the audit
 	@$(BIN)/order-saga demo $(ARGS)
 
-test: $(DEVELOPMENT) ## all tests, most of an hour on two cores (ARGS=tests/core: a minute), on Apache Kafka and PostgreSQL where Docker or KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL give them
+test: $(DEVELOPMENT) ## all tests, most of an hour on two cores (ARGS=tests/order_saga/core: a minute), on Apache Kafka and PostgreSQL where Docker or KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL give them
 	@$(BIN)/python -m pytest $(ARGS)
 
 run: $(RUNTIME) ## the system on this machine until Ctrl-C, its data in .local/
@@ -39,28 +39,28 @@ lint: $(DEVELOPMENT) ## ruff and mypy
 # What each of these did when it was last run in full stands in docs/evidence.md; ARGS="--record" writes it there.
 N ?= 10000
 simulate: $(DEVELOPMENT) ## N simulated histories with faults of every kind, from one seed (N=100000 SEED=7)
-	@$(BIN)/python -m tests.simulation --histories $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(BIN)/python -m tests.evidence.simulation --histories $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 crash-matrix: $(DEVELOPMENT) ## a process killed at every point of its work, under every type of message
-	@$(BIN)/python -m tests.crash_matrix $(ARGS)
+	@$(BIN)/python -m tests.evidence.crash_matrix $(ARGS)
 
 KILLS ?= 100
 chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7)
-	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(BIN)/python -m tests.evidence.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 MINUTES ?= 10
 pressure: $(DEVELOPMENT) ## a participant away for MINUTES under load, and a flood of unreadable messages, measured
-	@$(BIN)/python -m tests.pressure --minutes $(MINUTES) $(ARGS)
+	@$(BIN)/python -m tests.evidence.pressure --minutes $(MINUTES) $(ARGS)
 
 restart: $(DEVELOPMENT) ## a rolling restart of everything under load: how long the slowest order takes
-	@$(BIN)/python -m tests.integration.restart $(ARGS)
+	@$(BIN)/python -m tests.evidence.restart $(ARGS)
 
 ORDERS ?= 1000000
 audit-speed: $(DEVELOPMENT) ## an audit of ORDERS orders: how long it takes, and what it needs
-	@$(BIN)/python -m tests.audit_speed --orders $(ORDERS) $(ARGS)
+	@$(BIN)/python -m tests.evidence.audit_speed --orders $(ORDERS) $(ARGS)
 
 mutants: $(DEVELOPMENT) ## deliberate defects in the protocol, and the test that catches each
-	@$(BIN)/python -m tests.mutants $(ARGS)
+	@$(BIN)/python -m tests.evidence.mutants $(ARGS)
 
 # --strict: what the service does not know is no "nothing known".
 audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks a service on the network), and secrets in tracked files
@@ -69,17 +69,17 @@ audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks 
 	  "make audit: FAILED, see above: a dependency has a known vulnerability, or the service that knows them could not tell" >&2; exit 1; }
 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
-	@$(BIN)/python -m contracts.documents
-	@$(BIN)/python -m order_api.description.documents
-	@$(BIN)/python -m order_saga.documents
-	@$(BIN)/order-saga settings --write-docs
-	@$(BIN)/python -m tests.evidence
+	@$(BIN)/python -m docs.generate.contracts
+	@$(BIN)/python -m docs.generate.openapi
+	@$(BIN)/python -m docs.generate.saga
+	@$(BIN)/python -m docs.generate.settings
+	@$(BIN)/python -m tests.evidence.record
 	@$(BIN)/python -m tests.bench.page
 	@$(BIN)/python -m tests.bench.scaling
-	@$(BIN)/python -m tests.transcripts
+	@$(BIN)/python -m tests.docs.transcripts
 
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
-	@$(BIN)/python -m pytest -q tests/contracts tests/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
+	@$(BIN)/python -m pytest -q tests/contracts tests/order_saga/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
 
 # The widest set first; the others are held to its versions. UPGRADE=--upgrade takes newer versions than the lock files have.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -76,7 +76,7 @@ class StackOptions:
     replicas: Mapping[str, int] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
     ledger_views: str = ""
-    command: Sequence[str] = (sys.executable, "-m", "order_saga.cli")
+    command: Sequence[str] = (sys.executable, "-m", "operations.cli")
     pause_max_s: float = 5.0
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from alembic import context
 
-from order_api.tables import metadata as api
-from order_saga.tables import metadata as orders
+from order_api.orders.tables import metadata as api
+from order_saga.worker.tables import metadata as orders
 from participants.assets.tables import metadata as assets
 from participants.balance.tables import metadata as balances
 

@@ -9,8 +9,8 @@ from typing import Final
 from alembic import op
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from saga_kit.database import create_engine
-from saga_kit.dsn import parse_database_url
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.dsn import parse_database_url
 
 COMMAND_TIMEOUT_S: Final = 24 * 3600
 """For a change of a large table."""

@@ -20,37 +20,37 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
-from order_api.access_log import AccessLog
-from order_api.addresses import Addresses
-from order_api.connections import make_connections, make_room
-from order_api.description.pages import page_routes
-from order_api.desk import Desk
-from order_api.door import Door, on_http_error, on_problem
-from order_api.follower import Follower
-from order_api.gate import Gate
-from order_api.keys import JwksKeys, SharedSecret
-from order_api.limits import InFlight, RateLimit, Shedding
-from order_api.problems import Problem
-from order_api.routes import OrderRoutes
+from order_api.http.access_log import AccessLog
+from order_api.http.addresses import Addresses
+from order_api.http.authentication import Gate
+from order_api.http.connections import make_connections, make_room
+from order_api.http.keys import JwksKeys, SharedSecret
+from order_api.http.limits import InFlight, RateLimit, Shedding
+from order_api.http.middleware import Door, on_http_error, on_problem
+from order_api.http.problems import Problem
+from order_api.http.shortcut import Shortcut
+from order_api.http.tokens import Tokens
+from order_api.openapi.pages import page_routes
+from order_api.orders.follower import Follower
+from order_api.orders.routes import OrderRoutes
+from order_api.orders.service import Desk
+from order_api.orders.store import GRACE_S, Store
+from order_api.orders.sweeper import Sweeper
+from order_api.orders.unpublished import Unpublished
+from order_api.orders.waiters import Waiters
 from order_api.settings import ApiSettings
-from order_api.shortcut import Shortcut
-from order_api.store import GRACE_S, Store
-from order_api.sweeper import Sweeper
-from order_api.tokens import Tokens
-from order_api.unpublished import Unpublished
-from order_api.waiters import Waiters
-from saga_kit.database import check_sessions, create_engine, ping
-from saga_kit.dsn import place
-from saga_kit.errors import CannotStart, KitError, describe
-from saga_kit.health import Health, health_routes, listen
-from saga_kit.outbox import Publishes
-from saga_kit.publisher import Publisher
+from saga_kit.messaging.outbox import Publishes
+from saga_kit.messaging.publisher import Publisher
+from saga_kit.messaging.topic_settings import check as check_topics
+from saga_kit.runtime.database import check_sessions, create_engine, ping
+from saga_kit.runtime.dsn import place
+from saga_kit.runtime.errors import CannotStart, KitError, describe
+from saga_kit.runtime.health import Health, health_routes, listen
+from saga_kit.runtime.settings import load
+from saga_kit.runtime.startup import wait_for
+from saga_kit.runtime.telemetry import configure_logging
+from saga_kit.runtime.tracing import configure_tracing
 from saga_kit.service import collect_seldom
-from saga_kit.settings import load
-from saga_kit.telemetry import configure_logging
-from saga_kit.topic_settings import check as check_topics
-from saga_kit.tracing import configure_tracing
-from saga_kit.waiting import wait_for
 
 NAME: Final = "api"
 KEEP_ALIVE_S: Final = 30

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from order_api.submission import KEY_KEPT_DAYS
-from saga_kit.settings import KitSettings
+from order_api.orders.submission import KEY_KEPT_DAYS
+from saga_kit.runtime.settings import KitSettings
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
 SECRET_BYTES_MIN: Final = 32

@@ -15,24 +15,24 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from saga_kit.backoff import RESTS, keep_doing
-from saga_kit.batch import BatchProcess, Handler
-from saga_kit.clock import DatabaseClock
-from saga_kit.consumer import DRAIN_TIMEOUT_S, Consumer
-from saga_kit.database import check_sessions, create_engine, ping
-from saga_kit.dead_letters import DeadLetters
-from saga_kit.deadman import deadman
-from saga_kit.dsn import place
-from saga_kit.errors import KitError, Stopped, describe
-from saga_kit.health import STARTING, Health, HealthServer, health_routes, listen
-from saga_kit.lookback import MARGIN_S, LookBack
-from saga_kit.outbox import Outbox, Relay
-from saga_kit.publisher import Publisher
-from saga_kit.settings import KitSettings
-from saga_kit.telemetry import Metrics, configure_logging
-from saga_kit.topic_settings import check as check_topics
-from saga_kit.tracing import configure_tracing
-from saga_kit.waiting import wait_for
+from saga_kit.messaging.batch import BatchProcess, Handler
+from saga_kit.messaging.consumer import DRAIN_TIMEOUT_S, Consumer
+from saga_kit.messaging.dead_letters import DeadLetters
+from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.messaging.publisher import Publisher
+from saga_kit.messaging.topic_settings import check as check_topics
+from saga_kit.runtime.backoff import RESTS, keep_doing
+from saga_kit.runtime.clock import DatabaseClock
+from saga_kit.runtime.database import check_sessions, create_engine, ping
+from saga_kit.runtime.dsn import place
+from saga_kit.runtime.errors import KitError, Stopped, describe
+from saga_kit.runtime.health import STARTING, Health, HealthServer, health_routes, listen
+from saga_kit.runtime.lookback import MARGIN_S, LookBack
+from saga_kit.runtime.settings import KitSettings
+from saga_kit.runtime.startup import wait_for
+from saga_kit.runtime.telemetry import Metrics, configure_logging
+from saga_kit.runtime.tracing import configure_tracing
+from saga_kit.runtime.watchdog import deadman
 
 M = TypeVar("M")
 UNSENT_MAX_S: Final = 60.0

@@ -1,1 +1,1 @@
-"""Tests of all rooms; what they run on is in `tests.infrastructure`."""
+"""Tests of all rooms; what they run on is in `tests.support.infrastructure`."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from tests.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
+from tests.support.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
 
 SESSION = pytest.StashKey[Session]()
 

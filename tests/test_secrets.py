@@ -10,7 +10,7 @@ import pytest
 from detect_secrets.core.secrets_collection import SecretsCollection
 from detect_secrets.settings import transient_settings
 
-from tests.project import ROOT, project_files
+from tests.support.project import ROOT, project_files
 
 BASELINE = ROOT / ".secrets.baseline"
 SCAN = json.loads(BASELINE.read_text())

@@ -22,12 +22,12 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from contracts.decimals import Money, add, subtract
 from participants.balance.adapter import BalanceAdapter
-from saga_kit.barrier import Kind, Participant, Refusal, exact_text, holds_archive_table, holds_table
-from saga_kit.dead_letters import dead_letters_table
-from saga_kit.ledger_start import ledger_start_table
-from saga_kit.outbox import outbox_table
+from saga_kit.messaging.dead_letters import dead_letters_table
+from saga_kit.messaging.outbox import outbox_table
+from saga_kit.participant.barrier import Kind, Participant, Refusal, exact_text, holds_archive_table, holds_table
+from saga_kit.participant.ledger_start import ledger_start_table
+from saga_kit.runtime.settings import KitSettings, load, parse_database_url
 from saga_kit.service import run_service
-from saga_kit.settings import KitSettings, load, parse_database_url
 
 
 class Wallets:

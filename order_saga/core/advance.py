@@ -26,6 +26,18 @@ from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode, id_text
 from order_saga.core import money
 from order_saga.core.commands import asked_for, command
+from order_saga.core.decision import (
+    Turn,
+    ask_again,
+    ask_all,
+    begin_anew,
+    due_questions,
+    hold_back,
+    note_overdue,
+    patience_over,
+    postpone,
+    who_is_paused,
+)
 from order_saga.core.phases import (
     EARLY_CANCELS_MAX,
     MAX_QUOTE_AGE_S,
@@ -57,18 +69,6 @@ from order_saga.core.saga import (
     Step,
     TimerDue,
     Why,
-)
-from order_saga.core.turn import (
-    Turn,
-    ask_again,
-    ask_all,
-    begin_anew,
-    due_questions,
-    hold_back,
-    note_overdue,
-    patience_over,
-    postpone,
-    who_is_paused,
 )
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participants.assets.store import confirm_prices
-from saga_kit.backoff import keep_doing
+from saga_kit.runtime.backoff import keep_doing
 
 LATE_AFTER: Final = 2
 """Intervals without a confirmation after which the source has been held up, and not only slow."""

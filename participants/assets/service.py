@@ -21,10 +21,10 @@ from participants.assets.feed import Feed
 from participants.assets.rules import judge
 from participants.assets.store import SOURCE, Listing, listings
 from participants.assets.tables import SCHEMA
-from saga_kit.batch import BatchProcess, Effects, Received, Record
-from saga_kit.outbox import Kept
+from saga_kit.messaging.batch import BatchProcess, Effects, Received, Record
+from saga_kit.messaging.outbox import Kept
+from saga_kit.runtime.settings import KitSettings, load
 from saga_kit.service import Kit, run_service
-from saga_kit.settings import KitSettings, load
 
 NAME: Final = "assets"
 

@@ -17,7 +17,7 @@ from contracts.codec import outgoing
 from contracts.decimals import Price, format_decimal, is_multiple
 from participants.assets import tables
 from participants.assets.rules import Asset, Quote
-from saga_kit.outbox import Kept, Outbox
+from saga_kit.messaging.outbox import Kept, Outbox
 
 SOURCE: Final = "/assets"
 AT_ONCE_S: Final = 0.001

@@ -19,8 +19,8 @@ from sqlalchemy import (
     func,
 )
 
-from saga_kit.dead_letters import dead_letters_table
-from saga_kit.outbox import outbox_table
+from saga_kit.messaging.dead_letters import dead_letters_table
+from saga_kit.messaging.outbox import outbox_table
 
 SCHEMA: Final = "assets"
 NUMBER: Final = Numeric(38, 18)

@@ -24,9 +24,9 @@ from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import BALANCE_COMMANDS
 from contracts.vocabulary import HoldState, id_text
 from participants.balance.ledger import ZERO, BalanceCommand
-from saga_kit.barrier import Command, Hold, Kind, Refusal
-from saga_kit.batch import Received, Record
-from saga_kit.outbox import Kept
+from saga_kit.messaging.batch import Received, Record
+from saga_kit.messaging.outbox import Kept
+from saga_kit.participant.barrier import Command, Hold, Kind, Refusal
 
 Reply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
 _COMMANDS: Final = (ReserveBalance, SettleBalance, RefundBalance)

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from contracts.balance import BalanceRefusal, RefundBalance, ReserveBalance, SettleBalance
 from contracts.decimals import EXACT, add, subtract
-from saga_kit.barrier import Command, Hold, Refusal
-from saga_kit.errors import Contention
+from saga_kit.participant.barrier import Command, Hold, Refusal
+from saga_kit.runtime.errors import Contention
 
 BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
 AccountKey = tuple[str, str]

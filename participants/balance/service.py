@@ -8,9 +8,9 @@ from participants.balance.adapter import BalanceAdapter
 from participants.balance.ledger import BalanceCommand
 from participants.balance.store import StoredLedger
 from participants.balance.tables import SCHEMA
-from saga_kit.barrier import Participant
+from saga_kit.participant.barrier import Participant
+from saga_kit.runtime.settings import KitSettings, load
 from saga_kit.service import run_service
-from saga_kit.settings import KitSettings, load
 
 NAME: Final = "balance"
 

@@ -17,7 +17,7 @@ from contracts.balance import SettleBalance
 from contracts.decimals import Money
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
 from participants.balance.ledger import Account, AccountKey, BalanceCommand, Ledger
-from saga_kit.barrier import Command, exact_text
+from saga_kit.participant.barrier import Command, exact_text
 
 # Only for users who have an account: a hold comes from one, so nobody else has anything to settle.
 MAKE_ACCOUNTS = """

@@ -6,10 +6,10 @@ from typing import Final
 
 from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, Uuid, func
 
-from saga_kit.barrier import holds_archive_table, holds_table
-from saga_kit.dead_letters import dead_letters_table
-from saga_kit.ledger_start import ledger_start_table
-from saga_kit.outbox import outbox_table
+from saga_kit.messaging.dead_letters import dead_letters_table
+from saga_kit.messaging.outbox import outbox_table
+from saga_kit.participant.barrier import holds_archive_table, holds_table
+from saga_kit.participant.ledger_start import ledger_start_table
 
 SCHEMA: Final = "balances"
 AMOUNT: Final = Numeric(38, 18)

@@ -33,14 +33,14 @@ from rich.console import Console
 from rich.table import Table
 
 from local_stack.errors import StackError
-from tests import evidence
 from tests.bench.ground import BrokerChoice, Ground, ground
 from tests.bench.load import LoadError
 from tests.bench.page import RECORDS, SCENARIOS, figure, machine
 from tests.bench.peers import PeerError
 from tests.bench.scenario import BenchError, Options, Scenario, spreads
-from tests.project import ROOT
-from tests.servers import docker_trouble
+from tests.evidence import record as evidence
+from tests.support.project import ROOT
+from tests.support.servers import docker_trouble
 
 out = Console(highlight=False, soft_wrap=True)
 WRONG: Final = (PeerError, LoadError)

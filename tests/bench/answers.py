@@ -14,7 +14,7 @@ import msgspec
 
 from contracts.topics import ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES
 from contracts.vocabulary import HoldState
-from saga_kit.settings import KafkaSettings, load
+from saga_kit.runtime.settings import KafkaSettings, load
 from tests.bench import bare
 from tests.bench.plain import AssetApproved, BalanceReserved, BalanceSettled, Command
 

@@ -20,7 +20,7 @@ from aiokafka.partitioner import murmur2
 
 from contracts.envelope import format_time
 from contracts.topics import ORDERS_EVENTS
-from saga_kit.settings import KafkaSettings
+from saga_kit.runtime.settings import KafkaSettings
 
 PARTITIONS = ORDERS_EVENTS.partitions
 """All topics have as many, so an order's records have the same number in each topic that is keyed by the order."""

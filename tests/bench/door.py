@@ -27,12 +27,12 @@ from rich.console import Console
 
 from local_stack.ports import free_ports
 from local_stack.stack import LocalStack
-from tests.api.issuer import Issuer, issuing
 from tests.bench.bar import bar
 from tests.bench.ground import Ground
 from tests.bench.rounds import cpu_s, per_order_us
 from tests.bench.scenario import CPU, RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
 from tests.bench.traffic import Sample, as_fast_as_it_goes, steadily
+from tests.order_api.issuer import Issuer, issuing
 
 USERS = 500
 BARE_TOPIC: Final = "bare"

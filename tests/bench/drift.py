@@ -17,7 +17,7 @@ from tests.bench.ground import Ground
 from tests.bench.load import Result
 from tests.bench.rounds import Meter, in_words, per_order_us
 from tests.bench.scenario import CPU, RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
-from tests.evidence import Table
+from tests.evidence.record import Table
 
 SHARE: Final = 0.7
 OUTBOX: Final = "rows in the outboxes, most seen"

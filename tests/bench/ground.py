@@ -29,13 +29,13 @@ from local_stack.ports import free_ports
 from local_stack.postgres import Postgres
 from local_stack.stack import LocalStack, StackOptions
 from local_stack.supervisor import Supervisor
-from order_saga.cli.local import load_samples
+from operations.demo.samples import load_samples
 from tests.bench import accounts
 from tests.bench.bare import PARTITIONS
 from tests.bench.load import ACCOUNTS
 from tests.bench.peers import STATUSES_OF_SYSTEM, KafkaContender, Place, topics_of
-from tests.infrastructure import create_topics, delete_topics
-from tests.servers import DockerServer, docker_trouble, start_docker_kafka
+from tests.support.infrastructure import create_topics, delete_topics
+from tests.support.servers import DockerServer, docker_trouble, start_docker_kafka
 
 BrokerChoice = Literal["embedded", "kafka"]
 LIBRARIES = ("aiokafka", "asyncpg", "dbos", "fastapi", "faststream", "msgspec", "pydantic", "sqlalchemy", "uvloop")

@@ -10,7 +10,7 @@ from tests.bench.bar import bar
 from tests.bench.ground import Ground, Prepare
 from tests.bench.rounds import figures_of, likeness, rounds_of
 from tests.bench.scenario import RATIOS, Options, Outcome, Scenario, Target
-from tests.migrations.many import fill, parts
+from tests.operations.audit.many import fill, parts
 
 SMALL: Final = 10_000
 

@@ -12,8 +12,8 @@ import time
 
 from aiokafka import AIOKafkaConsumer
 
-from saga_kit.publisher import Publisher, RawMessage
-from saga_kit.settings import KafkaSettings, KitSettings
+from saga_kit.messaging.publisher import Publisher, RawMessage
+from saga_kit.runtime.settings import KafkaSettings, KitSettings
 
 PATH = (
     "OrderRequested",

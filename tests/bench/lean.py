@@ -21,7 +21,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
-from saga_kit.settings import KitSettings, load
+from saga_kit.runtime.settings import KitSettings, load
 from tests.bench import bare
 from tests.bench.bare import Message
 from tests.bench.lean_core import LAST, Move, Saga, question, read, versions

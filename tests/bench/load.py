@@ -27,8 +27,8 @@ from contracts.envelope import Outgoing
 from contracts.orders import OrderRequested
 from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus, OrderType
-from saga_kit.publisher import Publisher
-from saga_kit.settings import KafkaSettings
+from saga_kit.messaging.publisher import Publisher
+from saga_kit.runtime.settings import KafkaSettings
 
 DEADLINE_S = 300.0
 """How long orders may take to end when no more are asked for."""

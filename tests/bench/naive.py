@@ -28,7 +28,7 @@ from contracts.topics import (
     ORDERS_EVENTS,
     ORDERS_REQUESTS,
 )
-from saga_kit.settings import KitSettings, load
+from saga_kit.runtime.settings import KitSettings, load
 from tests.bench import bare
 from tests.bench.naive_messages import (
     AssetApproved,

@@ -13,12 +13,12 @@ from typing import Final
 import psutil
 
 from order_saga.core.phases import MAX_REQUEST_AGE_S
-from tests import evidence
 from tests.bench import door, drift, growth, hot, loop, pair, rate, recovery
 from tests.bench.ground import BrokerChoice
 from tests.bench.scenario import RATIOS, Scenario, Target
-from tests.evidence import Record, Spread, table_of
-from tests.project import ROOT
+from tests.evidence import record as evidence
+from tests.evidence.record import Record, Spread, table_of
+from tests.support.project import ROOT
 
 PAGE: Final = ROOT / "docs" / "performance.md"
 README: Final = ROOT / "README.md"

@@ -37,7 +37,7 @@ class Orchestrator:
             "DATABASE_URL": stack.logins["orchestrator"],
             "HTTP_PORT": str(port),
         }
-        argv = [sys.executable, "-m", "order_saga.cli", "orchestrator"]
+        argv = [sys.executable, "-m", "operations.cli", "orchestrator"]
         self._spec = ProcessSpec("orchestrator", argv, http_ready(port), environment, vital=True)
         self._supervisor = Supervisor(stack.logs, say=lambda _: None)
 

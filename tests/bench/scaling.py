@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from contracts.topics import ORDERS_REQUESTS
-from tests import evidence
 from tests.bench.page import RECORDS, figure
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL
 from tests.bench.weigh import BYTES, DISK, MESSAGES, ROWS
-from tests.evidence import Record, table_of
-from tests.project import ROOT
+from tests.evidence import record as evidence
+from tests.evidence.record import Record, table_of
+from tests.support.project import ROOT
 
 PAGE: Final = ROOT / "docs" / "scaling.md"
 PARTITIONS: Final = ORDERS_REQUESTS.partitions

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from tests.bench.ground import Ground
-from tests.evidence import Spread, Table
+from tests.evidence.record import Spread, Table
 
 RATIOS: Final = "Ratios"
 SPEED: Final = "Throughput and latency"

@@ -18,8 +18,8 @@ from tests.bench.answers import replies
 from tests.bench.bare import Message
 from tests.bench.lean import TABLES, Lean
 from tests.bench.lean_core import LAST, Saga, question, read, versions
-from tests.core import sample
-from tests.infrastructure import Database
+from tests.order_saga.core import sample
+from tests.support.infrastructure import Database
 
 PARTITION = 7
 

@@ -8,7 +8,7 @@ from tests.bench import scaling
 from tests.bench.page import SCENARIOS, page
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL, Target, spreads
 from tests.bench.weigh import BYTES, DISK, MESSAGES, ROWS
-from tests.evidence import Record, Spread, Table
+from tests.evidence.record import Record, Spread, Table
 
 LOOP = {
     RATIOS: {"system / lean, orders/s": [0.6, 0.4, 0.5]},

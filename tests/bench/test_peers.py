@@ -30,7 +30,7 @@ from tests.bench.peers import (
     running_naive,
     topics_of,
 )
-from tests.infrastructure import Database, Infrastructure
+from tests.support.infrastructure import Database, Infrastructure
 
 ORDERS, IN_FLIGHT = 20, 10
 STATUSES = [OrderStatus.PENDING, OrderStatus.CONFIRMED, OrderStatus.PROCESSING, OrderStatus.COMPLETED]

@@ -12,7 +12,7 @@ from contracts.orders import Order
 from contracts.vocabulary import Side
 from order_saga.core import money
 from tests.bench import naive_messages, plain
-from tests.core import sample
+from tests.order_saga.core import sample
 
 PARTLY_READ = {
     plain.OrderRequested: "OrderRequested",

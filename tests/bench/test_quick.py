@@ -13,7 +13,7 @@ import pytest
 
 from tests.bench.__main__ import main
 from tests.bench.page import SCENARIOS
-from tests.infrastructure import Infrastructure
+from tests.support.infrastructure import Infrastructure
 
 SCENARIOS_OF_TWO = [scenario.name for scenario in SCENARIOS if scenario.needs_kafka]
 

@@ -14,7 +14,7 @@ from tests.bench.drift import Minute
 from tests.bench.load import Result
 from tests.bench.page import SCENARIOS
 from tests.bench.scenario import RATIOS, BenchError, Options
-from tests.core import sample
+from tests.order_saga.core import sample
 
 NOTHING = dict.fromkeys(SIZES)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.project import ROOT
+from tests.support.project import ROOT
 
 pytestmark = pytest.mark.node
 HERE = Path(__file__).parent

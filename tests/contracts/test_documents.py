@@ -18,12 +18,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.codec import MESSAGES, Message, decode, encode
 from contracts.decimals import Exact, Money, Price, Quantity
-from contracts.documents import DOCS, documents, face, main
 from contracts.envelope import UnreadableMessage, read_envelope
 from contracts.examples import example
 from contracts.orders import InvalidOrder, Order, OrderRequested, OrderStatusChanged
 from contracts.topics import TOPICS
 from contracts.vocabulary import REASONS
+from docs.generate.contracts import DOCS, documents, face, main
 from tests.contracts.strategies import EDGE_VALUES, THOROUGH, any_message, body, broken_texts, paths, with_value
 
 FRESH = documents()
@@ -319,7 +319,7 @@ def test_documents_are_fresh() -> None:
 
 def test_documents_are_deterministic() -> None:
     """Another process, with other hash seeds, writes the same bytes."""
-    code = "import json, sys; from contracts.documents import documents; json.dump(documents(), sys.stdout)"
+    code = "import json, sys; from docs.generate.contracts import documents; json.dump(documents(), sys.stdout)"
     for seed in ("1", "2"):
         written = subprocess.run(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-c", code],
@@ -349,11 +349,11 @@ def test_check_finds_and_write_repairs(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m contracts.documents --check` is what `make` and CI call."""
-    monkeypatch.setattr(sys, "argv", ["contracts.documents", "--check"])
-    monkeypatch.delitem(sys.modules, "contracts.documents")
+    """`python -m docs.generate.contracts --check` is what `make` and CI call."""
+    monkeypatch.setattr(sys, "argv", ["docs.generate.contracts", "--check"])
+    monkeypatch.delitem(sys.modules, "docs.generate.contracts")
     with pytest.raises(SystemExit) as left:
-        runpy.run_module("contracts.documents", run_name="__main__")
+        runpy.run_module("docs.generate.contracts", run_name="__main__")
     assert left.value.code == 0
 
 

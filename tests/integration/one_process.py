@@ -11,23 +11,23 @@ from typing import Any
 from pydantic import SecretStr
 
 from contracts.topics import TOPICS
+from operations.demo.samples import load_samples
 from order_api.settings import ApiSettings
-from order_saga import tables as orders_tables
-from order_saga.cli.local import load_samples
-from order_saga.metrics import Metrics
-from order_saga.process import Orders
-from order_saga.silence import Silence
-from order_saga.timers import run_timers
+from order_saga.worker import tables as orders_tables
+from order_saga.worker.circuit_breaker import Silence
+from order_saga.worker.metrics import Metrics
+from order_saga.worker.process import Orders
+from order_saga.worker.timers import run_timers
 from participants.assets import tables as assets
 from participants.assets.feed import Feed
 from participants.assets.service import AssetDesk
 from participants.balance import tables as balance
 from participants.balance.service import participant
+from saga_kit.runtime.settings import KitSettings
 from saga_kit.service import Service
-from saga_kit.settings import KitSettings
-from tests.api.support import SECRET, Api
-from tests.api.support import running as running_api
-from tests.infrastructure import LOGINS, Database, Infrastructure
+from tests.order_api.support import SECRET, Api
+from tests.order_api.support import running as running_api
+from tests.support.infrastructure import LOGINS, Database, Infrastructure
 
 
 @asynccontextmanager

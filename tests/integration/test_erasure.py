@@ -14,14 +14,14 @@ import pytest
 import pytest_asyncio
 
 from contracts.vocabulary import NAME_RULE
-from order_saga.audit import audit
-from tests.api.support import BUY, Api, token
-from tests.infrastructure import Database, Infrastructure
+from operations.audit import audit
+from tests.e2e.orders import buy
+from tests.e2e.system import Output, command, eventually
+from tests.e2e.trader import request_of
+from tests.e2e.wire import Producer
 from tests.integration.one_process import whole_system
-from tests.integration.orders import buy
-from tests.integration.system import Output, command, eventually
-from tests.integration.trader import request_of
-from tests.integration.wire import Producer
+from tests.order_api.support import BUY, Api, token
+from tests.support.infrastructure import Database, Infrastructure
 
 SCHEMAS = ("api", "assets", "balances", "orders")
 ADDRESSES = {"alice": "127.0.0.77", "bob": "127.0.0.78"}

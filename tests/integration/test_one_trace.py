@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from tests.api.support import BUY, Api
-from tests.infrastructure import Database, Infrastructure
+from tests.e2e.system import eventually
 from tests.integration.one_process import whole_system
-from tests.integration.system import eventually
-from tests.spans import attribute, parent_id, recorded_spans, span_id, trace_id
+from tests.order_api.support import BUY, Api
+from tests.support.infrastructure import Database, Infrastructure
+from tests.support.spans import attribute, parent_id, recorded_spans, span_id, trace_id
 
 ENDED = {"COMPLETED", "CANCELLED", "FAILED"}
 

@@ -1,4 +1,4 @@
-"""A stand-in for `python -m order_saga.cli SERVICE`: commands end at once, services answer on HTTP_PORT.
+"""A stand-in for `python -m operations.cli SERVICE`: commands end at once, services answer on HTTP_PORT.
 
 GET /health/ready answers 200, GET /environment the process's environment. With DUMMY_FAILS=NAME the one of that name
 says why and ends with exit code 3.

@@ -11,8 +11,8 @@ import asyncpg
 import pytest_asyncio
 
 from migrations import create_logins, upgrade
-from tests.infrastructure import Database, Infrastructure, drop_database, login_passwords
 from tests.migrations.support import connected
+from tests.support.infrastructure import Database, Infrastructure, drop_database, login_passwords
 
 
 @pytest_asyncio.fixture

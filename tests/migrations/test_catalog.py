@@ -9,17 +9,17 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-import order_api.tables
-import order_saga.tables
+import order_api.orders.tables
+import order_saga.worker.tables
 import participants.assets.tables
 import participants.balance.tables
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode
 from order_saga.core.phases import MOVES, PHASES
 from order_saga.core.saga import Phase
-from tests.infrastructure import Database
 from tests.migrations.support import CATALOG, SCHEMAS, catalog, connected
+from tests.support.infrastructure import Database
 
-ROOMS = (order_api.tables, order_saga.tables, participants.assets.tables, participants.balance.tables)
+ROOMS = (order_api.orders.tables, order_saga.worker.tables, participants.assets.tables, participants.balance.tables)
 _QUEUES = """
     SELECT oid::regclass::text, reloptions FROM pg_class
     WHERE relname IN ('outbox', 'dead_letters') AND relnamespace::regnamespace::text = ANY ($1)"""

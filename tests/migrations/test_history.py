@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from order_saga.cli import archive
-from order_saga.cli.reach import connected as reached
-from saga_kit.barrier import Holds
-from tests.infrastructure import Infrastructure
-from tests.migrations import rows
+from operations import archive
+from operations.cli.reach import connected as reached
+from saga_kit.participant.barrier import Holds
 from tests.migrations.support import catalog, connected, rights, views
+from tests.operations.audit import rows
+from tests.support.infrastructure import Infrastructure
 
 BEFORE_ARCHIVE, BEFORE_LEDGER, BEFORE, HEAD = "0004", "0005", "0006", "0007"
 _DATABASE_RIGHTS = """

@@ -17,8 +17,8 @@ import pytest_asyncio
 
 import migrations
 from migrations.logins import GROUPS, scram_verifier
-from tests.infrastructure import LOGINS, Database, login_passwords, own_postgres
 from tests.migrations.support import connected
+from tests.support.infrastructure import LOGINS, Database, login_passwords, own_postgres
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,7 +131,7 @@ async def test_nothing_is_done_when_a_role_is_somebody_elses(cluster_url: str, r
 
     passwords = dict.fromkeys((f"{login.upper()}_DB_PASSWORD" for login in LOGINS), "ours")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "order_saga.cli", "migrate"),
+        *(sys.executable, "-m", "operations.cli", "migrate"),
         cwd=ROOT,
         env={**os.environ, **passwords, "DATABASE_URL": database.url},
         stderr=asyncio.subprocess.PIPE,

@@ -8,8 +8,8 @@ from typing import Final
 import asyncpg
 import pytest
 
-from tests.infrastructure import LOGINS, Database
 from tests.migrations.support import SCHEMAS, connected
+from tests.support.infrastructure import LOGINS, Database
 
 ALL_SCHEMAS: Final = (*SCHEMAS, "audit", "public")
 _RELATIONS = """

@@ -15,9 +15,9 @@ from contracts.codec import encode
 from contracts.orders import Order
 from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import Answer, Progress, Question, Step, snapshot
-from tests.core.sample import Story, approved, not_approved, not_reserved, requested, reserved, settled
-from tests.infrastructure import Database
 from tests.migrations.support import views
+from tests.order_saga.core.sample import Story, approved, not_approved, not_reserved, requested, reserved, settled
+from tests.support.infrastructure import Database
 
 PROMISED = {
     "audit.orders": "order_id user_id asset_id order_type status phase version parked_reason overdue_since due_at"

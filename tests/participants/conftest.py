@@ -9,10 +9,10 @@ import asyncpg
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from saga_kit.database import create_engine
-from saga_kit.dsn import parse_database_url
-from tests.infrastructure import Database
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.dsn import parse_database_url
 from tests.participants.support import Balance
+from tests.support.infrastructure import Database
 
 
 @pytest_asyncio.fixture

@@ -20,11 +20,11 @@ from contracts.envelope import read_envelope
 from participants.balance.adapter import BalanceAdapter
 from participants.balance.store import StoredLedger, deposit
 from participants.balance.tables import SCHEMA
-from saga_kit.barrier import Participant
-from saga_kit.batch import BatchProcess, Handler, Received
-from saga_kit.dead_letters import DeadLetters
-from saga_kit.outbox import Outbox
-from saga_kit.telemetry import Metrics
+from saga_kit.messaging.batch import BatchProcess, Handler, Received
+from saga_kit.messaging.dead_letters import DeadLetters
+from saga_kit.messaging.outbox import Outbox
+from saga_kit.participant.barrier import Participant
+from saga_kit.runtime.telemetry import Metrics
 from tests.migrations.support import connected
 from tests.saga_kit.support import FakePublisher, FakeRecord
 

@@ -24,8 +24,8 @@ from contracts.topics import ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, 
 from contracts.vocabulary import OrderType
 from participants.assets.rules import Asset
 from participants.assets.store import put_asset, set_price
-from tests.infrastructure import Database, Infrastructure
 from tests.participants.support import Balance, order, reserve
+from tests.support.infrastructure import Database, Infrastructure
 
 TOPICS = (ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES)
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from saga_kit.database import create_engine
-from saga_kit.dsn import parse_database_url
-from tests.infrastructure import Infrastructure
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.dsn import parse_database_url
 from tests.saga_kit.support import FaultyCluster, Schema
+from tests.support.infrastructure import Infrastructure
 
 
 @pytest_asyncio.fixture

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from saga_kit.batch import BatchProcess, Effects, Received
+from saga_kit.messaging.batch import BatchProcess, Effects, Received
+from saga_kit.runtime.settings import KitSettings, load
 from saga_kit.service import Kit, run_service
-from saga_kit.settings import KitSettings, load
 from tests.saga_kit.support import Item, Worker, received
 
 

@@ -23,15 +23,15 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from structlog.testing import capture_logs
 
-from saga_kit.database import check_sessions, create_engine
-from saga_kit.dsn import parse_database_url
-from saga_kit.errors import CannotStart
-from saga_kit.publisher import Publisher, RawMessage
+from saga_kit.messaging.publisher import Publisher, RawMessage
+from saga_kit.runtime.database import check_sessions, create_engine
+from saga_kit.runtime.dsn import parse_database_url
+from saga_kit.runtime.errors import CannotStart
+from saga_kit.runtime.startup import wait_for
 from saga_kit.service import Service
-from saga_kit.waiting import wait_for
-from tests.infrastructure import Infrastructure
+from tests.saga_kit.messaging.test_consumer import HEADERS
 from tests.saga_kit.support import CuttingProxy, Schema, Worker, kit_settings, until
-from tests.saga_kit.test_consumer import HEADERS
+from tests.support.infrastructure import Infrastructure
 
 
 @dataclass
@@ -317,7 +317,7 @@ async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(st
 async def test_a_host_whose_clock_is_wrong_handles_what_is_young(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replay horizon is judged by the database's clock: a host that is 40 days ahead sets no record aside."""
     ahead = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 40 * 86_400)
-    monkeypatch.setattr("saga_kit.consumer.time", ahead)
+    monkeypatch.setattr("saga_kit.messaging.consumer.time", ahead)
     async with serving(stage), asyncio.timeout(30):
         await stage.send(("a", 1))
         while await stage.done() != ["a"]:

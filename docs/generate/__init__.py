@@ -1,0 +1,1 @@
+"""What `make docs` writes: the parts of `docs/` and of the README that the code itself can say."""

@@ -1,0 +1,58 @@
+"""Writes what `docs/` has of this room: `openapi.json`, and a page for each problem in `problems/`.
+
+`python -m docs.generate.openapi` writes; `--check` compares and exits 1 when something is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from order_api.http.problems import PROBLEMS
+from order_api.openapi.document import describe
+from order_api.openapi.problem_pages import markdown_index, markdown_page
+
+DOCS: Final = Path(__file__).parents[1]
+OPENAPI: Final = "openapi.json"
+PAGES: Final = "problems"
+
+
+def documents() -> dict[str, str]:
+    """Make every document: its path below `docs/`, and its text."""
+    pages = {f"{PAGES}/{code}.md": markdown_page(code) for code in PROBLEMS}
+    described = json.dumps(describe(), indent=2, ensure_ascii=False) + "\n"
+    return {OPENAPI: described, f"{PAGES}/README.md": markdown_index(), **pages}
+
+
+def stale(fresh: Mapping[str, str], folder: Path = DOCS) -> list[str]:
+    """List the documents that are missing, other than they should be, or about a problem that is no more."""
+    paths = [folder / OPENAPI, *folder.glob(f"{PAGES}/*")]
+    found = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths if path.exists()}
+    return sorted(path for path in fresh.keys() | found.keys() if fresh.get(path) != found.get(path))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check all documents; return the exit status."""
+    fresh = documents()
+    old = stale(fresh)
+    if "--check" in arguments:
+        sys.stderr.writelines(f"docs/{path} is stale: run 'make docs'\n" for path in old)
+        return 1 if old else 0
+    for path in old:
+        _write(DOCS / path, fresh.get(path))
+    return 0
+
+
+def _write(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

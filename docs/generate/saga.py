@@ -1,0 +1,176 @@
+"""Draws the saga for people from the core's own table: `docs/saga.md`, and the diagram in the README.
+
+`python -m docs.generate.saga` writes, `--check` compares and exits 1 when something is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from contracts.vocabulary import REASONS, Side
+from order_saga.core.phases import (
+    LOOK_AGAIN_S,
+    MAX_QUOTE_AGE_S,
+    MAX_REQUEST_AGE_S,
+    MOVES,
+    PHASES,
+    QUESTIONS,
+    TERMINAL,
+    steps,
+)
+from order_saga.core.saga import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "saga.md"
+README: Final = ROOT / "README.md"
+BEGIN, END = "<!-- the saga, drawn from order_saga/core/phases.py -->", "<!-- end of the saga -->"
+
+
+ORIGIN: Final = """\
+Generated from `order_saga/core/phases.py` by `make docs`. Times are in seconds and scale with
+`ORDER_SAGA_TIME_SCALE`."""
+AGES: Final = f"""\
+A quote older than {MAX_QUOTE_AGE_S:g} s at the fill is stale. A request first handled more than {MAX_REQUEST_AGE_S:g} s
+after it was made has expired (this one does not scale)."""
+PAUSE: Final = f"""\
+An operator may pause a participant (`order-saga pause`). Then an order that still needs it, in its phase or in those
+that a yes leads to, asks nobody anything: a quote that is taken now would be stale when the money can move. Its
+questions are held back, or, if they were asked before, not asked again; it looks every {LOOK_AGAIN_S:g} s whether it
+must still wait. Nothing times out against a pause and nothing is overdue: patience and attempts begin anew when it is
+over. Answers that come all the same count. A cancel ends an order whose reserve was never sent at once; any other waits
+for its refund. A buy in RESERVING whose quote grows older than {MAX_QUOTE_AGE_S:g} s meanwhile ends FAILED,
+STALE_PRICE, with its money back."""
+
+
+def diagram() -> str:
+    """Draw the phases and what leads from one to the next."""
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> VALIDATING: OrderRequested"]
+    for phase, row in PHASES.items():
+        lines += [f"    {phase} --> {to}: {_asked(phase, side)} yes" for side, to in row.yes]
+        leads: dict[Phase, list[str]] = {}
+        for why, to in (("no", row.no), ("silence", row.silence), ("cancel", row.cancel)):
+            if to is not None:
+                leads.setdefault(to, []).append(why)
+        lines += [f"    {phase} --> {to}: {', '.join(whys)}" for to, whys in leads.items()]
+    ends = sorted(TERMINAL - {Phase.COMPLETED})
+    lines += [f"    REFUNDING --> {phase}: nothing is held any more" for phase in ends]
+    lines += [f"    {phase} --> [*]" for phase in (Phase.COMPLETED, *ends)]
+    return "\n".join([*dict.fromkeys(lines), "```"])
+
+
+def page() -> str:
+    """Write the whole page: diagram, phases, questions, moves, reasons."""
+    parts = [
+        "# The saga",
+        ORIGIN,
+        diagram(),
+        "## Phases",
+        _table(
+            ("phase", "public status", "a buy asks", "a sell asks", "all yes", "a no", "silence", "a cancel"),
+            (
+                (
+                    phase,
+                    " → ".join((*row.via, row.status)) if row.status else "as before" if row.asks else "none",
+                    _listed(steps(phase, Side.BUY)),
+                    _listed(steps(phase, Side.SELL)),
+                    _targets(phase),
+                    "parks" if phase is Phase.REFUNDING else row.no or "",
+                    row.silence or "",
+                    row.cancel or "",
+                )
+                for phase, row in PHASES.items()
+            ),
+        ),
+        "## Questions",
+        _table(
+            (
+                "question",
+                "asks",
+                "yes",
+                "no",
+                "asked again after",
+                "at most every",
+                "attempts",
+                "given up after",
+                "overdue after",
+            ),
+            (
+                (
+                    step,
+                    row.participant,
+                    row.yes.__name__,
+                    row.no.__name__,
+                    f"{row.retry_s:g}",
+                    f"{row.retry_max_s:g}",
+                    _or_never(row.attempts_max, "no limit"),
+                    _or_never(row.patience_s, "never"),
+                    _or_never(row.overdue_s, ""),
+                )
+                for step, row in QUESTIONS.items()
+            ),
+        ),
+        AGES,
+        "## Pauses",
+        PAUSE,
+        "## Moves of the public status",
+        _table(("from", "to"), ((before or "(new)", _listed(after)) for before, after in MOVES.items())),
+        "## Reasons",
+        _table(
+            ("reason_code", "meaning", "the same order may succeed later"),
+            ((code, reason.meaning, "yes" if reason.retryable else "") for code, reason in REASONS.items()),
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(text: str) -> str:
+    """Put the diagram into the README, between its markers."""
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", f"{BEGIN}\n{diagram()}\n{END}", text, flags=re.DOTALL)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check both documents; return the exit status."""
+    wanted = {PAGE: page(), README: readme(README.read_text())}
+    if "--check" in arguments:
+        stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+        sys.stderr.writelines(f"{name} is stale: run 'make docs'\n" for name in stale)
+        return 1 if stale else 0
+    for path, text in wanted.items():
+        path.write_text(text)
+    return 0
+
+
+def _asked(phase: Phase, side: Side) -> str:
+    word = "" if steps(phase, Side.BUY) == steps(phase, Side.SELL) else f"{side.lower()}: "
+    return word + " and ".join(steps(phase, side))
+
+
+def _targets(phase: Phase) -> str:
+    row = dict(PHASES[phase].yes)
+    if phase is Phase.REFUNDING:
+        return "FAILED or CANCELLED"
+    same = len(set(row.values())) == 1
+    return next(iter(row.values())) if same else ", ".join(f"{side.lower()}: {to}" for side, to in row.items())
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(values)
+
+
+def _or_never(value: float | None, never: str) -> str:
+    return never if value is None else f"{value:g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

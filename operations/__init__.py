@@ -1,0 +1,1 @@
+"""What operators do to the running system, as functions that need no terminal. `operations.cli` is the terminal."""

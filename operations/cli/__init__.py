@@ -1,0 +1,100 @@
+"""`order-saga`: the command line for people and for starting services. Every room is imported only when it is used.
+
+Exit status: 0 fine, 1 trouble was found (or met), 2 wrong usage or a wrong setting.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from operations.cli import (
+    archive,
+    audit,
+    check_deploy,
+    dead_letters,
+    hand_over,
+    inspect,
+    local,
+    orders,
+    pauses,
+    repair,
+    services,
+    stuck,
+    submit,
+    trading,
+)
+from operations.cli.reach import Trouble, one_line, out
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Order Saga: trading orders whose money moves exactly once or not at all.\n\n"
+    "Begin with [bold]order-saga demo[/] (shows everything, leaves nothing) or [bold]order-saga up[/] (the system on "
+    "this machine). Against a running local stack no command needs options; against another system set "
+    "[bold]DATABASE_URL[/], [bold]KAFKA_BOOTSTRAP_SERVERS[/], [bold]ORDER_API_URL[/] and [bold]JWT_SECRET[/].",
+)
+for room in (
+    local,
+    trading,
+    submit,
+    orders,
+    inspect,
+    stuck,
+    repair,
+    pauses,
+    dead_letters,
+    archive,
+    audit,
+    hand_over,
+    check_deploy,
+    services,
+):
+    room.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    from importlib.metadata import version
+
+    if wanted:
+        out.print(f"order-saga {version('order-saga')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
+
+
+def main() -> None:
+    """Run the command line; what goes wrong outside of us is one line, and a stack trace only on demand."""
+    try:
+        _check_text(sys.argv)
+        app()
+    except Trouble as trouble:
+        sys.stderr.write(f"order-saga: {trouble}\n")
+        sys.exit(trouble.status)
+    except Exception as error:
+        if os.environ.get("ORDER_SAGA_DEBUG") or (told := one_line(error)) is None:
+            raise
+        sys.stderr.write(f"order-saga: {told} (ORDER_SAGA_DEBUG=1 shows where)\n")
+        sys.exit(1)
+
+
+def _check_text(words: list[str]) -> None:
+    """Expect text: bytes that are none can be neither stored nor printed. Raises `Trouble`."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # Python writes bytes that it can't read as lone surrogates
+            raise Trouble(f"{word!a} is not UTF-8", 2) from None

@@ -1,0 +1,117 @@
+"""The command `audit`: do the invariants hold on the live system? It says what it finds and repairs nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from operations.cli.reach import (
+    Trouble,
+    database_url,
+    err,
+    finite,
+    ledger_setting,
+    naming,
+    out,
+    print_json,
+    print_table,
+    run,
+)
+
+if TYPE_CHECKING:
+    from operations.audit.look import Audited
+
+PORT = 8004
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command(rich_help_panel="Operating")(audit)
+
+
+def audit(
+    json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and audit again and again until Ctrl-C.")] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, callback=finite, help="With --watch: seconds from one run's begin to the next.")
+    ] = 300,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="With --watch: where /metrics is; 0 takes a free one.")
+    ] = PORT,
+    host: Annotated[str, typer.Option(help="With --watch: the address that /metrics listens on.")] = "127.0.0.1",
+) -> None:
+    """Check the invariants I1 to I11 on the live system. Exit 1 and each order's name when one does not hold.
+
+    It reads the auditors' views and writes nothing; the auditor's login will do. What may be a message on its way is
+    looked at again for up to 40 s. Every run reads everything: an old row can be corrupted as well as a new one. What
+    the database can't tell is whether a consumer of orders.events has got what the broker has acknowledged.
+
+    With --watch the exit status is the last run's, and Prometheus finds audit_findings{invariant}, audit_orders,
+    audit_duration_seconds, audit_last_success_timestamp_seconds and audit_runs_total{result} (clean, findings, failed).
+    """
+    if watch:
+        raise typer.Exit(run(_watch(host, port, every)))
+    done = run(_once())
+    findings = done.findings
+    if done.hidden:
+        err.print(f"[yellow]{_unseen(done.hidden)}[/]")
+    if json:
+        print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in findings])
+    elif findings:
+        table = Table("invariant", "order", "what is wrong", title="audit")
+        for finding in findings:
+            table.add_row(finding.invariant, str(finding.order_id or ""), finding.what)
+        print_table(table)
+    elif done.hidden:
+        out.print("[green]audit: what can be seen holds[/]")
+    else:
+        out.print("[green]audit: I1 to I11 hold[/]")
+    if findings:
+        raise typer.Exit(1)
+
+
+def _unseen(why: str) -> str:
+    from operations.audit.checks import CHECKS
+
+    of_ledger = {check.invariant for check in CHECKS if check.of_ledger}
+    return f"the ledger can't be seen here, so nothing is said of {', '.join(sorted(of_ledger))}: {why}"
+
+
+async def _once() -> Audited:
+    from operations.audit.look import audit_on, connection_to
+
+    def tell(orders: int) -> None:
+        status.update(f"auditing ... {orders} orders read")
+
+    address = database_url()
+    with err.status("auditing ...") as status, naming(address):
+        async with connection_to(address) as connection:
+            try:
+                return await audit_on(connection, progress=tell, ledger=ledger_setting())
+            except ValueError as error:
+                raise Trouble(str(error), 2) from None
+
+
+async def _watch(host: str, port: int, every_s: float) -> int:
+    import asyncio
+    import signal
+
+    from operations.audit.watch import AuditMetrics, watch
+    from saga_kit.runtime.health import Health, HealthServer, health_routes, listen
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    metrics = AuditMetrics()
+    server = HealthServer(listen(host, port), health_routes(Health(), metrics.registry))
+    server.start()
+    err.print(f"auditing every {every_s:g} s; metrics at http://{host}:{server.port}/metrics; Ctrl-C ends it")
+    try:
+        return await watch(
+            database_url(), stopping, metrics, lambda line: out.print(line, markup=False), every_s=every_s,
+            ledger=ledger_setting(),
+        )  # fmt: skip
+    finally:
+        await server.stop()

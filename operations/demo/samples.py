@@ -1,0 +1,66 @@
+"""Loads the local stack's sample data through the participants' own stores, each with its service's login."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from contracts.decimals import Money, Price
+from local_stack.sample_data import CASH, CASH_SCALE, load
+from operations.cli.reach import connected
+from participants.assets import store as assets_store
+from participants.assets.rules import Asset
+from participants.balance import store as balance_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from local_stack.sample_data import SampleAsset, SampleDeposit
+
+
+class Stores:
+    """What `local_stack.sample_data.SampleStores` asks for."""
+
+    def __init__(self, balance: AsyncEngine, assets: AsyncEngine) -> None:
+        self._balance = balance
+        self._assets = assets
+
+    async def deposit(self, deposit: SampleDeposit) -> None:
+        """Book a deposit, once."""
+        amount = Money(deposit.amount)
+        await balance_store.deposit(self._balance, deposit.deposit_id, deposit.user_id, deposit.asset_id, amount)
+
+    async def put_asset(self, asset: SampleAsset, *, answer_after_s: float) -> None:
+        """Make an asset's rules and price so."""
+        rules = Asset(
+            asset_id=asset.asset_id,
+            tick=asset.tick,
+            step=asset.step,
+            min_quantity=asset.quantity_min,
+            min_notional=asset.notional_min,
+            max_notional=asset.notional_max,
+            fee_bps=asset.fee_bps,
+            cash_asset_id=CASH,
+            cash_scale=CASH_SCALE,
+            trading=asset.tradable,
+            available_quantity=asset.available_quantity,
+            answer_delay_s=answer_after_s or None,
+        )
+        await assets_store.put_asset(self._assets, rules)
+        source = assets_store.Source.FIXED if asset.price_confirmed else assets_store.Source.DEAD
+        await assets_store.set_price(self._assets, asset.asset_id, Price(asset.price), source)
+
+
+async def load_samples(logins: Mapping[str, str], time_scale: float) -> None:
+    """Load the sample data as the logins `balance` and `assets`; doing it twice changes nothing."""
+    async with sample_stores(logins["balance"], logins["assets"]) as stores:
+        await load(stores, time_scale=time_scale)
+
+
+@asynccontextmanager
+async def sample_stores(balance_url: str, assets_url: str) -> AsyncIterator[Stores]:
+    """Connect to both schemas for as long as the samples are loaded."""
+    async with connected(balance_url) as balance, connected(assets_url) as assets:
+        yield Stores(balance, assets)

@@ -1,0 +1,78 @@
+"""What somebody else holds, so that our services wait for it: rows in the database, partitions of our topics."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from operations.cli.reach import Trouble, err, kafka_settings, rows
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+LOOK_AGAIN_S: Final = 2.0
+"""Our own transactions are over in milliseconds: a lock that is there at both looks is held by somebody else."""
+BROKER_TIMEOUT_S: Final = 10.0
+
+# Without pg_read_all_stats, when a transaction began is not told; who holds which locks is told to everybody.
+LOCKS: Final = """
+    SELECT held.pid, held.virtualtransaction AS transaction, string_agg(DISTINCT held.name, ', ') AS tables,
+        session.usename AS login, session.application_name AS application, session.xact_start AS since
+    FROM (SELECT lock.pid, lock.virtualtransaction,
+              class.relnamespace::regnamespace::text || '.' || class.relname AS name
+          FROM pg_catalog.pg_locks AS lock JOIN pg_catalog.pg_class AS class ON class.oid = lock.relation
+          WHERE lock.locktype = 'relation' AND lock.granted AND class.relkind IN ('r', 'p')
+              AND lock.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+              AND class.relnamespace::regnamespace::text = ANY($1::text[])
+              AND lock.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')) AS held
+    JOIN pg_catalog.pg_stat_activity AS session USING (pid)
+    WHERE held.pid <> pg_backend_pid() GROUP BY 1, 2, 4, 5, 6 ORDER BY 1"""
+SCHEMAS: Final = ("orders", "balances", "assets", "api")
+
+
+async def held_rows(engine: AsyncEngine) -> list[str]:
+    """Name the sessions that hold rows or tables of ours for longer than a transaction of ours takes."""
+    first = await rows(engine, LOCKS, list(SCHEMAS))
+    if not first:
+        return []
+    await asyncio.sleep(LOOK_AGAIN_S)
+    second = {_transaction(row): row for row in await rows(engine, LOCKS, list(SCHEMAS))}
+    return [_told(second[_transaction(row)]) for row in first if _transaction(row) in second]
+
+
+async def held_partitions() -> list[str]:
+    """Name the partitions of our topics that an open transaction holds; say on stderr when that can't be told."""
+    from aiokafka.errors import KafkaError
+
+    from contracts.topics import TOPICS
+    from saga_kit.messaging.open_transactions import find_open, told
+    from saga_kit.runtime.errors import describe
+
+    try:
+        settings = kafka_settings()
+    except Trouble:
+        return []  # a command that looks at the database needs no broker's address
+    try:
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
+            found = await find_open(settings, [topic.name for topic in TOPICS])
+    except (KafkaError, OSError) as error:
+        where = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+        err.print(f"the broker at {where} can't be asked for open transactions: {describe(error)}", markup=False)
+        return []
+    return [told(tp, offset) for tp, offset in found.items()]
+
+
+def _transaction(row: dict[str, Any]) -> tuple[int, str]:
+    return row["pid"], row["transaction"]
+
+
+def _told(row: dict[str, Any]) -> str:
+    from operations.why import moment
+
+    since = f" since {moment(row['since'])}" if row["since"] is not None else ""
+    who = f"{row['application'] or 'a session'} ({row['login']}, pid {row['pid']})"
+    return (
+        f"{who} holds locks on {row['tables']} in a transaction that is open{since}: what it has locked waits for it;"
+        f" 'SELECT pg_terminate_backend({row['pid']})' ends it"
+    )

@@ -1,0 +1,144 @@
+"""Could this code handle an order that an older (or newer) one stored? Tries everything that may come next. Pure.
+
+It changes nothing: decisions are made, written down as for the wire and the tables, and thrown away.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from itertools import product
+from typing import TYPE_CHECKING, Final
+
+from contracts.assets import AssetApproved, AssetRefusal, AssetRefused
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefusal,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundBalance,
+    RefundRefused,
+    ReserveBalance,
+    SettleBalance,
+    SettlementRefused,
+)
+from contracts.codec import encode
+from contracts.decimals import Money, Price, Quantity, subtract
+from contracts.orders import OrderCancelRequested, OrderRequested
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderType
+from order_saga.core.advance import advance
+from order_saga.core.commands import command
+from order_saga.core.phases import PHASES, QUESTIONS, TERMINAL, steps
+from order_saga.core.saga import (
+    Answer,
+    AskAgainRequested,
+    Decision,
+    Incoming,
+    ParkRequested,
+    Participant,
+    Phase,
+    Requested,
+    ResumeRequested,
+    Saga,
+    Step,
+    TimerDue,
+)
+from saga_kit.runtime.errors import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+LATER: Final = (timedelta(0), timedelta(days=1))
+"""At once, and when every patience is over and every quote too old."""
+_NO: Final[dict[Step, Callable[..., BalanceRefused | SettlementRefused | RefundRefused]]] = {
+    Step.RESERVE: BalanceRefused,
+    Step.SETTLE: SettlementRefused,
+    Step.REFUND: RefundRefused,
+}
+PAUSES: Final = (frozenset[Participant](), frozenset(Participant))
+
+
+def obstacle(saga: Saga, now: datetime) -> str | None:
+    """Say why this code could not go on with an order, or None when it could."""
+    if saga.phase not in PHASES:
+        return f"there is no phase {saga.phase}"
+    waiting = saga.progress.open()
+    for question in waiting:
+        if question.step not in steps(saga.phase, saga.side):
+            return f"phase {saga.phase} does not ask {question.step}"
+    if not waiting and saga.phase not in TERMINAL and saga.phase is not Phase.NEW:
+        return f"it waits for nothing in phase {saga.phase}"
+    for message, later, paused in product(could_come(saga, now), LATER, PAUSES):
+        try:
+            _decide(saga, message, now + later, paused)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it would set the order aside
+            return f"{type(message).__name__} in phase {saga.phase}: {describe(error)}"
+    return None
+
+
+def could_come(saga: Saga, now: datetime) -> Iterator[Incoming]:
+    """Make every kind of message that may come to an order next: answers, timers, cancels, and what operators do."""
+    order_id = saga.order_id
+    yield TimerDue(order_id)
+    yield TimerDue(order_id, frozenset(Step))
+    yield Requested(_request(saga), now)
+    yield OrderCancelRequested(order_id, saga.user_id, saga.user_id)
+    yield OrderCancelRequested(order_id, saga.user_id, f"{OPERATOR_PREFIX}somebody")
+    yield ParkRequested(order_id, "a rehearsal")
+    yield ResumeRequested(order_id, "somebody")
+    yield AskAgainRequested(order_id, "somebody")
+    for question in saga.progress.questions:
+        if question.answer is Answer.OPEN:
+            yield from _answers(saga, question.step, now)
+
+
+def _decide(saga: Saga, message: Incoming, now: datetime, paused: frozenset[Participant]) -> None:
+    outcome = advance(saga, message, now, paused=paused)
+    if isinstance(outcome, Decision):
+        encode(outcome.saga.progress)
+        encode(outcome.entries)
+        for ask in outcome.asks:
+            encode(ask.message)
+        for event in outcome.events:
+            encode(event)
+
+
+def _request(saga: Saga) -> OrderRequested:
+    return OrderRequested(
+        saga.order_id,
+        saga.user_id,
+        saga.asset_id or "ANY",
+        saga.order_type or OrderType.MARKET_BUY,
+        saga.quantity or Quantity(1),
+        price=saga.price,
+        slippage_bps=saga.slippage_bps or 0,
+        client_order_id=saga.client_order_id,
+    )
+
+
+def _answers(saga: Saga, step: Step, now: datetime) -> Iterator[Incoming]:
+    """Make a yes and a no for each state that the hold may be in."""
+    order_id, command_id, hold_id = saga.order_id, saga.command_id(step), saga.command_id(Step.RESERVE)
+    row, reason = QUESTIONS[step], "a rehearsal"
+    if step is Step.CHECK:
+        asset_id, price = saga.asset_id or "ANY", saga.price or Price(1)
+        quote = (price, 1, now, Price(1), Quantity(1), 10, "CASH", 2, 1)
+        yield AssetApproved(command_id, order_id, asset_id, *quote)
+        yield AssetRefused(command_id, order_id, asset_id, AssetRefusal.ASSET_NOT_TRADABLE, reason)
+        return
+    asked = None
+    with suppress(Exception):  # what can't even be asked again is told by the timer
+        asked = command(saga, step)
+    for state in row.proof:
+        head = (command_id, order_id, hold_id, state)
+        if isinstance(asked, SettleBalance):
+            yield BalanceSettled(*head, asked.capture, Money(subtract(asked.amount, asked.capture)))
+        elif isinstance(asked, ReserveBalance):
+            yield BalanceReserved(*head, asked.amount)
+        elif isinstance(asked, RefundBalance):
+            yield BalanceRefunded(*head, asked.amount if state is HoldState.REFUNDED else Money(0))
+    for state, code in product(row.no_proof or row.proof, (BalanceRefusal.CLOSED, BalanceRefusal.HOLD_CONFLICT)):
+        no = (command_id, order_id, hold_id, state, code, reason)
+        yield _NO[step](*no)

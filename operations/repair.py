@@ -1,0 +1,117 @@
+"""What an operator does to one order, recorded with it: all or nothing, through the same door as every message.
+
+A run has an id, and each of its items is done once: what was done stands in `orders.repairs`, committed with the deed,
+so a run that was killed goes on where it stopped. Nothing is published from here: what falls due is asked by the
+orchestrator's scanner, and events and cancels leave through its outbox.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import structs
+
+from contracts.codec import outgoing
+from contracts.orders import OrderCancelRequested
+from contracts.vocabulary import OPERATOR_PREFIX
+from order_saga.core.saga import AskAgainRequested, Phase, ResumeRequested
+from order_saga.worker import store
+from order_saga.worker.circuit_breaker import Silence
+from order_saga.worker.metrics import Metrics
+from order_saga.worker.process import Orders
+from order_saga.worker.tables import SCHEMA
+from saga_kit.messaging.batch import Received
+from saga_kit.messaging.outbox import Kept, Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from order_saga.core.saga import Saga
+
+SOURCE: Final = "order-saga/operator"
+AT_ONCE_S: Final = 0.01
+"""A delay, so that the relay sends the row: here is nobody who would publish it from memory."""
+
+
+class Run(NamedTuple):
+    """A run of a command, and who works."""
+
+    run_id: str
+    by: str
+
+
+class Result(NamedTuple):
+    """What became of an item: whether what was wanted is done, now or before, and in words."""
+
+    done: bool
+    words: str
+
+
+DONE_BEFORE: Final = Result(done=True, words="done before")
+
+
+async def resume(engine: AsyncEngine, run: Run, order_id: UUID) -> Result:
+    """Let a parked order go on: its open questions fall due; a cancel that came meanwhile is carried out."""
+
+    def refusal(saga: Saga) -> str | None:
+        return None if saga.parked_reason is not None else "is not parked"
+
+    return await _decide(engine, run, "resume", ResumeRequested(order_id, run.by), refusal, "goes on")
+
+
+async def ask_again(engine: AsyncEngine, run: Run, order_id: UUID) -> Result:
+    """Make an order's open questions due at once."""
+
+    def refusal(saga: Saga) -> str | None:
+        if saga.parked_reason is not None:
+            return "is parked: resume it"
+        return None if saga.progress.open() else f"waits for no answer: it is {saga.status}"
+
+    return await _decide(engine, run, "ask-again", AskAgainRequested(order_id, run.by), refusal, "asks again")
+
+
+async def cancel(engine: AsyncEngine, run: Run, order_id: UUID, user_id: str) -> Result:
+    """Send an operator's cancel of a user's order, as the API does; the saga judges whether it comes in time."""
+    async with engine.begin() as tx:
+        if await store.is_repaired(tx, run.run_id, "cancel", str(order_id)):
+            return DONE_BEFORE
+        now, _, _ = await store.now(tx)
+        message = OrderCancelRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
+        message_id = f"{order_id}:cancel:{message.requested_by}"
+        sent = Kept(message_id, outgoing(message, message_id=message_id, source=SOURCE, time=now), AT_ONCE_S)
+        await Outbox(SCHEMA).write(tx, [sent])
+        return await _noted(tx, run, "cancel", order_id, Result(done=True, words="cancel sent"))
+
+
+async def _decide(
+    engine: AsyncEngine,
+    run: Run,
+    action: str,
+    message: ResumeRequested | AskAgainRequested,
+    refusal: Callable[[Saga], str | None],
+    words: str,
+) -> Result:
+    """Tell an order a message unless there is a reason not to; note either with it."""
+    order_id = message.order_id
+    async with engine.begin() as tx:
+        known = await store.lock(tx, [order_id])
+        if await store.is_repaired(tx, run.run_id, action, str(order_id)):
+            return DONE_BEFORE
+        saga = known.get(order_id)
+        if saga is None or saga.phase is Phase.NEW:
+            _, _, archived = await store.now(tx, [order_id])
+            return Result(done=False, words="it has ended and is archived" if archived else "there is no such order")
+        if (why_not := refusal(saga)) is not None:
+            return await _noted(tx, run, action, order_id, Result(done=False, words=why_not))
+        orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
+        effects = await orders.handle(tx, [Received(message)])
+        await Outbox(SCHEMA).write(tx, [structs.replace(kept, delay_s=AT_ONCE_S) for kept in effects.kept])
+        return await _noted(tx, run, action, order_id, Result(done=True, words=words))
+
+
+async def _noted(tx: AsyncConnection, run: Run, action: str, order_id: UUID, result: Result) -> Result:
+    await store.note_repair(tx, run.run_id, action, str(order_id), run.by, result.words)
+    return result

@@ -1,0 +1,36 @@
+"""Reads a request's body, within bounds of size and of time. Never what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.requests import Request
+
+from order_api.http.problems import Code, Problem
+
+DRAINED_BYTES_MAX: Final = 1_048_576
+"""A body that is too large is read up to here and thrown away: a client that is still sending would miss the answer."""
+WITHIN_S: Final = 10.0
+"""For the whole body; what a client needs for a megabyte even on a poor line."""
+CLOSE: Final = {"connection": "close"}
+"""The rest of the body is still to come and nobody will read it."""
+
+
+async def read_body_bytes(request: Request, *, bytes_max: int, within_s: float = WITHIN_S) -> bytes:
+    """Read the body and keep no more of it than `bytes_max`; raise the problem of one that is too large or too slow."""
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(within_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= bytes_max:
+                    body += chunk
+                elif size > DRAINED_BYTES_MAX:
+                    break
+    except TimeoutError:
+        detail = f"the body did not arrive within {within_s:g} s; nothing was done"
+        raise Problem(Code.REQUEST_TIMEOUT, detail, headers=CLOSE) from None
+    if size > bytes_max:
+        raise Problem(Code.BODY_TOO_LARGE, f"at most {bytes_max} bytes are taken", headers=CLOSE)
+    return bytes(body)

@@ -1,0 +1,167 @@
+"""Follows `orders.events`, from now on, and rings for those who wait. It decides nothing and remembers no offset.
+
+Each process follows all partitions by itself, without a group: every process has its own waiters. An event is published
+after the commit that it tells of, so who is woken by one finds it in the database. Whenever the place was lost (a
+start, a broker that was away) everybody is woken, because an event may have been missed; so they are while an open
+transaction of somebody's producer hides events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer
+
+from contracts.topics import ORDERS_EVENTS
+from contracts.vocabulary import OrderStatus
+from order_api.orders.waiters import Waiters
+from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
+from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
+from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
+
+POLL_MS: Final = 500
+RECORDS_MAX: Final = 1_000
+CALL_TIMEOUT_S: Final = 10.0
+QUIET_S: Final = 15.0
+"""After so long without any event the broker is asked whether there are some: a consumer can hang and look alive."""
+
+HIDDEN_S: Final = 1.0
+"""While somebody's open transaction hides events, everybody who waits looks so often."""
+
+log = structlog.get_logger(__name__)
+
+
+class LostPlace(OSError):  # noqa: N818 - it is what happened
+    """Events may have been missed: the consumer hangs, or has other partitions than before."""
+
+
+class _Event(msgspec.Struct):
+    version: int
+    status: OrderStatus
+
+
+class Follower:
+    """Follows the events as long as it runs; whatever fails is begun anew."""
+
+    def __init__(self, settings: KitSettings, waiters: Waiters, *, quiet_s: float = QUIET_S) -> None:
+        self._settings = settings
+        self._waiters = waiters
+        self._quiet_s = quiet_s
+        self._topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
+        self.following = False
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow until `stopping`."""
+
+        async def one_life() -> None:
+            await self._follow(stopping)
+
+        await keep_doing("follow events", one_life, stopping, every_s=0.0)
+
+    async def _follow(self, stopping: asyncio.Event) -> None:
+        bound_fetches()
+        consumer = AIOKafkaConsumer(
+            self._topic,
+            **self._settings.kafka_client_options(),
+            client_id=f"{self._settings.kafka_topic_prefix}api-follower",
+            group_id=None,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=self._settings.kafka_fetch_max_wait_ms,
+            fetch_max_bytes=FETCHED_BYTES_MAX,
+        )
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await consumer.start()
+                await _to_the_end(consumer)
+            self.following = True
+            self._waiters.wake_all()
+            await self._listen(consumer, stopping)
+        finally:
+            self.following = False
+            await _close(consumer)
+
+    async def _listen(self, consumer: Any, stopping: asyncio.Event) -> None:
+        partitions = consumer.assignment()
+        heard_at = woken_at = time.monotonic()
+        transactions = OpenTransactions(HIDDEN_S)
+        while not stopping.is_set():
+            if consumer.assignment() != partitions:
+                raise LostPlace(f"{self._topic} has other partitions than before")
+            batches = await _take(consumer)
+            transactions.look(stable_ends(consumer))
+            if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
+                woken_at = time.monotonic()
+                self._waiters.wake_all()
+            if batches:
+                heard_at = time.monotonic()
+                self._ring(batches)
+            elif time.monotonic() - heard_at > self._quiet_s:
+                await self._check(consumer)
+                heard_at = time.monotonic()
+
+    def _ring(self, batches: Mapping[Any, Sequence[Any]]) -> None:
+        for records in batches.values():
+            for record in records:
+                if isinstance(record, LostRecord):  # whose it was is not known for sure
+                    self._waiters.wake_all()
+                elif record.key in self._waiters:
+                    self._waiters.wake(record.key, **_worth(record.value))
+
+    async def _check(self, consumer: Any) -> None:
+        """Raise when the broker has events that do not come, or does not answer."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            behind = {partition for partition, end in ends.items() if end > await consumer.position(partition)}
+        batches = await _take(consumer)
+        self._ring(batches)
+        if behind and not batches:
+            raise LostPlace(f"{len(behind)} partitions of {self._topic} have events that do not come")
+
+
+async def _take(consumer: Any) -> Mapping[Any, Sequence[Any]]:
+    with taking():
+        batches: Mapping[Any, Sequence[Any]] = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+    return batches
+
+
+async def _to_the_end(consumer: Any) -> None:
+    """Know the ends of all partitions before anybody relies on it."""
+    partitions = consumer.assignment()
+    await consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        await consumer.position(partition)
+
+
+async def _close(consumer: Any) -> None:
+    """Close a consumer, whatever its state, without being cancelled by it.
+
+    While a broker is away aiokafka 0.14's `stop` passes on the cancellation of its own fetches to whoever called it,
+    and leaves its connections open.
+    """
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.wait({stopping}, timeout=CALL_TIMEOUT_S)
+    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+        stopping.cancel()
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await consumer._client.close()  # noqa: SLF001 - there is no other way to it
+
+
+def _worth(value: bytes | None) -> dict[str, Any]:
+    """Say which version an event tells of; nothing of one that can't be read, so that everybody looks."""
+    try:
+        event = _read(value or b"")
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # not JSON, not UTF-8, nested too deep
+        return {}
+    return {"version": event.version, "terminal": event.status.terminal}
+
+
+_read: Final = msgspec.json.Decoder(_Event).decode

@@ -1,0 +1,190 @@
+"""The work behind the door: accept an order, accept a cancel, show an order. It promises only what is committed.
+
+An order is claimed, then published. A claim that could not be published is kept and the caller told so: the sweeper
+publishes it, and until the orchestrator has it the claim itself is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from prometheus_client import Counter
+
+from contracts.envelope import Outgoing
+from contracts.orders import Order
+from contracts.vocabulary import OPERATOR_PREFIX, OrderStatus
+from order_api.http.problems import Code, Problem
+from order_api.http.tokens import Caller
+from order_api.orders.audit_trail import REPLAYED, Action, Origin
+from order_api.orders.batcher import Batcher, Overloaded
+from order_api.orders.listing import Page, Wanted, make_page
+from order_api.orders.messages import Claim, Claimed, cancel_message, request_message
+from order_api.orders.store import Entry, Found, Store
+from order_api.orders.unpublished import Unpublished
+from order_api.orders.views import listed, pending, refuse_late_cancel, shown
+from order_api.orders.waiters import Waiters
+from saga_kit.messaging.outbox import Publishes
+
+CLAIM_TRIES: Final = 3
+"""Keys that somebody holds may be free again a moment later: an old one is released, and twins race for it."""
+
+
+def address(order_id: UUID) -> str:
+    """Say where an order is found."""
+    return f"/orders/{order_id}"
+
+
+class Desk:
+    """Serves callers who are known and requests that are well formed; raises `Problem` for what it refuses."""
+
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publishes,
+        waiters: Waiters,
+        accepted: Counter,
+        *,
+        unpublished: Unpublished,
+        keys_kept_days: int,
+    ) -> None:
+        self._store = store
+        self._waiters = waiters
+        self._accepted = accepted
+        self._unpublished = unpublished
+        self._keys_kept_days = keys_kept_days
+        self._claims: Batcher[tuple[Claim, Origin], datetime | None] = Batcher(store.claim)
+        self._reads: Batcher[UUID, Found] = Batcher(store.find)
+
+        async def publish(messages: Sequence[Outgoing]) -> list[bool]:
+            published = await publisher.publish(messages)
+            unpublished.note(messages, published=published)
+            return [published] * len(messages)
+
+        self._messages: Batcher[Outgoing, bool] = Batcher(publish)
+
+    def crowded(self, caller: Caller) -> bool:
+        """Tell whether this caller may wait no more."""
+        return self._waiters.full(caller.one_user)
+
+    async def submit(self, claim: Claim, caller: Caller, origin: Origin) -> tuple[Order, bool]:
+        """Accept an order; return it, and whether it is one that was accepted before under the same keys."""
+        for _ in range(CLAIM_TRIES):
+            created_at = await self._claims.do((claim, origin))
+            if created_at is not None:
+                self._accepted.inc()
+                claimed = Claimed(claim, created_at)
+                await self._publish(request_message(claimed), claim.order_id)
+                return pending(claimed), False
+            if await self._store.release_key(claim, self._keys_kept_days):
+                continue
+            if holders := await self._store.holders(claim):  # else a twin has just released the key
+                return await self._again(claim, holders, caller, origin), True
+        raise Problem(Code.UNAVAILABLE)
+
+    async def order(self, order_id: UUID, caller: Caller) -> Order:
+        """Return an order that this caller may see."""
+        return _shown(await self._reads.do(order_id), caller)
+
+    async def named(self, user_id: str, client_order_id: str, caller: Caller) -> Order:
+        """Return the order to which a user gave this name."""
+        return _shown(await self._store.find_named(user_id, client_order_id), caller)
+
+    async def order_when(
+        self, fits: Callable[[Order], bool], order_id: UUID, caller: Caller, wait_s: float, *, for_end: bool
+    ) -> Order:
+        """Return an order as soon as it fits, at the latest after `wait_s`, as it is then.
+
+        Nothing is asked while nothing happens. With `for_end` only the order's end is worth a look.
+        """
+        deadline = asyncio.get_running_loop().time() + wait_s
+        with self._waiters.bell(str(order_id).encode(), for_end=for_end, user_id=caller.one_user) as bell:
+            while True:
+                order = await self.order(order_id, caller)
+                if fits(order) or self._waiters.closed:
+                    return order
+                bell.known = order.version
+                if not await bell.rung(deadline):
+                    return await self.order(order_id, caller)
+
+    async def orders(self, wanted: Wanted, caller: Caller) -> Page:
+        """Return a page of a user's orders."""
+        user_id = wanted.user_id or caller.user_id
+        if not caller.sees(user_id):
+            raise Problem(Code.OTHER_USER)
+        return make_page([listed(found, user_id) for found in await self._store.page(user_id, wanted)], wanted.limit)
+
+    async def history(self, order_id: UUID, caller: Caller, after: int) -> tuple[list[Entry], bool]:
+        """Return a page of what happened to an order, and whether there is more."""
+        found = await self._reads.do(order_id)
+        if _shown(found, caller) is not found.order:  # only claimed, or its id is another user's order
+            return [], False
+        return await self._store.history(order_id, after)
+
+    async def cancel(self, order_id: UUID, caller: Caller, origin: Origin) -> tuple[Order, bool]:
+        """Accept a cancel; return the order, and whether it is over already (cancelled before)."""
+        order = await self.order(order_id, caller)
+        try:
+            refuse_late_cancel(order)
+        except Problem as problem:
+            await self._store.note(order_id, Action.CANCEL, problem.code, origin)
+            raise
+        over = order.status is OrderStatus.CANCELLED
+        if over or order.cancel_requested:
+            await self._store.note(order_id, Action.CANCEL, REPLAYED, origin)
+        else:
+            requested_by = order.user_id if caller.acts_for(order.user_id) else OPERATOR_PREFIX + caller.user_id
+            cancel = await self._store.cancel(order_id, order.user_id, requested_by, origin)
+            await self._publish(cancel_message(cancel), order_id)
+        return (order, True) if over else (msgspec.structs.replace(order, cancel_requested=True), False)
+
+    async def _again(self, claim: Claim, holders: Sequence[Found], caller: Caller, origin: Origin) -> Order:
+        """Return the order that a claim's keys have made before, when it is the very order that is asked for."""
+        try:
+            found = _same_order(claim, holders)
+        except Problem as problem:
+            for holder in holders:
+                if holder.claimed is not None:
+                    await self._store.note(holder.claimed.claim.order_id, Action.SUBMIT, problem.code, origin)
+            raise
+        order = shown(found, caller)
+        if order is None or found.claimed is None:
+            raise Problem(Code.UNAVAILABLE)
+        await self._store.note(order.order_id, Action.SUBMIT, REPLAYED, origin)
+        if found.order is None:  # perhaps nobody has published it yet: whoever says "accepted" has seen it published
+            await self._publish(request_message(found.claimed), order.order_id)
+        return order
+
+    async def _publish(self, message: Outgoing, order_id: UUID) -> None:
+        try:
+            published = await self._messages.do(message)
+        except Overloaded:
+            published = False
+            self._unpublished.note([message], published=False)
+        if not published:
+            where = address(order_id)
+            raise Problem(Code.NOT_PUBLISHED, instance=where, headers={"location": where}, order_id=order_id)
+
+
+def _shown(found: Found | None, caller: Caller) -> Order:
+    order = shown(found, caller) if found is not None else None
+    if order is None:
+        raise Problem(Code.ORDER_NOT_FOUND)
+    return order
+
+
+def _same_order(claim: Claim, holders: Sequence[Found]) -> Found:
+    """Return the order that has a claim's keys, when it is the very order that is asked for; else raise the problem."""
+    claims = {found.claimed.claim.order_id: found.claimed.claim for found in holders if found.claimed is not None}
+    if len(claims) > 1:
+        raise Problem(Code.KEYS_DISAGREE, order_ids=sorted(claims))
+    [(order_id, first)] = claims.items()
+    if first.intent != claim.intent:
+        by_key = claim.idempotency_key is not None and first.idempotency_key == claim.idempotency_key
+        code = Code.IDEMPOTENCY_KEY_REUSED if by_key else Code.CLIENT_ORDER_ID_REUSED
+        raise Problem(code, f"it belongs to order {order_id}", order_id=order_id, order=address(order_id))
+    return holders[0]

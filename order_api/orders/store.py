@@ -1,0 +1,351 @@
+"""The only SQL of this room. Each call is one statement in a transaction of its own; the clock is the database's.
+
+It writes `api.claims`, `api.cancels` and `api.requests`, and reads the views `api.orders` and `api.history`, where the
+orchestrator's work shows. Statements go to the driver as they stand ($1 ..).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.decimals import Exact, Money, Price, Quantity
+from contracts.orders import Order
+from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode
+from order_api.orders.audit_trail import ACCEPTED, Action, Origin
+from order_api.orders.listing import Wanted
+from order_api.orders.messages import Cancel, Claim, Claimed
+from saga_kit.runtime.lookback import LookBack
+
+T = TypeVar("T")
+GRACE_S: Final = 5.0
+"""The sweeper leaves a new claim or cancel alone for this long: its request is publishing it."""
+PAUSE_MAX_S: Final = 300.0
+"""After that, the pauses between two looks at one claim or cancel that is published double, up to this."""
+RETRY_S: Final = 2.0
+"""The pause of one that was looked at but not published."""
+DEADLOCK: Final = "40P01"
+DEADLOCKS_MAX: Final = 3
+HISTORY_PAGE: Final = 200
+
+_CLAIM: Final = Claim.__struct_fields__
+_ORIGIN: Final = Origin.__struct_fields__
+_ORDER: Final = Order.__struct_fields__
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What is known of an order: our claim, the orchestrator's row, or both."""
+
+    claimed: Claimed | None
+    order: Order | None
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One thing that happened to an order. `status` and `version` stand with those that the public saw."""
+
+    seq: int
+    at: Instant
+    kind: str
+    name: str
+    status: OrderStatus | None
+    version: int | None
+    detail: msgspec.Raw
+
+
+class Looked(msgspec.Struct, Generic[T], frozen=True):
+    """What a look at what is due has found."""
+
+    number: int
+    shown: list[tuple[UUID, datetime]]
+    """The orders of those that the orchestrator has read, and when they were accepted."""
+    missing: list[T]
+    """Those that it does not show yet."""
+
+
+class Store:
+    """Reads and writes the schema `api`. Raises what SQLAlchemy and the driver raise."""
+
+    def __init__(self, engine: AsyncEngine, *, grace_s: float = GRACE_S) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._grace_s = grace_s
+        self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
+
+    async def claim(self, asked: Sequence[tuple[Claim, Origin]]) -> list[datetime | None]:
+        """Commit those claims whose keys are free; return the time of each, None for one whose keys are taken.
+
+        Of twins, in one call or two or in two processes, exactly one gets its keys: `ON CONFLICT` waits for the other.
+        """
+        claims = [[getattr(claim, name) for claim, _ in asked] for name in _CLAIM]
+        origins = [[getattr(origin, name) for _, origin in asked] for name in _ORIGIN]
+        times = {row[0]: row[1] for row in await self._run_again(_INSERT_CLAIMS, self._grace_s, *claims, *origins)}
+        return [times.get(claim.order_id) for claim, _ in asked]
+
+    async def release_key(self, claim: Claim, kept_days: int) -> bool:
+        """Take the idempotency key of a claim from an older order that has kept it long enough; return whether."""
+        return bool(await self._run(_RELEASE_KEY, claim.user_id, claim.idempotency_key, kept_days))
+
+    async def holders(self, claim: Claim) -> list[Found]:
+        """Return what holds the keys of a claim: nothing, one order, or two."""
+        rows = await self._run(_SELECT_HOLDERS, claim.user_id, claim.idempotency_key, claim.client_order_id)
+        return [_found(row) for row in rows]
+
+    async def find(self, order_ids: Sequence[UUID]) -> list[Found]:
+        """Return what is known of each of these orders."""
+        return [_found(row) for row in await self._run(_SELECT_ORDERS, order_ids)]
+
+    async def find_named(self, user_id: str, client_order_id: str) -> Found | None:
+        """Return the order to which a user gave this name: the one that counts, when several tried."""
+        rows = await self._run(_SELECT_NAMED, user_id, client_order_id)
+        return _found(rows[0]) if rows else None
+
+    async def page(self, user_id: str, wanted: Wanted) -> list[Found]:
+        """Return a user's orders, newest first, one more than `wanted.limit` when there are more."""
+        rows = await self._run(
+            _LIST[wanted.open],
+            *(user_id, wanted.after.created_at, wanted.after.order_id, wanted.limit + 1),
+            *(wanted.created_from, wanted.created_to, wanted.statuses, wanted.asset_id, wanted.order_type),
+        )
+        return [_found(row) for row in rows]
+
+    async def history(self, order_id: UUID, after: int) -> tuple[list[Entry], bool]:
+        """Return a page of the history after that `seq`, and whether there is more."""
+        rows = await self._run(_SELECT_HISTORY, order_id, after, HISTORY_PAGE + 1)
+        return [_entry(row) for row in rows[:HISTORY_PAGE]], len(rows) > HISTORY_PAGE
+
+    async def cancel(self, order_id: UUID, user_id: str, requested_by: str, origin: Origin) -> Cancel:
+        """Commit a cancel. Of several for one order the last stands; the same one again keeps its time."""
+        asked = (order_id, user_id, requested_by, *msgspec.structs.astuple(origin))
+        [row] = await self._run(_UPSERT_CANCEL, self._grace_s, *asked)
+        return Cancel(*row)
+
+    async def note(self, order_id: UUID, action: Action, outcome: str, origin: Origin) -> None:
+        """Add to the trail a request that changed nothing."""
+        await self._run(_INSERT_REQUEST, order_id, action, outcome, *msgspec.structs.astuple(origin))
+
+    async def due_claims(self, limit: int) -> Looked[Claimed]:
+        """Lease claims that are due; of those whose order's row exists, none is ever due again."""
+        return _looked(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
+
+    async def due_cancels(self, limit: int) -> Looked[Cancel]:
+        """Lease cancels that are due; of those that the order shows, none is ever due again."""
+        rows = await self._sweep("cancels", _SWEEP_CANCELS, limit)
+        return _looked(rows, lambda row: Cancel(*row[:-2]))
+
+    async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
+        """End the lease of what was not published: it is due again soon."""
+        await self._run(_HAND_BACK[table], order_ids, RETRY_S)
+
+    async def _sweep(self, table: str, statement: str, limit: int) -> list[Any]:
+        with self._lookbacks[table].look() as look:
+            rows = await self._run(statement, limit, self._grace_s, PAUSE_MAX_S, look.back_s)
+            look.saw_all = len(rows) < limit
+        return rows
+
+    async def _run_again(self, statement: str, *values: Any) -> list[Any]:
+        """Run a statement anew that lost a deadlock: two that claim keys of two indexes in different orders."""
+        for _ in range(DEADLOCKS_MAX):
+            try:
+                return await self._run(statement, *values)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != DEADLOCK:
+                    raise
+        return await self._run(statement, *values)
+
+    async def _run(self, statement: str, *values: Any) -> list[Any]:
+        async with self._engine.connect() as connection:
+            result = await connection.exec_driver_sql(statement, values)
+            return list(result) if result.returns_rows else []
+
+
+def _looked(rows: Sequence[Any], read: Callable[[Any], T]) -> Looked[T]:
+    shown = [(row.order_id, row.created_at) for row in rows if row.shown]
+    return Looked(len(rows), shown, [read(row) for row in rows if not row.settled])
+
+
+def _found(row: Any) -> Found:
+    claim, order = row[: len(_CLAIM) + 1], row[len(_CLAIM) + 1 :]
+    return Found(_claimed(claim) if claim[0] else None, _order(*order) if order[0] else None)
+
+
+def _claimed(row: Any) -> Claimed:
+    return Claimed(Claim(*row[: len(_CLAIM)]), row[len(_CLAIM)])
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(row.seq, row.at, row.kind, row.name, row.status, row.version, msgspec.Raw(row.detail.encode()))
+
+
+def _order(*row: Any) -> Order:
+    values = dict(zip(_ORDER, row, strict=True))
+    for name, kind in _KINDS.items():
+        if values[name] is not None:
+            values[name] = kind(values[name])
+    return Order(**values)
+
+
+_KINDS: Final[dict[str, type]] = {
+    "order_type": OrderType,
+    "status": OrderStatus,
+    "quantity": Quantity,
+    "price": Price,
+    "filled_quantity": Money,
+    "average_price": Exact,
+    "fee": Money,
+    "reason_code": ReasonCode,
+}
+
+
+def _columns(alias: str, names: Sequence[str]) -> str:
+    return ", ".join(f"{alias}.{name}" for name in names)
+
+
+_BOTH: Final = f"{_columns('c', _CLAIM)}, c.created_at, {_columns('o', _ORDER)}"
+_WITH_BOTH: Final = "LEFT JOIN api.claims c USING (order_id) LEFT JOIN api.orders o USING (order_id)"
+_NOTED: Final = f"INSERT INTO api.requests (order_id, action, outcome, {', '.join(_ORIGIN)})"
+
+_INSERT_CLAIMS: Final = f"""
+    WITH n AS (
+        SELECT * FROM unnest(
+            $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[],
+            $9::text[], $10::text[], $11::text[], $12::text[]
+        ) AS asked ({", ".join(_CLAIM)}, {", ".join(_ORIGIN)})
+    ), claimed AS (
+        INSERT INTO api.claims ({", ".join(_CLAIM)}, next_publish_at)
+        SELECT {_columns("n", _CLAIM)}, now() + make_interval(secs => $1) FROM n
+        ORDER BY n.user_id, n.idempotency_key, n.client_order_id
+        ON CONFLICT DO NOTHING
+        RETURNING order_id, created_at
+    ), noted AS (
+        {_NOTED} SELECT n.order_id, '{Action.SUBMIT}', '{ACCEPTED}', {_columns("n", _ORIGIN)}
+        FROM n JOIN claimed USING (order_id)
+    )
+    SELECT order_id, created_at FROM claimed"""  # noqa: S608 - names are the program's own; the order: all lock alike
+
+_RELEASE_KEY: Final = """
+    UPDATE api.claims SET idempotency_key = NULL
+    WHERE user_id = $1 AND idempotency_key = $2 AND created_at < now() - make_interval(days => $3)
+    RETURNING order_id"""
+
+_SELECT_HOLDERS: Final = f"""
+    SELECT {_BOTH} FROM api.claims c LEFT JOIN api.orders o USING (order_id)
+    WHERE c.user_id = $1 AND (c.idempotency_key = $2 OR c.client_order_id = $3)"""  # noqa: S608 - the same
+
+_SELECT_ORDERS: Final = f"""
+    SELECT {_BOTH} FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted (order_id, place) {_WITH_BOTH}
+    ORDER BY wanted.place"""  # noqa: S608 - the same
+
+# An order that came by Kafka may have the name of a claim: the claim's order will then end as a duplicate.
+_SELECT_NAMED: Final = f"""
+    SELECT {_BOTH} FROM (
+        SELECT order_id, 0 AS rank FROM api.orders
+        WHERE user_id = $1 AND client_order_id = $2 AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'
+        UNION ALL SELECT order_id, 1 FROM api.claims WHERE user_id = $1 AND client_order_id = $2
+        ORDER BY rank LIMIT 1
+    ) AS named {_WITH_BOTH}"""  # noqa: S608 - the same
+
+
+def _list(only: str) -> str:
+    """Take a page of the orders that are there, one of the claims that are not orders yet, and of both the newest.
+
+    A claim shows as PENDING, or as FAILED when its id was taken: `order_api.orders.views` says so with the same rule.
+    """
+    return f"""
+        SELECT {_BOTH} FROM (
+            (
+                SELECT order_id, created_at FROM api.orders
+                WHERE user_id = $1 AND (created_at, order_id) < ($2, $3) AND {only}
+                    AND ($5::timestamptz IS NULL OR created_at >= $5)
+                    AND ($6::timestamptz IS NULL OR created_at < $6)
+                    AND ($7::text[] IS NULL OR status = ANY ($7))
+                    AND ($8::text IS NULL OR asset_id = $8) AND ($9::text IS NULL OR order_type = $9)
+                ORDER BY created_at DESC, order_id DESC LIMIT $4
+            ) UNION ALL (
+                SELECT order_id, created_at FROM (
+                    SELECT claim.order_id, claim.created_at, convert_from(claim.request, 'UTF8')::jsonb AS asked,
+                        CASE WHEN taker.order_id IS NULL THEN 'PENDING' ELSE 'FAILED' END AS status
+                    FROM api.claims claim LEFT JOIN api.orders taker USING (order_id)
+                    WHERE claim.user_id = $1 AND (NOT claim.settled OR claim.taken)
+                        AND taker.user_id IS DISTINCT FROM $1
+                ) AS waiting
+                WHERE (created_at, order_id) < ($2, $3) AND {only}
+                    AND ($5::timestamptz IS NULL OR created_at >= $5)
+                    AND ($6::timestamptz IS NULL OR created_at < $6)
+                    AND ($7::text[] IS NULL OR status = ANY ($7))
+                    AND ($8::text IS NULL OR asked ->> 'asset_id' = $8)
+                    AND ($9::text IS NULL OR asked ->> 'order_type' = $9)
+                ORDER BY created_at DESC, order_id DESC LIMIT $4
+            )
+        ) AS page {_WITH_BOTH}
+        ORDER BY page.created_at DESC, page.order_id DESC LIMIT $4"""  # noqa: S608 - the same
+
+
+_OPEN: Final = "status IN ('PENDING', 'CONFIRMED', 'PROCESSING')"  # as the index of open orders has it
+_LIST: Final = {None: _list("true"), True: _list(_OPEN), False: _list(f"NOT ({_OPEN})")}
+
+_SELECT_HISTORY: Final = """
+    SELECT seq, at, kind, name, status, version, detail::text FROM api.history
+    WHERE order_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"""
+
+_UPSERT_CANCEL: Final = f"""
+    WITH noted AS ({_NOTED} VALUES ($2, '{Action.CANCEL}', '{ACCEPTED}', $5, $6, $7, $8))
+    INSERT INTO api.cancels AS c (order_id, user_id, requested_by, next_publish_at)
+    VALUES ($2, $3, $4, now() + make_interval(secs => $1))
+    ON CONFLICT (order_id) DO UPDATE SET
+        user_id = excluded.user_id, requested_by = excluded.requested_by, settled = false,
+        next_publish_at = excluded.next_publish_at,
+        created_at = CASE WHEN (c.user_id, c.requested_by) = (excluded.user_id, excluded.requested_by)
+                     THEN c.created_at ELSE excluded.created_at END
+    RETURNING order_id, user_id, requested_by, created_at"""  # noqa: S608 - the same
+
+_INSERT_REQUEST: Final = f"{_NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
+
+
+def _sweep(table: str, columns: str, settled: str, shown: str, also: str = "") -> str:
+    """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).
+
+    What is `shown` was read by the orchestrator (a cancel of the order was), which is more than that nothing is to be
+    done about it any more.
+    """
+    return f"""
+        WITH due AS (
+            SELECT order_id FROM api.{table} WHERE NOT settled AND next_publish_at <= statement_timestamp()
+                AND next_publish_at > statement_timestamp() - make_interval(secs => $4)
+            ORDER BY next_publish_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+        UPDATE api.{table} AS c SET
+            settled = {_order_exists(settled)}, {also}
+            next_publish_at = now()
+                + least(greatest(now() - c.created_at, make_interval(secs => $2)), make_interval(secs => $3))
+        FROM due WHERE c.order_id = due.order_id
+        RETURNING {columns}, c.created_at, c.settled, {_order_exists(shown)} AS shown"""  # noqa: S608 - the same
+
+
+def _order_exists(such: str) -> str:
+    return f"EXISTS (SELECT FROM api.orders o WHERE o.order_id = c.order_id AND {such})"
+
+
+_SWEEP_CLAIMS: Final = _sweep(
+    "claims",
+    _columns("c", _CLAIM),
+    "true",
+    "o.user_id = c.user_id",
+    f"taken = {_order_exists('o.user_id <> c.user_id')},",
+)
+_SWEEP_CANCELS: Final = _sweep(
+    "cancels",
+    "c.order_id, c.user_id, c.requested_by",
+    # Past these statuses nothing can be cancelled; the row of another user's order is not what was to be cancelled.
+    "(o.cancel_requested OR o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)",
+    "o.cancel_requested",
+)
+_HAND_BACK: Final = {
+    table: f"""
+        UPDATE api.{table} SET next_publish_at = now() + make_interval(secs => $2)
+        WHERE order_id = ANY($1::uuid[]) AND NOT settled"""  # noqa: S608 - the same
+    for table in ("claims", "cancels")
+}

@@ -1,0 +1,92 @@
+"""What a caller gets to see of an order, and whether it may still be cancelled. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from contracts.decimals import Money, Price, Quantity
+from contracts.orders import Order
+from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
+from order_api.http.problems import Code, Problem
+from order_api.http.tokens import Caller
+from order_api.orders.messages import Claimed
+from order_api.orders.store import Found
+
+TAKEN_REASON: Final = "another producer used this order id for an order of its own"
+
+
+def shown(found: Found, caller: Caller) -> Order | None:
+    """Return the order as this caller sees it; None when there is none for them.
+
+    Until the orchestrator has a claimed order, its claim is shown as PENDING, version 0. When a claim's id became
+    another user's order, the claim has failed for its own user, and everybody else sees the order that exists.
+    """
+    claimed, order = found.claimed, found.order
+    if claimed is not None and (order is None or order.user_id != claimed.claim.user_id):
+        owner = claimed.claim.user_id
+        if order is None:
+            return pending(claimed) if caller.sees(owner) else None
+        if caller.acts_for(owner) and caller.user_id != order.user_id:
+            return _taken(claimed, order.created_at)
+    return order if order is not None and caller.sees(order.user_id) else None
+
+
+def listed(found: Found, user_id: str) -> Order:
+    """Return what was found in a user's list as that user's own order: never another's that took a claim's id."""
+    if found.order is not None and found.order.user_id == user_id:
+        return found.order
+    if found.claimed is None:
+        raise ValueError("neither an order of this user nor a claim")
+    return pending(found.claimed) if found.order is None else _taken(found.claimed, found.order.created_at)
+
+
+def pending(claimed: Claimed) -> Order:
+    """Show a claim as the order that it will be, with the time that the order will keep."""
+    claim = claimed.claim
+    asked = msgspec.json.decode(claim.request)
+    return Order(
+        order_id=claim.order_id,
+        client_order_id=claim.client_order_id,
+        user_id=claim.user_id,
+        asset_id=asked["asset_id"],
+        order_type=OrderType(asked["order_type"]),
+        status=OrderStatus.PENDING,
+        quantity=Quantity(asked["quantity"]),
+        price=None if asked["price"] is None else Price(asked["price"]),
+        slippage_bps=asked["slippage_bps"],
+        filled_quantity=Money(0),
+        average_price=None,
+        fee=Money(0),
+        reason_code=None,
+        reason=None,
+        cancel_requested=False,
+        version=0,
+        created_at=claimed.created_at,
+        updated_at=claimed.created_at,
+        cash_asset_id=None,
+        fee_asset_id=None,
+    )
+
+
+def refuse_late_cancel(order: Order, headers: Mapping[str, str] | None = None) -> None:
+    """Raise the problem when an order can't be cancelled any more. A cancelled one is left to the caller."""
+    about: dict[str, Any] = {"order_id": order.order_id, "order_status": order.status}
+    if order.status is OrderStatus.PROCESSING:
+        raise Problem(Code.TOO_LATE_TO_CANCEL, headers=headers, **about)
+    if order.status in {OrderStatus.COMPLETED, OrderStatus.FAILED}:
+        raise Problem(Code.ORDER_NOT_CANCELABLE, f"the order is {order.status}", headers=headers, **about)
+
+
+def _taken(claimed: Claimed, taken_at: datetime) -> Order:
+    return msgspec.structs.replace(
+        pending(claimed),
+        status=OrderStatus.FAILED,
+        reason_code=ReasonCode.ORDER_ID_TAKEN,
+        reason=TAKEN_REASON,
+        version=1,
+        updated_at=max(claimed.created_at, taken_at),
+    )

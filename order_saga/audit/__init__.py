@@ -1,9 +1,0 @@
-"""The audit: do the invariants I1 to I11 hold on the live system? It reads the auditors' views and nothing else.
-
-`checks` is the table of what may be wrong, `look` runs it, `watch` runs it again and again; `ledger` says where the
-ledger can be seen.
-"""
-
-from order_saga.audit.look import SETTLE_S, Finding, audit
-
-__all__ = ["SETTLE_S", "Finding", "audit"]

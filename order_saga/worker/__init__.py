@@ -1,0 +1,1 @@
+"""The orchestrator as a process: a batch is a transaction around the core's decisions."""

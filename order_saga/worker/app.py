@@ -1,0 +1,42 @@
+"""The orchestrator's composition root: builds the parts and hands them to the kit."""
+
+from __future__ import annotations
+
+import time
+
+from order_saga.core.phases import QUESTIONS
+from order_saga.core.saga import Incoming
+from order_saga.worker.admission import Window
+from order_saga.worker.circuit_breaker import Silence
+from order_saga.worker.metrics import Metrics, refresh_gauges
+from order_saga.worker.process import Orders
+from order_saga.worker.settings import OrchestratorSettings
+from order_saga.worker.tables import SCHEMA
+from order_saga.worker.timers import run_timers
+from saga_kit.messaging.batch import BatchProcess
+from saga_kit.runtime.settings import load
+from saga_kit.service import Kit, run_service
+
+SCAN_INTERVAL_S = 0.25
+
+
+def run() -> int:
+    """Run one orchestrator until it is told to stop; return the exit status."""
+    settings = load(OrchestratorSettings)
+    scale = settings.order_saga_time_scale
+    silence, metrics = Silence(), Metrics()
+    # However slow the saga's clock runs, nothing keeps orders out for longer than at its usual pace.
+    window = Window(time.monotonic, young_s=min(row.retry_s for row in QUESTIONS.values()) * min(1.0, scale))
+
+    def handler(kit: Kit) -> Orders:
+        metrics.register(kit.registry)
+        metrics.watch(window)
+        return Orders(time_scale=scale, metrics=metrics, silence=silence, window=window)
+
+    async def timers(kit: Kit, process: BatchProcess[Incoming]) -> None:
+        await run_timers(kit.engine, process, silence, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2))
+
+    async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
+        await refresh_gauges(kit.engine, metrics, kit.stopping)
+
+    return run_service(settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, gauges))

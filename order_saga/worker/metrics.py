@@ -1,0 +1,82 @@
+"""What the orchestrator counts for Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from order_saga.core.phases import PHASES, TERMINAL
+from order_saga.core.saga import Participant, Phase
+from order_saga.worker import store
+from saga_kit.runtime.backoff import RESTS, keep_doing
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from prometheus_client import CollectorRegistry
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from order_saga.core.fold import Folded
+    from order_saga.worker.admission import Window
+
+INTERVAL_S: Final = 5.0
+ARCHIVED: Final = "archived"
+"""Why a message moved nothing, besides the core's reasons: its order ended long ago."""
+SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """The orchestrator's own metrics, counted once a batch after its commit."""
+
+    def __init__(self) -> None:
+        self.accepted = Counter("orders_accepted", "Orders taken on.", registry=None)
+        self.finished = Counter("orders_finished", "Orders ended.", ["status", "reason_code"], registry=None)
+        self.duration = Histogram("order_duration_seconds", "From request to end.", buckets=SECONDS, registry=None)
+        self.ignored = Counter("saga_replies_ignored", "Messages that moved nothing.", ["why"], registry=None)
+        self.parked_now = Gauge("saga_parked_orders", "Orders that wait for an operator.", registry=None)
+        self.overdue = Gauge("saga_overdue_orders", "Orders that ask for longer than they should.", registry=None)
+        self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
+        self.window = Gauge("saga_intake_window", "Questions that may wait at once.", registry=None)
+        self.waiting = Gauge("saga_intake_waiting", "Young questions that wait for an answer.", registry=None)
+        self.paused = Gauge("saga_participant_paused", "1: nobody asks it.", ["participant"], registry=None)
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Show everything on a process's metrics page."""
+        for metric in vars(self).values():
+            registry.register(metric)
+
+    def watch(self, window: Window) -> None:
+        """Show a window as it is whenever somebody looks."""
+        self.window.set_function(lambda: window.size)
+        self.waiting.set_function(lambda: window.waiting)
+
+    def count(self, folded: Folded, archived: int = 0) -> None:
+        """Count what a committed batch decided, and messages of archived orders, which it left out."""
+        for event in folded.events:
+            if event.version == 1:
+                self.accepted.inc()
+            if event.status.terminal:
+                self.finished.labels(event.status.value, event.reason_code or "").inc()
+                self.duration.observe(max(0.0, (event.occurred_at - event.order.created_at).total_seconds()))
+        for why, number in folded.ignored.items():
+            self.ignored.labels(why.value).inc(number)
+        if archived:
+            self.ignored.labels(ARCHIVED).inc(archived)
+
+
+async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asyncio.Event) -> None:
+    """Look now and then at what only the tables know, until told to stop."""
+
+    async def look() -> None:
+        async with engine.begin() as tx:
+            phases, parked, overdue = await store.counts(tx)
+            _, paused, _ = await store.now(tx)
+        for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
+            metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
+        metrics.parked_now.set(parked)
+        metrics.overdue.set(overdue)
+        for participant in Participant:
+            metrics.paused.labels(participant.value).set(participant in paused)
+
+    await keep_doing("gauges", look, stopping, every_s=INTERVAL_S, rests=RESTS)

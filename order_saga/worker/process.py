@@ -1,0 +1,171 @@
+"""What the orchestrator does with a batch: lock its sagas, fold, write, say what to send. It begins no transaction."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
+
+import structlog
+from msgspec import structs
+
+from contracts.assets import AssetApproved
+from contracts.codec import decode, outgoing
+from contracts.envelope import Envelope, Outgoing, UnreadableMessage
+from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
+from contracts.vocabulary import id_text
+from order_saga.core.fold import Folded, fold, order_of
+from order_saga.core.phases import QUESTIONS
+from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga
+from order_saga.worker import store
+from saga_kit.messaging.batch import Effects, Intake, Received
+from saga_kit.messaging.outbox import Kept
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from order_saga.worker.admission import Window
+    from order_saga.worker.circuit_breaker import Silence
+    from order_saga.worker.metrics import Metrics
+    from saga_kit.messaging.batch import Record
+
+SOURCE: Final = "order-saga/orchestrator"
+STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
+
+log = structlog.get_logger(__name__)
+
+
+class Orders:
+    """The orchestrator's handler: see `saga_kit.messaging.batch.Handler`."""
+
+    topics = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
+
+    def __init__(self, *, time_scale: float, metrics: Metrics, silence: Silence, window: Window | None = None) -> None:
+        """Take the pace of the saga's clock, and what watches it. Without `window`, everything is let in."""
+        self._time_scale = time_scale
+        self._metrics = metrics
+        self._silence = silence
+        self._window = window
+        self.intake = None if window is None else Intake(ORDERS_REQUESTS.name, window.room)
+
+    def decode(self, envelope: Envelope, record: Record) -> Incoming:
+        """Read one record. What has an age is as old as its oldest time says, whatever it waited for since."""
+        message = decode(envelope.type, record.value)
+        if isinstance(message, (OrderRequested, InvalidOrder)):
+            return Requested(message, _sent_at(envelope, record), envelope.traceparent)
+        if isinstance(message, AssetApproved):
+            sent_at = _sent_at(envelope, record)
+            return structs.replace(message, quoted_at=min(sent_at, message.quoted_at or sent_at))
+        if isinstance(message, (OrderCancelRequested, *STEP_OF)):
+            return cast("Incoming", message)
+        raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
+
+    def comes_again(self, message: Incoming) -> bool:
+        """Tell whether a message that is dropped comes again: answers and timers do, what others ask for may not."""
+        return not isinstance(message, (Requested, OrderCancelRequested))
+
+    async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
+        """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
+        messages = [each.message for each in received]
+        named = {order_of(message) for message in messages}
+        known = await store.lock(tx, named)
+        now, paused, archived = await store.now(tx, named - known.keys())
+        living = [message for message in messages if order_of(message) not in archived] if archived else messages
+        living = await _with_duplicates(tx, living, known)
+        folded = fold(known, living, now, self._time_scale, paused)
+        await store.save(tx, known, folded, now)
+        parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
+        strangers = {id(message) for message in folded.strangers}
+        return Effects(
+            messages=[_asked(ask, now) for ask in folded.asks],
+            kept=[_told(event, folded) for event in folded.events],
+            letters=[
+                (each.record, f"there is no order {order_of(each.message)}")
+                for each in received
+                if each.record is not None and id(each.message) in strangers
+            ],
+            committed=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
+        )
+
+    async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
+        """Leave the order of a message that can't be handled alone until somebody resumes it."""
+        order_id = order_of(received.message)
+        known = await store.lock(tx, [order_id])
+        if order_id not in known or known[order_id].phase is Phase.NEW:
+            return False
+        now, _, _ = await store.now(tx)
+        await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
+        return True
+
+    def _watch(self, messages: Sequence[Incoming], folded: Folded, parked: Sequence[Saga], archived: int) -> None:
+        """Count what was committed, and say what a person must look at: `parked` by a reply that can't be true.
+
+        `archived`: messages of archived orders, which nobody acts on any more.
+        """
+        for message in messages:
+            if type(message) in STEP_OF:
+                self._silence.answered(STEP_OF[type(message)])
+        for ask in folded.asks:
+            if ask.attempt > 1:
+                self._silence.asked_again(ask.step)
+        for saga in parked:
+            log.error("an order is parked", order_id=id_text(saga.order_id), reason=saga.parked_reason)
+        if archived:
+            log.warning("messages of archived orders are ignored", messages=archived)
+        if self._window is not None:
+            self._window.note(messages, folded.asks)
+        self._metrics.count(folded, archived)
+
+
+def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
+    return saga.order_id in known and known[saga.order_id].parked_reason is not None
+
+
+def _sent_at(envelope: Envelope, record: Record) -> datetime:
+    """Return the earlier of the broker's time and the sender's: publishing it again makes no message younger."""
+    return min(datetime.fromtimestamp(record.timestamp / 1000, UTC), envelope.time)
+
+
+async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]) -> list[Incoming]:
+    """Mark each new request whose client order id another order of its user holds, in the table or in this batch."""
+    fresh: dict[int, tuple[str, str]] = {}
+    begun = {order_id for order_id, saga in known.items() if saga.phase is not Phase.NEW}
+    for index, message in enumerate(messages):
+        if isinstance(message, Requested) and message.request.order_id not in begun:
+            begun.add(message.request.order_id)  # whatever else comes for this order moves nothing, and takes no name
+            if message.request.client_order_id is not None:
+                fresh[index] = message.request.user_id, message.request.client_order_id
+    if not fresh:
+        return messages
+    holders = await store.client_ids(tx, list(fresh.values()))
+    marked = list(messages)
+    for index, name in fresh.items():
+        message = messages[index]
+        assert isinstance(message, Requested)  # noqa: S101 - by the comprehension above
+        holder = holders.setdefault(name, message.request.order_id)
+        if holder != message.request.order_id:
+            marked[index] = structs.replace(message, duplicate_of=holder)
+    return marked
+
+
+def _asked(ask: Ask, now: datetime) -> Outgoing:
+    return outgoing(
+        ask.message,
+        message_id=ask.command_id,
+        source=SOURCE,
+        time=now,
+        traceparent=ask.traceparent,
+        attempt=ask.attempt,
+    )
+
+
+def _told(event: OrderStatusChanged, folded: Folded) -> Kept:
+    event_id = f"{id_text(event.order_id)}:v{event.version}"
+    traceparent = folded.sagas[event.order_id].traceparent
+    return Kept(
+        event_id,
+        outgoing(event, message_id=event_id, source=SOURCE, time=event.occurred_at, traceparent=traceparent),
+    )

@@ -1,0 +1,17 @@
+"""What the orchestrator is told by its environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from saga_kit.runtime.settings import KitSettings
+
+
+class OrchestratorSettings(KitSettings):
+    """The kit's settings, and how fast the saga's own clock runs."""
+
+    http_port: int = 8001
+    order_saga_time_scale: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Multiplies every patience, retry and quote age of the saga's table."""

@@ -1,0 +1,1 @@
+"""Kafka and the transactions around it: consumer, batch, publisher, outbox, dead letters."""

@@ -1,0 +1,349 @@
+"""The one subscriber of a process: all topics, whole batches of raw records, acknowledged only when committed.
+
+Every option whose default is a policy is given. FastStream subscribes, loops and stops; records come by our own poller,
+and offsets are committed by what was handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import KafkaAckableMessage, KafkaMessage
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from contracts.envelope import UnreadableMessage, read_envelope
+from saga_kit.messaging.batch import BatchProcess, Handler, Intake, Received, Record, Unreadable
+from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, size_of
+from saga_kit.messaging.offset_commits import Bookmark
+from saga_kit.messaging.open_transactions import HELD_S, OpenTransactions, stable_end, stable_ends, told
+from saga_kit.messaging.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, Poller
+from saga_kit.messaging.publisher import MESSAGE_BYTES_MAX, Publisher
+from saga_kit.messaging.topic_changes import Shapes
+from saga_kit.messaging.topic_settings import REPLAY_HORIZON_S
+from saga_kit.runtime.backoff import pause
+from saga_kit.runtime.errors import CannotStart, Stalled, Stopped, describe
+from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
+from saga_kit.runtime.telemetry import Metrics
+
+M = TypeVar("M")
+DRAIN_TIMEOUT_S: Final = 60.0
+"""Longer than a statement, a publish and a commit of offsets may take together: a batch is never cut short."""
+HEARTBEAT_MAX_MS: Final = 1000
+"""A member hears by its next heartbeat that another came or went; until all have heard, nobody works on what moves."""
+CLOSE_TIMEOUT_S: Final = 5.0
+"""A broker answers a goodbye at once; without one, the session's end tells it."""
+PARTITION_FETCH_BYTES: Final = 128 * 1024
+"""About one batch: a partition with a backlog takes turns with the others."""
+UNTAKEN_S: Final = 0.01
+"""aiokafka fetches nothing for a tenth of a second while something that it fetched is not taken. What waits for room
+must not hold up the others for so long."""
+WATCH_S: Final = 5.0
+STALLED_S: Final = 60.0
+"""No progress for so long, or one try of a batch for twice as long, which is above the limits of all that it does."""
+QUIET_MAX_S: Final = 15.0
+"""A consumer without traffic still polls and fetches many times in this time."""
+
+log = structlog.get_logger(__name__)
+
+
+class Lag(NamedTuple):
+    """How far a partition is taken: the next offset, and how many records are behind it."""
+
+    position: int
+    behind: int
+    """Of all."""
+    takeable: int
+    """Of those in front of the first transaction that is open: the others can't be taken before its end."""
+
+
+class Consumer(Generic[M]):
+    """Consumes a handler's topics and runs its batches. `fail` is told the error for which the process must end.
+
+    `now_s` is the clock that the age of a record is judged by, in seconds since 1970.
+    """
+
+    def __init__(  # noqa: PLR0913 - all by name, and each a part of the service
+        self,
+        settings: KitSettings,
+        *,
+        group: str,
+        handler: Handler[M],
+        process: BatchProcess[M],
+        publisher: Publisher,
+        metrics: Metrics,
+        fail: Callable[[Exception], None],
+        stalled_s: float = STALLED_S,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._handler = handler
+        self._process = process
+        self._publisher = publisher
+        self._metrics = metrics
+        self._stalled_s = stalled_s
+        self._now_s = now_s
+        intake: Intake | None = getattr(handler, "intake", None)
+        self._poller = Poller(intake and intake._replace(topic=settings.kafka_topic_prefix + intake.topic))
+        self._limited = intake is not None
+        self._bookmark = Bookmark(self._poller)
+        self._batch_since: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._fail = fail
+        self._given_up = False
+        self._broker = KafkaBroker(
+            settings.kafka_bootstrap_servers.split(","),
+            client_id=f"{settings.kafka_topic_prefix}{group}",
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            apply_types=False,
+            graceful_timeout=DRAIN_TIMEOUT_S,
+            security=_security(settings),
+            logger=None,
+        )
+        session_ms = int(settings.kafka_session_timeout_s * 1000)
+        subscriber: Any = self._broker.subscriber(
+            *(settings.kafka_topic_prefix + topic for topic in handler.topics),
+            group_id=settings.kafka_topic_prefix + group,
+            batch=True,
+            max_records=RECORDS_MAX,
+            batch_timeout_ms=POLL_TIMEOUT_MS,
+            ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
+            listener=self._poller,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            check_crcs=True,
+            fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
+            fetch_min_bytes=1,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            fetch_max_bytes=FETCHED_BYTES_MAX,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=min(session_ms // 10, HEARTBEAT_MAX_MS),
+            rebalance_timeout_ms=max(session_ms, int(DRAIN_TIMEOUT_S * 1000)),
+            max_poll_interval_ms=24 * 3600 * 1000,  # an outage of the database is no reason to leave; see watch()
+        )
+        self._subscriber = subscriber
+        self._topics = [settings.kafka_topic_prefix + topic for topic in handler.topics]
+        self._shapes = Shapes(metrics)
+        self._open = OpenTransactions(HELD_S)
+        self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
+        self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
+
+    async def start(self) -> None:
+        """Join the group and begin.
+
+        Raises `CannotStart` when a policy is not the one that correctness rests on, or the broker refuses the login.
+        """
+        for subscriber in self._broker.subscribers:
+            if subscriber.ack_policy is not AckPolicy.MANUAL:
+                raise CannotStart(f"a subscriber has the ack policy {subscriber.ack_policy}, it must be MANUAL")
+        try:
+            await self._broker.start()
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
+            raise CannotStart(f"the broker gives this login no right to consume: {describe(error)}") from None
+        self._shapes.look(self._subscriber.consumer, self._topics)
+        if self._limited:
+            self._subscriber.consumer._fetcher._prefetch_backoff = UNTAKEN_S  # noqa: SLF001 - it is no option of theirs
+
+    async def stop(self, *, drain_s: float = DRAIN_TIMEOUT_S) -> None:
+        """Take no more records, let the batch at hand end within `drain_s`, leave the group. Raises nothing."""
+        self._given_up = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+                await self._bookmark.close()
+        consumer = self._subscriber.consumer
+        # In a task of its own: without a broker, aiokafka 0.14 passes the cancellation of its own fetches on to whoever
+        # stops it, or waits for answers; and FastStream wraps what it raises in a group.
+        leaving = asyncio.create_task(self._broker.stop())
+        await asyncio.wait({leaving}, timeout=CLOSE_TIMEOUT_S)
+        if trouble := _trouble_of(leaving):
+            log.warning("leaving the group failed", cause=trouble)
+            leaving.cancel()
+            if consumer is not None:
+                await _hang_up(consumer)
+
+    def trouble(self) -> str | None:
+        """Say why this consumer is not ready, None when it is."""
+        consumer = self._subscriber.consumer
+        if consumer is None:
+            return "no partitions assigned"
+        if missing := [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]:
+            return f"topics are missing (or hidden from this login): {', '.join(missing)}"
+        if not consumer.assignment():
+            return "no partitions assigned"
+        if blocked := self._poller.blocked():
+            tp, reason = next(iter(blocked.items()))
+            return f"{len(blocked)} partitions can't be read, such as {tp.topic}/{tp.partition}: {reason}"
+        if held := self._open.held():
+            tp, one = next(iter(held.items()))
+            return f"{len(held)} partitions are held up, one for {one.for_s:.0f} s: {told(tp, one.offset)}"
+        now = time.monotonic()
+        if self._batch_since is not None:
+            age_s, what = now - self._batch_since, "a batch has been in work for {:.0f} s"
+        else:
+            age_s, what = max(now - self._poller.polled_at, _fetch_age_s(consumer)), "last poll {:.0f} s ago"
+        return what.format(age_s) if age_s > QUIET_MAX_S else None
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Measure the lag, and raise `Stalled` when there is lag but no progress although the broker answers.
+
+        aiokafka's consumers can hang after a broker's restart while they look alive; a new process is the cure. So it
+        is of a batch, also one of the service's own, that waits for what never comes.
+        """
+        seen: Mapping[Any, int] = {}
+        moved_at = time.monotonic()
+        while not await pause(stopping, WATCH_S):
+            if (trying_s := self._process.trying_s) > 2 * self._stalled_s:
+                raise Stalled(f"a batch hangs: its work began {trying_s:.0f} s ago")
+            consumer = self._subscriber.consumer
+            if consumer is not None:
+                self._poller.begin_anew(self._shapes.look(consumer, self._topics))
+            lags = await _lags(consumer)
+            positions = {tp: lag.position for tp, lag in lags.items()}
+            if consumer is not None:
+                self._open.look(stable_ends(consumer))
+            self._metrics.consumer_held_partitions.set(len(self._open.held()))
+            self._metrics.consumer_lag_messages.set(sum(one.behind for one in lags.values()))
+            self._metrics.consumer_blocked_partitions.set(len(self._poller.blocked()))
+            # What waits for room, or for the end of a transaction, is no sign of a hang; it comes by itself, and then
+            # it must move like the rest.
+            lag = sum(one.takeable for tp, one in lags.items() if not self._poller.shut(tp))
+            behind = bool(positions) and self._batch_since is None and (lag or _fetch_age_s(consumer) > QUIET_MAX_S)
+            if not behind or positions != seen:
+                seen, moved_at = positions, time.monotonic()
+            elif time.monotonic() - moved_at > self._stalled_s and await self._broker_answers():
+                raise Stalled(f"{lag} records behind and no progress for {self._stalled_s:.0f} s")
+
+    async def _on_batch(self, records: Sequence[Any]) -> None:
+        if self._given_up:
+            return  # an acknowledgement of this batch would skip the one that was given up
+        self._batch_since = time.monotonic()
+        self._idle.clear()
+        try:
+            readable, unreadable = self._decode(records)
+            await self._process.run(readable, unreadable)
+            self._poller.handled(records)
+            self._bookmark.move(self._subscriber.consumer, readable)
+        except Stopped:
+            self._given_up = True
+            log.info("stopping with a batch that waits; it will be delivered again", records=len(records))
+        except Exception as error:  # noqa: BLE001 - a fault of the kit itself: FastStream would swallow it and go on
+            self._given_up = True
+            self._fail(error)
+        finally:
+            self._batch_since = None
+            self._idle.set()
+
+    def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[Unreadable]]:
+        readable: list[Received[M]] = []
+        unreadable: list[Unreadable] = []
+        oldest = (self._now_s() - REPLAY_HORIZON_S) * 1000
+        for record in records:
+            if isinstance(record, LostRecord):
+                unreadable.append((record, record.reason))
+                continue
+            if 0 < record.timestamp < oldest:
+                unreadable.append((record, f"older than the replay horizon of {REPLAY_HORIZON_S // 86_400} days"))
+                continue
+            if (size := size_of(record)) > MESSAGE_BYTES_MAX:
+                unreadable.append((record, f"too large: {size} bytes, no message has more than {MESSAGE_BYTES_MAX}"))
+                continue
+            try:
+                envelope = read_envelope(record.headers)
+                readable.append(Received(self._handler.decode(envelope, record), envelope, record))
+            except UnreadableMessage as error:
+                unreadable.append((record, error.reason))
+            except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one record, not the partition
+                unreadable.append((record, f"can't be decoded: {describe(error)}"))
+        return readable, unreadable
+
+    async def _wrap(self, records: tuple[Any, ...]) -> KafkaAckableMessage:
+        # FastStream's own parser raises on a header that is not UTF-8, and the next ack would skip the whole batch.
+        return KafkaAckableMessage(body=b"", raw_message=records, headers={}, consumer=self._subscriber.consumer)
+
+    async def _broker_answers(self) -> bool:
+        try:  # by the publisher's connection, which is not the one that may hang
+            await self._publisher.missing_topics(())
+        except (KafkaError, OSError):
+            return False
+        return True
+
+
+async def _records(message: KafkaMessage) -> Sequence[Any]:
+    # Not the message itself: it keeps what it was decoded to, and a batch that refers to itself would stay in memory
+    # until cycles are searched for, which is seldom; see service.py.
+    return message.raw_message
+
+
+def _trouble_of(leaving: asyncio.Task[None]) -> str | None:
+    if not leaving.done():
+        return f"no answer within {CLOSE_TIMEOUT_S:.0f} s"
+    if leaving.cancelled():
+        return "the client library gave up"
+    error = leaving.exception()
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return describe(error) if error is not None else None
+
+
+async def _hang_up(consumer: Any) -> None:
+    """Close the connections of a consumer that could not be stopped, and end what it still tries."""
+    with suppress(Exception):
+        async with asyncio.timeout(1):
+            await consumer._client.close()  # noqa: SLF001 - there is no other way to it
+
+
+async def _lags(consumer: Any) -> dict[TopicPartition, Lag]:
+    """Return how far each assigned partition is taken, as far as that is known."""
+    lags: dict[TopicPartition, Lag] = {}
+    assigned = list(consumer.assignment()) if consumer is not None else []
+    for tp, position in zip(assigned, await asyncio.gather(*(_position(consumer, tp) for tp in assigned)), strict=True):
+        with suppress(KafkaError, AssertionError):  # a rebalance: it will be known again next time
+            if position is None:
+                continue
+            stable, end = stable_end(consumer, tp)
+            lags[tp] = Lag(position, max(0, end - position), max(0, stable - position))
+    return lags
+
+
+async def _position(consumer: Any, tp: Any) -> int | None:
+    """Return a partition's next offset, None when it is not known at the moment: a rebalance, or no leader."""
+    try:
+        async with asyncio.timeout(POSITION_TIMEOUT_S):
+            position: int = await consumer.position(tp)
+            return position
+    except (TimeoutError, KafkaError):
+        return None
+
+
+def _fetch_age_s(consumer: Any) -> float:
+    """Return for how long no fetch was answered, 0 before the first one."""
+    times = [time_ms for tp in consumer.assignment() if (time_ms := consumer.last_poll_timestamp(tp)) is not None]
+    return max(0.0, time.time() - max(times) / 1000) if times else 0.0
+
+
+def _security(settings: KitSettings) -> BaseSecurity | None:
+    options = settings.kafka_client_options()
+    context, protocol = options.get("ssl_context"), settings.kafka_security_protocol
+    if protocol in {"PLAINTEXT", "SSL"}:
+        return BaseSecurity(ssl_context=context, use_ssl=protocol == "SSL")
+    kind = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}[
+        settings.kafka_sasl_mechanism
+    ]
+    return kind(
+        username=options["sasl_plain_username"] or "",
+        password=options["sasl_plain_password"] or "",
+        ssl_context=context,
+        use_ssl=protocol == "SASL_SSL",
+    )

@@ -1,0 +1,279 @@
+"""Records that can't be handled are kept, byte for byte, until a person replays or discards them.
+
+The partition goes on. A letter is written in the transaction of its batch; a redelivered record makes no second one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.envelope import first_appended
+from saga_kit.messaging.batch import Record
+from saga_kit.messaging.fetch_limits import NOT_WHOLE, LostRecord, size_of
+from saga_kit.messaging.outbox import QUEUE_STORAGE
+from saga_kit.messaging.publisher import Publisher, RawMessage
+from saga_kit.runtime.errors import classify, describe
+
+Note = Callable[[AsyncConnection], Awaitable[None]]
+
+REASON_MAX: Final = 500
+PAGE_MAX: Final = 500
+PREVIEW_BYTES: Final = 1024
+"""Of a value, and of a key, in a list; the letter has them whole."""
+PREVIEW_HEADERS_BYTES: Final = 8192
+"""Headers that are longer, packed, are left out of a list."""
+STATEMENT_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Of the letters that one statement writes."""
+_PLACE: Final = "dead_letter_id, topic, partition, record_offset, record_timestamp"
+_FATE: Final = "reason, received_at, replayed_at, discarded_at, octet_length(value) AS value_bytes"
+_WHOLE: Final = f"{_PLACE}, key, headers, value, {_FATE}"
+_PREVIEW: Final = f"""{_PLACE}, substring(key FROM 1 FOR {PREVIEW_BYTES}) AS key,
+    CASE WHEN octet_length(headers::text) <= {PREVIEW_HEADERS_BYTES} THEN headers ELSE '[]' END AS headers,
+    substring(value FROM 1 FOR {PREVIEW_BYTES}) AS value, {_FATE}"""
+OPEN: Final = "replayed_at IS NULL AND discarded_at IS NULL"
+STATES: Final = {
+    "open": OPEN,
+    "replayed": "replayed_at IS NOT NULL",
+    "discarded": "discarded_at IS NOT NULL",
+    "closed": "(replayed_at IS NOT NULL OR discarded_at IS NOT NULL)",
+}
+"""What may have become of a letter, and the condition for it."""
+
+
+class DeadLetter(NamedTuple):
+    """A record that could not be handled, and what became of it. `record_timestamp` is epoch milliseconds."""
+
+    dead_letter_id: int
+    topic: str
+    partition: int
+    record_offset: int
+    record_timestamp: int
+    key: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    value: bytes | None
+    reason: str
+    received_at: datetime
+    replayed_at: datetime | None
+    discarded_at: datetime | None
+    value_bytes: int | None = None
+    """How long the value is that is kept: a list has only its beginning."""
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was neither replayed nor discarded."""
+        return self.replayed_at is None and self.discarded_at is None
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether its bytes are those of the record; if not, it can't be published again."""
+        return not self.reason.startswith(NOT_WHOLE)
+
+
+def dead_letters_table(metadata: MetaData, schema: str) -> Table:
+    """Describe `<schema>.dead_letters`; the topic is the record's own, with the prefix."""
+    return Table(
+        "dead_letters",
+        metadata,
+        Column("dead_letter_id", BigInteger, Identity(always=True), primary_key=True),
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("record_offset", BigInteger, nullable=False),
+        Column("record_timestamp", BigInteger, nullable=False),
+        Column("key", LargeBinary),
+        # [[name, base64 of the value or null], ...]; json and not jsonb, which refuses a NUL in a name.
+        Column("headers", JSON, nullable=False),
+        Column("value", LargeBinary),
+        Column("reason", Text, nullable=False),
+        Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        Column("replayed_at", DateTime(timezone=True)),
+        Column("discarded_at", DateTime(timezone=True)),
+        # With the time, because a topic that was made anew counts from 0 again.
+        UniqueConstraint("topic", "partition", "record_offset", "record_timestamp", name="dead_letters_record"),
+        Index(
+            "dead_letters_open",
+            "dead_letter_id",
+            postgresql_where=text("replayed_at IS NULL AND discarded_at IS NULL"),
+        ),
+        schema=schema,
+        postgresql_with=QUEUE_STORAGE,
+    )
+
+
+class DeadLetters:
+    """The dead letters of one schema."""
+
+    def __init__(self, schema: str) -> None:
+        self._table = f"{schema}.dead_letters"
+
+    async def write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
+        """Store records with the reasons why they can't be handled, in parts of `STATEMENT_BYTES_MAX`.
+
+        Of one that the database refuses its place and the reason are stored. Raises what is no fault of a letter.
+        """
+        for part in _in_parts(letters):
+            await self._write_or_halve(tx, part)
+
+    async def _write_or_halve(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
+        try:
+            async with tx.begin_nested():
+                await self._write(tx, letters)
+        except Exception as error:
+            if classify(error) != "poison":
+                raise
+            middle = len(letters) // 2
+            if middle:
+                await self._write_or_halve(tx, letters[:middle])
+                await self._write_or_halve(tx, letters[middle:])
+            else:
+                record, reason = letters[0]
+                why = f"{NOT_WHOLE}it can't be stored ({describe(error)}): {reason}"
+                place = LostRecord(record.topic, record.partition, record.offset, why, record.timestamp)
+                await self._write(tx, [(place, why)])
+
+    async def _write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
+        records = [record for record, _ in letters]
+        await tx.exec_driver_sql(
+            f"""
+            INSERT INTO {self._table}
+                (topic, partition, record_offset, record_timestamp, key, headers, value, reason)
+            SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::json[],
+                $7::bytea[], $8::text[])
+            ON CONFLICT ON CONSTRAINT dead_letters_record DO NOTHING""",  # noqa: S608 - the schema's name is our own
+            (
+                [record.topic for record in records],
+                [record.partition for record in records],
+                [record.offset for record in records],
+                [record.timestamp for record in records],
+                [record.key for record in records],
+                [_pack_headers(record.headers) for record in records],
+                [record.value for record in records],
+                [clean(reason) for _, reason in letters],
+            ),
+        )
+
+    async def page(
+        self, engine: AsyncEngine, *, after: int = 0, limit: int = 100, closed: bool = False, state: str = ""
+    ) -> list[DeadLetter]:
+        """List letters by id, from the one after `after`; those replayed or discarded only when `closed`.
+
+        With `state`, those of `STATES[state]`. Keys and values are cut to `PREVIEW_BYTES`, long headers left out.
+        """
+        condition = f"AND {STATES[state]}" if state else "" if closed else f"AND {OPEN}"
+        async with engine.connect() as connection:
+            rows = await connection.exec_driver_sql(
+                f"SELECT {_PREVIEW} FROM {self._table} WHERE dead_letter_id > $1 {condition}"  # noqa: S608 - the same
+                " ORDER BY dead_letter_id LIMIT $2",
+                (after, min(limit, PAGE_MAX)),
+            )
+            return [_read(row) for row in rows]
+
+    async def get(self, engine: AsyncEngine, dead_letter_id: int) -> DeadLetter | None:
+        """Return one letter with all that is kept of it, None when there is no such."""
+        async with engine.connect() as connection:
+            rows = await connection.exec_driver_sql(
+                f"SELECT {_WHOLE} FROM {self._table} WHERE dead_letter_id = $1",  # noqa: S608 - the same
+                (dead_letter_id,),
+            )
+            return next((_read(row) for row in rows), None)
+
+    async def replay(
+        self, engine: AsyncEngine, publisher: Publisher, dead_letter_id: int, *, note: Note | None = None
+    ) -> bool:
+        """Publish the record again, as it was; False when it is not open, was not kept whole, or was not sent.
+
+        A header more says when the broker first had it: publishing it again makes no order and no price younger.
+
+        When it fails again it becomes another letter, since it has another offset then. `note` writes more in the
+        transaction that closes the letter; killed before that, it stays open, and is published again another time.
+        """
+        letter = await self.get(engine, dead_letter_id)
+        if letter is None or not letter.is_open or not letter.is_whole:
+            return False
+        headers = [*letter.headers, *first_appended(letter.record_timestamp, letter.headers)]
+        if not await publisher.publish_raw([RawMessage(letter.topic, letter.key, letter.value, headers)]):
+            return False
+        return await self._close(engine, dead_letter_id, "replayed_at", note)
+
+    async def discard(self, engine: AsyncEngine, dead_letter_id: int, *, note: Note | None = None) -> bool:
+        """Close a letter for good; its bytes stay. False when it is not open. `note`: as for `replay`."""
+        return await self._close(engine, dead_letter_id, "discarded_at", note)
+
+    async def purge(
+        self, engine: AsyncEngine, dead_letter_id: int, *, state: str = "closed", note: Note | None = None
+    ) -> bool:
+        """Delete a letter with its bytes; False when there is none of that one of `STATES`. `note`: as above."""
+        async with engine.begin() as tx:
+            result = await tx.exec_driver_sql(
+                f"DELETE FROM {self._table} WHERE dead_letter_id = $1 AND {STATES[state]}",  # noqa: S608 - the same
+                (dead_letter_id,),
+            )
+            purged = result.rowcount == 1
+            if purged and note is not None:
+                await note(tx)
+            return purged
+
+    async def _close(self, engine: AsyncEngine, dead_letter_id: int, column: str, note: Note | None) -> bool:
+        async with engine.begin() as tx:
+            result = await tx.exec_driver_sql(
+                f"UPDATE {self._table} SET {column} = clock_timestamp()"  # noqa: S608 - the same
+                f" WHERE dead_letter_id = $1 AND {OPEN}",
+                (dead_letter_id,),
+            )
+            closed = result.rowcount == 1
+            if closed and note is not None:
+                await note(tx)
+            return closed
+
+
+def _in_parts(letters: Sequence[tuple[Record, str]]) -> Iterator[Sequence[tuple[Record, str]]]:
+    begin = size = 0
+    for number, (record, _) in enumerate(letters):
+        own = size_of(record)
+        if size + own > STATEMENT_BYTES_MAX and number > begin:
+            yield letters[begin:number]
+            begin, size = number, 0
+        size += own
+    if letters:
+        yield letters[begin:]
+
+
+def clean(reason: str) -> str:
+    """Make a reason that a text column takes: no NUL, not too long."""
+    return reason.replace("\0", "")[:REASON_MAX]
+
+
+def _pack_headers(headers: Sequence[tuple[str, bytes | None]]) -> str:
+    return json.dumps([[name, None if value is None else base64.b64encode(value).decode()] for name, value in headers])
+
+
+def _unpack_headers(packed: Any) -> list[tuple[str, bytes | None]]:
+    pairs = json.loads(packed) if isinstance(packed, str) else packed
+    return [(name, None if value is None else base64.b64decode(value)) for name, value in pairs]
+
+
+def _read(row: Row[Any]) -> DeadLetter:
+    fields = row._asdict()
+    return DeadLetter(**{**fields, "headers": _unpack_headers(fields["headers"])})

@@ -1,0 +1,253 @@
+"""Takes records from the client library so that none is lost, also when the library stumbles over one of them.
+
+A record that can't be parsed comes as a `LostRecord`, and so do those behind it in its batch; see unpacking.py. When
+`getmany` raises all the same, it does so for ever, and what it had taken from other partitions in the same call is gone
+while their positions have moved on. So after any error every partition goes back to its first record that is not
+handled yet, and offsets are committed by what was handled, never by positions. The record is then looked for in its
+partition, by halves; a `LostRecord` comes in its place. What is no record's fault (a codec that is not installed, a
+checksum that is wrong) holds up its partition, and `blocked` says so.
+
+A handler's intake is limited here: the records of its topic stay in the library's buffer until there is room for them,
+and are taken after all others. Their partitions are never paused, for a pause would throw the buffer away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
+
+from saga_kit.messaging.batch import Intake, Record
+from saga_kit.messaging.fetch_limits import NOT_WHOLE, LostRecord, bound_fetches, taking
+from saga_kit.runtime.backoff import Backoff
+from saga_kit.runtime.errors import describe
+
+RECORDS_MAX: Final = 500
+"""The knee of PostgreSQL's rows per transaction."""
+POLL_TIMEOUT_MS: Final = 1000
+"""A wait for records ends with the first one; without any, at the latest now."""
+SHUT_TIMEOUT_MS: Final = 50
+"""The same while the intake is shut: room can come by nothing but time."""
+SEARCH_PAUSE_S: Final = 0.005
+POSITION_TIMEOUT_S: Final = 0.2
+SEARCH_S: Final = 60.0
+"""How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
+
+BLOCKED_S: Final = 1.5 * SEARCH_S
+"""A partition that can't be read says so again and again; what was not said for so long is over."""
+WRONG_CHECKSUM: Final = "Invalid CRC"
+"""aiokafka's words for a batch that was damaged on its way or on a disk; another copy may be whole."""
+
+LOST_TRIES: Final = 3
+"""A record is given up only when it alone fails so many times in a row: what fails once may be the connection."""
+
+log = structlog.get_logger(__name__)
+
+
+class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Polls one consumer, remembers what was handled, and tells when the last poll was."""
+
+    def __init__(self, intake: Intake | None = None) -> None:
+        """Take whose records wait for room; its topic with the system's prefix."""
+        bound_fetches()
+        self._intake = intake
+        self._blocked: dict[TopicPartition, tuple[float, str]] = {}
+        self.polled_at = time.monotonic()
+        self._handled: dict[tuple[str, int], int] = {}
+        self._must_rewind = False
+        self._search_until = 0.0
+        self._most: dict[TopicPartition, int] = {}
+        """Records to take at once from a partition in which something can't be read."""
+        self._tries: dict[TopicPartition, int] = {}
+        """How many times in a row a partition's next record could not be read."""
+        self._anew: set[TopicPartition] = set()
+        self._backoff = Backoff()
+
+    async def poll(self, consumer: Any) -> Sequence[Any]:
+        """Return the next records, in order in each partition; none after an error."""
+        self.polled_at = time.monotonic()
+        try:
+            if self._anew:
+                await self._to_beginning(consumer)
+            with taking():
+                if self._must_rewind:
+                    await self._rewind(consumer)
+                # A spare member has nothing to search; the library tells it of errors, and keeps it, while it polls.
+                if self.polled_at < self._search_until and consumer.assignment():
+                    return await self._search(consumer)
+                records = await self._fetch(consumer)
+        except ConsumerStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, nothing may be skipped
+            log.warning("poll failed, going back to what is not handled", cause=describe(error))
+            self._must_rewind = True
+            self._search_until = time.monotonic() + SEARCH_S
+            await asyncio.sleep(self._backoff.next_s())
+            return ()
+        self._backoff.reset()
+        return records
+
+    def shut(self, tp: TopicPartition) -> bool:
+        """Tell whether a partition's records wait for room, so that none of them is taken."""
+        return self._intake is not None and tp.topic == self._intake.topic and self._intake.room() <= 0
+
+    def handled(self, records: Sequence[Record]) -> None:
+        """Note records whose batch is committed."""
+        for record in records:  # in order, so the last one of a partition counts
+            end = record.next_offset if isinstance(record, LostRecord) else record.offset + 1
+            self._handled[record.topic, record.partition] = end
+
+    def begin_anew(self, tps: Collection[TopicPartition]) -> None:
+        """Read these partitions from their beginning: what was handled of them is of a topic that is gone."""
+        self._anew.update(tps)
+
+    def blocked(self) -> dict[TopicPartition, str]:
+        """Return the partitions that can't be read at the moment, and why."""
+        since = time.monotonic() - BLOCKED_S
+        return {tp: reason for tp, (at, reason) in self._blocked.items() if at > since}
+
+    def offsets(self, consumer: Any) -> dict[TopicPartition, int]:
+        """Return what may be committed: the next offset of every assigned partition of which something was handled."""
+        return {tp: self._handled[tp] for tp in consumer.assignment() if tp in self._handled}
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Do nothing: a batch in flight goes on, and row locks decide between two members."""
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
+        """Begin anew from the group's committed offsets: another member may have moved them."""
+        self._handled.clear()
+        self._most.clear()
+        self._tries.clear()
+        self._blocked.clear()
+
+    async def _to_beginning(self, consumer: Any) -> None:
+        anew, self._anew = self._anew & consumer.assignment(), set()
+        for tp in anew:
+            self._handled.pop(tp, None)
+        if anew:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POSITION_TIMEOUT_S):
+                    await consumer.seek_to_beginning(*anew)
+
+    async def _fetch(self, consumer: Any) -> list[Any]:
+        """Take what is there, up to a batch, or wait for the first record."""
+        if self._intake is None:
+            return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX))
+        flowing, limited = self._parted(consumer)
+        if not flowing and not limited:  # a spare member
+            return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=1))
+        found = []
+        if flowing:  # to the library, no partitions are all partitions
+            found = _flat(await consumer.getmany(*flowing, timeout_ms=0, max_records=RECORDS_MAX))
+        room = min(self._intake.room(), RECORDS_MAX - len(found)) if limited else 0
+        if room > 0:
+            found += _flat(await consumer.getmany(*limited, timeout_ms=0, max_records=room))
+        if found:
+            return found
+        if room > 0:
+            return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=room))
+        timeout_ms = SHUT_TIMEOUT_MS if limited else POLL_TIMEOUT_MS
+        if flowing:
+            return _flat(await consumer.getmany(*flowing, timeout_ms=timeout_ms, max_records=RECORDS_MAX))
+        await asyncio.sleep(SHUT_TIMEOUT_MS / 1000)
+        return []
+
+    def _parted(self, consumer: Any) -> tuple[list[TopicPartition], list[TopicPartition]]:
+        """List the assigned partitions that flow, and those of the intake's topic."""
+        flowing: list[TopicPartition] = []
+        limited: list[TopicPartition] = []
+        for tp in consumer.assignment():
+            (limited if self._intake is not None and tp.topic == self._intake.topic else flowing).append(tp)
+        return flowing, limited
+
+    async def _rewind(self, consumer: Any) -> None:
+        untouched = []
+        for tp in consumer.assignment():
+            offset = self._handled.get(tp)
+            if offset is None:
+                offset = await consumer.committed(tp)
+            if offset is None:
+                untouched.append(tp)
+            else:
+                consumer.seek(tp, offset)
+        if untouched:
+            with suppress(TimeoutError):  # one without a leader is found later; the others need not wait for it
+                async with asyncio.timeout(POSITION_TIMEOUT_S):
+                    await consumer.seek_to_beginning(*untouched)
+        self._must_rewind = False
+
+    async def _search(self, consumer: Any) -> Sequence[Any]:
+        """Take from each partition by itself, so that an error is about that one, and the others go on as before."""
+        found: list[Any] = []
+        flowing, limited = self._parted(consumer)
+        for tp in flowing:
+            if len(found) < RECORDS_MAX:
+                found += await self._take(consumer, tp, RECORDS_MAX - len(found))
+        room = min(self._intake.room(), RECORDS_MAX - len(found)) if self._intake is not None else 0
+        for tp in limited:
+            if room > 0:
+                taken = await self._take(consumer, tp, room)
+                found += taken
+                room -= len(taken)
+        if not found:
+            await asyncio.sleep(SEARCH_PAUSE_S)
+        return found
+
+    async def _take(self, consumer: Any, tp: TopicPartition, room: int) -> list[Any]:
+        """Take what a partition gives; after an error half as many records, until one record is what can't be read."""
+        most = min(self._most.get(tp, RECORDS_MAX), room)
+        try:
+            async with asyncio.timeout(POSITION_TIMEOUT_S):
+                position = await consumer.position(tp)
+        except TimeoutError:  # the library waits for ever for that of a partition without a leader
+            return []
+        try:
+            batches = await consumer.getmany(tp, timeout_ms=0, max_records=most)
+        except ConsumerStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
+            if type(error) is RuntimeError:  # uvloop's word for a connection that was closed meanwhile
+                consumer.seek(tp, position)
+                return []
+            if _is_no_records_fault(error):
+                self._block(tp, describe(error))
+                return []
+            self._search_until = time.monotonic() + SEARCH_S
+            self._most[tp] = max(1, most // 2)
+            self._tries[tp] = self._tries.get(tp, 0) + 1 if most == 1 else 0
+            if self._tries[tp] < LOST_TRIES:
+                consumer.seek(tp, position)
+                return []
+            self._tries[tp] = 0
+            consumer.seek(tp, position + 1)
+            reason = f"{NOT_WHOLE}can't be parsed: {describe(error)}"
+            return [LostRecord(tp.topic, tp.partition, position, reason)]
+        self._tries[tp] = 0
+        records = _flat(batches)
+        if records:
+            self._blocked.pop(tp, None)
+            self._most[tp] = min(most * 2, RECORDS_MAX)
+        return records
+
+    def _block(self, tp: TopicPartition, reason: str) -> None:
+        if tp not in self.blocked():
+            log.error("a partition can't be read, and waits", topic=tp.topic, partition=tp.partition, cause=reason)
+        self._blocked[tp] = time.monotonic(), reason
+
+
+def _is_no_records_fault(error: Exception) -> bool:
+    """Tell what waits (a connection, a codec that is not installed, a checksum) from what a parser can't read."""
+    if isinstance(error, CorruptRecordException):
+        return WRONG_CHECKSUM in str(error)
+    return isinstance(error, KafkaError | OSError | MemoryError)
+
+
+def _flat(batches: Mapping[TopicPartition, list[Any]]) -> list[Any]:
+    return [record for records in batches.values() for record in records]

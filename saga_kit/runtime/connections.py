@@ -1,0 +1,403 @@
+"""The connections of a server: what a client may send before it has a request, how slowly, and how many there may be.
+
+It extends uvicorn's protocol for httptools, which bounds none of that: a head that never ends, a client that sends a
+byte a minute or does not read its answer would each hold memory and a connection for ever. Never what a request says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+import httptools
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from saga_kit.runtime.backoff import pause
+
+HEAD_BYTES_MAX: Final = 16_384
+"""Of a request's line and headers; a token fits many times."""
+MESSAGE_BYTES_MAX: Final = 4_194_304
+"""Of a whole request as it is sent, chunk sizes and trailers included: far more than any body that is read here."""
+PIPELINED_MAX: Final = 16
+"""Requests that a client may send ahead of their answers."""
+HEAD_S: Final = 10.0
+"""From the connection, or the first byte of a further request, to the end of its head; and for the rest of a body that
+is still being sent when the answer is out."""
+ANSWER_S: Final = 30.0
+"""For the client to read an answer."""
+_UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
+LINGER_S: Final = 1.0
+"""Between a refusal and the end: a client that is still sending would miss what it is told."""
+WATCH_S: Final = 1.0
+CONNECTION: Final = "order_saga.connection"
+SELF: Final = "self"
+"""Where a request's scope has its connection, among the `extensions`, each of which is a mapping (ASGI)."""
+SPARE_MAX: Final = 8
+"""Connections beyond the others, for health and metrics alone."""
+SPARE_S: Final = 1.0
+"""For the head of a request on such a connection."""
+SPARE_PATHS: Final = (b"/health", b"/metrics")
+IPV6_NETWORK_BITS: Final = 64
+"""What one customer has of IPv6; its addresses count as one."""
+
+
+class Refusal(Enum):
+    """Why a connection is refused: the name of the problem and its HTTP status."""
+
+    BAD_REQUEST = "bad-request", 400
+    METHOD_NOT_ALLOWED = "method-not-allowed", 405
+    HEADERS_TOO_LARGE = "headers-too-large", 431
+    OVERLOADED = "overloaded", 503
+
+    def __str__(self) -> str:
+        """Return the problem's name."""
+        return self.value[0]
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.value[1]
+
+
+def answer_without_body(_: Refusal) -> bytes:
+    """Write the headers and body of an answer: none but that the connection ends."""
+    return b"connection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+Owner = tuple[str, str]
+"""Whose a connection is: an address's, until a request on it was let in for a user; then that user's."""
+
+
+class Connections:
+    """All connections of one server: makes them when uvicorn asks for one, and ends those that take too much.
+
+    When all places are taken, a new connection takes the place of another: of the address that has most without a user,
+    the one that has been idle longest; else of the user who has most. So who takes all places takes them from itself.
+    What is being answered for a user is not touched; when there is nothing else, a few spare places are for health.
+    """
+
+    def __init__(
+        self,
+        at_most: int,
+        *,
+        registry: CollectorRegistry,
+        per_user: int | None = None,
+        head_s: float = HEAD_S,
+        answer_s: float = ANSWER_S,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        answer: Callable[[Refusal], bytes] = answer_without_body,
+    ) -> None:
+        """Take the bounds; `answer` writes what stands behind the status line of a refusal."""
+        self._at_most = at_most
+        self._per_user = per_user
+        self._head_s = head_s
+        self._answer_s = answer_s
+        self.message_bytes_max = message_bytes_max
+        self.answer = answer
+        self._open: set[Connection] = set()
+        self._spare: dict[Connection, None] = {}
+        self._owned: dict[Owner, dict[Connection, None]] = {}
+        """Of each owner, the connections in the order in which they last began to be idle."""
+        self._cut = Counter("http_server_connections_cut", "Connections ended by us.", ["why"], registry=registry)
+        gauge = Gauge("http_server_connections", "Connections that are open.", registry=registry)
+        gauge.set_function(lambda: len(self._open) + len(self._spare))
+
+    def make(self, **given: Any) -> Connection:
+        """Make the protocol of a new connection, from what uvicorn gives to it."""
+        return Connection(self, **given)
+
+    def open(self, connection: Connection) -> bool:
+        """Count a connection in; return whether it has a place of its own, and is not spare."""
+        if len(self._open) >= self._at_most and not self._make_place():
+            if len(self._spare) >= SPARE_MAX:
+                next(iter(self._spare)).refuse(Refusal.OVERLOADED)
+            self._spare[connection] = None
+            return False
+        self._open.add(connection)
+        self._owned.setdefault(connection.owner, {})[connection] = None
+        return True
+
+    def close(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._spare.pop(connection, None)
+        if connection in self._open:
+            self._open.remove(connection)
+            self._disown(connection)
+
+    def hand_over(self, connection: Connection, owner: Owner, *, bounded: bool) -> bool:
+        """Note whose a connection is now; return whether that user may have one more."""
+        if connection not in self._open or connection.owner == owner:
+            return True
+        self._disown(connection)
+        connection.owner = owner
+        owned = self._owned.setdefault(owner, {})
+        owned[connection] = None
+        if not bounded or self._per_user is None or len(owned) <= self._per_user:
+            return True
+        oldest = next((one for one in owned if one.idle), None)
+        if oldest is not None:
+            oldest.cut("too many of a user")
+        return oldest is not None
+
+    def idle(self, connection: Connection) -> None:
+        """Note that a connection begins to be idle."""
+        owned = self._owned.get(connection.owner, {})
+        if owned.pop(connection, 0) is None:
+            owned[connection] = None
+
+    def note(self, why: str) -> None:
+        """Count a connection that we end."""
+        self._cut.labels(why).inc()
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Look every second for connections whose time is over, until `stopping`."""
+        while not await pause(stopping, min(WATCH_S, self._head_s / 2)):
+            now = asyncio.get_running_loop().time()
+            for connection in list(self._open):
+                if (why := connection.overdue(now, self._head_s, self._answer_s)) is not None:
+                    connection.cut(why)
+            for connection in list(self._spare):
+                if connection.overdue(now, min(SPARE_S, self._head_s), self._answer_s) is not None:
+                    connection.refuse(Refusal.OVERLOADED)
+
+    def _make_place(self) -> bool:
+        """End the connection that can best be spared; return whether there was one."""
+        addresses = [owned for owner, owned in self._owned.items() if owner[0] == _ADDRESS]
+        if addresses:
+            largest = max(addresses, key=len)
+            chosen = next((one for one in largest if one.idle), next(iter(largest)))
+            chosen.cut("too many")
+            return True
+        for owned in sorted(self._owned.values(), key=len, reverse=True):
+            if (idle := next((one for one in owned if one.idle), None)) is not None:
+                idle.cut("too many")
+                return True
+        return False
+
+    def _disown(self, connection: Connection) -> None:
+        owned = self._owned[connection.owner]
+        del owned[connection]
+        if not owned:
+            del self._owned[connection.owner]
+
+
+_ADDRESS: Final = "address"
+_USER: Final = "user"
+
+
+def owner_of(peer: str | None) -> Owner:
+    """Name the owner of a connection from an address; a network of IPv6 counts as one."""
+    try:
+        address = ipaddress.ip_address(peer or "")
+    except ValueError:
+        return _ADDRESS, peer or ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return _ADDRESS, str(address.ipv4_mapped)
+        return _ADDRESS, str(ipaddress.ip_network((int(address), IPV6_NETWORK_BITS), strict=False))
+    return _ADDRESS, str(address)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, all_of_them: Connections, **given: Any) -> None:
+        super().__init__(**given)
+        self._all = all_of_them
+        self.owner: Owner = (_ADDRESS, "")
+        """Whose it is."""
+        self._spare = False
+        """It has none of the usual places: nothing but health is asked on it."""
+        self._owed_since: float | None = None
+        """Since when the client owes us a head, or the rest of a body that nobody reads any more."""
+        self._unread_since: float | None = None
+        """Since when a part of an answer waits to be read."""
+        self._method = b""
+        self._upgrade = False
+        """The head that was just read offers to speak another protocol."""
+        self._deaf = False
+        """Nothing that comes is of any interest: the connection ends."""
+        self._begun = False
+        """A head is under way."""
+        self._in_body = False
+        self._complete = False
+        """The last bytes ended a request."""
+        self._chunk_bytes = 0
+        self._message_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Take the connection in, or say that there are too many."""
+        super().connection_made(transport)
+        self._owed_since = self.loop.time()
+        self.owner = owner_of(self.client[0] if self.client else None)
+        self._spare = not self._all.open(self)
+
+    def belongs_to(self, user_id: str, *, bounded: bool = True) -> bool:
+        """Note whose request was let in; return whether this user may have one more connection (if `bounded`)."""
+        return self._all.hand_over(self, (_USER, user_id), bounded=bounded)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being answered on this connection."""
+        return not self._answering
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._all.close(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, for as long as it is a request of bounded size."""
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        self._complete = False
+        self._chunk_bytes = len(data)
+        self._message_bytes += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            refused = error.__context__
+            self.refuse(refused.refusal if isinstance(refused, _Refused) else Refusal.BAD_REQUEST)
+        else:
+            self._judge()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+            else:
+                return
+            self._decline_upgrade()
+
+    def _decline_upgrade(self) -> None:
+        """Read the head again without its offer to speak h2c or websockets, by a parser that goes on with the body.
+
+        An offer is no demand (RFC 9110, 7.8), but the old parser takes it for one and stops.
+        """
+        self._upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        head = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] not in _UPGRADING)
+        self.parser.feed_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self._method, self.url, head))
+
+    def _judge(self) -> None:
+        """Look at what is there after some bytes: whether the client owes more, and whether it was too much."""
+        if self._in_body:
+            if self._message_bytes > self._all.message_bytes_max:
+                self.cut("body too large")
+        elif not self._complete or self._begun:
+            if self._owed_since is None:
+                self._owed_since = self.loop.time()
+            if self._message_bytes > HEAD_BYTES_MAX:
+                self.refuse(Refusal.HEADERS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        # What stands before it in the same chunk belongs to another; a complete head is measured by itself.
+        self._message_bytes = 0 if self._complete else self._chunk_bytes
+        self._begun = True
+        super().on_message_begin()
+        self.scope["extensions"] = {CONNECTION: {SELF: self}}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; what comes behind a body (trailers) is nothing that anybody here reads."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Take a request on, if its head is one."""
+        self._method = self.parser.get_method()
+        if max(self._message_bytes, self._chunk_bytes) > HEAD_BYTES_MAX:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > HEAD_BYTES_MAX:
+                raise _Refused(Refusal.HEADERS_TOO_LARGE)
+        hosts = [name for name, _ in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, 3.2
+            raise _Refused(Refusal.BAD_REQUEST)
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise _Refused(Refusal.OVERLOADED)
+        if self._method == b"CONNECT":
+            raise _Refused(Refusal.METHOD_NOT_ALLOWED)
+        if self._spare and not self.url.startswith(SPARE_PATHS):
+            raise _Refused(Refusal.OVERLOADED)
+        self._upgrade = self.parser.should_upgrade()
+        if not self._upgrade:
+            self._owed_since = None
+            self._begun, self._in_body = False, True
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        if self._upgrade:
+            return
+        self._in_body, self._complete = False, True
+        self._owed_since = None
+        self._message_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End an answer."""
+        self._unread_since = None
+        if self._in_body or self._begun:
+            self._owed_since = self.loop.time()
+        super().on_response_complete()
+        if self._spare:
+            self._deaf = True
+            self.transport.close()  # when the answer is written
+        elif self.idle:
+            self._all.idle(self)
+
+    def overdue(self, now: float, head_s: float, answer_s: float) -> str | None:
+        """Tell what this client did not do in time; None while all is well. Called about once a second."""
+        if self.transport.get_write_buffer_size() == 0:
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        if self._unread_since is not None and now - self._unread_since > answer_s:
+            return "answer not read"
+        if not self._answering and self._owed_since is not None and now - self._owed_since > head_s:
+            return "body too slow" if self._in_body else "head too slow"
+        return None
+
+    def cut(self, why: str) -> None:
+        """End the connection at once."""
+        self._all.note(why)
+        self._all.close(self)
+        self._deaf = True
+        self.transport.abort()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the connection because of what came: with a word, unless it would spoil an answer on its way."""
+        if self._answering:
+            if self.cycle.response_started or self.pipeline:
+                self.cut(str(refusal))
+                return
+            self.cycle.disconnected = True  # whoever reads this request's body hears no more
+            self.cycle.message_event.set()
+        self._all.note(str(refusal))
+        self._deaf = True
+        self.transport.write(STATUS_LINE[refusal.status] + self._all.answer(refusal))
+        if self._spare:
+            self._all.close(self)
+            self.transport.close()
+        else:
+            self.loop.call_later(LINGER_S, self.transport.abort)
+
+    @property
+    def _answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's type leaves out that there is none yet
+        return cycle is not None and not cycle.response_complete
+
+
+class _Refused(Exception):  # noqa: N818 - it is what happened
+    """A head is not taken; raised through the parser."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal

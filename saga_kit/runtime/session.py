@@ -1,0 +1,177 @@
+"""Open one session of PostgreSQL that keeps the promises, whatever defaults server, database and role have.
+
+What a promise rests on is set here for the session, and read again: a pooler between us and the server may have dropped
+it. What a client can't set is checked. A server that takes no writes is remembered as such: see `database`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from sqlalchemy import URL
+
+from saga_kit.runtime.dsn import Address, addresses
+from saga_kit.runtime.errors import CannotStart
+
+STATEMENT_TIMEOUT_S: Final = 15
+LOCK_TIMEOUT_S: Final = 5
+IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 30
+SERVER_VERSION_MIN: Final = 16
+"""The oldest PostgreSQL that the tests run on."""
+SETTINGS: Final = {
+    "synchronous_commit": "on",  # what is acknowledged is on the disk, and on the synchronous standbys if there are any
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+    "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
+    "search_path": "pg_catalog",  # every table is named with its schema
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "client_encoding": "UTF8",
+    "jit": "off",  # it compiles for longer than our statements run
+}
+"""What we rely on, by name. `default_transaction_read_only` is not among them: managed services and switch-overs stop
+writes by it, and a session that overrules it would write what is lost later."""
+_SOCKET_OPTIONS: Final = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
+_SINCE_17: Final = frozenset({"transaction_timeout"})
+"""An older server refuses a session that asks for it in its first message."""
+_NO_SUCH_PARAMETER: Final = frozenset({"08P01", "42704"})
+"""How a pooler, and how a server that is too old, refuses a session that asks for settings in its first message."""
+_LOST_STATEMENT: Final = frozenset({"26000", "42P05"})
+
+_LOOK: Final = """
+    SELECT pg_catalog.array_agg(pg_catalog.set_config(wanted.name, wanted.value, false)) AS settings,
+        pg_catalog.current_setting('transaction_read_only') AS read_only,
+        pg_catalog.pg_is_in_recovery() AS standby,
+        pg_catalog.pg_backend_pid() AS pid,
+        pg_catalog.current_setting('server_version') AS version,
+        pg_catalog.current_setting('server_version_num') AS version_number,
+        pg_catalog.current_setting('server_encoding') AS encoding,
+        pg_catalog.current_setting('session_replication_role') AS replication_role,
+        pg_catalog.current_setting('fsync') AS fsync,
+        pg_catalog.current_setting('full_page_writes') AS full_page_writes
+    FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
+        AS wanted(name, value)
+    WHERE pg_catalog.current_setting(wanted.name, true) IS NOT NULL"""
+
+log = structlog.get_logger(__name__)
+SHARED_SESSIONS: Final = (
+    "a pooler between here and PostgreSQL hands one session to several clients (PgBouncer's pool_mode = transaction or"
+    " statement); set pool_mode = session for this database, or connect to PostgreSQL itself"
+)
+_warned: set[str] = set()
+
+
+class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no annotations
+    """A connection that knows what it is connected to."""
+
+    __slots__ = ("pooled", "read_only")
+
+    read_only: str | None
+    """Why it can't write; None when it can."""
+    pooled: bool
+    """Whether a pooler stands between us and the server."""
+
+
+async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout_s: float) -> Session:
+    """Connect to the first place of the URL that serves.
+
+    Raises what the driver raises, and `CannotStart` for a server that must not be worked with.
+    """
+    failure: Exception | None = None
+    for address in addresses(url):
+        try:
+            return await _open(address, settings, command_timeout_s)
+        except (OSError, asyncpg.TargetServerAttributeNotMatched, asyncpg.OperatorInterventionError) as error:
+            failure = failure or error
+    assert failure is not None  # noqa: S101 - a URL names one place at least
+    raise failure
+
+
+async def _open(address: Address, settings: Mapping[str, str], command_timeout_s: float) -> Session:
+    options: dict[str, Any] = {**address.arguments, "command_timeout": command_timeout_s, "connection_class": Session}
+    at_once = {name: value for name, value in settings.items() if name not in _SINCE_17}
+    try:
+        session: Session = await asyncpg.connect(**options, server_settings=at_once)
+    except asyncpg.PostgresError as error:
+        if error.sqlstate not in _NO_SUCH_PARAMETER:
+            raise
+        few = {name: settings[name] for name in ("application_name", "options") if name in settings}
+        session = await asyncpg.connect(**options, server_settings=few)
+    try:
+        _keep_alive(session, address.tcp)
+        await _prepare(session, {name: value for name, value in settings.items() if name != "options"})
+    except BaseException:
+        session.terminate()
+        raise
+    return session
+
+
+async def _prepare(session: Session, settings: Mapping[str, str]) -> None:
+    """Set and judge the session in one round trip."""
+    try:
+        seen = await session.fetchrow(_LOOK, list(settings), list(settings.values()))
+    except asyncpg.PostgresError as error:
+        if error.sqlstate in _LOST_STATEMENT:
+            raise CannotStart(SHARED_SESSIONS) from error
+        raise
+    if (why := unfit(seen)) is not None:
+        raise CannotStart(why)
+    session.pooled = seen["pid"] != session.get_server_pid()
+    session.read_only = None
+    if seen["read_only"] == "on":
+        session.read_only = "it is a standby" if seen["standby"] else "default_transaction_read_only is on"
+    _warn(seen)
+
+
+def unfit(seen: Mapping[str, Any]) -> str | None:
+    """Say why a server must not be worked with, in one line; None when it may."""
+    if int(seen["version_number"]) < SERVER_VERSION_MIN * 10_000:
+        return f"PostgreSQL {seen['version']} is too old: {SERVER_VERSION_MIN} is the oldest that is supported"
+    if seen["encoding"] != "UTF8":
+        return f"the database's encoding is {seen['encoding']}, it must be UTF8 (CREATE DATABASE ... ENCODING 'UTF8')"
+    if seen["replication_role"] != "origin":
+        return (
+            f"session_replication_role is {seen['replication_role']}, which turns constraints off: reset it for this"
+            " role and database"
+        )
+    return None
+
+
+def _warn(seen: Mapping[str, Any]) -> None:
+    """Name, once in a process, what the server risks and no client can change."""
+    for name in ("fsync", "full_page_writes"):
+        if seen[name] != "on" and name not in _warned:
+            _warned.add(name)
+            log.warning(
+                "the server may lose what it has acknowledged when its machine stops", setting=name, value="off"
+            )
+
+
+def _keep_alive(session: Session, options: Mapping[str, int]) -> None:
+    """Set what libpq sets on the socket of a connection by TCP."""
+    plug = session._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for it
+    if plug is None or plug.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.get("keepalives", 1))
+    for word, name in _SOCKET_OPTIONS.items():
+        if options.get(word) and hasattr(socket, name):
+            plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), options[word])

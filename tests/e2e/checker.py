@@ -1,0 +1,121 @@
+"""Is every cent where it belongs? Judged from the outside: what was deposited, what the wire told, what the views show.
+
+It works out each order's effect on its own (fractions and whole cents, none of the system's arithmetic), and compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+from tests.e2e.system import System, eventually
+from tests.e2e.trader import ENDED, Trader
+
+PRICES = {"BTC": Fraction(50_000), "ETH": Fraction(2_500), "ACME": Fraction(20), "SLOW": Fraction(10)}
+"""What the sample assets cost, in USD."""
+FEE_RATE = Fraction(10, 10_000)
+LEGAL = {
+    (): {"PENDING"},
+    ("PENDING",): {"PENDING", "CONFIRMED", "CANCELLED", "FAILED"},
+    ("CONFIRMED",): {"PROCESSING", "CANCELLED", "FAILED"},
+    ("PROCESSING",): {"COMPLETED", "FAILED"},
+}
+"""After which status which may follow; PENDING after PENDING tells that a cancel was asked for."""
+
+Effect = dict[tuple[str, str], Fraction]
+
+
+async def assert_all_is_well(system: System, trader: Trader) -> None:
+    """Fail unless every accepted order has ended, was told on the wire without a gap, and every account adds up."""
+    ids = set(trader.accepted)
+    await trader.ended(ids)
+    await eventually(lambda: _all_versions_were_told(system, ids), "each version of each order is told on the wire")
+    assert [] == [fault for order_id in sorted(ids) for fault in story_faults(system, order_id)]
+    assert expected_accounts(system, ids) == await accounts(system)
+    assert [] == [dict(row) for row in await system.rows(_MONEY_FAULTS)]
+    assert [] == await system.audit()
+
+
+def story_faults(system: System, order_id: str) -> list[str]:
+    """Say what is wrong with what the wire told of an order: versions, moves, repeats, sums."""
+    seen = system.events.bodies.get(order_id, {})
+    faults = [f"{order_id}: versions {sorted(seen)}"] if sorted(seen) != list(range(1, len(seen) + 1)) else []
+    faults += [f"{order_id}: version {v} was told in two ways" for v, b in seen.items() if any(x != b[0] for x in b)]
+    told = system.events.of(order_id)
+    before: tuple[str, ...] = ()
+    for event in told:
+        if event["status"] not in LEGAL.get(before, set()) or (event["previous_status"],) != (*before, None)[:1]:
+            faults.append(f"{order_id}: {event['status']} after {before}")
+        before = (event["status"],)
+    if not told or told[-1]["status"] not in ENDED:
+        faults.append(f"{order_id}: no end was told")
+    elif told[-1]["status"] == "COMPLETED" and Fraction(told[-1]["order"]["fee"]) != fee_of(told[-1]["order"]):
+        faults.append(f"{order_id}: the fee is {told[-1]['order']['fee']}")
+    return faults
+
+
+def expected_accounts(system: System, order_ids: Iterable[str]) -> Effect:
+    """Add up what every account must hold: its deposits and what the orders did that were told as COMPLETED."""
+    sums: Effect = defaultdict(Fraction, {key: Fraction(amount) for key, amount in system.deposits.items()})
+    for order_id in order_ids:
+        last = system.events.of(order_id)[-1]
+        if last["status"] == "COMPLETED":
+            for key, amount in effect_of(last["order"]).items():
+                sums[key] += amount
+    return {key: amount for key, amount in sums.items() if amount}
+
+
+def effect_of(order: Any) -> Effect:
+    """Work out what a completed order does to its user's accounts."""
+    user, asset, quantity = order["user_id"], order["asset_id"], Fraction(order["filled_quantity"])
+    gross = quantity * Fraction(order["average_price"])
+    if order["order_type"] == "MARKET_BUY":
+        return {(user, asset): quantity, (user, "USD"): -_up(gross) - fee_of(order)}
+    return {(user, asset): -quantity, (user, "USD"): _down(gross) - fee_of(order)}
+
+
+def fee_of(order: Any) -> Fraction:
+    """Work out the fee: in favour of the house, to the cent."""
+    return _up(Fraction(order["filled_quantity"]) * PRICES[order["asset_id"]] * FEE_RATE)
+
+
+async def accounts(system: System) -> Effect:
+    """Read what every account holds; nothing may be held for an order any more."""
+    rows = await system.rows("SELECT user_id, asset_id, available, held FROM audit.accounts")
+    assert [] == [dict(row) for row in rows if row["held"]]
+    return {(row["user_id"], row["asset_id"]): Fraction(row["available"]) for row in rows if row["available"]}
+
+
+async def _all_versions_were_told(system: System, order_ids: set[str]) -> bool:
+    rows = await system.rows(
+        "SELECT order_id, version FROM audit.orders WHERE order_id = ANY($1::uuid[])", list(order_ids)
+    )
+    seen = system.events.bodies
+    return all(len(seen.get(str(row["order_id"]), ())) == row["version"] for row in rows)
+
+
+def _up(amount: Fraction) -> Fraction:
+    return Fraction(math.ceil(amount * 100), 100)
+
+
+def _down(amount: Fraction) -> Fraction:
+    return Fraction(math.floor(amount * 100), 100)
+
+
+_MONEY_FAULTS = """
+    SELECT 'the journal of ' || asset_id || ' sums to ' || sum(amount) AS fault FROM audit.journal
+    GROUP BY asset_id HAVING sum(amount) <> 0
+    UNION ALL
+    SELECT 'entry ' || entry_id || ' sums to ' || sum(amount) FROM audit.journal
+    GROUP BY entry_id, asset_id HAVING sum(amount) <> 0
+    UNION ALL
+    SELECT 'hold ' || hold_id || ' is ' || state FROM audit.holds WHERE state = 'HELD' OR captured + refunded <>
+        CASE WHEN state IN ('SETTLED', 'REFUNDED') THEN amount ELSE 0 END OR captured > amount
+    UNION ALL
+    SELECT 'order ' || o.order_id || ' is ' || o.status || ', its hold ' || coalesce(h.state, 'missing')
+    FROM audit.orders o LEFT JOIN audit.holds h USING (order_id)
+    WHERE (o.status = 'COMPLETED') <> (h.state IS NOT DISTINCT FROM 'SETTLED')"""
+"""Entries that do not balance, holds that are active or do not add up, orders whose hold ended otherwise than they."""

@@ -1,0 +1,28 @@
+"""The system that these tests share: two API processes, and two of each service where a group can have two members."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.system import System, running
+from tests.e2e.trader import Trader
+from tests.support.infrastructure import Infrastructure
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """Run one system for all modules that ask for it; whoever uses it leaves it as healthy as it was."""
+    count = 2 if infrastructure.broker_kind == "apache" else 1
+    replicas = {"api": 2} | dict.fromkeys(("orchestrator", "balance", "assets"), count)
+    async with running(infrastructure, tmp_path_factory.mktemp("system"), replicas=replicas) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def trader(system: System) -> AsyncIterator[Trader]:
+    """Trade in that system; what it has accepted is checked by every test that checks at all."""
+    async with Trader(system) as one:
+        yield one

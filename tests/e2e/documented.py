@@ -1,0 +1,53 @@
+"""Runs what `docs/kafka.md` shows, to the letter: only the way into the broker's container is this test run's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.e2e.system import WITHIN_S, Output
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "kafka.md"
+EXAMPLE = ROOT / "docs" / "examples" / "order_producer.py"
+_INTO_THE_BROKER = re.compile(r"docker compose (?:--env-file \S+ )*exec -T (.*?)kafka\b")
+
+
+def shown(name: str) -> str:
+    """Return the block of the page that is marked by this name."""
+    block = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert block is not None, name
+    return block.group(1)
+
+
+async def run_in_shell(
+    commands: str, container_id: str | None, *, topic_prefix: str = "", environment: Mapping[str, str] | None = None
+) -> Output:
+    """Run commands of the page against the broker of this container."""
+    commands, count = _INTO_THE_BROKER.subn(lambda way: f"docker exec -i {way[1]}{container_id}", commands)
+    assert count
+    commands = commands.replace("kafka:9094", "localhost:9094").replace("--topic ", f"--topic {topic_prefix}")
+    return await _run("bash", "-u", "-c", commands, environment=environment)
+
+
+async def run_example(*words: str, environment: Mapping[str, str]) -> Output:
+    """Run the example with these words, where it finds none of our packages."""
+    return await _run(sys.executable, "-P", str(EXAMPLE), *words, environment=environment)
+
+
+async def _run(*command: str, environment: Mapping[str, str] | None = None) -> Output:
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=ours | dict(environment or {}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(WITHIN_S):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Output(process.returncode, out.decode(), err.decode())

@@ -1,0 +1,88 @@
+"""A service that falls ill on demand: run as a module in the place of `operations.cli`, with shorter patience.
+
+It falls ill when the file `SICK_FILE` is there, which it removes first: `SICKNESS` says how. A `fetcher` gets no more
+answers while the rest of the client library lives; a `batch` waits for what never comes; a `loop` is kept by one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer
+
+from operations.cli import main
+from saga_kit import service
+from saga_kit.messaging import consumer
+from saga_kit.runtime import crash_points
+
+PATIENCE_S: Final = 4.0
+
+
+def fall_ill(sickness: str) -> None:
+    """Begin to be ill, at a place where a batch is taken."""
+    if sickness == "loop":
+        time.sleep(3600)
+    if sickness == "fetcher":
+        for one in gc.get_objects():
+            if isinstance(one, AIOKafkaConsumer):
+                one._fetcher._proc_fetch_request = _never  # noqa: SLF001 - the illness is in there
+
+
+async def _never(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+def infect(sickness: str, file: Path) -> None:
+    """Watch for the file wherever a batch is taken; a batch falls ill in its handler."""
+
+    def is_time() -> bool:
+        if file.exists():
+            file.unlink()
+            return True
+        return False
+
+    def watcher(point: crash_points.CrashPoint, _: object) -> None:
+        if point is crash_points.CrashPoint.BATCH_TAKEN and sickness != "batch" and is_time():
+            fall_ill(sickness)
+
+    crash_points.watch(watcher)
+    if sickness == "batch":
+        _wrap_handlers(is_time)
+
+
+def _wrap_handlers(is_time: Callable[[], bool]) -> None:
+    made = service.Service.__init__
+
+    def make(self: Any, *words: Any, handler: Any, **more: Any) -> None:
+        def sick(kit: Any) -> Any:
+            one = handler(kit)
+            healthy = one.handle
+
+            async def handle(tx: Any, messages: Any) -> Any:
+                if is_time():
+                    await _never()
+                return await healthy(tx, messages)
+
+            one.handle = handle
+            return one
+
+        made(self, *words, handler=sick, **more)
+
+    service.Service.__init__ = make  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    consumer.WATCH_S, consumer.QUIET_MAX_S = 0.5, 2.0  # type: ignore[misc]
+    impatient: Any = service
+    impatient.DRAIN_TIMEOUT_S = PATIENCE_S
+    impatient.Consumer = functools.partial(impatient.Consumer, stalled_s=PATIENCE_S)
+    impatient.deadman = functools.partial(impatient.deadman, blocked_s=PATIENCE_S)
+    infect(os.environ["SICKNESS"], Path(os.environ["SICK_FILE"]))
+    main()

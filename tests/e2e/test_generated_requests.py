@@ -1,0 +1,94 @@
+"""The running system keeps its OpenAPI document: thousands of generated requests find no answer that is not in it.
+
+The seed is fixed, so that a change is judged by itself; GENERATED_REQUESTS_SEED=n looks somewhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from order_api.openapi.operations import OPERATIONS
+from tests.e2e.system import System, eventually, running
+from tests.e2e.trader import Trader
+from tests.support.infrastructure import Infrastructure
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+USER = "alice"
+SCOPES = "orders:read orders:write orders:act-for-users"
+RANDOM_MAX = 80
+"""Random requests for each call; the other phases have numbers of their own."""
+REQUESTS_MIN = 2_000
+NAMED: Mapping[str, str] = {"completed": "ACME", "failed": "HALT", "cancelled": "SLOW", "waiting": "SLOW"}
+"""Orders for requests to be about: their client order ids, and the assets that let them come to this."""
+
+
+async def test_no_generated_request_gets_an_answer_that_is_not_documented(
+    infrastructure: Infrastructure, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """Whatever is asked, fitting or not, alone or in a row: no 5xx, nothing that the document does not say, no harm."""
+    replicas = dict.fromkeys(("orchestrator", "balance", "assets"), 1)
+    async with running(infrastructure, tmp_path / "system", replicas=replicas) as system:
+        order_ids = await _submit_named(system)
+        generated, begin, seed = 0, time.monotonic(), int(os.environ.get("GENERATED_REQUESTS_SEED", "1"))
+        while generated < REQUESTS_MIN:  # how many come of one seed is chance
+            report, output = await _attack(system, order_ids, tmp_path, seed)
+            seed += 1
+            assert ([], [], 0) == (report["failures"], report["errors"], report["exit_code"]), output
+            # All calls but the document itself, which was read to begin with.
+            assert len(OPERATIONS) - 1 == report["operations"]["tested"]
+            generated += report["test_cases"]["generated"]
+        record_testsuite_property("generated_requests", generated)
+        print(f"{generated} generated requests in {time.monotonic() - begin:.0f} s")  # noqa: T201
+        await eventually(lambda: _all_ended(system), "every order that came of it ends")
+        assert [] == await system.audit()
+
+
+async def _submit_named(system: System) -> list[str]:
+    """Submit the named orders; return their ids when each is as it is called."""
+    async with Trader(system) as trader:
+        ids = []
+        for name, asset_id in NAMED.items():
+            body = {"asset_id": asset_id, "order_type": "MARKET_BUY", "quantity": "1", "client_order_id": name}
+            ids.append((await trader.call(USER, "POST", "/orders", json=body)).json()["order_id"])
+            if name == "cancelled":
+                await trader.call(USER, "PUT", f"/orders/{ids[-1]}/cancel")
+        ended = "SELECT 1 FROM audit.orders WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED') OFFSET 2"
+
+        async def come_to_this() -> bool:
+            return bool(await system.rows(ended))
+
+        await eventually(come_to_this, "three of the orders end")
+    return ids
+
+
+async def _attack(system: System, order_ids: list[str], folder: Path, seed: int) -> tuple[dict[str, Any], str]:
+    """Let Schemathesis attack; return its report, and what it said. The same seed is the same attack."""
+    report, configuration = folder / "report.json", folder / CONFIGURATION.name
+    configuration.write_text(CONFIGURATION.read_text())
+    (folder / "orders.dict").write_text("".join(f'"{order_id}"\n' for order_id in order_ids))
+    claims = {"sub": USER, "scope": SCOPES, "exp": int(time.time()) + 3600}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "run"),
+        f"{system.stack.api_url}/openapi.json",
+        *("--seed", str(seed), "--max-examples", str(RANDOM_MAX), "--report-json-path", str(report), "--no-color"),
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"API_TOKEN": jwt.encode(claims, system.stack.jwt_secret, "HS256")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output = (await process.communicate())[0].decode()
+    assert report.exists(), output
+    return json.loads(report.read_bytes()), output
+
+
+async def _all_ended(system: System) -> bool:
+    return not await system.rows("SELECT 1 FROM audit.orders WHERE status IN ('PENDING', 'CONFIRMED', 'PROCESSING')")

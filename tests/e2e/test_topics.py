@@ -1,0 +1,112 @@
+"""The topics of a real cluster: created and set by several at once, and checked by all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from contracts.topics import ORDERS_REQUESTS, TOPICS
+from saga_kit.messaging.topic_settings import TopicSettings, check, deviations, wanted
+from saga_kit.runtime.errors import CannotStart
+from saga_kit.runtime.settings import KafkaSettings
+from tests.e2e.system import command
+from tests.support.infrastructure import Database, Infrastructure
+
+
+@asynccontextmanager
+async def _admin(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+def _environment(infrastructure: Infrastructure, prefix: str) -> Mapping[str, str]:
+    return {"KAFKA_BOOTSTRAP_SERVERS": infrastructure.kafka_bootstrap_servers, "KAFKA_TOPIC_PREFIX": prefix}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "copies", "stops"),
+    [
+        ("message.timestamp.type", "CreateTime", 3, True),
+        ("cleanup.policy", "compact", 3, True),
+        ("cleanup.policy", "compact,delete", 3, True),
+        ("retention.ms", "-1", 3, False),
+        ("retention.ms", str(30 * 86_400_000 + 1), 3, False),
+        ("min.insync.replicas", "1", 3, False),
+        ("min.insync.replicas", "2", 1, False),
+        ("min.insync.replicas", "4", 3, False),
+        ("max.message.bytes", "1000", 3, False),
+        ("max.message.bytes", "100000000", 3, False),
+    ],
+)
+def test_each_setting_that_a_promise_rests_on_is_judged(setting: str, value: str, copies: int, stops: bool) -> None:  # noqa: FBT001 - a table
+    """A topic that is set as we set it is good; each value that breaks a promise is named alone, with its topic."""
+    assert [] == deviations(TopicSettings("t", 12, copies, wanted(copies)))
+    [found] = deviations(TopicSettings("t", 12, copies, wanted(copies) | {setting: value}))
+    assert ("t", setting, value, stops) == (found.topic, found.setting, found.found, found.stops)
+    assert f"t: {setting} is {value}, it must be" in str(found)
+
+
+@pytest.mark.apache_kafka
+async def test_several_at_once_create_the_topics_and_find_nothing_missing(
+    infrastructure: Infrastructure, topic_prefix: str
+) -> None:
+    """Four at once: whoever comes second waits for what the first creates, and all end well."""
+    environment = _environment(infrastructure, topic_prefix)
+    told = await asyncio.gather(*(command("topics", env=environment) for _ in range(4)))
+    assert [(0, "")] * 4 == [(one.code, one.err) for one in told]
+    checked = await command("topics", "--check", env=environment)
+    assert (0, "") == (checked.code, checked.err)
+    assert len(TOPICS) == len(checked.out.splitlines())
+
+
+@pytest.mark.apache_kafka
+async def test_what_deviates_is_named_and_set(infrastructure: Infrastructure, topic_prefix: str) -> None:
+    """`--check` names each setting with exit 1 and changes nothing; without it they are set, and others are kept."""
+    environment = _environment(infrastructure, topic_prefix)
+    assert 0 == (await command("topics", env=environment)).code
+    name = topic_prefix + ORDERS_REQUESTS.name
+    wrong = {"message.timestamp.type": "CreateTime", "cleanup.policy": "compact", "retention.ms": "-1"}
+    async with _admin(infrastructure.kafka_bootstrap_servers) as admin:
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name, configs=wrong | {"segment.ms": "123456789"})]
+        )
+        for _ in range(2):
+            told = await command("topics", "--check", env=environment)
+            assert 1 == told.code
+            assert set(wrong) == {setting for setting in wanted(3) if f"{name}: {setting} is " in told.err}
+        settings = KafkaSettings(
+            kafka_bootstrap_servers=infrastructure.kafka_bootstrap_servers, kafka_topic_prefix=topic_prefix
+        )
+        with pytest.raises(CannotStart, match=r"message.timestamp.type is CreateTime.*cleanup.policy is compact"):
+            await check(settings, [ORDERS_REQUESTS.name])
+        assert 0 == (await command("topics", env=environment)).code
+        assert 0 == (await command("topics", "--check", env=environment)).code
+        assert 0 == await check(settings, [ORDERS_REQUESTS.name])
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    assert ["123456789"] == [entry[1] for entry in answer.resources[0][4] if entry[0] == "segment.ms"]
+
+
+@pytest.mark.apache_kafka
+async def test_a_service_does_not_start_on_a_topic_of_its_producers_times(
+    infrastructure: Infrastructure, topic_prefix: str, database: Database
+) -> None:
+    """It ends with status 1 and names topic and setting: orders there would have no age."""
+    environment = _environment(infrastructure, topic_prefix)
+    assert 0 == (await command("topics", env=environment)).code
+    name = f"{topic_prefix}balance.commands"
+    async with _admin(infrastructure.kafka_bootstrap_servers) as admin:
+        wrong = {"message.timestamp.type": "CreateTime"}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=wrong)])
+    own = {"DATABASE_URL": database.url_of("balance"), "HTTP_PORT": "0"}
+    ended = await command("balance", env={**environment, **own})
+    assert 1 == ended.code
+    assert f"{name}: message.timestamp.type is CreateTime, it must be LogAppendTime" in ended.err.splitlines()[-1]

@@ -1,0 +1,1 @@
+"""What produces evidence: simulation, chaos, crash matrix, mutants, pressure; `record` publishes what they found."""

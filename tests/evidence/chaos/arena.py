@@ -1,0 +1,195 @@
+"""The system to be hurt: two of each service on a PostgreSQL and an Apache Kafka of its own, each behind a proxy.
+
+The services know only the proxies' ports (Kafka advertises its own), so whatever is done there happens to all of them.
+The second replica of each service runs with a clock that can be set, where Debian's `faketime` is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sysconfig
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import product
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import psutil
+from aiokafka.errors import KafkaError
+
+from contracts.decimals import Money
+from contracts.topics import TOPICS
+from local_stack.ports import free_ports
+from local_stack.sample_data import DEPOSITS
+from local_stack.stack import LocalStack, StackOptions
+from operations.cli.reach import connected
+from operations.demo.samples import load_samples
+from participants.balance.store import deposit
+from tests.evidence.chaos.proxy import Proxy
+from tests.evidence.chaos.schedule import REPLICAS, SERVICES, SESSION_S
+from tests.support.infrastructure import create_topics, delete_topics, drop_database
+from tests.support.servers import Server, docker_trouble, prepare_docker, start_docker_kafka, start_docker_postgres
+
+PARTITIONS: Final = 12
+TIME_SCALE: Final = 0.5
+"""The patience with a check or a reservation is then 15 s: longer than a group session, shorter than some faults."""
+
+
+@dataclass
+class Arena:
+    """The system, its servers and what stands in front of them."""
+
+    stack: LocalStack
+    postgres: Server
+    kafka: Server
+    proxies: Mapping[str, Proxy]
+    prefix: str
+    owner_url: str
+    """PostgreSQL's owner, past the proxy."""
+    clocks: Mapping[str, Path]
+    """The file that says how wrong a process's clock is, by the process's name; empty without `faketime`."""
+
+    def pids(self, target: str) -> list[int]:
+        """Return the processes that a target names: `api-2` one of them, `api` all."""
+        service, _, replica = target.partition("-")
+        pids = self.stack.pids.get(service, [])
+        return pids[int(replica) - 1 : int(replica)] if replica else pids
+
+    def ports(self, service: str) -> list[int]:
+        """Return the ports of a service's processes; each keeps its own over all restarts."""
+        return sorted(int(psutil.Process(pid).environ()["HTTP_PORT"]) for pid in self.stack.pids[service])
+
+    async def endow(self, users: list[str], holdings: Mapping[str, str]) -> dict[tuple[str, str], str]:
+        """Give each user the same; return all that anybody was ever given."""
+        given = {(one.user_id, one.asset_id): str(one.amount) for one in DEPOSITS}
+        async with connected(self.stack.logins["balance"]) as engine:
+            for user, (asset_id, amount) in product(users, holdings.items()):
+                await deposit(engine, secrets.token_hex(8), user, asset_id, Money.parse(amount))
+                given[user, asset_id] = str(Decimal(given.get((user, asset_id), "0")) + Decimal(amount))
+        return given
+
+
+@asynccontextmanager
+async def arena(folder: Path, *, session_s: float) -> AsyncIterator[Arena]:
+    """Start everything; end everything, and keep `folder` with the logs. `session_s`: of the consumer groups."""
+    if trouble := docker_trouble():
+        raise RuntimeError(f"chaos needs an Apache Kafka and a PostgreSQL that it may hurt: {trouble}")
+    prepare_docker()
+    proxies = {name: Proxy(port) for name, port in zip(("postgres", "kafka"), free_ports(2), strict=True)}
+    for proxy in proxies.values():
+        await proxy.start()
+    try:
+        async with (
+            _servers(proxies) as (postgres, kafka),
+            system_on(postgres, kafka, folder, proxies=proxies, session_s=session_s) as one,
+        ):
+            yield one
+    finally:
+        for proxy in proxies.values():
+            await proxy.close()
+
+
+def clock_library() -> Path | None:
+    """Find Debian's `faketime`, by which the clock of one process can be wrong; None where it is not installed."""
+    triplet = sysconfig.get_config_var("MULTIARCH") or ""
+    places = [Path("/usr/lib", triplet, "faketime"), Path("/usr/lib/faketime"), Path("/usr/local/lib/faketime")]
+    return next((found for place in places if (found := place / "libfaketimeMT.so.1").exists()), None)
+
+
+@asynccontextmanager
+async def _servers(proxies: Mapping[str, Proxy]) -> AsyncIterator[tuple[Server, Server]]:
+    starts: dict[str, Callable[[], Server]] = {
+        "postgres": start_docker_postgres,
+        "kafka": lambda: start_docker_kafka(advertised=f"127.0.0.1:{proxies['kafka'].port}"),
+    }
+    started = await asyncio.gather(*(asyncio.to_thread(start) for start in starts.values()), return_exceptions=True)
+    servers = {
+        name: server for name, server in zip(starts, started, strict=True) if not isinstance(server, BaseException)
+    }
+    try:
+        for failure in started:
+            if isinstance(failure, BaseException):
+                raise failure
+        for name, server in servers.items():
+            proxies[name].target = _place(server.address)
+        yield servers["postgres"], servers["kafka"]
+    finally:
+        for server in servers.values():
+            await asyncio.to_thread(server.close)
+
+
+@asynccontextmanager
+async def system_on(
+    postgres: Server,
+    kafka: Server,
+    folder: Path,
+    *,
+    proxies: Mapping[str, Proxy] | None = None,
+    session_s: float = SESSION_S,
+    time_scale: float = TIME_SCALE,
+    replicas: Mapping[str, int] | None = None,
+) -> AsyncIterator[Arena]:
+    """Start a system on these servers, through `proxies` where there are any; `replicas` where not two of each."""
+    prefix, database = f"t{secrets.token_hex(4)}.", f"chaos_{secrets.token_hex(4)}"
+    connection = await asyncpg.connect(postgres.address)
+    await connection.execute(f'CREATE DATABASE "{database}"')
+    await connection.close()
+    places = {name: f"127.0.0.1:{proxy.port}" for name, proxy in (proxies or {}).items()}
+    kafka_address = places.get("kafka", kafka.address)
+    await create_topics(kafka_address, {prefix + topic.name: topic.partitions for topic in TOPICS})
+    parts = urlsplit(postgres.address)
+    owner_url = urlunsplit(parts._replace(path=f"/{database}"))
+    login, _, place = parts.netloc.rpartition("@")
+    through = f"{login}@{places.get('postgres', place)}"
+    clocks = _clocks(folder) if proxies else {}
+    options = StackOptions(
+        database_url=urlunsplit(parts._replace(netloc=through, path=f"/{database}")),
+        kafka_bootstrap_servers=kafka_address,
+        environment={
+            "KAFKA_TOPIC_PREFIX": prefix,
+            "KAFKA_SESSION_TIMEOUT_S": f"{session_s:g}",
+            "API_RATE_LIMIT_PER_S": "0",  # one load acts for everybody
+        },
+        environment_of={name: _with_clock(file) for name, file in clocks.items()},
+        replicas=dict.fromkeys(SERVICES, REPLICAS) | dict(replicas or {}),
+        time_scale=time_scale,
+        load_samples=lambda logins: load_samples(logins, time_scale),
+    )
+    try:
+        async with LocalStack(folder, options) as stack:
+            yield Arena(stack, postgres, kafka, proxies or {}, prefix, owner_url, clocks)
+    finally:
+        with suppress(OSError, asyncpg.PostgresError, KafkaError):  # they may be gone with their servers
+            await drop_database(postgres.address, database)
+            await delete_topics(kafka_address, prefix)
+
+
+def _clocks(folder: Path) -> dict[str, Path]:
+    if clock_library() is None:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    clocks = {f"{service}-{REPLICAS}": folder / f"clock-{service}" for service in SERVICES}
+    for file in clocks.values():
+        file.write_text("+0\n")
+    return clocks
+
+
+def _with_clock(file: Path) -> dict[str, str]:
+    """Let a process take the error of its wall clock from a file, and look there every second."""
+    return {
+        "LD_PRELOAD": str(clock_library()),
+        "FAKETIME_TIMESTAMP_FILE": str(file.absolute()),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def _place(address: str) -> tuple[str, int]:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    return parts.hostname or "127.0.0.1", parts.port or 0

@@ -1,0 +1,249 @@
+"""How each kind of fault is done to a running system, and undone. What is done when stands in the schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them in a way that mypy does not see
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+from docker import from_env
+
+from tests.evidence.chaos.arena import PARTITIONS, Arena
+from tests.evidence.chaos.schedule import Fault, Kind
+from tests.support.servers import Server
+
+ALIVE_WITHIN_S: Final = 30.0
+GROUP_OF: Final = {
+    "orders.requests": "orchestrator",
+    "balance.replies": "orchestrator",
+    "assets.replies": "orchestrator",
+    "balance.commands": "balance",
+    "assets.commands": "assets",
+}
+ROLLED: Final = (*GROUP_OF, "orders.events")
+ROLL_S: Final = 3.0
+
+
+class NotDoneError(Exception):
+    """Why a fault could not be done, in one line."""
+
+
+@dataclass
+class Done:
+    """What came of a fault: when it began and was over (monotonic), and a word on what it met."""
+
+    fault: Fault
+    in_flight: int
+    began_at: float
+    over_at: float = 0.0
+    met: str = ""
+    not_done: str = ""
+    recovered_s: float | None = None
+    """How long after it was over the first order that came later had ended; None when none did."""
+
+
+class Faults:
+    """Does faults. Those to one target come one after the other, whatever their kinds. `witness_at`: see `_roll`."""
+
+    def __init__(self, arena: Arena, in_flight: Callable[[], int], witness_at: Callable[[], dict[int, int]]) -> None:
+        self.done: list[Done] = []
+        self._arena = arena
+        self._in_flight = in_flight
+        self._witness_at = witness_at
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._docker = from_env()
+        self._ways = {
+            Kind.KILL: self._kill,
+            Kind.IMMEDIATE: self._immediate,
+            Kind.SERVER_KILL: self._server_kill,
+            Kind.FREEZE: self._freeze,
+            Kind.FREEZE_LONG: self._freeze,
+            Kind.LAG: self._freeze,
+            Kind.CUT: self._cut,
+            Kind.DELAY: self._delay,
+            Kind.SWALLOW: self._swallow,
+            Kind.ROLL: self._roll,
+            Kind.CLOCK: self._clock,
+        }
+
+    async def do(self, fault: Fault) -> Done:
+        """Wait until load is in flight and nothing else is done to the target; do the fault, and undo it."""
+        async with self._turns[fault.target]:
+            give_up_at = time.monotonic() + ALIVE_WITHIN_S
+            while not (under_way := self._in_flight()) and time.monotonic() < give_up_at:
+                await asyncio.sleep(0.01)
+            done = Done(fault, under_way, time.monotonic())
+            self.done.append(done)
+            try:
+                done.met = await self._ways[fault.kind](fault)
+            except (NotDoneError, KafkaException) as error:
+                done.not_done = str(error)
+            done.over_at = time.monotonic()
+        return done
+
+    def undo(self) -> None:
+        """Make sure that nothing goes on: everybody runs, every line passes, every clock is right."""
+        for service in self._arena.stack.pids:
+            for pid in self._arena.pids(service):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        for proxy in self._arena.proxies.values():
+            proxy.heal()
+        for clock in self._arena.clocks.values():
+            clock.write_text("+0\n")
+
+    def close(self) -> None:
+        """Let go of Docker."""
+        self._docker.close()
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    async def _kill(self, fault: Fault) -> str:
+        [process] = await self._alive(fault.target)
+        age_s = time.time() - process.create_time()
+        process.kill()
+        return f"{age_s:.0f} s old"
+
+    async def _freeze(self, fault: Fault) -> str:
+        processes = await self._alive(fault.target)
+        for process in processes:
+            process.suspend()
+        try:
+            await asyncio.sleep(fault.hold_s)
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+        return f"{len(processes)} frozen"
+
+    async def _clock(self, fault: Fault) -> str:
+        clock = self._arena.clocks.get(fault.target)
+        if clock is None:
+            raise NotDoneError("the library `faketime` is not installed")
+        clock.write_text(f"{fault.amount:+g}\n")
+        try:
+            await asyncio.sleep(fault.hold_s)
+        finally:
+            clock.write_text("+0\n")
+        return ""
+
+    async def _alive(self, target: str) -> list[psutil.Process]:
+        """Return the target's processes as soon as all of them run."""
+        give_up_at = time.monotonic() + ALIVE_WITHIN_S
+        while time.monotonic() < give_up_at:
+            found = []
+            for pid in self._arena.pids(target):
+                with suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(pid)
+                    found += [process] if process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} else []
+            if found and len(found) == len(self._arena.pids(target)):
+                return found
+            await asyncio.sleep(0.05)
+        raise NotDoneError(f"{target} did not run for {ALIVE_WITHIN_S:g} s")
+
+    # Servers ----------------------------------------------------------------------------------------------------------
+
+    async def _immediate(self, fault: Fault) -> str:
+        return await self._down(self._arena.postgres, "SIGQUIT", fault)  # what pg_ctl stop -m immediate sends
+
+    async def _server_kill(self, fault: Fault) -> str:
+        return await self._down(self._server(fault.target), "SIGKILL", fault)
+
+    async def _down(self, server: Server, how: str, fault: Fault) -> str:
+        container = await asyncio.to_thread(self._docker.containers.get, server.container_id or "")
+        await asyncio.to_thread(container.kill, how)
+        await asyncio.to_thread(container.wait)
+        await asyncio.sleep(fault.hold_s)
+        began = time.monotonic()
+        for patience in (True, True, False):  # a busy machine may need several times what is usual
+            try:
+                await server.start()
+                break
+            except RuntimeError:
+                if not patience:
+                    raise
+        return f"up again in {time.monotonic() - began:.1f} s"
+
+    def _server(self, target: str) -> Server:
+        return self._arena.postgres if target == "postgres" else self._arena.kafka
+
+    # The line between -------------------------------------------------------------------------------------------------
+
+    async def _cut(self, fault: Fault) -> str:
+        proxy = self._arena.proxies[fault.target]
+        number = proxy.cut()
+        await asyncio.sleep(fault.hold_s)
+        proxy.heal()
+        return f"{number} connections"
+
+    async def _delay(self, fault: Fault) -> str:
+        proxy = self._arena.proxies[fault.target]
+        proxy.delay_s = fault.amount
+        await asyncio.sleep(fault.hold_s)
+        proxy.heal()
+        return f"{proxy.connections} connections"
+
+    async def _swallow(self, fault: Fault) -> str:
+        proxy = self._arena.proxies[fault.target]
+        number = proxy.swallow()
+        await asyncio.sleep(fault.hold_s)
+        proxy.heal()
+        return f"{number} connections"
+
+    # The broker's log -------------------------------------------------------------------------------------------------
+
+    async def _roll(self, _fault: Fault) -> str:
+        return await asyncio.to_thread(self._roll_segments)
+
+    def _roll_segments(self) -> str:
+        """Let every topic begin new segments at once for a moment, and delete what all its readers are past.
+
+        Of `orders.events` that is what the witness has read: it has no group, and must see everything.
+        """
+        admin = AdminClient({"bootstrap.servers": self._arena.stack.kafka_bootstrap_servers, "log_level": 0})
+        prefix = self._arena.prefix
+        self._configure(admin, "50")
+        time.sleep(ROLL_S)
+        past = {("orders.events", number): offset for number, offset in self._witness_at().items()}
+        for group in set(GROUP_OF.values()):
+            asked = admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(prefix + group)], request_timeout=10
+            )
+            for tp in asked[prefix + group].result().topic_partitions:
+                past[tp.topic.removeprefix(prefix), tp.partition] = tp.offset
+        places = [
+            TopicPartition(prefix + topic, number, past[topic, number])
+            for topic in ROLLED
+            for number in range(PARTITIONS)
+            if past.get((topic, number), 0) > 0
+        ]
+        deleted = 0
+        for outcome in admin.delete_records(places, request_timeout=10).values():
+            deleted += outcome.result().low_watermark
+        self._configure(admin, "604800000")
+        return f"the logs of {len(places)} partitions begin at {deleted} in all"
+
+    def _configure(self, admin: AdminClient, segment_ms: str) -> None:
+        entry = ConfigEntry("segment.ms", segment_ms, incremental_operation=AlterConfigOpType.SET)
+        resources = [
+            ConfigResource(ResourceType.TOPIC, self._arena.prefix + topic, incremental_configs=[entry])
+            for topic in ROLLED
+        ]
+        answers: dict[Any, Any] = admin.incremental_alter_configs(resources, request_timeout=10)
+        for outcome in answers.values():
+            outcome.result()

@@ -1,0 +1,423 @@
+"""Steady load by both doors: good orders and hopeless ones, cancels, repeats, contradictions, messages nobody can read.
+
+It remembers what it sent and what it heard, and nothing else. What comes next is drawn from the run's seed; when it
+comes is the clock's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import httpx
+import jwt
+from confluent_kafka import KafkaException, Producer
+
+from tests.evidence.chaos.record import NO, YES, Placed, Record, Unreadable
+
+HOLDINGS: Final = {"USD": "10000000.00", "BTC": "500", "ETH": "500", "ACME": "100000"}
+"""What each user has: enough for any run, so that nobody is refused for want of it."""
+CALL_S: Final = 8.0
+INSIST_S: Final = 40.0
+DELIVERED_WITHIN_S: Final = 60.0
+BURST_MAX: Final = 2_000
+"""Unacknowledged messages at once."""
+WAITING_MAX: Final = 150
+"""Calls of the API that wait at once; beyond it the load waits, as clients do."""
+MIX: Final = {
+    "good": 50,
+    "hopeless": 9,
+    "withdrawn": 14,
+    "strangers_cancel": 2,
+    "doubled": 9,
+    "contradiction": 4,
+    "twins": 3,
+    "invalid": 4,
+    "unreadable": 5,
+}
+"""How often each kind of wish comes."""
+COMPLETED, WITHDRAWN = "COMPLETED", "CANCELLED USER_REQUESTED"
+
+Headers = list[tuple[str, bytes]]
+
+
+class Load:
+    """Sends wishes until told to stop. `apis`: the addresses of the API's replicas; `mix`: how often each kind is."""
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        apis: Sequence[str],
+        kafka: str,
+        prefix: str,
+        secret: str,
+        users: Sequence[str],
+        seed: int,
+        mix: Mapping[str, int] | None = None,
+    ) -> None:
+        self.record = record
+        self._mix = dict(mix or MIX)
+        self._prefix, self._secret, self._users = prefix, secret, users
+        self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+        self._apis = [httpx.AsyncClient(base_url=url, timeout=CALL_S) for url in apis]
+        self._producer = Producer(
+            {
+                "bootstrap.servers": kafka,
+                "partitioner": "murmur2_random",
+                "acks": "all",
+                "enable.idempotence": False,  # so that its own retries double messages, too
+                "linger.ms": 5,
+                "message.timeout.ms": int(DELIVERED_WITHIN_S * 1000),
+                "socket.timeout.ms": 10_000,
+                "reconnect.backoff.max.ms": 500,
+                "message.max.bytes": 2_000_000,
+                "log_level": 0,
+            }
+        )
+        self._tokens: dict[str, str] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._room = asyncio.Semaphore(WAITING_MAX)
+        self._polling = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="load", daemon=True)
+
+    async def __aenter__(self) -> Self:
+        self._poller.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._polling.set()
+        await asyncio.to_thread(self._poller.join)
+        for api in self._apis:
+            await api.aclose()
+
+    async def run(self, rate: float) -> None:
+        """Send at this rate until `stop`."""
+        next_at = time.monotonic()
+        while not self._stopping.is_set():
+            await self.place()
+            next_at = max(next_at + 1 / rate, time.monotonic() - 1.0)  # what was missed in a pause is not made up
+            await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+
+    async def burst(self, orders: int) -> None:
+        """Send so many good orders by Kafka as fast as they can be sent; return when the broker has them."""
+        for _ in range(orders):
+            placed, act = self._by_kafka(self._rng)
+            self.record.placed.append(placed)
+            task = asyncio.create_task(act)
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            if len(self._under_way) > BURST_MAX:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self) -> None:
+        """Send nothing new; return when every call has its last answer and every message its outcome."""
+        self._stopping.set()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def place(self) -> None:
+        """Send the next wish; return when it is under way."""
+        await self._room.acquire()
+        rng = self._rng
+        [kind] = rng.choices(list(self._mix), list(self._mix.values()))
+        placed, act = getattr(self, f"_{kind}")(rng)
+        self.record.placed += [placed] if placed is not None else []
+        task = asyncio.create_task(act)
+        self._under_way.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._room.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+    # What may be wanted -----------------------------------------------------------------------------------------------
+
+    def _placed(self, kind: str, door: str, body: dict[str, Any], *ends: str, user_id: str | None = None) -> Placed:
+        placed = Placed(
+            number=len(self.record.placed),
+            kind=kind,
+            door=door,
+            user_id=user_id or self._rng.choice(self._users),
+            bodies=[body],
+            ends=list(ends or (COMPLETED,)),
+            at_s=time.monotonic(),
+        )
+        identity = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        if door == "rest":
+            placed.key = identity
+        else:
+            placed.order_id = identity
+        return placed
+
+    def _good(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        if rng.random() < 0.5:
+            placed = self._placed("plain", "rest", _good_body(rng))
+            return placed, self._post(placed, insist=rng.random() < 0.7)
+        return self._by_kafka(rng)
+
+    def _by_kafka(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        placed = self._placed("plain", "kafka", _good_body(rng))
+        return placed, self._produce(placed)
+
+    def _hopeless(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        body, ends, user_id = rng.choice(_HOPELESS)
+        placed = self._placed("hopeless", rng.choice(("rest", "kafka")), body, ends, user_id=user_id)
+        return placed, self._post(placed, insist=True) if placed.door == "rest" else self._produce(placed)
+
+    def _unaffected(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Want what the asset service refuses at once, so that nobody asks the balance service."""
+        body = {"order_type": "MARKET_BUY", "asset_id": rng.choice(("NOPE", "HALT")), "quantity": "5"}
+        placed = self._placed("unaffected", "kafka", body, "FAILED ASSET_NOT_FOUND", "FAILED ASSET_NOT_TRADABLE")
+        return placed, self._produce(placed)
+
+    def _withdrawn(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        placed = self._placed("cancelled", rng.choice(("rest", "kafka")), _good_body(rng), COMPLETED, WITHDRAWN)
+        placed.cancelled = True
+        pause_s = rng.choice((0.0, 0.0, 0.02, 0.3))
+        if placed.door == "rest":
+            return placed, self._post_and_cancel(placed, pause_s)
+        return placed, self._produce_and_cancel(placed, pause_s, first=rng.random() < 0.2)
+
+    def _strangers_cancel(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        placed = self._placed("cancelled by a stranger", "kafka", _good_body(rng))
+
+        async def act() -> None:
+            await self._produce(placed)
+            self._send(*self._cancel(placed, by="mallory"))
+
+        return placed, act()
+
+    def _doubled(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Send the same request twice: by one key at both replicas at once, or the same bytes on the topic."""
+        if rng.random() < 0.5:
+            placed = self._placed("doubled", "rest", _good_body(rng))
+
+            async def both() -> None:
+                await asyncio.gather(*(self._post(placed, insist=True, first=number) for number in (0, 1)))
+
+            return placed, both()
+        placed = self._placed("doubled", "kafka", _good_body(rng))
+
+        async def twice() -> None:
+            message = self._request(placed, placed.bodies[0])
+            await asyncio.gather(*(self._deliver(placed, message) for _ in (0, 1)))
+
+        return placed, twice()
+
+    def _contradiction(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Two contents under one key or one order id: one of them counts, for good."""
+        placed = self._placed("contradicted", rng.choice(("rest", "kafka")), _good_body(rng))
+        placed.bodies.append(_good_body(rng))
+
+        async def act() -> None:
+            if placed.door == "rest":
+                await self._post(placed, insist=True)
+                await self._post(placed, insist=False, body=placed.bodies[1])
+            else:
+                await asyncio.gather(*(self._deliver(placed, self._request(placed, body)) for body in placed.bodies))
+
+        return placed, act()
+
+    def _twins(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Two orders of one user under one name of his own: one of them is told that the name is taken."""
+        name = f"twin-{rng.getrandbits(48):x}"
+        body = _good_body(rng) | {"client_order_id": name}
+        one = self._placed("twin", "kafka", body, COMPLETED, "FAILED DUPLICATE_CLIENT_ORDER_ID")
+        self.record.placed.append(one)
+        two = self._placed("twin", "kafka", body, *one.ends, user_id=one.user_id)
+        one.twin = two.twin = name
+
+        async def act() -> None:
+            await asyncio.gather(self._produce(one), self._produce(two))
+
+        return two, act()
+
+    def _invalid(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Break a rule: refused at the door by REST; by Kafka an order that fails, so that its producer hears of it."""
+        body = _good_body(rng) | rng.choice(({"quantity": "-1"}, {"quantity": 1}, {"order_type": "WISH"}))
+        placed = self._placed("invalid", rng.choice(("rest", "kafka")), body, "FAILED INVALID_ORDER")
+        return placed, self._post(placed, insist=True) if placed.door == "rest" else self._produce(placed)
+
+    def _unreadable(self, rng: random.Random) -> tuple[None, Coroutine[Any, Any, None]]:
+        """Send a message from which not even an order's id can be read."""
+        mark = f"{rng.getrandbits(64):016x}"
+        topic = rng.choice(("orders.requests", "orders.requests", "balance.commands", "assets.replies"))
+        value, headers = rng.choice(
+            (
+                (f'{{"broken": "{mark}', _headers("OrderRequested")),
+                (f'{{"no order id": "{mark}"}}', _headers("OrderRequested")),
+                (f'{{"mark": "{mark}"}}', _headers("NobodyKnowsThis")),
+                (f'{{"mark": "{mark}"}}', []),
+            )
+        )
+        return None, self._spoil(topic, mark, value.encode(), headers)
+
+    # How it is sent ---------------------------------------------------------------------------------------------------
+
+    async def _post(
+        self, placed: Placed, *, insist: bool, first: int | None = None, body: dict[str, Any] | None = None
+    ) -> None:
+        """Post; while nobody knows what became of it and we insist, again with the same key, at the other replica."""
+        give_up_at = time.monotonic() + INSIST_S
+        number = self._rng.randrange(2) if first is None else first
+        headers = self._authorized(placed.user_id) | {"Idempotency-Key": placed.key or ""}
+        while True:
+            status = 0
+            with contextlib.suppress(httpx.TransportError):
+                answer = await self._apis[number % len(self._apis)].post(
+                    "/orders", json=body or placed.bodies[0], headers=headers
+                )
+                status = answer.status_code
+                self._heard(placed, answer)
+            if body is None or status in YES:  # the answer to a contradiction is about the contradiction
+                placed.answers.append(status)
+            if status in YES | NO or not insist or time.monotonic() > give_up_at:
+                return
+            number += 1
+            await asyncio.sleep(0.5)
+
+    def _heard(self, placed: Placed, answer: httpx.Response) -> None:
+        with contextlib.suppress(ValueError):
+            order_id = answer.json().get("order_id")
+            if order_id and answer.status_code not in NO:
+                placed.order_id = placed.order_id or order_id
+                placed.ids += [order_id] if order_id not in placed.ids else []
+
+    async def _post_and_cancel(self, placed: Placed, pause_s: float) -> None:
+        await self._post(placed, insist=True)
+        await asyncio.sleep(pause_s)
+        if placed.order_id is not None:
+            with contextlib.suppress(httpx.TransportError):
+                api = self._apis[placed.number % len(self._apis)]
+                await api.put(f"/orders/{placed.order_id}/cancel", headers=self._authorized(placed.user_id))
+
+    async def _produce(self, placed: Placed) -> None:
+        await self._deliver(placed, self._request(placed, placed.bodies[0]))
+
+    async def _produce_and_cancel(self, placed: Placed, pause_s: float, *, first: bool) -> None:
+        if first:
+            self._send(*self._cancel(placed))
+        await asyncio.gather(self._produce(placed), asyncio.sleep(pause_s))
+        if not first:
+            self._send(*self._cancel(placed))
+
+    async def _deliver(self, placed: Placed, message: tuple[str, str, bytes, Headers]) -> None:
+        if await self._acknowledged(*message) is not None:
+            placed.stored = True
+
+    async def _spoil(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
+        stored = await self._acknowledged(topic, key, value, headers)
+        if stored is None:
+            self.record.unsure.append(value)
+        else:
+            self.record.unreadable.append(Unreadable(stored.topic(), stored.partition(), stored.offset(), value))
+
+    async def _acknowledged(self, topic: str, key: str, value: bytes, headers: Headers) -> Any | None:
+        """Send, and return the broker's word that it has it; None when it gave none."""
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Any] = loop.create_future()
+
+        def known(stored: Any) -> None:
+            if not outcome.done():
+                outcome.set_result(stored)
+
+        def delivered(error: Any, stored: Any) -> None:
+            loop.call_soon_threadsafe(known, None if error is not None else stored)
+
+        self._send(topic, key, value, headers, delivered)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DELIVERED_WITHIN_S + 15):
+                return await outcome
+        return None
+
+    def _poll(self) -> None:
+        """Let the producer tell what became of messages, in a thread of its own."""
+        while not self._polling.is_set():
+            self._producer.poll(0.1)
+
+    def _send(
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        headers: Headers,
+        delivered: Callable[[Any, Any], None] | None = None,
+    ) -> None:
+        try:
+            self._producer.produce(
+                self._prefix + topic, key=key, value=value, headers=list(headers), on_delivery=delivered
+            )
+        except (BufferError, KafkaException):
+            if delivered is not None:
+                delivered("the queue is full", None)
+
+    def _request(self, placed: Placed, body: dict[str, Any]) -> tuple[str, str, bytes, Headers]:
+        order_id = placed.order_id or ""
+        value = json.dumps({"order_id": order_id, "user_id": placed.user_id, **body}).encode()
+        return "orders.requests", order_id, value, _headers("OrderRequested")
+
+    def _cancel(self, placed: Placed, *, by: str | None = None) -> tuple[str, str, bytes, Headers]:
+        order_id = placed.order_id or ""
+        body = {"order_id": order_id, "user_id": placed.user_id, "requested_by": by or placed.user_id}
+        return "orders.requests", order_id, json.dumps(body).encode(), _headers("OrderCancelRequested")
+
+    def _authorized(self, user_id: str) -> dict[str, str]:
+        if user_id not in self._tokens:
+            claims = {"sub": user_id, "scope": "orders:read orders:write", "exp": int(time.time()) + 24 * 3600}
+            self._tokens[user_id] = jwt.encode(claims, self._secret, "HS256")
+        return {"Authorization": f"Bearer {self._tokens[user_id]}"}
+
+
+_HOPELESS: Final = (
+    ({"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01"}, "FAILED INSUFFICIENT_BALANCE", "carol"),
+    ({"order_type": "MARKET_SELL", "asset_id": "BTC", "quantity": "0.01"}, "FAILED INSUFFICIENT_BALANCE", "carol"),
+    ({"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01"}, "FAILED ACCOUNT_NOT_FOUND", "nobody"),
+    ({"order_type": "MARKET_BUY", "asset_id": "NOPE", "quantity": "1"}, "FAILED ASSET_NOT_FOUND", None),
+    ({"order_type": "MARKET_SELL", "asset_id": "ACME", "quantity": "1.5"}, "FAILED INVALID_STEP", None),
+    ({"order_type": "MARKET_BUY", "asset_id": "HALT", "quantity": "5"}, "FAILED ASSET_NOT_TRADABLE", None),
+    (
+        {"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01", "price": "45000.00"},
+        "FAILED SLIPPAGE_EXCEEDED",
+        None,
+    ),
+)
+"""Orders that must be refused: content, end, and by whom if that matters."""
+
+
+def _good_body(rng: random.Random) -> dict[str, Any]:
+    side, asset, quantity = rng.choice(
+        (
+            ("MARKET_BUY", "BTC", f"0.{rng.randrange(100_000, 2_000_000):08d}"),
+            ("MARKET_BUY", "ETH", f"0.{rng.randrange(1_000_000, 50_000_000):08d}"),
+            ("MARKET_BUY", "ACME", str(rng.randrange(1, 20))),
+            ("MARKET_SELL", "BTC", f"0.{rng.randrange(100_000, 2_000_000):08d}"),
+            ("MARKET_SELL", "ACME", str(rng.randrange(1, 20))),
+        )
+    )
+    return {"order_type": side, "asset_id": asset, "quantity": quantity}
+
+
+def _headers(kind: str) -> Headers:
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(uuid.uuid4()).encode()),
+        ("ce_source", b"chaos"),
+        ("ce_type", kind.encode()),
+        ("ce_time", datetime.now(UTC).isoformat().encode()),
+        ("content-type", b"application/json"),
+    ]

@@ -1,0 +1,63 @@
+"""What the system counted itself: the counters of every process, added up over all that were ever started.
+
+A process that dies takes with it what it counted since it was last asked, so the sums are lower bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import suppress
+from typing import Final
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.evidence.chaos.arena import Arena
+
+EVERY_S: Final = 2.0
+KEPT: Final = {
+    "saga_replies_ignored_total": "why",
+    "batch_retries_total": None,
+    "messages_set_aside_total": "outcome",
+    "orders_published_again_total": None,
+}
+
+
+class Counters:
+    """The last that each process said."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._said: dict[tuple[int, str], float] = {}
+
+    async def watch(self) -> None:
+        """Ask everybody again and again, until cancelled."""
+        async with httpx.AsyncClient(timeout=2) as client:
+            while True:
+                await self.ask(client)
+                await asyncio.sleep(EVERY_S)
+
+    async def ask(self, client: httpx.AsyncClient) -> None:
+        """Ask everybody once; who does not answer keeps what it said before."""
+        pids = [pid for service in ("orchestrator", "balance", "assets", "api") for pid in self._arena.pids(service)]
+        await asyncio.gather(*(self._ask(client, pid) for pid in pids))
+
+    def sums(self) -> dict[str, int]:
+        """Add up all processes; a label's values count apart."""
+        sums: dict[str, float] = defaultdict(float)
+        for (_, name), value in self._said.items():
+            sums[name] += value
+        return {name: int(value) for name, value in sorted(sums.items()) if value}
+
+    async def _ask(self, client: httpx.AsyncClient, pid: int) -> None:
+        with suppress(httpx.HTTPError, psutil.Error, KeyError):
+            port = psutil.Process(pid).environ()["HTTP_PORT"]
+            text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    if sample.name in KEPT:
+                        label = KEPT[sample.name]
+                        name = sample.name if label is None else f"{sample.name} {sample.labels[label]}"
+                        self._said[pid, name] = sample.value

@@ -1,0 +1,27 @@
+"""Chaos at a size for every change: something of every kind, once; `make chaos` is the same at length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.evidence.chaos.arena import clock_library
+from tests.evidence.chaos.report import figures, not_done
+from tests.evidence.chaos.run import run
+from tests.evidence.chaos.schedule import Kind, kills_of, schedule
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.apache_kafka]
+SEED, KILLS = 2, 4
+
+
+async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> None:
+    """Kills, freezes, cuts, half-open lines, wrong clocks, rolled segments: all orders end, once, to the cent, told."""
+    faults = schedule(SEED, KILLS, gap_s=(0.8, 1.6), shortness=0.5)
+    assert (KILLS, set(Kind)) == (kills_of(faults), {fault.kind for fault in faults})
+    outcome = await run(faults, seed=SEED, rate=20, folder=tmp_path, console=Console(quiet=True), shortness=0.5)
+    assert [] == list(map(str, outcome.findings)), figures(outcome)
+    missing = [] if clock_library() else ["not done: wrong clock (1 times): the library `faketime` is not installed"]
+    assert missing == not_done(outcome)
+    assert 200 < outcome.orders

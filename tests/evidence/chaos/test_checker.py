@@ -1,0 +1,213 @@
+"""The chaos checker itself: it finds nothing where all is well, and each fault that is planted by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import asyncpg
+import pytest
+
+from tests.evidence.chaos import books, world
+from tests.evidence.chaos.checker import judge
+from tests.evidence.chaos.record import Record
+from tests.evidence.chaos.witness import Told, Wire
+from tests.evidence.chaos.world import BOUGHT, CANCELLED, REFUSED, SOLD
+from tests.support.infrastructure import Database
+
+
+class Plant(NamedTuple):
+    """A fault: done to the tables by SQL, or to what was told or submitted; and what must be said of it."""
+
+    name: str
+    kind: str
+    words: str
+    sql: tuple[str, ...] = ()
+    spoil: Callable[[Record, Wire], Any] = lambda _record, _wire: None
+
+
+def _without(table: str, constraint: str) -> str:
+    return f"ALTER TABLE {table} DROP CONSTRAINT {constraint}"
+
+
+def _retold(order_id: str, version: int, **changes: Any) -> Callable[[Record, Wire], Any]:
+    """Tell one version otherwise, each time."""
+
+    def spoil(_record: Record, wire: Wire) -> None:
+        told = wire.told[order_id][version][0]
+        body = json.loads(told.value)
+        wire.told[order_id][version] = [told._replace(value=json.dumps(body | changes).encode())]
+
+    return spoil
+
+
+PLANTS = (
+    # Lost
+    Plant("an event is gone", "lost", "versions [2] of 4 were never told", (), lambda _, w: w.told[BOUGHT].pop(2)),
+    Plant("all its events are gone", "lost", "versions [1, 2] of 2 were never", (), lambda _, w: w.told.pop(REFUSED)),
+    Plant("an order is gone", "lost", "it was accepted", (f"DELETE FROM orders.orders WHERE order_id = '{SOLD}'",)),
+    Plant(
+        "a claim without an order", "lost", "alice has its promise",
+        (f"UPDATE api.claims SET order_id = '{BOUGHT[:-1]}9' WHERE idempotency_key = 'k1'",),
+    ),
+    Plant(
+        "it never ended", "lost", "it never ended: PENDING in RESERVING",
+        ((f"UPDATE orders.orders SET phase = 'RESERVING', status = 'PENDING', due_at = now(), reason_code = NULL"
+         f" WHERE order_id = '{REFUSED}'"),),
+    ),
+    Plant(
+        "only its cancel is known", "lost", "only the cancel is known",
+        ((f"UPDATE orders.orders SET phase = 'NEW', status = NULL, version = 0, reason_code = NULL"
+         f" WHERE order_id = '{CANCELLED}'"),),
+    ),
+    Plant(
+        "an unsent reply", "lost", "balances.outbox: 1 rows were never sent",
+        ("INSERT INTO balances.outbox (due_at, available_at, refs, payload) VALUES (now(), now(), '{}', '')",),
+    ),
+    Plant("a letter's byte", "lost", "is kept as", ("UPDATE orders.dead_letters SET value = 'other'",)),
+    # Doubled
+    Plant(
+        "one key, two orders", "doubled", "its key made several orders",
+        ("DROP INDEX api.claims_idempotency_key", "UPDATE api.claims SET idempotency_key = 'k1'"),
+    ),
+    Plant("two answers", "doubled", "name several orders", (), lambda r, _: r.placed[0].ids.append(SOLD)),
+    Plant(
+        "a second hold", "doubled", "it has 2 holds",
+        ((f"INSERT INTO balances.holds SELECT 'again', saga_id, owner, unit, amount, captured, refunded, state FROM"
+         f" balances.holds WHERE saga_id = '{SOLD}'"),),
+    ),
+    Plant(
+        "a second fill", "doubled", "it has 2 fills",
+        ((f"INSERT INTO orders.fills SELECT 'again', order_id, quantity, price, fee, true FROM orders.fills"
+         f" WHERE order_id = '{SOLD}'"),),
+    ),
+    Plant(
+        "a doubled journal entry", "doubled", "it was booked 2 times",
+        ((f"INSERT INTO balances.journal SELECT 'again', account, asset_id, order_id, amount FROM balances.journal"
+         f" WHERE order_id = '{SOLD}'"),),
+    ),
+    Plant(
+        "one name, two orders", "doubled", "4 orders bear this client order id",
+        ("DROP INDEX orders.orders_client_order_id", "UPDATE orders.orders SET client_order_id = 'mine'"),
+    ),
+    # Money
+    Plant(
+        "a cent is moved", "money", "alice USD: 699.290000000000000000 are there, which is +0.01 off",
+        ("UPDATE balances.accounts SET available = available + 0.01 WHERE asset_id = 'USD'",),
+    ),
+    Plant(
+        "a cent stays held", "money", "are held, and no order is open",
+        ("UPDATE balances.accounts SET held = 0.01, available = available - 0.01 WHERE asset_id = 'USD'",),
+    ),
+    Plant(
+        "a cent of the journal", "money", "sums to 0.01 USD",
+        ("UPDATE balances.journal SET amount = 0.52 WHERE amount = 0.51",),
+    ),
+    Plant(
+        "a cent from fee to market", "money", "its legs are",
+        ("UPDATE balances.journal SET amount = 0.50 WHERE amount = 0.51",
+         "UPDATE balances.journal SET amount = 500.02 WHERE amount = 500.01"),
+    ),
+    Plant(
+        "no entry of a completed order", "money", "booked are {}",
+        (f"DELETE FROM balances.journal WHERE order_id = '{SOLD}'",),
+    ),
+    Plant(
+        "a hold left open", "money", "it is CANCELLED, its hold HELD",
+        (f"UPDATE balances.holds SET state = 'HELD', refunded = 0 WHERE saga_id = '{CANCELLED}'",),
+    ),
+    Plant(
+        "a hold captured too dear", "money", "its holds are",
+        (f"UPDATE balances.holds SET captured = 500.53, refunded = 4.47 WHERE saga_id = '{BOUGHT}'",),
+    ),
+    Plant(
+        "a wrong fee", "money", "it should be filled as",
+        (f"UPDATE orders.fills SET fee = 0.5 WHERE order_id = '{BOUGHT}'",),
+    ),
+    Plant("no hold", "money", "its holds are []", (f"DELETE FROM balances.holds WHERE saga_id = '{SOLD}'",)),
+    # The wire
+    Plant(
+        "a repeat that differs", "wire", "version 4 was told in 2 ways", (),
+        lambda _, w: w.told[BOUGHT][4].append(w.told[BOUGHT][4][0]._replace(value=w.told[BOUGHT][3][0].value)),
+    ),
+    Plant("another status", "wire", "the history says", (), _retold(BOUGHT, 2, status="FAILED")),
+    Plant("another time", "wire", "not at", (), _retold(SOLD, 1, occurred_at="2026-01-02T03:04:05.678902+00:00")),
+    Plant("another reason", "wire", "tells reason OPERATOR", (), _retold(REFUSED, 2, reason_code="OPERATOR")),
+    Plant(
+        "a row that says otherwise", "wire", "tells fee 1/5",
+        (f"UPDATE orders.orders SET fee = 0.3 WHERE order_id = '{SOLD}'",),
+    ),
+    Plant(
+        "another key", "wire", "has key somebody", (),
+        lambda _, w: w.told[SOLD].update({1: [w.told[SOLD][1][0]._replace(key="somebody")]}),
+    ),
+    Plant("a gap of offsets", "wire", "offset 7 follows 5", (), lambda _, w: w.faults.append("offset 7 follows 5")),
+    # The history
+    Plant(
+        "a missing row of history", "history", "follow 0",
+        (f"DELETE FROM orders.history WHERE order_id = '{BOUGHT}' AND seq = 1",),
+    ),
+    Plant(
+        "an illegal move", "history", "comes after",
+        (_without("orders.history", "history_legal_moves"),
+         f"UPDATE orders.history SET moves[2] = 'PENDING>COMPLETED' WHERE order_id = '{REFUSED}'"),
+    ),
+    Plant(
+        "entries that differ", "history", "its entries say",
+        (f"UPDATE orders.history SET entries = '[]' WHERE order_id = '{REFUSED}'",),
+    ),
+    Plant("a higher version", "history", "it is FAILED at 3",
+          (f"UPDATE orders.orders SET version = 3 WHERE order_id = '{REFUSED}'",)),
+    # Ends, and orders of nobody
+    Plant("another end", "outcome", "ended as COMPLETED", (), lambda r, _: r.placed[1].ends.clear()),
+    Plant(
+        "another content", "outcome", "was wanted, the order says", (),
+        lambda r, _: r.placed[1].bodies[0].update(quantity="11"),
+    ),
+    Plant("another user's", "outcome", "is alice's order", (), lambda r, _: setattr(r.placed[1], "user_id", "bob")),
+    Plant("nobody's order", "invented", "nobody wanted this order", (), lambda r, _: r.placed.pop(1)),
+    Plant(
+        "an order that was refused", "invented", "every answer refused it", (),
+        lambda r, _: setattr(r.placed[0], "answers", [422]),
+    ),
+    Plant(
+        "an event too many", "invented", "versions [5] were told", (),
+        lambda _, w: w.told[BOUGHT].update({5: [Told(BOUGHT, f"{BOUGHT}:v5", b"{}")]}),
+    ),
+    Plant("a letter of nobody", "invented", "a dead letter of", (), lambda r, _: r.unreadable.clear()),
+)  # fmt: skip
+
+
+@pytest.fixture
+async def owner(database: Database) -> Any:
+    """Put a world in order into a database of its own."""
+    connection = await asyncpg.connect(database.url)
+    await world.insert(connection)
+    yield connection
+    await connection.close()
+
+
+async def test_where_all_is_well_nothing_is_found(database: Database, owner: asyncpg.Connection) -> None:
+    """Four orders, one refusal and one unreadable message; answers that were lost on the way are no fault."""
+    assert not owner.is_closed()
+    assert [] == judge(world.record(), world.wire(), await books.read(database.url))
+
+
+async def test_nothing_is_under_way_there(database: Database, owner: asyncpg.Connection) -> None:
+    """What a run waits for at its end is nothing, and an order that is not there counts as a broken promise."""
+    promised = [sample.order_id for sample in world.SAMPLES]
+    assert {"orders": 0, "promises": 0, "claims": 0, "unsent": 0} == await books.unfinished(database.url, promised)
+    await owner.execute(f"DELETE FROM orders.orders WHERE order_id = '{BOUGHT}'")
+    assert {"orders": 0, "promises": 1, "claims": 1, "unsent": 0} == await books.unfinished(database.url, promised)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "-"))
+async def test_each_planted_fault_is_found(database: Database, owner: asyncpg.Connection, plant: Plant) -> None:
+    """It is called by its kind and told in words that name it."""
+    for statement in plant.sql:
+        await owner.execute(statement)
+    record, wire = world.record(), world.wire()
+    plant.spoil(record, wire)
+    found = judge(record, wire, await books.read(database.url))
+    assert [] != [one for one in found if one.kind == plant.kind and plant.words in str(one)], list(map(str, found))

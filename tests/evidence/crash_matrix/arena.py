@@ -1,0 +1,167 @@
+"""One system in which processes are killed, round after round: arm, provoke, let them come back, check everything.
+
+A round kills at most one process of each service, each in a cell of its own. It is over when all that died work again,
+every order has ended and the full check has found nothing; what stood still on purpose (a message that was made
+unreadable, an order that was lied to) is set going first, by the operator's own commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.e2e.checker import assert_all_is_well
+from tests.e2e.orders import RETRYABLE
+from tests.e2e.system import Servers, System, eventually, running
+from tests.e2e.trader import Trader
+from tests.evidence.crash_matrix.cells import SET_ASIDE, Cell
+from tests.evidence.crash_matrix.provoke import Provoker, wait_s
+from tests.evidence.crash_matrix.service import FOLDER
+from tests.evidence.crash_matrix.watcher import PLANTED, Armoury
+
+SESSION_TIMEOUT_S: Final = "2"
+"""A killed member's partitions come back after this: while its successor starts."""
+TIME_SCALE: Final = 0.5
+"""A check is asked again after 1 s and given up after 15 s: longer than three services take to come back in turn."""
+HIT_WITHIN_S: Final = 180.0
+PARKED_FOR: Final = re.compile(rf"{PLANTED}|a lie")
+"""Orders may park for these reasons, and for no other."""
+SCHEMAS: Final = ("orders", "balances", "assets")
+LEASE_OVER_S: Final = 60.0
+"""Longer than the lease on a row whose relay was killed."""
+
+
+class Outcome(NamedTuple):
+    """What became of a cell. `trouble`: what was wrong after it, None when it was survived."""
+
+    cell: Cell
+    hit: bool
+    trouble: str | None
+    seconds: float
+
+
+class Arena:
+    """A running system, watched."""
+
+    def __init__(self, system: System, trader: Trader, armoury: Armoury) -> None:
+        self._system = system
+        self._trader = trader
+        self._armoury = armoury
+        self._provoker = Provoker(system, trader)
+
+    async def prepare(self) -> None:
+        """Set up what is traded."""
+        await self._provoker.prepare()
+
+    async def play(self, cells: Sequence[Cell]) -> list[Outcome]:
+        """Play a round, in which each of `cells` (of different services) is hit; say what was found."""
+        begin = time.monotonic()
+        for cell in cells:
+            self._armoury.arm(cell)
+        trouble = None
+        try:
+            async with asyncio.TaskGroup() as round_:
+                operating = round_.create_task(self._operate())
+                await asyncio.gather(*(self._hit(cell) for cell in cells))
+                await asyncio.gather(*(self._is_back(cell) for cell in cells))
+                await self._check(cells)
+                operating.cancel()
+        except* Exception as found:  # noqa: BLE001 - whatever it is, it is what was found
+            trouble = _in_short(found)
+        for cell in cells:
+            self._armoury.disarm(cell.service)
+        seconds = time.monotonic() - begin
+        return [Outcome(cell, self._armoury.hit(cell) is not None, trouble, seconds) for cell in cells]
+
+    async def close(self) -> str | None:
+        """Look at what a system leaves: nothing unsent, and no process that died by itself; say what is wrong."""
+        try:
+            await eventually(self._nothing_is_unsent, "the outboxes are empty", within_s=LEASE_OVER_S)
+        except AssertionError as error:
+            return str(error)
+        lines = [line for log in self._system.stack.logs.glob("*.log") for line in log.read_text().splitlines()]
+        died = [line for line in lines if re.search(r"\[critical|a part failed", line)]
+        return f"a process ended by itself: {died[0]}" if died else None
+
+    async def _hit(self, cell: Cell) -> None:
+        """Provoke until a process has died in this cell."""
+        give_up_at = time.monotonic() + HIT_WITHIN_S
+        while self._armoury.hit(cell) is None:
+            assert time.monotonic() < give_up_at, f"{cell.name} was not hit within {HIT_WITHIN_S:g} s"
+            await self._provoker.provoke(cell)
+            await self._waited(cell)
+
+    async def _waited(self, cell: Cell) -> None:
+        until = time.monotonic() + wait_s(cell)
+        while self._armoury.hit(cell) is None and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+
+    async def _is_back(self, cell: Cell) -> None:
+        """Wait until another process does the work of the one that died."""
+        marker = self._armoury.hit(cell)
+        assert marker is not None
+        await eventually(lambda: self._system.is_replaced(cell.service, 0, marker["pid"]), f"{cell.service} is back")
+
+    async def _check(self, cells: Sequence[Cell]) -> None:
+        ends = await self._trader.ended(self._trader.accepted)
+        accepted = self._trader.accepted
+        surprises = {order_id: end for order_id, end in ends.items() if end not in accepted[order_id].announced}
+        interfered = {order_id for order_id, wanted in accepted.items() if wanted.ends.endswith("EXECUTION_FAILED")}
+        unexpected = {k: v for k, v in surprises.items() if v not in RETRYABLE and k not in interfered}
+        assert unexpected == {}, f"orders ended otherwise than announced: {unexpected}"
+        await self._replay_letters(cells)
+        await assert_all_is_well(self._system, self._trader)
+
+    async def _operate(self) -> None:
+        """Let parked orders go on as an operator would, but those alone that this matrix has parked."""
+        statement = "SELECT order_id::text, parked_reason FROM audit.orders WHERE parked_reason IS NOT NULL"
+        while True:
+            for order_id, reason in await self._system.rows(statement):
+                assert PARKED_FOR.search(reason), f"order {order_id} is parked: {reason}"
+                await self._system.cli("resume", order_id)
+            await asyncio.sleep(0.2)
+
+    async def _replay_letters(self, cells: Sequence[Cell]) -> None:
+        """Send again what was set aside on purpose; any other dead letter is a fault."""
+        for schema in SCHEMAS:
+            rows = await self._system.owner_rows(
+                f"SELECT dead_letter_id, reason FROM {schema}.dead_letters"
+                " WHERE replayed_at IS NULL AND discarded_at IS NULL"
+            )
+            for number, reason in rows:
+                assert PLANTED in reason, f"dead letter {schema}/{number}: {reason}"
+                assert any(cell.point in SET_ASIDE for cell in cells), f"dead letter {schema}/{number}"
+                done = await self._system.cli("dead-letters", "replay", f"{schema}/{number}")
+                assert done.code == 0, done.err
+
+    async def _nothing_is_unsent(self) -> bool:
+        counts = [(await self._system.owner_rows(f"SELECT count(*) FROM {schema}.outbox"))[0][0] for schema in SCHEMAS]
+        return not any(counts)
+
+
+@asynccontextmanager
+async def arena(servers: Servers, folder: Path) -> AsyncIterator[Arena]:
+    """Run a system without an API (the orders come by Kafka), one process of each service, each of them watched."""
+    armoury = Armoury(folder / "armoury")
+    environment = {FOLDER: str(folder / "armoury"), "KAFKA_SESSION_TIMEOUT_S": SESSION_TIMEOUT_S}
+    command = (sys.executable, "-m", "tests.evidence.crash_matrix.service")
+    async with running(
+        servers, folder, replicas={"api": 0}, time_scale=TIME_SCALE, environment=environment, command=command,
+        pause_max_s=0.2,
+    ) as system, Trader(system) as trader:  # fmt: skip
+        one = Arena(system, trader, armoury)
+        await one.prepare()
+        yield one
+
+
+def _in_short(found: BaseExceptionGroup[BaseException]) -> str:
+    first = found.exceptions[0]
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return f"{type(first).__name__}: {str(first)[:1000]}"

@@ -1,0 +1,156 @@
+"""The cells of the matrix: which service can stand at which point with which type of message; the rest, and why not.
+
+The types are those of the topics, so a new message is in the matrix as soon as it is in the contracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Final, NamedTuple, Self
+
+from contracts.topics import (
+    ASSETS_COMMANDS,
+    ASSETS_PRICES,
+    ASSETS_REPLIES,
+    BALANCE_COMMANDS,
+    BALANCE_REPLIES,
+    ORDERS_EVENTS,
+    ORDERS_REQUESTS,
+    Topic,
+)
+from saga_kit.runtime.crash_points import CrashPoint
+
+TIMER: Final = "TimerDue"
+"""The orchestrator's own message: it comes by no topic."""
+
+
+def _types(*topics: Topic) -> tuple[str, ...]:
+    return tuple(message.__name__ for topic in topics for message in topic.messages)
+
+
+RECEIVED: Final = {
+    "orchestrator": (*_types(ORDERS_REQUESTS, ASSETS_REPLIES, BALANCE_REPLIES), TIMER),
+    "balance": _types(BALANCE_COMMANDS),
+    "assets": _types(ASSETS_COMMANDS),
+}
+SENT: Final = {
+    "orchestrator": _types(ASSETS_COMMANDS, BALANCE_COMMANDS, ORDERS_EVENTS),
+    "balance": _types(BALANCE_REPLIES),
+    "assets": _types(ASSETS_REPLIES, ASSETS_PRICES),
+}
+SERVICES: Final = tuple(RECEIVED)
+
+RELAY: Final = {CrashPoint.RELAY_CLAIMED, CrashPoint.RELAY_PUBLISHED, CrashPoint.RELAY_DELETED}
+SET_ASIDE: Final = {CrashPoint.SET_ASIDE_WRITTEN, CrashPoint.SET_ASIDE_COMMITTED}
+OUTBOX: Final = {*RELAY, CrashPoint.SWEPT}
+PUBLISHING: Final = {*OUTBOX, CrashPoint.PUBLISH_BEGUN}
+TIMERS: Final = {CrashPoint.TIMERS_FOUND}
+BATCH: Final = set(CrashPoint) - PUBLISHING - TIMERS
+
+
+class Cell(NamedTuple):
+    """A place to die: this service, at this point, working on a message of this type."""
+
+    service: str
+    point: CrashPoint
+    message: str
+
+    @property
+    def name(self) -> str:
+        """The cell as it is written on a command line."""
+        return f"{self.service}:{self.point.name.lower().replace('_', '-')}:{self.message}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Read `name` again."""
+        service, point, message = name.split(":")
+        return cls(service, CrashPoint[point.upper().replace("-", "_")], message)
+
+
+class Rule(NamedTuple):
+    """Cells that cannot happen, and the reason. `messages` by service."""
+
+    reason: str
+    points: Collection[CrashPoint]
+    messages: Mapping[str, Collection[str]]
+
+    def forbids(self, cell: Cell) -> bool:
+        """Tell whether the rule is about this cell."""
+        return cell.point in self.points and cell.message in self.messages.get(cell.service, ())
+
+
+RULES: Final = (
+    Rule("a batch is made of what a service receives, not of what it sends", BATCH, SENT),
+    Rule("what a service receives, it does not publish", PUBLISHING, RECEIVED),
+    Rule("a timer is no record of Kafka, it has no offset", {CrashPoint.OFFSETS_COMMITTED}, {"orchestrator": [TIMER]}),
+    Rule(
+        "a question is kept in the saga and asked again until it is answered: it has no row in the outbox",
+        OUTBOX,
+        {"orchestrator": _types(ASSETS_COMMANDS, BALANCE_COMMANDS)},
+    ),
+    Rule(
+        "whoever sets a price leaves it to the relay, which deletes what it has sent by itself",
+        {CrashPoint.SWEPT},
+        {"assets": _types(ASSETS_PRICES)},
+    ),
+    Rule(
+        "timers find orders whose time has come, nothing else",
+        TIMERS,
+        {"orchestrator": {*RECEIVED["orchestrator"], *SENT["orchestrator"]} - {TIMER}},
+    ),
+    Rule(
+        "only the orchestrator has timers",
+        TIMERS,
+        {service: (*RECEIVED[service], *SENT[service]) for service in ("balance", "assets")},
+    ),
+)
+"""Every cell of the full product that is not in the matrix is here."""
+
+
+def why_not(cell: Cell) -> str | None:
+    """Say why a cell cannot happen; None when it can."""
+    return next((rule.reason for rule in RULES if rule.forbids(cell)), None)
+
+
+def messages(service: str) -> tuple[str, ...]:
+    """List the types of messages that a service holds: first what it receives, then what it sends."""
+    return (*RECEIVED[service], *SENT[service])
+
+
+def all_cells() -> list[Cell]:
+    """List every cell that can happen, by service and point."""
+    every = (
+        Cell(service, point, message) for service in SERVICES for point in CrashPoint for message in messages(service)
+    )
+    return [cell for cell in every if why_not(cell) is None]
+
+
+def chosen(patterns: Iterable[str]) -> list[Cell]:
+    """List the cells whose names fit one of the patterns (`*` stands for anything)."""
+    wanted = list(patterns)
+    return [cell for cell in all_cells() if any(fnmatch(cell.name, pattern) for pattern in wanted)]
+
+
+def sample() -> list[Cell]:
+    """Choose few cells in which every point comes by, at one of its services in turn, under ever another message."""
+    cells = []
+    for number, point in enumerate(CrashPoint):
+        here = [cell for cell in all_cells() if cell.point is point]
+        services = sorted({cell.service for cell in here}, key=SERVICES.index)
+        of_one = [cell for cell in here if cell.service == services[number % len(services)]]
+        cells.append(of_one[number % len(of_one)])
+    return cells
+
+
+def rounds(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Put cells of different services together into rounds, first those that take long, those that need silence too."""
+    by_service: dict[str, list[Cell]] = {}
+    for cell in sorted(cells, key=_patience):
+        by_service.setdefault(cell.service, []).append(cell)
+    lanes = sorted(by_service.values(), key=len, reverse=True)
+    return [[lane[number] for lane in lanes if number < len(lane)] for number in range(len(lanes[0]) if lanes else 0)]
+
+
+def _patience(cell: Cell) -> int:
+    return 0 if cell.point in RELAY else 1 if cell.point is CrashPoint.SWEPT else 2

@@ -1,0 +1,170 @@
+"""Makes a type of message come by: for each one an order, or an interference, that cannot do without it.
+
+Some messages are only said when somebody interferes: a settlement is refused when the hold was refunded by a stranger,
+a refund when the hold was settled before. A stranger speaks through Kafka, as any producer could that the broker lets.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Final
+
+from contracts.decimals import Price
+from local_stack.sample_data import ASSETS, SampleAsset
+from operations.cli.reach import connected
+from operations.demo.samples import sample_stores
+from participants.assets.store import set_price
+from saga_kit.runtime.crash_points import CrashPoint
+from tests.e2e.orders import Wanted, buy, sell
+from tests.e2e.system import System, eventually
+from tests.e2e.trader import Trader, cancel_of, request_of
+from tests.e2e.wire import Message, message
+from tests.evidence.crash_matrix.cells import RELAY, TIMER, Cell
+
+USERS: Final = [f"matrix-{number}" for number in range(10)]
+HOLDINGS: Final = {"USD": "1000000.00", "ACME": "10000", "SLOW": "10000"}
+SLOW_ANSWER_S: Final = 1.5
+"""How long the check of SLOW is kept back: time to interfere, and for a timer to find the order."""
+TICKER: Final = SampleAsset("TICK", Decimal("10.00"))
+"""Nobody trades it: its price moves."""
+SETTLEMENT_REFUSED: Final = "FAILED EXECUTION_FAILED"
+
+
+class Provoker:
+    """Trades in one system so that a wanted message comes by."""
+
+    def __init__(self, system: System, trader: Trader) -> None:
+        self._system = system
+        self._trader = trader
+        self._users = itertools.cycle(USERS)
+        self._prices = itertools.count(11)
+        buys = dict.fromkeys(_OF_A_GOOD_ORDER, self._good)
+        self._ways: Mapping[str, Callable[[], Awaitable[None]]] = {
+            **buys,
+            "OrderCancelRequested": self._cancelled,
+            "AssetRefused": self._refused_sale,
+            "RefundBalance": self._refused_sale,
+            "BalanceRefunded": self._refused_sale,
+            "BalanceRefused": self._poor,
+            "SettlementRefused": self._snatched,
+            "RefundRefused": self._refunded_too_late,
+            "AssetPriceChanged": self._price_moves,
+            TIMER: self._slow,
+        }
+
+    async def prepare(self) -> None:
+        """Give the users what they trade with, and set the assets up."""
+        await self._system.endow(USERS, HOLDINGS)
+        logins = self._system.stack.logins
+        slow = next(asset for asset in ASSETS if asset.asset_id == "SLOW")
+        async with sample_stores(logins["balance"], logins["assets"]) as stores:
+            await stores.put_asset(slow, answer_after_s=SLOW_ANSWER_S)
+            await stores.put_asset(TICKER, answer_after_s=0)
+
+    async def provoke(self, cell: Cell) -> None:
+        """Do once what brings the cell's message to its service."""
+        if cell.service == "orchestrator" and cell.message == "RefundRefused":
+            await self._lied_to()
+        elif cell.point is CrashPoint.SWEPT and cell.message == "BalanceReserved":
+            await self._slow_sale()  # else the settlement's batch deletes the row before it is swept
+        else:
+            await self._ways[cell.message]()
+
+    async def _good(self) -> None:
+        await self._trader.produce(buy(next(self._users), "ACME", "1"))
+
+    async def _slow(self) -> None:
+        await self._trader.produce(buy(next(self._users), "SLOW", "1"))
+
+    async def _poor(self) -> None:
+        await self._trader.produce(buy("carol", "ACME", "5", ends="FAILED INSUFFICIENT_BALANCE"))
+
+    async def _refused_sale(self) -> None:
+        await self._trader.produce(sell(next(self._users), "ACME", "1.5", ends="FAILED INVALID_STEP"))
+
+    async def _cancelled(self) -> None:
+        await self._trader.produce(sell(next(self._users), "SLOW", "1", cancel=True))
+
+    async def _slow_sale(self, **more: str) -> Wanted:
+        wanted = sell(next(self._users), "SLOW", "1", **more)
+        await self._trader.produce(wanted)
+        return wanted
+
+    async def _snatched(self) -> None:
+        """Refund the hold of an order that waits for its check: what it settles then is not held any more."""
+        wanted = await self._slow_sale(ends=SETTLEMENT_REFUSED)
+        await self._is_reserved(wanted)
+        await self._say(_refund(wanted))
+
+    async def _refunded_too_late(self) -> None:
+        """Refund an order that is settled."""
+        wanted = sell(next(self._users), "ACME", "1")
+        await self._trader.produce(wanted)
+        await self._trader.ended([wanted.order_id])
+        await self._say(_refund(wanted))
+
+    async def _lied_to(self) -> None:
+        """Cancel an order, and lie about its refund while it is asked for: it parks, or knows better already."""
+        wanted = replace(sell(next(self._users), "SLOW", "1"), cancel=True)
+        self._trader.note(wanted)
+        await self._say(request_of(wanted))
+        await self._is_reserved(wanted)
+        await self._say(cancel_of(wanted), _refund_refused(wanted))
+
+    async def _price_moves(self) -> None:
+        async with connected(self._system.stack.logins["assets"]) as engine:
+            await set_price(engine, TICKER.asset_id, Price(Decimal(next(self._prices))))
+
+    async def _say(self, *messages: Message) -> None:
+        await self._system.producer.send(*messages)
+
+    async def _is_reserved(self, wanted: Wanted) -> None:
+        """Wait until the saga knows that its money is held, so that it does not ask for that again."""
+        statement = "SELECT 1 FROM audit.history WHERE order_id = $1::text::uuid AND name = 'BalanceReserved'"
+
+        async def reserved() -> bool:
+            return bool(await self._system.rows(statement, wanted.order_id))
+
+        await eventually(reserved, f"order {wanted.order_id} holds its money", poll_s=0.02)
+
+
+def wait_s(cell: Cell) -> float:
+    """Say after how long to provoke once more: a relay and a sweep need their time, and a sweep silence."""
+    if cell.point in RELAY:
+        return 7.0  # longer than the grace of a row
+    return 3.0 if cell.point is CrashPoint.SWEPT else 2.0
+
+
+_OF_A_GOOD_ORDER: Final = (
+    *("OrderRequested", "CheckAsset", "AssetApproved", "ReserveBalance", "BalanceReserved", "SettleBalance"),
+    *("BalanceSettled", "OrderStatusChanged"),
+)
+
+
+def _refund(wanted: Wanted) -> Message:
+    """Write a stranger's command, in the terms of the order's own hold (of a sale: the quantity)."""
+    body = {
+        "command_id": f"{wanted.order_id}:refund",
+        "order_id": wanted.order_id,
+        "hold_id": f"{wanted.order_id}:reserve",
+        "user_id": wanted.user_id,
+        "asset_id": wanted.asset_id,
+        "amount": wanted.quantity,
+    }
+    return message("balance.commands", wanted.user_id, "RefundBalance", body)
+
+
+def _refund_refused(wanted: Wanted) -> Message:
+    """Write what the balance service never says about such an order."""
+    body = {
+        "command_id": f"{wanted.order_id}:refund",
+        "order_id": wanted.order_id,
+        "hold_id": f"{wanted.order_id}:reserve",
+        "hold_state": "SETTLED",
+        "reason_code": "CLOSED",
+        "reason": "a lie",
+    }
+    return message("balance.replies", wanted.order_id, "RefundRefused", body)

@@ -1,0 +1,142 @@
+"""The watcher that ends its own process: at the point, and with the type of message, that it is armed with.
+
+It is armed through a file, so that one process after the other can be told where to die, and once: a marker, on the
+disk before the process is dead, says what was hit and disarms it for its successor. Points that a healthy system never
+passes are provoked, by a fault that is planted before: a message that can't be handled, a publish that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from contracts.envelope import Outgoing
+from saga_kit.messaging.batch import Received
+from saga_kit.runtime.crash_points import CrashPoint
+from tests.evidence.crash_matrix.cells import RELAY, SET_ASIDE, Cell
+
+PLANTED: Final = "planted by the crash matrix"
+
+
+class Armoury:
+    """The files by which the runner of the matrix and the processes speak: who shall die where, and who did."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def arm(self, cell: Cell) -> None:
+        """Let the service of this cell die there, once."""
+        self._marker(cell).unlink(missing_ok=True)
+        new = self._folder / f"{cell.service}.new"
+        new.write_text(cell.name)
+        new.replace(self._folder / f"{cell.service}.armed")
+
+    def disarm(self, service: str) -> None:
+        """Let a service live."""
+        (self._folder / f"{service}.armed").unlink(missing_ok=True)
+
+    def armed(self, service: str) -> Cell | None:
+        """Say where a service shall die; None when it did, or is not armed."""
+        try:
+            cell = Cell.parse((self._folder / f"{service}.armed").read_text())
+        except FileNotFoundError:
+            return None
+        return None if self._marker(cell).exists() else cell
+
+    def hit(self, cell: Cell) -> dict[str, Any] | None:
+        """Return what the process wrote that died in this cell."""
+        try:
+            return dict(json.loads(self._marker(cell).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def mark(self, cell: Cell, messages: Collection[str]) -> None:
+        """Write, so that it outlives this process, that it dies now."""
+        marker = {"cell": cell.name, "pid": os.getpid(), "at": time.time(), "messages": sorted(messages)}
+        new = self._folder / f"{cell.name}.new"
+        with new.open("w") as file:
+            json.dump(marker, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._marker(cell))
+        folder = os.open(self._folder, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def _marker(self, cell: Cell) -> Path:
+        return self._folder / f"{cell.name}.hit"
+
+
+class PlantedFault(Exception):  # noqa: N818 - it is what happened
+    """A fault of one message: the kit must set the message aside."""
+
+
+class Watcher:
+    """Watches one service's process: see `saga_kit.runtime.crash_points.Watcher`."""
+
+    def __init__(self, service: str, armoury: Armoury, database_url: str) -> None:
+        self._service = service
+        self._armoury = armoury
+        self._database_url = database_url
+        self._relayed = False
+
+    def __call__(self, point: CrashPoint, work: Collection[object]) -> None:
+        """Die here, or plant what leads to where to die, or do nothing."""
+        cell = self._armoury.armed(self._service)
+        if cell is None or cell.message not in (held := self._held(point, work, cell)):
+            return
+        if point is cell.point:
+            self._armoury.mark(cell, held)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._plant(cell, point)
+
+    def _plant(self, cell: Cell, point: CrashPoint) -> None:
+        if point is CrashPoint.RELAY_CLAIMED:
+            self._relayed = True
+        if cell.point in SET_ASIDE and point is CrashPoint.BATCH_HANDLED:
+            raise PlantedFault(PLANTED)
+        if cell.point in RELAY and point is CrashPoint.PUBLISH_BEGUN and not self._relayed:
+            raise ConnectionError(PLANTED)
+
+    def _held(self, point: CrashPoint, work: Collection[object], cell: Cell) -> set[str]:
+        if point is not CrashPoint.SWEPT:
+            return {_type(one) for one in work}
+        return self._types_of_rows(work) if cell.point is point else set()
+
+    def _types_of_rows(self, ids: Collection[object]) -> set[str]:
+        """Look into outbox rows whose deletion is not committed: another session still sees them."""
+        found: set[str] = set()
+        looking = threading.Thread(target=lambda: found.update(asyncio.run(self._look(ids))))
+        looking.start()
+        looking.join()
+        return found
+
+    async def _look(self, ids: Collection[object]) -> set[str]:
+        connection = await asyncpg.connect(self._database_url)
+        try:
+            statement = f"SELECT payload FROM {_SCHEMAS[self._service]}.outbox WHERE outbox_id = ANY($1::bigint[])"
+            rows = await connection.fetch(statement, list(ids))
+        finally:
+            await connection.close()
+        return {_type(one) for row in rows for one in msgspec.msgpack.decode(row["payload"], type=list[Outgoing])}
+
+
+_SCHEMAS: Final = {"orchestrator": "orders", "balance": "balances", "assets": "assets"}
+
+
+def _type(work: Any) -> str:
+    """Name the type of a message, on its way in or out."""
+    if not isinstance(work, Received):
+        return (dict(work.headers)["ce_type"] or b"").decode()
+    return work.envelope.type if work.envelope is not None else type(work.message).__name__

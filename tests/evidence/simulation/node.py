@@ -1,0 +1,287 @@
+"""One simulated process: the real batch process, outbox, relay and timers, that dies anywhere and is started again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from contracts.envelope import UnreadableMessage, read_envelope
+from order_saga.worker import timers
+from order_saga.worker.circuit_breaker import Silence
+from order_saga.worker.metrics import Metrics as SagaMetrics
+from order_saga.worker.process import Orders
+from participants.assets.service import AssetDesk
+from participants.balance.service import participant
+from saga_kit.messaging.batch import BatchProcess, Received
+from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.messaging.poller import Poller
+from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.crash_points import CrashPoint, reached
+from saga_kit.runtime.telemetry import Metrics
+from tests.evidence.simulation.broker import Member
+from tests.evidence.simulation.database import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from contracts.envelope import Outgoing
+    from saga_kit.messaging.batch import Handler, Unreadable
+    from tests.evidence.simulation.broker import Record
+    from tests.evidence.simulation.database import Transaction
+    from tests.evidence.simulation.world import World
+
+SCHEMAS: Final = {"orchestrator": "orders", "balance": "balances", "assets": "assets"}
+SESSION_S: Final = 10.0
+"""After this the group finds out that a member is dead or frozen."""
+PUBLISH_TIMEOUT_S: Final = 4.0
+RELAY_EVERY_S: Final = 0.5
+SCAN_EVERY_S: Final = 0.25
+current: ContextVar[Node | None] = ContextVar("current", default=None)
+"""The process that the running code belongs to."""
+_METRICS: Final = Metrics()
+_SAGA_METRICS: Final = SagaMetrics()
+
+
+class Died(BaseException):
+    """The process ends here and now; no code of ours may catch it."""
+
+
+async def _no_feed_here() -> bool:
+    """Do nothing: the world confirms the prices, or does not."""
+    return False
+
+
+class Node:
+    """A process of a service: what it has in memory is lost when it dies."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.service = name.partition("-")[0]
+        self.passed: Counter[CrashPoint] = Counter()
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+        self.changed = asyncio.Event()
+        """Something was committed in the service's schema."""
+        self.watches = {f"{SCHEMAS[self.service]}.outbox", *(["orders"] if self.service == "orchestrator" else [])}
+        """The tables whose rows fall due for it."""
+        self.down_s = 0.0
+        self.alive = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def live(self) -> None:
+        """Run; when killed, stay down for a while and start again with an empty memory."""
+        current.set(self)
+        while True:
+            member = await self._start()
+            self.alive = True
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.alive = False
+            self.kill()
+            ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+            for end in ends:
+                if isinstance(end, Exception):
+                    self.world.broken.append(f"{self.name} ended: {end!r}")
+            self.world.tell(self.name, "dies")
+            asyncio.get_running_loop().create_task(self._is_missed(member))
+            await asyncio.sleep(max(0.01, self.down_s))
+            self.thawed.set()
+            self.world.tell(self.name, "starts again")
+
+    def kill(self) -> None:
+        """End everything at whatever it waits for."""
+        for task in self._tasks:
+            task.cancel()
+
+    def freeze(self) -> None:
+        """Stand still at the next thing that would leave the process."""
+        self.thawed.clear()
+
+    def pass_point(self, point: CrashPoint, work: Collection[object]) -> None:
+        """Die here if that is planned."""
+        self.passed[point] += 1
+        fault = self.world.crashes.pop((self.name, point, self.passed[point]), None)
+        if fault is not None:
+            self.down_s = fault.for_s
+            self.world.tell(self.name, f"dies at '{point}', {len(work)} messages in work")
+            self.world.seen[point] += 1
+            raise Died
+
+    async def _start(self) -> Member:
+        world, schema = self.world, SCHEMAS[self.service]
+        engine = cast("Any", Engine(world.database, self, self.world.lingers_s))
+        outbox, silence, self.stopping = Outbox(schema), Silence(world.scenario.silent_after), asyncio.Event()
+        handler = self._handler(silence)
+        letters, publisher = Letters(self), Publisher(self)
+        process: BatchProcess[Any] = BatchProcess(
+            engine=engine,
+            handler=handler,
+            outbox=outbox,
+            dead_letters=cast("Any", letters),
+            publisher=publisher,
+            metrics=_METRICS,
+            stopping=self.stopping,
+        )
+        member = self.member = Member(world.broker, world.broker.groups[self.service], Poller(), world.batch_size)
+        relay = Relay(engine, schema, outbox, publisher)
+        work = [self._consume(member, handler, process), self._relay(relay, outbox)]
+        if self.service == "orchestrator":
+            work.append(self._timers(engine, process, silence))
+        self._tasks = [asyncio.create_task(one) for one in work]
+        await world.broker.groups[self.service].join(member)
+        return member
+
+    def _handler(self, silence: Silence) -> Handler[Any]:
+        if self.service == "orchestrator":
+            return Orders(time_scale=1.0, metrics=_SAGA_METRICS, silence=silence)
+        return participant() if self.service == "balance" else AssetDesk(self.world.STALE_AFTER, _no_feed_here)
+
+    async def _is_missed(self, member: Member) -> None:
+        await asyncio.sleep(SESSION_S)
+        await self.world.broker.groups[self.service].leave(member)
+
+    # What the kit's consumer does, with its own poller ----------------------------------------------------------------
+
+    async def _consume(self, member: Member, handler: Handler[Any], process: BatchProcess[Any]) -> None:
+        while True:
+            await self.breathe()
+            member.news.clear()
+            records = await member.poller.poll(member)
+            if not records:
+                await member.news.wait()
+                await asyncio.sleep(self.world.pause_s())
+                continue
+            readable, unreadable = read(handler, records)
+            await process.run(readable, unreadable)
+            member.poller.handled(records)
+            await self._acknowledge(member)
+            reached(CrashPoint.OFFSETS_COMMITTED, readable)
+
+    async def _acknowledge(self, member: Member) -> None:
+        await asyncio.sleep(self.world.pause_s())
+        await self.breathe()
+        if self.world.broker_is_away:
+            return
+        try:
+            await member.commit(member.poller.offsets(member))
+        except Exception as error:  # noqa: BLE001 - a group that has rebalanced: what is not acknowledged comes again
+            self.world.tell(self.name, f"offsets not committed: {error}")
+
+    async def _relay(self, relay: Relay, outbox: Outbox) -> None:
+        async def one_round() -> int:
+            await self._until_due("available_at", RELAY_EVERY_S, lambda: bool(outbox.sent))
+            await relay.sweep()
+            return await relay.relay_once()
+
+        await keep_doing("relay", one_round, self.stopping, every_s=RELAY_EVERY_S)
+
+    async def _timers(self, engine: Any, process: BatchProcess[Any], silence: Silence) -> None:
+        scanner: Any = timers._Scanner(engine, process, silence)
+
+        async def scan() -> bool:
+            await self._until_due("due_at", SCAN_EVERY_S, lambda: bool(cast("Any", silence)._back or scanner._waking))
+            return bool(await scanner.scan() == timers.ROUND_MAX)
+
+        await keep_doing("timers", scan, self.stopping, every_s=SCAN_EVERY_S)
+
+    async def _until_due(self, column: str, every_s: float, at_once: Callable[[], bool]) -> None:
+        """Leave out the rounds in which nothing could be found: the same work, in less time of ours."""
+        await self.breathe()
+        while not at_once():
+            moment = self.world.next_due(SCHEMAS[self.service], column)
+            seconds = 1e6 if moment is None else (moment - self.world.database.now()).total_seconds()
+            if seconds <= every_s:
+                await asyncio.sleep(max(0.0, seconds))
+                return
+            self.changed.clear()
+            handle = asyncio.get_running_loop().call_later(min(seconds, 3600), self.changed.set)
+            await self.changed.wait()
+            handle.cancel()
+            await asyncio.sleep(every_s)  # what was committed is published by now, if it goes well
+
+    # What it meets outside --------------------------------------------------------------------------------------------
+
+    async def breathe(self) -> None:
+        """Wait while the process is frozen."""
+        if not self.thawed.is_set():
+            await self.thawed.wait()
+
+    async def round_trip(self) -> None:
+        """Take the time of a statement; raise when the database is away or the connection breaks."""
+        await asyncio.sleep(self.world.pause_s())
+        await self.breathe()
+        self.world.fail_if_database_is_away()
+
+    async def commits(self, apply: Callable[[], None]) -> None:
+        """Commit, or lose the connection before or after it."""
+        await asyncio.sleep(self.world.pause_s())
+        await self.breathe()
+        self.world.fail_if_database_is_away()
+        how = self.world.commit_outcome()
+        if how != "not done":
+            apply()
+        if how:
+            self.world.tell(self.name, f"commit of unknown outcome ({how})")
+            raise ConnectionResetError("connection lost during COMMIT")
+        await asyncio.sleep(self.world.pause_s())
+        await self.breathe()
+
+
+class Publisher:
+    """The way out: what the kit's publisher promises, over the simulated network."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def publish(self, messages: Sequence[Outgoing]) -> bool:
+        """Publish; False means unknown."""
+        if not messages:
+            return True
+        node, world = self._node, self._node.world
+        await asyncio.sleep(world.pause_s())
+        await node.breathe()
+        stored, told = world.publish_outcome(len(messages))
+        half = stored // 2
+        world.broker.send(world, messages[:half])
+        reached(CrashPoint.PUBLISH_BEGUN, messages)
+        world.broker.send(world, messages[half:stored])
+        if not told:
+            world.tell(node.name, f"publish failed, {stored} of {len(messages)} are stored")
+        await asyncio.sleep(world.pause_s() if told else PUBLISH_TIMEOUT_S)
+        await node.breathe()
+        return told
+
+
+class Letters:
+    """Where records go that nobody can handle."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def write(self, tx: Transaction, letters: Sequence[Unreadable]) -> None:
+        """Store them in a table."""
+        for record, reason in letters:
+            place = (record.topic, record.partition, record.offset)
+            await tx.insert("dead_letters", place, {"reason": reason, "by": self._node.name})
+
+
+def read(handler: Handler[Any], records: Sequence[Record]) -> tuple[list[Received[Any]], list[Unreadable]]:
+    """Decode records as the kit's consumer does."""
+    readable: list[Received[Any]] = []
+    unreadable: list[Unreadable] = []
+    for record in records:
+        try:
+            envelope = read_envelope(record.headers)
+            readable.append(Received(handler.decode(envelope, record), envelope, record))
+        except UnreadableMessage as error:
+            unreadable.append((record, error.reason))
+    return readable, unreadable
+
+
+def watcher(point: CrashPoint, work: Collection[object]) -> None:
+    """Tell the process that passes a crash point."""
+    node = current.get()
+    if node is not None:
+        node.pass_point(point, work)

@@ -1,0 +1,196 @@
+"""Says again, one transaction after the other, what simulated processes said: to the simulation or to PostgreSQL.
+
+Both are given the same clock, so that every row must come out the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.exc import DBAPIError
+
+from order_saga.worker import store, tables
+from tests.evidence.simulation.database import EPOCH, Database, Engine, Said
+from tests.evidence.simulation.loop import VirtualLoop
+from tests.evidence.simulation.scenario import HOLDINGS, USERS, Scenario
+from tests.evidence.simulation.statements import numeric, statements
+from tests.evidence.simulation.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+Seen = list[Any]
+"""What a statement answered: its rows, or its row count, or its SQLSTATE."""
+
+CLOCK: Final = """
+    CREATE SCHEMA fake;
+    CREATE FUNCTION fake.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+        AS $$ SELECT current_setting('fake.now')::timestamptz $$;
+    CREATE FUNCTION fake.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+        AS $$ SELECT current_setting('fake.now')::timestamptz $$"""
+"""A clock for PostgreSQL that shows what it is told, for who puts schema `fake` before `pg_catalog`."""
+RULES: Final = (
+    *(Decimal(text) for text in ("0.01", "0.00000001", "0.001")), None, Decimal(10), Decimal(10_000), 10, "USD", 2,
+    True, None, None, 1,
+)  # fmt: skip
+_RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_notional, max_notional, fee_bps,
+    cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, rules_version"""
+_NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 15))
+_OF_HOLD: Final = ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason")
+_DOCUMENTS: Final = frozenset({"history", "fills"})
+"""Read as they stand: whoever reads their numbers may lose digits."""
+TABLES: Final = {
+    "orders": ("orders.orders", "order_id", tuple(column.name for column in store._ALL)),
+    "history": ("orders.history", "order_id, seq", ("at", "version_from", "version_to", "moves", "entries")),
+    "fills": ("orders.fills", "fill_id", ("order_id", "quantity", "price", "fee", "busted")),
+    "archive": (
+        "orders.archive",
+        "order_id",
+        (*(column.name for column in tables.archive.columns if column.name not in {"order_id", "archived_at"}),),
+    ),
+    "pauses": ("orders.pauses", "participant", ("paused_by", "reason")),
+    "accounts": ("balances.accounts", "user_id, asset_id", ("available", "held")),
+    "journal": ("balances.journal", "entry_id, account, asset_id", ("order_id", "amount")),
+    "holds": (
+        "balances.holds",
+        "hold_id",
+        _OF_HOLD,
+    ),
+    "holds_archive": ("balances.holds_archive", "hold_id", _OF_HOLD),
+} | {
+    f"{schema}.outbox": (f"{schema}.outbox", "outbox_id", ("due_at", "available_at", "refs", "payload"))
+    for schema in ("orders", "balances", "assets")
+}
+"""The simulated tables: where each is in PostgreSQL, by what it is sorted, and what is compared."""
+
+
+def record(scenario: Scenario) -> list[Said]:
+    """Run a history and write down what its transactions said, in the order of their commits."""
+
+    async def live() -> list[Said]:
+        world = World(scenario)
+        world.database.said = []
+        await world.live()
+        return world.database.said
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(live())
+
+
+async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, list[Any]]]:
+    """Say it to the simulated database; return what it answered and what its tables hold."""
+    clock = [0.0]
+    database = Database(statements(), lambda: clock[0])
+    for user in USERS:
+        for asset, amount in HOLDINGS.items():
+            database.tables["accounts"][user, asset] = {"available": numeric(amount), "held": numeric("0")}
+    database.tables["assets"]["BTC"] = {"rules": RULES, "price": (Decimal(50_000), 1, EPOCH, EPOCH)}
+    answers = []
+    for one in said:
+        clock[0] = (one.at - EPOCH).total_seconds()
+        answers += await _say(Engine(database, Still()).begin, one)
+    held = {name: [_row(name, key, row) for key, row in database.tables[name].items()] for name in TABLES}
+    return answers, {name: sorted(rows, key=repr) for name, rows in held.items()}
+
+
+async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[Seen], dict[str, list[Any]]]:
+    """Say it to PostgreSQL; return the same."""
+    async with engine.begin() as tx:
+        for user in USERS:
+            for asset, amount in HOLDINGS.items():
+                await tx.exec_driver_sql(
+                    "INSERT INTO balances.accounts (user_id, asset_id, available, held) VALUES ($1, $2, $3, 0)",
+                    (user, asset, Decimal(amount)),
+                )
+        await tx.exec_driver_sql(f"INSERT INTO assets.assets ({_RULE_NAMES}) VALUES ({_NUMBERS})", ("BTC", *RULES))
+        await tx.exec_driver_sql(
+            "INSERT INTO assets.prices (asset_id, price, sequence, as_of, confirmed_at, source)"
+            " VALUES ('BTC', 50000, 1, $1, $1, 'fixed')",
+            (EPOCH,),
+        )
+    answers = []
+    for one in said:
+        answers += await _say(engine.begin, one, f"SET LOCAL fake.now = '{one.at.isoformat()}'")
+    held: dict[str, list[Any]] = {}
+    async with engine.connect() as connection:
+        for name, (table, key, columns) in TABLES.items():
+            read = [f"{column}::text" if column in _DOCUMENTS else column for column in columns]
+            rows = await connection.exec_driver_sql(f"SELECT {key}, {', '.join(read)} FROM {table}")
+            held[name] = sorted((_plain(row) for row in rows), key=repr)
+    return answers, held
+
+
+async def _say(begin: Callable[[], Any], said: Said, before: str = "") -> list[Seen]:
+    answers: list[Seen] = []
+    with suppress(_RefusedError):
+        async with begin() as tx:
+            if before:
+                await tx.exec_driver_sql(before)
+            for sql, parameters in said.statements:
+                try:
+                    result = await tx.exec_driver_sql(sql, parameters)
+                except DBAPIError as error:
+                    answers.append([getattr(error.orig, "sqlstate", None)])
+                    raise _RefusedError from error
+                answers.append(_answer(sql, result))
+    return answers
+
+
+class _RefusedError(Exception):
+    """Ends a transaction whose statement was refused."""
+
+
+def _answer(sql: str, result: Any) -> Seen:
+    returns = not hasattr(result, "returns_rows") or result.returns_rows
+    rows = [_plain(row) for row in (result if returns else ())]
+    in_order = sql.lstrip().startswith("SELECT") and "ORDER BY" in sql and "SKIP LOCKED" not in sql
+    return rows if in_order else sorted(rows, key=repr)
+
+
+def _row(table: str, key: Any, row: dict[str, Any]) -> tuple[Any, ...]:
+    keys = key if isinstance(key, tuple) else (key,)
+    return _plain((*keys, *(row[column] for column in TABLES[table][2])))
+
+
+def _plain(row: Sequence[Any]) -> tuple[Any, ...]:
+    """Make values alike that PostgreSQL writes in another way."""
+    return tuple(_value(value) for value in row)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str) and value[:1] in "[{":
+        return json.dumps(json.loads(value, parse_float=str, object_hook=_alike), sort_keys=True)
+    if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0] if value else None, dict)):
+        return json.dumps(value, sort_keys=True)
+    if isinstance(value, list):
+        return [_value(one) for one in value]
+    return str(value) if value is not None else None
+
+
+def _alike(document: dict[str, Any]) -> dict[str, Any]:
+    """Write times alike, and leave out one that the simulation does not know."""
+    if "at" in document:
+        document["at"] = datetime.fromisoformat(document["at"]).isoformat()
+    return {name: value for name, value in document.items() if name != "created_at"}
+
+
+class Still:
+    """A way to the database on which nothing happens."""
+
+    async def round_trip(self) -> None:
+        """Take no time."""
+
+    async def commits(self, apply: Callable[[], None]) -> None:
+        """Commit."""
+        apply()

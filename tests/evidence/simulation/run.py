@@ -1,0 +1,117 @@
+"""Runs histories: one, or many on all processors, each in a loop with a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+
+from tests.evidence.simulation.loop import StandingStill, VirtualLoop
+from tests.evidence.simulation.scenario import Scenario, draw
+from tests.evidence.simulation.world import Told, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHUNK: Final = 25
+"""Histories that a process runs before it tells."""
+
+
+class Outcome(NamedTuple):
+    """What came of one history."""
+
+    faults: list[str]
+    """What was wrong, in words; empty when all held."""
+    history: list[Told]
+    """In words, when it was asked for."""
+    seen: Counter[str]
+    ends: Counter[str]
+    ended_after_s: float
+    """How long after the last fault the last order ended."""
+    lasted_s: float
+
+
+class Tally(NamedTuple):
+    """What came of many."""
+
+    histories: int
+    failed: dict[int, list[str]]
+    """What was wrong, by seed."""
+    seen: Counter[str]
+    ends: Counter[str]
+    ended_after_s: float
+    lasted_s: float
+
+
+def run(scenario: Scenario, *, traced: bool = False) -> Outcome:
+    """Run one history."""
+    world: World | None = None
+
+    async def live() -> list[str]:
+        nonlocal world
+        world = World(scenario, traced=traced)
+        return await world.live()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        try:
+            faults = runner.run(live())
+        except StandingStill as error:
+            faults = [f"liveness: {error}"]
+        assert world is not None
+        rows = [row for name in ("archive", "orders") for row in world.database.tables[name].values()]
+        ends = Counter(f"{row['status']} {row['reason_code'] or ''}".rstrip() for row in rows)
+        return Outcome(faults, world.history, world.seen, ends, world.ended_after_s, runner.get_loop().time())
+
+
+def run_many(first: int, count: int, processes: int | None = None) -> Iterator[Tally]:
+    """Run the histories of `count` seeds from `first` on; yield what came of each part of them."""
+    parts = [(start, min(CHUNK, first + count - start)) for start in range(first, first + count, CHUNK)]
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), be_quiet) as pool:
+        yield from pool.map(_run_part, parts)
+
+
+def add(tallies: list[Tally]) -> Tally:
+    """Add up parts."""
+    failed = {seed: faults for tally in tallies for seed, faults in tally.failed.items()}
+    seen: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    for tally in tallies:
+        seen.update(tally.seen)
+        ends.update(tally.ends)
+    longest = max((tally.ended_after_s for tally in tallies), default=0.0)
+    return Tally(sum(t.histories for t in tallies), failed, seen, ends, longest, sum(t.lasted_s for t in tallies))
+
+
+def be_quiet() -> None:
+    """Say nothing of what is retried: a history has its own words."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Be quiet for a while, in a process that has more to do."""
+    before = structlog.get_config()
+    be_quiet()
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _run_part(part: tuple[int, int]) -> Tally:
+    first, count = part
+    outcomes = {seed: run(draw(seed)) for seed in range(first, first + count)}
+    return Tally(
+        count,
+        {seed: outcome.faults for seed, outcome in outcomes.items() if outcome.faults},
+        sum((outcome.seen for outcome in outcomes.values()), Counter()),
+        sum((outcome.ends for outcome in outcomes.values()), Counter()),
+        max(outcome.ended_after_s for outcome in outcomes.values()),
+        sum(outcome.lasted_s for outcome in outcomes.values()),
+    )

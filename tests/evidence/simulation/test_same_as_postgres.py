@@ -1,0 +1,259 @@
+"""The simulated database is the real one, as far as our statements can tell: same rows, same answers, same waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from order_saga.core.saga import Phase, Saga
+from order_saga.worker import store
+from participants.balance import store as balances
+from saga_kit.messaging.batch import HURRY
+from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.runtime.dsn import parse_database_url
+from saga_kit.runtime.lookback import EVER_S
+from tests.evidence.simulation import database as simulated
+from tests.evidence.simulation.loop import VirtualLoop
+from tests.evidence.simulation.replay import CLOCK, Still, on_postgres, on_simulation, record
+from tests.evidence.simulation.run import quiet
+from tests.evidence.simulation.scenario import draw
+from tests.evidence.simulation.statements import statements
+from tests.support.infrastructure import Database
+
+HISTORIES: Final = 24
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with quiet():
+        yield
+
+
+WAITS_S: Final = 0.4
+"""A statement that has not answered by now waits for a lock."""
+
+
+@pytest_asyncio.fixture
+async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
+    """Connect as the owner, by a clock that shows what it is told."""
+    url = parse_database_url(database.url)
+    settings = {
+        "search_path": "fake, pg_catalog",
+        "timezone": "UTC",
+        "deadlock_timeout": "100ms",
+        "fake.now": simulated.EPOCH.isoformat(),
+    }
+    engine = create_async_engine(url, connect_args={"server_settings": settings})
+    async with engine.begin() as tx:
+        for statement in CLOCK.split(";"):
+            await tx.exec_driver_sql(statement)
+    yield engine
+    await engine.dispose()
+
+
+async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
+    """What simulated processes said in many histories, said to both: every answer and every row of every table."""
+    said = []
+    for seed in range(HISTORIES):
+        said += await asyncio.to_thread(record, draw(seed))
+    simulation_answers, simulation_rows = await asyncio.to_thread(_on_simulation, said)
+    postgres_answers, postgres_rows = await on_postgres(engine, said)
+
+    assert simulation_answers == postgres_answers
+    for table, rows in simulation_rows.items():
+        assert len(rows) == len(postgres_rows[table]), table
+        for simulated_row, row in zip(rows, postgres_rows[table], strict=True):
+            assert [] == [pair for pair in zip(simulated_row, row, strict=True) if pair[0] != pair[1]], table
+    unused = set(statements()) - {sql for one in said for sql, _ in one.statements}
+    assert {HURRY, balances.OWNERS, *_of_few_histories()} >= unused, "every statement was compared"
+
+
+def _of_few_histories() -> set[str]:
+    """Name statements that few histories need; those of the participants' outboxes are the orchestrator's as well."""
+    relays: list[Any] = [Relay(None, name, Outbox(name), None) for name in ("assets", "balances")]  # type: ignore[arg-type]
+    return {relay._release_sql for relay in relays}
+
+
+def _on_simulation(said: Sequence[simulated.Said]) -> Any:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(on_simulation(said))
+
+
+# Two at the same time -------------------------------------------------------------------------------------------------
+
+X, Y = UUID(int=1), UUID(int=2)
+_NEW: Final = simulated.EPOCH
+
+
+def _order(order_id: UUID, client_order_id: str | None = None) -> tuple[Any, ...]:
+    saga = Saga(order_id, "alice", Phase.NEW, _NEW, _NEW, client_order_id=client_order_id)
+    return store._arrays(store._ALL, [saga])
+
+
+def _moved(order_id: UUID) -> tuple[Any, ...]:
+    saga = Saga(order_id, "alice", Phase.NEW, _NEW, _NEW, history_seq=7)
+    return store._arrays((store._ID, *store._MOVING), [saga])
+
+
+_OUTBOX: Final[Any] = Outbox("orders")
+_RELAY: Final[Any] = Relay(None, "orders", _OUTBOX, None)  # type: ignore[arg-type]
+_KEPT: Final = (0.0, 0.0, ["ref"], b"payload")
+
+
+class Does(NamedTuple):
+    """One of two transactions says something: `sql` of None commits, "" rolls back."""
+
+    who: str
+    sql: str | None
+    parameters: tuple[Any, ...] = ()
+
+
+SCRIPTS: Final[dict[str, Sequence[Does]]] = {
+    "the second insert waits and is left out": [
+        Does("A", store._INSERT, _order(X)), Does("B", store._INSERT, _order(X)), Does("A", None),
+        Does("B", None),
+    ],
+    "the second insert waits and is done when the first is rolled back": [
+        Does("A", store._INSERT, _order(X)), Does("B", store._INSERT, _order(X)), Does("A", ""),
+        Does("B", None),
+    ],
+    "one client order id, two orders": [
+        Does("A", store._INSERT, _order(X, "mine")), Does("B", store._INSERT, _order(Y, "mine")), Does("A", None),
+        Does("B", None),
+    ],
+    "one client order id, and the first is rolled back": [
+        Does("A", store._INSERT, _order(X, "mine")), Does("B", store._INSERT, _order(Y, "mine")), Does("A", ""),
+        Does("B", None),
+    ],
+    "who waits for a row sees it as it was left": [
+        Does("A", store._INSERT, _order(X)), Does("A", None),
+        Does("A", store._LOCK, ([X],)), Does("B", store._LOCK, ([X],)), Does("A", store._UPDATE, _moved(X)),
+        Does("A", None),
+        Does("B", None),
+    ],
+    "what is not committed is not seen": [
+        Does("A", store._INSERT, _order(X)), Does("B", store._LOCK, ([X],)), Does("A", None),
+        Does("B", store._LOCK, ([X],)),
+        Does("B", None),
+    ],
+    "a circle of waits is broken": [
+        Does("A", store._INSERT, _order(X)), Does("A", store._INSERT, _order(Y)), Does("A", None),
+        Does("A", store._LOCK, ([X],)), Does("B", store._LOCK, ([Y],)), Does("A", store._LOCK, ([Y],)),
+        Does("B", store._LOCK, ([X],)), Does("A", ""), Does("B", ""),
+    ],
+    "claimed rows are skipped": [
+        Does("A", _OUTBOX._insert_sql, _KEPT), Does("A", None),
+        Does("A", _RELAY._claim_sql, (30.0, 20, EVER_S)), Does("B", _RELAY._claim_sql, (30.0, 20, EVER_S)),
+        Does("A", None), Does("B", None),
+        Does("B", _RELAY._claim_sql, (30.0, 20, EVER_S)), Does("B", None),
+    ],
+    "a row that is being deleted is waited for": [
+        Does("A", _OUTBOX._insert_sql, _KEPT), Does("A", None),
+        Does("A", _OUTBOX._delete_sql, ([1],)), Does("B", _OUTBOX._delete_sql, ([1],)), Does("A", None),
+        Does("B", None),
+    ],
+    "a pause is seen when it is committed": [
+        Does("A", store._PAUSE, ("balance", "olga", "x")), Does("B", store._NOW, ([],)), Does("A", None),
+        Does("B", store._NOW, ([],)),
+        Does("B", None),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+async def test_two_at_the_same_time_meet_alike(engine: AsyncEngine, script: Sequence[Does]) -> None:
+    """Who waits, who goes on, and what each is told."""
+    postgres = await _play(script, lambda: _Real(engine), WAITS_S)
+    simulation = await asyncio.to_thread(_play_on_simulation, script)
+    assert simulation == postgres
+    assert any("waits" in line for line in postgres) or Counter(does.who for does in script)["B"], "B meets A"
+
+
+def _play_on_simulation(script: Sequence[Does]) -> list[str]:
+    async def play() -> list[str]:
+        database = simulated.Database(statements(), lambda: 0.0)
+        return await _play(script, lambda: _Simulated(database), WAITS_S)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(play())
+
+
+class _Real:
+    """A transaction on PostgreSQL."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+
+    async def say(self, sql: str, parameters: tuple[Any, ...]) -> Any:
+        """Say something, in a transaction that begins with the first words."""
+        if self._connection is None:
+            self._connection = await self._engine.connect()
+        return await self._connection.exec_driver_sql(sql, parameters)
+
+    async def end(self, *, commit: bool) -> None:
+        """End the transaction."""
+        await (self._connection.commit() if commit else self._connection.rollback())
+        await self._connection.close()
+        self._connection = None
+
+
+class _Simulated:
+    """A transaction on the simulation."""
+
+    def __init__(self, database: simulated.Database) -> None:
+        self._database = database
+        self._tx: simulated.Transaction | None = None
+
+    async def say(self, sql: str, parameters: tuple[Any, ...]) -> Any:
+        """Say something."""
+        self._tx = self._tx or simulated.Transaction(self._database, Still())
+        return await self._tx.exec_driver_sql(sql, parameters)
+
+    async def end(self, *, commit: bool) -> None:
+        """End the transaction."""
+        assert self._tx is not None
+        if commit:
+            self._tx.apply()
+        self._tx.end()
+        self._tx = None
+
+
+async def _play(script: Sequence[Does], connect: Callable[[], Any], waits_s: float) -> list[str]:
+    actors = {"A": connect(), "B": connect()}
+    waiting: dict[str, asyncio.Task[str]] = {}
+    seen: list[str] = []
+    for does in script:
+        actor = actors[does.who]
+        if does.who in waiting:
+            seen.append(f"{does.who} was told {await waiting.pop(does.who)}")
+        if not does.sql:
+            await actor.end(commit=does.sql is None)
+            seen.append(f"{does.who} {'commits' if does.sql is None else 'rolls back'}")
+            await asyncio.sleep(waits_s)
+            continue
+        task = asyncio.create_task(_told(actor, does))
+        await asyncio.wait({task}, timeout=waits_s)
+        seen.append(f"{does.who} {'is told ' + task.result() if task.done() else 'waits'}")
+        if not task.done():
+            waiting[does.who] = task
+    return seen
+
+
+async def _told(actor: Any, does: Does) -> str:
+    try:
+        result = await actor.say(does.sql, does.parameters)
+    except DBAPIError as error:
+        return f"SQLSTATE {getattr(error.orig, 'sqlstate', None)}"
+    returns = not hasattr(result, "returns_rows") or result.returns_rows
+    rows = [str(row[0]) for row in result] if returns and does.sql != store._NOW else []
+    paused = [sorted(row[1]) for row in result] if does.sql == store._NOW else []
+    return f"{rows} {paused} {result.rowcount if does.sql in {store._INSERT, store._PAUSE} else ''}"

@@ -1,0 +1,501 @@
+"""The simulated world of one history: its processes, users, operator and faults, all from one seed.
+
+`live` runs a scenario from the first request to the end of the last order; what it saw is judged by `judge`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from contextlib import suppress
+from datetime import datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from sqlalchemy.exc import DBAPIError
+
+from contracts.codec import decode, outgoing
+from contracts.decimals import Money, Price, Quantity
+from contracts.envelope import Outgoing, read_envelope
+from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.vocabulary import OrderType
+from operations import archive, repair
+from operations.pauses import pause, unpause, wake
+from order_saga.core.saga import Participant
+from order_saga.worker import store
+from order_saga.worker.process import Orders
+from participants.assets.service import AssetDesk
+from participants.balance.service import participant
+from saga_kit.participant.barrier import Holds
+from saga_kit.runtime.crash_points import watch
+from tests.evidence.simulation.broker import Broker, Group, Record
+from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerError, Transaction
+from tests.evidence.simulation.judge import Judge
+from tests.evidence.simulation.node import SESSION_S, Node, watcher
+from tests.evidence.simulation.scenario import HOLDINGS, NODES, USERS, Fault, Kind, OrderPlan, Scenario
+from tests.evidence.simulation.statements import numeric, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from tests.evidence.simulation.database import Key, Result, Row
+
+QUIET_S: Final = 400.0
+"""Liveness: every order ends within this time after the last fault has stopped."""
+SEND_AGAIN_S: Final = 20.0
+"""A producer sends a request again until it has seen the order."""
+TOLERATES_LOSS: Final = frozenset({"balance.commands", "balance.replies", "assets.commands", "assets.replies"})
+"""What is asked again until it is answered. Requests are sent again by who made them; events must never be lost."""
+_PAGES: Final = ("(0,0)", "(100000,0)")
+_YEARS_S: Final = 1e9
+_STATEMENTS: Final = statements()
+_TOPICS: Final = {"orchestrator": Orders.topics, "balance": participant().topics, "assets": AssetDesk.topics}
+_RULES: Final = (Price("0.01"), Quantity("0.00000001"), Quantity("0.001"), None, Money(10), Money(10_000), 10, "USD", 2)
+
+
+class Told(NamedTuple):
+    """A line of a history."""
+
+    at_s: float
+    who: str
+    what: str
+
+
+class World:
+    """Everything around the code under test, and the chances that it takes."""
+
+    STALE_AFTER: Final = timedelta(seconds=10)
+
+    def __init__(self, scenario: Scenario, *, traced: bool = False) -> None:
+        """Prepare a world; `traced` keeps its history in words."""
+        self.scenario = scenario
+        self.rates = scenario.rates
+        self.chance = random.Random(scenario.seed ^ 0x5DEECE66D)  # noqa: S311 - repeatable on purpose
+        random.seed(scenario.seed)  # the pauses of our own backoff
+        self.loop = asyncio.get_running_loop()
+        self.database = Database({**_STATEMENTS, store._HISTORY: self._write_history}, self.loop.time)
+        self.broker = Broker(self._broker_clock_ms)
+        self.broken: list[str] = []
+        """What must never happen and did."""
+        self.seen: Counter[str] = Counter()
+        """The faults that really happened."""
+        self.history: list[Told] = []
+        self.ended_after_s = 0.0
+        self.requested: dict[Any, OrderRequested] = {}
+        self.crashes: dict[tuple[str, Any, int], Fault] = {}
+        self.broker_is_away = False
+        self._traced = traced
+        self._database_is_away = False
+        self._broker_is_off_s = 0.0
+        self._calm = False
+        self._poisoned: set[Any] = set()
+        self._poisons = any(fault.kind is Kind.POISON for fault in scenario.faults)
+        """A request may become a dead letter then, and nobody replays it but who sent it."""
+        self._nodes: dict[str, Node] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.judge = Judge(self)
+
+    # Running a history ------------------------------------------------------------------------------------------------
+
+    async def live(self) -> list[str]:
+        """Run the whole history; return what was wrong, in words."""
+        try:
+            self._furnish()
+            self._begin()
+            last_fault_s = max((fault.at + fault.for_s for fault in self.scenario.faults), default=0.0)
+            last_order_s = max((plan.at for plan in self.scenario.orders), default=0.0)
+            await asyncio.sleep(max(last_fault_s, last_order_s) + 5)
+            self._calm_down()
+            calm_at = self.loop.time()
+            while not self._all_ended() and self.loop.time() - calm_at < QUIET_S:
+                await asyncio.sleep(2)
+            self.ended_after_s = self.loop.time() - calm_at
+            await asyncio.sleep(self.rates.late_s + 60)  # what is still on its way arrives
+            faults = self.judge.final()
+        finally:
+            await self._end()
+        return [*self.broken, *faults]
+
+    def tell(self, who: str, what: str) -> None:
+        """Add a line to the history, if anybody wants to read it."""
+        if self._traced:
+            self.history.append(Told(self.loop.time(), who, what))
+
+    def _furnish(self) -> None:
+        self.broker.groups = {service: Group(self.broker, topics) for service, topics in _TOPICS.items()}
+        for user in USERS:
+            for asset, amount in HOLDINGS.items():
+                row = {"available": numeric(amount), "held": numeric("0")}
+                self.database.tables["accounts"][user, asset] = row
+        self._price = {"BTC": 50_000.0, "HALT": 10.0}
+        self.prices: dict[str, list[tuple[float, float]]] = {asset: [(0.0, at)] for asset, at in self._price.items()}
+        """Each price that an asset had, and from when on."""
+        self._confirmed = {"BTC": True, "HALT": True}
+        for asset in self._price:
+            self._show_price(asset)
+
+    def _begin(self) -> None:
+        watch(watcher)
+        self.database.committed.append(self._after_commit)
+        self.broker.appended.append(self._after_append)
+        for name in NODES:
+            self._nodes[name] = Node(self, name)
+            self._do(self._nodes[name].live())
+        for plan in self.scenario.orders:
+            self._do(self._trade(plan))
+        for fault in self.scenario.faults:
+            if fault.kind is Kind.CRASH:
+                self.crashes[fault.target, fault.point, fault.nth] = fault
+            else:
+                self._do(self._fault(fault))
+        self._do(self._confirm_prices())
+
+    def _do(self, work: Any) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _end(self) -> None:
+        watch(None)
+        for task in self._tasks:
+            task.cancel()
+        for node in self._nodes.values():
+            node.kill()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task in self._tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.broken.append(f"the simulation itself failed: {error!r}")
+
+    def _calm_down(self) -> None:
+        self.tell("world", "no more faults")
+        self._calm = True
+        self.crashes.clear()
+        self._poisoned.clear()
+        self._database_is_away = self.broker_is_away = self.database.read_only = False
+        for asset in self._confirmed:
+            self._confirmed[asset] = True
+        for node in self._nodes.values():
+            node.thawed.set()
+        self._do(self._operate())
+
+    def _all_ended(self) -> bool:
+        orders = {**self.database.tables["archive"], **self.database.tables["orders"]}
+        asked = all(plan.order_id in orders for plan in self.scenario.orders)
+        outboxes = any(self.database.tables[f"{schema}.outbox"] for schema in ("orders", "balances", "assets"))
+        ended = all(row["phase"] in {"COMPLETED", "CANCELLED", "FAILED"} for row in orders.values())
+        return asked and ended and not outboxes
+
+    # What users and operators do --------------------------------------------------------------------------------------
+
+    async def _trade(self, plan: OrderPlan) -> None:
+        for number, cancel in enumerate(plan.cancels):
+            by = {"user": plan.user_id, "operator": "@operator:olga", "stranger": "mallory"}[cancel.by]
+            user = "mallory" if cancel.by == "stranger" and number else plan.user_id
+            self.loop.call_later(cancel.at, self._send, OrderCancelRequested(plan.order_id, user, by))
+        await asyncio.sleep(plan.at)
+        request = self._request(plan)
+        self.requested[plan.order_id] = request
+        if plan.sent_with_other_words:
+            other = OrderRequested(
+                plan.order_id, plan.user_id, "BTC", OrderType.MARKET_SELL, Quantity("0.015"), requested_at=None
+            )
+            self.loop.call_later(self.chance.uniform(0, 3), self._send, other)
+        taken = [self._send(request, invalid=plan.invalid) for _ in range(plan.copies)]
+        while plan.order_id not in self.judge.told and not (plan.trusting and any(taken) and not self._poisons):
+            await asyncio.sleep(SEND_AGAIN_S)
+            taken.append(self._send(request, invalid=plan.invalid))
+
+    def _request(self, plan: OrderPlan) -> OrderRequested:
+        return OrderRequested(
+            order_id=plan.order_id,
+            user_id=plan.user_id,
+            asset_id=plan.asset_id,
+            order_type=OrderType(f"MARKET_{plan.side}"),
+            quantity=Quantity(plan.quantity),
+            price=None if plan.price is None else Price(plan.price),
+            client_order_id=plan.client_order_id,
+            requested_at=EPOCH + timedelta(seconds=self.loop.time() + plan.stamped_off_s),
+        )
+
+    def _send(self, message: OrderRequested | OrderCancelRequested, *, invalid: bool = False) -> bool:
+        """Send a message; False when the broker did not take it."""
+        if self.broker_is_away:
+            return False
+        name = type(message).__name__
+        sent = outgoing(message, message_id=f"{message.order_id}:{name}", source="/user", time=EPOCH)
+        if invalid:
+            sent = Outgoing(
+                sent.topic, sent.key, sent.id, sent.value.replace(b'"quantity":"', b'"quantity":"-'), sent.headers
+            )
+        self.tell("user", f"sends {name} of {_short(message.order_id)}")
+        self.broker.send(self, [sent])
+        return True
+
+    async def _operate(self) -> None:
+        """Resume what a poisoned message has parked, now that it can be written."""
+        for number in count():
+            for order_id, row in sorted(self.database.tables["orders"].items()):
+                if row["parked_reason"] is not None:
+                    self.tell("operator", f"resumes {_short(order_id)}")
+                    with suppress(DBAPIError):  # a lock that is not given in time: the next round tries again
+                        await repair.resume(self._operators_engine(), repair.Run(f"resume-{number}", "olga"), order_id)
+            await asyncio.sleep(5)
+
+    def _operators_engine(self) -> Any:
+        return Engine(self.database, _Patient())
+
+    # Faults -----------------------------------------------------------------------------------------------------------
+
+    async def _fault(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at)
+        self.seen[fault.kind] += 1
+        self.tell("world", f"{fault.kind} {fault.target} {f'for {fault.for_s:.1f} s' if fault.for_s else ''}")
+        match fault.kind:
+            case Kind.KILL:
+                self._nodes[fault.target].down_s = fault.for_s
+                self._nodes[fault.target].kill()
+            case Kind.FREEZE | Kind.SILENT:
+                names = [name for name in NODES if fault.target in {name, name.partition("-")[0]}]
+                await asyncio.gather(*(self._freeze(self._nodes[name], fault.for_s) for name in names))
+            case Kind.DATABASE_AWAY:
+                self._database_is_away = True
+                self.database.restart()
+                await asyncio.sleep(fault.for_s)
+                self._database_is_away = False
+            case Kind.DATABASE_READ_ONLY:
+                self.database.read_only = True
+                await asyncio.sleep(fault.for_s)
+                self.database.read_only = False
+            case Kind.LOCKED_ROW:
+                await self._hold(fault)
+            case Kind.BROKER_AWAY:
+                self.broker_is_away = True
+                await asyncio.sleep(fault.for_s)
+                self.broker_is_away = False
+            case Kind.REBALANCE:
+                await self.broker.groups[fault.target].rebalance()
+            case Kind.POISON:
+                order_id = self.scenario.orders[int(fault.target)].order_id
+                self._poisoned.add(order_id)
+                await asyncio.sleep(fault.for_s)
+                self._poisoned.discard(order_id)
+            case _:
+                await self._change(fault)
+
+    async def _hold(self, fault: Fault) -> None:
+        """Lock a row as soon as it is there and free, and keep it to the end of the fault."""
+        user, _, asset = fault.target.partition("/")
+        row = ("accounts", (user, asset)) if asset else ("orders", self.scenario.orders[int(user)].order_id)
+        until_s = self.loop.time() + fault.for_s
+        tx = Transaction(self.database, _Patient())
+        self.database.open.add(tx)
+        while self.loop.time() < until_s and not tx.broken:
+            if not tx.holds(*row) and tx.get(*row) is not None and tx.is_free(*row):
+                with suppress(ServerError):  # a database that takes no locks now
+                    await tx.lock(*row)
+            await asyncio.sleep(0.1)
+        tx.end()
+
+    async def _change(self, fault: Fault) -> None:
+        match fault.kind:
+            case Kind.CLOCK_JUMP:
+                self.database.clock_is_off_s += fault.amount
+                for node in self._nodes.values():
+                    node.changed.set()
+            case Kind.BROKER_CLOCK:
+                self._broker_is_off_s += fault.amount
+            case Kind.ASK_AGAIN:
+                await self._ask_again(int(fault.target))
+            case Kind.PAUSE:
+                await self._pause(Participant(fault.target), fault.for_s)
+            case Kind.ARCHIVE:
+                await self._archive(self.loop.time() + fault.for_s)
+            case Kind.PRICE:
+                self._price[fault.target] = fault.amount
+                self.prices[fault.target].append((self.loop.time(), fault.amount))
+                self._show_price(fault.target)
+            case Kind.NO_PRICE:
+                self._confirmed[fault.target] = False
+                await asyncio.sleep(fault.for_s)
+                self._confirmed[fault.target] = True
+
+    async def _pause(self, participant: Participant, for_s: float) -> None:
+        engine = self._operators_engine()
+        begin, end = (repair.Run(f"{what}-{self.loop.time()}", "olga") for what in ("pause", "unpause"))
+        await self._insist(lambda: pause(engine, participant, begin, "maintenance"))
+        await asyncio.sleep(for_s)
+        await self._insist(lambda: unpause(engine, participant, end))
+        await self._insist(lambda: wake(engine))
+
+    async def _insist(self, typed: Callable[[], Awaitable[object]]) -> None:
+        """Type an operator's command again while the database takes no writes."""
+        while True:
+            try:
+                await typed()
+            except DBAPIError:
+                await asyncio.sleep(1)
+            else:
+                return
+
+    async def _ask_again(self, number: int) -> None:
+        run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
+        with suppress(DBAPIError, OSError):  # a poisoned order, a database that goes away: the operator is told
+            await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
+
+    async def _archive(self, until_s: float) -> None:
+        """Archive what has ended, of any age: all that an archived order may still hear comes soon here."""
+        engine = Engine(self.database, _Slow(self))
+        while True:
+            for move in (archive.move, Holds("balances").archive):
+                with suppress(DBAPIError, OSError):  # a database that goes away: the next round goes on
+                    async with engine.begin() as tx:
+                        await move(cast("Any", tx), _PAGES, -_YEARS_S, 500)
+            await asyncio.sleep(0.2)
+            if self.loop.time() >= until_s:
+                return
+
+    async def _freeze(self, node: Node, for_s: float) -> None:
+        group, member = self.broker.groups[node.service], node.member
+        node.freeze()
+        if for_s > SESSION_S:
+            await asyncio.sleep(SESSION_S)
+            await group.leave(member)
+        await asyncio.sleep(max(0.0, for_s - SESSION_S) if for_s > SESSION_S else for_s)
+        node.thawed.set()
+        if node.alive and member is node.member and member not in group.members:
+            await group.join(member)
+
+    # Chances ----------------------------------------------------------------------------------------------------------
+
+    def pause_s(self) -> float:
+        """Draw how long a step takes."""
+        seconds = self.chance.random() * 0.004
+        if self.rates.slow and not self._calm and self.chance.random() < self.rates.slow:
+            seconds *= 1000
+        return seconds
+
+    def lingers_s(self) -> float:
+        """Draw how long the server keeps the locks of a process that died."""
+        return self.chance.choice((0.0, 0.0, 2.0, 20.0))
+
+    def batch_size(self) -> int:
+        """Draw how many records a poll may take."""
+        return self.chance.randint(1, self.rates.batch_most)
+
+    def journeys(self, topic: str) -> Iterable[float]:
+        """Draw when the copies of a message arrive."""
+        if self._calm:
+            return (0.0,)
+        rates, chance = self.rates, self.chance
+        if rates.lost and topic in TOLERATES_LOSS and chance.random() < rates.lost:
+            self.seen["message lost"] += 1
+            return ()
+        copies = 2 if rates.doubled and chance.random() < rates.doubled else 1
+        return tuple(self._journey_s() for _ in range(copies))
+
+    def _journey_s(self) -> float:
+        if self.rates.late and self.chance.random() < self.rates.late:
+            self.seen["message late"] += 1
+            return self.chance.uniform(0, self.rates.late_s)
+        return 0.0
+
+    def publish_outcome(self, messages: int) -> tuple[int, bool]:
+        """Draw how many messages are stored, and whether the publisher is told that all are."""
+        if self.broker_is_away:
+            return 0, False
+        if not self._calm and self.rates.not_acknowledged and self.chance.random() < self.rates.not_acknowledged:
+            self.seen["publish of unknown outcome"] += 1
+            return self.chance.randint(0, messages), False
+        return messages, True
+
+    def commit_outcome(self) -> str:
+        """Draw whether a commit's answer is lost: empty when it is not."""
+        if self._calm or not self.rates.commit_unknown or self.chance.random() >= self.rates.commit_unknown:
+            return ""
+        self.seen["commit of unknown outcome"] += 1
+        return self.chance.choice(("done", "not done"))
+
+    def fail_if_database_is_away(self) -> None:
+        """Raise as the driver does."""
+        if self._database_is_away:
+            raise ConnectionRefusedError("the database is away")
+        if not self._calm and self.rates.connection_lost and self.chance.random() < self.rates.connection_lost:
+            self.seen["connection lost"] += 1
+            raise ConnectionResetError("connection lost")
+
+    async def _write_history(self, tx: Transaction, *arrays: Any) -> Result:
+        """Refuse what moves a poisoned order, as a value that a column can't take would be refused."""
+        for order_id, entries in zip(arrays[0], arrays[5], strict=True):
+            if order_id in self._poisoned and not {"parked", "ignored"} & {one["kind"] for one in json.loads(entries)}:
+                raise ServerError("22P02", "a value that the column can't take")
+        return await _STATEMENTS[store._HISTORY](tx, *arrays)
+
+    def _broker_clock_ms(self) -> int:
+        return int((EPOCH.timestamp() + self.loop.time() + self._broker_is_off_s) * 1000)
+
+    # What is seen of it -----------------------------------------------------------------------------------------------
+
+    def next_due(self, schema: str, column: str) -> datetime | None:
+        """Find when the next row of a schema's orders or outbox is due."""
+        table = "orders" if column == "due_at" else f"{schema}.outbox"
+        moments = [
+            row[column] for row in self.database.tables[table].values()
+            if row[column] is not None and row.get("parked_reason") is None
+        ]  # fmt: skip
+        return min(moments, default=None)
+
+    def _after_commit(self, writes: Mapping[str, Mapping[Key, Row | None]]) -> None:
+        self.judge.after_commit(writes)
+        for node in self._nodes.values():
+            if not node.watches.isdisjoint(writes):
+                node.changed.set()
+
+    def _after_append(self, record: Record) -> None:
+        if record.topic == "orders.events":
+            event = decode("OrderStatusChanged", record.value or b"")
+            self.judge.hear(cast("OrderStatusChanged", event))
+        if self._traced:
+            envelope = read_envelope(record.headers)
+            self.tell(
+                "broker", f"{record.topic}/{record.partition}@{record.offset} {envelope.type} {envelope.id[-24:]}"
+            )
+
+    async def _confirm_prices(self) -> None:
+        """Do what the asset service's price feed does."""
+        while True:
+            await asyncio.sleep(4)
+            for asset, confirmed in self._confirmed.items():
+                if confirmed and not self._database_is_away:
+                    self._show_price(asset)
+
+    def _show_price(self, asset: str) -> None:
+        now = self.database.now()
+        rules = (*_RULES, asset != "HALT", None, None, 1)
+        price = (Price(str(self._price[asset])), 1, now, now)
+        self.database.tables["assets"][asset] = {"rules": rules, "price": price}
+
+
+class _Patient:
+    """The operator's way to the database, when nothing goes wrong any more."""
+
+    async def round_trip(self) -> None:
+        """Take no time."""
+
+    async def commits(self, apply: Callable[[], None]) -> None:
+        """Commit."""
+        apply()
+
+
+class _Slow(_Patient):
+    """The same on a way that takes time, so that others come between."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def round_trip(self) -> None:
+        """Take some time."""
+        await asyncio.sleep(self._world.pause_s())
+
+
+def _short(order_id: Any) -> str:
+    return str(order_id)[:8]

@@ -1,0 +1,149 @@
+"""What looks for due rows again and again costs the same while somebody's snapshot is open, and misses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from order_api.orders import store as claims
+from order_saga.worker import store as orders
+from saga_kit.messaging.outbox import Kept, Outbox, Relay
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.dsn import parse_database_url
+from saga_kit.runtime.lookback import EVER_S, MARGIN_S, LookBack
+from tests.saga_kit.support import FakePublisher, message
+from tests.support.infrastructure import Database
+
+GONE: Final = 60_000
+BUFFERS_MAX: Final = 60
+"""Pages that a look may touch; from the beginning it touches hundreds."""
+
+_ORDERS = """
+    INSERT INTO orders.orders (order_id, user_id, phase, status, version, cancel_requested, filled_quantity, fee,
+        progress, due_at, history_seq, created_at, updated_at)
+    SELECT gen_random_uuid(), 'alice', 'REFUNDING', 'PENDING', 1, false, 0, 0, '{}', now() - interval '1 h', 1, now(),
+        now()
+    FROM generate_series(1, $1)"""
+_OUTBOX = """
+    INSERT INTO orders.outbox (due_at, available_at, refs, payload)
+    SELECT now(), now() - interval '1 h', ARRAY['x'], '' FROM generate_series(1, $1)"""
+_CLAIMS = """
+    INSERT INTO api.claims (order_id, user_id, intent, request, next_publish_at)
+    SELECT gen_random_uuid(), 'alice', '', '', now() - interval '1 h' FROM generate_series(1, $1)"""
+
+LOOKS: Final[dict[str, tuple[str, str, str, tuple[Any, ...]]]] = {
+    "timers": (
+        _ORDERS,
+        "UPDATE orders.orders SET due_at = now() + interval '1 h'",
+        orders._DUE,  # noqa: SLF001 - the statements are what counts
+        (500,),
+    ),
+    "relay": (
+        _OUTBOX,
+        "DELETE FROM orders.outbox",
+        Relay(None, "orders", Outbox("orders"), FakePublisher())._claim_sql,  # type: ignore[arg-type]  # noqa: SLF001 - it is not run
+        (30.0, 20),
+    ),
+    "sweeper": (_CLAIMS, "UPDATE api.claims SET settled = true", claims._SWEEP_CLAIMS, (500, 5.0, 300.0)),  # noqa: SLF001
+}
+"""Who makes rows due, who deals with them, and how they are looked for."""
+
+
+@pytest_asyncio.fixture
+async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """Connect as the owner, with the plans of a service."""
+    plans = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+    connection = await asyncpg.connect(database.url, server_settings=plans)
+    yield connection
+    await connection.close()
+
+
+async def _buffers(owner: asyncpg.Connection, statement: str, *values: Any) -> int:
+    async with owner.transaction():
+        plan = json.loads(await owner.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values))
+    touched = plan[0]["Plan"]
+    return int(touched["Shared Hit Blocks"]) + int(touched["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("who", LOOKS)
+async def test_a_look_does_not_walk_over_what_was_dealt_with(
+    database: Database, owner: asyncpg.Connection, who: str
+) -> None:
+    """With a snapshot open since before, the rows that were dealt with since cost the usual look nothing."""
+    made, dealt_with, statement, values = LOOKS[who]
+    backup = await asyncpg.connect(database.url)
+    await backup.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    await backup.fetchval("SELECT count(*) FROM orders.orders")
+    await owner.execute(made, GONE)
+    await owner.execute(dealt_with)
+    await owner.execute("VACUUM ANALYZE")
+
+    from_the_beginning = await _buffers(owner, statement, *values, EVER_S)
+    usual = await _buffers(owner, statement, *values, MARGIN_S)
+    await backup.close()
+
+    assert from_the_beginning > 5 * BUFFERS_MAX
+    assert usual < BUFFERS_MAX
+
+
+async def test_what_is_left_behind_is_found_by_the_next_look_at_everything(database: Database) -> None:
+    """A row whose time was an hour ago is sent by the next look at everything, and not by the others."""
+    engine = create_engine(parse_database_url(database.url_of("orchestrator")), application_name="t")
+    publisher, outbox = FakePublisher(), Outbox("orders", grace_s=0)
+    relay = Relay(engine, "orders", outbox, publisher)
+    relay._lookback = LookBack(everything_every_s=0.5)  # noqa: SLF001 - sooner than in production
+    assert 0 == await relay.relay_once()
+    async with engine.begin() as tx:
+        await outbox.write(tx, [Kept("late", message("late", "v"))])
+        await tx.exec_driver_sql("UPDATE orders.outbox SET available_at = available_at - interval '1 h'")
+
+    began = time.monotonic()
+    assert 0 == await relay.relay_once()
+    async with asyncio.timeout(20):
+        while not await relay.relay_once():
+            await asyncio.sleep(0.05)
+    await engine.dispose()
+
+    assert 0.3 < time.monotonic() - began
+    assert ["late:v"] == [one.id for one in publisher.published]
+
+
+async def test_the_first_look_and_a_backlog_are_looked_at_from_the_beginning() -> None:
+    """Until a look has seen all; then a moment back, further while looks are cut short; soon everything again."""
+    looks = LookBack(everything_every_s=0.2)
+
+    def one(*, saw_all: bool) -> float:
+        with looks.look() as look:
+            look.saw_all = saw_all
+        return look.back_s
+
+    assert [EVER_S, EVER_S, EVER_S] == [one(saw_all=False), one(saw_all=False), one(saw_all=True)]
+    short = one(saw_all=False)
+    await asyncio.sleep(0.05)
+    longer = one(saw_all=True)
+    assert MARGIN_S <= short < longer < MARGIN_S + 5
+    await asyncio.sleep(0.2)
+    assert EVER_S == one(saw_all=True)
+
+
+async def test_a_look_at_everything_that_fails_or_takes_long_is_not_repeated_at_once() -> None:
+    """Looks at everything take a small share of the time, however long one takes, also one that fails."""
+    looks = LookBack(everything_every_s=0.0)
+
+    async def cut_short() -> None:
+        with looks.look():
+            await asyncio.sleep(0.1)
+            raise OSError("timeout")
+
+    with pytest.raises(OSError, match="timeout"):
+        await cut_short()
+    with looks.look() as look:
+        look.saw_all = True
+    assert MARGIN_S <= look.back_s < MARGIN_S + 5

@@ -1,0 +1,253 @@
+"""Faults to plant: for every invariant, what SQL behind the system's back breaks it, and how the audit must put it."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from tests.operations.audit.rows import BUSTED, BUY, CANCELLED, LIVE, PARKED, REFUSED, SELL
+
+NOBODY: Final = UUID(int=5)
+"""An order that does not exist."""
+
+
+class Fault(NamedTuple):
+    """Statements that break `invariant`, and a part of what the audit must say of the order (None: of an account)."""
+
+    invariant: str
+    order_id: UUID | None
+    words: str
+    statements: tuple[str, ...]
+    check: str
+
+
+def _hold(order_id: UUID, change: str) -> str:
+    return f"UPDATE balances.holds SET {change} WHERE saga_id = '{order_id}'"
+
+
+def _order(order_id: UUID, change: str) -> str:
+    return f"UPDATE orders.orders SET {change} WHERE order_id = '{order_id}'"
+
+
+def _fill(order_id: UUID, change: str) -> str:
+    return f"UPDATE orders.fills SET {change} WHERE order_id = '{order_id}'"
+
+
+def _moves(order_id: UUID, *moves: str) -> str:
+    listed = ", ".join(f"'{move}'" for move in moves)
+    return f"UPDATE orders.history SET moves = ARRAY[{listed}] WHERE order_id = '{order_id}'"
+
+
+def _without(table: str, constraint: str) -> str:
+    return f"ALTER TABLE {table} DROP CONSTRAINT {constraint}"
+
+
+ACCOUNTS: Final = (
+    Fault(
+        "I1", BUY, "sums to 0.25 USD",
+        (f"UPDATE balances.journal SET amount = 500.25 WHERE order_id = '{BUY}' AND amount = 500",),
+        "entry balanced",
+    ),
+    Fault(
+        "I1", None, "the journal of USD sums to 1, not to 0",
+        ("UPDATE balances.journal SET amount = 1001 WHERE amount = 1000",),
+        "asset balanced",
+    ),
+    Fault(
+        "I1", None, "alice has 655.26 USD available and 45.04 held, the journal says 699.3 in all",
+        ("UPDATE balances.accounts SET available = available + 1 WHERE asset_id = 'USD'",),
+        "account is journal",
+    ),
+    Fault(
+        "I1", None, "bob has 0 USD available and 0 held, the journal says 1 in all",
+        ("INSERT INTO balances.journal VALUES ('deposit:3', 'bob', 'USD', NULL, 1)",),
+        "account is journal",
+    ),
+    Fault(
+        "I1", None, "alice has 46.04 USD held, the active holds sum to 45.04",
+        ("UPDATE balances.accounts SET available = available - 1, held = held + 1 WHERE asset_id = 'USD'",),
+        "held is holds",
+    ),
+)  # fmt: skip
+
+EFFECTS: Final = (
+    Fault(
+        "I2", BUY, "SETTLED with 500.4 USD captured, the journal took 500.5 from alice",
+        (_hold(BUY, "captured = 500.4, refunded = 0.1"),),
+        "captured once",
+    ),
+    Fault(
+        "I2", SELL, "SETTLED with 10 ACME captured, the journal took 0 from alice",
+        (
+            f"DELETE FROM balances.journal WHERE order_id = '{SELL}' AND asset_id = 'ACME'",
+            "UPDATE balances.accounts SET available = 100 WHERE asset_id = 'ACME'",
+        ),
+        "captured once",
+    ),
+    Fault(
+        "I2", BUY, "shows 0.02 BTC filled with a fee of 0.5, the journal gave alice 0.01 BTC and charged 0.5",
+        (_fill(BUY, "quantity = 0.02"), _order(BUY, "filled_quantity = 0.02")),
+        "journal is fill",
+    ),
+    Fault(
+        "I2", BUY, "it has 2 fills",
+        (f"INSERT INTO orders.fills VALUES ('again', '{BUY}', 1, 1, 0, true)",),
+        "one fill",
+    ),
+    Fault(
+        "I2", LIVE, "a hold of its own name, again",
+        (f"INSERT INTO balances.holds VALUES ('again', '{LIVE}', 'alice', 'USD', 1, 0, 0, 'TOMBSTONE')",),
+        "one hold",
+    ),
+    Fault(
+        "I2", BUY, "the journal entry again moved 1 USD for it, besides",
+        (
+            f"INSERT INTO balances.journal VALUES ('again', '@fees', 'USD', '{BUY}', 1)",
+            f"INSERT INTO balances.journal VALUES ('again', '@market', 'USD', '{BUY}', -1)",
+        ),
+        "one entry",
+    ),
+)  # fmt: skip
+
+ENDS: Final = (
+    Fault(
+        "I3", CANCELLED, "it is CANCELLED, its hold of 7 USD is HELD",
+        (_hold(CANCELLED, "state = 'HELD', refunded = 0"),),
+        "nothing held at the end",
+    ),
+    Fault(
+        "I3", BUSTED, "it is FAILED, its hold of 20.02 USD is SETTLED",
+        (_hold(BUSTED, "state = 'SETTLED', captured = amount, refunded = 0"),),
+        "nothing held at the end",
+    ),
+    Fault(
+        "I4", BUY, "it is COMPLETED, its hold is HELD", (_hold(BUY, "state = 'HELD', captured = 0"),),
+        "settled when completed",
+    ),
+    Fault(
+        "I4", BUY, "it is COMPLETED, its hold is missing", (f"DELETE FROM balances.holds WHERE saga_id = '{BUY}'",),
+        "settled when completed",
+    ),
+    Fault(
+        "I4", BUY, "a fee of 0.5, and there is no fill", (f"DELETE FROM orders.fills WHERE order_id = '{BUY}'",),
+        "fill is shown",
+    ),
+    Fault(
+        "I4", SELL, "shows 0 filled at no price with a fee of 0, and there is no fill",
+        (_fill(SELL, "busted = true"), _order(SELL, "filled_quantity = 0, average_price = NULL, fee = 0")),
+        "fill is shown",
+    ),
+    Fault("I4", BUY, "its fill is 0.01 at 50001 with a fee of 0.5", (_fill(BUY, "price = 50001"),), "fill is shown"),
+    Fault(
+        "I4", BUSTED, "it is FAILED and shows 0 filled at no price with a fee of 0, its fill is 1 at 20",
+        (_fill(BUSTED, "busted = false"),),
+        "fill is shown",
+    ),
+    Fault(
+        "I5", CANCELLED, "is REFUNDED with 3 captured and 7 refunded",
+        (
+            _without("balances.holds", "holds_end_once"),
+            _without("balances.holds", "holds_within_amount"),
+            _hold(CANCELLED, "captured = 3"),
+        ),
+        "hold ends once",
+    ),
+    Fault(
+        "I5", BUY, "its settlement is in the journal, its hold is REFUNDED",
+        (_hold(BUY, "state = 'REFUNDED', captured = 0, refunded = amount"),),
+        "settled or refunded",
+    ),
+)  # fmt: skip
+
+PATHS: Final = (
+    Fault(
+        "I6", LIVE, "it is PENDING in phase RESERVING, neither due nor parked",
+        (_without("orders.orders", "orders_always_wakeable"), _order(LIVE, "due_at = NULL")),
+        "wakeable",
+    ),
+    Fault(
+        "I7", BUY, "version 3 follows version 0",
+        (f"DELETE FROM orders.history WHERE order_id = '{BUY}' AND seq = 1",),
+        "gapless",
+    ),
+    Fault(
+        "I7", BUY, "version 3 follows version 3",
+        (f"INSERT INTO orders.history VALUES ('{BUY}', 9, now(), 2, 3, ARRAY['CONFIRMED>PROCESSING'], '[]')",),
+        "gapless",
+    ),
+    Fault(
+        "I7", REFUSED, "version 2 goes from PENDING to COMPLETED, after version 1 was PENDING",
+        (_without("orders.history", "history_legal_moves"), _moves(REFUSED, ">PENDING", "PENDING>COMPLETED")),
+        "legal moves",
+    ),
+    Fault(
+        "I7", REFUSED, "version 2 goes from CONFIRMED to FAILED, after version 1 was PENDING",
+        (_moves(REFUSED, ">PENDING", "CONFIRMED>FAILED"),),
+        "legal moves",
+    ),
+    Fault(
+        "I7", REFUSED, "version 1 goes from nothing to FAILED, after version 0 was nothing",
+        (_without("orders.history", "history_legal_moves"), _moves(REFUSED, ">FAILED", "FAILED>FAILED")),
+        "legal moves",
+    ),
+    Fault(
+        "I7", LIVE, "it is PENDING at version 2, its history ends with PENDING at version 1",
+        (_order(LIVE, "version = 2"),),
+        "history ends here",
+    ),
+    Fault(
+        "I7", LIVE, "it is PENDING at version 1 and has no history",
+        (f"DELETE FROM orders.history WHERE order_id = '{LIVE}'",),
+        "has a history",
+    ),
+    Fault(
+        "I7", NOBODY, "its history has 1 versions, and there is no such order",
+        (f"INSERT INTO orders.history VALUES ('{NOBODY}', 1, now(), 0, 1, ARRAY['>PENDING'], '[]')",),
+        "history has an order",
+    ),
+)  # fmt: skip
+
+OWNERLESS: Final = (
+    Fault(
+        "I8", LIVE, "25.02 USD of alice are HELD for it, and there is no such order",
+        (f"DELETE FROM orders.orders WHERE order_id = '{LIVE}'",),
+        "hold has a saga",
+    ),
+    Fault(
+        "I8", BUY, "500.5 USD of alice are SETTLED for it, and there is no such order",
+        (f"DELETE FROM orders.orders WHERE order_id = '{BUY}'",),
+        "hold has a saga",
+    ),
+    Fault(
+        "I8", BUSTED, "20.02 USD of alice are HELD for it, and it is FAILED",
+        (_hold(BUSTED, "state = 'HELD', refunded = 0"),),
+        "hold has a saga",
+    ),
+)  # fmt: skip
+
+KEYS: Final = (
+    Fault(
+        "I10", SELL, "its idempotency key k1 of alice made another order too",
+        (
+            "DROP INDEX api.claims_idempotency_key",
+            f"UPDATE api.claims SET idempotency_key = 'k1' WHERE order_id = '{SELL}'",
+        ),
+        "one order a key",
+    ),
+    Fault(
+        "I10", SELL, "its client order id mine of alice was claimed for another order too",
+        (
+            "DROP INDEX api.claims_client_order_id",
+            f"UPDATE api.claims SET client_order_id = 'mine' WHERE order_id = '{SELL}'",
+        ),
+        "one claim a client id",
+    ),
+    Fault(
+        "I10", PARKED, "its client order id mine of alice is on another order too",
+        ("DROP INDEX orders.orders_client_order_id", _order(PARKED, "client_order_id = 'mine'")),
+        "one order a client id",
+    ),
+)  # fmt: skip
+
+FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS)
+"""All but I9 and I11, which depend on time: see `test_audit`."""

@@ -1,0 +1,47 @@
+"""A narrow terminal shows every word: a table that does not fit becomes a line for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rich.table import Table
+
+from operations.cli.reach import out, print_table
+from operations.demo import play
+from operations.demo.scenes import scenes
+
+Print = Callable[[int, Callable[[], None]], list[str]]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Print:
+    """Give a way to print something on a terminal of so many columns; it returns the lines."""
+
+    def print_at(width: int, what: Callable[[], None]) -> list[str]:
+        monkeypatch.setattr(out, "_width", width)
+        what()
+        return capsys.readouterr().out.splitlines()
+
+    return print_at
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
+    """At 40 columns as at 200: each order's title, what was asked, and how it ended, whole words within the width."""
+    played = scenes()
+    lines = printed(width, lambda: play._print([(scene, scene.ends) for scene in played], []))  # noqa: SLF001
+    told = " ".join(" ".join(lines).replace("│", " ").replace("·", " ").split())
+    assert [] == [line for line in lines if len(line) > max(width, 80)]
+    assert [] == [word for scene in played for word in (*scene.title.split(), *scene.ends.split()) if word not in told]
+    if width == 40:
+        assert [] == [line for line in lines if len(line) > width]
+        assert [] == [scene.title for scene in played if f"{scene.title} {scene.user} " not in told]
+
+
+def test_a_table_that_fits_stays_one(printed: Print) -> None:
+    """Nothing changes where there is room; where there is none, empty cells are left out and no word is cut."""
+    table = Table("asset", "available", "held", title="accounts of alice")
+    table.add_row("BTC", "0.01", "")
+    assert "━" in printed(80, lambda: print_table(table))[1]
+    assert ["accounts of alice", "- BTC · 0.01"] == printed(20, lambda: print_table(table))

@@ -1,0 +1,208 @@
+"""Shared by the API's tests: a running API, tokens, a publisher that fails on demand, the orchestrator's stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import jwt
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from fastapi import FastAPI
+
+from contracts.envelope import Outgoing
+from contracts.orders import OrderCancelRequested, OrderRequested
+from contracts.topics import ORDERS_REQUESTS
+from order_api.app import create_app, readiness, server_for
+from order_api.settings import ApiSettings
+from saga_kit.messaging.publisher import Publisher
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.health import listen
+
+SECRET = "a-secret-of-the-tests-with-40-characters"
+TRADER = "orders:read orders:write"
+BUY: dict[str, Any] = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}
+NEVER_S = 3600.0
+
+
+def token(user: str = "alice", scope: str = TRADER, *, secret: str = SECRET, **claims: Any) -> str:
+    """Sign a token; a claim given as None is left out."""
+    payload = {"sub": user, "scope": scope, "exp": int(time.time()) + 600, **claims}
+    return jwt.encode({name: value for name, value in payload.items() if value is not None}, secret, "HS256")
+
+
+@dataclass
+class Wire:
+    """The real publisher, which can be made to fail, and remembers what it was asked to publish."""
+
+    publisher: Publisher
+    works: bool = True
+    batches: list[list[Outgoing]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is not set, a publish waits."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> bool:
+        """Publish, or say that the outcome is unknown."""
+        self.batches.append(list(messages))
+        await self.gate.wait()
+        return self.works and await self.publisher.publish(messages)
+
+    @property
+    def asked(self) -> list[Outgoing]:
+        """All messages that it was asked to publish."""
+        return [message for batch in self.batches for message in batch]
+
+
+@dataclass
+class Api:
+    """One API process, as good as: a server of its own on the test's database and broker."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    wire: Wire
+    port: int
+    stop: Callable[[], Awaitable[None]]
+    """Ask it to end, and wait until it has."""
+
+    async def call(
+        self, method: str, path: str, *, user: str = "alice", scope: str = TRADER, **more: Any
+    ) -> httpx.Response:
+        """Send a request with a user's token."""
+        bearer = token(user, scope, **more.pop("claims", {}))
+        headers = {"Authorization": f"Bearer {bearer}", **more.pop("headers", {})}
+        return await self.client.request(method, path, headers=headers, **more)
+
+    async def submit(self, body: Any = None, *, key: str | None = None, **more: Any) -> httpx.Response:
+        """POST an order (`BUY` with the fields given in `body`)."""
+        headers = {**({"Idempotency-Key": key} if key is not None else {}), **more.pop("headers", {})}
+        return await self.call("POST", "/orders", json={**BUY, **(body or {})}, headers=headers, **more)
+
+    async def get(self, path: str, **more: Any) -> httpx.Response:
+        """GET."""
+        return await self.call("GET", path, **more)
+
+    async def cancel(self, order_id: str, **more: Any) -> httpx.Response:
+        """PUT the cancel of an order."""
+        return await self.call("PUT", f"/orders/{order_id}/cancel", **more)
+
+    async def metric(self, sample: str) -> float:
+        """Return a metric's value, 0 when it is not there."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0.0)
+
+
+@asynccontextmanager
+async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIterator[Api]:
+    """Run an API on a free port. Its sweeper looks at a claim after `grace_s`: by default not in this test."""
+    engine = create_engine(settings.sqlalchemy_url, application_name="api", pool_size=settings.api_database_pool_size)
+    publisher = Publisher(settings, client_id="api-test")
+    wire = Wire(publisher)
+    wire.gate.set()
+    app = create_app(settings, engine, wire, health=readiness(engine, publisher), grace_s=grace_s)
+    sock = listen("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    server = server_for(app, settings.trusted_proxies)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+
+    async def stop() -> None:
+        wire.gate.set()
+        server.should_exit = True
+        await serving
+
+    try:
+        await until(lambda: server.started or serving.done())
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Api(app, client, wire, port, stop)
+    finally:
+        await stop()
+        await publisher.stop()
+        await engine.dispose()
+
+
+async def until(condition: Any, within_s: float = 15.0) -> Any:
+    """Wait until a condition (a function, or one that returns an awaitable) gives something true; return that."""
+    async with asyncio.timeout(within_s):
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Orchestrator:
+    """Writes what the orchestrator would have written, as the database's owner."""
+
+    url: str
+
+    async def shows(self, order_id: str, user_id: str = "alice", phase: str = "VALIDATING", **columns: Any) -> None:
+        """Make or replace an order's row."""
+        row: dict[str, Any] = {
+            "order_id": UUID(order_id), "user_id": user_id, "asset_id": "BTC", "order_type": "MARKET_BUY",
+            "quantity": "0.01", "price": None, "slippage_bps": 100, "client_order_id": None, "phase": phase,
+            "status": _STATUS.get(phase, phase), "version": 1, "reason_code": None, "reason": None,
+            "cancel_requested": False, "filled_quantity": "0", "average_price": None, "fee": "0", "progress": "{}",
+            "parked_reason": "test", "history_seq": 0, **columns,
+        }  # fmt: skip
+        if row["status"] in {"FAILED", "CANCELLED"}:
+            row["reason_code"] = row["reason_code"] or "OPERATOR"
+        names = ", ".join(row)
+        places = ", ".join(f"(${n + 1}::text)::{_TYPES.get(name, 'text')}" for n, name in enumerate(row))
+        await self.run("DELETE FROM orders.orders WHERE order_id = $1", row["order_id"])
+        await self.run(
+            f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())",
+            *(None if value is None else str(value) for value in row.values()),
+        )
+
+    async def run(self, statement: str, *values: Any) -> list[Any]:
+        """Run a statement."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            return list(await connection.fetch(statement, *values))
+        finally:
+            await connection.close()
+
+
+_STATUS = {
+    "VALIDATING": "PENDING",
+    "RESERVING": "PENDING",
+    "SETTLING": "PROCESSING",
+    "REFUNDING": "PENDING",
+    "NEW": None,
+}
+_TYPES = {
+    "order_id": "uuid", "quantity": "numeric", "price": "numeric", "slippage_bps": "int", "version": "int",
+    "cancel_requested": "bool", "filled_quantity": "numeric", "average_price": "numeric", "fee": "numeric",
+    "progress": "jsonb", "history_seq": "int",
+}  # fmt: skip
+
+
+async def records(bootstrap_servers: str, prefix: str) -> list[Any]:
+    """Read all that stands in the topic of requests."""
+    topic = prefix + ORDERS_REQUESTS.name
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False, fetch_max_wait_ms=50)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(ORDERS_REQUESTS.partitions)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(partitions)
+        found: list[Any] = []
+        async with asyncio.timeout(15):
+            while len(found) < sum(ends.values()):
+                for batch in (await consumer.getmany(timeout_ms=100)).values():
+                    found += batch
+        return found
+    finally:
+        await consumer.stop()
+
+
+MESSAGES = (OrderRequested, OrderCancelRequested)

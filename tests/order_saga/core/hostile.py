@@ -1,0 +1,60 @@
+"""Everything that type-correct messages can say to an order, true or not: what participants would say who lie."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from contracts.assets import AssetRefusal
+from contracts.balance import BalanceRefusal
+from contracts.vocabulary import HoldState, Side
+from tests.order_saga.core import sample
+from tests.order_saga.core.walker import Explored, Walk, explore
+from tests.order_saga.core.world import always, replies
+
+if TYPE_CHECKING:
+    from order_saga.core.saga import Incoming, Reply
+
+_NO_BUSINESS = (BalanceRefusal.INSUFFICIENT_BALANCE, BalanceRefusal.CLOSED, BalanceRefusal.HOLD_CONFLICT)
+"""A reason that an order can end by, one that only the balance service knows, and the one that needs a person."""
+
+
+@cache
+def walked(side: Side) -> tuple[Walk, Explored[int]]:
+    """Walk an order to which anything may be said, completely; replies only between pauses."""
+    walk = Walk(lies(side), during_pauses={*always(side)})
+    return walk, explore(0, walk.successors)
+
+
+def lies(side: Side) -> dict[str, Incoming]:
+    """List every reply with every hold state, the reasons that make a difference, and ids of other commands."""
+    told: dict[str, Incoming] = {**always(side), **replies(side)}
+    told["approved, but the fee takes all"] = sample.approved(fee_bps=10_000)
+    told |= {f"asset refused: {code}": sample.not_approved(code) for code in AssetRefusal}
+    for state in HoldState:
+        told[f"reserved {state}"] = sample.reserved(state)
+        told[f"settled {state}"] = sample.settled(state)
+        told[f"refunded {state}"] = sample.refunded(state)
+        for code in _NO_BUSINESS:
+            told[f"not reserved {state} {code}"] = sample.not_reserved(code, state)
+            told[f"not settled {state} {code}"] = sample.not_settled(code, state)
+            told[f"not refunded {state} {code}"] = sample.not_refunded(code, state)
+    for reply in one_of_each():
+        told[f"{type(reply).__name__} to another command"] = structs.replace(reply, command_id="another:command")
+    return told
+
+
+def one_of_each() -> tuple[Reply, ...]:
+    """Give a believable reply of every type."""
+    return (
+        sample.approved(),
+        sample.not_approved(),
+        sample.reserved(),
+        sample.not_reserved(),
+        sample.settled(),
+        sample.not_settled(),
+        sample.refunded(),
+        sample.not_refunded(),
+    )

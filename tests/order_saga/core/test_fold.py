@@ -1,0 +1,262 @@
+"""Folding a batch is advancing one by one: however the messages are cut into batches, the same comes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from contracts.vocabulary import OrderStatus, Side
+from order_saga.core.advance import advance
+from order_saga.core.fold import Chapter, Folded, fold, order_of
+from order_saga.core.phases import MOVES
+from order_saga.core.saga import Decision, Entry, Fill, Incoming, Phase, Requested, Saga, Step, Why
+from tests.order_saga.core.sample import (
+    NOW,
+    ORDER_ID,
+    STRANGER,
+    approved,
+    blank,
+    cancel,
+    not_settled,
+    park,
+    quote,
+    refunded,
+    requested,
+    reserved,
+    resume,
+    settled,
+    timer,
+)
+from tests.order_saga.core.world import always, replies
+
+if TYPE_CHECKING:
+    from contracts.orders import OrderStatusChanged
+    from order_saga.core.saga import Ask
+
+OTHER_ID: Final = UUID(int=996)
+WORDS: Final = [message for side in Side for message in (*always(side).values(), *replies(side).values())]
+STORY: Final = [requested(), timer(), approved(), reserved(), timer(), settled(), cancel()]
+"""Told in full it completes, so that random messages do not always miss."""
+
+
+def of(message: Incoming, order_id: UUID) -> Incoming:
+    """Say the same of another order."""
+    if isinstance(message, Requested):
+        return structs.replace(message, request=structs.replace(message.request, order_id=order_id))
+    if hasattr(message, "command_id"):
+        step = message.command_id.partition(":")[2]
+        hold = {"hold_id": f"{order_id}:reserve"} if hasattr(message, "hold_id") else {}
+        return structs.replace(message, order_id=order_id, command_id=f"{order_id}:{step}", **hold)
+    return structs.replace(message, order_id=order_id)
+
+
+MESSAGES: Final = st.lists(
+    st.builds(of, st.sampled_from(WORDS) | st.sampled_from(STORY), st.sampled_from((ORDER_ID, OTHER_ID))), max_size=30
+) | st.permutations(STORY).map(list)
+
+
+class Tale:
+    """Everything that came of a sequence of batches, put together."""
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self.sagas: dict[UUID, Saga] = {}
+        self.chapters: list[Chapter] = []
+        self.asks: list[Ask] = []
+        self.events: list[OrderStatusChanged] = []
+        self.fills: dict[str, Fill] = {}
+        self.strangers: list[Incoming] = []
+        self.ignored: Counter[Why] = Counter()
+
+    def tell(self, batch: list[Incoming]) -> Folded:
+        """Fold one batch over what is known."""
+        folded = fold(self.sagas, batch, NOW)
+        self.sagas |= folded.sagas
+        self.chapters += folded.chapters.values()
+        self.asks += folded.asks
+        self.events += folded.events
+        self.fills |= folded.fills
+        self.strangers += folded.strangers
+        self.ignored += folded.ignored
+        return folded
+
+    def entries(self, order_id: UUID) -> list[Entry]:
+        """Read an order's whole history."""
+        return [entry for chapter in self.chapters if chapter.order_id == order_id for entry in chapter.entries]
+
+
+def one_by_one(messages: list[Incoming]) -> Tale:
+    """Advance each saga by each message, without `fold`."""
+    tale = Tale()
+    for message in messages:
+        order_id = order_of(message)
+        begun = structs.replace(blank(), order_id=order_id, user_id=_named(message))
+        begins = isinstance(message, Requested) or type(message) is type(cancel())
+        saga = tale.sagas.get(order_id, begun if begins else None)
+        if saga is None:
+            tale.strangers.append(message)
+            continue
+        outcome = advance(saga, message, NOW)
+        if isinstance(outcome, Decision):
+            tale.sagas[order_id] = outcome.saga
+            tale.asks += outcome.asks
+            tale.events += outcome.events
+            entries = list(outcome.entries)
+            if outcome.fill is not None:
+                tale.fills[outcome.fill.fill_id] = outcome.fill
+        else:
+            tale.ignored[outcome.why] += 1
+            entries = [Entry("ignored", outcome.name, detail={"why": outcome.why, **outcome.detail})]
+            if outcome.why is Why.NOT_DUE:
+                continue
+            tale.sagas[order_id] = structs.replace(saga, history_seq=saga.history_seq + 1)
+        tale.chapters.append(Chapter(order_id, 0, 0, entries, []))
+    return tale
+
+
+def _named(message: Incoming) -> str:
+    if isinstance(message, Requested):
+        return message.request.user_id
+    return str(getattr(message, "user_id", ""))
+
+
+def _cut(messages: list[Incoming], cuts: set[int]) -> list[list[Incoming]]:
+    at = [0, *sorted(cut for cut in cuts if cut < len(messages)), len(messages)]
+    return [messages[start:end] for start, end in pairwise(at)]
+
+
+@given(MESSAGES, st.sets(st.integers(1, 29)))
+@settings(max_examples=300, deadline=None)
+def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: set[int]) -> None:
+    """As advancing one by one: sagas, history, commands, events, fills, counts."""
+    expected, found = one_by_one(messages), Tale()
+    for batch in _cut(messages, cuts):
+        found.tell(batch)
+    assert found.sagas == expected.sagas
+    assert found.events == expected.events
+    assert found.asks == expected.asks
+    assert found.fills == expected.fills
+    assert found.strangers == expected.strangers
+    assert found.ignored == expected.ignored
+    for order_id in (ORDER_ID, OTHER_ID):
+        assert found.entries(order_id) == expected.entries(order_id)
+
+
+@given(MESSAGES, st.sets(st.integers(1, 29)))
+@settings(max_examples=300, deadline=None)
+def test_chapters_are_gapless(messages: list[Incoming], cuts: set[int]) -> None:
+    """I7: entries are numbered from 1 without a gap, versions follow each other, and every move is a legal one."""
+    tale = Tale()
+    for batch in _cut(messages, cuts):
+        before = dict(tale.sagas)
+        folded = tale.tell(batch)
+        for order_id, chapter in folded.chapters.items():
+            known = before.get(order_id)
+            assert chapter.entries, "no empty chapter: its number would be given again"
+            assert chapter.seq == (known.history_seq if known else 0) + 1
+            assert chapter.version_from == (known.version if known else 0)
+            assert chapter.version_to == folded.sagas[order_id].version
+            assert folded.sagas[order_id].history_seq == chapter.seq + len(chapter.entries) - 1
+            status = (known.status if known else None) or ""
+            for move in chapter.moves:
+                came_from, _, went_to = move.partition(">")
+                assert came_from == status
+                legal = MOVES[OrderStatus(came_from) if came_from else None]
+                assert went_to in legal or move == "PENDING>PENDING"
+                status = went_to
+            assert status == (folded.sagas[order_id].status or "")
+        assert set(folded.sagas) >= set(folded.chapters)
+
+
+def test_a_whole_order_in_one_batch() -> None:
+    """Everything at once: one chapter, four versions, each saga written once."""
+    folded = fold({}, [requested(), approved(), reserved(), settled()], NOW)
+    chapter = folded.chapters[ORDER_ID]
+    assert (chapter.seq, chapter.version_from, chapter.version_to) == (1, 0, 4)
+    assert chapter.moves == [">PENDING", "PENDING>CONFIRMED", "CONFIRMED>PROCESSING", "PROCESSING>COMPLETED"]
+    assert [event.version for event in folded.events] == [1, 2, 3, 4]
+    assert [ask.step for ask in folded.asks] == ["check", "reserve", "settle"]
+    assert list(folded.fills) == [f"{ORDER_ID}:fill"]
+    assert folded.sagas[ORDER_ID].history_seq == len(chapter.entries)
+
+
+def test_a_fill_that_is_busted_in_its_own_batch_is_written_as_busted() -> None:
+    """The row is written once, as it is at the end."""
+    folded = fold({}, [requested(), approved(), reserved(), not_settled()], NOW)
+    assert [fill.busted for fill in folded.fills.values()] == [True]
+
+
+def test_an_ignored_message_is_counted_and_written_down_with_its_reason() -> None:
+    """Nothing is dropped without a name."""
+    known = fold({}, [requested()], NOW).sagas
+    folded = fold(known, [requested(), cancel(STRANGER), approved(command_id="another:check")], NOW)
+    assert folded.ignored == {Why.DUPLICATE: 1, Why.NOT_ALLOWED: 1, Why.UNKNOWN: 1}
+    told = [(entry.kind, entry.name, entry.detail["why"]) for entry in folded.chapters[ORDER_ID].entries]
+    assert told == [
+        ("ignored", "OrderRequested", "duplicate"),
+        ("ignored", "OrderCancelRequested", "not_allowed"),
+        ("ignored", "AssetApproved", "unknown"),
+    ]
+    assert folded.sagas[ORDER_ID].history_seq == known[ORDER_ID].history_seq + 3
+
+
+def test_a_timer_that_is_not_due_leaves_no_trace_but_a_count() -> None:
+    """It is our own doing, and tells nobody anything."""
+    known = fold({}, [requested()], NOW).sagas
+    folded = fold(known, [timer()], NOW)
+    assert (folded.sagas, folded.chapters, folded.ignored) == ({}, {}, {Why.NOT_DUE: 1})
+
+
+def test_a_postponed_question_moves_the_saga_and_writes_no_history() -> None:
+    """An empty chapter would take the number of the next one."""
+    saga = fold({}, [requested()], NOW).sagas[ORDER_ID]
+    assert saga.due_at is not None
+    folded = fold({ORDER_ID: saga}, [timer(Step.CHECK)], saga.due_at)
+    assert folded.chapters == {}
+    assert folded.sagas[ORDER_ID].due_at == saga.due_at + timedelta(seconds=4)
+
+
+def test_only_a_request_or_a_cancel_begins_an_order() -> None:
+    """All else names an order that must exist."""
+    strange: list[Incoming] = [timer(), park(), resume(), approved(), refunded()]
+    folded = fold({}, strange, NOW)
+    assert folded.strangers == strange
+    assert folded.sagas == {}
+    begun = fold({}, [cancel(), timer()], NOW)
+    assert begun.sagas[ORDER_ID].phase is Phase.NEW
+    assert begun.strangers == []
+
+
+def test_a_stub_is_not_the_requests_user() -> None:
+    """A cancel that names another user begins the stub; the request makes the order its own."""
+    folded = fold({}, [cancel(STRANGER, STRANGER), requested()], NOW)
+    assert folded.sagas[ORDER_ID].user_id == "alice"
+
+
+def test_fold_changes_nothing_that_is_known() -> None:
+    """What was loaded stays as it was, for a second try of the same batch."""
+    known = fold({}, [requested()], NOW).sagas
+    before = dict(known)
+    first, second = (fold(known, [approved(), reserved()], NOW) for _ in range(2))
+    assert known == before
+    assert first == second
+
+
+def test_the_scale_of_time_reaches_every_saga() -> None:
+    """One setting multiplies the table's times."""
+    saga = fold({}, [requested()], NOW, time_scale=0.1).sagas[ORDER_ID]
+    assert saga.due_at is not None
+    assert (saga.due_at - NOW).total_seconds() == 0.2
+
+
+def test_a_quote_in_the_samples_is_what_an_approval_brings() -> None:
+    """So that the tests of money judge the quotes that orders have."""
+    saga = fold({}, [requested(), approved()], NOW).sagas[ORDER_ID]
+    assert saga.progress.quote == quote()

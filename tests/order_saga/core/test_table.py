@@ -1,0 +1,300 @@
+"""The table of phases is whole, says what happens, and is obeyed: for every phase, every message, every wording."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from contracts.assets import AssetApproved, AssetRefusal, AssetRefused
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefusal,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundRefused,
+    SettlementRefused,
+)
+from contracts.codec import decoder, encode
+from contracts.decimals import Money, Price, Quantity
+from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
+from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
+from order_saga.core.advance import advance
+from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps, target
+from order_saga.core.saga import (
+    Answer,
+    AskAgainRequested,
+    Decision,
+    Ignored,
+    Incoming,
+    ParkRequested,
+    Phase,
+    Progress,
+    Requested,
+    ResumeRequested,
+    Saga,
+    Step,
+    TimerDue,
+    Why,
+    snapshot,
+)
+from tests.order_saga.core import sample
+from tests.order_saga.core.hostile import walked
+from tests.order_saga.core.invariants import check
+from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
+from tests.order_saga.core.walker import PAUSES, Walk
+
+PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
+
+
+def _walks() -> list[Walk]:
+    return [walked(side)[0] for side in Side]
+
+
+# The table is whole ---------------------------------------------------------------------------------------------------
+
+
+def test_every_name_stands_in_its_table() -> None:
+    """A phase, a question or a status without its row does not exist."""
+    assert list(PHASES) == list(Phase)
+    assert list(QUESTIONS) == list(Step)
+    assert set(MOVES) == {None, *OrderStatus}
+
+
+def test_every_reply_answers_exactly_one_question() -> None:
+    """So a reply's type and its command's id must agree on the question."""
+    replies = [reply for row in QUESTIONS.values() for reply in (row.yes, row.no)]
+    assert len(set(replies)) == len(replies)
+    assert set(replies) < set(get_args(Incoming))
+
+
+def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
+    """Terminal means money at rest."""
+    for phase in TERMINAL:
+        row = PHASES[phase]
+        assert (row.asks, row.yes, row.no, row.silence, row.cancel) == ((), (), None, None, None)
+        assert row.status is not None
+        assert MOVES[row.status] == ()
+    assert {PHASES[phase].status for phase in TERMINAL} == {status for status in OrderStatus if status.terminal}
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
+    """Yes leads on, a believable no has its target, and patience is counted exactly where silence leads somewhere."""
+    for phase in set(Phase) - TERMINAL - {Phase.NEW}:
+        asks = steps(phase, side)
+        if not asks:
+            continue
+        leads_on = target(phase, side)
+        assert leads_on in PHASES or phase is Phase.REFUNDING, "a refund leads where the outcome says"
+        believes_a_no = any(QUESTIONS[step].no_proof or step is Step.CHECK for step in asks)
+        assert (PHASES[phase].no is not None) == believes_a_no
+        assert (PHASES[phase].silence is not None) == bool(PATIENT & set(asks))
+        assert set(asks) <= PATIENT or not PATIENT & set(asks), "all of a phase's questions are patient, or none"
+        waits = {QUESTIONS[step].no_waits_for for step in asks} - {None}
+        assert waits <= {Step.CHECK}
+
+
+def test_only_what_is_before_the_pivot_can_be_cancelled() -> None:
+    """Cancel is allowed in PENDING and CONFIRMED, until the fill."""
+    cancelable = {phase for phase, row in PHASES.items() if row.cancel is not None}
+    assert cancelable == {Phase.VALIDATING, Phase.RESERVING}
+    assert {PHASES[phase].cancel for phase in cancelable} == {Phase.REFUNDING}
+
+
+@pytest.mark.parametrize("step", Step)
+def test_a_yes_and_a_no_never_report_the_same_hold(step: Step) -> None:
+    """What a hold's state proves does not depend on who says so; a believable no proves that nothing is held."""
+    row = QUESTIONS[step]
+    assert not set(row.proof) & set(row.no_proof)
+    assert all(state.nothing_held for state in row.no_proof)
+    assert step is not Step.REFUND or all(state.nothing_held for state in row.proof)
+
+
+@pytest.mark.parametrize("step", sorted(PATIENT))
+def test_the_attempts_of_the_table_are_those_that_fit_its_patience(step: Step) -> None:
+    """Nothing in the table is out of reach."""
+    row = QUESTIONS[step]
+    asked_at, attempts = 0.0, 0
+    while row.patience_s is not None and asked_at < row.patience_s:
+        attempts += 1
+        asked_at += min(row.retry_s * 2 ** (attempts - 1), row.retry_max_s)
+    assert row.attempts_max == attempts
+
+
+def test_steps_and_targets_by_side() -> None:
+    """A sell asks both participants side by side; a buy knows from the quote what to hold."""
+    assert steps(Phase.VALIDATING, Side.SELL) == (Step.CHECK, Step.RESERVE)
+    assert steps(Phase.VALIDATING, Side.BUY) == (Step.CHECK,)
+    assert steps(Phase.RESERVING, Side.BUY) == (Step.RESERVE,)
+    assert target(Phase.VALIDATING, Side.SELL) is Phase.SETTLING
+    assert target(Phase.VALIDATING, Side.BUY) is Phase.RESERVING
+    assert target(Phase.RESERVING, Side.BUY) is Phase.SETTLING
+    assert target(Phase.REFUNDING, Side.BUY) is None
+
+
+# The table is obeyed --------------------------------------------------------------------------------------------------
+
+
+def test_every_message_is_handled_in_every_phase() -> None:
+    """Total: there is no pair of a phase and a type of message that the walk did not try, and none raised."""
+    tried = {
+        (walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name, _ in walk.edges
+    }
+    assert tried == {(phase, kind) for phase in Phase for kind in get_args(Incoming)}
+
+
+def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> None:
+    """Same input, same output; the saga and the message that came in stay as they were."""
+    for walk in _walks():
+        for (state, name, paused), edge in walk.edges.items():
+            if edge.ignored in {Why.UNKNOWN, Why.PARKED} or (edge.ignored and paused):
+                continue  # most of all, and all the same
+            saga, message = walk.states[state], walk.messages[name]
+            before = hash((saga, message))
+            assert advance(saga, message, NOW, paused=paused) == advance(saga, message, NOW, paused=paused)
+            assert hash((saga, message)) == before
+
+
+def test_nothing_that_comes_in_is_changed() -> None:
+    """Deep copies taken before every move of a full story equal the originals after it."""
+    story = Story()
+    for message in (sample.requested(), sample.approved(), sample.reserved(), sample.settled(), sample.cancel()):
+        saga, copies = story.saga, deepcopy((story.saga, message))
+        story.tell(message)
+        assert (saga, message) == copies
+
+
+def test_a_saga_goes_on_from_storage_as_if_it_had_never_been_there() -> None:
+    """Every reachable `Progress` survives its way through JSON, with its decimals and times."""
+    decode = decoder(Progress).decode
+    for walk in _walks():
+        for saga in walk.states:
+            assert decode(encode(saga.progress)) == saga.progress
+
+
+def test_an_order_without_a_status_has_no_snapshot() -> None:
+    """A cancel that came before its request is shown to nobody."""
+    with pytest.raises(ValueError, match="has no status yet"):
+        snapshot(blank())
+
+
+# Any wording ----------------------------------------------------------------------------------------------------------
+
+NAMES: Final = st.text("AZaz09._:-", min_size=1, max_size=8) | st.just("x" * 64)
+REASONS: Final = st.text(max_size=8) | st.just("\N{SNOWMAN}" * 500)
+TIMES: Final = st.integers(86_400, 32_503_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+WHOLE: Final = st.integers(0, 10**18 - 1) | st.sampled_from((0, 1, 10**18 - 1))
+FRACTION: Final = st.integers(0, 10**18 - 1).map(lambda digits: f"{digits:018}") | st.sampled_from(("0", "01"))
+MONEY: Final = st.builds(lambda whole, fraction: Money(f"{whole}.{fraction}"), WHOLE, FRACTION)
+QUANTITIES: Final = MONEY.filter(bool).map(Quantity)
+PRICES: Final = st.builds(lambda whole, fraction: Price(f"{whole}.{fraction}"), st.integers(1, 999_999), FRACTION)
+STEP_IDS: Final = st.sampled_from([f"{ORDER_ID}:{step}" for step in Step]) | st.text(max_size=8)
+FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "order_id": st.just(ORDER_ID),
+    "command_id": STEP_IDS,
+    "hold_id": STEP_IDS,
+    "user_id": st.sampled_from((sample.USER, sample.STRANGER)) | NAMES,
+    "requested_by": st.sampled_from((sample.USER, sample.OPERATOR)) | NAMES,
+    "asset_id": NAMES,
+    "cash_asset_id": NAMES,
+    "client_order_id": st.none() | NAMES,
+    "order_type": st.sampled_from(OrderType),
+    "reason": REASONS,
+    "requested_at": st.none() | TIMES,
+    "quantity": QUANTITIES,
+    "price": PRICES,
+    "tick": PRICES,
+    "step": QUANTITIES,
+    "slippage_bps": st.integers(0, 10_000),
+    "fee_bps": st.integers(0, 10_000),
+    "cash_scale": st.integers(0, 18),
+    "sequence": st.integers(0, 2**53 - 1),
+    "rules_version": st.integers(0, 2**53 - 1),
+    "as_of": TIMES,
+    "hold_state": st.sampled_from(HoldState),
+    "amount": MONEY,
+    "captured": MONEY,
+    "returned": MONEY,
+    "refunded": MONEY,
+    "held_back": st.frozensets(st.sampled_from(Step)),
+}
+
+
+def _any(kind: type[msgspec.Struct], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(kind, **{**{name: FIELDS[name] for name in kind.__struct_fields__ if name in FIELDS}, **fields})
+
+
+_OPTIONAL: Final = ("asset_id", "order_type", "quantity", "price", "slippage_bps", "client_order_id")
+_INVALID: Final = {name: st.none() | FIELDS[name] for name in _OPTIONAL}
+_BALANCE_NO: Final = st.sampled_from(BalanceRefusal)
+MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
+    Requested: st.builds(
+        Requested,
+        _any(OrderRequested, price=st.none() | PRICES) | _any(InvalidOrder, **_INVALID),
+        st.sampled_from((NOW, NOW - timedelta(seconds=61), NOW + timedelta(days=1))) | TIMES,
+        duplicate_of=st.none() | st.uuids(),
+    ),
+    OrderCancelRequested: _any(OrderCancelRequested),
+    AssetApproved: _any(AssetApproved),
+    AssetRefused: _any(AssetRefused, reason_code=st.sampled_from(AssetRefusal)),
+    BalanceReserved: _any(BalanceReserved),
+    BalanceRefused: _any(BalanceRefused, reason_code=_BALANCE_NO),
+    BalanceSettled: _any(BalanceSettled),
+    SettlementRefused: _any(SettlementRefused, reason_code=_BALANCE_NO),
+    BalanceRefunded: _any(BalanceRefunded),
+    RefundRefused: _any(RefundRefused, reason_code=_BALANCE_NO),
+    TimerDue: _any(TimerDue),
+    ParkRequested: _any(ParkRequested),
+    ResumeRequested: _any(ResumeRequested),
+    AskAgainRequested: _any(AskAgainRequested),
+}
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject) -> None:
+    """Total for every message in every reachable state, though the clock goes back; all of it can be written down."""
+    assert set(MESSAGES) == set(get_args(Incoming))
+    walk = data.draw(st.sampled_from(_walks()))
+    saga: Saga = data.draw(st.sampled_from(walk.states))
+    anything = st.one_of(*MESSAGES.values())
+    now = NOW
+    moves = st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5)), st.sampled_from(PAUSES))
+    for message, seconds, paused in data.draw(st.lists(moves, max_size=8)):
+        now += timedelta(seconds=seconds)
+        outcome = advance(saga, message, now, paused=paused)
+        check(saga, now, outcome, paused)
+        if isinstance(outcome, Decision):
+            saga = outcome.saga
+            assert decoder(Progress).decode(encode(saga.progress)) == saga.progress
+            for ask in outcome.asks:
+                assert decoder(type(ask.message)).decode(encode(ask.message)) == ask.message
+            for event in outcome.events:
+                assert decoder(type(event)).decode(encode(event)) == event
+            assert encode(outcome.entries)
+        else:
+            assert encode(outcome.detail)
+
+
+@given(_any(AssetApproved, command_id=st.just(f"{ORDER_ID}:check")), _any(OrderRequested), st.sampled_from(Side))
+@settings(max_examples=300, deadline=None)
+def test_any_quote_for_any_order_ends_well_or_is_refused(
+    quote: AssetApproved, order: OrderRequested, side: Side
+) -> None:
+    """The whole good story is told with any amounts: it completes, or is refused by the quote, and never gets stuck."""
+    order_type = OrderType.MARKET_BUY if side is Side.BUY else OrderType.MARKET_SELL
+    request = structs.replace(order, user_id=sample.USER, order_type=order_type, requested_at=None)
+    cash = "USD" if order.asset_id != "USD" else "EUR"
+    quote = structs.replace(quote, asset_id=order.asset_id, cash_asset_id=cash, quoted_at=None)
+    story = Story(Requested(request, NOW), quote, sample.reserved(), sample.settled(), sample.refunded())
+    assert story.saga.status in {OrderStatus.COMPLETED, OrderStatus.FAILED}
+    assert all(isinstance(told, (Decision, Ignored)) for told in story.told)
+    assert all(question.answer is not Answer.OPEN for question in story.saga.progress.questions)

@@ -1,0 +1,276 @@
+"""Walks every history of one order: over all its states, with every message that may come in each of them.
+
+Two histories that the core can't tell apart from here on meet in one state (`canonical`): version and history number
+are left out (each step is checked to count on by one), so are texts and the times of closed questions. Of the clock
+there are two pictures. `Clock.REGIONS` keeps of the time only what a decision depends on: whether a question is due,
+whether its patience is over (or it is overdue), whether the quote is too old; each of these may become true at any
+moment, in any order, so every real timing is among them. `Clock.REAL` keeps the times themselves.
+
+Either way there are finitely many states, so a walk ends by itself and covers histories of every length.
+`test_every_history` also tells short histories one by one, without any reduction, and compares every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+from msgspec import structs
+
+from order_saga.core.advance import advance
+from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, TERMINAL
+from order_saga.core.saga import (
+    Answer,
+    Ask,
+    Fill,
+    Ignored,
+    Incoming,
+    Participant,
+    Phase,
+    Progress,
+    Question,
+    Saga,
+    Step,
+    Why,
+)
+from tests.order_saga.core.invariants import NOBODY, check
+from tests.order_saga.core.sample import NOW, blank, fitting, with_question
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_ZERO: Final = timedelta(0)
+_TOO_OLD: Final = timedelta(seconds=MAX_QUOTE_AGE_S, microseconds=1)
+_ATTEMPTS_TOLD_APART: Final = 6
+"""From here on the wait between two attempts does not grow."""
+PAUSES: Final = (NOBODY, frozenset({Participant.BALANCE}), frozenset({Participant.ASSETS}))
+"""Who may be paused when a message comes. With balance paused nothing is asked at all, so both are like balance."""
+DECIDING: Final = frozenset({Phase.VALIDATING, Phase.RESERVING})
+"""The phases in which a quote's age, and why somebody said no, still decide something."""
+
+
+# Any graph ------------------------------------------------------------------------------------------------------------
+
+N = TypeVar("N", bound=Hashable)
+
+
+class Explored(NamedTuple, Generic[N]):
+    """All nodes that can be reached; how many are how many moves away; how many moves there are."""
+
+    nodes: set[N]
+    layers: list[int]
+    moves: int
+
+
+def explore(start: N, successors: Callable[[N], Iterable[N]]) -> Explored[N]:
+    """Make every move from every node, breadth first, until nothing new is found."""
+    nodes, layers, moves, layer = {start}, [1], 0, [start]
+    while layer:
+        found = []
+        for node in layer:
+            for to in successors(node):
+                moves += 1
+                if to not in nodes:
+                    nodes.add(to)
+                    found.append(to)
+        layer = found
+        layers.append(len(found))
+    return Explored(nodes, layers[:-1], moves)
+
+
+def histories(start: N, successors: Callable[[N], Iterable[N]], length: int) -> int:
+    """Count the distinct sequences of so many moves."""
+    ends = {start: 1}
+    for _ in range(length):
+        reached: dict[N, int] = {}
+        for node, ways in ends.items():
+            for to in successors(node):
+                reached[to] = reached.get(to, 0) + ways
+        ends = reached
+    return sum(ends.values())
+
+
+# The graph of an order ------------------------------------------------------------------------------------------------
+
+
+class Clock(Enum):
+    """How exactly a walk keeps the time."""
+
+    REGIONS = auto()
+    REAL = auto()
+
+
+class Edge(NamedTuple):
+    """Where a message leads from a state, and what comes of it. `moves` are the status changes that are published."""
+
+    to: int
+    asks: tuple[Ask, ...] = ()
+    moves: tuple[str, ...] = ()
+    fill: Fill | None = None
+    ignored: Why | None = None
+
+
+class Walk:
+    """The graph of one order's states; it grows as it is asked for. State 0 is an order that nobody has heard of."""
+
+    def __init__(
+        self,
+        messages: Mapping[str, Incoming],
+        clock: Clock = Clock.REGIONS,
+        during_pauses: Collection[str] | None = None,
+    ) -> None:
+        """Take every message that may come, by name; those of `during_pauses` (or all) in pauses, too."""
+        self.messages = messages
+        self._during_pauses = messages.keys() if during_pauses is None else during_pauses
+        self.clock = clock
+        self.states: list[Saga] = [blank()]
+        self.edges: dict[tuple[int, str, frozenset[Participant]], Edge] = {}
+        self._numbers: dict[Saga, int] = {blank(): 0}
+        self._passes: dict[int, dict[str, int]] = {}
+
+    def edge(self, state: int, name: str, paused: frozenset[Participant] = NOBODY) -> Edge:
+        """Tell the order a message in this state, with these participants paused."""
+        edge = self.edges.get((state, name, paused))
+        if edge is None:
+            edge = self.edges[state, name, paused] = self._tell(state, self.messages[name], paused)
+        return edge
+
+    def passes(self, state: int) -> dict[str, int]:
+        """List the ways in which time may pass in this state, and where each leads."""
+        passes = self._passes.get(state)
+        if passes is None:
+            pass_time = _pass_to_next_region if self.clock is Clock.REGIONS else _pass_to_next_instant
+            found = pass_time(self.states[state])
+            passes = self._passes[state] = {name: self._number(canonical(*then, self.clock)) for name, then in found}
+        return passes
+
+    def successors(self, state: int) -> Iterator[int]:
+        """Say where each move leads, useless ones included."""
+        for name in self.messages:
+            pauses = PAUSES if name in self._during_pauses else PAUSES[:1]
+            yield from {self.edge(state, name, paused).to for paused in pauses}
+        yield from self.passes(state).values()
+
+    def find(self, saga: Saga, now: datetime) -> int | None:
+        """Tell which state a saga is in; None if the walk has not met it."""
+        return self._numbers.get(canonical(saga, now, self.clock))
+
+    def _tell(self, state: int, message: Incoming, paused: frozenset[Participant]) -> Edge:
+        before = self.states[state]
+        outcome = advance(before, fitting(before, message), NOW, paused=paused)
+        check(before, NOW, outcome, paused)
+        if isinstance(outcome, Ignored):
+            return Edge(state, ignored=outcome.why)
+        moves = tuple(f"{event.previous_status or ''}>{event.status}" for event in outcome.events)
+        to = self._number(canonical(outcome.saga, NOW, self.clock))
+        return Edge(to, outcome.asks, moves, outcome.fill)
+
+    def _number(self, saga: Saga) -> int:
+        number = self._numbers.setdefault(saga, len(self.states))
+        if number == len(self.states):
+            self.states.append(saga)
+        return number
+
+
+# What tells two states apart ------------------------------------------------------------------------------------------
+
+
+def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
+    """Keep of a saga what decides how it goes on, moved in time so that `now` is `NOW`."""
+    asking = saga.phase not in TERMINAL and saga.phase is not Phase.NEW and saga.parked_reason is None
+    progress = saga.progress
+    questions = tuple(_question(saga, question, now, clock) for question in sorted(progress.questions, key=_order))
+    due_at = min((question.due_at for question in questions if question.answer is Answer.OPEN), default=NOW)
+    woken = saga.due_at is not None and saga.due_at <= now
+    quote = progress.quote
+    if quote is not None:
+        age = min(now - quote.made_at, _TOO_OLD) if saga.phase in DECIDING else _ZERO
+        kept = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
+        quote = structs.replace(quote, made_at=NOW - kept)
+    outcome = None if progress.outcome is None else structs.replace(progress.outcome, reason=None)
+    return structs.replace(
+        saga,
+        created_at=NOW,
+        updated_at=NOW,
+        version=min(saga.version, 1),
+        history_seq=0,
+        reason=None,
+        due_at=(NOW if woken else due_at) if asking else None,
+        overdue_since=None if saga.overdue_since is None else NOW,
+        parked_reason=None if saga.parked_reason is None else "parked",
+        progress=Progress(
+            questions=questions,
+            quote=quote,
+            hold_state=progress.hold_state,
+            outcome=None if saga.phase in TERMINAL else outcome,
+            early_cancels=progress.early_cancels if saga.phase is Phase.NEW else (),
+        ),
+    )
+
+
+def _question(saga: Saga, question: Question, now: datetime, clock: Clock) -> Question:
+    step, reason_code = question.step, question.reason_code if saga.phase in DECIDING else None
+    attempts = 1 if question.sent else 0
+    known = Question(step, NOW, NOW, question.answer, attempts, question.sent, reason_code=reason_code)
+    if question.answer is not Answer.OPEN or saga.parked_reason is not None:
+        return known
+    wait = max(question.due_at - now, _ZERO)
+    age = _ZERO if question.held_back else min(now - question.asked_at, _limit(step))  # patience begins after a pause
+    known = structs.replace(known, held_back=question.held_back)
+    if clock is Clock.REAL:
+        attempts = min(question.attempts, _ATTEMPTS_TOLD_APART)
+        return structs.replace(known, asked_at=NOW - age, due_at=NOW + wait, attempts=attempts)
+    asked_at = NOW - age if age == _limit(step) else NOW
+    return structs.replace(known, asked_at=asked_at, due_at=NOW + timedelta(seconds=1 if wait else 0))
+
+
+def _order(question: Question) -> int:
+    return list(Step).index(question.step)
+
+
+def _limit(step: Step) -> timedelta:
+    """Give the age from which a question is given up, or overdue."""
+    row = QUESTIONS[step]
+    return timedelta(seconds=row.patience_s or row.overdue_s or 0)
+
+
+# How time passes ------------------------------------------------------------------------------------------------------
+
+
+def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
+    """Make one thing true that time makes true, whatever the rest; or wake the order early, as the shell may."""
+    progress, quote = saga.progress, saga.progress.quote
+    if saga.phase in DECIDING and quote is not None and quote.made_at == NOW:
+        stale = structs.replace(quote, made_at=NOW - _TOO_OLD)
+        yield "the quote is too old", (structs.replace(saga, progress=structs.replace(progress, quote=stale)), NOW)
+    if saga.parked_reason is not None:
+        return
+    for question in progress.open():
+        if question.due_at > NOW:
+            yield f"{question.step} is due", (_with(saga, structs.replace(question, due_at=NOW)), NOW)
+        if question.asked_at == NOW:
+            long_ago = structs.replace(question, asked_at=NOW - _limit(question.step), due_at=NOW)
+            yield f"{question.step} was long ago", (_with(saga, long_ago), NOW)
+    if saga.due_at is not None and saga.due_at > NOW:
+        yield "woken early", (structs.replace(saga, due_at=NOW), NOW)
+
+
+def _with(saga: Saga, question: Question) -> Saga:
+    saga = with_question(saga, question)
+    return structs.replace(saga, due_at=min(question.due_at for question in saga.progress.open()))
+
+
+def _pass_to_next_instant(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
+    """Let the time pass until any of the instants that matter."""
+    quote = saga.progress.quote
+    if saga.phase in DECIDING and quote is not None and quote.made_at > NOW - _TOO_OLD:
+        yield "until the quote is too old", (saga, quote.made_at + _TOO_OLD)
+    if saga.parked_reason is not None:
+        return
+    for question in saga.progress.open():
+        if question.due_at > NOW:
+            yield f"until {question.step} is due", (saga, question.due_at)
+        if not question.held_back and question.asked_at + _limit(question.step) > NOW:
+            yield f"until {question.step} was long ago", (saga, question.asked_at + _limit(question.step))

@@ -1,0 +1,120 @@
+"""The scanner on PostgreSQL: whom it wakes when a participant answers again, how rarely it probes a silent one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from order_saga.core.saga import Step
+from order_saga.worker import store, timers
+from order_saga.worker.circuit_breaker import PROBES, SILENT_AFTER, Silence
+from order_saga.worker.timers import PROBE_EVERY_S, ROUND_MAX, run_timers
+from saga_kit.runtime.dsn import parse_database_url
+from saga_kit.runtime.lookback import EVER_S
+from tests.support.infrastructure import Database
+
+
+class Worker:
+    """Takes what the scanner brings, and notes who had a turn and who was let ask."""
+
+    def __init__(self, owner: asyncpg.Connection) -> None:
+        self.turns: list[UUID] = []
+        self.probes: list[UUID] = []
+        self._owner = owner
+
+    async def run(self, messages: Sequence[Any]) -> None:
+        """Note it, and let them wait again."""
+        ids = [message.message.order_id for message in messages]
+        self.turns += ids
+        self.probes += [message.message.order_id for message in messages if not message.message.held_back]
+        await self._owner.execute(
+            "UPDATE orders.orders SET due_at = now() + interval '4 s' WHERE order_id = ANY($1)", ids
+        )
+
+
+@pytest_asyncio.fixture
+async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """Connect as the owner."""
+    connection = await asyncpg.connect(database.url)
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture
+async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
+    """Connect as the orchestrator does."""
+    one = create_async_engine(parse_database_url(database.url_of("orchestrator")))
+    yield one
+    await one.dispose()
+
+
+async def _waiting(owner: asyncpg.Connection, number: int, due_in_s: float) -> None:
+    """Let so many orders wait for their refunds."""
+    await owner.execute(
+        """
+        INSERT INTO orders.orders (order_id, user_id, phase, status, version, cancel_requested, filled_quantity, fee,
+            progress, due_at, history_seq, created_at, updated_at)
+        SELECT gen_random_uuid(), 'alice', 'REFUNDING', 'PENDING', 1, false, 0, 0, '{}',
+            now() + make_interval(secs => $2), 1, now(), now()
+        FROM generate_series(1, $1)""",
+        number,
+        due_in_s,
+    )
+
+
+async def _scan(engine: AsyncEngine, worker: Worker, silence: Silence, *, turns: int) -> float:
+    """Scan until there were so many turns, and a moment longer; return how long it took, in seconds."""
+    stopping, began = asyncio.Event(), time.monotonic()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run_timers(engine, worker, silence, stopping, interval_s=0.01))  # type: ignore[arg-type]  # a stand-in
+        while len(worker.turns) < turns:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        stopping.set()
+    return time.monotonic() - began
+
+
+def _silent() -> Silence:
+    silence = Silence()
+    for _ in range(SILENT_AFTER):
+        silence.asked_again(Step.REFUND)
+    return silence
+
+
+async def test_all_who_waited_are_woken_page_by_page_and_each_has_one_turn(
+    owner: asyncpg.Connection, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are; who was just asked, and is due within moments, is not woken again."""
+    monkeypatch.setattr(timers, "WAKE_MAX", 70)
+    await _waiting(owner, 1000, due_in_s=600)
+    silence, worker = _silent(), Worker(owner)
+    silence.answered(Step.REFUND)
+    await _scan(engine, worker, silence, turns=1000)
+    assert (1000, 1000) == (len(worker.turns), len(set(worker.turns)))
+
+
+async def test_who_is_silent_gets_a_few_probes_a_second_however_many_wait(
+    owner: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    """One round a second asks, of all that are due; the others only have their turn."""
+    await _waiting(owner, ROUND_MAX * 3, due_in_s=-1)
+    worker = Worker(owner)
+    took_s = await _scan(engine, worker, _silent(), turns=ROUND_MAX * 3)
+    assert PROBES <= len(worker.probes) <= PROBES * (1 + took_s / PROBE_EVERY_S)
+
+
+async def test_a_scan_reads_what_is_due_and_not_what_waits(owner: asyncpg.Connection) -> None:
+    """It comes four times a second, and a hundred thousand orders may wait for who is away."""
+    await _waiting(owner, 5000, due_in_s=60)
+    await owner.execute("ANALYZE orders.orders")
+    plan = json.loads(await owner.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._DUE}", ROUND_MAX, EVER_S))  # noqa: SLF001
+    assert plan[0]["Plan"]["Shared Hit Blocks"] < 50

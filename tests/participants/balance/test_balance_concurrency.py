@@ -1,0 +1,161 @@
+"""Named test 10: two instances work on the same accounts and the same messages at once, and nobody gains by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.balance import BalanceRefused, BalanceReserved, BalanceSettled
+from contracts.codec import Message
+from contracts.decimals import Money
+from contracts.vocabulary import HoldState
+from participants.balance.ledger import BalanceCommand
+from participants.balance.store import StoredLedger, deposit
+from saga_kit.participant.barrier import Command
+from tests.participants.support import Balance, order, refund, reserve, settle, somebody_waits
+
+ROUNDS = 40
+
+
+async def test_two_orders_on_one_account_at_once_do_not_overdraw(balance: Balance, another_balance: Balance) -> None:
+    """Of two holds of 60 on 100 that come at once to two instances, one succeeds, every time."""
+    await balance.deposit("alice", USD="100")
+    for n in range(ROUNDS):
+        (one,), (two,) = await asyncio.gather(
+            balance.handle(reserve(order(("one", n)), "alice", "USD", "60")),
+            another_balance.handle(reserve(order(("two", n)), "alice", "USD", "60")),
+        )
+        assert {BalanceReserved, BalanceRefused} == {type(one), type(two)}
+        assert {"USD": (40, 60)} == await balance.accounts("alice")
+        winner = order(("one" if isinstance(one, BalanceReserved) else "two", n))
+        await balance.handle(refund(winner, "alice", "USD", "60"))
+    assert [] == await balance.faults()
+
+
+async def test_opposite_legs_of_many_users_do_not_deadlock(balance: Balance, another_balance: Balance) -> None:
+    """Two instances settle buys and sells of the same users in opposite order, all at once: no batch is begun again."""
+    users = [f"user-{n}" for n in range(20)]
+    for user_id in users:
+        await balance.deposit(user_id, USD="1000", BTC="1000")
+    for n in range(ROUNDS):
+        buys, sells = _trades("USD", "BTC", users, n), _trades("BTC", "USD", users[::-1], n)
+        replies = await asyncio.gather(balance.handle(*buys), another_balance.handle(*sells))
+        assert {BalanceReserved, BalanceSettled} == {type(reply) for part in replies for reply in part}
+    assert (0, 0) == (balance.retries, another_balance.retries)
+    assert {"USD": (1000, 0), "BTC": (1000, 0)} == await balance.accounts(users[0])
+    assert [] == await balance.faults()
+
+
+def _trades(pay: str, get: str, users: Sequence[str], n: int) -> list[BalanceCommand]:
+    commands: list[BalanceCommand] = []
+    for user_id in users:
+        hold = (order((pay, user_id, n)), user_id, pay, "1")
+        commands += [reserve(*hold), settle(*hold, capture="1", credit=(get, "1"), fee=(pay, "0.01"))]
+    return commands
+
+
+async def test_the_same_batch_on_two_instances_at_once_counts_once(balance: Balance, another_balance: Balance) -> None:
+    """During a rebalance two instances may get the same records: one effect, and both say the same."""
+    await balance.deposit("alice", USD=str(ROUNDS))
+    for n in range(ROUNDS):
+        hold = (order(n), "alice", "USD", "1")
+        batch: list[BalanceCommand] = [
+            reserve(*hold),
+            settle(*hold, capture="0.75", credit=("BTC", "1"), fee=("USD", "0")),
+            reserve(order(("stranger", n)), f"stranger-{n}", "USD", "1"),
+        ]
+        one, two = await asyncio.gather(balance.handle(*batch), another_balance.handle(*batch))
+        # Only the hold's state may be another: it is told as it is by now.
+        assert [said(reply) for reply in one] == [said(reply) for reply in two]
+    assert {"USD": (ROUNDS // 4, 0), "BTC": (ROUNDS, 0)} == await balance.accounts("alice")
+    assert [] == await balance.faults()
+
+
+def said(reply: Message) -> Message:
+    """Return a reply without its hold's state."""
+    return msgspec.structs.replace(reply, hold_state=HoldState.HELD)
+
+
+async def test_deposits_and_first_credits_of_one_account_at_once_all_count(
+    balance: Balance, another_balance: Balance
+) -> None:
+    """An account that two deposits and a settlement want to make at the same moment is made once and has all three."""
+    for n in range(ROUNDS):
+        user_id = f"user-{n}"
+        await balance.deposit(user_id, USD="1")
+        hold = (order(n), user_id, "USD", "1")
+        await asyncio.gather(
+            balance.handle(reserve(*hold), settle(*hold, capture="1", credit=("BTC", "4"), fee=("USD", "0"))),
+            deposit(another_balance.engine, f"{n}:one", user_id, "BTC", Money(2)),
+            deposit(another_balance.engine, f"{n}:two", user_id, "BTC", Money(1)),
+        )
+        assert {"USD": (0, 0), "BTC": (7, 0)} == await balance.accounts(user_id)
+    assert [] == await balance.faults()
+
+
+async def test_accounts_are_locked_in_their_order(balance: Balance, another_balance: Balance) -> None:
+    """A batch that waits for an account has locked those before it and none behind it: so nobody waits in a circle."""
+    users = [f"user-{n:02}" for n in range(30)]
+    for user_id in reversed(users):  # so that the order of the rows on disk is not the one that is asked for
+        await balance.deposit(user_id, USD="1")
+    lock = "SELECT user_id FROM balances.accounts WHERE user_id {} FOR UPDATE SKIP LOCKED"
+    async with another_balance.engine.begin() as tx:
+        await tx.exec_driver_sql(lock.format("= 'user-15'"))
+        batch = asyncio.create_task(balance.handle(*(reserve(order(one), one, "USD", "1") for one in users)))
+        await somebody_waits(another_balance.engine)
+        free = sorted((await tx.exec_driver_sql(lock.format("<> ''"))).scalars())
+    assert users[15:] == free
+    assert {BalanceReserved} == {type(reply) for reply in await batch}
+
+
+async def test_an_account_that_another_is_making_is_waited_for(balance: Balance, another_balance: Balance) -> None:
+    """A settlement that credits an account which another transaction is just making waits, and then adds to it."""
+    await balance.deposit("alice", USD="1")
+    buy = (order(1), "alice", "USD", "1")
+    await balance.handle(reserve(*buy))
+    async with another_balance.engine.begin() as tx:
+        await tx.exec_driver_sql("INSERT INTO balances.accounts VALUES ('alice', 'BTC', 0, 0)")
+        settling = asyncio.create_task(balance.handle(settle(*buy, capture="1", credit=("BTC", "4"), fee=("USD", "0"))))
+        await somebody_waits(another_balance.engine)
+    assert [BalanceSettled] == [type(reply) for reply in await settling]
+    assert {"USD": (0, 0), "BTC": (4, 0)} == await balance.accounts("alice")
+    assert [] == await balance.faults()
+
+
+@dataclass(slots=True)
+class SlowLedger(StoredLedger):
+    """A ledger that lets something happen between its locks and those of the holds, once."""
+
+    locked: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[BalanceCommand]]) -> None:
+        """Lock, tell, and wait."""
+        await StoredLedger.lock(self, tx, commands)
+        self.locked.set()
+        await self.go_on.wait()
+
+
+async def test_a_hold_is_never_met_without_its_account(balance: Balance) -> None:
+    """A hold whose account was made while the batch took its locks is refunded from that account, by trying again."""
+    await balance.deposit("alice", USD="1")
+    slow = SlowLedger()
+    ledgers = iter([slow])
+    other = Balance(balance.engine, lambda: next(ledgers, StoredLedger()))
+    sell = (order(2), "alice", "BTC", "5")
+    refunding = asyncio.create_task(other.handle(refund(*sell)))
+    await slow.locked.wait()
+    buy = (order(1), "alice", "USD", "1")
+    await balance.handle(
+        reserve(*buy), settle(*buy, capture="1", credit=("BTC", "5"), fee=("USD", "0")), reserve(*sell)
+    )
+    slow.go_on.set()
+    await refunding
+    assert ("REFUNDED", 5, 0, 5) == await balance.hold(order(2))
+    assert {"USD": (0, 0), "BTC": (5, 0)} == await balance.accounts("alice")
+    assert 1 == other.retries
+    assert [] == await balance.faults()

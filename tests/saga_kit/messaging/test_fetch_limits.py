@@ -1,0 +1,156 @@
+"""What comes in is bounded as it is in memory, and a batch that can't be read costs its own records alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import cramjam
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer import message_accumulator
+from aiokafka.record import default_records
+
+from saga_kit.messaging import fetch_limits
+from saga_kit.messaging.fetch_limits import HEADERS_MAX, RECORD_BYTES_MAX, UNPACKED_BYTES_MAX, UnpackedTooLarge
+from tests.saga_kit.messaging.test_consumer import HEADERS, World, world
+
+__all__ = ["world"]
+MEMORY_BYTES = 512 * 1024 * 1024
+"""What a service of the compose file has."""
+CODECS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
+    "gzip": (gzip.compress, fetch_limits.gzip_decode),
+    "snappy": (lambda data: bytes(cramjam.snappy.compress_raw(data)), fetch_limits.snappy_decode),
+    "snappy blocks": (default_records.snappy_encode, fetch_limits.snappy_decode),
+    "lz4": (default_records.lz4_encode, fetch_limits.lz4_decode),
+    "zstd": (default_records.zstd_encode, fetch_limits.zstd_decode),
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_codec_gives_what_was_packed_up_to_its_limit(codec: str) -> None:
+    """Up to the limit every byte is there; one more is refused."""
+    pack, unpack = CODECS[codec]
+    for data in (b"x", os.urandom(100_000), b" " * UNPACKED_BYTES_MAX):
+        assert data == unpack(pack(data))
+    with pytest.raises(UnpackedTooLarge):
+        unpack(pack(b" " * (UNPACKED_BYTES_MAX + 1)))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_broken_bytes_are_an_error_and_no_hang(codec: str) -> None:
+    """What is cut short or damaged ends, and as an error that a batch may have."""
+    pack, unpack = CODECS[codec]
+    packed = pack(os.urandom(50_000))
+    for broken in (packed[: len(packed) // 2], packed[:20] + b"\xff\xff\xff\xfc" + packed[24:]):
+        with suppress(ValueError, EOFError, OSError, zlib.error, cramjam.DecompressionError):
+            assert len(unpack(broken)) <= UNPACKED_BYTES_MAX, "not every codec has a checksum"
+
+
+SPY = """
+import asyncio, sys, resource
+from aiokafka import AIOKafkaConsumer
+from saga_kit.messaging.poller import Poller
+
+async def main(address, topic, expected):
+    poller = Poller()
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest")
+    await consumer.start()
+    seen = 0
+    while seen < expected:
+        records = await poller.poll(consumer)
+        poller.handled(records)
+        for record in records:
+            print(record.offset, getattr(record, "reason", "good"), flush=True)
+        seen += len(records)
+    await consumer.stop()
+
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]),) * 2)
+asyncio.run(asyncio.wait_for(main(sys.argv[1], sys.argv[2], int(sys.argv[3])), 120))
+"""
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+async def test_a_decompression_bomb_kills_no_process_of_512_mb(world: World, codec: str) -> None:
+    """300 MB of spaces, and a record of a million headers, become stand-ins; what is around them is read."""
+    topic = f"{world.prefix}out"
+    async with AIOKafkaProducer(
+        bootstrap_servers=world.address, compression_type=codec, max_request_size=400 << 20
+    ) as producer:
+        for value, headers in (
+            (b"good", []),
+            (b" " * (300 << 20), []),
+            (b"good", []),
+            (b"many headers", [("", b"")] * 1_000_000),
+            (b" " * (2 * RECORD_BYTES_MAX), []),
+            (b"good", []),
+        ):
+            await producer.send_and_wait(topic, value, partition=0, headers=headers)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SPY, world.address, topic, "6", str(MEMORY_BYTES)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    told = [line.split(" ", 1) for line in out.decode().splitlines()]
+    assert (0, ["0", "1", "2", "3", "4", "5"]) == (process.returncode, [offset for offset, _ in told]), err.decode()
+    assert ["good"] * 3 == [told[number][1] for number in (0, 2, 5)]
+    assert f"more than {UNPACKED_BYTES_MAX} bytes unpacked" in told[1][1]
+    assert f"1000000 headers, at most {HEADERS_MAX}" in told[3][1]
+    assert f"its value has {2 * RECORD_BYTES_MAX} bytes, SHA-256 " in told[4][1]
+
+
+async def _send_packed(world: World, alter: Callable[[bytes], bytes], *values: list[Any]) -> None:
+    """Put one batch of gzip into a partition; `alter` gets its records unpacked and returns what is sent."""
+    native, encode = message_accumulator.DefaultRecordBatchBuilder, default_records.gzip_encode
+    message_accumulator.DefaultRecordBatchBuilder = default_records._DefaultRecordBatchBuilderPy  # noqa: SLF001
+    default_records.gzip_encode = alter
+    try:
+        async with AIOKafkaProducer(bootstrap_servers=world.address, compression_type="gzip") as producer:
+            batch = producer.create_batch()
+            for value in values:
+                batch.append(timestamp=None, key=b"k" * 200, value=json.dumps(value).encode(), headers=HEADERS)
+            await (await producer.send_batch(batch, f"{world.prefix}t", partition=0))
+    finally:
+        message_accumulator.DefaultRecordBatchBuilder, default_records.gzip_encode = native, encode
+
+
+def _with_trailing_byte(data: bytes) -> bytes:
+    return gzip.compress(data) + b"x"
+
+
+def _with_wrong_length(data: bytes) -> bytes:
+    """Say of the last of three records, which are as long as each other, that it is a byte shorter than it is."""
+    start = len(data) // 3 * 2
+    return gzip.compress(data[:start] + bytes([data[start] - 2]) + data[start + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("alter", "read"),
+    [(_with_trailing_byte, set()), (_with_wrong_length, {("p", 1), ("q", 2)})],
+    ids=["trailing byte", "wrong length"],
+)
+async def test_a_batch_that_only_the_broker_can_read_costs_its_own_records_alone(
+    world: World, alter: Callable[[bytes], bytes], read: set[tuple[str, int]]
+) -> None:
+    """Those before it, also in the batch itself, and those behind the batch are handled; the rest are letters."""
+    one = next(f"a{n}" for n in range(99) if world.publisher.partition(f"a{n}".encode(), 4) == 0)
+    await world.send((one, 1))
+    await _send_packed(world, alter, ["p", 1], ["q", 2], ["r", 3])
+    await world.send((one, 2))
+    lost = {1, 2, 3} if not read else {3}
+    async with world.consuming() as consumer:
+        await world.done_is({(one, 1), (one, 2)} | read)
+        assert consumer.trouble() is None
+    letters = await world.schema.rows("SELECT partition, record_offset, reason FROM {s}.dead_letters")
+    assert {(0, offset) for offset in lost} == {(letter[0], letter[1]) for letter in letters}
+    assert all("can't be parsed" in letter[2] for letter in letters)
+    assert 5 == await world.committed()

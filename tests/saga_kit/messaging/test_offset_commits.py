@@ -1,0 +1,101 @@
+"""Offsets are committed beside the work: one commit for all that came to an end meanwhile, and again when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from saga_kit.messaging import offset_commits
+from saga_kit.messaging.offset_commits import Bookmark
+from saga_kit.messaging.poller import Poller
+from tests.saga_kit.support import FakeRecord
+
+
+class Consumer:
+    """Fails so many commits; keeps the others."""
+
+    def __init__(self, fails: int) -> None:
+        self._fails = fails
+        self.tries = 0
+        self.tried, self.done = asyncio.Event(), asyncio.Event()
+        self.committed: list[dict[Any, int]] = []
+
+    def assignment(self) -> set[Any]:
+        """Return the one partition."""
+        return {("t", 0)}
+
+    async def commit(self, offsets: dict[Any, int]) -> None:
+        """Commit, or not."""
+        self.tries += 1
+        self.tried.set()
+        if self.tries <= self._fails:
+            raise OSError("away")
+        self.committed.append(offsets)
+        self.done.set()
+
+
+def _moved(consumer: Consumer, records: int) -> Bookmark:
+    poller = Poller()
+    poller.handled([FakeRecord("t", 0, offset) for offset in range(records)])
+    mark = Bookmark(poller)
+    mark.move(consumer, [])
+    return mark
+
+
+async def test_a_commit_that_failed_is_tried_again_although_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic that has gone quiet would show a lag for ever, and be read again after a restart."""
+    monkeypatch.setattr(offset_commits, "COMMIT_AGAIN_S", 0.01)
+    consumer = Consumer(fails=2)
+    mark = _moved(consumer, 5)
+    async with asyncio.timeout(5):
+        await consumer.done.wait()
+    assert [{("t", 0): 5}] == consumer.committed
+    await mark.close()
+    assert 3 == consumer.tries
+
+
+async def test_closing_tries_once_more_and_no_longer() -> None:
+    """A broker that stays away holds up nobody who wants to end."""
+    consumer = Consumer(fails=99)
+    mark = _moved(consumer, 5)
+    async with asyncio.timeout(5):
+        await consumer.tried.wait()
+        await mark.close()
+    assert 2 == consumer.tries
+
+
+async def test_closing_tries_again_when_the_commit_under_way_fails() -> None:
+    """A commit that fails at once, in a rebalance, has not used up the time for ending."""
+    consumer = Consumer(fails=1)
+    real, closing = consumer.commit, asyncio.Event()
+
+    async def commit(offsets: dict[Any, int]) -> None:
+        consumer.tried.set()
+        await closing.wait()
+        await real(offsets)
+
+    consumer.commit = commit  # type: ignore[method-assign]
+    mark = _moved(consumer, 5)
+    await consumer.tried.wait()
+    asyncio.get_running_loop().call_later(0.05, closing.set)
+    await mark.close()
+    assert [{("t", 0): 5}] == consumer.committed
+
+
+async def test_closing_does_not_wait_for_a_commit_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is frozen answers nothing, and neither the commit under way nor another may hold up the end."""
+    monkeypatch.setattr(offset_commits, "CLOSE_TIMEOUT_S", 0.1)
+    consumer = Consumer(fails=0)
+
+    async def commit(offsets: dict[Any, int]) -> None:  # noqa: ARG001 - by its name
+        consumer.tried.set()
+        await asyncio.Event().wait()
+
+    consumer.commit = commit  # type: ignore[method-assign]
+    mark = _moved(consumer, 5)
+    async with asyncio.timeout(5):
+        await consumer.tried.wait()
+        mark.move(consumer, [])
+        await mark.close()

@@ -1,0 +1,186 @@
+"""Nothing that was committed with a message is ever without it: outbox, relay, lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from contracts.envelope import Outgoing
+from saga_kit.messaging.outbox import Kept, Outbox, Relay
+from saga_kit.runtime.errors import OversizeMessage
+from tests.saga_kit.support import FakePublisher, Schema, message, until
+
+
+def kept(*refs: str, delay_s: float = 0.0) -> list[Kept]:
+    """Make messages to keep."""
+    return [Kept(ref, message(ref, "v"), delay_s) for ref in refs]
+
+
+async def write(schema: Schema, outbox: Outbox, messages: Sequence[Kept], sent: Sequence[int] = ()) -> list[int]:
+    """Write them in a transaction."""
+    async with schema.engine.begin() as tx:
+        return await outbox.write(tx, messages, sent)
+
+
+async def test_one_transaction_is_one_row(schema: Schema) -> None:
+    """All messages of a transaction share a row that an audit finds by their refs, with the bytes as they were."""
+    outbox = Outbox(schema.name, grace_s=0)
+    [outbox_id] = await write(schema, outbox, kept("a", "b"))
+    assert await schema.rows("SELECT outbox_id, refs FROM {s}.outbox") == [(outbox_id, ["a", "b"])]
+    publisher = FakePublisher()
+    assert await Relay(schema.engine, schema.name, outbox, publisher).relay_once() == 1
+    assert publisher.published == [one.outgoing for one in kept("a", "b")]
+
+
+async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(schema: Schema) -> None:
+    """A row whose process died is sent by any relay once the grace is over, not before, and then deleted."""
+    await write(schema, Outbox(schema.name, grace_s=0.3), kept("a"))
+    publisher = FakePublisher()
+    relay = Relay(schema.engine, schema.name, Outbox(schema.name), publisher)  # of another process
+    assert await relay.relay_once() == 0
+    while not await relay.relay_once():
+        await asyncio.sleep(0.02)
+    assert [m.id for m in publisher.published] == ["a:v"]
+    assert await schema.rows("SELECT * FROM {s}.outbox") == []
+
+
+async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(schema: Schema) -> None:
+    """Deletion belongs to the transaction: after a rollback the row is still there."""
+    outbox = Outbox(schema.name)
+    first = await write(schema, outbox, kept("a"))
+    async with schema.engine.connect() as tx:
+        await outbox.write(tx, kept("b"), first)
+        await tx.rollback()
+    assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["a"],)]
+    second = await write(schema, outbox, kept("b"), first)
+    assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["b"],)]
+    assert await write(schema, outbox, [], second) == []
+    assert await schema.rows("SELECT refs FROM {s}.outbox") == []
+
+
+async def test_a_delayed_message_is_not_published_from_memory_and_not_early(schema: Schema) -> None:
+    """A delay keeps a message from the caller and, until it is over, from the relay."""
+    outbox = Outbox(schema.name, grace_s=0)
+    ids = await write(schema, outbox, [*kept("now"), *kept("later", delay_s=0.4)])
+    assert len(ids) == 1
+    publisher = FakePublisher()
+    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    assert await relay.relay_once() == 1
+    assert [m.id for m in publisher.published] == ["now:v"]
+    while not await relay.relay_once():
+        await asyncio.sleep(0.02)
+    assert [m.id for m in publisher.published] == ["now:v", "later:v"]
+
+
+async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
+    """With several relays on one table, each row is published by exactly one of them."""
+    outbox = Outbox(schema.name, grace_s=0)
+    for number in range(100):
+        await write(schema, outbox, kept(f"m{number}"))
+
+    class SlowPublisher(FakePublisher):
+        async def publish(self, messages: Sequence[Outgoing]) -> bool:
+            await asyncio.sleep(0.02)
+            return await super().publish(messages)
+
+    publishers = [SlowPublisher() for _ in range(4)]
+    relays = [Relay(schema.engine, schema.name, Outbox(schema.name), publisher) for publisher in publishers]
+
+    async def drain(relay: Relay) -> None:
+        while await relay.relay_once():
+            pass
+
+    await asyncio.gather(*(drain(relay) for relay in relays))
+    sent = [m.id for publisher in publishers for m in publisher.published]
+    assert sorted(sent) == sorted(f"m{number}:v" for number in range(100))
+    assert sum(bool(publisher.published) for publisher in publishers) > 1
+
+
+async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(schema: Schema) -> None:
+    """A claimed row is nobody else's during the lease, and anybody's after it."""
+    outbox = Outbox(schema.name, grace_s=0)
+    await write(schema, outbox, kept("a"))
+
+    class Dies(FakePublisher):
+        async def publish(self, _: Sequence[Outgoing]) -> bool:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await Relay(schema.engine, schema.name, outbox, Dies(), lease_s=0.4).relay_once()
+    publisher = FakePublisher()
+    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    assert await relay.relay_once() == 0
+    while not await relay.relay_once():
+        await asyncio.sleep(0.02)
+    assert [m.id for m in publisher.published] == ["a:v"]
+
+
+async def test_a_row_that_cannot_be_sent_does_not_hold_up_the_others(schema: Schema) -> None:
+    """After a failure rows go one by one, so only the bad one stays, and its neighbours are not repeated for ever."""
+    outbox = Outbox(schema.name, grace_s=0)
+    for name in ("good1", "bad", "good2", "good3"):
+        await write(schema, outbox, kept(name))
+
+    class Picky(FakePublisher):
+        async def publish(self, messages: Sequence[Outgoing]) -> bool:
+            bad = any(m.key == "bad" for m in messages)
+            self.published += [m for m in messages if m.key != "bad"]
+            return not bad
+
+    publisher = Picky()
+    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    for _ in range(6):
+        await relay.relay_once()
+        await schema.execute("UPDATE {s}.outbox SET available_at = least(available_at, now())")  # time passes
+    assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["bad"],)]
+    assert [m.key for m in publisher.published].count("good2") <= 3
+
+
+async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) -> None:
+    """Its nineteen neighbours leave at once and once; the row stays for a person, and is looked at seldom."""
+    outbox, publisher = Outbox(schema.name, grace_s=0), FakePublisher()
+    for n in range(19):
+        await write(schema, outbox, kept(f"m{n}"))
+        if n == 7:
+            await schema.execute(
+                "INSERT INTO {s}.outbox (due_at, available_at, refs, payload)"
+                " VALUES (now(), now() - interval '1 s', '{{}}', 'no message')"
+            )
+    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    assert 19 == await relay.relay_once()
+    assert [f"m{n}:v" for n in range(19)] == [m.id for m in publisher.published]
+    assert 0 == await relay.relay_once()
+    [(payload, wait_s)] = await schema.rows(
+        "SELECT payload, extract(epoch FROM available_at - now())::float FROM {s}.outbox"
+    )
+    assert (b"no message", True) == (payload, wait_s > 500)
+
+
+async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> None:
+    """Without a next batch the relay deletes what was acknowledged, and does not send it again."""
+    outbox, publisher, stopping = Outbox(schema.name, grace_s=60), FakePublisher(), asyncio.Event()
+    outbox.remember(await write(schema, outbox, kept("a")))
+    task = asyncio.create_task(Relay(schema.engine, schema.name, outbox, publisher, poll_s=0.02).run(stopping))
+    await until(lambda: not outbox.sent)
+    stopping.set()
+    await task
+    assert await schema.rows("SELECT * FROM {s}.outbox") == []
+    assert publisher.published == []
+
+
+async def test_the_claim_uses_the_index(schema: Schema) -> None:
+    """Looking for due rows reads these only: the clock in the condition is one that an index can be asked for."""
+    relay = Relay(schema.engine, schema.name, Outbox(schema.name), FakePublisher())
+    sql = relay._claim_sql.replace("$1", "30").replace("$2", "20").replace("$3", "10")  # noqa: SLF001 - the statement is what counts
+    async with schema.engine.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = "\n".join(row[0] for row in await connection.exec_driver_sql("EXPLAIN " + sql))
+    assert "Index Cond: ((available_at <=" in plan
+
+
+async def test_an_oversize_message_is_refused_before_it_is_stored(schema: Schema) -> None:
+    """What the broker would refuse for ever never gets into the outbox."""
+    with pytest.raises(OversizeMessage):
+        await write(schema, Outbox(schema.name), [Kept("a", message("a", "x" * 600_000))])

@@ -1,0 +1,392 @@
+"""The barrier on PostgreSQL: whatever the order, the repetitions and the cuts of batches, the end is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import combinations, product
+
+import msgspec
+import pytest
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.envelope import Envelope
+from saga_kit.messaging.batch import Received, Record
+from saga_kit.messaging.outbox import Kept
+from saga_kit.participant.barrier import Command, Hold, Kind, Participant, Refusal
+from saga_kit.runtime.errors import CannotStart
+from saga_kit.runtime.telemetry import Metrics
+from tests.saga_kit.support import FakePublisher, FakeRecord, Schema, message, process
+
+AMOUNT, CAPTURE = Decimal("10.5"), Decimal("7.25")
+
+
+class Accounts:
+    """A ledger with a row per owner: the 30 lines that another team would write."""
+
+    def __init__(self, schema: str) -> None:
+        self._schema = schema
+        self._free: dict[str, Decimal] = {}
+
+    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+        """Lock the owners' rows."""
+        rows = await tx.exec_driver_sql(
+            f"SELECT owner, free FROM {self._schema}.accounts WHERE owner = ANY($1::text[]) ORDER BY owner FOR UPDATE",
+            (sorted({command.owner for command in commands}),),
+        )
+        self._free = {row.owner: row.free for row in rows}
+
+    def reserve(self, command: Command[None]) -> Refusal | None:
+        """Take the amount."""
+        if self._free.get(command.owner, Decimal(0)) < command.amount:
+            return Refusal("POOR", "not enough")
+        self._free[command.owner] -= command.amount
+        return None
+
+    def refund(self, _: Command[None], hold: Hold) -> None:
+        """Give it back."""
+        self._free[hold.owner] += hold.amount
+
+    def settle(self, command: Command[None], hold: Hold) -> Refusal | None:
+        """Give the rest back."""
+        self._free[hold.owner] += hold.amount - command.capture
+        return None
+
+    async def save(self, tx: AsyncConnection) -> None:
+        """Write every row once."""
+        await tx.exec_driver_sql(
+            f"UPDATE {self._schema}.accounts AS a SET free = n.free"
+            " FROM unnest($1::text[], $2::numeric[]) AS n (owner, free) WHERE a.owner = n.owner",
+            (list(self._free), list(self._free.values())),
+        )
+
+
+class Adapter:
+    """Commands as they are; a reply says all that came of one."""
+
+    topics = ("commands",)
+
+    def command(self, envelope: Envelope, record: Record) -> Command[None]:
+        """Never asked here."""
+        raise NotImplementedError
+
+    def reply(self, received: Received[Command[None]], hold: Hold, refusal: Refusal | None, _: datetime) -> Kept:
+        """Tell everything."""
+        text = [received.message.kind, hold.state, str(hold.captured), str(hold.refunded), refusal and refusal.code]
+        return Kept(hold.hold_id, message(hold.hold_id, json.dumps(text)))
+
+
+def command(kind: Kind, hold_id: str = "h", owner: str = "alice") -> Received[Command[None]]:
+    """Make a command as it is received."""
+    return Received(Command(kind, hold_id, "saga", owner, "USD", AMOUNT, None, CAPTURE))
+
+
+def participant(schema: Schema) -> Participant[None]:
+    """Make the handler."""
+    return Participant(schema.name, Adapter(), lambda: Accounts(schema.name))
+
+
+@pytest.fixture(autouse=True)
+async def accounts(schema: Schema) -> None:
+    """Make the table of accounts."""
+    await schema.execute("CREATE TABLE {s}.accounts (owner text PRIMARY KEY, free numeric CHECK (free >= 0))")
+
+
+def cuts(length: int) -> list[tuple[int, ...]]:
+    """All ways to cut a sequence into batches, as the places where a batch ends."""
+    places = range(1, length)
+    return [(*chosen, length) for n in range(length) for chosen in combinations(places, n)]
+
+
+async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schema) -> None:
+    """Each sequence of up to four commands gives the same replies, hold and balance however it is cut into batches."""
+    publisher = FakePublisher()
+    batch = process(schema, participant(schema), publisher)
+    sequences = [sequence for length in range(1, 5) for sequence in product(Kind, repeat=length)]
+    runs = [(sequence, cut) for sequence in sequences for cut in cuts(len(sequence))]
+    await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 100 FROM generate_series(0, 999) AS n")
+    assert len(runs) < 1000
+    results: dict[tuple[Kind, ...], set[str]] = {}
+    # All runs of equal cuts go side by side, each with a hold and an owner of its own, through the same batches.
+    for start in range(4):
+        commands = []
+        for number, (sequence, cut) in enumerate(runs):
+            begin = 0 if start == 0 else (cut[start - 1] if start - 1 < len(cut) else len(sequence))
+            end = cut[start] if start < len(cut) else len(sequence)
+            commands += [command(kind, f"h{number}", f"o{number}") for kind in sequence[begin:end]]
+        await batch.run(commands)
+    replies: dict[str, list[bytes]] = {}
+    for sent in publisher.published:
+        replies.setdefault(sent.key, []).append(sent.value)
+    holds = await schema.rows(
+        "SELECT hold_id, state, trim_scale(captured), trim_scale(refunded), reason_code, free FROM {s}.holds"
+        " JOIN {s}.accounts USING (owner)"
+    )
+    for hold_id, *rest in holds:
+        sequence, _ = runs[int(hold_id[1:])]
+        assert len(replies[hold_id]) == len(sequence)
+        results.setdefault(sequence, set()).add(str((rest, replies[hold_id])))
+    assert len(results) == len(sequences) == 120
+    assert {len(one) for one in results.values()} == {1}
+
+
+async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(schema: Schema) -> None:
+    """The second delivery of a reserve says yes again although the balance is gone by then."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 10.5)")
+    publisher = FakePublisher()
+    batch = process(schema, participant(schema), publisher)
+    await batch.run([command(Kind.RESERVE)])
+    await batch.run([command(Kind.RESERVE), command(Kind.RESERVE, "other")])
+    answers = [json.loads(sent.value) for sent in publisher.published]
+    assert [(kind, state, code) for kind, state, _, _, code in answers] == [
+        ("RESERVE", "HELD", None),
+        ("RESERVE", "HELD", None),
+        ("RESERVE", "REFUSED", "POOR"),
+    ]
+    assert await schema.rows("SELECT trim_scale(free) FROM {s}.accounts") == [(Decimal(0),)]
+
+
+async def test_many_holds_of_one_account_in_one_batch_are_all_counted(schema: Schema) -> None:
+    """Each row is written once with the sum of the batch, not with the last of several updates."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    batch = process(schema, participant(schema), FakePublisher())
+    await batch.run([command(Kind.RESERVE, f"h{n}") for n in range(12)])
+    assert await schema.rows("SELECT trim_scale(free) FROM {s}.accounts") == [(Decimal("5.5"),)]
+    assert await schema.rows("SELECT state, count(*) FROM {s}.holds GROUP BY 1 ORDER BY 1") == [
+        ("HELD", 9),
+        ("REFUSED", 3),
+    ]
+
+
+async def test_two_members_with_the_same_commands_neither_deadlock_nor_act_twice(schema: Schema) -> None:
+    """Two processes that handle the same records at once, in opposite orders, end as one would."""
+    await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 1000 FROM generate_series(0, 9) AS n")
+    commands = [command(kind, f"h{n}", f"o{n % 10}") for n in range(60) for kind in (Kind.RESERVE, Kind.SETTLE)]
+    batches = [process(schema, participant(schema), FakePublisher()) for _ in range(4)]
+    async with asyncio.TaskGroup() as group:
+        for number, batch in enumerate(batches):
+            group.create_task(batch.run(commands if number % 2 else commands[::-1]))
+    for _ in range(2):
+        await batches[0].run(commands)
+    spent = await schema.rows("SELECT sum(captured), count(*), count(DISTINCT state) FROM {s}.holds")
+    free = await schema.rows("SELECT sum(free) FROM {s}.accounts")
+    assert spent[0][1] == 60
+    assert spent[0][0] + free[0][0] == 10_000
+
+
+async def test_the_same_new_hold_by_two_members_under_other_owners_is_made_once(schema: Schema) -> None:
+    """Even when no common account serialises them: one makes the hold, the other, run again, meets the conflict."""
+    await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 1000 FROM generate_series(0, 7) AS n")
+    publishers = [FakePublisher() for _ in range(8)]
+    async with asyncio.TaskGroup() as group:
+        for number, publisher in enumerate(publishers):
+            batch = process(schema, participant(schema), publisher)
+            group.create_task(batch.run([command(Kind.RESERVE, "same", f"o{number}")]))
+    codes = sorted(str(json.loads(publisher.published[0].value)[4]) for publisher in publishers)
+    assert codes == ["HOLD_CONFLICT"] * 7 + ["None"]
+    assert await schema.rows("SELECT count(*) FROM {s}.holds") == [(1,)]
+    assert await schema.rows("SELECT trim_scale(sum(free)) FROM {s}.accounts") == [(8000 - AMOUNT,)]
+
+
+class Notes:
+    """A ledger that locks nothing and notes every effect."""
+
+    def __init__(self, schema: str) -> None:
+        self._schema = schema
+        self._effects: list[tuple[str, str]] = []
+
+    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+        """Lock nothing."""
+
+    def reserve(self, command: Command[None]) -> Refusal | None:
+        """Note it."""
+        self._effects.append((command.hold_id, "reserve"))
+        return None
+
+    def refund(self, _: Command[None], hold: Hold) -> None:
+        """Note it."""
+        self._effects.append((hold.hold_id, "end"))
+
+    def settle(self, _: Command[None], hold: Hold) -> Refusal | None:
+        """Note it."""
+        self._effects.append((hold.hold_id, "end"))
+        return None
+
+    async def save(self, tx: AsyncConnection) -> None:
+        """Write the notes."""
+        for hold_id, effect in self._effects:
+            await tx.exec_driver_sql(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")
+
+
+async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
+    """A ledger that locks nothing is safe: of a refund and a settlement at once, one has its effect."""
+    members = [
+        process(schema, Participant(schema.name, Adapter(), lambda: Notes(schema.name)), FakePublisher())
+        for _ in range(6)
+    ]
+    holds = [f"h{n}" for n in range(20)]
+    await members[0].run([command(Kind.RESERVE, hold) for hold in holds])
+    async with asyncio.TaskGroup() as group:
+        for number, member in enumerate(members):
+            kind = Kind.REFUND if number % 2 else Kind.SETTLE
+            group.create_task(member.run([command(kind, hold) for hold in holds[number:] + holds[:number]]))
+    effects = [key for (key,) in await schema.rows("SELECT key FROM {s}.done")]
+    assert sorted(effects) == sorted(f"{hold}:{effect}" for hold in holds for effect in ("reserve", "end"))
+
+
+@pytest.mark.parametrize(
+    ("amount", "captured", "refunded", "state"),
+    [
+        (10, 6, 5, "SETTLED"),
+        (10, 6, 3, "SETTLED"),
+        (10, 6, 0, "HELD"),
+        (10, 0, 9, "REFUNDED"),
+        (10, 1, 9, "REFUNDED"),
+        (0, 0, 0, "HELD"),
+        (-1, 0, 0, "TOMBSTONE"),
+        (10, 0, 0, "LOST"),
+        (10, 0, 0, "REFUSED"),
+    ],
+)
+async def test_the_database_refuses_impossible_holds(
+    schema: Schema, amount: int, captured: int, refunded: int, state: str
+) -> None:
+    """The CHECKs are the net: no hold is both settled and refunded, exceeds its amount or is refused without reason."""
+    with pytest.raises(IntegrityError, match="holds_"):
+        await schema.execute(
+            "INSERT INTO {s}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
+            f" VALUES ('h', 's', 'o', 'u', {amount}, {captured}, {refunded}, '{state}')"
+        )
+
+
+# The start of the ledger ----------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+NEVER_TOLD = None
+
+
+async def began(schema: Schema) -> datetime:
+    """Say when the ledger began."""
+    [row] = await schema.rows("SELECT began_at FROM {s}.ledger_start")
+    began_at: datetime = row.began_at
+    return began_at
+
+
+async def started(schema: Schema) -> Participant[None]:
+    """Start the service."""
+    one = participant(schema)
+    async with schema.engine.begin() as tx:
+        await one.prepare(tx)
+    return one
+
+
+def made(one: Received[Command[None]], *, appended: datetime, sent: datetime) -> Received[Command[None]]:
+    """Let a command have been made then: by the broker's clock and by its sender's."""
+    record = FakeRecord(timestamp=int(appended.timestamp() * 1000))
+    return Received(one.message, Envelope("id", "Any", "/any", sent), record)
+
+
+def asked(kind: Kind, at: datetime | None) -> Received[Command[None]]:
+    """Make a command on a hold that was asked for then."""
+    one = command(kind).message
+    return Received(msgspec.structs.replace(one, hold_asked_at=at))
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(("appended", "sent"), [(-DAY, -DAY), (DAY, -DAY), (-DAY, DAY)])
+async def test_what_was_made_before_the_first_start_moves_nothing(
+    schema: Schema, kind: Kind, appended: timedelta, sent: timedelta
+) -> None:
+    """By whichever clock it is older, so that a replayed one is, too: no hold, no answer, no money moved."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    began_at = await began(schema)
+    old = made(command(kind), appended=began_at + appended, sent=began_at + sent)
+
+    metrics = Metrics()
+    await process(schema, handler, publisher, metrics=metrics).run([old])
+
+    assert ([], []) == (await schema.rows("SELECT * FROM {s}.holds"), publisher.published)
+    assert [(100,)] == [tuple(row) for row in await schema.rows("SELECT free FROM {s}.accounts")]
+    assert 1 == metrics.registry.get_sample_value("messages_dropped_total", {"why": "before_start"})
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict(schema: Schema, kind: Kind) -> None:
+    """Asked anew after the start, on a hold asked for before it: nothing is stored, and asking again gives the same."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    one = asked(kind, await began(schema) - DAY)
+
+    await process(schema, handler, publisher).run([one, one])
+
+    assert [[kind, "HELD", "0", "0", "HOLD_CONFLICT"]] * 2 == [json.loads(sent.value) for sent in publisher.published]
+    assert [] == await schema.rows("SELECT * FROM {s}.holds")
+    assert [(100,)] == [tuple(row) for row in await schema.rows("SELECT free FROM {s}.accounts")]
+
+
+async def test_a_hold_that_was_taken_over_is_settled_here(schema: Schema) -> None:
+    """The row of the ledger before makes the order this one's, whenever it was asked for."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    await schema.execute(
+        "INSERT INTO {s}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
+        " VALUES ('h', 'saga', 'alice', 'USD', 10.5, 0, 0, 'HELD')"
+    )
+
+    await process(schema, handler, publisher).run([asked(Kind.SETTLE, await began(schema) - DAY)])
+
+    assert [[Kind.SETTLE, "SETTLED", "7.25", "3.25", None]] == [json.loads(one.value) for one in publisher.published]
+
+
+@pytest.mark.parametrize("after", [timedelta(0), DAY, NEVER_TOLD])
+async def test_what_is_asked_since_the_start_is_executed(schema: Schema, after: timedelta | None) -> None:
+    """At the very instant, later, and by an orchestrator that does not tell: it is this ledger's."""
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher, handler = FakePublisher(), await started(schema)
+    at = None if after is None else await began(schema) + after
+
+    await process(schema, handler, publisher).run([asked(Kind.RESERVE, at)])
+
+    assert [[Kind.RESERVE, "HELD", "0", "0", None]] == [json.loads(one.value) for one in publisher.published]
+
+
+async def test_the_first_start_is_written_once(schema: Schema) -> None:
+    """Replicas that start at once, and every later start, know the same instant: the database's."""
+    before = datetime.now(UTC)
+    await asyncio.gather(*(started(schema) for _ in range(5)))
+    first = await began(schema)
+    await started(schema)
+    assert first == await began(schema)
+    assert abs(first - before) < DAY
+
+
+async def test_a_service_of_before_this_table_refuses_nothing(schema: Schema) -> None:
+    """Its holds are there and nothing says since when it answers: it goes on as it did."""
+    await schema.execute("DROP TABLE {s}.ledger_start")
+    await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
+    publisher = FakePublisher()
+    await process(schema, participant(schema), publisher).run([command(Kind.RESERVE, "before")])
+
+    await process(schema, await started(schema), publisher).run([asked(Kind.RESERVE, datetime(2000, 1, 1, tzinfo=UTC))])
+
+    assert ["HELD", "HELD"] == [json.loads(one.value)[1] for one in publisher.published]
+
+
+async def test_an_empty_ledger_without_the_table_does_not_start(schema: Schema) -> None:
+    """A new service could not tell what is not its own."""
+    await schema.execute("DROP TABLE {s}.ledger_start")
+    with pytest.raises(CannotStart, match="ledger_start is missing"):
+        await started(schema)
+
+
+async def test_a_ledger_that_was_handed_over_does_not_start(schema: Schema) -> None:
+    """Two services that execute the same commands move money twice."""
+    await started(schema)
+    await schema.execute("UPDATE {s}.ledger_start SET closed_at = now(), successor = 'wallet'")
+    with pytest.raises(CannotStart, match="handed over to wallet"):
+        await started(schema)

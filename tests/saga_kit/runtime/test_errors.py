@@ -1,0 +1,128 @@
+"""Errors: the world or the message, and how both are said."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from saga_kit.runtime.backoff import Backoff, pause
+from saga_kit.runtime.errors import Contention, OversizeMessage, classify, describe
+from tests.saga_kit.support import Schema
+
+
+async def error_of(schema: Schema, sql: str, *parameters: Any) -> Exception:
+    """Return what a statement raises."""
+    with pytest.raises(DBAPIError) as caught:
+        async with schema.engine.begin() as tx:
+            await tx.exec_driver_sql(sql.replace("{s}", schema.name), parameters)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [
+        ("SELECT 1 / 0", ()),
+        ("SELECT $1::text", ("nul\0",)),
+        ("SELECT $1::int", ("a string",)),
+        ("SELECT $1::int", (2**40,)),
+        ("SELECT $1::text", ("\ud800",)),
+        ("SELECT $1::text::numeric", ("x",)),
+        ("INSERT INTO {s}.done (key, value) VALUES ('a', 5000)", ()),
+        ("INSERT INTO {s}.outbox (refs) VALUES (NULL)", ()),
+    ],
+)
+async def test_data_errors_are_poison(schema: Schema, sql: str, parameters: tuple[Any, ...]) -> None:
+    """SQLSTATE classes 22 and 23, and values that the driver can't encode, are faults of one message."""
+    assert classify(await error_of(schema, sql, *parameters)) == "poison"
+
+
+async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema) -> None:
+    """The world's fault, but one message's matter: the others need not wait."""
+    error = await error_of(schema, "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$")
+    assert classify(error) == "locked"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+        "SELECT * FROM no_such_table",
+        "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)",
+        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $x$",
+        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'deadlock_detected'; END $x$",
+        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'query_canceled'; END $x$",
+        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'admin_shutdown'; END $x$",
+        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $x$",
+    ],
+)
+async def test_everything_else_of_the_database_is_infrastructure(schema: Schema, sql: str) -> None:
+    """No connection, deadlock, timeout, schema or server trouble is ever taken for a fault of a message."""
+    assert classify(await error_of(schema, sql)) == "infrastructure"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("x"),
+        ConnectionResetError(),
+        TimeoutError(),
+        KafkaConnectionError("x"),
+        PoolTimeoutError("x"),
+        PendingRollbackError("x"),
+        Contention("x"),
+        MemoryError(),
+    ],
+)
+def test_the_worlds_faults(error: Exception) -> None:
+    """Network, time, broker, pool, memory."""
+    assert classify(error) == "infrastructure"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), KeyError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "x"), OversizeMessage("x")],
+)
+def test_the_messages_faults(error: Exception) -> None:
+    """Whatever the handler's own code stumbles over."""
+    assert classify(error) == "poison"
+
+
+async def test_an_error_is_said_in_one_line_without_statement_and_values(schema: Schema) -> None:
+    """What people and columns read: the driver's class and message, no SQL, no parameters, no NUL."""
+    error = await error_of(schema, "INSERT INTO {s}.done (key, value) VALUES ($1, 5000)", "sEcReT")
+    text = describe(error)
+    assert text.startswith('CheckViolationError: new row for relation "done" violates check constraint')
+    assert "INSERT" not in text
+    assert describe(ValueError("a\0b\nc")) == "ValueError: ab"
+    assert describe(TimeoutError()) == "TimeoutError"
+    assert len(describe(ValueError("x" * 1000))) <= 300
+    assert describe(await error_of(schema, "SELECT $1::int", "x")).startswith("DataError: invalid input")
+    for statement, kind in (
+        ("SELECT $1::int", "DataError"),
+        ("SELECT $1::text::uuid", "InvalidTextRepresentationError"),
+    ):
+        said = describe(await error_of(schema, statement, "sEcReT"))
+        assert (True, False) == (said.startswith(f"{kind}: invalid input "), "sEcReT" in said)
+
+
+def test_pauses_grow_are_jittered_and_capped() -> None:
+    """Each pause lies between half of a doubling bound and all of it; a success begins anew."""
+    low, high = Backoff(chance=lambda: 0.0), Backoff(chance=lambda: 1.0)
+    assert [round(low.next_s(), 3) for _ in range(8)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5]
+    assert [round(high.next_s(), 3) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    high.reset()
+    assert high.next_s() == 0.1
+
+
+async def test_a_pause_ends_at_once_when_the_process_shall_end() -> None:
+    """Shutting down never waits for a back-off."""
+    stopping = asyncio.Event()
+    assert await pause(stopping, 0.01) is False
+    asyncio.get_running_loop().call_later(0.02, stopping.set)
+    async with asyncio.timeout(5):
+        assert await pause(stopping, 3600) is True

@@ -1,0 +1,178 @@
+"""The health port of a worker under attack, and a report that anybody may read as often as they like."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from saga_kit.runtime import health as health_module
+from saga_kit.runtime.connections import Connections
+from saga_kit.runtime.health import CONNECTIONS_MAX, Health, HealthServer, health_routes, listen
+
+HIDDEN_HOST = "db.internal.example"
+
+
+@asynccontextmanager
+async def serving(health: Health) -> AsyncIterator[int]:
+    """Serve health as a worker does; give the port."""
+    server = HealthServer(listen("127.0.0.1", 0), health_routes(health, CollectorRegistry()))
+    server.start()
+    try:
+        yield server.port
+    finally:
+        await server.stop()
+
+
+async def get(port: int, path: str = "/health/live") -> httpx.Response:
+    """Ask on a connection of its own."""
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"http://127.0.0.1:{port}{path}")
+
+
+async def test_a_huge_header_stops_nobody() -> None:
+    """48 MB of header are given up after 16 KiB: others are answered at once meanwhile."""
+    async with serving(Health()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\n")
+
+        async def push() -> None:
+            for _ in range(48):
+                writer.write(b"x: " + b"a" * 1_000_000 + b"\r\n")
+                await writer.drain()
+
+        pushing = asyncio.create_task(push())
+        began = time.monotonic()
+        for _ in range(5):
+            assert 200 == (await get(port)).status_code
+        assert time.monotonic() - began < 3
+        await asyncio.gather(pushing, return_exceptions=True)  # cut off, unless it was faster than the linger
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nx: " + b"a" * 20_000)
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+
+
+async def test_a_body_that_nobody_reads_is_bounded() -> None:
+    """No call of this port has a body: a long one ends its connection."""
+    async with serving(Health()) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+        async def push() -> None:
+            while True:
+                writer.write(b"10000\r\n" + b"a" * 65_536 + b"\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(push(), 20)
+        assert 200 == (await get(port)).status_code
+        writer.close()
+
+
+async def test_connections_that_say_nothing_take_no_place_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections one opens and however slowly it speaks, a probe is answered, and in the end they go."""
+    monkeypatch.setattr(health_module, "Connections", partial(Connections, head_s=0.5))
+    async with serving(Health()) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS_MAX * 3)]
+        for _, writer in held[::2]:
+            writer.write(b"GET /health HT")
+        for _ in range(5):
+            assert 200 == (await get(port)).status_code
+        closed = await asyncio.gather(*(asyncio.wait_for(reader.read(), 30) for reader, _ in held))
+        assert {b""} == set(closed)
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_flood_of_questions_is_one_look_a_second() -> None:
+    """However many ask, the database is asked once; a second later it is asked again."""
+    looks = 0
+
+    async def database() -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.05)
+
+    few = httpx.Limits(max_connections=20)
+    async with serving(Health({"database": database})) as port, httpx.AsyncClient(limits=few, timeout=30) as client:
+        url = f"http://127.0.0.1:{port}/health"
+        began = time.monotonic()
+        answers = await asyncio.gather(*(client.get(url + path) for path in ("", "/ready") for _ in range(50)))
+        assert {200} == {answer.status_code for answer in answers}
+        assert looks <= 1 + (time.monotonic() - began) / health_module.KEPT_S
+        asked = looks
+        await asyncio.sleep(health_module.KEPT_S + 0.1)
+        await client.get(url)
+        assert asked + 1 == looks
+
+
+async def test_what_a_library_says_is_for_the_log_alone() -> None:
+    """Hosts, users and addresses in an error go to no stranger; the log has them, once for each change."""
+
+    async def database() -> None:
+        raise ConnectionRefusedError(f"can't connect to {HIDDEN_HOST}:5432 as api")
+
+    async def consumer() -> str:
+        return "no partitions assigned"
+
+    health = Health({"database": database, "consumer": consumer})
+    with capture_logs() as lines:
+        async with serving(health) as port:
+            await get(port, "/health")
+            health._made = None  # noqa: SLF001 - as if a second had passed
+            answer = await get(port, "/health/ready")
+    assert 503 == answer.status_code
+    expected = {"database": "failed: ConnectionRefusedError; the log says more", "consumer": "no partitions assigned"}
+    assert {"status": "unavailable", "checks": expected} == answer.json()
+    told = [line for line in lines if line["event"] == "health changed"]
+    assert ["database", "consumer"] == [line["check"] for line in told]
+    assert HIDDEN_HOST in json.dumps(told)
+
+
+async def test_a_change_of_the_checks_is_seen_at_once() -> None:
+    """A service that begins to work, or to stop, is not told about as it was a moment ago."""
+
+    async def stopping() -> str:
+        return "stopping"
+
+    health = Health()
+    assert {} == await health.report()
+    health.checks = {"stopping": stopping}
+    assert {"stopping": "stopping"} == await health.report()
+    health.checks = {}
+    assert {} == await health.report()
+
+
+async def test_who_hangs_up_does_not_end_the_look_for_others() -> None:
+    """The report that is being made is everybody's."""
+    gate = asyncio.Event()
+
+    async def database() -> None:
+        await gate.wait()
+
+    health = Health({"database": database})
+    impatient, patient = (asyncio.create_task(health.report()) for _ in range(2))
+    await asyncio.sleep(0.05)
+    impatient.cancel()
+    gate.set()
+    assert {"database": "ok"} == await patient
+
+
+async def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
+    """A connection sends at once, on either kind of event loop: an answer in two parts would take 40 ms else."""
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        accepted, _ = sock.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -1,0 +1,289 @@
+"""Which PostgreSQL and which broker the tests run on: chosen once, started when first needed, never chosen silently.
+
+The order of choice, for each of the two: what `DATABASE_URL` and `KAFKA_BOOTSTRAP_SERVERS` name; containers, where a
+Docker engine answers; the embedded ones. The last proves nothing about groups of several members or about durability:
+tests marked `apache_kafka` are skipped there and named at the end, and with `REQUIRE_APACHE_KAFKA=1` the session is an
+error instead. A server that `DATABASE_URL` names is taken over: databases, roles and logins are made in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from docker.errors import DockerException
+
+from local_stack.stack import LOGIN_PREFIX, login_password
+from tests.support.servers import (
+    EmbeddedBroker,
+    EmbeddedPostgres,
+    ExternalServer,
+    Server,
+    docker_trouble,
+    prepare_docker,
+    start_docker_kafka,
+    start_docker_postgres,
+)
+
+BrokerKind = Literal["apache", "embedded"]
+
+LOGINS = ("orchestrator", "api", "balance", "assets", "auditor")
+
+_TOPIC_EXISTS = 36
+_VISIBLE_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A migrated database. `url` is its owner's, a superuser's."""
+
+    url: str
+
+    def url_of(self, login: str) -> str:
+        """Return the address for one of `LOGINS`."""
+        parts = urlsplit(self.url)
+        server = parts.netloc.rpartition("@")[2]
+        return urlunsplit(
+            parts._replace(netloc=f"{LOGIN_PREFIX}{login}:{login_passwords(self.url, login)[login]}@{server}")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Infrastructure:
+    """The servers of a test session. All tests share them: one that stops a server takes its own (`own_broker`)."""
+
+    postgres: Server
+    broker: Server
+    broker_kind: BrokerKind
+
+    @property
+    def database_url_admin(self) -> str:
+        """The owner's address of the database that was there first."""
+        return self.postgres.address
+
+    @property
+    def kafka_bootstrap_servers(self) -> str:
+        """Where Kafka's clients begin."""
+        return self.broker.address
+
+    async def create_topics(self, topics: Mapping[str, int]) -> None:
+        """Create topics, each with its number of partitions; return when clients can see them."""
+        if isinstance(self.broker, EmbeddedBroker):
+            for name, partitions in topics.items():
+                self.broker.create_topic(name, partitions)
+        else:
+            await create_topics(self.kafka_bootstrap_servers, topics)
+
+    async def delete_topics(self, prefix: str) -> None:
+        """Delete the topics that begin with `prefix`; the embedded broker keeps them, which costs it little."""
+        if not isinstance(self.broker, EmbeddedBroker):
+            await delete_topics(self.kafka_bootstrap_servers, prefix)
+
+
+@dataclass
+class Session:
+    """Chooses and starts the infrastructure of a test session, and says what it chose."""
+
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    docker_trouble: str | None = field(default_factory=docker_trouble)
+    """Why there are no containers; None where there can be."""
+    not_run: list[str] = field(default_factory=list)
+    """The tests that were skipped for want of Apache Kafka."""
+    not_seen: list[tuple[str, str]] = field(default_factory=list)
+    """The program that is not here, and the test that was skipped for want of it."""
+    infrastructure: Infrastructure | None = None
+    _servers: list[Future[Server]] = field(default_factory=list)
+    _up_in_s: float = 0.0
+    _template: str | None = None
+
+    @property
+    def apache_is_required(self) -> bool:
+        """Whether the embedded broker would be an error."""
+        return self.environment.get("REQUIRE_APACHE_KAFKA", "") not in {"", "0"}
+
+    @property
+    def broker_kind(self) -> BrokerKind:
+        """What the broker is, or will be as far as can be told before it is started."""
+        return "apache" if "KAFKA_BOOTSTRAP_SERVERS" in self.environment or not self.docker_trouble else "embedded"
+
+    def start(self) -> Infrastructure:
+        """Start what was chosen, the first time; the embedded servers where Docker answers but does not serve."""
+        if self.infrastructure is None:
+            begin = time.monotonic()
+            try:
+                self.infrastructure = self._start()
+            except (DockerException, RuntimeError, TimeoutError) as error:
+                if self.docker_trouble or self.apache_is_required:
+                    raise
+                self.docker_trouble = f"the Docker engine does not serve: {str(error).splitlines()[0]}"
+                self.infrastructure = self._start()
+            self._up_in_s = time.monotonic() - begin
+        return self.infrastructure
+
+    async def template(self) -> str:
+        """Return the name of the migrated database that others are copied from; make it the first time."""
+        if self._template is None:
+            name = f"template_{secrets.token_hex(4)}"
+            await migrated_database(self.start().database_url_admin, name)
+            self._template = name
+        return self._template
+
+    def close(self) -> None:
+        """End what was started, and take back what was made in a server that is not ours."""
+        if self._template and isinstance(self.start().postgres, ExternalServer):
+            asyncio.run(drop_database(self.start().database_url_admin, self._template))
+        self._close_servers()
+
+    def describe(self) -> str:
+        """Say in one line what the tests run on."""
+        if self.infrastructure is not None:
+            used = f"{self.infrastructure.broker.description}, {self.infrastructure.postgres.description}"
+            return f"{used}, up in {self._up_in_s:.1f} s"
+        if self.broker_kind == "apache":
+            return "Apache Kafka and PostgreSQL, started when first needed"
+        return f"the EMBEDDED broker and PostgreSQL, started when first needed; NOT Apache Kafka: {self.docker_trouble}"
+
+    def _start(self) -> Infrastructure:
+        """Start both side by side, since each is mostly waiting; leave none behind if the other fails."""
+        if not self.docker_trouble:
+            prepare_docker()
+        with ThreadPoolExecutor(2) as pool:
+            self._servers = [pool.submit(self._start_postgres), pool.submit(self._start_broker)]
+        try:
+            postgres, broker = (server.result() for server in self._servers)
+        except BaseException:
+            self._close_servers()
+            raise
+        return Infrastructure(postgres, broker, self.broker_kind)
+
+    def _close_servers(self) -> None:
+        """End all that were started or, when Ctrl-C came early, are still starting."""
+        while self._servers:
+            server = self._servers.pop()
+            if server.exception() is None:
+                server.result().close()
+
+    def _start_postgres(self) -> Server:
+        if address := self.environment.get("DATABASE_URL"):
+            return ExternalServer(address, "the PostgreSQL that DATABASE_URL names")
+        return EmbeddedPostgres() if self.docker_trouble else start_docker_postgres()
+
+    def _start_broker(self) -> Server:
+        if address := self.environment.get("KAFKA_BOOTSTRAP_SERVERS"):
+            return ExternalServer(address, "the Kafka that KAFKA_BOOTSTRAP_SERVERS names")
+        return EmbeddedBroker() if self.docker_trouble else start_docker_kafka()
+
+
+def chromium() -> str | None:
+    """Find the browser of this machine; None where there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+PROGRAMS: Final[Mapping[str, tuple[str, Callable[[], object]]]] = {
+    "browser": ("Chromium", chromium),
+    "node": ("Node.js with npm", lambda: shutil.which("node") and shutil.which("npm")),
+}
+"""What a test with this marker needs: its name, and what finds it; a test is skipped where there is none."""
+
+
+@asynccontextmanager
+async def own_broker() -> AsyncIterator[Server]:
+    """Run an Apache Kafka for one test, to be killed and restarted. For tests marked `apache_kafka`."""
+    if trouble := docker_trouble():
+        pytest.skip(f"needs an Apache Kafka of its own: {trouble}")
+    async with _closing(start_docker_kafka) as server:
+        yield server
+
+
+@asynccontextmanager
+async def own_postgres() -> AsyncIterator[Server]:
+    """Run a PostgreSQL for one test, to be killed and restarted. It is empty: see `migrated_database`."""
+    async with _closing(EmbeddedPostgres if docker_trouble() else start_docker_postgres) as server:
+        yield server
+
+
+def login_passwords(owner_url: str, *logins: str) -> dict[str, str]:
+    """Return the password of each login (of all `LOGINS`), as a local stack on the same server sets it."""
+    return {login: login_password(urlsplit(owner_url).password or "", login) for login in logins or LOGINS}
+
+
+async def migrated_database(admin_url: str, name: str = "order_saga") -> Database:
+    """Create a database with the newest schema and a login for each service."""
+    from migrations import create_logins, upgrade  # noqa: PLC0415  alembic costs what most test runs need not pay
+
+    await _execute(admin_url, f'CREATE DATABASE "{name}"')
+    database = Database(_url_of_database(admin_url, name))
+    await asyncio.to_thread(upgrade, database.url)
+    await asyncio.to_thread(create_logins, database.url, login_passwords(database.url))
+    return database
+
+
+async def copied_database(admin_url: str, template: str) -> Database:
+    """Create a database like `template`, in a few hundredths of a second."""
+    name = f"test_{secrets.token_hex(6)}"
+    await _execute(admin_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    return Database(_url_of_database(admin_url, name))
+
+
+async def drop_database(admin_url: str, name: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    await _execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+async def create_topics(kafka_bootstrap_servers: str, topics: Mapping[str, int]) -> None:
+    """Create topics on Apache Kafka; return when clients can see them, which is a moment after they exist."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        answer = await admin.create_topics([NewTopic(name, partitions, 1) for name, partitions in topics.items()])
+        if refused := [error for error in answer.topic_errors if error[1] not in {0, _TOPIC_EXISTS}]:
+            raise RuntimeError(f"the broker refuses topics: {refused}")
+        async with asyncio.timeout(_VISIBLE_WITHIN_S):
+            while not topics.keys() <= set(await admin.list_topics()):
+                await asyncio.sleep(0.02)
+    finally:
+        await admin.close()
+
+
+async def delete_topics(kafka_bootstrap_servers: str, prefix: str) -> None:
+    """Delete all topics of Apache Kafka whose names begin with `prefix`."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        if names := [name for name in await admin.list_topics() if name.startswith(prefix)]:
+            await admin.delete_topics(names)
+    finally:
+        await admin.close()
+
+
+@asynccontextmanager
+async def _closing(start: Callable[[], Server]) -> AsyncIterator[Server]:
+    server = await asyncio.to_thread(start)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _url_of_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
