@@ -29,8 +29,8 @@ class BalanceRefusal(StrEnum):
     EXCEEDS_HOLD = "EXCEEDS_HOLD"
 
 
-class ReserveBalance(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Hold `amount` of `asset_id` from the user's available balance."""
+class _Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What every command begins with."""
 
     command_id: StepId
     order_id: UUID
@@ -38,22 +38,21 @@ class ReserveBalance(msgspec.Struct, frozen=True, omit_defaults=True):
     user_id: UserId
     asset_id: AssetId
     amount: Money
+
+
+class ReserveBalance(_Command, frozen=True):
+    """Hold `amount` of `asset_id` from the user's available balance."""
+
     hold_asked_at: Instant | None = None
 
 
-class SettleBalance(msgspec.Struct, frozen=True, omit_defaults=True):
+class SettleBalance(_Command, frozen=True):
     """Capture the hold and credit the other leg, in one transaction; what is not captured returns to the user.
 
     `capture` leaves the user in `asset_id`, `credit` reaches the user in `credit_asset_id`, `fee` goes to `@fees` in
     `fee_asset_id` (out of the capture of a buy, out of what the market pays for a sell).
     """
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    user_id: UserId
-    asset_id: AssetId
-    amount: Money
     capture: Money
     credit_asset_id: AssetId
     credit: Money
@@ -62,83 +61,65 @@ class SettleBalance(msgspec.Struct, frozen=True, omit_defaults=True):
     hold_asked_at: Instant | None = None
 
 
-class RefundBalance(msgspec.Struct, frozen=True, omit_defaults=True):
+class RefundBalance(_Command, frozen=True):
     """Give the whole hold back, whether or not it was ever made: a hold that comes later is refused."""
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    user_id: UserId
-    asset_id: AssetId
-    amount: Money
     hold_asked_at: Instant | None = None
 
 
-class BalanceReserved(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The amount is held."""
+class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What every reply begins with."""
 
     command_id: StepId
     order_id: UUID
     hold_id: StepId
     hold_state: HoldState
+
+
+class _Refusal(_Reply, frozen=True):
+    """A reply that says no, and why."""
+
+    reason_code: BalanceRefusal
+    reason: ReasonText
+
+
+class BalanceReserved(_Reply, frozen=True):
+    """The amount is held."""
+
     amount: Money
     user_id: UserId | None = None
     asset_id: AssetId | None = None
 
 
-class BalanceRefused(msgspec.Struct, frozen=True):
+class BalanceRefused(_Refusal, frozen=True):
     """The amount is not held."""
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    hold_state: HoldState
-    reason_code: BalanceRefusal
-    reason: ReasonText
 
-
-class BalanceSettled(msgspec.Struct, frozen=True, omit_defaults=True):
+class BalanceSettled(_Reply, frozen=True):
     """Both legs are booked; `returned` is the part of the hold that went back to the user."""
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    hold_state: HoldState
     captured: Money
     returned: Money
     user_id: UserId | None = None
     asset_id: AssetId | None = None
 
 
-class SettlementRefused(msgspec.Struct, frozen=True):
+class SettlementRefused(_Refusal, frozen=True):
     """The settlement will never happen. Unless the reason is HOLD_CONFLICT, nothing is held any more."""
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    hold_state: HoldState
-    reason_code: BalanceRefusal
-    reason: ReasonText
 
-
-class BalanceRefunded(msgspec.Struct, frozen=True, omit_defaults=True):
+class BalanceRefunded(_Reply, frozen=True):
     """Nothing is held: `refunded` went back to the user (0 when there was no hold)."""
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    hold_state: HoldState
     refunded: Money
     user_id: UserId | None = None
     asset_id: AssetId | None = None
 
 
-class RefundRefused(msgspec.Struct, frozen=True):
+class RefundRefused(_Refusal, frozen=True):
     """The hold is settled, or known with other terms: nothing was refunded."""
 
-    command_id: StepId
-    order_id: UUID
-    hold_id: StepId
-    hold_state: HoldState
-    reason_code: BalanceRefusal
-    reason: ReasonText
+
+BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
+RefusalReply = BalanceRefused | SettlementRefused | RefundRefused
+BalanceReply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
 from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefused, CheckAsset
-from contracts.balance import (
-    BalanceRefunded,
-    BalanceRefused,
-    BalanceReserved,
-    BalanceSettled,
-    RefundBalance,
-    RefundRefused,
-    ReserveBalance,
-    SettleBalance,
-    SettlementRefused,
-)
+from contracts.balance import BalanceCommand, BalanceReply
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
 
 
@@ -39,13 +29,13 @@ ORDERS_EVENTS: Final = Topic("orders.events", "order_id", (OrderStatusChanged,),
 BALANCE_COMMANDS: Final = Topic(
     "balance.commands",
     "user_id",
-    (ReserveBalance, SettleBalance, RefundBalance),
+    get_args(BalanceCommand),
     "What the saga asks the balance service; keyed by the account's owner.",
 )
 BALANCE_REPLIES: Final = Topic(
     "balance.replies",
     "order_id",
-    (BalanceReserved, BalanceRefused, BalanceSettled, SettlementRefused, BalanceRefunded, RefundRefused),
+    get_args(BalanceReply),
     "What the balance service answers.",
 )
 ASSETS_COMMANDS: Final = Topic("assets.commands", "asset_id", (CheckAsset,), "What the saga asks the asset service.")

@@ -19,6 +19,7 @@ from contracts.balance import (
     BalanceSettled,
     RefundBalance,
     RefundRefused,
+    RefusalReply,
     ReserveBalance,
     SettleBalance,
     SettlementRefused,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 LATER: Final = (timedelta(0), timedelta(days=1))
 """At once, and when every patience is over and every quote too old."""
-_NO: Final[dict[Step, Callable[..., BalanceRefused | SettlementRefused | RefundRefused]]] = {
+_NO: Final[dict[Step, Callable[..., RefusalReply]]] = {
     Step.RESERVE: BalanceRefused,
     Step.SETTLE: SettlementRefused,
     Step.REFUND: RefundRefused,

@@ -16,6 +16,7 @@ from contracts.balance import (
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
+    BalanceReply,
     BalanceReserved,
     RefundRefused,
     SettleBalance,
@@ -51,7 +52,6 @@ from order_saga.core.phases import (
 from order_saga.core.saga import (
     Answer,
     AskAgainRequested,
-    BalanceReply,
     Decision,
     Fill,
     Ignored,

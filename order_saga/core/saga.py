@@ -9,17 +9,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset
-from contracts.balance import (
-    BalanceRefunded,
-    BalanceRefused,
-    BalanceReserved,
-    BalanceSettled,
-    RefundBalance,
-    RefundRefused,
-    ReserveBalance,
-    SettleBalance,
-    SettlementRefused,
-)
+from contracts.balance import BalanceCommand, BalanceReply
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import InvalidOrder, Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side, Word, id_text
@@ -231,9 +221,8 @@ class AskAgainRequested(msgspec.Struct, frozen=True):
     requested_by: str
 
 
-BalanceReply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
 Reply = AssetApproved | AssetRefused | BalanceReply
-Command = CheckAsset | ReserveBalance | SettleBalance | RefundBalance
+Command = CheckAsset | BalanceCommand
 Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested | AskAgainRequested
 
 

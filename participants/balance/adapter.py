@@ -7,13 +7,16 @@ from datetime import datetime
 from typing import Final
 
 from contracts.balance import (
+    BalanceCommand,
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
+    BalanceReply,
     BalanceReserved,
     BalanceSettled,
     RefundBalance,
     RefundRefused,
+    RefusalReply,
     ReserveBalance,
     SettleBalance,
     SettlementRefused,
@@ -23,15 +26,13 @@ from contracts.decimals import Money
 from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import BALANCE_COMMANDS
 from contracts.vocabulary import HoldState, id_text
-from participants.balance.ledger import ZERO, BalanceCommand
+from participants.balance.ledger import ZERO
 from saga_kit.messaging.batch import Received, Record
 from saga_kit.messaging.outbox import Kept
 from saga_kit.participant.barrier import Command, Hold, Kind, Refusal
 
-Reply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
-_COMMANDS: Final = (ReserveBalance, SettleBalance, RefundBalance)
 _KINDS: Final = {ReserveBalance: Kind.RESERVE, SettleBalance: Kind.SETTLE, RefundBalance: Kind.REFUND}
-_REFUSALS: Final[dict[Kind, type[BalanceRefused | SettlementRefused | RefundRefused]]] = {
+_REFUSALS: Final[dict[Kind, type[RefusalReply]]] = {
     Kind.RESERVE: BalanceRefused,
     Kind.SETTLE: SettlementRefused,
     Kind.REFUND: RefundRefused,
@@ -49,7 +50,7 @@ class BalanceAdapter:
     def command(self, envelope: Envelope, record: Record) -> Command[BalanceCommand]:
         """Read a command; raises `UnreadableMessage` for anything else."""
         message = decode(envelope.type, record.value)
-        if not isinstance(message, _COMMANDS):
+        if not isinstance(message, BalanceCommand):
             raise UnreadableMessage(f"{envelope.type} is not a command for the balance service")
         if isinstance(message, ReserveBalance) and not message.amount:
             raise UnreadableMessage("ReserveBalance: amount must be more than 0")
@@ -81,7 +82,7 @@ class BalanceAdapter:
         return Kept(reply.command_id, message)
 
 
-def answer(command: Command[BalanceCommand], hold: Hold, refusal: Refusal | None) -> Reply:
+def answer(command: Command[BalanceCommand], hold: Hold, refusal: Refusal | None) -> BalanceReply:
     """Choose the reply: `hold` is as the command left it, and `refusal` is why it was refused, if it was."""
     asked = command.message
     head = (asked.command_id, asked.order_id, asked.hold_id, HoldState(hold.state))

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from contracts.balance import BalanceRefusal, RefundBalance, ReserveBalance, SettleBalance
+from contracts.balance import BalanceCommand, BalanceRefusal, SettleBalance
 from contracts.decimals import EXACT, add, subtract
 from saga_kit.participant.barrier import Command, Hold, Refusal
 from saga_kit.runtime.errors import Contention
 
-BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
 AccountKey = tuple[str, str]
 """User and asset."""
 

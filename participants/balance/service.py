@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from contracts.balance import BalanceCommand
 from participants.balance.adapter import BalanceAdapter
-from participants.balance.ledger import BalanceCommand
 from participants.balance.store import StoredLedger
 from participants.balance.tables import SCHEMA
 from saga_kit.participant.barrier import Participant

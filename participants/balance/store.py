@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.balance import SettleBalance
+from contracts.balance import BalanceCommand, SettleBalance
 from contracts.decimals import Money
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
-from participants.balance.ledger import Account, AccountKey, BalanceCommand, Ledger
+from participants.balance.ledger import Account, AccountKey, Ledger
 from saga_kit.participant.barrier import Command, exact_text
 
 # Only for users who have an account: a hold comes from one, so nobody else has anything to settle.

@@ -9,13 +9,10 @@ from msgspec import structs
 
 from contracts.assets import AssetRefusal
 from contracts.balance import (
-    BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
+    BalanceReply,
     BalanceReserved,
-    BalanceSettled,
-    RefundRefused,
-    SettlementRefused,
 )
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState, OrderStatus, ReasonCode, Side
@@ -202,7 +199,6 @@ def test_a_settlement_is_refused_only_with_a_proof(state: HoldState) -> None:
     assert story.ending == (FAILED, ReasonCode.EXECUTION_FAILED)
 
 
-BalanceReply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
 IMPOSSIBLE: Final[list[tuple[str, tuple[Incoming, ...], BalanceReply]]] = [
     ("refund refused because settled", (approved(), cancel()), not_refunded()),
     ("refund refused, whatever the hold", (approved(), cancel()), not_refunded(state=HoldState.REFUNDED)),

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.balance import BalanceRefused, BalanceReserved, BalanceSettled
+from contracts.balance import BalanceCommand, BalanceRefused, BalanceReserved, BalanceSettled
 from contracts.codec import Message
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState
-from participants.balance.ledger import BalanceCommand
 from participants.balance.store import StoredLedger, deposit
 from saga_kit.participant.barrier import Command
 from tests.participants.support import Balance, order, refund, reserve, settle, somebody_waits

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from contracts.balance import BalanceRefused, BalanceReserved, BalanceSettled, SettlementRefused
+from contracts.balance import BalanceCommand, BalanceRefused, BalanceReserved, BalanceSettled, SettlementRefused
 from contracts.decimals import Money
 from contracts.envelope import UnreadableMessage
 from contracts.orders import OrderCancelRequested
-from participants.balance.ledger import BalanceCommand
 from participants.balance.store import AccountBalance, accounts, deposit
 from tests.participants.support import TRACEPARENT, Balance, order, refund, reserve, settle
 

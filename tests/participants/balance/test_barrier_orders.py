@@ -11,11 +11,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from contracts.balance import BalanceRefused, BalanceReserved
+from contracts.balance import BalanceCommand, BalanceRefused, BalanceReserved
 from contracts.codec import Message
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState
-from participants.balance.ledger import BalanceCommand
 from tests.participants.support import Balance, Pair, order, refund, reserve, settle
 
 LENGTH_MAX = 4
