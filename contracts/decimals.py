@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PATTERN = r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?"
 PLACES_MAX = 18
+ZERO = Decimal(0)
 KEPT_MAX = 16_384
 """Decimals that are kept by their texts: a price, a tick or an amount comes many times in a row."""
 _WRITTEN = re.compile(PATTERN, re.ASCII)
@@ -142,6 +143,19 @@ def _format(value: Decimal) -> str:
     return text
 
 
+def plain_text(value: Decimal) -> str:
+    """Print without an exponent and without trailing zeros, also what the wire can't carry: for a reason in words."""
+    return f"{EXACT.normalize(value):f}"
+
+
+def exact_text(value: Decimal) -> str:
+    """Print for a column `numeric(38,18)`; raise `ValueError` for a value that PostgreSQL would round, or for none."""
+    text = f"{value:f}"
+    if len(text.partition(".")[2]) > PLACES_MAX or not value.is_finite():
+        raise ValueError(f"{value} has more than {PLACES_MAX} places or is no number")
+    return text
+
+
 def multiply(left: Decimal, right: Decimal) -> Decimal:
     """Multiply without losing a digit, whatever the thread's context says."""
     return EXACT.multiply(left, right)
@@ -155,6 +169,11 @@ def add(left: Decimal, right: Decimal) -> Decimal:
 def subtract(left: Decimal, right: Decimal) -> Decimal:
     """Subtract without losing a digit."""
     return EXACT.subtract(left, right)
+
+
+def negate(value: Decimal) -> Decimal:
+    """Change the sign without losing a digit."""
+    return EXACT.minus(value)
 
 
 def places(value: Decimal) -> int:

@@ -20,11 +20,13 @@ from decimal import Decimal
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from contracts.decimals import Money, add, subtract
-from participants.balance.adapter import BalanceAdapter
+from contracts.decimals import Money, add, exact_text, subtract
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
-from saga_kit.participant.barrier import Kind, Participant, Refusal, exact_text, holds_archive_table, holds_table
+from saga_kit.participant.balance import BalanceAdapter
+from saga_kit.participant.barrier import CommandKind, Refusal
+from saga_kit.participant.handler import ParticipantHandler
+from saga_kit.participant.holds import holds_archive_table, holds_table
 from saga_kit.participant.ledger_start import ledger_start_table
 from saga_kit.runtime.settings import KitSettings, load, parse_database_url
 from saga_kit.service import run_service
@@ -35,7 +37,7 @@ class Wallets:
 
     async def lock(self, tx, commands):
         keys = {(c.owner, c.unit) for c in commands}
-        keys |= {(c.owner, c.message.credit_asset_id) for c in commands if c.kind is Kind.SETTLE}
+        keys |= {(c.owner, c.message.credit_asset_id) for c in commands if c.kind is CommandKind.SETTLE}
         columns = tuple(map(list, zip(*sorted(keys), strict=True)))
         names = "SELECT * FROM unnest($1::text[], $2::text[])"
         await tx.exec_driver_sql(f"INSERT INTO wallet.wallets (owner, unit) {names} ON CONFLICT DO NOTHING", columns)
@@ -185,7 +187,7 @@ def main():
     """Do what the command line asks for; return the exit status."""
     match sys.argv[1:]:
         case ["serve"]:
-            wallets = Participant("wallet", BalanceAdapter("/wallet"), Wallets)
+            wallets = ParticipantHandler("wallet", BalanceAdapter("/wallet"), Wallets)
             return run_service(load(KitSettings), name="wallet", schema="wallet", handler=lambda _kit: wallets)
         case ["migrate"]:
             asyncio.run(run(migrate))

@@ -86,7 +86,7 @@ def _check_horizon(days: float) -> None:
 def _parts(older_than_s: float, most: int) -> dict[str, Part]:
     from operations import archive as orders
     from participants.balance.tables import SCHEMA
-    from saga_kit.participant.barrier import Holds
+    from saga_kit.participant.holds import Holds
 
     holds = Holds(SCHEMA)
     return {

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused, CheckAsset
-from contracts.decimals import EXACT, Price, Quantity, format_decimal, is_multiple, multiply
+from contracts.decimals import Price, Quantity, format_decimal, is_multiple, multiply, plain_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def judge(
     if not asset.min_notional <= gross <= asset.max_notional:
         limits = f"{format_decimal(asset.min_notional)} to {format_decimal(asset.max_notional)} {asset.cash_asset_id}"
         # Not `format_decimal`: a product may have more places than the wire carries.
-        reason = f"quantity times quote is {EXACT.normalize(gross):f}, allowed are {limits}"
+        reason = f"quantity times quote is {plain_text(gross)}, allowed are {limits}"
         return _refused(command, AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason)
     return _approved(command, asset, quote)
 

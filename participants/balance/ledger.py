@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from contracts.balance import BalanceCommand, BalanceRefusal, SettleBalance
-from contracts.decimals import EXACT, add, subtract
-from saga_kit.participant.barrier import Command, Hold, Refusal
+from contracts.decimals import ZERO, add, negate, plain_text, subtract
+from saga_kit.participant.barrier import Hold, HoldCommand, Refusal
 from saga_kit.runtime.errors import Contention
 
 AccountKey = tuple[str, str]
@@ -21,7 +21,6 @@ AccountKey = tuple[str, str]
 MARKET: Final = "@market"
 FEES: Final = "@fees"
 EXTERNAL: Final = "@external"
-ZERO: Final = Decimal(0)
 
 
 @dataclass(slots=True)
@@ -33,7 +32,7 @@ class Account:
     changed: bool = False
 
 
-class Line(NamedTuple):
+class JournalLine(NamedTuple):
     """One line of a journal entry: what `account` gains of `asset_id`."""
 
     entry_id: str
@@ -44,32 +43,32 @@ class Line(NamedTuple):
 
 
 @dataclass(slots=True)
-class Ledger:
+class AccountLedger:
     """The accounts that a batch may touch, and the journal lines that it makes."""
 
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
     """Those there are of the ones that the batch names."""
     owners: set[str] = field(default_factory=set)
     """Users that have an account in any asset."""
-    lines: list[Line] = field(default_factory=list)
+    lines: list[JournalLine] = field(default_factory=list)
 
-    def reserve(self, command: Command[BalanceCommand]) -> Refusal | None:
+    def reserve(self, command: HoldCommand[BalanceCommand]) -> Refusal | None:
         """Move the amount from available to held."""
         if command.owner not in self.owners:
             return Refusal(BalanceRefusal.ACCOUNT_NOT_FOUND, f"user {command.owner} has no account")
         account = self.accounts.get((command.owner, command.unit))
         available = account.available if account is not None else ZERO
         if available < command.amount:
-            reason = f"{_plain(command.amount)} {command.unit} needed, {_plain(available)} available"
+            reason = f"{plain_text(command.amount)} {command.unit} needed, {plain_text(available)} available"
             return Refusal(BalanceRefusal.INSUFFICIENT_BALANCE, reason)
-        self._move(command.owner, command.unit, available=_minus(command.amount), held=command.amount)
+        self._move(command.owner, command.unit, available=negate(command.amount), held=command.amount)
         return None
 
-    def refund(self, _command: Command[BalanceCommand], hold: Hold) -> None:
+    def refund(self, _command: HoldCommand[BalanceCommand], hold: Hold) -> None:
         """Move the whole hold back from held to available."""
-        self._move(hold.owner, hold.unit, available=hold.amount, held=_minus(hold.amount))
+        self._move(hold.owner, hold.unit, available=hold.amount, held=negate(hold.amount))
 
-    def settle(self, command: Command[BalanceCommand], hold: Hold) -> Refusal | None:
+    def settle(self, command: HoldCommand[BalanceCommand], hold: Hold) -> Refusal | None:
         """Let the capture leave the user, return the rest of the hold, credit the other leg, and write the entry.
 
         It has no objection of its own: the barrier asks only when the hold covers the capture.
@@ -77,12 +76,12 @@ class Ledger:
         message = command.message
         if not isinstance(message, SettleBalance):
             raise TypeError(f"{type(message).__name__} does not settle")
-        self._move(hold.owner, hold.unit, available=subtract(hold.amount, message.capture), held=_minus(hold.amount))
+        self._move(hold.owner, hold.unit, available=subtract(hold.amount, message.capture), held=negate(hold.amount))
         self._move(hold.owner, message.credit_asset_id, available=message.credit)
         self._book(
             f"{hold.saga_id}:settle",
             hold.saga_id,
-            (hold.owner, hold.unit, _minus(message.capture)),
+            (hold.owner, hold.unit, negate(message.capture)),
             (hold.owner, message.credit_asset_id, message.credit),
             (FEES, message.fee_asset_id, message.fee),
             against=MARKET,
@@ -107,14 +106,6 @@ class Ledger:
         # Each leg has its opposite at `against`, so that an entry sums to zero per asset whatever the legs are.
         sums: dict[AccountKey, Decimal] = {}
         for account, asset_id, amount in legs:
-            for key, gain in (((account, asset_id), amount), ((against, asset_id), _minus(amount))):
+            for key, gain in (((account, asset_id), amount), ((against, asset_id), negate(amount))):
                 sums[key] = add(sums.get(key, ZERO), gain)
-        self.lines += [Line(entry_id, *key, order_id, amount) for key, amount in sums.items() if amount]
-
-
-def _minus(amount: Decimal) -> Decimal:
-    return EXACT.minus(amount)
-
-
-def _plain(amount: Decimal) -> str:
-    return f"{EXACT.normalize(amount):f}"
+        self.lines += [JournalLine(entry_id, *key, order_id, amount) for key, amount in sums.items() if amount]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from contracts.balance import BalanceCommand
-from participants.balance.adapter import BalanceAdapter
 from participants.balance.store import StoredLedger
 from participants.balance.tables import SCHEMA
-from saga_kit.participant.barrier import Participant
+from saga_kit.participant.balance import BalanceAdapter
+from saga_kit.participant.handler import ParticipantHandler
 from saga_kit.runtime.settings import KitSettings, load
 from saga_kit.service import run_service
 
@@ -21,9 +21,9 @@ class BalanceSettings(KitSettings):
     http_port: int = 8002
 
 
-def participant() -> Participant[BalanceCommand]:
+def participant() -> ParticipantHandler[BalanceCommand]:
     """Make the handler of the service's batches."""
-    return Participant(SCHEMA, BalanceAdapter(), StoredLedger)
+    return ParticipantHandler(SCHEMA, BalanceAdapter(), StoredLedger)
 
 
 def run() -> int:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.balance import BalanceCommand, SettleBalance
-from contracts.decimals import Money
+from contracts.decimals import Money, exact_text
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
-from participants.balance.ledger import Account, AccountKey, Ledger
-from saga_kit.participant.barrier import Command, exact_text
+from participants.balance.ledger import Account, AccountKey, AccountLedger
+from saga_kit.participant.barrier import HoldCommand
 
 # Only for users who have an account: a hold comes from one, so nobody else has anything to settle.
 MAKE_ACCOUNTS = """
@@ -76,10 +76,10 @@ class AccountBalance(NamedTuple):
     held: Decimal
 
 
-class StoredLedger(Ledger):
+class StoredLedger(AccountLedger):
     """A ledger that locks the accounts of one transaction and writes each changed one once."""
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[BalanceCommand]]) -> None:
+    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
         """Lock every account that the commands name, both legs of a settlement included.
 
         Only what a settlement credits is made if need be: to be named gives a stranger no account.

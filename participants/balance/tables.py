@@ -8,7 +8,7 @@ from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Tab
 
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
-from saga_kit.participant.barrier import holds_archive_table, holds_table
+from saga_kit.participant.holds import holds_archive_table, holds_table
 from saga_kit.participant.ledger_start import ledger_start_table
 
 SCHEMA: Final = "balances"

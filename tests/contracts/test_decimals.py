@@ -21,11 +21,14 @@ from contracts.decimals import (
     Quantity,
     add,
     ceil_to,
+    exact_text,
     floor_to,
     format_decimal,
     is_multiple,
     multiply,
+    negate,
     places,
+    plain_text,
     subtract,
 )
 from tests.contracts.strategies import THOROUGH, decimals
@@ -291,3 +294,17 @@ def test_is_multiple_is_that_of_fractions(value: Exact, step: Exact) -> None:
     """A value lies on a grid or not, whatever their magnitudes."""
     assert (Fraction(value) % Fraction(step) == 0) == is_multiple(value, step)
     assert is_multiple(multiply(value, step), step) or places(value) > 0
+
+
+def test_a_decimal_that_postgresql_would_round_is_refused() -> None:
+    """A 19th place, NaN and infinity never reach the database; what does is printed plainly."""
+    for bad in ("0.0000000000000000001", "NaN", "Infinity"):
+        with pytest.raises(ValueError, match=bad if bad != "0.0000000000000000001" else "E-19"):
+            exact_text(Decimal(bad))
+    assert exact_text(Decimal("1E+2")) == "100"
+
+
+def test_a_reason_shows_what_the_wire_cannot_carry() -> None:
+    """A product of many places, and a sum below zero, are printed in full: no exponent, no trailing zeros."""
+    assert plain_text(multiply(Decimal("1E-18"), Decimal("2E-18"))) == "0.000000000000000000000000000000000002"
+    assert plain_text(negate(Decimal("100.50"))) == "-100.5"

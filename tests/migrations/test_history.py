@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 import migrations
 from operations import archive
 from operations.cli.reach import connected as reached
-from saga_kit.participant.barrier import Holds
+from saga_kit.participant.holds import Holds
 from tests.migrations.support import catalog, connected, rights, views
 from tests.operations.audit import rows
 from tests.support.infrastructure import Infrastructure

@@ -27,7 +27,7 @@ from order_saga.worker import store
 from order_saga.worker.circuit_breaker import Silence
 from order_saga.worker.metrics import Metrics
 from order_saga.worker.process import Orders
-from saga_kit.participant.barrier import Holds
+from saga_kit.participant.holds import Holds
 from tests.operations.support import Desk
 from tests.order_saga.core.sample import approved, cancel, invalid, not_approved, park, requested, reserved, settled
 from tests.order_saga.core.test_fold import of

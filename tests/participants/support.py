@@ -17,13 +17,13 @@ from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.codec import Message, decode, outgoing
 from contracts.decimals import Money
 from contracts.envelope import read_envelope
-from participants.balance.adapter import BalanceAdapter
 from participants.balance.store import StoredLedger, deposit
 from participants.balance.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess, Handler, Received
 from saga_kit.messaging.dead_letters import DeadLetters
 from saga_kit.messaging.outbox import Outbox
-from saga_kit.participant.barrier import Participant
+from saga_kit.participant.balance import BalanceAdapter
+from saga_kit.participant.handler import ParticipantHandler
 from saga_kit.runtime.telemetry import Metrics
 from tests.migrations.support import connected
 from tests.saga_kit.support import FakePublisher, FakeRecord
@@ -127,7 +127,7 @@ class Balance(Desk):
     """An instance of the balance service."""
 
     def __init__(self, engine: AsyncEngine, ledger: Callable[[], StoredLedger] = StoredLedger) -> None:
-        super().__init__(engine, Participant(SCHEMA, BalanceAdapter(), ledger), SCHEMA)
+        super().__init__(engine, ParticipantHandler(SCHEMA, BalanceAdapter(), ledger), SCHEMA)
 
     async def deposit(self, user_id: str, **amounts: str) -> None:
         """Give a user something; once for each asset."""

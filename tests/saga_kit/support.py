@@ -17,7 +17,7 @@ from local_stack.broker import MockCluster
 from saga_kit.messaging.batch import BatchProcess, Effects, Intake, Received, Record
 from saga_kit.messaging.dead_letters import DeadLetters, dead_letters_table
 from saga_kit.messaging.outbox import Kept, Outbox, outbox_table
-from saga_kit.participant.barrier import holds_archive_table, holds_table
+from saga_kit.participant.holds import holds_archive_table, holds_table
 from saga_kit.participant.ledger_start import ledger_start_table
 from saga_kit.runtime.settings import KitSettings
 from saga_kit.runtime.telemetry import Metrics

@@ -444,8 +444,8 @@ MUTANTS: Final = (
         "tombstone skipped",
         "A refund of what was never reserved leaves a tombstone, so that a late reservation finds its end.",
         "saga_kit/participant/barrier.py",
-        "(Kind.REFUND, None): Action.BURY",
-        "(Kind.REFUND, None): Action.OPEN",
+        "(CommandKind.REFUND, None): HoldAction.BURY",
+        "(CommandKind.REFUND, None): HoldAction.OPEN",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_each_cell_is_the_protocols",
             "tests/participants/balance/test_barrier_orders.py::test_every_order_of_arrival_has_the_end_of_the_table",
@@ -454,7 +454,7 @@ MUTANTS: Final = (
     Mutant(
         "commands of before the ledger executed",
         "What was made before a ledger's first start is another ledger's: it moves nothing here.",
-        "saga_kit/participant/barrier.py",
+        "saga_kit/participant/handler.py",
         "return self._began_at is not None and self._is_earlier(made_at(received))",
         "return False",
         (
@@ -465,7 +465,7 @@ MUTANTS: Final = (
     Mutant(
         "another ledger's hold reserved again",
         "An unknown hold that was asked for before the ledger began is a conflict, not a new hold.",
-        "saga_kit/participant/barrier.py",
+        "saga_kit/participant/handler.py",
         "if command.hold_id not in holds and self._is_earlier(command.hold_asked_at):",
         "if command.hold_id not in holds and self._is_earlier(None):",
         (
@@ -487,16 +487,16 @@ MUTANTS: Final = (
         "late reservation re-opened",
         "A reservation that comes after the refund is refused.",
         "saga_kit/participant/barrier.py",
-        "(Kind.RESERVE, HoldState.REFUNDED): Action.DENY",
-        "(Kind.RESERVE, HoldState.REFUNDED): Action.CONFIRM",
+        "(CommandKind.RESERVE, HoldState.REFUNDED): HoldAction.DENY",
+        "(CommandKind.RESERVE, HoldState.REFUNDED): HoldAction.CONFIRM",
         ("tests/saga_kit/participant/test_barrier_table.py::test_each_cell_is_the_protocols",),
     ),
     Mutant(
         "reserve over a tombstone",
         "A reservation that meets its tombstone is refused.",
         "saga_kit/participant/barrier.py",
-        "(Kind.RESERVE, HoldState.TOMBSTONE): Action.DENY",
-        "(Kind.RESERVE, HoldState.TOMBSTONE): Action.OPEN",
+        "(CommandKind.RESERVE, HoldState.TOMBSTONE): HoldAction.DENY",
+        "(CommandKind.RESERVE, HoldState.TOMBSTONE): HoldAction.OPEN",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_each_cell_is_the_protocols",
             "tests/participants/balance/test_barrier_orders.py::test_every_order_of_arrival_has_the_end_of_the_table",
@@ -506,8 +506,8 @@ MUTANTS: Final = (
         "refund without dedupe",
         "A refund that comes again changes nothing.",
         "saga_kit/participant/barrier.py",
-        "(Kind.REFUND, HoldState.REFUNDED): Action.CONFIRM",
-        "(Kind.REFUND, HoldState.REFUNDED): Action.RELEASE",
+        "(CommandKind.REFUND, HoldState.REFUNDED): HoldAction.CONFIRM",
+        "(CommandKind.REFUND, HoldState.REFUNDED): HoldAction.RELEASE",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_each_cell_is_the_protocols",
             "tests/saga_kit/participant/test_barrier_table.py::test_no_sequence_moves_money_twice",
@@ -517,8 +517,8 @@ MUTANTS: Final = (
         "settle twice",
         "A settlement that comes again gives the same answer and moves nothing.",
         "saga_kit/participant/barrier.py",
-        "(Kind.SETTLE, HoldState.SETTLED): Action.CONFIRM",
-        "(Kind.SETTLE, HoldState.SETTLED): Action.CAPTURE",
+        "(CommandKind.SETTLE, HoldState.SETTLED): HoldAction.CONFIRM",
+        "(CommandKind.SETTLE, HoldState.SETTLED): HoldAction.CAPTURE",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_each_cell_is_the_protocols",
             "tests/saga_kit/participant/test_barrier_table.py::test_no_sequence_moves_money_twice",
@@ -528,8 +528,8 @@ MUTANTS: Final = (
         "settled hold refunded",
         "No hold is both settled and refunded.",
         "saga_kit/participant/barrier.py",
-        "(Kind.REFUND, HoldState.SETTLED): Action.DENY",
-        "(Kind.REFUND, HoldState.SETTLED): Action.RELEASE",
+        "(CommandKind.REFUND, HoldState.SETTLED): HoldAction.DENY",
+        "(CommandKind.REFUND, HoldState.SETTLED): HoldAction.RELEASE",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_each_cell_is_the_protocols",
             "tests/saga_kit/participant/test_barrier_table.py::test_no_sequence_moves_money_twice",
@@ -547,8 +547,8 @@ MUTANTS: Final = (
         "remainder not returned",
         "What is not captured returns to its owner.",
         "participants/balance/ledger.py",
-        "available=subtract(hold.amount, message.capture), held=_minus(hold.amount)",
-        "available=ZERO, held=_minus(hold.amount)",
+        "available=subtract(hold.amount, message.capture), held=negate(hold.amount)",
+        "available=ZERO, held=negate(hold.amount)",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_the_remainder_is_exact_at_36_digits",
             "tests/participants/balance/test_balance_money.py::test_any_script_ends_as_it_would_on_paper",
@@ -569,7 +569,7 @@ MUTANTS: Final = (
         "one side of the entry",
         "Every leg has its opposite: an entry sums to zero per asset.",
         "participants/balance/ledger.py",
-        "for key, gain in (((account, asset_id), amount), ((against, asset_id), _minus(amount))):",
+        "for key, gain in (((account, asset_id), amount), ((against, asset_id), negate(amount))):",
         "for key, gain in (((account, asset_id), amount),):",
         (
             "tests/participants/balance/test_balance_money.py::test_a_settlement_is_one_entry_with_both_sides_of_everything",

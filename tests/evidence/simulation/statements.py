@@ -21,7 +21,7 @@ from participants.balance import store as balances
 from saga_kit.messaging.batch import HURRY
 from saga_kit.messaging.locked_rows import LOCK_TIMEOUT_MS
 from saga_kit.messaging.outbox import Outbox, Relay
-from saga_kit.participant.barrier import Holds
+from saga_kit.participant.holds import Holds
 from tests.evidence.simulation.database import (
     CHECK_VIOLATION,
     UNIQUE_VIOLATION,

@@ -12,13 +12,14 @@ from uuid import UUID
 
 import pytest
 
+from contracts.vocabulary import HoldState
 from order_saga.core import advance
 from order_saga.worker import store
 from order_saga.worker.process import Orders
 from saga_kit.messaging.outbox import Outbox
 from saga_kit.messaging.poller import Poller
-from saga_kit.participant import barrier
-from saga_kit.participant.barrier import HoldState, Kind
+from saga_kit.participant import barrier, handler
+from saga_kit.participant.barrier import CommandKind
 from saga_kit.runtime.crash_points import CrashPoint
 from tests.evidence.simulation.run import Tally, add, quiet, run, run_many
 from tests.evidence.simulation.scenario import Fault, OrderPlan, Rates, Scenario, draw
@@ -91,10 +92,10 @@ def _forget_the_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
     real = barrier.apply
 
     def apply(command: Any, hold: Any, ledger: Any) -> Any:
-        buried = hold is not None and hold.state is HoldState.TOMBSTONE and command.kind is Kind.RESERVE
+        buried = hold is not None and hold.state is HoldState.TOMBSTONE and command.kind is CommandKind.RESERVE
         return real(command, None if buried else hold, ledger)
 
-    monkeypatch.setattr(barrier, "apply", apply)
+    monkeypatch.setattr(handler, "apply", apply)
 
 
 def _keep_no_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from order_saga.worker import store
 from order_saga.worker.process import Orders
 from participants.assets.service import AssetDesk
 from participants.balance.service import participant
-from saga_kit.participant.barrier import Holds
+from saga_kit.participant.holds import Holds
 from saga_kit.runtime.crash_points import watch
 from tests.evidence.simulation.broker import Broker, Group, Record
 from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerError, Transaction

@@ -14,7 +14,7 @@ from contracts.codec import Message
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState
 from participants.balance.store import StoredLedger, deposit
-from saga_kit.participant.barrier import Command
+from saga_kit.participant.barrier import HoldCommand
 from tests.participants.support import Balance, order, refund, reserve, settle, somebody_waits
 
 ROUNDS = 40
@@ -132,7 +132,7 @@ class SlowLedger(StoredLedger):
     locked: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[BalanceCommand]]) -> None:
+    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
         """Lock, tell, and wait."""
         await StoredLedger.lock(self, tx, commands)
         self.locked.set()

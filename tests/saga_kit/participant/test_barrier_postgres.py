@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.envelope import Envelope
 from saga_kit.messaging.batch import Received, Record
 from saga_kit.messaging.outbox import Kept
-from saga_kit.participant.barrier import Command, Hold, Kind, Participant, Refusal
+from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Refusal
+from saga_kit.participant.handler import ParticipantHandler
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.telemetry import Metrics
 from tests.saga_kit.support import FakePublisher, FakeRecord, Schema, message, process
@@ -32,7 +33,7 @@ class Accounts:
         self._schema = schema
         self._free: dict[str, Decimal] = {}
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
         """Lock the owners' rows."""
         rows = await tx.exec_driver_sql(
             f"SELECT owner, free FROM {self._schema}.accounts WHERE owner = ANY($1::text[]) ORDER BY owner FOR UPDATE",
@@ -40,18 +41,18 @@ class Accounts:
         )
         self._free = {row.owner: row.free for row in rows}
 
-    def reserve(self, command: Command[None]) -> Refusal | None:
+    def reserve(self, command: HoldCommand[None]) -> Refusal | None:
         """Take the amount."""
         if self._free.get(command.owner, Decimal(0)) < command.amount:
             return Refusal("POOR", "not enough")
         self._free[command.owner] -= command.amount
         return None
 
-    def refund(self, _: Command[None], hold: Hold) -> None:
+    def refund(self, _: HoldCommand[None], hold: Hold) -> None:
         """Give it back."""
         self._free[hold.owner] += hold.amount
 
-    def settle(self, command: Command[None], hold: Hold) -> Refusal | None:
+    def settle(self, command: HoldCommand[None], hold: Hold) -> Refusal | None:
         """Give the rest back."""
         self._free[hold.owner] += hold.amount - command.capture
         return None
@@ -70,24 +71,24 @@ class Adapter:
 
     topics = ("commands",)
 
-    def command(self, envelope: Envelope, record: Record) -> Command[None]:
+    def command(self, envelope: Envelope, record: Record) -> HoldCommand[None]:
         """Never asked here."""
         raise NotImplementedError
 
-    def reply(self, received: Received[Command[None]], hold: Hold, refusal: Refusal | None, _: datetime) -> Kept:
+    def reply(self, received: Received[HoldCommand[None]], hold: Hold, refusal: Refusal | None, _: datetime) -> Kept:
         """Tell everything."""
         text = [received.message.kind, hold.state, str(hold.captured), str(hold.refunded), refusal and refusal.code]
         return Kept(hold.hold_id, message(hold.hold_id, json.dumps(text)))
 
 
-def command(kind: Kind, hold_id: str = "h", owner: str = "alice") -> Received[Command[None]]:
+def command(kind: CommandKind, hold_id: str = "h", owner: str = "alice") -> Received[HoldCommand[None]]:
     """Make a command as it is received."""
-    return Received(Command(kind, hold_id, "saga", owner, "USD", AMOUNT, None, CAPTURE))
+    return Received(HoldCommand(kind, hold_id, "saga", owner, "USD", AMOUNT, None, CAPTURE))
 
 
-def participant(schema: Schema) -> Participant[None]:
+def participant(schema: Schema) -> ParticipantHandler[None]:
     """Make the handler."""
-    return Participant(schema.name, Adapter(), lambda: Accounts(schema.name))
+    return ParticipantHandler(schema.name, Adapter(), lambda: Accounts(schema.name))
 
 
 @pytest.fixture(autouse=True)
@@ -106,11 +107,11 @@ async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schem
     """Each sequence of up to four commands gives the same replies, hold and balance however it is cut into batches."""
     publisher = FakePublisher()
     batch = process(schema, participant(schema), publisher)
-    sequences = [sequence for length in range(1, 5) for sequence in product(Kind, repeat=length)]
+    sequences = [sequence for length in range(1, 5) for sequence in product(CommandKind, repeat=length)]
     runs = [(sequence, cut) for sequence in sequences for cut in cuts(len(sequence))]
     await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 100 FROM generate_series(0, 999) AS n")
     assert len(runs) < 1000
-    results: dict[tuple[Kind, ...], set[str]] = {}
+    results: dict[tuple[CommandKind, ...], set[str]] = {}
     # All runs of equal cuts go side by side, each with a hold and an owner of its own, through the same batches.
     for start in range(4):
         commands = []
@@ -139,8 +140,8 @@ async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(schem
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 10.5)")
     publisher = FakePublisher()
     batch = process(schema, participant(schema), publisher)
-    await batch.run([command(Kind.RESERVE)])
-    await batch.run([command(Kind.RESERVE), command(Kind.RESERVE, "other")])
+    await batch.run([command(CommandKind.RESERVE)])
+    await batch.run([command(CommandKind.RESERVE), command(CommandKind.RESERVE, "other")])
     answers = [json.loads(sent.value) for sent in publisher.published]
     assert [(kind, state, code) for kind, state, _, _, code in answers] == [
         ("RESERVE", "HELD", None),
@@ -154,7 +155,7 @@ async def test_many_holds_of_one_account_in_one_batch_are_all_counted(schema: Sc
     """Each row is written once with the sum of the batch, not with the last of several updates."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     batch = process(schema, participant(schema), FakePublisher())
-    await batch.run([command(Kind.RESERVE, f"h{n}") for n in range(12)])
+    await batch.run([command(CommandKind.RESERVE, f"h{n}") for n in range(12)])
     assert await schema.rows("SELECT trim_scale(free) FROM {s}.accounts") == [(Decimal("5.5"),)]
     assert await schema.rows("SELECT state, count(*) FROM {s}.holds GROUP BY 1 ORDER BY 1") == [
         ("HELD", 9),
@@ -165,7 +166,9 @@ async def test_many_holds_of_one_account_in_one_batch_are_all_counted(schema: Sc
 async def test_two_members_with_the_same_commands_neither_deadlock_nor_act_twice(schema: Schema) -> None:
     """Two processes that handle the same records at once, in opposite orders, end as one would."""
     await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 1000 FROM generate_series(0, 9) AS n")
-    commands = [command(kind, f"h{n}", f"o{n % 10}") for n in range(60) for kind in (Kind.RESERVE, Kind.SETTLE)]
+    commands = [
+        command(kind, f"h{n}", f"o{n % 10}") for n in range(60) for kind in (CommandKind.RESERVE, CommandKind.SETTLE)
+    ]
     batches = [process(schema, participant(schema), FakePublisher()) for _ in range(4)]
     async with asyncio.TaskGroup() as group:
         for number, batch in enumerate(batches):
@@ -185,7 +188,7 @@ async def test_the_same_new_hold_by_two_members_under_other_owners_is_made_once(
     async with asyncio.TaskGroup() as group:
         for number, publisher in enumerate(publishers):
             batch = process(schema, participant(schema), publisher)
-            group.create_task(batch.run([command(Kind.RESERVE, "same", f"o{number}")]))
+            group.create_task(batch.run([command(CommandKind.RESERVE, "same", f"o{number}")]))
     codes = sorted(str(json.loads(publisher.published[0].value)[4]) for publisher in publishers)
     assert codes == ["HOLD_CONFLICT"] * 7 + ["None"]
     assert await schema.rows("SELECT count(*) FROM {s}.holds") == [(1,)]
@@ -199,19 +202,19 @@ class Notes:
         self._schema = schema
         self._effects: list[tuple[str, str]] = []
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
         """Lock nothing."""
 
-    def reserve(self, command: Command[None]) -> Refusal | None:
+    def reserve(self, command: HoldCommand[None]) -> Refusal | None:
         """Note it."""
         self._effects.append((command.hold_id, "reserve"))
         return None
 
-    def refund(self, _: Command[None], hold: Hold) -> None:
+    def refund(self, _: HoldCommand[None], hold: Hold) -> None:
         """Note it."""
         self._effects.append((hold.hold_id, "end"))
 
-    def settle(self, _: Command[None], hold: Hold) -> Refusal | None:
+    def settle(self, _: HoldCommand[None], hold: Hold) -> Refusal | None:
         """Note it."""
         self._effects.append((hold.hold_id, "end"))
         return None
@@ -225,14 +228,14 @@ class Notes:
 async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
     """A ledger that locks nothing is safe: of a refund and a settlement at once, one has its effect."""
     members = [
-        process(schema, Participant(schema.name, Adapter(), lambda: Notes(schema.name)), FakePublisher())
+        process(schema, ParticipantHandler(schema.name, Adapter(), lambda: Notes(schema.name)), FakePublisher())
         for _ in range(6)
     ]
     holds = [f"h{n}" for n in range(20)]
-    await members[0].run([command(Kind.RESERVE, hold) for hold in holds])
+    await members[0].run([command(CommandKind.RESERVE, hold) for hold in holds])
     async with asyncio.TaskGroup() as group:
         for number, member in enumerate(members):
-            kind = Kind.REFUND if number % 2 else Kind.SETTLE
+            kind = CommandKind.REFUND if number % 2 else CommandKind.SETTLE
             group.create_task(member.run([command(kind, hold) for hold in holds[number:] + holds[:number]]))
     effects = [key for (key,) in await schema.rows("SELECT key FROM {s}.done")]
     assert sorted(effects) == sorted(f"{hold}:{effect}" for hold in holds for effect in ("reserve", "end"))
@@ -276,7 +279,7 @@ async def began(schema: Schema) -> datetime:
     return began_at
 
 
-async def started(schema: Schema) -> Participant[None]:
+async def started(schema: Schema) -> ParticipantHandler[None]:
     """Start the service."""
     one = participant(schema)
     async with schema.engine.begin() as tx:
@@ -284,22 +287,22 @@ async def started(schema: Schema) -> Participant[None]:
     return one
 
 
-def made(one: Received[Command[None]], *, appended: datetime, sent: datetime) -> Received[Command[None]]:
+def made(one: Received[HoldCommand[None]], *, appended: datetime, sent: datetime) -> Received[HoldCommand[None]]:
     """Let a command have been made then: by the broker's clock and by its sender's."""
     record = FakeRecord(timestamp=int(appended.timestamp() * 1000))
     return Received(one.message, Envelope("id", "Any", "/any", sent), record)
 
 
-def asked(kind: Kind, at: datetime | None) -> Received[Command[None]]:
+def asked(kind: CommandKind, at: datetime | None) -> Received[HoldCommand[None]]:
     """Make a command on a hold that was asked for then."""
     one = command(kind).message
     return Received(msgspec.structs.replace(one, hold_asked_at=at))
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", CommandKind)
 @pytest.mark.parametrize(("appended", "sent"), [(-DAY, -DAY), (DAY, -DAY), (-DAY, DAY)])
 async def test_what_was_made_before_the_first_start_moves_nothing(
-    schema: Schema, kind: Kind, appended: timedelta, sent: timedelta
+    schema: Schema, kind: CommandKind, appended: timedelta, sent: timedelta
 ) -> None:
     """By whichever clock it is older, so that a replayed one is, too: no hold, no answer, no money moved."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
@@ -315,8 +318,10 @@ async def test_what_was_made_before_the_first_start_moves_nothing(
     assert 1 == metrics.registry.get_sample_value("messages_dropped_total", {"why": "before_start"})
 
 
-@pytest.mark.parametrize("kind", Kind)
-async def test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict(schema: Schema, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", CommandKind)
+async def test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict(
+    schema: Schema, kind: CommandKind
+) -> None:
     """Asked anew after the start, on a hold asked for before it: nothing is stored, and asking again gives the same."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher, handler = FakePublisher(), await started(schema)
@@ -338,9 +343,11 @@ async def test_a_hold_that_was_taken_over_is_settled_here(schema: Schema) -> Non
         " VALUES ('h', 'saga', 'alice', 'USD', 10.5, 0, 0, 'HELD')"
     )
 
-    await process(schema, handler, publisher).run([asked(Kind.SETTLE, await began(schema) - DAY)])
+    await process(schema, handler, publisher).run([asked(CommandKind.SETTLE, await began(schema) - DAY)])
 
-    assert [[Kind.SETTLE, "SETTLED", "7.25", "3.25", None]] == [json.loads(one.value) for one in publisher.published]
+    assert [[CommandKind.SETTLE, "SETTLED", "7.25", "3.25", None]] == [
+        json.loads(one.value) for one in publisher.published
+    ]
 
 
 @pytest.mark.parametrize("after", [timedelta(0), DAY, NEVER_TOLD])
@@ -350,9 +357,9 @@ async def test_what_is_asked_since_the_start_is_executed(schema: Schema, after: 
     publisher, handler = FakePublisher(), await started(schema)
     at = None if after is None else await began(schema) + after
 
-    await process(schema, handler, publisher).run([asked(Kind.RESERVE, at)])
+    await process(schema, handler, publisher).run([asked(CommandKind.RESERVE, at)])
 
-    assert [[Kind.RESERVE, "HELD", "0", "0", None]] == [json.loads(one.value) for one in publisher.published]
+    assert [[CommandKind.RESERVE, "HELD", "0", "0", None]] == [json.loads(one.value) for one in publisher.published]
 
 
 async def test_the_first_start_is_written_once(schema: Schema) -> None:
@@ -370,9 +377,11 @@ async def test_a_service_of_before_this_table_refuses_nothing(schema: Schema) ->
     await schema.execute("DROP TABLE {s}.ledger_start")
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher = FakePublisher()
-    await process(schema, participant(schema), publisher).run([command(Kind.RESERVE, "before")])
+    await process(schema, participant(schema), publisher).run([command(CommandKind.RESERVE, "before")])
 
-    await process(schema, await started(schema), publisher).run([asked(Kind.RESERVE, datetime(2000, 1, 1, tzinfo=UTC))])
+    await process(schema, await started(schema), publisher).run(
+        [asked(CommandKind.RESERVE, datetime(2000, 1, 1, tzinfo=UTC))]
+    )
 
     assert ["HELD", "HELD"] == [json.loads(one.value)[1] for one in publisher.published]
 

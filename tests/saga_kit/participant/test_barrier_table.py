@@ -10,19 +10,18 @@ from itertools import product
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.vocabulary import HoldState
 from saga_kit.participant.barrier import (
     ACTIONS,
     CLOSED,
     EXCEEDS_HOLD,
     HOLD_CONFLICT,
     NOT_HELD,
-    Command,
+    CommandKind,
     Hold,
-    HoldState,
-    Kind,
+    HoldCommand,
     Refusal,
     apply,
-    exact_text,
     may_be_elsewhere,
 )
 
@@ -42,13 +41,13 @@ class Purse:
     settles: bool = True
     effects: list[str] = field(default_factory=list)
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[Command[None]]) -> None:
+    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
         """Nothing to lock."""
 
     async def save(self, tx: AsyncConnection) -> None:
         """Nothing to save."""
 
-    def reserve(self, command: Command[None]) -> Refusal | None:
+    def reserve(self, command: HoldCommand[None]) -> Refusal | None:
         """Move free to held."""
         if command.amount > self.free:
             return POOR
@@ -56,12 +55,12 @@ class Purse:
         self.free, self.held = self.free - command.amount, self.held + command.amount
         return None
 
-    def refund(self, _: Command[None], hold: Hold) -> None:
+    def refund(self, _: HoldCommand[None], hold: Hold) -> None:
         """Move held to free."""
         self.effects.append("refund")
         self.free, self.held = self.free + hold.amount, self.held - hold.amount
 
-    def settle(self, command: Command[None], hold: Hold) -> Refusal | None:
+    def settle(self, command: HoldCommand[None], hold: Hold) -> Refusal | None:
         """Spend what is captured."""
         if not self.settles:
             return LATE
@@ -71,10 +70,10 @@ class Purse:
         return None
 
 
-def command(kind: Kind, **changes: object) -> Command[None]:
+def command(kind: CommandKind, **changes: object) -> HoldCommand[None]:
     """Make a command."""
     fields = {"hold_id": "h", "saga_id": "s", "owner": "alice", "unit": "USD", "amount": AMOUNT, "capture": CAPTURE}
-    return Command(kind=kind, message=None, **{**fields, **changes})  # type: ignore[arg-type]  # the tests' shorthand
+    return HoldCommand(kind=kind, message=None, **{**fields, **changes})  # type: ignore[arg-type]  # the tests' shorthand
 
 
 def hold_in(state: HoldState | None) -> Hold | None:
@@ -91,34 +90,34 @@ def hold_in(state: HoldState | None) -> Hold | None:
 
 def test_the_table_is_total() -> None:
     """Every command has an action in every state, and there is nothing else in the table."""
-    assert set(ACTIONS) == set(product(Kind, STATES))
+    assert set(ACTIONS) == set(product(CommandKind, STATES))
 
 
 # What the protocol's table says: the state afterwards, the refusal's code or None, and the ledger's effects.
-EXPECTED: dict[tuple[Kind, HoldState | None], tuple[HoldState, str | None, list[str]]] = {
-    (Kind.RESERVE, None): (HoldState.HELD, None, ["reserve"]),
-    (Kind.RESERVE, HoldState.HELD): (HoldState.HELD, None, []),
-    (Kind.RESERVE, HoldState.REFUSED): (HoldState.REFUSED, "POOR", []),
-    (Kind.RESERVE, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, CLOSED, []),
-    (Kind.RESERVE, HoldState.REFUNDED): (HoldState.REFUNDED, CLOSED, []),
-    (Kind.RESERVE, HoldState.SETTLED): (HoldState.SETTLED, None, []),
-    (Kind.REFUND, None): (HoldState.TOMBSTONE, None, []),
-    (Kind.REFUND, HoldState.HELD): (HoldState.REFUNDED, None, ["refund"]),
-    (Kind.REFUND, HoldState.REFUSED): (HoldState.REFUSED, None, []),
-    (Kind.REFUND, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, None, []),
-    (Kind.REFUND, HoldState.REFUNDED): (HoldState.REFUNDED, None, []),
-    (Kind.REFUND, HoldState.SETTLED): (HoldState.SETTLED, CLOSED, []),
-    (Kind.SETTLE, None): (HoldState.TOMBSTONE, NOT_HELD, []),
-    (Kind.SETTLE, HoldState.HELD): (HoldState.SETTLED, None, ["settle"]),
-    (Kind.SETTLE, HoldState.REFUSED): (HoldState.REFUSED, NOT_HELD, []),
-    (Kind.SETTLE, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, NOT_HELD, []),
-    (Kind.SETTLE, HoldState.REFUNDED): (HoldState.REFUNDED, NOT_HELD, []),
-    (Kind.SETTLE, HoldState.SETTLED): (HoldState.SETTLED, None, []),
+EXPECTED: dict[tuple[CommandKind, HoldState | None], tuple[HoldState, str | None, list[str]]] = {
+    (CommandKind.RESERVE, None): (HoldState.HELD, None, ["reserve"]),
+    (CommandKind.RESERVE, HoldState.HELD): (HoldState.HELD, None, []),
+    (CommandKind.RESERVE, HoldState.REFUSED): (HoldState.REFUSED, "POOR", []),
+    (CommandKind.RESERVE, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, CLOSED, []),
+    (CommandKind.RESERVE, HoldState.REFUNDED): (HoldState.REFUNDED, CLOSED, []),
+    (CommandKind.RESERVE, HoldState.SETTLED): (HoldState.SETTLED, None, []),
+    (CommandKind.REFUND, None): (HoldState.TOMBSTONE, None, []),
+    (CommandKind.REFUND, HoldState.HELD): (HoldState.REFUNDED, None, ["refund"]),
+    (CommandKind.REFUND, HoldState.REFUSED): (HoldState.REFUSED, None, []),
+    (CommandKind.REFUND, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, None, []),
+    (CommandKind.REFUND, HoldState.REFUNDED): (HoldState.REFUNDED, None, []),
+    (CommandKind.REFUND, HoldState.SETTLED): (HoldState.SETTLED, CLOSED, []),
+    (CommandKind.SETTLE, None): (HoldState.TOMBSTONE, NOT_HELD, []),
+    (CommandKind.SETTLE, HoldState.HELD): (HoldState.SETTLED, None, ["settle"]),
+    (CommandKind.SETTLE, HoldState.REFUSED): (HoldState.REFUSED, NOT_HELD, []),
+    (CommandKind.SETTLE, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, NOT_HELD, []),
+    (CommandKind.SETTLE, HoldState.REFUNDED): (HoldState.REFUNDED, NOT_HELD, []),
+    (CommandKind.SETTLE, HoldState.SETTLED): (HoldState.SETTLED, None, []),
 }
 
 
-@pytest.mark.parametrize(("kind", "state"), tuple(product(Kind, STATES)))
-def test_each_cell_is_the_protocols(kind: Kind, state: HoldState | None) -> None:
+@pytest.mark.parametrize(("kind", "state"), tuple(product(CommandKind, STATES)))
+def test_each_cell_is_the_protocols(kind: CommandKind, state: HoldState | None) -> None:
     """State, answer and effect of every cell are those of the protocol; what changes nothing returns the same hold."""
     purse = Purse(free=Decimal(100), held=Decimal(10))
     before = hold_in(state)
@@ -132,9 +131,11 @@ def test_each_cell_is_the_protocols(kind: Kind, state: HoldState | None) -> None
         assert hold is before
 
 
-@pytest.mark.parametrize(("kind", "state"), tuple(product(Kind, HoldState)))
+@pytest.mark.parametrize(("kind", "state"), tuple(product(CommandKind, HoldState)))
 @pytest.mark.parametrize("change", [{"amount": Decimal(9)}, {"unit": "EUR"}, {"owner": "bob"}])
-def test_other_terms_under_a_known_id_change_nothing(kind: Kind, state: HoldState, change: dict[str, object]) -> None:
+def test_other_terms_under_a_known_id_change_nothing(
+    kind: CommandKind, state: HoldState, change: dict[str, object]
+) -> None:
     """Another amount, unit or owner is refused as HOLD_CONFLICT in every state, and the hold stays as it is."""
     purse, before = Purse(), hold_in(state)
     hold, refusal = apply(command(kind, **change), before, purse)
@@ -146,11 +147,11 @@ def test_other_terms_under_a_known_id_change_nothing(kind: Kind, state: HoldStat
 
 def test_equal_decimals_are_no_conflict() -> None:
     """10 and 10.00 are the same amount."""
-    _, refusal = apply(command(Kind.RESERVE, amount=Decimal("10.00")), hold_in(HoldState.HELD), Purse())
+    _, refusal = apply(command(CommandKind.RESERVE, amount=Decimal("10.00")), hold_in(HoldState.HELD), Purse())
     assert refusal is None
 
 
-SEQUENCES = [sequence for length in range(1, 5) for sequence in product(Kind, repeat=length)]
+SEQUENCES = [sequence for length in range(1, 5) for sequence in product(CommandKind, repeat=length)]
 
 
 @pytest.mark.parametrize("free", [Decimal(10), Decimal(9)])
@@ -164,7 +165,7 @@ def test_no_sequence_moves_money_twice(*, free: Decimal, settles: bool) -> None:
     for sequence in SEQUENCES:
         purse = Purse(free=free, settles=settles)
         hold: Hold | None = None
-        answers: dict[tuple[Kind, HoldState], object] = {}
+        answers: dict[tuple[CommandKind, HoldState], object] = {}
         for kind in sequence:
             before = hold
             hold, refusal = apply(command(kind), hold, purse)
@@ -181,12 +182,12 @@ def test_no_sequence_moves_money_twice(*, free: Decimal, settles: bool) -> None:
 def test_a_refused_settlement_refunds_and_says_so_again() -> None:
     """A definite no refunds in the same step; asked again it repeats its reason; a refund then confirms the amount."""
     purse = Purse(settles=False)
-    hold, _ = apply(command(Kind.RESERVE), None, purse)
-    hold, refusal = apply(command(Kind.SETTLE), hold, purse)
+    hold, _ = apply(command(CommandKind.RESERVE), None, purse)
+    hold, refusal = apply(command(CommandKind.SETTLE), hold, purse)
     assert (hold.state, hold.refunded, refusal) == (HoldState.REFUNDED, AMOUNT, LATE)
-    assert apply(command(Kind.SETTLE), hold, purse) == (hold, LATE)
-    assert apply(command(Kind.REFUND), hold, purse) == (hold, None)
-    _, again = apply(command(Kind.RESERVE), hold, purse)
+    assert apply(command(CommandKind.SETTLE), hold, purse) == (hold, LATE)
+    assert apply(command(CommandKind.REFUND), hold, purse) == (hold, None)
+    _, again = apply(command(CommandKind.RESERVE), hold, purse)
     assert again is not None
     assert again.code == CLOSED
     assert purse.effects == ["reserve", "refund"]
@@ -196,8 +197,8 @@ def test_a_refused_settlement_refunds_and_says_so_again() -> None:
 def test_settlement_never_exceeds_the_hold(capture: Decimal) -> None:
     """To capture more than is held is definitely refused: the ledger is not asked, the hold is refunded."""
     purse = Purse()
-    hold, _ = apply(command(Kind.RESERVE), None, purse)
-    hold, refusal = apply(command(Kind.SETTLE, capture=capture), hold, purse)
+    hold, _ = apply(command(CommandKind.RESERVE), None, purse)
+    hold, refusal = apply(command(CommandKind.SETTLE, capture=capture), hold, purse)
     assert hold.state is HoldState.REFUNDED
     assert refusal is not None
     assert refusal.code == EXCEEDS_HOLD
@@ -207,21 +208,13 @@ def test_settlement_never_exceeds_the_hold(capture: Decimal) -> None:
 def test_the_remainder_is_exact_at_36_digits() -> None:
     """What returns is computed in a context of our own: the default one would cut it at 28 digits."""
     amount, capture = Decimal("999999999999999999.000000000000000001"), Decimal("0.000000000000000002")
-    hold, _ = apply(command(Kind.RESERVE, amount=amount), None, Purse(free=amount))
-    hold, _ = apply(command(Kind.SETTLE, amount=amount, capture=capture), hold, Purse())
+    hold, _ = apply(command(CommandKind.RESERVE, amount=amount), None, Purse(free=amount))
+    hold, _ = apply(command(CommandKind.SETTLE, amount=amount, capture=capture), hold, Purse())
     assert str(hold.refunded) == "999999999999999998.999999999999999999"
 
 
-def test_a_decimal_that_postgresql_would_round_is_refused() -> None:
-    """A 19th place, NaN and infinity never reach the database; what does is printed plainly."""
-    for bad in ("0.0000000000000000001", "NaN", "Infinity"):
-        with pytest.raises(ValueError, match=bad if bad != "0.0000000000000000001" else "E-19"):
-            exact_text(Decimal(bad))
-    assert exact_text(Decimal("1E+2")) == "100"
-
-
-@pytest.mark.parametrize("kind", Kind)
-def test_an_unknown_hold_of_before_the_ledger_is_neither_made_nor_proven_to_be_none(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", CommandKind)
+def test_an_unknown_hold_of_before_the_ledger_is_neither_made_nor_proven_to_be_none(kind: CommandKind) -> None:
     """The ledger before may hold it: the answer is a conflict with a hold that counts as held, and nothing else."""
     hold, refusal = may_be_elsewhere(command(kind))
     assert (HoldState.HELD, HOLD_CONFLICT) == (hold.state, refusal.code)

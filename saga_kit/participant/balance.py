@@ -22,20 +22,23 @@ from contracts.balance import (
     SettlementRefused,
 )
 from contracts.codec import decode, outgoing
-from contracts.decimals import Money
+from contracts.decimals import ZERO, Money
 from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import BALANCE_COMMANDS
-from contracts.vocabulary import HoldState, id_text
-from participants.balance.ledger import ZERO
+from contracts.vocabulary import id_text
 from saga_kit.messaging.batch import Received, Record
 from saga_kit.messaging.outbox import Kept
-from saga_kit.participant.barrier import Command, Hold, Kind, Refusal
+from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Refusal
 
-_KINDS: Final = {ReserveBalance: Kind.RESERVE, SettleBalance: Kind.SETTLE, RefundBalance: Kind.REFUND}
-_REFUSALS: Final[dict[Kind, type[RefusalReply]]] = {
-    Kind.RESERVE: BalanceRefused,
-    Kind.SETTLE: SettlementRefused,
-    Kind.REFUND: RefundRefused,
+_KINDS: Final = {
+    ReserveBalance: CommandKind.RESERVE,
+    SettleBalance: CommandKind.SETTLE,
+    RefundBalance: CommandKind.REFUND,
+}
+_REFUSALS: Final[dict[CommandKind, type[RefusalReply]]] = {
+    CommandKind.RESERVE: BalanceRefused,
+    CommandKind.SETTLE: SettlementRefused,
+    CommandKind.REFUND: RefundRefused,
 }
 
 
@@ -47,14 +50,14 @@ class BalanceAdapter:
     def __init__(self, source: str = "/balance") -> None:
         self._source = source
 
-    def command(self, envelope: Envelope, record: Record) -> Command[BalanceCommand]:
+    def command(self, envelope: Envelope, record: Record) -> HoldCommand[BalanceCommand]:
         """Read a command; raises `UnreadableMessage` for anything else."""
         message = decode(envelope.type, record.value)
         if not isinstance(message, BalanceCommand):
             raise UnreadableMessage(f"{envelope.type} is not a command for the balance service")
         if isinstance(message, ReserveBalance) and not message.amount:
             raise UnreadableMessage("ReserveBalance: amount must be more than 0")
-        return Command(
+        return HoldCommand(
             kind=_KINDS[type(message)],
             hold_id=message.hold_id,
             saga_id=id_text(message.order_id),
@@ -67,7 +70,7 @@ class BalanceAdapter:
         )
 
     def reply(
-        self, received: Received[Command[BalanceCommand]], hold: Hold, refusal: Refusal | None, at: datetime
+        self, received: Received[HoldCommand[BalanceCommand]], hold: Hold, refusal: Refusal | None, at: datetime
     ) -> Kept:
         """Say what came of a command; a redelivered one gets a reply with the same id."""
         command = received.message
@@ -82,14 +85,14 @@ class BalanceAdapter:
         return Kept(reply.command_id, message)
 
 
-def answer(command: Command[BalanceCommand], hold: Hold, refusal: Refusal | None) -> BalanceReply:
+def answer(command: HoldCommand[BalanceCommand], hold: Hold, refusal: Refusal | None) -> BalanceReply:
     """Choose the reply: `hold` is as the command left it, and `refusal` is why it was refused, if it was."""
     asked = command.message
-    head = (asked.command_id, asked.order_id, asked.hold_id, HoldState(hold.state))
+    head = (asked.command_id, asked.order_id, asked.hold_id, hold.state)
     if refusal is not None:
         return _REFUSALS[command.kind](*head, BalanceRefusal(refusal.code), refusal.reason)
-    if command.kind is Kind.RESERVE:
+    if command.kind is CommandKind.RESERVE:
         return BalanceReserved(*head, Money(hold.amount), hold.owner, hold.unit)
-    if command.kind is Kind.SETTLE:
+    if command.kind is CommandKind.SETTLE:
         return BalanceSettled(*head, Money(hold.captured), Money(hold.refunded), hold.owner, hold.unit)
     return BalanceRefunded(*head, Money(hold.refunded), hold.owner, hold.unit)

@@ -1,0 +1,104 @@
+"""The batch handler of a participant: it locks what a batch names, lets the barrier judge it, and stores the result.
+
+Rows are locked in one order everywhere: the ledger's, then the holds by id. A batch is folded in memory in message
+order, and each row is written once. What was asked before the ledger began (see `ledger_start`) is never executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final, Generic, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.envelope import Envelope
+from saga_kit.messaging.batch import Effects, Received, Record
+from saga_kit.messaging.outbox import Kept
+from saga_kit.participant.barrier import Hold, HoldCommand, Ledger, Refusal, apply, may_be_elsewhere
+from saga_kit.participant.holds import Holds
+from saga_kit.participant.ledger_start import LedgerStart, made_at
+
+C = TypeVar("C")
+
+BEFORE_START: Final = "before_start"
+"""Why a command is dropped: it was made before the ledger began."""
+
+
+class Adapter(Protocol[C]):
+    """Between the wire and the barrier."""
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics that commands come by, without the system's prefix."""
+
+    def command(self, envelope: Envelope, record: Record) -> HoldCommand[C]:
+        """Read one record; raises `UnreadableMessage`."""
+
+    def reply(self, received: Received[HoldCommand[C]], hold: Hold, refusal: Refusal | None, at: datetime) -> Kept:
+        """Say what came of a command, and when; its kind and whether it was refused tell which reply.
+
+        `hold` is as the command left it.
+        """
+
+
+class ParticipantHandler(Generic[C]):
+    """A batch handler that answers commands on holds. `ledger` makes a new one for each try."""
+
+    def __init__(self, schema: str, adapter: Adapter[C], ledger: Callable[[], Ledger[C]]) -> None:
+        self._adapter = adapter
+        self._ledger = ledger
+        self._holds = Holds(schema)
+        self._start = LedgerStart(schema)
+        self._began_at: datetime | None = None
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The adapter's."""
+        return self._adapter.topics
+
+    def decode(self, envelope: Envelope, record: Record) -> HoldCommand[C]:
+        """Read one command."""
+        return self._adapter.command(envelope, record)
+
+    async def prepare(self, tx: AsyncConnection) -> None:
+        """Read since when the ledger answers, before the first batch. Raises `CannotStart` when it must not."""
+        self._began_at = await self._start.read(tx)
+
+    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[HoldCommand[C]]]) -> Effects:
+        """Fold the batch in message order; every reply goes through the outbox.
+
+        What was made before the ledger began is dropped without an answer: nobody waits for it, since an open question
+        is asked again.
+        """
+        everything, messages = messages, [received for received in messages if not self._is_older(received)]
+        dropped = {BEFORE_START: len(everything) - len(messages)} if len(everything) > len(messages) else {}
+        if not messages:
+            return Effects(dropped=dropped)
+        commands, at = [received.message for received in messages], datetime.now(UTC)
+        ledger = self._ledger()
+        await ledger.lock(tx, commands)
+        known = await self._holds.lock(tx, {command.hold_id for command in commands})
+        holds = dict(known)
+        replies = []
+        for received in messages:
+            command = received.message
+            if command.hold_id not in holds and self._is_earlier(command.hold_asked_at):
+                replies.append(self._adapter.reply(received, *may_be_elsewhere(command), at))
+                continue
+            hold, refusal = apply(command, holds.get(command.hold_id), ledger)
+            holds[command.hold_id] = hold
+            replies.append(self._adapter.reply(received, hold, refusal, at))
+        await self._holds.save(tx, known, holds)
+        await ledger.save(tx)
+        return Effects(kept=replies, dropped=dropped)
+
+    def _is_older(self, received: Received[HoldCommand[C]]) -> bool:
+        return self._began_at is not None and self._is_earlier(made_at(received))
+
+    def _is_earlier(self, at: datetime | None) -> bool:
+        return self._began_at is not None and at is not None and at < self._began_at
+
+    async def park(self, tx: AsyncConnection, message: Received[HoldCommand[C]], reason: str) -> bool:  # noqa: ARG002
+        """Park nothing: a participant has no saga, so a command that can't be handled becomes a dead letter."""
+        return False

@@ -1,0 +1,161 @@
+"""The holds of one schema: its two tables, and the only SQL on them.
+
+Holds are locked in the order of their ids. A hold that ended long ago may be archived; it still answers as it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, func
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.decimals import PLACES_MAX, exact_text
+from contracts.vocabulary import HoldState
+from saga_kit.participant.barrier import Hold
+from saga_kit.runtime.errors import Contention
+
+ENDED: Final = (HoldState.SETTLED, HoldState.REFUNDED, HoldState.REFUSED, HoldState.TOMBSTONE)
+"""States that have no exit: no command moves anything any more."""
+
+
+def holds_table(metadata: MetaData, schema: str) -> Table:
+    """Describe `<schema>.holds`. The CHECKs are the net under `apply`; `Holds.archive` takes out what is old."""
+    return Table(
+        "holds",
+        metadata,
+        *_columns_of_holds(),
+        CheckConstraint(f"state IN ({_quoted(HoldState)})", name="holds_state"),
+        CheckConstraint("amount >= 0 AND captured >= 0 AND refunded >= 0", name="holds_not_negative"),
+        CheckConstraint("captured + refunded <= amount", name="holds_within_amount"),
+        CheckConstraint("amount > 0 OR state IN ('REFUSED', 'TOMBSTONE')", name="holds_something"),
+        CheckConstraint(
+            "CASE state WHEN 'SETTLED' THEN captured + refunded = amount"
+            " WHEN 'REFUNDED' THEN captured = 0 AND refunded = amount ELSE captured = 0 AND refunded = 0 END",
+            name="holds_end_once",
+        ),
+        CheckConstraint("state <> 'REFUSED' OR reason_code IS NOT NULL", name="holds_refused_why"),
+        schema=schema,
+        postgresql_with={"fillfactor": 80},  # a hold is updated once, on the same page
+    )
+
+
+def holds_archive_table(metadata: MetaData, schema: str) -> Table:
+    """Describe `<schema>.holds_archive`: holds that ended long ago, for good. A service needs it beside its holds."""
+    return Table(
+        "holds_archive",
+        metadata,
+        *_columns_of_holds(),
+        CheckConstraint(f"state IN ({_quoted(ENDED)})", name="holds_archive_ended"),
+        schema=schema,
+    )
+
+
+def _columns_of_holds() -> list[Column[Any]]:
+    amount = Numeric(38, PLACES_MAX)
+    return [
+        Column("hold_id", Text, primary_key=True),
+        Column("saga_id", Text, nullable=False),
+        Column("owner", Text, nullable=False),
+        Column("unit", Text, nullable=False),
+        Column("amount", amount, nullable=False),
+        Column("captured", amount, nullable=False),
+        Column("refunded", amount, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("reason_code", Text),
+        Column("reason", Text),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    ]
+
+
+def _quoted(states: Iterable[HoldState]) -> str:
+    return ", ".join(repr(state.value) for state in states)
+
+
+class Holds:
+    """The holds of one schema: those at hand, and those that ended long ago, which answer as they ended."""
+
+    def __init__(self, schema: str) -> None:
+        columns = "hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code, reason"
+        rows = """unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]::numeric[], $6::text[]::numeric[],
+            $7::text[]::numeric[], $8::text[], $9::text[], $10::text[])"""
+        read = """hold_id, saga_id, owner, unit, trim_scale(amount) AS amount, state, trim_scale(captured) AS captured,
+            trim_scale(refunded) AS refunded, reason_code, reason"""
+        # Whoever waits for a lock until a hold has been archived finds it in neither table: the insert looks again.
+        self._lock_sql = f"""
+            WITH live AS (
+                SELECT {read} FROM {schema}.holds WHERE hold_id = ANY($1::text[]) ORDER BY hold_id FOR UPDATE)
+            SELECT * FROM live UNION ALL
+            SELECT {read} FROM {schema}.holds_archive
+            WHERE hold_id = ANY(ARRAY(SELECT unnest($1::text[]) EXCEPT SELECT hold_id FROM live))"""  # noqa: S608 - our own name
+        self._insert_sql = f"""
+            INSERT INTO {schema}.holds ({columns}) SELECT * FROM {rows} AS new ({columns})
+            WHERE hold_id <> ALL(ARRAY(SELECT hold_id FROM {schema}.holds_archive WHERE hold_id = ANY($1::text[])))
+            ON CONFLICT (hold_id) DO NOTHING"""  # noqa: S608
+        self._update_sql = f"""
+            UPDATE {schema}.holds AS hold
+            SET state = new.state, captured = new.captured, refunded = new.refunded, reason_code = new.reason_code,
+                reason = new.reason, updated_at = clock_timestamp()
+            FROM {rows} AS new ({columns}) WHERE hold.hold_id = new.hold_id"""  # noqa: S608 - our own name
+        every = f"{columns}, created_at, updated_at"
+        old = f"""
+            FROM {schema}.holds WHERE state IN ({_quoted(ENDED)})
+                AND updated_at < clock_timestamp() - make_interval(secs => $1)"""
+        self._count_sql = f"SELECT count(*) {old}"
+        self._archive_sql = f"""
+            WITH old AS (
+                SELECT hold_id {old} AND ctid >= $2::text::tid AND ctid < $3::text::tid
+                ORDER BY hold_id LIMIT $4 FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM {schema}.holds WHERE hold_id = ANY(ARRAY(SELECT hold_id FROM old)) RETURNING {every})
+            INSERT INTO {schema}.holds_archive ({every}) SELECT {every} FROM gone"""  # noqa: S608 - our own name
+
+    async def archive(self, tx: AsyncConnection, pages: tuple[str, str], older_than_s: float, most: int) -> int:
+        """Move holds that ended so long ago out of the way, of these pages of the table; return how many.
+
+        `pages` is a range of PostgreSQL's row addresses, its end not included. Holds that somebody works on are left.
+        """
+        return (await tx.exec_driver_sql(self._archive_sql, (older_than_s, *pages, most))).rowcount
+
+    async def count_old(self, tx: AsyncConnection, older_than_s: float) -> int:
+        """Count the holds that could be archived."""
+        return int((await tx.exec_driver_sql(self._count_sql, (older_than_s,))).scalar_one())
+
+    async def lock(self, tx: AsyncConnection, hold_ids: Collection[str]) -> dict[str, Hold]:
+        """Lock and load the holds that exist, and load the archived ones, which nothing changes any more."""
+        rows: Any = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
+        return {
+            row[0]: Hold(row[0], row[1], row[2], row[3], row[4], HoldState(row[5]), row[6], row[7], row[8], row[9])
+            for row in rows
+        }
+
+    async def save(self, tx: AsyncConnection, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
+        """Write what is new or changed, each row once.
+
+        Raises `Contention` when a new one has been written, or an old one archived, by another transaction meanwhile:
+        there was no row to lock.
+        """
+        changed = [hold for _, hold in sorted(holds.items()) if known.get(hold.hold_id) is not hold]
+        if new := [hold for hold in changed if hold.hold_id not in known]:
+            result = await tx.exec_driver_sql(self._insert_sql, _arrays(new))
+            if result.rowcount != len(new):
+                raise Contention("another transaction has just made, or archived, one of this batch's holds")
+        if old := [hold for hold in changed if hold.hold_id in known]:
+            await tx.exec_driver_sql(self._update_sql, _arrays(old))
+
+
+def _arrays(holds: Sequence[Hold]) -> tuple[list[str | None], ...]:
+    return (
+        [hold.hold_id for hold in holds],
+        [hold.saga_id for hold in holds],
+        [hold.owner for hold in holds],
+        [hold.unit for hold in holds],
+        [exact_text(hold.amount) for hold in holds],
+        [exact_text(hold.captured) for hold in holds],
+        [exact_text(hold.refunded) for hold in holds],
+        [hold.state for hold in holds],
+        [hold.reason_code for hold in holds],
+        [hold.reason for hold in holds],
+    )
