@@ -46,7 +46,7 @@ async def held_partitions() -> list[str]:
     from aiokafka.errors import KafkaError
 
     from contracts.topics import TOPICS
-    from saga_kit.messaging.open_transactions import find_open, told
+    from saga_kit.messaging.open_transactions import explain_held, find_open
     from saga_kit.runtime.errors import describe
 
     try:
@@ -60,7 +60,7 @@ async def held_partitions() -> list[str]:
         where = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
         err.print(f"the broker at {where} can't be asked for open transactions: {describe(error)}", markup=False)
         return []
-    return [told(tp, offset) for tp, offset in found.items()]
+    return [explain_held(tp, offset) for tp, offset in found.items()]
 
 
 def _transaction(row: dict[str, Any]) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from order_saga.worker.metrics import Metrics
 from order_saga.worker.process import Orders
 from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Received
-from saga_kit.messaging.outbox import Kept, Outbox
+from saga_kit.messaging.outbox import Outbox, OutboxMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ async def cancel(engine: AsyncEngine, run: Run, order_id: UUID, user_id: str) ->
         now, _, _ = await store.now(tx)
         message = OrderCancelRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
         message_id = f"{order_id}:cancel:{message.requested_by}"
-        sent = Kept(message_id, outgoing(message, message_id=message_id, source=SOURCE, time=now), AT_ONCE_S)
+        sent = OutboxMessage(message_id, outgoing(message, message_id=message_id, source=SOURCE, time=now), AT_ONCE_S)
         await Outbox(SCHEMA).write(tx, [sent])
         return await _noted(tx, run, "cancel", order_id, Result(done=True, words="cancel sent"))
 
@@ -108,7 +108,7 @@ async def _decide(
             return await _noted(tx, run, action, order_id, Result(done=False, words=why_not))
         orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
         effects = await orders.handle(tx, [Received(message)])
-        await Outbox(SCHEMA).write(tx, [structs.replace(kept, delay_s=AT_ONCE_S) for kept in effects.kept])
+        await Outbox(SCHEMA).write(tx, [structs.replace(one, delay_s=AT_ONCE_S) for one in effects.outbox])
         return await _noted(tx, run, action, order_id, Result(done=True, words=words))
 
 

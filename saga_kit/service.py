@@ -30,9 +30,9 @@ from saga_kit.runtime.health import STARTING, Health, HealthServer, health_route
 from saga_kit.runtime.lookback import MARGIN_S, LookBack
 from saga_kit.runtime.settings import KitSettings
 from saga_kit.runtime.startup import wait_for
-from saga_kit.runtime.telemetry import Metrics, configure_logging
+from saga_kit.runtime.telemetry import KitMetrics, configure_logging
 from saga_kit.runtime.tracing import configure_tracing
-from saga_kit.runtime.watchdog import deadman
+from saga_kit.runtime.watchdog import watchdog
 
 M = TypeVar("M")
 UNSENT_MAX_S: Final = 60.0
@@ -109,7 +109,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     service = Service(settings, name=name, schema=schema, handler=handler, tasks=tasks, stopping=stopping)
-    with deadman():
+    with watchdog():
         await service.run()
 
 
@@ -141,7 +141,7 @@ class Service:
                     FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL),
                    extract(epoch FROM clock_timestamp()) AS now_s
             """  # noqa: S608 - the schema's name is the program's own
-        self._metrics = Metrics()
+        self._metrics = KitMetrics()
         self._engine = create_engine(settings.sqlalchemy_url, application_name=name, by_key=True)
         self._publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{name}")
         self._kit = Kit(settings, self._engine, self._publisher, self._metrics.registry, stopping)

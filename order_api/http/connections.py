@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from order_api.http.middleware import HEADERS
 from order_api.http.problems import Code, Problem
 from order_api.settings import ApiSettings
-from saga_kit.runtime.connections import SPARE_MAX, Connections, Refusal
+from saga_kit.runtime.connections import SPARE_MAX, ConnectionRefusal, Connections
 
 OWN_FILES: Final = 200
 """That the process needs for itself: database, broker, libraries that are loaded late."""
@@ -43,7 +43,7 @@ def make_connections(settings: ApiSettings, registry: CollectorRegistry) -> Conn
     )
 
 
-def write_problem(refusal: Refusal) -> bytes:
+def write_problem(refusal: ConnectionRefusal) -> bytes:
     """Write the headers and body of a refusal."""
     answer = Problem(Code(str(refusal)), headers={"connection": "close"}).response("/")
     headers = b"".join(b"%b: %b\r\n" % header for header in {**HEADERS, **dict(answer.raw_headers)}.items())

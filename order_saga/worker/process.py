@@ -19,7 +19,7 @@ from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga
 from order_saga.worker import store
 from saga_kit.messaging.batch import Effects, Intake, Received
-from saga_kit.messaging.outbox import Kept
+from saga_kit.messaging.outbox import OutboxMessage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,13 +81,13 @@ class Orders:
         strangers = {id(message) for message in folded.strangers}
         return Effects(
             messages=[_asked(ask, now) for ask in folded.asks],
-            kept=[_told(event, folded) for event in folded.events],
-            letters=[
+            outbox=[_told(event, folded) for event in folded.events],
+            dead_letters=[
                 (each.record, f"there is no order {order_of(each.message)}")
                 for each in received
                 if each.record is not None and id(each.message) in strangers
             ],
-            committed=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
+            after_commit=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
         )
 
     async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
@@ -162,10 +162,10 @@ def _asked(ask: Ask, now: datetime) -> Outgoing:
     )
 
 
-def _told(event: OrderStatusChanged, folded: Folded) -> Kept:
+def _told(event: OrderStatusChanged, folded: Folded) -> OutboxMessage:
     event_id = f"{id_text(event.order_id)}:v{event.version}"
     traceparent = folded.sagas[event.order_id].traceparent
-    return Kept(
+    return OutboxMessage(
         event_id,
         outgoing(event, message_id=event_id, source=SOURCE, time=event.occurred_at, traceparent=traceparent),
     )

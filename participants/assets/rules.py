@@ -39,7 +39,7 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class CurrentPrice:
     """An asset's price. `as_of` is when it last changed, `confirmed_at` when its source last stood by it."""
 
     price: Decimal
@@ -49,7 +49,7 @@ class Quote:
 
 
 def judge(
-    command: CheckAsset, asset: Asset | None, quote: Quote | None, now: datetime, stale_after: timedelta
+    command: CheckAsset, asset: Asset | None, quote: CurrentPrice | None, now: datetime, stale_after: timedelta
 ) -> AssetApproved | AssetRefused:
     """Approve at the quote, or refuse with the first objection. `now` is the clock that confirmed the quote."""
     if asset is None:
@@ -87,7 +87,7 @@ def _rule_objections(command: CheckAsset, asset: Asset) -> Iterator[tuple[AssetR
         yield AssetRefusal.ASSET_UNAVAILABLE, f"quantity {quantity} is more than the {there} available to one order"
 
 
-def _staleness(quote: Quote | None, now: datetime, stale_after: timedelta) -> str:
+def _staleness(quote: CurrentPrice | None, now: datetime, stale_after: timedelta) -> str:
     if quote is None or quote.confirmed_at is None:
         return "the asset has no price that its source stands by"
     age_s = (now - quote.confirmed_at).total_seconds()
@@ -98,7 +98,7 @@ def _refused(command: CheckAsset, code: AssetRefusal, reason: str) -> AssetRefus
     return AssetRefused(command.command_id, command.order_id, command.asset_id, code, reason)
 
 
-def _approved(command: CheckAsset, asset: Asset, quote: Quote) -> AssetApproved:
+def _approved(command: CheckAsset, asset: Asset, quote: CurrentPrice) -> AssetApproved:
     return AssetApproved(
         command_id=command.command_id,
         order_id=command.order_id,

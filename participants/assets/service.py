@@ -22,7 +22,7 @@ from participants.assets.rules import judge
 from participants.assets.store import SOURCE, Listing, listings
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess, Effects, Received, Record
-from saga_kit.messaging.outbox import Kept
+from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.runtime.settings import KitSettings, load
 from saga_kit.service import Kit, run_service
 
@@ -39,7 +39,7 @@ class AssetsSettings(KitSettings):
     """How often the reference price source confirms its prices."""
 
 
-class AssetDesk:
+class AssetHandler:
     """The handler of the service's batches: one read of all assets named, one judgement for each command."""
 
     topics: Sequence[str] = (ASSETS_COMMANDS.name,)
@@ -62,13 +62,13 @@ class AssetDesk:
         known = await listings(tx, asset_ids)
         if await self._catch_up():  # after the read, which may have waited out the same outage
             known = await listings(tx, asset_ids)
-        return Effects(kept=[self._answer(received, known.get(received.message.asset_id)) for received in messages])
+        return Effects(outbox=[self._answer(received, known.get(received.message.asset_id)) for received in messages])
 
     async def park(self, _tx: AsyncConnection, _message: Received[CheckAsset], _reason: str) -> bool:
         """Nothing is kept for a check, so one that can't be handled becomes a dead letter."""
         return False
 
-    def _answer(self, received: Received[CheckAsset], listing: Listing | None) -> Kept:
+    def _answer(self, received: Received[CheckAsset], listing: Listing | None) -> OutboxMessage:
         command = received.message
         now = datetime.now(UTC) if listing is None else listing.read_at
         asset, quote = (None, None) if listing is None else (listing.asset, listing.quote)
@@ -80,7 +80,7 @@ class AssetDesk:
             time=now,
             traceparent=received.envelope.traceparent if received.envelope is not None else None,
         )
-        return Kept(command.command_id, message, (asset.answer_delay_s or 0.0) if asset is not None else 0.0)
+        return OutboxMessage(command.command_id, message, (asset.answer_delay_s or 0.0) if asset is not None else 0.0)
 
 
 def run() -> int:
@@ -90,9 +90,9 @@ def run() -> int:
     stale_after = timedelta(seconds=settings.assets_stale_after_s)
     feeds: list[Feed] = []
 
-    def desk(kit: Kit) -> AssetDesk:
+    def desk(kit: Kit) -> AssetHandler:
         feeds.append(Feed(kit.engine, settings.assets_confirm_every_s))
-        return AssetDesk(stale_after, feeds[0].catch_up)
+        return AssetHandler(stale_after, feeds[0].catch_up)
 
     async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
         await feeds[0].run(kit.stopping)

@@ -16,8 +16,8 @@ from contracts.assets import AssetPriceChanged
 from contracts.codec import outgoing
 from contracts.decimals import Price, format_decimal, is_multiple
 from participants.assets import tables
-from participants.assets.rules import Asset, Quote
-from saga_kit.messaging.outbox import Kept, Outbox
+from participants.assets.rules import Asset, CurrentPrice
+from saga_kit.messaging.outbox import Outbox, OutboxMessage
 
 SOURCE: Final = "/assets"
 AT_ONCE_S: Final = 0.001
@@ -66,7 +66,7 @@ class Listing(NamedTuple):
     """An asset by its latest rules, its price if it has one, and the time of the database when it was read."""
 
     asset: Asset
-    quote: Quote | None
+    quote: CurrentPrice | None
     read_at: datetime
 
 
@@ -112,7 +112,7 @@ async def set_price(engine: AsyncEngine, asset_id: str, price: Price, source: So
             event = AssetPriceChanged(asset_id, now.sequence, price, now.as_of)
             message_id = f"{asset_id}:price:{now.sequence}"
             message = outgoing(event, message_id=message_id, source=SOURCE, time=now.as_of)
-            await Outbox(tables.SCHEMA).write(tx, [Kept(message_id, message, AT_ONCE_S)])
+            await Outbox(tables.SCHEMA).write(tx, [OutboxMessage(message_id, message, AT_ONCE_S)])
         return int(now.sequence)
 
 
@@ -124,5 +124,5 @@ async def confirm_prices(engine: AsyncEngine) -> int:
 
 def _listing(*row: Any) -> Listing:
     *rules, read_at, price, sequence, as_of, confirmed_at = row
-    quote = Quote(price, sequence, as_of, confirmed_at) if price is not None else None
+    quote = CurrentPrice(price, sequence, as_of, confirmed_at) if price is not None else None
     return Listing(Asset(*rules), quote, read_at)

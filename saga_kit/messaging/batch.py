@@ -21,12 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import Envelope, Outgoing, first_appended
 from saga_kit.messaging.locked_rows import LOCK_TIMEOUT_MS, LockedKeys, key_of
-from saga_kit.messaging.outbox import Kept, Outbox, Publishes
+from saga_kit.messaging.outbox import Outbox, OutboxMessage, Publishes
 from saga_kit.messaging.publisher import check_sizes
 from saga_kit.runtime.backoff import Backoff, pause
 from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.errors import Cause, Contention, Stopped, classify, describe
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 from saga_kit.runtime.tracing import handling
 
 M = TypeVar("M")
@@ -60,7 +60,7 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
 
 
-Unreadable = tuple[Record, str]
+RejectedRecord = tuple[Record, str]
 """A record that can't be decoded, and why."""
 
 
@@ -73,18 +73,19 @@ class Received(msgspec.Struct, Generic[M], frozen=True):
 
 
 class Effects(msgspec.Struct, frozen=True):
-    """What a batch has to send and to keep.
+    """What a batch wants sent and stored.
 
-    `messages` are published from memory only (questions: the saga asks again until answered); `kept` go through the
-    outbox; `letters` are records that could be read but belong to nothing known. `dropped` counts messages that nobody
-    may act on, by the reason. `committed` is called once, after the commit.
+    `messages` are published from memory only: whoever sends them sends them again until they are answered. `outbox`
+    messages are stored with the batch and reach the broker at least once. `dead_letters` are records that can be read
+    but belong to nothing known. `dropped` counts the messages that must not be acted on, by reason. `after_commit` is
+    called once, when the batch is committed.
     """
 
     messages: list[Outgoing] = []
-    kept: list[Kept] = []
-    letters: list[Unreadable] = []
+    outbox: list[OutboxMessage] = []
+    dead_letters: list[RejectedRecord] = []
     dropped: dict[str, int] = {}
-    committed: Callable[[], None] | None = None
+    after_commit: Callable[[], None] | None = None
 
 
 class Intake(NamedTuple):
@@ -118,10 +119,10 @@ class Handler(Protocol[M]):
         """Set aside, in `tx`, what the message belongs to; False when there is none: it becomes a dead letter."""
 
 
-class StoresLetters(Protocol):
+class StoresDeadLetters(Protocol):
     """Where records go that nobody can handle."""
 
-    async def write(self, tx: AsyncConnection, letters: Sequence[Unreadable]) -> None:
+    async def write(self, tx: AsyncConnection, letters: Sequence[RejectedRecord]) -> None:
         """Store them."""
 
 
@@ -134,9 +135,9 @@ class BatchProcess(Generic[M]):
         engine: AsyncEngine,
         handler: Handler[M],
         outbox: Outbox,
-        dead_letters: StoresLetters,
+        dead_letters: StoresDeadLetters,
         publisher: Publishes,
-        metrics: Metrics,
+        metrics: KitMetrics,
         stopping: asyncio.Event,
     ) -> None:
         self._engine = engine
@@ -159,7 +160,7 @@ class BatchProcess(Generic[M]):
         """
         return 0.0 if self._trying_since is None else time.monotonic() - self._trying_since
 
-    async def run(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable] = ()) -> None:
+    async def run(self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord] = ()) -> None:
         """Handle all messages; return when everything is committed, and published or left to the relay.
 
         Raises `Stopped` (and nothing else) when the process shall end before that: then acknowledge nothing.
@@ -171,7 +172,7 @@ class BatchProcess(Generic[M]):
             with self._metrics.batch_duration_seconds.time(), handling(messages):
                 await self._finish(messages, unreadable)
 
-    async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable]) -> None:
+    async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord]) -> None:
         course = _Course(Backoff())
         if unreadable:
             # Why is kept with the letter: it may quote what somebody sent.
@@ -238,7 +239,7 @@ class BatchProcess(Generic[M]):
         return message.record is None or self._comes_again(message.message)
 
     async def _commit(
-        self, messages: Sequence[Received[M]], unreadable: Sequence[Unreadable], *, hurried: bool = False
+        self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord], *, hurried: bool = False
     ) -> None:
         sent = self._outbox.sent
         reached(CrashPoint.BATCH_TAKEN, messages)
@@ -248,20 +249,20 @@ class BatchProcess(Generic[M]):
             effects = await self._handler.handle(tx, messages) if messages else Effects()
             check_sizes(effects.messages)
             reached(CrashPoint.BATCH_HANDLED, messages)
-            if letters := [*unreadable, *effects.letters]:
+            if letters := [*unreadable, *effects.dead_letters]:
                 await self._dead_letters.write(tx, letters)
-            rows = await self._outbox.write(tx, effects.kept, sent)
+            rows = await self._outbox.write(tx, effects.outbox, sent)
             reached(CrashPoint.BATCH_WRITTEN, messages)
         reached(CrashPoint.BATCH_COMMITTED, messages)
         self._outbox.forget(sent)
         for why, number in effects.dropped.items():
             self._metrics.messages_dropped.labels(why).inc(number)
-        now = [*(kept.outgoing for kept in effects.kept if not kept.delay_s), *effects.messages]
+        now = [*(one.outgoing for one in effects.outbox if not one.delay_s), *effects.messages]
         if await self._publisher.publish(now):
             reached(CrashPoint.PUBLISHED, messages)
             self._outbox.remember(rows)
-        if effects.committed is not None:
-            _tell(effects.committed)
+        if effects.after_commit is not None:
+            _tell(effects.after_commit)
         reached(CrashPoint.BATCH_FINISHED, messages)
 
     async def _set_aside(self, message: Received[M], error: Exception) -> None:
@@ -351,7 +352,7 @@ def _take_key(parts: list[_Part[M]], message: Received[M]) -> list[Received[M]]:
     return taken
 
 
-def _read_again(message: Received[M], topics: Sequence[str]) -> Kept:
+def _read_again(message: Received[M], topics: Sequence[str]) -> OutboxMessage:
     """Make of a message what its topic will bring once more; `topics` are those that the handler reads."""
     record = message.record
     assert record is not None  # noqa: S101 - what has no record comes again by itself
@@ -360,7 +361,7 @@ def _read_again(message: Received[M], topics: Sequence[str]) -> Kept:
     headers = [(name, value or b"") for name, value in record.headers]  # Kafka allows a header without a value
     headers += first_appended(record.timestamp, record.headers)
     outgoing = Outgoing(topic, key, message.envelope.id if message.envelope else "", record.value or b"", headers)
-    return Kept(f"{_name(record)}", outgoing, PUT_OFF_S)
+    return OutboxMessage(f"{_name(record)}", outgoing, PUT_OFF_S)
 
 
 def _tell(committed: Callable[[], None]) -> None:

@@ -21,18 +21,18 @@ from faststream.kafka.message import KafkaAckableMessage, KafkaMessage
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from contracts.envelope import UnreadableMessage, read_envelope
-from saga_kit.messaging.batch import BatchProcess, Handler, Intake, Received, Record, Unreadable
+from saga_kit.messaging.batch import BatchProcess, Handler, Intake, Received, Record, RejectedRecord
 from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, size_of
-from saga_kit.messaging.offset_commits import Bookmark
-from saga_kit.messaging.open_transactions import HELD_S, OpenTransactions, stable_end, stable_ends, told
+from saga_kit.messaging.offset_commits import OffsetCommits
+from saga_kit.messaging.open_transactions import HELD_S, OpenTransactions, explain_held, stable_end, stable_ends
 from saga_kit.messaging.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, Poller
 from saga_kit.messaging.publisher import MESSAGE_BYTES_MAX, Publisher
-from saga_kit.messaging.topic_changes import Shapes
+from saga_kit.messaging.topic_changes import TopicChanges
 from saga_kit.messaging.topic_settings import REPLAY_HORIZON_S
 from saga_kit.runtime.backoff import pause
 from saga_kit.runtime.errors import CannotStart, Stalled, Stopped, describe
 from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 
 M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
@@ -79,7 +79,7 @@ class Consumer(Generic[M]):
         handler: Handler[M],
         process: BatchProcess[M],
         publisher: Publisher,
-        metrics: Metrics,
+        metrics: KitMetrics,
         fail: Callable[[Exception], None],
         stalled_s: float = STALLED_S,
         now_s: Callable[[], float] = time.time,
@@ -93,7 +93,7 @@ class Consumer(Generic[M]):
         intake: Intake | None = getattr(handler, "intake", None)
         self._poller = Poller(intake and intake._replace(topic=settings.kafka_topic_prefix + intake.topic))
         self._limited = intake is not None
-        self._bookmark = Bookmark(self._poller)
+        self._commits = OffsetCommits(self._poller)
         self._batch_since: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,7 +134,7 @@ class Consumer(Generic[M]):
         )
         self._subscriber = subscriber
         self._topics = [settings.kafka_topic_prefix + topic for topic in handler.topics]
-        self._shapes = Shapes(metrics)
+        self._topic_changes = TopicChanges(metrics)
         self._open = OpenTransactions(HELD_S)
         self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
         self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
@@ -151,7 +151,7 @@ class Consumer(Generic[M]):
             await self._broker.start()
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             raise CannotStart(f"the broker gives this login no right to consume: {describe(error)}") from None
-        self._shapes.look(self._subscriber.consumer, self._topics)
+        self._topic_changes.look(self._subscriber.consumer, self._topics)
         if self._limited:
             self._subscriber.consumer._fetcher._prefetch_backoff = UNTAKEN_S  # noqa: SLF001 - it is no option of theirs
 
@@ -161,7 +161,7 @@ class Consumer(Generic[M]):
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()
-                await self._bookmark.close()
+                await self._commits.close()
         consumer = self._subscriber.consumer
         # In a task of its own: without a broker, aiokafka 0.14 passes the cancellation of its own fetches on to whoever
         # stops it, or waits for answers; and FastStream wraps what it raises in a group.
@@ -187,7 +187,7 @@ class Consumer(Generic[M]):
             return f"{len(blocked)} partitions can't be read, such as {tp.topic}/{tp.partition}: {reason}"
         if held := self._open.held():
             tp, one = next(iter(held.items()))
-            return f"{len(held)} partitions are held up, one for {one.for_s:.0f} s: {told(tp, one.offset)}"
+            return f"{len(held)} partitions are held up, one for {one.for_s:.0f} s: {explain_held(tp, one.offset)}"
         now = time.monotonic()
         if self._batch_since is not None:
             age_s, what = now - self._batch_since, "a batch has been in work for {:.0f} s"
@@ -208,7 +208,7 @@ class Consumer(Generic[M]):
                 raise Stalled(f"a batch hangs: its work began {trying_s:.0f} s ago")
             consumer = self._subscriber.consumer
             if consumer is not None:
-                self._poller.begin_anew(self._shapes.look(consumer, self._topics))
+                self._poller.begin_anew(self._topic_changes.look(consumer, self._topics))
             lags = await _lags(consumer)
             positions = {tp: lag.position for tp, lag in lags.items()}
             if consumer is not None:
@@ -234,7 +234,7 @@ class Consumer(Generic[M]):
             readable, unreadable = self._decode(records)
             await self._process.run(readable, unreadable)
             self._poller.handled(records)
-            self._bookmark.move(self._subscriber.consumer, readable)
+            self._commits.move(self._subscriber.consumer, readable)
         except Stopped:
             self._given_up = True
             log.info("stopping with a batch that waits; it will be delivered again", records=len(records))
@@ -245,9 +245,9 @@ class Consumer(Generic[M]):
             self._batch_since = None
             self._idle.set()
 
-    def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[Unreadable]]:
+    def _decode(self, records: Sequence[Record | LostRecord]) -> tuple[list[Received[M]], list[RejectedRecord]]:
         readable: list[Received[M]] = []
-        unreadable: list[Unreadable] = []
+        unreadable: list[RejectedRecord] = []
         oldest = (self._now_s() - REPLAY_HORIZON_S) * 1000
         for record in records:
             if isinstance(record, LostRecord):

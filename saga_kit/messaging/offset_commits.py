@@ -27,7 +27,7 @@ CLOSE_TIMEOUT_S: Final = 2.0
 log = structlog.get_logger(__name__)
 
 
-class Bookmark:
+class OffsetCommits:
     """Commits what the poller knows to be handled: at once after a pause, else at most every `COMMIT_EVERY_S`."""
 
     def __init__(self, poller: Poller) -> None:

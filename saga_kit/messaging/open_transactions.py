@@ -58,7 +58,7 @@ class OpenTransactions:
         }
         held = self.held()
         for tp in held.keys() - self._said:
-            log.error("a partition can't be read on", cause=told(tp, held[tp].offset))
+            log.error("a partition can't be read on", cause=explain_held(tp, held[tp].offset))
         self._said = set(held)
 
     def held(self) -> dict[TopicPartition, Held]:
@@ -82,7 +82,7 @@ def stable_end(consumer: Any, tp: TopicPartition) -> tuple[int, int]:
     return (end if stable is None or stable < 0 else min(stable, end)), end
 
 
-def told(tp: TopicPartition, offset: int) -> str:
+def explain_held(tp: TopicPartition, offset: int) -> str:
     """Say what holds a partition up and how to find and end it."""
     return f"an open transaction holds {tp.topic}/{tp.partition} from offset {offset}: {ADVICE.format(*tp, offset)}"
 

@@ -46,7 +46,7 @@ QUEUE_STORAGE: Final = {
 log = structlog.get_logger(__name__)
 
 
-class Kept(msgspec.Struct, frozen=True):
+class OutboxMessage(msgspec.Struct, frozen=True):
     """A message that must reach the broker.
 
     `ref` is what an audit finds it by (an event's or a command's id). With `delay_s` > 0 the relay sends it, not before
@@ -107,14 +107,16 @@ class Outbox:
         """Ids of rows that the broker has and the table still shows."""
         return sorted(self._sent)
 
-    async def write(self, tx: AsyncConnection, kept: Sequence[Kept], sent_ids: Sequence[int] = ()) -> list[int]:
+    async def write(
+        self, tx: AsyncConnection, messages: Sequence[OutboxMessage], sent_ids: Sequence[int] = ()
+    ) -> list[int]:
         """Store messages and delete rows that were sent; return the ids of the rows to publish from memory now.
 
         One statement for messages without a delay and the deletion together. Raises `OversizeMessage`.
         """
-        check_sizes(k.outgoing for k in kept)
-        groups: dict[float, list[Kept]] = defaultdict(list)
-        for one in kept:
+        check_sizes(one.outgoing for one in messages)
+        groups: dict[float, list[OutboxMessage]] = defaultdict(list)
+        for one in messages:
             groups[one.delay_s].append(one)
         to_publish = []
         for delay_s, group in sorted(groups.items()):

@@ -8,15 +8,15 @@ from typing import Any
 import structlog
 from aiokafka import TopicPartition
 
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 
 log = structlog.get_logger(__name__)
 
 
-class Shapes:
+class TopicChanges:
     """Remembers how many partitions each topic had, and how far each partition went."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: KitMetrics) -> None:
         self._metrics = metrics
         self._partitions: dict[str, int] = {}
         self._ends: dict[TopicPartition, int] = {}

@@ -27,7 +27,7 @@ from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import BALANCE_COMMANDS
 from contracts.vocabulary import id_text
 from saga_kit.messaging.batch import Received, Record
-from saga_kit.messaging.outbox import Kept
+from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Refusal
 
 _KINDS: Final = {
@@ -71,7 +71,7 @@ class BalanceAdapter:
 
     def reply(
         self, received: Received[HoldCommand[BalanceCommand]], hold: Hold, refusal: Refusal | None, at: datetime
-    ) -> Kept:
+    ) -> OutboxMessage:
         """Say what came of a command; a redelivered one gets a reply with the same id."""
         command = received.message
         reply = answer(command, hold, refusal)
@@ -82,7 +82,7 @@ class BalanceAdapter:
             time=at,
             traceparent=received.envelope.traceparent if received.envelope is not None else None,
         )
-        return Kept(reply.command_id, message)
+        return OutboxMessage(reply.command_id, message)
 
 
 def answer(command: HoldCommand[BalanceCommand], hold: Hold, refusal: Refusal | None) -> BalanceReply:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.envelope import Envelope
 from saga_kit.messaging.batch import Effects, Received, Record
-from saga_kit.messaging.outbox import Kept
+from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.participant.barrier import Hold, HoldCommand, Ledger, Refusal, apply, may_be_elsewhere
 from saga_kit.participant.holds import Holds
 from saga_kit.participant.ledger_start import LedgerStart, made_at
@@ -35,7 +35,9 @@ class Adapter(Protocol[C]):
     def command(self, envelope: Envelope, record: Record) -> HoldCommand[C]:
         """Read one record; raises `UnreadableMessage`."""
 
-    def reply(self, received: Received[HoldCommand[C]], hold: Hold, refusal: Refusal | None, at: datetime) -> Kept:
+    def reply(
+        self, received: Received[HoldCommand[C]], hold: Hold, refusal: Refusal | None, at: datetime
+    ) -> OutboxMessage:
         """Say what came of a command, and when; its kind and whether it was refused tell which reply.
 
         `hold` is as the command left it.
@@ -91,7 +93,7 @@ class ParticipantHandler(Generic[C]):
             replies.append(self._adapter.reply(received, hold, refusal, at))
         await self._holds.save(tx, known, holds)
         await ledger.save(tx)
-        return Effects(kept=replies, dropped=dropped)
+        return Effects(outbox=replies, dropped=dropped)
 
     def _is_older(self, received: Received[HoldCommand[C]]) -> bool:
         return self._began_at is not None and self._is_earlier(made_at(received))

@@ -45,7 +45,7 @@ IPV6_NETWORK_BITS: Final = 64
 """What one customer has of IPv6; its addresses count as one."""
 
 
-class Refusal(Enum):
+class ConnectionRefusal(Enum):
     """Why a connection is refused: the name of the problem and its HTTP status."""
 
     BAD_REQUEST = "bad-request", 400
@@ -63,7 +63,7 @@ class Refusal(Enum):
         return self.value[1]
 
 
-def answer_without_body(_: Refusal) -> bytes:
+def answer_without_body(_: ConnectionRefusal) -> bytes:
     """Write the headers and body of an answer: none but that the connection ends."""
     return b"connection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -89,7 +89,7 @@ class Connections:
         head_s: float = HEAD_S,
         answer_s: float = ANSWER_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
-        answer: Callable[[Refusal], bytes] = answer_without_body,
+        answer: Callable[[ConnectionRefusal], bytes] = answer_without_body,
     ) -> None:
         """Take the bounds; `answer` writes what stands behind the status line of a refusal."""
         self._at_most = at_most
@@ -114,7 +114,7 @@ class Connections:
         """Count a connection in; return whether it has a place of its own, and is not spare."""
         if len(self._open) >= self._at_most and not self._make_place():
             if len(self._spare) >= SPARE_MAX:
-                next(iter(self._spare)).refuse(Refusal.OVERLOADED)
+                next(iter(self._spare)).refuse(ConnectionRefusal.OVERLOADED)
             self._spare[connection] = None
             return False
         self._open.add(connection)
@@ -162,7 +162,7 @@ class Connections:
                     connection.cut(why)
             for connection in list(self._spare):
                 if connection.overdue(now, min(SPARE_S, self._head_s), self._answer_s) is not None:
-                    connection.refuse(Refusal.OVERLOADED)
+                    connection.refuse(ConnectionRefusal.OVERLOADED)
 
     def _make_place(self) -> bool:
         """End the connection that can best be spared; return whether there was one."""
@@ -262,7 +262,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError as error:
             refused = error.__context__
-            self.refuse(refused.refusal if isinstance(refused, _Refused) else Refusal.BAD_REQUEST)
+            self.refuse(refused.refusal if isinstance(refused, _Refused) else ConnectionRefusal.BAD_REQUEST)
         else:
             self._judge()
 
@@ -295,7 +295,7 @@ class Connection(HttpToolsProtocol):
             if self._owed_since is None:
                 self._owed_since = self.loop.time()
             if self._message_bytes > HEAD_BYTES_MAX:
-                self.refuse(Refusal.HEADERS_TOO_LARGE)
+                self.refuse(ConnectionRefusal.HEADERS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -316,16 +316,16 @@ class Connection(HttpToolsProtocol):
         if max(self._message_bytes, self._chunk_bytes) > HEAD_BYTES_MAX:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
-                raise _Refused(Refusal.HEADERS_TOO_LARGE)
+                raise _Refused(ConnectionRefusal.HEADERS_TOO_LARGE)
         hosts = [name for name, _ in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, 3.2
-            raise _Refused(Refusal.BAD_REQUEST)
+            raise _Refused(ConnectionRefusal.BAD_REQUEST)
         if len(self.pipeline) >= PIPELINED_MAX:
-            raise _Refused(Refusal.OVERLOADED)
+            raise _Refused(ConnectionRefusal.OVERLOADED)
         if self._method == b"CONNECT":
-            raise _Refused(Refusal.METHOD_NOT_ALLOWED)
+            raise _Refused(ConnectionRefusal.METHOD_NOT_ALLOWED)
         if self._spare and not self.url.startswith(SPARE_PATHS):
-            raise _Refused(Refusal.OVERLOADED)
+            raise _Refused(ConnectionRefusal.OVERLOADED)
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
             self._owed_since = None
@@ -372,7 +372,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         self.transport.abort()
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: ConnectionRefusal) -> None:
         """End the connection because of what came: with a word, unless it would spoil an answer on its way."""
         if self._answering:
             if self.cycle.response_started or self.pipeline:
@@ -398,6 +398,6 @@ class Connection(HttpToolsProtocol):
 class _Refused(Exception):  # noqa: N818 - it is what happened
     """A head is not taken; raised through the parser."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: ConnectionRefusal) -> None:
         super().__init__(refusal)
         self.refusal = refusal

@@ -16,7 +16,7 @@ from saga_kit.runtime.settings import KitSettings
 THROTTLE_S: Final = 30.0
 
 
-class Metrics:
+class KitMetrics:
     """The kit's metrics in one registry, with those of the process; a service registers its own beside them."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:

@@ -19,7 +19,7 @@ TURN_S: Final = 5.0
 
 
 @contextmanager
-def deadman(*, blocked_s: float = BLOCKED_S) -> Iterator[None]:
+def watchdog(*, blocked_s: float = BLOCKED_S) -> Iterator[None]:
     """End this process when the running loop does not turn for `blocked_s`, while inside and on the way out of it."""
     turning = asyncio.create_task(_turn(blocked_s))
     try:

@@ -83,6 +83,6 @@ if __name__ == "__main__":
     impatient: Any = service
     impatient.DRAIN_TIMEOUT_S = PATIENCE_S
     impatient.Consumer = functools.partial(impatient.Consumer, stalled_s=PATIENCE_S)
-    impatient.deadman = functools.partial(impatient.deadman, blocked_s=PATIENCE_S)
+    impatient.watchdog = functools.partial(impatient.watchdog, blocked_s=PATIENCE_S)
     infect(os.environ["SICKNESS"], Path(os.environ["SICK_FILE"]))
     main()

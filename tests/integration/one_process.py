@@ -20,7 +20,7 @@ from order_saga.worker.process import Orders
 from order_saga.worker.timers import run_timers
 from participants.assets import tables as assets
 from participants.assets.feed import Feed
-from participants.assets.service import AssetDesk
+from participants.assets.service import AssetHandler
 from participants.balance import tables as balance
 from participants.balance.service import participant
 from saga_kit.runtime.settings import KitSettings
@@ -60,9 +60,9 @@ def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list
     orders = Orders(time_scale=1.0, metrics=Metrics(), silence=silence)
     feeds: list[Feed] = []
 
-    def desk(kit: Any) -> AssetDesk:
+    def desk(kit: Any) -> AssetHandler:
         feeds.append(Feed(kit.engine, 1.0))
-        return AssetDesk(timedelta(seconds=10), feeds[0].catch_up)
+        return AssetHandler(timedelta(seconds=10), feeds[0].catch_up)
 
     async def timers(kit: Any, process: Any) -> None:
         await run_timers(kit.engine, process, silence, kit.stopping, interval_s=0.25)

@@ -52,9 +52,9 @@ class Desk:
         """Handle messages as one batch; return the ids of the commands that it would publish."""
         async with self.engine.begin() as tx:
             effects = await self._orders.handle(tx, [Received(message) for message in messages])
-            await Outbox(SCHEMA).write(tx, effects.kept)
-        if effects.committed is not None:
-            effects.committed()
+            await Outbox(SCHEMA).write(tx, effects.outbox)
+        if effects.after_commit is not None:
+            effects.after_commit()
         return [message.id for message in effects.messages]
 
     async def begin(self, number: int, side: Side = Side.BUY, *said: Incoming) -> UUID:

@@ -139,9 +139,9 @@ async def test_no_message_moves_an_archived_order(desk: Desk, ending: str) -> No
     orders = Orders(time_scale=1.0, metrics=metrics, silence=Silence())
     for name in TO_ORDERS:
         effects = await _handled(desk, orders, name)
-        assert ([], [], []) == (effects.messages, effects.kept, effects.letters), name
+        assert ([], [], []) == (effects.messages, effects.outbox, effects.dead_letters), name
         assert before == await content(desk), name
-        effects.committed()
+        effects.after_commit()
     samples = [sample for metric in metrics.ignored.collect() for sample in metric.samples if sample.value]
     assert [(len(TO_ORDERS), "archived")] == [
         (one.value, one.labels["why"]) for one in samples if one.name.endswith("_total")
@@ -230,7 +230,7 @@ async def test_a_batch_that_waits_for_the_archive_finds_the_order_there(desk: De
         await somebody_waits(desk.engine)
         assert not waits.done()
     effects = waits.result()
-    assert ([], [], []) == (effects.messages, effects.kept, effects.letters)
+    assert ([], [], []) == (effects.messages, effects.outbox, effects.dead_letters)
     assert 0 == await number_of(desk, "orders.orders")
 
 

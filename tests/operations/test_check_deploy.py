@@ -17,7 +17,7 @@ from contracts.envelope import Envelope, Outgoing, write_headers
 from contracts.vocabulary import Side
 from operations.rehearsal import obstacle
 from order_saga.core.saga import Incoming, Participant
-from saga_kit.messaging.outbox import Kept, Outbox
+from saga_kit.messaging.outbox import Outbox, OutboxMessage
 from tests.operations.support import CLAIM, Desk
 from tests.order_saga.core.invariants import NOBODY
 from tests.order_saga.core.sample import NOW, Story, approved, cancel, park, requested, reserved, timer
@@ -119,8 +119,8 @@ async def test_a_message_that_nobody_could_read_is_named(desk: Desk) -> None:
     good = outgoing(approved(), message_id="id-2", source="test", time=NOW)
     broken = structs.replace(good, id="id-3", value=b'{"order_id": 1}')
     async with desk.engine.begin() as tx:
-        await Outbox("balances").write(tx, [Kept("a", unknown), Kept("b", good)])
-        await Outbox("assets").write(tx, [Kept("c", broken)])
+        await Outbox("balances").write(tx, [OutboxMessage("a", unknown), OutboxMessage("b", good)])
+        await Outbox("assets").write(tx, [OutboxMessage("c", broken)])
     await desk.execute(
         "INSERT INTO orders.outbox (due_at, available_at, refs, payload) VALUES (now(), now(), '{}', $1)",
         msgspec.msgpack.encode("older"),

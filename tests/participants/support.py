@@ -24,7 +24,7 @@ from saga_kit.messaging.dead_letters import DeadLetters
 from saga_kit.messaging.outbox import Outbox
 from saga_kit.participant.balance import BalanceAdapter
 from saga_kit.participant.handler import ParticipantHandler
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 from tests.migrations.support import connected
 from tests.saga_kit.support import FakePublisher, FakeRecord
 
@@ -92,7 +92,7 @@ class Desk:
     handler: Handler[Any]
     schema: str
     publisher: FakePublisher = field(default_factory=FakePublisher)
-    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+    metrics: KitMetrics = field(default_factory=lambda: KitMetrics(CollectorRegistry()))
 
     def __post_init__(self) -> None:
         """Compose."""

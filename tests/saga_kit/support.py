@@ -16,11 +16,11 @@ from contracts.envelope import Outgoing
 from local_stack.broker import MockCluster
 from saga_kit.messaging.batch import BatchProcess, Effects, Intake, Received, Record
 from saga_kit.messaging.dead_letters import DeadLetters, dead_letters_table
-from saga_kit.messaging.outbox import Kept, Outbox, outbox_table
+from saga_kit.messaging.outbox import Outbox, OutboxMessage, outbox_table
 from saga_kit.participant.holds import holds_archive_table, holds_table
 from saga_kit.participant.ledger_start import ledger_start_table
 from saga_kit.runtime.settings import KitSettings
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class Worker:
             f"INSERT INTO {self.schema}.done (key, value) SELECT * FROM unnest($1::text[], $2::int[])",
             ([item.order for item in items], [item.value for item in items]),
         )
-        return Effects(kept=[self._reply(item) for item in items])
+        return Effects(outbox=[self._reply(item) for item in items])
 
-    def _reply(self, item: Item) -> Kept:
+    def _reply(self, item: Item) -> OutboxMessage:
         value = str(item.value) + " " * self.padding.get(item.order, 0)
-        return Kept(f"{item.order}:{item.value}", message(item.order, value))
+        return OutboxMessage(f"{item.order}:{item.value}", message(item.order, value))
 
     async def park(self, tx: AsyncConnection, message: Received[Item], reason: str) -> bool:
         """Park the message's order."""
@@ -158,7 +158,7 @@ def process(
     outbox: Outbox | None = None,
     stopping: asyncio.Event | None = None,
     engine: AsyncEngine | None = None,
-    metrics: Metrics | None = None,
+    metrics: KitMetrics | None = None,
 ) -> BatchProcess[Any]:
     """Compose a batch process."""
     return BatchProcess(
@@ -167,7 +167,7 @@ def process(
         outbox=outbox or Outbox(schema.name),
         dead_letters=DeadLetters(schema.name),
         publisher=publisher,
-        metrics=metrics or Metrics(CollectorRegistry()),
+        metrics=metrics or KitMetrics(CollectorRegistry()),
         stopping=stopping or asyncio.Event(),
     )
 

@@ -596,7 +596,7 @@ MUTANTS: Final = (
         "Nothing is published that may still be rolled back.",
         "saga_kit/messaging/batch.py",
         "            check_sizes(effects.messages)\n",
-        "            check_sizes(effects.messages)\n            await self._publisher.publish([kept.outgoing for kept in effects.kept])\n",
+        "            check_sizes(effects.messages)\n            await self._publisher.publish([one.outgoing for one in effects.outbox])\n",
         (
             "tests/saga_kit/messaging/test_batch.py::test_nothing_is_published_when_the_transaction_fails",
             "tests/saga_kit/messaging/test_batch.py::test_a_batch_commits_work_and_outbox_together_and_publishes_after",
@@ -606,7 +606,7 @@ MUTANTS: Final = (
         "event not kept",
         "What must reach the broker stands in the outbox in the same transaction.",
         "saga_kit/messaging/batch.py",
-        "await self._outbox.write(tx, effects.kept, sent)",
+        "await self._outbox.write(tx, effects.outbox, sent)",
         "await self._outbox.write(tx, [], sent)",
         (
             "tests/saga_kit/messaging/test_batch.py::test_a_batch_commits_work_and_outbox_together_and_publishes_after",
@@ -690,8 +690,8 @@ MUTANTS: Final = (
         "acknowledged before the commit",
         "Offsets are committed last: returning means committed, and only then is it acknowledged.",
         "saga_kit/messaging/consumer.py",
-        "            await self._process.run(readable, unreadable)\n            self._poller.handled(records)\n            self._bookmark.move(self._subscriber.consumer, readable)",
-        "            self._poller.handled(records)\n            self._bookmark.move(self._subscriber.consumer, readable)\n            await self._process.run(readable, unreadable)",
+        "            await self._process.run(readable, unreadable)\n            self._poller.handled(records)\n            self._commits.move(self._subscriber.consumer, readable)",
+        "            self._poller.handled(records)\n            self._commits.move(self._subscriber.consumer, readable)\n            await self._process.run(readable, unreadable)",
         (
             "tests/saga_kit/messaging/test_consumer.py::test_a_batch_that_waits_is_not_acknowledged_by_a_stop",
             "tests/saga_kit/messaging/test_consumer.py::test_nothing_is_acknowledged_after_a_batch_was_given_up",

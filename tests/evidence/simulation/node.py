@@ -12,14 +12,14 @@ from order_saga.worker import timers
 from order_saga.worker.circuit_breaker import Silence
 from order_saga.worker.metrics import Metrics as SagaMetrics
 from order_saga.worker.process import Orders
-from participants.assets.service import AssetDesk
+from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.messaging.batch import BatchProcess, Received
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.messaging.poller import Poller
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.crash_points import CrashPoint, reached
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 from tests.evidence.simulation.broker import Member
 from tests.evidence.simulation.database import Engine
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from contracts.envelope import Outgoing
-    from saga_kit.messaging.batch import Handler, Unreadable
+    from saga_kit.messaging.batch import Handler, RejectedRecord
     from tests.evidence.simulation.broker import Record
     from tests.evidence.simulation.database import Transaction
     from tests.evidence.simulation.world import World
@@ -40,7 +40,7 @@ RELAY_EVERY_S: Final = 0.5
 SCAN_EVERY_S: Final = 0.25
 current: ContextVar[Node | None] = ContextVar("current", default=None)
 """The process that the running code belongs to."""
-_METRICS: Final = Metrics()
+_METRICS: Final = KitMetrics()
 _SAGA_METRICS: Final = SagaMetrics()
 
 
@@ -136,7 +136,7 @@ class Node:
     def _handler(self, silence: Silence) -> Handler[Any]:
         if self.service == "orchestrator":
             return Orders(time_scale=1.0, metrics=_SAGA_METRICS, silence=silence)
-        return participant() if self.service == "balance" else AssetDesk(self.world.STALE_AFTER, _no_feed_here)
+        return participant() if self.service == "balance" else AssetHandler(self.world.STALE_AFTER, _no_feed_here)
 
     async def _is_missed(self, member: Member) -> None:
         await asyncio.sleep(SESSION_S)
@@ -260,17 +260,17 @@ class Letters:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def write(self, tx: Transaction, letters: Sequence[Unreadable]) -> None:
+    async def write(self, tx: Transaction, letters: Sequence[RejectedRecord]) -> None:
         """Store them in a table."""
         for record, reason in letters:
             place = (record.topic, record.partition, record.offset)
             await tx.insert("dead_letters", place, {"reason": reason, "by": self._node.name})
 
 
-def read(handler: Handler[Any], records: Sequence[Record]) -> tuple[list[Received[Any]], list[Unreadable]]:
+def read(handler: Handler[Any], records: Sequence[Record]) -> tuple[list[Received[Any]], list[RejectedRecord]]:
     """Decode records as the kit's consumer does."""
     readable: list[Received[Any]] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[RejectedRecord] = []
     for record in records:
         try:
             envelope = read_envelope(record.headers)

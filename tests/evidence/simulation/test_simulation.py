@@ -101,8 +101,8 @@ def _forget_the_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
 def _keep_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Outbox.write
 
-    async def write(self: Outbox, tx: Any, kept: Sequence[Any], sent_ids: Sequence[int] = ()) -> Any:
-        ids = await real(self, tx, kept, sent_ids)
+    async def write(self: Outbox, tx: Any, messages: Sequence[Any], sent_ids: Sequence[int] = ()) -> Any:
+        ids = await real(self, tx, messages, sent_ids)
         await self.delete(tx, ids)
         return ids
 

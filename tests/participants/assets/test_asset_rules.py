@@ -15,14 +15,14 @@ from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.codec import decode, encode
 from contracts.decimals import Price, Quantity, add, multiply
 from contracts.vocabulary import OrderType
-from participants.assets.rules import Asset, Quote, judge
+from participants.assets.rules import Asset, CurrentPrice, judge
 from tests.participants.support import NOW, order
 
 STALE_AFTER = timedelta(seconds=10)
 ASSET = Asset(
     "BTC", Decimal("0.01"), max_quantity=Decimal("0.5"), available_quantity=Decimal("0.15"), fee_bps=25, rules_version=3
 )
-QUOTE = Quote(Decimal("50000.00"), 7, NOW - timedelta(days=1), NOW - timedelta(seconds=10))
+QUOTE = CurrentPrice(Decimal("50000.00"), 7, NOW - timedelta(days=1), NOW - timedelta(seconds=10))
 
 
 def check(quantity: str = "0.01", price: str | None = None) -> CheckAsset:
@@ -31,7 +31,7 @@ def check(quantity: str = "0.01", price: str | None = None) -> CheckAsset:
     return CheckAsset("c", order(1), "BTC", OrderType.MARKET_BUY, Quantity.parse(quantity), seen)
 
 
-def verdict(command: CheckAsset, asset: Asset | None = ASSET, quote: Quote | None = QUOTE) -> str:
+def verdict(command: CheckAsset, asset: Asset | None = ASSET, quote: CurrentPrice | None = QUOTE) -> str:
     """Return the reason code, or "" for a yes."""
     reply = judge(command, asset, quote, NOW, STALE_AFTER)
     decode(type(reply).__name__, encode(reply))  # every reply fits the wire
@@ -39,7 +39,7 @@ def verdict(command: CheckAsset, asset: Asset | None = ASSET, quote: Quote | Non
 
 
 def test_an_approval_carries_all_that_later_sums_need() -> None:
-    """Quote, sequence, grid, fee, cash and the version of the rules are those of the asset and its price."""
+    """CurrentPrice, sequence, grid, fee, cash and the version of the rules are those of the asset and its price."""
     assert AssetApproved(
         command_id="c",
         order_id=order(1),
@@ -101,7 +101,7 @@ def test_objections_come_in_their_order() -> None:
     """An order with everything wrong is told the first; each cure shows the next, to the last."""
     command = check("7.000000001", "0.001")
     asset: Asset | None = None
-    quote: Quote | None = None
+    quote: CurrentPrice | None = None
     seen = [verdict(command, asset, quote)]
     asset = replace(ASSET, trading=False, max_notional=Decimal(1000), min_notional=Decimal(20))
     seen.append(verdict(command, asset, quote))

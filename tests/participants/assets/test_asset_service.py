@@ -22,7 +22,7 @@ from contracts.envelope import UnreadableMessage
 from contracts.vocabulary import OrderType
 from participants.assets.feed import Feed
 from participants.assets.rules import Asset
-from participants.assets.service import AssetDesk
+from participants.assets.service import AssetHandler
 from participants.assets.store import Source, confirm_prices, listings, put_asset, set_price
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.outbox import Outbox, Relay
@@ -41,7 +41,7 @@ async def nothing_to_catch_up() -> bool:
 @pytest.fixture
 def desk(assets_engine: AsyncEngine) -> Desk:
     """Give an instance of the asset service."""
-    return Desk(assets_engine, AssetDesk(timedelta(seconds=10), nothing_to_catch_up), SCHEMA)
+    return Desk(assets_engine, AssetHandler(timedelta(seconds=10), nothing_to_catch_up), SCHEMA)
 
 
 def check(asset_id: str = "BTC", quantity: str = "0.01", name: object = 1) -> CheckAsset:
@@ -212,7 +212,7 @@ async def test_after_an_outage_the_source_comes_first(assets_engine: AsyncEngine
     """Prices that nobody could confirm are confirmed first; a source that is dead, or in time, changes nothing."""
     passed_s = 0.0
     feed = Feed(assets_engine, 1.0, lambda: passed_s)
-    desk = Desk(assets_engine, AssetDesk(timedelta(seconds=10), feed.catch_up), SCHEMA)
+    desk = Desk(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
     await listed(desk)
     await listed(desk, replace(BTC, asset_id="OLD"), source=Source.DEAD)
     assert ["", "STALE_PRICE"] == codes(await desk.handle(check(), check("OLD", name=2)))
@@ -231,7 +231,7 @@ async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
 ) -> None:
     """For ten seconds its batch is tried again, then prices are as old as they are; one that works heals them."""
     feed = Feed(assets_engine, 1.0, partial(next, iter(range(0, 1000, 2))))
-    desk = Desk(assets_engine, AssetDesk(timedelta(seconds=10), feed.catch_up), SCHEMA)
+    desk = Desk(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
     await listed(desk)
     owner = await asyncpg.connect(database.url)
     await owner.execute("UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds'")

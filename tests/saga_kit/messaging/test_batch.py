@@ -204,7 +204,7 @@ async def test_an_oversize_question_is_refused_before_the_commit_too(schema: Sch
     class Asks(Worker):
         async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
             effects = await super().handle(tx, messages)
-            return Effects(messages=[kept.outgoing for kept in effects.kept])
+            return Effects(messages=[one.outgoing for one in effects.outbox])
 
     worker, publisher = Asks(schema.name, padding={"big": 600_000}), FakePublisher()
     await process(schema, worker, publisher).run(received(Item("big", 1), Item("b", 1)))
@@ -225,7 +225,7 @@ async def test_a_callback_that_raises_after_the_commit_blames_no_message(schema:
                 told.append(len(messages))
                 raise RuntimeError("a bug in a counter")
 
-            return Effects(kept=effects.kept, committed=committed)
+            return Effects(outbox=effects.outbox, after_commit=committed)
 
     worker = Tells(schema.name)
     await process(schema, worker, FakePublisher()).run(received(Item("a", 1), Item("b", 2)))

@@ -27,7 +27,7 @@ from saga_kit.messaging.consumer import Consumer, Lag, _lags, _security
 from saga_kit.messaging.murmur2 import murmur2, partition_of
 from saga_kit.messaging.publisher import Publisher, RawMessage
 from saga_kit.runtime.errors import CannotStart, Stalled
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 from tests.saga_kit.support import FakePublisher, Schema, Worker, kit_settings, process, until
 from tests.support.infrastructure import Infrastructure
 
@@ -46,7 +46,7 @@ class World:
     worker: Worker
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[Exception] = field(default_factory=list)
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: KitMetrics = field(default_factory=KitMetrics)
 
     async def send(self, *items: tuple[str, int], topic: str = "t", **changes: Any) -> None:
         """Publish items as JSON."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saga_kit.messaging import offset_commits
-from saga_kit.messaging.offset_commits import Bookmark
+from saga_kit.messaging.offset_commits import OffsetCommits
 from saga_kit.messaging.poller import Poller
 from tests.saga_kit.support import FakeRecord
 
@@ -36,10 +36,10 @@ class Consumer:
         self.done.set()
 
 
-def _moved(consumer: Consumer, records: int) -> Bookmark:
+def _moved(consumer: Consumer, records: int) -> OffsetCommits:
     poller = Poller()
     poller.handled([FakeRecord("t", 0, offset) for offset in range(records)])
-    mark = Bookmark(poller)
+    mark = OffsetCommits(poller)
     mark.move(consumer, [])
     return mark
 

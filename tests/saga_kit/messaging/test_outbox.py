@@ -8,17 +8,19 @@ from collections.abc import Sequence
 import pytest
 
 from contracts.envelope import Outgoing
-from saga_kit.messaging.outbox import Kept, Outbox, Relay
+from saga_kit.messaging.outbox import Outbox, OutboxMessage, Relay
 from saga_kit.runtime.errors import OversizeMessage
 from tests.saga_kit.support import FakePublisher, Schema, message, until
 
 
-def kept(*refs: str, delay_s: float = 0.0) -> list[Kept]:
+def kept(*refs: str, delay_s: float = 0.0) -> list[OutboxMessage]:
     """Make messages to keep."""
-    return [Kept(ref, message(ref, "v"), delay_s) for ref in refs]
+    return [OutboxMessage(ref, message(ref, "v"), delay_s) for ref in refs]
 
 
-async def write(schema: Schema, outbox: Outbox, messages: Sequence[Kept], sent: Sequence[int] = ()) -> list[int]:
+async def write(
+    schema: Schema, outbox: Outbox, messages: Sequence[OutboxMessage], sent: Sequence[int] = ()
+) -> list[int]:
     """Write them in a transaction."""
     async with schema.engine.begin() as tx:
         return await outbox.write(tx, messages, sent)
@@ -183,4 +185,4 @@ async def test_the_claim_uses_the_index(schema: Schema) -> None:
 async def test_an_oversize_message_is_refused_before_it_is_stored(schema: Schema) -> None:
     """What the broker would refuse for ever never gets into the outbox."""
     with pytest.raises(OversizeMessage):
-        await write(schema, Outbox(schema.name), [Kept("a", message("a", "x" * 600_000))])
+        await write(schema, Outbox(schema.name), [OutboxMessage("a", message("a", "x" * 600_000))])

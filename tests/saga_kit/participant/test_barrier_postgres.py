@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.envelope import Envelope
 from saga_kit.messaging.batch import Received, Record
-from saga_kit.messaging.outbox import Kept
+from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Refusal
 from saga_kit.participant.handler import ParticipantHandler
 from saga_kit.runtime.errors import CannotStart
-from saga_kit.runtime.telemetry import Metrics
+from saga_kit.runtime.telemetry import KitMetrics
 from tests.saga_kit.support import FakePublisher, FakeRecord, Schema, message, process
 
 AMOUNT, CAPTURE = Decimal("10.5"), Decimal("7.25")
@@ -75,10 +75,12 @@ class Adapter:
         """Never asked here."""
         raise NotImplementedError
 
-    def reply(self, received: Received[HoldCommand[None]], hold: Hold, refusal: Refusal | None, _: datetime) -> Kept:
+    def reply(
+        self, received: Received[HoldCommand[None]], hold: Hold, refusal: Refusal | None, _: datetime
+    ) -> OutboxMessage:
         """Tell everything."""
         text = [received.message.kind, hold.state, str(hold.captured), str(hold.refunded), refusal and refusal.code]
-        return Kept(hold.hold_id, message(hold.hold_id, json.dumps(text)))
+        return OutboxMessage(hold.hold_id, message(hold.hold_id, json.dumps(text)))
 
 
 def command(kind: CommandKind, hold_id: str = "h", owner: str = "alice") -> Received[HoldCommand[None]]:
@@ -310,7 +312,7 @@ async def test_what_was_made_before_the_first_start_moves_nothing(
     began_at = await began(schema)
     old = made(command(kind), appended=began_at + appended, sent=began_at + sent)
 
-    metrics = Metrics()
+    metrics = KitMetrics()
     await process(schema, handler, publisher, metrics=metrics).run([old])
 
     assert ([], []) == (await schema.rows("SELECT * FROM {s}.holds"), publisher.published)
