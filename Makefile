@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock tests/clients/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs coverage lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site coverage lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -78,6 +78,9 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m tests.bench.scaling
 	@$(BIN)/python -m tests.docs.transcripts
 
+docs-site: $(DEVELOPMENT) ## the documentation as a site in build/site/, which needs no other host (ARGS="--serve 8080": shows it)
+	@$(BIN)/python -m docs.generate.site $(ARGS)
+
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/order_saga/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
 
@@ -85,7 +88,7 @@ coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is t
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the newest versions)
-	$(COMPILE) pyproject.toml --extra local --extra otel --group build --group dev --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra local --extra otel --group build --group dev --group docs --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra otel --group build --constraint requirements-dev.lock --output-file requirements-runtime.lock
 	$(COMPILE) --group installer --constraint requirements-dev.lock --output-file requirements-pip.lock

@@ -60,6 +60,7 @@ STARTED_BY_NAME = {
     "docs.generate.openapi",
     "docs.generate.saga",
     "docs.generate.settings",
+    "docs.generate.site.__main__",  # make docs-site
 }
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -24,6 +25,8 @@ from typing import Final
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.support.project import project_files
 
 ROOT: Final = Path(__file__).parents[1]
 LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-runtime.lock")
@@ -114,17 +117,31 @@ def test_later_releases_and_an_old_pip_change_nothing(
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_file_is_complete(lock: str) -> None:
-    """What is listed needs nothing, here, that is not listed: pip is told to look for nothing else."""
+    """What is listed needs nothing, here, that is not listed: pip is told to look for nothing else.
+
+    Left out are packages of which only files are taken: pyproject.toml names them, and nothing imports them.
+    """
+    unpacked = {
+        canonicalize_name(one["name"])
+        for one in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["dependency-metadata"]
+    }
     wanted = [Requirement(line.split("\\")[0]) for line in _requirements(ROOT / lock)]
     listed = {canonicalize_name(one.name) for one in wanted if one.marker is None or one.marker.evaluate()}
     missing = {
         f"{name} needs {needed.name}"
-        for name in listed
+        for name in listed - unpacked
         for needed in map(Requirement, importlib.metadata.requires(name) or [])
         if needed.marker is None or needed.marker.evaluate({"extra": ""})
         if canonicalize_name(needed.name) not in listed
     }
     assert set() == missing
+
+
+def test_nothing_imports_a_package_of_which_only_files_are_taken() -> None:
+    """What the lock files leave out for such a package is never missed."""
+    imports = re.compile(r"^\s*(?:import|from) nicegui\b", re.MULTILINE)
+    ours = (path for path in project_files() if path.suffix == ".py")
+    assert [] == [path for path in ours if imports.search((ROOT / path).read_text())]
 
 
 def _run(*words: str | Path, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
