@@ -28,12 +28,13 @@ from contracts.codec import encode
 from contracts.decimals import Money, Price, Quantity, subtract
 from contracts.orders import OrderCancelRequested, OrderRequested
 from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderType
-from order_saga.core.advance import advance
+from order_saga.core.advance import ALL_AVAILABLE, advance
 from order_saga.core.commands import command
 from order_saga.core.phases import PHASES, QUESTIONS, TERMINAL, steps
 from order_saga.core.saga import (
     Answer,
     AskAgainRequested,
+    Availability,
     Decision,
     Incoming,
     ParkRequested,
@@ -48,7 +49,7 @@ from order_saga.core.saga import (
 from saga_kit.runtime.errors import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
 LATER: Final = (timedelta(0), timedelta(days=1))
@@ -58,7 +59,7 @@ _NO: Final[dict[Step, Callable[..., RefusalReply]]] = {
     Step.SETTLE: SettlementRefused,
     Step.REFUND: RefundRefused,
 }
-PAUSES: Final = (frozenset[Participant](), frozenset(Participant))
+AVAILABILITY: Final = (ALL_AVAILABLE, *(dict.fromkeys(Participant, how) for how in Availability))
 
 
 def obstacle(saga: Saga, now: datetime) -> str | None:
@@ -71,9 +72,9 @@ def obstacle(saga: Saga, now: datetime) -> str | None:
             return f"phase {saga.phase} does not ask {question.step}"
     if not waiting and saga.phase not in TERMINAL and saga.phase is not Phase.NEW:
         return f"it waits for nothing in phase {saga.phase}"
-    for message, later, paused in product(could_come(saga, now), LATER, PAUSES):
+    for message, later, availability in product(could_come(saga, now), LATER, AVAILABILITY):
         try:
-            _decide(saga, message, now + later, paused)
+            _decide(saga, message, now + later, availability)
         except Exception as error:  # noqa: BLE001 - whatever it is, it would set the order aside
             return f"{type(message).__name__} in phase {saga.phase}: {describe(error)}"
     return None
@@ -83,7 +84,7 @@ def could_come(saga: Saga, now: datetime) -> Iterator[Incoming]:
     """Make every kind of message that may come to an order next: answers, timers, cancels, and what operators do."""
     order_id = saga.order_id
     yield TimerDue(order_id)
-    yield TimerDue(order_id, frozenset(Step))
+    yield TimerDue(order_id, probe=True)
     yield Requested(_request(saga), now)
     yield OrderCancelRequested(order_id, saga.user_id, saga.user_id)
     yield OrderCancelRequested(order_id, saga.user_id, f"{OPERATOR_PREFIX}somebody")
@@ -95,8 +96,8 @@ def could_come(saga: Saga, now: datetime) -> Iterator[Incoming]:
             yield from _answers(saga, question.step, now)
 
 
-def _decide(saga: Saga, message: Incoming, now: datetime, paused: frozenset[Participant]) -> None:
-    outcome = advance(saga, message, now, paused=paused)
+def _decide(saga: Saga, message: Incoming, now: datetime, availability: Mapping[Participant, Availability]) -> None:
+    outcome = advance(saga, message, now, availability=availability)
     if isinstance(outcome, Decision):
         encode(outcome.saga.progress)
         encode(outcome.entries)
@@ -140,6 +141,6 @@ def _answers(saga: Saga, step: Step, now: datetime) -> Iterator[Incoming]:
             yield BalanceReserved(*head, asked.amount)
         elif isinstance(asked, RefundBalance):
             yield BalanceRefunded(*head, asked.amount if state is HoldState.REFUNDED else Money(0))
-    for state, code in product(row.no_proof or row.proof, (BalanceRefusal.CLOSED, BalanceRefusal.HOLD_CONFLICT)):
+    for state, code in product(row.no_proof, (BalanceRefusal.CLOSED, BalanceRefusal.HOLD_CONFLICT)):
         no = (command_id, order_id, hold_id, state, code, reason)
         yield _NO[step](*no)

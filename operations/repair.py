@@ -16,9 +16,9 @@ from contracts.orders import OrderCancelRequested
 from contracts.vocabulary import OPERATOR_PREFIX
 from order_saga.core.saga import AskAgainRequested, Phase, ResumeRequested
 from order_saga.worker import store
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics
-from order_saga.worker.process import Orders
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics
+from order_saga.worker.process import SagaHandler
 from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Received
 from saga_kit.messaging.outbox import Outbox, OutboxMessage
@@ -106,7 +106,7 @@ async def _decide(
             return Result(done=False, words="it has ended and is archived" if archived else "there is no such order")
         if (why_not := refusal(saga)) is not None:
             return await _noted(tx, run, action, order_id, Result(done=False, words=why_not))
-        orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
+        orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
         effects = await orders.handle(tx, [Received(message)])
         await Outbox(SCHEMA).write(tx, [structs.replace(one, delay_s=AT_ONCE_S) for one in effects.outbox])
         return await _noted(tx, run, action, order_id, Result(done=True, words=words))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from contracts.vocabulary import REASONS, Side
 from order_saga.core.phases import (
+    BY_OUTCOME,
     LOOK_AGAIN_S,
     MAX_QUOTE_AGE_S,
     MAX_REQUEST_AGE_S,
@@ -19,9 +20,10 @@ from order_saga.core.phases import (
     PHASES,
     QUESTIONS,
     TERMINAL,
+    Way,
     steps,
 )
-from order_saga.core.saga import Phase
+from order_saga.core.saga import Phase, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,6 +37,14 @@ BEGIN, END = "<!-- the saga, drawn from order_saga/core/phases.py -->", "<!-- en
 ORIGIN: Final = """\
 Generated from `order_saga/core/phases.py` by `make docs`. Times are in seconds and scale with
 `ORDER_SAGA_TIME_SCALE`."""
+PHASE_HEAD: Final = (
+    *("phase", "on entry", "public status", "a buy asks", "a sell asks", "all yes"),
+    *("a no", "timeout", "a cancel", "a stale quote"),
+)
+QUESTION_HEAD: Final = (
+    *("question", "asks", "yes", "no", "asked again after", "at most every"),
+    *("attempts", "given up after", "overdue after"),
+)
 AGES: Final = f"""\
 A quote older than {MAX_QUOTE_AGE_S:g} s at the fill is stale. A request first handled more than {MAX_REQUEST_AGE_S:g} s
 after it was made has expired (this one does not scale)."""
@@ -50,81 +60,39 @@ STALE_PRICE, with its money back."""
 
 def diagram() -> str:
     """Draw the phases and what leads from one to the next."""
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> VALIDATING: OrderRequested"]
+    lines = ["```mermaid", "stateDiagram-v2"]
     for phase, row in PHASES.items():
-        lines += [f"    {phase} --> {to}: {_asked(phase, side)} yes" for side, to in row.yes]
+        lines += [line for side, to in row.yes for line in _arrows(phase, side, to)]
         leads: dict[Phase, list[str]] = {}
-        for why, to in (("no", row.no), ("silence", row.silence), ("cancel", row.cancel)):
-            if to is not None:
+        for why, to in (("no", row.no), ("timeout", row.timeout), ("cancel", row.cancel)):
+            if isinstance(to, Phase):
                 leads.setdefault(to, []).append(why)
         lines += [f"    {phase} --> {to}: {', '.join(whys)}" for to, whys in leads.items()]
-    ends = sorted(TERMINAL - {Phase.COMPLETED})
-    lines += [f"    REFUNDING --> {phase}: nothing is held any more" for phase in ends]
-    lines += [f"    {phase} --> [*]" for phase in (Phase.COMPLETED, *ends)]
+        if row.stale is not None:
+            lines.append(f"    {phase} --> {row.stale}: the quote is too old on entry")
+    lines += [f"    {phase} --> [*]" for phase in PHASES if phase in TERMINAL]
     return "\n".join([*dict.fromkeys(lines), "```"])
 
 
 def page() -> str:
     """Write the whole page: diagram, phases, questions, moves, reasons."""
+    moves = ((before or "(new)", _listed(after)) for before, after in MOVES.items())
+    reasons = ((code, reason.meaning, "yes" if reason.retryable else "") for code, reason in REASONS.items())
     parts = [
         "# The saga",
         ORIGIN,
         diagram(),
         "## Phases",
-        _table(
-            ("phase", "public status", "a buy asks", "a sell asks", "all yes", "a no", "silence", "a cancel"),
-            (
-                (
-                    phase,
-                    " → ".join((*row.via, row.status)) if row.status else "as before" if row.asks else "none",
-                    _listed(steps(phase, Side.BUY)),
-                    _listed(steps(phase, Side.SELL)),
-                    _targets(phase),
-                    "parks" if phase is Phase.REFUNDING else row.no or "",
-                    row.silence or "",
-                    row.cancel or "",
-                )
-                for phase, row in PHASES.items()
-            ),
-        ),
+        _table(PHASE_HEAD, map(_phase, PHASES)),
         "## Questions",
-        _table(
-            (
-                "question",
-                "asks",
-                "yes",
-                "no",
-                "asked again after",
-                "at most every",
-                "attempts",
-                "given up after",
-                "overdue after",
-            ),
-            (
-                (
-                    step,
-                    row.participant,
-                    row.yes.__name__,
-                    row.no.__name__,
-                    f"{row.retry_s:g}",
-                    f"{row.retry_max_s:g}",
-                    _or_never(row.attempts_max, "no limit"),
-                    _or_never(row.patience_s, "never"),
-                    _or_never(row.overdue_s, ""),
-                )
-                for step, row in QUESTIONS.items()
-            ),
-        ),
+        _table(QUESTION_HEAD, map(_question, QUESTIONS)),
         AGES,
         "## Pauses",
         PAUSE,
         "## Moves of the public status",
-        _table(("from", "to"), ((before or "(new)", _listed(after)) for before, after in MOVES.items())),
+        _table(("from", "to"), moves),
         "## Reasons",
-        _table(
-            ("reason_code", "meaning", "the same order may succeed later"),
-            ((code, reason.meaning, "yes" if reason.retryable else "") for code, reason in REASONS.items()),
-        ),
+        _table(("reason_code", "meaning", "the same order may succeed later"), reasons),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -146,6 +114,46 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _phase(phase: Phase) -> tuple[object, ...]:
+    row = PHASES[phase]
+    shown = " → ".join((*row.via, row.status)) if row.status else "as before" if row.asks else "none"
+    return (
+        phase,
+        _listed(row.on_entry),
+        shown,
+        _listed(steps(phase, Side.BUY)),
+        _listed(steps(phase, Side.SELL)),
+        _targets(phase),
+        row.no or "",
+        row.timeout or "",
+        row.cancel or "",
+        row.stale or "",
+    )
+
+
+def _question(step: Step) -> tuple[object, ...]:
+    row = QUESTIONS[step]
+    return (
+        step,
+        row.participant,
+        row.yes.__name__,
+        row.no.__name__,
+        f"{row.retry_s:g}",
+        f"{row.retry_max_s:g}",
+        _or_never(row.attempts_max, "no limit"),
+        _or_never(row.patience_s, "never"),
+        _or_never(row.overdue_s, ""),
+    )
+
+
+def _arrows(phase: Phase, side: Side, to: Phase | Way) -> list[str]:
+    """Draw where a yes leads."""
+    if phase is Phase.NEW:
+        return [f"    [*] --> {to}: OrderRequested"]
+    ends = BY_OUTCOME if to is Way.BY_OUTCOME else (to,)
+    return [f"    {phase} --> {end}: {_asked(phase, side)} yes" for end in ends]
+
+
 def _asked(phase: Phase, side: Side) -> str:
     word = "" if steps(phase, Side.BUY) == steps(phase, Side.SELL) else f"{side.lower()}: "
     return word + " and ".join(steps(phase, side))
@@ -153,8 +161,6 @@ def _asked(phase: Phase, side: Side) -> str:
 
 def _targets(phase: Phase) -> str:
     row = dict(PHASES[phase].yes)
-    if phase is Phase.REFUNDING:
-        return "FAILED or CANCELLED"
     same = len(set(row.values())) == 1
     return next(iter(row.values())) if same else ", ".join(f"{side.lower()}: {to}" for side, to in row.items())
 

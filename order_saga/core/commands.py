@@ -9,33 +9,58 @@ from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.decimals import Money
 from contracts.vocabulary import Side
 from order_saga.core import money
-from order_saga.core.saga import Command, Saga, Step
+from order_saga.core.saga import Command, HoldTerms, Saga, SettlementTerms, Step
 
 
 def command(saga: Saga, step: Step) -> Command:
     """Build the command of a step; a retry builds the very same."""
     command_id, order_id, hold_id = saga.command_id(step), saga.order_id, saga.command_id(Step.RESERVE)
-    asset_id, quantity = asked_for(saga)
     if step is Step.CHECK:
+        asset_id, quantity = asked_for(saga)
         assert saga.order_type is not None  # noqa: S101 - an order without a type is INVALID_ORDER and never asks
         return CheckAsset(command_id, order_id, asset_id, saga.order_type, quantity, saga.price)
-    quote, user_id = saga.progress.quote, saga.user_id
-    held_asset, amount = asset_id, Money(quantity)
-    reserve = saga.progress.question(Step.RESERVE)
+    hold, reserve = hold_terms(saga), saga.progress.question(Step.RESERVE)
     # An older version did not note when it first asked: not before the order was.
     hold_asked_at = saga.created_at if reserve is None or reserve.sent_at is None else reserve.sent_at
-    if saga.side is Side.BUY or step is Step.SETTLE:
-        assert quote is not None  # noqa: S101 - a buy reserves, and everybody settles, only after a quote
-        total = money.sums(saga.side, asset_id, quantity, quote)
-        held_asset, amount = total.hold_asset_id, total.hold
-        if step is Step.SETTLE:
-            return SettleBalance(
-                command_id, order_id, hold_id, user_id, held_asset, amount,
-                amount, total.credit_asset_id, total.credit, quote.cash_asset_id, total.fee,
-                hold_asked_at,
-            )  # fmt: skip
+    if step is Step.SETTLE:
+        terms = settlement_terms(saga)
+        return SettleBalance(
+            command_id, order_id, hold_id, saga.user_id, hold.asset_id, hold.amount,
+            terms.capture, terms.credit_asset_id, terms.credit, terms.fee_asset_id, terms.fee,
+            hold_asked_at,
+        )  # fmt: skip
     kind = ReserveBalance if step is Step.RESERVE else RefundBalance
-    return kind(command_id, order_id, hold_id, user_id, held_asset, amount, hold_asked_at)
+    return kind(command_id, order_id, hold_id, saga.user_id, hold.asset_id, hold.amount, hold_asked_at)
+
+
+def hold_terms(saga: Saga) -> HoldTerms:
+    """Give the terms of the hold: those that were fixed, or, as long as none are, those that the order makes now.
+
+    A buy holds what its quote costs, a sell what it sells. An order that was stored before terms were has none; its
+    quote and its request are still the ones that its first command was made from.
+    """
+    if saga.progress.hold is not None:
+        return saga.progress.hold
+    if saga.side is Side.SELL:
+        asset_id, quantity = asked_for(saga)
+        return HoldTerms(asset_id, Money(quantity))
+    total = fill_sums(saga)
+    return HoldTerms(total.hold_asset_id, total.hold)
+
+
+def settlement_terms(saga: Saga) -> SettlementTerms:
+    """Give the terms of the settlement: those that were fixed with the fill, or, before that, those of the quote."""
+    if saga.progress.settlement is not None:
+        return saga.progress.settlement
+    total = fill_sums(saga)
+    return SettlementTerms(total.hold, total.credit_asset_id, total.credit, total.fee_asset_id, total.fee)
+
+
+def fill_sums(saga: Saga) -> money.Sums:
+    """Work out what a fill at the order's quote costs, brings and is charged."""
+    assert saga.progress.quote is not None  # noqa: S101 - a buy reserves, and everybody settles, only after a quote
+    asset_id, quantity = asked_for(saga)
+    return money.sums(saga.side, asset_id, quantity, saga.progress.quote)
 
 
 def asked_for(saga: Saga) -> tuple[str, Any]:

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import structs
 
 from contracts.orders import OrderCancelRequested, OrderStatusChanged
-from order_saga.core.advance import advance
+from order_saga.core.advance import ALL_AVAILABLE, advance
 from order_saga.core.saga import (
     Ask,
+    Availability,
     Decision,
-    Entry,
     Fill,
+    HistoryEntry,
     Ignored,
     Incoming,
     Participant,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-class Chapter(msgspec.Struct):
+class HistoryRow(msgspec.Struct):
     """What one batch adds to an order's history: entries from number `seq` on, and the moves of its versions.
 
     A move is `PENDING>CONFIRMED`, the first one `>PENDING`; there is one for each version after `version_from`.
@@ -39,7 +40,7 @@ class Chapter(msgspec.Struct):
     order_id: UUID
     seq: int
     version_from: int
-    entries: list[Entry]
+    entries: list[HistoryEntry]
     moves: list[str]
 
     @property
@@ -52,11 +53,11 @@ class Folded(msgspec.Struct):
     """All that a batch decided. `sagas` holds each touched saga once, as it is now."""
 
     sagas: dict[UUID, Saga]
-    chapters: dict[UUID, Chapter]
+    history: dict[UUID, HistoryRow]
     asks: list[Ask]
     events: list[OrderStatusChanged]
     fills: dict[str, Fill]
-    strangers: list[Incoming]
+    unknown: list[Incoming]
     """Replies that name an order that does not exist."""
     ignored: Counter[Why]
 
@@ -66,7 +67,7 @@ def fold(
     messages: Sequence[Incoming],
     now: datetime,
     time_scale: float = 1.0,
-    paused: frozenset[Participant] = frozenset(),
+    availability: Mapping[Participant, Availability] = ALL_AVAILABLE,
 ) -> Folded:
     """Advance every saga by its messages, in their order. `known` holds each named saga that exists."""
     folded = Folded({}, {}, [], [], {}, [], Counter())
@@ -74,9 +75,9 @@ def fold(
         order_id = order_of(message)
         saga = folded.sagas.get(order_id) or known.get(order_id) or _blank(message, now)
         if saga is None:
-            folded.strangers.append(message)
+            folded.unknown.append(message)
             continue
-        outcome = advance(saga, message, now, time_scale, paused)
+        outcome = advance(saga, message, now, time_scale, availability)
         if isinstance(outcome, Ignored):
             _ignore(folded, saga, outcome)
         else:
@@ -106,24 +107,24 @@ def _take(folded: Folded, before: Saga, decision: Decision) -> None:
         folded.fills[decision.fill.fill_id] = decision.fill
     folded.ignored.update(Why(entry.detail["why"]) for entry in decision.entries if entry.kind == "ignored")
     if not decision.entries:
-        return  # a question that goes on waiting is not worth a line, nor a chapter without one
-    chapter = _chapter(folded, before)
-    chapter.entries.extend(decision.entries)
-    chapter.moves.extend([(event.previous_status or "") + ">" + event.status for event in decision.events])
+        return  # a question that goes on waiting is not worth a line, nor a row without one
+    row = _history_row(folded, before)
+    row.entries.extend(decision.entries)
+    row.moves.extend([(event.previous_status or "") + ">" + event.status for event in decision.events])
 
 
 def _ignore(folded: Folded, saga: Saga, ignored: Ignored) -> None:
     folded.ignored[ignored.why] += 1
     if ignored.why is Why.NOT_DUE:
         return  # a timer that no longer fits is our own doing and tells nobody anything
-    entry = Entry("ignored", ignored.name, detail={"why": ignored.why.value, **ignored.detail})
-    _chapter(folded, saga).entries.append(entry)
+    entry = HistoryEntry("ignored", ignored.name, detail={"why": ignored.why.value, **ignored.detail})
+    _history_row(folded, saga).entries.append(entry)
     folded.sagas[saga.order_id] = structs.replace(saga, history_seq=saga.history_seq + 1)
 
 
-def _chapter(folded: Folded, before: Saga) -> Chapter:
-    chapter = folded.chapters.get(before.order_id)
-    if chapter is None:
-        chapter = Chapter(before.order_id, before.history_seq + 1, before.version, [], [])
-        folded.chapters[before.order_id] = chapter
-    return chapter
+def _history_row(folded: Folded, before: Saga) -> HistoryRow:
+    row = folded.history.get(before.order_id)
+    if row is None:
+        row = HistoryRow(before.order_id, before.history_seq + 1, before.version, [], [])
+        folded.history[before.order_id] = row
+    return row

@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 BASIS_POINT = Decimal("0.0001")
 CARRIED_MAX = Decimal("1E18")
 """A sum from here on can't be written on the wire."""
-KEPT_MAX = 16_384
-"""Sums that are kept: an order's quote, hold, fill and settlement need the same ones, soon after each other."""
+CACHED_MAX = 16_384
+"""Sums that are cached: an order's quote, hold, fill and settlement need the same ones, soon after each other."""
 
 
 class Sums(NamedTuple):
-    """The amounts of one fill. `hold` and `capture` are of `hold_asset_id`, `fee` is always cash."""
+    """The amounts of one fill: all of `hold` is captured; `fee` is always cash."""
 
     hold_asset_id: str
     hold: Money
     credit_asset_id: str
     credit: Money
+    fee_asset_id: str
     fee: Money
 
 
@@ -41,7 +42,7 @@ def sums(side: Side, asset_id: str, quantity: Quantity, quote: Quote) -> Sums:
     return _sums(side, asset_id, quantity, quote.price, quote.fee_bps, quote.cash_asset_id, quote.cash_scale)
 
 
-@lru_cache(KEPT_MAX)
+@lru_cache(CACHED_MAX)
 def _sums(
     side: Side, asset_id: str, quantity: Quantity, price: Price, fee_bps: int, cash_asset_id: str, cash_scale: int
 ) -> Sums:
@@ -49,9 +50,9 @@ def _sums(
     fee = ceil_to(multiply(gross, multiply(Decimal(fee_bps), BASIS_POINT)), cash_scale)
     if side is Side.BUY:
         hold = Money(add(ceil_to(gross, cash_scale), fee))
-        return Sums(cash_asset_id, hold, asset_id, Money(quantity), fee)
+        return Sums(cash_asset_id, hold, asset_id, Money(quantity), cash_asset_id, fee)
     credit = Money(subtract(floor_to(gross, cash_scale), fee))
-    return Sums(asset_id, Money(quantity), cash_asset_id, credit, fee)
+    return Sums(asset_id, Money(quantity), cash_asset_id, credit, cash_asset_id, fee)
 
 
 def refusal(

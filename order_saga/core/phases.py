@@ -1,11 +1,34 @@
-"""The saga on one screen: what each phase asks, how long it waits, and where each answer leads.
-
-A phase is a set of questions that we have asked; their answers, a cancel or a silence end it. `advance` interprets
-this table and nothing else decides where a saga goes. Times are in seconds and scale with `ORDER_SAGA_TIME_SCALE`.
+"""The saga on one screen: what each phase asks, what it does on entry, and where each answer leads.
 
 A market buy:   VALIDATING (check) -> RESERVING (reserve) -> SETTLING (settle) -> COMPLETED
 A market sell:  VALIDATING (check and reserve side by side) -> SETTLING (settle) -> COMPLETED
 Anything else:  -> REFUNDING (refund what is held or may be held) -> FAILED or CANCELLED
+
+Theory of operation
+-------------------
+`advance` interprets this table, and nothing else decides where a saga goes. Three rules are enough to read it.
+
+1. A phase is a set of questions. On entry a saga does the phase's actions, shows its status and asks its questions, all
+   in one transaction; then it waits. The last yes, a no, a timeout or a cancel ends the phase, and the table names the
+   next phase for each. None says that this cannot end the phase.
+2. Money may be held from the moment RESERVE is sent until a reply proves that it is not. So every way out before the
+   pivot leads through REFUNDING, which is passed at once when nothing can be held, and which asks until it knows.
+3. SETTLING is the pivot. Its entry records the fill, and from there on a saga only goes forward: it asks for ever and
+   takes no cancel. Only a refused settlement, which proves that no money moved, takes the fill back.
+
+What the table does not say, and why:
+
+- An answer counts once, and only for a question that is open. A repeated, late or unknown reply is ignored with its
+  reason, and so is a timer that no longer fits. Else each phase would need a row for each message out of time.
+- A reply that contradicts what was asked or what is known cannot come from a correct participant. The saga parks: it
+  keeps all that it knows and moves only when a person resumes it. A wrong guess here would lose or double money.
+- A paused participant is not asked, and no timeout counts against its pause. A silent one gets a few probes. Whom to
+  ask is not the saga's business: it comes in from outside (`Availability`), and no phase differs by it.
+- A quote ages while other questions wait, so its age is judged on entry into the pivot, not by a timer.
+- A command that is sent again is the very same command, and the participant's barrier makes it one effect. So the terms
+  of the hold and of the settlement are fixed before the first command is sent, and never reckoned again.
+
+Times are in seconds and scale with `ORDER_SAGA_TIME_SCALE`.
 """
 
 from __future__ import annotations
@@ -21,7 +44,7 @@ from contracts.balance import (
     RefundRefused,
     SettlementRefused,
 )
-from contracts.vocabulary import HoldState, OrderStatus, Side
+from contracts.vocabulary import HoldState, OrderStatus, Side, Word
 from order_saga.core.saga import Participant, Phase, Step
 
 if TYPE_CHECKING:
@@ -59,7 +82,7 @@ class QuestionRow(NamedTuple):
     proof: tuple[HoldState, ...] = ()
     """The hold states that a yes may report; any other is impossible and parks the order."""
     no_proof: tuple[HoldState, ...] = ()
-    """The same for a no: each proves that nothing is held."""
+    """The same for a no. Unless the no parks the order, each of them proves that nothing is held."""
 
 
 QUESTIONS: Final = {
@@ -72,60 +95,91 @@ QUESTIONS: Final = {
         Participant.BALANCE, BalanceSettled, SettlementRefused, 2, 60, None, None, overdue_s=300,
         proof=(HoldState.SETTLED,), no_proof=(HoldState.REFUNDED, HoldState.TOMBSTONE, HoldState.REFUSED),
     ),
-    # A refund that is refused is settled, or known with other terms: never believable, a person must look.
     Step.REFUND: QuestionRow(
         Participant.BALANCE, BalanceRefunded, RefundRefused, 2, 60, None, None, overdue_s=300,
-        proof=(HoldState.REFUNDED, HoldState.TOMBSTONE, HoldState.REFUSED),
+        proof=(HoldState.REFUNDED, HoldState.TOMBSTONE, HoldState.REFUSED), no_proof=(HoldState.SETTLED,),
     ),
 }  # fmt: skip
 
 
+class Way(Word):
+    """Where a phase can lead besides a phase of the table."""
+
+    BY_OUTCOME = "as the outcome says"
+    """FAILED or CANCELLED, as was fixed when the order began to refund."""
+    PARKED = "parks"
+    """It stays where it is until a person resumes it."""
+
+
+class EntryAction(Word):
+    """What a saga does on entering a phase, before it shows the phase's status and asks its questions."""
+
+    RECORD_FILL = "record the fill"
+    FIX_OUTCOME = "fix the outcome"
+    """How the order will end is known from here on, and shown at the end. What is still open is waited for no more."""
+    TAKE_BACK_FILL = "take back the fill"
+    """If there is one: its row stays, marked as busted, and the order shows that nothing was filled."""
+    GIVE_REASON = "give the reason"
+
+
 class PhaseRow(NamedTuple):
-    """What a phase shows and asks, and where it leads. `None` as a target: that can't end this phase."""
+    """What a phase does, shows and asks, and where it leads. `None` as a target: that can't end this phase."""
 
     status: OrderStatus | None
     """What the public sees; None: what it saw before."""
     via: tuple[OrderStatus, ...] = ()
     """Statuses passed on the way in, a version each."""
+    on_entry: tuple[EntryAction, ...] = ()
     asks: tuple[tuple[Side, Step], ...] = ()
-    yes: tuple[tuple[Side, Phase], ...] = ()
+    yes: tuple[tuple[Side, Phase | Way], ...] = ()
     """All questions answered yes."""
-    no: Phase | None = None
-    silence: Phase | None = None
+    no: Phase | Way | None = None
+    timeout: Phase | None = None
     """Patience over."""
     cancel: Phase | None = None
+    stale: Phase | None = None
+    """The quote is too old on entry: the order goes there instead, and nothing of this phase is done."""
+    passed_if_nothing_held: bool = False
+    """Entered and left by its yes at once if RESERVE was never sent, or was refused: then there is nothing to ask."""
+    lacks: str = ""
+    """What an order lacks that stands here for long, in words for a person."""
 
 
 BUY, SELL = Side.BUY, Side.SELL
 
 PHASES: Final = {
-    # Known only by a cancel that came before its request; hidden from everybody.
-    Phase.NEW: PhaseRow(None),
+    # Known only by a cancel that came before its request, and hidden from everybody: the request is its yes.
+    Phase.NEW: PhaseRow(None, yes=((BUY, Phase.VALIDATING), (SELL, Phase.VALIDATING))),
     Phase.VALIDATING: PhaseRow(
         PENDING,
         asks=((BUY, Step.CHECK), (SELL, Step.CHECK), (SELL, Step.RESERVE)),
         yes=((BUY, Phase.RESERVING), (SELL, Phase.SETTLING)),
-        no=Phase.REFUNDING, silence=Phase.REFUNDING, cancel=Phase.REFUNDING,
+        no=Phase.REFUNDING, timeout=Phase.REFUNDING, cancel=Phase.REFUNDING,
     ),
     Phase.RESERVING: PhaseRow(
         PENDING,
         asks=((BUY, Step.RESERVE),),
         yes=((BUY, Phase.SETTLING),),
-        no=Phase.REFUNDING, silence=Phase.REFUNDING, cancel=Phase.REFUNDING,
+        no=Phase.REFUNDING, timeout=Phase.REFUNDING, cancel=Phase.REFUNDING,
     ),
-    # The pivot: entering it records the fill. From here on only forward.
+    # The pivot: from here on only forward.
     Phase.SETTLING: PhaseRow(
-        PROCESSING, via=(CONFIRMED,),
+        PROCESSING, via=(CONFIRMED,), on_entry=(EntryAction.RECORD_FILL,), stale=Phase.REFUNDING,
         asks=((BUY, Step.SETTLE), (SELL, Step.SETTLE)),
         yes=((BUY, Phase.COMPLETED), (SELL, Phase.COMPLETED)),
-        no=Phase.FAILED,
+        no=Phase.FAILED, lacks="settlement not acknowledged",
     ),
-    # The outcome is fixed on entry and shown at the end, when the money is at rest. With nothing to refund it is
-    # passed at once. It leads to FAILED or CANCELLED as the outcome says; a no parks the order.
-    Phase.REFUNDING: PhaseRow(None, asks=((BUY, Step.REFUND), (SELL, Step.REFUND))),
+    # The compensation. The outcome is shown at the end, when the money is at rest. A refund that is refused, because
+    # the hold is settled after all, is for a person to look at.
+    Phase.REFUNDING: PhaseRow(
+        None, on_entry=(EntryAction.FIX_OUTCOME,), passed_if_nothing_held=True,
+        asks=((BUY, Step.REFUND), (SELL, Step.REFUND)),
+        yes=((BUY, Way.BY_OUTCOME), (SELL, Way.BY_OUTCOME)),
+        no=Way.PARKED, lacks="compensation not acknowledged",
+    ),
     Phase.COMPLETED: PhaseRow(COMPLETED),
-    Phase.CANCELLED: PhaseRow(CANCELLED),
-    Phase.FAILED: PhaseRow(FAILED),
+    Phase.CANCELLED: PhaseRow(CANCELLED, on_entry=(EntryAction.TAKE_BACK_FILL, EntryAction.GIVE_REASON)),
+    Phase.FAILED: PhaseRow(FAILED, on_entry=(EntryAction.TAKE_BACK_FILL, EntryAction.GIVE_REASON)),
 }  # fmt: skip
 
 MOVES: Final[dict[OrderStatus | None, tuple[OrderStatus, ...]]] = {
@@ -151,6 +205,12 @@ EARLY_CANCELS_MAX: Final = 8
 
 TERMINAL: Final = frozenset(phase for phase, row in PHASES.items() if row.status is not None and row.status.terminal)
 
+STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
+"""Every type of reply, and the question that it answers."""
+
+BY_OUTCOME: Final = tuple(phase for phase, row in PHASES.items() if EntryAction.GIVE_REASON in row.on_entry)
+"""The phases that an outcome can lead to."""
+
 _STEPS: Final = {
     (phase, side): tuple(step for asked_by, step in row.asks if asked_by is side)
     for phase, row in PHASES.items()
@@ -163,8 +223,8 @@ def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
     return _STEPS[phase, side]
 
 
-def target(phase: Phase, side: Side) -> Phase | None:
-    """Name the phase that follows when every answer is yes."""
+def target(phase: Phase, side: Side) -> Phase | Way | None:
+    """Name what follows when every answer is yes."""
     return dict(PHASES[phase].yes).get(side)
 
 
@@ -175,4 +235,4 @@ def needed(phase: Phase, side: Side, answered: Collection[Step] = ()) -> frozens
     """
     asked = frozenset(QUESTIONS[step].participant for step in steps(phase, side) if step not in answered)
     following = target(phase, side)
-    return asked if following is None else asked | needed(following, side)
+    return asked | needed(following, side) if isinstance(following, Phase) else asked

@@ -47,6 +47,16 @@ class Participant(Word):
     BALANCE = "balance"
 
 
+class Availability(Word):
+    """Whether a participant may be asked at present."""
+
+    AVAILABLE = "AVAILABLE"
+    SILENT = "SILENT"
+    """It has not answered for a while: the circuit breaker is open, and only probes repeat their questions."""
+    PAUSED = "PAUSED"
+    """An operator has paused it: nobody asks it, and no time counts against that."""
+
+
 class Answer(Word):
     """What became of a question."""
 
@@ -87,9 +97,9 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     sent: bool = True
     """False as long as no decision has sent its command: then nobody can have acted on it."""
     sent_at: datetime | None = None
-    """When the command for the hold was sent the first time; kept of that question only, not by older versions."""
+    """When the command for the hold was sent the first time; noted of that question only, not by older versions."""
     held_back: bool = False
-    """It waits, unasked and without an end to patience, for a participant that is paused."""
+    """It waits, unasked and without a timeout, for a participant that is paused."""
     reason_code: ReasonCode | None = None
     reason: str | None = None
 
@@ -109,6 +119,24 @@ class Quote(msgspec.Struct, frozen=True):
     made_at: datetime = msgspec.field(name="received_at")  # as it is stored since the first version
 
 
+class HoldTerms(msgspec.Struct, frozen=True):
+    """The terms of the order's hold, as RESERVE asks for them; REFUND and SETTLE name the same ones."""
+
+    asset_id: str
+    amount: Money
+
+
+class SettlementTerms(msgspec.Struct, frozen=True):
+    """The terms of the settlement, as the fill made them: what is captured of the hold, credited and charged."""
+
+    capture: Money
+    """Of the hold's asset."""
+    credit_asset_id: str
+    credit: Money
+    fee_asset_id: str
+    fee: Money
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """How a saga that is refunding will end; shown only at the end."""
 
@@ -122,6 +150,10 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     questions: tuple[Question, ...] = ()
     quote: Quote | None = None
+    hold: HoldTerms | None = None
+    """Fixed when RESERVE is asked for the first time; an order of version 0.2 or older has none."""
+    settlement: SettlementTerms | None = None
+    """Fixed with the fill; the same."""
     hold_state: HoldState | None = None
     outcome: Outcome | None = None
     early_cancels: tuple[str, ...] = ()
@@ -182,7 +214,7 @@ _ID_ENDS = {step: f":{step}" for step in Step}
 
 
 class Requested(msgspec.Struct, frozen=True):
-    """A request with what the shell knows of it: when it was sent, and an older order with its client id.
+    """A request with what the worker knows of it: when it was sent, and an older order with its client id.
 
     `sent_at` is the earliest that the broker or the envelope tells: publishing it again makes no record younger.
     """
@@ -194,10 +226,10 @@ class Requested(msgspec.Struct, frozen=True):
 
 
 class TimerDue(msgspec.Struct, frozen=True):
-    """An order's `due_at` has come. Questions in `held_back` go to a silent participant and wait longer instead."""
+    """An order's `due_at` has come. A probe asks a silent participant all the same (the breaker is half open)."""
 
     order_id: UUID
-    held_back: frozenset[Step] = frozenset()
+    probe: bool = False
 
 
 class ParkRequested(msgspec.Struct, frozen=True):
@@ -226,7 +258,7 @@ Command = CheckAsset | BalanceCommand
 Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested | AskAgainRequested
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of an order's history.
 
     `kind` is received, asked, answered, waits, timed_out, ignored, status, overdue, parked, resumed or woken.
@@ -264,7 +296,7 @@ class Decision(msgspec.Struct, frozen=True):
     """What a message changed: the saga as it is now, and everything that must be kept or sent for it."""
 
     saga: Saga
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[HistoryEntry, ...] = ()
     asks: tuple[Ask, ...] = ()
     events: tuple[OrderStatusChanged, ...] = ()
     fill: Fill | None = None

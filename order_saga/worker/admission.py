@@ -1,9 +1,10 @@
-"""How many questions may wait for an answer before new orders are let in: as many as keep everybody at work, no more.
+"""The admission limit: how many questions may wait for an answer before new orders are let in.
 
-Beyond that knee a further order only makes all others wait. Nobody sets it: it is found by how long answers take,
-measured against the least that they took, as TCP Vegas finds how much a network holds. Answers that take about as long
-as ever let the window grow while it is what holds orders up; at twice as long it shrinks. Only questions that are young
-count: who is away or slow must not keep orders out for good. Pure but for the clock, which is an argument.
+Beyond as many as keep everybody at work, a further order only makes all others wait. Nobody sets this limit. It is
+found by how long answers take, measured against the least that they took, as TCP Vegas finds how much a network holds.
+Answers that take about as long as the least let the limit grow while it is what orders wait for; at twice as long it
+shrinks. Only young questions count: a participant that is down or slow must not keep orders out for good. Pure but for
+the clock, which is an argument.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ class _Kind:
         self.total_s = 0.0
 
 
-class Window:
+class AdmissionLimit:
     """Counts the open questions that are young, and says for how many more there is room."""
 
     def __init__(self, clock: Callable[[], float], *, young_s: float) -> None:
         """`clock` gives seconds that never go back; a question counts for `young_s` at most."""
         self._clock = clock
         self._young_s = young_s
-        self._size = float(FLOOR)
+        self._limit = float(FLOOR)
         self._asked: dict[str, tuple[float, str]] = {}
         """When each open question was asked, and its kind; the oldest first."""
         self._kinds: dict[str, _Kind] = {}
@@ -61,22 +62,22 @@ class Window:
         self._most = 0
 
     @property
-    def size(self) -> int:
+    def limit(self) -> int:
         """How many questions may wait at once."""
-        return int(self._size)
+        return int(self._limit)
 
     @property
-    def waiting(self) -> int:
-        """How many do, the young ones."""
-        self._let_go()
+    def in_flight(self) -> int:
+        """How many do: the young ones."""
+        self._forget_old()
         return len(self._asked)
 
     def room(self) -> int:
         """Return how many more orders may be let in now."""
-        self._turn()
-        waiting = len(self._asked)
-        self._most = max(self._most, waiting)
-        return max(0, int(self._size) - waiting)
+        self._end_round()
+        in_flight = len(self._asked)
+        self._most = max(self._most, in_flight)
+        return max(0, int(self._limit) - in_flight)
 
     def note(self, messages: Iterable[Incoming], asks: Iterable[Ask]) -> None:
         """Note the answers and questions of a batch that is committed and published."""
@@ -112,7 +113,7 @@ class Window:
         one.number += 1
         one.total_s += took_s
 
-    def _let_go(self) -> None:
+    def _forget_old(self) -> None:
         """Stop waiting for what has waited too long: that it did is the strongest sign that there is too much."""
         long_ago = self._clock() - self._young_s
         while self._asked:
@@ -122,16 +123,16 @@ class Window:
             del self._asked[command_id]
             self._late += 1
 
-    def _turn(self) -> None:
+    def _end_round(self) -> None:
         """End a round when what was asked since the last one began has had time to show."""
-        self._let_go()
+        self._forget_old()
         now = self._clock()
         kinds = [one for one in self._kinds.values() if one.number]
         number = sum(one.number for one in kinds)
         if now - self._round_began < self._round_s or number + self._late < SAMPLES_MIN:
             return
         total_s = sum(one.total_s for one in kinds)
-        limiting = self._most >= self._size * 0.75
+        limiting = self._most >= self._limit * 0.75
         least_s = sum(self._least(one, now, limiting=limiting) * one.number for one in kinds)
         slower = (total_s + self._late * self._young_s) / (least_s + self._late * QUICK_S)
         self._resize(TARGET / slower, limiting=limiting)
@@ -145,16 +146,16 @@ class Window:
         mean_s = max(QUICK_S, one.total_s / one.number)
         if one.least_s is None or mean_s <= one.least_s * NEAR:
             one.least_s, one.least_at = min(mean_s, one.least_s or mean_s), now
-        elif limiting and self._size <= FLOOR:
+        elif limiting and self._limit <= FLOOR:
             one.least_s, one.least_at = (one.least_s + mean_s) / 2, now  # with so few, it takes what it takes
         elif not limiting:
-            one.least_at = now  # nobody waits at the door, so nothing has to be found out
+            one.least_at = now  # no order waits to be let in, so nothing has to be found out
         elif now - one.least_at > FORGET_S:
-            self._size = FLOOR  # find it anew from there
+            self._limit = FLOOR  # find it anew from there
             one.least_s, one.least_at = mean_s, now
         return one.least_s
 
     def _resize(self, by: float, *, limiting: bool) -> None:
         by = min(GROWTH_MAX, max(SHRINK_MAX, 1 + (by - 1) / 2))
         if by < 1 or limiting:
-            self._size = min(float(CEILING), max(float(FLOOR), self._size * by))
+            self._limit = min(float(CEILING), max(float(FLOOR), self._limit * by))

@@ -6,10 +6,10 @@ import time
 
 from order_saga.core.phases import QUESTIONS
 from order_saga.core.saga import Incoming
-from order_saga.worker.admission import Window
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics, refresh_gauges
-from order_saga.worker.process import Orders
+from order_saga.worker.admission import AdmissionLimit
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics, refresh_gauges
+from order_saga.worker.process import SagaHandler
 from order_saga.worker.settings import OrchestratorSettings
 from order_saga.worker.tables import SCHEMA
 from order_saga.worker.timers import run_timers
@@ -24,17 +24,17 @@ def run() -> int:
     """Run one orchestrator until it is told to stop; return the exit status."""
     settings = load(OrchestratorSettings)
     scale = settings.order_saga_time_scale
-    silence, metrics = Silence(), Metrics()
+    breaker, metrics = CircuitBreaker(), SagaMetrics()
     # However slow the saga's clock runs, nothing keeps orders out for longer than at its usual pace.
-    window = Window(time.monotonic, young_s=min(row.retry_s for row in QUESTIONS.values()) * min(1.0, scale))
+    admission = AdmissionLimit(time.monotonic, young_s=min(row.retry_s for row in QUESTIONS.values()) * min(1.0, scale))
 
-    def handler(kit: Kit) -> Orders:
+    def handler(kit: Kit) -> SagaHandler:
         metrics.register(kit.registry)
-        metrics.watch(window)
-        return Orders(time_scale=scale, metrics=metrics, silence=silence, window=window)
+        metrics.watch(admission)
+        return SagaHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
 
     async def timers(kit: Kit, process: BatchProcess[Incoming]) -> None:
-        await run_timers(kit.engine, process, silence, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2))
+        await run_timers(kit.engine, process, breaker, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2))
 
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
         await refresh_gauges(kit.engine, metrics, kit.stopping)

@@ -1,6 +1,7 @@
-"""Who has stopped answering: a participant that is down gets a few probes instead of a storm of repeated questions.
+"""A circuit breaker for each participant: one that is down gets a few probes, not a storm of repeated questions.
 
-Silence is counted, not timed: so many repeated questions without one answer. The first answer ends it.
+It counts instead of timing: so many repeated questions without one answer open it, and the first answer closes it.
+While it is open, timers postpone their questions, but a few of them probe (it is half open then).
 """
 
 from __future__ import annotations
@@ -13,42 +14,38 @@ from order_saga.core.saga import Participant, Phase, Step
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SILENT_AFTER: Final = 100
+OPENS_AFTER: Final = 100
 """Repeated questions without an answer."""
-PROBES: Final = 10
-"""Orders in a round of timers that still ask a silent participant; see `timers.PROBE_EVERY_S`."""
 
 
-class Silence:
+class CircuitBreaker:
     """Counts, for each participant, the repeated questions since its last answer."""
 
-    def __init__(self, silent_after: int = SILENT_AFTER) -> None:
-        """Begin by believing that everybody listens; `silent_after` repeated questions without an answer end that."""
-        self._silent_after = silent_after
+    def __init__(self, opens_after: int = OPENS_AFTER) -> None:
+        """Begin closed for everybody."""
+        self._opens_after = opens_after
         self._unanswered = dict.fromkeys(Participant, 0)
-        self._back: set[Participant] = set()
+        self._closed_again: set[Participant] = set()
 
     def asked_again(self, step: Step) -> None:
         """Note a repeated question."""
         self._unanswered[QUESTIONS[step].participant] += 1
 
     def answered(self, step: Step) -> None:
-        """Note an answer; one that ends a silence is remembered for `take_back`."""
+        """Note an answer; one that closes the breaker is remembered for `closed_again`."""
         participant = QUESTIONS[step].participant
-        if self._unanswered[participant] >= self._silent_after:
-            self._back.add(participant)
+        if self._unanswered[participant] >= self._opens_after:
+            self._closed_again.add(participant)
         self._unanswered[participant] = 0
 
-    def held_back(self) -> frozenset[Step]:
-        """List the questions that wait for a silent participant."""
-        return frozenset(
-            step for step, row in QUESTIONS.items() if self._unanswered[row.participant] >= self._silent_after
-        )
+    def silent(self) -> tuple[Participant, ...]:
+        """List the participants for whom the breaker is open."""
+        return tuple(one for one, unanswered in self._unanswered.items() if unanswered >= self._opens_after)
 
-    def take_back(self) -> list[Phase]:
-        """List the phases that wait for a participant that answers again; each return is told once."""
-        phases = _waiting_for(self._back)
-        self._back = set()
+    def closed_again(self) -> list[Phase]:
+        """List the phases that wait for a participant that answers again; each time is told once."""
+        phases = _waiting_for(self._closed_again)
+        self._closed_again = set()
         return phases
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.core.fold import Folded
-    from order_saga.worker.admission import Window
+    from order_saga.worker.admission import AdmissionLimit
 
 INTERVAL_S: Final = 5.0
 ARCHIVED: Final = "archived"
@@ -26,7 +26,7 @@ ARCHIVED: Final = "archived"
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-class Metrics:
+class SagaMetrics:
     """The orchestrator's own metrics, counted once a batch after its commit."""
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class Metrics:
         self.parked_now = Gauge("saga_parked_orders", "Orders that wait for an operator.", registry=None)
         self.overdue = Gauge("saga_overdue_orders", "Orders that ask for longer than they should.", registry=None)
         self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
-        self.window = Gauge("saga_intake_window", "Questions that may wait at once.", registry=None)
-        self.waiting = Gauge("saga_intake_waiting", "Young questions that wait for an answer.", registry=None)
+        self.limit = Gauge("saga_admission_limit", "Questions that may wait for an answer at once.", registry=None)
+        self.in_flight = Gauge("saga_admission_in_flight", "Young questions that wait for an answer.", registry=None)
         self.paused = Gauge("saga_participant_paused", "1: nobody asks it.", ["participant"], registry=None)
 
     def register(self, registry: CollectorRegistry) -> None:
@@ -46,10 +46,10 @@ class Metrics:
         for metric in vars(self).values():
             registry.register(metric)
 
-    def watch(self, window: Window) -> None:
-        """Show a window as it is whenever somebody looks."""
-        self.window.set_function(lambda: window.size)
-        self.waiting.set_function(lambda: window.waiting)
+    def watch(self, admission: AdmissionLimit) -> None:
+        """Show an admission limit as it is whenever somebody looks."""
+        self.limit.set_function(lambda: admission.limit)
+        self.in_flight.set_function(lambda: admission.in_flight)
 
     def count(self, folded: Folded, archived: int = 0) -> None:
         """Count what a committed batch decided, and messages of archived orders, which it left out."""
@@ -65,7 +65,7 @@ class Metrics:
             self.ignored.labels(ARCHIVED).inc(archived)
 
 
-async def refresh_gauges(engine: AsyncEngine, metrics: Metrics, stopping: asyncio.Event) -> None:
+async def refresh_gauges(engine: AsyncEngine, metrics: SagaMetrics, stopping: asyncio.Event) -> None:
     """Look now and then at what only the tables know, until told to stop."""
 
     async def look() -> None:

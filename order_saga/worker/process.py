@@ -14,42 +14,49 @@ from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
 from contracts.vocabulary import id_text
+from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
-from order_saga.core.phases import QUESTIONS
-from order_saga.core.saga import Ask, Incoming, ParkRequested, Phase, Requested, Saga
+from order_saga.core.phases import STEP_OF
+from order_saga.core.saga import Ask, Availability, Incoming, ParkRequested, Participant, Phase, Requested, Saga
 from order_saga.worker import store
 from saga_kit.messaging.batch import Effects, Intake, Received
 from saga_kit.messaging.outbox import OutboxMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from order_saga.worker.admission import Window
-    from order_saga.worker.circuit_breaker import Silence
-    from order_saga.worker.metrics import Metrics
+    from order_saga.worker.admission import AdmissionLimit
+    from order_saga.worker.circuit_breaker import CircuitBreaker
+    from order_saga.worker.metrics import SagaMetrics
     from saga_kit.messaging.batch import Record
 
 SOURCE: Final = "order-saga/orchestrator"
-STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
 
 log = structlog.get_logger(__name__)
 
 
-class Orders:
+class SagaHandler:
     """The orchestrator's handler: see `saga_kit.messaging.batch.Handler`."""
 
     topics = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
 
-    def __init__(self, *, time_scale: float, metrics: Metrics, silence: Silence, window: Window | None = None) -> None:
-        """Take the pace of the saga's clock, and what watches it. Without `window`, everything is let in."""
+    def __init__(
+        self,
+        *,
+        time_scale: float,
+        metrics: SagaMetrics,
+        breaker: CircuitBreaker,
+        admission: AdmissionLimit | None = None,
+    ) -> None:
+        """Take the pace of the saga's clock, and what watches it. Without `admission`, all are let in."""
         self._time_scale = time_scale
         self._metrics = metrics
-        self._silence = silence
-        self._window = window
-        self.intake = None if window is None else Intake(ORDERS_REQUESTS.name, window.room)
+        self._breaker = breaker
+        self._admission = admission
+        self.intake = None if admission is None else Intake(ORDERS_REQUESTS.name, admission.room)
 
     def decode(self, envelope: Envelope, record: Record) -> Incoming:
         """Read one record. What has an age is as old as its oldest time says, whatever it waited for since."""
@@ -75,17 +82,17 @@ class Orders:
         now, paused, archived = await store.now(tx, named - known.keys())
         living = [message for message in messages if order_of(message) not in archived] if archived else messages
         living = await _with_duplicates(tx, living, known)
-        folded = fold(known, living, now, self._time_scale, paused)
+        folded = fold(known, living, now, self._time_scale, self._availability(paused))
         await store.save(tx, known, folded, now)
         parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
-        strangers = {id(message) for message in folded.strangers}
+        unknown = {id(message) for message in folded.unknown}
         return Effects(
             messages=[_asked(ask, now) for ask in folded.asks],
             outbox=[_told(event, folded) for event in folded.events],
             dead_letters=[
                 (each.record, f"there is no order {order_of(each.message)}")
                 for each in received
-                if each.record is not None and id(each.message) in strangers
+                if each.record is not None and id(each.message) in unknown
             ],
             after_commit=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
         )
@@ -100,6 +107,13 @@ class Orders:
         await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
         return True
 
+    def _availability(self, paused: Collection[Participant]) -> Mapping[Participant, Availability]:
+        """Say of whom it is not available why: a pause, which is the table's, counts before our own breaker."""
+        silent = self._breaker.silent()
+        if not silent and not paused:
+            return ALL_AVAILABLE
+        return dict.fromkeys(silent, Availability.SILENT) | dict.fromkeys(paused, Availability.PAUSED)
+
     def _watch(self, messages: Sequence[Incoming], folded: Folded, parked: Sequence[Saga], archived: int) -> None:
         """Count what was committed, and say what a person must look at: `parked` by a reply that can't be true.
 
@@ -107,16 +121,16 @@ class Orders:
         """
         for message in messages:
             if type(message) in STEP_OF:
-                self._silence.answered(STEP_OF[type(message)])
+                self._breaker.answered(STEP_OF[type(message)])
         for ask in folded.asks:
             if ask.attempt > 1:
-                self._silence.asked_again(ask.step)
+                self._breaker.asked_again(ask.step)
         for saga in parked:
             log.error("an order is parked", order_id=id_text(saga.order_id), reason=saga.parked_reason)
         if archived:
             log.warning("messages of archived orders are ignored", messages=archived)
-        if self._window is not None:
-            self._window.note(messages, folded.asks)
+        if self._admission is not None:
+            self._admission.note(messages, folded.asks)
         self._metrics.count(folded, archived)
 
 
@@ -144,7 +158,7 @@ async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known:
     marked = list(messages)
     for index, name in fresh.items():
         message = messages[index]
-        assert isinstance(message, Requested)  # noqa: S101 - by the comprehension above
+        assert isinstance(message, Requested)  # noqa: S101 - only a request was marked above
         holder = holders.setdefault(name, message.request.order_id)
         if holder != message.request.order_id:
             marked[index] = structs.replace(message, duplicate_of=holder)

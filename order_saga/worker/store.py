@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from order_saga.core.fold import Chapter, Folded
+    from order_saga.core.fold import Folded, HistoryRow
     from order_saga.core.saga import Fill
 
 
@@ -205,7 +205,7 @@ async def save(tx: AsyncConnection, known: Mapping[UUID, Saga], folded: Folded, 
     await _change(tx, _UPDATE_ALL, (_ID, *_ASKED_FOR, *_MOVING), stubs)
     moved = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is not Phase.NEW]
     await _change(tx, _UPDATE, (_ID, *_MOVING), moved)
-    await _write_history(tx, [chapter for chapter in folded.chapters.values() if chapter.entries], at)
+    await _write_history(tx, [row for row in folded.history.values() if row.entries], at)
     await _write_fills(tx, list(folded.fills.values()))
 
 
@@ -288,12 +288,12 @@ async def _change(tx: AsyncConnection, statement: str, columns: Sequence[_Column
         raise
 
 
-async def _write_history(tx: AsyncConnection, chapters: Sequence[Chapter], at: datetime) -> None:
-    if chapters:
+async def _write_history(tx: AsyncConnection, rows: Sequence[HistoryRow], at: datetime) -> None:
+    if rows:
         arrays = zip(
             *(
                 (c.order_id, c.seq, c.version_from, c.version_to, ",".join(c.moves), encode(c.entries).decode())
-                for c in chapters
+                for c in rows
             ),
             strict=True,
         )

@@ -1,4 +1,4 @@
-"""The scanner: orders whose time has come go through the same door as every other message, as timers."""
+"""The scanner: finds orders whose time has come and has them handled as messages, in batches like all others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from order_saga.core.saga import Incoming, TimerDue
 from order_saga.worker import store
-from order_saga.worker.circuit_breaker import PROBES
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.crash_points import CrashPoint, reached
@@ -19,27 +18,29 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from order_saga.core.saga import Phase
-    from order_saga.worker.circuit_breaker import Silence
+    from order_saga.worker.circuit_breaker import CircuitBreaker
     from saga_kit.messaging.batch import BatchProcess
 
 ROUND_MAX: Final = 500
 """Orders of one round: the same knee as a batch of messages."""
 WAKE_MAX: Final = 5_000
 WAKE_PAGES_MAX: Final = 200
+PROBES: Final = 10
+"""Orders of a round that ask a silent participant all the same ..."""
 PROBE_EVERY_S: Final = 1.0
-"""A silent participant gets probes from one round in this time, however many rounds there are."""
+"""... in one round in this time, however many rounds there are."""
 
 
 async def run_timers(
     engine: AsyncEngine,
     process: BatchProcess[Incoming],
-    silence: Silence,
+    breaker: CircuitBreaker,
     stopping: asyncio.Event,
     *,
     interval_s: float,
 ) -> None:
     """Scan until told to stop: at once again after a full round, else after `interval_s`."""
-    scanner = _Scanner(engine, process, silence)
+    scanner = _Scanner(engine, process, breaker)
 
     async def scan() -> bool:
         return await scanner.scan() == ROUND_MAX
@@ -50,8 +51,8 @@ async def run_timers(
 class _Scanner:
     """What one process's rounds have in common: whom it is still waking, and when it last probed."""
 
-    def __init__(self, engine: AsyncEngine, process: BatchProcess[Incoming], silence: Silence) -> None:
-        self._engine, self._process, self._silence = engine, process, silence
+    def __init__(self, engine: AsyncEngine, process: BatchProcess[Incoming], breaker: CircuitBreaker) -> None:
+        self._engine, self._process, self._breaker = engine, process, breaker
         self._waking: set[Phase] = set()
         self._pages = 0
         self._probed_at = -PROBE_EVERY_S
@@ -59,7 +60,7 @@ class _Scanner:
 
     async def scan(self) -> int:
         """Do a round; return how many orders were due."""
-        if back := self._silence.take_back():
+        if back := self._breaker.closed_again():
             self._waking |= set(back)
             self._pages = WAKE_PAGES_MAX
         with self._lookback.look() as look:
@@ -76,18 +77,16 @@ class _Scanner:
         return len(timers)
 
     async def _wake(self, tx: AsyncConnection) -> None:
-        """Wake a page of those that waited for somebody who answers again; the next page when these have had a turn."""
+        """Wake a page of those that waited for somebody who answers again; the next page when these have been asked."""
         woken = await store.wake(tx, sorted(self._waking), WAKE_MAX)
         self._pages -= 1
         if woken < WAKE_MAX or not self._pages:
             self._waking = set()
 
     def _timers(self, order_ids: list[UUID]) -> list[Received[Incoming]]:
-        held_back, now = self._silence.held_back(), asyncio.get_running_loop().time()
-        probes = PROBES if now - self._probed_at >= PROBE_EVERY_S else 0
-        if held_back and order_ids and probes:
-            self._probed_at = now
-        return [
-            Received(TimerDue(order_id, held_back if number >= probes else frozenset()))
-            for number, order_id in enumerate(order_ids)
-        ]
+        """Make the timers of a round; now and then its first ones are probes, if there is somebody to probe."""
+        now = asyncio.get_running_loop().time()
+        probes = 0
+        if order_ids and self._breaker.silent() and now - self._probed_at >= PROBE_EVERY_S:
+            probes, self._probed_at = PROBES, now
+        return [Received(TimerDue(order_id, probe=number < probes)) for number, order_id in enumerate(order_ids)]

@@ -14,9 +14,9 @@ from contracts.topics import TOPICS
 from operations.demo.samples import load_samples
 from order_api.settings import ApiSettings
 from order_saga.worker import tables as orders_tables
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics
-from order_saga.worker.process import Orders
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics
+from order_saga.worker.process import SagaHandler
 from order_saga.worker.timers import run_timers
 from participants.assets import tables as assets
 from participants.assets.feed import Feed
@@ -56,8 +56,8 @@ async def whole_system(infrastructure: Infrastructure, database: Database, prefi
 
 
 def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list[Service]:
-    silence = Silence()
-    orders = Orders(time_scale=1.0, metrics=Metrics(), silence=silence)
+    breaker = CircuitBreaker()
+    orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=breaker)
     feeds: list[Feed] = []
 
     def desk(kit: Any) -> AssetHandler:
@@ -65,7 +65,7 @@ def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list
         return AssetHandler(timedelta(seconds=10), feeds[0].catch_up)
 
     async def timers(kit: Any, process: Any) -> None:
-        await run_timers(kit.engine, process, silence, kit.stopping, interval_s=0.25)
+        await run_timers(kit.engine, process, breaker, kit.stopping, interval_s=0.25)
 
     async def feed(kit: Any, _process: Any) -> None:
         await feeds[0].run(kit.stopping)

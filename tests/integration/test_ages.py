@@ -10,9 +10,9 @@ from contracts.assets import AssetApproved
 from contracts.codec import encode
 from contracts.envelope import Envelope, format_time, read_envelope, write_headers
 from order_saga.core.saga import Incoming, Requested
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics
-from order_saga.worker.process import Orders
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics
+from order_saga.worker.process import SagaHandler
 from tests.order_saga.core.sample import approved, cancel, refunded, request, reserved, settled, timer
 from tests.saga_kit.support import FakeRecord
 
@@ -38,7 +38,7 @@ def handled(message: AssetApproved | Requested, ago: tuple[int, int, int | None]
         headers.append(("first-appended-at", format_time(NOW - timedelta(seconds=first_s)).encode()))
     appended_at = int((NOW - timedelta(seconds=appended_s)).timestamp() * 1000)
     record = FakeRecord(timestamp=appended_at, value=encode(body), headers=headers)
-    orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
+    orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
     read = orders.decode(read_envelope(record.headers), record)
     assert isinstance(read, (AssetApproved, Requested))
     return read
@@ -62,7 +62,7 @@ def test_a_quote_is_as_old_as_its_oldest_time(ago: tuple[int, int, int | None], 
 
 def test_what_others_ask_for_does_not_come_again_by_itself() -> None:
     """Answers and timers do, since an open question is asked until it is answered; so these may be dropped."""
-    orders = Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
+    orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
     once: tuple[Incoming, ...] = (Requested(request(), NOW), cancel())
     again: tuple[Incoming, ...] = (approved(), reserved(), settled(), refunded(), timer())
     assert ([False, False], [True] * 5) == ([*map(orders.comes_again, once)], [*map(orders.comes_again, again)])

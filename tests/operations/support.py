@@ -18,9 +18,9 @@ from operations.cli import app
 from operations.cli.reach import Trouble, connected, rows
 from order_saga.core.saga import Incoming, TimerDue
 from order_saga.worker import store
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics
-from order_saga.worker.process import Orders
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics
+from order_saga.worker.process import SagaHandler
 from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Received
 from saga_kit.messaging.outbox import Outbox
@@ -46,7 +46,7 @@ class Desk:
         self.url = database.url
         self.engine = engine
         # However slow the machine is, nothing falls due by itself while a test types its commands.
-        self._orders = Orders(time_scale=100.0, metrics=Metrics(), silence=Silence())
+        self._orders = SagaHandler(time_scale=100.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
 
     async def tell(self, *messages: Incoming) -> list[str]:
         """Handle messages as one batch; return the ids of the commands that it would publish."""

@@ -24,9 +24,9 @@ from operations.audit import audit
 from operations.erase import erase
 from order_saga.core.saga import Requested
 from order_saga.worker import store
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics
-from order_saga.worker.process import Orders
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics
+from order_saga.worker.process import SagaHandler
 from saga_kit.participant.holds import Holds
 from tests.operations.support import Desk
 from tests.order_saga.core.sample import approved, cancel, invalid, not_approved, park, requested, reserved, settled
@@ -61,7 +61,7 @@ TO_ORDERS: Final = [
 TO_BALANCE: Final = [message.__name__ for message in BALANCE_COMMANDS.messages]
 
 
-async def fresh(desk: Desk, name: str, orders: Orders) -> Any:
+async def fresh(desk: Desk, name: str, orders: SagaHandler) -> Any:
     """Let a message come by the wire as if it were new."""
     [row] = await desk.rows("SELECT clock_timestamp() AS now")
     one = received(orders, example(name))
@@ -87,9 +87,9 @@ async def live(desk: Desk, ending: str) -> Balance:
     return balance
 
 
-def orchestrator() -> Orders:
+def orchestrator() -> SagaHandler:
     """Make the handler."""
-    return Orders(time_scale=1.0, metrics=Metrics(), silence=Silence())
+    return SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
 
 
 async def age(desk: Desk) -> None:
@@ -135,8 +135,8 @@ async def test_no_message_moves_an_archived_order(desk: Desk, ending: str) -> No
     await live(desk, ending)
     assert 0 == (await desk.cli("archive", "--yes")).code
     assert 0 == await number_of(desk, "orders.orders")
-    before, metrics = await content(desk), Metrics()
-    orders = Orders(time_scale=1.0, metrics=metrics, silence=Silence())
+    before, metrics = await content(desk), SagaMetrics()
+    orders = SagaHandler(time_scale=1.0, metrics=metrics, breaker=CircuitBreaker())
     for name in TO_ORDERS:
         effects = await _handled(desk, orders, name)
         assert ([], [], []) == (effects.messages, effects.outbox, effects.dead_letters), name
@@ -148,7 +148,7 @@ async def test_no_message_moves_an_archived_order(desk: Desk, ending: str) -> No
     ]
 
 
-async def _handled(desk: Desk, orders: Orders, name: str) -> Any:
+async def _handled(desk: Desk, orders: SagaHandler, name: str) -> Any:
     message = await fresh(desk, name, orders)  # before there is a transaction: the engine has two connections
     async with desk.engine.begin() as tx:
         return await orders.handle(tx, [message])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from contracts.envelope import UnreadableMessage, read_envelope
 from order_saga.worker import timers
-from order_saga.worker.circuit_breaker import Silence
-from order_saga.worker.metrics import Metrics as SagaMetrics
-from order_saga.worker.process import Orders
+from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.metrics import SagaMetrics
+from order_saga.worker.process import SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.messaging.batch import BatchProcess, Received
@@ -112,8 +112,8 @@ class Node:
     async def _start(self) -> Member:
         world, schema = self.world, SCHEMAS[self.service]
         engine = cast("Any", Engine(world.database, self, self.world.lingers_s))
-        outbox, silence, self.stopping = Outbox(schema), Silence(world.scenario.silent_after), asyncio.Event()
-        handler = self._handler(silence)
+        outbox, breaker, self.stopping = Outbox(schema), CircuitBreaker(world.scenario.silent_after), asyncio.Event()
+        handler = self._handler(breaker)
         letters, publisher = Letters(self), Publisher(self)
         process: BatchProcess[Any] = BatchProcess(
             engine=engine,
@@ -128,14 +128,14 @@ class Node:
         relay = Relay(engine, schema, outbox, publisher)
         work = [self._consume(member, handler, process), self._relay(relay, outbox)]
         if self.service == "orchestrator":
-            work.append(self._timers(engine, process, silence))
+            work.append(self._timers(engine, process, breaker))
         self._tasks = [asyncio.create_task(one) for one in work]
         await world.broker.groups[self.service].join(member)
         return member
 
-    def _handler(self, silence: Silence) -> Handler[Any]:
+    def _handler(self, breaker: CircuitBreaker) -> Handler[Any]:
         if self.service == "orchestrator":
-            return Orders(time_scale=1.0, metrics=_SAGA_METRICS, silence=silence)
+            return SagaHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker)
         return participant() if self.service == "balance" else AssetHandler(self.world.STALE_AFTER, _no_feed_here)
 
     async def _is_missed(self, member: Member) -> None:
@@ -177,11 +177,13 @@ class Node:
 
         await keep_doing("relay", one_round, self.stopping, every_s=RELAY_EVERY_S)
 
-    async def _timers(self, engine: Any, process: BatchProcess[Any], silence: Silence) -> None:
-        scanner: Any = timers._Scanner(engine, process, silence)
+    async def _timers(self, engine: Any, process: BatchProcess[Any], breaker: CircuitBreaker) -> None:
+        scanner: Any = timers._Scanner(engine, process, breaker)
 
         async def scan() -> bool:
-            await self._until_due("due_at", SCAN_EVERY_S, lambda: bool(cast("Any", silence)._back or scanner._waking))
+            await self._until_due(
+                "due_at", SCAN_EVERY_S, lambda: bool(cast("Any", breaker)._closed_again or scanner._waking)
+            )
             return bool(await scanner.scan() == timers.ROUND_MAX)
 
         await keep_doing("timers", scan, self.stopping, every_s=SCAN_EVERY_S)

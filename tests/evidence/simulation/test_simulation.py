@@ -15,7 +15,7 @@ import pytest
 from contracts.vocabulary import HoldState
 from order_saga.core import advance
 from order_saga.worker import store
-from order_saga.worker.process import Orders
+from order_saga.worker.process import SagaHandler
 from saga_kit.messaging.outbox import Outbox
 from saga_kit.messaging.poller import Poller
 from saga_kit.participant import barrier, handler
@@ -131,7 +131,7 @@ def _forget_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drop_what_meets_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Orders, "comes_again", lambda _self, _message: True)
+    monkeypatch.setattr(SagaHandler, "comes_again", lambda _self, _message: True)
 
 
 def _believe_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from operations import archive, repair
 from operations.pauses import pause, unpause, wake
 from order_saga.core.saga import Participant
 from order_saga.worker import store
-from order_saga.worker.process import Orders
+from order_saga.worker.process import SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.participant.holds import Holds
@@ -51,7 +51,7 @@ TOLERATES_LOSS: Final = frozenset({"balance.commands", "balance.replies", "asset
 _PAGES: Final = ("(0,0)", "(100000,0)")
 _YEARS_S: Final = 1e9
 _STATEMENTS: Final = statements()
-_TOPICS: Final = {"orchestrator": Orders.topics, "balance": participant().topics, "assets": AssetHandler.topics}
+_TOPICS: Final = {"orchestrator": SagaHandler.topics, "balance": participant().topics, "assets": AssetHandler.topics}
 _RULES: Final = (Price("0.01"), Quantity("0.00000001"), Quantity("0.001"), None, Money(10), Money(10_000), 10, "USD", 2)
 
 

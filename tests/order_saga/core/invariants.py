@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
 from contracts.vocabulary import HoldState, OrderStatus
 from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps
-from order_saga.core.saga import Answer, Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
+from order_saga.core.saga import Answer, Availability, Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,6 +42,13 @@ KINDS: Final = frozenset(
     }
 )
 NOBODY: Final[frozenset[Participant]] = frozenset()
+
+
+def availability(
+    paused: frozenset[Participant] = NOBODY, silent: frozenset[Participant] = NOBODY
+) -> dict[Participant, Availability]:
+    """Say of whom it is not available why, as the orchestrator does: a pause counts before silence."""
+    return dict.fromkeys(silent, Availability.SILENT) | dict.fromkeys(paused, Availability.PAUSED)
 
 
 def check(before: Saga, now: datetime, outcome: Decision | Ignored, paused: frozenset[Participant] = NOBODY) -> None:

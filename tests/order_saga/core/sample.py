@@ -26,7 +26,7 @@ from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
 from order_saga.core.advance import advance
 from order_saga.core.commands import command
-from order_saga.core.phases import QUESTIONS
+from order_saga.core.phases import STEP_OF
 from order_saga.core.saga import (
     AskAgainRequested,
     Command,
@@ -45,7 +45,7 @@ from order_saga.core.saga import (
     TimerDue,
     Why,
 )
-from tests.order_saga.core.invariants import NOBODY, check
+from tests.order_saga.core.invariants import NOBODY, availability, check
 
 if TYPE_CHECKING:
     from order_saga.core.saga import Question
@@ -159,9 +159,9 @@ def fitting(saga: Saga, message: Incoming) -> Incoming:
     return message
 
 
-def timer(*held_back: Step) -> TimerDue:
+def timer(*, probe: bool = False) -> TimerDue:
     """Say that the order's time has come."""
-    return TimerDue(ORDER_ID, frozenset(held_back))
+    return TimerDue(ORDER_ID, probe)
 
 
 def park(reason: str = "a message could not be stored") -> ParkRequested:
@@ -211,14 +211,15 @@ class Story:
         self.saga = saga or blank()
         self.now = NOW
         self.time_scale = time_scale
-        self.paused = NOBODY
+        self.paused = self.silent = NOBODY
         self.told: list[Decision | Ignored] = []
         self.tell(*messages)
 
     def tell(self, *messages: Incoming) -> Story:
         """Say these messages to the order, one after the other, at once."""
         for message in messages:
-            outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, self.paused)
+            away = availability(self.paused, self.silent)
+            outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, away)
             check(self.saga, self.now, outcome, self.paused)
             if isinstance(outcome, Decision):
                 self.saga = outcome.saga
@@ -228,6 +229,11 @@ class Story:
     def pause(self, *participants: Participant) -> Story:
         """Pause these participants, and nobody else."""
         self.paused = frozenset(participants)
+        return self
+
+    def silence(self, *participants: Participant) -> Story:
+        """Let these participants be silent, and nobody else."""
+        self.silent = frozenset(participants)
         return self
 
     def wait(self, seconds: float) -> Story:
@@ -283,5 +289,4 @@ class Story:
         return question
 
 
-REPLIES: Final = {reply: step for step, row in QUESTIONS.items() for reply in (row.yes, row.no)}
-"""Every type of reply, and the question that it answers."""
+REPLIES: Final = STEP_OF

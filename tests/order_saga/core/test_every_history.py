@@ -22,9 +22,9 @@ from order_saga.core.advance import advance
 from order_saga.core.phases import MOVES
 from order_saga.core.saga import Command, Ignored, Participant, Phase, Requested, Saga, Step, Why
 from tests.order_saga.core.hostile import walked
-from tests.order_saga.core.invariants import NOBODY, check
+from tests.order_saga.core.invariants import NOBODY, availability, check
 from tests.order_saga.core.sample import NOW, REPLIES, blank, fitting
-from tests.order_saga.core.walker import PAUSES, Clock, Explored, Walk, explore, histories
+from tests.order_saga.core.walker import PAUSES, SILENT, Clock, Explored, Walk, explore, histories
 from tests.order_saga.core.world import State, World, always
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ def _move(
     state = walk.find(saga, now)
     assert state is not None
     edge, message = walk.edge(state, move, paused), _at(walk.messages[move], now)
-    outcome = advance(saga, fitting(saga, message), now, paused=paused)
+    away = availability(paused, SILENT.get(move, NOBODY))
+    outcome = advance(saga, fitting(saga, message), now, availability=away)
     check(saga, now, outcome, paused)
     if isinstance(outcome, Ignored):
         assert (edge.ignored, edge.to) == (outcome.why, state)

@@ -14,9 +14,10 @@ from msgspec import structs
 
 from contracts.vocabulary import OrderStatus, Side
 from order_saga.core.advance import advance
-from order_saga.core.fold import Chapter, Folded, fold, order_of
+from order_saga.core.fold import Folded, HistoryRow, fold, order_of
 from order_saga.core.phases import MOVES
-from order_saga.core.saga import Decision, Entry, Fill, Incoming, Phase, Requested, Saga, Step, Why
+from order_saga.core.saga import Decision, Fill, HistoryEntry, Incoming, Participant, Phase, Requested, Saga, Why
+from tests.order_saga.core.invariants import availability
 from tests.order_saga.core.sample import (
     NOW,
     ORDER_ID,
@@ -68,28 +69,28 @@ class Tale:
     def __init__(self) -> None:
         """Begin with nothing known."""
         self.sagas: dict[UUID, Saga] = {}
-        self.chapters: list[Chapter] = []
+        self.history: list[HistoryRow] = []
         self.asks: list[Ask] = []
         self.events: list[OrderStatusChanged] = []
         self.fills: dict[str, Fill] = {}
-        self.strangers: list[Incoming] = []
+        self.unknown: list[Incoming] = []
         self.ignored: Counter[Why] = Counter()
 
     def tell(self, batch: list[Incoming]) -> Folded:
         """Fold one batch over what is known."""
         folded = fold(self.sagas, batch, NOW)
         self.sagas |= folded.sagas
-        self.chapters += folded.chapters.values()
+        self.history += folded.history.values()
         self.asks += folded.asks
         self.events += folded.events
         self.fills |= folded.fills
-        self.strangers += folded.strangers
+        self.unknown += folded.unknown
         self.ignored += folded.ignored
         return folded
 
-    def entries(self, order_id: UUID) -> list[Entry]:
+    def entries(self, order_id: UUID) -> list[HistoryEntry]:
         """Read an order's whole history."""
-        return [entry for chapter in self.chapters if chapter.order_id == order_id for entry in chapter.entries]
+        return [entry for row in self.history if row.order_id == order_id for entry in row.entries]
 
 
 def one_by_one(messages: list[Incoming]) -> Tale:
@@ -101,7 +102,7 @@ def one_by_one(messages: list[Incoming]) -> Tale:
         begins = isinstance(message, Requested) or type(message) is type(cancel())
         saga = tale.sagas.get(order_id, begun if begins else None)
         if saga is None:
-            tale.strangers.append(message)
+            tale.unknown.append(message)
             continue
         outcome = advance(saga, message, NOW)
         if isinstance(outcome, Decision):
@@ -113,11 +114,11 @@ def one_by_one(messages: list[Incoming]) -> Tale:
                 tale.fills[outcome.fill.fill_id] = outcome.fill
         else:
             tale.ignored[outcome.why] += 1
-            entries = [Entry("ignored", outcome.name, detail={"why": outcome.why, **outcome.detail})]
+            entries = [HistoryEntry("ignored", outcome.name, detail={"why": outcome.why, **outcome.detail})]
             if outcome.why is Why.NOT_DUE:
                 continue
             tale.sagas[order_id] = structs.replace(saga, history_seq=saga.history_seq + 1)
-        tale.chapters.append(Chapter(order_id, 0, 0, entries, []))
+        tale.history.append(HistoryRow(order_id, 0, 0, entries, []))
     return tale
 
 
@@ -143,7 +144,7 @@ def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: 
     assert found.events == expected.events
     assert found.asks == expected.asks
     assert found.fills == expected.fills
-    assert found.strangers == expected.strangers
+    assert found.unknown == expected.unknown
     assert found.ignored == expected.ignored
     for order_id in (ORDER_ID, OTHER_ID):
         assert found.entries(order_id) == expected.entries(order_id)
@@ -151,40 +152,40 @@ def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: 
 
 @given(MESSAGES, st.sets(st.integers(1, 29)))
 @settings(max_examples=300, deadline=None)
-def test_chapters_are_gapless(messages: list[Incoming], cuts: set[int]) -> None:
+def test_history_are_gapless(messages: list[Incoming], cuts: set[int]) -> None:
     """I7: entries are numbered from 1 without a gap, versions follow each other, and every move is a legal one."""
     tale = Tale()
     for batch in _cut(messages, cuts):
         before = dict(tale.sagas)
         folded = tale.tell(batch)
-        for order_id, chapter in folded.chapters.items():
+        for order_id, row in folded.history.items():
             known = before.get(order_id)
-            assert chapter.entries, "no empty chapter: its number would be given again"
-            assert chapter.seq == (known.history_seq if known else 0) + 1
-            assert chapter.version_from == (known.version if known else 0)
-            assert chapter.version_to == folded.sagas[order_id].version
-            assert folded.sagas[order_id].history_seq == chapter.seq + len(chapter.entries) - 1
+            assert row.entries, "no empty row: its number would be given again"
+            assert row.seq == (known.history_seq if known else 0) + 1
+            assert row.version_from == (known.version if known else 0)
+            assert row.version_to == folded.sagas[order_id].version
+            assert folded.sagas[order_id].history_seq == row.seq + len(row.entries) - 1
             status = (known.status if known else None) or ""
-            for move in chapter.moves:
+            for move in row.moves:
                 came_from, _, went_to = move.partition(">")
                 assert came_from == status
                 legal = MOVES[OrderStatus(came_from) if came_from else None]
                 assert went_to in legal or move == "PENDING>PENDING"
                 status = went_to
             assert status == (folded.sagas[order_id].status or "")
-        assert set(folded.sagas) >= set(folded.chapters)
+        assert set(folded.sagas) >= set(folded.history)
 
 
 def test_a_whole_order_in_one_batch() -> None:
-    """Everything at once: one chapter, four versions, each saga written once."""
+    """Everything at once: one row, four versions, each saga written once."""
     folded = fold({}, [requested(), approved(), reserved(), settled()], NOW)
-    chapter = folded.chapters[ORDER_ID]
-    assert (chapter.seq, chapter.version_from, chapter.version_to) == (1, 0, 4)
-    assert chapter.moves == [">PENDING", "PENDING>CONFIRMED", "CONFIRMED>PROCESSING", "PROCESSING>COMPLETED"]
+    row = folded.history[ORDER_ID]
+    assert (row.seq, row.version_from, row.version_to) == (1, 0, 4)
+    assert row.moves == [">PENDING", "PENDING>CONFIRMED", "CONFIRMED>PROCESSING", "PROCESSING>COMPLETED"]
     assert [event.version for event in folded.events] == [1, 2, 3, 4]
     assert [ask.step for ask in folded.asks] == ["check", "reserve", "settle"]
     assert list(folded.fills) == [f"{ORDER_ID}:fill"]
-    assert folded.sagas[ORDER_ID].history_seq == len(chapter.entries)
+    assert folded.sagas[ORDER_ID].history_seq == len(row.entries)
 
 
 def test_a_fill_that_is_busted_in_its_own_batch_is_written_as_busted() -> None:
@@ -198,7 +199,7 @@ def test_an_ignored_message_is_counted_and_written_down_with_its_reason() -> Non
     known = fold({}, [requested()], NOW).sagas
     folded = fold(known, [requested(), cancel(STRANGER), approved(command_id="another:check")], NOW)
     assert folded.ignored == {Why.DUPLICATE: 1, Why.NOT_ALLOWED: 1, Why.UNKNOWN: 1}
-    told = [(entry.kind, entry.name, entry.detail["why"]) for entry in folded.chapters[ORDER_ID].entries]
+    told = [(entry.kind, entry.name, entry.detail["why"]) for entry in folded.history[ORDER_ID].entries]
     assert told == [
         ("ignored", "OrderRequested", "duplicate"),
         ("ignored", "OrderCancelRequested", "not_allowed"),
@@ -211,15 +212,15 @@ def test_a_timer_that_is_not_due_leaves_no_trace_but_a_count() -> None:
     """It is our own doing, and tells nobody anything."""
     known = fold({}, [requested()], NOW).sagas
     folded = fold(known, [timer()], NOW)
-    assert (folded.sagas, folded.chapters, folded.ignored) == ({}, {}, {Why.NOT_DUE: 1})
+    assert (folded.sagas, folded.history, folded.ignored) == ({}, {}, {Why.NOT_DUE: 1})
 
 
 def test_a_postponed_question_moves_the_saga_and_writes_no_history() -> None:
-    """An empty chapter would take the number of the next one."""
+    """An empty row would take the number of the next one."""
     saga = fold({}, [requested()], NOW).sagas[ORDER_ID]
     assert saga.due_at is not None
-    folded = fold({ORDER_ID: saga}, [timer(Step.CHECK)], saga.due_at)
-    assert folded.chapters == {}
+    folded = fold({ORDER_ID: saga}, [timer()], saga.due_at, 1.0, availability(silent=frozenset({Participant.ASSETS})))
+    assert folded.history == {}
     assert folded.sagas[ORDER_ID].due_at == saga.due_at + timedelta(seconds=4)
 
 
@@ -227,11 +228,11 @@ def test_only_a_request_or_a_cancel_begins_an_order() -> None:
     """All else names an order that must exist."""
     strange: list[Incoming] = [timer(), park(), resume(), approved(), refunded()]
     folded = fold({}, strange, NOW)
-    assert folded.strangers == strange
+    assert folded.unknown == strange
     assert folded.sagas == {}
     begun = fold({}, [cancel(), timer()], NOW)
     assert begun.sagas[ORDER_ID].phase is Phase.NEW
-    assert begun.strangers == []
+    assert begun.unknown == []
 
 
 def test_a_stub_is_not_the_requests_user() -> None:

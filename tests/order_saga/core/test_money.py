@@ -59,14 +59,14 @@ def _rounded_up(value: Fraction, unit: Fraction) -> Fraction:
 def test_the_example_of_the_specification() -> None:
     """Sell 0.00100001 BTC at 50,000: proceeds 50.00, fee 0.06, credit 49.94."""
     total = sums(Side.SELL, "BTC", Quantity("0.00100001"), quote("50000"))
-    assert total == Sums("BTC", Money("0.00100001"), "USD", Money("49.94"), Money("0.06"))
+    assert total == Sums("BTC", Money("0.00100001"), "USD", Money("49.94"), "USD", Money("0.06"))
     assert total.credit + total.fee == Decimal("50.00")
 
 
 def test_the_same_as_a_buy() -> None:
     """Cost 50.01, fee 0.06: both are rounded up."""
     total = sums(Side.BUY, "BTC", Quantity("0.00100001"), quote("50000"))
-    assert total == Sums("USD", Money("50.07"), "BTC", Money("0.00100001"), Money("0.06"))
+    assert total == Sums("USD", Money("50.07"), "BTC", Money("0.00100001"), "USD", Money("0.06"))
 
 
 def test_an_exact_sum_is_not_rounded() -> None:

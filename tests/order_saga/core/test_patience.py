@@ -10,7 +10,7 @@ from msgspec import structs
 
 from contracts.vocabulary import HoldState, OrderStatus, ReasonCode, Side
 from order_saga.core.phases import JITTER, QUESTIONS
-from order_saga.core.saga import Answer, Decision, Incoming, Phase, Step, Why
+from order_saga.core.saga import Answer, Decision, Incoming, Participant, Phase, Step, Why
 from tests.order_saga.core.sample import (
     NOW,
     Story,
@@ -145,8 +145,8 @@ def test_a_balance_refusal_that_waited_is_the_reason_when_the_check_stays_silent
 def test_only_what_is_due_is_asked_again() -> None:
     """A sell whose check was answered asks balance alone; and one that held back balance asks the check alone."""
     assert Story(requested(Side.SELL), approved()).wait(2).tell(timer()).asked == ["ReserveBalance"]
-    held_back = Story(requested(Side.SELL)).wait(2).tell(timer(Step.RESERVE))
-    assert held_back.asked == ["CheckAsset"]
+    silent = Story(requested(Side.SELL)).silence(Participant.BALANCE).wait(2).tell(timer())
+    assert silent.asked == ["CheckAsset"]
 
 
 @pytest.mark.parametrize(
@@ -167,24 +167,24 @@ def test_a_timer_for_a_stub_is_ignored() -> None:
 
 def test_a_silent_participant_is_not_asked_but_its_question_stays() -> None:
     """Held back: no attempt is used up, nothing is written down, the wait grows, patience goes on."""
-    story = Story(requested()).wait(2).tell(timer(Step.CHECK))
+    story = Story(requested()).silence(Participant.ASSETS).wait(2).tell(timer())
     assert (story.asked, story.decision.entries) == ([], ())
     assert story.question(Step.CHECK).attempts == 1
     assert story.wait_until_due() == 4
-    assert story.tell(timer()).asked == ["CheckAsset"]
-    assert story.wait(30).tell(timer(Step.CHECK)).ending == TIMED_OUT
+    assert story.tell(timer(probe=True)).asked == ["CheckAsset"]
+    assert story.wait(30).tell(timer()).ending == TIMED_OUT
 
 
 def test_a_silent_participant_makes_an_order_overdue_all_the_same() -> None:
     """The page does not depend on who is asked."""
-    story = Story(requested(), approved(), reserved()).wait(300).tell(timer(Step.SETTLE))
+    story = Story(requested(), approved(), reserved()).silence(Participant.BALANCE).wait(300).tell(timer())
     assert story.asked == []
     assert [entry.kind for entry in story.decision.entries] == ["overdue"]
 
 
 @pytest.mark.parametrize("side", Side)
 def test_an_order_that_the_shell_woke_early_asks_all_that_is_open(side: Side) -> None:
-    """The shell brings `due_at` forward when a silent participant answers again; no question is due of itself."""
+    """The scanner brings `due_at` forward when a silent participant answers again; no question is due of itself."""
     story = Story(requested(side)).wait(1)
     assert story.tell(timer()).why is Why.NOT_DUE
     story.saga = structs.replace(story.saga, due_at=story.now)
@@ -257,11 +257,11 @@ def test_an_order_that_is_not_parked_cannot_be_resumed() -> None:
 
 def test_what_is_held_back_is_looked_at_less_and_less_often_although_nobody_is_asked() -> None:
     """The pauses double up to the table's longest: a hundred thousand orders that wait must cost little."""
-    story = Story(requested(), approved(), reserved())
+    story = Story(requested(), approved(), reserved()).silence(Participant.BALANCE)
     pauses = []
     for _ in range(9):
         pauses.append(round(story.wait_until_due()))
-        story.tell(timer(Step.SETTLE))
+        story.tell(timer())
         assert [] == story.asked
     assert [2, 4, 8, 16, 32, 60, 60, 60, 60] == pauses
     assert 1 == story.question(Step.SETTLE).attempts

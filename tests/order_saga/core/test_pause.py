@@ -245,12 +245,12 @@ def test_an_order_that_is_parked_during_a_pause_waits_again_when_it_is_resumed()
 def test_a_silent_participant_is_not_asked_after_its_pause_either() -> None:
     """The probes of others find out whether it answers; a question that was never sent stays one."""
     story = Story().pause(BALANCE).tell(requested(Side.SELL)).pause().wait(60)
-    story.tell(timer(Step.RESERVE, Step.SETTLE, Step.REFUND))
+    story.silence(Participant.BALANCE).tell(timer())
     assert ["CheckAsset"] == story.asked
     assert (0, False, False) == tuple(
         getattr(story.question(Step.RESERVE), n) for n in ("attempts", "sent", "held_back")
     )
-    assert ["ReserveBalance"] == story.tell(approved()).wait(2).tell(timer()).asked
+    assert ["ReserveBalance"] == story.tell(approved()).wait(2).tell(timer(probe=True)).asked
 
 
 def test_a_question_that_waits_survives_storage() -> None:

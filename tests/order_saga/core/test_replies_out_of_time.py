@@ -276,8 +276,8 @@ def test_a_reply_to_a_question_that_was_never_asked_is_unknown(reply: Reply) -> 
 def test_a_reply_for_an_unknown_order_is_a_stranger(reply: Incoming) -> None:
     """It begins nothing; the shell puts its bytes with the dead letters."""
     folded = fold({}, [reply], NOW)
-    assert folded.strangers == [reply]
-    assert (folded.sagas, folded.chapters, folded.asks, folded.events) == ({}, {}, [], [])
+    assert folded.unknown == [reply]
+    assert (folded.sagas, folded.history, folded.asks, folded.events) == ({}, {}, [], [])
 
 
 def test_an_asset_refusal_does_not_wait() -> None:

@@ -27,7 +27,7 @@ from contracts.decimals import Money, Price, Quantity
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
 from order_saga.core.advance import advance
-from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps, target
+from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, Way, steps, target
 from order_saga.core.saga import (
     Answer,
     AskAgainRequested,
@@ -47,9 +47,9 @@ from order_saga.core.saga import (
 )
 from tests.order_saga.core import sample
 from tests.order_saga.core.hostile import walked
-from tests.order_saga.core.invariants import check
+from tests.order_saga.core.invariants import NOBODY, availability, check
 from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
-from tests.order_saga.core.walker import PAUSES, Walk
+from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
 
@@ -79,7 +79,7 @@ def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
     """Terminal means money at rest."""
     for phase in TERMINAL:
         row = PHASES[phase]
-        assert (row.asks, row.yes, row.no, row.silence, row.cancel) == ((), (), None, None, None)
+        assert (row.asks, row.yes, row.no, row.timeout, row.cancel) == ((), (), None, None, None)
         assert row.status is not None
         assert MOVES[row.status] == ()
     assert {PHASES[phase].status for phase in TERMINAL} == {status for status in OrderStatus if status.terminal}
@@ -87,16 +87,15 @@ def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
-    """Yes leads on, a believable no has its target, and patience is counted exactly where silence leads somewhere."""
+    """Yes leads on, so does a no that proves that nothing is held; patience is counted where a timeout leads."""
     for phase in set(Phase) - TERMINAL - {Phase.NEW}:
         asks = steps(phase, side)
         if not asks:
             continue
-        leads_on = target(phase, side)
-        assert leads_on in PHASES or phase is Phase.REFUNDING, "a refund leads where the outcome says"
-        believes_a_no = any(QUESTIONS[step].no_proof or step is Step.CHECK for step in asks)
-        assert (PHASES[phase].no is not None) == believes_a_no
-        assert (PHASES[phase].silence is not None) == bool(PATIENT & set(asks))
+        assert target(phase, side) in {*PHASES, Way.BY_OUTCOME}
+        proven = all(state.nothing_held for step in asks for state in QUESTIONS[step].no_proof)
+        assert PHASES[phase].no in (PHASES if proven else {Way.PARKED}), "no target while money may be held"
+        assert (PHASES[phase].timeout is not None) == bool(PATIENT & set(asks))
         assert set(asks) <= PATIENT or not PATIENT & set(asks), "all of a phase's questions are patient, or none"
         waits = {QUESTIONS[step].no_waits_for for step in asks} - {None}
         assert waits <= {Step.CHECK}
@@ -114,7 +113,7 @@ def test_a_yes_and_a_no_never_report_the_same_hold(step: Step) -> None:
     """What a hold's state proves does not depend on who says so; a believable no proves that nothing is held."""
     row = QUESTIONS[step]
     assert not set(row.proof) & set(row.no_proof)
-    assert all(state.nothing_held for state in row.no_proof)
+    assert all(state.nothing_held for state in row.no_proof) or step is Step.REFUND, "its no parks the order"
     assert step is not Step.REFUND or all(state.nothing_held for state in row.proof)
 
 
@@ -137,7 +136,7 @@ def test_steps_and_targets_by_side() -> None:
     assert target(Phase.VALIDATING, Side.SELL) is Phase.SETTLING
     assert target(Phase.VALIDATING, Side.BUY) is Phase.RESERVING
     assert target(Phase.RESERVING, Side.BUY) is Phase.SETTLING
-    assert target(Phase.REFUNDING, Side.BUY) is None
+    assert target(Phase.REFUNDING, Side.BUY) is Way.BY_OUTCOME
 
 
 # The table is obeyed --------------------------------------------------------------------------------------------------
@@ -158,8 +157,8 @@ def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> N
             if edge.ignored in {Why.UNKNOWN, Why.PARKED} or (edge.ignored and paused):
                 continue  # most of all, and all the same
             saga, message = walk.states[state], walk.messages[name]
-            before = hash((saga, message))
-            assert advance(saga, message, NOW, paused=paused) == advance(saga, message, NOW, paused=paused)
+            before, away = hash((saga, message)), availability(paused, SILENT.get(name, NOBODY))
+            assert advance(saga, message, NOW, availability=away) == advance(saga, message, NOW, availability=away)
             assert hash((saga, message)) == before
 
 
@@ -224,7 +223,7 @@ FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "captured": MONEY,
     "returned": MONEY,
     "refunded": MONEY,
-    "held_back": st.frozensets(st.sampled_from(Step)),
+    "probe": st.booleans(),
 }
 
 
@@ -267,10 +266,10 @@ def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject
     saga: Saga = data.draw(st.sampled_from(walk.states))
     anything = st.one_of(*MESSAGES.values())
     now = NOW
-    moves = st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5)), st.sampled_from(PAUSES))
-    for message, seconds, paused in data.draw(st.lists(moves, max_size=8)):
+    moves = st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5)), st.sampled_from(PAUSES), st.sampled_from(PAUSES))
+    for message, seconds, paused, silent in data.draw(st.lists(moves, max_size=8)):
         now += timedelta(seconds=seconds)
-        outcome = advance(saga, message, now, paused=paused)
+        outcome = advance(saga, message, now, availability=availability(paused, silent))
         check(saga, now, outcome, paused)
         if isinstance(outcome, Decision):
             saga = outcome.saga

@@ -35,7 +35,7 @@ from order_saga.core.saga import (
     Step,
     Why,
 )
-from tests.order_saga.core.invariants import NOBODY, check
+from tests.order_saga.core.invariants import NOBODY, availability, check
 from tests.order_saga.core.sample import NOW, blank, fitting, with_question
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ _ATTEMPTS_TOLD_APART: Final = 6
 """From here on the wait between two attempts does not grow."""
 PAUSES: Final = (NOBODY, frozenset({Participant.BALANCE}), frozenset({Participant.ASSETS}))
 """Who may be paused when a message comes. With balance paused nothing is asked at all, so both are like balance."""
+SILENT: Final = {
+    "timer, assets silent": frozenset({Participant.ASSETS}),
+    "timer, balance silent": frozenset({Participant.BALANCE}),
+}
+"""Who is silent when a message of this name comes; with any other nobody is."""
 DECIDING: Final = frozenset({Phase.VALIDATING, Phase.RESERVING})
 """The phases in which a quote's age, and why somebody said no, still decide something."""
 
@@ -134,7 +139,7 @@ class Walk:
         """Tell the order a message in this state, with these participants paused."""
         edge = self.edges.get((state, name, paused))
         if edge is None:
-            edge = self.edges[state, name, paused] = self._tell(state, self.messages[name], paused)
+            edge = self.edges[state, name, paused] = self._tell(state, name, paused)
         return edge
 
     def passes(self, state: int) -> dict[str, int]:
@@ -157,9 +162,10 @@ class Walk:
         """Tell which state a saga is in; None if the walk has not met it."""
         return self._numbers.get(canonical(saga, now, self.clock))
 
-    def _tell(self, state: int, message: Incoming, paused: frozenset[Participant]) -> Edge:
-        before = self.states[state]
-        outcome = advance(before, fitting(before, message), NOW, paused=paused)
+    def _tell(self, state: int, name: str, paused: frozenset[Participant]) -> Edge:
+        before, message = self.states[state], self.messages[name]
+        away = availability(paused, SILENT.get(name, NOBODY))
+        outcome = advance(before, fitting(before, message), NOW, availability=away)
         check(before, NOW, outcome, paused)
         if isinstance(outcome, Ignored):
             return Edge(state, ignored=outcome.why)

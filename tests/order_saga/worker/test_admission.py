@@ -1,4 +1,4 @@
-"""The window that new orders must fit in: found by measuring, on simulated systems whose knee is known."""
+"""The admission limit that new orders must fit in: found by measuring, on simulated systems whose knee is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_saga.worker.admission import CEILING, FLOOR, SAMPLES_MIN, Window
+from order_saga.worker.admission import CEILING, FLOOR, SAMPLES_MIN, AdmissionLimit
 
 YOUNG_S = 2.0
 STEPS = ("check", "reserve", "settle")
@@ -40,10 +40,10 @@ class Simulated:
     now: float = 0.0
     taken: int = 0
     ended: int = 0
-    window: Window = field(init=False)
+    admission: AdmissionLimit = field(init=False)
 
     def __post_init__(self) -> None:
-        self.window = Window(lambda: self.now, young_s=YOUNG_S)
+        self.admission = AdmissionLimit(lambda: self.now, young_s=YOUNG_S)
         self._due: list[tuple[float, int, int]] = []
         self._asked: deque[tuple[int, int]] = deque()
 
@@ -60,7 +60,7 @@ class Simulated:
         return (self.ended - before) / (self.now - began)
 
     def _batch(self) -> None:
-        for _ in range(min(self.window.room(), BATCH, int(self.wanted(self.now)) - self.taken)):
+        for _ in range(min(self.admission.room(), BATCH, int(self.wanted(self.now)) - self.taken)):
             self.taken += 1
             self._ask(self.taken, 0)
         batch = [self._asked.popleft() for _ in range(min(BATCH, len(self._asked)))]
@@ -70,14 +70,14 @@ class Simulated:
                 heapq.heappush(self._due, (self.now + delay_s, order, step))
         while self._due and self._due[0][0] <= self.now:
             _, order, step = heapq.heappop(self._due)
-            self.window.answered(f"{order}:{step}")
+            self.admission.answered(f"{order}:{step}")
             if step + 1 < len(STEPS):
                 self._ask(order, step + 1)
             else:
                 self.ended += 1
 
     def _ask(self, order: int, step: int) -> None:
-        self.window.asked(f"{order}:{step}", STEPS[step])
+        self.admission.asked(f"{order}:{step}", STEPS[step])
         self._asked.append((order, step))
 
 
@@ -87,18 +87,18 @@ def test_it_settles_at_the_knee(batch_s: float, message_s: float) -> None:
     system = Simulated(batch_s, message_s)
     system.run(10)
     assert system.run(20) >= 0.9 * system.peak
-    assert system.window.size / (system.peak * len(STEPS)) < YOUNG_S / 2, "the wait for an answer, by Little's law"
-    assert FLOOR <= system.window.size < CEILING / 2
+    assert system.admission.limit / (system.peak * len(STEPS)) < YOUNG_S / 2, "the wait for an answer, by Little's law"
+    assert FLOOR <= system.admission.limit < CEILING / 2
 
 
 def test_a_slow_participant_that_takes_any_number_at_once_gets_them() -> None:
-    """Time that an answer takes by itself is no queue: the window grows until it covers it; without it, it is small."""
+    """Time that an answer takes by itself is no queue: the limit grows to cover it; without it, it is small."""
     quick, slow = Simulated(0.004, 0.0001), Simulated(0.004, 0.0001, lambda _, step: 1.5 if step == "check" else 0.0)
     quick.run(20)
     slow.run(20)
     assert slow.run(10) >= 0.85 * slow.peak
-    assert quick.window.size < 1_500
-    assert slow.window.size > 4_000
+    assert quick.admission.limit < 1_500
+    assert slow.admission.limit > 4_000
 
 
 def test_one_that_becomes_slow_is_found_out() -> None:
@@ -121,22 +121,22 @@ def test_an_outage_lets_some_in_all_the_time_and_is_over_when_it_is_over() -> No
 
 
 def test_a_light_load_never_meets_it() -> None:
-    """Orders that come no faster than they end are all let in when they come, and the window stays where it was."""
+    """Orders that come no faster than they end are all let in when they come, and the limit stays where it was."""
     system = Simulated(0.004, 0.0001, wanted=lambda now: now * 300)
     system.run(60)
     assert system.taken >= 300 * 60 - 10
-    assert system.window.size == FLOOR
+    assert system.admission.limit == FLOOR
 
 
 def test_a_least_that_has_not_been_seen_for_long_is_measured_anew() -> None:
-    """What was learned while a disturbance lasted is forgotten, at the price of a moment with a small window."""
+    """What was learned while a disturbance lasted is forgotten, at the price of a moment with a small limit."""
     system = Simulated(0.05, 0.001, lambda now, _: 1.0 if now < 20 else 0.0)
     system.run(30)
-    assert system.window.size > 1_500, "it was right for what answers took"
+    assert system.admission.limit > 1_500, "it was right for what answers took"
     sizes = []
     for _ in range(150):
         system.run(1)
-        sizes.append(system.window.size)
+        sizes.append(system.admission.limit)
     assert FLOOR <= min(sizes) < 1.5 * FLOOR
     assert sizes[-1] < 1_500
 
@@ -155,19 +155,19 @@ class Clock:
 def test_only_young_open_questions_count() -> None:
     """An answer, a second asking and age make room; an answer that nobody waits for makes none."""
     clock = Clock()
-    window = Window(clock, young_s=YOUNG_S)
+    admission = AdmissionLimit(clock, young_s=YOUNG_S)
     for name in "abc":
-        window.asked(name, "check")
-    assert window.waiting == 3
-    window.answered("a")
-    window.asked_again("b")
-    window.answered("a")
-    window.answered("stranger")
-    assert window.waiting == 1
-    assert window.room() == FLOOR - 1
+        admission.asked(name, "check")
+    assert admission.in_flight == 3
+    admission.answered("a")
+    admission.asked_again("b")
+    admission.answered("a")
+    admission.answered("stranger")
+    assert admission.in_flight == 1
+    assert admission.room() == FLOOR - 1
     clock.now = YOUNG_S + 0.01
-    assert window.waiting == 0
-    assert window.room() == FLOOR
+    assert admission.in_flight == 0
+    assert admission.room() == FLOOR
 
 
 STEP = st.one_of(
@@ -182,31 +182,31 @@ STEP = st.one_of(
 def test_it_is_never_shut_for_longer_than_a_question_is_young(steps: list[tuple[str, float]]) -> None:
     """Whatever was asked and answered: its size keeps its bounds, and without any answer it opens by time alone."""
     clock, number, answered = Clock(), 0, 0
-    window = Window(clock, young_s=YOUNG_S)
+    admission = AdmissionLimit(clock, young_s=YOUNG_S)
     for what, amount in steps:
         for _ in range(int(amount) if what != "wait" else 0):
             if what == "ask":
                 number += 1
-                window.asked(str(number), "check")
+                admission.asked(str(number), "check")
             elif answered < number:
                 answered += 1
-                (window.answered if what == "answer" else window.asked_again)(str(answered))
+                (admission.answered if what == "answer" else admission.asked_again)(str(answered))
         clock.now += amount if what == "wait" else 0.001
-        assert window.room() == max(0, window.size - window.waiting)
-        assert FLOOR <= window.size <= CEILING
+        assert admission.room() == max(0, admission.limit - admission.in_flight)
+        assert FLOOR <= admission.limit <= CEILING
     clock.now += YOUNG_S + 0.001
-    assert window.room() == window.size
-    assert SAMPLES_MIN < FLOOR, "or a window of them would never be a round"
+    assert admission.room() == admission.limit
+    assert SAMPLES_MIN < FLOOR, "or so few of them would never be a round"
 
 
 def test_a_question_that_begins_anew_holds_up_nobody_s_end_of_youth() -> None:
     """It goes behind those that were asked meanwhile, and they stop counting when their time is over."""
     clock = Clock()
-    window = Window(clock, young_s=YOUNG_S)
-    window.asked("a", "check")
+    admission = AdmissionLimit(clock, young_s=YOUNG_S)
+    admission.asked("a", "check")
     clock.now = YOUNG_S / 4
-    window.asked("b", "check")
+    admission.asked("b", "check")
     clock.now = YOUNG_S / 2
-    window.asked("a", "check")
+    admission.asked("a", "check")
     clock.now = YOUNG_S * 1.25 + 0.01
-    assert window.waiting == 1
+    assert admission.in_flight == 1

@@ -1,47 +1,47 @@
-"""Who has stopped answering: counted in repeated questions, ended by the first answer."""
+"""The circuit breaker: opened by repeated questions without an answer, closed by the first answer."""
 
 from __future__ import annotations
 
-from order_saga.core.saga import Phase, Step
-from order_saga.worker.circuit_breaker import SILENT_AFTER, Silence
+from order_saga.core.saga import Participant, Phase, Step
+from order_saga.worker.circuit_breaker import OPENS_AFTER, CircuitBreaker
 
 
-def _silent(step: Step) -> Silence:
-    silence = Silence()
-    for _ in range(SILENT_AFTER):
-        silence.asked_again(step)
-    return silence
+def _opened_by(step: Step) -> CircuitBreaker:
+    breaker = CircuitBreaker()
+    for _ in range(OPENS_AFTER):
+        breaker.asked_again(step)
+    return breaker
 
 
-def test_everybody_is_asked_until_enough_questions_went_unanswered() -> None:
-    """Questions are held back from one participant only, and only once it left so many repeats unanswered."""
-    silence = Silence()
-    for _ in range(SILENT_AFTER - 1):
-        silence.asked_again(Step.SETTLE)
-    assert frozenset() == silence.held_back()
-    silence.asked_again(Step.REFUND)
-    assert frozenset({Step.RESERVE, Step.SETTLE, Step.REFUND}) == silence.held_back()
+def test_it_opens_when_enough_questions_went_unanswered() -> None:
+    """For one participant only, whichever of its questions they were, and not before."""
+    breaker = CircuitBreaker()
+    for _ in range(OPENS_AFTER - 1):
+        breaker.asked_again(Step.SETTLE)
+    assert () == breaker.silent()
+    breaker.asked_again(Step.REFUND)
+    assert (Participant.BALANCE,) == breaker.silent()
 
 
-def test_the_first_answer_ends_a_silence_and_wakes_who_waited() -> None:
-    """After one answer nothing is held back, and the phases that wait for the participant are told once."""
-    silence = _silent(Step.CHECK)
-    silence.answered(Step.CHECK)
-    assert frozenset() == silence.held_back()
-    assert [Phase.VALIDATING] == silence.take_back()
-    assert [] == silence.take_back()
+def test_the_first_answer_closes_it_and_names_who_waited() -> None:
+    """After one answer nobody is silent, and the phases that wait for the participant are told once."""
+    breaker = _opened_by(Step.CHECK)
+    breaker.answered(Step.CHECK)
+    assert () == breaker.silent()
+    assert [Phase.VALIDATING] == breaker.closed_again()
+    assert [] == breaker.closed_again()
 
 
-def test_an_answer_without_a_silence_wakes_nobody() -> None:
+def test_an_answer_while_it_is_closed_wakes_nobody() -> None:
     """The usual answer costs nothing."""
-    silence = Silence()
-    silence.asked_again(Step.RESERVE)
-    silence.answered(Step.RESERVE)
-    assert [] == silence.take_back()
+    breaker = CircuitBreaker()
+    breaker.asked_again(Step.RESERVE)
+    breaker.answered(Step.RESERVE)
+    assert [] == breaker.closed_again()
 
 
-def test_one_participants_answer_does_not_end_anothers_silence() -> None:
+def test_one_participants_answer_does_not_close_it_for_another() -> None:
     """Balance may be down while assets answers."""
-    silence = _silent(Step.RESERVE)
-    silence.answered(Step.CHECK)
-    assert Step.RESERVE in silence.held_back()
+    breaker = _opened_by(Step.RESERVE)
+    breaker.answered(Step.CHECK)
+    assert (Participant.BALANCE,) == breaker.silent()

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from order_saga.core.saga import Step
 from order_saga.worker import store, timers
-from order_saga.worker.circuit_breaker import PROBES, SILENT_AFTER, Silence
-from order_saga.worker.timers import PROBE_EVERY_S, ROUND_MAX, run_timers
+from order_saga.worker.circuit_breaker import OPENS_AFTER, CircuitBreaker
+from order_saga.worker.timers import PROBE_EVERY_S, PROBES, ROUND_MAX, run_timers
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
 from tests.support.infrastructure import Database
@@ -35,7 +35,7 @@ class Worker:
         """Note it, and let them wait again."""
         ids = [message.message.order_id for message in messages]
         self.turns += ids
-        self.probes += [message.message.order_id for message in messages if not message.message.held_back]
+        self.probes += [message.message.order_id for message in messages if message.message.probe]
         await self._owner.execute(
             "UPDATE orders.orders SET due_at = now() + interval '4 s' WHERE order_id = ANY($1)", ids
         )
@@ -71,11 +71,11 @@ async def _waiting(owner: asyncpg.Connection, number: int, due_in_s: float) -> N
     )
 
 
-async def _scan(engine: AsyncEngine, worker: Worker, silence: Silence, *, turns: int) -> float:
+async def _scan(engine: AsyncEngine, worker: Worker, breaker: CircuitBreaker, *, turns: int) -> float:
     """Scan until there were so many turns, and a moment longer; return how long it took, in seconds."""
     stopping, began = asyncio.Event(), time.monotonic()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(run_timers(engine, worker, silence, stopping, interval_s=0.01))  # type: ignore[arg-type]  # a stand-in
+        group.create_task(run_timers(engine, worker, breaker, stopping, interval_s=0.01))  # type: ignore[arg-type]  # a stand-in
         while len(worker.turns) < turns:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
@@ -83,11 +83,11 @@ async def _scan(engine: AsyncEngine, worker: Worker, silence: Silence, *, turns:
     return time.monotonic() - began
 
 
-def _silent() -> Silence:
-    silence = Silence()
-    for _ in range(SILENT_AFTER):
-        silence.asked_again(Step.REFUND)
-    return silence
+def _open() -> CircuitBreaker:
+    breaker = CircuitBreaker()
+    for _ in range(OPENS_AFTER):
+        breaker.asked_again(Step.REFUND)
+    return breaker
 
 
 async def test_all_who_waited_are_woken_page_by_page_and_each_has_one_turn(
@@ -96,9 +96,9 @@ async def test_all_who_waited_are_woken_page_by_page_and_each_has_one_turn(
     """However many there are; who was just asked, and is due within moments, is not woken again."""
     monkeypatch.setattr(timers, "WAKE_MAX", 70)
     await _waiting(owner, 1000, due_in_s=600)
-    silence, worker = _silent(), Worker(owner)
-    silence.answered(Step.REFUND)
-    await _scan(engine, worker, silence, turns=1000)
+    breaker, worker = _open(), Worker(owner)
+    breaker.answered(Step.REFUND)
+    await _scan(engine, worker, breaker, turns=1000)
     assert (1000, 1000) == (len(worker.turns), len(set(worker.turns)))
 
 
@@ -108,7 +108,7 @@ async def test_who_is_silent_gets_a_few_probes_a_second_however_many_wait(
     """One round a second asks, of all that are due; the others only have their turn."""
     await _waiting(owner, ROUND_MAX * 3, due_in_s=-1)
     worker = Worker(owner)
-    took_s = await _scan(engine, worker, _silent(), turns=ROUND_MAX * 3)
+    took_s = await _scan(engine, worker, _open(), turns=ROUND_MAX * 3)
     assert PROBES <= len(worker.probes) <= PROBES * (1 + took_s / PROBE_EVERY_S)
 
 

@@ -1,0 +1,192 @@
+"""Judges what comes in: may it be believed, is it a yes, does a request end at once, who may cancel. Pure.
+
+It reads a saga and a message and returns a verdict. What the verdict does to the saga stands in `advance`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts.assets import AssetApproved, AssetRefused, CheckAsset
+from contracts.balance import (
+    BalanceRefunded,
+    BalanceRefusal,
+    BalanceRefused,
+    BalanceReply,
+    BalanceReserved,
+    RefundRefused,
+    SettleBalance,
+    SettlementRefused,
+)
+from contracts.decimals import Money, subtract
+from contracts.orders import InvalidOrder, OrderRequested
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode
+from order_saga.core import money
+from order_saga.core.commands import asked_for, command
+from order_saga.core.phases import MAX_QUOTE_AGE_S, MAX_REQUEST_AGE_S, PHASES, QUESTIONS, STEP_OF, Way
+from order_saga.core.saga import (
+    Answer,
+    Outcome,
+    Question,
+    Quote,
+    Reply,
+    Requested,
+    Saga,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from order_saga.core.draft import Draft
+
+
+# A request ------------------------------------------------------------------------------------------------------------
+
+
+def ends_at_once(saga: Saga, message: Requested, now: datetime) -> Outcome | None:
+    """Find what ends a request before anything is asked: a name that is taken, its faults, its age, an early cancel.
+
+    The name comes first: only one order may hold it, whatever else is wrong with the second.
+    """
+    request = message.request
+    if message.duplicate_of is not None:
+        first = f"order {message.duplicate_of} has this client order id"
+        return Outcome(OrderStatus.FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID, first)
+    if isinstance(request, InvalidOrder):
+        return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, request.reason)
+    made_at = min(message.sent_at, request.requested_at or message.sent_at)
+    if now - made_at > timedelta(seconds=MAX_REQUEST_AGE_S):
+        return Outcome(OrderStatus.CANCELLED, ReasonCode.EXPIRED, f"not handled within {MAX_REQUEST_AGE_S:.0f} s")
+    wishes = (early.split(" ") for early in saga.progress.early_cancels)
+    outcomes = (cancel_outcome(user_id, by, request.user_id) for user_id, by in wishes)
+    return next((outcome for outcome in outcomes if outcome is not None), None)
+
+
+def is_same_request(saga: Saga, request: OrderRequested | InvalidOrder) -> bool:
+    """Tell whether a repeated request asks for the very order that is known."""
+    fields = ("user_id", "asset_id", "order_type", "quantity", "price", "slippage_bps", "client_order_id")
+    return all(getattr(saga, name) == getattr(request, name) for name in fields)
+
+
+def created_at(requested_at: datetime | None, sent_at: datetime) -> datetime:
+    """Believe a requester's clock, unless it is ahead of the broker's by more than a request may be old."""
+    if requested_at is None or requested_at - sent_at > timedelta(seconds=MAX_REQUEST_AGE_S):
+        return sent_at
+    return requested_at
+
+
+# A cancel -------------------------------------------------------------------------------------------------------------
+
+
+def cancel_outcome(named_user: str, requested_by: str, owner: str) -> Outcome | None:
+    """Judge who cancels: the order's user, or an operator who names that user; nobody else."""
+    if named_user != owner:
+        return None
+    if requested_by == owner:
+        return Outcome(OrderStatus.CANCELLED, ReasonCode.USER_REQUESTED)
+    if requested_by.startswith(OPERATOR_PREFIX):
+        return Outcome(OrderStatus.CANCELLED, ReasonCode.OPERATOR, f"cancelled by {requested_by}")
+    return None
+
+
+# A reply --------------------------------------------------------------------------------------------------------------
+
+
+def contradiction(saga: Saga, question: Question, message: Reply) -> str | None:
+    """Say why a reply contradicts what is known or what was asked, or None: such an order needs a person."""
+    if question.answer is Answer.OPEN and (other := _other_terms(saga, question.step, message)) is not None:
+        return f"{BalanceRefusal.HOLD_CONFLICT}: {type(message).__name__} {other}"
+    if isinstance(message, (AssetApproved, AssetRefused)):
+        return None
+    if isinstance(message, BalanceReserved) and saga.progress.hold_state in _NEVER_HELD:
+        return f"{_hold_in(message)}, although it was {saga.progress.hold_state} before"
+    if question.answer is not Answer.OPEN:
+        return None
+    row = QUESTIONS[question.step]
+    if isinstance(message, (BalanceRefused, SettlementRefused, RefundRefused)):
+        parks = PHASES[saga.phase].no is Way.PARKED or message.reason_code is BalanceRefusal.HOLD_CONFLICT
+        believable = message.hold_state in row.no_proof and not parks
+        return None if believable else f"{_hold_in(message)} ({message.reason_code}): {message.reason}"
+    return None if message.hold_state in row.proof else _hold_in(message)
+
+
+def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
+    """Say what a reply tells that was not asked about, or None. What it does not tell is believed."""
+    if isinstance(message, (AssetApproved, AssetRefused)):
+        if isinstance(message, AssetApproved) and message.cash_asset_id == saga.asset_id:
+            return f"quotes {saga.asset_id} in itself"
+        return None if message.asset_id == saga.asset_id else f"is about {message.asset_id}, not {saga.asset_id}"
+    if message.hold_id != saga.command_id(Step.RESERVE):
+        return f"is about the hold {message.hold_id}"
+    if isinstance(message, (BalanceRefused, SettlementRefused, RefundRefused)):
+        return None
+    asked = command(saga, step)
+    assert not isinstance(asked, CheckAsset)  # noqa: S101 - that question is answered above
+    held = asked.amount if message.hold_state not in _NEVER_HELD else Money(0)
+    if message.user_id not in {None, asked.user_id}:
+        return "is about another user"  # whose name is nobody's business who reads this order's history
+    pairs: list[tuple[object, object]] = [(message.asset_id or asked.asset_id, asked.asset_id)]
+    if isinstance(message, BalanceReserved):
+        pairs.append((message.amount, asked.amount))
+    elif isinstance(message, BalanceRefunded):
+        pairs.append((message.refunded, held))
+    else:
+        assert isinstance(asked, SettleBalance)  # noqa: S101 - only a settlement has this answer
+        pairs += [(message.captured, asked.capture), (message.returned, subtract(asked.amount, asked.capture))]
+    told = [f"says {said}, not {wanted}" for said, wanted in pairs if said != wanted]
+    return told[0] if told else None
+
+
+def _hold_in(message: BalanceReply) -> str:
+    return f"{type(message).__name__} with a hold that is {message.hold_state}"
+
+
+_NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
+
+
+def objection(saga: Saga, message: Reply) -> tuple[ReasonCode, str | None] | None:
+    """Read the no in an answer, or None for a yes; an approval at a quote that the order can't take is a no."""
+    if isinstance(message, AssetApproved):
+        assert saga.progress.quote is not None  # noqa: S101 - just learnt
+        asset_id, quantity = asked_for(saga)
+        return money.refusal(saga.side, asset_id, quantity, saga.price, saga.slippage_bps or 0, saga.progress.quote)
+    if isinstance(message, (AssetRefused, BalanceRefused)) and message.reason_code in ReasonCode.__members__:
+        return ReasonCode(message.reason_code), message.reason
+    if isinstance(message, (AssetRefused, BalanceRefused, SettlementRefused, RefundRefused)):
+        return ReasonCode.EXECUTION_FAILED, message.reason
+    return None
+
+
+def quote_of(message: AssetApproved, now: datetime) -> Quote:
+    """Take the quote out of an approval."""
+    return Quote(
+        price=message.price,
+        sequence=message.sequence,
+        as_of=message.as_of,
+        tick=message.tick,
+        step=message.step,
+        fee_bps=message.fee_bps,
+        cash_asset_id=message.cash_asset_id,
+        cash_scale=message.cash_scale,
+        rules_version=message.rules_version,
+        made_at=made_at(message, now),
+    )
+
+
+def made_at(message: AssetApproved, now: datetime) -> datetime:
+    """Say since when an approval's quote ages."""
+    return min(now, message.quoted_at or now)
+
+
+def is_stale(draft: Draft, quoted_at: datetime) -> bool:
+    """Tell whether a quote of that time is too old to trade on."""
+    return draft.now - quoted_at > draft.scaled(MAX_QUOTE_AGE_S)
+
+
+def told_by(message: Reply) -> dict[str, Any]:
+    """Pick what a reply told for the history."""
+    return {name: getattr(message, name) for name in _TOLD_BY[type(message)]}
+
+
+_TOLD = ("reason_code", "reason", "hold_state", "price", "sequence", "amount", "captured", "returned", "refunded")
+_TOLD_BY: Final = {answer: [name for name in _TOLD if name in answer.__struct_fields__] for answer in STEP_OF}
