@@ -418,7 +418,7 @@ MUTANTS: Final = (
         "version=self.saga.version + 1",
         "version=self.saga.version + 2",
         (
-            "tests/order_saga/core/test_fold.py::test_rows_are_gapless",
+            "tests/order_saga/core/test_fold.py::test_history_is_gapless",
             "tests/order_saga/core/test_replies_out_of_time.py::test_the_fill_makes_two_versions_in_one_decision",
         ),
     ),
@@ -440,7 +440,7 @@ MUTANTS: Final = (
         "HistoryRow(before.order_id, before.history_seq + 1,",
         "HistoryRow(before.order_id, before.history_seq,",
         (
-            "tests/order_saga/core/test_fold.py::test_rows_are_gapless",
+            "tests/order_saga/core/test_fold.py::test_history_is_gapless",
             "tests/order_saga/core/test_fold.py::test_any_cut_into_batches_comes_to_the_same",
         ),
     ),

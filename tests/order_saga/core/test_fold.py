@@ -152,7 +152,7 @@ def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: 
 
 @given(MESSAGES, st.sets(st.integers(1, 29)))
 @settings(max_examples=300, deadline=None)
-def test_history_are_gapless(messages: list[Incoming], cuts: set[int]) -> None:
+def test_history_is_gapless(messages: list[Incoming], cuts: set[int]) -> None:
     """I7: entries are numbered from 1 without a gap, versions follow each other, and every move is a legal one."""
     tale = Tale()
     for batch in _cut(messages, cuts):
