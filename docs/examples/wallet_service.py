@@ -21,15 +21,21 @@ from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from contracts.decimals import Money, add, exact_text, subtract
-from saga_kit.messaging.dead_letters import dead_letters_table
-from saga_kit.messaging.outbox import outbox_table
-from saga_kit.participant.balance import BalanceAdapter
-from saga_kit.participant.barrier import CommandKind, Refusal
-from saga_kit.participant.handler import ParticipantHandler
-from saga_kit.participant.holds import holds_archive_table, holds_table
-from saga_kit.participant.ledger_start import ledger_start_table
-from saga_kit.runtime.settings import KitSettings, load, parse_database_url
-from saga_kit.service import run_service
+from saga_kit import (
+    BalanceAdapter,
+    CommandKind,
+    KitSettings,
+    ParticipantHandler,
+    Refusal,
+    dead_letters_table,
+    holds_archive_table,
+    holds_table,
+    ledger_start_table,
+    load,
+    outbox_table,
+    parse_database_url,
+    run_service,
+)
 
 
 class Wallets:

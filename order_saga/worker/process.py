@@ -19,7 +19,7 @@ from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import STEP_OF
 from order_saga.core.saga import Ask, Availability, Incoming, ParkRequested, Participant, Phase, Requested, Saga
 from order_saga.worker import store
-from saga_kit.messaging.batch import Effects, Intake, Received
+from saga_kit.messaging.batch import Effects, Intake, Received, RejectedRecord
 from saga_kit.messaging.outbox import OutboxMessage
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class SagaHandler:
             messages=[_asked(ask, now) for ask in folded.asks],
             outbox=[_told(event, folded) for event in folded.events],
             dead_letters=[
-                (each.record, f"there is no order {order_of(each.message)}")
+                RejectedRecord(each.record, f"there is no order {order_of(each.message)}")
                 for each in received
                 if each.record is not None and id(each.message) in unknown
             ],

@@ -60,8 +60,11 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
 
 
-RejectedRecord = tuple[Record, str]
-"""A record that can't be decoded, and why."""
+class RejectedRecord(NamedTuple):
+    """A record that becomes a dead letter, and why: it can't be decoded, or belongs to nothing known."""
+
+    record: Record
+    reason: str
 
 
 class Received(msgspec.Struct, Generic[M], frozen=True):
@@ -277,7 +280,7 @@ class BatchProcess(Generic[M]):
                         if outcome == "parked" and not await self._handler.park(tx, message, reason):
                             outcome = "dead_letter"
                         if outcome == "dead_letter" and message.record is not None:
-                            await self._dead_letters.write(tx, [(message.record, reason)])
+                            await self._dead_letters.write(tx, [RejectedRecord(message.record, reason)])
                         reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
                 break
             except Exception as fault:  # noqa: BLE001 - sorted as above

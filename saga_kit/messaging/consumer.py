@@ -250,22 +250,16 @@ class Consumer(Generic[M]):
         unreadable: list[RejectedRecord] = []
         oldest = (self._now_s() - REPLAY_HORIZON_S) * 1000
         for record in records:
-            if isinstance(record, LostRecord):
-                unreadable.append((record, record.reason))
-                continue
-            if 0 < record.timestamp < oldest:
-                unreadable.append((record, f"older than the replay horizon of {REPLAY_HORIZON_S // 86_400} days"))
-                continue
-            if (size := size_of(record)) > MESSAGE_BYTES_MAX:
-                unreadable.append((record, f"too large: {size} bytes, no message has more than {MESSAGE_BYTES_MAX}"))
+            if (reason := _refusal(record, oldest)) is not None:
+                unreadable.append(RejectedRecord(record, reason))
                 continue
             try:
                 envelope = read_envelope(record.headers)
                 readable.append(Received(self._handler.decode(envelope, record), envelope, record))
             except UnreadableMessage as error:
-                unreadable.append((record, error.reason))
+                unreadable.append(RejectedRecord(record, error.reason))
             except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one record, not the partition
-                unreadable.append((record, f"can't be decoded: {describe(error)}"))
+                unreadable.append(RejectedRecord(record, f"can't be decoded: {describe(error)}"))
         return readable, unreadable
 
     async def _wrap(self, records: tuple[Any, ...]) -> KafkaAckableMessage:
@@ -278,6 +272,17 @@ class Consumer(Generic[M]):
         except (KafkaError, OSError):
             return False
         return True
+
+
+def _refusal(record: Record | LostRecord, oldest_ms: float) -> str | None:
+    """Say why a record is not even decoded, None when it is."""
+    if isinstance(record, LostRecord):
+        return record.reason
+    if 0 < record.timestamp < oldest_ms:
+        return f"older than the replay horizon of {REPLAY_HORIZON_S // 86_400} days"
+    if (size := size_of(record)) > MESSAGE_BYTES_MAX:
+        return f"too large: {size} bytes, no message has more than {MESSAGE_BYTES_MAX}"
+    return None
 
 
 async def _records(message: KafkaMessage) -> Sequence[Any]:

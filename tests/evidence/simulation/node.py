@@ -14,7 +14,7 @@ from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
-from saga_kit.messaging.batch import BatchProcess, Received
+from saga_kit.messaging.batch import BatchProcess, Received, RejectedRecord
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.messaging.poller import Poller
 from saga_kit.runtime.backoff import keep_doing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from contracts.envelope import Outgoing
-    from saga_kit.messaging.batch import Handler, RejectedRecord
+    from saga_kit.messaging.batch import Handler
     from tests.evidence.simulation.broker import Record
     from tests.evidence.simulation.database import Transaction
     from tests.evidence.simulation.world import World
@@ -278,7 +278,7 @@ def read(handler: Handler[Any], records: Sequence[Record]) -> tuple[list[Receive
             envelope = read_envelope(record.headers)
             readable.append(Received(handler.decode(envelope, record), envelope, record))
         except UnreadableMessage as error:
-            unreadable.append((record, error.reason))
+            unreadable.append(RejectedRecord(record, error.reason))
     return readable, unreadable
 
 

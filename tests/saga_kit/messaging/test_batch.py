@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from saga_kit.messaging.batch import CONTENTIONS_MAX, Effects, Received
+from saga_kit.messaging.batch import CONTENTIONS_MAX, Effects, Received, RejectedRecord
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.runtime.backoff import Backoff
 from saga_kit.runtime.database import create_engine
@@ -180,13 +180,13 @@ async def test_what_was_not_acknowledged_stays_for_the_relay(schema: Schema) -> 
 
 
 async def test_unreadable_records_are_stored_in_the_batches_transaction(schema: Schema) -> None:
-    """Letters commit with the batch; when the batch is poisoned they are stored all the same, once."""
+    """Dead letters commit with the batch; when the batch is poisoned they are stored all the same, once."""
     worker = Worker(schema.name)
-    letters = [(FakeRecord(offset=7, value=b"\xff"), "no JSON")]
-    await process(schema, worker, FakePublisher()).run(received(Item("a", 5000), Item("b", 1)), letters)
+    rejected = [RejectedRecord(FakeRecord(offset=7, value=b"\xff"), "no JSON")]
+    await process(schema, worker, FakePublisher()).run(received(Item("a", 5000), Item("b", 1)), rejected)
     assert await done(schema) == [("b", 1)]
     assert await schema.rows("SELECT record_offset, value FROM {s}.dead_letters") == [(7, b"\xff")]
-    await process(schema, worker, FakePublisher()).run([], letters)
+    await process(schema, worker, FakePublisher()).run([], rejected)
     assert len(await schema.rows("SELECT * FROM {s}.dead_letters")) == 1
 
 
