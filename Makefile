@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock tests/clients/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site coverage lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site coverage release lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -84,6 +84,11 @@ docs-site: $(DEVELOPMENT) ## the documentation as a site in build/site/, which n
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/order_saga/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
 
+CHECKS ?= lint test
+IMAGE ?= yes
+release: $(DEVELOPMENT) ## a release: checks, changelog, version, wheel, sdist, image, bill of materials, tag (VERSION=0.3.0 ARGS=--dry-run)
+	@$(BIN)/python -m deploy.release "$(VERSION)" --checks "$(CHECKS)" --image "$(IMAGE)" $(ARGS)
+
 # The widest set first; the others are held to its versions. UPGRADE=--upgrade takes newer versions than the lock files have.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
@@ -96,7 +101,7 @@ lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the n
 	@if grep -n '://' $(LOCKS); then echo "make lock: a lock file names a host" >&2; exit 1; fi
 
 clean: ## remove .venv/ and what the tools left behind (not .local/, which is data)
-	rm -rf $(VENV) build *.egg-info .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment is good for as long as its lock file and pyproject.toml do not change. Which versions it gets is

@@ -44,13 +44,15 @@ NAVIGATION: Final = {
         "docs/performance.md",
         "docs/scaling.md",
     ),
-    "Build on it": ("CHANGELOG.md",),
+    "Build on it": ("docs/releasing.md", "CHANGELOG.md"),
     "Decisions": ("docs/adr/README.md",),
 }
 """The parts of the site and their pages, by path in the repository. Below a folder's README are its other pages."""
 
 LANGUAGES: Final = {".py": "python", ".md": "markdown", ".yml": "yaml", ".properties": "properties"}
 _FENCE: Final = re.compile(r"^(?P<mark>```+)(?P<language>\w*)\n(?P<body>.*?)^(?P=mark)$", re.MULTILINE | re.DOTALL)
+# Links of the changelog to the project's host, wherever that is: the site has no such place.
+_HOST: Final = re.compile(r"^\[[^\]]+\]: \.\./\.\./.*\n?", re.MULTILINE)
 _LINK: Final = re.compile(r"\]\((?![a-z]+:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]+)?\)")
 
 
@@ -132,7 +134,7 @@ def _linked(path: str, text: str, made: Stage) -> str:
         leads_to = os.path.relpath(_destination(path, target, made), Path(name(path)).parent)
         return f"]({leads_to}{link['anchor'] or ''})"
 
-    return _LINK.sub(turned, text)
+    return _LINK.sub(turned, _HOST.sub("", text))
 
 
 def _destination(path: str, target: str, made: Stage) -> str:
