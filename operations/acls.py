@@ -1,4 +1,4 @@
-"""Gives logins their rights on the broker, as a file lists them. It never takes a right away: that is for people to do.
+"""Give logins their rights on the broker, as a file lists them. No right is ever taken away: that is for people to do.
 
 A line of the file is `login may what...`; `may` is `read`, `write` or `inspect` (see their settings) for topics, `join`
 for consumer groups. Names are without `KAFKA_TOPIC_PREFIX`. Rights to see what one may read, write or join come with
@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from operations.cli.reach import Trouble, out
+from operations.errors import Trouble, WrongRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,12 +55,12 @@ class Right(NamedTuple):
 
 
 def read(text: str) -> list[Right]:
-    """Read a list of rights; raises `Trouble` for a line that is none."""
+    """Read a list of rights; raises `WrongRequest` for a line that is not of that form."""
     rights: list[Right] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if words and (len(words) < 3 or words[1] not in MAY):  # noqa: PLR2004 - login, may, what
-            raise Trouble(f"line {number} must be 'login may what...', where may is one of {', '.join(MAY)}", 2)
+            raise WrongRequest(f"line {number} must be 'login may what...', where may is one of {', '.join(MAY)}")
         rights += (Right(words[0], words[1], name) for name in words[2:])
     return rights
 
@@ -76,8 +76,6 @@ async def grant(settings: KafkaSettings, rights: Sequence[Right]) -> None:
             await _create(client, right, settings.kafka_topic_prefix)
     finally:
         await client.close()
-    for line in _summary(rights):
-        out.print(line)
 
 
 async def _create(client: object, right: Right, prefix: str) -> None:
@@ -89,13 +87,14 @@ async def _create(client: object, right: Right, prefix: str) -> None:
         resource, prefix + right.name, _LITERAL, f"User:{right.login}", _ANY_HOST, operation, _ALLOW
     )
     answer = await client.send(client.get_random_node(), request)  # type: ignore[attr-defined]
-    for code, told in answer.creation_responses:
+    for code, message in answer.creation_responses:
         if code:
-            raise Trouble(f"{right.login} {right.may} {right.name}: {told or for_code(code).__name__}")
+            raise Trouble(f"{right.login} {right.may} {right.name}: {message or for_code(code).__name__}")
 
 
-def _summary(rights: Sequence[Right]) -> Iterable[str]:
+def summary(rights: Sequence[Right]) -> Iterable[str]:
+    """Say in a line for each login what it may do."""
     for login in dict.fromkeys(right.login for right in rights):
         own = [right for right in rights if right.login == login]
-        told = (f"{may} {', '.join(r.name for r in own if r.may == may)}" for may in MAY if may in {r.may for r in own})
-        yield f"{login}: {'; '.join(told)}"
+        rows = (f"{may} {', '.join(r.name for r in own if r.may == may)}" for may in MAY if may in {r.may for r in own})
+        yield f"{login}: {'; '.join(rows)}"

@@ -1,19 +1,27 @@
-"""Moves orders that ended long ago out of the way, while the system runs: off the hot tables, into `orders.archive`.
+"""Move orders and holds that ended long ago out of the tables that every batch reads, while the system runs.
 
-An archived id is looked up by every batch and never acted on again, so only what is older than the replay horizon may
-go. A table is walked page by page, in the order in which it lies on the disk: no index is kept for this, and each
-transaction is small. Whatever somebody works on at that moment is left for the next run. It works for the database's
-owner alone: no service may delete.
+Orders go to `orders.archive`, with their history and fills; holds to `balances.holds_archive`, by the kit's own
+statements. Every batch looks up the ids that are archived and never acts on them again, so only what is older than the
+replay horizon may go. A table is read page by page, in the order in which it lies on the disk: no index is needed, and
+each transaction is small. Rows that another transaction has locked are left for the next run. Only the database's owner
+can do it: no service may delete.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from operations.errors import WrongRequest
 from order_saga.core.phases import TERMINAL
-from order_saga.worker.tables import archive, fills, history
+from order_saga.worker.tables import archive as archive_table
+from order_saga.worker.tables import fills, history
+from participants.balance.tables import SCHEMA
+from saga_kit.messaging.topic_settings import REPLAY_HORIZON_S
+from saga_kit.participant.holds import Holds
+from saga_kit.runtime.database import PATIENTLY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -21,13 +29,14 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     Move = Callable[[AsyncConnection, tuple[str, str]], Awaitable[int]]
-    """Moves what may go of these pages; returns how many rows, a full batch when there may be more."""
+    """Moves what may go of some pages; returns how many rows, a full batch when there may be more."""
 
+DAY_S: Final = 86_400
 PAGES: Final = 128
-"""Of a table, in one transaction: a megabyte."""
+"""Pages of a table that one transaction reads: a megabyte."""
 
 _COLUMNS: Final = ", ".join(
-    column.name for column in archive.columns if column.name not in {"history", "fills", "archived_at"}
+    column.name for column in archive_table.columns if column.name not in {"history", "fills", "archived_at"}
 )
 _OLD: Final = f"""
     FROM orders.orders
@@ -58,8 +67,81 @@ _COUNT: Final = f"SELECT count(*) {_OLD}"
 _SIZE: Final = "SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::int"
 
 
-class Walked(NamedTuple):
-    """How far a walk is: rows moved in this step, and the share of the table that it has seen."""
+_FRESH_STATISTICS: Final = "ANALYZE orders.archive, balances.holds_archive"
+"""The planner's plans for the archives were made while these were small."""
+
+
+class Part(NamedTuple):
+    """One table that is archived: how to count what is old, and how to move what is old from some of its pages."""
+
+    name: str
+    table: str
+    count_old: Callable[[AsyncConnection], Awaitable[int]]
+    move: Move
+
+
+class Progress(NamedTuple):
+    """How far a run has come: how many rows of each part it has moved, and the share of the table that it has read."""
+
+    rows: dict[str, int]
+    table: str
+    share: float
+
+
+def check_horizon(older_than_days: float) -> None:
+    """Expect a time that is not shorter than the replay horizon. Raises `WrongRequest`."""
+    if not older_than_days * DAY_S >= REPLAY_HORIZON_S:  # which no NaN is
+        horizon = f"--older-than must be at least {REPLAY_HORIZON_S / DAY_S:g} days, the replay horizon"
+        raise WrongRequest(f"{horizon}: a message that is younger may still come")
+
+
+async def count_old(engine: AsyncEngine, older_than_s: float) -> dict[str, int]:
+    """Count the orders and holds that `archive` would move, by the parts' names."""
+    async with engine.begin() as tx:
+        await tx.exec_driver_sql(PATIENTLY)
+        return {part.name: await part.count_old(tx) for part in parts(older_than_s, 1)}
+
+
+async def archive(engine: AsyncEngine, older_than_s: float, batch: int) -> AsyncGenerator[Progress, None]:
+    """Move everything that ended so long ago, at most `batch` rows in a transaction.
+
+    What is moved stays moved, so this may be stopped at any moment and started again: the next run moves the rest.
+    Raises `WrongRequest` for a time that is shorter than the replay horizon.
+    """
+    check_horizon(older_than_s / DAY_S)
+    chosen = parts(older_than_s, batch)
+    rows = {part.name: 0 for part in chosen}
+    for part in chosen:
+        async with aclosing(walk(engine, part.table, part.move, most=batch)) as steps:
+            async for step in steps:
+                rows[part.name] += step.moved
+                yield Progress(dict(rows), part.table, step.share)
+    async with engine.begin() as tx:
+        await tx.exec_driver_sql(PATIENTLY)
+        await tx.exec_driver_sql(_FRESH_STATISTICS)
+
+
+def parts(older_than_s: float, most: int) -> tuple[Part, ...]:
+    """Give what is archived, in this order."""
+    holds = Holds(SCHEMA)
+    return (
+        Part(
+            "orders",
+            "orders.orders",
+            lambda tx: count(tx, older_than_s),
+            lambda tx, pages: move(tx, pages, older_than_s, most),
+        ),
+        Part(
+            "holds",
+            f"{SCHEMA}.holds",
+            lambda tx: holds.count_old(tx, older_than_s),
+            lambda tx, pages: holds.archive(tx, pages, older_than_s, most),
+        ),
+    )
+
+
+class Step(NamedTuple):
+    """One transaction of `walk`: how many rows it moved, and the share of the table that has been read."""
 
     moved: int
     share: float
@@ -78,7 +160,7 @@ async def count(tx: AsyncConnection, older_than_s: float) -> int:
     return int((await tx.exec_driver_sql(_COUNT, (older_than_s,))).scalar_one())
 
 
-async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> AsyncGenerator[Walked, None]:
+async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> AsyncGenerator[Step, None]:
     """Go once through a table, a transaction for each step; `most` is a full batch of `move`.
 
     After each step it rests as long as that took, so that it takes no more than half of one connection's time.
@@ -91,5 +173,5 @@ async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> Asy
             begun = time.monotonic()
             async with engine.begin() as tx:
                 moved = await move(tx, (f"({first},0)", f"({first + PAGES},0)"))
-            yield Walked(moved, min(1.0, (first + PAGES) / size))
+            yield Step(moved, min(1.0, (first + PAGES) / size))
             await asyncio.sleep(time.monotonic() - begun)

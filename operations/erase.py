@@ -1,29 +1,32 @@
-"""Takes what could tell who a user is out of the database, in one transaction, and leaves the ledger as it is.
+"""Erase what could tell who a user is, in one transaction, and leave the ledger as it is.
 
 The user id is a pseudonym and stays: orders, holds and the journal are the books, and the audit must still hold. What
-goes is what was said about the person: addresses and token ids in the trail, the names and keys that the user gave to
-orders, quoted mistakes, traces, and the bytes of dead letters that name the user. `docs/privacy.md` tells the whole.
+goes is data about the person: addresses and token ids in the trail, the names and keys that the user gave to orders,
+reasons that quote the user's input, traces, and the bytes of dead letters that name the user. `docs/privacy.md` lists
+all of it.
 
-It works for the database's owner alone: no service may change the trail.
+Only the database's owner can do it: no service may change the trail.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from operations import schemas
+from operations.errors import Trouble
 from saga_kit.runtime.database import PATIENTLY
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 SHOWN_MAX: Final = 20
-"""Of each kind of obstacle."""
+"""Obstacles of each kind that are named."""
 
 _ENDED: Final = "IN ('COMPLETED', 'CANCELLED', 'FAILED')"
 
 
 class Erasure(NamedTuple):
-    """What was (or would be) erased, in rows by table; and, when nothing was, what is in the way, in words."""
+    """How many rows were (or would be) erased, by table; or, in words, what is in the way, and nothing was erased."""
 
     rows: dict[str, int]
     in_the_way: list[str]
@@ -32,7 +35,8 @@ class Erasure(NamedTuple):
 async def erase(engine: AsyncEngine, user_id: str, *, dry_run: bool = False) -> Erasure:
     """Erase everything or nothing: nothing while an order is open, an event unsent or a dead letter undecided.
 
-    An order that comes meanwhile is left alone. Doing it twice changes nothing. Raises what the driver raises.
+    An order that comes meanwhile is left alone. Doing it twice changes nothing. Raises `Trouble` for a user whom no
+    table knows, and what the driver raises.
     """
     async with engine.connect() as connection, connection.begin() as transaction:
         await connection.exec_driver_sql(PATIENTLY)  # a user's requests are found by reading the whole trail
@@ -40,11 +44,12 @@ async def erase(engine: AsyncEngine, user_id: str, *, dry_run: bool = False) -> 
         rows = {} if in_the_way else {table: await _count(connection, sql, user_id) for table, sql in _ERASE.items()}
         if dry_run:
             await transaction.rollback()
+    if not in_the_way and not any(rows.values()) and not await _is_known(engine, user_id):
+        raise Trouble(f"nobody knows a user {user_id}: no order, no claim, no request and no account")
     return Erasure(rows, in_the_way)
 
 
-async def knows(engine: AsyncEngine, user_id: str) -> bool:
-    """Tell whether anything at all is kept of a user."""
+async def _is_known(engine: AsyncEngine, user_id: str) -> bool:
     async with engine.connect() as connection:
         return bool((await connection.exec_driver_sql(_KNOWN, (user_id,))).scalar_one())
 
@@ -83,18 +88,17 @@ _UNSENT: Final = """
 
 _NAMES_THE_USER: Final = """
     (key = convert_to($1, 'UTF8') OR position(convert_to(to_json($1::text)::text, 'UTF8') IN value) > 0)"""
-"""By its key, or in quotes in its body: as much as can be known of bytes that could not be read."""
+"""By its key, or by its body when that has the user's id in quotes: no more is known of unreadable bytes."""
 
 
-def _open_letters(schema: str) -> str:
+def _open_dead_letters(schema: str) -> str:
     return f"""
         SELECT format('dead letter {schema}/%s names the user and is neither replayed nor discarded', dead_letter_id)
         FROM {schema}.dead_letters
         WHERE replayed_at IS NULL AND discarded_at IS NULL AND {_NAMES_THE_USER} LIMIT $2"""  # noqa: S608 - the same
 
 
-_SCHEMAS: Final = ("orders", "balances", "assets")
-_IN_THE_WAY: Final = (_OPEN_ORDERS, _OPEN_CLAIMS, _UNSENT, *map(_open_letters, _SCHEMAS))
+_IN_THE_WAY: Final = (_OPEN_ORDERS, _OPEN_CLAIMS, _UNSENT, *map(_open_dead_letters, schemas.CONSUMERS))
 
 
 # What is erased: $1 is the user; a row that has nothing to erase is not counted ---------------------------------------
@@ -103,7 +107,7 @@ _REQUESTS: Final = """
     UPDATE api.requests SET token_id = NULL, address = NULL, trace_id = NULL
     WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
 
-# The id of a claim may have become another user's order: then the claim itself is over.
+# An order may have got a claim's id and another user; then the claim itself has ended.
 _CLAIMS: Final = f"""
     UPDATE api.claims c SET idempotency_key = NULL, client_order_id = NULL, traceparent = NULL,
         intent = jsonb_set(intent::jsonb, '{{client_order_id}}', 'null')::text,
@@ -127,7 +131,7 @@ def _orders(table: str) -> str:
                 OR (reason_code = 'INVALID_ORDER' AND reason <> 'erased'))"""  # noqa: S608 - the same
 
 
-def _letters(schema: str) -> str:
+def _dead_letters(schema: str) -> str:
     return f"""
         UPDATE {schema}.dead_letters SET key = NULL, value = NULL, headers = '[]', reason = 'erased'
         WHERE (replayed_at IS NOT NULL OR discarded_at IS NOT NULL) AND {_NAMES_THE_USER}"""  # noqa: S608 - the same
@@ -137,6 +141,6 @@ _ERASE: Final = {
     "api.requests": _REQUESTS,
     "api.claims": _CLAIMS,
     "orders.orders": _orders("orders.orders"),
-    "orders.archive": _orders("orders.archive"),  # after the orders: what is archived meanwhile is met here
-    **{f"{schema}.dead_letters": _letters(schema) for schema in _SCHEMAS},
+    "orders.archive": _orders("orders.archive"),  # after the orders: so it finds what is archived meanwhile
+    **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},
 }

@@ -1,22 +1,30 @@
-"""What somebody else holds, so that our services wait for it: rows in the database, partitions of our topics."""
+"""Find the rows and the partitions of topics that others hold, so that our services wait: sessions, and producers."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from operations.cli.reach import Trouble, err, kafka_settings, rows
+from aiokafka.errors import KafkaError
+
+from contracts.topics import TOPICS
+from operations import schemas
+from operations.database import rows
+from operations.words import time_of_day
+from saga_kit.messaging.open_transactions import explain_held, find_open
+from saga_kit.runtime.errors import describe
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from saga_kit.runtime.settings import KafkaSettings
 
 LOOK_AGAIN_S: Final = 2.0
 """Our own transactions are over in milliseconds: a lock that is there at both looks is held by somebody else."""
 BROKER_TIMEOUT_S: Final = 10.0
 
 # Without pg_read_all_stats, when a transaction began is not told; who holds which locks is told to everybody.
-LOCKS: Final = """
+_LOCKS: Final = """
     SELECT held.pid, held.virtualtransaction AS transaction, string_agg(DISTINCT held.name, ', ') AS tables,
         session.usename AS login, session.application_name AS application, session.xact_start AS since
     FROM (SELECT lock.pid, lock.virtualtransaction,
@@ -28,49 +36,42 @@ LOCKS: Final = """
               AND lock.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')) AS held
     JOIN pg_catalog.pg_stat_activity AS session USING (pid)
     WHERE held.pid <> pg_backend_pid() GROUP BY 1, 2, 4, 5, 6 ORDER BY 1"""
-SCHEMAS: Final = ("orders", "balances", "assets", "api")
 
 
-async def held_rows(engine: AsyncEngine) -> list[str]:
+class Held(NamedTuple):
+    """A line for each holder, in words; and why the broker could not be asked, if so."""
+
+    lines: list[str]
+    unasked: str = ""
+
+
+async def held_rows(engine: AsyncEngine) -> Held:
     """Name the sessions that hold rows or tables of ours for longer than a transaction of ours takes."""
-    first = await rows(engine, LOCKS, list(SCHEMAS))
+    first = await rows(engine, _LOCKS, list(schemas.ALL))
     if not first:
-        return []
+        return Held([])
     await asyncio.sleep(LOOK_AGAIN_S)
-    second = {_transaction(row): row for row in await rows(engine, LOCKS, list(SCHEMAS))}
-    return [_told(second[_transaction(row)]) for row in first if _transaction(row) in second]
+    second = {_transaction(row): row for row in await rows(engine, _LOCKS, list(schemas.ALL))}
+    return Held([_in_words(second[_transaction(row)]) for row in first if _transaction(row) in second])
 
 
-async def held_partitions() -> list[str]:
-    """Name the partitions of our topics that an open transaction holds; say on stderr when that can't be told."""
-    from aiokafka.errors import KafkaError
-
-    from contracts.topics import TOPICS
-    from saga_kit.messaging.open_transactions import explain_held, find_open
-    from saga_kit.runtime.errors import describe
-
-    try:
-        settings = kafka_settings()
-    except Trouble:
-        return []  # a command that looks at the database needs no broker's address
+async def held_partitions(settings: KafkaSettings) -> Held:
+    """Name the partitions of our topics that an open transaction holds."""
     try:
         async with asyncio.timeout(BROKER_TIMEOUT_S):
             found = await find_open(settings, [topic.name for topic in TOPICS])
     except (KafkaError, OSError) as error:
-        where = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
-        err.print(f"the broker at {where} can't be asked for open transactions: {describe(error)}", markup=False)
-        return []
-    return [explain_held(tp, offset) for tp, offset in found.items()]
+        where = settings.kafka_bootstrap_servers
+        return Held([], f"the broker at {where} can't be asked for open transactions: {describe(error)}")
+    return Held([explain_held(tp, offset) for tp, offset in found.items()])
 
 
 def _transaction(row: dict[str, Any]) -> tuple[int, str]:
     return row["pid"], row["transaction"]
 
 
-def _told(row: dict[str, Any]) -> str:
-    from operations.why import moment
-
-    since = f" since {moment(row['since'])}" if row["since"] is not None else ""
+def _in_words(row: dict[str, Any]) -> str:
+    since = f" since {time_of_day(row['since'])}" if row["since"] is not None else ""
     who = f"{row['application'] or 'a session'} ({row['login']}, pid {row['pid']})"
     return (
         f"{who} holds locks on {row['tables']} in a transaction that is open{since}: what it has locked waits for it;"

@@ -1,28 +1,56 @@
-"""Pausing a participant, for as long as it takes: nobody asks it, orders wait and say so, and the end of it wakes them.
+"""Pause a participant: no order asks it, orders that need it wait and say so, and the end of the pause wakes them.
 
-Each batch reads who is paused together with the clock, so a pause holds from the next batch of every orchestrator on.
+Each batch reads who is paused together with the clock, so a pause applies from the next batch of each orchestrator on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from operations.database import rows
+from operations.errors import Trouble, WrongRequest
+from operations.words import full_time
+from order_saga.core.saga import Participant
 from order_saga.worker import store
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from operations.repair import Run
-    from order_saga.core.saga import Participant
+    from operations.runs import Run
 
 WAKE_MAX: Final = 500
 """Orders that are woken at once."""
 WAKE_EVERY_S: Final = 1.0
-"""Whoever wakes asks, whatever the window has room for: so no more than new orders leave room for, as a rule."""
+"""Orders that are woken ask at once, past the admission limit: so they are woken no faster than new orders come."""
 PASSES_MAX: Final = 3
 """A batch that was under way when the pause ended may still make an order wait: a later pass wakes that one."""
 BETWEEN_PASSES_S: Final = 1.0
+_PAUSES: Final = "SELECT participant, paused_by, reason, paused_at FROM audit.pauses ORDER BY participant"
+
+
+async def current(engine: AsyncEngine) -> dict[str, dict[str, Any]]:
+    """List the participants that are paused: since when, by whom and why. Each row by its participant's name."""
+    return {row["participant"]: row for row in await rows(engine, _PAUSES)}
+
+
+def participant(name: str) -> Participant:
+    """Read a participant's name. Raises `WrongRequest`."""
+    try:
+        return Participant(name)
+    except ValueError:
+        raise WrongRequest(f"'{name}' is no participant: {', '.join(sorted(Participant))}") from None
+
+
+async def begin(engine: AsyncEngine, who: Participant, run: Run, reason: str) -> None:
+    """Pause a participant. Raises `Trouble` that says who has paused it already."""
+    if await pause(engine, who, run, reason):
+        return
+    known = (await current(engine)).get(who)
+    if known is None:
+        raise Trouble(f"{who} was paused until a moment ago: try again")
+    since = f"since {full_time(known['paused_at'])} by {known['paused_by']}"
+    raise Trouble(f"{who} is paused {since}: {known['reason']}")
 
 
 async def pause(engine: AsyncEngine, participant: Participant, run: Run, reason: str) -> bool:
@@ -44,7 +72,7 @@ async def unpause(engine: AsyncEngine, participant: Participant, run: Run) -> bo
 
 
 async def wake(engine: AsyncEngine) -> int:
-    """Make the orders that wait due at once; return how many. One that nobody wakes looks again by itself."""
+    """Make the orders that wait due at once; return how many. An order that is not woken looks again by itself."""
     woken = 0
     for number in range(PASSES_MAX):
         if number:
@@ -57,7 +85,7 @@ async def wake(engine: AsyncEngine) -> int:
 
 
 async def _wake_all(engine: AsyncEngine) -> int:
-    """Wake as many as wait now; those that come to wait meanwhile, or again for another pause, are not waited for."""
+    """Wake as many orders as wait now. One that begins to wait meanwhile is left to the next pass."""
     async with engine.begin() as tx:
         left = await store.held_back(tx)
     woken = 0

@@ -1,19 +1,21 @@
-"""What an operator does to one order, recorded with it: all or nothing, through the same door as every message.
+"""Repair orders: resume, cancel, ask again. A repair and its note in `orders.repairs` are one transaction.
 
-A run has an id, and each of its items is done once: what was done stands in `orders.repairs`, committed with the deed,
-so a run that was killed goes on where it stopped. Nothing is published from here: what falls due is asked by the
-orchestrator's scanner, and events and cancels leave through its outbox.
+The order decides as it does for every other message, by the orchestrator's own handler. Nothing is published from here:
+questions that fall due are asked by the orchestrator's scanner, and events and cancels leave through its outbox.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
 from contracts.codec import outgoing
 from contracts.orders import OrderCancelRequested
 from contracts.vocabulary import OPERATOR_PREFIX
+from operations.order_filter import OrderFilter, Target, matching, named
+from operations.runs import DONE_BEFORE, Pace, Result, Run, rest_of, work_off
 from order_saga.core.saga import AskAgainRequested, Phase, ResumeRequested
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker
@@ -24,33 +26,45 @@ from saga_kit.messaging.batch import Received
 from saga_kit.messaging.outbox import Outbox, OutboxMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from operations.runs import ItemResult
     from order_saga.core.saga import Saga
 
 SOURCE: Final = "order-saga/operator"
 AT_ONCE_S: Final = 0.01
-"""A delay, so that the relay sends the row: here is nobody who would publish it from memory."""
+"""A delay, so that the relay sends the message: no process here publishes it from memory."""
 
 
-class Run(NamedTuple):
-    """A run of a command, and who works."""
+async def repair(
+    engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run, pace: Pace
+) -> AsyncIterator[ItemResult]:
+    """Repair the orders of these ids, or those that match a filter; `action` is resume, cancel or ask-again.
 
-    run_id: str
-    by: str
+    A result comes for each order, done or not. Started again with the same run, it goes on.
+    """
+    targets = _targets(engine, action, chosen, run)
+    rest = await rest_of(engine, run, action, pace)
+    async for result in work_off(targets, partial(_act, engine, action, run), rest):
+        yield result
 
 
-class Result(NamedTuple):
-    """What became of an item: whether what was wanted is done, now or before, and in words."""
+def _targets(engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run) -> AsyncIterator[Target]:
+    if isinstance(chosen, OrderFilter):
+        return matching(engine, action, chosen, run.run_id)
+    return named(engine, chosen)
 
-    done: bool
-    words: str
 
-
-DONE_BEFORE: Final = Result(done=True, words="done before")
+async def _act(engine: AsyncEngine, action: str, run: Run, target: Target) -> Result:
+    if target.user_id is None:
+        return Result(done=False, words="there is no such order")
+    if action == "cancel":
+        return await cancel(engine, run, target.order_id, target.user_id)
+    act = {"resume": resume, "ask-again": ask_again}[action]
+    return await act(engine, run, target.order_id)
 
 
 async def resume(engine: AsyncEngine, run: Run, order_id: UUID) -> Result:
@@ -94,7 +108,7 @@ async def _decide(
     refusal: Callable[[Saga], str | None],
     words: str,
 ) -> Result:
-    """Tell an order a message unless there is a reason not to; note either with it."""
+    """Have an order handle a message unless there is a reason not to; note what was done, or that reason."""
     order_id = message.order_id
     async with engine.begin() as tx:
         known = await store.lock(tx, [order_id])

@@ -1,13 +1,12 @@
-"""Creates the topics, sets what promises rest on, and says what is wrong with those that exist."""
+"""Create the topics, set the settings that the protocol relies on, and say what is wrong with the topics that exist."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contracts.topics import TOPICS, Topic
-from operations.cli.reach import Trouble, err, out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,16 +17,26 @@ if TYPE_CHECKING:
     from saga_kit.runtime.settings import KafkaSettings
 
 VISIBLE_WITHIN_S: Final = 60.0
-"""A cluster has a topic a moment after it said so, each of its brokers a moment later than the one that was asked."""
+"""A cluster accepts a topic before all of its brokers know it."""
 _LOOK_EVERY_S: Final = 0.2
 _EXISTS: Final = 36
-"""The protocol's number for a topic that somebody else has created this moment."""
+"""The protocol's number for a topic that another client has just created."""
 
 
-async def ensure(settings: KafkaSettings, *, replication: int, check_only: bool) -> list[str]:
-    """Create and set what is not as it should be; return a line for each thing that is still wrong.
+class Topics(NamedTuple):
+    """What was done and found, in words. `late`: topics that the cluster has accepted and not shown in time."""
 
-    Several at once do no harm: each waits until the cluster has what any of them created.
+    refused: list[str]
+    partitions: list[str]
+    unseen: str
+    wrong: list[str]
+    late: list[str]
+
+
+async def ensure(settings: KafkaSettings, *, replication: int, check_only: bool) -> Topics:
+    """Create and set what is not as it should be; say what is still wrong.
+
+    Several at once do no harm: each waits until the cluster shows what any of them created.
     """
     from aiokafka.admin import AIOKafkaAdminClient
 
@@ -37,18 +46,29 @@ async def ensure(settings: KafkaSettings, *, replication: int, check_only: bool)
     admin = AIOKafkaAdminClient(**settings.kafka_client_options(), metadata_max_age_ms=METADATA_MAX_AGE_MS)
     await admin.start()
     names = [settings.kafka_topic_prefix + topic.name for topic in TOPICS]
+    refused: dict[str, str] = {}
+    late: list[str] = []
     try:
         found = await look(admin, names)
-        refused: set[str] = set()
         if not check_only:
             if missing := {one.name for one in found if not one.exists}:
                 refused = await _create(admin, missing, settings.kafka_topic_prefix, replication)
-                found = await _visible(admin, names, missing - refused)
-            found = await _set(admin, names, found)
+                found, late = await _visible(admin, names, missing - refused.keys())
+            if not late:
+                found, unset = await _set(admin, names, found)
+                refused |= unset
     finally:
         await admin.close()
-    _tell_untold(found)
-    return [line for topic, one in zip(TOPICS, found, strict=True) for line in _faults(topic, one)]
+    return _describe(refused, found, late)
+
+
+def _describe(refused: dict[str, str], found: Sequence[TopicSettings], late: list[str]) -> Topics:
+    lines = [f"{name}: {why}" for name, why in refused.items()]
+    if late:
+        return Topics(lines, [], "", [], late)
+    partitions = [f"{one.name}: {one.partitions} partitions" for one in found if one.partitions]
+    wrong = [line for topic, one in zip(TOPICS, found, strict=True) for line in _faults(topic, one)]
+    return Topics(lines, partitions, _unseen(found), wrong, [])
 
 
 def _faults(topic: Topic, found: TopicSettings) -> list[str]:
@@ -56,7 +76,6 @@ def _faults(topic: Topic, found: TopicSettings) -> list[str]:
 
     if not found.partitions:
         return [f"{found.name} is missing, or hidden from this login: 'order-saga topics' creates what is missing"]
-    out.print(f"{found.name}: {found.partitions} partitions")
     wrong = [str(one) for one in deviations(found)]
     if found.partitions < topic.partitions:
         few = f"{found.name} has {found.partitions} partitions instead of {topic.partitions}"
@@ -64,15 +83,17 @@ def _faults(topic: Topic, found: TopicSettings) -> list[str]:
     return wrong
 
 
-def _tell_untold(found: Sequence[TopicSettings]) -> None:
-    if untold := [one for one in found if one.partitions and one.settings is None]:
-        names = ", ".join(one.name for one in untold)
-        hint = "a login needs the right to describe their settings ('inspect' in deploy/acls.txt)"
-        err.print(f"the settings of {names} can't be seen and are not checked: {untold[0].untold}; {hint}")
+def _unseen(found: Sequence[TopicSettings]) -> str:
+    unseen = [one for one in found if one.partitions and one.settings is None]
+    if not unseen:
+        return ""
+    names = ", ".join(one.name for one in unseen)
+    hint = "a login needs the right to describe their settings ('inspect' in deploy/acls.txt)"
+    return f"the settings of {names} can't be seen and are not checked: {unseen[0].untold}; {hint}"
 
 
-async def _create(admin: AIOKafkaAdminClient, names: set[str], prefix: str, replication: int) -> set[str]:
-    """Create topics; return those that the broker refuses."""
+async def _create(admin: AIOKafkaAdminClient, names: set[str], prefix: str, replication: int) -> dict[str, str]:
+    """Create topics; return those that the broker refuses, and why."""
     from aiokafka.admin import NewTopic
     from aiokafka.errors import for_code
 
@@ -83,33 +104,35 @@ async def _create(admin: AIOKafkaAdminClient, names: set[str], prefix: str, repl
     answer = await admin.create_topics(
         [NewTopic(name, partitions[name], replication, topic_configs=configs) for name in sorted(names)]
     )
-    refused: set[str] = set()
-    for name, code, *told in answer.topic_errors:
-        if code not in {0, _EXISTS}:
-            out.print(f"{name}: {(told and told[0]) or for_code(code).__name__}", markup=False)
-            refused.add(name)
-    return refused
+    return {
+        name: (message and message[0]) or for_code(code).__name__
+        for name, code, *message in answer.topic_errors
+        if code not in {0, _EXISTS}
+    }
 
 
-async def _visible(admin: AIOKafkaAdminClient, names: Sequence[str], created: set[str]) -> list[TopicSettings]:
-    """Wait until every topic that was created has leaders; return all. Raises `Trouble` when that takes too long."""
+async def _visible(
+    admin: AIOKafkaAdminClient, names: Sequence[str], created: set[str]
+) -> tuple[list[TopicSettings], list[str]]:
+    """Wait until every topic that was created has leaders; return all topics, and those that take too long."""
     from saga_kit.messaging.topic_settings import look
 
     until = time.monotonic() + VISIBLE_WITHIN_S
     while True:
         found = await look(admin, names)
         late = [one.name for one in found if one.name in created and not one.exists]
-        if not late:
-            return found
-        if time.monotonic() > until:
-            raise Trouble(
-                f"the cluster has accepted {', '.join(late)} and does not have them {VISIBLE_WITHIN_S:.0f} s later"
-            )
+        if not late or time.monotonic() > until:
+            return found, late
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _set(admin: AIOKafkaAdminClient, names: Sequence[str], found: list[TopicSettings]) -> list[TopicSettings]:
-    """Set what deviates, and keep what else was set for a topic; return all topics as they are then."""
+async def _set(
+    admin: AIOKafkaAdminClient, names: Sequence[str], found: list[TopicSettings]
+) -> tuple[list[TopicSettings], dict[str, str]]:
+    """Set what deviates, and leave a topic's other settings as they are.
+
+    Return all topics as they are then, and those whose settings the broker refuses, with its reason.
+    """
     from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
     from aiokafka.errors import for_code
 
@@ -120,17 +143,18 @@ async def _set(admin: AIOKafkaAdminClient, names: Sequence[str], found: list[Top
         for one in found
         if deviations(one)
     }
+    refused: dict[str, str] = {}
     if not changes:
-        return found
+        return found, refused
     asked = [ConfigResource(ConfigResourceType.TOPIC, name, configs=configs) for name, configs in changes.items()]
     for answer in await admin.alter_configs(asked):
-        for code, told, _, name in answer.resources:
+        for code, message, _, name in answer.resources:
             if code:
-                out.print(f"{name}: {told or for_code(code).__name__}", markup=False)
+                refused[name] = message or for_code(code).__name__
                 changes.pop(name, None)
     until = time.monotonic() + VISIBLE_WITHIN_S
     while True:
         now = await look(admin, names)
         if time.monotonic() > until or not any(deviations(one) for one in now if one.name in changes):
-            return now
+            return now, refused
         await asyncio.sleep(_LOOK_EVERY_S)

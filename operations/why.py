@@ -1,15 +1,16 @@
-"""Says why something does not move, and what kind of trouble that is. Rows in, words out."""
+"""Say why an order, a claim or an event does not move, and what kind of trouble that is. Pure: rows in, words out."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from operations.words import time_of_day
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 REASON_MAX: Final = 100
-"""Of a reason in a cause's name, so that causes are few."""
+"""Characters of a reason in a cause's name, so that there are few causes."""
 
 
 class Cause(NamedTuple):
@@ -53,49 +54,41 @@ def cause(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> Cause:
 def why(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> str:
     """Say why one item does not move."""
     if item["kind"] == "claim":
-        return f"accepted by the API at {moment(item['since'])}, not yet seen by the orchestrator"
+        return f"accepted by the API at {time_of_day(item['since'])}, not yet seen by the orchestrator"
     if item["kind"] == "event":
-        return f"the event of version {item['version']} is not sent, since {moment(item['since'])}"
-    return told(item, item["questions"] or (), pauses)
+        return f"the event of version {item['version']} is not sent, since {time_of_day(item['since'])}"
+    return waits_for(item, item["questions"] or (), pauses)
 
 
-def told(order: Mapping[str, Any], questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> str:
+def waits_for(order: Mapping[str, Any], questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> str:
     """Say what an order that has not ended waits for. `questions` are its open ones."""
     if order["parked_reason"]:
         return f"parked: {order['parked_reason']}; 'order-saga resume {order['order_id']}' lets it go on"
-    following = f", next at {moment(order['due_at'])}" if order["due_at"] else ""
+    following = f", next at {time_of_day(order['due_at'])}" if order["due_at"] else ""
     if any(question["held_back"] for question in questions):
         asked = "" if all(question["sent"] for question in questions) else "not asked yet, "
-        return (
-            f"held back {_because(_paused(questions, pauses), pauses)}, {asked}looks again at {moment(order['due_at'])}"
-        )
+        looks = f"{asked}looks again at {time_of_day(order['due_at'])}"
+        return f"held back {_because(_paused(questions, pauses), pauses)}, {looks}"
     lacks = {"REFUNDING": "compensation not acknowledged: ", "SETTLING": "settlement not acknowledged: "}
-    waits = " and ".join(map(_waits_for, questions)) or "nothing"
+    waits = " and ".join(map(_one_question, questions)) or "nothing"
     late = ", overdue" if order["overdue_since"] else ""
     return f"{lacks.get(order['phase'], '')}waiting for {waits}{late}{following}"
 
 
-def told_pause(pause: Mapping[str, Any]) -> str:
+def describe_pause(pause: Mapping[str, Any]) -> str:
     """Say who is paused, since when, by whom and why."""
-    since = f"since {moment(pause['paused_at'])} by {pause['paused_by']}"
+    since = f"since {time_of_day(pause['paused_at'])} by {pause['paused_by']}"
     return f"{pause['participant']} is paused {since}: {pause['reason']}"
 
 
-def moment(at: datetime | str) -> str:
-    """Write a time for people: without its day when that is today's."""
-    when = datetime.fromisoformat(at) if isinstance(at, str) else at
-    recent = datetime.now(UTC) - when < timedelta(hours=12)
-    return f"{when.astimezone(UTC):%H:%M:%S}" if recent else f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _waits_for(question: Mapping[str, Any]) -> str:
+def _one_question(question: Mapping[str, Any]) -> str:
     times = question["attempts"]
     asked = "to be asked" if not times else "1 attempt" if times == 1 else f"{times} attempts"
-    return f"{question['participant']} ({question['step']}) since {moment(question['asked_at'])}, {asked}"
+    return f"{question['participant']} ({question['step']}) since {time_of_day(question['asked_at'])}, {asked}"
 
 
 def _paused(questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> list[str]:
-    """Name who is paused of those whom an order needs: balance to its end, the assets until they have judged it."""
+    """Name the paused participants that an order needs: balance until its end, assets until they have answered."""
     unjudged = any(question["participant"] == "assets" for question in questions)
     return [who for who in sorted(pauses) if who == "balance" or unjudged]
 
@@ -104,7 +97,7 @@ def _because(paused: Sequence[str], pauses: Mapping[str, Any]) -> str:
     if not paused:
         return "by a pause that is over"
     reasons = "; ".join(f"{pauses[who]['reason']} ({pauses[who]['paused_by']})" for who in paused)
-    return f"because {_are(paused)} paused since {moment(pauses[paused[0]]['paused_at'])}: {reasons}"
+    return f"because {_are(paused)} paused since {time_of_day(pauses[paused[0]]['paused_at'])}: {reasons}"
 
 
 def _are(names: Sequence[str]) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from operations.errors import WrongRequest
+
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 OWN: Final = "audit"
 """The schema of the reference service's views."""
@@ -37,17 +39,23 @@ class Ledger(NamedTuple):
     hidden: str = ""
 
 
+async def find_ledger(engine: AsyncEngine, setting: str) -> Ledger:
+    """Find the ledger, on a connection of its own; else as `find`."""
+    async with engine.connect() as connection:
+        return await find(connection, setting)
+
+
 async def find(connection: AsyncConnection, setting: str) -> Ledger:
     """Find the ledger. `setting`: the schema of its views, `none`, or nothing for the reference service's.
 
-    Raises `ValueError` for a name that can't be a schema's.
+    Raises `WrongRequest` for a name that can't be a schema's.
     """
     if setting == NONE:
         return Ledger(None, "LEDGER_VIEWS is none")
     if setting in {"", OWN}:
         return await _reference(connection)
     if re.fullmatch(_NAME, setting) is None:
-        raise ValueError("LEDGER_VIEWS must be the name of a schema (lower case letters, digits, _), or none")
+        raise WrongRequest("LEDGER_VIEWS must be the name of a schema (lower case letters, digits, _), or none")
     rows: Any = await connection.exec_driver_sql(_COLUMNS, (setting, list(VIEWS)))
     there = {(row.view, row.name) for row in rows}
     for view, columns in VIEWS.items():

@@ -1,6 +1,7 @@
-"""`order-saga`: the command line for people and for starting services. Every room is imported only when it is used.
+"""`order-saga`: the command line. It parses and prints; what it does stands in `operations`, without a terminal.
 
-Exit status: 0 fine, 1 trouble was found (or met), 2 wrong usage or a wrong setting.
+Heavy modules are imported by the command that needs them, so that `--help` is fast. Exit status: 0 fine, 1 trouble was
+found (or met), 2 wrong usage or a wrong setting.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from operations.cli import (
     submit,
     trading,
 )
-from operations.cli.reach import Trouble, one_line, out
+from operations.cli.failures import exit_status, one_line
+from operations.cli.printing import out
+from operations.errors import Trouble, WrongRequest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +43,7 @@ app = typer.Typer(
     "this machine). Against a running local stack no command needs options; against another system set "
     "[bold]DATABASE_URL[/], [bold]KAFKA_BOOTSTRAP_SERVERS[/], [bold]ORDER_API_URL[/] and [bold]JWT_SECRET[/].",
 )
-for room in (
+for group in (
     local,
     trading,
     submit,
@@ -56,7 +59,7 @@ for room in (
     check_deploy,
     services,
 ):
-    room.register(app)
+    group.register(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,24 +80,24 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; what goes wrong outside of us is one line, and a stack trace only on demand."""
+    """Run the command line. A failure of the database, the broker or the API is one line, a stack trace on demand."""
     try:
         _check_text(sys.argv)
         app()
     except Trouble as trouble:
         sys.stderr.write(f"order-saga: {trouble}\n")
-        sys.exit(trouble.status)
+        sys.exit(exit_status(trouble))
     except Exception as error:
-        if os.environ.get("ORDER_SAGA_DEBUG") or (told := one_line(error)) is None:
+        if os.environ.get("ORDER_SAGA_DEBUG") or (line := one_line(error)) is None:
             raise
-        sys.stderr.write(f"order-saga: {told} (ORDER_SAGA_DEBUG=1 shows where)\n")
+        sys.stderr.write(f"order-saga: {line} (ORDER_SAGA_DEBUG=1 shows where)\n")
         sys.exit(1)
 
 
 def _check_text(words: list[str]) -> None:
-    """Expect text: bytes that are none can be neither stored nor printed. Raises `Trouble`."""
+    """Expect UTF-8: other bytes can be neither stored nor printed. Raises `WrongRequest`."""
     for word in words:
         try:
             word.encode()
         except UnicodeEncodeError:  # Python writes bytes that it can't read as lone surrogates
-            raise Trouble(f"{word!a} is not UTF-8", 2) from None
+            raise WrongRequest(f"{word!a} is not UTF-8") from None

@@ -1,24 +1,17 @@
-"""The command `audit`: do the invariants hold on the live system? It says what it finds and repairs nothing."""
+"""The command `audit`: check the invariants on the live system, once or again and again."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from operations.cli.reach import (
-    Trouble,
-    database_url,
-    err,
-    finite,
-    ledger_setting,
-    naming,
-    out,
-    print_json,
-    print_table,
-    run,
-)
+from operations.cli.options import OPERATING, Json, finite
+from operations.cli.printing import err, out, print_json, print_table
+from operations.system import database_url, ledger_setting
 
 if TYPE_CHECKING:
     from operations.audit.look import Audited
@@ -28,11 +21,11 @@ PORT = 8004
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
-    app.command(rich_help_panel="Operating")(audit)
+    app.command(rich_help_panel=OPERATING)(audit)
 
 
 def audit(
-    json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
+    json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and audit again and again until Ctrl-C.")] = False,
     every: Annotated[
         float, typer.Option(min=0.1, callback=finite, help="With --watch: seconds from one run's begin to the next.")
@@ -52,24 +45,28 @@ def audit(
     audit_duration_seconds, audit_last_success_timestamp_seconds and audit_runs_total{result} (clean, findings, failed).
     """
     if watch:
-        raise typer.Exit(run(_watch(host, port, every)))
-    done = run(_once())
-    findings = done.findings
+        raise typer.Exit(asyncio.run(_watch(host, port, every)))
+    done = asyncio.run(_once())
     if done.hidden:
         err.print(f"[yellow]{_unseen(done.hidden)}[/]")
     if json:
-        print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in findings])
-    elif findings:
+        print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in done.findings])
+    else:
+        _print(done)
+    if done.findings:
+        raise typer.Exit(1)
+
+
+def _print(done: Audited) -> None:
+    if done.findings:
         table = Table("invariant", "order", "what is wrong", title="audit")
-        for finding in findings:
+        for finding in done.findings:
             table.add_row(finding.invariant, str(finding.order_id or ""), finding.what)
         print_table(table)
     elif done.hidden:
         out.print("[green]audit: what can be seen holds[/]")
     else:
         out.print("[green]audit: I1 to I11 hold[/]")
-    if findings:
-        raise typer.Exit(1)
 
 
 def _unseen(why: str) -> str:
@@ -81,23 +78,18 @@ def _unseen(why: str) -> str:
 
 async def _once() -> Audited:
     from operations.audit.look import audit_on, connection_to
+    from operations.database import naming
 
-    def tell(orders: int) -> None:
+    def show(orders: int) -> None:
         status.update(f"auditing ... {orders} orders read")
 
     address = database_url()
     with err.status("auditing ...") as status, naming(address):
         async with connection_to(address) as connection:
-            try:
-                return await audit_on(connection, progress=tell, ledger=ledger_setting())
-            except ValueError as error:
-                raise Trouble(str(error), 2) from None
+            return await audit_on(connection, progress=show, ledger=ledger_setting())
 
 
 async def _watch(host: str, port: int, every_s: float) -> int:
-    import asyncio
-    import signal
-
     from operations.audit.watch import AuditMetrics, watch
     from saga_kit.runtime.health import Health, HealthServer, health_routes, listen
 

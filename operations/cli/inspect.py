@@ -1,77 +1,100 @@
-"""Commands about one order or one user: inspect tells all that is known, erase-user takes out what must go."""
+"""The commands `inspect`, about one order, and `erase-user`, about one user."""
 
 from __future__ import annotations
 
-import uuid
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from operations.cli.reach import Trouble, check_name, database, find_ledger, out, print_json, rows, run
-from operations.cli.repair import as_uuid
-from operations.cli.stuck import PAUSES
+from operations.cli.options import OPERATING, Json
+from operations.cli.printing import out, print_json, print_table, status_colour
+from operations.system import database, ledger_setting
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from collections.abc import Iterable
 
-PANEL: Final = "Operating"
-Json = Annotated[bool, typer.Option("--json", help="Print for programs.")]
-OrderId = Annotated[str, typer.Argument(help="The order's id.")]
+    from operations.erase import Erasure
+    from operations.explain import Entry, Line, Posting, Span
+
+_STYLES: Final = {
+    "strong": "bold",
+    "faint": "dim",
+    "strong faint": "bold dim",
+    "warning": "yellow",
+    "strong warning": "bold yellow",
+    "alarm": "bold red",
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(rich_help_panel=PANEL)(inspect)
-    app.command("erase-user", rich_help_panel=PANEL)(erase_user)
+    app.command(rich_help_panel=OPERATING)(inspect)
+    app.command("erase-user", rich_help_panel=OPERATING)(erase_user)
 
 
-# One order ------------------------------------------------------------------------------------------------------------
-
-
-def inspect(order_id: OrderId, json: Json = False) -> None:
+def inspect(order_id: Annotated[str, typer.Argument(help="The order's id.")], json: Json = False) -> None:
     """Tell an order's whole story: what was asked and answered when, what money moved, and what it waits for."""
-    from operations.cli.explain import print_story
+    from operations import words
+    from operations.story import story
 
-    story = run(_story(as_uuid(order_id)))
-    if not story["order"] and not story["claim"]:
-        raise Trouble(f"there is no order {order_id}")
+    wanted = words.order_id(order_id)
+
+    async def work() -> dict[str, Any]:
+        async with database() as engine:
+            return await story(engine, wanted, ledger_setting())
+
+    found = asyncio.run(work())
     if json:
-        print_json(story)
+        print_json(found)
     else:
-        print_story(story)
+        print_story(found)
 
 
-async def _story(order_id: uuid.UUID) -> dict[str, Any]:
-    async with database() as engine:
-        return await story(engine, order_id)
+def print_story(story: dict[str, Any]) -> None:
+    """Print an order's header, timeline and money."""
+    from operations.explain import explain
+
+    explained = explain(story)
+    _print_lines(explained.header)
+    if explained.timeline is not None:
+        _print_timeline(explained.timeline)
+    _print_lines(explained.money)
+    if explained.journal:
+        _print_journal(explained.journal)
+    _print_lines(explained.unsent)
 
 
-async def story(engine: AsyncEngine, order_id: uuid.UUID) -> dict[str, Any]:
-    """Gather all that the auditors' views know of one order."""
-    ledger = await find_ledger(engine)
-    parts: dict[str, tuple[str, object]] = {
-        "order": ("SELECT * FROM audit.orders WHERE order_id = $1", order_id),
-        "claim": ("SELECT * FROM audit.claims WHERE order_id = $1", order_id),
-        "requests": ("SELECT * FROM audit.requests WHERE order_id = $1 ORDER BY request_id", order_id),
-        "history": ("SELECT * FROM audit.history WHERE order_id = $1 ORDER BY seq", order_id),
-        "fills": ("SELECT * FROM audit.fills WHERE order_id = $1", order_id),
-        "questions": ("SELECT * FROM audit.questions WHERE order_id = $1 AND answer = 'OPEN'", order_id),
-        "events_unsent": ("SELECT * FROM audit.events_unsent WHERE order_id = $1 ORDER BY version", order_id),
-    }
-    if ledger.schema is not None:
-        # By the ids that these rows have for an order: the ledger's tables are indexed by their own keys.
-        holds, journal = f"SELECT * FROM {ledger.schema}.holds", f"SELECT * FROM {ledger.schema}.journal"  # noqa: S608
-        parts["holds"] = f"{holds} WHERE hold_id = $1", f"{order_id}:reserve"
-        parts["journal"] = f"{journal} WHERE entry_id = $1 ORDER BY asset_id, account", f"{order_id}:settle"
-    unseen: dict[str, Any] = {"holds": [], "journal": [], "ledger_unseen": ledger.hidden or None}
-    found = unseen | {name: await rows(engine, *query) for name, query in parts.items()}
-    found["pauses"] = {row["participant"]: row for row in await rows(engine, PAUSES)}
-    found["order"] = found["order"][0] if found["order"] else None
-    found["claim"] = found["claim"][0] if found["claim"] else None
-    return found
+def _print_lines(lines: Iterable[Line]) -> None:
+    for line in lines:
+        out.print(_marked_up(line))
 
 
-# One user -------------------------------------------------------------------------------------------------------------
+def _marked_up(line: Line) -> str:
+    return "".join(map(_span, line))
+
+
+def _span(span: Span) -> str:
+    style = f"bold {status_colour(span.text)}" if span.tone == "status" else _STYLES.get(span.tone)
+    return f"[{style}]{escape(span.text)}[/]" if style else escape(span.text)
+
+
+def _print_timeline(timeline: list[Entry]) -> None:
+    table = Table("#", "at", "after", "what happened", title="timeline", title_justify="left")
+    for entry in timeline:
+        at, after = f"{entry.at:%H:%M:%S.%f}"[:-3], f"+{entry.after_s:.3f} s"
+        table.add_row(str(entry.seq), at, after, _marked_up(entry.what))
+    print_table(table)
+
+
+def _print_journal(journal: list[Posting]) -> None:
+    table = Table("entry", "account", "asset", "amount", title="journal", title_justify="left")
+    table.columns[3].justify = "right"
+    for posting in journal:
+        table.add_row(*posting)
+    print_table(table)
 
 
 def erase_user(
@@ -84,18 +107,16 @@ def erase_user(
     Everything or nothing: exit 1, with the reasons, while the user has an open order, and for a user whom nobody knows.
     Doing it twice changes nothing.
     """
-    from operations.erase import erase, knows
+    from operations.erase import erase
+    from operations.words import check_name
 
     check_name("USER", user)
 
-    async def work() -> Any:
+    async def work() -> Erasure:
         async with database() as engine:
-            done = await erase(engine, user, dry_run=dry_run)
-            if not done.in_the_way and not any(done.rows.values()) and not await knows(engine, user):
-                raise Trouble(f"nobody knows a user {user}: no order, no claim, no request and no account")
-            return done
+            return await erase(engine, user, dry_run=dry_run)
 
-    done = run(work())
+    done = asyncio.run(work())
     if json:
         print_json({"user_id": user, "dry_run": dry_run, "rows": done.rows, "in_the_way": done.in_the_way})
     elif done.in_the_way:

@@ -1,15 +1,17 @@
-"""Commands that run the whole system on this machine: `up` and `demo`."""
+"""The commands `demo` and `up`: the whole system on this machine."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from operations.cli.reach import Trouble, finite, out
+from operations.cli.options import finite
+from operations.cli.printing import out
+from operations.errors import WrongRequest
+from operations.system import signer, without_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +36,7 @@ def demo(
 
     Exit 1 when an order did not end as announced.
     """
-    from operations.demo.play import run_demo, run_here
+    from operations.cli.demo import run_demo, run_here
 
     raise typer.Exit(asyncio.run(run_here(json=json) if here else run_demo(keep=keep, json=json)))
 
@@ -56,7 +58,7 @@ def up(
     from local_stack.stack import up as run_stack
 
     if wrong := sorted(set(without or ()) - set(REPLACEABLE)):
-        raise Trouble(f"--without {wrong[0]}: it must be one of {', '.join(REPLACEABLE)}", 2)
+        raise WrongRequest(f"--without {wrong[0]}: it must be one of {', '.join(REPLACEABLE)}")
 
     async def samples(logins: Mapping[str, str]) -> None:
         from operations.demo.samples import load_samples
@@ -68,21 +70,21 @@ def up(
         time_scale=time_scale,
         load_samples=samples,
         without=frozenset(without or ()),
-        ledger_views=os.environ.get("LEDGER_VIEWS") or "none" if without and "balance" in without else "",
+        ledger_views=without_ledger() if "balance" in (without or ()) else "",
     )
     if status := run_stack(folder, options, _greet, out):
         raise typer.Exit(status)
 
 
 def _greet(stack: LocalStack) -> None:
-    from operations.cli.trading import SCOPES, sign
+    from operations.tokens import SCOPES
 
-    token = sign("alice", SCOPES, 86_400, secret=stack.jwt_secret)
+    token = signer(stack.jwt_secret).sign("alice", SCOPES, 86_400)
     out.print(f"\n[bold green]Order Saga runs[/]   API {stack.api_url}, to try out in a browser: {stack.api_url}/docs")
     out.print(f"Kafka {stack.kafka_bootstrap_servers}   PostgreSQL {stack.logins['auditor']} (schema audit)")
     out.print("users alice, bob, carol; assets BTC, ETH, ACME and some that make trouble. Ctrl-C ends it.\n")
     for service in sorted(stack.options.without):
-        _greet_yours(stack, service)
+        _greet_owner_of(stack, service)
     out.print("Another terminal:")
     out.print("  .venv/bin/order-saga submit MARKET_BUY BTC 0.01 --user alice")
     out.print("or, without any of our tools:")
@@ -94,8 +96,8 @@ def _greet(stack: LocalStack) -> None:
     )
 
 
-def _greet_yours(stack: LocalStack, service: str) -> None:
-    """Say what a service of somebody's own needs to take the place of ours."""
+def _greet_owner_of(stack: LocalStack, service: str) -> None:
+    """Say what a service of the user's own needs to take the place of ours."""
     from contracts.topics import TOPICS
 
     commands, replies = (f"{service}.{kind}" for kind in ("commands", "replies"))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from operations.cli.reach import check_name, colour_of, err, out, print_json, print_table
-from operations.cli.trading import PANEL, Json, User, call
+from operations.cli.options import TRADING, Json, User
+from operations.cli.printing import err, out, print_json, print_table, status_colour
+from operations.system import api
 
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
-    app.command(rich_help_panel=PANEL)(orders)
+    app.command(rich_help_panel=TRADING)(orders)
 
 
 def orders(  # noqa: PLR0913, PLR0917 - each is an option of the command
@@ -36,23 +36,30 @@ def orders(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
     Examples: order-saga orders --user alice --open, or order-saga orders --status FAILED --asset BTC --json
     """
+    from operations import rest
+    from operations.words import check_name
+
     check_name("--user", user)
-    given: dict[str, Any] = {"asset_id": asset, "order_type": order_type, "cursor": cursor, "limit": limit}
-    given |= {"created_from": created_from, "created_to": created_to, "status": status or ()}
-    given |= {"open": "" if open_ is None else str(open_).lower()}
-    query = urlencode({name: value for name, value in given.items() if value}, doseq=True)
-    page = call(user, "GET", f"/orders?{query}")
+    filters: dict[str, Any] = {"asset_id": asset, "order_type": order_type, "cursor": cursor, "limit": limit}
+    filters |= {"created_from": created_from, "created_to": created_to, "status": status or ()}
+    filters |= {"open": "" if open_ is None else str(open_).lower()}
+    page = rest.orders(api(), user, **filters)
     if json:
         print_json(page)
-        return
+    else:
+        _print_page(page, user)
+
+
+def _print_page(page: dict[str, Any], user: str) -> None:
     if not page["orders"]:
         out.print("no orders")
         return
     table = Table("order", "created", "type", "asset", "quantity", "status", "why", title=f"orders of {user}")
     for order in page["orders"]:
-        status_shown = f"[{colour_of(order['status'])}]{order['status']}[/]"
-        told = (order["created_at"][:19].replace("T", " "), order["order_type"], order["asset_id"], order["quantity"])
-        table.add_row(order["order_id"], *told, status_shown, escape(order["reason_code"] or ""))
+        created = order["created_at"][:19].replace("T", " ")
+        status = f"[{status_colour(order['status'])}]{order['status']}[/]"
+        what = order["order_type"], order["asset_id"], order["quantity"]
+        table.add_row(order["order_id"], created, *what, status, escape(order["reason_code"] or ""))
     print_table(table)
     if page["has_more"]:
         err.print(f"there are more: --cursor {page['next_cursor']}", markup=False, soft_wrap=True)

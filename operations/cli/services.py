@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from operations.cli.reach import Trouble, err, finite, kafka_settings, naming, out, run, setting
+from operations.cli.printing import err, out, print_table
+from operations.errors import Trouble, WrongRequest
+from operations.system import database_url, kafka_settings, login_passwords, login_prefix, time_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,30 +72,12 @@ def migrate(
     ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD, BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD and AUDITOR_DB_PASSWORD that is
     set; its name begins with DB_LOGIN_PREFIX (order_saga_). All of it is done, or nothing.
     """
-    import os
+    from operations import schema
 
-    from alembic.util import CommandError
-
-    from migrations import PREFIX, current, downgrade, upgrade
-
-    url = setting("DATABASE_URL", "database_url")
-    prefix = os.environ.get("DB_LOGIN_PREFIX", PREFIX)
-    names = ("orchestrator", "api", "balance", "assets", "auditor")
-    logins = {name: os.environ[variable] for name in names if (variable := f"{name.upper()}_DB_PASSWORD") in os.environ}
-    try:
-        with naming(url):
-            before = current(url)
-            if revision == "head" or before is None or revision > before:
-                upgrade(url, revision, logins if revision == "head" else {}, prefix)
-            else:
-                downgrade(url, revision)
-    except ValueError as error:
-        raise Trouble(f"nothing was changed: {error}", 2) from None
-    except CommandError as error:
-        raise Trouble(f"nothing was changed: --revision is {revision!r}: {error}", 2) from None
-    out.print(f"schema: {before or 'nothing'} -> {current(url) or 'nothing'}")
-    if logins and revision == "head":
-        out.print(f"logins: {', '.join(prefix + name for name in logins)}")
+    moved = schema.migrate(database_url(), revision, login_passwords(), login_prefix())
+    out.print(f"schema: {moved.before or 'nothing'} -> {moved.after or 'nothing'}")
+    if moved.logins:
+        out.print(f"logins: {', '.join(moved.logins)}")
 
 
 def topics(
@@ -101,26 +87,39 @@ def topics(
     check: Annotated[bool, typer.Option(help="Only look; create nothing.")] = False,
 ) -> None:
     """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be."""
-    from operations.topics import ensure
+    from operations.topics import VISIBLE_WITHIN_S, ensure
 
-    wrong = run(ensure(kafka_settings(), replication=replication, check_only=check))
-    for line in wrong:
+    found = asyncio.run(ensure(kafka_settings(), replication=replication, check_only=check))
+    for line in found.refused:
+        out.print(line, markup=False)
+    if found.late:
+        names = ", ".join(found.late)
+        raise Trouble(f"the cluster has accepted {names} and does not have them {VISIBLE_WITHIN_S:.0f} s later")
+    if found.unseen:
+        err.print(found.unseen)
+    for line in found.partitions:
+        out.print(line)
+    for line in found.wrong:
         err.print(f"[red]{line}[/]")
-    if wrong:
-        raise Trouble(f"{len(wrong)} topics are not as they should be")
+    if found.wrong:
+        raise Trouble(f"{len(found.wrong)} topics are not as they should be")
 
 
 def acls(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Lines of 'login may what...'.")],
 ) -> None:
     """Give the broker's logins the rights that FILE lists (see deploy/acls.txt); doing it twice changes nothing."""
-    from operations.acls import grant, read
+    from operations.acls import grant, read, summary
 
     try:
         text = file.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise Trouble(f"{file} is not UTF-8: {error}", 2) from None
-    run(grant(kafka_settings(), read(text)))
+        raise WrongRequest(f"{file} is not UTF-8: {error}") from None
+    settings = kafka_settings()
+    rights = read(text)
+    asyncio.run(grant(settings, rights))
+    for line in summary(rights):
+        out.print(line)
 
 
 def sample_data() -> None:
@@ -128,23 +127,18 @@ def sample_data() -> None:
 
     ORDER_SAGA_TIME_SCALE must be the orchestrator's, so that the asset SLOW is too slow for its patience.
     """
-    import os
-
     from operations.demo.samples import load_samples
 
-    text = os.environ.get("ORDER_SAGA_TIME_SCALE", "1")
-    try:
-        time_scale = finite(float(text))
-    except (ValueError, typer.BadParameter):
-        raise Trouble(f"ORDER_SAGA_TIME_SCALE is {text!r}; it must be a number", 2) from None
-
-    url = setting("DATABASE_URL", "database_url")
-    run(load_samples({"balance": url, "assets": url}, time_scale))
+    scale, url = time_scale(), database_url()
+    asyncio.run(load_samples({"balance": url, "assets": url}, scale))
     out.print("sample data: loaded")
 
 
 def settings() -> None:
     """Show every environment variable that the services read, with its default."""
-    from operations.cli.settings import print_settings
+    from operations.settings import settings as all_settings
 
-    print_settings()
+    table = Table("variable", "read by", "default", "meaning")
+    for setting in all_settings():
+        table.add_row(*setting)
+    print_table(table)

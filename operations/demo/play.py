@@ -1,134 +1,99 @@
-"""The demo: every way an order can end, on a real PostgreSQL and a Kafka-protocol broker, as announced or not."""
+"""The demo: play every way an order can end, on a running system, and say how each ended."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 import msgspec
-from rich.progress import Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
-from operations.cli.explain import print_story
-from operations.cli.reach import (
-    colour_of,
-    connected,
-    database_url,
-    err,
-    jwt_secret,
-    kafka_settings,
-    out,
-    print_json,
-    print_table,
-    publishing,
-    rows,
-    setting,
-)
-from operations.cli.trading import ENDED, sign
-from operations.demo.samples import load_samples
+from contracts.balance import ReserveBalance
+from contracts.codec import outgoing
+from contracts.decimals import Money
+from contracts.envelope import Envelope, Outgoing, write_headers
+from contracts.topics import ORDERS_REQUESTS
+from operations.audit import audit
+from operations.database import connected, rows
 from operations.demo.scenes import Scene, scenes
-from saga_kit.runtime.settings import KafkaSettings
+from operations.rest import ENDED
+from operations.story import story
+from operations.system import publishing
+from operations.tokens import SCOPES
+from participants.balance.store import deposit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from operations.audit import Finding
+    from operations.tokens import Signer
     from saga_kit.messaging.publisher import Publisher
+    from saga_kit.runtime.settings import KafkaSettings
 
 TIME_SCALE: Final = 0.1
 PATIENCE_S: Final = 90.0
 """Twice what the slowest asset takes, at time scale 1."""
 STARTING_S: Final = 40.0
 """More for a system that has just started on a busy machine."""
-NEXT: Final = """\
-next: make run    keeps such a system running; README.md, "Use it", goes on from there
-      make test   all tests: most of an hour on two cores"""
+STORY_OF: Final = 17
+"""The scene whose order's story is shown."""
+
+Tell = Callable[[str], None]
+"""Hears what is being done."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The system that the demo plays against; `patience_s`: how long a slow order may take there."""
+    """The system that the demo plays against.
+
+    `patience_s`: how long a slow order may take there. `ledger`: as for `audit.ledger.find`.
+    """
 
     api_url: str
     database_url: str
     kafka: KafkaSettings
-    jwt_secret: str
+    signer: Signer
     patience_s: float
+    ledger: str = ""
 
 
-async def run_here(*, json: bool) -> int:
-    """Play against the system that runs already, at its own pace; 0 when everything came out as announced."""
-    api_url = setting("ORDER_API_URL", "api")
-    good = await _play(Target(api_url, database_url(), kafka_settings(), jwt_secret(), PATIENCE_S), json=json)
-    return 0 if good else 1
+class Played(NamedTuple):
+    """What was shown: each scene with how its order ended, what else was tried, one order's story, the audit."""
+
+    scenes: list[tuple[Scene, str]]
+    extras: list[tuple[str, bool]]
+    story: dict[str, Any]
+    findings: list[Finding]
+
+    @property
+    def good(self) -> bool:
+        """Whether everything came out as announced."""
+        as_announced = all(scene.ends == ended for scene, ended in self.scenes)
+        return as_announced and all(good for _, good in self.extras) and not self.findings
 
 
-async def run_demo(*, keep: bool, json: bool) -> int:
-    """Play against a system of its own, at a tenth of its pace; 0 when everything came out as announced."""
-    from local_stack.errors import StackError
-    from local_stack.stack import LocalStack, StackOptions
-
-    began = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="order-saga-demo-"))
-
-    async def samples(logins: Mapping[str, str]) -> None:
-        await load_samples(logins, TIME_SCALE)
-
-    options = StackOptions(time_scale=TIME_SCALE, load_samples=samples)
-    stack = LocalStack(folder, options, err if json else out)
-    try:
-        async with stack:
-            kafka = KafkaSettings(  # all of it: the environment may be meant for another broker, with TLS and a login
-                kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
-                kafka_topic_prefix="",
-                kafka_security_protocol="PLAINTEXT",
-                kafka_ssl_cafile=None,
-            )
-            patience_s = PATIENCE_S * TIME_SCALE + STARTING_S
-            target = Target(stack.api_url, stack.database_url, kafka, stack.jwt_secret, patience_s)
-            good = await _play(target, json=json)
-        (err if json else out).print(f"\n{time.monotonic() - began:.0f} s, nothing is left running\n{NEXT}")
-    except StackError as error:
-        err.print(f"[red]{error}[/]")
-        return 1
-    finally:
-        if not keep:
-            await stack.remove()
-    return 0 if good else 1
-
-
-async def _play(target: Target, *, json: bool) -> bool:
-    from operations.audit import audit
-    from operations.cli.inspect import story
-
-    async with connected(target.database_url) as engine:
-        async with httpx.AsyncClient(base_url=target.api_url, timeout=30) as api, publishing(target.kafka) as publisher:
-            acts = _Acts(target, api, publisher)
-            await acts.prepare()
-            shown = await acts.play(scenes())
-            extras = await acts.faults(shown[0][0].order_id, engine)
-        with err.status("auditing ..."):
-            findings = await audit(engine)
-        if json:
-            print_json([{"title": s.title, "order_id": s.order_id, "announced": s.ends, "ended": e} for s, e in shown])
-        else:
-            _print(shown, extras)
-            print_story(await story(engine, uuid.UUID(shown[17][0].order_id)))
-            for finding in findings:
-                out.print(f"[red]{finding.invariant} {finding.order_id}: {finding.what}[/]")
-            out.print("[green]audit: I1 to I11 hold[/]" if not findings else f"[red]audit: {len(findings)} findings[/]")
-    good = not findings and all(s.ends == ended for s, ended in shown) and all(good for _, good in extras)
-    verdict = "[green]everything came out as announced[/]" if good else "[red]not as announced[/]"
-    (err if json else out).print(f"\n{verdict}")
-    return good
+async def play(target: Target, tell: Tell) -> Played:
+    """Play all scenes, deliver faults, audit."""
+    async with (
+        connected(target.database_url) as engine,
+        httpx.AsyncClient(base_url=target.api_url, timeout=30) as api,
+        publishing(target.kafka) as publisher,
+    ):
+        acts = _Acts(target, api, publisher)
+        await acts.prepare(engine)
+        shown = await acts.play(scenes(), tell)
+        extras = await acts.faults(shown[0][0].order_id, engine)
+        tell("auditing ...")
+        findings = await audit(engine)
+        known = await story(engine, uuid.UUID(shown[STORY_OF][0].order_id), target.ledger)
+    return Played(shown, extras, known, findings)
 
 
 class _Acts:
@@ -139,24 +104,19 @@ class _Acts:
         self._api = api
         self._publisher = publisher
 
-    async def prepare(self) -> None:
+    async def prepare(self, engine: AsyncEngine) -> None:
         """Give bob something of the asset whose service is slow, so that a sell of it has a hold to refund."""
-        from contracts.decimals import Money
-        from participants.balance.store import deposit
+        await deposit(engine, "demo:bob:SLOW", "bob", "SLOW", Money(100))
 
-        async with connected(self._target.database_url) as engine:
-            await deposit(engine, "demo:bob:SLOW", "bob", "SLOW", Money(100))
-
-    async def play(self, scenes: list[Scene]) -> list[tuple[Scene, str]]:
+    async def play(self, scenes: list[Scene], tell: Tell) -> list[tuple[Scene, str]]:
         """Submit all but the last at once; the last needs the one before it to be there."""
         *together, last = scenes
         played = [await self._submit(scene) for scene in together]
-        with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
-            task = progress.add_task("orders run ...")
-            ended = await asyncio.gather(*(self._end(scene) for scene in played))
-            progress.update(task, description="the last one ...")
-            played.append(await self._submit(last))
-            ended.append(await self._end(last))
+        tell("orders run ...")
+        ended = await asyncio.gather(*(self._end(scene) for scene in played))
+        tell("the last one ...")
+        played.append(await self._submit(last))
+        ended.append(await self._end(last))
         return list(zip(played, ended, strict=True))
 
     async def _submit(self, scene: Scene) -> Scene:
@@ -175,19 +135,19 @@ class _Acts:
 
     async def _end(self, scene: Scene) -> str:
         deadline = time.monotonic() + self._target.patience_s
-        told = "nothing heard"
+        status = "nothing heard"
         while time.monotonic() < deadline:
             answer = await self._api.get(f"/orders/{scene.order_id}", headers=self._as(scene.user))
             if answer.is_success:
                 order = answer.json()
-                told = " ".join(filter(None, (order["status"], order["reason_code"])))
+                status = " ".join(filter(None, (order["status"], order["reason_code"])))
                 if order["status"] in ENDED:
-                    return told
+                    return status
             await asyncio.sleep(0.1)
-        return told
+        return status
 
     async def faults(self, order_id: str, engine: AsyncEngine) -> list[tuple[str, bool]]:
-        """Deliver a command twice and a message that nobody can read; both must leave their mark and do no harm."""
+        """Deliver a command twice, and a message that can't be read; say of each whether it did no harm."""
         await self._redeliver(order_id, engine)
         await self._produce(order_id, b"{ not JSON")
         duplicate = (
@@ -214,10 +174,6 @@ class _Acts:
             await self._reserve_again(order_id, hold)
 
     async def _reserve_again(self, order_id: str, hold: Mapping[str, Any]) -> None:
-        from contracts.balance import ReserveBalance
-        from contracts.codec import outgoing
-        from contracts.decimals import Money
-
         known = hold["user_id"], hold["asset_id"], Money(hold["amount"])
         command = ReserveBalance(hold["hold_id"], uuid.UUID(order_id), hold["hold_id"], *known)
         await self._publisher.publish(
@@ -226,16 +182,12 @@ class _Acts:
 
     async def _produce(self, order_id: str, body: bytes) -> None:
         """Produce a request as any Kafka client would: CloudEvents headers and a JSON body."""
-        from contracts.envelope import Envelope, Outgoing, write_headers
-        from contracts.topics import ORDERS_REQUESTS
-
         envelope = Envelope(str(uuid.uuid4()), "OrderRequested", "demo", datetime.now(UTC))
         message = Outgoing(ORDERS_REQUESTS.name, order_id, envelope.id, body, write_headers(envelope))
         await self._publisher.publish([message])
 
     def _as(self, user: str, *scopes: str) -> dict[str, str]:
-        token = sign(user, ["orders:read", "orders:write", *scopes], secret=self._target.jwt_secret)
-        return {"Authorization": f"Bearer {token}"}
+        return {"Authorization": f"Bearer {self._target.signer.sign(user, [*SCOPES, *scopes])}"}
 
 
 async def _becomes_true(look: Any, within_s: float) -> bool:
@@ -245,17 +197,3 @@ async def _becomes_true(look: Any, within_s: float) -> bool:
             return True
         await asyncio.sleep(0.1)
     return False
-
-
-def _print(shown: list[tuple[Scene, str]], extras: list[tuple[str, bool]]) -> None:
-    table = Table("what", "order", "ended as announced", title="every way an order can end", title_justify="left")
-    table.columns[2].no_wrap = True
-    for scene, ended in shown:
-        status = ended.split(" ")[0]
-        good = ended == scene.ends
-        verdict = f"[green]✓[/] [{colour_of(status)}]{ended}[/]" if good else f"[red]✗ {ended}, not {scene.ends}[/]"
-        side = scene.body["order_type"].removeprefix("MARKET_").lower()
-        table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
-    print_table(table)
-    for title, good in extras:
-        out.print(f"{'[green]✓[/]' if good else '[red]✗[/]'} {title}")

@@ -1,4 +1,4 @@
-"""Loads the local stack's sample data through the participants' own stores, each with its service's login."""
+"""Load the local stack's sample data through the participants' own stores, each with its service's login."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from contracts.decimals import Money, Price
 from local_stack.sample_data import CASH, CASH_SCALE, load
-from operations.cli.reach import connected
+from operations.database import connected
 from participants.assets import store as assets_store
 from participants.assets.rules import Asset
 from participants.balance import store as balance_store
@@ -33,7 +33,7 @@ class Stores:
         await balance_store.deposit(self._balance, deposit.deposit_id, deposit.user_id, deposit.asset_id, amount)
 
     async def put_asset(self, asset: SampleAsset, *, answer_after_s: float) -> None:
-        """Make an asset's rules and price so."""
+        """Write an asset's rules and its price."""
         rules = Asset(
             asset_id=asset.asset_id,
             tick=asset.tick,

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.topics import TOPICS
 from operations.acls import Right, read
-from operations.cli.reach import Trouble
+from operations.errors import WrongRequest
 from tests.e2e.documented import EXAMPLE, ROOT, shown
 
 ACLS = ROOT / "deploy" / "acls.txt"
@@ -55,7 +55,7 @@ def test_a_list_of_rights_is_read_line_by_line() -> None:
 @pytest.mark.parametrize("line", ["desk", "desk write", "desk owns a"])
 def test_a_line_that_is_no_right_is_refused(line: str) -> None:
     """A slip in the list is told with its line, before any right is given."""
-    with pytest.raises(Trouble, match="line 2 must be 'login may what"):
+    with pytest.raises(WrongRequest, match="line 2 must be 'login may what"):
         read(f"desk read a\n{line}\n")
 
 

@@ -26,7 +26,7 @@ from local_stack.probes import http_ready
 from local_stack.sample_data import DEPOSITS
 from local_stack.stack import LocalStack, StackOptions
 from operations.audit import audit
-from operations.cli.reach import connected
+from operations.database import connected
 from operations.demo.samples import load_samples
 from participants.balance.store import deposit
 from tests.e2e.wire import Events, Producer

@@ -26,8 +26,8 @@ from local_stack.ports import free_ports
 from local_stack.probes import http_ready
 from local_stack.supervisor import ProcessSpec, Supervisor
 from operations.acls import Right, read
-from operations.cli.trading import sign
 from operations.demo.samples import load_samples
+from operations.tokens import Signer
 from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.documented import run_example, run_in_shell, shown
 from tests.e2e.system import Output, command
@@ -238,7 +238,7 @@ async def _new_scram_login(kafka: SecureKafka) -> dict[str, str]:
 
 
 async def _by_rest(services: Mapping[str, str]) -> httpx.Response:
-    token = sign("alice", secret=services["JWT_SECRET"])
+    token = Signer(services["JWT_SECRET"]).sign("alice")
     headers = {"Authorization": f"Bearer {token}", "Prefer": "wait=20"}
     body = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}
     async with httpx.AsyncClient(base_url=services["ORDER_API_URL"], timeout=40) as client:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 import migrations
 from operations import archive
-from operations.cli.reach import connected as reached
+from operations.database import connected as connected_engine
 from saga_kit.participant.holds import Holds
 from tests.migrations.support import catalog, connected, rights, views
 from tests.operations.audit import rows
@@ -94,7 +94,7 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
         await rows.insert(connection)
     before = {table: await _column(empty_url, _EVERYTHING.format(table=table)) for table in _OF_ORDERS}
     pages = ("(0,0)", "(1000,0)")
-    async with reached(empty_url) as engine, engine.begin() as tx:
+    async with connected_engine(empty_url) as engine, engine.begin() as tx:
         assert 7 == await archive.move(tx, pages, -60.0, 100)
         assert 6 == await Holds("balances").archive(tx, pages, -60.0, 100)
 

@@ -1,4 +1,4 @@
-"""The desk that every test here sits at."""
+"""The database that every test here works on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from tests.operations.support import Desk, desk_of
 from tests.support.infrastructure import Database
+from tests.support.order_database import OrderDatabase, order_database
 
 
 @pytest_asyncio.fixture
-async def desk(database: Database) -> AsyncIterator[Desk]:
-    """Give a desk at a database without any order."""
-    async with desk_of(database) as one:
+async def db(database: Database) -> AsyncIterator[OrderDatabase]:
+    """Give a database without any order."""
+    async with order_database(database) as one:
         yield one

@@ -23,6 +23,7 @@ from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusCh
 from contracts.vocabulary import OrderType
 from operations import archive, repair
 from operations.pauses import pause, unpause, wake
+from operations.runs import Run
 from order_saga.core.saga import Participant
 from order_saga.worker import store
 from order_saga.worker.process import SagaHandler
@@ -238,7 +239,7 @@ class World:
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
                     with suppress(DBAPIError):  # a lock that is not given in time: the next round tries again
-                        await repair.resume(self._operators_engine(), repair.Run(f"resume-{number}", "olga"), order_id)
+                        await repair.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 
     def _operators_engine(self) -> Any:
@@ -321,7 +322,7 @@ class World:
 
     async def _pause(self, participant: Participant, for_s: float) -> None:
         engine = self._operators_engine()
-        begin, end = (repair.Run(f"{what}-{self.loop.time()}", "olga") for what in ("pause", "unpause"))
+        begin, end = (Run(f"{what}-{self.loop.time()}", "olga") for what in ("pause", "unpause"))
         await self._insist(lambda: pause(engine, participant, begin, "maintenance"))
         await asyncio.sleep(for_s)
         await self._insist(lambda: unpause(engine, participant, end))
@@ -338,7 +339,7 @@ class World:
                 return
 
     async def _ask_again(self, number: int) -> None:
-        run = repair.Run(f"ask-again-{self.loop.time()}", "olga")
+        run = Run(f"ask-again-{self.loop.time()}", "olga")
         with suppress(DBAPIError, OSError):  # a poisoned order, a database that goes away: the operator is told
             await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 

@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from local_stack.ports import free_ports
 from operations.cli import app, main
 from tests.e2e.system import Output
-from tests.operations.support import Desk
+from tests.operations.cli.support import Terminal
 
 GARBAGE: Final = (
     *("a b", "@market", "", "nan", "inf", "1e999", "\u0663", "x" * 300, "../../etc/passwd", "\udcff", "[red]", "%s"),
@@ -137,46 +137,46 @@ def test_what_cannot_be_reached_is_named(words: tuple[str, ...], what: str, away
     assert (1, True, True) == (output.code, f"the {what} at" in last, f"127.0.0.1:{away[what]}" in last), last
 
 
-async def test_a_deposit_that_is_known_with_another_amount_is_told(desk: Desk) -> None:
+async def test_a_deposit_that_is_known_with_another_amount_is_told(db: Terminal) -> None:
     """Exit 1 and the reason; the same deposit again is fine; names that are none are exit 2."""
-    assert 0 == (await desk.cli("deposit", "alice", "USD", "5", "--id", "d-1")).code
-    assert 0 == (await desk.cli("deposit", "alice", "USD", "5", "--id", "d-1")).code
-    other = await desk.cli("deposit", "alice", "USD", "6", "--id", "d-1")
+    assert 0 == (await db.cli("deposit", "alice", "USD", "5", "--id", "d-1")).code
+    assert 0 == (await db.cli("deposit", "alice", "USD", "5", "--id", "d-1")).code
+    other = await db.cli("deposit", "alice", "USD", "6", "--id", "d-1")
     assert (1, "order-saga: deposit d-1 was already made, with other terms\n") == (other.code, other.err)
     for words in (("a b", "USD", "5"), ("@market", "USD", "5"), ("alice", "U D", "5"), ("alice", "USD", "five")):
-        assert 2 == (await desk.cli("deposit", *words)).code
+        assert 2 == (await db.cli("deposit", *words)).code
 
 
-async def test_a_user_whom_nobody_knows_is_not_erased(desk: Desk) -> None:
+async def test_a_user_whom_nobody_knows_is_not_erased(db: Terminal) -> None:
     """A slip of the pen must not look like a success; a user who is known and has nothing to erase is fine."""
-    unknown = await desk.cli("erase-user", "alcie")
+    unknown = await db.cli("erase-user", "alcie")
     assert (1, True) == (unknown.code, "nobody knows a user alcie" in unknown.err)
-    await desk.cli("deposit", "alice", "USD", "5")
-    assert 0 == (await desk.cli("erase-user", "alice")).code
+    await db.cli("deposit", "alice", "USD", "5")
+    assert 0 == (await db.cli("erase-user", "alice")).code
 
 
-async def test_the_database_says_no_in_one_line(desk: Desk) -> None:
+async def test_the_database_says_no_in_one_line(db: Terminal) -> None:
     """A login that it does not know: exit 1, and where that database is."""
-    url = make_url(desk.url).set(username="nobody", password="wrong").render_as_string(hide_password=False)
-    output = await desk.cli("accounts", "alice", DATABASE_URL=url)
+    url = make_url(db.url).set(username="nobody", password="wrong").render_as_string(hide_password=False)
+    output = await db.cli("accounts", "alice", DATABASE_URL=url)
     assert (1, 1) == (output.code, len(output.err.splitlines()))
     assert "nobody" in output.err
 
 
-async def test_a_pause_is_named_and_what_it_hides_is_exit_1(desk: Desk) -> None:
+async def test_a_pause_is_named_and_what_it_hides_is_exit_1(db: Terminal) -> None:
     """However young the order is; `pauses` lists it, for people and for programs."""
-    nobody = await desk.cli("pauses")
+    nobody = await db.cli("pauses")
     assert (0, "nobody is paused\n") == (nobody.code, nobody.out)
-    assert 0 == (await desk.cli("pause", "assets", "--reason", "new disks", "--by", "ops")).code
-    empty = await desk.cli("stuck")
+    assert 0 == (await db.cli("pause", "assets", "--reason", "new disks", "--by", "ops")).code
+    empty = await db.cli("stuck")
     assert (0, True) == (empty.code, "assets is paused since " in empty.err)
-    order_id = await desk.begin(1)
-    stuck = await desk.cli("stuck", "--json")
+    order_id = await db.begin(1)
+    stuck = await db.cli("stuck", "--json")
     assert (1, [str(order_id)]) == (stuck.code, [one["order_id"] for one in json.loads(stuck.out)])
-    told = await desk.cli("pauses")
+    told = await db.cli("pauses")
     assert (0, True) == (told.code, told.out.startswith("assets is paused since "))
     assert told.out.endswith(" by ops: new disks\n")
-    [listed] = json.loads((await desk.cli("pauses", "--json")).out)
+    [listed] = json.loads((await db.cli("pauses", "--json")).out)
     assert ("assets", "ops", "new disks") == (listed["participant"], listed["paused_by"], listed["reason"])
 
 

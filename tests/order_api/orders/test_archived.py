@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from operations import archive
-from operations.cli.reach import connected
+from operations.database import connected
 from tests.order_api.support import Api, Orchestrator
 
 HISTORY = """

@@ -18,9 +18,10 @@ from contracts.vocabulary import Side
 from operations.rehearsal import obstacle
 from order_saga.core.saga import Incoming, Participant
 from saga_kit.messaging.outbox import Outbox, OutboxMessage
-from tests.operations.support import CLAIM, Desk
+from tests.operations.cli.support import Terminal
 from tests.order_saga.core.invariants import NOBODY
 from tests.order_saga.core.sample import NOW, Story, approved, cancel, park, requested, reserved, timer
+from tests.support.order_database import CLAIM
 
 STORIES: list[tuple[Side, tuple[Incoming, ...]]] = [
     (side, told)
@@ -29,9 +30,9 @@ STORIES: list[tuple[Side, tuple[Incoming, ...]]] = [
 ]
 
 
-async def checked(desk: Desk) -> dict[str, Any]:
+async def checked(db: Terminal) -> dict[str, Any]:
     """Run the check; its exit status is 1 exactly when it found something."""
-    output = await desk.cli("check-deploy", "--json")
+    output = await db.cli("check-deploy", "--json")
     report: dict[str, Any] = json.loads(output.out)
     found = bool(report["problems"] or report["schema"]["missing"] or report["schema"]["unknown"])
     assert int(found) == output.code
@@ -48,21 +49,21 @@ def test_whatever_this_code_stores_it_can_handle(side: Side, told: tuple[Incomin
             assert obstacle(story.tell(message).wait(2).saga, story.now) is None
 
 
-async def test_a_system_of_this_version_passes(desk: Desk) -> None:
+async def test_a_system_of_this_version_passes(db: Terminal) -> None:
     """Orders in every phase, a cancel without its request, a pause, unsent events, accepted requests: all counted."""
     for number, (side, told) in enumerate(STORIES, 1):
-        await desk.begin(number, side, *told)
-    await desk.tell(cancel())
-    await desk.cli("pause", "balance", "--reason", "x")
-    await desk.begin(99, Side.SELL)
-    await desk.execute(CLAIM, UUID(int=7 * 10**6))
-    await desk.execute("UPDATE api.claims SET request = $1", encode(requested().request))
-    report = await checked(desk)
+        await db.begin(number, side, *told)
+    await db.tell(cancel())
+    await db.cli("pause", "balance", "--reason", "x")
+    await db.begin(99, Side.SELL)
+    await db.execute(CLAIM, UUID(int=7 * 10**6))
+    await db.execute("UPDATE api.claims SET request = $1", encode(requested().request))
+    report = await checked(db)
     assert {"revision": migrations.known()[-1], "missing": [], "unknown": []} == report["schema"]
     assert [] == report["problems"]
     assert (len(STORIES) + 2, 1) == (report["looked_at"]["orders"], report["looked_at"]["claims"])
     assert report["looked_at"]["messages"] >= len(STORIES)
-    words = await desk.cli("check-deploy")
+    words = await db.cli("check-deploy")
     assert (0, True) == (words.code, "all of them can be handled" in words.out)
 
 
@@ -83,65 +84,65 @@ STRANGE: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("shape", STRANGE)
-async def test_a_strange_order_is_named_with_its_reason(desk: Desk, shape: str) -> None:
+async def test_a_strange_order_is_named_with_its_reason(db: Terminal, shape: str) -> None:
     """Next to good ones, which pass; the same reason is counted once, with examples."""
     progress, reason = STRANGE[shape]
-    await desk.begin(1)
-    strange = [await desk.begin(number, Side.BUY, approved(), reserved()) for number in range(2, 7)]
+    await db.begin(1)
+    strange = [await db.begin(number, Side.BUY, approved(), reserved()) for number in range(2, 7)]
     for order_id in strange:
-        await desk.execute(PROGRESS, order_id, progress)
-    report = await checked(desk)
+        await db.execute(PROGRESS, order_id, progress)
+    report = await checked(db)
     [problem] = report["problems"]
     assert ("orders", 5, 6) == (problem["what"], problem["count"], report["looked_at"]["orders"])
     assert problem["reason"].startswith(reason)
     assert 3 == len(set(problem["examples"]) & {str(one) for one in strange})
-    told = await desk.cli("check-deploy")
+    told = await db.cli("check-deploy")
     assert reason in told.out
 
 
-async def test_a_phase_of_the_future_is_named(desk: Desk) -> None:
+async def test_a_phase_of_the_future_is_named(db: Terminal) -> None:
     """A later version has stored it, with a constraint of its own."""
-    order_id = await desk.begin(1)
-    await desk.execute("ALTER TABLE orders.orders DROP CONSTRAINT orders_phase_shows_status")
-    await desk.execute("UPDATE orders.orders SET phase = 'WORKING'")
-    [problem] = (await checked(desk))["problems"]
+    order_id = await db.begin(1)
+    await db.execute("ALTER TABLE orders.orders DROP CONSTRAINT orders_phase_shows_status")
+    await db.execute("UPDATE orders.orders SET phase = 'WORKING'")
+    [problem] = (await checked(db))["problems"]
     assert ("can't be loaded: ValueError: 'WORKING' is not a valid Phase", [str(order_id)]) == (
         problem["reason"],
         problem["examples"],
     )
 
 
-async def test_a_message_that_nobody_could_read_is_named(desk: Desk) -> None:
+async def test_a_message_that_nobody_could_read_is_named(db: Terminal) -> None:
     """In any outbox: an unknown type, a body that breaks a rule of this version, bytes that are no messages."""
     unknown = Outgoing(
         *("balance.replies", "key", "id-1", b"{}", write_headers(Envelope("id-1", "BalanceBlessed", "test", NOW)))
     )
     good = outgoing(approved(), message_id="id-2", source="test", time=NOW)
     broken = structs.replace(good, id="id-3", value=b'{"order_id": 1}')
-    async with desk.engine.begin() as tx:
+    async with db.engine.begin() as tx:
         await Outbox("balances").write(tx, [OutboxMessage("a", unknown), OutboxMessage("b", good)])
         await Outbox("assets").write(tx, [OutboxMessage("c", broken)])
-    await desk.execute(
+    await db.execute(
         "INSERT INTO orders.outbox (due_at, available_at, refs, payload) VALUES (now(), now(), '{}', $1)",
         msgspec.msgpack.encode("older"),
     )
-    problems = {problem["examples"][0]: problem["reason"] for problem in (await checked(desk))["problems"]}
+    problems = {problem["examples"][0]: problem["reason"] for problem in (await checked(db))["problems"]}
     assert {"orders/1", "balances/1 id-1", "assets/1 id-3"} == set(problems)
     assert "BalanceBlessed" in problems["balances/1 id-1"]
     assert problems["orders/1"].startswith("can't be unpacked")
 
 
-async def test_a_schema_that_is_behind_or_ahead_is_told(desk: Desk) -> None:
+async def test_a_schema_that_is_behind_or_ahead_is_told(db: Terminal) -> None:
     """The revisions that are missing are named, and one that nobody knows; the orders are looked at anyway."""
-    await desk.begin(1)
-    await asyncio.to_thread(migrations.downgrade, desk.url, "0002")
-    behind = await checked(desk)
+    await db.begin(1)
+    await asyncio.to_thread(migrations.downgrade, db.url, "0002")
+    behind = await checked(db)
     missing = migrations.known()[2:]
     assert ({"revision": "0002", "missing": missing, "unknown": []}, []) == (behind["schema"], behind["problems"])
     assert 1 == behind["looked_at"]["orders"]
-    assert "'order-saga migrate' first" in (await desk.cli("check-deploy")).out
-    await desk.execute("UPDATE public.alembic_version SET version_num = '9999'")
-    assert {"revision": "9999", "missing": [], "unknown": ["9999"]} == (await checked(desk))["schema"]
-    await desk.execute("ALTER TABLE orders.orders DROP COLUMN traceparent")
-    [problem] = (await checked(desk))["problems"]
+    assert "'order-saga migrate' first" in (await db.cli("check-deploy")).out
+    await db.execute("UPDATE public.alembic_version SET version_num = '9999'")
+    assert {"revision": "9999", "missing": [], "unknown": ["9999"]} == (await checked(db))["schema"]
+    await db.execute("ALTER TABLE orders.orders DROP COLUMN traceparent")
+    [problem] = (await checked(db))["problems"]
     assert "traceparent" in problem["reason"]

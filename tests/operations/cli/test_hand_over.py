@@ -12,7 +12,7 @@ from participants.balance.service import participant
 from participants.balance.store import deposit
 from saga_kit.runtime.errors import CannotStart, classify
 from tests.e2e.system import command
-from tests.operations.support import Desk
+from tests.operations.cli.support import Terminal
 
 HOLD = """
     INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state, updated_at)
@@ -31,78 +31,78 @@ MOVES = (
 )
 
 
-async def endowed(desk: Desk) -> None:
+async def endowed(db: Terminal) -> None:
     """Give alice money, of which 10 are held."""
-    await deposit(desk.engine, "one", "alice", "USD", Money(100))
-    await desk.execute(HOLD, f"{ORDER}:reserve", ORDER, "HELD")
-    await desk.execute(HOLD, f"{ENDED}:reserve", ENDED, "TOMBSTONE")
+    await deposit(db.engine, "one", "alice", "USD", Money(100))
+    await db.execute(HOLD, f"{ORDER}:reserve", ORDER, "HELD")
+    await db.execute(HOLD, f"{ENDED}:reserve", ENDED, "TOMBSTONE")
 
 
-async def test_no_money_moves_in_a_ledger_that_was_handed_over(desk: Desk) -> None:
+async def test_no_money_moves_in_a_ledger_that_was_handed_over(db: Terminal) -> None:
     """Every way to change it is refused as by a server that must not write: the service waits and loses nothing."""
-    await endowed(desk)
+    await endowed(db)
 
-    told = await desk.cli("hand-over", "wallet")
+    told = await db.cli("hand-over", "wallet")
 
     assert (0, "the ledger is closed: 1 accounts, 1 active holds for wallet to take over\n") == (told.code, told.out)
-    before = await desk.rows("SELECT * FROM audit.holds"), await desk.rows("SELECT * FROM audit.accounts")
+    before = await db.rows("SELECT * FROM audit.holds"), await db.rows("SELECT * FROM audit.accounts")
     for statement in MOVES:
         with pytest.raises(DBAPIError, match="was handed over to wallet") as refused:
-            await desk.execute(statement)
+            await db.execute(statement)
         assert "infrastructure" == classify(refused.value)
-    assert before == (await desk.rows("SELECT * FROM audit.holds"), await desk.rows("SELECT * FROM audit.accounts"))
+    assert before == (await db.rows("SELECT * FROM audit.holds"), await db.rows("SELECT * FROM audit.accounts"))
 
 
-async def test_a_deposit_into_a_closed_ledger_is_refused_in_one_line(desk: Desk) -> None:
+async def test_a_deposit_into_a_closed_ledger_is_refused_in_one_line(db: Terminal) -> None:
     """It would be lost to whoever keeps the money now."""
-    await desk.cli("hand-over", "wallet")
-    told = await command("deposit", "alice", "USD", "5", env={"DATABASE_URL": desk.url})
+    await db.cli("hand-over", "wallet")
+    told = await command("deposit", "alice", "USD", "5", env={"DATABASE_URL": db.url})
     assert 1 == told.code
     [line] = told.err.splitlines()
     assert "was handed over to wallet" in line
-    assert [] == await desk.rows("SELECT * FROM balances.deposits")
+    assert [] == await db.rows("SELECT * FROM balances.deposits")
 
 
-async def test_the_reference_service_does_not_start_again(desk: Desk) -> None:
+async def test_the_reference_service_does_not_start_again(db: Terminal) -> None:
     """Nobody who starts everything has two ledgers by that."""
-    await desk.cli("hand-over", "wallet")
+    await db.cli("hand-over", "wallet")
     with pytest.raises(CannotStart, match="handed over to wallet"):
-        async with desk.engine.begin() as tx:
+        async with db.engine.begin() as tx:
             await participant().prepare(tx)
 
 
-async def test_a_ledger_is_handed_over_once(desk: Desk) -> None:
+async def test_a_ledger_is_handed_over_once(db: Terminal) -> None:
     """The second time says to whom it went; a name that is none is wrong usage."""
-    await desk.cli("hand-over", "wallet")
-    told = await desk.cli("hand-over", "purse")
+    await db.cli("hand-over", "wallet")
+    told = await db.cli("hand-over", "purse")
     assert 1 == told.code
     assert "was handed over to wallet at" in told.err
-    assert 2 == (await desk.cli("hand-over", "a'b")).code
-    assert [{"successor": "wallet"}] == await desk.rows("SELECT successor FROM audit.ledger")
+    assert 2 == (await db.cli("hand-over", "a'b")).code
+    assert [{"successor": "wallet"}] == await db.rows("SELECT successor FROM audit.ledger")
 
 
-async def test_it_waits_for_a_batch_that_is_under_way(desk: Desk) -> None:
+async def test_it_waits_for_a_batch_that_is_under_way(db: Terminal) -> None:
     """What a transaction has begun is part of what is handed over."""
-    await endowed(desk)
-    async with desk.engine.connect() as connection, connection.begin() as batch:
+    await endowed(db)
+    async with db.engine.connect() as connection, connection.begin() as batch:
         await connection.exec_driver_sql("UPDATE balances.accounts SET available = available - 1")
-        closing = asyncio.create_task(desk.cli("hand-over", "wallet"))
+        closing = asyncio.create_task(db.cli("hand-over", "wallet"))
         waits = (
             "SELECT count(*) AS waiting FROM pg_locks WHERE NOT granted AND relation = 'balances.accounts'::regclass"
         )
         async with asyncio.timeout(60):
-            while [{"waiting": 0}] == await desk.rows(waits):
+            while [{"waiting": 0}] == await db.rows(waits):
                 await asyncio.sleep(0.05)
         await batch.commit()
     assert 0 == (await closing).code
-    assert [{"available": 99}] == await desk.rows("SELECT available FROM audit.accounts")
+    assert [{"available": 99}] == await db.rows("SELECT available FROM audit.accounts")
 
 
-async def test_a_closed_ledger_can_still_be_archived_and_erased(desk: Desk) -> None:
+async def test_a_closed_ledger_can_still_be_archived_and_erased(db: Terminal) -> None:
     """Neither moves money, and the law does not wait."""
-    await endowed(desk)
-    await desk.cli("hand-over", "wallet")
-    assert 0 == (await desk.cli("archive", "--yes")).code
-    assert [{"hold_id": f"{ENDED}:reserve"}] == await desk.rows("SELECT hold_id FROM balances.holds_archive")
-    erased = await desk.cli("erase-user", "alice")
+    await endowed(db)
+    await db.cli("hand-over", "wallet")
+    assert 0 == (await db.cli("archive", "--yes")).code
+    assert [{"hold_id": f"{ENDED}:reserve"}] == await db.rows("SELECT hold_id FROM balances.holds_archive")
+    erased = await db.cli("erase-user", "alice")
     assert (0, "") == (erased.code, erased.err)

@@ -9,8 +9,8 @@ import pytest_asyncio
 
 from contracts.vocabulary import Side
 from operations.audit import audit
-from tests.operations.support import Desk
-from tests.operations.test_dead_letters import write
+from tests.operations.cli.support import Terminal
+from tests.operations.cli.test_dead_letters import write
 from tests.order_saga.core.sample import approved, reserved, settled
 
 EMPTY = "TRUNCATE balances.holds, balances.accounts, balances.journal"
@@ -37,29 +37,27 @@ LEDGER = """
 
 
 @pytest_asyncio.fixture
-async def order_id(desk: Desk) -> str:
+async def order_id(db: Terminal) -> str:
     """Complete an order whose money another service moved; the reference ledger knows nothing of it."""
-    order_id = str(await desk.begin(1, Side.BUY, approved(), reserved(), settled()))
+    order_id = str(await db.begin(1, Side.BUY, approved(), reserved(), settled()))
     for statement in LEDGER.format(order_id).split(";"):
-        await desk.execute(statement)
+        await db.execute(statement)
     for statement in VIEWS:
-        await desk.execute(statement)
-    await desk.execute(EMPTY)
-    await desk.execute("DELETE FROM orders.outbox")
+        await db.execute(statement)
+    await db.execute(EMPTY)
+    await db.execute("DELETE FROM orders.outbox")
     return order_id
 
 
-async def test_a_ledger_that_shows_itself_is_audited(desk: Desk, order_id: str) -> None:
+async def test_a_ledger_that_shows_itself_is_audited(db: Terminal, order_id: str) -> None:
     """With its views the audit is the whole audit: a sound order has no finding, and money that is missing has."""
-    sound = await desk.cli("audit", LEDGER_VIEWS="theirs_audit")
+    sound = await db.cli("audit", LEDGER_VIEWS="theirs_audit")
     assert (0, "audit: I1 to I11 hold\n") == (sound.code, sound.out)
-    assert [] == await audit(desk.engine, settle_s=0, ledger="theirs_audit")
+    assert [] == await audit(db.engine, settle_s=0, ledger="theirs_audit")
 
-    await desk.execute(
-        "UPDATE theirs.my_journal SET amount = amount - 1 WHERE account = '@market' AND asset_id = 'USD'"
-    )
+    await db.execute("UPDATE theirs.my_journal SET amount = amount - 1 WHERE account = '@market' AND asset_id = 'USD'")
 
-    found = await audit(desk.engine, settle_s=0, ledger="theirs_audit")
+    found = await audit(db.engine, settle_s=0, ledger="theirs_audit")
     assert {("I1", order_id), ("I1", "None")} == {(one.invariant, str(one.order_id)) for one in found}
 
 
@@ -71,53 +69,53 @@ async def test_a_ledger_that_shows_itself_is_audited(desk: Desk, order_id: str) 
         ("theirs", "there is no view theirs.holds"),
     ],
 )
-async def test_a_ledger_that_nobody_can_see_breaks_no_order(desk: Desk, order_id: str, setting: str, why: str) -> None:
+async def test_a_ledger_that_nobody_sees_breaks_no_order(db: Terminal, order_id: str, setting: str, why: str) -> None:
     """Each command says that it can't see it; what can be seen is checked, and is in order."""
-    audited = await desk.cli("audit", LEDGER_VIEWS=setting)
+    audited = await db.cli("audit", LEDGER_VIEWS=setting)
     assert (0, "audit: what can be seen holds\n") == (audited.code, audited.out)
     assert why in audited.err
-    assert (0, []) == ((await desk.cli("audit", "--json", LEDGER_VIEWS=setting)).code, json.loads("[]"))
+    assert (0, []) == ((await db.cli("audit", "--json", LEDGER_VIEWS=setting)).code, json.loads("[]"))
 
-    accounts = await desk.cli("accounts", "alice", LEDGER_VIEWS=setting)
+    accounts = await db.cli("accounts", "alice", LEDGER_VIEWS=setting)
     assert 1 == accounts.code
     assert f"the accounts can't be seen here: {why}" in accounts.err.replace("LEDGER_VIEWS: ", "", 1)
 
-    story = await desk.cli("inspect", order_id, LEDGER_VIEWS=setting)
+    story = await db.cli("inspect", order_id, LEDGER_VIEWS=setting)
     assert 0 == story.code
     assert "COMPLETED" in story.out
     assert "its hold and its journal can't be seen here" in story.out
-    assert (0, "no order is stuck\n") == (await desk.cli("stuck", LEDGER_VIEWS=setting))[:2]
-    letters = await desk.cli("dead-letters", "list", LEDGER_VIEWS=setting)
+    assert (0, "no order is stuck\n") == (await db.cli("stuck", LEDGER_VIEWS=setting))[:2]
+    letters = await db.cli("dead-letters", "list", LEDGER_VIEWS=setting)
     assert (0, "no dead letters\n") == (letters.code, letters.out)
-    assert "the letters of the balance service can't be seen here" in letters.err
+    assert "the dead letters of the balance service can't be seen here" in letters.err
 
 
-async def test_a_reference_ledger_that_was_handed_over_is_not_asked(desk: Desk, order_id: str) -> None:
+async def test_a_reference_ledger_that_was_handed_over_is_not_asked(db: Terminal, order_id: str) -> None:
     """Even when nobody has said where the new one is: its orders are not looked for in the old one."""
-    assert 1 == (await desk.cli("audit")).code
-    await desk.cli("hand-over", "theirs")
+    assert 1 == (await db.cli("audit")).code
+    await db.cli("hand-over", "theirs")
 
-    audited = await desk.cli("audit")
+    audited = await db.cli("audit")
 
     assert (0, "audit: what can be seen holds\n") == (audited.code, audited.out)
     assert "it was handed over to theirs at" in audited.err
-    assert "LEDGER_VIEWS must name its views' schema" in (await desk.cli("inspect", order_id)).out
+    assert "LEDGER_VIEWS must name its views' schema" in (await db.cli("inspect", order_id)).out
 
 
-async def test_a_ledger_that_shows_itself_is_shown(desk: Desk, order_id: str) -> None:
+async def test_a_ledger_that_shows_itself_is_shown(db: Terminal, order_id: str) -> None:
     """Accounts, holds and the journal come from its views, and its dead letters are handled like ours."""
-    await desk.execute("CREATE TABLE theirs.dead_letters (LIKE balances.dead_letters INCLUDING ALL)")
-    await desk.execute(
+    await db.execute("CREATE TABLE theirs.dead_letters (LIKE balances.dead_letters INCLUDING ALL)")
+    await db.execute(
         "ALTER TABLE theirs.dead_letters ADD CONSTRAINT dead_letters_record"
         " UNIQUE (topic, partition, record_offset, record_timestamp)"
     )
-    await write(desk, "theirs", "no such user")
-    await desk.execute("CREATE VIEW theirs_audit.dead_letters AS SELECT * FROM theirs.dead_letters")
+    await write(db, "theirs", "no such user")
+    await db.execute("CREATE VIEW theirs_audit.dead_letters AS SELECT * FROM theirs.dead_letters")
 
-    accounts = await desk.cli("accounts", "alice", "--json", LEDGER_VIEWS="theirs_audit")
-    story = json.loads((await desk.cli("inspect", order_id, "--json", LEDGER_VIEWS="theirs_audit")).out)
-    listed = await desk.cli("dead-letters", "list", LEDGER_VIEWS="theirs_audit")
-    discarded = await desk.cli("dead-letters", "discard", "theirs_audit/1", LEDGER_VIEWS="theirs_audit")
+    accounts = await db.cli("accounts", "alice", "--json", LEDGER_VIEWS="theirs_audit")
+    story = json.loads((await db.cli("inspect", order_id, "--json", LEDGER_VIEWS="theirs_audit")).out)
+    listed = await db.cli("dead-letters", "list", LEDGER_VIEWS="theirs_audit")
+    discarded = await db.cli("dead-letters", "discard", "theirs_audit/1", LEDGER_VIEWS="theirs_audit")
 
     expected = [("BTC", "0.01", "0"), ("USD", "499.5", "0")]
     assert expected == [(row["asset_id"], row["available"], row["held"]) for row in json.loads(accounts.out)]
@@ -129,36 +127,34 @@ async def test_a_ledger_that_shows_itself_is_shown(desk: Desk, order_id: str) ->
     assert 1 == listed.code
     assert "theirs_audit/1" in listed.out
     assert 0 == discarded.code
-    assert [{"open": False}] == await desk.rows("SELECT discarded_at IS NULL AS open FROM theirs.dead_letters")
+    assert [{"open": False}] == await db.rows("SELECT discarded_at IS NULL AS open FROM theirs.dead_letters")
 
 
 @pytest.mark.usefixtures("order_id")
-async def test_a_user_without_an_account_is_sent_to_no_ledger_of_ours(desk: Desk) -> None:
+async def test_a_user_without_an_account_is_sent_to_no_ledger_of_ours(db: Terminal) -> None:
     """Whoever keeps the ledger makes accounts in it."""
-    told = await desk.cli("accounts", "zoe", LEDGER_VIEWS="theirs_audit")
+    told = await db.cli("accounts", "zoe", LEDGER_VIEWS="theirs_audit")
     assert (1, "order-saga: zoe has no account") == (told.code, told.err.strip())
 
 
-async def test_a_view_without_a_column_is_named(desk: Desk, order_id: str) -> None:
+async def test_a_view_without_a_column_is_named(db: Terminal, order_id: str) -> None:
     """Who provides views is told what is missing in them."""
-    await desk.execute("DROP VIEW theirs_audit.accounts")
-    await desk.execute(
-        "CREATE VIEW theirs_audit.accounts AS SELECT user_id, asset_id, available FROM theirs.my_accounts"
-    )
-    told = await desk.cli("inspect", order_id, LEDGER_VIEWS="theirs_audit")
+    await db.execute("DROP VIEW theirs_audit.accounts")
+    await db.execute("CREATE VIEW theirs_audit.accounts AS SELECT user_id, asset_id, available FROM theirs.my_accounts")
+    told = await db.cli("inspect", order_id, LEDGER_VIEWS="theirs_audit")
     assert "the view theirs_audit.accounts has no column held" in told.out
 
 
-async def test_a_name_that_is_none_is_wrong_usage(desk: Desk) -> None:
+async def test_a_name_that_is_none_is_wrong_usage(db: Terminal) -> None:
     """It never reaches a statement."""
     for words in (("audit",), ("accounts", "alice")):
-        told = await desk.cli(*words, LEDGER_VIEWS="a; DROP TABLE x")
+        told = await db.cli(*words, LEDGER_VIEWS="a; DROP TABLE x")
         assert 2 == told.code
         assert "LEDGER_VIEWS must be the name of a schema" in told.err
 
 
-async def test_a_deposit_goes_to_whoever_keeps_the_ledger(desk: Desk) -> None:
+async def test_a_deposit_goes_to_whoever_keeps_the_ledger(db: Terminal) -> None:
     """The reference ledger takes none while another one is in use."""
-    told = await desk.cli("deposit", "alice", "USD", "5", LEDGER_VIEWS="theirs_audit")
+    told = await db.cli("deposit", "alice", "USD", "5", LEDGER_VIEWS="theirs_audit")
     assert 2 == told.code
-    assert [] == await desk.rows("SELECT * FROM balances.deposits")
+    assert [] == await db.rows("SELECT * FROM balances.deposits")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from rich.table import Table
 
-from operations.cli.reach import out, print_table
-from operations.demo import play
+from operations.cli import demo
+from operations.cli.printing import out, print_table
 from operations.demo.scenes import scenes
 
 Print = Callable[[int, Callable[[], None]], list[str]]
@@ -30,7 +30,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
     """At 40 columns as at 200: each order's title, what was asked, and how it ended, whole words within the width."""
     played = scenes()
-    lines = printed(width, lambda: play._print([(scene, scene.ends) for scene in played], []))  # noqa: SLF001
+    lines = printed(width, lambda: demo.print_scenes([(scene, scene.ends) for scene in played]))
     told = " ".join(" ".join(lines).replace("│", " ").replace("·", " ").split())
     assert [] == [line for line in lines if len(line) > max(width, 80)]
     assert [] == [word for scene in played for word in (*scene.title.split(), *scene.ends.split()) if word not in told]

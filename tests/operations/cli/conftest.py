@@ -1,0 +1,18 @@
+"""The database that commands are typed at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from operations.database import connected
+from tests.operations.cli.support import Terminal
+from tests.support.infrastructure import Database
+
+
+@pytest_asyncio.fixture
+async def db(database: Database) -> AsyncIterator[Terminal]:
+    """Give a terminal at a database without any order."""
+    async with connected(database.url) as engine:
+        yield Terminal(database, engine)

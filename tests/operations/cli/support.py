@@ -1,0 +1,38 @@
+"""Commands typed at a database with orders in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from typer.testing import CliRunner
+
+from operations.cli import app
+from operations.cli.failures import exit_status
+from operations.errors import Trouble
+from tests.e2e.system import Output
+from tests.support.order_database import OrderDatabase
+
+
+class Terminal(OrderDatabase):
+    """A database with orders in it, and a terminal with that database in its environment."""
+
+    async def cli(self, *words: str, **environment: str) -> Output:
+        """Type a command."""
+        return await asyncio.to_thread(_typed, words, {"DATABASE_URL": self.url, "COLUMNS": "300", **environment})
+
+
+def _typed(words: tuple[str, ...], environment: dict[str, str]) -> Output:
+    result = CliRunner().invoke(app, list(words), env=environment)
+    if isinstance(result.exception, Trouble):  # `main` makes one line and a status of it
+        said = f"{result.stderr}order-saga: {result.exception}\n"
+        return Output(exit_status(result.exception), result.stdout, said)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Output(result.exit_code, result.stdout, result.stderr)
+
+
+def lines(output: Output) -> list[dict[str, Any]]:
+    """Read JSON lines."""
+    return [json.loads(line) for line in output.out.splitlines()]
