@@ -1,4 +1,4 @@
-"""SagaHandler in a real database, moved message by message by the orchestrator's own handler."""
+"""Orders in a real database, moved message by message by the orchestrator's own handler."""
 
 from __future__ import annotations
 
