@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -15,29 +15,32 @@ import uvloop
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Mount, Route
+from starlette.types import Lifespan
 
 from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
 from order_api.http.access_log import AccessLog
 from order_api.http.addresses import Addresses
-from order_api.http.authentication import Gate
+from order_api.http.authentication import Authentication
 from order_api.http.connections import make_connections, make_room
+from order_api.http.errors import ErrorHandler, on_http_error
 from order_api.http.keys import JwksKeys, SharedSecret
-from order_api.http.limits import InFlight, RateLimit, Shedding
-from order_api.http.middleware import Door, on_http_error, on_problem
-from order_api.http.problems import Problem
-from order_api.http.shortcut import Shortcut
+from order_api.http.limits import InFlight, LoadShedding, RateLimit
+from order_api.http.middleware import RequestTelemetry
+from order_api.http.routing import Endpoint
 from order_api.http.tokens import Tokens
 from order_api.openapi.pages import page_routes
 from order_api.orders.follower import Follower
 from order_api.orders.routes import OrderRoutes
-from order_api.orders.service import Desk
+from order_api.orders.service import OrderService
 from order_api.orders.store import GRACE_S, Store
 from order_api.orders.sweeper import Sweeper
 from order_api.orders.unpublished import Unpublished
-from order_api.orders.waiters import Waiters
+from order_api.orders.waiting import Waiters, Waiting
 from order_api.settings import ApiSettings
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
@@ -130,62 +133,86 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
 
 def create_app(
     settings: ApiSettings, engine: AsyncEngine, publisher: Publishes, *, health: Health, grace_s: float = GRACE_S
-) -> FastAPI:
-    """Build the application; while it runs, so does its sweeper."""
+) -> Starlette:
+    """Build the application: the one hot route first, FastAPI for the others. While it runs, so does its sweeper."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
     republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
-    store = Store(engine, grace_s=grace_s)
-    waiters = Waiters(
-        waiting_max=settings.api_connections_max * 3 // 4,  # whoever does not wait finds a connection, too
-        waiting_per_user_max=settings.api_waits_per_user_max,
-    )
+    store, unpublished = Store(engine, grace_s=grace_s), Unpublished()
+    waiters = _waiters(settings, registry)
     follower = Follower(settings, waiters)
-    waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
-    waiting.set_function(lambda: waiters.waiting)
     followed = Gauge("order_events_followed", "1 while who waits hears of events.", registry=registry)
     followed.set_function(lambda: follower.following)
-    unpublished = Unpublished()
     sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
+    background = [sweeper.run, follower.run]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
+        background.append(keys.run)
     connections = make_connections(settings, registry)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        stopping = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(sweeper.run(stopping))
-            tasks.create_task(follower.run(stopping))
-            tasks.create_task(connections.watch(stopping))
-            if isinstance(keys, JwksKeys):
-                tasks.create_task(keys.run(stopping))
-            yield
-            stopping.set()
-
-    keys_kept_days = settings.api_idempotency_key_days
-    desk = Desk(store, publisher, waiters, accepted, unpublished=unpublished, keys_kept_days=keys_kept_days)
     limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
-    routes = OrderRoutes(desk, Gate(tokens, limit), in_flight, body_bytes_max=settings.api_body_bytes_max)
-    hot = Middleware(Shortcut, "POST", "/orders", routes.submit)
+    service = OrderService(
+        store, publisher, accepted, unpublished=unpublished, keys_kept_days=settings.api_idempotency_key_days
+    )
+    waiting = Waiting(service.order, waiters, in_flight)
+    authentication = Authentication(tokens, limit)
+    routes = OrderRoutes(service, waiting, authentication, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    app = Starlette(
+        routes=[
+            Route("/orders", Endpoint(routes.submit), methods=["POST"]),
+            *health_routes(health, registry),
+            *page_routes(),
+            Mount("/", _cold(routes)),
+        ],
+        lifespan=_lifespan([*background, connections.watch]),
+        middleware=_middleware(settings, in_flight, registry),
+        exception_handlers={HTTPException: on_http_error},
+    )
+    app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
+    return app
+
+
+def _cold(routes: OrderRoutes) -> FastAPI:
+    """Make the application of the routes of orders but the hot one."""
     app = FastAPI(
         openapi_url=None,  # the pages have one of their own
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=lifespan,
-        middleware=[*_middleware(settings, in_flight, registry), hot],
-        exception_handlers={Problem: on_problem, HTTPException: on_http_error},
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # the door's work
+        middleware=[Middleware(ErrorHandler)],  # inside, too: else FastAPI would answer what nobody foresaw
+        exception_handlers={HTTPException: on_http_error},
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
-    app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
     routes.attach(app)
-    app.router.routes.extend([*health_routes(health, registry), *page_routes()])
     return app
+
+
+def _lifespan(tasks: Sequence[Callable[[asyncio.Event], Coroutine[Any, Any, None]]]) -> Lifespan[Starlette]:
+    """Run what goes on beside the requests, until the application ends."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                group.create_task(task(stopping))
+            yield
+            stopping.set()
+
+    return lifespan
+
+
+def _waiters(settings: ApiSettings, registry: CollectorRegistry) -> Waiters:
+    waiters = Waiters(
+        waiting_max=settings.api_connections_max * 3 // 4,  # whoever does not wait finds a connection, too
+        waiting_per_user_max=settings.api_waits_per_user_max,
+    )
+    waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
+    waiting.set_function(lambda: waiters.waiting)
+    return waiters
 
 
 def _keys(settings: ApiSettings, registry: CollectorRegistry, in_flight: InFlight) -> SharedSecret | JwksKeys:
@@ -204,12 +231,13 @@ def _keys(settings: ApiSettings, registry: CollectorRegistry, in_flight: InFligh
 
 def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorRegistry) -> list[Middleware]:
     """Line up what every request passes, from the outside to the inside."""
-    told = AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
-    door = Middleware(Door, registry=registry, access_log=told)
-    shedding = Middleware(Shedding, in_flight=in_flight)
-    addresses = Middleware(Addresses)
+    access_log = (
+        AccessLog(log_format=settings.log_format, level=settings.log_level) if settings.api_access_log else None
+    )
+    telemetry = Middleware(RequestTelemetry, registry=registry, access_log=access_log)
+    inner = [Middleware(Addresses), Middleware(ErrorHandler), Middleware(LoadShedding, in_flight=in_flight)]
     if not settings.cors_origins:
-        return [door, addresses, shedding]
+        return [telemetry, *inner]
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
@@ -219,10 +247,10 @@ def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorR
         expose_headers=CORS_EXPOSED,
         max_age=CORS_S,
     )
-    return [door, cors, addresses, shedding]
+    return [telemetry, cors, *inner]
 
 
-def server_for(app: FastAPI, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
+def server_for(app: Starlette, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
     """Make the server of an application; it listens on what `serve` is given, and leaves signals alone.
 
     `X-Forwarded-For` is believed when it comes from one of the `trusted_proxies`, and from nobody else.

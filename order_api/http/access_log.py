@@ -56,7 +56,7 @@ class AccessLog:
         level: Level = "debug" if route in QUIET else "info"
         return level if level in self._levels else None
 
-    def tell(self, line: Line) -> None:
+    def write(self, line: Line) -> None:
         """Write a line. A log that can't be written is no reason to fail a request."""
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more; a stream that is closed
             sys.stderr.buffer.write(self._render(line) + b"\n")

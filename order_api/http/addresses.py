@@ -33,8 +33,8 @@ class Addresses:
         try:
             await self._app(as_get, receive, send)
         finally:
-            if "endpoint" in as_get:
-                scope["endpoint"] = as_get["endpoint"]
+            if "route" in as_get:
+                scope["route"] = as_get["route"]
 
 
 def plain_path(path: str) -> str:

@@ -13,7 +13,7 @@ from order_api.http.tokens import Caller, Tokens
 from saga_kit.runtime.connections import CONNECTION, SELF, Connection
 
 
-class Gate:
+class Authentication:
     """Lets in who has a good token and has not used up what is allowed. Without `limit`, everything is."""
 
     def __init__(self, tokens: Tokens, limit: RateLimit | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Reads a request's body, within bounds of size and of time. Never what it says."""
+"""Reads the bytes of a request's body, within bounds of size and of time. It never looks at what they say."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from typing import Final
 
 from starlette.requests import Request
 
+from order_api.http.limits import InFlight
 from order_api.http.problems import Code, Problem
 
+JSON: Final = "application/json"
 DRAINED_BYTES_MAX: Final = 1_048_576
 """A body that is too large is read up to here and thrown away: a client that is still sending would miss the answer."""
 WITHIN_S: Final = 10.0
 """For the whole body; what a client needs for a megabyte even on a poor line."""
 CLOSE: Final = {"connection": "close"}
 """The rest of the body is still to come and nobody will read it."""
+
+
+async def read_json_body(request: Request, in_flight: InFlight, *, bytes_max: int) -> bytes:
+    """Read a body of JSON. A client that sends slowly is not in flight meanwhile: it takes nobody's place."""
+    kinds = request.headers.getlist("content-type")
+    if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != JSON:
+        raise Problem(Code.UNSUPPORTED_MEDIA_TYPE)
+    with in_flight.waiting():
+        return await read_body_bytes(request, bytes_max=bytes_max)
 
 
 async def read_body_bytes(request: Request, *, bytes_max: int, within_s: float = WITHIN_S) -> bytes:

@@ -118,7 +118,7 @@ class InFlight:
             self.working += 1
 
 
-class Shedding:
+class LoadShedding:
     """The middleware that refuses what is too much, and ends what takes too long."""
 
     def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:

@@ -316,18 +316,31 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
         return Response(msgspec.json.encode(body), kind.status, headers, MEDIA_TYPE)
 
 
-def invalid(*errors: FieldError) -> Problem:
+class BrokenRule(NamedTuple):
+    """A field (or header) that breaks its rule, and what was sent. `repeated`: the value is the last of several."""
+
+    field: str
+    rule: str
+    value: object = msgspec.UNSET
+    repeated: bool = False
+
+
+def invalid(*broken: BrokenRule) -> Problem:
     """Refuse a request for the fields that break their rules; the first `ERRORS_MAX` are listed."""
-    listed = [msgspec.structs.replace(error, field=error.field[:NAME_LENGTH_MAX]) for error in errors[:ERRORS_MAX]]
+    listed = [
+        FieldError(one.field[:NAME_LENGTH_MAX], one.rule, None if one.value is msgspec.UNSET else _quote(one))
+        for one in broken[:ERRORS_MAX]
+    ]
     names = ", ".join(list(dict.fromkeys(error.field for error in listed))[:NAMED_MAX])
-    more = f" ({len(errors)} errors)" if len(errors) > NAMED_MAX else ""
+    more = f" ({len(broken)} errors)" if len(broken) > NAMED_MAX else ""
     return Problem(Code.INVALID_REQUEST, f"these break their rules: {names}{more}", errors=listed)
 
 
-def quote(value: object) -> str:
+def _quote(broken: BrokenRule) -> str:
     """Repeat a refused value as JSON, cut short."""
     try:
-        text = msgspec.json.encode(value).decode()
+        text = msgspec.json.encode(broken.value).decode()
     except RecursionError:  # it was read, and takes more levels to be written
-        return "nested too deep"
-    return text if len(text) <= QUOTED_MAX else text[: QUOTED_MAX - 3] + "..."
+        text = "nested too deep"
+    text = text if len(text) <= QUOTED_MAX else text[: QUOTED_MAX - 3] + "..."
+    return f"...{text}" if broken.repeated else text

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
+from order_api.http.bodies import JSON
 from order_api.http.problems import MEDIA_TYPE, PROBLEMS, Code
 from order_api.http.tokens import Scope
 from order_api.openapi.examples import BODY, MINIMAL_BODY, Example, answer_examples
@@ -22,7 +23,6 @@ from order_api.openapi.operations import (
 )
 from order_api.openapi.problem_examples import problem_examples
 from order_api.openapi.schemas import components, problem_name, reference
-from order_api.orders.routes import JSON
 
 TITLE: Final = "Orders"
 VERSION: Final = "1"

@@ -11,16 +11,17 @@ from typing import Any, Final, NamedTuple
 
 from contracts.examples import ORDER_ID
 from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN, OrderStatus, OrderType
+from order_api.http.bodies import JSON
 from order_api.http.limits import WINDOW_S
-from order_api.http.preferences import WAIT_MAX_S
 from order_api.http.problems import RETRY_AFTER_S, Code
+from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
 from order_api.http.tokens import Scope
 from order_api.openapi.examples import CLIENT_ORDER_ID, KEY, USER_ID, example_cursor
 from order_api.openapi.schemas import ORDER_ID as ORDER_ID_SCHEMA
 from order_api.openapi.schemas import TIME, Index, Liveness, ReadinessReport, reference
 from order_api.orders.listing import LIMIT_DEFAULT, LIMIT_MAX, Page
-from order_api.orders.routes import JSON, History, OrderState
-from order_api.orders.submission import KEY_HEADER, KEY_KEPT_DAYS, KEY_RULE, OrderBody
+from order_api.orders.routes import History, OrderState
+from order_api.orders.submission import KEY_KEPT_DAYS, OrderBody
 
 HTML: Final = "text/html; charset=utf-8"
 TEXT: Final = "text/plain"

@@ -18,11 +18,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from contracts import codec
+from order_api.http.bodies import JSON
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, Problem
 from order_api.openapi.document import TITLE, describe
 from order_api.openapi.problem_pages import STYLE_SOURCE, html_index, html_page
 from order_api.openapi.schemas import INDEX
-from order_api.orders.routes import JSON
 
 SWAGGER_UI: Final = "fastapi_swagger.resources"
 """The package whose files are served."""

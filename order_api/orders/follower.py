@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer
 
 from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus
-from order_api.orders.waiters import Waiters
+from order_api.orders.waiting import Waiters
 from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
 from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
 from saga_kit.runtime.backoff import keep_doing
@@ -83,7 +83,7 @@ class Follower:
                 await consumer.start()
                 await _to_the_end(consumer)
             self.following = True
-            self._waiters.wake_all()
+            self._waiters.notify_all()
             await self._listen(consumer, stopping)
         finally:
             self.following = False
@@ -100,21 +100,21 @@ class Follower:
             transactions.look(stable_ends(consumer))
             if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
                 woken_at = time.monotonic()
-                self._waiters.wake_all()
+                self._waiters.notify_all()
             if batches:
                 heard_at = time.monotonic()
-                self._ring(batches)
+                self._notify(batches)
             elif time.monotonic() - heard_at > self._quiet_s:
                 await self._check(consumer)
                 heard_at = time.monotonic()
 
-    def _ring(self, batches: Mapping[Any, Sequence[Any]]) -> None:
+    def _notify(self, batches: Mapping[Any, Sequence[Any]]) -> None:
         for records in batches.values():
             for record in records:
                 if isinstance(record, LostRecord):  # whose it was is not known for sure
-                    self._waiters.wake_all()
+                    self._waiters.notify_all()
                 elif record.key in self._waiters:
-                    self._waiters.wake(record.key, **_worth(record.value))
+                    self._waiters.notify(record.key, **_worth(record.value))
 
     async def _check(self, consumer: Any) -> None:
         """Raise when the broker has events that do not come, or does not answer."""
@@ -122,7 +122,7 @@ class Follower:
             ends = await consumer.end_offsets(list(consumer.assignment()))
             behind = {partition for partition, end in ends.items() if end > await consumer.position(partition)}
         batches = await _take(consumer)
-        self._ring(batches)
+        self._notify(batches)
         if behind and not batches:
             raise LostPlace(f"{len(behind)} partitions of {self._topic} have events that do not come")
 

@@ -17,7 +17,7 @@ import msgspec
 
 from contracts.orders import Order
 from contracts.vocabulary import NAME_RULE, YEAR_MAX, YEAR_MIN, AssetId, OrderStatus, OrderType, UserId, check_instant
-from order_api.http.problems import FieldError, invalid, quote
+from order_api.http.problems import BrokenRule, invalid
 
 T = TypeVar("T")
 
@@ -80,16 +80,16 @@ def read_wanted(query: Sequence[tuple[str, str]]) -> Wanted:
     for name, text in query:
         parameter = PARAMETERS.get(name)
         if parameter is None:
-            errors.append(FieldError(name, f"is not a parameter of this list; these are: {', '.join(PARAMETERS)}"))
+            errors.append(BrokenRule(name, f"is not a parameter of this list; these are: {', '.join(PARAMETERS)}"))
             continue
         field, rule, read = parameter
         if field in found and field != "statuses":
-            errors.append(FieldError(name, "must come once"))
+            errors.append(BrokenRule(name, "must come once"))
             continue
         try:
             value = read(text)
         except (ValueError, msgspec.MsgspecError):
-            errors.append(FieldError(name, f"must be {rule}", quote(text)))
+            errors.append(BrokenRule(name, f"must be {rule}", text))
         else:
             found[field] = (*found.get(field, ()), value) if field == "statuses" else value
     if errors:

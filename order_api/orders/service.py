@@ -6,8 +6,7 @@ publishes it, and until the orchestrator has it the claim itself is shown.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -27,7 +26,6 @@ from order_api.orders.messages import Claim, Claimed, cancel_message, request_me
 from order_api.orders.store import Entry, Found, Store
 from order_api.orders.unpublished import Unpublished
 from order_api.orders.views import listed, pending, refuse_late_cancel, shown
-from order_api.orders.waiters import Waiters
 from saga_kit.messaging.outbox import Publishes
 
 CLAIM_TRIES: Final = 3
@@ -39,21 +37,19 @@ def address(order_id: UUID) -> str:
     return f"/orders/{order_id}"
 
 
-class Desk:
+class OrderService:
     """Serves callers who are known and requests that are well formed; raises `Problem` for what it refuses."""
 
     def __init__(
         self,
         store: Store,
         publisher: Publishes,
-        waiters: Waiters,
         accepted: Counter,
         *,
         unpublished: Unpublished,
         keys_kept_days: int,
     ) -> None:
         self._store = store
-        self._waiters = waiters
         self._accepted = accepted
         self._unpublished = unpublished
         self._keys_kept_days = keys_kept_days
@@ -66,10 +62,6 @@ class Desk:
             return [published] * len(messages)
 
         self._messages: Batcher[Outgoing, bool] = Batcher(publish)
-
-    def crowded(self, caller: Caller) -> bool:
-        """Tell whether this caller may wait no more."""
-        return self._waiters.full(caller.one_user)
 
     async def submit(self, claim: Claim, caller: Caller, origin: Origin) -> tuple[Order, bool]:
         """Accept an order; return it, and whether it is one that was accepted before under the same keys."""
@@ -93,23 +85,6 @@ class Desk:
     async def named(self, user_id: str, client_order_id: str, caller: Caller) -> Order:
         """Return the order to which a user gave this name."""
         return _shown(await self._store.find_named(user_id, client_order_id), caller)
-
-    async def order_when(
-        self, fits: Callable[[Order], bool], order_id: UUID, caller: Caller, wait_s: float, *, for_end: bool
-    ) -> Order:
-        """Return an order as soon as it fits, at the latest after `wait_s`, as it is then.
-
-        Nothing is asked while nothing happens. With `for_end` only the order's end is worth a look.
-        """
-        deadline = asyncio.get_running_loop().time() + wait_s
-        with self._waiters.bell(str(order_id).encode(), for_end=for_end, user_id=caller.one_user) as bell:
-            while True:
-                order = await self.order(order_id, caller)
-                if fits(order) or self._waiters.closed:
-                    return order
-                bell.known = order.version
-                if not await bell.rung(deadline):
-                    return await self.order(order_id, caller)
 
     async def orders(self, wanted: Wanted, caller: Caller) -> Page:
         """Return a page of a user's orders."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -21,14 +20,11 @@ from contracts.vocabulary import (
     OrderType,
     UserId,
 )
-from order_api.http.problems import Code, FieldError, Problem, invalid, quote
+from order_api.http.problems import BrokenRule, Code, FieldError, Problem, invalid
 from order_api.orders.messages import Claim
 
-KEY_HEADER: Final = "Idempotency-Key"
-KEY_RULE: Final = "one header of 1 to 255 visible ASCII characters"
 KEY_KEPT_DAYS: Final = 30
 """Unless `API_IDEMPOTENCY_KEY_DAYS` says otherwise."""
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -58,28 +54,20 @@ _NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 def read_body(raw: bytes) -> OrderBody:
     """Read an order; raise the problem that says where the JSON breaks, or lists every field that breaks its rule."""
+    body: OrderBody | None = None
+    fields: Any = None
     try:
-        body = _DECODER.decode(raw)
-        if not codec.doubled_names(raw):
+        try:
+            body = _read(raw)
+        except msgspec.ValidationError:  # it stopped at the first fault: look for all of them
+            fields = _read_any(raw)
+        doubled = codec.doubled_names(raw)
+        if body is not None and not doubled:
             return body
-    except msgspec.ValidationError:
-        pass  # it stopped at the first fault: look for all of them
+        broken = _broken(fields if body is None else _read_any(raw), doubled)
     except _NOT_JSON as error:
         raise _malformed(error) from None
-    try:
-        fields, doubled = msgspec.json.decode(raw), codec.doubled_names(raw)
-    except _NOT_JSON as error:
-        raise _malformed(error) from None
-    raise _explain(fields, doubled)
-
-
-def read_key(values: list[str]) -> str | None:
-    """Read the Idempotency-Key headers of a request."""
-    if not values:
-        return None
-    if len(values) > 1 or _KEY.fullmatch(values[0]) is None:
-        raise invalid(FieldError(KEY_HEADER, f"must be {KEY_RULE}", quote(", ".join(values))))
-    return values[0]
+    raise invalid(*broken)
 
 
 def make_claim(order_id: UUID, user_id: str, key: str | None, body: OrderBody, traceparent: str | None) -> Claim:
@@ -102,23 +90,23 @@ def _malformed(error: Exception) -> Problem:
     return Problem(Code.MALFORMED_JSON, str(error), errors=[FieldError("body", f"must be JSON in UTF-8: {error}")])
 
 
-def _explain(fields: Any, doubled: Sequence[str]) -> Problem:
+def _broken(fields: Any, doubled: Sequence[str]) -> list[BrokenRule]:
     """Judge field by field what the decoder refused as a whole."""
     if not isinstance(fields, dict):
-        return invalid(FieldError("body", "must be a JSON object", quote(fields)))
+        return [BrokenRule("body", "must be a JSON object", fields)]
     known = {field.name: field for field in msgspec.structs.fields(OrderBody)}
-    errors = [FieldError(name, "must come once", f"...{quote(fields[name])}") for name in doubled]
     missing = [name for name, field in known.items() if field.required and name not in fields]
-    errors += [FieldError(name, "is required") for name in missing]
+    broken = [BrokenRule(name, "must come once", fields[name], repeated=True) for name in doubled]
+    broken += [BrokenRule(name, "is required") for name in missing]
     for name, value in fields.items():
         if name in doubled:
             continue
         if name not in known:
             rule = f"is not a field of an order; these are: {', '.join(known)}"
-            errors.append(FieldError(name, rule, quote(value)))
+            broken.append(BrokenRule(name, rule, value))
         elif not _fits(value, known[name].type):
-            errors.append(FieldError(name, f"must be {RULES[name]}", quote(value)))
-    return invalid(*errors)
+            broken.append(BrokenRule(name, f"must be {RULES[name]}", value))
+    return broken
 
 
 def _fits(value: object, kind: Any) -> bool:
@@ -135,4 +123,5 @@ def _read_decimal(kind: type, value: object) -> object:
     raise NotImplementedError(f"no reader for {kind}")
 
 
-_DECODER: Final = msgspec.json.Decoder(OrderBody, dec_hook=_read_decimal)
+_read_any: Final = msgspec.json.decode
+_read: Final = msgspec.json.Decoder(OrderBody, dec_hook=_read_decimal).decode

@@ -14,7 +14,7 @@ import asyncpg
 import httpx
 import jwt
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from contracts.envelope import Outgoing
 from contracts.orders import OrderCancelRequested, OrderRequested
@@ -63,7 +63,7 @@ class Wire:
 class Api:
     """One API process, as good as: a server of its own on the test's database and broker."""
 
-    app: FastAPI
+    app: Starlette
     client: httpx.AsyncClient
     wire: Wire
     port: int

@@ -44,7 +44,7 @@ async def test_each_request_is_one_line_of_json(json_settings: ApiSettings, capf
         return Response(b"12345", 201)
 
     async with running(json_settings) as api:
-        api.app.router.routes.append(Route("/known/{what}", known, methods=["POST"]))
+        api.app.router.routes.insert(0, Route("/known/{what}", known, methods=["POST"]))
         await api.client.post("/known/thing?or=other")
         await api.client.get("/made/up")
         await api.client.request("PROPFIND", "/orders")

@@ -77,7 +77,7 @@ async def test_a_route_says_otherwise_and_adds_its_own(api: Api) -> None:
         request.state.headers = {"RateLimit-Limit": "10"}
         raise RuntimeError
 
-    api.app.router.routes += [Route("/page", page), Route("/failing", failing)]
+    api.app.router.routes[:0] = [Route("/page", page), Route("/failing", failing)]
     well, failed = await api.client.get("/page"), await api.client.get("/failing")
     expected = {
         "ratelimit-limit": ["10"], "cache-control": ["max-age=60"], "content-security-policy": ["default-src 'self'"],

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from order_api.http import limits
 from order_api.http.limits import InFlight, RateLimit
-from order_api.orders.service import Desk
+from order_api.orders.service import OrderService
 from order_api.settings import ApiSettings
 from tests.order_api.support import TRADER, Api, Orchestrator, running, token, until
 
@@ -135,17 +135,17 @@ async def test_trusted_services_and_a_limit_of_zero_are_not_limited(settings: Ap
 
 
 class _Stuck:
-    """The desk's order, held up until the gate opens."""
+    """The reading of orders, held up until the event is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate = asyncio.Event()
-        original = Desk.order
+        original = OrderService.order
 
-        async def held(desk: Desk, *given: Any) -> Any:
+        async def held(service: OrderService, *given: Any) -> Any:
             await self.gate.wait()
-            return await original(desk, *given)
+            return await original(service, *given)
 
-        monkeypatch.setattr(Desk, "order", held)
+        monkeypatch.setattr(OrderService, "order", held)
 
 
 async def test_more_than_can_be_worked_on_is_refused_at_once(
@@ -189,7 +189,7 @@ async def test_who_waits_takes_no_place(settings: ApiSettings, orchestrator: Orc
         assert await _in_flight(api, 0)
         assert 202 == (await api.submit()).status_code
         await orchestrator.shows(order_id, phase="COMPLETED", version=5)
-        api.app.state.waiters.wake_all()
+        api.app.state.waiters.notify_all()
         assert {200} == {answer.status_code for answer in await asyncio.gather(*waiting)}
         await until(lambda: _in_flight(api, 0))
 

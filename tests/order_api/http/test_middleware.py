@@ -1,4 +1,4 @@
-"""The door: one format for every error, health, metrics, the description, and what an outage looks like outside."""
+"""The middleware: one format for every error, health, metrics, and what an outage looks like from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from order_api.http.problems import PROBLEMS, Code
-from order_api.orders.service import Desk
+from order_api.orders.service import OrderService
 from order_api.orders.submission import RULES, OrderBody
 from order_api.settings import ApiSettings
 from tests.order_api.support import Api, running, until
@@ -69,10 +69,10 @@ async def test_a_database_that_is_away_is_a_503_that_says_where_to_look(settings
 async def test_a_bug_is_a_500_without_its_story(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of our own is told as such, and nothing of its inside gets out."""
 
-    async def broken(_self: Desk, *_: Any) -> Any:
+    async def broken(_self: OrderService, *_: Any) -> Any:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr(Desk, "order", broken)
+    monkeypatch.setattr(OrderService, "order", broken)
     answer = await api.get("/orders/00000000-0000-0000-0000-000000000000")
     assert (500, "internal-error") == (answer.status_code, answer.json()["code"])
     assert "secret" not in answer.text

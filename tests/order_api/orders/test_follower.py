@@ -16,7 +16,7 @@ from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_EVENTS
 from order_api.orders import follower as follower_module
 from order_api.orders.follower import Follower
-from order_api.orders.waiters import Bell, Waiters
+from order_api.orders.waiting import Waiter, Waiters
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.settings import KitSettings
 from tests.order_api.support import until
@@ -68,8 +68,8 @@ async def _publish(settings: KitSettings, key: bytes = KEY, version: int = 4, st
     await publisher.stop()
 
 
-async def _rings(bell: Bell, within_s: float) -> bool:
-    return await bell.rung(asyncio.get_running_loop().time() + within_s)
+async def _rings(waiter: Waiter, within_s: float) -> bool:
+    return await waiter.notified(asyncio.get_running_loop().time() + within_s)
 
 
 @pytest.mark.usefixtures("events")
@@ -79,9 +79,9 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
         await until(lambda: follower.following)
         other = KEY.replace(b"1", b"2")
         with (
-            waiters.bell(KEY, for_end=True) as end,
-            waiters.bell(KEY, for_end=False) as change,
-            waiters.bell(other, for_end=False) as stranger,
+            waiters.waiter(KEY, for_end=True) as end,
+            waiters.waiter(KEY, for_end=False) as change,
+            waiters.waiter(other, for_end=False) as other_order,
         ):
             change.known = 1
             await _publish(settings, version=1, status="PENDING")
@@ -90,7 +90,7 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
             assert not await _rings(end, 0.3)
             await _publish(settings)
             assert await _rings(end, 5)
-            assert not await _rings(stranger, 0.3)
+            assert not await _rings(other_order, 0.3)
     assert KEY not in waiters
     assert 0 == waiters.waiting
 
@@ -102,11 +102,11 @@ async def test_an_event_that_can_not_be_read_rings_and_stops_nothing(settings: K
     with capture_logs() as lines:
         async with _following(settings) as (follower, waiters):
             await until(lambda: follower.following)
-            with waiters.bell(KEY, for_end=True) as bell:
+            with waiters.waiter(KEY, for_end=True) as waiter:
                 publisher = Publisher(settings)
                 assert await publisher.publish([Outgoing(ORDERS_EVENTS.name, KEY.decode(), "x", body, [])])
                 await publisher.stop()
-                assert await _rings(bell, 5)
+                assert await _rings(waiter, 5)
             assert follower.following
     assert [] == [line for line in lines if line["log_level"] != "info"]
 
@@ -117,17 +117,17 @@ async def test_a_bomb_among_the_events_rings_for_all_and_stops_nothing(settings:
     topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
     async with _following(settings) as (follower, waiters):
         await until(lambda: follower.following)
-        with waiters.bell(KEY, for_end=True) as bell:
+        with waiters.waiter(KEY, for_end=True) as waiter:
             async with AIOKafkaProducer(
                 bootstrap_servers=settings.kafka_bootstrap_servers,
                 compression_type="gzip",
                 max_request_size=100 << 20,
             ) as producer:
                 await producer.send_and_wait(topic, b" " * (64 << 20), key=KEY)
-            assert await _rings(bell, 20)
-        with waiters.bell(KEY, for_end=True) as bell:
+            assert await _rings(waiter, 20)
+        with waiters.waiter(KEY, for_end=True) as waiter:
             await _publish(settings)
-            assert await _rings(bell, 20)
+            assert await _rings(waiter, 20)
         assert follower.following
 
 
@@ -136,13 +136,13 @@ async def test_a_topic_that_comes_later_is_followed(infrastructure: Infrastructu
     """An API that starts before its topics exist waits for them, and wakes who waited meanwhile."""
     settings = kit_settings(URL, infrastructure.kafka_bootstrap_servers, topic_prefix)
     async with _following(settings) as (follower, waiters):
-        with waiters.bell(KEY, for_end=True) as bell:
-            assert not await _rings(bell, 0.5)
+        with waiters.waiter(KEY, for_end=True) as waiter:
+            assert not await _rings(waiter, 0.5)
             await infrastructure.create_topics({topic_prefix + ORDERS_EVENTS.name: ORDERS_EVENTS.partitions})
-            assert await _rings(bell, 15)
+            assert await _rings(waiter, 15)
             assert follower.following
             await _publish(settings)
-            assert await _rings(bell, 5)
+            assert await _rings(waiter, 5)
 
 
 @pytest.mark.apache_kafka  # the embedded broker has no transactions that stay open
@@ -162,14 +162,14 @@ async def test_who_waits_looks_while_an_open_transaction_hides_events(
         await producer.begin_transaction()
         await producer.send_and_wait(topic, b"{}", key=KEY)
         await _publish(settings)
-        with waiters.bell(KEY, for_end=True) as bell:
-            assert await _rings(bell, 15)
-        with waiters.bell(KEY, for_end=True) as bell:
-            assert await _rings(bell, 15), "again and again"
+        with waiters.waiter(KEY, for_end=True) as waiter:
+            assert await _rings(waiter, 15)
+        with waiters.waiter(KEY, for_end=True) as waiter:
+            assert await _rings(waiter, 15), "again and again"
         assert follower.following
         await producer.abort_transaction()
-        with waiters.bell(KEY, for_end=True) as bell:
-            assert await _rings(bell, 15), "the event itself"
+        with waiters.waiter(KEY, for_end=True) as waiter:
+            assert await _rings(waiter, 15), "the event itself"
 
 
 @pytest.mark.usefixtures("events")
@@ -177,14 +177,14 @@ async def test_a_broker_that_was_away_wakes_everybody(settings: KitSettings, clu
     """While it was away something may have happened that no event tells of: whoever waits looks once."""
     async with _following(settings, quiet_s=0.5) as (follower, waiters):
         await until(lambda: follower.following)
-        with waiters.bell(KEY, for_end=True) as bell:
+        with waiters.waiter(KEY, for_end=True) as waiter:
             cluster.down()
             await until(lambda: not follower.following, within_s=30)
-            assert not await _rings(bell, 0.2)
+            assert not await _rings(waiter, 0.2)
             cluster.up()
-            assert await _rings(bell, 30)
+            assert await _rings(waiter, 30)
             await _publish(settings)
-            assert await _rings(bell, 10)
+            assert await _rings(waiter, 10)
 
 
 @pytest.mark.usefixtures("events")
@@ -204,7 +204,7 @@ async def test_a_consumer_that_hangs_is_replaced(settings: KitSettings, monkeypa
     monkeypatch.setattr(follower_module, "POLL_MS", 50)
     async with _following(settings, quiet_s=0.3) as (follower, waiters):
         await until(lambda: follower.following)
-        with waiters.bell(KEY, for_end=True) as bell:
+        with waiters.waiter(KEY, for_end=True) as waiter:
             await _publish(settings)
-            assert await _rings(bell, 10)
+            assert await _rings(waiter, 10)
     assert not follower.following
