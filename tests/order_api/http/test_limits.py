@@ -282,6 +282,19 @@ async def test_only_the_named_origins_may_call(settings: ApiSettings) -> None:
         assert 401 == (await api.client.get(NOBODY, headers={"origin": "https://trade.example"})).status_code
 
 
+async def test_a_script_may_read_that_the_service_is_away(settings: ApiSettings) -> None:
+    """A failure of the hot route and of any other has the headers of CORS, so a script learns that it may try again."""
+    origin = {"origin": "https://trade.example"}
+    away = {
+        "api_cors_origins": origin["origin"],
+        "database_url": SecretStr("postgresql://api:x@127.0.0.1:1/x"),
+    }
+    async with running(settings.model_copy(update=away)) as api:
+        for answer in (await api.submit(headers=origin), await api.get(NOBODY, headers=origin)):
+            assert (503, "unavailable") == (answer.status_code, answer.json()["code"])
+            assert origin["origin"] == answer.headers["access-control-allow-origin"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
