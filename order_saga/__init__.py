@@ -1,1 +1,1 @@
-"""The orchestrator: a pure core that decides, and a thin shell that makes each decision durable and heard."""
+"""The orchestrator: a pure `core` decides, and a `worker` process makes each decision durable and publishes it."""

@@ -54,6 +54,7 @@ from order_saga.core.phases import (
     target,
 )
 from order_saga.core.saga import (
+    REQUESTED_FIELDS,
     Answer,
     AskAgainRequested,
     Availability,
@@ -73,6 +74,7 @@ from order_saga.core.saga import (
     Step,
     TimerDue,
     Why,
+    requested_fields,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +148,7 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
         return Ignored(Why.UNKNOWN, name, {"command_id": message.command_id})
     if saga.parked_reason is not None:
         return Ignored(Why.PARKED, name, told_by(message))
-    if not question.sent:  # whoever answers has been asked, whatever is written here
+    if not question.sent:  # an answer proves that the command was sent, whatever was stored
         question = structs.replace(question, sent=True)
         draft.put(question)
     if impossible := contradiction(saga, question, message):
@@ -156,11 +158,11 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
     if question.answer is not Answer.OPEN:
         return Ignored(Why.LATE if question.answer is Answer.ABANDONED else Why.DUPLICATE, name, told_by(message))
     if not question.held_back and not paused_for(draft) and patience_over(draft, question):
-        # As if the timer had come first: whoever waited with an answer in hand must not act on it.
+        # As if the timer had come first: an answer that was held up until after its patience must not move money.
         draft.note("ignored", name, why=Why.LATE, **told_by(message))
         _give_up(draft, question)
     elif isinstance(message, AssetApproved) and is_stale(draft, made_at(message, draft.now)):
-        # To an asking before a pause, or before a resume: the one that goes on brings a price to trade on.
+        # It answers a command from before a pause or a resume. The question stays open and brings a fresh price.
         return Ignored(Why.STALE, name, told_by(message))
     else:
         draft.note("answered", name, **told_by(message))
@@ -213,8 +215,8 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     return None
 
 
-def _hurry(draft: Draft, message: AskAgainRequested) -> Ignored | None:
-    """Make the open questions due at once, the wait between attempts short again; patience goes on as it was."""
+def _ask_again_requested(draft: Draft, message: AskAgainRequested) -> Ignored | None:
+    """Make the open questions due at once, with short waits between attempts again; patience goes on as it was."""
     saga, name, detail = draft.saga, "AskAgainRequested", {"requested_by": message.requested_by}
     if saga.parked_reason is not None:
         return Ignored(Why.PARKED, name, detail)
@@ -233,25 +235,19 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], Ignored | None]]] = {
     TimerDue: _timer,
     ParkRequested: _park_requested,
     ResumeRequested: _resume,
-    AskAgainRequested: _hurry,
+    AskAgainRequested: _ask_again_requested,
     **dict.fromkeys(STEP_OF, _reply),
 }
 _BY_CANCEL: Final = frozenset({ReasonCode.USER_REQUESTED, ReasonCode.OPERATOR})
 
 
-# What is kept of it ---------------------------------------------------------------------------------------------------
+# What is stored of it -------------------------------------------------------------------------------------------------
 
 
 def _record_request(draft: Draft, message: Requested) -> None:
     request = message.request
     draft.set(
-        user_id=request.user_id,
-        asset_id=request.asset_id,
-        order_type=request.order_type,
-        quantity=request.quantity,
-        price=request.price,
-        slippage_bps=request.slippage_bps,
-        client_order_id=request.client_order_id,
+        **dict(zip(REQUESTED_FIELDS, requested_fields(request), strict=True)),
         traceparent=message.traceparent,
         created_at=created_at(request.requested_at, min(message.sent_at, draft.now)),
     )
@@ -310,15 +306,15 @@ def _first_no(asked: list[Question]) -> Question | None:
 
 
 def _give_up(draft: Draft, question: Question) -> None:
-    """End a phase whose patience is over; a no that was waiting for the silent one is the better reason."""
+    """End a phase by a timeout. A no that waited for the unanswered question is the better reason."""
     saga = draft.saga
     draft.note("timed_out", question.step, attempts=question.attempts)
     refused = _first_no(_asked(saga))
     if refused is not None and refused.reason_code is not None:
         outcome = Outcome(OrderStatus.FAILED, refused.reason_code, refused.reason)
     else:
-        silent = f"no answer to {question.step} after {question.attempts} attempts"
-        outcome = Outcome(OrderStatus.FAILED, ReasonCode.TIMED_OUT, silent)
+        unanswered = f"no answer to {question.step} after {question.attempts} attempts"
+        outcome = Outcome(OrderStatus.FAILED, ReasonCode.TIMED_OUT, unanswered)
     _enter(draft, PHASES[saga.phase].timeout, outcome)
 
 
@@ -331,7 +327,7 @@ def _park(draft: Draft, reason: str) -> None:
 
 
 def _enter(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | None) -> None:
-    """Go where the table leads, and ask what that phase asks. `outcome` says how an order ends that is aborted."""
+    """Go where the table leads, and ask what that phase asks. `outcome` says how an order ends that does not fill."""
     phase = _next(leads_to, outcome)
     row = PHASES[phase]
     if row.stale is not None and (stale := _stale_quote(draft)):
@@ -361,7 +357,7 @@ def _arrive(draft: Draft, phase: Phase, outcome: Outcome | None = None) -> None:
         draft.show(status)
     for action in row.on_entry:
         _ACTIONS[action](draft, outcome)
-    if row.status not in {None, draft.saga.status}:
+    if row.status is not None and row.status is not draft.saga.status:
         draft.show(row.status)
 
 

@@ -34,6 +34,7 @@ from order_saga.core.saga import (
     Requested,
     Saga,
     Step,
+    requested_fields,
 )
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def ends_at_once(saga: Saga, message: Requested, now: datetime) -> Outcome | Non
 
 def is_same_request(saga: Saga, request: OrderRequested | InvalidOrder) -> bool:
     """Tell whether a repeated request asks for the very order that is known."""
-    fields = ("user_id", "asset_id", "order_type", "quantity", "price", "slippage_bps", "client_order_id")
-    return all(getattr(saga, name) == getattr(request, name) for name in fields)
+    return bool(requested_fields(saga) == requested_fields(request))
 
 
 def created_at(requested_at: datetime | None, sent_at: datetime) -> datetime:

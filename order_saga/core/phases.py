@@ -216,6 +216,7 @@ _STEPS: Final = {
     for phase, row in PHASES.items()
     for side in Side
 }
+_TARGETS: Final = {(phase, side): to for phase, row in PHASES.items() for side, to in row.yes}
 
 
 def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
@@ -225,7 +226,7 @@ def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
 
 def target(phase: Phase, side: Side) -> Phase | Way | None:
     """Name what follows when every answer is yes."""
-    return dict(PHASES[phase].yes).get(side)
+    return _TARGETS.get((phase, side))
 
 
 def needed(phase: Phase, side: Side, answered: Collection[Step] = ()) -> frozenset[Participant]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
@@ -272,7 +273,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """A command to send; lost ones are asked again, so it is kept nowhere."""
+    """A command to send. It is not stored: its open question stands for it, and a lost one is sent again."""
 
     step: Step
     message: Command
@@ -293,7 +294,7 @@ class Fill(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a message changed: the saga as it is now, and everything that must be kept or sent for it."""
+    """What a message changed: the saga as it is now, and everything that must be stored or sent for it."""
 
     saga: Saga
     entries: tuple[HistoryEntry, ...] = ()
@@ -317,25 +318,14 @@ def snapshot(saga: Saga) -> Order:
     quote = saga.progress.quote
     # A quote is learned between two versions, and one version always looks the same (`api.orders` has the same rule).
     cash_asset_id = None if quote is None or saga.status is OrderStatus.PENDING else quote.cash_asset_id
-    return Order(
-        order_id=saga.order_id,
-        client_order_id=saga.client_order_id,
-        user_id=saga.user_id,
-        asset_id=saga.asset_id,
-        order_type=saga.order_type,
-        status=saga.status,
-        quantity=saga.quantity,
-        price=saga.price,
-        slippage_bps=saga.slippage_bps,
-        filled_quantity=saga.filled_quantity,
-        average_price=saga.average_price,
-        fee=saga.fee,
-        reason_code=saga.reason_code,
-        reason=saga.reason,
-        cancel_requested=saga.cancel_requested,
-        version=saga.version,
-        created_at=saga.created_at,
-        updated_at=saga.updated_at,
-        cash_asset_id=cash_asset_id,
-        fee_asset_id=cash_asset_id,
-    )
+    return Order(*(*_SHOWN(saga), cash_asset_id, cash_asset_id))
+
+
+REQUESTED_FIELDS: Final = tuple(
+    name for name in OrderRequested.__struct_fields__ if name in Saga.__struct_fields__ and name != "order_id"
+)
+"""What a request says of its order. A field that is added to the request and the saga is stored and compared by it."""
+requested_fields: Final = attrgetter(*REQUESTED_FIELDS)
+"""Reads them from a request or from a saga."""
+_SHOWN: Final = attrgetter(*Order.__struct_fields__[:-2])
+"""All fields of an order but its currencies are the saga's own, by the same names."""

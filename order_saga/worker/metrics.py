@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INTERVAL_S: Final = 5.0
 ARCHIVED: Final = "archived"
-"""Why a message moved nothing, besides the core's reasons: its order ended long ago."""
+"""Besides the core's reasons to ignore a message: its order ended long ago and is archived."""
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -66,7 +66,7 @@ class SagaMetrics:
 
 
 async def refresh_gauges(engine: AsyncEngine, metrics: SagaMetrics, stopping: asyncio.Event) -> None:
-    """Look now and then at what only the tables know, until told to stop."""
+    """Set the gauges from the tables, every few seconds, until told to stop."""
 
     async def look() -> None:
         async with engine.begin() as tx:

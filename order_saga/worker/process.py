@@ -1,4 +1,4 @@
-"""What the orchestrator does with a batch: lock its sagas, fold, write, say what to send. It begins no transaction."""
+"""Handles a batch: lock its sagas, fold, write, and return what to send. The kit begins and commits the transaction."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SagaHandler:
         self.intake = None if admission is None else Intake(ORDERS_REQUESTS.name, admission.room)
 
     def decode(self, envelope: Envelope, record: Record) -> Incoming:
-        """Read one record. What has an age is as old as its oldest time says, whatever it waited for since."""
+        """Read one record. The age of a request or a quote counts from the earliest time that its record tells."""
         message = decode(envelope.type, record.value)
         if isinstance(message, (OrderRequested, InvalidOrder)):
             return Requested(message, _sent_at(envelope, record), envelope.traceparent)
@@ -71,7 +71,7 @@ class SagaHandler:
         raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
 
     def comes_again(self, message: Incoming) -> bool:
-        """Tell whether a message that is dropped comes again: answers and timers do, what others ask for may not."""
+        """Tell whether a dropped message comes again: replies and timers do, requests and cancels may not."""
         return not isinstance(message, (Requested, OrderCancelRequested))
 
     async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
@@ -87,8 +87,8 @@ class SagaHandler:
         parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
         unknown = {id(message) for message in folded.unknown}
         return Effects(
-            messages=[_asked(ask, now) for ask in folded.asks],
-            outbox=[_told(event, folded) for event in folded.events],
+            messages=[_command(ask, now) for ask in folded.asks],
+            outbox=[_event(event, folded) for event in folded.events],
             dead_letters=[
                 RejectedRecord(each.record, f"there is no order {order_of(each.message)}")
                 for each in received
@@ -98,7 +98,7 @@ class SagaHandler:
         )
 
     async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
-        """Leave the order of a message that can't be handled alone until somebody resumes it."""
+        """Park the order of a message that can't be handled, until a person resumes it. False: there is none."""
         order_id = order_of(received.message)
         known = await store.lock(tx, [order_id])
         if order_id not in known or known[order_id].phase is Phase.NEW:
@@ -108,14 +108,14 @@ class SagaHandler:
         return True
 
     def _availability(self, paused: Collection[Participant]) -> Mapping[Participant, Availability]:
-        """Say of whom it is not available why: a pause, which is the table's, counts before our own breaker."""
+        """Map who is not available to the reason. An operator's pause outranks the circuit breaker."""
         silent = self._breaker.silent()
         if not silent and not paused:
             return ALL_AVAILABLE
         return dict.fromkeys(silent, Availability.SILENT) | dict.fromkeys(paused, Availability.PAUSED)
 
     def _watch(self, messages: Sequence[Incoming], folded: Folded, parked: Sequence[Saga], archived: int) -> None:
-        """Count what was committed, and say what a person must look at: `parked` by a reply that can't be true.
+        """Count what was committed, and log what a person must look at: the orders that this batch parked.
 
         `archived`: messages of archived orders, which nobody acts on any more.
         """
@@ -165,7 +165,7 @@ async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known:
     return marked
 
 
-def _asked(ask: Ask, now: datetime) -> Outgoing:
+def _command(ask: Ask, now: datetime) -> Outgoing:
     return outgoing(
         ask.message,
         message_id=ask.command_id,
@@ -176,7 +176,7 @@ def _asked(ask: Ask, now: datetime) -> Outgoing:
     )
 
 
-def _told(event: OrderStatusChanged, folded: Folded) -> OutboxMessage:
+def _event(event: OrderStatusChanged, folded: Folded) -> OutboxMessage:
     event_id = f"{id_text(event.order_id)}:v{event.version}"
     traceparent = folded.sagas[event.order_id].traceparent
     return OutboxMessage(

@@ -5,7 +5,7 @@ Rows are locked in id order, so that two members that work on the same orders ca
 
 from __future__ import annotations
 
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import text
@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from contracts.codec import decoder, encode
 from contracts.decimals import Exact, Money, Price, Quantity, format_decimal
-from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
+from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Word
 from order_saga.core.saga import Participant, Phase, Progress, Saga
 from saga_kit.runtime.database import PATIENTLY
 from saga_kit.runtime.errors import Contention
@@ -34,50 +34,69 @@ CLIENT_ID_INDEX: Final = "orders_client_order_id"
 
 
 class _Column(NamedTuple):
-    """How one column is written: the array's element type, a cast when it differs, and the value of a saga."""
+    """How one column is written and read. It has the name of the saga's field."""
 
     name: str
     sent_as: str
+    """The element type of the array that is sent."""
     value: Callable[[Saga], Any]
+    parse: Callable[[Any], Any] | None = None
+    """Makes a field of what the database returns, if it is not one already; null stays None."""
     cast: str = ""
+    """From the type that is sent to the column's; the column is then read as text."""
 
 
-def _amount(name: str) -> _Column:
-    read = attrgetter(name)
-    return _Column(name, "text", lambda saga: _written(read(saga)), "::numeric")
+class _Members(dict[str, Any]):
+    """The members of an enum by their values: a look-up costs a fifth of a call of the enum."""
 
+    def __init__(self, kind: type[Word]) -> None:
+        super().__init__({str(member): member for member in kind})
+        self._kind = kind
 
-def _written(value: Decimal | None) -> str | None:
-    return None if value is None else format_decimal(value)
+    def __missing__(self, word: str) -> Any:
+        return self._kind(word)
 
 
 def _plain(name: str, sent_as: str) -> _Column:
     return _Column(name, sent_as, attrgetter(name))
 
 
+def _word(name: str, kind: type[Word]) -> _Column:
+    return _Column(name, "text", attrgetter(name), _Members(kind).__getitem__)
+
+
+def _amount(name: str, parse: Callable[[str], Any]) -> _Column:
+    read = attrgetter(name)
+    return _Column(name, "text", lambda saga: _written(read(saga)), parse, "::numeric")
+
+
+def _written(value: Decimal | None) -> str | None:
+    return None if value is None else format_decimal(value)
+
+
 _ID: Final = _plain("order_id", "uuid")
 _ASKED_FOR: Final = (
     _plain("user_id", "text"),
     _plain("asset_id", "text"),
-    _plain("order_type", "text"),
-    _amount("quantity"),
-    _amount("price"),
+    _word("order_type", OrderType),
+    _amount("quantity", Quantity.parse),
+    _amount("price", Price.parse),
     _plain("slippage_bps", "int"),
     _plain("client_order_id", "text"),
     _plain("traceparent", "text"),
     _plain("created_at", "timestamptz"),
 )
 _MOVING: Final = (
-    _plain("phase", "text"),
-    _plain("status", "text"),
+    _word("phase", Phase),
+    _word("status", OrderStatus),
     _plain("version", "int"),
-    _plain("reason_code", "text"),
+    _word("reason_code", ReasonCode),
     _plain("reason", "text"),
     _plain("cancel_requested", "bool"),
-    _amount("filled_quantity"),
-    _amount("average_price"),
-    _amount("fee"),
-    _Column("progress", "text", lambda saga: encode(saga.progress).decode(), "::jsonb"),
+    _amount("filled_quantity", Money.parse),
+    _amount("average_price", Exact.parse),
+    _amount("fee", Money.parse),
+    _Column("progress", "text", lambda saga: encode(saga.progress).decode(), decoder(Progress).decode, "::jsonb"),
     _plain("due_at", "timestamptz"),
     _plain("overdue_since", "timestamptz"),
     _plain("parked_reason", "text"),
@@ -85,6 +104,9 @@ _MOVING: Final = (
     _plain("updated_at", "timestamptz"),
 )
 _ALL: Final = (_ID, *_ASKED_FOR, *_MOVING)
+_BY_FIELD: Final = itemgetter(*([column.name for column in _ALL].index(name) for name in Saga.__struct_fields__))
+"""Sorts a row, which is in the order of `_ALL`, by the fields of a saga."""
+_PARSED: Final = tuple((place, column.parse) for place, column in enumerate(_ALL) if column.parse is not None)
 
 
 def _rows(columns: Sequence[_Column]) -> str:
@@ -160,16 +182,12 @@ _NOTE_REPAIR: Final = "INSERT INTO orders.repairs (run_id, action, item, done_by
 _COUNTS: Final = """
     SELECT phase, count(*), count(parked_reason), count(overdue_since) FROM orders.orders
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL GROUP BY phase"""
-_read_progress: Final = decoder(Progress).decode
-_PHASES: Final = {str(phase): phase for phase in Phase}
-_STATUSES: Final = {str(status): status for status in OrderStatus}
-_ORDER_TYPES: Final = {str(order_type): order_type for order_type in OrderType}
 
 
 async def now(
     tx: AsyncConnection, unknown: Iterable[UUID] = ()
 ) -> tuple[datetime, frozenset[Participant], frozenset[UUID]]:
-    """Read the database's clock, the only one that knows deadlines, who is paused, and which ids are archived orders.
+    """Read the database's clock, by which all deadlines go, who is paused, and which ids are archived orders.
 
     Call it after locking, with the ids that `lock` did not find: what was archived meanwhile is seen here.
     """
@@ -185,7 +203,11 @@ async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Sag
 
 def read(row: Sequence[Any]) -> Saga:
     """Make a saga of a row. Raises `ValueError` or `msgspec.ValidationError` for one that this code does not know."""
-    return _saga(*row)
+    fields = list(row)
+    for place, parse in _PARSED:
+        if fields[place] is not None:
+            fields[place] = parse(fields[place])
+    return Saga(*_BY_FIELD(fields))
 
 
 async def client_ids(tx: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
@@ -314,41 +336,3 @@ async def _write_fills(tx: AsyncConnection, fills: Sequence[Fill]) -> None:
 
 def _arrays(columns: Sequence[_Column], sagas: Sequence[Saga]) -> tuple[list[Any], ...]:
     return tuple([column.value(saga) for saga in sagas] for column in columns)
-
-
-def _saga(  # noqa: PLR0913, PLR0917 - one argument a column, in the order of `_ALL`
-    order_id: UUID, user_id: str, asset_id: str | None, order_type: str | None, quantity: str | None,
-    price: str | None, slippage_bps: int | None, client_order_id: str | None, traceparent: str | None,
-    created_at: datetime, phase: str, status: str | None, version: int, reason_code: str | None, reason: str | None,
-    cancel_requested: bool,  # noqa: FBT001
-    filled_quantity: str, average_price: str | None, fee: str, progress: str,
-    due_at: datetime | None, overdue_since: datetime | None, parked_reason: str | None, history_seq: int,
-    updated_at: datetime,
-) -> Saga:  # fmt: skip
-    return Saga(
-        order_id=order_id,
-        user_id=user_id,
-        phase=_PHASES.get(phase) or Phase(phase),
-        created_at=created_at,
-        updated_at=updated_at,
-        asset_id=asset_id,
-        order_type=None if order_type is None else _ORDER_TYPES.get(order_type) or OrderType(order_type),
-        quantity=None if quantity is None else Quantity.parse(quantity),
-        price=None if price is None else Price.parse(price),
-        slippage_bps=slippage_bps,
-        client_order_id=client_order_id,
-        traceparent=traceparent,
-        status=None if status is None else _STATUSES.get(status) or OrderStatus(status),
-        version=version,
-        reason_code=None if reason_code is None else ReasonCode(reason_code),
-        reason=reason,
-        cancel_requested=cancel_requested,
-        filled_quantity=Money.parse(filled_quantity),
-        average_price=None if average_price is None else Exact.parse(average_price),
-        fee=Money.parse(fee),
-        progress=_read_progress(progress),
-        due_at=due_at,
-        overdue_since=overdue_since,
-        parked_reason=parked_reason,
-        history_seq=history_seq,
-    )

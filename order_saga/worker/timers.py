@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from saga_kit.messaging.batch import BatchProcess
 
 ROUND_MAX: Final = 500
-"""Orders of one round: the same knee as a batch of messages."""
+"""Orders of one round: as many as a batch of messages."""
 WAKE_MAX: Final = 5_000
 WAKE_PAGES_MAX: Final = 200
 PROBES: Final = 10
@@ -49,7 +49,7 @@ async def run_timers(
 
 
 class _Scanner:
-    """What one process's rounds have in common: whom it is still waking, and when it last probed."""
+    """Keeps, between rounds, which phases it still wakes and when it last probed."""
 
     def __init__(self, engine: AsyncEngine, process: BatchProcess[Incoming], breaker: CircuitBreaker) -> None:
         self._engine, self._process, self._breaker = engine, process, breaker
@@ -77,14 +77,14 @@ class _Scanner:
         return len(timers)
 
     async def _wake(self, tx: AsyncConnection) -> None:
-        """Wake a page of those that waited for somebody who answers again; the next page when these have been asked."""
+        """Wake a page of the orders whose participant answers again. The next page comes when these have been asked."""
         woken = await store.wake(tx, sorted(self._waking), WAKE_MAX)
         self._pages -= 1
         if woken < WAKE_MAX or not self._pages:
             self._waking = set()
 
     def _timers(self, order_ids: list[UUID]) -> list[Received[Incoming]]:
-        """Make the timers of a round; now and then its first ones are probes, if there is somebody to probe."""
+        """Make the timers of a round. While a breaker is open, the first ones are probes once in `PROBE_EVERY_S`."""
         now = asyncio.get_running_loop().time()
         probes = 0
         if order_ids and self._breaker.silent() and now - self._probed_at >= PROBE_EVERY_S:
