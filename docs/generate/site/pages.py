@@ -36,6 +36,7 @@ NAVIGATION: Final = {
         "docs/observability.md",
         "docs/privacy.md",
         "docs/indexes.md",
+        "SECURITY.md",
     ),
     "Understand it": (
         "docs/saga.md",
