@@ -43,7 +43,7 @@ handler = saga_kit.ParticipantHandler("wallet", saga_kit.BalanceAdapter("/wallet
 
 
 async def make():
-    dsn = "postgresql://wallet:secret@localhost/wallet"
+    dsn = "postgresql://wallet@localhost/wallet"
     settings = saga_kit.KitSettings(database_url=dsn, kafka_bootstrap_servers="localhost:9092", http_port=0)
     saga_kit.Service(settings, name="wallet", schema="wallet", handler=lambda kit: handler, stopping=asyncio.Event())
 
