@@ -40,7 +40,8 @@ _KEPT_MAX = 1024
 """Headers that are kept: types and sources are few, and what is sent together has one time."""
 _read_time = msgspec.json.Decoder(datetime).decode  # the same RFC 3339 as in bodies, on every Python
 _write_time = msgspec.json.Encoder().encode
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+"""W3C Trace Context: trace, span and flags."""
 _ATTEMPT = re.compile(rb"[1-9][0-9]{0,8}")
 
 
@@ -183,7 +184,10 @@ def _earlier(time: datetime, first_appended: bytes | None) -> datetime:
 
 def _traceparent(value: bytes | None) -> str | None:
     # A broken trace is no reason to lose an order: W3C Trace Context says to start anew then.
-    return value.decode() if value is not None and _TRACEPARENT.fullmatch(value) else None
+    if value is None:
+        return None
+    text = value.decode("latin-1")
+    return text if TRACEPARENT.fullmatch(text) else None
 
 
 def _attempt(value: bytes | None) -> int:

@@ -23,7 +23,7 @@ from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
 from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Received
-from saga_kit.messaging.outbox import Outbox, OutboxMessage
+from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from order_saga.core.saga import Saga
 
 SOURCE: Final = "order-saga/operator"
-AT_ONCE_S: Final = 0.01
-"""A delay, so that the relay sends the message: no process here publishes it from memory."""
 
 
 async def repair(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -48,7 +48,7 @@ from saga_kit.messaging.topic_settings import check as check_topics
 from saga_kit.runtime.database import check_sessions, create_engine, ping
 from saga_kit.runtime.dsn import place
 from saga_kit.runtime.errors import CannotStart, KitError, describe
-from saga_kit.runtime.health import Health, health_routes, listen
+from saga_kit.runtime.health import EmbeddedServer, Health, health_routes, listen
 from saga_kit.runtime.settings import load
 from saga_kit.runtime.startup import wait_for
 from saga_kit.runtime.telemetry import configure_logging
@@ -285,12 +285,7 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
     return Health({"database": database, "broker": broker})
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to us: uvicorn would raise them again when it has ended, and so skip what is left to do."""
-        yield
-
+class _Server(EmbeddedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer those who wait for an order with what there is, then drain as usual."""
         self.config.app.state.waiters.close()  # type: ignore[union-attr]  # uvicorn's type is any ASGI application

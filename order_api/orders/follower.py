@@ -22,6 +22,7 @@ from contracts.vocabulary import OrderStatus
 from order_api.orders.waiting import Waiters
 from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
 from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
+from saga_kit.messaging.stopping import stop_consumer
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
 
@@ -87,7 +88,7 @@ class Follower:
             await self._listen(consumer, stopping)
         finally:
             self.following = False
-            await _close(consumer)
+            await stop_consumer(consumer.stop(), consumer, timeout_s=CALL_TIMEOUT_S)
 
     async def _listen(self, consumer: Any, stopping: asyncio.Event) -> None:
         partitions = consumer.assignment()
@@ -139,20 +140,6 @@ async def _to_the_end(consumer: Any) -> None:
     await consumer.seek_to_end(*partitions)
     for partition in partitions:
         await consumer.position(partition)
-
-
-async def _close(consumer: Any) -> None:
-    """Close a consumer, whatever its state, without being cancelled by it.
-
-    While a broker is away aiokafka 0.14's `stop` passes on the cancellation of its own fetches to whoever called it,
-    and leaves its connections open.
-    """
-    stopping = asyncio.create_task(consumer.stop())
-    await asyncio.wait({stopping}, timeout=CALL_TIMEOUT_S)
-    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
-        stopping.cancel()
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            await consumer._client.close()  # noqa: SLF001 - there is no other way to it
 
 
 def _worth(value: bytes | None) -> dict[str, Any]:

@@ -17,11 +17,9 @@ from contracts.codec import outgoing
 from contracts.decimals import Price, format_decimal, is_multiple
 from participants.assets import tables
 from participants.assets.rules import Asset, CurrentPrice
-from saga_kit.messaging.outbox import Outbox, OutboxMessage
+from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
 
 SOURCE: Final = "/assets"
-AT_ONCE_S: Final = 0.001
-"""Nobody publishes a price from memory, so the relay need not leave anybody time to do it."""
 
 LISTINGS = """
 SELECT DISTINCT ON (asset.asset_id)

@@ -27,6 +27,7 @@ from saga_kit.messaging.offset_commits import OffsetCommits
 from saga_kit.messaging.open_transactions import HELD_S, OpenTransactions, explain_held, stable_end, stable_ends
 from saga_kit.messaging.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, Poller
 from saga_kit.messaging.publisher import MESSAGE_BYTES_MAX, Publisher
+from saga_kit.messaging.stopping import stop_consumer
 from saga_kit.messaging.topic_changes import TopicChanges
 from saga_kit.messaging.topic_settings import REPLAY_HORIZON_S
 from saga_kit.runtime.backoff import pause
@@ -162,16 +163,9 @@ class Consumer(Generic[M]):
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()
                 await self._commits.close()
-        consumer = self._subscriber.consumer
-        # In a task of its own: without a broker, aiokafka 0.14 passes the cancellation of its own fetches on to whoever
-        # stops it, or waits for answers; and FastStream wraps what it raises in a group.
-        leaving = asyncio.create_task(self._broker.stop())
-        await asyncio.wait({leaving}, timeout=CLOSE_TIMEOUT_S)
-        if trouble := _trouble_of(leaving):
-            log.warning("leaving the group failed", cause=trouble)
-            leaving.cancel()
-            if consumer is not None:
-                await _hang_up(consumer)
+        failure = await stop_consumer(self._broker.stop(), self._subscriber.consumer, timeout_s=CLOSE_TIMEOUT_S)
+        if failure is not None:
+            log.warning("leaving the group failed", cause=failure)
 
     def trouble(self) -> str | None:
         """Say why this consumer is not ready, None when it is."""
@@ -289,24 +283,6 @@ async def _records(message: KafkaMessage) -> Sequence[Any]:
     # Not the message itself: it keeps what it was decoded to, and a batch that refers to itself would stay in memory
     # until cycles are searched for, which is seldom; see service.py.
     return message.raw_message
-
-
-def _trouble_of(leaving: asyncio.Task[None]) -> str | None:
-    if not leaving.done():
-        return f"no answer within {CLOSE_TIMEOUT_S:.0f} s"
-    if leaving.cancelled():
-        return "the client library gave up"
-    error = leaving.exception()
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return describe(error) if error is not None else None
-
-
-async def _hang_up(consumer: Any) -> None:
-    """Close the connections of a consumer that could not be stopped, and end what it still tries."""
-    with suppress(Exception):
-        async with asyncio.timeout(1):
-            await consumer._client.close()  # noqa: SLF001 - there is no other way to it
 
 
 async def _lags(consumer: Any) -> dict[TopicPartition, Lag]:

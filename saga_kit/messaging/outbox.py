@@ -29,6 +29,8 @@ GRACE_S: Final = 5.0
 LEASE_S: Final = 30.0
 """Nobody else takes a claimed row for this long; longer than a publish can take."""
 RETRY_S: Final = 5.0
+AT_ONCE_S: Final = 0.001
+"""The `delay_s` of a message that no process publishes from memory: the relay sends it with its next round."""
 UNREADABLE_S: Final = 600.0
 """A row that can't be read is looked at again after this; `outbox_oldest_unsent_seconds` tells of it meanwhile."""
 CLAIM_ROWS_MAX: Final = 20

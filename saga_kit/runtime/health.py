@@ -133,7 +133,7 @@ class HealthServer:
             lifespan="off",
             timeout_graceful_shutdown=2,
         )
-        self._server = _Server(config)
+        self._server = EmbeddedServer(config)
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -154,8 +154,10 @@ class HealthServer:
         await asyncio.gather(*self._tasks)
 
 
-class _Server(uvicorn.Server):
+class EmbeddedServer(uvicorn.Server):
+    """A server inside a process that handles signals itself: uvicorn would raise them again and skip its draining."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the service, which drains first."""
+        """Leave the signals to the process."""
         yield

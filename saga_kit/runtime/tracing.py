@@ -24,11 +24,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, Tracer
 
-from contracts.envelope import Envelope, Outgoing
+from contracts.envelope import TRACEPARENT, Envelope, Outgoing
 
 LINKS_MAX: Final = 128
 """The SDK's own limit of links on a span."""
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _CONVERSATION: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _causes: ContextVar[Mapping[int, SpanContext]] = ContextVar("causes", default=MappingProxyType({}))
 """By trace id, the message that the running batch handles: what the batch sends for that trace is its doing."""
@@ -59,7 +58,7 @@ def tracing_is_on() -> bool:
 
 def read_traceparent(text: str | None) -> SpanContext | None:
     """Read a `traceparent`; None for one that is broken (W3C Trace Context says to start anew then)."""
-    found = _TRACEPARENT.fullmatch(text) if text else None
+    found = TRACEPARENT.fullmatch(text) if text else None
     if found is None:
         return None
     trace_id, span_id, flags = (int(part, 16) for part in found.groups())
