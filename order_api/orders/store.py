@@ -58,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True):
     detail: msgspec.Raw
 
 
-class Looked(msgspec.Struct, Generic[T], frozen=True):
+class Due(msgspec.Struct, Generic[T], frozen=True):
     """What a look at what is due has found."""
 
     number: int
@@ -128,14 +128,14 @@ class Store:
         """Add to the trail a request that changed nothing."""
         await self._run(_INSERT_REQUEST, order_id, action, outcome, *msgspec.structs.astuple(origin))
 
-    async def due_claims(self, limit: int) -> Looked[Claimed]:
+    async def due_claims(self, limit: int) -> Due[Claimed]:
         """Lease claims that are due; of those whose order's row exists, none is ever due again."""
-        return _looked(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
+        return _due(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
 
-    async def due_cancels(self, limit: int) -> Looked[Cancel]:
+    async def due_cancels(self, limit: int) -> Due[Cancel]:
         """Lease cancels that are due; of those that the order shows, none is ever due again."""
         rows = await self._sweep("cancels", _SWEEP_CANCELS, limit)
-        return _looked(rows, lambda row: Cancel(*row[:-2]))
+        return _due(rows, lambda row: Cancel(*row[:-2]))
 
     async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
         """End the lease of what was not published: it is due again soon."""
@@ -163,9 +163,9 @@ class Store:
             return list(result) if result.returns_rows else []
 
 
-def _looked(rows: Sequence[Any], read: Callable[[Any], T]) -> Looked[T]:
+def _due(rows: Sequence[Any], read: Callable[[Any], T]) -> Due[T]:
     shown = [(row.order_id, row.created_at) for row in rows if row.shown]
-    return Looked(len(rows), shown, [read(row) for row in rows if not row.settled])
+    return Due(len(rows), shown, [read(row) for row in rows if not row.settled])
 
 
 def _found(row: Any) -> Found:

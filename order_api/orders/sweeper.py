@@ -1,9 +1,9 @@
-"""Publishes again what was accepted and lost, until the orchestrator shows it: no accepted order is ever lost.
+"""Publishes again what was accepted and may be lost, until the orchestrator shows it: no accepted order is ever lost.
 
 Any number of API processes may sweep: a row is leased by one at a time (`SKIP LOCKED`, and a time before which nobody
-looks again). What the orchestrator does not show may be lost, or waits in a queue, and every copy would make that
-longer. It is lost when this process could not publish it, or when what was accepted well after it in the same partition
-is shown; of all else, only so much a second is published that it costs a queue next to nothing.
+looks again). What the orchestrator does not show is lost, or waits in the topic, where every copy makes the queue
+longer. It is lost for sure when this process could not publish it, or when the orchestrator shows what was accepted
+well after it in the same partition. Of all else a look publishes only a few. ADR 29 says why no row tells it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_REQUESTS
 from contracts.vocabulary import id_text
 from order_api.orders.messages import cancel_message, request_message
-from order_api.orders.store import Looked, Store
+from order_api.orders.store import Due, Store
 from order_api.orders.unpublished import Unpublished
 from saga_kit.messaging.murmur2 import murmur2, partition_of
 from saga_kit.messaging.outbox import Publishes
@@ -29,16 +29,17 @@ from saga_kit.runtime.backoff import keep_doing
 
 PAGE: Final = 500
 UNSURE_MAX: Final = 100
-"""Of the claims that may only be waiting, and of such cancels, a look publishes so many at most; when there were more,
+"""The most that a look publishes of claims that may only wait in the topic, and of such cancels. When there are more,
 the next look comes after the interval. Each process looks by itself."""
 MARGIN: Final = timedelta(seconds=3)
-"""Several producers write to a partition, and none of them at the moment of accepting: by so much they may differ."""
+"""Several producers write to a partition, each a moment after it has accepted an order: by so much the order of their
+messages may differ from the order of acceptance."""
 
 log = structlog.get_logger(__name__)
 
 
-class Missing(NamedTuple):
-    """What the orchestrator does not show."""
+class Unconfirmed(NamedTuple):
+    """A message that was accepted here, and whose effect the orchestrator does not show."""
 
     order_id: UUID
     created_at: datetime
@@ -62,7 +63,7 @@ class Sweeper:
         self._republished = republished
         self._unpublished = unpublished
         self._interval_s = interval_s
-        self._claims, self._cancels = Front(), Front()
+        self._claims, self._cancels = ReadPositions(), ReadPositions()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until `stopping`; whatever fails is tried again."""
@@ -71,52 +72,52 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Look at one page of claims and one of cancels; return whether more may be due at once."""
         claims, cancels = await self._store.due_claims(PAGE), await self._store.due_cancels(PAGE)
-        requests = [Missing(one.claim.order_id, one.created_at, request_message(one)) for one in claims.missing]
-        wishes = [Missing(one.order_id, one.created_at, cancel_message(one)) for one in cancels.missing]
+        requests = [Unconfirmed(one.claim.order_id, one.created_at, request_message(one)) for one in claims.missing]
+        wishes = [Unconfirmed(one.order_id, one.created_at, cancel_message(one)) for one in cancels.missing]
         done = await self._publish("claims", self._claims, claims, requests)
         done &= await self._publish("cancels", self._cancels, cancels, wishes)
         return done and max(claims.number, cancels.number) == PAGE
 
-    async def _publish(self, table: str, front: Front, looked: Looked[Any], missing: Sequence[Missing]) -> bool:
-        """Publish of what is missing what should be, and have the rest looked at again soon; tell whether all was."""
-        front.move(looked.shown)
-        lost: list[Missing] = []
-        waiting: list[Missing] = []
-        for one in missing:
-            (lost if one.message in self._unpublished or front.is_past(one) else waiting).append(one)
-        now, later = [*lost, *waiting[:UNSURE_MAX]], waiting[UNSURE_MAX:]
+    async def _publish(self, table: str, read: ReadPositions, due: Due[Any], found: Sequence[Unconfirmed]) -> bool:
+        """Publish what is lost and a few of the rest, hand back all others; return whether all were published."""
+        read.note(due.shown)
+        lost: list[Unconfirmed] = []
+        unsure: list[Unconfirmed] = []
+        for one in found:
+            (lost if one.message in self._unpublished or read.are_past(one) else unsure).append(one)
+        now, later = [*lost, *unsure[:UNSURE_MAX]], unsure[UNSURE_MAX:]
         if now:
             log.info("publishing again what the orchestrator does not show yet", table=table, messages=len(now))
             messages = [one.message for one in now]
             if await self._publisher.publish(messages):
                 self._unpublished.note(messages, published=True)
                 self._republished.inc(len(now))
-            else:  # what only may be waiting was published once, and is not known to be lost by this
+            else:  # this failure does not prove that they are lost: each may have been published before
                 later = [*now, *later]
         if later:
             await self._store.hand_back(table, [one.order_id for one in later])
         return not later
 
 
-class Front:
-    """How far the orchestrator has come in each partition: when the newest was accepted that it is known to have read.
+class ReadPositions:
+    """How far the orchestrator has read in each partition: when the newest order that it shows was accepted.
 
-    Partitions have readers of their own: one that died holds up its partitions, and the others go on.
+    Each partition has one reader at a time. One that died holds up its partitions, and the others go on.
     """
 
     def __init__(self) -> None:
         self._read_until: dict[int, datetime] = {}
 
-    def move(self, shown: Sequence[tuple[UUID, datetime]]) -> None:
-        """Note what was read."""
+    def note(self, shown: Sequence[tuple[UUID, datetime]]) -> None:
+        """Note which orders are shown, and when they were accepted."""
         for order_id, created_at in shown:
             partition = _partition(order_id)
             self._read_until[partition] = max(created_at, self._read_until.get(partition, created_at))
 
-    def is_past(self, missing: Missing) -> bool:
-        """Tell whether what is missing should have been read before what was read, so that it must be lost."""
-        read_until = self._read_until.get(_partition(missing.order_id))
-        return read_until is not None and missing.created_at < read_until - MARGIN
+    def are_past(self, one: Unconfirmed) -> bool:
+        """Tell whether a message should have been read before what was read, so that it must be lost."""
+        read_until = self._read_until.get(_partition(one.order_id))
+        return read_until is not None and one.created_at < read_until - MARGIN
 
 
 def _partition(order_id: UUID) -> int:

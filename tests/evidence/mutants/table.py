@@ -765,8 +765,8 @@ MUTANTS: Final = (
         "sweeper publishes nothing",
         "What was accepted is published until the orchestrator shows it.",
         "order_api/orders/sweeper.py",
-        "[*lost, *waiting[:UNSURE_MAX]], waiting[UNSURE_MAX:]",
-        "[], waiting",
+        "[*lost, *unsure[:UNSURE_MAX]], unsure[UNSURE_MAX:]",
+        "[], unsure",
         ("tests/order_api/orders/test_publication.py::test_a_claim_that_nobody_published_is_published",),
     ),
     Mutant(

@@ -199,7 +199,7 @@ async def test_what_could_not_be_published_waits_in_no_queue(settings: ApiSettin
         assert 250 == len(api.wire.batches[tried])
 
 
-async def test_a_cancel_that_nobody_read_is_no_front(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+async def test_a_cancel_that_nobody_read_proves_nothing_lost(settings: ApiSettings, orchestrator: Orchestrator) -> None:
     """An order that ended by itself settles its cancel, which may still stand in the queue, with others before it."""
     engine = create_engine(settings.sqlalchemy_url, application_name="api")
     store = Store(engine)
