@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from contracts.vocabulary import Side
 from operations.words import time_of_day
+from order_saga.core.phases import PHASES, needed
+from order_saga.core.saga import Phase, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +23,8 @@ class Cause(NamedTuple):
     advice: str
 
 
+LACKS: Final = {str(phase): row.lacks for phase, row in PHASES.items() if row.lacks}
+"""What an order lacks that stands in a phase for long."""
 PARKED_ADVICE: Final = "find out why, then: order-saga resume --parked-reason ..."
 WAIT_ADVICE: Final = "is it up? then: order-saga ask-again --waiting-for {who}"
 OVER: Final = Cause(
@@ -40,15 +45,11 @@ def cause(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> Cause:
         return Cause(f"parked: {item['parked_reason'][:REASON_MAX]}", PARKED_ADVICE)
     questions = item["questions"] or ()
     if any(question["held_back"] for question in questions):
-        paused = _paused(questions, pauses)
+        paused = _paused(item, questions, pauses)
         return Cause(f"held back: {_are(paused)} paused", PAUSE_ADVICE.format(who=paused[0])) if paused else OVER
     who = " and ".join(dict.fromkeys(question["participant"] for question in questions)) or "nobody"
-    advice = WAIT_ADVICE.format(who=who.partition(" ")[0])
-    if item["phase"] == "REFUNDING":
-        return Cause(f"compensation not acknowledged by {who}", advice)
-    if item["phase"] == "SETTLING":
-        return Cause(f"settlement not acknowledged by {who}", advice)
-    return Cause(f"waiting for {who}", advice)
+    lacks = LACKS.get(item["phase"])
+    return Cause(f"{lacks} by {who}" if lacks else f"waiting for {who}", WAIT_ADVICE.format(who=who.partition(" ")[0]))
 
 
 def why(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> str:
@@ -68,11 +69,11 @@ def waits_for(order: Mapping[str, Any], questions: Sequence[Mapping[str, Any]], 
     if any(question["held_back"] for question in questions):
         asked = "" if all(question["sent"] for question in questions) else "not asked yet, "
         looks = f"{asked}looks again at {time_of_day(order['due_at'])}"
-        return f"held back {_because(_paused(questions, pauses), pauses)}, {looks}"
-    lacks = {"REFUNDING": "compensation not acknowledged: ", "SETTLING": "settlement not acknowledged: "}
+        return f"held back {_because(_paused(order, questions, pauses), pauses)}, {looks}"
+    lacks = f"{LACKS[order['phase']]}: " if order["phase"] in LACKS else ""
     waits = " and ".join(map(_one_question, questions)) or "nothing"
     late = ", overdue" if order["overdue_since"] else ""
-    return f"{lacks.get(order['phase'], '')}waiting for {waits}{late}{following}"
+    return f"{lacks}waiting for {waits}{late}{following}"
 
 
 def describe_pause(pause: Mapping[str, Any]) -> str:
@@ -87,10 +88,11 @@ def _one_question(question: Mapping[str, Any]) -> str:
     return f"{question['participant']} ({question['step']}) since {time_of_day(question['asked_at'])}, {asked}"
 
 
-def _paused(questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> list[str]:
-    """Name the paused participants that an order needs: balance until its end, assets until they have answered."""
-    unjudged = any(question["participant"] == "assets" for question in questions)
-    return [who for who in sorted(pauses) if who == "balance" or unjudged]
+def _paused(order: Mapping[str, Any], questions: Sequence[Mapping[str, Any]], pauses: Mapping[str, Any]) -> list[str]:
+    """Name the paused participants whose answer the order needs to come to its end, by the table of phases."""
+    answered = set(Step) - {question["step"] for question in questions}
+    wanted = {who for side in Side for who in needed(Phase(order["phase"]), side, answered)}
+    return sorted(wanted & pauses.keys())
 
 
 def _because(paused: Sequence[str], pauses: Mapping[str, Any]) -> str:
