@@ -23,14 +23,14 @@ _ALLOW: Final = 3
 _ANY_HOST: Final = "*"
 
 
-class Resource(IntEnum):
+class AclResource(IntEnum):
     """What a right is about, by the protocol's number."""
 
     TOPIC = 2
     GROUP = 3
 
 
-class Operation(IntEnum):
+class AclOperation(IntEnum):
     """What may be done, by the protocol's number."""
 
     READ = 3
@@ -39,10 +39,10 @@ class Operation(IntEnum):
 
 
 MAY: Final = {
-    "read": (Resource.TOPIC, Operation.READ),
-    "write": (Resource.TOPIC, Operation.WRITE),
-    "inspect": (Resource.TOPIC, Operation.DESCRIBE_CONFIGS),
-    "join": (Resource.GROUP, Operation.READ),
+    "read": (AclResource.TOPIC, AclOperation.READ),
+    "write": (AclResource.TOPIC, AclOperation.WRITE),
+    "inspect": (AclResource.TOPIC, AclOperation.DESCRIBE_CONFIGS),
+    "join": (AclResource.GROUP, AclOperation.READ),
 }
 
 

@@ -80,7 +80,7 @@ class Part(NamedTuple):
     move: Move
 
 
-class Progress(NamedTuple):
+class ArchiveProgress(NamedTuple):
     """How far a run has come: how many rows of each part it has moved, and the share of the table that it has read."""
 
     rows: dict[str, int]
@@ -102,7 +102,7 @@ async def count_old(engine: AsyncEngine, older_than_s: float) -> dict[str, int]:
         return {part.name: await part.count_old(tx) for part in parts(older_than_s, 1)}
 
 
-async def archive(engine: AsyncEngine, older_than_s: float, batch: int) -> AsyncGenerator[Progress, None]:
+async def archive(engine: AsyncEngine, older_than_s: float, batch: int) -> AsyncGenerator[ArchiveProgress, None]:
     """Move everything that ended so long ago, at most `batch` rows in a transaction.
 
     What is moved stays moved, so this may be stopped at any moment and started again: the next run moves the rest.
@@ -115,7 +115,7 @@ async def archive(engine: AsyncEngine, older_than_s: float, batch: int) -> Async
         async with aclosing(walk(engine, part.table, part.move, most=batch)) as steps:
             async for step in steps:
                 rows[part.name] += step.moved
-                yield Progress(dict(rows), part.table, step.share)
+                yield ArchiveProgress(dict(rows), part.table, step.share)
     async with engine.begin() as tx:
         await tx.exec_driver_sql(PATIENTLY)
         await tx.exec_driver_sql(_FRESH_STATISTICS)
@@ -140,7 +140,7 @@ def parts(older_than_s: float, most: int) -> tuple[Part, ...]:
     )
 
 
-class Step(NamedTuple):
+class ArchiveStep(NamedTuple):
     """One transaction of `walk`: how many rows it moved, and the share of the table that has been read."""
 
     moved: int
@@ -160,7 +160,7 @@ async def count(tx: AsyncConnection, older_than_s: float) -> int:
     return int((await tx.exec_driver_sql(_COUNT, (older_than_s,))).scalar_one())
 
 
-async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> AsyncGenerator[Step, None]:
+async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> AsyncGenerator[ArchiveStep, None]:
     """Go once through a table, a transaction for each step; `most` is a full batch of `move`.
 
     After each step it rests as long as that took, so that it takes no more than half of one connection's time.
@@ -173,5 +173,5 @@ async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> Asy
             begun = time.monotonic()
             async with engine.begin() as tx:
                 moved = await move(tx, (f"({first},0)", f"({first + PAGES},0)"))
-            yield Step(moved, min(1.0, (first + PAGES) / size))
+            yield ArchiveStep(moved, min(1.0, (first + PAGES) / size))
             await asyncio.sleep(time.monotonic() - begun)

@@ -59,7 +59,7 @@ class Id(NamedTuple):
     number: int
 
 
-class Found(NamedTuple):
+class FoundDeadLetter(NamedTuple):
     """A dead letter, and the schema of its table."""
 
     schema: str
@@ -98,13 +98,13 @@ async def tables(engine: AsyncEngine, ledger: str) -> Tables:
     )
 
 
-async def named(engine: AsyncEngine, ids: Sequence[Id]) -> AsyncIterator[Found]:
+async def named(engine: AsyncEngine, ids: Sequence[Id]) -> AsyncIterator[FoundDeadLetter]:
     """Read dead letters by their names, with all that is kept of them. Raises `Trouble` for one that is not there."""
     for schema, number in ids:
         letter = await DeadLetters(schema).get(engine, number)
         if letter is None:
             raise Trouble(f"there is no dead letter {schema}/{number}")
-        yield Found(schema, letter)
+        yield FoundDeadLetter(schema, letter)
 
 
 async def fixed(engine: AsyncEngine, wanted: DeadLetterFilter, run: Run, action: str) -> DeadLetterFilter:
@@ -113,7 +113,7 @@ async def fixed(engine: AsyncEngine, wanted: DeadLetterFilter, run: Run, action:
     return wanted._replace(received_before=limit["before"])
 
 
-async def matching(engine: AsyncEngine, wanted: DeadLetterFilter, where: Tables) -> AsyncIterator[Found]:
+async def matching(engine: AsyncEngine, wanted: DeadLetterFilter, where: Tables) -> AsyncIterator[FoundDeadLetter]:
     """Read the dead letters that match, page by page; their keys and values are cut."""
     if wanted.older_than_s and wanted.received_before is None:
         wanted = await fixed(engine, wanted, NO_RUN, "")
@@ -123,7 +123,7 @@ async def matching(engine: AsyncEngine, wanted: DeadLetterFilter, where: Tables)
             after = page[-1].dead_letter_id
             for letter in page:
                 if _matches(wanted, letter):
-                    yield Found(schema, letter)
+                    yield FoundDeadLetter(schema, letter)
 
 
 def _matches(wanted: DeadLetterFilter, letter: DeadLetter) -> bool:
@@ -167,14 +167,14 @@ async def close(
         yield result
 
 
-async def _discard(work: Work, found: Found) -> Result:
+async def _discard(work: Work, found: FoundDeadLetter) -> Result:
     note = _note(work.run, "discard", found, "discarded")
     if await DeadLetters(found.schema).discard(work.engine, found.letter.dead_letter_id, note=note):
         return Result(done=True, words="discarded")
     return await _why_not(work, "discard", found)
 
 
-async def _replay(work: Work, found: Found) -> Result:
+async def _replay(work: Work, found: FoundDeadLetter) -> Result:
     note = _note(work.run, "replay", found, "replayed")
     if work.publisher is None:
         raise ValueError("a replay needs a publisher")
@@ -183,7 +183,7 @@ async def _replay(work: Work, found: Found) -> Result:
     return await _why_not(work, "replay", found)
 
 
-async def _purge(work: Work, found: Found) -> Result:
+async def _purge(work: Work, found: FoundDeadLetter) -> Result:
     note = _note(work.run, "purge", found, "deleted")
     letters, number = DeadLetters(found.schema), found.letter.dead_letter_id
     if await letters.purge(work.engine, number, state=work.state, note=note):
@@ -193,7 +193,7 @@ async def _purge(work: Work, found: Found) -> Result:
     return Result(done=False, words=f"is not {work.state}")
 
 
-async def _why_not(work: Work, action: str, found: Found) -> Result:
+async def _why_not(work: Work, action: str, found: FoundDeadLetter) -> Result:
     """Say why one was not closed: by this run before, by somebody else, or not taken by the broker."""
     async with work.engine.begin() as tx:
         if await is_repaired(tx, work.run.run_id, action, found.name):
@@ -206,7 +206,7 @@ async def _why_not(work: Work, action: str, found: Found) -> Result:
     return Result(done=False, words="the broker did not take it")
 
 
-def _note(run: Run, action: str, found: Found, words: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+def _note(run: Run, action: str, found: FoundDeadLetter, words: str) -> Callable[[AsyncConnection], Awaitable[None]]:
     async def note(tx: AsyncConnection) -> None:
         await note_repair(tx, run.run_id, action, found.name, run.by, words)
 

@@ -49,7 +49,7 @@ class Span(NamedTuple):
 Line: TypeAlias = tuple[Span, ...]
 
 
-class Entry(NamedTuple):
+class TimelineEntry(NamedTuple):
     """One line of an order's timeline; `after_s`: since its first."""
 
     seq: int
@@ -71,7 +71,7 @@ class Explanation(NamedTuple):
     """An order's story in words. `timeline` is None while the orchestrator has not seen the order."""
 
     header: list[Line]
-    timeline: list[Entry] | None
+    timeline: list[TimelineEntry] | None
     money: list[Line]
     journal: list[Posting]
     unsent: list[Line]
@@ -125,10 +125,12 @@ def _details(detail: Row) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in detail.items() if value is not None)
 
 
-def timeline(history: Sequence[Row]) -> Iterator[Entry]:
+def timeline(history: Sequence[Row]) -> Iterator[TimelineEntry]:
     """Say an order's whole history, each entry with its time since the first."""
     for entry in history:
-        yield Entry(entry["seq"], entry["at"], (entry["at"] - history[0]["at"]).total_seconds(), sentence(entry))
+        yield TimelineEntry(
+            entry["seq"], entry["at"], (entry["at"] - history[0]["at"]).total_seconds(), sentence(entry)
+        )
 
 
 def _header(order: Row, waits: str) -> Iterator[Line]:

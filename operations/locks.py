@@ -38,32 +38,32 @@ _LOCKS: Final = """
     WHERE held.pid <> pg_backend_pid() GROUP BY 1, 2, 4, 5, 6 ORDER BY 1"""
 
 
-class Held(NamedTuple):
+class Holders(NamedTuple):
     """A line for each holder, in words; and why the broker could not be asked, if so."""
 
     lines: list[str]
     unasked: str = ""
 
 
-async def held_rows(engine: AsyncEngine) -> Held:
+async def held_rows(engine: AsyncEngine) -> Holders:
     """Name the sessions that hold rows or tables of ours for longer than a transaction of ours takes."""
     first = await rows(engine, _LOCKS, list(schemas.ALL))
     if not first:
-        return Held([])
+        return Holders([])
     await asyncio.sleep(LOOK_AGAIN_S)
     second = {_transaction(row): row for row in await rows(engine, _LOCKS, list(schemas.ALL))}
-    return Held([_in_words(second[_transaction(row)]) for row in first if _transaction(row) in second])
+    return Holders([_in_words(second[_transaction(row)]) for row in first if _transaction(row) in second])
 
 
-async def held_partitions(settings: KafkaSettings) -> Held:
+async def held_partitions(settings: KafkaSettings) -> Holders:
     """Name the partitions of our topics that an open transaction holds."""
     try:
         async with asyncio.timeout(BROKER_TIMEOUT_S):
             found = await find_open(settings, [topic.name for topic in TOPICS])
     except (KafkaError, OSError) as error:
         where = settings.kafka_bootstrap_servers
-        return Held([], f"the broker at {where} can't be asked for open transactions: {describe(error)}")
-    return Held([explain_held(tp, offset) for tp, offset in found.items()])
+        return Holders([], f"the broker at {where} can't be asked for open transactions: {describe(error)}")
+    return Holders([explain_held(tp, offset) for tp, offset in found.items()])
 
 
 def _transaction(row: dict[str, Any]) -> tuple[int, str]:

@@ -49,7 +49,7 @@ class OrderFilter(NamedTuple):
     parked_reason: str = ""
 
 
-class Target(NamedTuple):
+class ChosenOrder(NamedTuple):
     """An order to repair, and its user; None when no table of ours has the order."""
 
     order_id: uuid.UUID
@@ -69,14 +69,14 @@ def check(wanted: OrderFilter) -> None:
         raise WrongRequest(f"--phase must be one of {', '.join(Phase)}")
 
 
-async def named(engine: AsyncEngine, ids: Iterable[uuid.UUID]) -> AsyncIterator[Target]:
+async def named(engine: AsyncEngine, ids: Iterable[uuid.UUID]) -> AsyncIterator[ChosenOrder]:
     """Find each order by its id, or its claim when the orchestrator has not seen it yet."""
     for order_id in ids:
         [found] = await rows(engine, _BY_ID, order_id)
-        yield Target(order_id, found["user_id"])
+        yield ChosenOrder(order_id, found["user_id"])
 
 
-async def matching(engine: AsyncEngine, action: str, wanted: OrderFilter, run_id: str) -> AsyncIterator[Target]:
+async def matching(engine: AsyncEngine, action: str, wanted: OrderFilter, run_id: str) -> AsyncIterator[ChosenOrder]:
     """Read the orders that match page by page, by id: a run may take hours, and no transaction may.
 
     Orders that this run has repaired before are left out.
@@ -85,7 +85,7 @@ async def matching(engine: AsyncEngine, action: str, wanted: OrderFilter, run_id
     after = uuid.UUID(int=0)
     while page := await rows(engine, statement, after, *wanted, run_id, action, PAGE):
         for row in page:
-            yield Target(row["order_id"], row["user_id"])
+            yield ChosenOrder(row["order_id"], row["user_id"])
         after = page[-1]["order_id"]
 
 

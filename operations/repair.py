@@ -14,7 +14,7 @@ from msgspec import structs
 from contracts.codec import outgoing
 from contracts.orders import OrderCancelRequested
 from contracts.vocabulary import OPERATOR_PREFIX
-from operations.order_filter import OrderFilter, Target, matching, named
+from operations.order_filter import ChosenOrder, OrderFilter, matching, named
 from operations.runs import DONE_BEFORE, Pace, Result, Run, rest_of, work_off
 from order_saga.core.saga import AskAgainRequested, Phase, ResumeRequested
 from order_saga.worker import store
@@ -50,13 +50,15 @@ async def repair(
         yield result
 
 
-def _targets(engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run) -> AsyncIterator[Target]:
+def _targets(
+    engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run
+) -> AsyncIterator[ChosenOrder]:
     if isinstance(chosen, OrderFilter):
         return matching(engine, action, chosen, run.run_id)
     return named(engine, chosen)
 
 
-async def _act(engine: AsyncEngine, action: str, run: Run, target: Target) -> Result:
+async def _act(engine: AsyncEngine, action: str, run: Run, target: ChosenOrder) -> Result:
     if target.user_id is None:
         return Result(done=False, words="there is no such order")
     if action == "cancel":

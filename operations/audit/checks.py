@@ -32,7 +32,7 @@ class Check(NamedTuple):
     """It compares with what the ledger says, so it says nothing where the ledger can't be seen."""
 
 
-class Look(NamedTuple):
+class AuditLook(NamedTuple):
     """Rows to look at, and all that may be wrong with one. `key`: the order id or null, and what tells rows apart.
 
     With `by_order`, `{orders}`, `{holds}` and `{journal}` stand for the orders that are looked at: see `statement`.
@@ -60,7 +60,7 @@ ONE: Final = {
 """One order, $1: by the primary keys."""
 
 
-def statement(look: Look, scope: dict[str, str], findings_max: int) -> str:
+def statement(look: AuditLook, scope: dict[str, str], findings_max: int) -> str:
     """Write a look as one query: the number of the check, the words, and the key; so many findings of each check."""
     rows = look.rows.format(**scope) if look.by_order else look.rows
     words = ", ".join(f"CASE WHEN {check.broken} THEN {check.what} END" for check in look.checks)
@@ -74,7 +74,7 @@ def statement(look: Look, scope: dict[str, str], findings_max: int) -> str:
         WHERE nth <= {findings_max}"""  # noqa: S608 - the checks are our own
 
 
-def looks(ledger: str | None) -> Iterator[Look]:
+def looks(ledger: str | None) -> Iterator[AuditLook]:
     """Give the looks at a system whose ledger's views are in this schema; None: nobody can see it."""
     for look in LOOKS:
         checks = tuple(check for check in look.checks if ledger is not None or not check.of_ledger)
@@ -91,7 +91,7 @@ _LEDGER: Final = re.compile(r"\baudit\.(holds|accounts|journal)\b")
 
 # By order -------------------------------------------------------------------------------------------------------------
 
-_MONEY: Final = Look(
+_MONEY: Final = AuditLook(
     ("coalesce(o.order_id, h.order_id) AS order_id",),
     """
     (SELECT * FROM audit.orders WHERE {orders}) AS o
@@ -175,7 +175,7 @@ _MONEY: Final = Look(
     ),
 )  # fmt: skip
 
-_ENTRY: Final = Look(
+_ENTRY: Final = AuditLook(
     ("order_id", "asset_id"),
     """
     (SELECT order_id, asset_id, sum(amount) AS amount FROM audit.journal WHERE {journal}
@@ -196,7 +196,7 @@ _ENTRY: Final = Look(
 )  # fmt: skip
 
 _LEGAL: Final = f"ARRAY{legal_moves()}"  # Python writes a list of names as SQL does
-_PATH: Final = Look(
+_PATH: Final = AuditLook(
     ("order_id", "v.version"),
     """
     (SELECT *, lag(version, 1, 0) OVER path AS version_before, lag(status) OVER path AS status_before,
@@ -235,7 +235,7 @@ _PATH: Final = Look(
 
 # The API publishes a request until it sees the order, however long that takes: a claim is lost when nobody looks at it
 # any more. With the orchestrator away for an hour nothing is lost.
-_CLAIM: Final = Look(
+_CLAIM: Final = AuditLook(
     ("order_id",),
     """
     (SELECT * FROM audit.claims WHERE {orders}) AS c
@@ -254,7 +254,7 @@ _CLAIM: Final = Look(
 
 # All together ---------------------------------------------------------------------------------------------------------
 
-_ACCOUNTS: Final = Look(
+_ACCOUNTS: Final = AuditLook(
     ("NULL::uuid AS order_id", "user_id", "asset_id"),
     """
     (SELECT account AS user_id, asset_id, sum(amount) AS amount FROM audit.journal GROUP BY account, asset_id) AS j
@@ -282,7 +282,7 @@ _ACCOUNTS: Final = Look(
     by_order=False,
 )  # fmt: skip
 
-_ASSETS: Final = Look(
+_ASSETS: Final = AuditLook(
     ("NULL::uuid AS order_id", "asset_id"),
     "(SELECT asset_id, sum(amount) AS amount FROM audit.journal GROUP BY asset_id) AS j",
     (
@@ -295,7 +295,7 @@ _ASSETS: Final = Look(
     by_order=False,
 )  # fmt: skip
 
-_OTHER_HOLDS: Final = Look(
+_OTHER_HOLDS: Final = AuditLook(
     ("order_id", "hold_id"),
     "audit.holds AS h",
     (
@@ -308,7 +308,7 @@ _OTHER_HOLDS: Final = Look(
     by_order=False,
 )  # fmt: skip
 
-_OTHER_ENTRIES: Final = Look(
+_OTHER_ENTRIES: Final = AuditLook(
     ("order_id", "entry_id", "account", "asset_id"),
     "audit.journal AS j",
     (
@@ -324,7 +324,7 @@ _OTHER_ENTRIES: Final = Look(
 
 # That a row is there is no trouble, however long (a broker may be away, and the outbox is what I9 asks for); that
 # nobody takes it is: whoever tries to send it moves `available_at`. A row that never gets out in an hour shows too.
-_UNSENT: Final = Look(
+_UNSENT: Final = AuditLook(
     ("order_id", "version"),
     "audit.events_unsent AS e",
     (
@@ -339,7 +339,7 @@ _UNSENT: Final = Look(
     in_flight=True,
 )  # fmt: skip
 
-_EVENTS: Final = Look(
+_EVENTS: Final = AuditLook(
     ("e.order_id", "e.version"),
     "audit.events_unsent AS e LEFT JOIN audit.orders AS o ON o.order_id = e.order_id",
     (
@@ -353,9 +353,9 @@ _EVENTS: Final = Look(
 )  # fmt: skip
 
 
-def _twice(table: str, column: str, name: str, words: str) -> Look:
+def _twice(table: str, column: str, name: str, words: str) -> AuditLook:
     """Find what more than one order of a user has."""
-    return Look(
+    return AuditLook(
         ("order_id", column),
         f"""{table} AS twice JOIN (
             SELECT user_id, {column} FROM {table} AS one

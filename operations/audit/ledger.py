@@ -32,26 +32,26 @@ _COLUMNS: Final = """
         AND has_schema_privilege(relation.relnamespace, 'USAGE') AND has_table_privilege(relation.oid, 'SELECT')"""
 
 
-class Ledger(NamedTuple):
+class LedgerViews(NamedTuple):
     """The schema of the ledger's views; None, and why, when it can't be seen."""
 
     schema: str | None
     hidden: str = ""
 
 
-async def find_ledger(engine: AsyncEngine, setting: str) -> Ledger:
+async def find_ledger(engine: AsyncEngine, setting: str) -> LedgerViews:
     """Find the ledger, on a connection of its own; else as `find`."""
     async with engine.connect() as connection:
         return await find(connection, setting)
 
 
-async def find(connection: AsyncConnection, setting: str) -> Ledger:
+async def find(connection: AsyncConnection, setting: str) -> LedgerViews:
     """Find the ledger. `setting`: the schema of its views, `none`, or nothing for the reference service's.
 
     Raises `WrongRequest` for a name that can't be a schema's.
     """
     if setting == NONE:
-        return Ledger(None, "LEDGER_VIEWS is none")
+        return LedgerViews(None, "LEDGER_VIEWS is none")
     if setting in {"", OWN}:
         return await _reference(connection)
     if re.fullmatch(_NAME, setting) is None:
@@ -61,19 +61,19 @@ async def find(connection: AsyncConnection, setting: str) -> Ledger:
     for view, columns in VIEWS.items():
         missing = [column for column in columns if (view, column) not in there]
         if len(missing) == len(columns):
-            return Ledger(None, f"LEDGER_VIEWS: there is no view {setting}.{view} that this login may read")
+            return LedgerViews(None, f"LEDGER_VIEWS: there is no view {setting}.{view} that this login may read")
         if missing:
-            return Ledger(None, f"LEDGER_VIEWS: the view {setting}.{view} has no column {missing[0]}")
-    return Ledger(setting)
+            return LedgerViews(None, f"LEDGER_VIEWS: the view {setting}.{view} has no column {missing[0]}")
+    return LedgerViews(setting)
 
 
-async def _reference(connection: AsyncConnection) -> Ledger:
+async def _reference(connection: AsyncConnection) -> LedgerViews:
     if not (await connection.exec_driver_sql(_KNOWN)).scalar_one():
-        return Ledger(OWN)
+        return LedgerViews(OWN)
     closed: Any = (await connection.exec_driver_sql(_CLOSED)).one_or_none()
     if closed is None:
-        return Ledger(OWN)
+        return LedgerViews(OWN)
     since = f"{closed.closed_at:%Y-%m-%d %H:%M:%S}"
-    return Ledger(
+    return LedgerViews(
         None, f"it was handed over to {closed.successor} at {since}, LEDGER_VIEWS must name its views' schema"
     )

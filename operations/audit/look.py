@@ -19,7 +19,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from operations.audit import checks
-from operations.audit.checks import ONE, PAGE, Check, Look
+from operations.audit.checks import ONE, PAGE, AuditLook, Check
 from operations.audit.ledger import find
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 class Suspect(NamedTuple):
     """What one look saw."""
 
-    look: Look
+    look: AuditLook
     check: Check
     key: tuple[Any, ...]
     what: str
@@ -137,7 +137,7 @@ async def connection_to(database: str | AsyncEngine) -> AsyncIterator[AsyncConne
 
 
 async def _first_look(
-    connection: AsyncConnection, looks: Sequence[Look], progress: Callable[[int], None] | None
+    connection: AsyncConnection, looks: Sequence[AuditLook], progress: Callable[[int], None] | None
 ) -> tuple[int, list[Suspect]]:
     suspects: list[Suspect] = []
     seen = 0
@@ -165,7 +165,7 @@ async def _pages(connection: AsyncConnection) -> AsyncIterator[tuple[int, tuple[
         first = UUID(int=page.last.int + 1)
 
 
-async def _look(connection: AsyncConnection, look: Look, ids: Sequence[UUID] = ()) -> list[Suspect]:
+async def _look(connection: AsyncConnection, look: AuditLook, ids: Sequence[UUID] = ()) -> list[Suspect]:
     """Look at all, at a page (its first and last id), or at one order."""
     sql = checks.statement(look, ONE if len(ids) == 1 else PAGE, FINDINGS_MAX)
     rows: Any = await connection.exec_driver_sql(sql, tuple(ids))

@@ -38,6 +38,8 @@ def archive(
     They are read as before, by the API, by auditors and by 'inspect'. It works in small transactions while the system
     runs, and rests between them; Ctrl-C stops it, the next run goes on. DATABASE_URL is the owner's. Exit 1 when it
     was stopped.
+
+    Examples: order-saga archive --dry-run, or order-saga archive --older-than 90 --yes
     """
     from operations.archive import check_horizon
 

@@ -43,6 +43,8 @@ def audit(
 
     With --watch the exit status is the last run's, and Prometheus finds audit_findings{invariant}, audit_orders,
     audit_duration_seconds, audit_last_success_timestamp_seconds and audit_runs_total{result} (clean, findings, failed).
+
+    Examples: order-saga audit --json, or order-saga audit --watch --every 600 --port 9100
     """
     if watch:
         raise typer.Exit(asyncio.run(_watch(host, port, every)))

@@ -16,7 +16,7 @@ from operations.cli.printing import err, out, print_json, print_table
 from operations.system import database_url
 
 if TYPE_CHECKING:
-    from operations.check_deploy import Problem, Report, Schema
+    from operations.check_deploy import DeployProblem, DeployReport, SchemaState
 
 PROGRESS_S: Final = 2.0
 
@@ -31,6 +31,8 @@ def check_deploy(json: Json = False) -> None:
 
     Each order is loaded and told whatever may come next, each message in an outbox is decoded, the schema's revision is
     compared; nothing is changed. Exit 1 when anything could not be handled.
+
+    Examples: order-saga check-deploy, or order-saga check-deploy --json
     """
     from operations.check_deploy import check
 
@@ -63,7 +65,7 @@ class _Progress:
             err.print(counts(looked_at))
 
 
-def _print(report: Report) -> None:
+def _print(report: DeployReport) -> None:
     from operations.words import counts
 
     _print_schema(report.schema)
@@ -74,7 +76,7 @@ def _print(report: Report) -> None:
         out.print("[green]all of them can be handled[/]")
 
 
-def _print_schema(schema: Schema) -> None:
+def _print_schema(schema: SchemaState) -> None:
     out.print(f"schema: {schema.revision or 'nothing'}")
     if schema.missing:
         out.print(f"[red]this version needs {', '.join(schema.missing)}: 'order-saga migrate' first[/]")
@@ -82,7 +84,7 @@ def _print_schema(schema: Schema) -> None:
         out.print(f"[red]this version does not know {', '.join(schema.unknown)}: it is older than the database[/]")
 
 
-def _print_problems(problems: list[Problem]) -> None:
+def _print_problems(problems: list[DeployProblem]) -> None:
     table = Table("what", "how many", "why this version can't handle them", "such as", title="check-deploy")
     for one in problems:
         table.add_row(one.what, str(one.count), escape(one.reason), escape("\n".join(one.examples)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from operations.dead_letters import DeadLetterFilter, Found, Tables
+    from operations.dead_letters import DeadLetterFilter, FoundDeadLetter, Tables
 
 REASON_SHOWN_MAX: Final = 100
 
@@ -34,7 +34,10 @@ def register(app: typer.Typer) -> None:
 @commands.command("list")
 @grouped
 def list_(*, which: DeadLetterOptions, json: Json = False) -> None:
-    """List what has been neither replayed nor discarded. Exit 1 when there is any."""
+    """List what has been neither replayed nor discarded. Exit 1 when there is any.
+
+    Examples: order-saga dead-letters list --topic balance.commands, or order-saga dead-letters list --json
+    """
     if asyncio.run(_list(which.filter(), json=json)):
         raise typer.Exit(1)
 
@@ -57,7 +60,7 @@ async def _list(wanted: DeadLetterFilter, *, json: bool) -> int:
     return number
 
 
-def _print_line(found: Found) -> None:
+def _print_line(found: FoundDeadLetter) -> None:
     letter = found.letter
     place = f"{letter.topic}/{letter.partition}@{letter.record_offset}"
     when = f"{letter.received_at:%Y-%m-%d %H:%M:%S}"
@@ -66,7 +69,10 @@ def _print_line(found: Found) -> None:
 
 @commands.command("show")
 def show(letter: Annotated[str, typer.Argument(metavar="ID", help="As 'list' shows it: orders/17.")]) -> None:
-    """Show one with its headers and its bytes (as text where they are UTF-8, else base64)."""
+    """Show one with its headers and its bytes (as text where they are UTF-8, else base64).
+
+    Example: order-saga dead-letters show orders/17
+    """
     from operations.dead_letters import named, parse, readable
 
     wanted = parse(letter, ledger_setting())
@@ -85,6 +91,8 @@ def replay(letters: Ids = None, *, which: DeadLetterOptions, run: RunOptions) ->
     """Publish dead letters again where they came from, byte for byte, and close them.
 
     One that fails again becomes a new dead letter, which this run leaves alone. Exit 1 when one could not be sent.
+
+    Examples: order-saga dead-letters replay orders/17, or order-saga dead-letters replay --reason overflow --dry-run
     """
     _close("replay", letters, which.filter(), run)
 
@@ -92,7 +100,10 @@ def replay(letters: Ids = None, *, which: DeadLetterOptions, run: RunOptions) ->
 @commands.command("discard")
 @grouped
 def discard(letters: Ids = None, *, which: DeadLetterOptions, run: RunOptions) -> None:
-    """Close dead letters that nobody needs; their bytes stay. Exit 1 when one was not open."""
+    """Close dead letters that nobody needs; their bytes stay. Exit 1 when one was not open.
+
+    Examples: order-saga dead-letters discard orders/17, or order-saga dead-letters discard --topic requests --yes
+    """
     _close("discard", letters, which.filter(), run)
 
 
@@ -110,6 +121,8 @@ def purge(
     """Delete dead letters with their bytes, for good: of those replayed or discarded, unless --state says otherwise.
 
     Exit 1 when one was not as --state says.
+
+    Example: order-saga dead-letters purge --older-than 2592000 --dry-run
     """
     _close("purge", letters, which.filter(state), run)
 

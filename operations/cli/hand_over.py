@@ -27,6 +27,8 @@ def hand_over(
 
     From then on no money of it moves, and the service does not start again: see docs/own-balance-service.md. Exit 1
     when it was handed over before.
+
+    Example: order-saga hand-over wallet
     """
     from operations.hand_over import check_successor, close
 

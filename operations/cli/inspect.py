@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from operations.erase import Erasure
-    from operations.explain import Entry, Line, Posting, Span
+    from operations.explain import Line, Posting, Span, TimelineEntry
 
 _STYLES: Final = {
     "strong": "bold",
@@ -36,7 +36,10 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(order_id: Annotated[str, typer.Argument(help="The order's id.")], json: Json = False) -> None:
-    """Tell an order's whole story: what was asked and answered when, what money moved, and what it waits for."""
+    """Tell an order's whole story: what was asked and answered when, what money moved, and what it waits for.
+
+    Examples: order-saga inspect ORDER_ID, or order-saga inspect ORDER_ID --json
+    """
     from operations import words
     from operations.story import story
 
@@ -81,7 +84,7 @@ def _span(span: Span) -> str:
     return f"[{style}]{escape(span.text)}[/]" if style else escape(span.text)
 
 
-def _print_timeline(timeline: list[Entry]) -> None:
+def _print_timeline(timeline: list[TimelineEntry]) -> None:
     table = Table("#", "at", "after", "what happened", title="timeline", title_justify="left")
     for entry in timeline:
         at, after = f"{entry.at:%H:%M:%S.%f}"[:-3], f"+{entry.after_s:.3f} s"
@@ -106,6 +109,8 @@ def erase_user(
 
     Everything or nothing: exit 1, with the reasons, while the user has an open order, and for a user whom nobody knows.
     Doing it twice changes nothing.
+
+    Examples: order-saga erase-user alice --dry-run, or order-saga erase-user alice
     """
     from operations.erase import erase
     from operations.words import check_name

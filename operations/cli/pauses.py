@@ -28,6 +28,8 @@ def pause(
     """Ask a participant nothing from now on: orders that need it wait, and nothing times out against it.
 
     See docs/operating.md. Exit 1 when it is paused already.
+
+    Example: order-saga pause balance --reason "new disks" --by ann
     """
     from operations.pauses import begin
     from operations.pauses import participant as read
@@ -44,7 +46,10 @@ def pause(
 
 
 def unpause(participant: Who, by: By = "operator") -> None:
-    """Ask a participant again, and wake the orders that waited. Doing it twice does no harm."""
+    """Ask a participant again, and wake the orders that waited. Doing it twice does no harm.
+
+    Example: order-saga unpause balance --by ann
+    """
     from operations.pauses import participant as read
     from operations.pauses import unpause as end
     from operations.pauses import wake

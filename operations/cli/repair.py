@@ -33,6 +33,8 @@ def resume(
     """Let parked orders go on: their open questions are asked again, a cancel that came meanwhile is carried out.
 
     Exit 1 when one could not.
+
+    Examples: order-saga resume ORDER_ID, or order-saga resume --parked-reason overflow --by ann --dry-run
     """
     _repair("resume", order_ids, orders.filter(parked_reason), run)
 
@@ -49,6 +51,8 @@ def cancel(
     """Ask for the cancellation of orders as an operator; each order judges by itself whether it still can.
 
     Exit 1 when a cancel could not be sent.
+
+    Examples: order-saga cancel ORDER_ID --as alice, or order-saga cancel --user alice --asset BTC --yes
     """
     if as_user:
         _cancel_by_rest(order_ids or [], as_user)
@@ -58,7 +62,10 @@ def cancel(
 
 @grouped
 def ask_again(order_ids: OrderIds = None, *, orders: OrderOptions, run: RunOptions) -> None:
-    """Have orders ask their open questions again at once, without waiting for their time. Exit 1 when one could not."""
+    """Have orders ask their open questions again at once, without waiting for their time. Exit 1 when one could not.
+
+    Examples: order-saga ask-again ORDER_ID, or order-saga ask-again --waiting-for balance --rate 50 --yes
+    """
     _repair("ask-again", order_ids, orders.filter(), run)
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from operations.audit import Finding, audit, checks, look
-from operations.audit.checks import CHECKS, Check, Look
+from operations.audit.checks import CHECKS, AuditLook, Check
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from tests.operations.audit.faults import FAULTS, NOBODY, Fault
@@ -162,7 +162,7 @@ async def test_what_each_look_sees_anew_is_no_finding(database: Database, monkey
     """Two looks that see two different things agree on nothing."""
     passing = Check("I1", "passing", "true", "'it was so for a moment'")
     rows = "(SELECT NULL::uuid AS order_id, clock_timestamp() AS at) AS moment"
-    monkeypatch.setattr(checks, "LOOKS", (Look(("order_id", "at"), rows, (passing,), by_order=False),))
+    monkeypatch.setattr(checks, "LOOKS", (AuditLook(("order_id", "at"), rows, (passing,), by_order=False),))
 
     assert [] == await _audit(database)
 
@@ -208,6 +208,6 @@ async def test_the_audit_cannot_write(database: Database, monkeypatch: pytest.Mo
     """Even as the owner the audit's connection is read-only."""
     writing = Check("I1", "writing", "true", "'it wrote ' || nextval('orders.outbox_outbox_id_seq')")
     rows = "(SELECT NULL::uuid AS order_id) AS nothing"
-    monkeypatch.setattr(checks, "LOOKS", (Look(("order_id",), rows, (writing,), by_order=False),))
+    monkeypatch.setattr(checks, "LOOKS", (AuditLook(("order_id",), rows, (writing,), by_order=False),))
     with pytest.raises(DBAPIError, match="read-only transaction"):
         await audit(database.url, settle_s=SOON_S)
