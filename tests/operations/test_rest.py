@@ -13,7 +13,7 @@ from operations.errors import OutcomeUnknown, Trouble, WrongRequest
 from operations.rest import Api
 from operations.tokens import Signer
 
-SECRET = "a secret of thirty-two characters"
+SECRET = "x" * 32
 API = Api("http://api.test", Signer(SECRET, issuer="us", audience="orders"))
 
 
