@@ -115,6 +115,54 @@ def test_every_module_is_used(graph: grimp.ImportGraph) -> None:
     assert [] == dead
 
 
+BESIDE_THE_ROOMS = {"bench", "clients", "deploy", "docs", "e2e", "evidence", "integration", "support"}
+"""Folders of tests that mirror no room: they are about several rooms at once, or about what is no Python."""
+EVERY_TEST_MAY_IMPORT = {"local_stack", "migrations"}
+"""Servers of a test's own, and a migrated database."""
+SOME_TESTS_MAY_IMPORT = {
+    "migrations": {"order_saga.core", "operations", "saga_kit.participant"},  # orders and holds to migrate
+    "order_api": {"operations"},  # orders that are archived
+}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Give the modules of ours that a file imports."""
+    own = {room.split(".")[0] for room in ROOMS}
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        yield from (name for name in names if name.split(".")[0] in own)
+
+
+def _mirrored(path: Path) -> str | None:
+    """Name the room that a folder of tests mirrors."""
+    parts = path.relative_to(ROOT / "tests").parts
+    return None if not parts or parts[0] in BESIDE_THE_ROOMS else ".".join(parts)
+
+
+def test_tests_mirror_the_rooms() -> None:
+    """Whoever knows where a line stands knows where it is tested: every room has its folder, and no other folder is."""
+    folders = {room for path in TESTS if (room := _mirrored(path.parent))}
+    rooms = {room for room in MAY_IMPORT if (ROOT / room.replace(".", "/")).is_dir() and room != "docs.generate"}
+    assert [] == sorted(room for room in folders if not (ROOT / room.replace(".", "/")).is_dir())
+    assert [] == sorted(room for room in rooms if not any(_within(folder, {room}) for folder in folders))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TESTS if _mirrored(path.parent)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_test_of_a_room_looks_at_no_room_above_it(path: Path) -> None:
+    """It imports its room and what that room may import: a lower room is tested without the higher ones."""
+    folder = _mirrored(path.parent) or ""
+    top = folder.split(".")[0]
+    allowed = {folder, top} | EVERY_TEST_MAY_IMPORT | SOME_TESTS_MAY_IMPORT.get(top, set())
+    for room, may_import in MAY_IMPORT.items():
+        if _within(room, {folder}) or _within(folder, {room}):
+            allowed |= may_import
+    assert [] == [name for name in _imports(path) if not _within(name, allowed)]
+
+
 IMPURE_MODULES = {
     "asyncio",
     "logging",
