@@ -30,7 +30,7 @@ def _found(files: Iterable[str], root: Path) -> list[str]:
 
 
 def test_no_file_of_the_project_holds_a_secret() -> None:
-    """A finding is a secret: remove it, and change it where it is used. Or it is none: see the README."""
+    """A finding is a secret: remove it, and change it where it is used. Or it is none: see SECURITY.md."""
     assert [] == _found((str(file) for file in project_files() if file.name != BASELINE.name), ROOT)
 
 

@@ -56,7 +56,7 @@ SIZES: Final = {
     "in_flight": (int, "orders that may be open at once"),
     "in_flight_slow": (int, "the same, for naive and dbos"),
     "accounts": (int, "accounts of the balance service"),
-    "connections": (int, "clients of the REST door at once"),
+    "connections": (int, "clients of the REST API at once"),
 }
 
 

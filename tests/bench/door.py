@@ -254,7 +254,7 @@ def _tenths(values: Sequence[float]) -> list[float]:
 
 SCENARIO: Final = Scenario(
     name="door",
-    title="The REST door",
+    title="The REST API",
     what=(
         "`POST /orders` as fast as one process takes it, in turn with a bare handler: FastAPI, a pydantic model, and "
         "`await send` of aiokafka, without token, idempotency, claim or promise. The API checks an EdDSA token, the "

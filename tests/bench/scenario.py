@@ -47,7 +47,7 @@ class Options:
     accounts: int = 0
     """Accounts of the balance service."""
     connections: int = 64
-    """Clients of the REST door at once."""
+    """Clients of the REST API at once."""
     warm_up: int = 2000
     """Orders of the first round."""
     warm_up_slow: int = 60

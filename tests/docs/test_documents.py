@@ -83,10 +83,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [] == [link for link in links if not (page.parent / link).exists()]
 
 
-def test_the_example_in_the_readme_is_the_one_that_is_tested() -> None:
-    """The README shows the ledger of `docs/examples/wallet_service.py`, to the letter."""
+def test_the_ledger_on_the_page_is_the_one_that_is_tested() -> None:
+    """The page on balance services shows the ledger of `docs/examples/wallet_service.py`, to the letter."""
     example = (ROOT / "docs" / "examples" / "wallet_service.py").read_text()
-    shown = re.search(r"<!-- example -->\n```python\n(.*?)```", documents.README.read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "own-balance-service.md").read_text()
+    shown = re.search(r"<!-- example -->\n```python\n(.*?)```", page, re.DOTALL)
     assert shown is not None
     assert shown.group(1).rstrip() in example
 

@@ -25,15 +25,17 @@ from local_stack.ports import require_free
 from local_stack.stack import FIXED_PORTS
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "kafka.md")
+PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "kafka.md", ROOT / "docs" / "rest.md")
 SCRIPT: Final = re.compile(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
 READY: Final = "Ctrl-C ends it"
 PATIENCE_S: Final = 120.0
 USUAL_ADDRESS: Final = "localhost:9092"
+USUAL_API: Final = "http://127.0.0.1:8000"
 _BLOCK: Final = re.compile(r"(<!-- transcript -->\n```console\n)(.*?)(```)", re.DOTALL)
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MASKS: Final = (
     (_ID, "ID"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\d\d:\d\d:\d\d(?:\.\d{3})?"), "TIME"),
     (re.compile(r"\+\d+\.\d{3} s"), "AFTER"),
 )
@@ -41,15 +43,19 @@ _MASKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A folder like a checkout in which `make run` runs; `address`: of its broker, which README's scripts name."""
+    """A folder like a checkout in which `make run` runs.
+
+    `address`, `api`: of its broker and its API, for which the pages name the usual ones.
+    """
 
     folder: Path
     address: str
+    api: str
 
     def run(self, command: str) -> str:
         """Run a command as it is typed there; return what it printed, to stderr too."""
         ended = subprocess.run(  # noqa: S603 - the project's own pages
-            ["/bin/bash", "-c", command],
+            ["/bin/bash", "-c", command.replace(USUAL_API, self.api)],
             cwd=self.folder,
             env=_environment() | {"KAFKA_BOOTSTRAP_SERVERS": self.address},
             stdout=subprocess.PIPE,
@@ -91,7 +97,7 @@ def running(folder: Path) -> Iterator[Checkout]:
         for page in PAGES:
             for name, script in SCRIPT.findall(page.read_text()):
                 (folder / name).write_text(script.replace(USUAL_ADDRESS, address))
-        yield Checkout(folder, address)
+        yield Checkout(folder, address, str(state["api"]))
     finally:
         os.killpg(make.pid, signal.SIGTERM)
         make.wait(PATIENCE_S)

@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).parents[3]
 
 NAVIGATION: Final = {
     "Use it": (
+        "docs/rest.md",
         reference.CALLS,
         "docs/problems/README.md",
         "docs/kafka.md",
@@ -39,13 +40,16 @@ NAVIGATION: Final = {
         "SECURITY.md",
     ),
     "Understand it": (
+        "docs/architecture.md",
         "docs/saga.md",
         "docs/invariants.md",
+        "docs/promises.md",
         "docs/evidence.md",
         "docs/performance.md",
         "docs/scaling.md",
+        "docs/glossary.md",
     ),
-    "Build on it": ("docs/releasing.md", "CHANGELOG.md"),
+    "Build on it": ("CONTRIBUTING.md", "docs/releasing.md", "CHANGELOG.md"),
     "Decisions": ("docs/adr/README.md",),
 }
 """The parts of the site and their pages, by path in the repository. Below a folder's README are its other pages."""
