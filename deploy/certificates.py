@@ -2,8 +2,8 @@
 """Make a certificate authority and a broker's certificate for this machine: `certificates.py TRUST KEYS HOST...`.
 
 TRUST gets `ca.pem`, which every client needs; KEYS gets `broker.pem`, the broker's key and certificate, for the broker
-alone. A certificate that is still good stays as it is. The authority's own key is never written: it signs once and is
-forgotten. Where the network is not this machine's, use certificates of an authority that you run.
+alone. A certificate that is still good stays as it is. The authority's own key is never written:
+it signs once. For a network of several machines use certificates of an authority that you run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make(hosts: list[str]) -> tuple[bytes, bytes]:
         .sign(ca_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()  # the broker reads it at each start, when nobody is there to type a password
+    plain = serialization.NoEncryption()  # the broker reads it at each start, with nobody to type a password
     secret = broker_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
     return authority.public_bytes(pem), secret + broker.public_bytes(pem)
 
@@ -101,13 +101,13 @@ def _host(host: str) -> x509.GeneralName:
 
 
 def _expires(path: Path) -> datetime:
-    """Tell when a certificate ends; the authority's ends with the broker's, which may be no longer ours to read."""
+    """Return when the authority's certificate ends: the broker's, which we may not read any more, ends with it."""
     return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
 
 
 def _write_key(path: Path, secret: bytes, owner: int | None) -> None:
     path.unlink(missing_ok=True)
-    path.touch(mode=0o600, exist_ok=False)  # nobody else can read it at any moment
+    path.touch(mode=0o600, exist_ok=False)  # so nobody else can read it, even for a moment
     path.write_bytes(secret)
     path.chmod(0o400)
     if owner is not None:

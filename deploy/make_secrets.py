@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a script of its own, without anything but the standard library
-"""Make a secret for each that `secure.env` asks for: `python3 deploy/make_secrets.py` writes `deploy/secrets.env`.
+"""Make each secret that `secure.env` asks for: `python3 deploy/make_secrets.py` writes `deploy/secrets.env`.
 
-Secrets that are there already stay as they are: servers and volumes know them. The file is its owner's alone (0600).
+Secrets that exist stay as they are, because servers and volumes have them. Only the owner may read the file (0600).
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """A broker that speaks Kafka's protocol and keeps everything in memory: librdkafka's mock cluster, in a process.
 
-It needs nothing but the wheel of `confluent-kafka`, whose library is called by ctypes: that can create topics with a
-number of partitions, which the protocol's own request cannot here. librdkafka lets the system choose the broker's port,
-another one at each start. So that clients can be told an address that stays, a port of our choice leads to it: a client
-asks there for the brokers, as of any bootstrap server, hears of the port of today and goes on with that.
+It needs nothing but the wheel of `confluent-kafka`. Its library is called by ctypes: that can create topics with a
+number of partitions, which the mock cluster's own protocol can't. librdkafka lets the system choose the broker's port,
+another one at each start. So a port of our choice, which stays the same, forwards to it: a client asks there for the
+brokers, as it asks any bootstrap server, and gets the broker's actual port.
 
 For a stack on one machine it does what Kafka does: idempotent producers, groups, commits, headers, keys. It is no
-evidence for durability, and these are its limits:
-- all is lost when it ends: records, offsets and groups; so its clients must be started again with it;
-- one member per group: the join of a second one fails with error 42 and disturbs the first;
-- a member that left or was killed is waited for: the next one joins after the session timeout less one second;
-- a partition keeps its latest 5 MB or 100,000 batches; the oldest is dropped without a word, read or unread;
-- an empty fetch sleeps its whole wait and holds up its connection: clients ask for small waits;
-- a topic that is asked for and missing is made, with 4 partitions;
-- of the admin's requests, only those that list or describe topics and the cluster are answered.
+evidence for durability, and it has these limits:
+- records, offsets and groups are lost when it ends, so its clients must be restarted with it;
+- a group has one member: the join of a second one fails with error 42 and disturbs the first;
+- after a member left or was killed, the next one joins only after the session timeout less one second;
+- a partition has its latest 5 MB or 100,000 batches; the oldest is dropped silently, read or unread;
+- an empty fetch blocks its connection for the whole wait: clients ask for short waits;
+- a missing topic is created with 4 partitions when a client asks for it;
+- of the admin requests, only those that list or describe topics and the cluster are answered.
 """
 
 import argparse
@@ -89,22 +89,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cluster = MockCluster()
         for name, partitions in options.topics:
             cluster.create_topic(name, partitions)
-        asyncio.run(_lead_to(cluster.bootstrap_servers, options.port))
+        asyncio.run(_forward(cluster.bootstrap_servers, options.port))
     except (StackError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
-async def _lead_to(address: str, port: int) -> None:
-    """Pass on what comes to `port` until SIGTERM, SIGINT or the death of the parent process."""
+async def _forward(address: str, port: int) -> None:
+    """Forward connections from `port` until SIGTERM, SIGINT or the death of the parent process."""
     host, _, brokers_port = address.rpartition(":")
     parent, stopping = os.getppid(), asyncio.Event()
-    for wish in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(wish, stopping.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             there, back = await asyncio.open_connection(host, int(brokers_port))
-            await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+            await asyncio.gather(_copy(reader, back), _copy(there, writer))
 
     server = await asyncio.start_server(connect, "127.0.0.1", port)
     while not stopping.is_set() and os.getppid() == parent:
@@ -113,7 +113,7 @@ async def _lead_to(address: str, port: int) -> None:
     server.close()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while data := await reader.read(_READ_BYTES):
             writer.write(data)

@@ -1,9 +1,9 @@
-"""Become another program, in such a way that it cannot outlive the process that wanted it.
+"""Become another program that ends when the process that started it ends.
 
 Run as a script by `processes`, between fork and exec: `child.py PARENT SIGNAL UID GID PROGRAM ARGUMENT...`. It gives up
-root where a program refuses root, asks the kernel for SIGNAL when the parent dies, and then *is* the program: same
-process id, same files. A script rather than `preexec_fn`, which is not safe in a program with threads. It imports only
-a little of the standard library, because every process of the stack starts through it.
+root where a program refuses root, asks the kernel for SIGNAL when the parent dies, and then executes the program in its
+own process, with the same id and the same files. It is a script because `preexec_fn` is not safe in a program with
+threads. It imports only a little of the standard library, because every process of the stack starts through it.
 """
 
 import ctypes
@@ -23,15 +23,15 @@ def become(parent: int, orphan_signal: int, uid: int, gid: int, argv: list[str])
         _give_up_root(libc, uid, gid)
     if sys.platform == "linux":  # after the change of user, which clears it
         libc.prctl(_PR_SET_PDEATHSIG, orphan_signal, 0, 0, 0)
-    if os.getppid() == parent:  # else it died before the kernel knew of our wish
+    if os.getppid() == parent:  # else it died before the kernel knew that we want the signal
         os.execvp(argv[0], argv)  # noqa: S606  the program is named by our own code
 
 
 def _give_up_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
-    """Keep one right of root: to reach files, since a checkout or a temporary folder is often root's alone (0700).
+    """Switch to another user, and keep root's right to use private folders: a checkout in root's home is one (0700).
 
-    The other way is to open every parent folder to everybody, which is not ours to do. Where a container has taken the
-    right from root, the calls fail without harm, and the program sees what its user may see: see `elsewhere`.
+    The alternative is to open every parent folder to everybody, which we must not. Where a container has taken the
+    right from root, the calls fail without harm, and the program has its user's rights only: see `elsewhere`.
     """
     if sys.platform == "linux":
         libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)

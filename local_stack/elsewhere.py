@@ -1,9 +1,9 @@
-"""For a root who can lend PostgreSQL's user no right: server and data in a folder which that user reaches by itself.
+"""Where root can give PostgreSQL's user no access to private folders: server and data in a folder of the system.
 
-PostgreSQL refuses to run as root, so it runs as another user, who gets root's right to reach private folders (see
-`child`). A kernel or a container may have taken that right from root (CAP_DAC_OVERRIDE, or CAP_SETPCAP, which its use
-with access(2) needs). Then what it needs lies in a folder of the system's: a copy of the server, and the data, which
-the stack's own folder points to. The user gets in by the group of root, and so can root get at the data.
+PostgreSQL refuses to run as root, so it runs as another user, with root's right to use private folders (see `child`). A
+kernel or a container may have taken that right from root (CAP_DAC_OVERRIDE, or CAP_SETPCAP, which its use with
+access(2) needs). Then a copy of the server and the data are in a folder of the system, and the stack's own folder has a
+link to the data. That folder belongs to root's group: so the user can enter it, and root can read the data.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from local_stack.errors import StackError
 from local_stack.processes import Account, run_to_end
 
 _CHILD = Path(__file__).with_name("child.py")
-_BASES = (Path("/var/lib"), Path("/var/tmp"))  # noqa: S108  a folder of root's that is there already is not taken over
+_BASES = (Path("/var/lib"), Path("/var/tmp"))  # noqa: S108  only a folder that root owns is used
 _NO_OTHER_USER = 2
 
 
 async def reaches(account: Account, folder: Path, program: Path) -> bool:
     """Say whether `account`, with the right that we can give it, can write in `folder` and run `program`.
 
-    Raise `StackError` when we are a root who can become nobody else.
+    Raise `StackError` when we are root and can't switch to another user.
     """
     words = ("try", *map(str, account), str(folder), str(program))
     asking = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", str(_CHILD), *words)
@@ -37,7 +37,7 @@ async def reaches(account: Account, folder: Path, program: Path) -> bool:
 
 
 def make_place(folder: Path) -> Path:
-    """Make the folder outside for what `folder` can't hold, always the same one; raise `StackError` if none can be."""
+    """Make the folder outside for the stack in `folder`, always the same one. Raise `StackError` if that fails."""
     name = f"order-saga-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
     for base in _BASES:
         place = base / name
@@ -57,7 +57,7 @@ def make_place(folder: Path) -> Path:
 
 
 def copy_server(place: Path, server: Path, version: str) -> Path:
-    """Copy the folder of the server, and the libraries that lie beside its package, unless that was done; return it."""
+    """Copy the server's folder and the libraries beside its package, unless that was done; return the copy."""
     package = server.parent
     copy = place / f"server-{version}"
     if not copy.exists():
@@ -74,7 +74,7 @@ def copy_server(place: Path, server: Path, version: str) -> Path:
 
 
 async def empty(folder: Path, account: Account, logs: Path) -> None:
-    """Remove what the user has put into a folder, if there is such a folder: this root can't do it itself."""
+    """Remove, as that user, the user's files from a folder, if there is one: root can't here."""
     if await asyncio.to_thread(folder.exists):
         find = shutil.which("find") or "/usr/bin/find"
         await run_to_end("remove", [find, str(folder), "-mindepth", "1", "-delete"], logs, account=account)

@@ -1,9 +1,9 @@
 """The one exception of the local stack.
 
 Exception
-└── StackError   the stack cannot run, for a reason that its user can mend
+└── StackError   the stack can't run, for a reason that its user can remove
 """
 
 
 class StackError(Exception):
-    """Carry one line for the user: what does not work, and where to look. The command ends with exit code 1."""
+    """Says in one line what does not work, and where to look. The command ends with exit code 1."""

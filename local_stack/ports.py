@@ -1,4 +1,4 @@
-"""TCP ports of 127.0.0.1: which are free, which were chosen before, and who has one that is not free."""
+"""TCP ports of 127.0.0.1: which are free, which were chosen before, and which program uses one."""
 
 import json
 import secrets
@@ -13,17 +13,17 @@ import psutil
 from local_stack.errors import StackError
 
 _CHOICE = range(20_000, 32_000)
-"""Below the ports that systems give to outgoing connections: none of those can take ours between death and restart."""
+"""Below the ports of outgoing connections: so none of these takes a service's port while it restarts."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Choose different ports that nobody listens on, at random, so that stacks that start together seldom meet."""
+    """Choose free ports at random, so that stacks that start at the same time seldom choose the same ones."""
     candidates = secrets.SystemRandom().sample(_CHOICE, len(_CHOICE))
     return list(islice((port for port in candidates if not _in_use(port)), count))
 
 
 def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
-    """Choose a port for each name: the one that `file` has for it, a free one where that is in use or there is none."""
+    """Choose a port for each name: the one in `file`, or a free one where that is in use or missing."""
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -37,7 +37,7 @@ def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
 
 
 def require_free(port: int, purpose: str) -> None:
-    """Raise `StackError` unless `port` can be listened on: who listens there if the system tells, and what helps."""
+    """Raise `StackError` unless `port` is free; it names the program that listens there, and what to type."""
     if _in_use(port):
         raise StackError(
             f"port {port}, needed for {purpose}, is in use by {_listener(port)}: stop that, or take other ports with "

@@ -4,9 +4,10 @@ Only its binaries: the package's own `get_server` trusts everybody, stops with t
 system user and opens parent folders. Here the owner logs in with a password (SCRAM) that is kept beside the data
 (0600), nothing listens on a socket file, and fsync stays on, so what was committed survives `kill -9`.
 
-PostgreSQL refuses to run as root. For root it runs as the owner of its data, at first `nobody`, who gets the one right
-to reach folders that are root's alone (see `child`); no user is added and no folder is opened. A root who has not that
-right to give has server and data in a folder of the system's, and a symbolic link to the data in its own (`elsewhere`).
+PostgreSQL refuses to run as root. When root starts it, it runs as the user who owns its data, at first `nobody`. That
+user gets one right of root's: to read and write in folders that are private to root (see `child`). No user is added and
+no folder is opened. Where root itself lacks that right, server and data are in a folder of the system, and the stack's
+folder has a symbolic link to the data (`elsewhere`).
 """
 
 import asyncio
@@ -47,7 +48,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A PostgreSQL whose data, password and nothing else live in `folder`; `prepare` it, then supervise its `spec`."""
+    """A PostgreSQL with its data and its password in `folder`; `prepare` it, then supervise its `spec`."""
 
     folder: Path
     port: int
@@ -60,7 +61,7 @@ class Postgres:
         return f"postgresql://{OWNER}:{secret(self._password_file)}@127.0.0.1:{self.port}/postgres"
 
     async def prepare(self, logs: Path, *, patience_s: float = 15.0) -> None:
-        """Make the database cluster unless it is there; wait for a server that is still leaving it.
+        """Make the database cluster unless it is there; wait until an earlier server of it has stopped.
 
         Raise `StackError` when the binaries are missing, `initdb` fails or another server stays.
         """
@@ -71,7 +72,7 @@ class Postgres:
         elif (account := self._account()) and not self._data.is_symlink():
             await self._require_reach(account)
         give_up_at = time.monotonic() + patience_s
-        while server := self._server_of_before():
+        while server := self._earlier_server():
             if time.monotonic() > give_up_at:
                 raise StackError(f"a PostgreSQL already runs in {self._data}: stop process {server.pid} first")
             await asyncio.sleep(0.1)
@@ -103,7 +104,7 @@ class Postgres:
 
     @property
     def outside(self) -> Path | None:
-        """The folder outside of `folder` that holds server and data, for a root who has not all of root's rights."""
+        """The folder outside of `folder` that holds server and data, where root lacks a right; else None."""
         return self._data.readlink().parent if self._data.is_symlink() else None
 
     async def remove(self, logs: Path) -> None:
@@ -120,13 +121,13 @@ class Postgres:
             )
 
     async def _initialise(self, logs: Path) -> None:
-        """Run initdb beside the final place and rename: an interrupted one leaves nothing that looks like data."""
+        """Run initdb in another folder and rename that: when initdb is interrupted, nothing looks like data."""
         account = self._account()
         if account and not await elsewhere.reaches(account, self.folder, _binary("initdb", self.installation)):
             await self._initialise_elsewhere(account[0], logs)
             return
         if self._data.is_symlink():
-            self._data.unlink()  # to a folder that was removed
+            self._data.unlink()  # its target was removed
         unfinished = self._data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         await self._initdb(unfinished, self._password_file, logs, account)
@@ -135,7 +136,7 @@ class Postgres:
     async def _initialise_elsewhere(self, uid: int, logs: Path) -> None:
         place, account = elsewhere.make_place(self.folder.absolute()), (uid, 0)
         unfinished, data, password = place / "data.new", place / "data", place / "owner_password"
-        for left in (unfinished, data):  # by a start that was interrupted, or a folder that was removed
+        for left in (unfinished, data):  # of a start that was interrupted, or of a stack that was removed
             await elsewhere.empty(left, account, logs)
             shutil.rmtree(left, ignore_errors=True)
         unfinished.mkdir(mode=0o750)
@@ -170,10 +171,10 @@ class Postgres:
         nobody = pwd.getpwnam("nobody")
         return nobody.pw_uid, nobody.pw_gid
 
-    def _server_of_before(self) -> psutil.Process | None:
-        """Find a server that still has these data, such as one whose supervisor was killed a moment ago.
+    def _earlier_server(self) -> psutil.Process | None:
+        """Find a server that still uses these data, such as one whose supervisor has just been killed.
 
-        Its lock file tells process id, folder and time of start; the id alone may be another process's by now.
+        Its lock file has its process id and its time of start; the id alone may be another process's by now.
         """
         try:
             pid, _, started, *_ = (self._data / "postmaster.pid").read_text(encoding="utf-8").split("\n")

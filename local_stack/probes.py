@@ -1,4 +1,4 @@
-"""Probes: ask a server on this machine whether it can be used. They answer no; they never raise."""
+"""Probes: ask a server on this machine whether it can be used. They return false rather than raise."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ def http_ready(port: int) -> Ready:
 
 
 def tcp_ready(port: int) -> Ready:
-    """Make a probe that says whether anybody listens there."""
+    """Make a probe that says whether a program listens there."""
 
     async def ready() -> bool:
         try:
@@ -36,7 +36,7 @@ def tcp_ready(port: int) -> Ready:
 
 
 def postgres_ready(port: int, user: str) -> Ready:
-    """Make a probe like `pg_isready`: a server that still recovers says error, a ready one asks who we are."""
+    """Make a probe like `pg_isready`: a server in recovery answers with an error, a ready one asks for a password."""
     hello = _POSTGRES_3 + f"user\0{user}\0\0".encode()
 
     async def ready() -> bool:

@@ -1,4 +1,4 @@
-"""Processes: start one so that it cannot outlive us, keep its output, and find the line that says why it failed."""
+"""Start processes that end when we do, keep their output, and find the line that says why one failed."""
 
 import asyncio
 import os
@@ -26,10 +26,10 @@ async def spawn(
     account: Account | None = None,
     orphan_signal: signal.Signals = signal.SIGKILL,
 ) -> tuple[Process, int]:
-    """Start a process in a session of its own, so that Ctrl-C reaches only us.
+    """Start a process in a session of its own, so that Ctrl-C signals only us.
 
-    Its output is added to `log`; returned are the process and the place where its log begins. `env` None: ours;
-    `account`: whom to run as when we are root; `orphan_signal`: what it gets when our thread ends (Linux).
+    Its output is appended to `log`; returned are the process and the position in `log` where its output begins. `env`
+    None: ours; `account`: the user to run as when we are root; `orphan_signal`: sent when our thread ends (Linux).
     """
     uid, gid = account or (os.getuid(), os.getgid())
     become = (str(_CHILD), *map(str, (os.getpid(), int(orphan_signal), uid, gid)))
@@ -55,7 +55,7 @@ async def run_to_end(
     process, log_start = await spawn(argv, log, env=env, account=account)
     try:
         if await process.wait() != 0:
-            raise StackError(f"{name} failed: {last_words(log, log_start)} (log: {log})")
+            raise StackError(f"{name} failed: {reason_in_log(log, log_start)} (log: {log})")
     finally:
         if process.returncode is None:
             process.kill()
@@ -72,17 +72,17 @@ async def side_by_side(*work: Coroutine[Any, Any, None]) -> None:
         raise failed.exceptions[0] from None
 
 
-def last_words(log: Path, start: int) -> str:
-    """Return the line after `start` that says why: the last one that calls itself an error, else the last one."""
+def reason_in_log(log: Path, start: int) -> str:
+    """Return the line after `start` that says why a process ended: its last error line, else its last line."""
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read().decode(errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
-    errors = [line for line in said if any(word in line for word in ("FATAL:", "PANIC:", "error:"))]
-    return (errors or said)[-1]
+    lines_said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
+    errors = [line for line in lines_said if any(word in line for word in ("FATAL:", "PANIC:", "error:"))]
+    return (errors or lines_said)[-1]
 
 
 def _shorten(log: Path) -> None:
-    """Begin a new log when the old one is long, and keep that one."""
+    """Rename a log that is long, so that a new one begins."""
     if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
         log.replace(log.with_suffix(".log.old"))

@@ -1,7 +1,7 @@
-"""What a new local stack holds: assets, users and their deposits, as plain values, and how they are loaded.
+"""The sample data of a local stack: assets, users and their deposits, as plain values, and how they are loaded.
 
-It knows the values, not the services: `SampleStores` is what the participants' stores must offer. Loading again changes
-nothing: an asset is put as it was, and a deposit carries an id and counts once.
+No service is known here: `SampleStores` is what the participants' stores must offer. Loading again changes nothing: an
+asset is written as it was, and a deposit has an id and counts once.
 """
 
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ class SampleAsset:
     price_confirmed: bool = True
     """False: its price source is dead, so every price is stale."""
     answer_after_s: float = 0.0
-    """How long its service keeps an answer back. The saga's patience with a check is 30 s."""
+    """How long its service delays an answer. An order waits 30 s for the answer to its check."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleDeposit:
-    """Money or an asset that reaches an account from outside, once for each `deposit_id`."""
+    """Money or an asset that comes into an account from outside, once for each `deposit_id`."""
 
     deposit_id: str
     user_id: str
@@ -49,7 +49,7 @@ class SampleStores(Protocol):
     """The participants' stores, as far as sample data needs them; both calls may be repeated."""
 
     async def put_asset(self, asset: SampleAsset, *, answer_after_s: float) -> None:
-        """Make the asset, its rules and its price so, whatever they were; the delay is in real seconds."""
+        """Write the asset, its rules and its price, whatever they were before; the delay is in real seconds."""
 
     async def deposit(self, deposit: SampleDeposit) -> None:
         """Credit the account unless this deposit id has counted already."""
@@ -79,7 +79,7 @@ DEPOSITS = tuple(
 
 
 async def load(stores: SampleStores, *, time_scale: float = 1.0) -> None:
-    """Put every sample asset and make every sample deposit; `time_scale` is the saga's own, for SLOW to be too slow."""
+    """Write every sample asset and make every deposit; `time_scale`: the orchestrator's, so that SLOW is late."""
     for asset in ASSETS:
         await stores.put_asset(asset, answer_after_s=asset.answer_after_s * time_scale)
     for deposit in DEPOSITS:

@@ -1,9 +1,9 @@
 """The local stack: what runs, in which order, with which settings.
 
-PostgreSQL and the broker first, then `migrate` and `topics`, the sample data, and the services, each with a database
-login of its own. All that it keeps is in one folder: data, secrets, logs, and `stack.json`, which says what runs. Given
-the address of a Kafka or a PostgreSQL, it uses that one and starts only the rest. It must never touch a process or a
-folder that is not its own; a lock keeps two stacks out of one folder.
+PostgreSQL and the broker start first, then `migrate` and `topics` run, the sample data are loaded, and the services
+start, each with a database login of its own. One folder has everything: data, secrets, logs, and `stack.json`, which
+says what runs. Given the address of a Kafka or a PostgreSQL, the stack uses that one and starts only the rest. It must
+never touch a process or a folder that is not its own; a lock prevents two stacks in one folder.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ REPLACEABLE = ("balance", "assets")
 """Services that another team may run in the place of ours."""
 LOGINS = (*SERVICES, "auditor")
 LOGIN_PREFIX = "order_saga_"
-"""What the names of our logins begin with: they belong to a whole server."""
+"""What the names of our logins begin with: a server has one set of logins for all its databases."""
 FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "broker": 9092}
 SESSION_TIMEOUT_S = 6
 
@@ -62,8 +62,8 @@ class StackOptions:
     ones, once, and kept in the folder. `time_scale` multiplies the saga's patience. `environment`: further settings for
     all services; `environment_of`: for one process, by its name (`api`, `api-2`). `replicas`: how many of a service,
     where not one (Apache Kafka only: the embedded broker has one member a group). `without`: services of `REPLACEABLE`
-    that somebody else runs; `ledger_views` says where such a ledger can be seen. `command` is what the services' names
-    are appended to. `pause_max_s`: how long a service that keeps dying waits at most before it is started again.
+    that the user runs; `ledger_views`: the schema of such a ledger's views. The services' names are appended to
+    `command`. `pause_max_s`: the longest pause before a service that keeps ending is restarted.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class StackOptions:
 
 
 def login_password(owner_password: str, login: str) -> str:
-    """Derive it from the owner's: logins belong to a whole server, and whoever shares one must agree on them."""
+    """Derive a login's password from the owner's: stacks that share a server share its logins, and need the same."""
     return hmac.new(owner_password.encode(), login.encode(), hashlib.sha256).hexdigest()
 
 
@@ -149,7 +149,7 @@ class LocalStack:
     ) -> None:
         if self._guard is not None:
             self._guard.cancel()
-            await asyncio.gather(self._guard, return_exceptions=True)  # `run` has told its error
+            await asyncio.gather(self._guard, return_exceptions=True)  # `run` has raised its error
         await self._bring_down()
 
     async def remove(self) -> None:
@@ -158,7 +158,7 @@ class LocalStack:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def run(self) -> None:
-        """Wait for ever; raise `StackError` if the stack, when it had to start again as a whole, could not."""
+        """Wait for ever; raise `StackError` if the whole stack had to restart and could not."""
         if self._guard is not None:
             await asyncio.shield(self._guard)
 
@@ -191,7 +191,7 @@ class LocalStack:
         return Supervisor(self.logs, say=self._warn, changed=self._write_state, pause_max_s=self.options.pause_max_s)
 
     def _take_folder(self) -> None:
-        """Lock the folder for this process; the lock ends with it, however that happens."""
+        """Lock the folder for this process; the system releases the lock when the process ends."""
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (self.folder / "lock").open("a")
         try:
@@ -200,7 +200,7 @@ class LocalStack:
             lock.close()
             raise StackError(f"another local stack runs in {self.folder}: stop it, or choose another folder") from None
         self._lock = lock
-        self._state_file.unlink(missing_ok=True)  # that of a stack that was killed
+        self._state_file.unlink(missing_ok=True)  # it is of a stack that was killed
 
     async def _bring_up(self) -> None:
         with self._step("PostgreSQL and broker"):
@@ -250,7 +250,7 @@ class LocalStack:
             self.kafka_bootstrap_servers = f"127.0.0.1:{self.ports['broker']}"
 
     async def _run_command(self, name: str) -> None:
-        """Run `migrate` or `topics`: as the owner of the database, who also sets the passwords of the logins."""
+        """Run `migrate` or `topics` as the owner of the database; `migrate` also sets the passwords of the logins."""
         passwords = {f"{login.upper()}_DB_PASSWORD": self._login_password(login) for login in LOGINS}
         environment = self._environment() | {"DATABASE_URL": self.database_url, "DB_LOGIN_PREFIX": LOGIN_PREFIX}
         await run_to_end(name, [*self.options.command, name], self.logs, env=environment | passwords)
@@ -311,15 +311,15 @@ def up(folder: Path, options: StackOptions, on_ready: Callable[[LocalStack], Non
             on_ready(stack)
             await stack.run()
 
-    async def serve_until_told() -> None:
+    async def serve_until_signal() -> None:
         serving = asyncio.create_task(serve())
-        for wish in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(wish) is not signal.SIG_IGN:  # as nohup wants it
-                asyncio.get_running_loop().add_signal_handler(wish, serving.cancel)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
         await serving
 
     try:
-        asyncio.run(serve_until_told())
+        asyncio.run(serve_until_signal())
     except (StackError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1

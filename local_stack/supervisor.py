@@ -1,8 +1,8 @@
-"""Start processes, wait until each is ready, start the dead again, and leave none behind.
+"""Start processes, wait until each is ready, restart those that end, and stop all of them.
 
-It knows nothing of what it runs: a `ProcessSpec` says it all. It ends only processes that it started, and these end
-with it: in reverse order by `stop`, or through the kernel when it is killed itself (Linux; see `child`). The kernel
-watches the *thread* that started a process, so a supervisor must live and end on one thread.
+A `ProcessSpec` says what to run; the supervisor knows nothing else of it. It ends only processes that it started. These
+end with it: in reverse order by `stop`, or by the kernel when the supervisor itself is killed (Linux; see `child`). The
+kernel watches the *thread* that started a process, so a supervisor must be used on one thread.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import psutil
 
 from local_stack.errors import StackError
 from local_stack.probes import Ready
-from local_stack.processes import Account, last_words, side_by_side, spawn
+from local_stack.processes import Account, reason_in_log, side_by_side, spawn
 
 _POLL_S = 0.05
 _PAUSE_MIN_S = 0.2
@@ -27,10 +27,10 @@ _STEADY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """Say what to run and how to tell that it works.
+    """Says what to run and how to know that it works.
 
-    `ready` is asked again and again while the process starts; it answers no rather than raise. `env` is the whole
-    environment (None: ours). `vital`: when it dies it is not started again, but reported by `Supervisor.lost`.
+    `ready` is called again and again while the process starts; it returns false rather than raise. `env` is the whole
+    environment (None: ours). `vital`: when it ends it is not restarted, but reported by `Supervisor.lost`.
     """
 
     name: str
@@ -52,9 +52,9 @@ class _Running:
 
 
 class Supervisor:
-    """Run processes, each with a log file in `logs`; tell `say` what happens and `changed` when one was replaced.
+    """Runs processes, each with a log file in `logs`; calls `say` with what happens and `changed` after a restart.
 
-    One that dies soon after its start waits longer each time before it is started again, up to `pause_max_s`.
+    The pause before a restart doubles each time when a process ends soon after its start, up to `pause_max_s`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Supervisor:
         return await self._lost.get()
 
     async def stop(self) -> None:
-        """End everything, last started first: each is asked, given `grace_s` seconds, then killed."""
+        """End everything, last started first: each gets its stop signal, and is killed after `grace_s` seconds."""
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
@@ -129,7 +129,7 @@ class Supervisor:
             async with asyncio.timeout(spec.ready_within_s):
                 while process.returncode is not None or not await spec.ready():
                     if process.returncode is not None:
-                        raise StackError(f"{spec.name} did not start: {last_words(log, log_start)} (log: {log})")
+                        raise StackError(f"{spec.name} did not start: {reason_in_log(log, log_start)} (log: {log})")
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise StackError(f"{spec.name} is not ready after {spec.ready_within_s:g} s (log: {log})") from None

@@ -1,7 +1,7 @@
-"""The database's one history. It is run from here, as the database's owner: alembic needs no alembic.ini and no folder.
+"""The database's one history of revisions, run as the database's owner. Alembic needs no alembic.ini for it.
 
-A run is one transaction: all of it or nothing. Two at the same instant take turns, and the second finds its work done.
-These functions start an event loop of their own; call them from where none is running.
+A run is one transaction: all of it or nothing. Two runs at the same time wait for each other by a lock, and the second
+finds its work done. These functions start an event loop of their own; call them from where none is running.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from migrations.logins import PREFIX, check_groups, check_logins, create_logins, put_logins, until_alone
+from migrations.logins import PREFIX, check_groups, check_logins, create_logins, put_logins, retry_races
 from migrations.owner import VERSIONS, transaction
 
 __all__ = ["PREFIX", "check", "create_logins", "current", "downgrade", "known", "upgrade"]
 
-TURN_S: Final = 120
+WAIT_S: Final = 120
 """How long one run waits for another."""
 LOCK_TIMEOUT_S: Final = 5
-"""How long a command may wait for a lock, while everybody who comes after it waits too."""
-TURN: Final = 5_406_977_023_113
-"""A number of our own among the advisory locks of a database."""
+"""How long a statement may wait for a table's lock: later statements of all services wait behind it."""
+LOCK: Final = 5_406_977_023_113
+"""The advisory lock of a run: a number that no other program should use."""
 _alembic = threading.Lock()
-"""Alembic keeps what it works on in a global of its own: one run at a time in a process, whatever the databases."""
+"""Alembic has its state in a global, so a process does one run at a time, whatever the databases."""
 
 
 def upgrade(
@@ -38,14 +38,14 @@ def upgrade(
 ) -> None:
     """Bring the database up to a revision, and make the login of each service in `logins` with its password.
 
-    Raises what alembic and SQLAlchemy raise, and `ValueError` for a role that is somebody else's, with nothing changed.
+    Raises what alembic and SQLAlchemy raise, and `ValueError` for a role that is not ours, with nothing changed.
     """
     check_logins(logins or {}, prefix)
     _run(database_url, lambda config: command.upgrade(config, revision), logins or {}, prefix)
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Take the database down to a revision (`-1`: the one before, `base`: nothing). What later ones hold is lost."""
+    """Take the database down to a revision (`-1`: the one before, `base`: nothing); what later ones store is lost."""
     _run(database_url, lambda config: command.downgrade(config, revision))
 
 
@@ -66,23 +66,23 @@ def known() -> list[str]:
 
 
 def check(database_url: str) -> None:
-    """Raise alembic's `CommandError` when the rooms' tables and the database differ in what alembic can see."""
+    """Raise alembic's `CommandError` when the `tables` modules and the database differ in what alembic compares."""
     _run(database_url, command.check)
 
 
 def _run(
     database_url: str, work: Callable[[Config], None], logins: Mapping[str, str] | None = None, prefix: str = PREFIX
 ) -> None:
-    asyncio.run(until_alone(lambda: _take_turn(database_url, work, logins or {}, prefix)))
+    asyncio.run(retry_races(lambda: _run_alone(database_url, work, logins or {}, prefix)))
 
 
-async def _take_turn(database_url: str, work: Callable[[Config], None], logins: Mapping[str, str], prefix: str) -> None:
+async def _run_alone(database_url: str, work: Callable[[Config], None], logins: Mapping[str, str], prefix: str) -> None:
     async with transaction(database_url) as connection:
         await check_groups(connection)
         if (await connection.exec_driver_sql("SHOW search_path")).scalar_one() == VERSIONS:
             await connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {VERSIONS}")
-        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TURN_S}s'")
-        await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
+        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_S}s'")
+        await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         with _alembic:
             await connection.run_sync(lambda sync: work(_config(sync)))

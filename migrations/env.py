@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the revisions on the connection that `migrations` made, and compares with the rooms' tables."""
+"""Alembic's entry: runs the revisions on the connection of `migrations`, and compares with the `tables` modules."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The services' logins: each is a member of one group role, and a group's rights are granted by the migrations.
+"""The services' logins: each is a member of one group role, and the migrations grant the rights of the groups.
 
-Roles belong to the whole cluster, and other applications have theirs in it. So a login's name begins with a prefix, and
-only a role that is in its group already is given a new password: any other is somebody else's. Several databases of a
-cluster may create the same login at the same instant.
+Roles belong to the whole cluster, and other applications have roles in it. So a login's name begins with a prefix, and
+an existing role gets a new password only if it is in its group already: any other role is not ours. Several databases
+of a cluster may create the same login at the same time.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ GROUPS: Final = {
 """The services that log in, and the group of each."""
 
 PREFIX: Final = "order_saga_"
-"""What the names of logins begin with, if nothing else is said."""
+"""What the names of logins begin with by default."""
 ATTEMPTS: Final = 20
 _PREFIX_SHAPE: Final = re.compile(r"([a-z_][a-z0-9_]{0,39})?")
 _SCRAM_ROUNDS: Final = 4096
-# Another transaction made or changed the same role meanwhile: duplicate_object, unique_violation, and for "tuple
-# concurrently updated", which is all that ALTER ROLE says, internal_error.
+# Another transaction made or changed the same role meanwhile: duplicate_object, unique_violation, and internal_error,
+# by which ALTER ROLE says "tuple concurrently updated".
 _RACED: Final = frozenset({"42710", "23505", "XX000"})
 
 _ROLES = """
@@ -47,13 +47,13 @@ SELECT rolname::text AS name, rolcanlogin AS can_login,
     ARRAY(SELECT grouped.rolname::text FROM pg_auth_members JOIN pg_roles AS grouped ON grouped.oid = roleid
           WHERE member = role.oid) AS groups
 FROM pg_roles AS role WHERE rolname = ANY ($1::text[])"""
-_SHUT_OUT = """
+_MAY_NOT_CONNECT = """
 SELECT name FROM unnest($1::text[]) AS name
 WHERE NOT has_database_privilege(name, current_database(), 'CONNECT')"""
 
 
 def check_logins(passwords: Mapping[str, str], prefix: str = PREFIX) -> None:
-    """Judge names and passwords before anything is done; raises `ValueError`."""
+    """Check names and passwords before anything is done; raises `ValueError`."""
     if _PREFIX_SHAPE.fullmatch(prefix) is None:
         raise ValueError(f"{prefix!r} is no prefix for logins: at most 40 of a-z, 0-9 and _, and no digit first")
     if wrong := sorted(passwords.keys() - GROUPS.keys()):
@@ -74,11 +74,11 @@ def create_logins(database_url: str, passwords: Mapping[str, str], prefix: str =
         async with transaction(database_url) as connection:
             await put_logins(connection, passwords, prefix)
 
-    asyncio.run(until_alone(create))
+    asyncio.run(retry_races(create))
 
 
-async def until_alone(work: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a transaction that another one disturbed: advisory locks do not reach beyond one database."""
+async def retry_races(work: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a transaction that fails because another database's changed the same role: its lock is not ours."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             await work()
@@ -101,15 +101,15 @@ async def put_logins(connection: AsyncConnection, passwords: Mapping[str, str], 
         verb = "ALTER" if name in there else "CREATE"
         await connection.exec_driver_sql(f"{verb} ROLE {name} LOGIN PASSWORD '{scram_verifier(passwords[service])}'")
         await connection.exec_driver_sql(f"GRANT {GROUPS[service]} TO {name} WITH INHERIT TRUE, SET FALSE")
-    if shut_out := (await connection.exec_driver_sql(_SHUT_OUT, (names,))).scalars().first():
+    if may_not_connect := (await connection.exec_driver_sql(_MAY_NOT_CONNECT, (names,))).scalars().first():
         raise ValueError(
-            f"the login {shut_out!r} may not connect to this database: its owner must"
+            f"the login {may_not_connect!r} may not connect to this database: its owner must"
             f" GRANT CONNECT ON DATABASE ... TO {', '.join(sorted(GROUPS.values()))}"
         )
 
 
 async def check_groups(connection: AsyncConnection) -> None:
-    """Make sure that roles by our groups' names are groups; raises `ValueError` for somebody else's."""
+    """Make sure that roles by our groups' names are groups; raises `ValueError` for one that is not a group."""
     for role in await connection.exec_driver_sql(_ROLES, (sorted(GROUPS.values()),)):
         if role.can_login or role.mighty:
             raise ValueError(f"the role {role.name!r} exists and is not ours: it can log in or administrate")
@@ -128,7 +128,7 @@ def _check_ours(role: Any, group: str) -> None:
 
 
 def scram_verifier(password: str) -> str:
-    """Return what PostgreSQL stores for a password (RFC 5803): so the password itself is in no statement and no log."""
+    """Return what PostgreSQL stores for a password (RFC 5803): the password itself is in no statement and no log."""
     salt = secrets.token_bytes(16)
     salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), salt, _SCRAM_ROUNDS)
     client_key = hmac.digest(salted, b"Client Key", "sha256")

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from alembic import op
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 
 COMMAND_TIMEOUT_S: Final = 24 * 3600
-"""For a change of a large table."""
+"""Enough for a change of a large table."""
 
 VERSIONS: Final = "order_saga_migrations"
 _VERSION_SCHEMA: Final = """
@@ -28,9 +29,9 @@ _VERSION_SCHEMA: Final = """
 async def transaction(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Connect and begin; commit at the end, or roll back when it is left by an error.
 
-    Raises `ValueError` for a URL that can't be read. What a migration makes does not depend on the owner's defaults,
-    and a statement may take its time. The version is kept in `public`, or in `VERSIONS` by an owner who may not create
-    anything there.
+    Raises `ValueError` for a URL that can't be read. The session's settings do not depend on the owner's defaults, and
+    statements have no time limit. Alembic's version table is in `public`, or in the schema `VERSIONS` for an owner who
+    may not create tables in `public`.
     """
     engine = create_engine(
         parse_database_url(database_url),
@@ -49,6 +50,27 @@ async def transaction(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def run(statements: Iterable[str]) -> None:
-    """Run the statements of a migration, as they stand, on the connection that alembic works on."""
+    """Run the statements of a migration unchanged on alembic's connection: the driver knows no `:name` parameters."""
     for statement in statements:
         op.get_bind().exec_driver_sql(statement)
+
+
+_RIGHTS: Final = """
+    SELECT format('GRANT %s ON {name} TO %s', granted.privilege_type,
+        CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE granted.grantee::regrole::text END) AS statement
+    FROM pg_class AS class CROSS JOIN aclexplode(class.relacl) AS granted
+    WHERE class.oid = '{name}'::regclass AND granted.grantee <> class.relowner
+    UNION ALL SELECT format('COMMENT ON VIEW {name} IS %L', comment) FROM obj_description('{name}'::regclass) AS comment
+    WHERE comment IS NOT NULL"""
+
+
+def replace_view(connection: Connection, name: str, query: str) -> None:
+    """Give a view another query, by its name (`audit.orders`): the view keeps its rights and its comment.
+
+    In a migration: `replace_view(op.get_bind(), "audit.orders", "SELECT ...")`. The new query may leave out columns, or
+    order them anew, which `CREATE OR REPLACE VIEW` refuses; so `upgrade` and `downgrade` are written alike. Raises what
+    the driver raises, such as for a view that another one is made from: replace both, the outer one last.
+    """
+    kept = connection.exec_driver_sql(_RIGHTS.format(name=name)).scalars().all()
+    for statement in (f"DROP VIEW {name}", f"CREATE VIEW {name} AS {query}", *kept):
+        connection.exec_driver_sql(statement)

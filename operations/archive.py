@@ -54,14 +54,14 @@ def _as_json(name: str, order_by: str) -> str:
         FROM {name} GROUP BY order_id"""  # noqa: S608 - our own names
 
 
-# A statement of its own, after the rows are locked: it sees whatever was written about them before.
+# A statement of its own, after the rows are locked: so its snapshot has everything that was written about them before.
 _MOVE: Final = f"""
     WITH gone AS (DELETE FROM orders.orders WHERE order_id = ANY($1::uuid[]) RETURNING {_COLUMNS}),
         {history.name} AS (DELETE FROM {history.fullname} WHERE order_id = ANY($1::uuid[]) RETURNING *),
         {fills.name} AS (DELETE FROM {fills.fullname} WHERE order_id = ANY($1::uuid[]) RETURNING *)
     INSERT INTO orders.archive ({_COLUMNS}, history, fills)
-    SELECT {_COLUMNS}, coalesce(told.history, '[]'), coalesce(filled.fills, '[]') FROM gone
-    LEFT JOIN ({_as_json("history", "seq")}) AS told USING (order_id)
+    SELECT {_COLUMNS}, coalesce(past.history, '[]'), coalesce(filled.fills, '[]') FROM gone
+    LEFT JOIN ({_as_json("history", "seq")}) AS past USING (order_id)
     LEFT JOIN ({_as_json("fills", "fill_id")}) AS filled USING (order_id)"""  # noqa: S608 - the same
 _COUNT: Final = f"SELECT count(*) {_OLD}"
 _SIZE: Final = "SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::int"

@@ -120,7 +120,7 @@ _CLAIMS: Final = f"""
 
 
 def _orders(table: str) -> str:
-    # An INVALID_ORDER's reason quotes the field that broke its rule, and stands in two places.
+    # An INVALID_ORDER's reason quotes the user's input, and is stored in two columns.
     return f"""
         UPDATE {table} SET client_order_id = NULL, traceparent = NULL,
             reason = CASE WHEN reason_code = 'INVALID_ORDER' THEN 'erased' ELSE reason END,

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from saga_kit.runtime.settings import KafkaSettings
 
 LOOK_AGAIN_S: Final = 2.0
-"""Our own transactions are over in milliseconds: a lock that is there at both looks is held by somebody else."""
+"""Our own transactions take milliseconds: a transaction that is open at both looks is not ours."""
 BROKER_TIMEOUT_S: Final = 10.0
 
-# Without pg_read_all_stats, when a transaction began is not told; who holds which locks is told to everybody.
+# Every login may see who holds which locks; only one with pg_read_all_stats sees when a transaction began.
 _LOCKS: Final = """
     SELECT held.pid, held.virtualtransaction AS transaction, string_agg(DISTINCT held.name, ', ') AS tables,
         session.usename AS login, session.application_name AS application, session.xact_start AS since

@@ -1,4 +1,4 @@
-"""Could this code handle an order that an older (or newer) one stored? Tries everything that may come next. Pure.
+"""Could this version handle an order that another version stored? Try every message that may come next. Pure.
 
 It changes nothing: decisions are made, written down as for the wire and the tables, and thrown away.
 """
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 LATER: Final = (timedelta(0), timedelta(days=1))
-"""At once, and when every patience is over and every quote too old."""
+"""At once, and when every question has timed out and every quote is too old."""
 _NO: Final[dict[Step, Callable[..., RefusalReply]]] = {
     Step.RESERVE: BalanceRefused,
     Step.SETTLE: SettlementRefused,
@@ -63,7 +63,7 @@ AVAILABILITY: Final = (ALL_AVAILABLE, *(dict.fromkeys(Participant, how) for how 
 
 
 def obstacle(saga: Saga, now: datetime) -> str | None:
-    """Say why this code could not go on with an order, or None when it could."""
+    """Say why this version could not go on with an order, or None when it could."""
     if saga.phase not in PHASES:
         return f"there is no phase {saga.phase}"
     waiting = saga.progress.open()
@@ -81,7 +81,7 @@ def obstacle(saga: Saga, now: datetime) -> str | None:
 
 
 def could_come(saga: Saga, now: datetime) -> Iterator[Incoming]:
-    """Make every kind of message that may come to an order next: answers, timers, cancels, and what operators do."""
+    """Make every kind of message that may come to an order next: answers, timers, cancels, repairs."""
     order_id = saga.order_id
     yield TimerDue(order_id)
     yield TimerDue(order_id, probe=True)
@@ -121,7 +121,7 @@ def _request(saga: Saga) -> OrderRequested:
 
 
 def _answers(saga: Saga, step: Step, now: datetime) -> Iterator[Incoming]:
-    """Make a yes and a no for each state that the hold may be in."""
+    """Make an acceptance and a refusal for each state that the hold may be in."""
     order_id, command_id, hold_id = saga.order_id, saga.command_id(step), saga.command_id(Step.RESERVE)
     row, reason = QUESTIONS[step], "a rehearsal"
     if step is Step.CHECK:
@@ -131,7 +131,7 @@ def _answers(saga: Saga, step: Step, now: datetime) -> Iterator[Incoming]:
         yield AssetRefused(command_id, order_id, asset_id, AssetRefusal.ASSET_NOT_TRADABLE, reason)
         return
     asked = None
-    with suppress(Exception):  # what can't even be asked again is told by the timer
+    with suppress(Exception):  # the timer's rehearsal reports a command that can't be made
         asked = command(saga, step)
     for state in row.proof:
         head = (command_id, order_id, hold_id, state)

@@ -1,4 +1,4 @@
-"""Calls of the REST API as a user: what it refuses is one line, and what may have been done all the same is told."""
+"""Call the REST API as a user; a refusal is one line, and an unknown outcome an error of its own."""
 
 from __future__ import annotations
 

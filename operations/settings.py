@@ -1,4 +1,4 @@
-"""All settings of all services, read from the classes that check them."""
+"""List all settings of all services, from the classes that validate them."""
 
 from __future__ import annotations
 

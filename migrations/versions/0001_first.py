@@ -1,8 +1,8 @@
-"""The first schema: orders, api, balances and assets, the auditors' views, and who may reach what.
+"""The first schema: orders, api, balances and assets, the auditors' views, and who may use what.
 
-Written out, and never changed afterwards: a later revision says what changed. `tests/migrations` holds it to the rooms'
-tables and to the core's table of phases. Roles are the cluster's: made when missing, and left when this is undone,
-because other databases may use them.
+It is never changed: a later revision says what changed. `tests/migrations` compares the result with the `tables`
+modules and with the core's table of phases. Roles belong to the cluster: they are made when they are missing, and left
+by `downgrade`, because other databases may use them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pausing a participant, and what operators repaired; for auditors the questions of every order, and settled claims."""
+"""Pauses of participants and the trail of repairs; for auditors the questions of every order, and settled claims."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away again: nobody is paused any more, and the trail of repairs is lost."""
+    """Drop them: all pauses end, and the trail of repairs is lost."""
     run(DOWN)
 
 
-# Pausing and repairing are the owner's: no service may. The trail is added to and never changed. A question's defaults
-# are those of `order_saga.core.saga.Question`.
+# Only the owner may pause and repair, no service may. Rows of the trail are never changed. A question's defaults are
+# those of `order_saga.core.saga.Question`.
 UP = (
     """
     CREATE TABLE orders.pauses (

@@ -1,4 +1,4 @@
-"""What the audit must see to tell a message that is late from one that nobody looks after any more."""
+"""Columns by which the audit tells a message that is late from one that is never tried again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Show when claims and events are looked at next."""
+    """Show when claims and events are tried next."""
     run(UP)
 
 
 def downgrade() -> None:
-    """Hide it again. A view can't lose a column, so both are made anew."""
+    """Hide it. A view can't lose a column, so both are made anew."""
     run(DOWN)
 
 

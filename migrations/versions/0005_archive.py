@@ -1,8 +1,8 @@
-"""Where orders and holds go that ended before the replay horizon; what readers see stays the same.
+"""Archives for orders and holds that ended before the replay horizon; the views show these like the others.
 
-The views show what is archived like the rest, so the API, auditors and operators need not know of it. Each view joins
-the two tables before it chooses rows: then PostgreSQL looks up both by their indexes, and leaves the archive out of a
-question that its CHECKs answer. Undone, everything is back in its tables.
+So the API, auditors and operators need not know of the archives. Each view joins the two tables before it chooses rows:
+then PostgreSQL looks up both by their indexes, and leaves out the archive where its CHECKs exclude every row. The
+downgrade moves everything back to its tables.
 """
 # ruff: noqa: S608 - what the statements are made of is written here
 
@@ -20,7 +20,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Put back what is archived, and take the archives away."""
+    """Move back what is archived, and drop the archives."""
     run(DOWN)
 
 
@@ -32,7 +32,7 @@ _ORDER = """order_id, user_id, asset_id, order_type, quantity, price, slippage_b
 _HOLD = """hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code, reason, created_at,
     updated_at"""
 
-# The services only look up what is here: archiving is the owner's, like repairing.
+# The services only read these: only the owner may archive.
 TABLES = (
     """
     CREATE TABLE orders.archive (
@@ -128,7 +128,7 @@ _FILL = "fill_id, order_id, quantity, price, fee, busted"
 _AUDITED_HOLD = (
     "hold_id, saga_id::uuid AS order_id, owner AS user_id, unit AS asset_id, amount, captured, refunded, state"
 )
-# What is of orders comes first, by the plain tables: what is looked up by an order's id is looked up in both.
+# Orders come first: a query by an order's id looks it up in both tables.
 _EVERY_CHAPTER = f"""(
         SELECT history.order_id, history.seq, history.at, history.version_from, history.moves, history.entries
         FROM orders.history AS history {{owner}}

@@ -1,7 +1,8 @@
-"""Since when the reference balance service's ledger answers, and whether it was handed over to another service.
+"""When the reference balance service's ledger began, and whether it was handed over to another service.
 
-A ledger with holds answers every command, as before. An empty one begins now: orders of a time before it, in topics
-that outlived their database, are not its own. Auditors see it, so that nobody looks for new orders in a closed ledger.
+A ledger with holds answers every command, as before. An empty ledger begins now: commands of older orders, in topics
+that outlived their database, are not for it. Auditors see the row, so that nobody looks for new orders in a closed
+ledger.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take both away, and what closes a ledger."""
+    """Drop both, and the triggers that close a ledger."""
     run(DOWN)
 
 

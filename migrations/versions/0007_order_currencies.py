@@ -1,7 +1,7 @@
-"""In which currency an order's price and its fee are: readers see the one of the quote that is stored with the order.
+"""The currency of an order's price and of its fee: that of the quote that is stored with the order.
 
-It is shown once the order is past PENDING: a quote is learned between two versions, and what is shown of a version
-stays the same, for it is the ETag. `order_saga.core.saga.snapshot` has the same rule for events.
+It is null until the order is past PENDING. A quote comes between two versions, and the answer for a version must not
+change, because the version is the ETag. `order_saga.core.saga.snapshot` has the same rule for events.
 """
 # ruff: noqa: S608 - what the statements are made of is written here
 

@@ -1,13 +1,14 @@
 """What may be wrong: one table of checks, each a condition on the rows of a look, and words for a row that meets it.
 
-A look is one statement, so it sees one moment of all services' tables, and reads each table once. That moment is
-enough: who acts on what another service did does so after that service's commit. So what an order shows, its hold has
-done already (the balance service commits before it answers), and no command is sent for an order that is not stored.
-A hold may be ahead of its order: no check takes offence at that. What may be a message in flight is marked so.
+A look is one statement, so it reads each table once, in one snapshot of all services' tables. One snapshot is enough,
+because a service acts on another one's work only after that one's commit. So when an order shows a settlement, its hold
+is settled in the same snapshot (the balance service commits before it answers); and no command is sent for an order
+that is not stored. A hold may be ahead of its order: no check reports that. A look whose findings may be messages in
+flight is marked `in_flight`.
 
-An order's hold is `<order id>:reserve` and its journal entry `<order id>:settle`; what bears another name is a finding.
-Nothing is sorted or hashed in the client. In the server a look over a page hashes it, and sorts its versions: within
-`work_mem`, and beyond that in temporary files.
+An order's hold is `<order id>:reserve` and its journal entry `<order id>:settle`; one of another name is a finding. The
+client sorts and hashes nothing. The server hashes a page and sorts its versions within `work_mem`, and beyond that in
+temporary files.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class Check(NamedTuple):
-    """What breaks an invariant: a condition, and an expression that says it of a row for which the condition holds."""
+    """What breaks an invariant: a condition on a row, and an expression that describes such a row in words."""
 
     invariant: str
     name: str
     broken: str
     what: str
     of_ledger: bool = False
-    """It compares with what the ledger says, so it says nothing where the ledger can't be seen."""
+    """It needs the ledger's views, so it is left out where these can't be read."""
 
 
 class AuditLook(NamedTuple):
-    """Rows to look at, and all that may be wrong with one. `key`: the order id or null, and what tells rows apart.
+    """Rows to look at, and the checks of each. `key`: the order id or null, and columns that identify a row.
 
     With `by_order`, `{orders}`, `{holds}` and `{journal}` stand for the orders that are looked at: see `statement`.
     """
@@ -43,7 +44,7 @@ class AuditLook(NamedTuple):
     checks: tuple[Check, ...]
     by_order: bool = True
     in_flight: bool = False
-    """A message on its way looks the same."""
+    """While a message is in flight a row may meet a check: it is a finding only when it stays so."""
 
 
 PAGE: Final = {
@@ -61,7 +62,7 @@ ONE: Final = {
 
 
 def statement(look: AuditLook, scope: dict[str, str], findings_max: int) -> str:
-    """Write a look as one query: the number of the check, the words, and the key; so many findings of each check."""
+    """Write a look as one query for a check's number, the words and the key; at most so many rows of each check."""
     rows = look.rows.format(**scope) if look.by_order else look.rows
     words = ", ".join(f"CASE WHEN {check.broken} THEN {check.what} END" for check in look.checks)
     broken = " OR ".join(f"({check.broken})" for check in look.checks)
@@ -75,7 +76,7 @@ def statement(look: AuditLook, scope: dict[str, str], findings_max: int) -> str:
 
 
 def looks(ledger: str | None) -> Iterator[AuditLook]:
-    """Give the looks at a system whose ledger's views are in this schema; None: nobody can see it."""
+    """Give the looks for a ledger whose views are in this schema; None: it can't be read."""
     for look in LOOKS:
         checks = tuple(check for check in look.checks if ledger is not None or not check.of_ledger)
         if ledger is None:
@@ -233,8 +234,8 @@ _PATH: Final = AuditLook(
     ),
 )  # fmt: skip
 
-# The API publishes a request until it sees the order, however long that takes: a claim is lost when nobody looks at it
-# any more. With the orchestrator away for an hour nothing is lost.
+# The API publishes a request again until it sees the order, however long the orchestrator is away. So a claim is lost
+# only when it is not tried any more.
 _CLAIM: Final = AuditLook(
     ("order_id",),
     """
@@ -322,8 +323,8 @@ _OTHER_ENTRIES: Final = AuditLook(
     by_order=False,
 )  # fmt: skip
 
-# That a row is there is no trouble, however long (a broker may be away, and the outbox is what I9 asks for); that
-# nobody takes it is: whoever tries to send it moves `available_at`. A row that never gets out in an hour shows too.
+# A row in the outbox is no fault while the relay tries to send it, which moves `available_at`: the broker may be away.
+# A row that is not tried, or not sent within an hour, is a finding.
 _UNSENT: Final = AuditLook(
     ("order_id", "version"),
     "audit.events_unsent AS e",
@@ -354,7 +355,7 @@ _EVENTS: Final = AuditLook(
 
 
 def _twice(table: str, column: str, name: str, words: str) -> AuditLook:
-    """Find what more than one order of a user has."""
+    """Find values that must be unique for a user, and are not."""
     return AuditLook(
         ("order_id", column),
         f"""{table} AS twice JOIN (

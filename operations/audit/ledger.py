@@ -1,7 +1,7 @@
-"""Where the ledger can be seen: in the auditors' own views, in those of another team's balance service, or nowhere.
+"""Where the ledger's views are: in the auditors' schema, in another team's balance service's, or nowhere.
 
 Three views are the contract, wherever they stand: `holds`, `accounts` and `journal`, with the columns below. A ledger
-that can't be seen is said to be so. Nobody may take that for an order whose money is missing.
+that can't be read is reported as such: its absence must not look like missing money.
 """
 
 from __future__ import annotations

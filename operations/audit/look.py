@@ -1,10 +1,10 @@
-"""Runs the checks: in pages of orders, each look with a snapshot of its own, and again until looks agree.
+"""Run the checks: page by page, each look with a snapshot of its own, and repeated until looks agree.
 
-So nothing is held up for long. What looks wrong is a finding only when later looks agree; what may be a message in
-flight, only when it stays so for `settle_s`. Memory is bounded: findings are, and nothing else is kept.
+So no transaction is long. What looks wrong is a finding only when a later look agrees; where it may be a message in
+flight, only when it stays so for `settle_s`. Memory is bounded: only findings are stored, and their number is limited.
 
-What no database can tell: that an event whose outbox row is gone is on the broker. The row is deleted only after the
-broker has acknowledged it, and tests compare the topic.
+No database can show that an event without an outbox row is on the broker. The row is deleted only after the broker has
+acknowledged the event, and tests compare the topic.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 SETTLE_S: Final = 40.0
-"""Longer than a message can take although nothing is lost: the lease of an outbox row whose relay died."""
+"""Longer than a message takes when its relay died: the lease of its outbox row."""
 LOOK_S: Final = 0.5
 PAGE_ORDERS: Final = 1_000_000
 """Whole tables are read for a page, so few large pages cost less than many small ones."""
 FINDINGS_MAX: Final = 1_000
-"""Of one check in one page, and of one check in all."""
+"""Findings of one check in one page, and in all."""
 STATEMENT_TIMEOUT_S: Final = 600
 WORK_MEM: Final = "16MB"
 """What one sort or hash of the server may take before it goes to temporary files."""
@@ -51,7 +51,7 @@ class Finding(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """What one look saw."""
+    """A row that met a check in one look."""
 
     look: AuditLook
     check: Check
@@ -60,7 +60,7 @@ class Suspect(NamedTuple):
 
     @property
     def finding(self) -> Finding:
-        """The same for those who read it."""
+        """The row as a finding."""
         return Finding(self.check.invariant, self.key[0], self.what, self.check.name)
 
 
@@ -81,8 +81,8 @@ async def audit(
 ) -> list[Finding]:
     """Check a running system and return what is wrong, in the order of the invariants. The auditor's login will do.
 
-    It takes up to `settle_s` longer when something seems to be wrong. `progress` hears how many orders were looked at.
-    `ledger` says where the ledger's views are (`ledger.find`); what can't be seen is not judged.
+    It takes up to `settle_s` longer when something seems to be wrong. `progress` is called with the number of orders so
+    far. `ledger` says where the ledger's views are (`ledger.find`); without them, checks that need them are left out.
     Raises what SQLAlchemy and the driver raise.
     """
     async with connection_to(database) as connection:
@@ -96,7 +96,7 @@ async def audit_on(
     progress: Callable[[int], None] | None = None,
     ledger: str = "",
 ) -> Audited:
-    """Do the same on a connection of `connection_to`."""
+    """Check a running system on a connection of `connection_to`: see `audit`."""
     where = await find(connection, ledger)
     seen, suspects = await _first_look(connection, tuple(checks.looks(where.schema)), progress)
     give_up_at = time.monotonic() + settle_s
@@ -112,7 +112,7 @@ async def audit_on(
 
 @asynccontextmanager
 async def connection_to(database: str | AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Connect with time enough for sums over all rows, which a service's own engine would not give."""
+    """Connect with a time limit that suits sums over all rows, which a service's own engine has not."""
     url = database.url if isinstance(database, AsyncEngine) else parse_database_url(database)
     settings = {
         "default_transaction_read_only": "on",
@@ -173,7 +173,7 @@ async def _look(connection: AsyncConnection, look: AuditLook, ids: Sequence[UUID
 
 
 def _bounded(suspects: Iterable[Suspect]) -> Iterable[Suspect]:
-    """Drop what a check has found too much of: it is broken all over."""
+    """Drop findings beyond the limit of each check."""
     counts: Counter[Check] = Counter()
     for suspect in suspects:
         counts[suspect.check] += 1
@@ -182,7 +182,7 @@ def _bounded(suspects: Iterable[Suspect]) -> Iterable[Suspect]:
 
 
 async def _look_again(connection: AsyncConnection, suspects: Sequence[Suspect]) -> list[Suspect]:
-    """Return those that are still there, in the words of this look."""
+    """Return the suspects that this look sees too, in its words."""
     again: list[Suspect] = []
     for look in dict.fromkeys(suspect.look for suspect in suspects):
         if look.by_order:

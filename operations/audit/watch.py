@@ -1,7 +1,6 @@
-"""Stays and audits again and again. Each run reads everything: an old row can be corrupted as well as a new one.
+"""Audit again and again. Each run reads everything: an old row can be corrupted as well as a new one.
 
-Nothing is kept from run to run but the findings of the last one. An outage of the database is a run that failed, and
-the next one connects anew.
+Only the findings of the last run are stored. When the database is away, the run fails and the next one connects again.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ RESULTS: Final = ("clean", "findings", "failed")
 
 
 class AuditMetrics:
-    """What a watching audit shows to Prometheus."""
+    """The metrics of a repeated audit."""
 
     def __init__(self) -> None:
-        """Begin with a series for each invariant and result, so that an alarm can tell none from unknown."""
+        """Create a series for each invariant and result, so that 0 differs from unknown."""
         self.registry = CollectorRegistry()
         self.findings = Gauge("audit_findings", "What the last run found.", ["invariant"], registry=self.registry)
         self.duration = Gauge("audit_duration_seconds", "How long the last run took.", registry=self.registry)
@@ -100,7 +99,7 @@ async def watch(
 
 
 async def _or_stop(audit: Coroutine[Any, Any, Audited], stopping: asyncio.Event) -> Audited | None:
-    """Wait for a run, but no longer than this process shall live; None when it was cut short."""
+    """Wait for a run, but end it when the process must stop; return None then."""
     running = asyncio.create_task(audit)
     asked = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)

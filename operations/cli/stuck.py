@@ -51,7 +51,7 @@ def stuck(
 
 
 async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool]:
-    """Print what is stuck; return it by cause, and whether somebody else holds what our services need."""
+    """Print what is stuck; return it by cause, and whether another session or producer holds what our services need."""
     from operations import pauses
     from operations.stuck import count, find
     from operations.why import describe_pause

@@ -46,7 +46,7 @@ STORY_OF: Final = 17
 """The scene whose order's story is shown."""
 
 Tell = Callable[[str], None]
-"""Hears what is being done."""
+"""Is called with what is being done, in words."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ async def play(target: Target, tell: Tell) -> Played:
 
 
 class _Acts:
-    """Plays scenes against a running system, by REST and by Kafka, and looks how they end."""
+    """Plays scenes against a running system, by REST and by Kafka, and waits for their ends."""
 
     def __init__(self, target: Target, api: httpx.AsyncClient, publisher: Publisher) -> None:
         self._target = target

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Stores:
-    """What `local_stack.sample_data.SampleStores` asks for."""
+    """Implements `local_stack.sample_data.SampleStores` by the participants' stores."""
 
     def __init__(self, balance: AsyncEngine, assets: AsyncEngine) -> None:
         self._balance = balance

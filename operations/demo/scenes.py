@@ -1,4 +1,4 @@
-"""The demo's orders: one for every way in which a market order can end, and how each must."""
+"""The demo's orders: one for every way in which a market order can end, with the end that is announced."""
 
 from __future__ import annotations
 

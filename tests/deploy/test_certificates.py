@@ -42,25 +42,25 @@ def _shake_hands(folder: Path, host: str) -> None:
 
 @pytest.mark.parametrize("host", ["kafka", "localhost", "127.0.0.1"])
 def test_clients_trust_the_broker_by_every_name_that_it_has(folder: Path, host: str) -> None:
-    """Containers and this machine reach the broker by different names, under one certificate."""
+    """Containers and this machine use different names of the broker, and one certificate has them all."""
     _shake_hands(folder, host)
 
 
 def test_no_other_name_is_trusted(folder: Path) -> None:
-    """Whoever holds this certificate can't pass for another server."""
+    """With this certificate a server can't pretend to be another one."""
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         _shake_hands(folder, "postgres")
 
 
 def test_good_certificates_are_left_alone(folder: Path) -> None:
-    """A second `docker compose up` changes nothing under the feet of what runs."""
+    """A second `docker compose up` leaves the certificates of what runs as they are."""
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert "left alone" in _make(folder)
     assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_the_key_is_the_broker_s_alone_and_the_authority_s_is_nowhere(folder: Path) -> None:
-    """Only its owner reads the broker's key; with the authority's, anybody could make certificates: it is not kept."""
+    """Only its owner can read the broker's key; the authority's key is not kept, for it could sign further ones."""
     assert 0o400 == (folder / "broker.pem").stat().st_mode & 0o777
     assert {"ca.pem", "broker.pem"} == {file.name for file in folder.iterdir()}
     assert "PRIVATE" not in (folder / "ca.pem").read_text()

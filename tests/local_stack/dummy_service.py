@@ -14,7 +14,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answer 200 to everything."""
 
     def do_GET(self) -> None:
-        """Tell the environment where it is asked for."""
+        """Answer with the environment when the path asks for it."""
         body = json.dumps(dict(os.environ)).encode() if self.path == "/environment" else b"{}"
         self.send_response(200)
         self.end_headers()
@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(name: str) -> None:
-    """Be the service or the command `name`."""
+    """Run as the service or the command `name`."""
     if os.environ.get("DUMMY_FAILS") == name:
         sys.exit(f"{name}: it does not work today")
     if name not in {"migrate", "topics"}:

@@ -1,9 +1,9 @@
-"""Run a PostgreSQL in a folder twice, as a root without some of root's rights: `run_postgres.py FOLDER CAPABILITY...`.
+"""Run a PostgreSQL in a folder twice, as root without these capabilities: `run_postgres.py FOLDER CAPABILITY...`.
 
-The first run writes and the second reads what was written, is printed, and removed. For tests.
+The first run writes, the second reads and prints what was written, and removes it. For tests.
 """
 
-# ruff: noqa: T201 - it tells the test
+# ruff: noqa: T201 - the test reads it
 
 import asyncio
 import ctypes
@@ -36,7 +36,7 @@ def give_away(*names: str) -> None:
 
 
 async def run(folder: Path, statement: str) -> object:
-    """Start it, ask one thing, stop it."""
+    """Start it, run one query, stop it."""
     postgres, supervisor = Postgres(folder / "postgres", free_ports(1)[0]), Supervisor(folder)
     await postgres.prepare(folder)
     try:

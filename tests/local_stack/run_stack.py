@@ -1,4 +1,4 @@
-"""Run the local stack with dummy services until it is told to stop: something for a test to signal."""
+"""Run the local stack with dummy services until it gets a signal from a test."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.local_stack.support import DUMMY_COMMAND
 
 
 def ready(_: LocalStack) -> None:
-    """Tell the test."""
+    """Say to the test that the stack runs."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Supervise three dummy services for ever, after printing their process ids: something for a test to kill."""
+"""Print the process ids of three dummy services and supervise these, until a test kills this process."""
 
 import asyncio
 import json

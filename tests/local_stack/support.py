@@ -28,7 +28,7 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Say whether no such process runs; one that only waits to be reaped by its new parent is gone."""
+    """Say whether no such process runs; a zombie counts as ended."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -43,7 +43,7 @@ def dummy(name: str) -> ProcessSpec:
 
 
 class Supervised:
-    """A supervisor, what it said, and the process ids at each replacement that it reported."""
+    """A supervisor, the lines that it said, and the process ids after each restart."""
 
     def __init__(self, logs: Path, *, grace_s: float = 5.0) -> None:
         logs.mkdir(parents=True, exist_ok=True)

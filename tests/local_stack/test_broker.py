@@ -1,4 +1,4 @@
-"""The embedded broker does for aiokafka what one service after the other needs of Kafka."""
+"""The embedded broker does for aiokafka what the services need of Kafka."""
 
 import asyncio
 import os
@@ -98,7 +98,7 @@ async def test_batches_of_our_own_and_their_times(supervised: Supervised) -> Non
 
 
 async def test_it_stops_when_asked(supervised: Supervised) -> None:
-    """SIGTERM ends it, well within the grace that the supervisor gives."""
+    """SIGTERM ends it, well before the supervisor would kill it."""
     await start(supervised, {})
     pid = supervised.pid("broker")
     os.kill(pid, signal.SIGTERM)
@@ -108,7 +108,7 @@ async def test_it_stops_when_asked(supervised: Supervised) -> None:
 
 
 async def test_it_ends_with_its_parent() -> None:
-    """A broker that nobody supervises does not stay when the process that started it has died."""
+    """A broker without a supervisor ends when the process that started it has died."""
     program = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); p.wait()"
     [port] = free_ports(1)
     command = [sys.executable, "-m", "local_stack.broker", "--port", str(port)]

@@ -101,7 +101,7 @@ async def test_an_interrupted_initdb_is_done_again(postgres: Postgres, tmp_path:
 
 
 async def test_a_server_that_still_leaves_is_waited_for(postgres: Postgres, tmp_path: Path) -> None:
-    """After a killed supervisor the old server needs a moment; one that stays is named."""
+    """After a supervisor was killed its server may still be stopping; one that does not stop is named."""
     async with running(postgres, tmp_path / "logs") as pid:
         with pytest.raises(StackError) as error:
             await postgres.prepare(tmp_path / "logs", patience_s=0)
@@ -111,7 +111,7 @@ async def test_a_server_that_still_leaves_is_waited_for(postgres: Postgres, tmp_
 
 
 async def test_a_broken_folder_is_one_clear_line(postgres: Postgres, tmp_path: Path) -> None:
-    """The server's own FATAL line, and where to read on."""
+    """The error has the server's own FATAL line, and names the log."""
     async with running(postgres, tmp_path / "logs"):
         pass
     (postgres.folder / "data" / "global" / "pg_control").unlink()
@@ -152,7 +152,7 @@ async def test_a_folder_that_is_the_users_alone_is_enough(tmp_path: Path, monkey
 async def without(folder: Path, *capabilities: str) -> AsyncIterator[tuple[int, list[str]]]:
     """Run it twice as a root without these capabilities; give the exit status and what it said."""
     if os.geteuid() != 0:
-        pytest.skip("only root can lose a right of root's")
+        pytest.skip("only root can drop capabilities")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(HERE / "run_postgres.py"), str(folder), *capabilities),
         env=ENVIRONMENT,
@@ -166,7 +166,7 @@ async def without(folder: Path, *capabilities: str) -> AsyncIterator[tuple[int, 
 
 @pytest.mark.parametrize("lost", ["dac_override", "setpcap"])
 async def test_a_root_who_can_lend_no_right_is_enough(tmp_path: Path, lost: str) -> None:
-    """In a folder of mode 0700, where a container has taken the right: data are kept, elsewhere, and can be removed."""
+    """Where a container has taken the right, data of a folder of mode 0700 are kept elsewhere, and can be removed."""
     private = tmp_path / "root's home"
     private.mkdir(mode=0o700)
     async with without(private, lost, "dac_read_search") as (status, said):
@@ -184,7 +184,7 @@ async def test_a_root_who_can_become_nobody_else_is_told_so(tmp_path: Path) -> N
 
 
 async def test_data_of_a_root_with_more_rights_are_not_touched(postgres: Postgres, tmp_path: Path) -> None:
-    """Data in the stack's own folder stay there; a root who can't get at them is told so, and makes no other ones."""
+    """Data that are in the stack's own folder stay there; where root can't read them an error says so."""
     async with running(postgres, tmp_path / "logs"):
         await ask(postgres, "create table kept as select 42 as answer")
     async with without(tmp_path, "dac_override", "dac_read_search") as (status, said):
@@ -197,7 +197,7 @@ async def test_data_of_a_root_with_more_rights_are_not_touched(postgres: Postgre
 async def test_a_missing_package_is_one_clear_line(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the wheel the user hears which extra to install."""
+    """Without the wheel the error names the extra to install."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(StackError, match="install the extra 'local'"):
         await postgres.prepare(tmp_path)

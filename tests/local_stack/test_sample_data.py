@@ -1,4 +1,4 @@
-"""The sample data are those that the documentation names, and loading them goes through a small door."""
+"""The sample data are those that the documentation names, and they are loaded through a small interface."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""The whole stack starts, describes itself, mends itself, and goes without a trace."""
+"""The whole stack starts, describes itself, restarts what ends, and leaves nothing behind."""
 
 import asyncio
 import io
@@ -52,7 +52,7 @@ def text_of(console: Console) -> str:
 
 
 async def test_it_starts_describes_itself_and_goes(tmp_path: Path) -> None:
-    """stack.json says what runs and how to reach it, for its owner's eyes only; afterwards nothing runs or says so."""
+    """stack.json has the addresses of what runs, for its owner only; afterwards nothing runs and the file is gone."""
     loaded: list[Mapping[str, str]] = []
 
     async def load_samples(logins: Mapping[str, str]) -> None:
@@ -96,7 +96,7 @@ async def test_each_service_has_its_own_settings(tmp_path: Path, monkeypatch: py
 
 
 async def test_a_service_of_somebody_elses_is_not_started(tmp_path: Path) -> None:
-    """The rest runs, its port is free for whoever comes, and the description says where the ledger can be seen."""
+    """The other services run, the service's port is free, and stack.json names the schema of the ledger's views."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     with socket.create_server(("127.0.0.1", ports["balance"])):
         options = replace(OPTIONS, ports=ports, without=frozenset({"balance"}), ledger_views="wallet_audit")
@@ -119,7 +119,7 @@ async def test_a_killed_service_is_replaced_in_the_description(tmp_path: Path) -
 
 
 async def test_a_killed_broker_starts_the_whole_stack_again_and_says_what_that_means(tmp_path: Path) -> None:
-    """All is lost with the broker's memory, so all start anew; the database keeps what it has."""
+    """The broker loses its memory, so all services restart; the database keeps its data."""
     console = recording()
     async with LocalStack(tmp_path, OPTIONS, console) as stack:
         before, address = stack.pids, stack.kafka_bootstrap_servers
@@ -160,7 +160,7 @@ async def test_the_broker_has_every_topic_of_the_contracts(tmp_path: Path) -> No
 
 
 async def test_a_busy_port_is_one_clear_line_before_anything_starts(tmp_path: Path) -> None:
-    """The port, what it is for, and who has it."""
+    """The error names the port, its purpose, and the program that uses it."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     with socket.create_server(("127.0.0.1", ports["orchestrator"])):
         stack = LocalStack(tmp_path, replace(OPTIONS, ports=ports))
@@ -175,7 +175,7 @@ async def test_a_busy_port_is_one_clear_line_before_anything_starts(tmp_path: Pa
 
 
 async def test_ports_stay_and_a_busy_one_is_replaced(tmp_path: Path) -> None:
-    """What others were told (the broker's address, the API's) is true after the next start, if it can be."""
+    """The addresses of the broker and the API are the same after the next start, if their ports are free."""
     async with LocalStack(tmp_path, OPTIONS) as stack:
         first, address = stack.ports, stack.kafka_bootstrap_servers
     assert sorted([*SERVICES, "broker", "postgres"]) == sorted(first)
@@ -188,7 +188,7 @@ async def test_ports_stay_and_a_busy_one_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"api": 80, "broker": "x", "assets": null}'])
 def test_a_file_of_ports_that_says_nonsense_is_as_none(tmp_path: Path, text: str) -> None:
-    """Whatever stands in `ports.json`, a stack has ports."""
+    """Whatever `ports.json` contains, a stack has ports."""
     (tmp_path / "ports.json").write_text(text)
     chosen = LocalStack(tmp_path, OPTIONS).ports
     assert len(PROCESSES) == len({port for port in chosen.values() if 20_000 <= port < 32_000})
@@ -203,7 +203,7 @@ async def test_a_folder_has_one_stack(tmp_path: Path) -> None:
 
 
 def test_a_failed_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
-    """Whatever fails, `up` prints its line, leaves nothing behind and returns 1."""
+    """Whatever fails, `up` prints one line, leaves nothing behind and returns 1."""
     console = recording()
     options = replace(OPTIONS, environment={"DUMMY_FAILS": "migrate"})
     assert up(tmp_path, options, lambda _: None, console) == 1
@@ -236,5 +236,5 @@ async def test_whatever_ends_it_nothing_stays(tmp_path: Path, wish: signal.Signa
 
 
 def _heed_ctrl_c() -> None:
-    """Undo what a shell does to its background jobs: they, and so our children, ignore SIGINT."""
+    """Handle SIGINT again: a shell has its background jobs ignore it, and so our children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Processes start in readiness, come back when they die, and never stay behind."""
+"""Processes are ready when their start returns, are restarted when they die, and never outlive the supervisor."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import 
 
 
 def python(name: str, program: str, log: Path, says: str = "") -> ProcessSpec:
-    """Describe a Python program that is ready when it has said something."""
+    """Describe a Python program that is ready when it has printed something."""
 
     async def ready() -> bool:
         return await asyncio.to_thread(lambda: says.encode() in log.read_bytes())
@@ -47,7 +47,7 @@ async def test_a_killed_process_is_started_again_and_reported(supervised: Superv
 
 
 async def test_a_process_that_keeps_dying_is_retried_ever_more_slowly(supervised: Supervised) -> None:
-    """The pause doubles with each failure, so a broken service does not eat the machine."""
+    """The pause doubles with each failure, so a broken service takes little of the machine."""
     marker = supervised.logs / "broken"
     program = (
         f"import pathlib, sys, time; pathlib.Path({str(marker)!r}).exists() and sys.exit('no luck'); time.sleep(99)"
@@ -63,7 +63,7 @@ async def test_a_process_that_keeps_dying_is_retried_ever_more_slowly(supervised
 
 
 async def test_a_process_that_does_not_start_says_why_in_one_line(supervised: Supervised) -> None:
-    """The error names the process, repeats its own last words, and says where the log is."""
+    """The error names the process, repeats its last line, and says where the log is."""
     spec = dummy("broken")
     spec = replace(spec, env={**(spec.env or {}), "DUMMY_FAILS": "broken"})
     with pytest.raises(StackError) as error:
@@ -73,7 +73,7 @@ async def test_a_process_that_does_not_start_says_why_in_one_line(supervised: Su
 
 
 async def test_a_process_that_never_becomes_ready_is_an_error(supervised: Supervised) -> None:
-    """Waiting for readiness has an end."""
+    """The wait for readiness ends with an error."""
     log = supervised.logs / "silent.log"
     spec = replace(python("silent", "import time; time.sleep(99)", log, says="up"), ready_within_s=0.3)
     with pytest.raises(StackError, match=r"silent is not ready after 0\.3 s"):
@@ -84,7 +84,7 @@ async def test_a_process_that_never_becomes_ready_is_an_error(supervised: Superv
 
 
 async def test_stop_ends_all_in_reverse_order_and_kills_the_obstinate(tmp_path: Path) -> None:
-    """What was started last is asked first; who does not listen is killed after the grace."""
+    """What was started last is stopped first; a process that ignores its signal is killed after `grace_s`."""
     supervised = Supervised(tmp_path / "logs", grace_s=0.3)
     log = supervised.logs / "obstinate.log"
     await supervised.supervisor.start(dummy("first"), python("obstinate", OBSTINATE, log, says="up"), dummy("last"))
@@ -108,7 +108,7 @@ async def test_stop_ends_what_a_process_started_itself(supervised: Supervised) -
 
 
 async def test_a_vital_process_is_reported_and_not_replaced(supervised: Supervised) -> None:
-    """Who cannot be replaced alone is left to whoever composed the stack."""
+    """A vital process is reported and not restarted."""
     await supervised.supervisor.start(replace(dummy("heart"), vital=True))
     os.kill(supervised.pid("heart"), signal.SIGKILL)
     assert await supervised.supervisor.lost() == "heart"
@@ -131,7 +131,7 @@ async def test_a_killed_supervisor_leaves_nothing_running(tmp_path: Path) -> Non
 
 
 async def test_a_command_that_fails_says_why_and_one_that_is_cancelled_ends(tmp_path: Path) -> None:
-    """Commands that end by themselves are held to the same rules."""
+    """A command that ends by itself is judged by its exit status, with its last line in the error."""
     with pytest.raises(StackError) as error:
         await run_to_end("migrate", [sys.executable, "-c", "import sys; sys.exit('no table')"], tmp_path)
     assert str(error.value) == f"migrate failed: no table (log: {tmp_path / 'migrate.log'})"

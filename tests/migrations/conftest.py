@@ -28,7 +28,7 @@ async def empty_url(infrastructure: Infrastructure) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture
 async def migrated(empty_url: str) -> Database:
-    """Give a database that was migrated and not copied: a copy has not the rights to connect that a migration sets."""
+    """Give a database that was migrated, not copied: a copy lacks the rights to connect that a migration grants."""
     await asyncio.to_thread(upgrade, empty_url)
     await asyncio.to_thread(create_logins, empty_url, login_passwords(empty_url))
     return Database(empty_url)

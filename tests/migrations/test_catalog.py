@@ -37,7 +37,7 @@ HOLD = """
 
 
 async def _accepts(connection: asyncpg.Connection, statement: str, *values: Any) -> bool:
-    """Try a row, and take it back."""
+    """Try to insert a row, and roll it back."""
     attempt = connection.transaction()
     await attempt.start()
     try:

@@ -54,7 +54,7 @@ async def _everything(url: str) -> tuple[object, ...]:
 
 
 async def test_a_downgrade_leaves_what_was_there_before_and_upgrade_comes_back(empty_url: str) -> None:
-    """Down to nothing is the way up undone, rights included; up again gives the same database as the first time."""
+    """The downgrade to nothing undoes everything, rights included; the next upgrade gives the same database again."""
     before = await rights(empty_url), await _database_rights(empty_url)
     await asyncio.to_thread(migrations.upgrade, empty_url)
     first = await _everything(empty_url)
@@ -71,7 +71,7 @@ async def test_a_downgrade_leaves_what_was_there_before_and_upgrade_comes_back(e
 
 
 async def test_the_last_revision_can_be_undone_alone(empty_url: str) -> None:
-    """One step down is the revision before; one step up again is the newest, and neither leaves a trace."""
+    """One step down is the revision before; one step up again is the newest, and neither changes anything else."""
     await asyncio.to_thread(migrations.upgrade, empty_url)
     newest = await _everything(empty_url)
 
@@ -105,7 +105,7 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
 
 @pytest.mark.parametrize("with_holds", [False, True])
 async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, *, with_holds: bool) -> None:
-    """A service that has holds already executes every command, as before; an empty one none of before."""
+    """A ledger with holds executes every command, as before; an empty one executes none that is older."""
     await asyncio.to_thread(migrations.upgrade, empty_url, BEFORE_LEDGER)
     async with connected(empty_url) as connection:
         if with_holds:
@@ -120,11 +120,11 @@ async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, *,
 
 
 async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:
-    """While one run holds the turn another waits for it, and then finds the work done."""
+    """While one run has the lock another waits for it, and then finds the work done."""
     async with connected(empty_url) as first:
         transaction = first.transaction()
         await transaction.start()
-        await first.execute(f"SELECT pg_advisory_xact_lock({migrations.TURN})")
+        await first.execute(f"SELECT pg_advisory_xact_lock({migrations.LOCK})")
 
         second = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_url))
         async with asyncio.timeout(30):
@@ -138,7 +138,7 @@ async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:
 
 
 async def test_upgrades_at_the_same_instant_all_succeed(empty_url: str) -> None:
-    """Several services that migrate as they start get one schema between them."""
+    """Several runs at the same time make one schema, and all succeed."""
     await asyncio.gather(*(asyncio.to_thread(migrations.upgrade, empty_url) for _ in range(3)))
 
     assert await asyncio.to_thread(migrations.current, empty_url) == HEAD
@@ -157,7 +157,7 @@ async def test_an_upgrade_that_fails_leaves_nothing(empty_url: str) -> None:
 
 
 async def test_a_migration_does_not_queue_behind_a_busy_table(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that can't have its lock soon gives up, because everybody who comes after it waits too."""
+    """A statement that gets no lock fails soon, because later statements of all services wait behind it."""
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT_S", 0.1)
     await asyncio.to_thread(migrations.upgrade, empty_url)
     async with connected(empty_url) as busy, busy.transaction():
@@ -208,7 +208,7 @@ async def test_what_alembic_can_see_agrees_with_the_tables(empty_url: str) -> No
 
 
 async def test_an_unreachable_database_is_an_error_at_once(infrastructure: Infrastructure) -> None:
-    """A database that does not exist is told as the server tells it."""
+    """The error for a database that does not exist has the server's own words."""
     url = infrastructure.database_url_admin + "_that_is_not_there"
 
     with pytest.raises(DBAPIError, match="does not exist"):

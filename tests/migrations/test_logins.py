@@ -84,7 +84,7 @@ async def _tenant(cluster_url: str, rights: str) -> str:
 
 @pytest.mark.parametrize("rights", ["owner", "CREATE"])
 async def test_an_owner_who_is_no_superuser_sets_up_a_cluster(cluster_url: str, rights: str) -> None:
-    """CREATEROLE, with a database of one's own or CREATE on somebody else's, is enough for all: managed servers."""
+    """CREATEROLE with an own database, or with CREATE on another, is enough: managed servers give no more."""
     url = await _tenant(cluster_url, rights)
 
     for _ in range(2):
@@ -98,7 +98,7 @@ async def test_an_owner_who_is_no_superuser_sets_up_a_cluster(cluster_url: str, 
 
 
 async def test_logins_that_could_not_connect_are_named(cluster_url: str) -> None:
-    """Where the public may not connect and our owner can't grant it, the line says what its owner must do."""
+    """Where the public may not connect and we can't grant it, the error says what the database's owner must do."""
     url = await _tenant(cluster_url, "CREATE, CONNECT")
     async with connected(cluster_url) as administrator:
         await administrator.execute("REVOKE CONNECT ON DATABASE system FROM PUBLIC")
@@ -124,7 +124,7 @@ async def _ours(cluster_url: str) -> list[str]:
     ],
 )
 async def test_nothing_is_done_when_a_role_is_somebody_elses(cluster_url: str, role: str, words: str) -> None:
-    """No schema, no group, no login; the role keeps its password, and the command says so in one line and exit 2."""
+    """No schema, group or login is made, the role keeps its password; the command ends with one line and exit 2."""
     async with connected(cluster_url) as administrator:
         await administrator.execute(f"CREATE ROLE {role}")
     database = await _database(cluster_url, "system")
@@ -149,7 +149,7 @@ async def test_nothing_is_done_when_a_role_is_somebody_elses(cluster_url: str, r
 
 
 async def test_a_login_of_another_application_is_left_alone(cluster_url: str) -> None:
-    """Roles called `api` and `balance` are nothing to us; a prefix that makes ours so is refused."""
+    """Roles called `api` and `balance` are left alone; a prefix that gives our logins these names is refused."""
     async with connected(cluster_url) as administrator:
         await administrator.execute("CREATE ROLE api LOGIN PASSWORD 'theirs'")
     database = await _database(cluster_url, "system")
@@ -191,7 +191,7 @@ async def test_an_installation_with_the_old_names_goes_on(cluster_url: str) -> N
     ],
 )
 def test_wrong_logins_are_refused_before_anything_is_done(passwords: dict[str, str], prefix: str, words: str) -> None:
-    """Names and passwords are judged before a connection is made."""
+    """Names and passwords are checked before a connection is made."""
     with pytest.raises(ValueError, match=words):
         migrations.create_logins("postgresql://nobody@127.0.0.1:1/nowhere", passwords, prefix)
 

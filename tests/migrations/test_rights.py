@@ -79,7 +79,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
 
 
 async def _refused(connection: asyncpg.Connection, statement: str) -> bool:
-    """Try a statement, and take it back; any other error means that it was allowed."""
+    """Try a statement and roll it back; any other error means that it was allowed."""
     attempt = connection.transaction()
     await attempt.start()
     try:
@@ -115,7 +115,7 @@ async def test_a_login_may_do_what_its_service_needs_and_no_more(database: Datab
 
 @pytest.mark.parametrize("login", LOGINS)
 async def test_a_login_has_no_other_way_in(database: Database, login: str) -> None:
-    """No login can make things, see passwords, use a sequence, or put on another role, its group's included."""
+    """No login can make things, see passwords, use a sequence, or take another role, not even its group's."""
     async with connected(database.url) as owner:
         sequences = [row[0] for row in await owner.fetch(_SEQUENCES, SCHEMAS)]
     statements = [

@@ -166,7 +166,7 @@ _ARCHIVE_ENDED = """
 
 @pytest.mark.parametrize("view", ["audit.orders", "audit.history", "audit.versions", "api.orders", "api.history"])
 async def test_a_cancel_without_a_request_is_hidden(filled: asyncpg.Connection, view: str) -> None:
-    """Nobody sees an order whose request has not come."""
+    """No view shows an order whose request has not come."""
     assert [ORDER] == [row[0] for row in await filled.fetch(f"SELECT DISTINCT order_id FROM {view}")]
 
 
@@ -242,7 +242,7 @@ LOOK_UPS = [
 
 @pytest.mark.parametrize(("view", "condition", "index"), LOOK_UPS)
 async def test_a_look_up_uses_an_index(owner: asyncpg.Connection, view: str, condition: str, index: str) -> None:
-    """A condition on a view reaches the index of the table below it: nothing is read that is not wanted."""
+    """A condition on a view reaches the index of the table below it: no other row is read."""
     await owner.execute("SET enable_seqscan = off")
     told = await owner.fetchval(f"EXPLAIN (FORMAT json, COSTS off) SELECT * FROM {view} WHERE {condition}")
 
@@ -255,7 +255,7 @@ async def test_a_look_up_uses_an_index(owner: asyncpg.Connection, view: str, con
 
 @pytest.mark.parametrize("open_one", ["status IN ('PENDING', 'CONFIRMED', 'PROCESSING')", "status = 'PENDING'"])
 async def test_a_list_of_open_orders_does_not_touch_the_archive(owner: asyncpg.Connection, open_one: str) -> None:
-    """Its CHECK says that nothing there is open."""
+    """A query for open orders does not read it: its CHECK says that all have ended."""
     lines = await owner.fetch(f"EXPLAIN (COSTS off) SELECT * FROM api.orders WHERE user_id = 'a' AND {open_one}")
 
     assert [] == [line for (line,) in lines if "archive" in line]

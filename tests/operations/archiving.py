@@ -1,4 +1,4 @@
-"""Orders and holds that ended long ago, and all that is kept and shown of them before and after they are archived."""
+"""Orders and holds that ended long ago, and what tables and views have of them."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ ENDINGS: Final[dict[str, tuple[list[str], list[str], str]]] = {
     "REFUSED": (["AssetApproved", "BalanceRefused"], ["ReserveBalance"], "1"),
     "TOMBSTONE": (["AssetApproved", "OrderCancelRequested", "BalanceRefunded"], ["RefundBalance"], "1000"),
 }
-"""How an order and its hold may end: what the orchestrator hears, what balance is asked, what the user has."""
+"""How an order and its hold may end: messages to the orchestrator, commands to balance, the user's money."""
 
 
 async def fresh(db: OrderDatabase, name: str, orders: SagaHandler) -> Any:
-    """Let a message come by the wire as if it were new."""
+    """Decode a message as if it had just been sent."""
     [row] = await db.rows("SELECT clock_timestamp() AS now")
     one = received(orders, example(name))
     if isinstance(one.message, Requested):
@@ -56,7 +56,7 @@ async def fresh(db: OrderDatabase, name: str, orders: SagaHandler) -> Any:
 
 
 async def live(db: OrderDatabase, ending: str) -> Balance:
-    """Let the example's order begin and end, its hold likewise; both are as old as the horizon then."""
+    """Begin and end the example's order and its hold, and make both older than the horizon."""
     told, asked, has = ENDINGS[ending]
     orders, balance = orchestrator(), Balance(db.engine)
     await balance.deposit("alice", USD=has)

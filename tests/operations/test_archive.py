@@ -1,4 +1,4 @@
-"""Archiving beside a running system: whatever is repeated afterwards, nothing begins again and no money moves."""
+"""Archiving beside a running system: messages that come again start no order and move no money."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TO_BALANCE: Final = [message.__name__ for message in BALANCE_COMMANDS.messages]
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_no_message_moves_an_archived_order(db: OrderDatabase, ending: str) -> None:
-    """Every message that the orchestrator takes, as new as can be: no row changes, nothing is said, it is counted."""
+    """Every message type, as new as can be: no row changes, nothing is sent, and it is counted as ignored."""
     await live(db, ending)
     await archived(db)
     assert 0 == await number_of(db, "orders.orders")
@@ -84,7 +84,7 @@ async def _handled(db: OrderDatabase, orders: SagaHandler, name: str) -> Any:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_an_archived_hold_answers_as_it_ended_and_moves_nothing(db: OrderDatabase, ending: str) -> None:
-    """Every command says what it said before, with the reply's own id; no account, no hold and no line changes."""
+    """Every command gets the same reply as before, with the same id; no account, hold or journal line changes."""
     balance = await live(db, ending)
     expected = await balance.handle(*map(example, TO_BALANCE))
     await archived(db)
@@ -96,7 +96,7 @@ async def test_an_archived_hold_answers_as_it_ended_and_moves_nothing(db: OrderD
 
 
 async def test_another_amount_under_an_archived_hold_s_name_is_a_conflict(db: OrderDatabase) -> None:
-    """As under a hold that is at hand."""
+    """As for a hold that is not archived."""
     balance = await live(db, "SETTLED")
     await archived(db)
     [reply] = await balance.handle(structs.replace(example("ReserveBalance"), user_id="bob"))
@@ -119,7 +119,7 @@ async def test_a_client_order_id_is_its_order_s_for_good(db: OrderDatabase) -> N
 
 
 async def test_the_rest_of_a_batch_is_done(db: OrderDatabase) -> None:
-    """Between messages of archived orders others are as they are anywhere; an operator is told why nothing happens."""
+    """Messages of other orders are handled as usual; a repair of an archived order says that it is archived."""
     [old] = await ended(db, 1)
     await archived(db)
     new = UUID(int=2)
@@ -134,7 +134,7 @@ async def test_the_rest_of_a_batch_is_done(db: OrderDatabase) -> None:
 
 
 async def test_what_is_in_work_is_left_for_the_next_run(db: OrderDatabase) -> None:
-    """Nobody waits for an order that a batch has locked, nor for a hold; the next run finds them."""
+    """A locked order or hold is skipped, and the next run archives it."""
     ids = await ended(db, 1, 2, 3)
     balance = await live(db, "SETTLED")
     async with db.engine.begin() as busy:
@@ -148,7 +148,7 @@ async def test_what_is_in_work_is_left_for_the_next_run(db: OrderDatabase) -> No
 
 @pytest.mark.parametrize("name", ["OrderRequested", "OrderCancelRequested", "BalanceReserved"])
 async def test_a_batch_that_waits_for_the_archive_finds_the_order_there(db: OrderDatabase, name: str) -> None:
-    """It asks for the row while that is being moved, gets none, and begins no other."""
+    """The batch waits for the row's lock, gets no row, and begins no new order."""
     await live(db, "REFUSED")
     orders = orchestrator()
     async with asyncio.TaskGroup() as group, db.engine.begin() as moving:
@@ -202,7 +202,7 @@ async def test_only_what_ended_before_the_horizon_goes(db: OrderDatabase) -> Non
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_readers_see_no_difference(db: OrderDatabase, ending: str) -> None:
-    """The API's and the auditors' views show an archived order to the letter; the audit holds before and after."""
+    """The API's and the auditors' views show exactly the same; the audit holds before and after."""
     await live(db, ending)
     await db.execute("DELETE FROM orders.outbox")
     before = await shown(db)
@@ -233,7 +233,7 @@ async def test_an_audit_sees_what_is_wrong_with_an_archived_order(db: OrderDatab
 
 
 async def test_erasing_a_user_reaches_the_archive(db: OrderDatabase) -> None:
-    """What was said about the person goes from there, too; the books stay, and twice changes nothing."""
+    """Personal data are erased in the archive, too; the ledger stays, and a second time changes nothing."""
     await live(db, "SETTLED")
     order_id = UUID(int=1)
     await db.tell(of(invalid(reason="quantity: 'my secret'", client_order_id="my own"), order_id))
@@ -262,7 +262,7 @@ async def test_only_the_owner_archives(db: OrderDatabase, database: Database) ->
 
 
 async def test_a_horizon_that_is_too_short_is_refused(db: OrderDatabase) -> None:
-    """Whoever calls it: no younger order goes."""
+    """No younger order is archived, whoever calls the function."""
     await ended(db, 1)
     for older_than_s in (0.0, HORIZON_S - 1, float("nan")):
         with pytest.raises(WrongRequest, match="at least 30 days, the replay horizon"):

@@ -1,4 +1,4 @@
-"""How a command finds the system: it believes a local stack's file only if no other user can have written it."""
+"""How a command finds the system: it uses a local stack's file only if no other user can have written it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("file")
 def test_a_file_of_ones_own_is_believed() -> None:
-    """The folder's own stack, or that of a folder above, needs no option."""
+    """The stack of this folder, or of a parent folder, is found without an option."""
     assert ("their database", "their secret") == (setting("DATABASE_URL", "database_url"), jwt_secret())
 
 
 @pytest.mark.usefixtures("file")
 def test_a_file_of_another_user_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever leaves a file in a folder above learns no password and no token; the line says why."""
+    """Another user who leaves a file in a parent folder gets no password and no token; the error says why."""
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(WrongRequest, match=rf"another user's \(id {os.getuid()}\), so it is not believed"):
         setting("DATABASE_URL", "database_url")
@@ -45,14 +45,14 @@ def test_a_file_of_another_user_is_not_believed(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_a_file_that_others_may_write_is_not_believed(file: Path, mode: int) -> None:
-    """The same for a file of one's own into which somebody else may have written."""
+    """Neither is an own file that others may write."""
     file.chmod(mode)
     with pytest.raises(WrongRequest, match=r"others may write .*: chmod 600 "):
         stack()
 
 
 def test_a_file_that_is_named_is_no_exception(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ORDER_SAGA_STACK` says which file, and not whose."""
+    """The owner of a file that `ORDER_SAGA_STACK` names is checked, too."""
     monkeypatch.setenv("ORDER_SAGA_STACK", str(file))
     assert "their database" == stack()["database_url"]
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
@@ -61,7 +61,7 @@ def test_a_file_that_is_named_is_no_exception(file: Path, monkeypatch: pytest.Mo
 
 
 def test_what_the_environment_names_needs_no_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another user's file stops nobody who says which system is meant."""
+    """With the environment set, another user's file is not even read."""
     file.chmod(0o666)
     monkeypatch.setenv("DATABASE_URL", "mine")
     assert ("mine", "") == (setting("DATABASE_URL", "database_url"), ledger_setting())

@@ -1,4 +1,4 @@
-"""Faults to plant: for every invariant, what SQL behind the system's back breaks it, and how the audit must put it."""
+"""Faults for every invariant: SQL that breaks it, and what the audit must say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database with any number of orders in it, as a system leaves them that has worked for a while, and nothing wrong.
+"""A database with any number of orders, as after some time of work, and without any fault.
 
 Made by the database itself, so that a million orders take two minutes: every kind of end, ids of version 7,
 histories and holds and journal of the size of real ones, claims for every other order, some orders in flight. A part
@@ -14,14 +14,14 @@ import asyncpg
 
 USERS: Final = 10_000
 PER_S: Final = 400
-"""Orders that came in a second, which says how many were in work at once and lie side by side in the tables."""
+"""Orders a second: how many were in flight at once and so are near each other in the tables."""
 
 
 PART: Final = 500_000
 """Orders that are made at once."""
 DEPOSIT_MIN: Final = 10_000_000
 DEPOSIT_FOR_AN_ORDER: Final = 20
-"""What every user is given of each asset for each order that there is: enough also for those who only buy."""
+"""What every user gets of each asset for each order: enough for a user who only buys, too."""
 
 
 async def fill(

@@ -1,4 +1,4 @@
-"""A small system at one moment, row by row, with every kind of order in it and nothing wrong."""
+"""A small system as rows, with every kind of order in it and without any fault."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def insert(owner: asyncpg.Connection) -> None:
 
 
 async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
-    """Put in an order with its history, two versions a transaction."""
+    """Insert an order with its history, two versions a transaction."""
     moves = order.moves
     await owner.execute(
         _ORDER,
@@ -127,12 +127,12 @@ async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
 async def insert_claim(
     owner: asyncpg.Connection, order_id: UUID, *, key: str | None = None, client: str | None = None, age_s: float
 ) -> None:
-    """Put in what the API has promised."""
+    """Insert a claim."""
     await owner.execute(_CLAIM, order_id, key, client, age_s)
 
 
 async def insert_event(owner: asyncpg.Connection, order_id: UUID, *, version: int, age_s: float) -> None:
-    """Put in an event that waits to be sent."""
+    """Insert an event that waits to be sent."""
     await owner.execute(_EVENT, f"{order_id}:v{version}", age_s)
 
 

@@ -1,4 +1,4 @@
-"""The audit is silent about a healthy system, and names the order and the invariant of every fault that is planted."""
+"""The audit finds nothing in a healthy system, and names the order and the invariant of every planted fault."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_planted_fault_is_found_by_its_order(
 async def test_where_the_ledger_can_not_be_seen_only_its_own_faults_are_missed(
     database: Database, healthy: asyncpg.Connection, fault: Fault
 ) -> None:
-    """What the orders say of themselves is judged as ever, and nothing that only the ledger could tell."""
+    """Checks that need no ledger run as before, and no other check reports anything."""
     for statement in fault.statements:
         await healthy.execute(statement)
 
@@ -124,7 +124,7 @@ async def test_what_somebody_still_looks_after_is_no_finding(database: Database,
 
 
 async def test_a_promise_that_is_thought_kept_is_found(database: Database, healthy: asyncpg.Connection) -> None:
-    """I11: a claim that the sweeper has settled, although there is no order, is looked after by nobody."""
+    """I11: a claim that the sweeper has settled without an order is never tried again, so it is lost."""
     await insert_claim(healthy, NOBODY, key="settled", age_s=60)
     await healthy.execute("UPDATE api.claims SET next_publish_at = now() + interval '1 h', settled = true")
 
@@ -132,7 +132,7 @@ async def test_a_promise_that_is_thought_kept_is_found(database: Database, healt
 
 
 def test_every_check_has_a_planted_fault() -> None:
-    """No invariant is without a check, and no check is one that has never found anything."""
+    """Every invariant has a check, and every check finds a planted fault."""
     planted = {fault.check for fault in FAULTS} | {"event is sent", "event of a version", "claim becomes an order"}
 
     assert {f"I{number}" for number in range(1, 12)} == {check.invariant for check in CHECKS}
@@ -159,7 +159,7 @@ async def test_what_was_only_on_its_way_is_no_finding(database: Database, health
 
 
 async def test_what_each_look_sees_anew_is_no_finding(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two looks that see two different things agree on nothing."""
+    """What only one of two looks sees is no finding."""
     passing = Check("I1", "passing", "true", "'it was so for a moment'")
     rows = "(SELECT NULL::uuid AS order_id, clock_timestamp() AS at) AS moment"
     monkeypatch.setattr(checks, "LOOKS", (AuditLook(("order_id", "at"), rows, (passing,), by_order=False),))
@@ -170,7 +170,7 @@ async def test_what_each_look_sees_anew_is_no_finding(database: Database, monkey
 async def test_pages_find_what_one_look_finds(
     database: Database, healthy: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However the orders are cut into pages, each is looked at once, and so is what lies between them."""
+    """Whatever the size of a page, each order is looked at once, and rows without an order, too."""
     await insert_claim(healthy, UUID(int=0), age_s=60)
     await insert_claim(healthy, UUID(int=REFUSED.int + 1), age_s=60)  # the very id after a page's last
     await insert_claim(healthy, UUID(int=2**128 - 1), age_s=60)
@@ -198,7 +198,7 @@ async def test_findings_are_bounded(
 
 @pytest.mark.usefixtures("healthy")
 async def test_an_engine_will_do(database: Database) -> None:
-    """A caller who has an engine passes it; the audit uses its address and login, not its short patience."""
+    """Given an engine, the audit uses its address and login, and not its short time limit."""
     engine = create_engine(parse_database_url(database.url_of("auditor")), application_name="test")
     assert [] == await audit(engine, settle_s=SOON_S)
     await engine.dispose()

@@ -1,4 +1,4 @@
-"""The audit that stays: metrics of each run, one line a run, an outage survived; and many orders, read in pages."""
+"""The repeated audit: metrics and a line for each run, an outage survived; and many orders, read in pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORDERS = 2_000
 async def test_many_orders_in_order_have_no_findings(
     database: Database, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a system leaves behind that has worked for a while is clean, in one page and in many."""
+    """A database after some time of work is clean, read in one page or in many."""
     monkeypatch.setattr(many, "PART", 800)
     await many.fill(owner, ORDERS)
     seen: list[int] = []
@@ -54,7 +54,7 @@ async def test_a_watch_shows_each_run_and_tells_each_finding_once(
 
 
 async def test_a_watch_survives_an_outage(database: Database, unused_tcp_port_url: str) -> None:
-    """A database that is away is a run that failed; it is counted, and the watch goes on."""
+    """While the database is away a run fails and is counted, and the watch goes on."""
     metrics, stopping, lines = AuditMetrics(), asyncio.Event(), asyncio.Queue[str]()
     watching = asyncio.create_task(watch(unused_tcp_port_url, stopping, metrics, lines.put_nowait, every_s=0.05))
     async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""The command `archive`: it asks, tells what it does, and may be broken off at any moment."""
+"""The command `archive`: it asks first, says what it does, and may be interrupted at any moment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_a_dry_run_does_nothing(db: Terminal) -> None:
 
 
 async def test_two_runs_share_the_work(db: Terminal) -> None:
-    """Each order goes once, whoever comes first."""
+    """Each order is archived once, by one of the two."""
     await ended(db, *range(1, 41))
     runs = [await _begun(db, "--batch", "3", "--json") for _ in range(2)]
     assert 40 == sum([json.loads((await one.communicate())[0])["rows"]["orders"] for one in runs])
@@ -48,12 +48,12 @@ SLOWLY: Final = (
     "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END'",
     "CREATE TRIGGER slowly BEFORE INSERT ON orders.archive FOR EACH ROW EXECUTE FUNCTION slowly()",
 )
-"""A hundred orders take five seconds: the signal comes in the middle, however late the test looks."""
+"""A hundred orders take five seconds, so the signal comes in the middle even on a slow machine."""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 async def test_a_run_that_is_broken_off_leaves_each_order_whole(db: Terminal, how: signal.Signals) -> None:
-    """Between two transactions or inside one: an order is here or there with all it has, and the next run goes on."""
+    """After a signal each order is whole, in its tables or in the archive, and the next run archives the rest."""
     await ended(db, *range(1, 101))
     before = await shown(db)
     for statement in SLOWLY:
@@ -86,7 +86,7 @@ async def test_nothing_goes_before_the_horizon(db: Terminal, days: str) -> None:
 
 
 async def test_a_horizon_that_is_no_number_is_wrong_usage(db: Terminal) -> None:
-    """Nothing is compared with it, and nothing goes."""
+    """Nothing is archived."""
     await ended(db, 1)
     refused = await db.cli("archive", "--yes", "--older-than", "nan")
     assert (2, "", True) == (refused.code, refused.out, "--older-than" in refused.err)
@@ -94,7 +94,7 @@ async def test_a_horizon_that_is_no_number_is_wrong_usage(db: Terminal) -> None:
 
 
 async def test_it_asks_where_nobody_has_said_yes(db: Terminal) -> None:
-    """Without a person it does nothing."""
+    """Without a terminal to ask at, it does nothing and ends with 2."""
     await ended(db, 1)
     asked = await db.cli("archive")
     assert (2, 0) == (asked.code, await number_of(db, "orders.archive"))

@@ -1,4 +1,4 @@
-"""`check-deploy` finds what this code could not handle, before it is deployed, and lets pass what it can."""
+"""`check-deploy` finds what this version could not handle, before a deploy, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def checked(db: Terminal) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("side", "told"), STORIES)
 def test_whatever_this_code_stores_it_can_handle(side: Side, told: tuple[Incoming, ...]) -> None:
-    """The check cries only about what is strange: no state of a true order is, nor one that was reached in a pause."""
+    """No state that an order can reach is reported, with or without a pause."""
     for paused in (NOBODY, frozenset(Participant)):
         story = Story()
         story.paused = paused
@@ -85,7 +85,7 @@ STRANGE: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("shape", STRANGE)
 async def test_a_strange_order_is_named_with_its_reason(db: Terminal, shape: str) -> None:
-    """Next to good ones, which pass; the same reason is counted once, with examples."""
+    """Good orders beside it pass; equal reasons are counted together, with examples."""
     progress, reason = STRANGE[shape]
     await db.begin(1)
     strange = [await db.begin(number, Side.BUY, approved(), reserved()) for number in range(2, 7)]
@@ -101,7 +101,7 @@ async def test_a_strange_order_is_named_with_its_reason(db: Terminal, shape: str
 
 
 async def test_a_phase_of_the_future_is_named(db: Terminal) -> None:
-    """A later version has stored it, with a constraint of its own."""
+    """An order in a phase that only a later version knows is reported."""
     order_id = await db.begin(1)
     await db.execute("ALTER TABLE orders.orders DROP CONSTRAINT orders_phase_shows_status")
     await db.execute("UPDATE orders.orders SET phase = 'WORKING'")
@@ -133,7 +133,7 @@ async def test_a_message_that_nobody_could_read_is_named(db: Terminal) -> None:
 
 
 async def test_a_schema_that_is_behind_or_ahead_is_told(db: Terminal) -> None:
-    """The revisions that are missing are named, and one that nobody knows; the orders are looked at anyway."""
+    """Missing revisions and an unknown one are named; the orders are checked all the same."""
     await db.begin(1)
     await asyncio.to_thread(migrations.downgrade, db.url, "0002")
     behind = await checked(db)

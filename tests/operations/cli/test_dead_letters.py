@@ -1,4 +1,4 @@
-"""Dead letters in bulk: of all services, by filter, once each; and one that fails again is left to another run."""
+"""Many dead letters: of all services, by filter, once each; one that fails again is left for another run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Sent = Callable[[], Coroutine[Any, Any, list[bytes | None]]]
 
 
 async def write(db: Terminal, schema: str, *reasons: str, topic: str = "sys.orders.requests", first: int = 0) -> None:
-    """Store letters with these reasons, whose value is their number."""
+    """Store dead letters with these reasons, whose value is their number."""
     records = [
         (FakeRecord(topic=topic, offset=offset, value=b"%d" % offset), why) for offset, why in enumerate(reasons, first)
     ]
@@ -34,7 +34,7 @@ async def write(db: Terminal, schema: str, *reasons: str, topic: str = "sys.orde
 
 @pytest_asyncio.fixture
 async def topic(infrastructure: Infrastructure, topic_prefix: str) -> str:
-    """Create the topic that letters come from."""
+    """Create the topic that the dead letters come from."""
     name = f"{topic_prefix}orders.requests"
     await infrastructure.create_topics({name: 1})
     return name
@@ -59,7 +59,7 @@ async def sent(infrastructure: Infrastructure, topic: str) -> AsyncIterator[Sent
     yield read
 
 
-async def test_letters_of_all_services_are_listed_by_filter(db: Terminal) -> None:
+async def test_those_of_all_services_are_listed_by_filter(db: Terminal) -> None:
     """By topic, with or without the system's prefix, by words of the reason, by age; more than fit on one page."""
     await write(db, "orders", *["no such order"] * 600)
     await write(db, "balances", "Numeric overflow", topic="sys.balance.commands")
@@ -83,7 +83,7 @@ async def test_letters_of_all_services_are_listed_by_filter(db: Terminal) -> Non
 
 
 async def test_discard_by_filter_closes_those_and_no_others(db: Terminal) -> None:
-    """Every letter has its result and its record; started again the run finds nothing to do."""
+    """Every dead letter has its result and its note; the same run started again finds nothing to do."""
     await write(db, "orders", "a", "b")
     await write(db, "assets", "a")
     look = await db.cli("dead-letters", "discard", "--reason", "a", "--dry-run")
@@ -102,8 +102,8 @@ async def test_discard_by_filter_closes_those_and_no_others(db: Terminal) -> Non
     assert (1, "orders/1: is not open\norders/2: discarded\n") == (other.code, other.out)
 
 
-async def test_a_locked_letter_holds_up_only_itself(db: Terminal, topic: str) -> None:
-    """The others of a run are done; the one that somebody holds locked is told, and the next run does it."""
+async def test_a_locked_one_delays_no_other(db: Terminal, topic: str) -> None:
+    """The others of a run are done; the locked one is reported, and the next run does it."""
     await write(db, "orders", *["x"] * 3, topic=topic)
     words = ("dead-letters", "discard", "--topic", topic, "--reason", "x", "--yes")
     async with db.engine.connect() as bystander:
@@ -119,7 +119,7 @@ async def test_a_locked_letter_holds_up_only_itself(db: Terminal, topic: str) ->
 async def test_replay_by_filter_publishes_each_once(
     db: Terminal, infrastructure: Infrastructure, topic: str, sent: Sent
 ) -> None:
-    """Byte for byte and in order; a letter that came back meanwhile is left alone, even when the run starts again."""
+    """Byte for byte and in order; one that fails again meanwhile is left alone, even when the run is started again."""
     kafka = {"KAFKA_BOOTSTRAP_SERVERS": infrastructure.kafka_bootstrap_servers}
     await write(db, "orders", *["x"] * 5, topic=topic)
     words = ("dead-letters", "replay", "--topic", topic, "--run", "r", "--yes")
@@ -132,10 +132,10 @@ async def test_replay_by_filter_publishes_each_once(
     assert [6] == [row["id"] for row in await db.rows(OPEN.format(schema="orders")) if row["open"]]
 
 
-async def test_a_broker_that_does_not_take_a_letter_leaves_it_open(
+async def test_one_that_the_broker_does_not_take_stays_open(
     db: Terminal, infrastructure: Infrastructure, topic_prefix: str
 ) -> None:
-    """Here the topic is not there: exit 1, and the letter stays for another time."""
+    """The topic does not exist: exit 1, and the dead letter stays open."""
     await write(db, "orders", "x", topic=f"{topic_prefix}gone")
     output = await db.cli(
         "dead-letters", "replay", "orders/1", KAFKA_BOOTSTRAP_SERVERS=infrastructure.kafka_bootstrap_servers
@@ -148,15 +148,15 @@ async def test_a_broker_that_does_not_take_a_letter_leaves_it_open(
 @pytest.mark.parametrize(
     ("name", "says"), [("17", "is not a dead letter's id"), ("orders/9", "there is no dead letter")]
 )
-async def test_a_letter_that_is_none(db: Terminal, name: str, says: str) -> None:
+async def test_a_name_that_is_none(db: Terminal, name: str, says: str) -> None:
     """A wrong name is wrong usage, an unknown number trouble; both are one line."""
     output = await db.cli("dead-letters", "show", name)
     assert says in output.err
     assert (2 if name == "17" else 1) == output.code
 
 
-async def test_large_letters_are_listed_in_little_memory_and_discarded_and_purged(db: Terminal) -> None:
-    """300 letters of a megabyte: a list shows their beginnings; the commands need a fraction of their bytes."""
+async def test_large_ones_are_listed_in_little_memory_and_discarded_and_purged(db: Terminal) -> None:
+    """300 of a megabyte: a list shows how each begins, and the commands need a fraction of that memory."""
     value = b"x" * 1_000_000
     for first in range(0, 300, 50):
         records = [(FakeRecord(topic="t", offset=offset, value=value), "large") for offset in range(first, first + 50)]
@@ -176,7 +176,7 @@ async def test_large_letters_are_listed_in_little_memory_and_discarded_and_purge
 
 
 async def test_purge_deletes_what_is_closed_and_old_and_nothing_else(db: Terminal) -> None:
-    """Open letters stay unless --state says so; a dry run and a run without a choice delete nothing."""
+    """Open ones stay unless --state says so; a dry run and a run without a choice delete nothing."""
     await write(db, "orders", "a", "b", "c")
     await db.cli("dead-letters", "discard", "orders/1", "orders/2")
     numbers = "SELECT dead_letter_id AS id FROM orders.dead_letters ORDER BY 1"
@@ -198,7 +198,7 @@ async def test_purge_deletes_what_is_closed_and_old_and_nothing_else(db: Termina
 async def test_what_was_not_kept_whole_is_not_replayed(
     db: Terminal, infrastructure: Infrastructure, topic: str, sent: Sent
 ) -> None:
-    """A stand-in has not the record's bytes: publishing it would put an empty message into the topic."""
+    """Only its place was stored: publishing it would put an empty message into the topic."""
     await write(db, "orders", NOT_WHOLE + "can't be parsed", topic=topic)
     told = await db.cli(
         "dead-letters", "replay", "orders/1", KAFKA_BOOTSTRAP_SERVERS=infrastructure.kafka_bootstrap_servers

@@ -1,4 +1,4 @@
-"""The ledger is another team's: what it shows is checked and shown, and no order is broken by what it hides."""
+"""The ledger is another team's: its views are checked and shown, and without them no order is reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def order_id(db: Terminal) -> str:
 
 
 async def test_a_ledger_that_shows_itself_is_audited(db: Terminal, order_id: str) -> None:
-    """With its views the audit is the whole audit: a sound order has no finding, and money that is missing has."""
+    """With its views the audit runs all checks: a sound order has no finding, missing money has one."""
     sound = await db.cli("audit", LEDGER_VIEWS="theirs_audit")
     assert (0, "audit: I1 to I11 hold\n") == (sound.code, sound.out)
     assert [] == await audit(db.engine, settle_s=0, ledger="theirs_audit")
@@ -70,7 +70,7 @@ async def test_a_ledger_that_shows_itself_is_audited(db: Terminal, order_id: str
     ],
 )
 async def test_a_ledger_that_nobody_sees_breaks_no_order(db: Terminal, order_id: str, setting: str, why: str) -> None:
-    """Each command says that it can't see it; what can be seen is checked, and is in order."""
+    """Each command says that it can't read the ledger, and shows or checks the rest."""
     audited = await db.cli("audit", LEDGER_VIEWS=setting)
     assert (0, "audit: what can be seen holds\n") == (audited.code, audited.out)
     assert why in audited.err
@@ -91,7 +91,7 @@ async def test_a_ledger_that_nobody_sees_breaks_no_order(db: Terminal, order_id:
 
 
 async def test_a_reference_ledger_that_was_handed_over_is_not_asked(db: Terminal, order_id: str) -> None:
-    """Even when nobody has said where the new one is: its orders are not looked for in the old one."""
+    """Without LEDGER_VIEWS, too: new orders are not looked for in the closed ledger."""
     assert 1 == (await db.cli("audit")).code
     await db.cli("hand-over", "theirs")
 
@@ -132,13 +132,13 @@ async def test_a_ledger_that_shows_itself_is_shown(db: Terminal, order_id: str) 
 
 @pytest.mark.usefixtures("order_id")
 async def test_a_user_without_an_account_is_sent_to_no_ledger_of_ours(db: Terminal) -> None:
-    """Whoever keeps the ledger makes accounts in it."""
+    """The error does not suggest a deposit: accounts are made by the other service."""
     told = await db.cli("accounts", "zoe", LEDGER_VIEWS="theirs_audit")
     assert (1, "order-saga: zoe has no account") == (told.code, told.err.strip())
 
 
 async def test_a_view_without_a_column_is_named(db: Terminal, order_id: str) -> None:
-    """Who provides views is told what is missing in them."""
+    """The error names the missing column."""
     await db.execute("DROP VIEW theirs_audit.accounts")
     await db.execute("CREATE VIEW theirs_audit.accounts AS SELECT user_id, asset_id, available FROM theirs.my_accounts")
     told = await db.cli("inspect", order_id, LEDGER_VIEWS="theirs_audit")
@@ -146,7 +146,7 @@ async def test_a_view_without_a_column_is_named(db: Terminal, order_id: str) -> 
 
 
 async def test_a_name_that_is_none_is_wrong_usage(db: Terminal) -> None:
-    """It never reaches a statement."""
+    """No statement is made of it."""
     for words in (("audit",), ("accounts", "alice")):
         told = await db.cli(*words, LEDGER_VIEWS="a; DROP TABLE x")
         assert 2 == told.code
@@ -154,7 +154,7 @@ async def test_a_name_that_is_none_is_wrong_usage(db: Terminal) -> None:
 
 
 async def test_a_deposit_goes_to_whoever_keeps_the_ledger(db: Terminal) -> None:
-    """The reference ledger takes none while another one is in use."""
+    """It is refused for the reference ledger while another one is in use."""
     told = await db.cli("deposit", "alice", "USD", "5", LEDGER_VIEWS="theirs_audit")
     assert 2 == told.code
     assert [] == await db.rows("SELECT * FROM balances.deposits")

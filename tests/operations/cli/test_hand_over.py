@@ -1,4 +1,4 @@
-"""The reference ledger is handed over: from one moment on no money of it moves, whoever tries; all else goes on."""
+"""After the reference ledger is handed over no money in it moves; everything else goes on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def endowed(db: Terminal) -> None:
 
 
 async def test_no_money_moves_in_a_ledger_that_was_handed_over(db: Terminal) -> None:
-    """Every way to change it is refused as by a server that must not write: the service waits and loses nothing."""
+    """Every change is refused with the error of a read-only server: the service waits and loses nothing."""
     await endowed(db)
 
     told = await db.cli("hand-over", "wallet")
@@ -54,7 +54,7 @@ async def test_no_money_moves_in_a_ledger_that_was_handed_over(db: Terminal) -> 
 
 
 async def test_a_deposit_into_a_closed_ledger_is_refused_in_one_line(db: Terminal) -> None:
-    """It would be lost to whoever keeps the money now."""
+    """The successor would not know of it."""
     await db.cli("hand-over", "wallet")
     told = await command("deposit", "alice", "USD", "5", env={"DATABASE_URL": db.url})
     assert 1 == told.code
@@ -64,7 +64,7 @@ async def test_a_deposit_into_a_closed_ledger_is_refused_in_one_line(db: Termina
 
 
 async def test_the_reference_service_does_not_start_again(db: Terminal) -> None:
-    """Nobody who starts everything has two ledgers by that."""
+    """So a start of all services makes no second ledger."""
     await db.cli("hand-over", "wallet")
     with pytest.raises(CannotStart, match="handed over to wallet"):
         async with db.engine.begin() as tx:
@@ -72,7 +72,7 @@ async def test_the_reference_service_does_not_start_again(db: Terminal) -> None:
 
 
 async def test_a_ledger_is_handed_over_once(db: Terminal) -> None:
-    """The second time says to whom it went; a name that is none is wrong usage."""
+    """The second hand-over names the successor; a name that can't be is wrong usage."""
     await db.cli("hand-over", "wallet")
     told = await db.cli("hand-over", "purse")
     assert 1 == told.code
@@ -82,7 +82,7 @@ async def test_a_ledger_is_handed_over_once(db: Terminal) -> None:
 
 
 async def test_it_waits_for_a_batch_that_is_under_way(db: Terminal) -> None:
-    """What a transaction has begun is part of what is handed over."""
+    """The hand-over waits for a transaction that has begun, and includes its work."""
     await endowed(db)
     async with db.engine.connect() as connection, connection.begin() as batch:
         await connection.exec_driver_sql("UPDATE balances.accounts SET available = available - 1")
@@ -99,7 +99,7 @@ async def test_it_waits_for_a_batch_that_is_under_way(db: Terminal) -> None:
 
 
 async def test_a_closed_ledger_can_still_be_archived_and_erased(db: Terminal) -> None:
-    """Neither moves money, and the law does not wait."""
+    """Neither moves money."""
     await endowed(db)
     await db.cli("hand-over", "wallet")
     assert 0 == (await db.cli("archive", "--yes")).code

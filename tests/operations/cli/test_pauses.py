@@ -1,4 +1,4 @@
-"""Pausing on the real tables: from the next batch on nobody is asked, and the end of the pause wakes who waited."""
+"""Pauses on the real tables: the next batch asks nothing, and the end of the pause wakes the orders that waited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITING = "SELECT order_id FROM audit.questions WHERE held_back ORDER BY order_i
 
 
 async def test_orders_wait_while_balance_is_paused_and_are_woken_at_the_end(db: Terminal) -> None:
-    """New ones ask nothing, old ones are not asked again, both say so; afterwards all are asked at once."""
+    """New orders ask nothing, old ones do not ask again, and both say so; afterwards all ask at once."""
     old = await db.begin(1, Side.BUY, approved())
     paused = await db.cli("pause", "balance", "--reason", "new disks", "--by", "ops")
     assert (0, "balance is paused; 'order-saga unpause balance' ends it\n") == (paused.code, paused.out)
@@ -43,7 +43,7 @@ async def test_orders_wait_while_balance_is_paused_and_are_woken_at_the_end(db: 
 
 
 async def test_a_cancel_during_the_pause_ends_what_was_never_asked(db: Terminal) -> None:
-    """On the tables, too, a question that was never sent is known for one."""
+    """The tables know that a question was never sent, so the order ends without an answer."""
     await db.cli("pause", "balance", "--reason", "x")
     order_id = await db.begin(1, Side.SELL)
     assert [] == await db.tell(of(cancel(), order_id))
@@ -52,7 +52,7 @@ async def test_a_cancel_during_the_pause_ends_what_was_never_asked(db: Terminal)
 
 
 async def test_a_multitude_is_woken_a_page_at_a_time(db: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders that are woken ask whether there is room or not, so they must not all ask at once."""
+    """Orders that are woken pass the admission limit, so they must not all ask at once."""
     monkeypatch.setattr(pauses, "WAKE_MAX", 1)
     monkeypatch.setattr(pauses, "WAKE_EVERY_S", 0.5)
     monkeypatch.setattr(pauses, "BETWEEN_PASSES_S", 0.0)
@@ -67,7 +67,7 @@ async def test_a_multitude_is_woken_a_page_at_a_time(db: Terminal, monkeypatch: 
 async def test_waking_ends_although_another_pause_makes_all_wait_again(
     db: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whom the scanner finds between two pages waits again at once: every page is full, and each is woken once."""
+    """Orders that wait again at once are not woken twice, although every page is full."""
     monkeypatch.setattr(pauses, "WAKE_MAX", 1)
     monkeypatch.setattr(pauses, "WAKE_EVERY_S", 0.2)
     monkeypatch.setattr(pauses, "PASSES_MAX", 1)
@@ -84,7 +84,7 @@ async def test_waking_ends_although_another_pause_makes_all_wait_again(
 
 
 async def test_pausing_twice_says_who_did_it_and_unpausing_twice_does_no_harm(db: Terminal) -> None:
-    """Exit 1 for what can't be done twice; what can is exit 0; a name that is none is wrong usage."""
+    """A second pause is exit 1, a second unpause exit 0, an unknown name exit 2."""
     await db.cli("pause", "assets", "--reason", "a new feed", "--by", "ann")
     again = await db.cli("pause", "assets", "--reason", "another", "--by", "bob")
     assert (1, True) == (again.code, again.err.endswith("by ann: a new feed\n"))
@@ -96,7 +96,7 @@ async def test_pausing_twice_says_who_did_it_and_unpausing_twice_does_no_harm(db
 
 
 async def test_who_is_woken_in_vain_waits_on(db: Terminal) -> None:
-    """With both paused the end of one pause wakes, and the other one holds; an order that is busy is left out."""
+    """An order that is woken while the other participant is paused waits again; a locked order is left out."""
     for who in ("assets", "balance"):
         await db.cli("pause", who, "--reason", "x")
     order_id = await db.begin(1)

@@ -28,7 +28,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
-    """At 40 columns as at 200: each order's title, what was asked, and how it ended, whole words within the width."""
+    """At each width every order's title, request and end are there, in whole words."""
     played = scenes()
     lines = printed(width, lambda: demo.print_scenes([(scene, scene.ends) for scene in played]))
     told = " ".join(" ".join(lines).replace("│", " ").replace("·", " ").split())
@@ -40,7 +40,7 @@ def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
 
 
 def test_a_table_that_fits_stays_one(printed: Print) -> None:
-    """Nothing changes where there is room; where there is none, empty cells are left out and no word is cut."""
+    """A table stays a table where it fits; elsewhere empty cells are left out and no word is cut."""
     table = Table("asset", "available", "held", title="accounts of alice")
     table.add_row("BTC", "0.01", "")
     assert "━" in printed(80, lambda: print_table(table))[1]

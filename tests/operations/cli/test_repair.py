@@ -1,4 +1,4 @@
-"""Repairing many orders: what is done is done once for each, written down with the deed, and told as it goes."""
+"""Repairs of many orders: each is done once, noted in the same transaction, and printed as it is done."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def outbox(db: Terminal) -> list[OrderCancelRequested]:
 
 
 async def test_resume_by_reason_lets_exactly_those_go_on(db: Terminal) -> None:
-    """Of all parked orders those whose reason has the text; each has its line, its record and its place in history."""
+    """Only orders whose reason has the text go on; each has its line, its note and its entry in the history."""
     chosen = [await db.begin(number, Side.BUY, park("Numeric overflow")) for number in (1, 2)]
     other = await db.begin(3, Side.BUY, park("a lie"))
     done = await db.cli("resume", "--parked-reason", "numeric", "--by", "ops", "--run", "r1", "--yes")
@@ -50,7 +50,7 @@ async def test_resume_by_reason_lets_exactly_those_go_on(db: Terminal) -> None:
 
 
 async def test_a_resume_with_a_cancel_sends_its_events(db: Terminal) -> None:
-    """A parked order whose cancel came meanwhile ends; what the public must hear stands in the outbox, due at once."""
+    """A parked order whose cancel came meanwhile ends; its events are in the outbox, due at once."""
     order_id = await db.begin(1, Side.BUY, park(), cancel())
     await db.execute("DELETE FROM orders.outbox")
     assert 0 == (await db.cli("resume", str(order_id))).code
@@ -107,7 +107,7 @@ async def test_ask_again_chooses_by_whom_an_order_waits_for(db: Terminal) -> Non
 
 
 async def test_cancel_sends_what_the_api_would_send(db: Terminal) -> None:
-    """An operator's cancel, in the order's user's name, through the outbox; a stranger's order can't be cancelled."""
+    """An operator's cancel with the order's user, through the outbox; the saga judges whether it is in time."""
     open_one, settling = await db.begin(1), await db.begin(2, Side.BUY, approved(), reserved())
     done = await db.cli("cancel", "--user", "alice", "--by", "ops", "--yes", "--json")
     assert (0, [str(open_one)]) == (done.code, [line["item"] for line in lines(done)[:-1]])
@@ -128,7 +128,7 @@ async def test_an_accepted_order_that_nobody_has_seen_can_be_cancelled(db: Termi
 
 
 async def test_a_run_that_was_done_does_nothing_again(db: Terminal) -> None:
-    """By id the items say so, by filter they are not even met; and its limit counts over all of its starts."""
+    """By id the items say so, by filter they are left out; the limit of a run counts over all of its starts."""
     ids = [await db.begin(number, Side.BUY, park()) for number in (1, 2, 3)]
     for _ in range(2):
         assert 0 == (await db.cli("resume", "--all", "--limit", "2", "--run", "mine", "--yes")).code
@@ -166,7 +166,7 @@ async def test_a_run_that_is_killed_goes_on_where_it_stopped(db: Terminal) -> No
 
 
 async def test_two_starts_of_one_run_at_the_same_time_share_the_work(db: Terminal) -> None:
-    """Each order once, whoever comes first."""
+    """Each order is repaired once, by one of the two."""
     ids = [await db.begin(number, Side.BUY, park()) for number in range(1, 21)]
     starts = [
         await asyncio.create_subprocess_exec(
@@ -181,7 +181,7 @@ async def test_two_starts_of_one_run_at_the_same_time_share_the_work(db: Termina
 
 
 async def test_a_busy_order_is_waited_for(db: Terminal) -> None:
-    """A lock that the orchestrator holds is no answer."""
+    """A repair waits for the orchestrator's lock."""
     order_id = await db.begin(1, Side.BUY, park())
     async with db.engine.begin() as busy:
         await busy.exec_driver_sql("SELECT FROM orders.orders FOR UPDATE")
@@ -218,7 +218,7 @@ async def test_a_row_that_this_code_does_not_know_stops_nobody_else(db: Terminal
     ],
 )
 async def test_a_wrong_request_is_exit_2_and_does_nothing(db: Terminal, words: tuple[str, ...], says: str) -> None:
-    """One line that says what would be right."""
+    """The error is one line that says what would be right."""
     order_id = await db.begin(1)
     output = await db.cli(*words)
     assert (2, "") == (output.code, output.out)

@@ -1,4 +1,4 @@
-"""`stuck` says of everything that does not move why, in words, and puts together what has one cause."""
+"""`stuck` says why anything does not move, and groups what has one cause."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def said(db: Terminal, *words: str) -> dict[str, tuple[str, str]]:
 
 
 async def test_nothing_to_say_is_exit_0(db: Terminal) -> None:
-    """Neither is an order that began just now."""
+    """An order that has just begun is not stuck."""
     await db.begin(1)
     assert (0, "no order is stuck\n") == (await db.cli("stuck"))[:2]
     assert {} == await said(db)
@@ -61,7 +61,7 @@ async def test_nothing_to_say_is_exit_0(db: Terminal) -> None:
     ],
 )
 async def test_an_order_says_why(db: Terminal, side: Side, told: tuple[object, ...], cause: str, why: str) -> None:
-    """For whom it waits since when, how often it has asked, and when it asks next; or why it is parked."""
+    """Whom it waits for since when, how often it has asked, when it asks next; or why it is parked."""
     order_id = await db.begin(1, side, *told)  # type: ignore[arg-type]
     await db.execute(YESTERDAY)
     found = await said(db)
@@ -70,7 +70,7 @@ async def test_an_order_says_why(db: Terminal, side: Side, told: tuple[object, .
 
 
 async def test_attempts_and_overdue_are_told(db: Terminal) -> None:
-    """The number is the question's own; overdue says that a person was paged."""
+    """The number of attempts is the question's own; an overdue order says so."""
     order_id = await db.begin(1, Side.BUY, approved(), reserved())
     again = "UPDATE orders.orders SET due_at = now()"
     for _ in range(6):
@@ -86,7 +86,7 @@ async def test_attempts_and_overdue_are_told(db: Terminal) -> None:
 
 
 async def test_what_is_not_even_an_order_yet_and_what_nobody_heard(db: Terminal) -> None:
-    """Accepted requests that no orchestrator has seen, and events that the broker has not."""
+    """Accepted requests that no orchestrator has seen, and events that were not sent."""
     await db.execute(CLAIM, UUID(int=7))
     order_id = await db.begin(1)
     await db.execute("DELETE FROM orders.outbox")
@@ -123,7 +123,7 @@ def _cells(line: str) -> tuple[str, ...]:
 
 
 async def test_causes_without_end_are_counted_together(db: Terminal) -> None:
-    """Each parked for a reason of its own: the table stays short, and no order is lost in it."""
+    """Orders that are each parked for another reason: the table stays short and counts all of them."""
     for number in range(1, 51):
         await db.begin(number, Side.BUY, park(f"reason {number}"))
     output = await db.cli("stuck")
@@ -132,7 +132,7 @@ async def test_causes_without_end_are_counted_together(db: Terminal) -> None:
 
 
 async def test_a_pause_is_a_cause(db: Terminal) -> None:
-    """Who waits for a paused participant says so, while it is paused and until it has looked again."""
+    """An order that waits for a paused participant says so, until it has looked again after the pause."""
     await db.cli("pause", "balance", "--reason", "new disks", "--by", "ops")
     order_id = await db.begin(1)
     await db.execute(YESTERDAY)
@@ -150,7 +150,7 @@ async def test_a_pause_is_a_cause(db: Terminal) -> None:
 
 
 async def test_a_session_that_holds_a_row_is_named(db: Terminal) -> None:
-    """By its application, login and pid, with the table; what our own transactions hold for a moment is not."""
+    """By its application, login and pid, with the table; our own short transactions are not named."""
     order_id = await db.begin(1)
     async with db.engine.connect() as connection:
         await connection.exec_driver_sql("SET application_name = 'somebodys psql'")

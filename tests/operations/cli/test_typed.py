@@ -1,4 +1,4 @@
-"""Whatever a person types, a command answers in a line: no stack trace, exit 2 for wrong usage, 1 for trouble."""
+"""Whatever is typed, the answer is a line and no stack trace: exit 2 for wrong usage, 1 for trouble."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GARBAGE: Final = (
     *("00000000-0000-0000-0000-000000000000", "orders/\u00b2", "/5", "2026-13-01", "9" * 40),
 )
 LONG_LIVED: Final = frozenset({"up", "demo", "api", "orchestrator", "balance", "assets"})
-"""They start something that stays; their settings have tests of their own."""
+"""They start something that runs on; their settings have tests of their own."""
 GOOD: Final = {
     "order_type": "MARKET_BUY", "asset": "BTC", "quantity": "1", "user": "alice", "order_id": str(UUID(int=1)),
     "order_ids": str(UUID(int=1)), "participant": "balance", "letter": "orders/1", "letters": "orders/1",
@@ -52,7 +52,7 @@ def _takes_value(parameter: Any) -> bool:
 
 
 def _typings(name: tuple[str, ...], command: Any) -> Iterator[tuple[str, ...]]:
-    """Give each argument and option each piece of garbage, once, beside good values of what is required."""
+    """Give each argument and option each piece of garbage once, beside good values of the required ones."""
     valued = [one for one in command.params if _takes_value(one)]
     for wrong in valued:
         for garbage in GARBAGE:
@@ -97,7 +97,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("name", sorted(name for name in COMMANDS if name[0] not in LONG_LIVED), ids="-".join)
 def test_garbage_is_answered_in_words(name: tuple[str, ...], away: dict[str, int], typed: Any) -> None:
-    """Each argument of each command, with nothing to be reached: exit 0, 1 or 2, and no stack trace."""
+    """Each argument of each command, with no server to connect to: exit 0, 1 or 2, and no stack trace."""
     assert away
     for words in _typings(name, COMMANDS[name]):
         output = typed(*words)
@@ -131,7 +131,7 @@ def test_what_no_command_takes_is_exit_2(name: tuple[str, ...], away: dict[str, 
     ids=lambda one: one if isinstance(one, str) else " ".join(one),
 )
 def test_what_cannot_be_reached_is_named(words: tuple[str, ...], what: str, away: dict[str, int], typed: Any) -> None:
-    """The last line says what it is and where it should be; exit 1."""
+    """The last line names the server and its address; exit 1."""
     output = typed(*words)
     last = output.err.splitlines()[-1]
     assert (1, True, True) == (output.code, f"the {what} at" in last, f"127.0.0.1:{away[what]}" in last), last
@@ -148,7 +148,7 @@ async def test_a_deposit_that_is_known_with_another_amount_is_told(db: Terminal)
 
 
 async def test_a_user_whom_nobody_knows_is_not_erased(db: Terminal) -> None:
-    """A slip of the pen must not look like a success; a user who is known and has nothing to erase is fine."""
+    """A mistyped user must not look like a success; a known user with nothing to erase is fine."""
     unknown = await db.cli("erase-user", "alcie")
     assert (1, True) == (unknown.code, "nobody knows a user alcie" in unknown.err)
     await db.cli("deposit", "alice", "USD", "5")

@@ -1,4 +1,4 @@
-"""The front door: who asked for what, and the lists of a user's orders.
+"""The trail of REST requests, and what the lists of a user's orders need.
 
 Its indexes are built in the transaction, so writers wait for them: on tables of a running system build them beforehand
 with CREATE INDEX CONCURRENTLY, under the same names.
@@ -18,7 +18,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away again, the trail with what it holds."""
+    """Drop them; the trail of requests is lost."""
     run(DOWN)
 
 
