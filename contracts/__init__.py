@@ -1,1 +1,1 @@
-"""The wire between all services, and nothing else: values, messages, topics, codec. Never business rules, never I/O."""
+"""The messages between all services: values, messages, topics, codec. No business rules and no I/O."""

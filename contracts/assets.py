@@ -1,4 +1,4 @@
-"""The conversation with the asset service: is this order allowed, and at which quote; and its prices as they change."""
+"""The messages of the asset service: is an order allowed, at which quote, and how prices change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contracts.vocabulary import AssetId, BasisPoints, Count, Instant, OrderType
 
 
 class AssetRefusal(StrEnum):
-    """Why the asset service says no; each is a `ReasonCode` too."""
+    """Why the asset service refuses an order; each is a `ReasonCode` too."""
 
     ASSET_NOT_FOUND = "ASSET_NOT_FOUND"
     ASSET_NOT_TRADABLE = "ASSET_NOT_TRADABLE"
@@ -25,7 +25,7 @@ class AssetRefusal(StrEnum):
 
 
 class CheckAsset(msgspec.Struct, frozen=True):
-    """Judge an order by the asset's rules, and quote."""
+    """Check an order against the asset's rules, and quote a price."""
 
     command_id: StepId
     order_id: UUID
@@ -38,8 +38,8 @@ class CheckAsset(msgspec.Struct, frozen=True):
 class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     """The order is allowed at this quote; carries all that later sums need. `fee_bps` is the fee rate in 1/10,000.
 
-    `quoted_at` is when the quote was made. A quote's age counts from the earliest of it, the reply's `ce_time` and its
-    append time: whatever held the answer up, the price is as old as it is.
+    `quoted_at` is when the quote was made. A quote's age counts from the earliest of `quoted_at`, the reply's `ce_time`
+    and its append time, so that a delayed answer makes no price younger.
     """
 
     command_id: StepId

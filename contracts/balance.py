@@ -1,10 +1,10 @@
-"""The conversation with the balance service: reserve, settle, refund, and what it answers.
+"""The messages of the balance service: reserve, settle, refund, and the replies.
 
-A command carries final amounts: the balance service never computes a price or a fee. `amount` is always the whole
-hold, so that a command under a known hold id with other terms is seen. `hold_asked_at` is when the order first asked
-for its hold, in each of its commands: a ledger that began later and does not know the hold must move nothing, because
-the one before may hold it (HOLD_CONFLICT, with the state HELD). Every reply says the hold's state. A yes says also
-whose hold it is, of what; a service that does not say it is believed.
+A command carries final amounts: the balance service computes no price and no fee. `amount` is the whole hold in every
+command, so that other terms under a known hold id are noticed. `hold_asked_at`, also in every command, is when the
+order first asked for its hold. A ledger that began later and does not know the hold must move nothing, because the
+ledger before it may hold the money; it answers HOLD_CONFLICT with the state HELD. Every reply carries the hold's state.
+A reply that says yes also names the hold's user and asset; when it does not, the saga does not check them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contracts.vocabulary import AssetId, HoldState, Instant, ReasonText, StepId
 
 
 class BalanceRefusal(StrEnum):
-    """Why the balance service says no. CLOSED: the hold was already refunded, refused or settled."""
+    """Why the balance service refuses. CLOSED: the hold was already refunded, refused or settled."""
 
     ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
     INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
@@ -30,7 +30,7 @@ class BalanceRefusal(StrEnum):
 
 
 class _Command(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What every command begins with."""
+    """The first fields of every command."""
 
     command_id: StepId
     order_id: UUID
@@ -62,13 +62,13 @@ class SettleBalance(_Command, frozen=True):
 
 
 class RefundBalance(_Command, frozen=True):
-    """Give the whole hold back, whether or not it was ever made: a hold that comes later is refused."""
+    """Return the whole hold, whether or not it was made; a reservation that comes later is refused."""
 
     hold_asked_at: Instant | None = None
 
 
 class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What every reply begins with."""
+    """The first fields of every reply."""
 
     command_id: StepId
     order_id: UUID
@@ -77,7 +77,7 @@ class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Refusal(_Reply, frozen=True):
-    """A reply that says no, and why."""
+    """A reply that refuses, and says why."""
 
     reason_code: BalanceRefusal
     reason: ReasonText

@@ -1,4 +1,4 @@
-"""The codec of the hot path: messages to bytes and back, by msgspec. The only place that knows every message."""
+"""Encodes and decodes messages with msgspec. The only module that knows every message."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _TOPIC_OF: Final = {message: topic for topic in TOPICS for message in topic.mess
 
 
 def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
-    """Make a decoder for a type of ours that holds wire decimals."""
+    """Make a decoder for a type that holds wire decimals."""
     return msgspec.json.Decoder(kind, dec_hook=_read_value)
 
 
@@ -82,7 +82,7 @@ class _Reader(NamedTuple):
     decode: Callable[[bytes], Message]
     instants: tuple[Callable[[Message], datetime | None], ...]
     names: int | None
-    """How many names a body has in which each is needed; None where some may be left out, or have names inside."""
+    """How many names each body has; None where some are optional, or objects are nested."""
 
 
 def _needed_names(kind: type[msgspec.Struct]) -> int | None:
@@ -103,10 +103,10 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=_write_value)
 
 
 def decode(message_type: str, value: bytes | None) -> Message:
-    """Decode a body by its CloudEvents type; unknown fields are ignored, so that the wire can grow.
+    """Decode a body by its CloudEvents type. Unknown fields are ignored, so that messages can grow.
 
     An `OrderRequested` that breaks a rule but names its order and user comes back as `InvalidOrder`.
-    Raises `UnreadableMessage` that says what was wrong.
+    Raises `UnreadableMessage`, whose reason says what is wrong.
     """
     reader = _READERS.get(message_type)
     if reader is None:
@@ -119,7 +119,7 @@ def decode(message_type: str, value: bytes | None) -> Message:
             if (time := get(message)) is not None:
                 check_instant(time)
         _check_names(value, reader.names)
-        if _BACKSLASH in value:  # JSON has a NUL only as an escape, and our own bodies have next to none
+        if _BACKSLASH in value:  # JSON has a NUL only as an escape, and our own bodies have hardly any
             _check_text(message)
     except _UNREADABLE as error:
         if message_type == OrderRequested.__name__:
@@ -129,12 +129,12 @@ def decode(message_type: str, value: bytes | None) -> Message:
 
 
 def doubled_names(value: bytes) -> Sequence[str]:
-    """List the names that come twice in a JSON object, which was read before: msgspec takes the last of two.
+    """List the names that come twice in a JSON object that msgspec has decoded.
 
-    Readers differ in which they take (RFC 8259, 4). Objects inside are not looked at. Raises `RecursionError` for what
-    is nested too deep. It costs about as much as reading a message does.
+    Of two, msgspec takes the last; other readers take the first (RFC 8259, 4). Nested objects are not checked. Raises
+    `RecursionError` for what is nested too deep. It costs about as much as decoding a message.
     """
-    # What is not UTF-8 stands in fields that nobody reads.
+    # Bytes that are not UTF-8 stand in fields that nobody reads.
     names: Sequence[str] = _find_doubled(value.decode(errors="surrogateescape"))
     return names
 
@@ -145,7 +145,7 @@ def _doubled(pairs: list[tuple[str, Any]]) -> Sequence[str]:
     return [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
 
 
-# What the outermost object is turned into is the result; a number may be as long as it likes.
+# The result is made of the outermost object; numbers stay text, since a long one would be slow to read.
 _find_doubled: Final = json.JSONDecoder(object_pairs_hook=_doubled, parse_int=str, parse_float=str).decode
 _find_space_behind_name: Final = re.compile(rb'"[ \t\r\n]').search
 
@@ -153,7 +153,7 @@ _find_space_behind_name: Final = re.compile(rb'"[ \t\r\n]').search
 def _check_names(value: bytes, needed: int | None) -> None:
     """Raise `ValueError` when a name comes twice.
 
-    A third of the cost where as many names end in the bytes as the message needs: each is there once.
+    Where every name is needed, counting the names in the bytes is enough, at a third of the cost.
     """
     if needed is not None and value.count(b'":') == needed and _find_space_behind_name(value) is None:
         return
@@ -162,18 +162,18 @@ def _check_names(value: bytes, needed: int | None) -> None:
 
 
 def _plain(name: str) -> str:
-    return ascii(name)[1:-1][:QUOTED_LENGTH_MAX]  # a stranger's name may hold what no text of ours can
+    return ascii(name)[1:-1][:QUOTED_LENGTH_MAX]  # a sender's name may hold characters that no text of ours may
 
 
 def encode(message: object) -> bytes:
-    """Encode a message's body, or any value of ours; raises `ValueError` for a decimal that the wire can't carry."""
+    """Encode a message's body, or any other value. Raises `ValueError` for a decimal that the wire can't carry."""
     return _ENCODER.encode(message)
 
 
 def outgoing(
     message: Message, *, message_id: str, source: str, time: datetime, traceparent: str | None = None, attempt: int = 1
 ) -> Outgoing:
-    """Put a message into its envelope; topic and key follow from its type."""
+    """Put a message into its envelope; its type decides topic and key."""
     kind = type(message)
     topic = _TOPIC_OF[kind]
     key = getattr(message, topic.key)
@@ -183,7 +183,7 @@ def outgoing(
 
 
 def _check_text(message: Message) -> None:
-    """Raise `ValueError` for a NUL in any text: PostgreSQL has no room for it, and it is never meant."""
+    """Raise `ValueError` for a NUL in any text: PostgreSQL can't store one."""
     for name in message.__struct_fields__:
         value = getattr(message, name)
         if isinstance(value, msgspec.Struct):
@@ -193,9 +193,9 @@ def _check_text(message: Message) -> None:
 
 
 def _salvage(value: bytes, error: Exception) -> InvalidOrder:
-    """Keep what can be read of a request that breaks a rule: each broken field is null, and quoted in the reason.
+    """Keep the good fields of a request that breaks a rule; a broken one is null, and quoted in the reason.
 
-    Raises `UnreadableMessage` when its order or user can't be read.
+    Raises `UnreadableMessage` when the order or the user can't be read.
     """
     try:
         raw = _RAW_FIELDS.decode(value)
@@ -204,14 +204,14 @@ def _salvage(value: bytes, error: Exception) -> InvalidOrder:
         raise UnreadableMessage("OrderRequested: the body must be a JSON object") from None
     except _UNREADABLE as not_json:
         raise UnreadableMessage(f"OrderRequested: {not_json}") from None
-    kept: dict[str, Any] = {}
+    good: dict[str, Any] = {}
     broken = {name: f"{_plain(name)}: must come once" for name in doubled}
     for name, (required, reader) in _ORDER_FIELDS.items():
         if name in broken:
             broken[name] += f" (the last: {_quote(raw[name])})"
         elif name in raw:
             try:
-                kept[name] = _read_field(reader, raw[name])
+                good[name] = _read_field(reader, raw[name])
             except _UNREADABLE as rule:
                 words = _ORDER_TYPE_RULE if name == "order_type" else _in_words(rule)
                 broken[name] = f"{name}: {words} (got {_quote(raw[name])})"
@@ -219,8 +219,8 @@ def _salvage(value: bytes, error: Exception) -> InvalidOrder:
             broken[name] = f"{name}: is required"
     if unreadable := [words for name, words in broken.items() if name in ("order_id", "user_id")]:
         raise UnreadableMessage("OrderRequested: " + "; ".join(unreadable))
-    reason = "; ".join(broken.values()) or _in_words(error)  # never an empty one
-    return InvalidOrder(reason=reason[:REASON_LENGTH_MAX], **kept)
+    reason = "; ".join(broken.values()) or _in_words(error)  # never empty
+    return InvalidOrder(reason=reason[:REASON_LENGTH_MAX], **good)
 
 
 def _read_field(reader: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:

@@ -1,8 +1,8 @@
-"""Exact decimals: the one place that says how an amount is written, read, multiplied and rounded.
+"""Exact decimals: how an amount is written, read, multiplied and rounded, in one module.
 
-On the wire a decimal is a JSON *string*, never a number, and only in the form of `PATTERN`. Sums use `EXACT`, a
-context of our own that is named in every operation and traps whatever would lose a digit; only `ceil_to` and
-`floor_to` round, and their names say which way. It must never use the thread's default context.
+On the wire a decimal is a JSON *string*, never a number, and only in the form of `PATTERN`. Every
+operation names `EXACT`, a context of our own that raises when a digit would be lost; the thread's default context is
+never used. Only `ceil_to` and `floor_to` round, and their names say which way.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 PATTERN = r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?"
 PLACES_MAX = 18
 ZERO = Decimal(0)
-KEPT_MAX = 16_384
-"""Decimals that are kept by their texts: a price, a tick or an amount comes many times in a row."""
+CACHED_MAX = 16_384
+"""Size of the cache of parsed decimals: a price, a tick or an amount comes many times in a row."""
 _WRITTEN = re.compile(PATTERN, re.ASCII)
 _TRAPS = [InvalidOperation, DivisionByZero, Overflow, FloatOperation]
 
@@ -47,8 +47,8 @@ _ROUNDING_DOWN = Context(prec=120, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS, r
 class Exact(Decimal):
     """A decimal as the wire carries it: not negative, at most 18 digits before and 18 after the point.
 
-    Made by `parse` from text, or by the constructor from a number that our own sums made. It keeps its text, since
-    what is read once is written several times.
+    Made by `parse` from text, or by the constructor from a computed number. It stores its text, since a number that is
+    read once is written several times.
     """
 
     __slots__ = ("_text",)
@@ -60,13 +60,13 @@ class Exact(Decimal):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read a wire decimal; raise `ValueError` that states the rule for anything else, numbers included."""
+        """Read a wire decimal. Raise `ValueError`, which states the rule, for anything else, numbers included."""
         if type(text) is not str:
             raise ValueError(f"must be {cls.rule}")
         return cls._parse(text)
 
     @classmethod
-    @lru_cache(KEPT_MAX)
+    @lru_cache(CACHED_MAX)
     def _parse(cls, text: str) -> Self:
         if _WRITTEN.fullmatch(text) is None:
             raise ValueError(f"must be {cls.rule}")
@@ -77,7 +77,7 @@ class Exact(Decimal):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Give pydantic the same rule, so that the documented face and the hot path can't differ."""
+        """Give pydantic the same rule, so that the documents and the codec can't differ."""
         from pydantic_core import core_schema  # noqa: PLC0415 - only the documentation needs pydantic
 
         return core_schema.no_info_plain_validator_function(
@@ -118,13 +118,13 @@ def format_decimal(value: Decimal) -> str:
     """Print plainly and canonically: `0.01`, `100`, never `1E-8` or `1.00`.
 
     Raises `ValueError` for what the wire can't carry: negative, not finite, too large, or over 18 places (PostgreSQL
-    would round the 19th without a word).
+    would round the 19th).
     """
     text: str | None = getattr(value, "_text", None)
     if text is None:
         text = _format(value)
         if isinstance(value, Exact):
-            value._text = text  # noqa: SLF001 - the one other place that knows of it
+            value._text = text  # noqa: SLF001 - this function is the only other user
     return text
 
 

@@ -1,6 +1,6 @@
-"""The envelope of every message: CloudEvents 1.0 in Kafka's binary mode. It knows no conversation.
+"""The envelope of every message: CloudEvents 1.0 in Kafka's binary mode. It knows no message.
 
-Errors: `UnreadableMessage` is the only exception of `contracts`; it carries what was wrong, in words.
+`UnreadableMessage` is the only exception of `contracts`; its reason says what is wrong.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
 FIRST_APPENDED: Final = "first-appended-at"
-"""A header, RFC 3339: when the broker first had a record that was published again."""
+"""A header with an RFC 3339 time: when the broker first had a record that was published again."""
 HEADER_LENGTH_MAX: Final = 1024
 """Characters of a `ce_` header."""
 TIME_LENGTH_MAX: Final = 64
-"""Bytes of `ce_time`; RFC 3339 lets a fraction have any number of digits, and what is read is kept."""
+"""Bytes of `ce_time`. RFC 3339 allows any number of digits in a fraction, and parsed times are cached."""
 _BYTES_MAX: Final = 4 * HEADER_LENGTH_MAX
 ATTEMPT_MAX: Final = 1_000_000
 REASON_LENGTH_MAX: Final = 500
@@ -36,8 +36,8 @@ _SPEC_VERSION = SPEC_VERSION.encode()
 _CONTENT_TYPE = CONTENT_TYPE.encode()
 _SPEC_VERSION_HEADER = ("ce_specversion", _SPEC_VERSION)
 _CONTENT_TYPE_HEADER = ("content-type", _CONTENT_TYPE)
-_KEPT_MAX = 1024
-"""Headers that are kept: types and sources are few, and what is sent together has one time."""
+_CACHED_MAX = 1024
+"""Size of the caches of headers: types and sources are few, and messages sent together have one time."""
 _read_time = msgspec.json.Decoder(datetime).decode  # the same RFC 3339 as in bodies, on every Python
 _write_time = msgspec.json.Encoder().encode
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -46,16 +46,16 @@ _ATTEMPT = re.compile(rb"[1-9][0-9]{0,8}")
 
 
 class UnreadableMessage(Exception):  # noqa: N818 - it names the thing that a dead letter holds
-    """A record that can't be understood; `reason` says what was wrong and what would be right."""
+    """A record can't be read; `reason` says what is wrong and what would be right."""
 
     def __init__(self, reason: str) -> None:
-        """Keep the reason, cut to `REASON_LENGTH_MAX`."""
+        """Cut the reason to `REASON_LENGTH_MAX`."""
         self.reason = reason[:REASON_LENGTH_MAX]
         super().__init__(self.reason)
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """What the headers say: identity, type, origin, time, trace and which attempt this is (from 1).
+    """The content of the headers: id, type, source, time, trace and the number of the attempt, from 1.
 
     `time` is `ce_time`, or when the broker first had a record that was published again, if that is earlier.
     """
@@ -90,9 +90,9 @@ def write_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
 
 
 def read_envelope(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
-    """Read an envelope from raw Kafka headers; headers that are not ours are ignored, also when not UTF-8.
+    """Read an envelope from raw Kafka headers. Other headers are ignored, even when they are not UTF-8.
 
-    Of a header that comes twice the last one counts. Raises `UnreadableMessage` for a missing or malformed header.
+    Of a header that comes twice the last counts. Raises `UnreadableMessage` for a missing or malformed header.
     """
     raw = dict(headers)
     if (version := _given(raw.get("ce_specversion"), "ce_specversion")) != _SPEC_VERSION:
@@ -101,17 +101,17 @@ def read_envelope(headers: Sequence[tuple[str, bytes | None]]) -> Envelope:
         _check_content_type(content_type)
     return Envelope(
         id=_text(raw.get("ce_id"), "ce_id"),
-        type=_kept_text(raw.get("ce_type"), "ce_type"),
-        source=_kept_text(raw.get("ce_source"), "ce_source"),
+        type=_cached_text(raw.get("ce_type"), "ce_type"),
+        source=_cached_text(raw.get("ce_source"), "ce_source"),
         time=_earlier(_time(_given(raw.get("ce_time"), "ce_time")), raw.get(FIRST_APPENDED)),
         traceparent=_traceparent(raw.get("traceparent")),
         attempt=_attempt(raw.get("attempt")),
     )
 
 
-@lru_cache(_KEPT_MAX)
+@lru_cache(_CACHED_MAX)
 def _shared_headers(kind: str, source: str, time: datetime) -> tuple[tuple[str, bytes], ...]:
-    """Write what messages of one type that are sent together have in common."""
+    """Write the headers that messages of one type, source and time share."""
     return (
         ("ce_type", kind.encode()),
         ("ce_source", source.encode()),
@@ -121,14 +121,14 @@ def _shared_headers(kind: str, source: str, time: datetime) -> tuple[tuple[str, 
 
 
 def format_time(time: datetime) -> str:
-    """Write an aware time as RFC 3339 in UTC, microseconds kept."""
+    """Write an aware time as RFC 3339 in UTC, with microseconds."""
     return _write_time(time.astimezone(UTC))[1:-1].decode()
 
 
 def first_appended(timestamp_ms: int, headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
-    """Make the header for a record that is published again, from its broker's time and the headers that it has.
+    """Make the header `FIRST_APPENDED` for a record that is published again.
 
-    Return an empty list when it has one already, or the broker's time is not known.
+    Return an empty list when it has one already, or its broker's time is unknown.
     """
     if timestamp_ms <= 0 or any(name == FIRST_APPENDED for name, _ in headers):
         return []
@@ -147,13 +147,13 @@ def _text(value: bytes | None, name: str) -> str:
         text = given.decode() if len(given) <= _BYTES_MAX else None
     except UnicodeDecodeError:
         raise UnreadableMessage(f"header {name} is not UTF-8") from None
-    # A NUL would break the insert that records the message, and any control character a line of the log.
+    # A NUL would break the insert that stores the message, and a control character a log line.
     if text is None or len(text) > HEADER_LENGTH_MAX or not text.isprintable():
         raise UnreadableMessage(f"header {name} must be at most {HEADER_LENGTH_MAX} printable characters")
     return text
 
 
-_kept_text = lru_cache(_KEPT_MAX)(_text)
+_cached_text = lru_cache(_CACHED_MAX)(_text)
 
 
 def _check_content_type(value: bytes) -> None:
@@ -161,7 +161,7 @@ def _check_content_type(value: bytes) -> None:
         raise UnreadableMessage(f"header content-type must be {CONTENT_TYPE}, got {value[:QUOTED_LENGTH_MAX]!r}")
 
 
-@lru_cache(_KEPT_MAX)
+@lru_cache(_CACHED_MAX)
 def _time(value: bytes) -> datetime:
     if len(value) > TIME_LENGTH_MAX:
         raise UnreadableMessage(f"header ce_time must be at most {TIME_LENGTH_MAX} bytes, got {len(value)}")
@@ -178,12 +178,12 @@ def _earlier(time: datetime, first_appended: bytes | None) -> datetime:
         return time
     try:
         return min(time, _time(first_appended))
-    except UnreadableMessage:  # it is ours; what somebody else puts there is ignored
+    except UnreadableMessage:  # the header is ours; another sender's is ignored
         return time
 
 
 def _traceparent(value: bytes | None) -> str | None:
-    # A broken trace is no reason to lose an order: W3C Trace Context says to start anew then.
+    # An order is not lost over a broken trace; W3C Trace Context says to start a new one.
     if value is None:
         return None
     text = value.decode("latin-1")

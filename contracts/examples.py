@@ -1,4 +1,4 @@
-"""One order, told through every message: the examples of the documentation. Nothing else may rely on them."""
+"""The examples of the documentation: one order in every message. Nothing else may depend on them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
 
 
 def example(message_type: str) -> Message:
-    """Give the example of a message type, through the codec like any other message."""
+    """Return the example of a message type, decoded by the codec like any other message."""
     body = _body(MESSAGES[message_type], _VALUES | _OWN_VALUES.get(message_type, {}))
     return decode(message_type, msgspec.json.encode(body))
 

@@ -1,4 +1,4 @@
-"""The conversation about orders: requests come in on `orders.requests`, every version goes out on `orders.events`."""
+"""The messages about orders: requests on `orders.requests`, and every version of an order on `orders.events`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLIPPAGE_BPS_DEFAULT = 100
 
 
 class OrderRequested(msgspec.Struct, frozen=True):
-    """Somebody wants an order. `price` is the price that the client saw; `requested_at` when it was accepted."""
+    """A client asks for an order. `price` is the price that the client saw, `requested_at` when it was accepted."""
 
     order_id: UUID
     user_id: UserId
@@ -40,7 +40,7 @@ class OrderRequested(msgspec.Struct, frozen=True):
 
 
 class OrderCancelRequested(msgspec.Struct, frozen=True):
-    """Somebody wants an order cancelled. `user_id` is the order's user, `requested_by` who asks."""
+    """A client asks to cancel an order. `user_id` is the order's user, `requested_by` who asks."""
 
     order_id: UUID
     user_id: UserId
@@ -91,9 +91,9 @@ class OrderStatusChanged(msgspec.Struct, frozen=True):
 
 
 class InvalidOrder(msgspec.Struct, frozen=True):
-    """What is left of an `OrderRequested` that breaks a rule; not a message. A broken field is null here.
+    """The good fields of an `OrderRequested` that breaks a rule; no message. Broken fields are null.
 
-    `reason` quotes each broken field and its rule. The order ends FAILED / INVALID_ORDER, so its producer hears of it.
+    `reason` quotes each broken field and its rule. The order ends FAILED / INVALID_ORDER, so its producer learns of it.
     """
 
     order_id: UUID

@@ -12,14 +12,14 @@ from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusCh
 
 
 class Topic(NamedTuple):
-    """One topic. `key` names the field whose text is the record's key: what must stay in order shares a partition."""
+    """One topic. `key` names the field that is the record's key: messages that must stay in order share a partition."""
 
     name: str
     key: str
     messages: tuple[type[msgspec.Struct], ...]
     meaning: str
     partitions: int = 12
-    """Enough for twelve members of a group. All topics have the same count, so one order's records meet."""
+    """Enough for twelve members of a group. All topics have as many, so one member gets all records of an order."""
 
 
 ORDERS_REQUESTS: Final = Topic(

@@ -11,11 +11,11 @@ from uuid import UUID
 from msgspec import Meta
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}\Z"
-"""User, asset and client order ids (ASCII). `@` is left to system accounts and operators."""
+"""User, asset and client order ids (ASCII). System accounts and operators have an `@`."""
 NAME_RULE: Final = "1 to 64 of A-Z a-z 0-9 . _ : -"
 NAME_LENGTH_MAX: Final = 64
 PATH_NAME_PATTERN: Final = r"^(\.*[A-Za-z0-9_:-][A-Za-z0-9._:-]*|\.{3,})\Z"
-"""A name that is a part of a path, besides its length: `.` and `..` are none, since clients resolve them (RFC 3986)."""
+"""A name that may be part of a path; its length is checked apart. Clients resolve `.` and `..` (RFC 3986)."""
 PATH_NAME_RULE: Final = NAME_RULE + ", and neither . nor .."
 
 # The descriptions go into the generated schemas. No text may hold a NUL (PostgreSQL can't store it): the codec checks.
@@ -50,12 +50,12 @@ YEAR_MAX: Final = 2999
 
 
 def id_text(order_id: UUID) -> str:
-    """Write an id as text; what is kept spares most of the work, since an order's id is written a dozen times."""
+    """Write an id as text. The texts are cached, since an order's id is written a dozen times."""
     return _id_text(order_id.int)
 
 
 @lru_cache(16_384)
-def _id_text(number: int) -> str:  # a UUID's own hash and comparison are Python, and slower than its text is found
+def _id_text(number: int) -> str:  # keyed by the number: a UUID's own hash and comparison are slow Python
     return str(UUID(int=number))
 
 
@@ -66,7 +66,7 @@ def check_instant(time: datetime) -> None:
 
 
 class Word(StrEnum):
-    """A word of a closed vocabulary; hashed as the text that it is, since tables are looked up by words all day."""
+    """A word of a closed vocabulary. It has the hash of a plain string, which is faster than that of an Enum."""
 
     __hash__ = str.__hash__
 
@@ -105,7 +105,7 @@ class OrderStatus(Word):
 
     @property
     def terminal(self) -> bool:
-        """Whether the order has ended, with its money at rest."""
+        """Whether the order has ended, and its money moves no more."""
         return self in _TERMINAL
 
 

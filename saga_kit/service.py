@@ -1,4 +1,4 @@
-"""The composition root of one process: makes the parts, starts them in order, and drains them when asked to end."""
+"""The composition root of a service's process: makes the parts, starts them in order, and drains them at the end."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ UNSENT_MAX_S: Final = 60.0
 SWEEP_TIMEOUT_S: Final = 5.0
 MEASURE_S: Final = 5.0
 COLLECT_AFTER: Final = 50_000
-"""New containers between two searches for garbage in cycles; Python's own 700 (2,000 later) are many in every batch."""
+"""New containers between two runs of the garbage collector. Python's default (700 or 2,000) means many in a batch."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """What the kit has made ready when a service builds its own parts."""
+    """What the kit has made when a service makes its own parts."""
 
     settings: KitSettings
     engine: AsyncEngine
@@ -54,7 +54,7 @@ class Kit:
     registry: CollectorRegistry
     """Prometheus registry of this process: a service's own metrics go here."""
     stopping: asyncio.Event
-    """Set once the process shall end: loops and waits watch it."""
+    """Set when the process must end; loops and waits watch it."""
 
 
 def run_service(
@@ -88,10 +88,10 @@ def run_service(
 
 
 def collect_seldom() -> None:
-    """Search for cycles seldom, and never in what was imported.
+    """Run the garbage collector seldom, and never over imported modules.
 
-    What a batch makes is values that refer to no one that refers to them: it goes when nobody needs it any more. The
-    search finds next to nothing and takes a third of the time of a batch.
+    A batch makes no reference cycles, so its values are freed without it. The collector would find next to nothing, and
+    take a third of the time of a batch.
     """
     gc.collect()
     gc.freeze()
@@ -114,7 +114,7 @@ async def _run(
 
 
 class Service:
-    """One process's parts. `run_service` is the usual way in; tests run several of these in one loop."""
+    """The parts of one process. Programs call `run_service`; tests run several services in one loop."""
 
     def __init__(
         self,
@@ -131,13 +131,13 @@ class Service:
         self._failure: Exception | None = None
         self._unsent_s = 0.0
         self._old_since: float | None = None
-        """When the oldest unsent message was due, as the last look at everything saw it."""
+        """When the oldest unsent message was due, as the last full query saw it."""
         self._lookback = LookBack()
         self._clock = DatabaseClock()
         self._measure_sql = f"""
             SELECT (SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0) AS unsent_s
                     FROM {schema}.outbox WHERE available_at > statement_timestamp() - make_interval(secs => $1)),
-                   (SELECT count(*) AS letters
+                   (SELECT count(*) AS dead_letters
                     FROM {schema}.dead_letters WHERE replayed_at IS NULL AND discarded_at IS NULL),
                    extract(epoch FROM clock_timestamp()) AS now_s
             """  # noqa: S608 - the schema's name is the program's own
@@ -174,7 +174,7 @@ class Service:
         )
 
     async def run(self) -> None:
-        """Start, work until `stopping`, drain: the batch at hand ends, is published and acknowledged."""
+        """Start, work until `stopping`, and drain: the batch in work is committed, published and acknowledged."""
         settings = self._kit.settings
         self.server.start()
         log.info("starting", health=f"http://{settings.http_host}:{self.server.port}/health")
@@ -206,7 +206,7 @@ class Service:
         finally:
             self._stopping.set()
             self._health.checks = {"stopping": _stopping}
-            # What hangs has had its time. The end must come before whoever asked for it loses patience.
+            # A batch that hangs has had its time: the process must end before its supervisor kills it.
             drain_s = max(1.0, DRAIN_TIMEOUT_S - self._process.trying_s)
             await self._consumer.stop(drain_s=drain_s)
             _, late = await asyncio.wait(running, timeout=drain_s)
@@ -218,7 +218,7 @@ class Service:
             raise self._failure
 
     async def _last_sweep(self) -> None:
-        """Delete what was published, so that nobody publishes it again; a database that is away leaves it to that."""
+        """Delete the published outbox rows. If that fails they are published once more, which is harmless."""
         try:
             async with asyncio.timeout(SWEEP_TIMEOUT_S):
                 await self._relay.sweep(everything=True)
@@ -226,7 +226,7 @@ class Service:
             log.warning("published rows stay in the outbox and will be sent again", cause=describe(error))
 
     async def _start_consumer(self) -> None:
-        """Join the group, but no longer than the process shall run."""
+        """Join the group; stop trying when the process must end."""
         starting = asyncio.create_task(self._consumer.start())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -247,12 +247,12 @@ class Service:
         ]
 
     async def _part(self, part: Awaitable[None]) -> None:
-        """Run a part to its end; its failure ends the process, by draining and never by a cancellation."""
+        """Run a part to its end. Its failure ends the process by draining, never by a cancellation."""
         try:
             await part
         except Stopped:
             pass
-        except Exception as error:  # noqa: BLE001 - kept, and raised when all is drained
+        except Exception as error:  # noqa: BLE001 - stored, and raised when all is drained
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -273,11 +273,11 @@ class Service:
         old_s = 0.0 if self._old_since is None else now - self._old_since
         self._unsent_s = max(float(row.unsent_s), old_s)
         self._metrics.outbox_oldest_unsent_seconds.set(self._unsent_s)
-        self._metrics.dead_letters.set(row.letters)
+        self._metrics.dead_letters.set(row.dead_letters)
 
     async def _database_ready(self) -> str | None:
         await check_sessions(self._engine)
-        await self._measure()  # it also tells whether the database is migrated
+        await self._measure()  # it fails when the database is not migrated
         return None
 
     async def _handler_ready(self) -> str | None:

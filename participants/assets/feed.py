@@ -1,7 +1,7 @@
-"""The reference price source: it stands by every live price, again and again, until the service stops.
+"""The reference price source: it confirms every live price at an interval, until the service stops.
 
-When it fails (no database, say), prices grow stale and orders are refused; that is what confirming is for. After an
-outage the source comes first: the orders that waited for the database are judged by prices that it has confirmed since.
+While it fails, without a database for instance, prices grow stale and orders are refused. After an outage the source
+runs before the orders that waited for the database, so that they are checked against freshly confirmed prices.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from participants.assets.store import confirm_prices
 from saga_kit.runtime.backoff import keep_doing
 
 LATE_AFTER: Final = 2
-"""Intervals without a confirmation after which the source has been held up, and not only slow."""
+"""After so many intervals without a confirmation the source was held up, not just slow."""
 
 GIVEN_UP_AFTER_S: Final = 10.0
-"""For so long a check waits for a source that fails, well below the orchestrator's patience of 30 s."""
+"""How long a check waits for a failing source; the orchestrator gives up after 30 s."""
 
 
 class Feed:
-    """Confirms all live prices every `every_s` seconds; `clock` tells seconds that pass, also while we stand still."""
+    """Confirms all live prices every `every_s` seconds; `clock` returns seconds, a frozen process's too."""
 
     def __init__(self, engine: AsyncEngine, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
@@ -34,15 +34,15 @@ class Feed:
         self._failing_since: float | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Confirm until `stopping`; a failure is logged and tried again."""
+        """Confirm until `stopping`; a failure is logged, and the next round tries again."""
         await keep_doing("confirming prices", self._confirm, stopping, every_s=self._every_s)
 
     async def catch_up(self) -> bool:
-        """Confirm now if that has not been done for long, or never; tell whether it was so.
+        """Confirm now if the last confirmation is long ago, or there was none; return whether it did.
 
-        Then what has been read of the prices says how long the source was held up, and not how old they are. Raises
-        what the database does, for `GIVEN_UP_AFTER_S` at most: a source that can't confirm for a cause of its own is
-        stale, and holds up no judgement.
+        After True the caller must read the prices again: what it has read shows how long the source was held up, not
+        how old the prices are. Raises the database's errors for `GIVEN_UP_AFTER_S`, and returns False after that: a
+        source that can't confirm leaves its prices stale, and orders are refused instead of waiting.
         """
         now = self._clock()
         if self._confirmed_at is not None and now - self._confirmed_at <= LATE_AFTER * self._every_s:

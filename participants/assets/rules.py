@@ -1,6 +1,6 @@
-"""What makes an order acceptable to an asset, as one pure judgement. No clock, no I/O: price and time are arguments.
+"""Checks an order against an asset's rules. Pure: price and time are arguments.
 
-The checks run in the order in which they stand here, and the first that fails is the reason.
+The checks run in the order in which they stand here; the first that fails is the reason.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from contracts.decimals import Price, Quantity, format_decimal, is_multiple, mul
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """An asset's rules; limits are inclusive, and None means no limit.
+    """An asset's rules. Limits are inclusive; None means no limit.
 
-    `available_quantity` limits each order, it is not a stock. `answer_delay_s` makes this reference service slow on
-    purpose. `rules_version` is given by the store: 0 is an asset that was not stored yet.
+    `available_quantity` limits each order; it is no stock. `answer_delay_s` delays the answers on purpose. The store
+    sets `rules_version`; 0 means not stored yet.
     """
 
     asset_id: str
@@ -40,7 +40,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class CurrentPrice:
-    """An asset's price. `as_of` is when it last changed, `confirmed_at` when its source last stood by it."""
+    """An asset's price. `as_of` is when it last changed, `confirmed_at` when its source last confirmed it."""
 
     price: Decimal
     sequence: int
@@ -51,7 +51,7 @@ class CurrentPrice:
 def judge(
     command: CheckAsset, asset: Asset | None, quote: CurrentPrice | None, now: datetime, stale_after: timedelta
 ) -> AssetApproved | AssetRefused:
-    """Approve at the quote, or refuse with the first objection. `now` is the clock that confirmed the quote."""
+    """Approve at this price, or refuse with the first objection. `now` is of the clock that confirmed the price."""
     if asset is None:
         return _refused(command, AssetRefusal.ASSET_NOT_FOUND, f"no asset {command.asset_id} is traded here")
     if (objection := next(_rule_objections(command, asset), None)) is not None:

@@ -1,7 +1,7 @@
-"""The asset service's process: it judges batches of `CheckAsset`, and its composition root.
+"""The asset service: the handler of `CheckAsset`, and its composition root.
 
-A check is a read: a redelivered one may be answered anew, and the saga counts the first answer. Answers go through
-the outbox all the same, so that none is lost, and so that a slow asset's answer can wait there.
+A check reads only. A redelivered one may get another answer; the saga takes the first. Answers go through the outbox
+all the same, so that none is lost, and so that the answer of a slow asset can wait there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AssetsSettings(KitSettings):
 
 
 class AssetHandler:
-    """The handler of the service's batches: one read of all assets named, one judgement for each command."""
+    """Answers batches of checks: one read of all assets that they name, and a decision for each."""
 
     topics: Sequence[str] = (ASSETS_COMMANDS.name,)
 
@@ -57,15 +57,15 @@ class AssetHandler:
         return message
 
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[CheckAsset]]) -> Effects:
-        """Answer every check of the batch, by prices that the source has had its chance to confirm."""
+        """Answer every check of the batch, after the source has had a chance to confirm its prices."""
         asset_ids = {received.message.asset_id for received in messages}
         known = await listings(tx, asset_ids)
-        if await self._catch_up():  # after the read, which may have waited out the same outage
+        if await self._catch_up():  # after the read, which may have waited for the end of the same outage
             known = await listings(tx, asset_ids)
         return Effects(outbox=[self._answer(received, known.get(received.message.asset_id)) for received in messages])
 
     async def park(self, _tx: AsyncConnection, _message: Received[CheckAsset], _reason: str) -> bool:
-        """Nothing is kept for a check, so one that can't be handled becomes a dead letter."""
+        """Park nothing: a check has no state. One that can't be handled becomes a dead letter."""
         return False
 
     def _answer(self, received: Received[CheckAsset], listing: Listing | None) -> OutboxMessage:
@@ -90,11 +90,11 @@ def run() -> int:
     stale_after = timedelta(seconds=settings.assets_stale_after_s)
     feeds: list[Feed] = []
 
-    def desk(kit: Kit) -> AssetHandler:
+    def handler(kit: Kit) -> AssetHandler:
         feeds.append(Feed(kit.engine, settings.assets_confirm_every_s))
         return AssetHandler(stale_after, feeds[0].catch_up)
 
     async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
         await feeds[0].run(kit.stopping)
 
-    return run_service(settings, name=NAME, schema=SCHEMA, handler=desk, tasks=[feed])
+    return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=[feed])

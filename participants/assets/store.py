@@ -1,4 +1,4 @@
-"""The only SQL of the asset service. Every time is the database's, so that all instances agree on what is stale."""
+"""The only SQL of the asset service. All times are the database's, so that all instances agree on what is stale."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ON CONFLICT (asset_id) DO UPDATE SET
 RETURNING sequence, as_of
 """
 
-# SKIP LOCKED: another instance that confirms or sets a price at this moment does as well.
+# SKIP LOCKED: another instance is confirming or setting that price now, which is as good.
 CONFIRM_PRICES = """
 UPDATE assets.prices SET confirmed_at = clock_timestamp() WHERE asset_id IN (
     SELECT asset_id FROM assets.prices WHERE source <> 'dead' FOR UPDATE SKIP LOCKED
@@ -54,14 +54,14 @@ UPDATE assets.prices SET confirmed_at = clock_timestamp() WHERE asset_id IN (
 
 
 class Source(StrEnum):
-    """Where a price comes from: `FIXED` stands by it until it is changed, `DEAD` never says a word again."""
+    """The source of a price: `FIXED` confirms it until it is changed, `DEAD` never confirms it."""
 
     FIXED = "fixed"
     DEAD = "dead"
 
 
 class Listing(NamedTuple):
-    """An asset by its latest rules, its price if it has one, and the time of the database when it was read."""
+    """An asset with its latest rules, its price if there is one, and the database's time of the read."""
 
     asset: Asset
     quote: CurrentPrice | None
@@ -81,7 +81,7 @@ async def put_asset(engine: AsyncEngine, asset: Asset) -> int:
     """
     for value in dataclasses.astuple(asset):
         if isinstance(value, Decimal):
-            format_decimal(value)  # PostgreSQL would round a 19th place without a word
+            format_decimal(value)  # PostgreSQL would silently round a 19th place
     async with engine.begin() as tx:
         await tx.exec_driver_sql("LOCK TABLE assets.assets IN SHARE ROW EXCLUSIVE MODE")
         listing = (await listings(tx, [asset.asset_id])).get(asset.asset_id)
@@ -94,7 +94,7 @@ async def put_asset(engine: AsyncEngine, asset: Asset) -> int:
 
 
 async def set_price(engine: AsyncEngine, asset_id: str, price: Price, source: Source = Source.FIXED) -> int:
-    """Set an asset's price and publish a change of it; return its sequence, which only a change raises.
+    """Set an asset's price, and publish it if it changed; return its sequence, which rises with a change.
 
     Raises `ValueError` for an unknown asset and for a price that is not on its tick.
     """
@@ -115,7 +115,7 @@ async def set_price(engine: AsyncEngine, asset_id: str, price: Price, source: So
 
 
 async def confirm_prices(engine: AsyncEngine) -> int:
-    """Confirm every price whose source lives, in a transaction of its own; return how many."""
+    """Confirm every price whose source is not dead, in a transaction of its own; return how many."""
     async with engine.begin() as tx:
         return (await tx.exec_driver_sql(CONFIRM_PRICES)).rowcount
 

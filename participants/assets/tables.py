@@ -1,4 +1,4 @@
-"""The schema `assets` as tables; migrations are made from it. Rules are never changed: a change is a new version."""
+"""The tables of the schema `assets`; migrations are made from them. A change of rules adds a version."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The ledger's arithmetic: reserve, refund, settle and deposit on accounts in memory, in message order. No I/O.
 
-A hold moves an amount inside its user's account, so it is no journal entry: per user and asset, available plus held
-is what the journal says. A sum that is missing is refused; nothing is ever clamped.
+A hold moves an amount inside its user's account, so it makes no journal entry: per user and asset, available plus held
+equals the journal's sum. An amount that is not there is refused, never reduced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXTERNAL: Final = "@external"
 
 @dataclass(slots=True)
 class Account:
-    """What a user has of an asset, and whether a command has changed it."""
+    """A user's amounts of one asset, and whether a command has changed them."""
 
     available: Decimal = ZERO
     held: Decimal = ZERO
@@ -47,7 +47,7 @@ class AccountLedger:
     """The accounts that a batch may touch, and the journal lines that it makes."""
 
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
-    """Those there are of the ones that the batch names."""
+    """The existing ones among those that the batch names."""
     owners: set[str] = field(default_factory=set)
     """Users that have an account in any asset."""
     lines: list[JournalLine] = field(default_factory=list)
@@ -69,9 +69,9 @@ class AccountLedger:
         self._move(hold.owner, hold.unit, available=hold.amount, held=negate(hold.amount))
 
     def settle(self, command: HoldCommand[BalanceCommand], hold: Hold) -> Refusal | None:
-        """Let the capture leave the user, return the rest of the hold, credit the other leg, and write the entry.
+        """Take the capture from the user, return the rest of the hold, credit the other leg, and add the journal entry.
 
-        It has no objection of its own: the barrier asks only when the hold covers the capture.
+        It refuses nothing: the barrier calls it only when the hold covers the capture.
         """
         message = command.message
         if not isinstance(message, SettleBalance):
@@ -89,21 +89,21 @@ class AccountLedger:
         return None
 
     def deposit(self, deposit_id: str, user_id: str, asset_id: str, amount: Decimal) -> None:
-        """Let an amount come in from outside."""
+        """Add an amount from outside."""
         self._move(user_id, asset_id, available=amount)
         self._book(f"deposit:{deposit_id}", None, (user_id, asset_id, amount), against=EXTERNAL)
 
     def _move(self, user_id: str, asset_id: str, *, available: Decimal, held: Decimal = ZERO) -> None:
         account = self.accounts.get((user_id, asset_id))
         if account is None:
-            # A hold has shown itself, so its account was made while this batch took its locks; the next try sees it.
+            # There is a hold, so its account was made while this batch took its locks; the next try sees it.
             raise Contention(f"the account of {user_id} in {asset_id} has just been made")
         account.available = add(account.available, available)
         account.held = add(account.held, held)
         account.changed = True
 
     def _book(self, entry_id: str, order_id: str | None, *legs: tuple[str, str, Decimal], against: str) -> None:
-        # Each leg has its opposite at `against`, so that an entry sums to zero per asset whatever the legs are.
+        # Each leg has its counterpart at `against`, so that every entry sums to zero per asset.
         sums: dict[AccountKey, Decimal] = {}
         for account, asset_id, amount in legs:
             for key, gain in (((account, asset_id), amount), ((against, asset_id), negate(amount))):

@@ -1,7 +1,7 @@
-"""The only SQL of the balance service: each statement takes a whole batch, as arrays.
+"""The only SQL of the balance service; each statement takes a whole batch, as arrays.
 
-Everybody locks in one order: accounts that may have to be made, by (user, asset); then all accounts that are named,
-sorted likewise; then holds (the kit). So two batches can wait for each other in a line, never in a circle.
+All transactions lock in one order: accounts that may have to be made, by (user, asset); then all named accounts, in the
+same order; then holds (in the kit). So two batches never deadlock.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ ACCOUNTS = "SELECT asset_id, available, held FROM balances.accounts WHERE user_i
 
 
 class AccountBalance(NamedTuple):
-    """What a user has of one asset."""
+    """A user's amounts of one asset."""
 
     asset_id: str
     available: Decimal
@@ -82,7 +82,7 @@ class StoredLedger(AccountLedger):
     async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
         """Lock every account that the commands name, both legs of a settlement included.
 
-        Only what a settlement credits is made if need be: to be named gives a stranger no account.
+        Only the account that a settlement credits is made if it is missing. A command alone makes no account.
         """
         named = {(one.owner, one.unit) for one in commands}
         if credited := {
@@ -90,11 +90,11 @@ class StoredLedger(AccountLedger):
         }:
             await tx.exec_driver_sql(MAKE_ACCOUNTS, _columns(credited))
         await self.load(tx, named | credited)
-        if strangers := sorted({one.owner for one in commands} - self.owners):
-            self.owners |= set((await tx.exec_driver_sql(OWNERS, (strangers,))).scalars())
+        if unknown := sorted({one.owner for one in commands} - self.owners):
+            self.owners |= set((await tx.exec_driver_sql(OWNERS, (unknown,))).scalars())
 
     async def load(self, tx: AsyncConnection, keys: set[AccountKey]) -> None:
-        """Lock and load those of the accounts that there are."""
+        """Lock and load the accounts that exist."""
         for row in await tx.exec_driver_sql(LOCK_ACCOUNTS, _columns(keys)):
             self.accounts[row.user_id, row.asset_id] = Account(row.available, row.held)
             self.owners.add(row.user_id)
@@ -113,9 +113,9 @@ class StoredLedger(AccountLedger):
 
 
 async def deposit(engine: AsyncEngine, deposit_id: str, user_id: str, asset_id: str, amount: Money) -> bool:
-    """Add to a user's account, once for each deposit id, in a transaction of its own; tell whether this was the once.
+    """Add to a user's account, once for each deposit id, in a transaction of its own; return whether it was done now.
 
-    Raises `ValueError` when the id is known with other terms, for a name that is none, and for an amount of zero.
+    Raises `ValueError` for an id that is known with other terms, an invalid name, and an amount of 0.
     """
     if broken := [name for name in (deposit_id, user_id, asset_id) if not re.match(NAME_PATTERN, name)]:
         raise ValueError(f"{broken[0]!r} must be {NAME_RULE}")

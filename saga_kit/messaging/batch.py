@@ -1,10 +1,10 @@
-"""One batch is one transaction: the only place that begins one for messages, and that says what happens when it fails.
+"""Runs a batch of messages in one transaction. No other module begins one for messages, or handles its failures.
 
     BEGIN  handle -> dead letters -> outbox  COMMIT -> publish from memory -> the caller acknowledges
 
-Returning means committed, so only then may the caller acknowledge. A fault of the world is waited out with the same
-batch; a commit whose outcome is unknown is such a fault, and the handler's guards absorb the repeat. A fault of one
-message is found by halving the batch, in order, and set aside alone.
+`BatchProcess.run` returns when the batch is committed; only then may the caller acknowledge it. After an infrastructure
+error the same batch runs again. A commit whose outcome is unknown is such an error: the handler tolerates the repeat.
+After an error of one message the batch is halved, in message order, until that message is found and set aside alone.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from saga_kit.runtime.tracing import handling
 
 M = TypeVar("M")
 CONTENTIONS_MAX: Final = 10
-"""Whoever wrote a row first has committed, so the next try sees it; a batch that goes on losing fights with itself."""
+"""Who wrote a row first has committed, so the next try sees it. A batch that goes on losing conflicts with itself."""
 PUT_OFF_S: Final = 5.0
-"""After this, a message that a locked row held up is read again."""
+"""A message that a locked row holds up is read again after this time."""
 PUT_OFF_MAX: Final = 50
-"""Keys that one batch puts off; with more it is a table that is locked, and the batch waits as a whole."""
-HURRY: Final = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'"
+"""Keys that one batch puts off. When there are more, a whole table is locked, and the batch waits for it."""
+SHORT_LOCK_TIMEOUT: Final = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'"
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Record(Protocol):
     """A raw Kafka record (aiokafka's ConsumerRecord): `topic` with the prefix, `timestamp` in epoch milliseconds."""
 
     @property
-    def topic(self) -> str: ...  # noqa: D102 - the protocol's docstring says what is to be said
+    def topic(self) -> str: ...  # noqa: D102 - see the class
     @property
     def partition(self) -> int: ...  # noqa: D102
     @property
@@ -68,7 +68,7 @@ class RejectedRecord(NamedTuple):
 
 
 class Received(msgspec.Struct, Generic[M], frozen=True):
-    """A message with what it came in; a message of the service's own (a timer) has neither envelope nor record."""
+    """A message, its envelope and its record; a message that the service made itself (a timer) has neither of them."""
 
     message: M
     envelope: Envelope | None = None
@@ -92,20 +92,20 @@ class Effects(msgspec.Struct, frozen=True):
 
 
 class Intake(NamedTuple):
-    """The one topic of which a handler takes only what it has room for; its other topics always flow."""
+    """Limits how much a handler takes from one topic, so that a backlog waits in Kafka. Other topics have no limit."""
 
     topic: str
     """Without the system's prefix."""
     room: Callable[[], int]
-    """How many records of it may be taken now. It must never stay at 0 for good."""
+    """Return how many records of the topic may be taken now. It must not stay at 0 for ever."""
 
 
 class Handler(Protocol[M]):
-    """A service's work on a batch. It owns no transaction: the kit begins, commits, repeats.
+    """A service's work on a batch. It owns no transaction: the kit begins it, commits it, and runs the batch again.
 
-    A handler that must not take on as much as there is has an attribute `intake`, an `Intake`. One that must look at
-    its database before its first batch has a method `prepare`, of a transaction. One to whom not every message comes
-    again by itself (a question is asked again until it is answered) has a method `comes_again` that tells which do.
+    A handler may have three members more. `intake`, an `Intake`, limits what it takes from one topic. `prepare(tx)`
+    runs once, before the first batch. `comes_again(message)` tells whether the sender repeats this message until it is
+    answered; without it, the kit takes every message for repeated.
     """
 
     @property
@@ -113,24 +113,27 @@ class Handler(Protocol[M]):
         """The topics to consume, without the system's prefix."""
 
     def decode(self, envelope: Envelope, record: Record) -> M:
-        """Read one record; `UnreadableMessage` makes it a dead letter. `record.value` may be None."""
+        """Read one record. `record.value` may be None. Raises `UnreadableMessage`: the record becomes a dead letter."""
 
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[M]]) -> Effects:
-        """Do the whole batch in `tx`, in message order, tolerating repeats. May run again after a rollback."""
+        """Handle the whole batch in `tx`, in message order. Tolerate repeats; it may run again after a rollback."""
 
     async def park(self, tx: AsyncConnection, message: Received[M], reason: str) -> bool:
-        """Set aside, in `tx`, what the message belongs to; False when there is none: it becomes a dead letter."""
+        """Stop, in `tx`, what the message belongs to, until a person lets it go on.
+
+        Return False when it belongs to nothing; the message becomes a dead letter then.
+        """
 
 
 class StoresDeadLetters(Protocol):
-    """Where records go that nobody can handle."""
+    """Stores records that can't be handled."""
 
-    async def write(self, tx: AsyncConnection, letters: Sequence[RejectedRecord]) -> None:
+    async def write(self, tx: AsyncConnection, rejected: Sequence[RejectedRecord]) -> None:
         """Store them."""
 
 
 class BatchProcess(Generic[M]):
-    """Runs a handler's batches, one at a time: the consumer's and the timers' go through the same door."""
+    """Runs a handler's batches, one at a time, whether they come from the consumer or from a timer."""
 
     def __init__(
         self,
@@ -152,89 +155,89 @@ class BatchProcess(Generic[M]):
         self._stopping = stopping
         self._comes_again: Callable[[M], bool] = getattr(handler, "comes_again", lambda _message: True)
         self._locked = LockedKeys()
-        self._turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self._trying_since: float | None = None
 
     @property
     def trying_s(self) -> float:
-        """For how long the present try of a batch goes on; 0 between tries, since an outage is waited for.
+        """Seconds since the current try of a batch began; 0 between tries, while an outage is waited for.
 
-        All that a try waits for has a limit of its own, except what a handler waits for: one that goes on and on hangs.
+        Everything that a try waits for has a limit, except what the handler itself waits for. So a very long try hangs.
         """
         return 0.0 if self._trying_since is None else time.monotonic() - self._trying_since
 
     async def run(self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord] = ()) -> None:
-        """Handle all messages; return when everything is committed, and published or left to the relay.
+        """Handle all messages; return when all is committed, and is published or left to the relay.
 
-        Raises `Stopped` (and nothing else) when the process shall end before that: then acknowledge nothing.
+        Raises `Stopped`, and nothing else, when the process must end before that. Then acknowledge nothing.
         """
         if not messages and not unreadable:
             return
-        async with self._turn:
+        async with self._one_at_a_time:
             self._metrics.batch_size.observe(len(messages) + len(unreadable))
             with self._metrics.batch_duration_seconds.time(), handling(messages):
                 await self._finish(messages, unreadable)
 
     async def _finish(self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord]) -> None:
-        course = _Course(Backoff())
+        failures = _Failures(Backoff())
         if unreadable:
-            # Why is kept with the letter: it may quote what somebody sent.
+            # The reason stands in the dead letter, not in the log: it may quote what somebody sent.
             log.warning("records can't be read", records=len(unreadable), first=_name(unreadable[0][0]))
         free, locked = self._locked.split(messages)
-        parts = [_Part(locked, hurried=True), _Part(free)] if locked else [_Part(messages)]  # the next one last
+        parts = [_Part(locked, short_locks=True), _Part(free)] if locked else [_Part(messages)]  # taken from the end
         while parts:
             part = parts.pop()
             if not part.messages and not unreadable:
                 continue
             try:
                 with self._trying():
-                    await self._commit(part.messages, unreadable, hurried=part.hurried)
+                    await self._commit(part.messages, unreadable, short_locks=part.short_locks)
                 unreadable = ()
-            except Exception as error:  # noqa: BLE001 - the one place where faults are sorted
-                cause = course.cause(error)
+            except Exception as error:  # noqa: BLE001 - the one place that classifies errors
+                cause = failures.cause(error)
                 if unreadable and part.messages and cause != "infrastructure":
-                    parts += [part, _Part([])]  # the letters first, alone
+                    parts += [part, _Part([])]  # store the dead letters first, alone
                 else:
-                    await self._go_on(parts, part, course, cause, error)
+                    await self._go_on(parts, part, failures, cause, error)
             else:
-                course.backoff.reset()
-                if part.hurried:
+                failures.backoff.reset()
+                if part.short_locks:
                     self._locked.forget(part.messages)
 
     async def _go_on(
-        self, parts: list[_Part[M]], part: _Part[M], course: _Course, cause: Cause, error: Exception
+        self, parts: list[_Part[M]], part: _Part[M], failures: _Failures, cause: Cause, error: Exception
     ) -> None:
-        """Do what a failed part calls for: wait, look for the message by halves, or put that one off or aside."""
-        if cause == "infrastructure" or not part.messages:  # storing a letter has no message to blame
-            await self._wait_out(course.backoff, error)
+        """Go on after a failed part: wait, halve it, or put off or set aside its only message."""
+        if cause == "infrastructure" or not part.messages:  # storing dead letters failed, which is no message's fault
+            await self._wait_out(failures.backoff, error)
             parts.append(part)
         elif len(part.messages) > 1:
-            parts += part.halves(hurried=part.hurried or cause == "locked")
+            parts += part.halves(short_locks=part.short_locks or cause == "locked")
         elif cause == "locked":
-            course.put_off += 1
+            failures.put_off += 1
             await self._put_off(_take_key(parts, part.messages[0]), error)
         else:
             await self._set_aside(part.messages[0], error)
 
     async def _put_off(self, messages: Sequence[Received[M]], error: Exception) -> None:
-        """Let the messages of one key wait for a row that somebody else holds locked, and the others go on.
+        """Put off the messages of one key, whose row another transaction holds locked, so that the others go on.
 
-        Most are simply dropped, for they come again by themselves. The others are read again from their topic: the
-        outbox keeps them until they are published there once more, as old as they are.
+        Messages that their sender repeats are dropped. The others go into the outbox, which publishes them to their
+        own topic once more; a header keeps the time at which the broker first had them.
         """
         self._locked.note(messages[0])
-        kept = [_read_again(message, self._handler.topics) for message in messages if not self._again(message)]
+        again = [_read_again(message, self._handler.topics) for message in messages if not self._again(message)]
         backoff = Backoff()
-        while kept:
+        while again:
             try:
                 with self._trying():
                     async with self._engine.begin() as tx:
-                        await self._outbox.write(tx, kept)
+                        await self._outbox.write(tx, again)
                 break
-            except Exception as fault:  # noqa: BLE001 - sorted as above; these were read before, so none is poison
+            except Exception as fault:  # noqa: BLE001 - these messages were read before, so none is poison
                 await self._wait_out(backoff, fault)
-        self._metrics.messages_put_off.labels("later").inc(len(kept))
-        self._metrics.messages_put_off.labels("asked_again").inc(len(messages) - len(kept))
+        self._metrics.messages_put_off.labels("later").inc(len(again))
+        self._metrics.messages_put_off.labels("asked_again").inc(len(messages) - len(again))
         first = messages[0].record
         log.warning("a locked row holds up one key", cause=describe(error), messages=len(messages), record=_name(first))
 
@@ -242,18 +245,18 @@ class BatchProcess(Generic[M]):
         return message.record is None or self._comes_again(message.message)
 
     async def _commit(
-        self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord], *, hurried: bool = False
+        self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord], *, short_locks: bool = False
     ) -> None:
         sent = self._outbox.sent
         reached(CrashPoint.BATCH_TAKEN, messages)
         async with self._engine.begin() as tx:
-            if hurried:
-                await tx.exec_driver_sql(HURRY)
+            if short_locks:
+                await tx.exec_driver_sql(SHORT_LOCK_TIMEOUT)
             effects = await self._handler.handle(tx, messages) if messages else Effects()
             check_sizes(effects.messages)
             reached(CrashPoint.BATCH_HANDLED, messages)
-            if letters := [*unreadable, *effects.dead_letters]:
-                await self._dead_letters.write(tx, letters)
+            if rejected := [*unreadable, *effects.dead_letters]:
+                await self._dead_letters.write(tx, rejected)
             rows = await self._outbox.write(tx, effects.outbox, sent)
             reached(CrashPoint.BATCH_WRITTEN, messages)
         reached(CrashPoint.BATCH_COMMITTED, messages)
@@ -265,11 +268,11 @@ class BatchProcess(Generic[M]):
             reached(CrashPoint.PUBLISHED, messages)
             self._outbox.remember(rows)
         if effects.after_commit is not None:
-            _tell(effects.after_commit)
+            _call(effects.after_commit)
         reached(CrashPoint.BATCH_FINISHED, messages)
 
     async def _set_aside(self, message: Received[M], error: Exception) -> None:
-        """Park what one bad message belongs to, or keep the message as a dead letter; wait out the world's faults."""
+        """Park what a bad message belongs to, or store the message as a dead letter; wait for the infrastructure."""
         reason = describe(error)
         outcome = "parked"
         backoff = Backoff()
@@ -283,7 +286,7 @@ class BatchProcess(Generic[M]):
                             await self._dead_letters.write(tx, [RejectedRecord(message.record, reason)])
                         reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
                 break
-            except Exception as fault:  # noqa: BLE001 - sorted as above
+            except Exception as fault:  # noqa: BLE001 - classified like those above
                 cause = classify(fault)
                 if cause == "locked" and outcome == "parked":
                     await self._put_off([message], fault)  # its order can be parked when the message comes again
@@ -293,7 +296,7 @@ class BatchProcess(Generic[M]):
                 else:
                     await self._wait_out(backoff, fault)
         if outcome == "dead_letter" and message.record is None:
-            outcome = "dropped"  # a timer comes again by itself
+            outcome = "dropped"  # a timer fires again
         reached(CrashPoint.SET_ASIDE_COMMITTED, [message])
         self._metrics.messages_set_aside.labels(outcome).inc()
         log.error("a message can't be handled", outcome=outcome, reason=reason, record=_name(message.record))
@@ -314,20 +317,20 @@ class BatchProcess(Generic[M]):
             raise Stopped("asked to stop while a batch waits for its infrastructure") from error
 
 
-class _Course(msgspec.Struct):
-    """What has happened to one batch so far; tell it each fault once."""
+class _Failures(msgspec.Struct):
+    """The failures of one batch so far."""
 
     backoff: Backoff
     contentions: int = 0
     put_off: int = 0
 
     def cause(self, error: Exception) -> Cause:
-        """Sort a fault; one that is the world's again and again is a message's, and too many locks are the world's."""
+        """Classify an error. Endless contention counts as poison, and too many locked keys as infrastructure."""
         cause = classify(error)
         if isinstance(error, Contention):
             self.contentions += 1
             if self.contentions > CONTENTIONS_MAX:
-                self.contentions = CONTENTIONS_MAX - 1  # each half may still lose once to somebody else
+                self.contentions = CONTENTIONS_MAX - 1  # each half may still lose once to another process
                 return "poison"
         else:
             self.contentions = 0
@@ -335,19 +338,19 @@ class _Course(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, Generic[M]):
-    """A part of a batch that is committed by itself; a hurried one waits for no lock longer than a moment."""
+    """A part of a batch, committed by itself. `short_locks`: it waits for a lock for `LOCK_TIMEOUT_MS` only."""
 
     messages: Sequence[Received[M]]
-    hurried: bool = False
+    short_locks: bool = False
 
-    def halves(self, *, hurried: bool) -> list[_Part[M]]:
-        """Part it in two, the first one last."""
+    def halves(self, *, short_locks: bool) -> list[_Part[M]]:
+        """Cut it in two; the first half comes last, since parts are taken from the end."""
         middle = len(self.messages) // 2
-        return [_Part(self.messages[middle:], hurried), _Part(self.messages[:middle], hurried)]
+        return [_Part(self.messages[middle:], short_locks), _Part(self.messages[:middle], short_locks)]
 
 
 def _take_key(parts: list[_Part[M]], message: Received[M]) -> list[Received[M]]:
-    """Take what belongs to a message's key out of all parts: it would meet the same lock."""
+    """Take all messages of this message's key out of the parts: they need the same row."""
     key, taken = key_of(message), [message]
     for part in reversed(parts) if key is not None else ():
         taken += [one for one in part.messages if key_of(one) == key]
@@ -356,9 +359,9 @@ def _take_key(parts: list[_Part[M]], message: Received[M]) -> list[Received[M]]:
 
 
 def _read_again(message: Received[M], topics: Sequence[str]) -> OutboxMessage:
-    """Make of a message what its topic will bring once more; `topics` are those that the handler reads."""
+    """Make a copy of a message for its own topic; `topics` are those that the handler reads."""
     record = message.record
-    assert record is not None  # noqa: S101 - what has no record comes again by itself
+    assert record is not None  # noqa: S101 - a timer is never put off this way
     topic = next(topic for topic in topics if record.topic.endswith(topic))
     key = (record.key or b"").decode(errors="replace")
     headers = [(name, value or b"") for name, value in record.headers]  # Kafka allows a header without a value
@@ -367,10 +370,10 @@ def _read_again(message: Received[M], topics: Sequence[str]) -> OutboxMessage:
     return OutboxMessage(f"{_name(record)}", outgoing, PUT_OFF_S)
 
 
-def _tell(committed: Callable[[], None]) -> None:
+def _call(after_commit: Callable[[], None]) -> None:
     try:
-        committed()
-    except Exception:  # its batch is committed, so nobody may take this for a fault of the batch
+        after_commit()
+    except Exception:  # the batch is committed, so this is no failure of the batch
         log.exception("a handler's callback failed")
 
 

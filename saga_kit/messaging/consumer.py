@@ -1,7 +1,7 @@
-"""The one subscriber of a process: all topics, whole batches of raw records, acknowledged only when committed.
+"""Consumes all topics of a process in batches of raw records, and acknowledges a batch only when it is committed.
 
-Every option whose default is a policy is given. FastStream subscribes, loops and stops; records come by our own poller,
-and offsets are committed by what was handled.
+Every option whose default is a policy is given. FastStream subscribes, loops and stops. Our own poller takes the
+records, and offsets are committed for the records that were handled.
 """
 
 from __future__ import annotations
@@ -37,39 +37,39 @@ from saga_kit.runtime.telemetry import KitMetrics
 
 M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
-"""Longer than a statement, a publish and a commit of offsets may take together: a batch is never cut short."""
+"""Longer than a statement, a publish and an offset commit may take together: no batch is cut short."""
 HEARTBEAT_MAX_MS: Final = 1000
-"""A member hears by its next heartbeat that another came or went; until all have heard, nobody works on what moves."""
+"""Members learn of a rebalance by heartbeat. Until all have, the partitions that move stand idle."""
 CLOSE_TIMEOUT_S: Final = 5.0
-"""A broker answers a goodbye at once; without one, the session's end tells it."""
+"""A broker answers at once when a member leaves. It learns of one that can't say so when the session times out."""
 PARTITION_FETCH_BYTES: Final = 128 * 1024
-"""About one batch: a partition with a backlog takes turns with the others."""
+"""About one batch, so that a partition with a backlog does not fill every fetch."""
 UNTAKEN_S: Final = 0.01
-"""aiokafka fetches nothing for a tenth of a second while something that it fetched is not taken. What waits for room
-must not hold up the others for so long."""
+"""aiokafka's own pause is 0.1 s: while fetched records are not taken, it fetches nothing for so long. Records that wait
+for room must not hold up other partitions."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
-"""No progress for so long, or one try of a batch for twice as long, which is above the limits of all that it does."""
+"""A consumer without progress is stalled after this time, and a try of a batch that goes on for twice as long hangs."""
 QUIET_MAX_S: Final = 15.0
-"""A consumer without traffic still polls and fetches many times in this time."""
+"""A healthy consumer without traffic polls and fetches many times in this time."""
 
 log = structlog.get_logger(__name__)
 
 
 class Lag(NamedTuple):
-    """How far a partition is taken: the next offset, and how many records are behind it."""
+    """The next offset of a partition, and how many records come after it."""
 
     position: int
     behind: int
-    """Of all."""
+    """All of them."""
     takeable: int
-    """Of those in front of the first transaction that is open: the others can't be taken before its end."""
+    """Those before the first open transaction; the others can't be taken before it ends."""
 
 
 class Consumer(Generic[M]):
-    """Consumes a handler's topics and runs its batches. `fail` is told the error for which the process must end.
+    """Consumes a handler's topics and runs its batches. `fail` gets an error for which the process must end.
 
-    `now_s` is the clock that the age of a record is judged by, in seconds since 1970.
+    `now_s` is the clock for the age of a record, in seconds since 1970.
     """
 
     def __init__(  # noqa: PLR0913 - all by name, and each a part of the service
@@ -100,41 +100,9 @@ class Consumer(Generic[M]):
         self._idle.set()
         self._fail = fail
         self._given_up = False
-        self._broker = KafkaBroker(
-            settings.kafka_bootstrap_servers.split(","),
-            client_id=f"{settings.kafka_topic_prefix}{group}",
-            consumer_only=True,
-            allow_auto_create_topics=False,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            apply_types=False,
-            graceful_timeout=DRAIN_TIMEOUT_S,
-            security=_security(settings),
-            logger=None,
-        )
-        session_ms = int(settings.kafka_session_timeout_s * 1000)
-        subscriber: Any = self._broker.subscriber(
-            *(settings.kafka_topic_prefix + topic for topic in handler.topics),
-            group_id=settings.kafka_topic_prefix + group,
-            batch=True,
-            max_records=RECORDS_MAX,
-            batch_timeout_ms=POLL_TIMEOUT_MS,
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            listener=self._poller,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            check_crcs=True,
-            fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
-            fetch_min_bytes=1,
-            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-            fetch_max_bytes=FETCHED_BYTES_MAX,
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=min(session_ms // 10, HEARTBEAT_MAX_MS),
-            rebalance_timeout_ms=max(session_ms, int(DRAIN_TIMEOUT_S * 1000)),
-            max_poll_interval_ms=24 * 3600 * 1000,  # an outage of the database is no reason to leave; see watch()
-        )
-        self._subscriber = subscriber
         self._topics = [settings.kafka_topic_prefix + topic for topic in handler.topics]
+        self._broker = _broker(settings, group)
+        self._subscriber: Any = _subscriber(self._broker, settings, group, self._topics, self._poller)
         self._topic_changes = TopicChanges(metrics)
         self._open = OpenTransactions(HELD_S)
         self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
@@ -157,7 +125,7 @@ class Consumer(Generic[M]):
             self._subscriber.consumer._fetcher._prefetch_backoff = UNTAKEN_S  # noqa: SLF001 - it is no option of theirs
 
     async def stop(self, *, drain_s: float = DRAIN_TIMEOUT_S) -> None:
-        """Take no more records, let the batch at hand end within `drain_s`, leave the group. Raises nothing."""
+        """Take no more records, let the batch in work end within `drain_s`, and leave the group. Raises nothing."""
         self._given_up = True
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
@@ -190,10 +158,10 @@ class Consumer(Generic[M]):
         return what.format(age_s) if age_s > QUIET_MAX_S else None
 
     async def watch(self, stopping: asyncio.Event) -> None:
-        """Measure the lag, and raise `Stalled` when there is lag but no progress although the broker answers.
+        """Measure the lag. Raise `Stalled` when there is lag and no progress although the broker answers.
 
-        aiokafka's consumers can hang after a broker's restart while they look alive; a new process is the cure. So it
-        is of a batch, also one of the service's own, that waits for what never comes.
+        aiokafka's consumers can hang after a broker's restart while they look alive, and a batch, a timer's too, can
+        wait for ever. A new process cures both.
         """
         seen: Mapping[Any, int] = {}
         moved_at = time.monotonic()
@@ -202,7 +170,7 @@ class Consumer(Generic[M]):
                 raise Stalled(f"a batch hangs: its work began {trying_s:.0f} s ago")
             consumer = self._subscriber.consumer
             if consumer is not None:
-                self._poller.begin_anew(self._topic_changes.look(consumer, self._topics))
+                self._poller.read_from_beginning(self._topic_changes.look(consumer, self._topics))
             lags = await _lags(consumer)
             positions = {tp: lag.position for tp, lag in lags.items()}
             if consumer is not None:
@@ -210,9 +178,8 @@ class Consumer(Generic[M]):
             self._metrics.consumer_held_partitions.set(len(self._open.held()))
             self._metrics.consumer_lag_messages.set(sum(one.behind for one in lags.values()))
             self._metrics.consumer_blocked_partitions.set(len(self._poller.blocked()))
-            # What waits for room, or for the end of a transaction, is no sign of a hang; it comes by itself, and then
-            # it must move like the rest.
-            lag = sum(one.takeable for tp, one in lags.items() if not self._poller.shut(tp))
+            # Records that wait for room, or for the end of a transaction, are no sign of a hang.
+            lag = sum(one.takeable for tp, one in lags.items() if not self._poller.waits_for_room(tp))
             behind = bool(positions) and self._batch_since is None and (lag or _fetch_age_s(consumer) > QUIET_MAX_S)
             if not behind or positions != seen:
                 seen, moved_at = positions, time.monotonic()
@@ -221,18 +188,18 @@ class Consumer(Generic[M]):
 
     async def _on_batch(self, records: Sequence[Any]) -> None:
         if self._given_up:
-            return  # an acknowledgement of this batch would skip the one that was given up
+            return  # acknowledging this batch would skip the one that was given up
         self._batch_since = time.monotonic()
         self._idle.clear()
         try:
             readable, unreadable = self._decode(records)
             await self._process.run(readable, unreadable)
             self._poller.handled(records)
-            self._commits.move(self._subscriber.consumer, readable)
+            self._commits.request(self._subscriber.consumer, readable)
         except Stopped:
             self._given_up = True
             log.info("stopping with a batch that waits; it will be delivered again", records=len(records))
-        except Exception as error:  # noqa: BLE001 - a fault of the kit itself: FastStream would swallow it and go on
+        except Exception as error:  # noqa: BLE001 - a bug of the kit itself: FastStream would swallow it and go on
             self._given_up = True
             self._fail(error)
         finally:
@@ -261,11 +228,50 @@ class Consumer(Generic[M]):
         return KafkaAckableMessage(body=b"", raw_message=records, headers={}, consumer=self._subscriber.consumer)
 
     async def _broker_answers(self) -> bool:
-        try:  # by the publisher's connection, which is not the one that may hang
+        try:  # asked over the publisher's connection, which is not the one that may hang
             await self._publisher.missing_topics(())
         except (KafkaError, OSError):
             return False
         return True
+
+
+def _broker(settings: KitSettings, group: str) -> KafkaBroker:
+    return KafkaBroker(
+        settings.kafka_bootstrap_servers.split(","),
+        client_id=f"{settings.kafka_topic_prefix}{group}",
+        consumer_only=True,
+        allow_auto_create_topics=False,
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        apply_types=False,
+        graceful_timeout=DRAIN_TIMEOUT_S,
+        security=_security(settings),
+        logger=None,
+    )
+
+
+def _subscriber(broker: KafkaBroker, settings: KitSettings, group: str, topics: Sequence[str], poller: Poller) -> Any:
+    session_ms = int(settings.kafka_session_timeout_s * 1000)
+    return broker.subscriber(
+        *topics,
+        group_id=settings.kafka_topic_prefix + group,
+        batch=True,
+        max_records=RECORDS_MAX,
+        batch_timeout_ms=POLL_TIMEOUT_MS,
+        ack_policy=AckPolicy.MANUAL,
+        no_reply=True,
+        listener=poller,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        check_crcs=True,
+        fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
+        fetch_min_bytes=1,
+        max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+        fetch_max_bytes=FETCHED_BYTES_MAX,
+        session_timeout_ms=session_ms,
+        heartbeat_interval_ms=min(session_ms // 10, HEARTBEAT_MAX_MS),
+        rebalance_timeout_ms=max(session_ms, int(DRAIN_TIMEOUT_S * 1000)),
+        max_poll_interval_ms=24 * 3600 * 1000,  # an outage of the database is no reason to leave; see Consumer.watch
+    )
 
 
 def _refusal(record: Record | LostRecord, oldest_ms: float) -> str | None:
@@ -280,17 +286,17 @@ def _refusal(record: Record | LostRecord, oldest_ms: float) -> str | None:
 
 
 async def _records(message: KafkaMessage) -> Sequence[Any]:
-    # Not the message itself: it keeps what it was decoded to, and a batch that refers to itself would stay in memory
-    # until cycles are searched for, which is seldom; see service.py.
+    # Not the message itself: it stores what it was decoded to. A batch would refer to itself, and stay in memory until
+    # the garbage collector runs, which is seldom; see service.py.
     return message.raw_message
 
 
 async def _lags(consumer: Any) -> dict[TopicPartition, Lag]:
-    """Return how far each assigned partition is taken, as far as that is known."""
+    """Return the lag of each assigned partition for which it is known."""
     lags: dict[TopicPartition, Lag] = {}
     assigned = list(consumer.assignment()) if consumer is not None else []
     for tp, position in zip(assigned, await asyncio.gather(*(_position(consumer, tp) for tp in assigned)), strict=True):
-        with suppress(KafkaError, AssertionError):  # a rebalance: it will be known again next time
+        with suppress(KafkaError, AssertionError):  # during a rebalance; the next call knows it
             if position is None:
                 continue
             stable, end = stable_end(consumer, tp)
@@ -299,7 +305,7 @@ async def _lags(consumer: Any) -> dict[TopicPartition, Lag]:
 
 
 async def _position(consumer: Any, tp: Any) -> int | None:
-    """Return a partition's next offset, None when it is not known at the moment: a rebalance, or no leader."""
+    """Return a partition's next offset; None when it is unknown, during a rebalance or without a leader."""
     try:
         async with asyncio.timeout(POSITION_TIMEOUT_S):
             position: int = await consumer.position(tp)
@@ -309,7 +315,7 @@ async def _position(consumer: Any, tp: Any) -> int | None:
 
 
 def _fetch_age_s(consumer: Any) -> float:
-    """Return for how long no fetch was answered, 0 before the first one."""
+    """Return the seconds since the last answered fetch; 0 before the first."""
     times = [time_ms for tp in consumer.assignment() if (time_ms := consumer.last_poll_timestamp(tp)) is not None]
     return max(0.0, time.time() - max(times) / 1000) if times else 0.0
 

@@ -1,6 +1,7 @@
-"""Records that can't be handled are kept, byte for byte, until a person replays or discards them.
+"""Stores records that can't be handled, byte for byte, until a person replays or discards them.
 
-The partition goes on. A letter is written in the transaction of its batch; a redelivered record makes no second one.
+The partition goes on. A dead letter is written in the transaction of its batch. A redelivered record makes no second
+one.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ Note = Callable[[AsyncConnection], Awaitable[None]]
 REASON_MAX: Final = 500
 PAGE_MAX: Final = 500
 PREVIEW_BYTES: Final = 1024
-"""Of a value, and of a key, in a list; the letter has them whole."""
+"""Bytes of a value, and of a key, that a list shows; `get` returns them whole."""
 PREVIEW_HEADERS_BYTES: Final = 8192
-"""Headers that are longer, packed, are left out of a list."""
+"""A list leaves out headers whose JSON is longer."""
 STATEMENT_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Of the letters that one statement writes."""
+"""Bytes of the dead letters that one statement writes."""
 _PLACE: Final = "dead_letter_id, topic, partition, record_offset, record_timestamp"
 _FATE: Final = "reason, received_at, replayed_at, discarded_at, octet_length(value) AS value_bytes"
 _WHOLE: Final = f"{_PLACE}, key, headers, value, {_FATE}"
@@ -60,7 +61,7 @@ STATES: Final = {
     "discarded": "discarded_at IS NOT NULL",
     "closed": "(replayed_at IS NOT NULL OR discarded_at IS NOT NULL)",
 }
-"""What may have become of a letter, and the condition for it."""
+"""The states of a dead letter, and the SQL condition for each."""
 
 
 class DeadLetter(NamedTuple):
@@ -79,21 +80,21 @@ class DeadLetter(NamedTuple):
     replayed_at: datetime | None
     discarded_at: datetime | None
     value_bytes: int | None = None
-    """How long the value is that is kept: a list has only its beginning."""
+    """Length of the stored value, of which a list shows only the beginning."""
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it was neither replayed nor discarded."""
+        """Whether it was neither replayed nor discarded."""
         return self.replayed_at is None and self.discarded_at is None
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether its bytes are those of the record; if not, it can't be published again."""
+        """Whether its bytes are those of the record; if not, it can't be published again."""
         return not self.reason.startswith(NOT_WHOLE)
 
 
 def dead_letters_table(metadata: MetaData, schema: str) -> Table:
-    """Describe `<schema>.dead_letters`; the topic is the record's own, with the prefix."""
+    """Describe `<schema>.dead_letters`; `topic` holds the record's topic with the prefix."""
     return Table(
         "dead_letters",
         metadata,
@@ -110,7 +111,7 @@ def dead_letters_table(metadata: MetaData, schema: str) -> Table:
         Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
         Column("replayed_at", DateTime(timezone=True)),
         Column("discarded_at", DateTime(timezone=True)),
-        # With the time, because a topic that was made anew counts from 0 again.
+        # The time is part of it: a topic that is deleted and created again counts its offsets from 0.
         UniqueConstraint("topic", "partition", "record_offset", "record_timestamp", name="dead_letters_record"),
         Index(
             "dead_letters_open",
@@ -128,33 +129,33 @@ class DeadLetters:
     def __init__(self, schema: str) -> None:
         self._table = f"{schema}.dead_letters"
 
-    async def write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
-        """Store records with the reasons why they can't be handled, in parts of `STATEMENT_BYTES_MAX`.
+    async def write(self, tx: AsyncConnection, rejected: Sequence[tuple[Record, str]]) -> None:
+        """Store records and the reasons why they can't be handled, in parts of `STATEMENT_BYTES_MAX`.
 
-        Of one that the database refuses its place and the reason are stored. Raises what is no fault of a letter.
+        When the database refuses a record, only its place and the reason are stored. Raises infrastructure errors.
         """
-        for part in _in_parts(letters):
+        for part in _in_parts(rejected):
             await self._write_or_halve(tx, part)
 
-    async def _write_or_halve(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
+    async def _write_or_halve(self, tx: AsyncConnection, rejected: Sequence[tuple[Record, str]]) -> None:
         try:
             async with tx.begin_nested():
-                await self._write(tx, letters)
+                await self._write(tx, rejected)
         except Exception as error:
             if classify(error) != "poison":
                 raise
-            middle = len(letters) // 2
+            middle = len(rejected) // 2
             if middle:
-                await self._write_or_halve(tx, letters[:middle])
-                await self._write_or_halve(tx, letters[middle:])
+                await self._write_or_halve(tx, rejected[:middle])
+                await self._write_or_halve(tx, rejected[middle:])
             else:
-                record, reason = letters[0]
+                record, reason = rejected[0]
                 why = f"{NOT_WHOLE}it can't be stored ({describe(error)}): {reason}"
                 place = LostRecord(record.topic, record.partition, record.offset, why, record.timestamp)
                 await self._write(tx, [(place, why)])
 
-    async def _write(self, tx: AsyncConnection, letters: Sequence[tuple[Record, str]]) -> None:
-        records = [record for record, _ in letters]
+    async def _write(self, tx: AsyncConnection, rejected: Sequence[tuple[Record, str]]) -> None:
+        records = [record for record, _ in rejected]
         await tx.exec_driver_sql(
             f"""
             INSERT INTO {self._table}
@@ -170,16 +171,17 @@ class DeadLetters:
                 [record.key for record in records],
                 [_pack_headers(record.headers) for record in records],
                 [record.value for record in records],
-                [clean(reason) for _, reason in letters],
+                [clean(reason) for _, reason in rejected],
             ),
         )
 
     async def page(
         self, engine: AsyncEngine, *, after: int = 0, limit: int = 100, closed: bool = False, state: str = ""
     ) -> list[DeadLetter]:
-        """List letters by id, from the one after `after`; those replayed or discarded only when `closed`.
+        """List dead letters by id, after `after`; replayed and discarded ones too when `closed`.
 
-        With `state`, those of `STATES[state]`. Keys and values are cut to `PREVIEW_BYTES`, long headers left out.
+        `state` selects those of `STATES[state]` instead. Keys and values are cut to `PREVIEW_BYTES`, and long headers
+        are left out.
         """
         condition = f"AND {STATES[state]}" if state else "" if closed else f"AND {OPEN}"
         async with engine.connect() as connection:
@@ -191,7 +193,7 @@ class DeadLetters:
             return [_read(row) for row in rows]
 
     async def get(self, engine: AsyncEngine, dead_letter_id: int) -> DeadLetter | None:
-        """Return one letter with all that is kept of it, None when there is no such."""
+        """Return one dead letter, whole; None when there is no such."""
         async with engine.connect() as connection:
             rows = await connection.exec_driver_sql(
                 f"SELECT {_WHOLE} FROM {self._table} WHERE dead_letter_id = $1",  # noqa: S608 - the same
@@ -202,12 +204,12 @@ class DeadLetters:
     async def replay(
         self, engine: AsyncEngine, publisher: Publisher, dead_letter_id: int, *, note: Note | None = None
     ) -> bool:
-        """Publish the record again, as it was; False when it is not open, was not kept whole, or was not sent.
+        """Publish the record again, as it was; False when it is not open, not whole, or was not sent.
 
-        A header more says when the broker first had it: publishing it again makes no order and no price younger.
-
-        When it fails again it becomes another letter, since it has another offset then. `note` writes more in the
-        transaction that closes the letter; killed before that, it stays open, and is published again another time.
+        One header is added, with the time at which the broker first had the record: a replay makes no order and no
+        price younger. A record that fails again becomes another dead letter, since it has another offset then. `note`
+        writes more in the transaction that closes the dead letter. After a crash before that transaction the dead
+        letter is still open, and a second replay publishes it once more.
         """
         letter = await self.get(engine, dead_letter_id)
         if letter is None or not letter.is_open or not letter.is_whole:
@@ -218,13 +220,13 @@ class DeadLetters:
         return await self._close(engine, dead_letter_id, "replayed_at", note)
 
     async def discard(self, engine: AsyncEngine, dead_letter_id: int, *, note: Note | None = None) -> bool:
-        """Close a letter for good; its bytes stay. False when it is not open. `note`: as for `replay`."""
+        """Close a dead letter; its bytes stay. False when it is not open. `note`: as for `replay`."""
         return await self._close(engine, dead_letter_id, "discarded_at", note)
 
     async def purge(
         self, engine: AsyncEngine, dead_letter_id: int, *, state: str = "closed", note: Note | None = None
     ) -> bool:
-        """Delete a letter with its bytes; False when there is none of that one of `STATES`. `note`: as above."""
+        """Delete a dead letter with its bytes; False when there is none in this state. `note`: as for `replay`."""
         async with engine.begin() as tx:
             result = await tx.exec_driver_sql(
                 f"DELETE FROM {self._table} WHERE dead_letter_id = $1 AND {STATES[state]}",  # noqa: S608 - the same
@@ -248,20 +250,20 @@ class DeadLetters:
             return closed
 
 
-def _in_parts(letters: Sequence[tuple[Record, str]]) -> Iterator[Sequence[tuple[Record, str]]]:
+def _in_parts(rejected: Sequence[tuple[Record, str]]) -> Iterator[Sequence[tuple[Record, str]]]:
     begin = size = 0
-    for number, (record, _) in enumerate(letters):
+    for number, (record, _) in enumerate(rejected):
         own = size_of(record)
         if size + own > STATEMENT_BYTES_MAX and number > begin:
-            yield letters[begin:number]
+            yield rejected[begin:number]
             begin, size = number, 0
         size += own
-    if letters:
-        yield letters[begin:]
+    if rejected:
+        yield rejected[begin:]
 
 
 def clean(reason: str) -> str:
-    """Make a reason that a text column takes: no NUL, not too long."""
+    """Make a reason that fits a text column: no NUL, at most `REASON_MAX` characters."""
     return reason.replace("\0", "")[:REASON_MAX]
 
 

@@ -1,11 +1,11 @@
-"""Bounds what a fetch may become in memory: unpacked batches, records, headers, and what one poll takes.
+"""Bounds the memory that a fetch may take: unpacked batches, records, headers, and the records of one poll.
 
-A broker limits a batch as it is sent, compressed: a few hundred kilobytes of gzip can be gigabytes. aiokafka unpacks
-whole batches, and has no limit to set. So the parts of it that do this are replaced, once in a process: its codecs by
-ones that stop at a limit, its reader of a partition's batches by one that puts a `LostRecord` in the place of what is
-too large or can't be parsed, and goes on behind it. What is good in the same batch before it is read.
+A broker limits the compressed size of a batch; a few hundred kilobytes of gzip can be gigabytes. aiokafka unpacks whole
+batches without any limit. So this module replaces two parts of it, once in a process. The codecs stop at a limit. The
+reader of a partition's batches puts a `LostRecord` in the place of a record that is too large or can't be parsed, and
+goes on after it; good records before it in the same batch are read.
 
-A missing codec and a checksum that is wrong are no property of a record: they are raised, and nothing is skipped.
+A missing codec and a wrong checksum are no fault of a record: they are raised, and nothing is skipped.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from saga_kit.runtime.errors import describe
 UNPACKED_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of a batch, unpacked: sixteen of our own largest messages."""
 RECORD_BYTES_MAX: Final = 1024 * 1024
-"""Of a record, headers included: what a broker takes uncompressed by default. A larger one is cut."""
+"""Of a record with its headers: what a broker takes uncompressed by default. A larger one is cut."""
 CUT_BYTES: Final = 16 * 1024
-"""Bytes that are kept of the key and of the value of a record that is too large."""
+"""How much of the key, and of the value, of a record that is too large is stored."""
 HEADERS_MAX: Final = 128
-"""Of a record. A pair in memory is some forty times as large as on the wire."""
+"""Headers of a record. In memory one takes about forty times as much as on the wire."""
 TAKEN_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of the records of one poll; the last one may exceed it."""
+"""Bytes of the records of one poll; the last record may exceed it."""
 FETCHED_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of one answer of a broker, as it is sent."""
+"""Bytes of one fetch response, as it is sent."""
 LOST_MAX: Final = 500
-"""Records of one batch that get a stand-in each; of more, one stands for all of them."""
+"""When more records of one batch are lost than this, a single `LostRecord` stands for all of them."""
 NOT_WHOLE: Final = "not kept whole: "
-"""The beginning of a reason when the bytes at hand are not those of the record: it can't be published again."""
+"""A reason begins with this when the stored bytes are not the whole record, so that it can't be published again."""
 
 _HEADER_COST: Final = 150
 """Bytes of the objects that hold one header."""
@@ -50,10 +50,9 @@ _WORD: Final = 4
 
 
 class LostRecord(NamedTuple):
-    """Stands for a record that the client library can't give us, or that is too large: where it lies, and why.
+    """Stands for a record that the client library can't parse, or that is too large: where it is, and why.
 
-    It stands for all records of its partition up to `last`, if that is given. `key`, `value` and `headers` are what was
-    kept of it.
+    With `last`, it stands for all records of its partition up to that offset. `key`, `value` and `headers` may be cut.
     """
 
     topic: str
@@ -68,7 +67,7 @@ class LostRecord(NamedTuple):
 
     @property
     def next_offset(self) -> int:
-        """Tell where its partition goes on."""
+        """The offset at which its partition goes on."""
         return (self.offset if self.last is None else self.last) + 1
 
 
@@ -88,12 +87,12 @@ _BUDGET: Final[ContextVar[_Budget | None]] = ContextVar("bytes that may be taken
 
 
 def bound_fetches() -> None:
-    """Have every consumer of this process bounded; a second call changes nothing."""
+    """Bound every consumer of this process; a second call changes nothing."""
     fetcher.PartitionRecords = _Records
     fetcher.FetchResult = _Result
     for name in ("default_records", "legacy_records"):
         for package in ("aiokafka.record", "aiokafka.record._crecords"):
-            with suppress(ImportError):  # the compiled half is not built for every platform
+            with suppress(ImportError):  # the compiled modules do not exist on every platform
                 module = import_module(f"{package}.{name}")
                 for function in (gzip_decode, snappy_decode, lz4_decode, zstd_decode):
                     if hasattr(module, function.__name__):
@@ -102,7 +101,7 @@ def bound_fetches() -> None:
 
 @contextmanager
 def taking() -> Iterator[None]:
-    """Limit what is taken from consumers within, in all, to `TAKEN_BYTES_MAX`."""
+    """Limit the records that are taken inside this context to `TAKEN_BYTES_MAX` bytes."""
     token = _BUDGET.set(_Budget(TAKEN_BYTES_MAX))
     try:
         yield
@@ -111,7 +110,7 @@ def taking() -> Iterator[None]:
 
 
 def size_of(record: Any) -> int:
-    """Return the bytes that a record takes in memory, roughly."""
+    """Estimate the bytes that a record takes in memory."""
     size = len(record.key or b"") + len(record.value or b"")
     for name, value in record.headers:
         size += _HEADER_COST + len(name) + (len(value) if value else 0)
@@ -122,7 +121,7 @@ def size_of(record: Any) -> int:
 
 
 def gzip_decode(payload: Any) -> bytes:
-    """Unpack; raises `UnpackedTooLarge`, and whatever `gzip` does for bytes that are none."""
+    """Unpack; raises `UnpackedTooLarge`, and whatever `gzip` raises for broken bytes."""
     with gzip.GzipFile(fileobj=io.BytesIO(payload), mode="r") as stream:
         unpacked = stream.read(UNPACKED_BYTES_MAX + 1)
     if len(unpacked) > UNPACKED_BYTES_MAX:
@@ -181,7 +180,7 @@ def _unpack_into(decompress_into: Callable[[bytes, bytearray], int], payload: by
 
 
 class _Lost(NamedTuple):
-    """What comes out of a batch in the place of records; `offset` is the last one, from which the reader goes on."""
+    """Takes the place of records in a batch, from `first` to `offset`; the reader goes on after `offset`."""
 
     offset: int
     first: int
@@ -193,7 +192,7 @@ class _Lost(NamedTuple):
 
 
 class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
-    """Reads a partition's batches as the library does, but for those records that are lost."""
+    """Reads a partition's batches as the library does, and makes a `LostRecord` of each `_Lost`."""
 
     def __init__(self, tp: Any, records: Any, *more: Any, **options: Any) -> None:
         super().__init__(tp, _Batches(records), *more, **options)
@@ -218,7 +217,7 @@ class _Batches:
 
 
 class _Batch:
-    """A batch whose records are bounded, and end with a stand-in for those that can't be read."""
+    """A batch whose records are bounded, and which ends with a stand-in for records that can't be read."""
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
@@ -242,7 +241,7 @@ class _Batch:
 
 
 class _Result(fetcher.FetchResult):  # type: ignore[misc]  # aiokafka has no types
-    """What was fetched of a partition; gives records while `taking` has bytes left."""
+    """The fetched records of a partition; it gives them while `taking` has bytes left."""
 
     _partition_records: Any
 
@@ -279,7 +278,7 @@ def _stand_ins(first: int, last: int, error: Exception) -> Iterator[_Lost]:
 
 
 def _bounded(record: Any) -> Any:
-    """Return the record, or what is kept of one that is too large."""
+    """Return the record, or a stand-in with the beginning of one that is too large."""
     count, key, value = len(record.headers), record.key, record.value
     size = size_of(record) if count <= HEADERS_MAX else 0
     if count <= HEADERS_MAX and size <= RECORD_BYTES_MAX:
@@ -288,17 +287,17 @@ def _bounded(record: Any) -> Any:
         reason = f"it has {count} headers, at most {HEADERS_MAX} are taken"
     else:
         reason = f"it has {size} bytes, at most {RECORD_BYTES_MAX} are taken"
-    told = "" if value is None else f"; its value has {len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
-    headers, kept_bytes = [], 0
+    digest = "" if value is None else f"; its value has {len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
+    headers, taken_bytes = [], 0
     for name, content in record.headers[:HEADERS_MAX]:
-        kept_bytes += len(name) + len(content or b"")
-        if kept_bytes > CUT_BYTES:
+        taken_bytes += len(name) + len(content or b"")
+        if taken_bytes > CUT_BYTES:
             break
         headers.append((name, content))
     return _Lost(
         record.offset,
         record.offset,
-        reason + told,
+        reason + digest,
         record.timestamp,
         None if key is None else key[:CUT_BYTES],
         None if value is None else value[:CUT_BYTES],

@@ -1,7 +1,8 @@
-"""Rows that somebody else holds locked: whose messages they hold up, so that these hold up nobody else.
+"""Remembers the keys whose rows another transaction holds locked, so that their messages hold up no other key.
 
-A message belongs to its record's key: the account owner, the order. While one of a key's rows is locked, the key's
-messages are tried apart from all others, after them and for a moment only. In memory: a new process learns it again.
+A record's key is what its message is about: the account owner, the order. While a row of a key is locked, a batch tries
+the key's messages apart, after all others and with a short lock timeout. This is kept in memory: a new process finds it
+out again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 LOCK_TIMEOUT_MS: Final = 200
-"""How long a batch that is taken apart waits for a lock; far longer than our own transactions hold one."""
+"""How long a part of a batch waits for a lock; our own transactions hold one for far less."""
 REMEMBERED_S: Final = 120.0
-"""How long a key is tried apart after it was last locked: longer than anything waits until it is asked again."""
+"""How long a key is tried apart after it was last locked. Every question is repeated sooner."""
 KEYS_MAX: Final = 10_000
 
 
-class Key(NamedTuple):
-    """What orders messages: a topic's key."""
+class RecordKey(NamedTuple):
+    """A topic and a key: messages of one are handled in order."""
 
     topic: str
     key: bytes | None
@@ -29,14 +30,14 @@ Message = TypeVar("Message", bound=Any)
 
 
 class LockedKeys:
-    """The keys of which a row was locked lately; `clock` in seconds."""
+    """The keys of which a row was found locked lately; `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._until: dict[Key, float] = {}
+        self._until: dict[RecordKey, float] = {}
 
     def split(self, messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-        """Part the messages of keys that are free from those of locked ones, each in their order."""
+        """Return the messages of free keys and those of locked keys, each in their order."""
         if not self._until:
             return list(messages), []
         now = self._clock()
@@ -54,13 +55,13 @@ class LockedKeys:
             self._until[key] = self._clock() + REMEMBERED_S
 
     def forget(self, messages: Iterable[Message]) -> None:
-        """Note that these messages met no lock."""
+        """Forget the keys of these messages: they found no lock."""
         for message in messages if self._until else ():
             key = key_of(message)
             if key is not None:
                 self._until.pop(key, None)
 
 
-def key_of(message: Message) -> Key | None:
-    """Return what a message belongs to; None for a service's own (a timer), which comes again by itself."""
-    return None if message.record is None else Key(message.record.topic, message.record.key)
+def key_of(message: Message) -> RecordKey | None:
+    """Return the key of a message; None for a timer, which has no record and fires again."""
+    return None if message.record is None else RecordKey(message.record.topic, message.record.key)

@@ -1,6 +1,6 @@
-"""Commits offsets beside the work: batches never wait for it, and one commit serves all that came to an end meanwhile.
+"""Commits offsets in the background: no batch waits for a commit, and one commit covers all batches since the last.
 
-Guards absorb whatever is delivered again, so a commit that comes late, or never, only costs work.
+Handlers tolerate redelivery, so an offset commit that is late, or lost, costs only work.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.errors import describe
 
 COMMIT_EVERY_S: Final = 0.1
-"""What a crash repeats at most, besides the batch at hand."""
+"""A crash repeats the batches of this time at most, and the one in work."""
 COMMIT_AGAIN_S: Final = 1.0
-"""After one that failed."""
+"""The pause after a commit that failed."""
 COMMIT_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
-"""A broker that hangs must not hold up the end: what is not committed is delivered again."""
+"""A broker that hangs must not hold up the end of the process: what is not committed is delivered again."""
 
 log = structlog.get_logger(__name__)
 
 
 class OffsetCommits:
-    """Commits what the poller knows to be handled: at once after a pause, else at most every `COMMIT_EVERY_S`."""
+    """Commits the offsets of handled records: at once after an idle time, else every `COMMIT_EVERY_S`."""
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._moved = False
+        self._wanted = False
         self._done: list[object] = []
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def move(self, consumer: Any, done: Sequence[object]) -> None:
-        """Have committed, soon, what was handled up to now; `done` are the messages since the last call."""
-        self._moved = True
+    def request(self, consumer: Any, done: Sequence[object]) -> None:
+        """Ask for a commit of what is handled up to now; `done` are the messages since the last call."""
+        self._wanted = True
         self._done += done
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._follow(consumer))
+            self._task = asyncio.create_task(self._commit_until_done(consumer))
 
     async def close(self) -> None:
-        """Commit now what is not committed yet, unless that takes longer than ending may. Raises nothing."""
+        """Commit what is not committed yet, within `CLOSE_TIMEOUT_S`. Raises nothing."""
         self._hurry.set()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
 
-    async def _follow(self, consumer: Any) -> None:
-        while self._moved:
-            self._moved = False
+    async def _commit_until_done(self, consumer: Any) -> None:
+        while self._wanted:
+            self._wanted = False
             done, self._done = self._done, []
             last = self._hurry.is_set()
             committed = await self._commit(consumer, done)
             if not committed and not last:
-                self._moved = True  # a topic that has gone quiet moves it no more
+                self._wanted = True  # no further batch may come to ask for it
             await pause(self._hurry, COMMIT_EVERY_S if committed else COMMIT_AGAIN_S)
 
     async def _commit(self, consumer: Any, done: Sequence[object]) -> bool:
@@ -68,7 +68,7 @@ class OffsetCommits:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 if offsets := self._poller.offsets(consumer):
                     await consumer.commit(offsets)
-        except Exception as error:  # noqa: BLE001 - whatever it is: what is delivered again is absorbed by the guards
+        except Exception as error:  # noqa: BLE001 - whatever it is, handlers tolerate the redelivery
             log.warning("committing offsets failed", cause=describe(error))
             committed = False
         reached(CrashPoint.OFFSETS_COMMITTED, done)

@@ -1,8 +1,8 @@
-"""Transactions that somebody's producer has left open in our topics: a consumer stops in front of the first.
+"""Finds transactions that a producer has left open in our topics: a consumer can't read past the first of them.
 
-Our own producers have none. Another team's may write in one, and when it hangs its partition stands still until the
-broker aborts it, by default within a quarter of an hour. Records of a transaction that was not committed must never be
-acted on, so all that can be done is to say where it begins, for a person who can abort it.
+Our own producers use none. When a producer of another team hangs in a transaction, its partition stands still until the
+broker aborts the transaction, within 15 minutes by default. Records of a transaction that is not committed must never
+be acted on. So this module only reports where the transaction begins, to a person who can abort it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from saga_kit.runtime.settings import KafkaSettings
 
 HELD_S: Final = 15.0
-"""A transaction that is open for so long holds up who reads; a healthy one is over in much less."""
+"""A transaction that is open for so long is reported; a healthy one ends much sooner."""
 LOOK_AGAIN_S: Final = 2.0
-"""Between two looks from outside: what began before the first and is there at the second is no passing one."""
+"""Pause between two checks of `find_open`: a transaction that both of them find is no passing one."""
 ADVICE: Final = (
     "'kafka-transactions.sh describe-producers --topic {0} --partition {1}' names its producer's id and epoch,"
     " 'kafka-transactions.sh abort --topic {0} --partition {1} --start-offset {2}' ends it"
@@ -32,24 +32,24 @@ log = structlog.get_logger(__name__)
 
 
 class Held(NamedTuple):
-    """Where the oldest open transaction of a partition begins, and for how many seconds that is known."""
+    """The offset at which the oldest open transaction of a partition begins, and for how many seconds that is known."""
 
     offset: int
     for_s: float
 
 
 class OpenTransactions:
-    """Remembers since when each partition is held at the same offset, and says so once it is for `held_s`."""
+    """Remembers since when each partition is held up at one offset, and logs it after `held_s`."""
 
     def __init__(self, held_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without any; `clock` in seconds."""
+        """`held_s`: when to report a partition; `clock` returns seconds."""
         self._held_s = held_s
         self._clock = clock
         self._since: dict[TopicPartition, tuple[int, float]] = {}
         self._said: set[TopicPartition] = set()
 
     def look(self, ends: Mapping[TopicPartition, tuple[int, int]]) -> None:
-        """Note each partition's last stable offset and its end; what is not named any more is forgotten."""
+        """Take each partition's last stable offset and its end; forget the partitions that are not named."""
         now, before = self._clock(), self._since
         self._since = {
             tp: known if (known := before.get(tp)) is not None and known[0] == stable else (stable, now)
@@ -62,36 +62,36 @@ class OpenTransactions:
         self._said = set(held)
 
     def held(self) -> dict[TopicPartition, Held]:
-        """Return the partitions that have been held for long enough, the longest first."""
+        """Return the partitions that have been held up for `held_s`, the longest first."""
         now = self._clock()
         held = [(tp, Held(offset, now - since)) for tp, (offset, since) in self._since.items()]
         return dict(sorted((one for one in held if one[1].for_s > self._held_s), key=lambda one: -one[1].for_s))
 
 
 def stable_ends(consumer: Any) -> dict[TopicPartition, tuple[int, int]]:
-    """Return what `stable_end` does, of each assigned partition."""
+    """Return `stable_end` of each assigned partition."""
     return {tp: stable_end(consumer, tp) for tp in consumer.assignment()}
 
 
 def stable_end(consumer: Any, tp: TopicPartition) -> tuple[int, int]:
-    """Return where the first open transaction of a partition begins, and its end, as the last fetch has told them.
+    """Return the last stable offset of a partition and its end, as the last fetch reported them.
 
-    Both are the same when none is open. Raises `KafkaError` for a partition that is not assigned any more.
+    They are equal when no transaction is open. Raises `KafkaError` for a partition that is not assigned any more.
     """
     end, stable = consumer.highwater(tp) or 0, consumer.last_stable_offset(tp)
     return (end if stable is None or stable < 0 else min(stable, end)), end
 
 
 def explain_held(tp: TopicPartition, offset: int) -> str:
-    """Say what holds a partition up and how to find and end it."""
+    """Say which transaction holds up a partition, and how to find and end it."""
     return f"an open transaction holds {tp.topic}/{tp.partition} from offset {offset}: {ADVICE.format(*tp, offset)}"
 
 
 async def find_open(settings: KafkaSettings, topics: Iterable[str]) -> dict[TopicPartition, int]:
-    """Look twice from outside; return the partitions that are held, and where the transaction begins.
+    """Ask the broker twice; return the partitions that are held up, and the offset at which the transaction begins.
 
-    `topics` without the system's prefix. Raises `KafkaError`, `OSError` or `TimeoutError` for a broker that can't be
-    asked.
+    `topics` are without the system's prefix. Raises `KafkaError`, `OSError` or `TimeoutError` when the broker can't be
+    reached.
     """
     wanted = [settings.kafka_topic_prefix + topic for topic in topics]
     first = await _held(settings, wanted)
@@ -103,7 +103,7 @@ async def find_open(settings: KafkaSettings, topics: Iterable[str]) -> dict[Topi
 
 
 async def _held(settings: KafkaSettings, topics: Iterable[str]) -> dict[TopicPartition, int]:
-    # The stable ends before and after the others: those of a partition that is written to move on meanwhile.
+    # The stable ends are read before and after the others: a partition that is written to moves on meanwhile.
     stable = await _ends(settings, topics, "read_committed")
     ends = await _ends(settings, topics, "read_uncommitted")
     again = await _ends(settings, topics, "read_committed")

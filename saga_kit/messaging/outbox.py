@@ -1,8 +1,9 @@
-"""Messages that must reach the broker are stored with the decision that sends them, and stay until it has them.
+"""Stores messages in the transaction that decides to send them, and keeps each until the broker has it.
 
-A row holds what one transaction keeps. Usually its own process publishes it from memory and deletes the row with its
-next batch; the relay sends what was left behind (a crash, a broker that was away). Rows are claimed by a lease, never
-read by a cursor over ids: ids do not commit in order. At least once, so consumers must tolerate repeats.
+A row holds the messages of one transaction. Usually the process that wrote it publishes it from memory, and deletes the
+row with its next batch. The relay sends what a crash, or a broker that was away, left behind. It claims rows by a
+lease; a cursor over ids would skip rows, since ids do not commit in order. Messages are sent at least once, so
+consumers must tolerate repeats.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.lookback import LookBack
 
 GRACE_S: Final = 5.0
-"""The relay leaves a row alone for this long: its own process is publishing it."""
+"""The relay leaves a new row alone for so long: the process that wrote it is publishing it."""
 LEASE_S: Final = 30.0
-"""Nobody else takes a claimed row for this long; longer than a publish can take."""
+"""No other relay takes a claimed row for so long; a publish takes less."""
 RETRY_S: Final = 5.0
 AT_ONCE_S: Final = 0.001
 """The `delay_s` of a message that no process publishes from memory: the relay sends it with its next round."""
 UNREADABLE_S: Final = 600.0
-"""A row that can't be read is looked at again after this; `outbox_oldest_unsent_seconds` tells of it meanwhile."""
+"""A row that can't be decoded is tried again after this time; `outbox_oldest_unsent_seconds` shows it meanwhile."""
 CLAIM_ROWS_MAX: Final = 20
-"""Rows a claim takes; after a failure one by one until none is due: a row that can't be sent must not repeat others."""
+"""Rows that one claim takes. After a failure each is claimed alone, so that one that can't be sent repeats no other."""
 POLL_S: Final = 0.5
 QUEUE_STORAGE: Final = {
     "autovacuum_vacuum_scale_factor": 0.0,
@@ -43,7 +44,7 @@ QUEUE_STORAGE: Final = {
     "autovacuum_analyze_scale_factor": 0.0,
     "autovacuum_analyze_threshold": 10000,
 }
-"""Storage parameters of queue-like tables: their rows die young, so vacuum by count and not by share."""
+"""Storage parameters of queue-like tables. Their rows live for a moment, so vacuum by count, not by share."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,8 @@ log = structlog.get_logger(__name__)
 class OutboxMessage(msgspec.Struct, frozen=True):
     """A message that must reach the broker.
 
-    `ref` is what an audit finds it by (an event's or a command's id). With `delay_s` > 0 the relay sends it, not before
-    that long after the transaction; otherwise it is published from memory right after the commit.
+    `ref` is what an audit finds it by: the id of an event or a command. With `delay_s` > 0 the relay sends it, so many
+    seconds after the transaction or later. Otherwise it is published from memory right after the commit.
     """
 
     ref: str
@@ -64,11 +65,11 @@ class Publishes(Protocol):
     """What the outbox and the batch need of a publisher."""
 
     async def publish(self, messages: Sequence[Outgoing]) -> bool:
-        """Publish all; True only when all are stored."""
+        """Publish all; return True only when the broker has stored all of them."""
 
 
 def outbox_table(metadata: MetaData, schema: str) -> Table:
-    """Describe `<schema>.outbox`. `due_at` never moves (alarms look at it); `available_at` moves with every claim."""
+    """Describe `<schema>.outbox`. Alarms read `due_at`, which never changes; each claim moves `available_at` on."""
     return Table(
         "outbox",
         metadata,
@@ -85,7 +86,7 @@ def outbox_table(metadata: MetaData, schema: str) -> Table:
 
 
 class Outbox:
-    """The outbox of one schema, and the memory of what its process has published but not yet deleted."""
+    """The outbox of one schema. It remembers which rows this process has published and not deleted yet."""
 
     def __init__(self, schema: str, *, grace_s: float = GRACE_S) -> None:
         self._grace_s = grace_s
@@ -95,7 +96,7 @@ class Outbox:
             SELECT now + make_interval(secs => $1), now + make_interval(secs => $2), $3, $4
             FROM clock_timestamp() AS now
             RETURNING outbox_id"""  # noqa: S608 - the schema's name is the program's own
-        # What somebody holds locked is left to the relay, which sends it once more: no batch waits for it.
+        # A locked row is left to the relay, which sends it once more: no batch waits for it.
         delete = f"""
             DELETE FROM {schema}.outbox WHERE outbox_id = ANY(ARRAY(
                 SELECT outbox_id FROM {schema}.outbox
@@ -106,7 +107,7 @@ class Outbox:
 
     @property
     def sent(self) -> list[int]:
-        """Ids of rows that the broker has and the table still shows."""
+        """The ids of rows that the broker has and the table still holds."""
         return sorted(self._sent)
 
     async def write(
@@ -114,7 +115,7 @@ class Outbox:
     ) -> list[int]:
         """Store messages and delete rows that were sent; return the ids of the rows to publish from memory now.
 
-        One statement for messages without a delay and the deletion together. Raises `OversizeMessage`.
+        One statement inserts the messages without a delay and deletes the sent rows. Raises `OversizeMessage`.
         """
         check_sizes(one.outgoing for one in messages)
         groups: dict[float, list[OutboxMessage]] = defaultdict(list)
@@ -140,22 +141,22 @@ class Outbox:
         return to_publish
 
     async def delete(self, tx: AsyncConnection, ids: Sequence[int]) -> None:
-        """Delete rows; ids that are gone already do no harm."""
+        """Delete rows; an id without a row does no harm."""
         await tx.exec_driver_sql(self._delete_sql, (ids,))
 
     def remember(self, ids: Iterable[int]) -> None:
-        """Note rows that the broker has."""
+        """Remember rows that the broker has."""
         self._sent.update(ids)
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Note that the deletion of these rows is committed."""
+        """Forget rows whose deletion is committed."""
         self._sent.difference_update(ids)
 
 
 class Relay:
-    """Sends what was left behind, and deletes acknowledged rows when no batch comes to do it.
+    """Sends rows that no process has sent, and deletes acknowledged rows when no batch does.
 
-    Any number of relays may run: a row is claimed by one at a time (`SKIP LOCKED` and a lease).
+    Any number of relays may run: `SKIP LOCKED` and a lease give a row to one of them at a time.
     """
 
     def __init__(
@@ -174,10 +175,10 @@ class Relay:
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._claim_rows = CLAIM_ROWS_MAX
-        self._lingering: set[int] = set()
+        self._seen_before: set[int] = set()
         self._lookback = LookBack()
-        # statement_timestamp(), unlike clock_timestamp(), may be looked up in the index. The array is made before rows
-        # are looked up; by a join, a plan that was made while the table was empty walks all of it instead.
+        # statement_timestamp(), unlike clock_timestamp(), can be looked up in the index. ARRAY(...) is computed before
+        # the update looks up rows; with a join, a plan made while the table was empty reads the whole table.
         self._claim_sql = f"""
             UPDATE {schema}.outbox SET available_at = clock_timestamp() + make_interval(secs => $1)
             WHERE outbox_id = ANY(ARRAY(
@@ -190,7 +191,7 @@ class Relay:
             WHERE outbox_id = ANY($2::bigint[])"""  # noqa: S608 - the same
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Relay until `stopping`; what fails is tried again: the rows wait."""
+        """Relay until `stopping`; after a failure the rows wait for the next round."""
 
         async def one_round() -> int:
             await self.sweep()
@@ -199,7 +200,7 @@ class Relay:
         await keep_doing("relay", one_round, stopping, every_s=self._poll_s)
 
     async def relay_once(self) -> int:
-        """Claim due rows, publish and delete them; return how many rows left."""
+        """Claim due rows, publish and delete them; return how many were sent."""
         rows = await self._claim()
         if not rows:
             self._claim_rows = CLAIM_ROWS_MAX
@@ -225,9 +226,9 @@ class Relay:
         return len(ids) if sent else 0
 
     async def sweep(self, *, everything: bool = False) -> None:
-        """Delete acknowledged rows that no batch has deleted since the last sweep, or all of them."""
+        """Delete acknowledged rows that no batch has deleted since the last sweep; all of them with `everything`."""
         sent = set(self._outbox.sent)
-        ids, self._lingering = sorted(sent if everything else sent & self._lingering), sent
+        ids, self._seen_before = sorted(sent if everything else sent & self._seen_before), sent
         if ids:
             async with self._engine.begin() as tx:
                 await self._outbox.delete(tx, ids)
@@ -244,13 +245,13 @@ class Relay:
 
 
 def _read(rows: Sequence[tuple[int, bytes]]) -> tuple[list[Outgoing], list[int], list[int]]:
-    """Return the messages of claimed rows, the ids of the rows that could be read, and of those that could not."""
+    """Decode claimed rows; return the messages, the ids of the rows that can be decoded, and those of the others."""
     messages: list[Outgoing] = []
     readable, unreadable = [], []
     for outbox_id, payload in rows:
         try:
             messages += msgspec.msgpack.decode(payload, type=list[Outgoing])
             readable.append(outbox_id)
-        except msgspec.DecodeError:  # by another version, or by somebody's hand
+        except msgspec.DecodeError:  # written by another version, or by hand
             unreadable.append(outbox_id)
     return messages, readable, unreadable

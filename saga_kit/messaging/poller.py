@@ -1,14 +1,14 @@
-"""Takes records from the client library so that none is lost, also when the library stumbles over one of them.
+"""Takes records from the client library so that none is lost, even when the library can't parse one of them.
 
-A record that can't be parsed comes as a `LostRecord`, and so do those behind it in its batch; see unpacking.py. When
-`getmany` raises all the same, it does so for ever, and what it had taken from other partitions in the same call is gone
-while their positions have moved on. So after any error every partition goes back to its first record that is not
-handled yet, and offsets are committed by what was handled, never by positions. The record is then looked for in its
-partition, by halves; a `LostRecord` comes in its place. What is no record's fault (a codec that is not installed, a
-checksum that is wrong) holds up its partition, and `blocked` says so.
+A record that can't be parsed comes as a `LostRecord`, and so do those after it in its batch; see fetch_limits.py. When
+`getmany` raises all the same, it raises for ever. Records that it had taken from other partitions in the same call are
+gone, while the positions of those partitions have moved on. So after any error every partition goes back to its first
+record that is not handled, and offsets are committed for handled records, never from positions. Then each partition is
+read alone, with half as many records after each error, until the broken record is found; a `LostRecord` takes its
+place. An error that no record causes (a missing codec, a wrong checksum) stops its partition, and `blocked` reports it.
 
-A handler's intake is limited here: the records of its topic stay in the library's buffer until there is room for them,
-and are taken after all others. Their partitions are never paused, for a pause would throw the buffer away.
+A handler's `Intake` is applied here. The records of its topic stay in the library's buffer until there is room, and are
+taken after all others. Their partitions are never paused: a pause would throw the buffer away.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from saga_kit.runtime.backoff import Backoff
 from saga_kit.runtime.errors import describe
 
 RECORDS_MAX: Final = 500
-"""The knee of PostgreSQL's rows per transaction."""
+"""Larger transactions hardly raise the number of rows that PostgreSQL writes in a second."""
 POLL_TIMEOUT_MS: Final = 1000
-"""A wait for records ends with the first one; without any, at the latest now."""
-SHUT_TIMEOUT_MS: Final = 50
-"""The same while the intake is shut: room can come by nothing but time."""
+"""A wait for records ends with the first record, or after this time."""
+NO_ROOM_TIMEOUT_MS: Final = 50
+"""The same while there is no room: no record tells that room has come."""
 SEARCH_PAUSE_S: Final = 0.005
 POSITION_TIMEOUT_S: Final = 0.2
 SEARCH_S: Final = 60.0
-"""How long partitions are read one by one after an error; in that time far more than one fetch holds is taken."""
+"""How long partitions are read one by one after an error; far more than one fetch is taken in that time."""
 
 BLOCKED_S: Final = 1.5 * SEARCH_S
-"""A partition that can't be read says so again and again; what was not said for so long is over."""
+"""A partition that can't be read fails again and again; after so long without a failure it counts as readable."""
 WRONG_CHECKSUM: Final = "Invalid CRC"
-"""aiokafka's words for a batch that was damaged on its way or on a disk; another copy may be whole."""
+"""aiokafka's message for a batch that was damaged on the network or a disk; another replica may have it whole."""
 
 LOST_TRIES: Final = 3
-"""A record is given up only when it alone fails so many times in a row: what fails once may be the connection."""
+"""A record is lost when it fails alone so many times in a row; a single failure may be the connection's."""
 
 log = structlog.get_logger(__name__)
 
 
 class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Polls one consumer, remembers what was handled, and tells when the last poll was."""
+    """Polls one consumer, and remembers which records were handled and when the last poll was."""
 
     def __init__(self, intake: Intake | None = None) -> None:
-        """Take whose records wait for room; its topic with the system's prefix."""
+        """`intake`: whose records wait for room; its topic is with the system's prefix."""
         bound_fetches()
         self._intake = intake
         self._blocked: dict[TopicPartition, tuple[float, str]] = {}
@@ -64,28 +64,28 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._must_rewind = False
         self._search_until = 0.0
         self._most: dict[TopicPartition, int] = {}
-        """Records to take at once from a partition in which something can't be read."""
+        """How many records to take at once from a partition with an error."""
         self._tries: dict[TopicPartition, int] = {}
-        """How many times in a row a partition's next record could not be read."""
-        self._anew: set[TopicPartition] = set()
+        """How many times in a row a partition's next record failed."""
+        self._from_beginning: set[TopicPartition] = set()
         self._backoff = Backoff()
 
     async def poll(self, consumer: Any) -> Sequence[Any]:
-        """Return the next records, in order in each partition; none after an error."""
+        """Return the next records, in order within each partition; none after an error."""
         self.polled_at = time.monotonic()
         try:
-            if self._anew:
+            if self._from_beginning:
                 await self._to_beginning(consumer)
             with taking():
                 if self._must_rewind:
                     await self._rewind(consumer)
-                # A spare member has nothing to search; the library tells it of errors, and keeps it, while it polls.
+                # A member without partitions has nothing to search, but must poll: the library raises its errors there.
                 if self.polled_at < self._search_until and consumer.assignment():
                     return await self._search(consumer)
                 records = await self._fetch(consumer)
         except ConsumerStoppedError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, nothing may be skipped
+        except Exception as error:  # noqa: BLE001 - whatever it was, no record may be skipped
             log.warning("poll failed, going back to what is not handled", cause=describe(error))
             self._must_rewind = True
             self._search_until = time.monotonic() + SEARCH_S
@@ -94,41 +94,41 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._backoff.reset()
         return records
 
-    def shut(self, tp: TopicPartition) -> bool:
-        """Tell whether a partition's records wait for room, so that none of them is taken."""
+    def waits_for_room(self, tp: TopicPartition) -> bool:
+        """Tell whether no record of this partition is taken because there is no room."""
         return self._intake is not None and tp.topic == self._intake.topic and self._intake.room() <= 0
 
     def handled(self, records: Sequence[Record]) -> None:
-        """Note records whose batch is committed."""
+        """Remember records whose batch is committed."""
         for record in records:  # in order, so the last one of a partition counts
             end = record.next_offset if isinstance(record, LostRecord) else record.offset + 1
             self._handled[record.topic, record.partition] = end
 
-    def begin_anew(self, tps: Collection[TopicPartition]) -> None:
-        """Read these partitions from their beginning: what was handled of them is of a topic that is gone."""
-        self._anew.update(tps)
+    def read_from_beginning(self, tps: Collection[TopicPartition]) -> None:
+        """Read these partitions from their beginning: the handled records were of a topic that was deleted."""
+        self._from_beginning.update(tps)
 
     def blocked(self) -> dict[TopicPartition, str]:
-        """Return the partitions that can't be read at the moment, and why."""
+        """Return the partitions that can't be read now, and why."""
         since = time.monotonic() - BLOCKED_S
         return {tp: reason for tp, (at, reason) in self._blocked.items() if at > since}
 
     def offsets(self, consumer: Any) -> dict[TopicPartition, int]:
-        """Return what may be committed: the next offset of every assigned partition of which something was handled."""
+        """Return the offsets to commit: the next one of every assigned partition with handled records."""
         return {tp: self._handled[tp] for tp in consumer.assignment() if tp in self._handled}
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Do nothing: a batch in flight goes on, and row locks decide between two members."""
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
-        """Begin anew from the group's committed offsets: another member may have moved them."""
+        """Forget everything: another member may have committed offsets of these partitions."""
         self._handled.clear()
         self._most.clear()
         self._tries.clear()
         self._blocked.clear()
 
     async def _to_beginning(self, consumer: Any) -> None:
-        anew, self._anew = self._anew & consumer.assignment(), set()
+        anew, self._from_beginning = self._from_beginning & consumer.assignment(), set()
         for tp in anew:
             self._handled.pop(tp, None)
         if anew:
@@ -137,15 +137,15 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                     await consumer.seek_to_beginning(*anew)
 
     async def _fetch(self, consumer: Any) -> list[Any]:
-        """Take what is there, up to a batch, or wait for the first record."""
+        """Return what is there, up to a batch; wait for the first record when there is none."""
         if self._intake is None:
             return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX))
-        flowing, limited = self._parted(consumer)
-        if not flowing and not limited:  # a spare member
+        unlimited, limited = self._parted(consumer)
+        if not unlimited and not limited:  # a member without partitions
             return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=1))
         found = []
-        if flowing:  # to the library, no partitions are all partitions
-            found = _flat(await consumer.getmany(*flowing, timeout_ms=0, max_records=RECORDS_MAX))
+        if unlimited:  # the library takes an empty list for all partitions
+            found = _flat(await consumer.getmany(*unlimited, timeout_ms=0, max_records=RECORDS_MAX))
         room = min(self._intake.room(), RECORDS_MAX - len(found)) if limited else 0
         if room > 0:
             found += _flat(await consumer.getmany(*limited, timeout_ms=0, max_records=room))
@@ -153,19 +153,19 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             return found
         if room > 0:
             return _flat(await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=room))
-        timeout_ms = SHUT_TIMEOUT_MS if limited else POLL_TIMEOUT_MS
-        if flowing:
-            return _flat(await consumer.getmany(*flowing, timeout_ms=timeout_ms, max_records=RECORDS_MAX))
-        await asyncio.sleep(SHUT_TIMEOUT_MS / 1000)
+        timeout_ms = NO_ROOM_TIMEOUT_MS if limited else POLL_TIMEOUT_MS
+        if unlimited:
+            return _flat(await consumer.getmany(*unlimited, timeout_ms=timeout_ms, max_records=RECORDS_MAX))
+        await asyncio.sleep(NO_ROOM_TIMEOUT_MS / 1000)
         return []
 
     def _parted(self, consumer: Any) -> tuple[list[TopicPartition], list[TopicPartition]]:
-        """List the assigned partitions that flow, and those of the intake's topic."""
-        flowing: list[TopicPartition] = []
+        """Return the assigned partitions without a limit, and those of the intake's topic."""
+        unlimited: list[TopicPartition] = []
         limited: list[TopicPartition] = []
         for tp in consumer.assignment():
-            (limited if self._intake is not None and tp.topic == self._intake.topic else flowing).append(tp)
-        return flowing, limited
+            (limited if self._intake is not None and tp.topic == self._intake.topic else unlimited).append(tp)
+        return unlimited, limited
 
     async def _rewind(self, consumer: Any) -> None:
         untouched = []
@@ -178,16 +178,16 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             else:
                 consumer.seek(tp, offset)
         if untouched:
-            with suppress(TimeoutError):  # one without a leader is found later; the others need not wait for it
+            with suppress(TimeoutError):  # one without a leader is found later; the others do not wait for it
                 async with asyncio.timeout(POSITION_TIMEOUT_S):
                     await consumer.seek_to_beginning(*untouched)
         self._must_rewind = False
 
     async def _search(self, consumer: Any) -> Sequence[Any]:
-        """Take from each partition by itself, so that an error is about that one, and the others go on as before."""
+        """Take from each partition alone, so that an error names its partition and the others go on."""
         found: list[Any] = []
-        flowing, limited = self._parted(consumer)
-        for tp in flowing:
+        unlimited, limited = self._parted(consumer)
+        for tp in unlimited:
             if len(found) < RECORDS_MAX:
                 found += await self._take(consumer, tp, RECORDS_MAX - len(found))
         room = min(self._intake.room(), RECORDS_MAX - len(found)) if self._intake is not None else 0
@@ -201,19 +201,19 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         return found
 
     async def _take(self, consumer: Any, tp: TopicPartition, room: int) -> list[Any]:
-        """Take what a partition gives; after an error half as many records, until one record is what can't be read."""
+        """Take records of one partition; after an error half as many, until one record alone fails."""
         most = min(self._most.get(tp, RECORDS_MAX), room)
         try:
             async with asyncio.timeout(POSITION_TIMEOUT_S):
                 position = await consumer.position(tp)
-        except TimeoutError:  # the library waits for ever for that of a partition without a leader
+        except TimeoutError:  # the library waits for ever for a partition without a leader
             return []
         try:
             batches = await consumer.getmany(tp, timeout_ms=0, max_records=most)
         except ConsumerStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - the library's parser; its errors are of no one type
-            if type(error) is RuntimeError:  # uvloop's word for a connection that was closed meanwhile
+            if type(error) is RuntimeError:  # raised by uvloop when the connection was closed meanwhile
                 consumer.seek(tp, position)
                 return []
             if _is_no_records_fault(error):
@@ -243,7 +243,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
 
 def _is_no_records_fault(error: Exception) -> bool:
-    """Tell what waits (a connection, a codec that is not installed, a checksum) from what a parser can't read."""
+    """Tell an error that waiting may cure (a connection, a missing codec, a checksum) from one of the parser."""
     if isinstance(error, CorruptRecordException):
         return WRONG_CHECKSUM in str(error)
     return isinstance(error, KafkaError | OSError | MemoryError)

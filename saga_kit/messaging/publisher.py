@@ -1,4 +1,4 @@
-"""The only way out to Kafka: whole batches per partition, and an answer that is either "all stored" or "unknown"."""
+"""Publishes to Kafka, in whole batches per partition. The result is either "all stored" or "unknown"."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from saga_kit.runtime.tracing import begin_sending
 
 BATCH_BYTES_MAX: Final = 512 * 1024
 MESSAGE_BYTES_MAX: Final = 512 * 1024
-"""Half of what a broker takes by default, headers included: nothing that the broker would refuse is ever committed."""
+"""Half of what a broker takes by default, headers included, so that nothing is committed that the broker refuses."""
 PUBLISH_TIMEOUT_S: Final = 4.0
-"""Shorter than the outbox's grace, so that the relay never sends what its own process is still sending."""
+"""Shorter than the outbox's grace, so that the relay does not send what the process itself is still sending."""
 REQUEST_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 5.0
-"""Whoever published has had an answer, so a producer that is closed has nothing to send that anybody waits for."""
+"""Every caller has had its result, so nobody waits for what a closed producer still sends."""
 HANG_UP_TIMEOUT_S: Final = 1.0
 HASHES_MAX: Final = 16_384
-"""Hashes of keys that are kept: an order's events come one after the other, and a hash costs more than a lookup."""
+"""Size of the cache of key hashes: an order's events follow each other, and a hash costs more than a lookup."""
 HASHED_KEY_MAX: Final = 128
-"""Bytes of a key whose hash is kept; our own have half as many, and a dead letter's may have a million."""
+"""Bytes of the longest key in that cache; our own have half as many, and a dead letter's may have a million."""
 log = structlog.get_logger(__name__)
 
 
 class _MissingTopicError(Exception):
-    """There is no such topic, and asking for it by name would create it."""
+    """A topic does not exist, and asking for it by name would create it."""
 
 
 MESSAGE_FAULTS: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError, _MissingTopicError)
-"""Refusals for which neither time nor a new producer is any help."""
+"""Errors that neither time nor a new producer cures."""
 
 
 class RawMessage(NamedTuple):
@@ -55,7 +55,7 @@ class RawMessage(NamedTuple):
 
 
 class Publisher:
-    """Publishes with an idempotent producer of its own, which is thrown away and made anew when it fails."""
+    """Publishes with an idempotent producer of its own. A producer that failed is replaced by a new one."""
 
     def __init__(
         self, settings: KafkaSettings, *, client_id: str = "saga", timeout_s: float = PUBLISH_TIMEOUT_S
@@ -81,9 +81,9 @@ class Publisher:
     async def publish(self, messages: Sequence[Outgoing]) -> bool:
         """Publish all messages; True when the broker has stored every one of them.
 
-        False means unknown: some may have been stored, so whoever must be sure publishes all again. What a broker that
-        is there refuses is tried again until the time is over, unless it is a message's fault: some may be stored more
-        than once. Never raises but for a cancellation. Messages of one key arrive in order.
+        False means unknown: some may be stored, so a caller that must be sure publishes all again. A refusal is tried
+        again until the time is over, unless a message causes it; some messages may then be stored twice. Raises nothing
+        but a cancellation. Messages of one key arrive in order.
         """
         prefix, stored = self._prefix, False
         sending = begin_sending(messages, prefix)
@@ -96,7 +96,7 @@ class Publisher:
         return stored
 
     async def publish_raw(self, messages: Collection[RawMessage]) -> bool:
-        """Do what `publish` does, for bytes that are no `Outgoing`."""
+        """Publish bytes as they are; otherwise like `publish`."""
         if not messages:
             return True
         producer = None
@@ -105,16 +105,16 @@ class Publisher:
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
-                    producer = await self._connected()  # raises at once where nobody listens, and so do we
+                    producer = await self._connected()  # raises at once when no broker listens
                     errors = await self._deliver(producer, messages)
                     if all(isinstance(error, MESSAGE_FAULTS) for error in errors):
                         break
-                    # Who answers may take it a moment later: a broker that was frozen knows no broker, not even itself,
-                    # until it has reported to its controller; or another publish, which failed, closed this producer.
+                    # A broker that answers may accept it a moment later. One that was frozen knows no broker, not even
+                    # itself, until it has reported to its controller. Or another publish closed this producer.
                     self._discard(producer)
                     await asyncio.sleep(backoff.next_s())
-        except Exception as error:  # noqa: BLE001 - whatever it was, the outcome is unknown and the producer suspect
-            errors = errors or [error]  # a refusal says more than that the time was over
+        except Exception as error:  # noqa: BLE001 - whatever it was, the outcome is unknown and the producer may be broken
+            errors = errors or [error]  # a refusal tells more than a timeout
             if producer is not None:
                 self._discard(producer)
         if errors:
@@ -160,7 +160,7 @@ class Publisher:
         finally:
             for ack in acks:
                 if not ack.cancel() and not ack.cancelled():
-                    ack.exception()  # looked at, so that asyncio does not complain
+                    ack.exception()  # retrieved, so that asyncio does not warn
         return [*errors, *(result for result in results if isinstance(result, BaseException))]
 
     async def _group(
@@ -176,7 +176,7 @@ class Publisher:
         return groups, [_MissingTopicError(f"topic {topic} {hint}") for topic in missing]
 
     def partition(self, key: bytes | None, count: int) -> int:
-        """Choose the partition of a key; none counts as an empty one."""
+        """Choose the partition of a key, as Java clients do; None counts as an empty key."""
         key = key or b""
         return partition_of(self._hash(key) if len(key) <= HASHED_KEY_MAX else murmur2(key), count)
 
@@ -198,7 +198,7 @@ class Publisher:
             self._close_soon(producer)
 
     def _close_soon(self, producer: AIOKafkaProducer) -> None:
-        # Closing flushes, which can take as long as a request may: nobody waits for it here.
+        # Closing flushes, which may take as long as a request: nobody waits for it.
         task = asyncio.create_task(_close(producer))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -224,7 +224,7 @@ async def _partitions(producer: AIOKafkaProducer, topic: str) -> int:
 def _fill(producer: AIOKafkaProducer, messages: Iterable[RawMessage]) -> Iterable[Any]:
     batch = producer.create_batch()
     for _, key, value, headers in messages:
-        if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:  # None is its word for "full"
+        if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:  # None means that it is full
             yield batch
             batch = producer.create_batch()
             batch.append(timestamp=None, key=key, value=value, headers=headers)  # the first one always fits
@@ -238,6 +238,6 @@ async def _close(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except Exception as error:  # noqa: BLE001 - it is of no use any more, however it ended
         log.debug("closing a producer failed", cause=describe(error))
-        with suppress(Exception):  # it was flushing for ever; its connections are not left open
+        with suppress(Exception):  # it was still flushing; close its connections
             async with asyncio.timeout(HANG_UP_TIMEOUT_S):
                 await producer.client.close()

@@ -1,8 +1,8 @@
-"""The settings of topics that promises rest on: what each must be, which are not so, and with which nobody must work.
+"""Checks the settings of topics: what each must be, and with which deviation a service must not work.
 
-A topic that keeps its producers' times has orders of no age: a clock that is fast makes an old price good. One that is
-compacted forgets commands. One that keeps records for longer than the replay horizon gives back orders that nobody
-remembers. With three copies, a write that one copy alone has taken can be lost with it.
+With its producers' timestamps a topic says nothing of a record's age: a fast clock makes an old price look fresh. A
+compacted topic loses commands. A topic that retains records beyond the replay horizon delivers orders whose rows are
+gone. With three replicas, a write that only one of them has can be lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from saga_kit.runtime.settings import KafkaSettings
 
 REPLAY_HORIZON_S: Final = 30 * 86_400
-"""Rows are the dedupe, and may be gone after this; keep the topics' retention below it."""
+"""Rows recognise a repeat, and may be deleted after this time; a topic's retention must be below it."""
 TIMESTAMP_TYPE: Final = "message.timestamp.type"
 CLEANUP_POLICY: Final = "cleanup.policy"
 RETENTION_MS: Final = "retention.ms"
@@ -32,19 +32,19 @@ BYTES_MAX: Final = "max.message.bytes"
 BATCH_BYTES_MIN: Final = 1024 * 1024
 """Twice our own largest message."""
 MAJORITY_FROM: Final = 3
-"""Copies from which a write needs two of them."""
+"""From so many replicas on, a write needs two of them."""
 NO_SUCH_REQUEST: Final = "the broker does not tell settings (the embedded one has none)"
 _WEEK_MS: Final = 7 * 86_400_000
 _SET_ON_TOPIC: Final = 1
-"""Where a value comes from, by the protocol's number: it was set for this topic."""
+"""The protocol's number for a value that was set for this topic."""
 _NOT_THERE: Final = 3
-"""The protocol's number for a topic that the broker which was asked does not know, perhaps not yet."""
+"""The protocol's number for a topic that the broker does not know, perhaps not yet."""
 
 log = structlog.get_logger(__name__)
 
 
 class TopicSettings(NamedTuple):
-    """A topic as its broker tells of it; `settings` is None, and `untold` says why, when it does not."""
+    """A topic as the broker describes it. `settings` is None when the broker does not give them; `untold` says why."""
 
     name: str
     partitions: int
@@ -57,7 +57,7 @@ class TopicSettings(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """A setting that is not as it must be; `stops` when a service must not work with it."""
+    """A setting that is not as it must be. With `stops`, no service may work with it."""
 
     topic: str
     setting: str
@@ -71,7 +71,7 @@ class Deviation(NamedTuple):
 
 
 def wanted(copies: int) -> dict[str, str]:
-    """Return the settings of a new topic that has so many copies."""
+    """Return the settings of a new topic with so many replicas."""
     return {
         TIMESTAMP_TYPE: "LogAppendTime",
         CLEANUP_POLICY: "delete",
@@ -82,7 +82,7 @@ def wanted(copies: int) -> dict[str, str]:
 
 
 def deviations(topic: TopicSettings) -> list[Deviation]:
-    """List what is wrong; nothing of what the broker does not tell."""
+    """List what is wrong; settings that the broker does not give are not judged."""
     found, name = topic.settings or {}, topic.name
     wrong: list[Deviation] = []
 
@@ -109,7 +109,7 @@ def deviations(topic: TopicSettings) -> list[Deviation]:
 
 
 async def look(admin: AIOKafkaAdminClient, names: Sequence[str]) -> list[TopicSettings]:
-    """Read what the broker tells of topics, without creating any; one that is not there does not exist.
+    """Describe topics without creating any; one that the broker does not have has `exists` False.
 
     Raises `KafkaError` or `OSError` when it can't be reached.
     """
@@ -121,7 +121,7 @@ async def look(admin: AIOKafkaAdminClient, names: Sequence[str]) -> list[TopicSe
 
 
 async def look_once(settings: KafkaSettings, names: Iterable[str]) -> list[TopicSettings]:
-    """Do `look` with a client of one's own; `names` without the prefix."""
+    """Describe topics with a client of its own; `names` are without the prefix."""
     admin = AIOKafkaAdminClient(**settings.kafka_client_options(), metadata_max_age_ms=METADATA_MAX_AGE_MS)
     await admin.start()
     try:
@@ -131,9 +131,9 @@ async def look_once(settings: KafkaSettings, names: Iterable[str]) -> list[Topic
 
 
 async def check(settings: KafkaSettings, names: Iterable[str]) -> int:
-    """Say what is wrong with topics, and return how much; `names` without the prefix.
+    """Log what is wrong with topics and return how many settings are; `names` are without the prefix.
 
-    Raises `CannotStart` for what nobody must work with, and as `look` does.
+    Raises `CannotStart` for a deviation with which no service may work, and whatever `look` raises.
     """
     found = [one for one in await look_once(settings, names) if one.exists]
     untold = [one for one in found if one.settings is None]

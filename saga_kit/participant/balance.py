@@ -1,4 +1,7 @@
-"""Between the wire of `contracts.balance` and the kit's barrier: for this service, and for one of your own."""
+"""Translates the messages of `contracts.balance` to the barrier's commands, and its holds to replies.
+
+The one module of the kit that knows a conversation: the same adapter serves each balance service (ADR 30).
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ class BalanceAdapter:
     def reply(
         self, received: Received[HoldCommand[BalanceCommand]], hold: Hold, refusal: Refusal | None, at: datetime
     ) -> OutboxMessage:
-        """Say what came of a command; a redelivered one gets a reply with the same id."""
+        """Make the reply to a command; a redelivered command gets a reply with the same id."""
         command = received.message
         reply = answer(command, hold, refusal)
         message = outgoing(

@@ -22,13 +22,13 @@ from contracts.vocabulary import HoldState
 C = TypeVar("C")
 
 HOLD_CONFLICT: Final = "HOLD_CONFLICT"
-"""The id is known with another amount, unit or owner, or may be known to another ledger only: nothing changes."""
+"""The id is known with another amount, unit or owner, or may be known to another ledger. Nothing changes."""
 CLOSED: Final = "CLOSED"
-"""The hold has had its end, so it can't be reserved or refunded any more."""
+"""The hold has ended, so it can't be reserved or refunded any more."""
 NOT_HELD: Final = "NOT_HELD"
 """There is nothing to settle, and there never will be."""
 EXCEEDS_HOLD: Final = "EXCEEDS_HOLD"
-"""More is to be captured than is held: definitely refused, so the hold is refunded."""
+"""More is to be captured than is held. The settlement is refused for good, and the hold is refunded."""
 
 
 class CommandKind(StrEnum):
@@ -40,16 +40,16 @@ class CommandKind(StrEnum):
 
 
 class HoldAction(Enum):
-    """What a command makes of a hold."""
+    """What a command does to a hold."""
 
     OPEN = auto()
     """Ask the ledger to reserve: HELD or REFUSED."""
     RELEASE = auto()
     """Refund: REFUNDED."""
     CAPTURE = auto()
-    """Ask the ledger to settle: SETTLED, or REFUNDED when it definitely refuses."""
+    """Ask the ledger to settle: SETTLED, or REFUNDED when it refuses."""
     BURY = auto()
-    """Leave a tombstone, so that what comes late finds its end."""
+    """Store a tombstone, so that a reservation that comes later is refused."""
     CONFIRM = auto()
     """Say yes again; nothing changes."""
     DENY = auto()
@@ -80,17 +80,17 @@ ACTIONS: Final[Mapping[tuple[CommandKind, HoldState | None], HoldAction]] = {
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A no: a code of a closed vocabulary and a sentence of at most 500 characters."""
+    """A refusal: a code of a closed vocabulary, and a sentence of at most 500 characters."""
 
     code: str
     reason: str
 
 
 class HoldCommand(msgspec.Struct, Generic[C], frozen=True):
-    """A wire command as the barrier sees it.
+    """A command of the wire as the barrier sees it.
 
-    `amount` is always the whole hold, in every kind; a reserved one must be positive (the adapter sees to that).
-    `capture` counts in a SETTLE only: the part that does not return to the owner.
+    `amount` is the whole hold in every kind; the adapter refuses a reservation of 0. A SETTLE alone
+    uses `capture`: the part that does not return to the owner.
     """
 
     kind: CommandKind
@@ -102,11 +102,11 @@ class HoldCommand(msgspec.Struct, Generic[C], frozen=True):
     message: C
     capture: Decimal = ZERO
     hold_asked_at: datetime | None = None
-    """When the hold was asked for, the first time; None: not told."""
+    """When the hold was first asked for; None when the command does not say."""
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """What is known under a hold id. `refunded` of a SETTLED hold is what was not captured."""
+    """A stored hold. `refunded` of a SETTLED hold is the part that was not captured."""
 
     hold_id: str
     saga_id: str
@@ -121,21 +121,21 @@ class Hold(msgspec.Struct, frozen=True):
 
     @property
     def refusal(self) -> Refusal | None:
-        """The ledger's own no, if it said one: to the reservation (REFUSED) or to the settlement (REFUNDED)."""
+        """The ledger's own refusal, if any: of the reservation (REFUSED) or of the settlement (REFUNDED)."""
         return None if self.reason_code is None else Refusal(self.reason_code, self.reason or self.reason_code)
 
 
 class Ledger(Protocol[C]):
-    """What a participant keeps. One instance lives for one try of one batch, so it needs no undoing."""
+    """The accounts, stock or seats of a participant. An instance serves one try of one batch, so nothing is undone."""
 
     async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[C]]) -> None:
-        """Make, lock and load every row that the commands may touch (both legs of a settlement), in sorted order."""
+        """Create, lock and load all rows that the commands may touch, both legs of a settlement, in sorted order."""
 
     def reserve(self, command: HoldCommand[C]) -> Refusal | None:
         """Hold the amount, in memory; a refusal changes nothing."""
 
     def refund(self, command: HoldCommand[C], hold: Hold, /) -> None:
-        """Give the whole hold back, in memory. The command is a REFUND, or a SETTLE that was refused."""
+        """Return the whole hold, in memory. The command is a REFUND, or a SETTLE that was refused."""
 
     def settle(self, command: HoldCommand[C], hold: Hold) -> Refusal | None:
         """Capture `command.capture`, return the rest, book the other legs, in memory; a refusal changes nothing."""
@@ -145,7 +145,7 @@ class Ledger(Protocol[C]):
 
 
 def apply(command: HoldCommand[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
-    """Let one command meet its hold (None: there is no row); return the hold after it and the no, if it is one."""
+    """Apply a command to its hold (None: no row); return the hold after it, and the refusal if it is refused."""
     if hold is not None and _terms(command) != (hold.owner, hold.unit, hold.amount):
         return hold, Refusal(HOLD_CONFLICT, f"hold {hold.hold_id} is known with another amount, unit or owner")
     action = ACTIONS[command.kind, hold.state if hold is not None else None]
@@ -164,10 +164,10 @@ def apply(command: HoldCommand[C], hold: Hold | None, ledger: Ledger[C]) -> tupl
 
 
 def may_be_elsewhere(command: HoldCommand[C]) -> tuple[Hold, Refusal]:
-    """Answer a command on an unknown hold that was asked for before the ledger began: it may be held in another one.
+    """Answer a command on an unknown hold that was asked for before the ledger began: another ledger may hold it.
 
-    Nothing is stored and nothing moves. Whoever asked must not take it for proof that nothing is held, so its hold
-    counts as HELD; asked again after the hold was taken over, the command is executed.
+    Nothing is stored and nothing moves. The answer must not prove that nothing is held, so it says HELD. A command that
+    comes again after the hold was taken over is executed.
     """
     reason = "asked for before this ledger began: the one before must end it, or hand it over"
     return _new(command, HoldState.HELD), Refusal(HOLD_CONFLICT, reason)
@@ -198,7 +198,7 @@ def _capture(command: HoldCommand[C], hold: Hold, ledger: Ledger[C]) -> tuple[Ho
 
 
 def _denial(command: HoldCommand[C], hold: Hold) -> Refusal:
-    """Say the no of a hold that has had its end: the ledger's own again, when it was an answer to the same question."""
+    """Refuse a command on a hold that has ended, with the ledger's own refusal if it answered the same question."""
     asked_before = {CommandKind.RESERVE: HoldState.REFUSED, CommandKind.SETTLE: HoldState.REFUNDED}.get(command.kind)
     if hold.state is asked_before and hold.refusal is not None:
         return hold.refusal

@@ -1,7 +1,7 @@
-"""The batch handler of a participant: it locks what a batch names, lets the barrier judge it, and stores the result.
+"""The batch handler of a participant: it locks the rows of a batch, applies the barrier, and stores the result.
 
 Rows are locked in one order everywhere: the ledger's, then the holds by id. A batch is folded in memory in message
-order, and each row is written once. What was asked before the ledger began (see `ledger_start`) is never executed.
+order, and each row is written once. Commands from before the ledger began (see `ledger_start`) are never executed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from saga_kit.participant.ledger_start import LedgerStart, made_at
 C = TypeVar("C")
 
 BEFORE_START: Final = "before_start"
-"""Why a command is dropped: it was made before the ledger began."""
+"""The reason for which a command is dropped: it was made before the ledger began."""
 
 
 class Adapter(Protocol[C]):
-    """Between the wire and the barrier."""
+    """Translates between messages and the barrier."""
 
     @property
     def topics(self) -> Sequence[str]:
@@ -38,10 +38,7 @@ class Adapter(Protocol[C]):
     def reply(
         self, received: Received[HoldCommand[C]], hold: Hold, refusal: Refusal | None, at: datetime
     ) -> OutboxMessage:
-        """Say what came of a command, and when; its kind and whether it was refused tell which reply.
-
-        `hold` is as the command left it.
-        """
+        """Make the reply to a command. `hold` is as the command left it; `refusal` is None for a yes."""
 
 
 class ParticipantHandler(Generic[C]):
@@ -64,14 +61,14 @@ class ParticipantHandler(Generic[C]):
         return self._adapter.command(envelope, record)
 
     async def prepare(self, tx: AsyncConnection) -> None:
-        """Read since when the ledger answers, before the first batch. Raises `CannotStart` when it must not."""
+        """Read when the ledger began, before the first batch. Raises `CannotStart` when it must not answer."""
         self._began_at = await self._start.read(tx)
 
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[HoldCommand[C]]]) -> Effects:
         """Fold the batch in message order; every reply goes through the outbox.
 
-        What was made before the ledger began is dropped without an answer: nobody waits for it, since an open question
-        is asked again.
+        A command made before the ledger began is dropped without a reply. If anybody still waits for one, the command
+        comes again, made anew.
         """
         everything, messages = messages, [received for received in messages if not self._is_older(received)]
         dropped = {BEFORE_START: len(everything) - len(messages)} if len(everything) > len(messages) else {}
@@ -102,5 +99,5 @@ class ParticipantHandler(Generic[C]):
         return self._began_at is not None and at is not None and at < self._began_at
 
     async def park(self, tx: AsyncConnection, message: Received[HoldCommand[C]], reason: str) -> bool:  # noqa: ARG002
-        """Park nothing: a participant has no saga, so a command that can't be handled becomes a dead letter."""
+        """Park nothing: a participant has no saga. A command that can't be handled becomes a dead letter."""
         return False

@@ -17,7 +17,7 @@ from saga_kit.participant.barrier import Hold
 from saga_kit.runtime.errors import Contention
 
 ENDED: Final = (HoldState.SETTLED, HoldState.REFUNDED, HoldState.REFUSED, HoldState.TOMBSTONE)
-"""States that have no exit: no command moves anything any more."""
+"""The final states: no command moves anything any more."""
 
 
 def holds_table(metadata: MetaData, schema: str) -> Table:
@@ -75,7 +75,7 @@ def _quoted(states: Iterable[HoldState]) -> str:
 
 
 class Holds:
-    """The holds of one schema: those at hand, and those that ended long ago, which answer as they ended."""
+    """The holds of one schema, the archived ones included."""
 
     def __init__(self, schema: str) -> None:
         columns = "hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code, reason"
@@ -83,7 +83,7 @@ class Holds:
             $7::text[]::numeric[], $8::text[], $9::text[], $10::text[])"""
         read = """hold_id, saga_id, owner, unit, trim_scale(amount) AS amount, state, trim_scale(captured) AS captured,
             trim_scale(refunded) AS refunded, reason_code, reason"""
-        # Whoever waits for a lock until a hold has been archived finds it in neither table: the insert looks again.
+        # A hold that is archived while this waits for its lock is found in neither table; the insert looks again.
         self._lock_sql = f"""
             WITH live AS (
                 SELECT {read} FROM {schema}.holds WHERE hold_id = ANY($1::text[]) ORDER BY hold_id FOR UPDATE)
@@ -113,9 +113,9 @@ class Holds:
             INSERT INTO {schema}.holds_archive ({every}) SELECT {every} FROM gone"""  # noqa: S608 - our own name
 
     async def archive(self, tx: AsyncConnection, pages: tuple[str, str], older_than_s: float, most: int) -> int:
-        """Move holds that ended so long ago out of the way, of these pages of the table; return how many.
+        """Move holds of these pages that ended so long ago to the archive; return how many.
 
-        `pages` is a range of PostgreSQL's row addresses, its end not included. Holds that somebody works on are left.
+        `pages` is a range of PostgreSQL's row addresses without its end. Locked holds are left where they are.
         """
         return (await tx.exec_driver_sql(self._archive_sql, (older_than_s, *pages, most))).rowcount
 
@@ -124,7 +124,7 @@ class Holds:
         return int((await tx.exec_driver_sql(self._count_sql, (older_than_s,))).scalar_one())
 
     async def lock(self, tx: AsyncConnection, hold_ids: Collection[str]) -> dict[str, Hold]:
-        """Lock and load the holds that exist, and load the archived ones, which nothing changes any more."""
+        """Lock and load the holds that exist, and load the archived ones."""
         rows: Any = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
         return {
             row[0]: Hold(row[0], row[1], row[2], row[3], row[4], HoldState(row[5]), row[6], row[7], row[8], row[9])
@@ -132,10 +132,10 @@ class Holds:
         }
 
     async def save(self, tx: AsyncConnection, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
-        """Write what is new or changed, each row once.
+        """Write the new and changed holds, each once.
 
-        Raises `Contention` when a new one has been written, or an old one archived, by another transaction meanwhile:
-        there was no row to lock.
+        Raises `Contention` when another transaction has made a new one, or archived an old one, meanwhile: there was no
+        row to lock.
         """
         changed = [hold for _, hold in sorted(holds.items()) if known.get(hold.hold_id) is not hold]
         if new := [hold for hold in changed if hold.hold_id not in known]:

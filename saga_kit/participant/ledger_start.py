@@ -1,8 +1,8 @@
-"""Since when a ledger answers. What was asked before is another ledger's: executed here, it would move money twice.
+"""Stores when a ledger began to answer. Older commands are another ledger's: executed again, they move money twice.
 
-A service that takes over from another one reads the commands' topic from its beginning, with holds that know nothing
-of it. So each schema has one row that says when its ledger began, by its own database's clock. A running service's
-start is null: every command is its own. So is that of one that took over all holds of the ledger before.
+A service that replaces another one reads the commands' topic from its beginning, and its holds are empty. So each
+schema has one row with the time at which its ledger began, by its database's clock. The time is null for a ledger that
+answers every command: one that ran before this table, or took over all holds of the ledger before it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log: Final = structlog.get_logger(__name__)
 
 
 def ledger_start_table(metadata: MetaData, schema: str) -> Table:
-    """Describe `<schema>.ledger_start`, of at most one row. The service writes it when it starts for the first time.
+    """Describe `<schema>.ledger_start`, of at most one row; the service writes it at its first start.
 
-    `closed_at` and `successor`: this ledger was handed over, and nobody may write to it any more.
+    With `closed_at` and `successor` the ledger was handed over, and nobody may write to it any more.
     """
     return Table(
         "ledger_start",
@@ -55,10 +55,10 @@ class LedgerStart:
             """  # noqa: S608
 
     async def read(self, tx: AsyncConnection) -> datetime | None:
-        """Return when this ledger began, which is now when that was never written down; None: it answers everything.
+        """Return when this ledger began; None when it answers every command. At the first start, store that it is now.
 
-        Raises `CannotStart` for a ledger that was handed over, and for an empty one without the table. A service of
-        before that table, which has holds, answers everything.
+        Raises `CannotStart` for a ledger that was handed over, and for an empty one without the table. A ledger that is
+        older than the table has holds, and answers every command.
         """
         known: Any = (await tx.exec_driver_sql(self._known_sql)).one()
         if not known.has_table:
@@ -79,7 +79,7 @@ class LedgerStart:
 
 
 def made_at(received: Received[Any]) -> datetime | None:
-    """Say when a message was made: by its own time or the broker's, whichever is earlier; None when nobody tells."""
+    """Return when a message was made: its own time or the broker's, the earlier one; None when neither is known."""
     times = [] if received.envelope is None else [received.envelope.time]
     if received.record is not None and received.record.timestamp > 0:
         times.append(datetime.fromtimestamp(received.record.timestamp / 1000, UTC))

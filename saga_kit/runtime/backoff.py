@@ -1,4 +1,4 @@
-"""Trying again: how long to wait before the next try, and loops that go on whatever a round of them meets."""
+"""Repeats work: the pause before the next try, and loops that go on after a failed round."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from saga_kit.runtime.errors import Stopped, describe
 FIRST_S: Final = 0.1
 CAP_S: Final = 5.0
 RESTS: Final = 19.0
-"""For a round whose cost grows with a table: it takes no more than a twentieth of the time."""
+"""For a round whose cost grows with a table: the rounds then take a twentieth of the time at most."""
 
 log = structlog.get_logger(__name__)
 
 
 class Backoff:
-    """The pauses of one failing thing: the bound doubles up to `cap_s`; a pause is between half of it and all of it."""
+    """The pauses between failing tries: between half of a bound and all of it, and the bound doubles up to `cap_s`."""
 
     def __init__(
         self, *, first_s: float = FIRST_S, cap_s: float = CAP_S, chance: Callable[[], float] = random.random
@@ -36,12 +36,12 @@ class Backoff:
         return bound_s * (0.5 + self._chance() / 2)
 
     def reset(self) -> None:
-        """Begin anew: the thing worked."""
+        """Start over after a success."""
         self._bound_s = self._first_s
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> bool:
-    """Sleep, but not past `stopping`; return whether the process shall end."""
+    """Sleep until `stopping` at the latest; return whether the process must end."""
     try:
         async with asyncio.timeout(seconds):
             await stopping.wait()
@@ -58,10 +58,10 @@ async def keep_doing(
     every_s: float,
     rests: float = 0.0,
 ) -> None:
-    """Do rounds until `stopping`: the next at once when one returns something true (more to do), else after `every_s`.
+    """Run rounds until `stopping`: the next at once when one returns true (there is more), else after `every_s`.
 
-    It rests at least `rests` times as long as a round took, so that a round that takes ever longer comes more seldom.
-    A failure is logged and tried again, later and later. Raises `Stopped` when a round does.
+    The pause is at least `rests` times as long as the round, so that slow rounds come more seldom. A failed round is
+    logged and repeated with a backoff. Raises `Stopped` when a round does.
     """
     backoff = Backoff()
     clock = asyncio.get_running_loop().time
@@ -71,7 +71,7 @@ async def keep_doing(
             more = await one_round()
         except Stopped:
             raise
-        except Exception as error:  # noqa: BLE001 - the world's fault, most likely; the work waits where it is
+        except Exception as error:  # noqa: BLE001 - infrastructure, most likely; the work waits where it is
             log.warning("failed, will try again", what=name, cause=describe(error))
             await pause(stopping, backoff.next_s())
         else:

@@ -1,4 +1,4 @@
-"""The database's clock between two looks at it: what decides about age must not ask a host, which may be wrong."""
+"""The database's clock, continued between two reads of it. Ages are judged by it: a host's clock may be wrong."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 
 
 class DatabaseClock:
-    """Tells the database's time, as often as wanted, from what a look at it has shown. Until then, the host's."""
+    """Returns the database's time, computed from the last read; before the first read, the host's time."""
 
     def __init__(self) -> None:
         self._ahead_s = time.time() - time.monotonic()
 
     def show(self, epoch_s: float) -> None:
-        """Take the database's time as it is at this moment, in seconds since 1970."""
+        """Set the database's time as it is now, in seconds since 1970."""
         self._ahead_s = epoch_s - time.monotonic()
 
     def now_s(self) -> float:

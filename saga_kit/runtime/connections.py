@@ -1,7 +1,8 @@
-"""The connections of a server: what a client may send before it has a request, how slowly, and how many there may be.
+"""Bounds the connections of a server: the size and slowness of requests and answers, and the number of connections.
 
-It extends uvicorn's protocol for httptools, which bounds none of that: a head that never ends, a client that sends a
-byte a minute or does not read its answer would each hold memory and a connection for ever. Never what a request says.
+uvicorn's protocol for httptools, which this extends, bounds none of them: a head without an end, a client that sends a
+byte a minute, or one that does not read its answer would hold memory and a connection for ever. This module never looks
+at what a request asks for.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from saga_kit.runtime.backoff import pause
 
 HEAD_BYTES_MAX: Final = 16_384
-"""Of a request's line and headers; a token fits many times."""
+"""Bytes of a request's line and headers, a multiple of any token."""
 MESSAGE_BYTES_MAX: Final = 4_194_304
-"""Of a whole request as it is sent, chunk sizes and trailers included: far more than any body that is read here."""
+"""Bytes of a whole request as it is sent, chunk sizes and trailers included; no accepted body is as large."""
 PIPELINED_MAX: Final = 16
-"""Requests that a client may send ahead of their answers."""
+"""Requests that a client may send before it has their answers."""
 HEAD_S: Final = 10.0
-"""From the connection, or the first byte of a further request, to the end of its head; and for the rest of a body that
-is still being sent when the answer is out."""
+"""Seconds from the connection, or the first byte of a further request, to the end of the head. After an early answer,
+the rest of the body has as long."""
 ANSWER_S: Final = 30.0
-"""For the client to read an answer."""
+"""Seconds that a client has to read an answer."""
 _UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
 LINGER_S: Final = 1.0
-"""Between a refusal and the end: a client that is still sending would miss what it is told."""
+"""Seconds between a refusal and the end: a client that is still sending would miss the answer."""
 WATCH_S: Final = 1.0
 CONNECTION: Final = "order_saga.connection"
 SELF: Final = "self"
-"""Where a request's scope has its connection, among the `extensions`, each of which is a mapping (ASGI)."""
+"""A request's scope has its connection at `scope["extensions"][CONNECTION][SELF]`."""
 SPARE_MAX: Final = 8
-"""Connections beyond the others, for health and metrics alone."""
+"""Further connections when all are taken, for health and metrics alone."""
 SPARE_S: Final = 1.0
-"""For the head of a request on such a connection."""
+"""Seconds for the head of a request on such a connection."""
 SPARE_PATHS: Final = (b"/health", b"/metrics")
 IPV6_NETWORK_BITS: Final = 64
-"""What one customer has of IPv6; its addresses count as one."""
+"""The size of the IPv6 network that one customer has; all its addresses count as one."""
 
 
 class ConnectionRefusal(Enum):
@@ -64,20 +65,21 @@ class ConnectionRefusal(Enum):
 
 
 def answer_without_body(_: ConnectionRefusal) -> bytes:
-    """Write the headers and body of an answer: none but that the connection ends."""
+    """Write an answer's headers, without a body: the connection ends."""
     return b"connection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 Owner = tuple[str, str]
-"""Whose a connection is: an address's, until a request on it was let in for a user; then that user's."""
+"""Who has a connection: an address; from the first authenticated request on, its user."""
 
 
 class Connections:
     """All connections of one server: makes them when uvicorn asks for one, and ends those that take too much.
 
-    When all places are taken, a new connection takes the place of another: of the address that has most without a user,
-    the one that has been idle longest; else of the user who has most. So who takes all places takes them from itself.
-    What is being answered for a user is not touched; when there is nothing else, a few spare places are for health.
+    When there are `at_most`, a new connection replaces another one. Among connections without a user, the address with
+    the most loses the one that has been idle longest. If there are none, the user with the most idle ones loses one. So
+    a client that takes all connections takes them from itself. A connection on which a user's request is being answered
+    is never ended. When none can be ended, a few spare connections serve health checks.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Connections:
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         answer: Callable[[ConnectionRefusal], bytes] = answer_without_body,
     ) -> None:
-        """Take the bounds; `answer` writes what stands behind the status line of a refusal."""
+        """`answer` writes what follows the status line of a refusal."""
         self._at_most = at_most
         self._per_user = per_user
         self._head_s = head_s
@@ -101,18 +103,18 @@ class Connections:
         self._open: set[Connection] = set()
         self._spare: dict[Connection, None] = {}
         self._owned: dict[Owner, dict[Connection, None]] = {}
-        """Of each owner, the connections in the order in which they last began to be idle."""
+        """The connections of each owner, in the order in which they last became idle."""
         self._cut = Counter("http_server_connections_cut", "Connections ended by us.", ["why"], registry=registry)
         gauge = Gauge("http_server_connections", "Connections that are open.", registry=registry)
         gauge.set_function(lambda: len(self._open) + len(self._spare))
 
     def make(self, **given: Any) -> Connection:
-        """Make the protocol of a new connection, from what uvicorn gives to it."""
+        """Make the protocol of a new connection; uvicorn calls it."""
         return Connection(self, **given)
 
     def open(self, connection: Connection) -> bool:
-        """Count a connection in; return whether it has a place of its own, and is not spare."""
-        if len(self._open) >= self._at_most and not self._make_place():
+        """Add a connection; return False when it is a spare one."""
+        if len(self._open) >= self._at_most and not self._make_room():
             if len(self._spare) >= SPARE_MAX:
                 next(iter(self._spare)).refuse(ConnectionRefusal.OVERLOADED)
             self._spare[connection] = None
@@ -122,14 +124,14 @@ class Connections:
         return True
 
     def close(self, connection: Connection) -> None:
-        """Count a connection out."""
+        """Remove a connection."""
         self._spare.pop(connection, None)
         if connection in self._open:
             self._open.remove(connection)
             self._disown(connection)
 
     def hand_over(self, connection: Connection, owner: Owner, *, bounded: bool) -> bool:
-        """Note whose a connection is now; return whether that user may have one more."""
+        """Set the owner of a connection; return whether that user may have one more."""
         if connection not in self._open or connection.owner == owner:
             return True
         self._disown(connection)
@@ -144,17 +146,17 @@ class Connections:
         return oldest is not None
 
     def idle(self, connection: Connection) -> None:
-        """Note that a connection begins to be idle."""
+        """Move a connection that becomes idle to the end of its owner's."""
         owned = self._owned.get(connection.owner, {})
         if owned.pop(connection, 0) is None:
             owned[connection] = None
 
     def note(self, why: str) -> None:
-        """Count a connection that we end."""
+        """Count a connection that the server ends."""
         self._cut.labels(why).inc()
 
     async def watch(self, stopping: asyncio.Event) -> None:
-        """Look every second for connections whose time is over, until `stopping`."""
+        """End connections whose time is over, every second until `stopping`."""
         while not await pause(stopping, min(WATCH_S, self._head_s / 2)):
             now = asyncio.get_running_loop().time()
             for connection in list(self._open):
@@ -164,8 +166,8 @@ class Connections:
                 if connection.overdue(now, min(SPARE_S, self._head_s), self._answer_s) is not None:
                     connection.refuse(ConnectionRefusal.OVERLOADED)
 
-    def _make_place(self) -> bool:
-        """End the connection that can best be spared; return whether there was one."""
+    def _make_room(self) -> bool:
+        """End the connection that may go first; return whether there was one."""
         addresses = [owned for owner, owned in self._owned.items() if owner[0] == _ADDRESS]
         if addresses:
             largest = max(addresses, key=len)
@@ -190,7 +192,7 @@ _USER: Final = "user"
 
 
 def owner_of(peer: str | None) -> Owner:
-    """Name the owner of a connection from an address; a network of IPv6 counts as one."""
+    """Return the owner for an address; an IPv6 network counts as one."""
     try:
         address = ipaddress.ip_address(peer or "")
     except ValueError:
@@ -203,41 +205,41 @@ def owner_of(peer: str | None) -> Owner:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection."""
+    """One connection, with its limits."""
 
     def __init__(self, all_of_them: Connections, **given: Any) -> None:
         super().__init__(**given)
         self._all = all_of_them
         self.owner: Owner = (_ADDRESS, "")
-        """Whose it is."""
+        """Who has it."""
         self._spare = False
-        """It has none of the usual places: nothing but health is asked on it."""
+        """It is one of the spare connections: only health and metrics are answered."""
         self._owed_since: float | None = None
-        """Since when the client owes us a head, or the rest of a body that nobody reads any more."""
+        """Since when the client owes a head, or the rest of a body that is no longer read."""
         self._unread_since: float | None = None
-        """Since when a part of an answer waits to be read."""
+        """Since when a part of an answer waits for the client to read it."""
         self._method = b""
         self._upgrade = False
-        """The head that was just read offers to speak another protocol."""
-        self._deaf = False
-        """Nothing that comes is of any interest: the connection ends."""
+        """The last head offers an upgrade to another protocol."""
+        self._ending = False
+        """The connection ends: further bytes are ignored."""
         self._begun = False
-        """A head is under way."""
+        """A head has begun and is not complete."""
         self._in_body = False
         self._complete = False
-        """The last bytes ended a request."""
+        """The last bytes completed a request."""
         self._chunk_bytes = 0
         self._message_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Take the connection in, or say that there are too many."""
+        """Add the connection to all of them."""
         super().connection_made(transport)
         self._owed_since = self.loop.time()
         self.owner = owner_of(self.client[0] if self.client else None)
         self._spare = not self._all.open(self)
 
     def belongs_to(self, user_id: str, *, bounded: bool = True) -> bool:
-        """Note whose request was let in; return whether this user may have one more connection (if `bounded`)."""
+        """Give the connection to an authenticated user; return whether the user may have one more (if `bounded`)."""
         return self._all.hand_over(self, (_USER, user_id), bounded=bounded)
 
     @property
@@ -246,13 +248,13 @@ class Connection(HttpToolsProtocol):
         return not self._answering
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection."""
         self._all.close(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, for as long as it is a request of bounded size."""
-        if self._deaf:
+        """Parse more bytes; refuse what is no request or is too large."""
+        if self._ending:
             return
         self._unset_keepalive_if_required()
         self._complete = False
@@ -277,9 +279,9 @@ class Connection(HttpToolsProtocol):
             self._decline_upgrade()
 
     def _decline_upgrade(self) -> None:
-        """Read the head again without its offer to speak h2c or websockets, by a parser that goes on with the body.
+        """Parse the head again without its upgrade to h2c or websockets, with a new parser that goes on with the body.
 
-        An offer is no demand (RFC 9110, 7.8), but the old parser takes it for one and stops.
+        An upgrade is an offer (RFC 9110, 7.8), but the old parser takes it for a demand and stops.
         """
         self._upgrade = False
         self.parser = httptools.HttpRequestParser(self)
@@ -287,7 +289,7 @@ class Connection(HttpToolsProtocol):
         self.parser.feed_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self._method, self.url, head))
 
     def _judge(self) -> None:
-        """Look at what is there after some bytes: whether the client owes more, and whether it was too much."""
+        """After some bytes: note whether the client owes more, and refuse what is too much."""
         if self._in_body:
             if self._message_bytes > self._all.message_bytes_max:
                 self.cut("body too large")
@@ -299,19 +301,19 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        # What stands before it in the same chunk belongs to another; a complete head is measured by itself.
+        # Bytes before it in the same chunk belong to another request; a complete head is measured by itself.
         self._message_bytes = 0 if self._complete else self._chunk_bytes
         self._begun = True
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {SELF: self}}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; what comes behind a body (trailers) is nothing that anybody here reads."""
+        """Keep a header; trailers, which follow a body, are ignored."""
         if not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Take a request on, if its head is one."""
+        """Accept a request, or refuse its head."""
         self._method = self.parser.get_method()
         if max(self._message_bytes, self._chunk_bytes) > HEAD_BYTES_MAX:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -348,13 +350,13 @@ class Connection(HttpToolsProtocol):
             self._owed_since = self.loop.time()
         super().on_response_complete()
         if self._spare:
-            self._deaf = True
+            self._ending = True
             self.transport.close()  # when the answer is written
         elif self.idle:
             self._all.idle(self)
 
     def overdue(self, now: float, head_s: float, answer_s: float) -> str | None:
-        """Tell what this client did not do in time; None while all is well. Called about once a second."""
+        """Return what this client did not do in time, None while all is well. Called about once a second."""
         if self.transport.get_write_buffer_size() == 0:
             self._unread_since = None
         elif self._unread_since is None:
@@ -369,19 +371,19 @@ class Connection(HttpToolsProtocol):
         """End the connection at once."""
         self._all.note(why)
         self._all.close(self)
-        self._deaf = True
+        self._ending = True
         self.transport.abort()
 
     def refuse(self, refusal: ConnectionRefusal) -> None:
-        """End the connection because of what came: with a word, unless it would spoil an answer on its way."""
+        """End the connection because of a bad request: with an answer, unless another answer is on its way."""
         if self._answering:
             if self.cycle.response_started or self.pipeline:
                 self.cut(str(refusal))
                 return
-            self.cycle.disconnected = True  # whoever reads this request's body hears no more
+            self.cycle.disconnected = True  # whoever reads this request's body gets no more
             self.cycle.message_event.set()
         self._all.note(str(refusal))
-        self._deaf = True
+        self._ending = True
         self.transport.write(STATUS_LINE[refusal.status] + self._all.answer(refusal))
         if self._spare:
             self._all.close(self)
@@ -396,7 +398,7 @@ class Connection(HttpToolsProtocol):
 
 
 class _Refused(Exception):  # noqa: N818 - it is what happened
-    """A head is not taken; raised through the parser."""
+    """Raised through the parser for a head that is refused."""
 
     def __init__(self, refusal: ConnectionRefusal) -> None:
         super().__init__(refusal)

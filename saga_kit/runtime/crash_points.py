@@ -1,7 +1,7 @@
-"""Where a process can die: each place between two effects has a name, so that a test can end the process just there.
+"""Names each place between two effects at which a process can crash, so that a test can end the process there.
 
-In production nobody watches, and passing a point costs one function call a batch. A watcher that ends the process
-(or, in a simulation, the actor that works there) leaves behind just what a crash at that place leaves behind.
+In production there is no watcher, and passing a point costs one function call a batch. A watcher that ends the process
+(in a simulation, the actor) leaves behind what a crash at that place leaves behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CrashPoint(StrEnum):
     PUBLISH_BEGUN = "publish begun"
     """Some messages are handed to the client library; none is acknowledged as far as we know."""
     PUBLISHED = "published"
-    """The broker has acknowledged; this process does not know yet that it may delete the outbox rows."""
+    """The broker has acknowledged; this process has not noted yet that it may delete the outbox rows."""
     BATCH_FINISHED = "batch finished"
     """Committed and published; the offsets are not committed."""
     OFFSETS_COMMITTED = "offsets committed"
@@ -46,18 +46,18 @@ class CrashPoint(StrEnum):
 
 
 Watcher = Callable[[CrashPoint, Collection[object]], None]
-"""Told the point and what is being worked on there: messages (`Received`, `Outgoing`, `RawMessage`) or outbox ids."""
+"""Called with the point and the work at hand: messages (`Received`, `Outgoing`, `RawMessage`) or outbox ids."""
 
 _watcher: Watcher | None = None
 
 
 def reached(point: CrashPoint, work: Collection[object] = ()) -> None:
-    """Tell the watcher, if there is one, that a process stands here."""
+    """Call the watcher, if a test has set one."""
     if _watcher is not None:
         _watcher(point, work)
 
 
 def watch(watcher: Watcher | None) -> None:
-    """Let a test watch this process; None ends it."""
+    """Set the watcher of this process; None removes it."""
     global _watcher  # noqa: PLW0603 - one process, one watcher; a parameter would go through every part for tests alone
     _watcher = watcher

@@ -1,7 +1,7 @@
-"""The engine: bounded pool, bounded waits, sessions that keep the promises. Nothing here knows a table.
+"""Makes the engine: a bounded pool, bounded waits, sessions that keep the promises. Nothing here knows a table.
 
-A session that can't write is thrown away: one that a server refused a write, with all others of the pool, and one that
-began on a read-only server, after a second. So a failover is over for us a moment after it is over.
+A session that can't write is closed. When a server refuses a write, the whole pool is closed. A session that began on a
+read-only server is closed after a second. So the services recover a moment after a failover.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from saga_kit.runtime.errors import CannotStart, ReadOnlyDatabase, sqlstate_of
 from saga_kit.runtime.session import SETTINGS, SHARED_SESSIONS, Session, open_session
 
 COMMAND_TIMEOUT_S: Final = 20
-"""The driver's own limit, for a server that no longer answers; above the server's, which speaks more clearly."""
+"""The driver's limit, for a server that no longer answers. It is above the server's own, whose error says more."""
 PATIENTLY: Final = "SET LOCAL statement_timeout = '10min'"
 """For a statement of an operator's command that reads a whole table."""
 PATIENT_COMMAND_TIMEOUT_S: Final = 660
-"""The driver's limit where that is used."""
+"""The driver's limit for such a statement."""
 POOL_TIMEOUT_S: Final = 5
 READ_ONLY_S: Final = 1.0
-"""A session that began on a read-only server serves readers for so long; the next one may find another server."""
+"""A session that began on a read-only server serves readers for so long; the next one may reach another server."""
 BY_KEY: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "plan_cache_mode": "force_generic_plan",
 }
-"""Plans for statements that name their rows by a key of an index, whatever a young table's statistics make of it.
+"""Settings that make statements find rows by an index, whatever the statistics of a young table say.
 
-A plan is kept for as long as its connection lives, and one that was made while a table was empty reads all of it.
+A connection reuses its plans for as long as it lives. A plan made while a table was empty would read the whole table.
 """
 READ_ONLY_TRANSACTION: Final = "25006"
 _SESSION_ENDED: Final = frozenset({"25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05"})
-"""The server ends the session, or all of them; beside these, class 08 tells of a connection that is broken."""
+"""SQLSTATEs with which a server ends sessions; class 08, a broken connection, counts too."""
 _FOR_GOOD: Final = frozenset({"28000", "28P01", "3D000", "42501"})
-"""Who logs in, with what, to which database: trying again changes nothing about that."""
+"""SQLSTATEs of a wrong login, password or database: trying again does not help."""
 POOLER_TRIES: Final = 10
 _STATEMENT_POOLING: Final = "not allowed in statement pooling mode"
-"""How PgBouncer refuses to begin a transaction at all; it has no SQLSTATE for it."""
+"""PgBouncer's message when it refuses every transaction; it has no SQLSTATE."""
 
 
 def create_engine(
@@ -62,9 +62,9 @@ def create_engine(
 ) -> AsyncEngine:
     """Make an engine whose every wait ends: for a connection, a lock, a statement, or a transaction left open.
 
-    `by_key`: each of its statements finds its rows by an index, as a service's do; an audit's do not. Whoever uses
-    `PATIENTLY` needs `PATIENT_COMMAND_TIMEOUT_S`. `settings` of the session come before the usual ones. With a
-    `pool_size` of 0 each connection is made for its user.
+    `by_key`: all its statements find rows by an index, as a service's do and an audit's do not. Statements under
+    `PATIENTLY` need `PATIENT_COMMAND_TIMEOUT_S`. `settings` of the session override the usual ones. With a `pool_size`
+    of 0 nothing is pooled.
     """
     ours = {
         "application_name": application_name,
@@ -81,7 +81,7 @@ def create_engine(
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_S,
-        "pool_use_lifo": True,  # the connection that has just worked has its plans and caches at hand
+        "pool_use_lifo": True,  # the last used connection has its plans and caches ready
         "pool_recycle": 1800,
     }
     engine = create_async_engine(
@@ -91,14 +91,14 @@ def create_engine(
         hide_parameters=True,  # an error's text goes into logs, and they hold what people sent
         **(pool if pool_size else {"poolclass": NullPool}),
     )
-    event.listen(engine.sync_engine, "connect", _note_the_end)
-    event.listen(engine.sync_engine, "checkout", _end_what_cannot_write)
-    event.listen(engine.sync_engine, "handle_error", _throw_away)
+    event.listen(engine.sync_engine, "connect", _note_read_only)
+    event.listen(engine.sync_engine, "checkout", _close_read_only)
+    event.listen(engine.sync_engine, "handle_error", _close_all_after)
     return engine
 
 
 async def ping(engine: AsyncEngine) -> None:
-    """Ask the database whether it could take a write now; raises what the driver raises, and `ReadOnlyDatabase`."""
+    """Ask the database whether it takes writes now. Raises what the driver raises, and `ReadOnlyDatabase`."""
     async with engine.connect() as connection:
         row: Any = (await connection.exec_driver_sql(_COULD_WRITE)).one()
     if row.read_only == "on":
@@ -110,10 +110,9 @@ _COULD_WRITE: Final = "SELECT current_setting('transaction_read_only') AS read_o
 
 
 async def check_sessions(engine: AsyncEngine) -> str | None:
-    """Make sure that a session is ours alone; raises `CannotStart` where a pooler shares it among clients.
+    """Check that a session is ours alone. Raises `CannotStart` where a pooler shares it among clients.
 
-    Session settings, prepared statements and what a client may hold on to need a session of its own. Returns None, as
-    what `wait_for` asks.
+    Settings, prepared statements and locks need a session of their own. Returns None, as `wait_for` expects.
     """
     async with engine.connect() as one:
         if not await _pooled(one):
@@ -123,7 +122,7 @@ async def check_sessions(engine: AsyncEngine) -> str | None:
             before = await _backend(one)
             await one.rollback()
             async with engine.connect() as other:
-                # It stays in its transaction, so that a pooler can't give its session to anybody else meanwhile.
+                # It stays in its transaction, so that a pooler can't give its session to another client meanwhile.
                 if await _backend(other) == before or await _backend(one) != before:
                     raise CannotStart(SHARED_SESSIONS)
     return None
@@ -141,7 +140,7 @@ async def _backend(connection: Any) -> int:
 
 
 def final_cause(error: BaseException) -> str | None:
-    """Say in one line what trying again to connect would not change; None for what may pass."""
+    """Return in one line a cause that another try does not change; None for one that may pass."""
     cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
     while cause is not None:
         if isinstance(cause, CannotStart):
@@ -157,7 +156,7 @@ def final_cause(error: BaseException) -> str | None:
 
 
 def is_unknown_host(error: BaseException) -> bool:
-    """Tell whether the name of the database's host is not known: for a moment while things start, or for good."""
+    """Tell whether the name of the database's host is unknown: while things start, or for good."""
     return isinstance(error, socket.gaierror)
 
 
@@ -165,19 +164,19 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rpartition("'>: ")[2]
 
 
-def _note_the_end(connection: Any, record: Any) -> None:
+def _note_read_only(connection: Any, record: Any) -> None:
     session: Session = connection.driver_connection
     record.info["ends_at"] = time.monotonic() + READ_ONLY_S if session.read_only else None
 
 
-def _end_what_cannot_write(_connection: Any, record: Any, _proxy: Any) -> None:
+def _close_read_only(_connection: Any, record: Any, _proxy: Any) -> None:
     ends_at = record.info.get("ends_at")
     if ends_at is not None and time.monotonic() > ends_at:
         raise DisconnectionError("the session began on a server that took no writes")
 
 
-def _throw_away(context: Any) -> None:
-    """Have the pool drop its sessions when the server ends them, or refuses to write in one of them."""
+def _close_all_after(context: Any) -> None:
+    """Make the pool close its sessions when the server ends them, or refuses a write in one."""
     sqlstate = sqlstate_of(context.original_exception) or ""
     if sqlstate == READ_ONLY_TRANSACTION or sqlstate in _SESSION_ENDED or sqlstate[:2] == "08":
         context.is_disconnect = True

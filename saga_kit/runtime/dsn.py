@@ -1,6 +1,6 @@
-"""Read a PostgreSQL connection string as libpq does, and say in one line what of it the driver can't do.
+"""Reads a PostgreSQL connection string as libpq does, and refuses in one line what the driver can't do.
 
-A word that is not known is refused: passed on, it would become a setting of the session, or be ignored in silence.
+An unknown parameter is refused: passed on, it would become a session setting, or be ignored without a message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DRIVERS: Final = {
     "sslrootcert", "sslcrl", "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version",
     "target_session_attrs", "krbsrvname", "gsslib",
 }  # fmt: skip
-"""Words that asyncpg reads as libpq does."""
+"""Parameters that asyncpg reads as libpq does."""
 _NUMBERS: Final = {
     "connect_timeout": (1, 60),
     "keepalives": (0, 1),
@@ -38,7 +38,7 @@ _NUMBERS: Final = {
     "keepalives_count": (0, 100),
     "tcp_user_timeout": (0, 86_400_000),
 }
-"""Words that we see to, and their bounds."""
+"""Numeric parameters that this module applies, and their bounds."""
 _OURS: Final = {"application_name", "fallback_application_name", "options", *_NUMBERS}
 _ONLY: Final = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
@@ -52,7 +52,7 @@ _ONLY: Final = {
     "sslcertmode": {"allow"},
     "replication": {"false", "off", "0", "no"},
 }
-"""Words of which only these values can be had; what is no word of the driver's has no effect then."""
+"""Parameters of which only these values are possible. Those that the driver does not read have no effect."""
 _WHY_NOT: Final = {
     "target_session_attrs": "the services write",
     "channel_binding": "the driver has no channel binding; sslmode=verify-full proves who the server is",
@@ -62,7 +62,7 @@ _WHY_NOT: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One place to connect to, as `asyncpg.connect` takes it."""
+    """One server to connect to, as `asyncpg.connect` takes it."""
 
     where: str
     """For people: `host:port/database`."""
@@ -72,9 +72,9 @@ class Address:
 
 
 def parse_database_url(text: str) -> URL:
-    """Read a `postgresql://` URL and check its words; raises `ValueError` in plain words, without the password.
+    """Read a `postgresql://` URL and check its parameters. Raises `ValueError` that does not quote the password.
 
-    The URL names asyncpg as its driver; libpq's words stay in its query, for `addresses`.
+    The URL names asyncpg as its driver; libpq's parameters stay in its query, for `addresses`.
     """
     try:
         url = make_url(_hosts_as_words(text))
@@ -93,7 +93,7 @@ def parse_database_url(text: str) -> URL:
 
 
 def addresses(url: URL) -> list[Address]:
-    """List the places that a URL names, in its order, each with all that the driver needs; see `parse_database_url`."""
+    """List the servers that a URL names, in its order, each with all that the driver needs."""
     words = _words(url)
     hosts: list[str | None] = [host or None for host in words.get("host", url.host or "").split(",")]
     ports: list[str | None] = [port or None for port in words.get("port", str(url.port or "")).split(",")]
@@ -103,18 +103,18 @@ def addresses(url: URL) -> list[Address]:
 
 
 def place(url: URL) -> str:
-    """Say for people where a URL leads to."""
+    """Describe for people where a URL leads to."""
     return ", ".join(address.where for address in addresses(url))
 
 
 def given_settings(url: URL) -> dict[str, str]:
-    """Return what a URL says of the session itself: its name, and the server's `options`."""
+    """Return the session settings that a URL gives: its name, and the server's `options`."""
     words = _words(url)
     return {word: words[word] for word in ("application_name", "options") if words.get(word)}
 
 
 def _hosts_as_words(text: str) -> str:
-    """Move several hosts (`a:1,b:2`), which SQLAlchemy does not read, to the words `host` and `port`."""
+    """Move several hosts (`a:1,b:2`), which SQLAlchemy can't read, to the parameters `host` and `port`."""
     if (found := _SEVERAL_HOSTS.match(text)) is None:
         return text
     hosts, ports = [], []
@@ -168,7 +168,7 @@ def _check_hosts(words: Mapping[str, str]) -> None:
 
 
 def _check_certificates(words: Mapping[str, str]) -> None:
-    """Read the certificates now, so that a wrong one is a line at the start and not a failure at each connection."""
+    """Read the certificates now, so that a wrong one is one line at the start, not a failure of each connection."""
     mode, root = words.get("sslmode", ""), words.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
     if root == "system":
         if mode != "verify-full":

@@ -1,14 +1,12 @@
-"""What can go wrong in a service, and the one question that decides what happens then.
-
-Is it the world or the message?
+"""The kit's exceptions, and how every other one is classified: as the infrastructure's fault or as a message's.
 
     KitError
     ├── CannotStart      a cause in one line; the process ends with status 1
     ├── Stopped          the process was asked to end before the batch was committed: acknowledge nothing
     ├── ReadOnlyDatabase the database takes no writes at the moment: a standby, or a switch-over
-    ├── Contention       somebody else wrote the same row first: run the batch again
+    ├── Contention       another transaction wrote the same row first: run the batch again
     ├── OversizeMessage  a message that the broker would refuse for ever
-    └── Stalled          the consumer is behind and does not move: end the process, its supervisor makes a new one
+    └── Stalled          the consumer has lag and no progress: end the process, its supervisor starts a new one
 
 None of them crosses a service. A business "no" is never an exception.
 """
@@ -33,7 +31,7 @@ _VALUE: Final = re.compile(r"(query argument \$\d+|invalid input syntax for type
 
 
 class KitError(Exception):
-    """The root of the kit's own errors."""
+    """The base of the kit's own errors."""
 
 
 class CannotStart(KitError):  # noqa: N818 - it is what happened, as people read it
@@ -41,7 +39,7 @@ class CannotStart(KitError):  # noqa: N818 - it is what happened, as people read
 
 
 class Stopped(KitError):  # noqa: N818 - it is what happened
-    """The process was asked to end; the batch at hand is not committed and must not be acknowledged."""
+    """The process was asked to end; the batch in work is not committed and must not be acknowledged."""
 
 
 class ReadOnlyDatabase(KitError):  # noqa: N818 - it is what it is
@@ -60,53 +58,53 @@ class Stalled(KitError):  # noqa: N818 - it is what happened
     """The consumer has lag and makes no progress although the broker answers."""
 
 
-_OF_THE_WORLD: Final = Contention | CannotStart | ReadOnlyDatabase
-"""Of our own errors, those that say nothing of a message: a server that is not fit refuses each connection so."""
+_INFRASTRUCTURE: Final = Contention | CannotStart | ReadOnlyDatabase
+"""Those of our own errors that no message causes; an unfit server makes every connection raise `CannotStart`."""
 
 
 def classify(error: Exception) -> Cause:
-    """Tell the world's faults (back off, run the same batch again) from those of one message (find it, set it aside).
+    """Classify an error: `infrastructure` (back off, run the same batch again) or `poison` (find its message).
 
-    Between the two is a row that somebody else holds locked: the world's fault, and one message's matter.
+    `locked` is between the two: another transaction holds a row locked, which concerns one message only.
 
-    An infrastructure error must never be taken for poison, or an outage would park every order; so everything from the
-    database is infrastructure except data errors, and poison is what is left.
+    An infrastructure error must never be taken for poison, or an outage would park every order. So everything that the
+    database raises is infrastructure, except data errors. What is none of these is poison.
     """
     if isinstance(error, DBAPIError):
         return _classify_database(error)
     if isinstance(error, StatementError) and isinstance(error.orig, Exception):
         return classify(error.orig)
-    if isinstance(error, SQLAlchemyError | OSError | KafkaError | MemoryError | _OF_THE_WORLD):
+    if isinstance(error, SQLAlchemyError | OSError | KafkaError | MemoryError | _INFRASTRUCTURE):
         return "infrastructure"  # OSError includes every TimeoutError; SQLAlchemyError, the pool's
     return "poison"
 
 
 def describe(error: BaseException) -> str:
-    """Say an error in one line that every column and log takes, without the statement and its parameters."""
+    """Describe an error in one line for columns and logs, without the statement and its parameters."""
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
     message = next(iter(str(cause).splitlines()), "").replace("\0", "")
     # SQLAlchemy's asyncpg adapter says "<class '...'>: message".
     message = without_values(message.split("'>: ", 1)[-1])
     sqlstate = getattr(cause, "sqlstate", None)
     name = type(cause.__cause__ if sqlstate and cause.__cause__ is not None else cause).__name__
-    if message.startswith(name):  # aiokafka's errors say their own name
+    if message.startswith(name):  # aiokafka's errors begin with their own name
         return message[:DESCRIPTION_MAX]
     return (f"{name}: {message}" if message else name)[:DESCRIPTION_MAX]
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:
-    """Return the SQLSTATE that an error of the driver's bears, wrapped by SQLAlchemy or not."""
+    """Return the SQLSTATE of a driver's error, wrapped by SQLAlchemy or not; None when it has none."""
     found = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return found if isinstance(found, str) else None
 
 
 def without_values(text: str) -> str:
-    """Take out of an error's text, stack trace included, what PostgreSQL and its driver quote: people sent it."""
+    """Remove the values that PostgreSQL and its driver quote in an error or a stack trace: they may be personal."""
     return _VALUE.sub(r"\1", _ROW.sub("", text))
 
 
 def _classify_database(error: DBAPIError) -> Cause:
-    # A value that the driver can't encode has a SQLSTATE too (22000); what has none is a broken connection.
+    # A value that the driver can't encode has a SQLSTATE too (22000); a broken connection has none.
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate == LOCK_NOT_AVAILABLE:
         return "locked"

@@ -21,17 +21,17 @@ from saga_kit.runtime.connections import Connections
 from saga_kit.runtime.errors import CannotStart, describe
 
 STARTING: Final = "starting"
-"""What a check says while its service starts, which is no trouble."""
+"""The result of a check while its service starts; it is no failure."""
 CHECK_TIMEOUT_S: Final = 3.0
-KEPT_S: Final = 1.0
-"""A report is kept so long: however many ask, the database is asked once a second."""
+REUSED_S: Final = 1.0
+"""How long a report is reused: however many probes there are, the database is asked once a second."""
 CONNECTIONS_MAX: Final = 64
-"""To the health port of a worker: for probes and scrapers."""
+"""Connections of probes and scrapers to a worker's health port."""
 MESSAGE_BYTES_MAX: Final = 65_536
-"""Of a whole request to it; none has a body."""
+"""Bytes of a whole request to that port; none has a body."""
 
 Check = Callable[[], Awaitable[str | None]]
-"""Returns None when all is well, else what is wrong, in one line that names no host: anybody may read it. May raise."""
+"""Returns None, or what is wrong in one line. The line is public, so it names no host. May raise."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,27 +49,27 @@ class Health:
     async def report(self) -> dict[str, str]:
         """Run all checks at once; map each name to "ok" or to what is wrong.
 
-        Whoever asks within `KEPT_S` gets the same report, and so does who asks while it is made.
+        Callers share a report while it is made, and for `REUSED_S` after.
         """
         now = asyncio.get_running_loop().time()
-        old = self._made is None or (self._made.done() and now - self._made_at > KEPT_S)
+        old = self._made is None or (self._made.done() and now - self._made_at > REUSED_S)
         if self._made is None or old or self._made_of != self.checks:
             self._made_of, self._made_at = dict(self.checks), now
             self._made = asyncio.create_task(self._make(self._made_of))
-        return await asyncio.shield(self._made)  # who hangs up does not end it for the others
+        return await asyncio.shield(self._made)  # a caller that is cancelled does not end it for the others
 
     async def _make(self, checks: Mapping[str, Check]) -> dict[str, str]:
         results = await asyncio.gather(*(self._run(name, check) for name, check in checks.items()))
         return dict(zip(checks, results, strict=True))
 
     async def _run(self, name: str, check: Check) -> str:
-        """Run a check. What a library says is for the log alone: it may name hosts, users and addresses."""
+        """Run a check. A library's message goes to the log alone: it may name hosts, users and addresses."""
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 shown = cause = await check() or "ok"
         except TimeoutError:
             shown = cause = f"no answer within {CHECK_TIMEOUT_S:.0f} s"
-        except Exception as error:  # noqa: BLE001 - a check that fails is an answer
+        except Exception as error:  # noqa: BLE001 - a failing check is a result
             shown, cause = f"failed: {type(error).__name__}; the log says more", describe(error)
         if shown != self._told.get(name, "ok"):
             say = log.info if shown in {"ok", STARTING} else log.warning
@@ -102,11 +102,11 @@ def health_routes(health: Health, registry: CollectorRegistry) -> list[Route]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port at once, so that a busy one is a clear line; raises `CannotStart`."""
+    """Bind the port before anything else starts. Raises `CannotStart` with one line for a busy port."""
     try:
         sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        # An answer is written in two parts: the second would wait for the client's delayed acknowledgement of the first
-        # (40 ms). asyncio sets this only on sockets that name their protocol, and accepted ones inherit it.
+        # A response is written in two parts. Without this, the second waits 40 ms for the client's delayed ACK of the
+        # first. asyncio sets it only on sockets that name their protocol; accepted sockets inherit it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
@@ -119,7 +119,7 @@ class HealthServer:
 
     def __init__(self, sock: socket.socket, routes: list[Route]) -> None:
         self._sock = sock
-        # Its figures are not exported: they would look like those of the API.
+        # Its metrics are not exported: they would look like those of the API.
         self._connections = Connections(
             CONNECTIONS_MAX, registry=CollectorRegistry(), message_bytes_max=MESSAGE_BYTES_MAX
         )
@@ -148,7 +148,7 @@ class HealthServer:
         self._tasks = [asyncio.create_task(part) for part in (serving, self._connections.watch(self._stopping))]
 
     async def stop(self) -> None:
-        """Answer what is asked already, then close."""
+        """Answer the requests that are under way, then close."""
         self._server.should_exit = True
         self._stopping.set()
         await asyncio.gather(*self._tasks)

@@ -1,9 +1,9 @@
-"""How far back a look for due rows goes: to just before the last one that saw all, and now and then to the beginning.
+"""Limits how far back a query for due rows searches an index: to shortly before the last query that saw all of them.
 
-Such a look walks an index from what is due longest. Each row that was dealt with leaves an entry behind, and none can
-be removed while anybody's snapshot is open (a backup, a forgotten transaction): a look from the beginning costs more
-with every row. Claiming a row moves its time forward, so almost nothing is left behind the last look; what is (a row
-that was locked, a clock that jumped) waits for the next look at everything.
+A handled row leaves a dead entry in the index of due times. PostgreSQL can't remove it while any snapshot is open (a
+backup, a forgotten transaction), so a query from the beginning costs more with every row. Claiming a row moves its due
+time forward, so hardly any due row is older than the last query. A row that is (it was locked, or a clock jumped) is
+found by a full query, which runs now and then.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from dataclasses import dataclass
 from typing import Final
 
 EVER_S: Final = 1e9
-"""Further back than any row, in seconds."""
+"""Seconds; further back than any row."""
 MARGIN_S: Final = 10.0
-"""Transactions that make a row due take time to commit; most are within this."""
+"""A transaction that makes a row due takes time to commit, usually less than this."""
 EVERYTHING_EVERY_S: Final = 10.0
 SHARE_MAX: Final = 0.05
-"""Looks at everything take no more than this share of the time ..."""
+"""Full queries take no more than this share of the time ..."""
 REST_MAX_S: Final = 60.0
-"""... unless that would leave what was locked, and is free again, waiting for longer than this."""
+"""... but a row that was locked waits no longer than this for the next one."""
 
 
 @dataclass(slots=True)
 class Look:
-    """One look; whoever looks tells whether it saw all that was due, or only as many rows as it wanted."""
+    """One query. The caller sets `saw_all` when it got every due row, and was not cut off by a limit."""
 
     back_s: float
     saw_all: bool = False
 
     @property
     def at_everything(self) -> bool:
-        """Whether this look goes back to the beginning."""
+        """Whether it searches from the beginning."""
         return self.back_s == EVER_S
 
 
 class LookBack:
-    """One process's looks at one table."""
+    """The queries of one process on one table."""
 
     def __init__(self, *, everything_every_s: float = EVERYTHING_EVERY_S) -> None:
         self._everything_every_s = everything_every_s
@@ -48,7 +48,7 @@ class LookBack:
 
     @contextmanager
     def look(self) -> Iterator[Look]:
-        """Look; the first one is at everything, and so is the next after one that did not see everything."""
+        """Begin a query. The first is a full one, and so is the one after a full query that did not see everything."""
         clock = asyncio.get_running_loop().time
         began = clock()
         everything = self._seen_until is None or began >= self._everything_at
@@ -68,7 +68,7 @@ class LookBack:
             self._seen_until = began
 
     def _rest(self, began: float, ended: float) -> None:
-        """Put off the next look at everything, the longer the longer this one took."""
-        rest_s = min((ended - began) / SHARE_MAX, REST_MAX_S)  # it may have been an outage that took the time
+        """Plan the next full query; the longer this one took, the later."""
+        rest_s = min((ended - began) / SHARE_MAX, REST_MAX_S)  # bounded: an outage may have taken the time
         self._everything_at = ended + max(self._everything_every_s, rest_s)
         self._seen_until = self._seen_until or began

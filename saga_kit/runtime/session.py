@@ -1,7 +1,7 @@
-"""Open one session of PostgreSQL that keeps the promises, whatever defaults server, database and role have.
+"""Opens one PostgreSQL session that keeps the promises, whatever the defaults of server, database and role are.
 
-What a promise rests on is set here for the session, and read again: a pooler between us and the server may have dropped
-it. What a client can't set is checked. A server that takes no writes is remembered as such: see `database`.
+Each setting that a promise depends on is set for the session and read back: a pooler in between may have dropped it.
+What a client can't set is checked. A session on a server that takes no writes is marked: see `database`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ SETTINGS: Final = {
     "client_encoding": "UTF8",
     "jit": "off",  # it compiles for longer than our statements run
 }
-"""What we rely on, by name. `default_transaction_read_only` is not among them: managed services and switch-overs stop
-writes by it, and a session that overrules it would write what is lost later."""
+"""The settings that the services rely on. `default_transaction_read_only` is not among them: managed services and
+switch-overs stop writes with it, and what a session wrote in spite of it would be lost."""
 _SOCKET_OPTIONS: Final = {
     "keepalives_idle": "TCP_KEEPIDLE",
     "keepalives_interval": "TCP_KEEPINTVL",
@@ -52,9 +52,9 @@ _SOCKET_OPTIONS: Final = {
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
 _SINCE_17: Final = frozenset({"transaction_timeout"})
-"""An older server refuses a session that asks for it in its first message."""
+"""An older server refuses a session that sets one of these in its first message."""
 _NO_SUCH_PARAMETER: Final = frozenset({"08P01", "42704"})
-"""How a pooler, and how a server that is too old, refuses a session that asks for settings in its first message."""
+"""SQLSTATEs with which a pooler, or an old server, refuses settings in the first message of a session."""
 _LOST_STATEMENT: Final = frozenset({"26000", "42P05"})
 
 _LOOK: Final = """
@@ -81,20 +81,20 @@ _warned: set[str] = set()
 
 
 class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no annotations
-    """A connection that knows what it is connected to."""
+    """A connection that knows whether it can write, and whether a pooler is in between."""
 
     __slots__ = ("pooled", "read_only")
 
     read_only: str | None
     """Why it can't write; None when it can."""
     pooled: bool
-    """Whether a pooler stands between us and the server."""
+    """Whether a pooler is between this process and the server."""
 
 
 async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout_s: float) -> Session:
-    """Connect to the first place of the URL that serves.
+    """Connect to the first address of the URL that works.
 
-    Raises what the driver raises, and `CannotStart` for a server that must not be worked with.
+    Raises what the driver raises, and `CannotStart` for an unfit server.
     """
     failure: Exception | None = None
     for address in addresses(url):
@@ -126,7 +126,7 @@ async def _open(address: Address, settings: Mapping[str, str], command_timeout_s
 
 
 async def _prepare(session: Session, settings: Mapping[str, str]) -> None:
-    """Set and judge the session in one round trip."""
+    """Set the session and check it, in one round trip."""
     try:
         seen = await session.fetchrow(_LOOK, list(settings), list(settings.values()))
     except asyncpg.PostgresError as error:
@@ -143,7 +143,7 @@ async def _prepare(session: Session, settings: Mapping[str, str]) -> None:
 
 
 def unfit(seen: Mapping[str, Any]) -> str | None:
-    """Say why a server must not be worked with, in one line; None when it may."""
+    """Return in one line why a server is unfit; None when it is fit."""
     if int(seen["version_number"]) < SERVER_VERSION_MIN * 10_000:
         return f"PostgreSQL {seen['version']} is too old: {SERVER_VERSION_MIN} is the oldest that is supported"
     if seen["encoding"] != "UTF8":
@@ -157,7 +157,7 @@ def unfit(seen: Mapping[str, Any]) -> str | None:
 
 
 def _warn(seen: Mapping[str, Any]) -> None:
-    """Name, once in a process, what the server risks and no client can change."""
+    """Warn, once in a process, of unsafe server settings that no client can change."""
     for name in ("fsync", "full_page_writes"):
         if seen[name] != "on" and name not in _warned:
             _warned.add(name)
@@ -167,7 +167,7 @@ def _warn(seen: Mapping[str, Any]) -> None:
 
 
 def _keep_alive(session: Session, options: Mapping[str, int]) -> None:
-    """Set what libpq sets on the socket of a connection by TCP."""
+    """Set the options that libpq sets on a TCP socket."""
     plug = session._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for it
     if plug is None or plug.family not in {socket.AF_INET, socket.AF_INET6}:
         return

@@ -1,4 +1,4 @@
-"""What every service is told by its environment. A wrong value is one clear line, never a traceback."""
+"""The settings of every service, from its environment. A wrong value is reported in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saga_kit.runtime.dsn import parse_database_url
 
 S = TypeVar("S", bound=BaseSettings)
 METADATA_MAX_AGE_MS: Final = 2_000
-"""How old a client's knowledge of topics, partitions and leaders may be; what is new is read after so long at most."""
+"""The longest time for which a client relies on what it knows of topics, partitions and leaders."""
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -25,7 +25,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 def _check_cafile(path: str) -> str:
     try:
         ssl.create_default_context(cafile=path)
-    except OSError as error:  # not there, not ours to read, or no certificate in it
+    except OSError as error:  # missing, not readable, or without a certificate
         raise ValueError(f"no certificate can be read from {path}: {error.strerror or error}") from None
     return path
 
@@ -117,4 +117,4 @@ def _in_words(fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{name} is not set"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[:1].lower()}{message[1:]}" if name else message  # what is about several names says which
+    return f"{name}: {message[:1].lower()}{message[1:]}" if name else message  # a rule on several names them

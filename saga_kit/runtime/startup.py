@@ -1,4 +1,4 @@
-"""Wait at the start for what a process needs; end at once for what waiting would not bring."""
+"""Waits at the start for what a process needs, and ends it at once for a cause that waiting does not cure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saga_kit.runtime.database import final_cause, is_unknown_host
 from saga_kit.runtime.errors import CannotStart, describe
 
 UNKNOWN_HOST_S: Final = 60.0
-"""A host's name may become known while a system starts; one that is not known for so long is a wrong one."""
+"""While a system starts, a host's name may not be known yet; after so long it counts as wrong."""
 
 log = structlog.get_logger(__name__)
 
@@ -26,9 +26,9 @@ async def wait_for(
     *,
     unknown_host_s: float = UNKNOWN_HOST_S,
 ) -> None:
-    """Wait until there is no trouble any more, with a line for each new cause.
+    """Wait until `trouble` returns None, and log each new cause.
 
-    Raises `CannotStart` for a trouble that stays: a wrong password, an unknown database, a server that is not fit.
+    Raises `CannotStart` for a cause that stays: a wrong password, an unknown database, an unfit server.
     """
     backoff, said, unknown_since = Backoff(cap_s=2.0), None, None
     while not stopping.is_set():

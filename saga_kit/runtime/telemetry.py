@@ -1,4 +1,4 @@
-"""What a process tells about itself: log lines and metrics. Nothing here is per message."""
+"""Configures logs, and defines the kit's metrics. Nothing here runs per message."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _without_values(_logger: object, _method: str, event: MutableMapping[str, An
 
 
 class _Throttle(logging.Filter):
-    """Lets a library's line through once in a while: aiokafka says several times a second that a broker is away."""
+    """Lets each line of aiokafka through once in 30 s; it logs several times a second that a broker is away."""
 
     def __init__(self) -> None:
         super().__init__()

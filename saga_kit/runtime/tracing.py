@@ -1,10 +1,10 @@
-"""One trace from a request to the last message that it caused: a span for each message that is handled or sent.
+"""Makes one trace of a request and all messages that it causes: a span for each message that is handled or sent.
 
-A message carries its trace in the header `traceparent`. Handling one continues that trace, what is sent in the same
-batch for the same trace hangs below that, and the header that goes out names the span of the sending; so the tree is
-connected through every service. Spans are OpenTelemetry's: names and attributes by its messaging conventions.
+A message carries its trace in the header `traceparent`. The span of handling it continues that trace. A message sent in
+the same batch for the same trace is a child of that span, and its header names the span of the sending. So the trace is
+connected through all services. Span names and attributes follow OpenTelemetry's messaging conventions.
 
-Nothing here is done for a message whose trace is not sampled, or anywhere without an SDK: then it is one look a batch.
+A message whose trace is not sampled costs nothing. Without an SDK there is one check a batch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LINKS_MAX: Final = 128
 """The SDK's own limit of links on a span."""
 _CONVERSATION: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _causes: ContextVar[Mapping[int, SpanContext]] = ContextVar("causes", default=MappingProxyType({}))
-"""By trace id, the message that the running batch handles: what the batch sends for that trace is its doing."""
+"""The spans of the running batch's messages by trace id: what the batch sends for a trace is a child of its span."""
 
 
 def configure_tracing(*, service: str) -> None:
-    """Export spans when an `OTEL_*` setting asks for it and the SDK is installed; else spans cost nothing."""
+    """Export spans when an `OTEL_*` setting asks for it and the SDK is installed. Otherwise spans cost nothing."""
     if not _is_wanted(os.environ):
         return
     try:
@@ -52,12 +52,12 @@ def configure_tracing(*, service: str) -> None:
 
 
 def tracing_is_on() -> bool:
-    """Tell whether there is an SDK that takes spans."""
+    """Tell whether an SDK takes spans."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def read_traceparent(text: str | None) -> SpanContext | None:
-    """Read a `traceparent`; None for one that is broken (W3C Trace Context says to start anew then)."""
+    """Read a `traceparent`; None for a broken one, with which W3C Trace Context starts a new trace."""
     found = TRACEPARENT.fullmatch(text) if text else None
     if found is None:
         return None
@@ -95,9 +95,9 @@ class Traced(Protocol):
 
 @contextmanager
 def handling(messages: Sequence[Traced]) -> Iterator[None]:
-    """Run a batch in a span of its own, and each message of a sampled trace in one that continues its trace.
+    """Run a batch in a span of its own, and give each message of a sampled trace a span that continues its trace.
 
-    The batch's span links to the trace of each message (the first 128), each message's span to the batch's.
+    The batch's span links to the messages' traces (the first 128), and each message's span links to the batch's.
     """
     if not tracing_is_on():
         yield
@@ -125,7 +125,7 @@ def handling(messages: Sequence[Traced]) -> Iterator[None]:
 
 
 class Sending(NamedTuple):
-    """Messages whose sending has begun, as they go out, and the spans of those that are traced."""
+    """Messages that are being sent, with their final headers, and the spans of the traced ones."""
 
     messages: Sequence[Outgoing]
     spans: Sequence[Span] = ()
@@ -139,7 +139,7 @@ class Sending(NamedTuple):
 
 
 def begin_sending(messages: Sequence[Outgoing], prefix: str) -> Sending:
-    """Give each message of a sampled trace a span, and name that span in its header; `prefix` is put before topics."""
+    """Give each message of a sampled trace a span, and name it in the header; `prefix` is that of topics."""
     if not tracing_is_on():
         return Sending(messages)
     tracer, causes = trace.get_tracer("saga_kit"), _causes.get()
@@ -162,7 +162,7 @@ def _is_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def _sampled(traceparent: str | None) -> SpanContext | None:
-    """Read the `traceparent` of a sampled trace; None for any other, at the price of a look at its last digit."""
+    """Read the `traceparent` of a sampled trace; None for any other, at the cost of checking its last digit."""
     return read_traceparent(traceparent) if traceparent and traceparent[-1] in "13579bdf" else None
 
 
@@ -192,7 +192,7 @@ def _below(parent: SpanContext) -> Context:
 
 
 def _attributes(operation: str, topic: str, message_id: str, key: str) -> dict[str, Any]:
-    """Describe a message. All of one saga's messages have its id at the front of their own, or as their key."""
+    """Describe a message. A saga's messages have its id as a prefix of their own id, or as their key."""
     attributes = {
         "messaging.system": "kafka",
         "messaging.operation.type": operation,

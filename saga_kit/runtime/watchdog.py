@@ -1,8 +1,8 @@
-"""Ends a process whose event loop turns no more: whatever runs on the loop, the stall watchdog too, can't notice that.
+"""Ends a process whose event loop is blocked. Nothing that runs on the loop, the stall check included, can notice that.
 
-The watchdog is faulthandler's: a thread of C that needs neither the loop nor Python's lock. It says where every thread
-stands and ends the process with status 1, for the supervisor to start a new one. The liveness endpoint answers on the
-same loop, so it tells a prober the same; this is for those who probe nothing.
+The watchdog is faulthandler's: a thread of C that needs neither the loop nor Python's global lock. It prints the stack
+of every thread and ends the process with status 1; the supervisor starts a new one. The liveness endpoint runs on the
+same loop, so it fails too; the watchdog is for those who probe nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from contextlib import contextmanager
 from typing import Final
 
 BLOCKED_S: Final = 60.0
-"""Far above any pause of a healthy loop, and as long as a stalled consumer is given."""
-TURN_S: Final = 5.0
+"""Far above any pause of a healthy loop; a stalled consumer has as long."""
+REARM_S: Final = 5.0
 
 
 @contextmanager
 def watchdog(*, blocked_s: float = BLOCKED_S) -> Iterator[None]:
-    """End this process when the running loop does not turn for `blocked_s`, while inside and on the way out of it."""
-    turning = asyncio.create_task(_turn(blocked_s))
+    """End this process when its loop is blocked for `blocked_s`, inside this context and while the loop is closed."""
+    rearming = asyncio.create_task(_rearm(blocked_s))
     try:
         yield
     finally:
-        turning.cancel()
-        faulthandler.dump_traceback_later(blocked_s, exit=True)  # for what the loop still does when it is closed
+        rearming.cancel()
+        faulthandler.dump_traceback_later(blocked_s, exit=True)  # for what still runs while the loop is closed
 
 
-async def _turn(blocked_s: float) -> None:
+async def _rearm(blocked_s: float) -> None:
     while True:
         faulthandler.dump_traceback_later(blocked_s, exit=True)
-        await asyncio.sleep(min(TURN_S, blocked_s / 4))
+        await asyncio.sleep(min(REARM_S, blocked_s / 4))

@@ -1,4 +1,4 @@
-"""The codec: what we say comes back as it was said, and no bytes of anybody can hurt more than their own message."""
+"""The codec: an encoded message decodes to itself, and broken bytes affect their own message alone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_unknown_fields_are_ignored(message: Message, unknown: dict[str, Any], r
 
 
 def test_defaults_of_a_minimal_request() -> None:
-    """Five fields are an order."""
+    """A request with the five required fields is an order."""
     expected = OrderRequested(ORDER_ID, "alice", "BTC", OrderType.MARKET_BUY, Quantity("0.01"))
     assert expected == decode("OrderRequested", as_sent(REQUEST))
     assert (None, 100, None, None) == (
@@ -147,13 +147,13 @@ def test_decoder_of_another_type() -> None:
 
 
 def test_encode_of_a_list() -> None:
-    """And written by them."""
+    """A list is encoded by the same rules as a message."""
     assert encode([Money("0.50"), Price("100")]) == b'["0.5","100"]'
 
 
 @pytest.mark.parametrize("amount", ["-1", "1E-19", "1000000000000000000", "NaN"])
 def test_encode_refuses_what_the_wire_can_not_carry(amount: str) -> None:
-    """A wrong sum stops at the door, before anybody rounds it."""
+    """A value with too many digits is refused when it is encoded, so that nothing rounds it later."""
     message = RefundBalance("c", ORDER_ID, "h", "alice", "USD", Money(amount))
     with pytest.raises(ValueError, match="not a wire decimal"):
         encode(message)
@@ -202,13 +202,13 @@ def test_decode_is_total(broken: tuple[str, bytes]) -> None:
 @given(st.sampled_from([*MESSAGES, "Unknown"]), st.binary(max_size=300))
 @settings(deadline=None, max_examples=2000)
 def test_decode_of_random_bytes(message_type: str, value: bytes) -> None:
-    """Noise is unreadable."""
+    """Random bytes raise `UnreadableMessage`."""
     assert outcome(message_type, value) is None
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)
 def test_edge_values_in_every_field(message_type: str) -> None:
-    """Right, nearly right and absurd values in every field, one after the other: `decode` holds."""
+    """Good, nearly good and absurd values in each field, one at a time: `decode` raises nothing unexpected."""
     for path in paths(message_type):
         for text in EDGE_VALUES:
             message = outcome(message_type, with_value(message_type, path, text))
@@ -236,7 +236,7 @@ def test_edge_values_in_every_field(message_type: str) -> None:
 )
 @pytest.mark.parametrize("message_type", ["OrderRequested", "BalanceReserved", "OrderStatusChanged"])
 def test_unreadable(message_type: str, value: bytes | None) -> None:
-    """What is no message says so, under its type."""
+    """The error for an unreadable body names the message type."""
     with pytest.raises(UnreadableMessage, match=f"^{message_type}") as caught:
         decode(message_type, value)
     assert storable(caught.value.reason)
@@ -244,7 +244,7 @@ def test_unreadable(message_type: str, value: bytes | None) -> None:
 
 @pytest.mark.parametrize("tail", [b"[" * 200_000 + b"]" * 200_000, b'"\\ud800"', b"nul", b"01", b'"\\q"', b'"\x01"'])
 def test_unreadable_in_a_field_that_nobody_knows(tail: bytes) -> None:
-    """Broken JSON is broken wherever it stands."""
+    """Broken JSON in an unknown field makes the message unreadable too."""
     value = as_sent(REQUEST)[:-1] + b',"later":' + tail + b"}"
     with pytest.raises(UnreadableMessage):
         decode("OrderRequested", value)
@@ -259,13 +259,13 @@ def test_unknown_type() -> None:
 
 
 def test_invalid_order_is_no_message() -> None:
-    """Nobody can send what only we make."""
+    """`InvalidOrder` is made by the codec alone: as a message type it is unknown."""
     with pytest.raises(UnreadableMessage, match="unknown message type"):
         decode("InvalidOrder", b"{}")
 
 
 def test_an_error_names_the_field() -> None:
-    """The dead letter says where to look."""
+    """The error names the broken field."""
     with pytest.raises(UnreadableMessage) as caught:
         decode("BalanceReserved", as_sent(body("BalanceReserved") | {"amount": 500.5}))
     assert "decimal as a string" in caught.value.reason
@@ -284,7 +284,7 @@ def test_a_nul_in_any_text_is_unreadable(field: str) -> None:
 
 
 def test_a_nul_in_a_nested_text_is_unreadable() -> None:
-    """Also inside the snapshot of an event."""
+    """The same holds inside the snapshot of an event."""
     fields = body("OrderStatusChanged")
     fields["order"]["reason"] = "\0"
     with pytest.raises(UnreadableMessage, match="NUL"):
@@ -312,7 +312,7 @@ def test_a_quoted_nul_can_be_stored() -> None:
 
 @pytest.mark.parametrize("name", OrderRequested.__struct_fields__)
 def test_a_broken_field_is_null_and_quoted(name: str) -> None:
-    """Any value in any field: taken; or null and in the reason, while all others are kept; or a dead letter."""
+    """Any value in any field: taken; or null and in the reason, while all other fields stay; or a dead letter."""
     for text in EDGE_VALUES:
         check_salvage(name, text)
 
@@ -391,7 +391,7 @@ def test_without_order_or_user_it_is_a_dead_letter(name: str, value: object) -> 
 
 
 def test_without_both_ids() -> None:
-    """Both are named."""
+    """The reason names both missing ids."""
     with pytest.raises(UnreadableMessage) as caught:
         decode("OrderRequested", b"{}")
     expected = "OrderRequested: order_id: is required; user_id: is required"
@@ -444,7 +444,7 @@ def test_a_value_that_comes_twice_is_not_traded_on(name: str, colon: str, last: 
 
 @pytest.mark.parametrize("name", ["order_id", "user_id"])
 def test_an_order_or_user_that_comes_twice_can_not_be_read(name: str) -> None:
-    """Whose order it is would be a guess, so nobody is answered."""
+    """The order or its user would be a guess, so the request is unreadable."""
     with pytest.raises(UnreadableMessage, match=f"^OrderRequested: {name}: must come once"):
         decode("OrderRequested", twice(name, json.dumps(REQUEST[name])))
 
@@ -496,7 +496,7 @@ def test_all_other_names_stay_good(name: str) -> None:
 @given(messages(OrderRequested), st.data())
 @settings(deadline=None, max_examples=1000)
 def test_salvage_keeps_what_is_good(request: Message, data: st.DataObject) -> None:
-    """However many fields are broken or gone: a good one is kept as it was, a bad one is null and named."""
+    """However many fields are broken or gone: a good one stays as it was, a bad one is null and named."""
     whole = json.loads(encode(request))
     names = data.draw(st.lists(st.sampled_from([*whole][2:]), min_size=1, unique=True))
     for name in names:

@@ -145,14 +145,14 @@ def test_parse_is_total(text: str) -> None:
 @pytest.mark.parametrize("kind", [Quantity, Price])
 @pytest.mark.parametrize("text", ["0", "0.0", "0.000000000000000000"])
 def test_quantity_and_price_are_positive(kind: type[Exact], text: str) -> None:
-    """Nobody trades nothing, or for nothing; but an amount may be zero."""
+    """A quantity and a price are more than 0; an amount may be 0."""
     with pytest.raises(ValueError, match="more than 0"):
         kind.parse(text)
     assert Money.parse(text) == 0
 
 
 def test_price_has_a_maximum() -> None:
-    """A million is the last price, its 18th place included."""
+    """The largest price is 1,000,000; one 18th place more is refused."""
     assert Price.parse("1000000") == 1_000_000
     with pytest.raises(ValueError, match="at most 1000000"):
         Price.parse("1000000.000000000000000001")
@@ -172,7 +172,7 @@ def test_parse_makes_its_own_kind(kind: type[Exact]) -> None:
     ],
 )
 def test_print_refuses_what_the_wire_can_not_carry(value: str) -> None:
-    """PostgreSQL would round a 19th place in silence; a huge exponent must not become a gigabyte of zeros either."""
+    """PostgreSQL would silently round a 19th place, and a huge exponent would become a gigabyte of zeros."""
     with pytest.raises(ValueError, match="not a wire decimal"):
         format_decimal(Decimal(value))
 

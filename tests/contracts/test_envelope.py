@@ -220,7 +220,7 @@ def test_format_time(time: datetime) -> None:
 
 
 def test_format_time_of_another_zone() -> None:
-    """The zone is gone, the instant stays."""
+    """A time of another zone is written in UTC, as the same instant."""
     assert format_time(NOW.astimezone(timezone(timedelta(hours=-3)))) == "2026-03-02T14:30:00.250000Z"
 
 
@@ -228,7 +228,7 @@ def test_format_time_of_another_zone() -> None:
     "content_type", [None, b"application/json", b"application/json; charset=utf-8", b"Application/JSON ;x=y"]
 )
 def test_content_types_that_are_json(content_type: bytes | None) -> None:
-    """JSON is JSON however it is spelled; without a type it is meant."""
+    """Any spelling of the JSON content type is accepted, and so is none."""
     assert read() == read(content_type=content_type)
 
 
@@ -250,12 +250,12 @@ def test_other_content_types(content_type: bytes) -> None:
     ],
 )
 def test_a_broken_trace_is_no_reason_to_lose_an_order(traceparent: bytes | None) -> None:
-    """W3C Trace Context: start anew."""
+    """A broken `traceparent` counts as absent, as W3C Trace Context says."""
     assert read() == read(traceparent=traceparent)
 
 
 def test_a_trace_is_kept() -> None:
-    """As it came."""
+    """A good `traceparent` is read as it came."""
     assert TRACEPARENT == read(traceparent=TRACEPARENT.encode()).traceparent
 
 

@@ -189,7 +189,7 @@ def golden_bytes(name: str) -> bytes:
 
 
 def golden_headers(name: str) -> list[tuple[str, bytes]]:
-    """Read the headers of a record; they are kept as text."""
+    """Read the headers of a record; they are stored as text."""
     pairs: list[list[str]] = json.loads((FOLDER / f"{name}.headers.json").read_text("utf-8"))
     return [(header, text.encode()) for header, text in pairs]
 

@@ -79,7 +79,7 @@ def test_instants_in_range(year: int) -> None:
 
 @pytest.mark.parametrize("year", [1, 1969, 3000, 9999])
 def test_instants_out_of_range(year: int) -> None:
-    """A time at the ends of the calendar would overflow when a zone or a delay is added: it stops at the door."""
+    """A time at the ends of the calendar would overflow when a zone or a delay is added, so it is refused."""
     with pytest.raises(ValueError, match="from 1970 to 2999"):
         check_instant(datetime(year, 1, 1, tzinfo=UTC))
 

@@ -130,7 +130,7 @@ UNKNOWN_ONLY = {
 
 @pytest.mark.parametrize(("value", "hot", "soft"), UNKNOWN_ONLY.values(), ids=UNKNOWN_ONLY)
 def test_where_they_differ(value: bytes, hot: bool, soft: bool) -> None:  # noqa: FBT001 - a table
-    """The differences that `documents` admits are in fields that nobody knows, of which nothing is kept."""
+    """The two differ only in unknown fields, which both ignore."""
     text = encode(example("OrderRequested"))[:-1] + b',"unknown":' + value + b"}"
     message = read_hot("OrderRequested", text)
     assert (hot, soft) == (message is not None, read_face("OrderRequested", text) is not None)

@@ -85,7 +85,7 @@ def received(handler: Handler[Any], message: Message, offset: int = 0) -> Receiv
 
 
 @dataclass
-class Desk:
+class ServiceUnderTest:
     """One instance of a service: its handler in the kit's own batch process, and a broker that keeps what it gets."""
 
     engine: AsyncEngine
@@ -123,7 +123,7 @@ class Desk:
         return self.metrics.registry.get_sample_value("batch_retries_total") or 0.0
 
 
-class Balance(Desk):
+class Balance(ServiceUnderTest):
     """An instance of the balance service."""
 
     def __init__(self, engine: AsyncEngine, ledger: Callable[[], StoredLedger] = StoredLedger) -> None:

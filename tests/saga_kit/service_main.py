@@ -16,7 +16,7 @@ from tests.saga_kit.support import Item, Worker, received
 
 
 async def timer(kit: Kit, process: BatchProcess[Item]) -> None:
-    """Send one message of the service's own through the same door, then wait for the end."""
+    """Run one message of the service's own as a batch, then wait for the end."""
     await process.run(received(Item("timer", 1)))
     if os.environ.get("TEST_TASK_FAILS"):
         raise RuntimeError("the task broke")

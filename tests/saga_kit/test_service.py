@@ -1,4 +1,4 @@
-"""A whole process: it waits in one line, is ready when it works, drains when asked to end, and says why it ends."""
+"""A whole process: it logs what it waits for, is ready when it works, drains at the end, and logs why it ends."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ async def test_a_broken_task_ends_the_process_with_status_1(stage: Stage) -> Non
 
 
 async def test_wrong_settings_are_lines_and_status_2(stage: Stage) -> None:
-    """Before anything starts."""
+    """Wrong settings end the process before anything starts."""
     async with stage.service(DATABASE_URL="nonsense", LOG_LEVEL="loud") as running:
         assert await running.ends() == 2
         await asyncio.sleep(0.1)

@@ -670,8 +670,8 @@ MUTANTS: Final = (
         "halves in the wrong order",
         "A batch that is halved is handled in message order.",
         "saga_kit/messaging/batch.py",
-        "[_Part(self.messages[middle:], hurried), _Part(self.messages[:middle], hurried)]",
-        "[_Part(self.messages[:middle], hurried), _Part(self.messages[middle:], hurried)]",
+        "[_Part(self.messages[middle:], short_locks), _Part(self.messages[:middle], short_locks)]",
+        "[_Part(self.messages[:middle], short_locks), _Part(self.messages[middle:], short_locks)]",
         ("tests/saga_kit/messaging/test_batch.py::test_halving_isolates_exactly_the_bad_messages_and_keeps_order",),
     ),
     Mutant(
@@ -698,7 +698,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "dead letter doubled",
-        "A redelivered record makes no second letter.",
+        "A redelivered record makes no second dead letter.",
         "saga_kit/messaging/dead_letters.py",
         '            ON CONFLICT ON CONSTRAINT dead_letters_record DO NOTHING"""',
         '            """',
@@ -716,8 +716,8 @@ MUTANTS: Final = (
         "acknowledged before the commit",
         "Offsets are committed last: returning means committed, and only then is it acknowledged.",
         "saga_kit/messaging/consumer.py",
-        "            await self._process.run(readable, unreadable)\n            self._poller.handled(records)\n            self._commits.move(self._subscriber.consumer, readable)",
-        "            self._poller.handled(records)\n            self._commits.move(self._subscriber.consumer, readable)\n            await self._process.run(readable, unreadable)",
+        "            await self._process.run(readable, unreadable)\n            self._poller.handled(records)\n            self._commits.request(self._subscriber.consumer, readable)",
+        "            self._poller.handled(records)\n            self._commits.request(self._subscriber.consumer, readable)\n            await self._process.run(readable, unreadable)",
         (
             "tests/saga_kit/messaging/test_consumer.py::test_a_batch_that_waits_is_not_acknowledged_by_a_stop",
             "tests/saga_kit/messaging/test_consumer.py::test_nothing_is_acknowledged_after_a_batch_was_given_up",

@@ -18,7 +18,7 @@ from order_saga.worker import store as orders
 from order_saga.worker.tables import legal_moves
 from participants.assets.store import LISTINGS
 from participants.balance import store as balances
-from saga_kit.messaging.batch import HURRY
+from saga_kit.messaging.batch import SHORT_LOCK_TIMEOUT
 from saga_kit.messaging.locked_rows import LOCK_TIMEOUT_MS
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.participant.holds import Holds
@@ -42,7 +42,7 @@ _FILL_AMOUNTS: Final = ("quantity", "price", "fee")
 def statements() -> dict[str, Statement]:
     """Map the text of every statement that the simulation can run to what it does."""
     known: dict[str, Statement] = {
-        HURRY: hurry,
+        SHORT_LOCK_TIMEOUT: hurry,
         **_orders(),
         balances.MAKE_ACCOUNTS: make_accounts,
         balances.LOCK_ACCOUNTS: lock_accounts,

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from order_saga.core.saga import Phase, Saga
 from order_saga.worker import store
 from participants.balance import store as balances
-from saga_kit.messaging.batch import HURRY
+from saga_kit.messaging.batch import SHORT_LOCK_TIMEOUT
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
@@ -73,7 +73,7 @@ async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
         for simulated_row, row in zip(rows, postgres_rows[table], strict=True):
             assert [] == [pair for pair in zip(simulated_row, row, strict=True) if pair[0] != pair[1]], table
     unused = set(statements()) - {sql for one in said for sql, _ in one.statements}
-    assert {HURRY, balances.OWNERS, *_of_few_histories()} >= unused, "every statement was compared"
+    assert {SHORT_LOCK_TIMEOUT, balances.OWNERS, *_of_few_histories()} >= unused, "every statement was compared"
 
 
 def _of_few_histories() -> set[str]:

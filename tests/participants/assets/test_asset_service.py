@@ -26,7 +26,7 @@ from participants.assets.service import AssetHandler
 from participants.assets.store import Source, confirm_prices, listings, put_asset, set_price
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.outbox import Outbox, Relay
-from tests.participants.support import TRACEPARENT, Desk, order
+from tests.participants.support import TRACEPARENT, ServiceUnderTest, order
 from tests.saga_kit.support import FakePublisher, until
 from tests.support.infrastructure import Database
 
@@ -39,9 +39,9 @@ async def nothing_to_catch_up() -> bool:
 
 
 @pytest.fixture
-def desk(assets_engine: AsyncEngine) -> Desk:
+def service(assets_engine: AsyncEngine) -> ServiceUnderTest:
     """Give an instance of the asset service."""
-    return Desk(assets_engine, AssetHandler(timedelta(seconds=10), nothing_to_catch_up), SCHEMA)
+    return ServiceUnderTest(assets_engine, AssetHandler(timedelta(seconds=10), nothing_to_catch_up), SCHEMA)
 
 
 def check(asset_id: str = "BTC", quantity: str = "0.01", name: object = 1) -> CheckAsset:
@@ -50,10 +50,12 @@ def check(asset_id: str = "BTC", quantity: str = "0.01", name: object = 1) -> Ch
     return CheckAsset(f"{order_id}:check", order_id, asset_id, OrderType.MARKET_BUY, Quantity.parse(quantity))
 
 
-async def listed(desk: Desk, asset: Asset = BTC, price: str = "50000", source: Source = Source.FIXED) -> None:
+async def listed(
+    service: ServiceUnderTest, asset: Asset = BTC, price: str = "50000", source: Source = Source.FIXED
+) -> None:
     """Put an asset with a price."""
-    await put_asset(desk.engine, asset)
-    await set_price(desk.engine, asset.asset_id, Price.parse(price), source)
+    await put_asset(service.engine, asset)
+    await set_price(service.engine, asset.asset_id, Price.parse(price), source)
 
 
 def codes(replies: list[Any]) -> list[str]:
@@ -61,28 +63,28 @@ def codes(replies: list[Any]) -> list[str]:
     return [reply.reason_code.value if isinstance(reply, AssetRefused) else "" for reply in replies]
 
 
-async def test_a_batch_is_answered_in_its_order(desk: Desk) -> None:
+async def test_a_batch_is_answered_in_its_order(service: ServiceUnderTest) -> None:
     """Each check gets its own answer, by the rules of its own asset; repeats are answered again under the same id."""
-    await listed(desk)
-    await listed(desk, Asset("HALT", Decimal("0.01"), trading=False))
-    replies = await desk.handle(check(), check("NONE"), check("HALT"), check(quantity="0.0001"), check())
+    await listed(service)
+    await listed(service, Asset("HALT", Decimal("0.01"), trading=False))
+    replies = await service.handle(check(), check("NONE"), check("HALT"), check(quantity="0.0001"), check())
     assert ["", "ASSET_NOT_FOUND", "ASSET_NOT_TRADABLE", "QUANTITY_OUT_OF_RANGE", ""] == codes(replies)
-    first, *_, last = desk.publisher.published
+    first, *_, last = service.publisher.published
     assert (f"{order(1)}:check:AssetApproved", str(order(1))) == (first.id, first.key)
     assert first.id == last.id
     assert TRACEPARENT == dict(first.headers)["traceparent"].decode()
 
 
-async def test_rules_have_versions_that_stay_readable(desk: Desk) -> None:
+async def test_rules_have_versions_that_stay_readable(service: ServiceUnderTest) -> None:
     """A change is a new version, the same rules again are none; the answer tells the version that judged."""
-    await listed(desk)
-    assert 1 == await put_asset(desk.engine, BTC)
-    assert 2 == await put_asset(desk.engine, replace(BTC, fee_bps=20))
-    assert 3 == await put_asset(desk.engine, BTC)
-    (reply,) = await desk.handle(check())
+    await listed(service)
+    assert 1 == await put_asset(service.engine, BTC)
+    assert 2 == await put_asset(service.engine, replace(BTC, fee_bps=20))
+    assert 3 == await put_asset(service.engine, BTC)
+    (reply,) = await service.handle(check())
     assert isinstance(reply, AssetApproved)
     assert (3, 10) == (reply.rules_version, reply.fee_bps)
-    rows = await desk.rows("SELECT rules_version, fee_bps FROM assets.assets ORDER BY 1")
+    rows = await service.rows("SELECT rules_version, fee_bps FROM assets.assets ORDER BY 1")
     assert [(1, 10), (2, 20), (3, 10)] == rows
 
 
@@ -140,13 +142,13 @@ async def test_18_places_of_step_tick_and_fee_rate_are_allowed(assets_engine: As
     assert 1 == await put_asset(assets_engine, replace(BTC, tick=Decimal("0.000001")))
 
 
-async def test_a_price_change_raises_the_sequence_and_is_published(desk: Desk) -> None:
+async def test_a_price_change_raises_the_sequence_and_is_published(service: ServiceUnderTest) -> None:
     """Each change has the next sequence and one event; the same price again has neither, and keeps its time."""
-    await put_asset(desk.engine, BTC)
+    await put_asset(service.engine, BTC)
     prices = ("50000", "50000.00", "50000.01", "50000.01", "49999.99")
-    assert [1, 1, 2, 2, 3] == [await set_price(desk.engine, "BTC", Price.parse(price)) for price in prices]
+    assert [1, 1, 2, 2, 3] == [await set_price(service.engine, "BTC", Price.parse(price)) for price in prices]
     publisher = FakePublisher()
-    relay = Relay(desk.engine, SCHEMA, Outbox(SCHEMA), publisher)
+    relay = Relay(service.engine, SCHEMA, Outbox(SCHEMA), publisher)
     async with asyncio.timeout(10):
         while len(publisher.published) < 3:
             await relay.relay_once()
@@ -154,7 +156,7 @@ async def test_a_price_change_raises_the_sequence_and_is_published(desk: Desk) -
     events: list[Message] = [decode("AssetPriceChanged", event.value) for event in publisher.published]
     changes = {(one.sequence, one.price, one.as_of) for one in events if isinstance(one, AssetPriceChanged)}
     assert {(1, Decimal(50000)), (2, Decimal("50000.01")), (3, Decimal("49999.99"))} == {one[:2] for one in changes}
-    (reply,) = await desk.handle(check())
+    (reply,) = await service.handle(check())
     assert isinstance(reply, AssetApproved)
     assert (reply.sequence, reply.price, reply.as_of) in changes
 
@@ -169,40 +171,40 @@ async def test_a_price_needs_an_asset_and_lies_on_its_tick(
         await set_price(assets_engine, asset_id, Price.parse(price))
 
 
-async def test_a_dead_source_is_stale_from_the_start_and_for_ever(desk: Desk) -> None:
+async def test_a_dead_source_is_stale_from_the_start_and_for_ever(service: ServiceUnderTest) -> None:
     """Nobody stands by a dead source's price, however often all prices are confirmed; a live one heals the asset."""
-    await listed(desk, source=Source.DEAD)
-    await listed(desk, Asset("ETH", Decimal("0.01")), "2500")
-    await confirm_prices(desk.engine)
-    assert ["STALE_PRICE", ""] == codes(await desk.handle(check(), check("ETH")))
-    assert 1 == await set_price(desk.engine, "BTC", Price("50000"))
-    assert [""] == codes(await desk.handle(check()))
-    await set_price(desk.engine, "BTC", Price("50000"), Source.DEAD)
-    assert ["STALE_PRICE"] == codes(await desk.handle(check()))
+    await listed(service, source=Source.DEAD)
+    await listed(service, Asset("ETH", Decimal("0.01")), "2500")
+    await confirm_prices(service.engine)
+    assert ["STALE_PRICE", ""] == codes(await service.handle(check(), check("ETH")))
+    assert 1 == await set_price(service.engine, "BTC", Price("50000"))
+    assert [""] == codes(await service.handle(check()))
+    await set_price(service.engine, "BTC", Price("50000"), Source.DEAD)
+    assert ["STALE_PRICE"] == codes(await service.handle(check()))
 
 
-async def test_an_asset_without_a_price_is_stale(desk: Desk) -> None:
+async def test_an_asset_without_a_price_is_stale(service: ServiceUnderTest) -> None:
     """Rules alone are nothing to trade on."""
-    await put_asset(desk.engine, BTC)
-    assert ["STALE_PRICE"] == codes(await desk.handle(check()))
+    await put_asset(service.engine, BTC)
+    assert ["STALE_PRICE"] == codes(await service.handle(check()))
 
 
-async def test_the_feed_confirms_live_prices_until_it_is_stopped(desk: Desk, database: Database) -> None:
+async def test_the_feed_confirms_live_prices_until_it_is_stopped(service: ServiceUnderTest, database: Database) -> None:
     """Prices whose feed stood still are stale; the feed heals them, survives a failing database, and ends when told."""
-    await listed(desk)
+    await listed(service)
     owner = await asyncpg.connect(database.url)
     await owner.execute("UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds'")
-    assert ["STALE_PRICE"] == codes(await desk.handle(check()))
+    assert ["STALE_PRICE"] == codes(await service.handle(check()))
     await owner.execute("REVOKE UPDATE ON assets.prices FROM saga_assets")
     stopping = asyncio.Event()
     with capture_logs() as said:
-        feed = asyncio.create_task(Feed(desk.engine, 0.01).run(stopping))
+        feed = asyncio.create_task(Feed(service.engine, 0.01).run(stopping))
         await until(lambda: said)
-    assert ["STALE_PRICE"] == codes(await desk.handle(check()))
+    assert ["STALE_PRICE"] == codes(await service.handle(check()))
     await owner.execute("GRANT UPDATE ON assets.prices TO saga_assets")
     await owner.close()
     async with asyncio.timeout(10):
-        while codes(await desk.handle(check())) != [""]:
+        while codes(await service.handle(check())) != [""]:
             await asyncio.sleep(0.01)
     stopping.set()
     await asyncio.wait_for(feed, 5)
@@ -212,18 +214,18 @@ async def test_after_an_outage_the_source_comes_first(assets_engine: AsyncEngine
     """Prices that nobody could confirm are confirmed first; a source that is dead, or in time, changes nothing."""
     passed_s = 0.0
     feed = Feed(assets_engine, 1.0, lambda: passed_s)
-    desk = Desk(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
-    await listed(desk)
-    await listed(desk, replace(BTC, asset_id="OLD"), source=Source.DEAD)
-    assert ["", "STALE_PRICE"] == codes(await desk.handle(check(), check("OLD", name=2)))
+    service = ServiceUnderTest(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
+    await listed(service)
+    await listed(service, replace(BTC, asset_id="OLD"), source=Source.DEAD)
+    assert ["", "STALE_PRICE"] == codes(await service.handle(check(), check("OLD", name=2)))
     grown_old = (
         "UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds' WHERE source <> 'dead'"
     )
     async with assets_engine.begin() as tx:
         await tx.exec_driver_sql(grown_old)
-    assert ["STALE_PRICE"] == codes(await desk.handle(check(name=3)))
+    assert ["STALE_PRICE"] == codes(await service.handle(check(name=3)))
     passed_s = 20.0
-    assert ["", "STALE_PRICE"] == codes(await desk.handle(check(name=4), check("OLD", name=5)))
+    assert ["", "STALE_PRICE"] == codes(await service.handle(check(name=4), check("OLD", name=5)))
 
 
 async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
@@ -231,17 +233,17 @@ async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
 ) -> None:
     """For ten seconds its batch is tried again, then prices are as old as they are; one that works heals them."""
     feed = Feed(assets_engine, 1.0, partial(next, iter(range(0, 1000, 2))))
-    desk = Desk(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
-    await listed(desk)
+    service = ServiceUnderTest(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
+    await listed(service)
     owner = await asyncpg.connect(database.url)
     await owner.execute("UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds'")
     await owner.execute("REVOKE UPDATE ON assets.prices FROM saga_assets")
     with capture_logs() as said:
-        assert ["STALE_PRICE"] == codes(await desk.handle(check()))
+        assert ["STALE_PRICE"] == codes(await service.handle(check()))
     assert 2 <= len([one for one in said if one["event"] == "batch failed, will try again"]) <= 5
     await owner.execute("GRANT UPDATE ON assets.prices TO saga_assets")
     await owner.close()
-    assert [""] == codes(await desk.handle(check(name=2)))
+    assert [""] == codes(await service.handle(check(name=2)))
 
 
 async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) -> None:
@@ -255,14 +257,14 @@ async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) ->
     assert 2 == await confirm_prices(assets_engine)
 
 
-async def test_a_slow_asset_is_answered_late_by_the_relay_alone(desk: Desk) -> None:
+async def test_a_slow_asset_is_answered_late_by_the_relay_alone(service: ServiceUnderTest) -> None:
     """The answer of a slow asset is stored with its time and not published from memory; others do not wait for it."""
-    await listed(desk, replace(BTC, asset_id="SLOW", answer_delay_s=30))
-    await listed(desk)
-    (reply,) = await desk.handle(check("SLOW"), check())
+    await listed(service, replace(BTC, asset_id="SLOW", answer_delay_s=30))
+    await listed(service)
+    (reply,) = await service.handle(check("SLOW"), check())
     assert isinstance(reply, AssetApproved)
     assert "BTC" == reply.asset_id
-    (waiting,) = await desk.rows(
+    (waiting,) = await service.rows(
         "SELECT refs, available_at - created_at > interval '29 seconds' FROM assets.outbox WHERE $1 = ANY (refs)"
         " AND due_at > clock_timestamp() + interval '20 seconds'",
         f"{order(1)}:check",
@@ -270,7 +272,7 @@ async def test_a_slow_asset_is_answered_late_by_the_relay_alone(desk: Desk) -> N
     assert ([f"{order(1)}:check"], True) == waiting
 
 
-async def test_what_is_no_check_is_unreadable(desk: Desk) -> None:
+async def test_what_is_no_check_is_unreadable(service: ServiceUnderTest) -> None:
     """The asset service takes no other message, not even one of its own."""
     with pytest.raises(UnreadableMessage, match="not a command for the asset service"):
-        await desk.handle(AssetRefused("c", order(1), "BTC", AssetRefusal.STALE_PRICE, "r"))
+        await service.handle(AssetRefused("c", order(1), "BTC", AssetRefusal.STALE_PRICE, "r"))

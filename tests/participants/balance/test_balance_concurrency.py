@@ -65,7 +65,7 @@ async def test_the_same_batch_on_two_instances_at_once_counts_once(balance: Bala
         batch: list[BalanceCommand] = [
             reserve(*hold),
             settle(*hold, capture="0.75", credit=("BTC", "1"), fee=("USD", "0")),
-            reserve(order(("stranger", n)), f"stranger-{n}", "USD", "1"),
+            reserve(order(("unknown", n)), f"unknown-{n}", "USD", "1"),
         ]
         one, two = await asyncio.gather(balance.handle(*batch), another_balance.handle(*batch))
         # Only the hold's state may be another: it is told as it is by now.

@@ -44,7 +44,7 @@ class Case:
 CASES = (
     Case("thin", "100"),
     Case("poor", "99.999999999999999999", to_reserve="INSUFFICIENT_BALANCE"),
-    Case("stranger", None, to_reserve="ACCOUNT_NOT_FOUND"),
+    Case("unknown-user", None, to_reserve="ACCOUNT_NOT_FOUND"),
     Case("greedy", "100", capture="100.000000000000000001", to_settle="EXCEEDS_HOLD"),
 )
 YES = {
@@ -186,10 +186,10 @@ async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(balan
 async def test_a_refusal_is_repeated_when_there_is_money_meanwhile(balance: Balance) -> None:
     """A "no" is a verdict: a redelivered Reserve is refused for the same reason, whatever was deposited since."""
     command = reserve(order(1), "alice", "USD", "100")
-    (stranger,) = await balance.handle(command)
+    (refused,) = await balance.handle(command)
     await balance.deposit("alice", USD="100")
     (again,) = await balance.handle(command)
-    assert stranger == again
+    assert refused == again
     assert isinstance(again, BalanceRefused)
     assert ("ACCOUNT_NOT_FOUND", HoldState.REFUSED) == (again.reason_code, again.hold_state)
 

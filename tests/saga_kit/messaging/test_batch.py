@@ -78,7 +78,7 @@ async def test_the_messages_of_a_parked_order_that_follow_in_the_batch_meet_it_p
 
 
 async def test_a_bad_message_without_an_order_becomes_a_dead_letter(schema: Schema) -> None:
-    """Where there is nothing to park, the record is kept with the reason, and the rest goes on."""
+    """Where there is nothing to park, the record becomes a dead letter, and the rest goes on."""
     worker = Worker(schema.name, knows_orders=False)
     await process(schema, worker, FakePublisher()).run(received(Item("a", 1), Item("b", 5000), Item("c", 3)))
     assert await done(schema) == [("a", 1), ("c", 3)]

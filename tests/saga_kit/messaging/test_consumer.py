@@ -150,8 +150,8 @@ async def test_bytes_that_no_parser_expects_cost_one_letter_each(world: World) -
     await world.send(("h", 8), key=None)
     async with world.consuming():
         await world.done_is({("a", 1), ("b", 2), ("c", 3), ("h", 8)})
-    letters = await world.schema.rows("SELECT key, value, reason FROM {s}.dead_letters ORDER BY key")
-    assert [letter[0] for letter in letters] == [b"d", b"e", b"f", b"g"]
+    found = await world.schema.rows("SELECT key, value, reason FROM {s}.dead_letters ORDER BY key")
+    assert [row[0] for row in found] == [b"d", b"e", b"f", b"g"]
     assert await world.committed() == 8
     assert world.failures == []
 
@@ -163,12 +163,12 @@ async def test_a_record_from_before_the_replay_horizon_is_kept_and_not_handled(
     await world.send(("old", 1))
     monkeypatch.setattr("saga_kit.messaging.consumer.REPLAY_HORIZON_S", -3600)  # as if the record were that much older
     async with world.consuming(), asyncio.timeout(30):
-        while not (letters := await world.schema.rows("SELECT key, reason FROM {s}.dead_letters")):
+        while not (found := await world.schema.rows("SELECT key, reason FROM {s}.dead_letters")):
             await asyncio.sleep(0.02)
         monkeypatch.undo()
         await world.send(("young", 2))
         await world.done_is({("young", 2)})
-    assert [(b"old", True)] == [(key, "replay horizon" in reason) for key, reason in letters]
+    assert [(b"old", True)] == [(key, "replay horizon" in reason) for key, reason in found]
 
 
 async def test_a_batch_that_waits_is_not_acknowledged_by_a_stop(world: World) -> None:
@@ -270,7 +270,7 @@ async def send_unparsable(world: World, partition: int, *values: bytes) -> None:
 
 
 async def test_a_record_that_the_client_library_cannot_parse_loses_nobody_and_stops_nobody(world: World) -> None:
-    """At such a record aiokafka raises for ever and drops what it had taken elsewhere; here it becomes a letter.
+    """At such a record aiokafka raises for ever and drops what it had taken elsewhere; here it becomes a dead letter.
 
     So do those behind it in its producer's batch; all records of other producers are handled.
     """
@@ -282,9 +282,9 @@ async def test_a_record_that_the_client_library_cannot_parse_loses_nobody_and_st
     expected |= {(f"b{n}", n) for n in range(200)}
     async with world.consuming():
         await world.done_is(expected)
-    letters = await world.schema.rows("SELECT partition, reason FROM {s}.dead_letters ORDER BY partition")
-    assert [letter[0] for letter in letters] == [1] * 4 + [3] * 4
-    assert all("UnicodeDecodeError" in letter[1] for letter in letters)
+    found = await world.schema.rows("SELECT partition, reason FROM {s}.dead_letters ORDER BY partition")
+    assert [row[0] for row in found] == [1] * 4 + [3] * 4
+    assert all("UnicodeDecodeError" in row[1] for row in found)
     assert await world.committed() == 408
 
 

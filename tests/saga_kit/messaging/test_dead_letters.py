@@ -1,4 +1,4 @@
-"""Dead letters keep every byte until a person decides."""
+"""Dead letters are stored with every byte until a person decides."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Publisher:
         return self.works
 
 
-async def write(schema: Schema, *letters: tuple[FakeRecord, str]) -> None:
-    """Write letters in a transaction."""
+async def write(schema: Schema, *rejected: tuple[FakeRecord, str]) -> None:
+    """Write dead letters in a transaction."""
     async with schema.engine.begin() as tx:
-        await DeadLetters(schema.name).write(tx, letters)
+        await DeadLetters(schema.name).write(tx, rejected)
 
 
 async def test_a_letter_keeps_every_byte(schema: Schema) -> None:
@@ -55,81 +55,81 @@ async def test_a_letter_keeps_every_byte(schema: Schema) -> None:
 
 
 async def test_a_redelivered_record_makes_no_second_letter(schema: Schema) -> None:
-    """The same record again is the same letter; the same offset of a topic made anew (another time) is another."""
+    """The same record again is the same dead letter; the same offset of a topic made anew (another time) is another."""
     await write(schema, (ODD, "a"))
     await write(schema, (ODD, "b"), (ODD._replace(timestamp=1), "c"))
     assert [letter.reason for letter in await DeadLetters(schema.name).page(schema.engine)] == ["a", "c"]
 
 
 async def test_replay_publishes_the_same_record_once(schema: Schema) -> None:
-    """A replayed letter goes out with its own bytes and is closed; what was not sent stays open.
+    """A replayed dead letter goes out with its own bytes and is closed; what was not sent stays open.
 
     It is told when the broker first had it, so that publishing it again makes it no younger.
     """
-    letters: Any = DeadLetters(schema.name)
+    dead_letters: Any = DeadLetters(schema.name)
     await write(schema, (ODD, "a"))
-    [letter] = await letters.page(schema.engine)
-    assert await letters.replay(schema.engine, Publisher(works=False), letter.dead_letter_id) is False
+    [letter] = await dead_letters.page(schema.engine)
+    assert await dead_letters.replay(schema.engine, Publisher(works=False), letter.dead_letter_id) is False
     publisher = Publisher()
-    assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
+    assert await dead_letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
     first = ("first-appended-at", format_time(datetime.fromtimestamp(ODD.timestamp / 1000, UTC)).encode())
     assert publisher.sent == [RawMessage(ODD.topic, ODD.key, ODD.value, [*ODD.headers, first])]
-    assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is False
+    assert await dead_letters.replay(schema.engine, publisher, letter.dead_letter_id) is False
     assert len(publisher.sent) == 1
-    assert await letters.page(schema.engine) == []
-    [closed] = await letters.page(schema.engine, closed=True)
+    assert await dead_letters.page(schema.engine) == []
+    [closed] = await dead_letters.page(schema.engine, closed=True)
     assert closed.replayed_at is not None
 
 
 async def test_a_record_that_is_replayed_twice_keeps_its_first_time(schema: Schema) -> None:
     """The header that it was sent with stays the only one; a time that the broker did not know is not made up."""
-    letters: Any = DeadLetters(schema.name)
+    dead_letters: Any = DeadLetters(schema.name)
     known = ODD._replace(headers=[("first-appended-at", b"2026-01-01T00:00:00Z")])
     await write(schema, (known, "a"), (ODD._replace(offset=1, timestamp=-1), "b"))
     publisher = Publisher()
-    for letter in await letters.page(schema.engine):
-        assert await letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
+    for letter in await dead_letters.page(schema.engine):
+        assert await dead_letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
     assert [known.headers, list(ODD.headers)] == [message.headers for message in publisher.sent]
 
 
 async def test_discard_closes_but_keeps(schema: Schema) -> None:
-    """A discarded letter is out of the list, its bytes stay; ids that do not exist are False or None."""
-    letters = DeadLetters(schema.name)
+    """A discarded dead letter is out of the list, its bytes stay; ids that do not exist are False or None."""
+    dead_letters = DeadLetters(schema.name)
     await write(schema, (ODD, "a"), (ODD._replace(offset=2), "b"))
-    [first, _] = await letters.page(schema.engine)
-    assert await letters.discard(schema.engine, first.dead_letter_id) is True
-    assert await letters.discard(schema.engine, first.dead_letter_id) is False
-    assert await letters.discard(schema.engine, 999) is False
-    assert [letter.reason for letter in await letters.page(schema.engine)] == ["b"]
-    found = await letters.get(schema.engine, first.dead_letter_id)
+    [first, _] = await dead_letters.page(schema.engine)
+    assert await dead_letters.discard(schema.engine, first.dead_letter_id) is True
+    assert await dead_letters.discard(schema.engine, first.dead_letter_id) is False
+    assert await dead_letters.discard(schema.engine, 999) is False
+    assert [letter.reason for letter in await dead_letters.page(schema.engine)] == ["b"]
+    found = await dead_letters.get(schema.engine, first.dead_letter_id)
     assert found is not None
     assert found.value == ODD.value
-    assert await letters.get(schema.engine, 999) is None
+    assert await dead_letters.get(schema.engine, 999) is None
 
 
 async def test_a_letter_that_the_database_refuses_costs_its_own_bytes_alone(schema: Schema) -> None:
-    """Of many, the one is found by halves; its place and the reason stay, the others are kept whole."""
+    """Of many, the one is found by halves; its place and the reason stay, the others are stored whole."""
     await schema.execute("ALTER TABLE {s}.dead_letters ADD CHECK (value IS NULL OR octet_length(value) < 100)")
     records = [FakeRecord(offset=number, value=b"x" * (200 if number == 5 else 10)) for number in range(20)]
     await write(schema, *((record, "why") for record in records))
-    kept = await DeadLetters(schema.name).page(schema.engine)
-    assert [None if number == 5 else 10 for number in range(20)] == [letter.value_bytes for letter in kept]
-    assert [5] == [letter.record_offset for letter in kept if not letter.is_whole]
-    assert kept[5].reason.endswith(": why")
+    stored = await DeadLetters(schema.name).page(schema.engine)
+    assert [None if number == 5 else 10 for number in range(20)] == [letter.value_bytes for letter in stored]
+    assert [5] == [letter.record_offset for letter in stored if not letter.is_whole]
+    assert stored[5].reason.endswith(": why")
 
 
 async def test_letters_are_written_in_parts(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No statement has more than so many bytes, whatever comes at once, unless one letter alone has."""
+    """No statement has more than so many bytes, whatever comes at once, unless one dead letter alone has."""
     sizes: list[int] = []
-    letters = DeadLetters(schema.name)
-    write_part = letters._write  # noqa: SLF001 - to see its parts
+    dead_letters = DeadLetters(schema.name)
+    write_part = dead_letters._write  # noqa: SLF001 - to see its parts
 
     async def spy(tx: Any, part: Any) -> None:
         sizes.append(sum(len(record.value) for record, _ in part))
         await write_part(tx, part)
 
-    monkeypatch.setattr(letters, "_write", spy)
+    monkeypatch.setattr(dead_letters, "_write", spy)
     async with schema.engine.begin() as tx:
-        await letters.write(tx, [(FakeRecord(offset=number, value=b"x" * 900_000), "why") for number in range(7)])
+        await dead_letters.write(tx, [(FakeRecord(offset=number, value=b"x" * 900_000), "why") for number in range(7)])
     assert [1_800_000] * 3 + [900_000] == sizes
-    assert 7 == len(await letters.page(schema.engine))
+    assert 7 == len(await dead_letters.page(schema.engine))

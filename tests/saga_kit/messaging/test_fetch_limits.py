@@ -141,7 +141,7 @@ def _with_wrong_length(data: bytes) -> bytes:
 async def test_a_batch_that_only_the_broker_can_read_costs_its_own_records_alone(
     world: World, alter: Callable[[bytes], bytes], read: set[tuple[str, int]]
 ) -> None:
-    """Those before it, also in the batch itself, and those behind the batch are handled; the rest are letters."""
+    """Records before it, in its batch too, and after the batch are handled; the rest become dead letters."""
     one = next(f"a{n}" for n in range(99) if world.publisher.partition(f"a{n}".encode(), 4) == 0)
     await world.send((one, 1))
     await _send_packed(world, alter, ["p", 1], ["q", 2], ["r", 3])
@@ -150,7 +150,7 @@ async def test_a_batch_that_only_the_broker_can_read_costs_its_own_records_alone
     async with world.consuming() as consumer:
         await world.done_is({(one, 1), (one, 2)} | read)
         assert consumer.trouble() is None
-    letters = await world.schema.rows("SELECT partition, record_offset, reason FROM {s}.dead_letters")
-    assert {(0, offset) for offset in lost} == {(letter[0], letter[1]) for letter in letters}
-    assert all("can't be parsed" in letter[2] for letter in letters)
+    found = await world.schema.rows("SELECT partition, record_offset, reason FROM {s}.dead_letters")
+    assert {(0, offset) for offset in lost} == {(row[0], row[1]) for row in found}
+    assert all("can't be parsed" in row[2] for row in found)
     assert 5 == await world.committed()

@@ -39,30 +39,30 @@ class Consumer:
 def _moved(consumer: Consumer, records: int) -> OffsetCommits:
     poller = Poller()
     poller.handled([FakeRecord("t", 0, offset) for offset in range(records)])
-    mark = OffsetCommits(poller)
-    mark.move(consumer, [])
-    return mark
+    commits = OffsetCommits(poller)
+    commits.request(consumer, [])
+    return commits
 
 
 async def test_a_commit_that_failed_is_tried_again_although_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A topic that has gone quiet would show a lag for ever, and be read again after a restart."""
     monkeypatch.setattr(offset_commits, "COMMIT_AGAIN_S", 0.01)
     consumer = Consumer(fails=2)
-    mark = _moved(consumer, 5)
+    commits = _moved(consumer, 5)
     async with asyncio.timeout(5):
         await consumer.done.wait()
     assert [{("t", 0): 5}] == consumer.committed
-    await mark.close()
+    await commits.close()
     assert 3 == consumer.tries
 
 
 async def test_closing_tries_once_more_and_no_longer() -> None:
     """A broker that stays away holds up nobody who wants to end."""
     consumer = Consumer(fails=99)
-    mark = _moved(consumer, 5)
+    commits = _moved(consumer, 5)
     async with asyncio.timeout(5):
         await consumer.tried.wait()
-        await mark.close()
+        await commits.close()
     assert 2 == consumer.tries
 
 
@@ -77,10 +77,10 @@ async def test_closing_tries_again_when_the_commit_under_way_fails() -> None:
         await real(offsets)
 
     consumer.commit = commit  # type: ignore[method-assign]
-    mark = _moved(consumer, 5)
+    commits = _moved(consumer, 5)
     await consumer.tried.wait()
     asyncio.get_running_loop().call_later(0.05, closing.set)
-    await mark.close()
+    await commits.close()
     assert [{("t", 0): 5}] == consumer.committed
 
 
@@ -94,8 +94,8 @@ async def test_closing_does_not_wait_for_a_commit_that_hangs(monkeypatch: pytest
         await asyncio.Event().wait()
 
     consumer.commit = commit  # type: ignore[method-assign]
-    mark = _moved(consumer, 5)
+    commits = _moved(consumer, 5)
     async with asyncio.timeout(5):
         await consumer.tried.wait()
-        mark.move(consumer, [])
-        await mark.close()
+        commits.request(consumer, [])
+        await commits.close()

@@ -13,7 +13,7 @@ from saga_kit.runtime.errors import OversizeMessage
 from tests.saga_kit.support import FakePublisher, Schema, message, until
 
 
-def kept(*refs: str, delay_s: float = 0.0) -> list[OutboxMessage]:
+def messages(*refs: str, delay_s: float = 0.0) -> list[OutboxMessage]:
     """Make messages to keep."""
     return [OutboxMessage(ref, message(ref, "v"), delay_s) for ref in refs]
 
@@ -29,16 +29,16 @@ async def write(
 async def test_one_transaction_is_one_row(schema: Schema) -> None:
     """All messages of a transaction share a row that an audit finds by their refs, with the bytes as they were."""
     outbox = Outbox(schema.name, grace_s=0)
-    [outbox_id] = await write(schema, outbox, kept("a", "b"))
+    [outbox_id] = await write(schema, outbox, messages("a", "b"))
     assert await schema.rows("SELECT outbox_id, refs FROM {s}.outbox") == [(outbox_id, ["a", "b"])]
     publisher = FakePublisher()
     assert await Relay(schema.engine, schema.name, outbox, publisher).relay_once() == 1
-    assert publisher.published == [one.outgoing for one in kept("a", "b")]
+    assert publisher.published == [one.outgoing for one in messages("a", "b")]
 
 
 async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(schema: Schema) -> None:
     """A row whose process died is sent by any relay once the grace is over, not before, and then deleted."""
-    await write(schema, Outbox(schema.name, grace_s=0.3), kept("a"))
+    await write(schema, Outbox(schema.name, grace_s=0.3), messages("a"))
     publisher = FakePublisher()
     relay = Relay(schema.engine, schema.name, Outbox(schema.name), publisher)  # of another process
     assert await relay.relay_once() == 0
@@ -51,12 +51,12 @@ async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(sche
 async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(schema: Schema) -> None:
     """Deletion belongs to the transaction: after a rollback the row is still there."""
     outbox = Outbox(schema.name)
-    first = await write(schema, outbox, kept("a"))
+    first = await write(schema, outbox, messages("a"))
     async with schema.engine.connect() as tx:
-        await outbox.write(tx, kept("b"), first)
+        await outbox.write(tx, messages("b"), first)
         await tx.rollback()
     assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["a"],)]
-    second = await write(schema, outbox, kept("b"), first)
+    second = await write(schema, outbox, messages("b"), first)
     assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["b"],)]
     assert await write(schema, outbox, [], second) == []
     assert await schema.rows("SELECT refs FROM {s}.outbox") == []
@@ -65,7 +65,7 @@ async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(
 async def test_a_delayed_message_is_not_published_from_memory_and_not_early(schema: Schema) -> None:
     """A delay keeps a message from the caller and, until it is over, from the relay."""
     outbox = Outbox(schema.name, grace_s=0)
-    ids = await write(schema, outbox, [*kept("now"), *kept("later", delay_s=0.4)])
+    ids = await write(schema, outbox, [*messages("now"), *messages("later", delay_s=0.4)])
     assert len(ids) == 1
     publisher = FakePublisher()
     relay = Relay(schema.engine, schema.name, outbox, publisher)
@@ -80,7 +80,7 @@ async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
     """With several relays on one table, each row is published by exactly one of them."""
     outbox = Outbox(schema.name, grace_s=0)
     for number in range(100):
-        await write(schema, outbox, kept(f"m{number}"))
+        await write(schema, outbox, messages(f"m{number}"))
 
     class SlowPublisher(FakePublisher):
         async def publish(self, messages: Sequence[Outgoing]) -> bool:
@@ -103,7 +103,7 @@ async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
 async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(schema: Schema) -> None:
     """A claimed row is nobody else's during the lease, and anybody's after it."""
     outbox = Outbox(schema.name, grace_s=0)
-    await write(schema, outbox, kept("a"))
+    await write(schema, outbox, messages("a"))
 
     class Dies(FakePublisher):
         async def publish(self, _: Sequence[Outgoing]) -> bool:
@@ -123,7 +123,7 @@ async def test_a_row_that_cannot_be_sent_does_not_hold_up_the_others(schema: Sch
     """After a failure rows go one by one, so only the bad one stays, and its neighbours are not repeated for ever."""
     outbox = Outbox(schema.name, grace_s=0)
     for name in ("good1", "bad", "good2", "good3"):
-        await write(schema, outbox, kept(name))
+        await write(schema, outbox, messages(name))
 
     class Picky(FakePublisher):
         async def publish(self, messages: Sequence[Outgoing]) -> bool:
@@ -144,7 +144,7 @@ async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) ->
     """Its nineteen neighbours leave at once and once; the row stays for a person, and is looked at seldom."""
     outbox, publisher = Outbox(schema.name, grace_s=0), FakePublisher()
     for n in range(19):
-        await write(schema, outbox, kept(f"m{n}"))
+        await write(schema, outbox, messages(f"m{n}"))
         if n == 7:
             await schema.execute(
                 "INSERT INTO {s}.outbox (due_at, available_at, refs, payload)"
@@ -163,7 +163,7 @@ async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) ->
 async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> None:
     """Without a next batch the relay deletes what was acknowledged, and does not send it again."""
     outbox, publisher, stopping = Outbox(schema.name, grace_s=60), FakePublisher(), asyncio.Event()
-    outbox.remember(await write(schema, outbox, kept("a")))
+    outbox.remember(await write(schema, outbox, messages("a")))
     task = asyncio.create_task(Relay(schema.engine, schema.name, outbox, publisher, poll_s=0.02).run(stopping))
     await until(lambda: not outbox.sent)
     stopping.set()

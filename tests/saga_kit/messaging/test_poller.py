@@ -51,7 +51,7 @@ class Stumbling:
         self._positions[tp] = offset
 
     async def getmany(self, *tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG002
-        """Take records from the partitions in turn."""
+        """Take records from one partition after the other."""
         assert max_records >= 1, "the library refuses less"
         taken: dict[TopicPartition, list[Any]] = {}
         for tp in tps or tuple(self._positions):
@@ -131,10 +131,10 @@ async def test_an_intake_takes_what_it_has_room_for_after_all_others() -> None:
     consumer = Stumbling(set(), 300, limited="u")
     poller = Poller(Intake("u", lambda: room[0]))
     assert [(0, offset) for offset in range(300)] == await _taken(poller, consumer)
-    assert poller.shut(BAD._replace(topic="u"))
+    assert poller.waits_for_room(BAD._replace(topic="u"))
     assert [] == await _taken(poller, consumer)
     room[0] = 7
-    assert not poller.shut(BAD._replace(topic="u"))
+    assert not poller.waits_for_room(BAD._replace(topic="u"))
     assert [(1, offset) for offset in range(7)] == await _taken(poller, consumer)
     room[0] = 1000
     consumer.add(400)

@@ -1,4 +1,4 @@
-"""Errors: the world or the message, and how both are said."""
+"""Errors: how each is classified, and how it is described."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_data_errors_are_poison(schema: Schema, sql: str, parameters: tupl
 
 
 async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema) -> None:
-    """The world's fault, but one message's matter: the others need not wait."""
+    """A lock timeout concerns one message: the others need not wait."""
     error = await error_of(schema, "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$")
     assert classify(error) == "locked"
 
@@ -79,7 +79,7 @@ async def test_everything_else_of_the_database_is_infrastructure(schema: Schema,
     ],
 )
 def test_the_worlds_faults(error: Exception) -> None:
-    """Network, time, broker, pool, memory."""
+    """Errors of network, time, broker, pool and memory are infrastructure."""
     assert classify(error) == "infrastructure"
 
 
@@ -88,7 +88,7 @@ def test_the_worlds_faults(error: Exception) -> None:
     [ValueError("x"), KeyError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "x"), OversizeMessage("x")],
 )
 def test_the_messages_faults(error: Exception) -> None:
-    """Whatever the handler's own code stumbles over."""
+    """Any other exception of a handler's code is poison."""
     assert classify(error) == "poison"
 
 

@@ -111,15 +111,15 @@ async def test_a_flood_of_questions_is_one_look_a_second() -> None:
         began = time.monotonic()
         answers = await asyncio.gather(*(client.get(url + path) for path in ("", "/ready") for _ in range(50)))
         assert {200} == {answer.status_code for answer in answers}
-        assert looks <= 1 + (time.monotonic() - began) / health_module.KEPT_S
+        assert looks <= 1 + (time.monotonic() - began) / health_module.REUSED_S
         asked = looks
-        await asyncio.sleep(health_module.KEPT_S + 0.1)
+        await asyncio.sleep(health_module.REUSED_S + 0.1)
         await client.get(url)
         assert asked + 1 == looks
 
 
 async def test_what_a_library_says_is_for_the_log_alone() -> None:
-    """Hosts, users and addresses in an error go to no stranger; the log has them, once for each change."""
+    """Hosts, users and addresses in an error are not public; the log has them, once for each change."""
 
     async def database() -> None:
         raise ConnectionRefusedError(f"can't connect to {HIDDEN_HOST}:5432 as api")
@@ -157,16 +157,16 @@ async def test_a_change_of_the_checks_is_seen_at_once() -> None:
 
 async def test_who_hangs_up_does_not_end_the_look_for_others() -> None:
     """The report that is being made is everybody's."""
-    gate = asyncio.Event()
+    released = asyncio.Event()
 
     async def database() -> None:
-        await gate.wait()
+        await released.wait()
 
     health = Health({"database": database})
     impatient, patient = (asyncio.create_task(health.report()) for _ in range(2))
     await asyncio.sleep(0.05)
     impatient.cancel()
-    gate.set()
+    released.set()
     assert {"database": "ok"} == await patient
 
 

@@ -1,4 +1,4 @@
-"""Settings: what is wrong is said in one line each, without secrets."""
+"""Settings: each wrong value is reported in one line, without secrets."""
 
 from __future__ import annotations
 

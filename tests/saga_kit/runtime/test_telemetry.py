@@ -1,4 +1,4 @@
-"""What a process writes about itself."""
+"""What a process logs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ asyncio.run(main())
     ],
 )
 async def test_a_stack_trace_holds_no_row_and_no_parameter(schema: Schema, statement: str, name: str) -> None:
-    """A statement that PostgreSQL or its driver refuses is told with its story, but without what it was about."""
+    """A statement that PostgreSQL or its driver refuses is logged with its stack trace, but without its values."""
     environment = {"DATABASE_URL": schema.url, "KAFKA_BOOTSTRAP_SERVERS": "nowhere:1", "LOG_FORMAT": "json"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM.replace("{statement}", statement).replace("{s}", schema.name)),

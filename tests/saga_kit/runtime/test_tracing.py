@@ -1,4 +1,4 @@
-"""Spans for messages: below what caused them, named in what goes out, and nothing at all where nobody records."""
+"""Spans for messages: children of what caused them, named in the headers that go out, and none without an SDK."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_a_batch_sends_hangs_below_what_it_handles(spans: InMemorySpanExpor
 
 
 def test_spans_say_which_message_by_the_conventions_of_messaging(spans: InMemorySpanExporter) -> None:
-    """Topic, partition, offset, id, key, kind of message; and the order, by the front of the id or by the key."""
+    """Topic, partition, offset, id, key, kind of message; and the order, by the prefix of the id or by the key."""
     with handling([incoming(SAMPLED, key=ORDER.encode())]):
         begin_sending([outgoing(SAMPLED)], "p.").end(stored=True)
     sent, handled, _ = spans.get_finished_spans()
