@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
 from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
+from order_api.description import api_document
 from order_api.http.access_log import AccessLog
 from order_api.http.addresses import Addresses
 from order_api.http.authentication import Authentication
@@ -31,10 +32,14 @@ from order_api.http.errors import ErrorHandler, on_http_error
 from order_api.http.keys import JwksKeys, SharedSecret
 from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
-from order_api.http.routing import Endpoint
+from order_api.http.routing import Direct, Endpoint
 from order_api.http.tokens import Tokens
-from order_api.openapi.pages import page_routes
+from order_api.openapi.declarations import Operation, operations_of
+from order_api.openapi.document import api_route
+from order_api.openapi.health import HealthRoutes
+from order_api.openapi.pages import PageRoutes, swagger_routes
 from order_api.orders.follower import Follower
+from order_api.orders.problem_examples import problem_examples
 from order_api.orders.routes import OrderRoutes
 from order_api.orders.service import OrderService
 from order_api.orders.store import GRACE_S, Store
@@ -56,6 +61,8 @@ from saga_kit.runtime.tracing import configure_tracing
 from saga_kit.service import collect_seldom
 
 NAME: Final = "api"
+HOT: Final = "submitOrder"
+"""The one call that is served without FastAPI."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
 CORS_METHODS: Final = ("GET", "POST", "PUT")
@@ -158,15 +165,12 @@ def create_app(
         store, publisher, accepted, unpublished=unpublished, keys_kept_days=settings.api_idempotency_key_days
     )
     waiting = Waiting(service.order, waiters, in_flight)
+    orders = OrderRoutes(service, waiting, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
-    routes = OrderRoutes(service, waiting, authentication, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    served = _served((orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
     app = Starlette(
-        routes=[
-            Route("/orders", Endpoint(routes.submit), methods=["POST"]),
-            *health_routes(health, registry),
-            *page_routes(),
-            Mount("/", _cold(routes)),
-        ],
+        routes=[_hot(served), *swagger_routes(), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
         middleware=_middleware(settings, in_flight, registry),
         exception_handlers={HTTPException: on_http_error},
@@ -175,8 +179,23 @@ def create_app(
     return app
 
 
-def _cold(routes: OrderRoutes) -> FastAPI:
-    """Make the application of the routes of orders but the hot one."""
+def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:
+    """List all declared calls, each with the function that serves it; what has scopes asks for the caller first."""
+    return [
+        (one, authentication.needed(getattr(holder, name), *one.scopes) if one.scopes else getattr(holder, name))
+        for holder in holders
+        for one, name in operations_of(type(holder))
+    ]
+
+
+def _hot(served: Sequence[tuple[Operation, Endpoint]]) -> Route:
+    """Make the one hot route."""
+    [(operation, endpoint)] = [one for one in served if one[0].name == HOT]
+    return Route(operation.path, Direct(endpoint), methods=[operation.method])
+
+
+def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
+    """Make the application of all other routes."""
     app = FastAPI(
         openapi_url=None,  # the pages have one of their own
         docs_url=None,
@@ -186,7 +205,7 @@ def _cold(routes: OrderRoutes) -> FastAPI:
         exception_handlers={HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
-    routes.attach(app)
+    app.router.routes += [api_route(operation, endpoint) for operation, endpoint in served if operation.name != HOT]
     return app
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from order_api.description import api_document
 from order_api.http.problems import PROBLEMS
-from order_api.openapi.document import describe
 from order_api.openapi.problem_pages import markdown_index, markdown_page
+from order_api.orders.problem_examples import problem_examples
 
 DOCS: Final = Path(__file__).parents[1]
 OPENAPI: Final = "openapi.json"
@@ -22,8 +23,8 @@ PAGES: Final = "problems"
 
 def documents() -> dict[str, str]:
     """Make every document: its path below `docs/`, and its text."""
-    pages = {f"{PAGES}/{code}.md": markdown_page(code) for code in PROBLEMS}
-    described = json.dumps(describe(), indent=2, ensure_ascii=False) + "\n"
+    pages = {f"{PAGES}/{code}.md": markdown_page(code, problem_examples()[code]) for code in PROBLEMS}
+    described = json.dumps(api_document(), indent=2, ensure_ascii=False) + "\n"
     return {OPENAPI: described, f"{PAGES}/README.md": markdown_index(), **pages}
 
 

@@ -5,12 +5,18 @@ It is passed before anything else of a request is read.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.requests import Request
+from starlette.responses import Response
 
 from order_api.http.limits import RETRY_AFTER_S, RateLimit
 from order_api.http.problems import Code, Problem
-from order_api.http.tokens import Caller, Tokens
+from order_api.http.routing import Endpoint
+from order_api.http.tokens import Caller, Scope, Tokens
 from saga_kit.runtime.connections import CONNECTION, SELF, Connection
+
+ServeCaller = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class Authentication:
@@ -19,6 +25,16 @@ class Authentication:
     def __init__(self, tokens: Tokens, limit: RateLimit | None = None) -> None:
         self._tokens = tokens
         self._limit = limit
+
+    def needed(self, serve: ServeCaller, *any_of: Scope) -> Endpoint:
+        """Let a function serve only who has one of these scopes."""
+
+        async def authenticated(request: Request) -> Response:
+            caller = await self.caller(request)
+            caller.need(*any_of)
+            return await serve(request, caller)
+
+        return authenticated
 
     async def caller(self, request: Request) -> Caller:
         """Say who calls; raise the problem when nobody may.

@@ -1,27 +1,30 @@
-"""The OpenAPI 3.1 document, put together from the table of operations, the schemas and the examples."""
+"""The OpenAPI 3.1 document: FastAPI writes it from the declarations of the routes; schemas and examples are put in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, Final
 
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
 from order_api.http.bodies import JSON
-from order_api.http.problems import MEDIA_TYPE, PROBLEMS, Code
+from order_api.http.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Code
+from order_api.http.routing import Endpoint
 from order_api.http.tokens import Scope
-from order_api.openapi.examples import BODY, MINIMAL_BODY, Example, answer_examples
-from order_api.openapi.operations import (
+from order_api.openapi.declarations import (
     ANYWHERE,
     HEADERS,
     LIMIT_HEADERS,
-    OPERATIONS,
     PROBLEM_HEADERS,
-    TAGS,
     Answer,
+    Example,
     Operation,
     Parameter,
 )
-from order_api.openapi.problem_examples import problem_examples
+from order_api.openapi.problem_pages import ProblemExamples
 from order_api.openapi.schemas import components, problem_name, reference
 
 TITLE: Final = "Orders"
@@ -34,62 +37,77 @@ Decimals are strings (`"0.01"`), times RFC 3339 in UTC. An error is an RFC 9457 
 the same request again with its `Idempotency-Key` or `client_order_id`. A token is a JWT whose `sub` is the user.
 
 Each call is served under `/v1` too, with the same answers."""
+TAGS: Final = {
+    "orders": "Submit orders, follow them, cancel them.",
+    "documentation": "What this is, for people and for programs. Public.",
+    "operation": "For whoever runs the service. Public, so do not let the world in.",
+}
 SCOPE_MEANINGS: Final[dict[Scope, str]] = {
     Scope.READ: "read one's own orders",
     Scope.WRITE: "submit and cancel one's own orders",
     Scope.ACT_FOR_USERS: "do for any user what that user may do",
     Scope.OPERATE: "read and cancel any order, in the operator's own name",
 }
-_LINKED: Final = {
-    **dict.fromkeys(("readOrder", "readOrderStatus", "readOrderHistory", "cancelOrder"), "order_id"),
-    **dict.fromkeys(("readOrderByClientId", "cancelOrderByClientId"), "client_order_id"),
-}
-"""What the answer to a new order leads to: the operation, and the member that its parameter is."""
 
 
-@cache
-def describe() -> dict[str, Any]:
-    """Make the whole document. It is made once: do not change what is returned."""
-    paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": TITLE, "version": VERSION, "description": DESCRIPTION, "license": _LICENSE},
-        "servers": [{"url": "/", "description": "Where this document comes from."}],
-        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
-        "paths": paths,
-        "components": {
-            "schemas": components(),
-            "headers": {name: _header(name) for name in HEADERS},
-            "securitySchemes": {"token": _security()},
-        },
+def write_document(operations: Iterable[Operation], problems: ProblemExamples) -> dict[str, Any]:
+    """Write the whole document."""
+    operations = list(operations)
+    document = get_openapi(
+        title=TITLE,
+        version=VERSION,
+        description=DESCRIPTION,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": "/", "description": "Where this document comes from."}],
+        tags=[{"name": name, "description": description} for name, description in TAGS.items()],
+        routes=[api_route(operation, _not_served) for operation in operations],
+    )
+    for operation in operations:
+        _put_examples(operation, document["paths"][operation.path][operation.method.lower()], problems)
+    bodies = [operation.body.struct for operation in operations if operation.body is not None]
+    answers = [one.struct for operation in operations for one in operation.answers.values() if one.struct is not None]
+    document["components"] = {
+        "schemas": components([*bodies, *answers]),
+        "headers": {name: _header(name) for name in HEADERS},
+        "securitySchemes": {"token": _security()},
     }
+    return document
 
 
-_LICENSE: Final = {"name": "MIT", "identifier": "MIT"}
-
-
-def _security() -> dict[str, str]:
-    scopes = [f"- `{scope}`: {meaning}" for scope, meaning in SCOPE_MEANINGS.items()]
-    description = "\n".join(["The scopes are words in the claim `scope`:", "", *scopes])
-    return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description}
-
-
-def _operation(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "operationId": operation.name,
-        "summary": operation.summary,
-        "tags": [operation.tag],
+def api_route(operation: Operation, serve: Endpoint) -> APIRoute:
+    """Make the route of a declaration. Requests are read and judged by `serve` alone, and not by FastAPI."""
+    described: dict[int | str, dict[str, Any]] = {
+        **{status: _answer(operation, answer) for status, answer in operation.answers.items()},
+        **{status: _problems(status, operation) for status in _problem_statuses(operation)},
+    }
+    (status, first), *_ = operation.answers.items()
+    extra: dict[str, Any] = {
         "parameters": [_parameter(parameter) for parameter in operation.parameters],
-        "responses": _responses(operation),
         "security": [{"token": []}] if operation.scopes else [],
     }
-    if description := " ".join(filter(None, (operation.description, _needs(operation.scopes)))):
-        described["description"] = description
     if operation.body is not None:
-        described["requestBody"] = _body(operation.body)
-    return described
+        schema = reference(operation.body.struct.__name__)
+        extra["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+    return APIRoute(
+        operation.path,
+        serve,
+        methods=[operation.method],
+        operation_id=operation.name,
+        summary=operation.summary,
+        description=" ".join(filter(None, (operation.description, _needs(operation.scopes)))) or None,
+        tags=[operation.tag],
+        status_code=status,
+        response_description=first.meaning,
+        responses=described,
+        openapi_extra=extra,
+        response_class=Response,
+        response_model=None,
+    )
+
+
+async def _not_served(request: Request) -> Response:
+    # For the document alone. It has no docstring, which FastAPI would take for a description.
+    raise NotImplementedError(request)
 
 
 def _needs(scopes: Iterable[Scope]) -> str:
@@ -99,64 +117,62 @@ def _needs(scopes: Iterable[Scope]) -> str:
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     described = {"name": parameter.name, "in": parameter.place, "description": parameter.meaning}
+    example = parameter.example() if callable(parameter.example) else parameter.example
     if parameter.place == "path":
-        return described | {"required": True, "schema": dict(parameter.schema), "example": parameter.example}
+        return described | {"required": True, "schema": dict(parameter.schema), "example": example}
     # An example of the schema and not of the parameter: a page that fills in the latter would send what nobody chose.
-    return described | {"schema": {**parameter.schema, "examples": [parameter.example]}}
+    return described | {"schema": {**parameter.schema, "examples": [example]}}
 
 
-def _body(schema: str) -> dict[str, Any]:
-    examples = {
-        "buy": Example("Buy, with all that can be said", BODY),
-        "sell": Example("As short as can be", MINIMAL_BODY),
-    }
-    return {"required": True, "content": {JSON: {"schema": reference(schema), "examples": _examples(examples)}}}
-
-
-def _responses(operation: Operation) -> dict[str, Any]:
+def _answer(operation: Operation, answer: Answer) -> dict[str, Any]:
     limits = LIMIT_HEADERS if operation.scopes else ()
-    in_path = any(parameter.place == "path" for parameter in operation.parameters)  # one with a slash is another path
-    codes = (*operation.problems, *(ANYWHERE if operation.scopes else ()), *((Code.NOT_FOUND,) if in_path else ()))
-    statuses = sorted({PROBLEMS[code].status for code in codes})
-    answers = {str(status): _answer(answer, limits) for status, answer in operation.answers.items()}
-    return answers | {str(status): _problems(status, codes, limits) for status in statuses}
-
-
-def _answer(answer: Answer, limits: tuple[str, ...]) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.meaning, "headers": _headers((*answer.headers, *limits))}
-    if answer.schema is not None:
-        known = answer_examples()
-        examples = {name: known[name] for name in answer.examples}
-        described["content"] = {
-            answer.media_type: {"schema": reference(answer.schema), "examples": _examples(examples)}
-        }
+    if answer.struct is not None:
+        described["content"] = {answer.media_type: {"schema": reference(answer.struct.__name__)}}
     elif answer.media_type != JSON:
         described["content"] = {answer.media_type: {"schema": {"type": "string"}}}
-    if answer.leads_to_order:
-        described["links"] = {name: _link(name, member) for name, member in _LINKED.items()}
+    if answer.links:
+        described["links"] = {
+            name: {"operationId": name, "parameters": {member: f"$response.body#/{member}"}}
+            for name, member in answer.links.items()
+        }
     return described
 
 
-def _link(operation: str, member: str) -> dict[str, Any]:
-    return {"operationId": operation, "parameters": {member: f"$response.body#/{member}"}}
+def _codes(operation: Operation) -> list[Code]:
+    in_path = any(parameter.place == "path" for parameter in operation.parameters)  # one with a slash is another path
+    codes = {*operation.problems, *(ANYWHERE if operation.scopes else ()), *((Code.NOT_FOUND,) if in_path else ())}
+    return [code for code in PROBLEMS if code in codes]
 
 
-def _problems(status: int, codes: Iterable[Code], limits: tuple[str, ...]) -> dict[str, Any]:
+def _problem_statuses(operation: Operation) -> list[int]:
+    return sorted({PROBLEMS[code].status for code in _codes(operation)})
+
+
+def _problems(status: int, operation: Operation) -> dict[str, Any]:
     """Describe all problems with one status."""
-    here = [code for code in PROBLEMS if code in codes and PROBLEMS[code].status == status]
-    told = [f"[`{code}`]({problem_examples()[code].body['type']}): {PROBLEMS[code].meaning}" for code in here]
+    here = [code for code in _codes(operation) if PROBLEMS[code].status == status]
     schemas = [reference(problem_name(code)) for code in here]
-    examples = {str(code): Example(PROBLEMS[code].title, problem_examples()[code].body) for code in here}
+    limits = LIMIT_HEADERS if operation.scopes else ()
     return {
-        "description": "\n\n".join(told),
+        "description": "\n\n".join(f"[`{code}`]({TYPE_PREFIX}{code}): {PROBLEMS[code].meaning}" for code in here),
         "headers": _headers((*PROBLEM_HEADERS.get(status, ()), *limits)),
-        "content": {
-            MEDIA_TYPE: {
-                "schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas},
-                "examples": _examples(examples),
-            }
-        },
+        "content": {MEDIA_TYPE: {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}},
     }
+
+
+def _put_examples(operation: Operation, described: dict[str, Any], problems: ProblemExamples) -> None:
+    """Put the examples in: FastAPI leaves out whatever is null, and an order has members that are."""
+    if operation.body is not None:
+        described["requestBody"]["content"][JSON]["examples"] = _examples(operation.body.examples())
+    for status, answer in operation.answers.items():
+        if answer.struct is not None:
+            content = described["responses"][str(status)]["content"]
+            content[answer.media_type]["examples"] = _examples(answer.examples())
+    for status in _problem_statuses(operation):
+        here = [code for code in _codes(operation) if PROBLEMS[code].status == status]
+        examples = {str(code): Example(PROBLEMS[code].title, problems[code].body) for code in here}
+        described["responses"][str(status)]["content"][MEDIA_TYPE]["examples"] = _examples(examples)
 
 
 def _examples(examples: Mapping[str, Example]) -> dict[str, Any]:
@@ -175,3 +191,9 @@ def _header(name: str) -> dict[str, Any]:
         "schema": dict(header.schema),
         "example": header.example,
     }
+
+
+def _security() -> dict[str, str]:
+    scopes = [f"- `{scope}`: {meaning}" for scope, meaning in SCOPE_MEANINGS.items()]
+    description = "\n".join(["The scopes are words in the claim `scope`:", "", *scopes])
+    return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description}

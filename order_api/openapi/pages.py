@@ -11,8 +11,9 @@ import mimetypes
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files
-from typing import Final
+from typing import Any, ClassVar, Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -20,9 +21,10 @@ from starlette.routing import Route
 from contracts import codec
 from order_api.http.bodies import JSON
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, Problem
-from order_api.openapi.document import TITLE, describe
-from order_api.openapi.problem_pages import STYLE_SOURCE, html_index, html_page
-from order_api.openapi.schemas import INDEX
+from order_api.openapi.declarations import HTML, Answer, Example, Parameter, operation
+from order_api.openapi.document import TITLE
+from order_api.openapi.problem_pages import STYLE_SOURCE, ProblemExamples, html_index, html_page
+from order_api.openapi.schemas import reference
 
 SWAGGER_UI: Final = "fastapi_swagger.resources"
 """The package whose files are served."""
@@ -50,25 +52,90 @@ _ASKED_EACH_TIME: Final = {"cache-control": "no-cache"}
 _KEPT: Final = {"cache-control": "public, max-age=31536000, immutable"}
 
 
-def page_routes() -> list[Route]:
-    """Make the routes of the documentation; a file of Swagger UI that is missing shows at once."""
-    swagger = _SwaggerUi()
-    description = json.dumps(describe(), separators=(",", ":")).encode()
+class Index(msgspec.Struct, frozen=True):
+    """Where to begin: addresses on this server."""
 
-    async def openapi(_: Request) -> Response:
-        return Response(description, headers=_ASKED_EACH_TIME, media_type=JSON)
+    MEANINGS: ClassVar = {
+        "documentation": "For people.",
+        "description": "The OpenAPI document, for programs.",
+        "orders": "Where orders are submitted and listed.",
+        "problems": "What can go wrong.",
+        "health": "Whether the service is ready.",
+    }
+    documentation: str
+    description: str
+    orders: str
+    problems: str
+    health: str
 
-    async def index(_: Request) -> Response:
+
+INDEX: Final = Index("/docs", "/openapi.json", "/orders", TYPE_PREFIX, "/health")
+
+
+def _index() -> dict[str, Example]:
+    return {"index": Example("The addresses", msgspec.to_builtins(INDEX))}
+
+
+_CODE: Final = Parameter("code", "path", "The problem's `code`.", reference(Code.__name__), Code.ORDER_NOT_FOUND)
+
+
+class PageRoutes:
+    """The routes of the documentation that the document itself names."""
+
+    def __init__(self, document: Mapping[str, Any], problems: ProblemExamples) -> None:
+        self._document = json.dumps(document, separators=(",", ":")).encode()
+        self._problems = problems
+
+    @operation(
+        *("GET", "/", "readIndex"),
+        {200: Answer("The addresses of the documentation, of the orders and of the health.", Index, _index)},
+        tag="documentation",
+    )
+    async def index(self, _: Request) -> Response:
+        """Where to begin."""
         return Response(codec.encode(INDEX), headers=_ASKED_EACH_TIME, media_type=JSON)
 
-    return [
-        Route("/", index),
-        Route("/openapi.json", openapi),
-        Route("/docs", swagger.page),
-        Route("/docs/{version}/{name}", swagger.file),
-        Route(TYPE_PREFIX, _problems),
-        Route(f"{TYPE_PREFIX}{{code}}", _problem),
-    ]
+    @operation(
+        *("GET", "/openapi.json", "readDescription", {200: Answer("OpenAPI 3.1.")}),
+        summary="This document",
+        tag="documentation",
+    )
+    async def openapi(self, _: Request) -> Response:
+        """Give the OpenAPI document."""
+        return Response(self._document, headers=_ASKED_EACH_TIME, media_type=JSON)
+
+    @operation(
+        *("GET", TYPE_PREFIX, "listProblems", {200: Answer("A page that lists them.", media_type=HTML)}),
+        tag="documentation",
+    )
+    async def problems(self, _: Request) -> Response:
+        """All problems."""
+        return _problem_page(html_index())
+
+    @operation(
+        *("GET", f"{TYPE_PREFIX}{{code}}", "readProblem", {200: Answer("A page about it.", media_type=HTML)}),
+        description="The `type` of a problem is the address of its page.",
+        parameters=(_CODE,),
+        problems=(Code.NOT_FOUND,),
+        summary="What a problem means and what helps",
+        tag="documentation",
+    )
+    async def problem(self, request: Request) -> Response:
+        """Show the page of a problem."""
+        code = request.path_params["code"]
+        if code not in PROBLEMS:
+            raise Problem(Code.NOT_FOUND)
+        return _problem_page(html_page(Code(code), self._problems[Code(code)]))
+
+
+def _problem_page(html: str) -> Response:
+    return HTMLResponse(html, headers={**_ASKED_EACH_TIME, "content-security-policy": PROBLEM_POLICY})
+
+
+def swagger_routes() -> list[Route]:
+    """Make the routes of `/docs`; a file of Swagger UI that is missing shows at once."""
+    swagger = _SwaggerUi()
+    return [Route("/docs", swagger.page), Route("/docs/{version}/{name}", swagger.file)]
 
 
 class _SwaggerUi:
@@ -99,18 +166,3 @@ class _SwaggerUi:
         if request.path_params["version"] != self._version or name not in self._files:
             raise Problem(Code.NOT_FOUND)
         return Response(self._files[name], headers=_KEPT, media_type=mimetypes.guess_type(name)[0])
-
-
-async def _problems(_: Request) -> Response:
-    return _problem_page(html_index())
-
-
-async def _problem(request: Request) -> Response:
-    code = request.path_params["code"]
-    if code not in PROBLEMS:
-        raise Problem(Code.NOT_FOUND)
-    return _problem_page(html_page(Code(code)))
-
-
-def _problem_page(html: str) -> Response:
-    return HTMLResponse(html, headers={**_ASKED_EACH_TIME, "content-security-policy": PROBLEM_POLICY})

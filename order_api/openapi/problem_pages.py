@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from hashlib import sha256
 from html import escape
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from order_api.http.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Code, Kind
-from order_api.openapi.problem_examples import problem_examples
-from order_api.openapi.schemas import FIELD_MEANINGS, Members
+from order_api.openapi.schemas import Members
+from order_api.openapi.words import FIELD_MEANINGS
 
 INDEX_TITLE: Final = "Problems"
 INDEX_TEXT: Final = (
@@ -31,6 +32,17 @@ STYLE_SOURCE: Final = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).deco
 """What a Content-Security-Policy calls exactly this style."""
 
 
+class ProblemExample(NamedTuple):
+    """An answer: its body as JSON, and the headers that are its own."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+
+
+ProblemExamples = Mapping[Code, ProblemExample]
+"""An answer of each problem."""
+
+
 class Section(NamedTuple):
     """A part of a page. A `code` part is shown as it stands."""
 
@@ -39,12 +51,12 @@ class Section(NamedTuple):
     code: str | None = None
 
 
-def markdown_page(code: Code) -> str:
+def markdown_page(code: Code, example: ProblemExample) -> str:
     """Write the page of a problem."""
     parts = [f"# {PROBLEMS[code].title}", _first_line(code)]
     for section in _sections(code):
         parts += [f"## {section.heading}", section.text]
-        parts += [f"```{section.code}\n{_example(code)}\n```"] if section.code else []
+        parts += [f"```{section.code}\n{_answer(code, example)}\n```"] if section.code else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -58,13 +70,13 @@ def markdown_index() -> str:
     return f"# {INDEX_TITLE}\n\n{INDEX_TEXT}\n\n{origin}\n\n{table}\n"
 
 
-def html_page(code: Code) -> str:
+def html_page(code: Code, example: ProblemExample) -> str:
     """Write the page of a problem."""
     parts = [f"<h1>{_marked(PROBLEMS[code].title)}</h1>", f"<p>{_marked(_first_line(code))}</p>"]
     for section in _sections(code):
         parts += [f"<h2>{section.heading}</h2>"]
         parts += [f"<p>{_marked(section.text)}</p>"] if section.text else []
-        parts += [f"<pre>{escape(_example(code), quote=False)}</pre>"] if section.code else []
+        parts += [f"<pre>{escape(_answer(code, example), quote=False)}</pre>"] if section.code else []
     return _html(PROBLEMS[code].title, [*parts, f'<p><a href="{TYPE_PREFIX}">All problems</a></p>'])
 
 
@@ -98,8 +110,8 @@ def _sections(code: Code) -> list[Section]:
     ]
 
 
-def _example(code: Code) -> str:
-    example, status = problem_examples()[code], PROBLEMS[code].status
+def _answer(code: Code, example: ProblemExample) -> str:
+    status = PROBLEMS[code].status
     headers = {"content-type": MEDIA_TYPE, **example.headers}
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\n".join([*lines, "", json.dumps(example.body, indent=2)])

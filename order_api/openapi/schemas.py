@@ -1,13 +1,13 @@
 """The shapes of all bodies as JSON Schemas, made from the Structs that are read and written, and said in words.
 
-The words stand here, so that the Structs stay short; a test demands some for every field. A schema must never allow
+A test demands words for every field: those in `words`, or in the Struct's own `MEANINGS`. A schema must never allow
 what the reader of the Struct refuses, or the other way round: where a rule has no words in JSON Schema (a decimal's
-maximum), it is told by a pattern.
+maximum), a pattern tells it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,12 +15,10 @@ import msgspec
 from pydantic import TypeAdapter
 
 from contracts.decimals import PLACES_MAX, Exact
-from contracts.orders import SLIPPAGE_BPS_DEFAULT, Order
+from contracts.orders import Order
 from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
-from order_api.orders.listing import Page
-from order_api.orders.routes import History, OrderState
-from order_api.orders.submission import OrderBody
+from order_api.openapi.words import FIELD_MEANINGS, STATUS_MEANINGS, TYPE_MEANINGS
 
 ORDER_ID: Final[dict[str, Any]] = {
     "type": "string",
@@ -42,114 +40,13 @@ class Members(msgspec.Struct, frozen=True):
     order_status: OrderStatus
 
 
-class ReadinessReport(msgspec.Struct, frozen=True):
-    """Whether the process is ready, and what each check found."""
-
-    status: str
-    checks: dict[str, str]
-
-
-class Index(msgspec.Struct, frozen=True):
-    """Where to begin: addresses on this server."""
-
-    documentation: str
-    description: str
-    orders: str
-    problems: str
-    health: str
-
-
-INDEX: Final = Index("/docs", "/openapi.json", "/orders", TYPE_PREFIX, "/health")
-
-
-class Liveness(msgspec.Struct, frozen=True):
-    """The process answers."""
-
-    status: str
-
-
-STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
-    OrderStatus.PENDING: "It is being checked, and its money reserved.",
-    OrderStatus.CONFIRMED: "It is allowed and its money is held. It can still be cancelled.",
-    OrderStatus.PROCESSING: "It is filled and being settled. There is no way back.",
-    OrderStatus.COMPLETED: "It is filled and settled.",
-    OrderStatus.CANCELLED: "Its user, its time or an operator ended it; nothing is held any more.",
-    OrderStatus.FAILED: "Somebody said no, or did not answer in time; nothing is held any more.",
-}
-TYPE_MEANINGS: Final[dict[OrderType, str]] = {
-    OrderType.MARKET_BUY: "Buy at the quote of the moment.",
-    OrderType.MARKET_SELL: "Sell at the quote of the moment.",
-}
-FIELD_MEANINGS: Final[dict[str, str]] = {
-    "order_id": "The order's id, minted when it was accepted.",
-    "client_order_id": "The user's own name for the order, used once: repeating the request makes no second order.",
-    "user_id": "The order's user: the token's `sub`, unless the caller may act for others.",
-    "asset_id": "What is bought or sold.",
-    "order_type": "What is asked for.",
-    "status": "Where the order stands. COMPLETED, CANCELLED and FAILED are final: the money is at rest.",
-    "quantity": "How much of the asset, more than 0; its step and its limits are the asset's.",
-    "price": "The price that the client saw, if it says so: the quote may be worse by `slippage_bps` and no more.",
-    "slippage_bps": "How much worse than `price` the quote may be, in 1/10,000.",
-    "OrderBody.slippage_bps": "How much worse than `price` the quote may be, in 1/10,000; left out, "
-    f"{SLIPPAGE_BPS_DEFAULT}.",
-    "filled_quantity": "How much is filled: nothing or all.",
-    "average_price": "What one unit cost, in `cash_asset_id`; null until it is filled.",
-    "fee": "What was charged for the fill, in `fee_asset_id`.",
-    "reason_code": "Why it was cancelled or failed; null otherwise.",
-    "reason": "The same in words.",
-    "cancel_requested": "A cancel is accepted; whether it was in time, the status will tell.",
-    "version": "Rises by one with each change that can be seen; 0 until the orchestrator has it. It is the ETag.",
-    "created_at": "When it was accepted.",
-    "updated_at": "When it changed last.",
-    "cash_asset_id": "The currency of the quote, so of `average_price`; null while it is PENDING, and when it ended "
-    "without a quote.",
-    "fee_asset_id": "The currency of `fee`; null when `cash_asset_id` is. Today it is always the same.",
-    "orders": "Newest first.",
-    "history": "Oldest first.",
-    "has_more": "Whether there is a next page.",
-    "next_cursor": "Give it as `cursor` to get the next page; null on the last one.",
-    "Entry.seq": "Its place in the order's history, from 1.",
-    "Entry.at": "When it happened.",
-    "Entry.kind": "`received`, `asked`, `answered`, `waits`, `timed_out`, `ignored`, `status`, `overdue`, `parked`, "
-    "`resumed`, `woken`.",
-    "Entry.name": "The message, the question or the status that it is about.",
-    "Entry.status": "The status that it led to, if it led to one.",
-    "Entry.version": "The version that it led to, if it led to one.",
-    "Entry.detail": "What else is known of it, such as amounts and reasons.",
-    "FieldError.field": "The field, the parameter or the header.",
-    "FieldError.rule": "The rule that it breaks.",
-    "FieldError.got": "What was sent, as JSON and cut short; null: nothing.",
-    "Problem.type": "The address of the page about this problem; it never changes.",
-    "Problem.title": "The problem in a few words.",
-    "Problem.status": "The HTTP status.",
-    "Problem.detail": "What is to be said about this one case, for people.",
-    "Problem.instance": "The address that it is about: the order's where there is one, else the request's path.",
-    "Problem.code": "The last part of `type`: decide by this.",
-    "Problem.trace_id": "With a `5xx`, where traces are kept: name it to whoever runs the service.",
-    "Members.errors": "Each field that breaks its rule.",
-    "Members.order_id": "The order that it is about.",
-    "Members.order": "Where that order is found.",
-    "Members.order_ids": "The orders that it is about.",
-    "Members.order_status": "Where that order stands.",
-    "ReadinessReport.status": "`ok` or `unavailable`.",
-    "ReadinessReport.checks": "Each check's name, and `ok` or what is wrong.",
-    "Liveness.status": "`ok`.",
-    "Index.documentation": "For people.",
-    "Index.description": "The OpenAPI document, for programs.",
-    "Index.orders": "Where orders are submitted and listed.",
-    "Index.problems": "What can go wrong.",
-    "Index.health": "Whether the service is ready.",
-}
-"""What each field says: by the names of its Struct and its own, or by its own where it is the same everywhere."""
-
-_STRUCTS: Final = (OrderBody, Order, OrderState, Page, History, FieldError, Members, ReadinessReport, Liveness, Index)
-
-
-def components() -> dict[str, Any]:
-    """Make every schema that the operations refer to, by its name."""
-    _, made = msgspec.json.schema_components(_STRUCTS, schema_hook=_decimal, ref_template=f"{_PLACE}{{name}}")
+def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
+    """Make the schemas of Structs and of all problems, by their names."""
+    every: list[type[msgspec.Struct]] = [*dict.fromkeys(structs), FieldError, Members]
+    own = {f"{one.__name__}.{name}": words for one in every for name, words in getattr(one, "MEANINGS", {}).items()}
+    _, made = msgspec.json.schema_components(every, schema_hook=_decimal, ref_template=f"{_PLACE}{{name}}")
     schemas = {name: _precise(schema) for name, schema in made.items()}
-    schemas = {name: _worded(name, schema) for name, schema in schemas.items()}
+    schemas = {name: _worded(name, schema, FIELD_MEANINGS | own) for name, schema in schemas.items()}
     # Fields with a default are missing from old events only: an answer has every one.
     schemas[Order.__name__]["required"] = [*schemas[Order.__name__]["properties"]]
     members = schemas.pop(Members.__name__)["properties"]
@@ -206,7 +103,7 @@ def _problem_base() -> dict[str, Any]:
 
 def _problem(code: Code, members: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a problem with all its members: generators of clients make no type of a schema that adds to another."""
-    kind, base = PROBLEMS[code], _worded("Problem", _problem_base())
+    kind, base = PROBLEMS[code], _worded("Problem", _problem_base(), FIELD_MEANINGS)
     fixed = {"type": TYPE_PREFIX + code, "status": kind.status, "code": str(code)}
     properties = dict(base["properties"])
     properties |= {
@@ -222,13 +119,13 @@ def _problem(code: Code, members: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _worded(struct: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _worded(struct: str, schema: dict[str, Any], meanings: Mapping[str, str]) -> dict[str, Any]:
     """Say of each field what it means. Defaults are said in words: some generators want a field with one given."""
     properties = schema.get("properties", {})
     worded = {
         name: {
             **{word: value for word, value in field.items() if word != "default"},
-            "description": FIELD_MEANINGS.get(f"{struct}.{name}") or FIELD_MEANINGS[name],
+            "description": meanings.get(f"{struct}.{name}") or meanings[name],
         }
         for name, field in properties.items()
     }

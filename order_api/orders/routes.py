@@ -1,42 +1,50 @@
-"""The routes of `/orders`, from HTTP to the order service and back: a hot one of Starlette, the others of FastAPI."""
+"""The routes of `/orders`, from HTTP to the order service and back, each declared with what the document says of it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
 from contracts import codec
-from contracts.decimals import Exact, Money
 from contracts.orders import Order
-from contracts.vocabulary import (
-    NAME_PATTERN,
-    NAME_RULE,
-    PATH_NAME_RULE,
-    AssetId,
-    Count,
-    Instant,
-    OrderStatus,
-    ReasonCode,
-)
-from order_api.http.authentication import Authentication
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, OrderStatus
 from order_api.http.bodies import JSON, read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.request_headers import knows, read_key, read_wait
 from order_api.http.tokens import Caller, Scope
+from order_api.openapi.declarations import Answer, Body, Parameter, operation
+from order_api.orders import examples
 from order_api.orders.audit_trail import Origin
-from order_api.orders.listing import read_wanted
+from order_api.orders.declared import (
+    CANCEL_PROBLEMS,
+    CANCEL_TEXT,
+    CANCELLED,
+    CANCELLERS,
+    CLIENT_ORDER_ID,
+    IF_NONE_MATCH,
+    KEY,
+    ORDER_ID,
+    READERS,
+    SUBMITTED,
+    THE_ORDER,
+    THE_STATE,
+    USER_ID,
+    WAIT,
+    WAITING_TEXT,
+)
+from order_api.orders.list_parameters import LIST_PARAMETERS, read_wanted
+from order_api.orders.listing import Page
 from order_api.orders.service import OrderService, address
-from order_api.orders.store import Entry
-from order_api.orders.submission import make_claim, read_body
-from order_api.orders.views import refuse_late_cancel
+from order_api.orders.submission import OrderBody, make_claim, read_body
+from order_api.orders.views import History, refuse_late_cancel, state_of
 from order_api.orders.waiting import Waiting
 
 _ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -46,68 +54,59 @@ ADDRESS_LENGTH_MAX: Final = 64
 """Characters of an address that the trail keeps: a trusted proxy passes on what it was told."""
 
 
-class OrderState(msgspec.Struct, frozen=True):
-    """The few fields of an order that change."""
-
-    order_id: UUID
-    status: OrderStatus
-    reason_code: ReasonCode | None
-    reason: str | None
-    cancel_requested: bool
-    filled_quantity: Money
-    average_price: Exact | None
-    fee: Money
-    version: Count
-    updated_at: Instant
-    cash_asset_id: AssetId | None
-    fee_asset_id: AssetId | None
-
-
-class History(msgspec.Struct, frozen=True):
-    """A page of what happened to an order, oldest first; the next page is asked for with `after` = the last `seq`."""
-
-    order_id: UUID
-    history: list[Entry]
-    has_more: bool
+SEQ_MAX: Final = 999_999_999
+_AFTER: Final = Parameter(
+    "after",
+    "query",
+    "Show what came after this `seq`.",
+    {"type": "integer", "minimum": 0, "maximum": SEQ_MAX, "default": 0},
+    0,
+)
 
 
 class OrderRoutes:
-    """The endpoints of `/orders`."""
+    """The endpoints of `/orders`, for callers that are known.
+
+    Routes are tried in the order in which they stand: an order may be named `status`, so its name comes before that.
+    """
 
     def __init__(
         self,
         service: OrderService,
         waiting: Waiting,
-        authentication: Authentication,
         in_flight: InFlight,
         *,
         body_bytes_max: int,
     ) -> None:
         self._service = service
         self._waiting = waiting
-        self._authentication = authentication
         self._in_flight = in_flight
         self._body_bytes_max = body_bytes_max
 
-    def attach(self, app: FastAPI) -> None:
-        """Put the endpoints where they are found; `openapi` describes them."""
-        for method, path, endpoint in (
-            ("GET", "/orders", self.orders),
-            ("GET", "/orders/by-client-id/{client_order_id}", self.named_order),
-            ("PUT", "/orders/by-client-id/{client_order_id}/cancel", self.cancel_named),
-            ("GET", "/orders/{order_id}", self.order),
-            ("GET", "/orders/{order_id}/status", self.status),
-            ("GET", "/orders/{order_id}/history", self.history),
-            ("PUT", "/orders/{order_id}/cancel", self.cancel),
-        ):
-            app.add_api_route(path, endpoint, methods=[method], include_in_schema=False, response_model=None)
+    @operation(
+        "POST",
+        "/orders",
+        "submitOrder",
+        SUBMITTED,
+        description="Give an `Idempotency-Key`, a `client_order_id` or both, and repeat the request as often as you"
+        " like: the same order is answered, with `Idempotency-Replayed: true`. What breaks a rule of this document is"
+        " a `422`, and no order exists; what only the asset's rules can tell (step, tick, limits) ends the order FAILED"
+        " with a reason.",
+        parameters=(KEY, WAIT),
+        scopes=(Scope.WRITE,),
+        problems=(
+            *(Code.OTHER_USER, Code.CLIENT_ORDER_ID_REUSED, Code.KEYS_DISAGREE, Code.BODY_TOO_LARGE),
+            *(Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST, Code.IDEMPOTENCY_KEY_REUSED),
+            Code.NOT_PUBLISHED,
+        ),
+        body=Body(OrderBody, examples.bodies),
+    )
+    async def submit(self, request: Request, caller: Caller) -> Response:
+        """Submit an order.
 
-    async def submit(self, request: Request) -> Response:
-        """Accept an order: 202 with the order as PENDING, or 201 with the order that has ended while we waited.
-
-        The same keys again give the order that they have made before.
+        The answer is 202 with the order as PENDING, or 201 with the order that has ended while its client waited. The
+        same keys again give the order that they have made before.
         """
-        caller = await self._caller(request, Scope.WRITE)
         origin = _origin(request, caller)
         wait_s, key = read_wait(request.headers), read_key(request.headers)
         raw = await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)
@@ -125,51 +124,112 @@ class OrderRoutes:
             headers["idempotency-replayed"] = "true"
         return _json(order, 201 if waited and order.status.terminal else 202, headers)
 
-    async def orders(self, request: Request) -> Response:
-        """List a user's orders, newest first."""
-        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
+    @operation(
+        "GET",
+        "/orders",
+        "listOrders",
+        {200: Answer("A page of them, newest first.", Page, examples.pages)},
+        description="An order keeps its place, so that whoever follows `next_cursor` sees every order once.",
+        parameters=LIST_PARAMETERS,
+        scopes=READERS,
+        problems=(Code.OTHER_USER, Code.INVALID_REQUEST),
+    )
+    async def orders(self, request: Request, caller: Caller) -> Response:
+        """List orders."""
         return _json(await self._service.orders(read_wanted(request.query_params.multi_items()), caller))
 
-    async def order(self, request: Request, order_id: str) -> Response:
-        """Show an order."""
-        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
-        return await self._show(request, _order_id(order_id), caller)
+    @operation(
+        "GET",
+        "/orders/{order_id}",
+        "readOrder",
+        THE_ORDER,
+        description="Never a `404` for an order that was accepted here. Another user's order does not exist. "
+        + WAITING_TEXT,
+        parameters=(ORDER_ID, WAIT, IF_NONE_MATCH),
+        scopes=READERS,
+        problems=(Code.ORDER_NOT_FOUND,),
+    )
+    async def order(self, request: Request, caller: Caller) -> Response:
+        """Read an order."""
+        return await self._show(request, _order_id(request), caller)
 
-    async def status(self, request: Request, order_id: str) -> Response:
-        """Show what changes about an order."""
-        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
-        return await self._show(request, _order_id(order_id), caller, OrderState)
+    @operation(
+        "GET",
+        "/orders/by-client-id/{client_order_id}",
+        "readOrderByClientId",
+        THE_ORDER,
+        description=WAITING_TEXT,
+        parameters=(CLIENT_ORDER_ID, USER_ID, WAIT, IF_NONE_MATCH),
+        scopes=READERS,
+        problems=(Code.ORDER_NOT_FOUND, Code.INVALID_REQUEST),
+    )
+    async def named_order(self, request: Request, caller: Caller) -> Response:
+        """Read an order by the user's own name for it."""
+        return await self._show(request, await self._named(request, caller), caller)
 
-    async def named_order(self, request: Request, client_order_id: str) -> Response:
-        """Show an order by the name that its user gave it."""
-        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
-        return await self._show(request, await self._named(request, client_order_id, caller), caller)
+    @operation(
+        "GET",
+        "/orders/{order_id}/status",
+        "readOrderStatus",
+        THE_STATE,
+        description=WAITING_TEXT,
+        parameters=(ORDER_ID, WAIT, IF_NONE_MATCH),
+        scopes=READERS,
+        problems=(Code.ORDER_NOT_FOUND,),
+    )
+    async def status(self, request: Request, caller: Caller) -> Response:
+        """Read what changes about an order."""
+        return await self._show(request, _order_id(request), caller, state_of)
 
-    async def history(self, request: Request, order_id: str) -> Response:
-        """Show what happened to an order."""
-        caller = await self._caller(request, Scope.READ, Scope.OPERATE)
+    @operation(
+        "GET",
+        "/orders/{order_id}/history",
+        "readOrderHistory",
+        {200: Answer("A page of its history.", History, examples.history)},
+        description="Every status, question, answer and ignored reply, with times and reasons; the next page begins"
+        " after the last `seq`.",
+        parameters=(ORDER_ID, _AFTER),
+        scopes=READERS,
+        problems=(Code.ORDER_NOT_FOUND, Code.INVALID_REQUEST),
+    )
+    async def history(self, request: Request, caller: Caller) -> Response:
+        """Read what happened to an order."""
         after = _once(request, "after", "0")
         if _SEQ.fullmatch(after) is None:
             raise invalid(BrokenRule("after", "must be the seq of an entry, a whole number", after))
-        number = _about(request, _order_id(order_id))
+        number = _about(request, _order_id(request))
         return _json(History(number, *await self._service.history(number, caller, int(after))))
 
-    async def cancel(self, request: Request, order_id: str) -> Response:
-        """Ask for an order to be cancelled: 202, or 200 when it is already."""
-        caller = await self._caller(request, Scope.WRITE, Scope.OPERATE)
-        return await self._cancel(request, _order_id(order_id), caller)
+    @operation(
+        "PUT",
+        "/orders/{order_id}/cancel",
+        "cancelOrder",
+        CANCELLED,
+        description=CANCEL_TEXT,
+        parameters=(ORDER_ID, WAIT),
+        scopes=CANCELLERS,
+        problems=(Code.ORDER_NOT_FOUND, *CANCEL_PROBLEMS),
+    )
+    async def cancel(self, request: Request, caller: Caller) -> Response:
+        """Cancel an order."""
+        return await self._cancel(request, _order_id(request), caller)
 
-    async def cancel_named(self, request: Request, client_order_id: str) -> Response:
-        """Ask for an order to be cancelled by the name that its user gave it."""
-        caller = await self._caller(request, Scope.WRITE, Scope.OPERATE)
-        return await self._cancel(request, await self._named(request, client_order_id, caller), caller)
+    @operation(
+        "PUT",
+        "/orders/by-client-id/{client_order_id}/cancel",
+        "cancelOrderByClientId",
+        CANCELLED,
+        description=CANCEL_TEXT,
+        parameters=(CLIENT_ORDER_ID, USER_ID, WAIT),
+        scopes=CANCELLERS,
+        problems=(Code.ORDER_NOT_FOUND, Code.INVALID_REQUEST, *CANCEL_PROBLEMS),
+    )
+    async def cancel_named(self, request: Request, caller: Caller) -> Response:
+        """Cancel an order by the user's own name for it."""
+        return await self._cancel(request, await self._named(request, caller), caller)
 
-    async def _caller(self, request: Request, *any_of: Scope) -> Caller:
-        caller = await self._authentication.caller(request)
-        caller.need(*any_of)
-        return caller
-
-    async def _named(self, request: Request, client_order_id: str, caller: Caller) -> UUID:
+    async def _named(self, request: Request, caller: Caller) -> UUID:
+        client_order_id = request.path_params["client_order_id"]
         user_id = _once(request, "user_id", caller.user_id)
         if _NAME.fullmatch(user_id) is None:
             raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
@@ -178,7 +238,7 @@ class OrderRoutes:
         return (await self._service.named(user_id, client_order_id, caller)).order_id
 
     async def _show(
-        self, request: Request, order_id: UUID, caller: Caller, kind: type[msgspec.Struct] = Order
+        self, request: Request, order_id: UUID, caller: Caller, view: Callable[[Order], msgspec.Struct] | None = None
     ) -> Response:
         """Answer with an order, or with 304 when the client has this version; wait for something new if it prefers."""
         _about(request, order_id)
@@ -195,7 +255,7 @@ class OrderRoutes:
         headers = _waited(wait_s) | {"etag": _etag(order)}
         if knows(known, _etag(order)):
             return Response(status_code=304, headers=headers)
-        return _json(order if kind is Order else _part(order, kind), 200, headers)
+        return _json(order if view is None else view(order), 200, headers)
 
     async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
         """Accept a cancel; wait for the order's end if the client prefers, and answer as if it were asked for then."""
@@ -232,10 +292,6 @@ def _waited(wait_s: int) -> dict[str, str]:
     return {"preference-applied": f"wait={wait_s}"} if wait_s else {}
 
 
-def _part(order: Order, kind: type[msgspec.Struct]) -> msgspec.Struct:
-    return kind(**{name: getattr(order, name) for name in kind.__struct_fields__})
-
-
 def _once(request: Request, name: str, default: str) -> str:
     """Return a parameter of the query; two of one name would leave it to chance which is meant."""
     values = request.query_params.getlist(name)
@@ -244,7 +300,8 @@ def _once(request: Request, name: str, default: str) -> str:
     return values[0] if values else default
 
 
-def _order_id(text: str) -> UUID:
+def _order_id(request: Request) -> UUID:
+    text = request.path_params["order_id"]
     if _ORDER_ID.fullmatch(text) is None:
         raise Problem(Code.ORDER_NOT_FOUND, "an order id is a UUID in its canonical text, in lower case")
     return UUID(text)

@@ -5,18 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
-from contracts.decimals import Money, Price, Quantity
+from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import Order
-from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
+from contracts.vocabulary import AssetId, Count, Instant, OrderStatus, OrderType, ReasonCode
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.messages import Claimed
-from order_api.orders.store import Found
+from order_api.orders.store import Entry, Found
 
 TAKEN_REASON: Final = "another producer used this order id for an order of its own"
+
+
+class OrderState(msgspec.Struct, frozen=True):
+    """The few fields of an order that change."""
+
+    order_id: UUID
+    status: OrderStatus
+    reason_code: ReasonCode | None
+    reason: str | None
+    cancel_requested: bool
+    filled_quantity: Money
+    average_price: Exact | None
+    fee: Money
+    version: Count
+    updated_at: Instant
+    cash_asset_id: AssetId | None
+    fee_asset_id: AssetId | None
+
+
+class History(msgspec.Struct, frozen=True):
+    """A page of what happened to an order, oldest first; the next page is asked for with `after` = the last `seq`."""
+
+    order_id: UUID
+    history: list[Entry]
+    has_more: bool
 
 
 def shown(found: Found, caller: Caller) -> Order | None:
@@ -42,6 +68,11 @@ def listed(found: Found, user_id: str) -> Order:
     if found.claimed is None:
         raise ValueError("neither an order of this user nor a claim")
     return pending(found.claimed) if found.order is None else _taken(found.claimed, found.order.created_at)
+
+
+def state_of(order: Order) -> OrderState:
+    """Return the part of an order that changes."""
+    return OrderState(**{name: getattr(order, name) for name in OrderState.__struct_fields__})
 
 
 def pending(claimed: Claimed) -> Order:

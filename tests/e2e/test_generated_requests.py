@@ -16,7 +16,7 @@ from typing import Any
 
 import jwt
 
-from order_api.openapi.operations import OPERATIONS
+from order_api.description import OPERATIONS
 from tests.e2e.system import System, eventually, running
 from tests.e2e.trader import Trader
 from tests.support.infrastructure import Infrastructure

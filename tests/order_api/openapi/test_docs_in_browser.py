@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import ConsoleMessage, Page, Request, async_playwright
 
+from order_api.description import OPERATIONS
 from order_api.http.problems import PROBLEMS
-from order_api.openapi.operations import OPERATIONS
 from tests.order_api.support import Api, token
 from tests.support.infrastructure import chromium
 

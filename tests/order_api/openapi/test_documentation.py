@@ -18,14 +18,15 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, OrderType
+from order_api.description import OPERATIONS, api_document
 from order_api.http.problems import PROBLEMS, Code
 from order_api.http.routing import all_routes
-from order_api.openapi.document import describe
-from order_api.openapi.operations import HEADERS, LIMIT_HEADERS, OPERATIONS
+from order_api.openapi.declarations import HEADERS, LIMIT_HEADERS
 from order_api.openapi.pages import SWAGGER_UI_FILES
-from order_api.openapi.problem_examples import problem_examples
-from order_api.openapi.schemas import FIELD_MEANINGS, STATUS_MEANINGS, TYPE_MEANINGS, problem_name
-from order_api.orders.routes import OrderState
+from order_api.openapi.schemas import problem_name
+from order_api.openapi.words import STATUS_MEANINGS, TYPE_MEANINGS
+from order_api.orders.problem_examples import problem_examples
+from order_api.orders.views import OrderState
 from order_api.settings import ApiSettings
 from tests.order_api.support import Api, Orchestrator, running, token
 
@@ -40,30 +41,30 @@ def _is_a_time(text: object) -> bool:
 
 def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
     """Make a validator of a part of the document, with what its references lead to."""
-    return Draft202012Validator({**schema, "components": describe()["components"]}, format_checker=FORMATS)
+    return Draft202012Validator({**schema, "components": api_document()["components"]}, format_checker=FORMATS)
 
 
 def _described() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path, item in describe()["paths"].items():
+    for path, item in api_document()["paths"].items():
         for method, operation in item.items():
             yield f"{method.upper()} {path}", operation
 
 
 def test_the_document_is_openapi() -> None:
     """The document is valid by the meta-schema of OpenAPI 3.1, and each schema in it by that of JSON Schema 2020-12."""
-    assert [] == [error.message for error in Draft202012Validator(OPENAPI_31).iter_errors(describe())]
-    schemas = [*describe()["components"]["schemas"].values()]
+    assert [] == [error.message for error in Draft202012Validator(OPENAPI_31).iter_errors(api_document())]
+    schemas = [*api_document()["components"]["schemas"].values()]
     schemas += [parameter["schema"] for _, operation in _described() for parameter in operation["parameters"]]
     for schema in schemas:
         Draft202012Validator.check_schema(schema)
-    assert r"\Z" not in json.dumps(describe())
+    assert r"\Z" not in json.dumps(api_document())
 
 
 def test_every_reference_leads_somewhere() -> None:
     """No `$ref` is broken, every schema is used, and every link names an operation."""
-    text = json.dumps(describe())
+    text = json.dumps(api_document())
     used = set(re.findall(r'"#/components/(\w+)/([\w.-]+)"', text))
-    parts = describe()["components"]
+    parts = api_document()["components"]
     assert {(kind, name) for kind in ("schemas", "headers") for name in parts[kind]} >= used
     assert used >= {("schemas", name) for name in parts["schemas"] if name not in _NEVER_ANSWERED}
     assert {operation["operationId"] for _, operation in _described()} >= set(
@@ -73,9 +74,9 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_no_schema_adds_to_another() -> None:
     """Each problem has all its members in one schema: generators of clients leave out what is put together of parts."""
-    assert '"allOf"' not in json.dumps(describe())
+    assert '"allOf"' not in json.dumps(api_document())
     for code in PROBLEMS:
-        schema = describe()["components"]["schemas"][problem_name(code)]
+        schema = api_document()["components"]["schemas"][problem_name(code)]
         assert {"type", "title", "status", "detail", "instance", "code"} <= set(schema["required"])
 
 
@@ -86,13 +87,13 @@ _NEVER_ANSWERED = {"MethodNotAllowedProblem"}
 @pytest.mark.parametrize("kind", [Order, OrderState])
 def test_an_order_that_is_answered_has_every_field(kind: type[Order | OrderState]) -> None:
     """What is not known is null and not left out, so a client may rely on each field; that is not so of old events."""
-    assert list(kind.__struct_fields__) == describe()["components"]["schemas"][kind.__name__]["required"]
+    assert list(kind.__struct_fields__) == api_document()["components"]["schemas"][kind.__name__]["required"]
 
 
 async def test_the_document_has_every_route(api: Api) -> None:
     """Every call that is served is described, the hot one too, and nothing else."""
     document = (await api.client.get("/openapi.json")).json()
-    assert describe() == document
+    assert api_document() == document
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     served = {
         (method, route.path)
@@ -133,12 +134,13 @@ def test_every_parameter_and_body_has_an_example_that_fits() -> None:
 
 
 def test_everything_says_what_it_means() -> None:
-    """Every operation, answer, field and value of the document is said in words, and nothing that is not there."""
+    """Every operation, answer, schema, field and value of the document is said in words."""
     for name, operation in _described():
         assert operation["summary"], name
         assert all(answer["description"] for answer in operation["responses"].values()), name
-    fields = {name for schema in describe()["components"]["schemas"].values() for name in schema.get("properties", {})}
-    assert {meaning.partition(".")[2] or meaning for meaning in FIELD_MEANINGS} >= fields
+    for struct, schema in api_document()["components"]["schemas"].items():
+        assert schema["description"], struct
+        assert [] == [name for name, field in schema.get("properties", {}).items() if not field["description"]], struct
     assert (set(OrderStatus), set(OrderType)) == (set(STATUS_MEANINGS), set(TYPE_MEANINGS))
     for kind in PROBLEMS.values():
         assert all(text.endswith(".") for text in (kind.meaning, kind.when, kind.remedy)), kind.title

@@ -5,9 +5,9 @@ For documents only. A test provokes the problems on a running API and compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -18,7 +18,8 @@ from order_api.http.bodies import CLOSE
 from order_api.http.limits import RETRY_AFTER_S, RateLimit
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller, Scope
-from order_api.openapi.examples import USER_ID, orders_by_status
+from order_api.openapi.problem_pages import ProblemExample, ProblemExamples
+from order_api.orders.examples import USER_ID, orders_by_status
 from order_api.orders.service import address
 from order_api.orders.submission import read_body
 from order_api.orders.views import refuse_late_cancel
@@ -31,15 +32,8 @@ _SUBMIT: Final = "/orders"
 _CANCEL: Final = f"{_ADDRESS}/cancel"
 
 
-class ProblemExample(NamedTuple):
-    """An answer: its body as JSON, and the headers that are its own."""
-
-    body: dict[str, Any]
-    headers: Mapping[str, str]
-
-
 @cache
-def problem_examples() -> Mapping[Code, ProblemExample]:
+def problem_examples() -> ProblemExamples:
     """Answer every problem once."""
     return {problem.code: _answered(problem, instance) for problem, instance in _problems()}
 

@@ -5,8 +5,9 @@ They are made of the Structs that are sent and by the functions that make them, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -16,13 +17,12 @@ from contracts.decimals import Exact, Money
 from contracts.examples import ORDER_ID, TIME
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, ReasonCode
-from order_api.openapi.schemas import INDEX, Liveness, ReadinessReport
+from order_api.openapi.declarations import Example
 from order_api.orders.listing import make_page, write_cursor
 from order_api.orders.messages import Claimed
-from order_api.orders.routes import History, OrderState
 from order_api.orders.store import Entry
 from order_api.orders.submission import make_claim, read_body
-from order_api.orders.views import pending
+from order_api.orders.views import History, pending, state_of
 
 USER_ID: Final = "alice"
 KEY: Final = "0d3c5f8e-alice-17"
@@ -37,31 +37,62 @@ BODY: Final[dict[str, Any]] = {
 MINIMAL_BODY: Final[dict[str, Any]] = {"asset_id": "ETH", "order_type": "MARKET_SELL", "quantity": "1.5"}
 
 
-class Example(NamedTuple):
-    """A body as it is sent, and what it shows."""
-
-    summary: str
-    value: Any
-
-
-def answer_examples() -> dict[str, Example]:
-    """Give the example of each answer by the name that the table of operations knows it by."""
-    accepted, orders = accepted_order(), orders_by_status()
-    made: dict[str, tuple[str, Any]] = {
-        "accepted": ("Accepted a moment ago", accepted),
-        "cancel requested": ("The cancel is under way", msgspec.structs.replace(accepted, cancel_requested=True)),
-        **{name: (summary, order) for name, (summary, order) in orders.items()},
-        **{f"state {name}": (summary, _state(order)) for name, (summary, order) in orders.items()},
-        "history": ("From the request to its end", History(UUID(ORDER_ID), _entries(), has_more=False)),
-        "page": ("A page with another behind it", make_page([order for _, order in orders.values()], 2)),
-        "last page": ("The last page", make_page([orders["cancelled"][1]], 2)),
-        "no order": ("Nothing fits", make_page([], 2)),
-        "ready": ("All is well", ReadinessReport("ok", {"database": "ok", "broker": "ok"})),
-        "not ready": ("No database", ReadinessReport("unavailable", {"database": "no answer", "broker": "ok"})),
-        "index": ("The addresses", INDEX),
-        "alive": ("It answers", Liveness("ok")),
+def bodies() -> dict[str, Example]:
+    """Give two orders as they are submitted."""
+    return {
+        "buy": Example("Buy, with all that can be said", BODY),
+        "sell": Example("As short as can be", MINIMAL_BODY),
     }
-    return {name: Example(summary, _written(body)) for name, (summary, body) in made.items()}
+
+
+def accepted() -> dict[str, Example]:
+    """Give the order as it is answered first."""
+    return _written({"accepted": ("Accepted a moment ago", accepted_order())})
+
+
+def every_order() -> dict[str, Example]:
+    """Give the order in each status."""
+    return _written(orders_by_status())
+
+
+def ended() -> dict[str, Example]:
+    """Give the order as it may end."""
+    orders = every_order()
+    return {name: orders[name] for name in ("completed", "failed", "cancelled")}
+
+
+def cancelled() -> dict[str, Example]:
+    """Give the order as it is when it was cancelled in time."""
+    return {"cancelled": every_order()["cancelled"]}
+
+
+def cancel_requested() -> dict[str, Example]:
+    """Give the order as it is while its cancel is under way."""
+    order = msgspec.structs.replace(accepted_order(), cancel_requested=True)
+    return _written({"cancel requested": ("The cancel is under way", order)})
+
+
+def every_state() -> dict[str, Example]:
+    """Give what changes of the order, in each status."""
+    states = {f"state {name}": (summary, state_of(order)) for name, (summary, order) in orders_by_status().items()}
+    return _written(states)
+
+
+def history() -> dict[str, Example]:
+    """Give the order's history."""
+    return _written({"history": ("From the request to its end", History(UUID(ORDER_ID), _entries(), has_more=False))})
+
+
+def pages() -> dict[str, Example]:
+    """Give pages of the list."""
+    orders = orders_by_status()
+    return _written(
+        {
+            "page": ("A page with another behind it", make_page([order for _, order in orders.values()], 2)),
+            "last page": ("The last page", make_page([orders["cancelled"][1]], 2)),
+            "no order": ("Nothing fits", make_page([], 2)),
+        }
+    )
 
 
 _ACCEPTED_AT: Final = datetime.fromisoformat(TIME)
@@ -104,10 +135,6 @@ def _at(status: OrderStatus, version: int, after_s: float, **changes: Any) -> Or
     return msgspec.structs.replace(accepted_order(), status=status, version=version, updated_at=updated_at, **changes)
 
 
-def _state(order: Order) -> OrderState:
-    return OrderState(**{name: getattr(order, name) for name in OrderState.__struct_fields__})
-
-
 def _entries() -> list[Entry]:
     """Tell the beginning of a history and its end."""
     status = OrderStatus
@@ -127,6 +154,6 @@ def _raw(detail: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(detail))
 
 
-def _written(body: Any) -> Any:
-    """Write a body as the routes do, and read it as JSON."""
-    return msgspec.json.decode(codec.encode(body))
+def _written(made: Mapping[str, tuple[str, Any]]) -> dict[str, Example]:
+    """Write bodies as the routes do, and read them as JSON."""
+    return {name: Example(summary, msgspec.json.decode(codec.encode(body))) for name, (summary, body) in made.items()}

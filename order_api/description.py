@@ -1,0 +1,21 @@
+"""The calls of the API, gathered from where they are declared, and the OpenAPI document of all of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from order_api.openapi.declarations import operations_of
+from order_api.openapi.document import write_document
+from order_api.openapi.health import HealthRoutes
+from order_api.openapi.pages import PageRoutes
+from order_api.orders.problem_examples import problem_examples
+from order_api.orders.routes import OrderRoutes
+
+OPERATIONS: Final = tuple(one for routes in (OrderRoutes, PageRoutes, HealthRoutes) for one, _ in operations_of(routes))
+
+
+@cache
+def api_document() -> dict[str, Any]:
+    """Write the whole document. It is written once: do not change what is returned."""
+    return write_document(OPERATIONS, problem_examples())

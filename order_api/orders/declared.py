@@ -1,0 +1,88 @@
+"""Parts of declarations that several routes of orders share: parameters and answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from contracts.examples import ORDER_ID as EXAMPLE_ID
+from contracts.orders import Order
+from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN
+from order_api.http.problems import Code
+from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
+from order_api.http.tokens import Scope
+from order_api.openapi.declarations import Answer, Parameter
+from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
+from order_api.orders import examples
+from order_api.orders.submission import KEY_KEPT_DAYS
+from order_api.orders.views import OrderState
+
+NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
+_TEXT: Final = {"type": "string"}
+_PATH_NAME: Final = {"type": "string", "pattern": PATH_NAME_PATTERN.replace(r"\Z", "$"), "maxLength": NAME_LENGTH_MAX}
+
+ORDER_ID: Final = Parameter("order_id", "path", "The order's id, in its canonical text.", ID_SCHEMA, EXAMPLE_ID)
+CLIENT_ORDER_ID: Final = Parameter(
+    "client_order_id", "path", "The user's own name for the order.", _PATH_NAME, examples.CLIENT_ORDER_ID
+)
+USER_ID: Final = Parameter(
+    "user_id",
+    "query",
+    f"Whose; left out: the caller's own. Others need `{Scope.ACT_FOR_USERS}` or `{Scope.OPERATE}`.",
+    NAME,
+    examples.USER_ID,
+)
+WAIT: Final = Parameter(
+    "Prefer",
+    "header",
+    f"`wait=n` waits up to n seconds, at most {WAIT_MAX_S}. Any other preference is left out (RFC 7240).",
+    _TEXT,
+    "wait=10",
+)
+IF_NONE_MATCH: Final = Parameter(
+    "If-None-Match",
+    "header",
+    "The ETag that the caller has: the same is a `304`, and waited out with `wait`.",
+    _TEXT,
+    '"3"',
+)
+KEY: Final = Parameter(
+    KEY_HEADER,
+    "header",
+    f"Makes repeating the request safe: {KEY_RULE}, another for each order. Kept for at least {KEY_KEPT_DAYS} days,"
+    " unless whoever runs the service has set another time; a `client_order_id` is the order's for good.",
+    {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
+    examples.KEY,
+)
+
+READERS: Final = (Scope.READ, Scope.OPERATE)
+CANCELLERS: Final = (Scope.WRITE, Scope.OPERATE)
+
+_WAITED_FOR: Final = ("ETag", "Preference-Applied")
+_UNCHANGED: Final = Answer("It is as `If-None-Match` says.", headers=_WAITED_FOR)
+THE_ORDER: Final = {200: Answer("The order.", Order, examples.every_order, _WAITED_FOR), 304: _UNCHANGED}
+THE_STATE: Final = {200: Answer("Its state.", OrderState, examples.every_state, _WAITED_FOR), 304: _UNCHANGED}
+CANCELLED: Final = {
+    200: Answer("It is cancelled.", Order, examples.cancelled, _WAITED_FOR),
+    202: Answer(
+        "The cancel is accepted; the saga decides it.", Order, examples.cancel_requested, ("Preference-Applied",)
+    ),
+}
+WAITING_TEXT: Final = (
+    "With `Prefer: wait` it answers when the order has ended; with `If-None-Match` besides, when it has changed."
+)
+CANCEL_TEXT: Final = (
+    "An order can be cancelled until it is filled. Asking again is safe. With `Prefer: wait` it answers when the order"
+    " has ended: `200` when the cancel was in time, else `409`."
+)
+CANCEL_PROBLEMS: Final = (Code.ORDER_NOT_CANCELABLE, Code.TOO_LATE_TO_CANCEL, Code.NOT_PUBLISHED)
+_SUBMITTED: Final = ("Location", "ETag", "Idempotency-Replayed", "Preference-Applied")
+_LINKS: Final = {
+    **dict.fromkeys(("readOrder", "readOrderStatus", "readOrderHistory", "cancelOrder"), "order_id"),
+    **dict.fromkeys(("readOrderByClientId", "cancelOrderByClientId"), "client_order_id"),
+}
+SUBMITTED: Final = {
+    201: Answer(
+        "With `Prefer: wait`: it has ended, one way or another.", Order, examples.ended, _SUBMITTED, links=_LINKS
+    ),
+    202: Answer("Accepted. From now on `Location` finds it.", Order, examples.accepted, _SUBMITTED, links=_LINKS),
+}
