@@ -1,1 +1,1 @@
-"""The front door: validate, claim the order, publish, and read through a view. It decides nothing about an order."""
+"""The REST API: it validates requests, claims orders, publishes them, and reads through views. It decides no order."""

@@ -79,7 +79,7 @@ log = structlog.get_logger(__name__)
 
 
 def run() -> int:
-    """Run one API process until it is told to stop; return the exit status."""
+    """Run one API process until it is asked to stop; return the exit status."""
     settings = load(ApiSettings)
     configure_logging(settings, service=NAME)
     configure_tracing(service=NAME)
@@ -93,7 +93,7 @@ def run() -> int:
 
 
 async def serve(settings: ApiSettings) -> None:
-    """Serve until SIGTERM or SIGINT: what is under way is answered first."""
+    """Serve until SIGTERM or SIGINT, then answer the requests that are under way."""
     sock = listen(settings.http_host, settings.http_port)
     engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=settings.api_database_pool_size)
     publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
@@ -120,7 +120,7 @@ async def serve(settings: ApiSettings) -> None:
 
 
 async def _check_database(engine: AsyncEngine, server: uvicorn.Server, stopping: asyncio.Event) -> None:
-    """Serve before the database is there, but not on one that can never be worked with."""
+    """Wait for the database while requests are served already; end the process when it can never be used."""
     try:
         await wait_for(f"database {place(engine.url)}", lambda: check_sessions(engine), stopping)
     except CannotStart:
@@ -129,13 +129,13 @@ async def _check_database(engine: AsyncEngine, server: uvicorn.Server, stopping:
 
 
 async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
-    """Say what is wrong with the topics, and serve all the same: orders are safe in the database."""
+    """Log what is wrong with the topics. Requests are served all the same: their orders are safe in the database."""
 
-    async def trouble() -> None:
+    async def check() -> None:
         await check_topics(settings, (ORDERS_REQUESTS.name, ORDERS_EVENTS.name))
 
-    with suppress(CannotStart):  # each deviation was said
-        await wait_for("settings of topics", trouble, stopping)
+    with suppress(CannotStart):  # each deviation is in the log by now
+        await wait_for("settings of topics", check, stopping)
 
 
 def create_app(
@@ -149,7 +149,7 @@ def create_app(
     store, unpublished = Store(engine, grace_s=grace_s), Unpublished()
     waiters = _waiters(settings, registry)
     follower = Follower(settings, waiters)
-    followed = Gauge("order_events_followed", "1 while who waits hears of events.", registry=registry)
+    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
     followed.set_function(lambda: follower.following)
     sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
@@ -159,7 +159,9 @@ def create_app(
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
-    connections = make_connections(settings, registry)
+    connections = make_connections(
+        settings.api_connections_max, per_user=settings.api_connections_per_user_max, registry=registry
+    )
     limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
     service = OrderService(
         store, publisher, accepted, unpublished=unpublished, keys_kept_days=settings.api_idempotency_key_days
@@ -197,11 +199,11 @@ def _hot(served: Sequence[tuple[Operation, Endpoint]]) -> Route:
 def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
     """Make the application of all other routes."""
     app = FastAPI(
-        openapi_url=None,  # the pages have one of their own
+        openapi_url=None,  # PageRoutes serves the document
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(ErrorHandler)],  # inside, too: else FastAPI would answer what nobody foresaw
+        middleware=[Middleware(ErrorHandler)],  # inside, too: else FastAPI would answer unexpected errors itself
         exception_handlers={HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
@@ -226,7 +228,7 @@ def _lifespan(tasks: Sequence[Callable[[asyncio.Event], Coroutine[Any, Any, None
 
 def _waiters(settings: ApiSettings, registry: CollectorRegistry) -> Waiters:
     waiters = Waiters(
-        waiting_max=settings.api_connections_max * 3 // 4,  # whoever does not wait finds a connection, too
+        waiting_max=settings.api_connections_max * 3 // 4,  # so a request that does not wait finds a connection, too
         waiting_per_user_max=settings.api_waits_per_user_max,
     )
     waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
@@ -270,9 +272,9 @@ def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorR
 
 
 def server_for(app: Starlette, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
-    """Make the server of an application; it listens on what `serve` is given, and leaves signals alone.
+    """Make the server of an application. It takes its sockets from `serve`, and handles no signals.
 
-    `X-Forwarded-For` is believed when it comes from one of the `trusted_proxies`, and from nobody else.
+    `X-Forwarded-For` counts when it comes from one of the `trusted_proxies`, and from nobody else.
     """
     return _Server(
         uvicorn.Config(
@@ -306,6 +308,6 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
 
 class _Server(EmbeddedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer those who wait for an order with what there is, then drain as usual."""
+        """Answer requests that wait for an order with the order as it is, then drain as usual."""
         self.config.app.state.waiters.close()  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
         await super().shutdown(sockets)

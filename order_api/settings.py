@@ -1,4 +1,4 @@
-"""What the API is told by its environment."""
+"""The settings of the API, from its environment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from order_api.orders.submission import KEY_KEPT_DAYS
 from saga_kit.runtime.settings import KitSettings
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
+KEY_KEPT_DAYS: Final = 30
+"""How long an idempotency key is stored, unless `API_IDEMPOTENCY_KEY_DAYS` says otherwise."""
 SECRET_BYTES_MIN: Final = 32
 """RFC 7518: a key for HS256 is at least as long as its hash."""
 

@@ -1,1 +1,1 @@
-"""What every HTTP request meets, whatever it asks for: authentication, limits, headers, errors, the access log."""
+"""What every HTTP request passes, whatever it asks for: authentication, limits, headers, errors, the access log."""

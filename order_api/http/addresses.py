@@ -1,6 +1,6 @@
-"""The ways in which a call may be addressed besides its own: under `/v1`, with a slash at the end, and by HEAD.
+"""Other addresses of a call: under `/v1`, with a slash at the end, and by HEAD.
 
-A call has one address in the document and in what answers name; these lead to the same endpoint and the same answer.
+The document and the answers name one address for each call; these lead to the same endpoint and the same answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VERSION_PREFIX: Final = "/v1"
 
 
 class Addresses:
-    """A middleware that finds what was meant. HEAD is answered as GET is; the server leaves out the body."""
+    """A middleware that maps an address to its call. HEAD is answered as GET is; the server leaves out the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,7 +29,7 @@ class Addresses:
         if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        as_get = {**scope, "method": "GET"}  # the server looks at its own whether a body goes out
+        as_get = {**scope, "method": "GET"}  # the server itself looks at `scope`, and sends no body
         try:
             await self._app(as_get, receive, send)
         finally:

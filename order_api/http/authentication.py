@@ -1,6 +1,6 @@
-"""Who may come in: the caller of a request, known by the token, and not more often than is allowed.
+"""Authentication: finds the caller of a request by its token, and applies the limits of that caller.
 
-It is passed before anything else of a request is read.
+It comes before anything else of a request is read.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ServeCaller = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class Authentication:
-    """Lets in who has a good token and has not used up what is allowed. Without `limit`, everything is."""
+    """Accepts callers with a good token who are within their limits. Without `limit` there is no limit of requests."""
 
     def __init__(self, tokens: Tokens, limit: RateLimit | None = None) -> None:
         self._tokens = tokens
         self._limit = limit
 
     def needed(self, serve: ServeCaller, *any_of: Scope) -> Endpoint:
-        """Let a function serve only who has one of these scopes."""
+        """Make a function serve only callers who have one of these scopes."""
 
         async def authenticated(request: Request) -> Response:
             caller = await self.caller(request)
@@ -37,10 +37,10 @@ class Authentication:
         return authenticated
 
     async def caller(self, request: Request) -> Caller:
-        """Say who calls; raise the problem when nobody may.
+        """Return the caller; raise the problem of a bad token, and of one who has used up a limit.
 
-        Who acts for users is a service that is trusted to keep its own measure: it speaks for many, so it is not
-        limited as one.
+        A caller that acts for users is a trusted service: it sends the requests of many, so the limits of one user do
+        not apply to it.
         """
         caller = await self._tokens.caller(request.headers)
         request.state.user_id = caller.user_id

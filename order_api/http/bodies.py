@@ -1,4 +1,4 @@
-"""Reads the bytes of a request's body, within bounds of size and of time. It never looks at what they say."""
+"""Reads the bytes of a request's body, within bounds of size and of time. It never looks into them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ JSON: Final = "application/json"
 DRAINED_BYTES_MAX: Final = 1_048_576
 """A body that is too large is read up to here and thrown away: a client that is still sending would miss the answer."""
 WITHIN_S: Final = 10.0
-"""For the whole body; what a client needs for a megabyte even on a poor line."""
+"""For the whole body: enough for a megabyte on a slow line."""
 CLOSE: Final = {"connection": "close"}
-"""The rest of the body is still to come and nobody will read it."""
+"""The connection ends with the answer: nobody reads the rest of the body."""
 
 
 async def read_json_body(request: Request, in_flight: InFlight, *, bytes_max: int) -> bytes:

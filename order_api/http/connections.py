@@ -1,4 +1,4 @@
-"""How many connections the API takes, and what one that is ended is told: a problem, as everywhere."""
+"""How many connections the API takes. A client whose connection it ends gets a problem document first."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from prometheus_client import CollectorRegistry
 
 from order_api.http.middleware import HEADERS
 from order_api.http.problems import Code, Problem
-from order_api.settings import ApiSettings
 from saga_kit.runtime.connections import SPARE_MAX, ConnectionRefusal, Connections
 
 OWN_FILES: Final = 200
-"""That the process needs for itself: database, broker, libraries that are loaded late."""
+"""For the process itself: database, broker, libraries that are loaded late."""
 
 log = structlog.get_logger(__name__)
 
 
 def make_room(connections_max: int) -> None:
-    """Let this process have so many files open, besides its own: most systems allow 1,024 unless they are asked.
+    """Raise the limit of open files to so many connections and the process's own: most systems begin at 1,024.
 
-    Without it the process could not even reach its database once clients have taken all.
+    Without it clients could take all of them, and the process could not open a connection to its database.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections_max + SPARE_MAX + OWN_FILES
@@ -33,18 +32,18 @@ def make_room(connections_max: int) -> None:
             log.warning("the system allows fewer open files than API_CONNECTIONS_MAX needs", files=allowed)
 
 
-def make_connections(settings: ApiSettings, registry: CollectorRegistry) -> Connections:
+def make_connections(connections_max: int, *, per_user: int, registry: CollectorRegistry) -> Connections:
     """Make the connections of an API process."""
     return Connections(
-        settings.api_connections_max,
+        connections_max,
         registry=registry,
-        per_user=settings.api_connections_per_user_max,
+        per_user=per_user,
         answer=write_problem,
     )
 
 
 def write_problem(refusal: ConnectionRefusal) -> bytes:
-    """Write the headers and body of a refusal."""
+    """Write the headers and the body of a refusal."""
     answer = Problem(Code(str(refusal)), headers={"connection": "close"}).response("/")
     headers = b"".join(b"%b: %b\r\n" % header for header in {**HEADERS, **dict(answer.raw_headers)}.items())
     return headers + b"\r\n" + bytes(answer.body)

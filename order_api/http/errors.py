@@ -75,7 +75,7 @@ def _answer(error: Exception, scope: Scope) -> Response:
     else:
         problem, instance = _unexpected(error, scope), state.get("instance", scope["path"])
     if PROBLEMS[problem.code].status >= 500 and "trace_id" in state:  # noqa: PLR2004 - an HTTP status
-        problem.members.setdefault("trace_id", state["trace_id"])  # for whoever is asked about it
+        problem.members.setdefault("trace_id", state["trace_id"])  # so that an operator can find it
     return problem.response(instance)
 
 

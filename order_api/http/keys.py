@@ -1,7 +1,7 @@
-"""The keys that tokens are checked with: one shared secret, or the published keys of an issuer (a JWKS). Never a claim.
+"""The keys that check tokens: one shared secret, or the published keys of an issuer (a JWKS). It reads no claims.
 
-A key is bound to one algorithm before any token is seen, so a token can choose among keys but never how they are used:
-`none` and key confusion have no way in. Keys that a token brings along (`jwk`, `jku`, `x5u`) are not looked at.
+A key is bound to one algorithm before any token is seen: a token can choose a key, but never the algorithm. So `none`
+and key confusion are impossible. Keys that a token brings along (`jwk`, `jku`, `x5u`) are ignored.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.errors import describe
 
 REFRESH_S: Final = 300.0
-"""How often published keys are fetched: a key that its issuer withdraws is believed no longer than this."""
+"""How often published keys are fetched: a key that its issuer withdraws is used no longer than this."""
 FETCH_S: Final = 5.0
 """For one fetch, from the connection to the last byte."""
 PAUSE_S: Final = 5.0
-"""Between fetches that tokens ask for: whoever invents key ids asks the issuer no more often than this."""
+"""Between fetches that tokens cause: a client that invents key ids can't make them more frequent."""
 WAIT_S: Final = 2.0
 """For a request whose token names a key that is not known, while the keys are being fetched."""
 WAITING_MAX: Final = 64
@@ -64,14 +64,14 @@ class KeySource(Protocol):
 
     @property
     def version(self) -> int:
-        """Another number as soon as a key is withdrawn; what it has signed is no longer to be believed."""
+        """Changes when a key is withdrawn: tokens that it signed are no longer valid."""
 
     async def key_for(self, kid: str | None, alg: object) -> PyJWK:
         """Return the key for a token with these headers; raise `jwt.PyJWTError` when there is none, or a problem."""
 
 
 class SharedSecret:
-    """One secret that the issuer of the tokens knows, too (HS256). A token's `kid` says nothing here."""
+    """One secret that is shared with the issuer of the tokens (HS256). A token's `kid` is ignored."""
 
     version = 0
 
@@ -85,10 +85,10 @@ class SharedSecret:
 
 
 class JwksKeys:
-    """The keys that an issuer publishes (RS256, ES256, EdDSA). They outlast an outage of the issuer of `stale_s`.
+    """The keys that an issuer publishes (RS256, ES256, EdDSA). They stay in use for `stale_s` while the issuer is away.
 
-    Keys are fetched beside the requests. A token of a known key never waits; one of an unknown key waits for a fetch
-    at most `WAIT_S`, and is refused at once when the keys were fetched less than `PAUSE_S` ago.
+    Keys are fetched in the background. A token of a known key never waits. One of an unknown key waits for a fetch, at
+    most `WAIT_S`; it is refused at once when the keys were fetched less than `PAUSE_S` ago.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class JwksKeys:
         clock: Callable[[], float] = time.monotonic,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Take the address; a request that waits for a fetch does so within `waiting()`, in nobody's place."""
+        """Take the address. A request waits for a fetch within `waiting()`, where it is not counted as in flight."""
         self.version = 0
         self._url = url
         self._refresh_s = refresh_s
@@ -114,7 +114,7 @@ class JwksKeys:
         self._trouble: str | None = "not fetched yet"
         self._fetched_at = self._tried_at = -float("inf")
         self._fetching: asyncio.Task[None] | None = None
-        self._tls = httpx.create_ssl_context()  # once: it reads all the world's authorities
+        self._tls = httpx.create_ssl_context()  # once: it reads every certificate authority
         self._fetches = Counter("jwks_fetches", "Fetches of the keys of tokens.", ["outcome"], registry=registry)
         age = Gauge("jwks_age_seconds", "Since the keys of tokens were fetched; +Inf: never.", registry=registry)
         age.set_function(lambda: self._clock() - self._fetched_at)
@@ -128,8 +128,8 @@ class JwksKeys:
                 self._fetching.cancel()
 
     async def check(self) -> str | None:
-        """Tell what is wrong for as long as no token can be checked; an outage of less than `stale_s` does no harm."""
-        return None if self._keys else "the keys of tokens could not be fetched"  # why is in the log, with the hosts
+        """Return what is wrong while no token can be checked. An outage of less than `stale_s` is nothing wrong."""
+        return None if self._keys else "the keys of tokens could not be fetched"  # the log says why
 
     async def key_for(self, kid: str | None, alg: object) -> PyJWK:
         """Return the key with this id, or the only one that fits when a token names none."""
@@ -159,7 +159,7 @@ class JwksKeys:
             raise OSError(self._trouble)
 
     async def _fetched_soon(self) -> bool:
-        """Fetch because a token needs it, though not too often; tell whether the keys are those of the issuer now."""
+        """Fetch for a token, unless that was done just now; return whether the keys are the issuer's newest."""
         if self._fetching is None and self._clock() - self._tried_at < PAUSE_S:
             return self._trouble is None
         if self._waiting >= WAITING_MAX:
@@ -168,7 +168,7 @@ class JwksKeys:
         self._waiting += 1
         try:
             with self._while_waiting():
-                await asyncio.wait({fetching}, timeout=WAIT_S)  # neither a time-out nor a hang-up ends the fetch
+                await asyncio.wait({fetching}, timeout=WAIT_S)  # a time-out does not end the fetch
         finally:
             self._waiting -= 1
         return fetching.done() and self._trouble is None
@@ -206,7 +206,7 @@ class JwksKeys:
             self.version += 1
 
     async def _download(self) -> bytes:
-        # Unpacked nothing and followed nowhere: what is read is what was sent, by whom we asked.
+        # Nothing is unpacked and no redirect is followed: the body is what the issuer's own server sent.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         body = bytearray()
         async with (

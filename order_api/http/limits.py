@@ -1,6 +1,6 @@
-"""How much is taken on at once: from one user in a second, and from everybody at the same time. Never who somebody is.
+"""Limits of the load: requests of one user in a second, and requests of everybody at the same time (load shedding).
 
-Both count in this process alone: several API processes take that much each.
+Each process counts its own requests: several API processes accept that much each.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from order_api.http.problems import Code, Problem
 
 WINDOW_S: Final = 1
 REQUEST_S: Final = 60.0
-"""The longest that any request may take, its waiting included; beyond it the answer is that the outcome is unknown."""
+"""The longest that any request may take, its waiting included; after that the answer is a 503, outcome unknown."""
 LIMITED_PATH: Final = "/orders"
-"""Health, metrics and documentation answer however busy the process is: whoever looks after it needs them then."""
+"""Health, metrics and documentation are not limited: operators need them most when the process is busy."""
 RETRY_AFTER_S: Final = 1
 
 
 class Spent(NamedTuple):
-    """What became of one request of a user, and the headers that tell its client."""
+    """Whether a request of a user is allowed, and the headers that tell its client."""
 
     allowed: bool
     headers: dict[str, str]
 
 
 class RateLimit:
-    """So many requests a second for each user, counted in a sliding window.
+    """A number of requests a second for each user, counted by a sliding-window counter.
 
-    The window holds this second's requests and the part of the last second's that it still covers, so no burst at the
-    turn of a second gets twice as much. A request that is refused does not count: a client that is too fast is served
-    as much as is allowed. Two tables of counts are all the memory; who asked for nothing lately is in neither.
+    The count is this second's requests and a share of the last second's: the share of it that lies less than a second
+    back. So a burst around the end of a second gets no double limit. A refused request does not count: a client that is
+    too fast is served as much as is allowed. Two tables of counts hold the users of two seconds, and nobody else.
 
     The headers are those of draft-ietf-httpapi-ratelimit-headers-06, the last draft with one number in each field.
     """
@@ -50,7 +50,7 @@ class RateLimit:
 
     def spend(self, user_id: str) -> Spent:
         """Count a request of this user, unless it is one too many."""
-        part = self._turn()
+        part = self._advance()
         now = self._now.get(user_id, 0)
         used = now + int(self._before.get(user_id, 0) * (1 - part))
         allowed = used < self._per_s
@@ -66,11 +66,11 @@ class RateLimit:
 
     @property
     def users(self) -> int:
-        """How many users are in memory."""
+        """The number of users in memory."""
         return len(self._now.keys() | self._before.keys())
 
-    def _turn(self) -> float:
-        """Begin a new second when it is time; return how much of it is over."""
+    def _advance(self) -> float:
+        """Begin a new second when it is time; return the share of it that is over."""
         clock = self._clock()
         second = int(clock)
         if second != self._second:
@@ -81,9 +81,9 @@ class RateLimit:
 
 
 class InFlight:
-    """How many requests are being worked on.
+    """The number of requests in flight.
 
-    One more than `at_most` is refused at once: a queue would only make everybody wait, in the end for nobody.
+    One more than `at_most` is refused at once: a queue would make everybody wait, and its requests time out.
     """
 
     def __init__(self, at_most: int, *, registry: CollectorRegistry) -> None:
@@ -94,7 +94,7 @@ class InFlight:
         self._shed = Counter("http_server_shed_requests", "Requests refused for want of room.", registry=registry)
 
     def enter(self) -> bool:
-        """Take a place if there is one; whoever got it leaves again."""
+        """Count a request in if there is room; return whether there was. It must `leave` again."""
         if self.working >= self._at_most:
             self._shed.inc()
             return False
@@ -102,14 +102,14 @@ class InFlight:
         return True
 
     def leave(self) -> None:
-        """Give a place back."""
+        """Count a request out."""
         self.working -= 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Give the place to others for as long as this request only waits for something to happen.
+        """Count this request out while it only waits for something to happen.
 
-        It gets one back even when there is none left: it is accepted, and only its answer is missing.
+        It is counted in again even when there is no room: it is accepted, and only its answer is missing.
         """
         self.working -= 1
         try:
@@ -119,7 +119,7 @@ class InFlight:
 
 
 class LoadShedding:
-    """The middleware that refuses what is too much, and ends what takes too long."""
+    """The middleware that refuses requests beyond the limit in flight, and ends those that take too long."""
 
     def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:
         self._app = app

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from order_api.http.access_log import AccessLog, Line
+from order_api.http.access_log import AccessLine, AccessLog
 from order_api.http.errors import NO_ROUTE
 from order_api.http.request_span import describe_answer, request_span
 from order_api.http.routing import route_of
@@ -31,8 +31,8 @@ HEADERS: Final = {
 }
 """On every answer that does not set them itself: it is for its caller, and no browser is to make anything else of it.
 
-Strict-Transport-Security is not among them: it must not be sent without TLS (RFC 6797, 7.2), and whoever ends TLS in
-front of this process can promise it for the host's name, which this process does not know.
+Strict-Transport-Security is not among them: it must not be sent without TLS (RFC 6797, 7.2), and the proxy
+that ends TLS can promise it for the host's name, which this process does not know.
 """
 
 
@@ -76,7 +76,7 @@ class RequestTelemetry:
             return
         context = span.get_span_context()
         self._access_log.write(
-            Line(
+            AccessLine(
                 timestamp=datetime.now(UTC),
                 level=level,
                 method=method,

@@ -1,7 +1,7 @@
-"""Every way in which a request can fail, in one table, told as RFC 9457 `application/problem+json`.
+"""All problems: every way in which a request can fail, in one table, answered as RFC 9457 `application/problem+json`.
 
-A problem's `type` and `code` never change; its `detail` is for people. `Problem` is the room's one exception: whoever
-finds that a request can't be served raises it, and the door turns it into the answer.
+A problem's `type` and `code` never change; its `detail` is for people. `Problem` is the one exception
+of this room: code that can't serve a request raises it, and the error handler makes the answer of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAMED_MAX: Final = 5
 INSTANCE_LENGTH_MAX: Final = 256
 """Characters of a path that a problem repeats; none of ours is longer."""
 _PATH_CHARACTERS: Final = "/!$&'()*+,;=:@"
-"""Those that stand for themselves in a path (RFC 3986), besides letters, digits and - . _ ~"""
+"""What needs no escape in a path (RFC 3986), besides A-Z, a-z, 0-9 and - . _ ~"""
 
 
 class Code(StrEnum):
@@ -340,7 +340,7 @@ def _quote(broken: BrokenRule) -> str:
     """Repeat a refused value as JSON, cut short."""
     try:
         text = msgspec.json.encode(broken.value).decode()
-    except RecursionError:  # it was read, and takes more levels to be written
+    except RecursionError:  # to write it takes more levels of the stack than to read it
         text = "nested too deep"
     text = text if len(text) <= QUOTED_MAX else text[: QUOTED_MAX - 3] + "..."
     return f"...{text}" if broken.repeated else text

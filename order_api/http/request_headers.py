@@ -1,6 +1,6 @@
-"""What the headers of a request say: its idempotency key, how long it would wait, which version its client knows. Pure.
+"""Reads headers of a request: its idempotency key, how long it would wait, which version its client has. Pure.
 
-A preference that can't be understood is left out, as RFC 7240 has it: it is a wish, and never an error.
+A preference that can't be understood is ignored, as RFC 7240 demands: it is never an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ETAGS: Final = re.compile(r'(?:W/)?"([^"]*)"|(\*)')
 
 
 def read_wait(headers: Headers) -> int:
-    """Read `Prefer: wait=n`: the seconds to wait, at most `WAIT_MAX_S`; 0 when there is no such wish."""
+    """Read `Prefer: wait=n`: the seconds to wait, at most `WAIT_MAX_S`; 0 when there is no such preference."""
     values = headers.getlist("prefer")
     for preference in ",".join(values).split(",") if values else ():
         name = preference.partition(";")[0].strip()
@@ -44,5 +44,5 @@ def read_key(headers: Headers) -> str | None:
 
 
 def knows(if_none_match: Sequence[str], etag: str) -> bool:
-    """Tell whether the `If-None-Match` headers hold an entity tag (with its quotes), compared weakly."""
+    """Return whether the `If-None-Match` headers hold an entity tag (with its quotes), compared weakly."""
     return any(star or f'"{tag}"' == etag for tag, star in _ETAGS.findall(",".join(if_none_match)))

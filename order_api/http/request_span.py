@@ -1,7 +1,7 @@
 """The span of one HTTP request: the first of an order's trace, or the next one of the caller's.
 
-By OpenTelemetry's conventions for HTTP servers, but for the path and the query: the route says enough, and they may
-hold what a client calls its order, or another user's name. (That is why these are not FastAPI's own spans.)
+It follows OpenTelemetry's conventions for HTTP servers, without the path and the query: they may hold a client's name
+for its order, or another user's name. FastAPI's own spans would have them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from saga_kit.runtime.tracing import read_traceparent, tracing_is_on
 
 @contextmanager
 def request_span(scope: Scope, method: str) -> Iterator[Span]:
-    """Make a span current while a request is served. Without an SDK it is the caller's own, which records nothing."""
+    """Make a span current while a request is served. Without an SDK, it is the caller's own and records nothing."""
     parent = _callers(scope)
     span: Span = INVALID_SPAN if parent is None else NonRecordingSpan(parent)
     if not tracing_is_on():
@@ -35,7 +35,7 @@ def request_span(scope: Scope, method: str) -> Iterator[Span]:
 
 
 def describe_answer(span: Span, method: str, route: str | None, status: int, order_id: object) -> None:
-    """Tell the span what came of a request; no route: there is none; no status: nobody waited for the answer."""
+    """Record in the span how a request ended. No route: there is none. Status 0: the client hung up."""
     if not span.is_recording():
         return
     if route:
@@ -51,6 +51,6 @@ def describe_answer(span: Span, method: str, route: str | None, status: int, ord
 
 
 def _callers(scope: Scope) -> SpanContext | None:
-    """Return the caller's span; of two headers neither counts (W3C Trace Context)."""
+    """Return the caller's span; None when two headers name one (W3C Trace Context)."""
     values = [value for name, value in scope["headers"] if name == b"traceparent"]
     return read_traceparent(values[0].decode("latin-1")) if len(values) == 1 else None

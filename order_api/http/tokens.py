@@ -1,6 +1,6 @@
-"""Who calls: bearer tokens (JWT), verified by PyJWT, remembered until they expire or their key is withdrawn.
+"""Finds the caller: bearer tokens (JWT), verified by PyJWT, remembered until they expire or their key is withdrawn.
 
-Never which order it is about, and never how a token is checked: that is the key's to say (`keys`).
+It knows no order. Which key and algorithm check a token is the matter of `keys`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from order_api.http.keys import AmbiguousKey, KeySource, UnknownKey
 from order_api.http.problems import Code, Problem
 
 REMEMBERED_MAX: Final = 10_000
-"""Verified tokens that are kept: checking a signature costs a thousand times more than a lookup."""
+"""Verified tokens in memory: checking a signature costs a thousand times more than a lookup."""
 EXP_MAX: Final = 253_402_300_800
 """The year 10000: a claim `exp` beyond it is a mistake."""
 LEEWAY_S: Final = 5.0
-"""How far the issuer's clock and ours may be apart."""
+"""How far the issuer's clock and this one may be apart."""
 _REALM: Final = 'Bearer realm="orders"'
 _TOKEN_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -42,9 +42,9 @@ class Scope(StrEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who sent a request: the token's `sub` and scopes, until it expires (seconds since the epoch).
+    """The sender of a request: the token's `sub` and scopes, until it expires (seconds since the epoch).
 
-    `token_id` names the token where it is recorded what it was used for: its `jti`, or a part of its hash.
+    `token_id` names the token in the audit trail: its `jti`, or a part of its hash.
     """
 
     user_id: str
@@ -54,15 +54,15 @@ class Caller(msgspec.Struct, frozen=True):
 
     @property
     def one_user(self) -> str | None:
-        """The user whom this caller counts as; None for a trusted service that speaks for many."""
+        """The user for whose limits this caller counts; None for a trusted service that sends for many."""
         return None if Scope.ACT_FOR_USERS in self.scopes else self.user_id
 
     def acts_for(self, user_id: str) -> bool:
-        """Tell whether this caller may act in the name of a user."""
+        """Return whether this caller may act in the name of a user."""
         return user_id == self.user_id or Scope.ACT_FOR_USERS in self.scopes
 
     def sees(self, user_id: str) -> bool:
-        """Tell whether a user's orders exist for this caller."""
+        """Return whether this caller may see a user's orders."""
         return self.acts_for(user_id) or Scope.OPERATE in self.scopes
 
     def need(self, *any_of: Scope) -> None:
@@ -97,16 +97,16 @@ class Tokens:
         self._version = keys.version
 
     async def caller(self, headers: Headers) -> Caller:
-        """Say who calls; raise the 401 problem for a missing or bad token, a 503 while no token can be checked."""
+        """Return the caller; raise the 401 problem of a missing or bad token, a 503 while no token can be checked."""
         given = headers.getlist("authorization")
-        if len(given) > 1:  # a proxy in front may have looked at the other
+        if len(given) > 1:  # a proxy may have judged the other one
             raise _invalid("the header Authorization must come once")
         scheme, _, token = (given or [""])[0].partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Problem(Code.MISSING_TOKEN, headers={"www-authenticate": _REALM})
         token = token.strip()
         digest = sha256(token.encode()).digest()
-        if self._version != self._keys.version:  # a key was withdrawn
+        if self._version != self._keys.version:  # a key was withdrawn: what it signed is verified anew
             self._remembered.clear()
             self._version = self._keys.version
         caller = self._remembered.get(digest)
@@ -138,7 +138,7 @@ class Tokens:
             )
         except jwt.PyJWTError as error:
             raise _invalid(_in_words(error)) from None
-        except (ValueError, TypeError, OverflowError, RecursionError):  # what a stranger's JSON makes of its parser
+        except (ValueError, TypeError, OverflowError, RecursionError):  # what hostile JSON does to its parser
             raise _invalid("the token can't be read") from None
 
     def _read(self, claims: Mapping[str, Any], digest: bytes) -> Caller:

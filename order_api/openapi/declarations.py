@@ -1,6 +1,6 @@
 """How a route is declared: with all that the OpenAPI document says of it, where it stands.
 
-    @operation("GET", "/orders/{order_id}", "readOrder", {200: Answer("The order.", Order)}, scopes=(Scope.READ,))
+    @operation("GET", "/orders/{order_id}", "readOrder", {200: Returns("The order.", Order)}, scopes=(Scope.READ,))
     async def order(self, request: Request, caller: Caller) -> Response:
         '''Read an order.'''
 
@@ -63,7 +63,7 @@ class Body(NamedTuple):
     examples: Examples
 
 
-class Answer(NamedTuple):
+class Returns(NamedTuple):
     """What a call answers when all is well. `links`: which member of it is the parameter of which operation."""
 
     meaning: str
@@ -81,7 +81,7 @@ class Operation(NamedTuple):
     path: str
     name: str
     summary: str
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, Returns]
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     scopes: tuple[Scope, ...] = ()
@@ -94,7 +94,7 @@ Serve = TypeVar("Serve", bound=Callable[..., Awaitable[Response]])
 
 
 def operation(
-    method: str, path: str, name: str, answers: Mapping[int, Answer], **more: Any
+    method: str, path: str, name: str, answers: Mapping[int, Returns], **more: Any
 ) -> Callable[[Serve], Serve]:
     """Declare a method of a class as a route; `more` are the other members of `Operation`."""
 

@@ -19,10 +19,10 @@ from order_api.openapi.declarations import (
     HEADERS,
     LIMIT_HEADERS,
     PROBLEM_HEADERS,
-    Answer,
     Example,
     Operation,
     Parameter,
+    Returns,
 )
 from order_api.openapi.problem_pages import ProblemExamples
 from order_api.openapi.schemas import components, problem_name, reference
@@ -124,7 +124,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return described | {"schema": {**parameter.schema, "examples": [example]}}
 
 
-def _answer(operation: Operation, answer: Answer) -> dict[str, Any]:
+def _answer(operation: Operation, answer: Returns) -> dict[str, Any]:
     limits = LIMIT_HEADERS if operation.scopes else ()
     described: dict[str, Any] = {"description": answer.meaning, "headers": _headers((*answer.headers, *limits))}
     if answer.struct is not None:

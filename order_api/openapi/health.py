@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from order_api.openapi.declarations import TEXT, Answer, Example, operation
+from order_api.openapi.declarations import TEXT, Example, Returns, operation
 
 
 class ReadinessReport(msgspec.Struct, frozen=True):
@@ -46,8 +46,8 @@ def _alive() -> dict[str, Example]:
 
 
 _READINESS: Final = {
-    200: Answer("Every check is ok.", ReadinessReport, _ready),
-    503: Answer("A check is not ok.", ReadinessReport, _not_ready),
+    200: Returns("Every check is ok.", ReadinessReport, _ready),
+    503: Returns("A check is not ok.", ReadinessReport, _not_ready),
 }
 
 
@@ -67,12 +67,12 @@ class HealthRoutes:
         """Is it ready."""
         return await self._serve(request)
 
-    @operation("GET", "/health/live", "readLiveness", {200: Answer("It answers.", Liveness, _alive)}, tag="operation")
+    @operation("GET", "/health/live", "readLiveness", {200: Returns("It answers.", Liveness, _alive)}, tag="operation")
     async def live(self, request: Request) -> Response:
         """Is it alive."""
         return await self._serve(request)
 
-    @operation("GET", "/metrics", "readMetrics", {200: Answer("All of them.", media_type=TEXT)}, tag="operation")
+    @operation("GET", "/metrics", "readMetrics", {200: Returns("All of them.", media_type=TEXT)}, tag="operation")
     async def metrics(self, request: Request) -> Response:
         """Prometheus metrics."""
         return await self._serve(request)

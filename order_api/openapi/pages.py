@@ -21,7 +21,7 @@ from starlette.routing import Route
 from contracts import codec
 from order_api.http.bodies import JSON
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, Problem
-from order_api.openapi.declarations import HTML, Answer, Example, Parameter, operation
+from order_api.openapi.declarations import HTML, Example, Parameter, Returns, operation
 from order_api.openapi.document import TITLE
 from order_api.openapi.problem_pages import STYLE_SOURCE, ProblemExamples, html_index, html_page
 from order_api.openapi.schemas import reference
@@ -88,7 +88,7 @@ class PageRoutes:
 
     @operation(
         *("GET", "/", "readIndex"),
-        {200: Answer("The addresses of the documentation, of the orders and of the health.", Index, _index)},
+        {200: Returns("The addresses of the documentation, of the orders and of the health.", Index, _index)},
         tag="documentation",
     )
     async def index(self, _: Request) -> Response:
@@ -96,7 +96,7 @@ class PageRoutes:
         return Response(codec.encode(INDEX), headers=_ASKED_EACH_TIME, media_type=JSON)
 
     @operation(
-        *("GET", "/openapi.json", "readDescription", {200: Answer("OpenAPI 3.1.")}),
+        *("GET", "/openapi.json", "readDescription", {200: Returns("OpenAPI 3.1.")}),
         summary="This document",
         tag="documentation",
     )
@@ -105,7 +105,7 @@ class PageRoutes:
         return Response(self._document, headers=_ASKED_EACH_TIME, media_type=JSON)
 
     @operation(
-        *("GET", TYPE_PREFIX, "listProblems", {200: Answer("A page that lists them.", media_type=HTML)}),
+        *("GET", TYPE_PREFIX, "listProblems", {200: Returns("A page that lists them.", media_type=HTML)}),
         tag="documentation",
     )
     async def problems(self, _: Request) -> Response:
@@ -113,7 +113,7 @@ class PageRoutes:
         return _problem_page(html_index())
 
     @operation(
-        *("GET", f"{TYPE_PREFIX}{{code}}", "readProblem", {200: Answer("A page about it.", media_type=HTML)}),
+        *("GET", f"{TYPE_PREFIX}{{code}}", "readProblem", {200: Returns("A page about it.", media_type=HTML)}),
         description="The `type` of a problem is the address of its page.",
         parameters=(_CODE,),
         problems=(Code.NOT_FOUND,),

@@ -1,7 +1,7 @@
-"""Who asked for what, and from where: what the audit trail says of each request that could have changed an order.
+"""What the audit trail says of each request that could have changed an order: who asked for what, and from where.
 
-The trail is committed with what the request did, and only ever added to. It is the one place that holds an address or a
-token's id: neither goes into a log line or an event.
+An entry is committed together with what the request did, and never changed. The trail is the one place that holds an
+address or a token's id: neither goes into a log line or an event.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 ACCEPTED: Final = "accepted"
 REPLAYED: Final = "replayed"
-"""The outcomes besides the codes of problems: it was done; it had been done before."""
+"""The outcomes besides the codes of problems: it is done; it was done before."""
 
 
 class Action(StrEnum):

@@ -1,7 +1,7 @@
 """Requests that wait at the same time share one round trip: to the database, or to the broker.
 
-A lone request goes at once. While a batch is under way, those that come meanwhile gather into the next one, so batches
-grow by themselves with the load and nobody waits for a timer.
+A lone request goes at once. While a batch is under way, the next one gathers. So batches grow with the load, and no
+request waits for a timer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ BATCH_SIZE_MAX: Final = 500
 WAITING_MAX: Final = 5_000
 
 
-class Overloaded(OSError):  # noqa: N818 - it is what happened
+class Overloaded(OSError):  # noqa: N818 - it names a state
     """Too many wait already; an infrastructure error like any other."""
 
 
 class Batcher(Generic[T, R]):
-    """Calls `work` with what has gathered; it answers one result for each, in order, or fails for all of them."""
+    """Calls `work` with the items that have gathered. It returns one result for each, in order, or fails for all."""
 
     def __init__(
         self,

@@ -10,11 +10,11 @@ from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTER
 from order_api.http.problems import Code
 from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
 from order_api.http.tokens import Scope
-from order_api.openapi.declarations import Answer, Parameter
+from order_api.openapi.declarations import Parameter, Returns
 from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
 from order_api.orders import examples
-from order_api.orders.submission import KEY_KEPT_DAYS
 from order_api.orders.views import OrderState
+from order_api.settings import KEY_KEPT_DAYS
 
 NAME: Final = {"type": "string", "pattern": NAME_PATTERN.replace(r"\Z", "$")}
 _TEXT: Final = {"type": "string"}
@@ -58,12 +58,12 @@ READERS: Final = (Scope.READ, Scope.OPERATE)
 CANCELLERS: Final = (Scope.WRITE, Scope.OPERATE)
 
 _WAITED_FOR: Final = ("ETag", "Preference-Applied")
-_UNCHANGED: Final = Answer("It is as `If-None-Match` says.", headers=_WAITED_FOR)
-THE_ORDER: Final = {200: Answer("The order.", Order, examples.every_order, _WAITED_FOR), 304: _UNCHANGED}
-THE_STATE: Final = {200: Answer("Its state.", OrderState, examples.every_state, _WAITED_FOR), 304: _UNCHANGED}
+_UNCHANGED: Final = Returns("It is as `If-None-Match` says.", headers=_WAITED_FOR)
+THE_ORDER: Final = {200: Returns("The order.", Order, examples.every_order, _WAITED_FOR), 304: _UNCHANGED}
+THE_STATE: Final = {200: Returns("Its state.", OrderState, examples.every_state, _WAITED_FOR), 304: _UNCHANGED}
 CANCELLED: Final = {
-    200: Answer("It is cancelled.", Order, examples.cancelled, _WAITED_FOR),
-    202: Answer(
+    200: Returns("It is cancelled.", Order, examples.cancelled, _WAITED_FOR),
+    202: Returns(
         "The cancel is accepted; the saga decides it.", Order, examples.cancel_requested, ("Preference-Applied",)
     ),
 }
@@ -81,8 +81,8 @@ _LINKS: Final = {
     **dict.fromkeys(("readOrderByClientId", "cancelOrderByClientId"), "client_order_id"),
 }
 SUBMITTED: Final = {
-    201: Answer(
+    201: Returns(
         "With `Prefer: wait`: it has ended, one way or another.", Order, examples.ended, _SUBMITTED, links=_LINKS
     ),
-    202: Answer("Accepted. From now on `Location` finds it.", Order, examples.accepted, _SUBMITTED, links=_LINKS),
+    202: Returns("Accepted. From now on `Location` finds it.", Order, examples.accepted, _SUBMITTED, links=_LINKS),
 }

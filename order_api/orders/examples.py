@@ -1,6 +1,6 @@
-"""One order, told through every answer of the API: the examples of the documentation. Nothing else may rely on them.
+"""One order in every answer of the API: the examples of the documentation. Nothing else may use them.
 
-They are made of the Structs that are sent and by the functions that make them, and tests hold them to their schemas.
+The functions that make the answers make them, too, and tests compare them with their schemas.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _at(status: OrderStatus, version: int, after_s: float, **changes: Any) -> Or
 
 
 def _entries() -> list[Entry]:
-    """Tell the beginning of a history and its end."""
+    """Give the beginning of a history."""
     status = OrderStatus
     rows: tuple[tuple[float, str, str, OrderStatus | None, int | None, Any], ...] = (
         (0.02, "received", "OrderRequested", None, None, {}),

@@ -1,9 +1,9 @@
-"""Follows `orders.events`, from now on, and rings for those who wait. It decides nothing and remembers no offset.
+"""Follows `orders.events` from its end, and notifies the requests that wait. It decides nothing and commits no offset.
 
-Each process follows all partitions by itself, without a group: every process has its own waiters. An event is published
-after the commit that it tells of, so who is woken by one finds it in the database. Whenever the place was lost (a
-start, a broker that was away) everybody is woken, because an event may have been missed; so they are while an open
-transaction of somebody's producer hides events.
+Each process follows all partitions, without a consumer group: every process has its own waiters. An event is published
+after the commit that it is about, so a request that it wakes finds the change in the database. At a start, and after
+the broker was away, events may have been missed: then all waiters are notified. So they are once a second while
+somebody's open transaction hides events.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
 POLL_MS: Final = 500
 RECORDS_MAX: Final = 1_000
 CALL_TIMEOUT_S: Final = 10.0
-QUIET_S: Final = 15.0
-"""After so long without any event the broker is asked whether there are some: a consumer can hang and look alive."""
+IDLE_S: Final = 15.0
+"""After so long without an event, the broker is asked for its end offsets: a consumer can hang unnoticed."""
 
 HIDDEN_S: Final = 1.0
-"""While somebody's open transaction hides events, everybody who waits looks so often."""
+"""While somebody's open transaction hides events, all waiters are notified so often."""
 
 log = structlog.get_logger(__name__)
 
 
-class LostPlace(OSError):  # noqa: N818 - it is what happened
+class LostPosition(OSError):  # noqa: N818 - it names an event
     """Events may have been missed: the consumer hangs, or has other partitions than before."""
 
 
@@ -48,22 +48,22 @@ class _Event(msgspec.Struct):
 
 
 class Follower:
-    """Follows the events as long as it runs; whatever fails is begun anew."""
+    """Follows the events as long as it runs; after a failure it starts anew."""
 
-    def __init__(self, settings: KitSettings, waiters: Waiters, *, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, settings: KitSettings, waiters: Waiters, *, idle_s: float = IDLE_S) -> None:
         self._settings = settings
         self._waiters = waiters
-        self._quiet_s = quiet_s
+        self._idle_s = idle_s
         self._topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
         self.following = False
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until `stopping`."""
 
-        async def one_life() -> None:
+        async def follow() -> None:
             await self._follow(stopping)
 
-        await keep_doing("follow events", one_life, stopping, every_s=0.0)
+        await keep_doing("follow events", follow, stopping, every_s=0.0)
 
     async def _follow(self, stopping: asyncio.Event) -> None:
         bound_fetches()
@@ -82,7 +82,7 @@ class Follower:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 await consumer.start()
-                await _to_the_end(consumer)
+                await _seek_to_end(consumer)
             self.following = True
             self._waiters.notify_all()
             await self._listen(consumer, stopping)
@@ -96,7 +96,7 @@ class Follower:
         transactions = OpenTransactions(HIDDEN_S)
         while not stopping.is_set():
             if consumer.assignment() != partitions:
-                raise LostPlace(f"{self._topic} has other partitions than before")
+                raise LostPosition(f"{self._topic} has other partitions than before")
             batches = await _take(consumer)
             transactions.look(stable_ends(consumer))
             if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
@@ -105,17 +105,17 @@ class Follower:
             if batches:
                 heard_at = time.monotonic()
                 self._notify(batches)
-            elif time.monotonic() - heard_at > self._quiet_s:
+            elif time.monotonic() - heard_at > self._idle_s:
                 await self._check(consumer)
                 heard_at = time.monotonic()
 
     def _notify(self, batches: Mapping[Any, Sequence[Any]]) -> None:
         for records in batches.values():
             for record in records:
-                if isinstance(record, LostRecord):  # whose it was is not known for sure
+                if isinstance(record, LostRecord):  # its order is not known for sure
                     self._waiters.notify_all()
                 elif record.key in self._waiters:
-                    self._waiters.notify(record.key, **_worth(record.value))
+                    self._waiters.notify(record.key, **_relevance(record.value))
 
     async def _check(self, consumer: Any) -> None:
         """Raise when the broker has events that do not come, or does not answer."""
@@ -125,7 +125,7 @@ class Follower:
         batches = await _take(consumer)
         self._notify(batches)
         if behind and not batches:
-            raise LostPlace(f"{len(behind)} partitions of {self._topic} have events that do not come")
+            raise LostPosition(f"{len(behind)} partitions of {self._topic} have events that do not come")
 
 
 async def _take(consumer: Any) -> Mapping[Any, Sequence[Any]]:
@@ -134,16 +134,16 @@ async def _take(consumer: Any) -> Mapping[Any, Sequence[Any]]:
     return batches
 
 
-async def _to_the_end(consumer: Any) -> None:
-    """Know the ends of all partitions before anybody relies on it."""
+async def _seek_to_end(consumer: Any) -> None:
+    """Move to the ends of all partitions, and wait until they are known."""
     partitions = consumer.assignment()
     await consumer.seek_to_end(*partitions)
     for partition in partitions:
         await consumer.position(partition)
 
 
-def _worth(value: bytes | None) -> dict[str, Any]:
-    """Say which version an event tells of; nothing of one that can't be read, so that everybody looks."""
+def _relevance(value: bytes | None) -> dict[str, Any]:
+    """Return the version of an event; nothing for one that can't be read, so that every waiter looks."""
     try:
         event = _read(value or b"")
     except (msgspec.MsgspecError, ValueError, RecursionError):  # not JSON, not UTF-8, nested too deep

@@ -1,6 +1,6 @@
-"""What this room publishes: the request of a claim and a cancel, made from stored values alone.
+"""The messages that this room publishes: a claim's request and a cancel, made from stored values alone.
 
-So whoever publishes it, and however often, sends the same bytes under the same id.
+So every process that publishes one, however often, sends the same bytes under the same id.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOURCE: Final = "order-saga/api"
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An order that this room has minted: its keys, what was asked for, and the request without its time."""
+    """An order that was accepted here: its keys, its intent, and the request without its time."""
 
     order_id: UUID
     user_id: str

@@ -20,7 +20,7 @@ from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.request_headers import knows, read_key, read_wait
 from order_api.http.tokens import Caller, Scope
-from order_api.openapi.declarations import Answer, Body, Parameter, operation
+from order_api.openapi.declarations import Body, Parameter, Returns, operation
 from order_api.orders import examples
 from order_api.orders.audit_trail import Origin
 from order_api.orders.declared import (
@@ -51,7 +51,7 @@ _ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEQ: Final = re.compile(r"[0-9]{1,9}")
 _NAME: Final = re.compile(NAME_PATTERN)
 ADDRESS_LENGTH_MAX: Final = 64
-"""Characters of an address that the trail keeps: a trusted proxy passes on what it was told."""
+"""Characters of an address in the trail: a trusted proxy passes on what a client claims."""
 
 
 SEQ_MAX: Final = 999_999_999
@@ -128,7 +128,7 @@ class OrderRoutes:
         "GET",
         "/orders",
         "listOrders",
-        {200: Answer("A page of them, newest first.", Page, examples.pages)},
+        {200: Returns("A page of them, newest first.", Page, examples.pages)},
         description="An order keeps its place, so that whoever follows `next_cursor` sees every order once.",
         parameters=LIST_PARAMETERS,
         scopes=READERS,
@@ -185,7 +185,7 @@ class OrderRoutes:
         "GET",
         "/orders/{order_id}/history",
         "readOrderHistory",
-        {200: Answer("A page of its history.", History, examples.history)},
+        {200: Returns("A page of its history.", History, examples.history)},
         description="Every status, question, answer and ignored reply, with times and reasons; the next page begins"
         " after the last `seq`.",
         parameters=(ORDER_ID, _AFTER),
@@ -272,7 +272,7 @@ class OrderRoutes:
 
 
 def _about(request: Request, order_id: UUID) -> UUID:
-    """Note which order a request is about: when it fails from here on, its answer says where to look."""
+    """Note which order a request is about: a failure from here on names the order's address."""
     request.state.order_id = order_id
     request.state.instance = address(order_id)
     return order_id
@@ -293,7 +293,7 @@ def _waited(wait_s: int) -> dict[str, str]:
 
 
 def _once(request: Request, name: str, default: str) -> str:
-    """Return a parameter of the query; two of one name would leave it to chance which is meant."""
+    """Return a parameter of the query; refuse two of one name."""
     values = request.query_params.getlist(name)
     if len(values) > 1:
         raise invalid(BrokenRule(name, "must come once", values))

@@ -1,7 +1,7 @@
-"""The work behind the door: accept an order, accept a cancel, show an order. It promises only what is committed.
+"""The order service: it accepts orders and cancels, and shows orders. It promises only what is committed.
 
-An order is claimed, then published. A claim that could not be published is kept and the caller told so: the sweeper
-publishes it, and until the orchestrator has it the claim itself is shown.
+An order is claimed, then published. When the publish fails, the claim stays and the caller gets a problem that says so:
+the sweeper publishes it. Until the orchestrator shows the order, its claim is shown.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from order_api.orders.views import listed, pending, refuse_late_cancel, shown
 from saga_kit.messaging.outbox import Publishes
 
 CLAIM_TRIES: Final = 3
-"""Keys that somebody holds may be free again a moment later: an old one is released, and twins race for it."""
+"""A key that is taken may be free a moment later: an old one is released, and concurrent twins compete for it."""
 
 
 def address(order_id: UUID) -> str:
-    """Say where an order is found."""
+    """Return the address of an order."""
     return f"/orders/{order_id}"
 
 
 class OrderService:
-    """Serves callers who are known and requests that are well formed; raises `Problem` for what it refuses."""
+    """Serves known callers and well-formed requests; raises `Problem` for what it refuses."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class OrderService:
         self._messages: Batcher[Outgoing, bool] = Batcher(publish)
 
     async def submit(self, claim: Claim, caller: Caller, origin: Origin) -> tuple[Order, bool]:
-        """Accept an order; return it, and whether it is one that was accepted before under the same keys."""
+        """Accept an order; return it, and whether it had been accepted before under the same keys."""
         for _ in range(CLAIM_TRIES):
             created_at = await self._claims.do((claim, origin))
             if created_at is not None:
@@ -74,7 +74,7 @@ class OrderService:
                 return pending(claimed), False
             if await self._store.release_key(claim, self._keys_kept_days):
                 continue
-            if holders := await self._store.holders(claim):  # else a twin has just released the key
+            if holders := await self._store.holders(claim):  # else a twin has just released the key: try again
                 return await self._again(claim, holders, caller, origin), True
         raise Problem(Code.UNAVAILABLE)
 
@@ -96,12 +96,12 @@ class OrderService:
     async def history(self, order_id: UUID, caller: Caller, after: int) -> tuple[list[Entry], bool]:
         """Return a page of what happened to an order, and whether there is more."""
         found = await self._reads.do(order_id)
-        if _shown(found, caller) is not found.order:  # only claimed, or its id is another user's order
+        if _shown(found, caller) is not found.order:  # it is only claimed, or its id is another user's order
             return [], False
         return await self._store.history(order_id, after)
 
     async def cancel(self, order_id: UUID, caller: Caller, origin: Origin) -> tuple[Order, bool]:
-        """Accept a cancel; return the order, and whether it is over already (cancelled before)."""
+        """Accept a cancel; return the order, and whether it was cancelled before."""
         order = await self.order(order_id, caller)
         try:
             refuse_late_cancel(order)
@@ -130,7 +130,7 @@ class OrderService:
         if order is None or found.claimed is None:
             raise Problem(Code.UNAVAILABLE)
         await self._store.note(order.order_id, Action.SUBMIT, REPLAYED, origin)
-        if found.order is None:  # perhaps nobody has published it yet: whoever says "accepted" has seen it published
+        if found.order is None:  # perhaps it is not published yet, and every 202 promises that it is
             await self._publish(request_message(found.claimed), order.order_id)
         return order
 

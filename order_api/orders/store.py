@@ -1,7 +1,7 @@
-"""The only SQL of this room. Each call is one statement in a transaction of its own; the clock is the database's.
+"""The only SQL of this room. Each call is one statement in a transaction of its own; times are the database's.
 
-It writes `api.claims`, `api.cancels` and `api.requests`, and reads the views `api.orders` and `api.history`, where the
-orchestrator's work shows. Statements go to the driver as they stand ($1 ..).
+It writes `api.claims`, `api.cancels` and `api.requests`, and reads the views `api.orders` and `api.history`, which show
+the orchestrator's work. Statements go to the driver unchanged ($1 ..).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from saga_kit.runtime.lookback import LookBack
 
 T = TypeVar("T")
 GRACE_S: Final = 5.0
-"""The sweeper leaves a new claim or cancel alone for this long: its request is publishing it."""
+"""The sweeper does not look at a new claim or cancel for this long: its request is publishing it."""
 PAUSE_MAX_S: Final = 300.0
-"""After that, the pauses between two looks at one claim or cancel that is published double, up to this."""
+"""The longest pause between two looks at one claim or cancel: each pause is as long as it has existed."""
 RETRY_S: Final = 2.0
-"""The pause of one that was looked at but not published."""
+"""The pause before the next look at one that could not be published."""
 DEADLOCK: Final = "40P01"
 DEADLOCKS_MAX: Final = 3
 HISTORY_PAGE: Final = 200
@@ -40,14 +40,14 @@ _ORDER: Final = Order.__struct_fields__
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What is known of an order: our claim, the orchestrator's row, or both."""
+    """What is known of an order: its claim, the orchestrator's row, or both."""
 
     claimed: Claimed | None
     order: Order | None
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One thing that happened to an order. `status` and `version` stand with those that the public saw."""
+    """One entry of an order's history. `status` and `version` are given where it led to a new version."""
 
     seq: int
     at: Instant
@@ -59,7 +59,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Due(msgspec.Struct, Generic[T], frozen=True):
-    """What a look at what is due has found."""
+    """The claims or cancels that were due, by what the orchestrator shows of them."""
 
     number: int
     shown: list[tuple[UUID, datetime]]
@@ -87,7 +87,7 @@ class Store:
         return [times.get(claim.order_id) for claim, _ in asked]
 
     async def release_key(self, claim: Claim, kept_days: int) -> bool:
-        """Take the idempotency key of a claim from an older order that has kept it long enough; return whether."""
+        """Take a claim's idempotency key from an order that has held it for `kept_days`; return whether one had."""
         return bool(await self._run(_RELEASE_KEY, claim.user_id, claim.idempotency_key, kept_days))
 
     async def holders(self, claim: Claim) -> list[Found]:
@@ -100,7 +100,7 @@ class Store:
         return [_found(row) for row in await self._run(_SELECT_ORDERS, order_ids)]
 
     async def find_named(self, user_id: str, client_order_id: str) -> Found | None:
-        """Return the order to which a user gave this name: the one that counts, when several tried."""
+        """Return the order to which a user gave this name; of several, the one that was not refused as a duplicate."""
         rows = await self._run(_SELECT_NAMED, user_id, client_order_id)
         return _found(rows[0]) if rows else None
 
@@ -125,7 +125,7 @@ class Store:
         return Cancel(*row)
 
     async def note(self, order_id: UUID, action: Action, outcome: str, origin: Origin) -> None:
-        """Add to the trail a request that changed nothing."""
+        """Add a request that changed nothing to the trail."""
         await self._run(_INSERT_REQUEST, order_id, action, outcome, *msgspec.structs.astuple(origin))
 
     async def due_claims(self, limit: int) -> Due[Claimed]:
@@ -148,7 +148,7 @@ class Store:
         return rows
 
     async def _run_again(self, statement: str, *values: Any) -> list[Any]:
-        """Run a statement anew that lost a deadlock: two that claim keys of two indexes in different orders."""
+        """Run a statement again that lost a deadlock: two may claim keys of two indexes in different orders."""
         for _ in range(DEADLOCKS_MAX):
             try:
                 return await self._run(statement, *values)

@@ -1,4 +1,4 @@
-"""From a request's bytes to a claim: the rules of `POST /orders`, which are those of `OrderRequested`. No I/O."""
+"""From a request's bytes to a claim, by the rules of `OrderRequested`. No I/O."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ from contracts.vocabulary import (
 )
 from order_api.http.problems import BrokenRule, Code, FieldError, Problem, invalid
 from order_api.orders.messages import Claim
-
-KEY_KEPT_DAYS: Final = 30
-"""Unless `API_IDEMPOTENCY_KEY_DAYS` says otherwise."""
 
 
 class OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -71,7 +68,7 @@ def read_body(raw: bytes) -> OrderBody:
 
 
 def make_claim(order_id: UUID, user_id: str, key: str | None, body: OrderBody, traceparent: str | None) -> Claim:
-    """Make the claim of an order. Equal intents are equal texts: 1.0 and 1.00, a default left out or spelled out."""
+    """Make the claim of an order. Equal intents give equal texts: 1.0 and 1.00, a default left out or given."""
     request = OrderRequested(
         order_id=order_id,
         user_id=user_id,

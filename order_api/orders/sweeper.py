@@ -73,9 +73,9 @@ class Sweeper:
         """Look at one page of claims and one of cancels; return whether more may be due at once."""
         claims, cancels = await self._store.due_claims(PAGE), await self._store.due_cancels(PAGE)
         requests = [Unconfirmed(one.claim.order_id, one.created_at, request_message(one)) for one in claims.missing]
-        wishes = [Unconfirmed(one.order_id, one.created_at, cancel_message(one)) for one in cancels.missing]
+        requested = [Unconfirmed(one.order_id, one.created_at, cancel_message(one)) for one in cancels.missing]
         done = await self._publish("claims", self._claims, claims, requests)
-        done &= await self._publish("cancels", self._cancels, cancels, wishes)
+        done &= await self._publish("cancels", self._cancels, cancels, requested)
         return done and max(claims.number, cancels.number) == PAGE
 
     async def _publish(self, table: str, read: ReadPositions, due: Due[Any], found: Sequence[Unconfirmed]) -> bool:
@@ -115,7 +115,7 @@ class ReadPositions:
             self._read_until[partition] = max(created_at, self._read_until.get(partition, created_at))
 
     def are_past(self, one: Unconfirmed) -> bool:
-        """Tell whether a message should have been read before what was read, so that it must be lost."""
+        """Return whether a message should have been read before what was read, so that it must be lost."""
         read_until = self._read_until.get(_partition(one.order_id))
         return read_until is not None and one.created_at < read_until - MARGIN
 

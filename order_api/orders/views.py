@@ -1,4 +1,4 @@
-"""What a caller gets to see of an order, and whether it may still be cancelled. Pure: no I/O, no clock."""
+"""What a caller sees of an order, and whether it may still be cancelled. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

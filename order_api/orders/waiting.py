@@ -60,7 +60,7 @@ class Waiters:
         self.waiting = 0
 
     def full(self, user_id: str | None) -> bool:
-        """Tell whether this user may wait no more: so many do already, or the process is about to end.
+        """Return whether this user may wait no more: so many do already, or the process is about to end.
 
         None stands for a service that speaks for many users: only the bound of all together counts for it.
         """
@@ -68,7 +68,7 @@ class Waiters:
         return self.closed or self.waiting >= self._waiting_max or mine >= self._waiting_per_user_max
 
     def __contains__(self, key: bytes | None) -> bool:
-        """Tell whether anybody waits for this order."""
+        """Return whether anybody waits for this order."""
         return key in self._waiters
 
     @contextmanager
@@ -116,7 +116,7 @@ class Waiting:
         self._in_flight = in_flight
 
     def full(self, caller: Caller) -> bool:
-        """Tell whether this caller may wait no more."""
+        """Return whether this caller may wait no more."""
         return self._waiters.full(caller.one_user)
 
     async def for_end(self, request: Request, order: Order, caller: Caller, wait_s: int) -> tuple[Order, bool]:

@@ -44,13 +44,13 @@ class Wire:
     publisher: Publisher
     works: bool = True
     batches: list[list[Outgoing]] = field(default_factory=list)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, a publish waits."""
 
     async def publish(self, messages: Sequence[Outgoing]) -> bool:
         """Publish, or say that the outcome is unknown."""
         self.batches.append(list(messages))
-        await self.gate.wait()
+        await self.may_go_on.wait()
         return self.works and await self.publisher.publish(messages)
 
     @property
@@ -103,7 +103,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     engine = create_engine(settings.sqlalchemy_url, application_name="api", pool_size=settings.api_database_pool_size)
     publisher = Publisher(settings, client_id="api-test")
     wire = Wire(publisher)
-    wire.gate.set()
+    wire.may_go_on.set()
     app = create_app(settings, engine, wire, health=readiness(engine, publisher), grace_s=grace_s)
     sock = listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
@@ -111,7 +111,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     serving = asyncio.create_task(server.serve(sockets=[sock]))
 
     async def stop() -> None:
-        wire.gate.set()
+        wire.may_go_on.set()
         server.should_exit = True
         await serving
 

@@ -129,7 +129,7 @@ async def see(one: Running, outage: Outage, check: str, order: str) -> Seen:
 
 @pytest.mark.apache_kafka
 async def test_a_broker_that_is_away_turns_readiness_red_and_loses_no_order(settings: ApiSettings) -> None:
-    """Away: 503, naming the broker; orders are kept, and told so with their address. Back: green, and they go out."""
+    """Away: 503, naming the broker; orders are stored, and answers name their address. Back: green, and they go out."""
     async with own_broker() as broker:
         await create_topics(broker.address, {topic.name: topic.partitions for topic in TOPICS})
         here = settings.model_copy(update={"kafka_bootstrap_servers": broker.address, "kafka_topic_prefix": ""})

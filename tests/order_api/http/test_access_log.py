@@ -174,12 +174,12 @@ async def test_what_is_refused_on_its_way_counts_for_its_route(
 ) -> None:
     """A request that is shed never reaches its route, and is counted and told under it all the same."""
     async with running(json_settings.model_copy(update={"api_in_flight_max": 1})) as api:
-        api.wire.gate.clear()
+        api.wire.may_go_on.clear()
         posting = asyncio.create_task(api.submit())
         await until(lambda: api.wire.batches)
         for path in ("/orders/00000000-0000-0000-0000-000000000000", "/orders", "/orders/by-client-id/planted"):
             assert httpx.codes.SERVICE_UNAVAILABLE == (await api.get(path)).status_code
-        api.wire.gate.set()
+        api.wire.may_go_on.set()
         await posting
         name = "http_server_request_duration_seconds_count"
         assert 1 == await api.metric(f'{name}{{method="GET",route="/orders/{{order_id}}",status="503"}}')

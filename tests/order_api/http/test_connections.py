@@ -58,7 +58,7 @@ class Server:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     port: int = 0
     asked: list[Any] = field(default_factory=list)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
     answer: bytes = b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +74,7 @@ class Server:
 
     async def _serve(self, request: Request) -> Response:
         if request.url.path == "/wait":
-            await self.gate.wait()
+            await self.may_go_on.wait()
         if request.method != "POST" or request.url.path == "/unread":
             return Response(self.answer or b"well")
         body = await read_body_bytes(request, bytes_max=BYTES_MAX, within_s=BODY_S)
@@ -138,7 +138,7 @@ async def serving(at_most: int = 50) -> AsyncIterator[Server]:
             try:
                 yield server
             finally:
-                server.gate.set()
+                server.may_go_on.set()
                 running.should_exit = True
                 stopping.set()
 
@@ -274,13 +274,13 @@ async def test_an_answer_under_way_is_not_cut_off_by_what_comes_meanwhile() -> N
     """While we still work, the client owes nothing: a stray line end or half of a next head does no harm."""
     async with serving() as server:
         for meanwhile in (b"", b"\r\n", GET[:10]):
-            server.gate.clear()
+            server.may_go_on.clear()
             reader, writer = await server.connect()
             writer.write(GET.replace(b"/x", b"/wait"))
             await asyncio.sleep(0.05)
             writer.write(meanwhile)
             await asyncio.sleep(HEAD_S * 2)
-            server.gate.set()
+            server.may_go_on.set()
             assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
             writer.close()
 
@@ -363,7 +363,7 @@ async def test_connections_are_bounded() -> None:
         for path in (b"/health", b"/health/live", b"/metrics"):
             for _ in range(3):
                 assert 200 == _status(await server.say(GET.replace(b"/x", path)))
-        server.gate.set()
+        server.may_go_on.set()
         for reader, writer in busy:
             assert b"200" in await reader.readuntil(b"well")
             writer.close()
@@ -414,8 +414,8 @@ async def test_an_address_that_does_not_read_its_answers_holds_no_places() -> No
         for _, writer in flood:
             writer.write(GET.replace(b"/x", b"/wait"))
         await until(lambda: len(server.asked) == 10)
-        server.gate.set()
-        server.gate = asyncio.Event()
+        server.may_go_on.set()
+        server.may_go_on = asyncio.Event()
         assert 200 == _status(await server.say(GET[:-2] + b"Connection: close\r\n\r\n", address=ADDRESSES[0]))
         for _, writer in flood:
             writer.close()

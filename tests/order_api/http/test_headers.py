@@ -47,7 +47,7 @@ async def test_every_answer_has_the_protecting_headers(api: Api, monkeypatch: py
 
 
 async def test_what_is_no_request_is_answered_with_them_too(api: Api) -> None:
-    """The server's own refusals, which never reach the application, protect their reader alike."""
+    """The server's own refusals, which never come to the application, protect their reader alike."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     writer.write(b"no request at all\r\n\r\n")
     head, _, _ = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")

@@ -122,7 +122,7 @@ TWICE = {
 
 @pytest.mark.parametrize("name", TWICE)
 async def test_a_parameter_or_header_that_comes_twice_is_refused_by_name(api: Api, name: str) -> None:
-    """A proxy in front may have looked at the other one."""
+    """A proxy may have judged the other one."""
     path, headers = TWICE[name]
     problem = await refused(api, [f"GET {path} HTTP/1.1", *headers])
     assert name in problem["detail"]

@@ -46,8 +46,8 @@ async def issuer() -> AsyncIterator[Issuer]:
         yield one
 
 
-class Door:
-    """What a token meets: the issuer's keys behind `Tokens`, with a clock that a test can turn."""
+class Verifier:
+    """Verifies tokens by the issuer's keys, with a clock that a test sets."""
 
     def __init__(self, issuer: Issuer, **options: Any) -> None:
         self.now_s = 0.0
@@ -73,11 +73,11 @@ class Door:
 
 
 @asynccontextmanager
-async def refreshing(door: Door) -> AsyncIterator[None]:
+async def refreshing(verifier: Verifier) -> AsyncIterator[None]:
     """Run the background refresh."""
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(door.keys.run(stopping))
+        tasks.create_task(verifier.keys.run(stopping))
         yield
         stopping.set()
 
@@ -95,15 +95,15 @@ def _hs256(header: dict[str, Any], secret: bytes) -> str:
 
 async def test_each_kind_of_key_lets_its_tokens_in(issuer: Issuer) -> None:
     """RS256, ES256 and EdDSA, from one fetch."""
-    door = Door(issuer)
-    assert ["alice"] * 3 == [await door.user(issuer.sign(kid)) for kid in ALGORITHMS]
+    verifier = Verifier(issuer)
+    assert ["alice"] * 3 == [await verifier.user(issuer.sign(kid)) for kid in ALGORITHMS]
     assert 1 == issuer.fetches
-    assert [] == [kid for kid in ALGORITHMS if await door.refused(issuer.sign(kid)[:-8] + "AAAAAAAA") is None]
+    assert [] == [kid for kid in ALGORITHMS if await verifier.refused(issuer.sign(kid)[:-8] + "AAAAAAAA") is None]
 
 
 async def test_a_key_is_used_with_its_own_algorithm_only(issuer: Issuer) -> None:
     """The header chooses a key and never what is done with it: no `none`, no public key as a secret, no mixture."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     [public] = [key.public_key() for alg, key in issuer.private.values() if alg == "RS256"]
     [rsa] = [jwk for jwk in issuer.jwks if jwk["kty"] == "RSA"]
     secrets = [
@@ -115,19 +115,19 @@ async def test_a_key_is_used_with_its_own_algorithm_only(issuer: Issuer) -> None
     ]
     for secret in secrets:
         for named in ({"kid": "RS256"}, {"kid": "nobody"}, {}):
-            assert OTHER_ALGORITHM == await door.refused(_hs256({"alg": "HS256", **named}, secret))
+            assert OTHER_ALGORITHM == await verifier.refused(_hs256({"alg": "HS256", **named}, secret))
     unknown: list[Any] = ["none", "None", "NONE", "", "RS512", "PS256", "ES384", "ES256K", "rs256", None, ["RS256"], {}]
     for alg in unknown:
-        assert OTHER_ALGORITHM == await door.refused(_segment({"alg": alg, "kid": "RS256"}) + ".e30.AAAA"), alg
+        assert OTHER_ALGORITHM == await verifier.refused(_segment({"alg": alg, "kid": "RS256"}) + ".e30.AAAA"), alg
     for kid, other in (("RS256", "ES256"), ("ES256", "RS256"), ("EdDSA", "ES256")):
-        assert OTHER_ALGORITHM == await door.refused(issuer.sign(kid, {"kid": other}))
+        assert OTHER_ALGORITHM == await verifier.refused(issuer.sign(kid, {"kid": other}))
 
 
 async def test_keys_that_a_token_brings_along_are_not_looked_at(issuer: Issuer) -> None:
     """`jwk`, `jku`, `x5u` and `x5c` are an attacker's words: neither believed nor fetched."""
     async with issuing() as attacker:
         attacker.add("mine", "RS256")
-        door = Door(issuer)
+        verifier = Verifier(issuer)
         own = attacker.jwks[0]
         brought: list[dict[str, Any]] = [
             {"jwk": own},
@@ -136,8 +136,8 @@ async def test_keys_that_a_token_brings_along_are_not_looked_at(issuer: Issuer) 
             {"x5c": [own["n"]]},
         ]
         for header in brought:
-            assert UNKNOWN == await door.refused(attacker.sign("mine", header))
-            assert "the token's signature is wrong" == await door.refused(
+            assert UNKNOWN == await verifier.refused(attacker.sign("mine", header))
+            assert "the token's signature is wrong" == await verifier.refused(
                 attacker.sign("mine", {**header, "kid": "RS256"})
             )
         assert 0 == attacker.fetches
@@ -145,7 +145,7 @@ async def test_keys_that_a_token_brings_along_are_not_looked_at(issuer: Issuer) 
 
 async def test_a_header_that_demands_more_than_we_know_is_refused(issuer: Issuer) -> None:
     """`crit` and a detached payload (`b64`) are refused: what must be understood and is not makes a token invalid."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     headers: list[dict[str, Any]] = [
         {"crit": ["exp"], "exp": 1},
         {"crit": []},
@@ -154,7 +154,7 @@ async def test_a_header_that_demands_more_than_we_know_is_refused(issuer: Issuer
         {"b64": False, "crit": ["b64"]},
     ]
     for header in headers:
-        assert UNREADABLE == await door.refused(_forge(issuer, "ES256", header)), header
+        assert UNREADABLE == await verifier.refused(_forge(issuer, "ES256", header)), header
 
 
 def _forge(issuer: Issuer, kid: str, header: dict[str, Any]) -> str:
@@ -167,31 +167,31 @@ def _forge(issuer: Issuer, kid: str, header: dict[str, Any]) -> str:
 
 async def test_a_strange_key_id_is_an_unknown_key_and_nothing_else(issuer: Issuer) -> None:
     """A key id is compared, never used: not as a path, not as SQL, not as a format; and it must be a text."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     strange = ("../../etc/passwd", "'; DROP TABLE api.claims; --", "RS256\0", "%s{0}", "", "é" * 4000, "http://[::1]/")
     for kid in strange:
-        assert UNKNOWN == await door.refused(issuer.sign("RS256", {"kid": kid})), kid
+        assert UNKNOWN == await verifier.refused(issuer.sign("RS256", {"kid": kid})), kid
     for kid_of_another_kind in (1, None, ["RS256"], {"a": 1}):
         forged = _segment({"alg": "RS256", "kid": kid_of_another_kind}) + ".e30.AAAA"
-        assert UNREADABLE == await door.refused(forged)
+        assert UNREADABLE == await verifier.refused(forged)
 
 
 async def test_a_token_that_names_no_key_needs_exactly_one_that_fits(issuer: Issuer) -> None:
     """Without a `kid`, one key of the algorithm is enough; of two, none is tried."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     anonymous = issuer.sign("RS256", {"kid": None})
-    assert "alice" == await door.user(anonymous)
+    assert "alice" == await verifier.user(anonymous)
     issuer.add("second", "RS256")
-    async with refreshing(door):
+    async with refreshing(verifier):
         await until(lambda: issuer.fetches == 2)
     other = issuer.sign("RS256", {"kid": None}, jti="2")
-    assert "the token does not say with which key (kid) it is signed" == await door.refused(other)
-    assert "alice" == await door.user(issuer.sign("ES256", {"kid": None}))
+    assert "the token does not say with which key (kid) it is signed" == await verifier.refused(other)
+    assert "alice" == await verifier.user(issuer.sign("ES256", {"kid": None}))
 
 
 async def test_only_public_keys_for_signatures_are_taken(issuer: Issuer) -> None:
     """Keys for encryption, shared secrets, weak, broken and private ones are passed over; the good one works."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     weak = generate_rsa_key(65537, 1024)  # noqa: S505 - that is the point
     p384 = generate_private_key(SECP384R1())
     secret = base64.urlsafe_b64encode(b"s" * 40).decode().rstrip("=")
@@ -216,11 +216,11 @@ async def test_only_public_keys_for_signatures_are_taken(issuer: Issuer) -> None
         *({"kty": "RSA", "kid": f"broken{n}", **members} for n, members in enumerate(_BROKEN)),
         *(None, 7, "x", [], {}, {"kty": ["RSA"]}, {"kty": "RSA", "key_ops": 3}),
     ]
-    assert "alice" == await door.user(issuer.sign("RS256"))
+    assert "alice" == await verifier.user(issuer.sign("RS256"))
     for kid in ("weak", "p384-as-es256", "enc", "encrypts", "ps256", "private"):
-        assert UNKNOWN == await door.refused(issuer.sign(kid)), kid
-    assert OTHER_ALGORITHM == await door.refused(issuer.sign("oct"))
-    assert OTHER_ALGORITHM == await door.refused(issuer.sign("p384"))
+        assert UNKNOWN == await verifier.refused(issuer.sign(kid)), kid
+    assert OTHER_ALGORITHM == await verifier.refused(issuer.sign("oct"))
+    assert OTHER_ALGORITHM == await verifier.refused(issuer.sign("p384"))
 
 
 _BROKEN: list[dict[str, Any]] = [
@@ -230,20 +230,20 @@ _BROKEN: list[dict[str, Any]] = [
 
 async def test_rotation_takes_new_keys_at_once_and_forgets_withdrawn_ones(issuer: Issuer) -> None:
     """A new key works with its first token; a withdrawn one ends with the next fetch, for remembered tokens too."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     old = issuer.sign("ES256")
-    assert "alice" == await door.user(old)
+    assert "alice" == await verifier.user(old)
     issuer.add("next")
-    door.now_s += PAUSE_S
-    assert "alice" == await door.user(issuer.sign("next"))
-    assert "alice" == await door.user(old)
+    verifier.now_s += PAUSE_S
+    assert "alice" == await verifier.user(issuer.sign("next"))
+    assert "alice" == await verifier.user(old)
     assert 2 == issuer.fetches
     issuer.withdraw("ES256")
-    assert "alice" == await door.user(old)  # not known yet
-    door.now_s += PAUSE_S
-    assert UNKNOWN == await door.refused(_nobody())
-    assert UNKNOWN == await door.refused(old)
-    assert "alice" == await door.user(issuer.sign("next"))
+    assert "alice" == await verifier.user(old)  # not known yet
+    verifier.now_s += PAUSE_S
+    assert UNKNOWN == await verifier.refused(_nobody())
+    assert UNKNOWN == await verifier.refused(old)
+    assert "alice" == await verifier.user(issuer.sign("next"))
 
 
 def _nobody() -> str:
@@ -252,14 +252,14 @@ def _nobody() -> str:
 
 async def test_a_key_replaced_under_its_own_id_is_another_key(issuer: Issuer) -> None:
     """What the first key signed is forgotten, though its id is still published."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     old = issuer.sign("ES256")
-    assert "alice" == await door.user(old)
+    assert "alice" == await verifier.user(old)
     issuer.withdraw("ES256")
     issuer.add("ES256")
-    door.now_s += PAUSE_S
-    assert UNKNOWN == await door.refused(_nobody())
-    assert "the token's signature is wrong" == await door.refused(old)
+    verifier.now_s += PAUSE_S
+    assert UNKNOWN == await verifier.refused(_nobody())
+    assert "the token's signature is wrong" == await verifier.refused(old)
 
 
 async def test_invented_key_ids_do_not_become_fetches(issuer: Issuer) -> None:
@@ -268,26 +268,26 @@ async def test_invented_key_ids_do_not_become_fetches(issuer: Issuer) -> None:
     Of those that come together only so many wait for it; the others hear at once that it can't be told now.
     """
     issuer.pause_s = 0.1
-    door = Door(issuer)
-    strangers = [_segment({"alg": "RS256", "kid": f"k{n}"}) + ".e30.AAAA" for n in range(200)]
-    answers = Counter(await asyncio.gather(*(door.refusal(stranger) for stranger in strangers)))
+    verifier = Verifier(issuer)
+    unknown = [_segment({"alg": "RS256", "kid": f"k{n}"}) + ".e30.AAAA" for n in range(200)]
+    answers = Counter(await asyncio.gather(*(verifier.refusal(bearer) for bearer in unknown)))
     assert {("invalid-token", UNKNOWN): WAITING_MAX, ("unavailable", _AWAY): 200 - WAITING_MAX} == answers
-    assert {UNKNOWN} == {await door.refused(stranger) for stranger in strangers}
+    assert {UNKNOWN} == {await verifier.refused(bearer) for bearer in unknown}
     assert 1 == issuer.fetches
-    door.now_s += PAUSE_S
-    await asyncio.gather(*(door.refusal(stranger) for stranger in strangers))
+    verifier.now_s += PAUSE_S
+    await asyncio.gather(*(verifier.refusal(bearer) for bearer in unknown))
     assert 2 == issuer.fetches
     for _ in range(3):
-        door.now_s += PAUSE_S  # what can't be a key's is no reason to ask
-        assert OTHER_ALGORITHM == await door.refused(_segment({"alg": "none", "kid": "x"}) + ".e30.")
+        verifier.now_s += PAUSE_S  # what can't be a key's is no reason to ask
+        assert OTHER_ALGORITHM == await verifier.refused(_segment({"alg": "none", "kid": "x"}) + ".e30.")
     assert 2 == issuer.fetches
 
 
 async def test_a_client_that_hangs_up_does_not_end_the_fetch(issuer: Issuer) -> None:
     """Whoever waits for the same fetch gets its keys."""
     issuer.pause_s = 0.2
-    door = Door(issuer)
-    impatient, patient = (asyncio.create_task(door.user(issuer.sign(kid))) for kid in ("RS256", "ES256"))
+    verifier = Verifier(issuer)
+    impatient, patient = (asyncio.create_task(verifier.user(issuer.sign(kid))) for kid in ("RS256", "ES256"))
     await until(lambda: issuer.fetches)
     impatient.cancel()
     assert "alice" == await patient
@@ -296,35 +296,35 @@ async def test_a_client_that_hangs_up_does_not_end_the_fetch(issuer: Issuer) -> 
 
 async def test_an_outage_takes_nothing_away(issuer: Issuer) -> None:
     """With the issuer away the known keys go on for a day; a token of an unknown key is then a 503, since who knows."""
-    door = Door(issuer)
-    assert "alice" == await door.user(issuer.sign("ES256"))
+    verifier = Verifier(issuer)
+    assert "alice" == await verifier.user(issuer.sign("ES256"))
     issuer.add("next")
     issuer.away = True
-    door.now_s += STALE_S - 10
-    assert ("unavailable", _AWAY) == await door.refusal(issuer.sign("next"))
-    assert "alice" == await door.user(issuer.sign("RS256"))
-    assert None is await door.keys.check()
-    assert door.registry.get_sample_value("jwks_age_seconds") >= STALE_S - 10  # type: ignore[operator]  # it is there
-    assert 1 == door.registry.get_sample_value("jwks_fetches_total", {"outcome": "failed"})
+    verifier.now_s += STALE_S - 10
+    assert ("unavailable", _AWAY) == await verifier.refusal(issuer.sign("next"))
+    assert "alice" == await verifier.user(issuer.sign("RS256"))
+    assert None is await verifier.keys.check()
+    assert verifier.registry.get_sample_value("jwks_age_seconds") >= STALE_S - 10  # type: ignore[operator]  # it is there
+    assert 1 == verifier.registry.get_sample_value("jwks_fetches_total", {"outcome": "failed"})
     issuer.away = False
-    door.now_s += PAUSE_S
-    assert "alice" == await door.user(issuer.sign("next"))
+    verifier.now_s += PAUSE_S
+    assert "alice" == await verifier.user(issuer.sign("next"))
 
 
 async def test_keys_of_long_ago_are_believed_no_more(issuer: Issuer) -> None:
     """Who keeps us from the issuer keeps a withdrawn key good for a stated time only, for remembered tokens too."""
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     token = issuer.sign("ES256")
-    assert "alice" == await door.user(token)
+    assert "alice" == await verifier.user(token)
     issuer.away = True
-    async with refreshing(door):
-        door.now_s += STALE_S + 1
-        assert ("unavailable", _AWAY) == await door.refusal(_nobody())  # a fetch has failed by now
-        assert ("unavailable", _AWAY) == await door.refusal(token)
-        assert await door.keys.check()
+    async with refreshing(verifier):
+        verifier.now_s += STALE_S + 1
+        assert ("unavailable", _AWAY) == await verifier.refusal(_nobody())  # a fetch has failed by now
+        assert ("unavailable", _AWAY) == await verifier.refusal(token)
+        assert await verifier.keys.check()
         issuer.away = False
-        door.now_s += PAUSE_S
-        assert "alice" == await door.user(token)
+        verifier.now_s += PAUSE_S
+        assert "alice" == await verifier.user(token)
 
 
 async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(
@@ -357,15 +357,15 @@ async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(
 
 async def test_those_who_wait_for_keys_are_few(issuer: Issuer) -> None:
     """One more than may wait hears at once that it can't be told now."""
-    door = Door(issuer)
-    assert "alice" == await door.user(issuer.sign("ES256"))
-    door.now_s += PAUSE_S
+    verifier = Verifier(issuer)
+    assert "alice" == await verifier.user(issuer.sign("ES256"))
+    verifier.now_s += PAUSE_S
     issuer.pause_s = FETCH_S + 1
-    waiting = [asyncio.create_task(door.refusal(_nobody())) for _ in range(WAITING_MAX)]
+    waiting = [asyncio.create_task(verifier.refusal(_nobody())) for _ in range(WAITING_MAX)]
     await until(lambda: issuer.fetches == 2)
     began = time.monotonic()
-    assert ("unavailable", _AWAY) == await door.refusal(_nobody())
-    assert "alice" == await door.user(issuer.sign("RS256"))
+    assert ("unavailable", _AWAY) == await verifier.refusal(_nobody())
+    assert "alice" == await verifier.user(issuer.sign("RS256"))
     assert time.monotonic() - began < WAIT_S / 2
     assert {("unavailable", _AWAY)} == set(await asyncio.gather(*waiting))
     assert 2 == issuer.fetches
@@ -373,16 +373,16 @@ async def test_those_who_wait_for_keys_are_few(issuer: Issuer) -> None:
 
 async def test_a_rotated_key_is_taken_within_seconds_of_the_issuers_return(issuer: Issuer) -> None:
     """After an issuer that hung, the next token of a new key is let in as soon as a fetch may be tried again."""
-    door = Door(issuer)
-    assert "alice" == await door.user(issuer.sign("ES256"))
+    verifier = Verifier(issuer)
+    assert "alice" == await verifier.user(issuer.sign("ES256"))
     issuer.add("next")
     issuer.pause_s = 0.5
-    door.now_s += PAUSE_S
-    assert "alice" == await door.user(issuer.sign("next"))
+    verifier.now_s += PAUSE_S
+    assert "alice" == await verifier.user(issuer.sign("next"))
     issuer.add("last")
-    assert UNKNOWN == await door.refused(issuer.sign("last"))  # the keys are as new as can be asked for
-    door.now_s += PAUSE_S
-    assert "alice" == await door.user(issuer.sign("last"))
+    assert UNKNOWN == await verifier.refused(issuer.sign("last"))  # the keys are as new as can be asked for
+    verifier.now_s += PAUSE_S
+    assert "alice" == await verifier.user(issuer.sign("last"))
 
 
 _AWAY = "the keys that tokens are checked with can't be fetched; nothing was done"
@@ -407,13 +407,13 @@ _ANSWERS = {
 @pytest.mark.parametrize("raw", _ANSWERS.values(), ids=_ANSWERS)
 async def test_whatever_the_issuer_answers_the_keys_stay(issuer: Issuer, raw: bytes) -> None:
     """Errors, garbage, nothing at all, too much and packed bombs are an outage, no more; also as the first answer."""
-    fresh, door = Door(issuer), Door(issuer)
-    assert "alice" == await door.user(issuer.sign("ES256"))
+    fresh, verifier = Verifier(issuer), Verifier(issuer)
+    assert "alice" == await verifier.user(issuer.sign("ES256"))
     issuer.raw = raw
-    for one in (fresh, door):
+    for one in (fresh, verifier):
         one.now_s += PAUSE_S
         assert ("unavailable", _AWAY) == await one.refusal(_nobody())
-    assert "alice" == await door.user(issuer.sign("RS256"))
+    assert "alice" == await verifier.user(issuer.sign("RS256"))
     assert "the keys of tokens could not be fetched" == await fresh.keys.check()
 
 
@@ -422,10 +422,10 @@ async def test_more_than_any_issuer_publishes_is_not_read(issuer: Issuer) -> Non
     token = issuer.sign("ES256")
     keys = json.dumps({"keys": issuer.jwks}).encode()
     issuer.raw = _OK + b"\r\n" + keys + b" " * JWKS_BYTES_MAX
-    assert ("unavailable", _AWAY) == await Door(issuer).refusal(token)
+    assert ("unavailable", _AWAY) == await Verifier(issuer).refusal(token)
     issuer.raw = None
     issuer.jwks[:0] = [{}] * KEYS_MAX
-    assert ("unavailable", _AWAY) == await Door(issuer).refusal(token)
+    assert ("unavailable", _AWAY) == await Verifier(issuer).refusal(token)
 
 
 async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
@@ -433,41 +433,41 @@ async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
     async with issuing() as attacker:
         attacker.add("mine")
         issuer.raw = b"HTTP/1.1 302 Found\r\nlocation: %b\r\ncontent-length: 0\r\n\r\n" % attacker.url.encode()
-        door = Door(issuer)
-        assert ("unavailable", _AWAY) == await door.refusal(attacker.sign("mine"))
+        verifier = Verifier(issuer)
+        assert ("unavailable", _AWAY) == await verifier.refusal(attacker.sign("mine"))
         assert 0 == attacker.fetches
-        assert "the keys of tokens could not be fetched" == await door.keys.check()
+        assert "the keys of tokens could not be fetched" == await verifier.keys.check()
 
 
 async def test_a_slow_issuer_is_given_up(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch has one deadline: bytes that dribble in do not stretch it."""
     monkeypatch.setattr(keys_module, "FETCH_S", 0.3)
     issuer.raw, issuer.pause_s = _OK + b"\r\n" + b" " * 10_000, 0.02
-    door = Door(issuer)
+    verifier = Verifier(issuer)
     began = time.monotonic()
-    assert ("unavailable", _AWAY) == await door.refusal(issuer.sign("ES256"))
+    assert ("unavailable", _AWAY) == await verifier.refusal(issuer.sign("ES256"))
     assert time.monotonic() - began < 3
 
 
 async def test_times_are_judged_with_a_little_leeway(issuer: Issuer) -> None:
     """`exp`, `nbf` and `iat` may be off by the leeway, and by no more; a remembered token ends at the same moment."""
     clock_s = 0.0
-    door = Door(issuer, leeway_s=30, clock=lambda: time.time() + clock_s)
+    verifier = Verifier(issuer, leeway_s=30, clock=lambda: time.time() + clock_s)
     now = int(time.time())
     for claims in ({"exp": now - 25}, {"nbf": now + 25}, {"iat": now + 25}, {"exp": now + 10.5}):
-        assert "alice" == await door.user(issuer.sign("ES256", **claims)), claims
+        assert "alice" == await verifier.user(issuer.sign("ES256", **claims)), claims
     for claim, time_s, why in (
         ("exp", now - 31, "the token has expired"),
         ("nbf", now + 45, "the token is not valid yet"),
         ("iat", now + 45, "the token is not valid yet"),
     ):
-        assert why == await door.refused(issuer.sign("ES256", **{claim: time_s})), claim  # type: ignore[arg-type]  # claims only
+        assert why == await verifier.refused(issuer.sign("ES256", **{claim: time_s})), claim  # type: ignore[arg-type]  # claims only
     remembered = issuer.sign("ES256", exp=now + 100)
-    assert "alice" == await door.user(remembered)
+    assert "alice" == await verifier.user(remembered)
     clock_s = 125
-    assert "alice" == await door.user(remembered)
+    assert "alice" == await verifier.user(remembered)
     clock_s = 131
-    assert "the token has expired" == await door.refused(remembered)
+    assert "the token has expired" == await verifier.refused(remembered)
 
 
 async def test_an_api_without_keys_is_not_ready_and_answers_503(settings: ApiSettings, issuer: Issuer) -> None:

@@ -21,7 +21,7 @@ HEADERS = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "ratelim
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -47,7 +47,7 @@ def test_a_user_gets_so_many_requests_in_a_second() -> None:
 
 
 def test_the_turn_of_a_second_gives_no_double_burst() -> None:
-    """Around the turn a user gets one limit and not two; what was asked long ago weighs less and less."""
+    """Around the end of a second a user gets one limit and not two; older requests count less and less."""
     clock = Clock(1000.9375)
     limit = RateLimit(100, clock)
     burst = _allowed(limit, 200)
@@ -138,11 +138,11 @@ class _Stuck:
     """The reading of orders, held up until the event is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.gate = asyncio.Event()
+        self.may_go_on = asyncio.Event()
         original = OrderService.order
 
         async def held(service: OrderService, *given: Any) -> Any:
-            await self.gate.wait()
+            await self.may_go_on.wait()
             return await original(service, *given)
 
         monkeypatch.setattr(OrderService, "order", held)
@@ -167,7 +167,7 @@ async def test_more_than_can_be_worked_on_is_refused_at_once(
             assert 200 == (await api.client.get(path)).status_code, path
         assert 4 == await api.metric("http_server_shed_requests_total")
         assert 0 == await api.metric("orders_accepted_total")
-        stuck.gate.set()
+        stuck.may_go_on.set()
         assert {404} == {answer.status_code for answer in await asyncio.gather(*working)}
         assert 202 == (await api.submit()).status_code
         assert await _in_flight(api, 0)
@@ -218,7 +218,7 @@ async def test_a_client_that_hangs_up_gives_its_place_back(
         for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
                 await api.get(NOBODY, timeout=0.1)
-        stuck.gate.set()
+        stuck.may_go_on.set()
         await until(lambda: _in_flight(api, 0))
 
 
@@ -311,7 +311,7 @@ async def test_a_script_may_read_that_the_service_is_away(settings: ApiSettings)
     ],
 )
 def test_a_wrong_limit_is_refused(wrong: dict[str, Any], why: str) -> None:
-    """What would open the door to everybody, or to nobody, is no setting."""
+    """A limit that lets everybody through, or nobody, is no setting."""
     with pytest.raises(ValidationError, match=why):
         ApiSettings(
             database_url=SecretStr("postgresql://a:b@h/c"),

@@ -108,12 +108,12 @@ def test_rules_are_told_for_every_field() -> None:
 
 async def test_requests_that_wait_together_share_a_publish(api: Api) -> None:
     """A lone request goes out at once; those that come while it is under way go out together."""
-    api.wire.gate.clear()
+    api.wire.may_go_on.clear()
     posting = [asyncio.create_task(api.submit())]
     await until(lambda: api.wire.batches)
     posting += [asyncio.create_task(api.submit()) for _ in range(20)]
     await until(lambda: _claims(api, 21))
-    api.wire.gate.set()
+    api.wire.may_go_on.set()
     assert {202} == {answer.status_code for answer in await asyncio.gather(*posting)}
     assert 1 == len(api.wire.batches[0])
     assert len(api.wire.batches) <= 4

@@ -34,7 +34,7 @@ def _lasting(body: Any) -> Any:
 
 
 async def test_nothing_that_is_asked_tells_that_an_order_is_archived(api: Api, orchestrator: Orchestrator) -> None:
-    """Reads, lists, a repeated submission and a late cancel are answered as before, to the letter."""
+    """Reads, lists, a repeated submission and a late cancel are answered exactly as before."""
     order_id = (await api.submit(ORDER, key="again")).json()["order_id"]
     ended: dict[str, Any] = {"phase": "COMPLETED", "version": 4, "client_order_id": "mine", "parked_reason": None}
     await orchestrator.shows(

@@ -37,7 +37,7 @@ async def test_every_request_that_could_change_an_order_is_kept(api: Api, orches
     await orchestrator.shows(order_id, phase="SETTLING", version=2)
     await api.cancel(order_id)
     await orchestrator.shows(order_id, phase="COMPLETED", version=4)
-    await api.cancel(order_id, user="desk", scope="orders:write orders:act-for-users")
+    await api.cancel(order_id, user="backoffice", scope="orders:write orders:act-for-users")
 
     assert [
         ("submit", "accepted", "alice", "127.0.0.1"),
@@ -48,16 +48,16 @@ async def test_every_request_that_could_change_an_order_is_kept(api: Api, orches
         ("cancel", "replayed", "alice", "127.0.0.1"),
         ("cancel", "replayed", "alice", "127.0.0.1"),
         ("cancel", "too-late-to-cancel", "alice", "127.0.0.1"),
-        ("cancel", "order-not-cancelable", "desk", "127.0.0.1"),
+        ("cancel", "order-not-cancelable", "backoffice", "127.0.0.1"),
     ] == await _trail(orchestrator, order_id)
 
 
 async def test_who_submits_for_another_is_named(api: Api, orchestrator: Orchestrator) -> None:
     """The order is the user's; the trail says which service asked."""
     scope = "orders:write orders:act-for-users"
-    order_id = (await api.submit({"user_id": "alice"}, user="desk", scope=scope)).json()["order_id"]
+    order_id = (await api.submit({"user_id": "alice"}, user="backoffice", scope=scope)).json()["order_id"]
 
-    assert [("submit", "accepted", "desk", "127.0.0.1")] == await _trail(orchestrator, order_id)
+    assert [("submit", "accepted", "backoffice", "127.0.0.1")] == await _trail(orchestrator, order_id)
 
 
 async def test_the_trail_names_the_token_and_the_trace(api: Api, orchestrator: Orchestrator) -> None:

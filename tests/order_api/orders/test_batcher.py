@@ -15,12 +15,12 @@ class Work:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.gate = asyncio.Event()
+        self.may_go_on = asyncio.Event()
 
     async def __call__(self, numbers: Sequence[int]) -> list[int]:
         """Work."""
         self.batches.append(list(numbers))
-        await self.gate.wait()
+        await self.may_go_on.wait()
         if min(numbers) < 0:
             raise ValueError("negative")
         return [number * 2 for number in numbers]
@@ -36,7 +36,7 @@ async def test_those_who_wait_together_go_together() -> None:
     assert [[0]] == work.batches
     waiting += [asyncio.create_task(batcher.do(n)) for n in range(1, 7)]
     await asyncio.sleep(0)
-    work.gate.set()
+    work.may_go_on.set()
     assert [0, 2, 4, 6, 8, 10, 12] == await asyncio.gather(*waiting)
     assert [[0], [1, 2, 3, 4], [5, 6]] == work.batches
 
@@ -44,7 +44,7 @@ async def test_those_who_wait_together_go_together() -> None:
 async def test_a_failed_batch_fails_for_its_own_and_the_next_goes_on() -> None:
     """An error reaches everybody of its batch, and nobody else."""
     work = Work()
-    work.gate.set()
+    work.may_go_on.set()
     batcher = Batcher(work, batch_size_max=2)
     results = await asyncio.gather(*(batcher.do(n) for n in (-1, 1, 2, 3)), return_exceptions=True)
     assert ["negative", "negative", "4", "6"] == [str(result) for result in results]
@@ -57,7 +57,7 @@ async def test_who_hangs_up_does_not_disturb_the_others() -> None:
     gone, stays = asyncio.create_task(batcher.do(1)), asyncio.create_task(batcher.do(2))
     await asyncio.sleep(0)
     gone.cancel()
-    work.gate.set()
+    work.may_go_on.set()
     assert 4 == await stays
 
 
@@ -70,5 +70,5 @@ async def test_too_many_waiting_are_refused() -> None:
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await asyncio.gather(*(batcher.do(n) for n in range(3)))
-    work.gate.set()
+    work.may_go_on.set()
     await asyncio.gather(*waiting, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The follower: it rings for whom an event names, and for everybody when it may have missed one."""
+"""The follower: it notifies the waiters that an event names, and all when it may have missed one."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def events(cluster: FaultyCluster, settings: KitSettings) -> str:
 
 
 @asynccontextmanager
-async def _following(settings: KitSettings, quiet_s: float = 15.0) -> AsyncIterator[tuple[Follower, Waiters]]:
+async def _following(settings: KitSettings, idle_s: float = 15.0) -> AsyncIterator[tuple[Follower, Waiters]]:
     waiters, stopping = Waiters(), asyncio.Event()
-    follower = Follower(settings, waiters, quiet_s=quiet_s)
+    follower = Follower(settings, waiters, idle_s=idle_s)
     running = asyncio.create_task(follower.run(stopping))
     try:
         yield follower, waiters
@@ -68,7 +68,7 @@ async def _publish(settings: KitSettings, key: bytes = KEY, version: int = 4, st
     await publisher.stop()
 
 
-async def _rings(waiter: Waiter, within_s: float) -> bool:
+async def _notified(waiter: Waiter, within_s: float) -> bool:
     return await waiter.notified(asyncio.get_running_loop().time() + within_s)
 
 
@@ -86,11 +86,11 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
             change.known = 1
             await _publish(settings, version=1, status="PENDING")
             await _publish(settings, version=2, status="CONFIRMED")
-            assert await _rings(change, 5)
-            assert not await _rings(end, 0.3)
+            assert await _notified(change, 5)
+            assert not await _notified(end, 0.3)
             await _publish(settings)
-            assert await _rings(end, 5)
-            assert not await _rings(other_order, 0.3)
+            assert await _notified(end, 5)
+            assert not await _notified(other_order, 0.3)
     assert KEY not in waiters
     assert 0 == waiters.waiting
 
@@ -106,14 +106,14 @@ async def test_an_event_that_can_not_be_read_rings_and_stops_nothing(settings: K
                 publisher = Publisher(settings)
                 assert await publisher.publish([Outgoing(ORDERS_EVENTS.name, KEY.decode(), "x", body, [])])
                 await publisher.stop()
-                assert await _rings(waiter, 5)
+                assert await _notified(waiter, 5)
             assert follower.following
     assert [] == [line for line in lines if line["log_level"] != "info"]
 
 
 @pytest.mark.usefixtures("events")
 async def test_a_bomb_among_the_events_rings_for_all_and_stops_nothing(settings: KitSettings) -> None:
-    """Whose it was is not known, so everybody looks; what comes behind it in its partition rings as ever."""
+    """Whose it was is not known, so everybody looks; what comes behind it in its partition notifies as before."""
     topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
     async with _following(settings) as (follower, waiters):
         await until(lambda: follower.following)
@@ -124,10 +124,10 @@ async def test_a_bomb_among_the_events_rings_for_all_and_stops_nothing(settings:
                 max_request_size=100 << 20,
             ) as producer:
                 await producer.send_and_wait(topic, b" " * (64 << 20), key=KEY)
-            assert await _rings(waiter, 20)
+            assert await _notified(waiter, 20)
         with waiters.waiter(KEY, for_end=True) as waiter:
             await _publish(settings)
-            assert await _rings(waiter, 20)
+            assert await _notified(waiter, 20)
         assert follower.following
 
 
@@ -137,12 +137,12 @@ async def test_a_topic_that_comes_later_is_followed(infrastructure: Infrastructu
     settings = kit_settings(URL, infrastructure.kafka_bootstrap_servers, topic_prefix)
     async with _following(settings) as (follower, waiters):
         with waiters.waiter(KEY, for_end=True) as waiter:
-            assert not await _rings(waiter, 0.5)
+            assert not await _notified(waiter, 0.5)
             await infrastructure.create_topics({topic_prefix + ORDERS_EVENTS.name: ORDERS_EVENTS.partitions})
-            assert await _rings(waiter, 15)
+            assert await _notified(waiter, 15)
             assert follower.following
             await _publish(settings)
-            assert await _rings(waiter, 5)
+            assert await _notified(waiter, 5)
 
 
 @pytest.mark.apache_kafka  # the embedded broker has no transactions that stay open
@@ -163,28 +163,28 @@ async def test_who_waits_looks_while_an_open_transaction_hides_events(
         await producer.send_and_wait(topic, b"{}", key=KEY)
         await _publish(settings)
         with waiters.waiter(KEY, for_end=True) as waiter:
-            assert await _rings(waiter, 15)
+            assert await _notified(waiter, 15)
         with waiters.waiter(KEY, for_end=True) as waiter:
-            assert await _rings(waiter, 15), "again and again"
+            assert await _notified(waiter, 15), "again and again"
         assert follower.following
         await producer.abort_transaction()
         with waiters.waiter(KEY, for_end=True) as waiter:
-            assert await _rings(waiter, 15), "the event itself"
+            assert await _notified(waiter, 15), "the event itself"
 
 
 @pytest.mark.usefixtures("events")
 async def test_a_broker_that_was_away_wakes_everybody(settings: KitSettings, cluster: FaultyCluster) -> None:
     """While it was away something may have happened that no event tells of: whoever waits looks once."""
-    async with _following(settings, quiet_s=0.5) as (follower, waiters):
+    async with _following(settings, idle_s=0.5) as (follower, waiters):
         await until(lambda: follower.following)
         with waiters.waiter(KEY, for_end=True) as waiter:
             cluster.down()
             await until(lambda: not follower.following, within_s=30)
-            assert not await _rings(waiter, 0.2)
+            assert not await _notified(waiter, 0.2)
             cluster.up()
-            assert await _rings(waiter, 30)
+            assert await _notified(waiter, 30)
             await _publish(settings)
-            assert await _rings(waiter, 10)
+            assert await _notified(waiter, 10)
 
 
 @pytest.mark.usefixtures("events")
@@ -202,9 +202,9 @@ async def test_a_consumer_that_hangs_is_replaced(settings: KitSettings, monkeypa
 
     monkeypatch.setattr(AIOKafkaConsumer, "getmany", hangs_at_first)
     monkeypatch.setattr(follower_module, "POLL_MS", 50)
-    async with _following(settings, quiet_s=0.3) as (follower, waiters):
+    async with _following(settings, idle_s=0.3) as (follower, waiters):
         await until(lambda: follower.following)
         with waiters.waiter(KEY, for_end=True) as waiter:
             await _publish(settings)
-            assert await _rings(waiter, 10)
+            assert await _notified(waiter, 10)
     assert not follower.following

@@ -177,7 +177,7 @@ async def test_whose_orders_are_listed(api: Api, orchestrator: Orchestrator) -> 
     assert 403 == (await api.get("/orders", user="bob", params=query)).status_code
     assert 403 == (await api.get("/orders", scope="orders:write")).status_code
     for scope in ("orders:read orders:act-for-users", "orders:operate"):
-        answer = await api.get("/orders", user="desk", scope=scope, params=query)
+        answer = await api.get("/orders", user="backoffice", scope=scope, params=query)
         assert _ids(rows) == [order["order_id"] for order in answer.json()["orders"]]
 
 
@@ -245,7 +245,7 @@ async def test_an_order_is_found_by_its_user_s_name_for_it(api: Api, orchestrato
     assert 404 == (await api.get("/orders/by-client-id/another")).status_code
     assert 404 == (await api.get("/orders/by-client-id/%40%00")).status_code
     for scope in ("orders:read orders:act-for-users", "orders:operate"):
-        answer = await api.get(path, user="desk", scope=scope, params={"user_id": "alice"})
+        answer = await api.get(path, user="backoffice", scope=scope, params={"user_id": "alice"})
         assert order == answer.json()
     await orchestrator.shows(order["order_id"], version=3, client_order_id="my:order-1")
     known = await api.get(path, headers={"If-None-Match": '"3"'})

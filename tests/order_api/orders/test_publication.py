@@ -66,7 +66,7 @@ async def _records_of(settings: ApiSettings, order_id: str) -> list[object]:
 async def test_a_claim_that_nobody_published_is_published(settings: ApiSettings, orchestrator: Orchestrator) -> None:
     """A process that dies between claim and publish loses nothing: any other process's sweeper publishes its claim."""
     async with running(settings.model_copy(update={"api_sweep_interval_s": 60.0})) as dying:
-        dying.wire.gate.clear()
+        dying.wire.may_go_on.clear()
         posting = asyncio.create_task(dying.submit(key="k"))
         await until(lambda: dying.wire.asked)
         [never_sent] = dying.wire.asked
@@ -76,7 +76,7 @@ async def test_a_claim_that_nobody_published_is_published(settings: ApiSettings,
             await until(lambda: other.wire.asked)
             assert never_sent == other.wire.asked[0]
             assert await until(lambda: _records_of(settings, never_sent.key))
-        dying.wire.gate.set()
+        dying.wire.may_go_on.set()
         await posting
 
 

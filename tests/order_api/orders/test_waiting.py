@@ -36,7 +36,7 @@ class Events:
         self._orchestrator = orchestrator
         self._api = api
 
-    async def reach(self, order_id: str, phase: str, version: int, **columns: Any) -> None:
+    async def commit(self, order_id: str, phase: str, version: int, **columns: Any) -> None:
         """Commit a version of an order and publish it."""
         await self._orchestrator.shows(order_id, phase=phase, version=version, **columns)
         await self.publish([order_id])
@@ -90,8 +90,8 @@ async def test_a_submission_that_waits_gets_the_order_as_it_ended(
     waiting = asyncio.create_task(api.submit(headers=_prefer(20)))
     await _waits(api)
     order_id = api.wire.asked[0].key
-    await events.reach(order_id, "VALIDATING", 1)
-    await events.reach(order_id, phase, 2, **columns)
+    await events.commit(order_id, "VALIDATING", 1)
+    await events.commit(order_id, phase, 2, **columns)
 
     answer = await asyncio.wait_for(waiting, SOON_S)
 
@@ -107,7 +107,7 @@ async def test_a_wait_that_is_over_gets_the_order_as_it_is(api: Api, events: Eve
     """202 after the time: accepted, not ended; the wait was honoured."""
     waiting = asyncio.create_task(api.submit(headers=_prefer(1)))
     await _waits(api)
-    await events.reach(api.wire.asked[0].key, "VALIDATING", 1)
+    await events.commit(api.wire.asked[0].key, "VALIDATING", 1)
 
     answer = await waiting
 
@@ -119,7 +119,7 @@ async def test_no_wait_is_longer_than_thirty_seconds(api: Api, events: Events) -
     """A longer wish is cut, and the answer says so."""
     waiting = asyncio.create_task(api.submit(headers=_prefer(86400)))
     await _waits(api)
-    await events.reach(api.wire.asked[0].key, "COMPLETED", 4)
+    await events.commit(api.wire.asked[0].key, "COMPLETED", 4)
 
     assert "wait=30" == (await waiting).headers["preference-applied"]
 
@@ -138,7 +138,7 @@ async def test_a_replayed_submission_waits_too(api: Api, events: Events) -> None
     first = (await api.submit(key="k")).json()["order_id"]
     waiting = asyncio.create_task(api.submit(key="k", headers=_prefer(20)))
     await _waits(api)
-    await events.reach(first, "COMPLETED", 4)
+    await events.commit(first, "COMPLETED", 4)
 
     answer = await asyncio.wait_for(waiting, SOON_S)
 
@@ -155,7 +155,7 @@ async def test_a_status_can_be_waited_for_version_by_version(api: Api, events: E
             api.get(f"/orders/{order_id}/status", headers=_prefer(20, **{"If-None-Match": known}))
         )
         await _waits(api)
-        await events.reach(order_id, phase, version)
+        await events.commit(order_id, phase, version)
         answer = await asyncio.wait_for(waiting, SOON_S)
         assert (200, version) == (answer.status_code, answer.json()["version"])
         known = answer.headers["etag"]
@@ -168,10 +168,10 @@ async def test_without_a_known_version_the_end_is_waited_for(api: Api, events: E
     order_id = (await api.submit()).json()["order_id"]
     waiting = asyncio.create_task(api.get(f"/orders/{order_id}", headers=_prefer(20)))
     await _waits(api)
-    await events.reach(order_id, "VALIDATING", 1)
+    await events.commit(order_id, "VALIDATING", 1)
     await asyncio.sleep(0.3)
     assert not waiting.done()
-    await events.reach(order_id, "FAILED", 2)
+    await events.commit(order_id, "FAILED", 2)
 
     answer = await asyncio.wait_for(waiting, SOON_S)
 
@@ -192,7 +192,7 @@ async def test_a_known_version_is_304(api: Api, orchestrator: Orchestrator) -> N
 async def test_nothing_changed_until_the_time_was_over(api: Api, events: Events) -> None:
     """304 when the version that the client knows is still the newest."""
     order_id = (await api.submit()).json()["order_id"]
-    await events.reach(order_id, "VALIDATING", 1)
+    await events.commit(order_id, "VALIDATING", 1)
 
     answer = await api.get(f"/orders/{order_id}/status", headers=_prefer(1, **{"If-None-Match": '"1"'}))
 
@@ -306,7 +306,7 @@ async def test_a_crowd_too_large_is_answered_without_waiting(api: Api, monkeypat
 
 
 async def test_who_hangs_up_waits_no_longer(api: Api) -> None:
-    """A client that goes away takes its place in the crowd with it."""
+    """A client that goes away no longer counts as waiting."""
     with pytest.raises(httpx.ReadTimeout):
         await api.submit(headers=_prefer(30), timeout=0.5)
 
