@@ -71,7 +71,7 @@ class FoundDeadLetter(NamedTuple):
         return f"{self.schema}/{self.letter.dead_letter_id}"
 
 
-class Tables(NamedTuple):
+class DeadLetterTables(NamedTuple):
     """The schemas that have dead letters, and why those of the balance service can't be seen, if so."""
 
     schemas: tuple[str, ...]
@@ -86,14 +86,14 @@ def parse(text: str, ledger: str) -> Id:
     return Id(schema, int(number))
 
 
-async def tables(engine: AsyncEngine, ledger: str) -> Tables:
+async def tables(engine: AsyncEngine, ledger: str) -> DeadLetterTables:
     """Name the schemas that have dead letters: our own, and that of another team's balance service if it shows them."""
     if not ledger:
-        return Tables(schemas.CONSUMERS)
+        return DeadLetterTables(schemas.CONSUMERS)
     [found] = await rows(engine, "SELECT to_regclass($1) IS NOT NULL AS there", f"{ledger}.dead_letters")
     if found["there"]:
-        return Tables((*schemas.CONSUMERS, ledger))
-    return Tables(
+        return DeadLetterTables((*schemas.CONSUMERS, ledger))
+    return DeadLetterTables(
         schemas.CONSUMERS, f"the dead letters of the balance service can't be seen here: LEDGER_VIEWS is {ledger}"
     )
 
@@ -113,7 +113,9 @@ async def fixed(engine: AsyncEngine, wanted: DeadLetterFilter, run: Run, action:
     return wanted._replace(received_before=limit["before"])
 
 
-async def matching(engine: AsyncEngine, wanted: DeadLetterFilter, where: Tables) -> AsyncIterator[FoundDeadLetter]:
+async def matching(
+    engine: AsyncEngine, wanted: DeadLetterFilter, where: DeadLetterTables
+) -> AsyncIterator[FoundDeadLetter]:
     """Read the dead letters that match, page by page; their keys and values are cut."""
     if wanted.older_than_s and wanted.received_before is None:
         wanted = await fixed(engine, wanted, NO_RUN, "")
@@ -132,7 +134,7 @@ def _matches(wanted: DeadLetterFilter, letter: DeadLetter) -> bool:
     return of_topic and wanted.reason.lower() in letter.reason.lower() and in_time
 
 
-async def count(engine: AsyncEngine, wanted: DeadLetterFilter, where: Tables) -> int:
+async def count(engine: AsyncEngine, wanted: DeadLetterFilter, where: DeadLetterTables) -> int:
     """Count the dead letters that match."""
     return len([1 async for _ in matching(engine, wanted, where)])
 
@@ -150,7 +152,7 @@ class Work(NamedTuple):
 
 
 async def close(
-    work: Work, action: str, chosen: Sequence[Id] | DeadLetterFilter, where: Tables, pace: Pace
+    work: Work, action: str, chosen: Sequence[Id] | DeadLetterFilter, where: DeadLetterTables, pace: Pace
 ) -> AsyncIterator[ItemResult]:
     """Replay, discard or purge the dead letters of these names, or those that match a filter.
 

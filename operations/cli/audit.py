@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,20 +91,14 @@ async def _once() -> Audited:
 
 
 async def _watch(host: str, port: int, every_s: float) -> int:
-    from operations.audit.watch import AuditMetrics, watch
-    from saga_kit.runtime.health import Health, HealthServer, health_routes, listen
+    from operations.audit.serve import serve
 
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    metrics = AuditMetrics()
-    server = HealthServer(listen(host, port), health_routes(Health(), metrics.registry))
-    server.start()
-    err.print(f"auditing every {every_s:g} s; metrics at http://{host}:{server.port}/metrics; Ctrl-C ends it")
-    try:
-        return await watch(
-            database_url(), stopping, metrics, lambda line: out.print(line, markup=False), every_s=every_s,
-            ledger=ledger_setting(),
-        )  # fmt: skip
-    finally:
-        await server.stop()
+    def listening(port: int) -> None:
+        err.print(f"auditing every {every_s:g} s; metrics at http://{host}:{port}/metrics; Ctrl-C ends it")
+
+    def say(line: str) -> None:
+        out.print(line, markup=False)
+
+    return await serve(
+        database_url(), host, port, every_s=every_s, ledger=ledger_setting(), listening=listening, say=say
+    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from operations.dead_letters import DeadLetterFilter, FoundDeadLetter, Tables
+    from operations.dead_letters import DeadLetterFilter, DeadLetterTables, FoundDeadLetter
 
 REASON_SHOWN_MAX: Final = 100
 
@@ -137,7 +137,7 @@ def _close(action: str, letters: Sequence[str] | None, wanted: DeadLetterFilter,
 
     async def work() -> bool:
         async with database() as engine:
-            where = await _tables(engine) if not ids else dead_letters.Tables(())
+            where = await _tables(engine) if not ids else dead_letters.DeadLetterTables(())
             chosen = ids or await dead_letters.fixed(engine, wanted, run, action)
             if isinstance(chosen, dead_letters.DeadLetterFilter):
                 await _confirm(engine, action, chosen, where, options)
@@ -152,7 +152,7 @@ def _close(action: str, letters: Sequence[str] | None, wanted: DeadLetterFilter,
 
 
 async def _confirm(
-    engine: AsyncEngine, action: str, wanted: DeadLetterFilter, where: Tables, options: RunOptions
+    engine: AsyncEngine, action: str, wanted: DeadLetterFilter, where: DeadLetterTables, options: RunOptions
 ) -> None:
     from operations.dead_letters import count
 
@@ -161,7 +161,7 @@ async def _confirm(
         ask(f"{action} {min(number, options.limit or number)} dead letters")
 
 
-async def _tables(engine: AsyncEngine) -> Tables:
+async def _tables(engine: AsyncEngine) -> DeadLetterTables:
     from operations.dead_letters import tables
 
     found = await tables(engine, ledger_setting())

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import pytest
 
 from operations import dead_letters
-from operations.dead_letters import DeadLetterFilter, Id, Tables, Work
+from operations.dead_letters import DeadLetterFilter, DeadLetterTables, Id, Work
 from operations.errors import Trouble, WrongRequest
 from operations.runs import ItemResult, Pace, Run
 from operations.schemas import CONSUMERS
@@ -19,7 +19,7 @@ from tests.support.order_database import OrderDatabase
 
 T = TypeVar("T")
 RUN = Run("r", "ops")
-OURS = Tables(CONSUMERS)
+OURS = DeadLetterTables(CONSUMERS)
 
 
 async def write(db: OrderDatabase, schema: str, *reasons: str) -> None:
