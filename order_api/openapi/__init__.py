@@ -1,5 +1,4 @@
-"""What the API says about itself: its OpenAPI document, `/docs`, and a page for each problem.
+"""What the API says about itself: how a route is declared, the OpenAPI document, `/docs`, and a page for each problem.
 
-The table of calls (`operations`) and that of problems (`order_api.http.problems`) are what all of it is made from. Only
-the composition root imports it.
+It knows no order: the routes bring their declarations along, and `order_api.description` gathers them.
 """
