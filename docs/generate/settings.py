@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from operations.settings import settings
+from operations.access.settings import settings
 
 PAGE: Final = Path(__file__).parents[1] / "settings.md"
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from operations.access.errors import Trouble, WrongRequest
 from operations.cli import (
     archive,
     audit,
@@ -30,7 +31,6 @@ from operations.cli import (
 )
 from operations.cli.failures import exit_status, one_line
 from operations.cli.printing import out
-from operations.errors import Trouble, WrongRequest
 
 app = typer.Typer(
     no_args_is_help=True,

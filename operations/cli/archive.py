@@ -8,11 +8,11 @@ from typing import Annotated, Final
 
 import typer
 
+from operations.access.errors import Trouble
+from operations.access.system import database
 from operations.cli.options import OPERATING, Json, Yes, finite
 from operations.cli.printing import err, out, print_json
 from operations.cli.running import ask
-from operations.errors import Trouble
-from operations.system import database
 
 HORIZON_DAYS: Final = 30.0
 BATCH: Final = 500
@@ -41,7 +41,7 @@ def archive(
 
     Examples: order-saga archive --dry-run, or order-saga archive --older-than 90 --yes
     """
-    from operations.archive import check_horizon
+    from operations.retention.archive import check_horizon
 
     check_horizon(older_than)
     rows = {"orders": 0, "holds": 0}
@@ -66,13 +66,13 @@ def archive(
 
 
 def _in_words(rows: dict[str, int]) -> str:
-    from operations.words import counts
+    from operations.access.words import counts
 
     return counts(rows, between=" and ")
 
 
 async def _count(older_than_days: float) -> dict[str, int]:
-    from operations.archive import count_old
+    from operations.retention.archive import count_old
 
     async with database() as engine:
         return await count_old(engine, older_than_days * DAY_S)
@@ -80,7 +80,7 @@ async def _count(older_than_days: float) -> dict[str, int]:
 
 async def _archive(older_than_days: float, batch: int, rows: dict[str, int]) -> None:
     """Move everything, and count it in `rows`, which is right whenever this is stopped."""
-    from operations.archive import archive
+    from operations.retention.archive import archive
 
     with err.status("archiving ...") as status:
         async with database() as engine, aclosing(archive(engine, older_than_days * DAY_S, batch)) as steps:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from operations.access.system import database_url, ledger_setting
 from operations.cli.options import OPERATING, Json, finite
 from operations.cli.printing import err, out, print_json, print_table
-from operations.system import database_url, ledger_setting
 
 if TYPE_CHECKING:
     from operations.audit.look import Audited
@@ -78,8 +78,8 @@ def _unseen(why: str) -> str:
 
 
 async def _once() -> Audited:
+    from operations.access.database import naming
     from operations.audit.look import audit_on, connection_to
-    from operations.database import naming
 
     def show(orders: int) -> None:
         status.update(f"auditing ... {orders} orders read")

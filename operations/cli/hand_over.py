@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from operations.access.system import database
 from operations.cli.options import OPERATING
 from operations.cli.printing import out
-from operations.system import database
 
 if TYPE_CHECKING:
-    from operations.hand_over import HandedOver
+    from operations.deployment.hand_over import HandedOver
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def hand_over(
 
     Example: order-saga hand-over wallet
     """
-    from operations.hand_over import check_successor, close
+    from operations.deployment.hand_over import check_successor, close
 
     check_successor(successor)
 

@@ -9,15 +9,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from operations.access.system import database, ledger_setting
 from operations.cli.options import OPERATING, Json
 from operations.cli.printing import out, print_json, print_table, status_colour
-from operations.system import database, ledger_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from operations.erase import Erasure
-    from operations.explain import Line, Posting, Span, TimelineEntry
+    from operations.diagnosis.explain import Line, Posting, Span, TimelineEntry
+    from operations.retention.erase import Erasure
 
 _STYLES: Final = {
     "strong": "bold",
@@ -40,8 +40,8 @@ def inspect(order_id: Annotated[str, typer.Argument(help="The order's id.")], js
 
     Examples: order-saga inspect ORDER_ID, or order-saga inspect ORDER_ID --json
     """
-    from operations import words
-    from operations.story import story
+    from operations.access import words
+    from operations.diagnosis.story import story
 
     wanted = words.order_id(order_id)
 
@@ -58,7 +58,7 @@ def inspect(order_id: Annotated[str, typer.Argument(help="The order's id.")], js
 
 def print_story(story: dict[str, Any]) -> None:
     """Print an order's header, timeline and money."""
-    from operations.explain import explain
+    from operations.diagnosis.explain import explain
 
     explained = explain(story)
     _print_lines(explained.header)
@@ -112,8 +112,8 @@ def erase_user(
 
     Examples: order-saga erase-user alice --dry-run, or order-saga erase-user alice
     """
-    from operations.erase import erase
-    from operations.words import check_name
+    from operations.access.words import check_name
+    from operations.retention.erase import erase
 
     check_name("USER", user)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from operations.access.errors import WrongRequest
+from operations.access.system import signer, without_ledger
 from operations.cli.options import finite
 from operations.cli.printing import out
-from operations.errors import WrongRequest
-from operations.system import signer, without_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ def up(
 
 
 def _greet(stack: LocalStack) -> None:
-    from operations.tokens import SCOPES
+    from operations.access.tokens import SCOPES
 
     token = signer(stack.jwt_secret).sign("alice", SCOPES, 86_400)
     out.print(f"\n[bold green]Order Saga runs[/]   API {stack.api_url}, to try out in a browser: {stack.api_url}/docs")

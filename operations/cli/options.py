@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from operations.system import NUMBER_MAX
+from operations.access.system import NUMBER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from operations.dead_letters import DeadLetterFilter
-    from operations.order_filter import OrderFilter
-    from operations.runs import Pace, Run
+    from operations.repair.dead_letters import DeadLetterFilter
+    from operations.repair.order_filter import OrderFilter
+    from operations.repair.runs import Pace, Run
 
 OPERATING: Final = "Operating"
 TRADING: Final = "Trading"
@@ -57,14 +57,14 @@ class RunOptions:
 
     def run(self) -> Run:
         """Begin a run, or take up one that was broken off. Raises `WrongRequest` for a name that can't be."""
-        from operations.runs import name_run
+        from operations.repair.runs import name_run
 
         return name_run(self.run_id, self.by)
 
     @property
     def pace(self) -> Pace:
         """How the run goes on."""
-        from operations.runs import Pace
+        from operations.repair.runs import Pace
 
         return Pace(self.rate, self.limit, self.dry_run)
 
@@ -83,7 +83,7 @@ class OrderOptions:
 
     def filter(self, parked_reason: str = "") -> OrderFilter:
         """Give what was chosen."""
-        from operations.order_filter import OrderFilter
+        from operations.repair.order_filter import OrderFilter
 
         return OrderFilter(self.phase, self.user, self.asset, self.waiting_for, self.older_than, parked_reason)
 
@@ -103,7 +103,7 @@ class DeadLetterOptions:
 
     def filter(self, state: str = "open") -> DeadLetterFilter:
         """Give what was chosen."""
-        from operations.dead_letters import DeadLetterFilter
+        from operations.repair.dead_letters import DeadLetterFilter
 
         return DeadLetterFilter(self.topic, self.reason, self.older_than, state)
 

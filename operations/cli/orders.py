@@ -8,9 +8,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from operations.access.system import api
 from operations.cli.options import TRADING, Json, User
 from operations.cli.printing import err, out, print_json, print_table, status_colour
-from operations.system import api
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +36,8 @@ def orders(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
     Examples: order-saga orders --user alice --open, or order-saga orders --status FAILED --asset BTC --json
     """
-    from operations import rest
-    from operations.words import check_name
+    from operations.access import rest
+    from operations.access.words import check_name
 
     check_name("--user", user)
     filters: dict[str, Any] = {"asset_id": asset, "order_type": order_type, "cursor": cursor, "limit": limit}

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from operations.access.system import database
 from operations.cli.options import OPERATING, By, Json
 from operations.cli.printing import err, out, print_json
-from operations.system import database
 
 Who = Annotated[str, typer.Argument(metavar="PARTICIPANT", help="balance or assets.")]
 
@@ -31,9 +31,9 @@ def pause(
 
     Example: order-saga pause balance --reason "new disks" --by ann
     """
-    from operations.pauses import begin
-    from operations.pauses import participant as read
-    from operations.runs import name_run
+    from operations.repair.pauses import begin
+    from operations.repair.pauses import participant as read
+    from operations.repair.runs import name_run
 
     who, run = read(participant), name_run("", by)
 
@@ -50,10 +50,10 @@ def unpause(participant: Who, by: By = "operator") -> None:
 
     Example: order-saga unpause balance --by ann
     """
-    from operations.pauses import participant as read
-    from operations.pauses import unpause as end
-    from operations.pauses import wake
-    from operations.runs import name_run
+    from operations.repair.pauses import participant as read
+    from operations.repair.pauses import unpause as end
+    from operations.repair.pauses import wake
+    from operations.repair.runs import name_run
 
     who, run = read(participant), name_run("", by)
 
@@ -68,8 +68,8 @@ def unpause(participant: Who, by: By = "operator") -> None:
 
 def pauses(json: Json = False) -> None:
     """List the participants that are paused: who is asked nothing, since when, by whom and why."""
-    from operations.pauses import current
-    from operations.why import describe_pause
+    from operations.diagnosis.why import describe_pause
+    from operations.repair.pauses import current
 
     async def work() -> list[dict[str, Any]]:
         async with database() as engine:

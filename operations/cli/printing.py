@@ -71,7 +71,7 @@ def plain(value: Any) -> object:
     from decimal import Decimal
 
     from contracts.envelope import format_time
-    from operations.words import amount
+    from operations.access.words import amount
 
     if isinstance(value, Decimal):
         return amount(value)

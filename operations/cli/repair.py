@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from operations.access.errors import WrongRequest
+from operations.access.system import api, database
 from operations.cli.options import OPERATING, OrderOptions, ParkedReason, RunOptions, grouped
 from operations.cli.printing import describe_order, out
 from operations.cli.running import ask, print_results
-from operations.errors import WrongRequest
-from operations.system import api, database
 
 if TYPE_CHECKING:
-    from operations.order_filter import OrderFilter
+    from operations.repair.order_filter import OrderFilter
 
 OrderIds = Annotated[list[str] | None, typer.Argument(metavar="ORDER_ID", help="Orders; or say which by filter.")]
 
@@ -70,9 +70,10 @@ def ask_again(order_ids: OrderIds = None, *, orders: OrderOptions, run: RunOptio
 
 
 def _repair(action: str, order_ids: list[str] | None, wanted: OrderFilter, options: RunOptions) -> None:
-    from operations import order_filter, words
-    from operations.repair import repair
-    from operations.runs import check_choice
+    from operations.access import words
+    from operations.repair import order_filter
+    from operations.repair.orders import repair
+    from operations.repair.runs import check_choice
 
     run = options.run()
     ids = [words.order_id(text) for text in order_ids or ()]
@@ -91,7 +92,7 @@ def _repair(action: str, order_ids: list[str] | None, wanted: OrderFilter, optio
 
 
 def _cancel_by_rest(order_ids: list[str], user: str) -> None:
-    from operations import rest, words
+    from operations.access import rest, words
 
     words.check_name("--as", user)
     if not order_ids:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from operations.access.errors import Trouble, WrongRequest
 from operations.cli.printing import err, out, print_json_line
-from operations.errors import Trouble, WrongRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from operations.cli.options import RunOptions
-    from operations.runs import ItemResult, Run
+    from operations.repair.runs import ItemResult, Run
 
 
 def ask(what: str) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from operations.access.errors import Trouble, WrongRequest
+from operations.access.system import database_url, kafka_settings, login_passwords, login_prefix, time_scale
 from operations.cli.printing import err, out, print_table
-from operations.errors import Trouble, WrongRequest
-from operations.system import database_url, kafka_settings, login_passwords, login_prefix, time_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ def migrate(
     ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD, BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD and AUDITOR_DB_PASSWORD that is
     set; its name begins with DB_LOGIN_PREFIX (order_saga_). All of it is done, or nothing.
     """
-    from operations import schema
+    from operations.deployment import schema
 
     moved = schema.migrate(database_url(), revision, login_passwords(), login_prefix())
     out.print(f"schema: {moved.before or 'nothing'} -> {moved.after or 'nothing'}")
@@ -87,7 +87,7 @@ def topics(
     check: Annotated[bool, typer.Option(help="Only look; create nothing.")] = False,
 ) -> None:
     """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be."""
-    from operations.topics import VISIBLE_WITHIN_S, ensure
+    from operations.deployment.topics import VISIBLE_WITHIN_S, ensure
 
     found = asyncio.run(ensure(kafka_settings(), replication=replication, check_only=check))
     for line in found.refused:
@@ -109,7 +109,7 @@ def acls(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Lines of 'login may what...'.")],
 ) -> None:
     """Give the broker's logins the rights that FILE lists (see deploy/acls.txt); doing it twice changes nothing."""
-    from operations.acls import grant, read, summary
+    from operations.deployment.acls import grant, read, summary
 
     try:
         text = file.read_text("utf-8")
@@ -136,7 +136,7 @@ def sample_data() -> None:
 
 def settings() -> None:
     """Show every environment variable that the services read, with its default."""
-    from operations.settings import settings as all_settings
+    from operations.access.settings import settings as all_settings
 
     table = Table("variable", "read by", "default", "meaning")
     for setting in all_settings():

@@ -10,17 +10,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from operations.access.errors import Trouble
+from operations.access.system import database, kafka_settings
 from operations.cli.options import OPERATING, finite
 from operations.cli.printing import JsonArray, err, out, print_table
-from operations.errors import Trouble
-from operations.system import database, kafka_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from operations.stuck import Group, Item
+    from operations.diagnosis.stuck import Group, Item
 
 
 def register(app: typer.Typer) -> None:
@@ -52,9 +52,9 @@ def stuck(
 
 async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool]:
     """Print what is stuck; return it by cause, and whether another session or producer holds what our services need."""
-    from operations import pauses
-    from operations.stuck import count, find
-    from operations.why import describe_pause
+    from operations.diagnosis.stuck import count, find
+    from operations.diagnosis.why import describe_pause
+    from operations.repair import pauses
 
     groups: dict[str, Group] = {}
     async with database() as engine:
@@ -72,7 +72,7 @@ async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict
 
 
 async def _held(engine: AsyncEngine) -> bool:
-    from operations.locks import held_partitions, held_rows
+    from operations.diagnosis.locks import held_partitions, held_rows
 
     lines = (await held_rows(engine)).lines
     try:
@@ -99,7 +99,7 @@ def _print_item(item: Item) -> None:
 
 
 def _print_groups(groups: dict[str, Group]) -> None:
-    from operations.words import time_of_day
+    from operations.access.words import time_of_day
 
     if not groups:
         out.print("[green]no order is stuck[/]")

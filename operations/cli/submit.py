@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from operations.access.errors import OutcomeUnknown
+from operations.access.system import api
 from operations.cli.options import TRADING, Json, User, finite
 from operations.cli.printing import describe_order, err, out, print_json
-from operations.errors import OutcomeUnknown
-from operations.system import api
 
 if TYPE_CHECKING:
-    from operations.rest import Api
+    from operations.access.rest import Api
 
 
 def register(app: typer.Typer) -> None:
@@ -51,8 +51,8 @@ def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
     Examples: order-saga submit MARKET_BUY BTC 0.01 --user alice, or with the price that you saw and a limit of 0.5 %:
     order-saga submit MARKET_SELL ACME 3 --user bob --price 20 --slippage-bps 50
     """
-    from operations.rest import check_key, wait_for_end
-    from operations.words import check_name
+    from operations.access.rest import check_key, wait_for_end
+    from operations.access.words import check_name
 
     check_name("--user", user)
     key = key or str(uuid.uuid4())
@@ -88,7 +88,7 @@ def _again(given: dict[str, Any], user: str, key: str, wait_s: float) -> str:
 
 def _submitted(target: Api, given: dict[str, Any], user: str, key: str, again: str) -> dict[str, Any]:
     """Submit the order; say how to learn the outcome of a request that may or may not have arrived."""
-    from operations.rest import submit as send
+    from operations.access.rest import submit as send
 
     try:
         return send(target, user, given, key)

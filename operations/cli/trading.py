@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from operations.access.errors import Trouble
+from operations.access.system import database, ledger_setting, signer
 from operations.cli.options import TRADING, Json, User
 from operations.cli.printing import out, print_json, print_table
-from operations.errors import Trouble
-from operations.system import database, ledger_setting, signer
 
 
 def register(app: typer.Typer) -> None:
@@ -26,8 +26,8 @@ def token(
     ttl: Annotated[int, typer.Option(min=1, help="Seconds that it is good for.")] = 3600,
 ) -> None:
     """Print a signed token for the REST API of the local stack."""
-    from operations.tokens import SCOPES
-    from operations.words import check_name
+    from operations.access.tokens import SCOPES
+    from operations.access.words import check_name
 
     check_name("--user", user)
     out.print(signer().sign(user, scope or SCOPES, ttl), soft_wrap=True)
@@ -40,8 +40,8 @@ def deposit(
     deposit_id: Annotated[str, typer.Option("--id", help="The same id counts once. Default: a new one.")] = "",
 ) -> None:
     """Book a deposit into an account of the reference balance service."""
-    from operations.accounts import check_deposit, new_deposit_id
-    from operations.accounts import deposit as book
+    from operations.access.accounts import check_deposit, new_deposit_id
+    from operations.access.accounts import deposit as book
 
     deposit_id = deposit_id or new_deposit_id()
     amount = check_deposit(user, asset, quantity, deposit_id, ledger_setting())
@@ -56,8 +56,8 @@ def deposit(
 
 def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json: Json = False) -> None:
     """Show what a user has, and what is held for open orders. Exit 1 when there is no account."""
-    from operations.accounts import accounts as look
-    from operations.words import check_name
+    from operations.access.accounts import accounts as look
+    from operations.access.words import check_name
 
     check_name("USER", user)
 
@@ -76,7 +76,7 @@ def accounts(user: Annotated[str, typer.Argument(help="Whose accounts.")], json:
 
 
 def _print_accounts(user: str, found: list[dict[str, Any]]) -> None:
-    from operations.words import amount
+    from operations.access.words import amount
 
     table = Table("asset", "available", "held", title=f"accounts of {user}")
     for row in found:

@@ -18,13 +18,13 @@ from contracts.codec import outgoing
 from contracts.decimals import Money
 from contracts.envelope import Envelope, Outgoing, write_headers
 from contracts.topics import ORDERS_REQUESTS
+from operations.access.database import connected, rows
+from operations.access.rest import ENDED
+from operations.access.system import publishing
+from operations.access.tokens import SCOPES
 from operations.audit import audit
-from operations.database import connected, rows
 from operations.demo.scenes import Scene, scenes
-from operations.rest import ENDED
-from operations.story import story
-from operations.system import publishing
-from operations.tokens import SCOPES
+from operations.diagnosis.story import story
 from participants.balance.store import deposit
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from operations.access.tokens import Signer
     from operations.audit import Finding
-    from operations.tokens import Signer
     from saga_kit.messaging.publisher import Publisher
     from saga_kit.runtime.settings import KafkaSettings
 

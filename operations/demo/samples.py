@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from contracts.decimals import Money, Price
 from local_stack.sample_data import CASH, CASH_SCALE, load
-from operations.database import connected
+from operations.access.database import connected
 from participants.assets import store as assets_store
 from participants.assets.rules import Asset
 from participants.balance import store as balance_store

@@ -11,7 +11,7 @@ import pytest
 from contracts.codec import MESSAGES
 from contracts.topics import TOPICS
 from migrations.logins import GROUPS, PREFIX
-from operations.settings import settings
+from operations.access.settings import settings
 from order_api.orders.tables import SCHEMA as API
 from order_saga.core.phases import PHASES
 from order_saga.worker.tables import SCHEMA as ORDERS

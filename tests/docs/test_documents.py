@@ -10,8 +10,8 @@ import pytest
 from docs.generate import openapi as api_documents
 from docs.generate import saga as documents
 from docs.generate import settings
+from operations.access.settings import settings as all_settings
 from operations.audit.checks import LOOKS
-from operations.settings import settings as all_settings
 from order_saga.core.phases import PHASES
 from tests.bench import page as performance
 from tests.bench import scaling

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from contracts.topics import TOPICS
-from operations.acls import Right, read
-from operations.errors import WrongRequest
+from operations.access.errors import WrongRequest
+from operations.deployment.acls import Right, read
 from tests.e2e.documented import EXAMPLE, ROOT, shown
 
 ACLS = ROOT / "deploy" / "acls.txt"

@@ -25,8 +25,8 @@ from contracts.topics import TOPICS
 from local_stack.probes import http_ready
 from local_stack.sample_data import DEPOSITS
 from local_stack.stack import LocalStack, StackOptions
+from operations.access.database import connected
 from operations.audit import audit
-from operations.database import connected
 from operations.demo.samples import load_samples
 from participants.balance.store import deposit
 from tests.e2e.wire import Events, Producer

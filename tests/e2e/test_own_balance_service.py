@@ -23,8 +23,8 @@ from contracts.topics import TOPICS
 from local_stack.ports import free_ports
 from local_stack.probes import http_ready
 from local_stack.stack import LocalStack, StackOptions
-from operations.acls import read
 from operations.demo.samples import load_samples
+from operations.deployment.acls import read
 from tests.e2e.orders import Wanted, buy, sell
 from tests.e2e.system import Output, eventually
 from tests.e2e.wire import Producer, message

@@ -25,9 +25,9 @@ from contracts.topics import TOPICS
 from local_stack.ports import free_ports
 from local_stack.probes import http_ready
 from local_stack.supervisor import ProcessSpec, Supervisor
-from operations.acls import Right, read
+from operations.access.tokens import Signer
 from operations.demo.samples import load_samples
-from operations.tokens import Signer
+from operations.deployment.acls import Right, read
 from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.documented import run_example, run_in_shell, shown
 from tests.e2e.system import Output, command

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from operations import archive
-from operations.database import connected as connected_engine
+from operations.access.database import connected as connected_engine
+from operations.retention import archive
 from saga_kit.participant.holds import Holds
 from tests.migrations.support import catalog, connected, rights, views
 from tests.operations.audit import rows

@@ -11,7 +11,7 @@ from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.vocabulary import Side
-from operations.database import connected, rows
+from operations.access.database import connected, rows
 from order_saga.core.saga import Incoming, TimerDue
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker

@@ -27,7 +27,7 @@ from contracts.topics import TOPICS
 from local_stack.ports import free_ports
 from local_stack.sample_data import DEPOSITS
 from local_stack.stack import LocalStack, StackOptions
-from operations.database import connected
+from operations.access.database import connected
 from operations.demo.samples import load_samples
 from participants.balance.store import deposit
 from tests.evidence.chaos.proxy import Proxy

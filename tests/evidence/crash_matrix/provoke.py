@@ -14,7 +14,7 @@ from typing import Final
 
 from contracts.decimals import Price
 from local_stack.sample_data import ASSETS, SampleAsset
-from operations.database import connected
+from operations.access.database import connected
 from operations.demo.samples import sample_stores
 from participants.assets.store import set_price
 from saga_kit.runtime.crash_points import CrashPoint

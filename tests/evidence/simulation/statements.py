@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
 
 from contracts.decimals import PLACES_MAX
-from operations import archive
+from operations.retention import archive
 from order_saga.worker import store as orders
 from order_saga.worker.tables import legal_moves
 from participants.assets.store import LISTINGS

@@ -21,9 +21,10 @@ from contracts.decimals import Money, Price, Quantity
 from contracts.envelope import Outgoing, read_envelope
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import OrderType
-from operations import archive, repair
-from operations.pauses import pause, unpause, wake
-from operations.runs import Run
+from operations.repair import orders
+from operations.repair.pauses import pause, unpause, wake
+from operations.repair.runs import Run
+from operations.retention import archive
 from order_saga.core.saga import Participant
 from order_saga.worker import store
 from order_saga.worker.process import SagaHandler
@@ -239,7 +240,7 @@ class World:
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
                     with suppress(DBAPIError):  # a lock that is not given in time: the next round tries again
-                        await repair.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
+                        await orders.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 
     def _operators_engine(self) -> Any:
@@ -341,7 +342,7 @@ class World:
     async def _ask_again(self, number: int) -> None:
         run = Run(f"ask-again-{self.loop.time()}", "olga")
         with suppress(DBAPIError, OSError):  # a poisoned order, a database that goes away: the operator is told
-            await repair.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
+            await orders.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 
     async def _archive(self, until_s: float) -> None:
         """Archive what has ended, of any age: all that an archived order may still hear comes soon here."""

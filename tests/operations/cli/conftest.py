@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from operations.database import connected
+from operations.access.database import connected
 from tests.operations.cli.support import Terminal
 from tests.support.infrastructure import Database
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from typer.testing import CliRunner
 
+from operations.access.errors import Trouble
 from operations.cli import app
 from operations.cli.failures import exit_status
-from operations.errors import Trouble
 from tests.e2e.system import Output
 from tests.support.order_database import OrderDatabase
 

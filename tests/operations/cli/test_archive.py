@@ -12,8 +12,8 @@ from typing import Final
 
 import pytest
 
-from tests.operations.archiving import ended, number_of, shown, without_archived_at
 from tests.operations.cli.support import Terminal
+from tests.operations.retention.archiving import ended, number_of, shown, without_archived_at
 
 
 async def test_a_dry_run_does_nothing(db: Terminal) -> None:

@@ -15,7 +15,7 @@ import migrations
 from contracts.codec import encode, outgoing
 from contracts.envelope import Envelope, Outgoing, write_headers
 from contracts.vocabulary import Side
-from operations.rehearsal import obstacle
+from operations.deployment.rehearsal import obstacle
 from order_saga.core.saga import Incoming, Participant
 from saga_kit.messaging.outbox import Outbox, OutboxMessage
 from tests.operations.cli.support import Terminal

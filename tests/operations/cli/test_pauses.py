@@ -8,7 +8,7 @@ import time
 import pytest
 
 from contracts.vocabulary import Side
-from operations import pauses
+from operations.repair import pauses
 from tests.operations.cli.support import Terminal
 from tests.order_saga.core.sample import approved, cancel
 from tests.order_saga.core.test_fold import of

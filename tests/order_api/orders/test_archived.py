@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from operations import archive
-from operations.database import connected
+from operations.access.database import connected
+from operations.retention import archive
 from tests.order_api.support import Api, Orchestrator
 
 HISTORY = """

@@ -1,0 +1,51 @@
+"""How times, amounts and names are written for people, and which names are taken. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE
+from operations.access.errors import WrongRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def time_of_day(at: datetime | str) -> str:
+    """Write a time: in full, without its date when it is less than 12 hours ago."""
+    when = datetime.fromisoformat(at) if isinstance(at, str) else at
+    recent = datetime.now(UTC) - when < timedelta(hours=12)
+    return f"{when.astimezone(UTC):%H:%M:%S}" if recent else full_time(when.astimezone(UTC))
+
+
+def full_time(at: datetime) -> str:
+    """Write a time with its date, to the second."""
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def amount(value: Any) -> str:
+    """Write a number plainly, with its sign when it is negative: 100, 0.01, -50."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def counts(numbers: Mapping[str, int], between: str = ", ") -> str:
+    """Write how many there are of each thing: 3 orders, 1 claims."""
+    return between.join(f"{number} {name}" for name, number in numbers.items())
+
+
+def check_name(what: str, value: str) -> None:
+    """Expect the id of a user, an asset or the like. Raises `WrongRequest`."""
+    if re.fullmatch(NAME_PATTERN, value) is None:
+        raise WrongRequest(f"{what} is {value!r}; it must be {NAME_RULE}")
+
+
+def order_id(text: str) -> UUID:
+    """Read an order's id. Raises `WrongRequest`."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise WrongRequest(f"'{text}' is not an order id: it must be a UUID") from None

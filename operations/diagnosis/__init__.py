@@ -1,0 +1,1 @@
+"""Why something does not move, in words: stuck orders, one order's story, locks that others hold."""

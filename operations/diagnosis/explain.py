@@ -1,0 +1,182 @@
+"""Put an order's story into words: lines of text, each a row of spans with a tone. Pure.
+
+Whoever shows them chooses how a tone looks: a colour in a terminal, a class in a page.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from operations.access.words import amount, full_time
+from operations.diagnosis.why import waits_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    Row: TypeAlias = Mapping[str, Any]
+
+QUESTIONS: Final = {
+    "check": "assets: is this order allowed, and at which quote?",
+    "reserve": "balance: reserve what it can cost",
+    "settle": "balance: settle both legs",
+    "refund": "balance: refund whatever is held",
+}
+
+
+class Tone(StrEnum):
+    """How a span is meant."""
+
+    PLAIN = "plain"
+    STRONG = "strong"
+    FAINT = "faint"
+    WARNING = "warning"
+    STRONG_FAINT = "strong faint"
+    STRONG_WARNING = "strong warning"
+    STATUS = "status"
+    """The words are the status of an order."""
+    ALARM = "alarm"
+
+
+class Span(NamedTuple):
+    """Some words of one tone."""
+
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+Line: TypeAlias = tuple[Span, ...]
+
+
+class TimelineEntry(NamedTuple):
+    """One line of an order's timeline; `after_s`: since its first."""
+
+    seq: int
+    at: datetime
+    after_s: float
+    what: Line
+
+
+class Posting(NamedTuple):
+    """One line of the journal, as text."""
+
+    entry: str
+    account: str
+    asset: str
+    amount: str
+
+
+class Explanation(NamedTuple):
+    """An order's story in words. `timeline` is None while the orchestrator has not seen the order."""
+
+    header: list[Line]
+    timeline: list[TimelineEntry] | None
+    money: list[Line]
+    journal: list[Posting]
+    unsent: list[Line]
+
+
+def explain(story: Row) -> Explanation:
+    """Put what `story.story` has gathered into words."""
+    order = story["order"]
+    if order is None:
+        claim = story["claim"]
+        known = f"order {claim['order_id']} of {claim['user_id']}"
+        first = (Span(f"{known}: accepted by the API, not yet seen by the orchestrator"),)
+        return Explanation([first, *map(_request, story["requests"])], None, [], [], [])
+    header = [*_header(order, waits_for(order, story["questions"], story["pauses"])), *map(_request, story["requests"])]
+    return Explanation(
+        header, list(timeline(story["history"])), list(_money(story)), list(map(_posting, story["journal"])),
+        list(_unsent(story["events_unsent"])),
+    )  # fmt: skip
+
+
+def sentence(entry: Row) -> Line:  # noqa: PLR0911 - one for each kind of entry
+    """Say one entry of an order's history."""
+    name, detail = entry["name"], entry["detail"] or {}
+    match entry["kind"]:
+        case "status":
+            reason = f" {detail['reason_code']}" if detail.get("reason_code") else ""
+            version = Span(f"version {entry['version']}", Tone.FAINT)
+            return Span(name, Tone.STATUS), Span(f"{reason} "), version
+        case "asked":
+            asks = Span(f"asks {QUESTIONS[name]}")
+            if "attempt" not in detail:
+                return (asks,)
+            return asks, Span(" "), Span(f"(attempt {detail['attempt']})", Tone.WARNING)
+        case "answered":
+            return (Span(f"{name} {_details(detail)}".rstrip()),)
+        case "ignored":
+            return (Span(f"ignored {name}: {detail.get('why')}", Tone.FAINT),)
+        case "waits":
+            return (Span(f"waits: {name} paused", Tone.WARNING),)
+        case "timed_out":
+            return (Span(f"gives up on {name} after {detail.get('attempts')} attempts", Tone.WARNING),)
+        case "parked":
+            return Span("PARKED", Tone.ALARM), Span(f" {detail.get('reason')}")
+        case "overdue":
+            return Span("OVERDUE", Tone.STRONG_WARNING), Span(f" {name}, {detail.get('attempts')} attempts")
+        case _:
+            return (Span(f"{entry['kind']} {name} {_details(detail)}".rstrip()),)
+
+
+def _details(detail: Row) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in detail.items() if value is not None)
+
+
+def timeline(history: Sequence[Row]) -> Iterator[TimelineEntry]:
+    """Say an order's whole history, each entry with its time since the first."""
+    for entry in history:
+        yield TimelineEntry(
+            entry["seq"], entry["at"], (entry["at"] - history[0]["at"]).total_seconds(), sentence(entry)
+        )
+
+
+def _header(order: Row, waits: str) -> Iterator[Line]:
+    what = f"  {order['order_type']} {order['asset_id']} of {order['user_id']}"
+    yield Span("order "), Span(str(order["order_id"]), Tone.STRONG), Span(what)
+    state = f" in phase {order['phase']}, version {order['version']}"
+    if order["average_price"] is not None:
+        filled, price, fee = (amount(order[name]) for name in ("filled_quantity", "average_price", "fee"))
+        state += f", filled {filled} at {price}, fee {fee}"
+    if order["reason_code"]:
+        state += f", {order['reason_code']}"
+    yield Span(order["status"], Tone.STATUS), Span(state)
+    if order["due_at"] or order["parked_reason"]:
+        yield (Span(waits, Tone.WARNING),)
+    if order["archived_at"]:
+        yield (Span(f"archived {full_time(order['archived_at'])}", Tone.FAINT),)
+
+
+def _request(request: Row) -> Line:
+    """Say who asked for what by REST, from where, with which token."""
+    more = [f"from {request['address']}"] if request["address"] else []
+    more += [f"token {request['token_id']}"] if request["token_id"] else []
+    more += [f"trace {request['trace_id']}"] if request["trace_id"] else []
+    return (
+        Span(f"{request['at']:%H:%M:%S}, {request['action']} by ", Tone.FAINT),
+        Span(request["caller"], Tone.STRONG_FAINT),
+        Span("".join(f", {one}" for one in more) + ":", Tone.FAINT),
+        Span(f" {request['outcome']}"),
+    )
+
+
+def _money(story: Row) -> Iterator[Line]:
+    if story["ledger_unseen"]:
+        yield (Span(f"its hold and its journal can't be seen here: {story['ledger_unseen']}", Tone.FAINT),)
+    for hold in story["holds"]:
+        held, captured, refunded = (amount(hold[name]) for name in ("amount", "captured", "refunded"))
+        whose = f"hold {hold['state']}: {held} {hold['asset_id']} of {hold['user_id']}"
+        yield (Span(f"{whose}, captured {captured}, refunded {refunded}"),)
+
+
+def _posting(line: Row) -> Posting:
+    sign = "+" if line["amount"] > 0 else ""
+    return Posting(line["entry_id"], line["account"], line["asset_id"], sign + amount(line["amount"]))
+
+
+def _unsent(events: Sequence[Row]) -> Iterator[Line]:
+    if events:
+        versions = ", ".join(str(event["version"]) for event in events)
+        yield (Span(f"events not yet acknowledged by the broker: versions {versions}", Tone.WARNING),)

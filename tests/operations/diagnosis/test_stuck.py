@@ -1,0 +1,63 @@
+"""What does not move, as values: the cause, the reason and the advice for each, and groups by cause."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from contracts.vocabulary import Side
+from operations.diagnosis.locks import held_rows
+from operations.diagnosis.stuck import Group, Item, count, find
+from operations.repair import pauses
+from operations.repair.runs import Run
+from order_saga.core.saga import Participant
+from tests.order_saga.core.sample import park
+from tests.support.order_database import CLAIM, YESTERDAY, OrderDatabase
+
+
+async def found(db: OrderDatabase) -> list[Item]:
+    """Find everything that has not moved for an hour."""
+    return [item async for item in find(db.engine, 3600, await pauses.current(db.engine))]
+
+
+async def test_each_item_has_a_cause_a_reason_and_an_advice(db: OrderDatabase) -> None:
+    """Orders and claims, the oldest first; what moves is not among them."""
+    parked = await db.begin(1, Side.BUY, park("a lie"))
+    await db.execute(YESTERDAY)
+    await db.execute(CLAIM, UUID(int=2))
+    await db.begin(3)
+    first, second = await found(db)
+    assert ("order", parked, "parked: a lie") == (first.row["kind"], first.row["order_id"], first.cause)
+    assert first.row["why"].startswith("parked: a lie; 'order-saga resume ")
+    assert "order-saga resume" in first.advice
+    assert ("claim", "accepted, not seen by the orchestrator") == (second.row["kind"], second.cause)
+
+
+async def test_groups_count_what_has_one_cause(db: OrderDatabase) -> None:
+    """With the oldest, which came first."""
+    for number in (1, 2, 3):
+        await db.begin(number)
+        await db.execute(YESTERDAY)
+    groups: dict[str, Group] = {}
+    for item in await found(db):
+        count(groups, item)
+    [(cause, group)] = groups.items()
+    assert ("waiting for assets", 3, 0, str(UUID(int=1))) == (cause, group.orders, group.overdue, group.oldest_id)
+
+
+async def test_a_pause_explains_what_it_holds_back(db: OrderDatabase) -> None:
+    """At once, however young the order is."""
+    await pauses.begin(db.engine, Participant.ASSETS, Run("r", "ann"), "new disks")
+    await db.begin(1)
+    [item] = await found(db)
+    assert ("held back: assets is paused", "order-saga unpause assets") == (item.cause, item.advice)
+
+
+async def test_a_lock_of_somebody_else_is_a_line(db: OrderDatabase) -> None:
+    """With the session's pid; without any lock there is no line."""
+    await db.begin(1)
+    assert [] == (await held_rows(db.engine)).lines
+    async with db.engine.connect() as connection:
+        await connection.exec_driver_sql("SELECT FROM orders.orders FOR UPDATE")
+        [pid] = (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalars()
+        [line] = (await held_rows(db.engine)).lines
+    assert f"pid {pid}) holds locks on orders.orders" in line
