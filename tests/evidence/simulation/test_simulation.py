@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from contracts.vocabulary import HoldState
-from order_saga.core import advance
+from order_saga.core import advance, judgement
 from order_saga.worker import store
 from order_saga.worker.process import SagaHandler
 from saga_kit.messaging.outbox import Outbox
@@ -135,8 +135,9 @@ def _drop_what_meets_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _believe_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advance, "patience_over", lambda _turn, _question: False)
-    monkeypatch.setattr(advance, "_made_at", lambda turn, _message: turn.now)
+    monkeypatch.setattr(advance, "patience_over", lambda _draft, _question: False)
+    for module in (advance, judgement):
+        monkeypatch.setattr(module, "made_at", lambda _message, now: now)
 
 
 def test_a_price_of_before_a_stand_still_shows(monkeypatch: pytest.MonkeyPatch) -> None:
