@@ -1,4 +1,4 @@
-"""What every test may ask for: real servers, a database and topics of its own. And the report of what they ran on."""
+"""Fixtures for every test: real servers, a database and topics of its own. And the report of the servers in use."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ async def database(infrastructure: Infrastructure, pytestconfig: pytest.Config) 
 
 @pytest_asyncio.fixture
 async def topic_prefix(infrastructure: Infrastructure) -> AsyncIterator[str]:
-    """Give this test a `KAFKA_TOPIC_PREFIX` of its own; topics that bear it are deleted afterwards."""
+    """Give this test a `KAFKA_TOPIC_PREFIX` of its own; topics with this prefix are deleted afterwards."""
     prefix = f"t{secrets.token_hex(4)}."
     yield prefix
     await infrastructure.delete_topics(prefix)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose what to run on; let SIGTERM end the session as Ctrl-C does, so that no container is left."""
+    """Choose the servers; let SIGTERM end the session as Ctrl-C does, so that no container is left."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.stash[SESSION] = Session()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say at once what was chosen."""
+    """Report the choice at the start."""
     return f"infrastructure: {config.stash[SESSION].describe()}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where Apache Kafka is required, have it now or fail now."""
+    """Where Apache Kafka is required, start it now, so that its absence fails the session at once."""
     chosen = session.config.stash[SESSION]
     if not chosen.apache_is_required or session.config.option.collectonly:
         return
@@ -60,7 +60,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what only Apache Kafka or a program that is not here can show, and remember it."""
+    """Skip and remember a test that needs Apache Kafka or a program that is missing."""
     chosen = item.config.stash[SESSION]
     if item.get_closest_marker("apache_kafka") is not None and chosen.start().broker_kind != "apache":
         chosen.not_run.append(item.nodeid)
@@ -75,7 +75,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was used, and loudly what could not be shown on it."""
+    """Report the servers that were used, and every test that was skipped because something is missing."""
     chosen = config.stash[SESSION]
     if chosen.infrastructure is not None:
         terminalreporter.section("infrastructure")

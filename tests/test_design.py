@@ -1,4 +1,4 @@
-"""The design itself: who may import whom, what the core must never do, and that no part is dead or too large."""
+"""The design rules: which room may import which, what the core must not do, no dead module, no long function."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "operations": {"contracts", "saga_kit", "order_saga", "order_api", "participants", "local_stack", "migrations"},
     "docs.generate": {"contracts", "order_saga", "order_api", "operations"},
 }  # fmt: skip
-"""Rooms and what each may import besides itself; the most particular name counts."""
+"""Rooms and what each may import besides itself; for a module, the longest matching name counts."""
 
 STARTED_BY_NAME = {
     "operations.__main__",  # the command order-saga
@@ -84,7 +84,7 @@ def _within(module: str, places: set[str]) -> bool:
 
 
 def test_every_import_is_allowed_by_the_house(graph: grimp.ImportGraph) -> None:
-    """A room imports only itself and what the table allows it."""
+    """A room imports only itself and what the table allows."""
     broken = [
         f"{importer} imports {imported}"
         for importer in sorted(graph.modules)
@@ -95,7 +95,7 @@ def test_every_import_is_allowed_by_the_house(graph: grimp.ImportGraph) -> None:
 
 
 def test_data_flows_one_way_through_modules(graph: grimp.ImportGraph) -> None:
-    """No module imports itself over others: each room can be read from one end to the other."""
+    """No module imports itself through others, so that a room can be read in one direction."""
     circles = [
         f"{module} -> {' -> '.join(chain[1:])}"
         for module in sorted(graph.modules)
@@ -106,7 +106,7 @@ def test_data_flows_one_way_through_modules(graph: grimp.ImportGraph) -> None:
 
 
 def test_every_module_is_used(graph: grimp.ImportGraph) -> None:
-    """A module that nobody imports and nobody starts by name is dead."""
+    """Every module is imported by another one or started by name."""
     dead = [
         module
         for module in sorted(graph.modules)
@@ -118,7 +118,7 @@ def test_every_module_is_used(graph: grimp.ImportGraph) -> None:
 
 
 BESIDE_THE_ROOMS = {"bench", "clients", "deploy", "docs", "e2e", "evidence", "integration", "support"}
-"""Folders of tests that mirror no room: they are about several rooms at once, or about what is no Python."""
+"""Folders of tests that mirror no room: they test several rooms together, or files that are not Python."""
 EVERY_TEST_MAY_IMPORT = {"local_stack", "migrations"}
 """Servers of a test's own, and a migrated database."""
 SOME_TESTS_MAY_IMPORT = {
@@ -144,7 +144,7 @@ def _mirrored(path: Path) -> str | None:
 
 
 def test_tests_mirror_the_rooms() -> None:
-    """Whoever knows where a line stands knows where it is tested: every room has its folder, and no other folder is."""
+    """The tests of a room are in the folder of its name: every room has such a folder, and there is no other folder."""
     folders = {room for path in TESTS if (room := _mirrored(path.parent))}
     rooms = {room for room in MAY_IMPORT if (ROOT / room.replace(".", "/")).is_dir() and room != "docs.generate"}
     assert [] == sorted(room for room in folders if not (ROOT / room.replace(".", "/")).is_dir())
@@ -155,7 +155,7 @@ def test_tests_mirror_the_rooms() -> None:
     "path", [path for path in TESTS if _mirrored(path.parent)], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_a_test_of_a_room_looks_at_no_room_above_it(path: Path) -> None:
-    """It imports its room and what that room may import: a lower room is tested without the higher ones."""
+    """A test imports only its room and what that room may import, so that a room is tested without those above it."""
     folder = _mirrored(path.parent) or ""
     top = folder.split(".")[0]
     allowed = {folder, top} | EVERY_TEST_MAY_IMPORT | SOME_TESTS_MAY_IMPORT.get(top, set())
@@ -183,7 +183,7 @@ IMPURE_FUNCTIONS = IMPURE_METHODS | {"open", "print", "input", "eval", "exec"}
 
 @pytest.mark.parametrize("path", sorted((ROOT / "order_saga" / "core").glob("*.py")), ids=lambda path: path.name)
 def test_the_core_is_pure(path: Path) -> None:
-    """The core imports nothing that reaches the world, calls no clock and no chance, and never waits."""
+    """The core imports nothing that does I/O, reads no clock, draws no random number, and never waits."""
     impure = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -246,7 +246,7 @@ SQL_MODULES = {
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """Give every text of a module; of one with values in it the words between them."""
+    """Yield every string of a module; of an f-string, its literal text."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
@@ -256,7 +256,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", SQL_MODULES)
 def test_sql_stands_in_named_modules_only(room: str) -> None:
-    """Whoever looks for what is asked of the database finds it in the modules that are listed."""
+    """A room has SQL only in its listed modules, so that a reader finds all of it there."""
     holders = {
         str(path.relative_to(ROOT / room))
         for path in (ROOT / room).rglob("*.py")
@@ -266,14 +266,14 @@ def test_sql_stands_in_named_modules_only(room: str) -> None:
 
 
 def test_operations_need_no_terminal(graph: grimp.ImportGraph) -> None:
-    """What operators do returns values, so that a page can call it: only `operations.cli` parses and prints."""
+    """Operations return values, so that a web page can call them, too: only `operations.cli` parses and prints."""
     terminal = {"rich", "typer", "click", "argparse"}
     outside = [path for path in (ROOT / "operations").rglob("*.py") if "cli" not in path.relative_to(ROOT).parts]
     uses = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in outside
         for node in ast.walk(ast.parse(path.read_text()))
-        for name in _reaches_terminal(node, terminal)
+        for name in _terminal_uses(node, terminal)
     ]
     assert [] == uses
     cli = {module for module in graph.modules if _room_of(module) == "operations" and ".cli" in module}
@@ -286,7 +286,7 @@ def test_operations_need_no_terminal(graph: grimp.ImportGraph) -> None:
     ]
 
 
-def _reaches_terminal(node: ast.AST, terminal: set[str]) -> Iterator[str]:
+def _terminal_uses(node: ast.AST, terminal: set[str]) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if alias.name.split(".")[0] in terminal)
     elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in terminal:
@@ -298,7 +298,7 @@ def _reaches_terminal(node: ast.AST, terminal: set[str]) -> Iterator[str]:
 
 
 def test_only_one_module_of_operations_reads_the_environment() -> None:
-    """How a system is found stands in `operations.access.system`; everything else is given what it works on."""
+    """Only `operations.access.system` reads how to find a system; all other modules get it as arguments."""
     readers = {
         str(path.relative_to(ROOT / "operations"))
         for path in (ROOT / "operations").rglob("*.py")
@@ -309,7 +309,7 @@ def test_only_one_module_of_operations_reads_the_environment() -> None:
 
 
 def test_help_imports_no_heavy_module() -> None:
-    """`order-saga --help` is fast: a command imports the rooms and the libraries that it needs when it runs."""
+    """`order-saga --help` imports no heavy module: a command imports what it needs when it runs."""
     program = "import operations.cli, sys; print(*{name.split('.')[0] for name in sys.modules})"
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
     own = {room.split(".")[0] for room in ROOMS} - {"operations"}

@@ -1,6 +1,6 @@
-"""What `make` installs is decided by the lock files alone: not by the machine's pip, nor by what was released since.
+"""The lock files alone decide what `make` installs: neither the machine's pip nor later releases change it.
 
-The Makefile's own recipes run in a folder of the test's, against an index of the test's on the loopback interface.
+The tests run the Makefile's own recipes in a temporary folder, against a package index on the loopback interface.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def index(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_later_releases_and_an_old_pip_change_nothing(
     tmp_path: Path, index: tuple[Path, str], recipe: list[str], lock: str
 ) -> None:
-    """A newer release of a package that is needed with an extra neither stops an installation nor gets into it.
+    """A newer release of a package that is required with an extra neither stops an installation nor gets installed.
 
-    The environment begins with a pip that would; it ends with the pinned one. The index is named in pip.conf alone,
-    beside a setting that no virtual environment can follow.
+    The environment starts with an old pip, which would fail so, and ends with the pinned one. Only pip.conf names the
+    index, and it also holds a setting that pip can't obey in a virtual environment.
     """
     folder, address = index
     lines = [
@@ -117,9 +117,9 @@ def test_later_releases_and_an_old_pip_change_nothing(
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_file_is_complete(lock: str) -> None:
-    """What is listed needs nothing, here, that is not listed: pip is told to look for nothing else.
+    """Everything that a listed package requires is listed as well, because pip installs only what is listed.
 
-    Left out are packages of which only files are taken: pyproject.toml names them, and nothing imports them.
+    The exceptions are packages of which only files are used: pyproject.toml names them, and nothing imports them.
     """
     unpacked = {
         canonicalize_name(one["name"])
@@ -138,7 +138,7 @@ def test_a_lock_file_is_complete(lock: str) -> None:
 
 
 def test_nothing_imports_a_package_of_which_only_files_are_taken() -> None:
-    """What the lock files leave out for such a package is never missed."""
+    """Nothing needs the requirements of such a package, which the lock files leave out."""
     imports = re.compile(r"^\s*(?:import|from) nicegui\b", re.MULTILINE)
     ours = (path for path in project_files() if path.suffix == ".py")
     assert [] == [path for path in ours if imports.search((ROOT / path).read_text())]
@@ -155,7 +155,7 @@ def _versions(bin_folder: Path, names: list[str]) -> list[str]:
 
 
 def _begin_with_an_old_pip(project: Path) -> Path:
-    """Make .venv as `make` does, with the pip that takes an extra for unpinned: the interpreter's, or one fetched."""
+    """Make .venv with an old pip that takes a package with an extra for unpinned: the interpreter's, or a download."""
     made = _run("make", f"PYTHON={sys.executable}", ".venv/bin/python", folder=project)
     assert made.returncode == 0, made.stderr
     bin_folder = project / ".venv" / "bin"
@@ -183,7 +183,7 @@ def _publish(index: Path, name: str, version: str, *, requires: tuple[str, ...] 
 
 
 def _publish_again(index: Path, name: str) -> str:
-    """Put a package that is installed here into the index, packed again; return its line of a lock file."""
+    """Pack an installed package again and put it into the index; return its line of a lock file."""
     distribution = importlib.metadata.distribution(name)
     left_out = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
     members = {

@@ -1,4 +1,4 @@
-"""No tracked file holds a secret that nobody has looked at; `.secrets.baseline` lists, as hashes, what was."""
+"""No tracked file holds an unreviewed secret; `.secrets.baseline` lists the hashes of the reviewed findings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _found(files: Iterable[str], root: Path) -> list[str]:
 
 
 def test_no_file_of_the_project_holds_a_secret() -> None:
-    """A finding is a secret: remove it, and change it where it is used. Or it is none: see SECURITY.md."""
+    """The scan finds nothing new. A real secret must be removed and replaced; for a false alarm see SECURITY.md."""
     assert [] == _found((str(file) for file in project_files() if file.name != BASELINE.name), ROOT)
 
 
 def test_the_projects_files_are_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a source archive, or with no git on the machine: all that is tracked, and nothing that was installed."""
+    """In a source archive, or without git, the list holds all tracked files and nothing that was installed."""
     tracked = project_files()
     monkeypatch.setenv("PATH", "")
     known = project_files()

@@ -1,4 +1,4 @@
-"""What `pip wheel` makes: all rooms and nothing else, and a kit that needs the base dependencies alone."""
+"""The wheel holds all rooms and nothing else, and its kit needs only the base dependencies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHERS: Final = (
     "alembic", "confluent_kafka", "cryptography", "fastapi", "httpx", "jwt", "opentelemetry.sdk", "psutil", "rich",
     "typer", "uuid_utils",
 )  # fmt: skip
-"""What the extras bring, as it is imported."""
+"""The packages of the extras, by import name."""
 
 ANOTHER_TEAMS_SERVICE: Final = """
 import asyncio, importlib.util, json, sys
@@ -86,7 +86,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
-    """Each tracked file of a room is in it, with the marks of types; no test, no page and no deployment is."""
+    """The wheel holds each tracked file of a room, `py.typed` included, but no test, page or deployment file."""
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     rooms = {path.as_posix() for path in project_files() if path.parts[0] in ROOMS}
     assert rooms == packed
@@ -94,20 +94,20 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
 
 
 def test_every_kind_of_data_in_a_room_is_packed() -> None:
-    """What is no Python is packed by its name's ending: a new kind of data needs its line in pyproject.toml."""
+    """pyproject.toml names the file name ending of every data file in a room, so that it gets into the wheel."""
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     data = [path for path in project_files() if path.parts[0] in ROOMS and path.suffix != ".py"]
     assert [] == [path for path in data if not any(fnmatch(path.name, pattern) for pattern in patterns)]
 
 
 def test_the_image_gets_every_room() -> None:
-    """What the image is built from is named room by room."""
+    """The Dockerfile copies every room."""
     named = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
     assert [] == [room for room in ROOMS if room not in named]
 
 
 def test_another_teams_service_needs_the_base_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
-    """With them and the wheel, the wallet of the documentation is made, and no package of an extra can be imported."""
+    """With these and the wheel the documented wallet service starts, and no package of an extra can be imported."""
     unpacked, base = _installed(wheel, tmp_path)
     example = ROOT / "docs" / "examples" / "wallet_service.py"
     arguments = (ANOTHER_TEAMS_SERVICE, str(unpacked), str(base), str(example), *OTHERS)
@@ -120,7 +120,7 @@ def test_another_teams_service_needs_the_base_dependencies_alone(wheel: Path, tm
 
 
 def test_without_its_extra_the_command_says_which_one_it_needs(wheel: Path, tmp_path: Path) -> None:
-    """One line, no stack trace."""
+    """It prints one line that names the extra, no stack trace."""
     unpacked, base = _installed(wheel, tmp_path)
     program = f"import sys; sys.path[1:1] = {[str(unpacked), str(base)]}; import operations.__main__ as it; it.main()"
     ran = _run(sys.executable, "-I", "-S", "-c", program)
@@ -140,7 +140,7 @@ def test_every_module_of_an_extra_is_told_with_it() -> None:
 
 
 def test_what_the_extras_bring_is_known() -> None:
-    """The packages that must be absent above are those of the extras, so that a new one is not forgotten."""
+    """The list of packages that must be absent holds exactly those of the extras."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     assert ["api", "cli", "local", "otel", "worker"] == sorted(extras)
     names = {canonicalize_name(Requirement(one).name) for needed in extras.values() for one in needed}
@@ -163,7 +163,7 @@ def _installed(wheel: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def _with_dependencies(requires: list[str]) -> set[str]:
-    """Return the names of all distributions that these requirements bring, extras of theirs included."""
+    """Return the names of all distributions that these requirements need, through their extras as well."""
     found: set[str] = set()
     wanted = [(Requirement(one), "") for one in requires]
     done: set[tuple[str, str]] = set()
@@ -181,7 +181,7 @@ def _with_dependencies(requires: list[str]) -> set[str]:
 
 
 def _link(distribution: importlib.metadata.Distribution, folder: Path) -> None:
-    """Show a distribution's files in a folder; several share one, such as `opentelemetry`, so each file by itself."""
+    """Link a distribution's files into a folder, one by one, since distributions may share a package folder."""
     for file in _importable(distribution):
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)

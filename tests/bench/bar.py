@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 
 @contextmanager
-def bar(out: Console, steps: int, what: str = "turns") -> Iterator[Callable[[], None]]:
+def bar(out: Console, steps: int, what: str = "measurements") -> Iterator[Callable[[], None]]:
     """Show a bar; call what it gives after each of the steps."""
     columns = (BarColumn(), MofNCompleteColumn(), "{task.description}", TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:

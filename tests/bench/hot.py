@@ -52,17 +52,17 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     figures[RATIOS] |= likeness(rounds, "hot", "even")
     for crowd in crowds:
         figures[RATIOS][f"{crowd.name}: orders for a core of balance / of the orchestrator"] = [
-            _cpu(turns, crowd.name, "orchestrator") / _cpu(turns, crowd.name, "balance") for turns in rounds
+            _cpu(measured, crowd.name, "orchestrator") / _cpu(measured, crowd.name, "balance") for measured in rounds
         ]
         for process in ("balance", "orchestrator"):
             figures[SPEED][f"{crowd.name}: orders/s for a core of {process}"] = [
-                1e6 / _cpu(turns, crowd.name, process) for turns in rounds
+                1e6 / _cpu(measured, crowd.name, process) for measured in rounds
             ]
     return Outcome(figures, {"accounts": options.accounts})
 
 
-def _cpu(turns: Round, name: str, process: str) -> float:
-    return max(1.0, turns[name].cpu_us_per_order[process])
+def _cpu(measured: Round, name: str, process: str) -> float:
+    return max(1.0, measured[name].cpu_us_per_order[process])
 
 
 SCENARIO: Final = Scenario(

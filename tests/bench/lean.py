@@ -30,7 +30,7 @@ from tests.bench.plain import OrderRequested
 SOURCE = "/lean"
 TOPICS = (ORDERS_REQUESTS.name, ASSETS_REPLIES.name, BALANCE_REPLIES.name)
 PLANNER = {"jit": "off", "enable_seqscan": "off"}
-"""A plan is kept from when the table was empty, and a scan of it then seemed cheap: with 40,000 orders, four times the
+"""A plan is rows from when the table was empty, and a scan of it then seemed cheap: with 40,000 orders, four times the
 time of a batch's moves."""
 
 TABLES = """
@@ -59,7 +59,7 @@ _OPEN = f"SELECT {_SAGA} FROM lean.orders AS o WHERE phase <> 'COMPLETED'"
 _KEEP = """
     WITH sent AS (DELETE FROM lean.outbox WHERE outbox_id = ANY($2::bigint[]))
     INSERT INTO lean.outbox (payload) VALUES ($1) RETURNING outbox_id"""
-_KEPT = "SELECT outbox_id, payload FROM lean.outbox ORDER BY outbox_id"
+_OUTBOX = "SELECT outbox_id, payload FROM lean.outbox ORDER BY outbox_id"
 _FORGET = "DELETE FROM lean.outbox WHERE outbox_id = ANY($1::bigint[])"
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -78,10 +78,10 @@ class Lean:
 
     async def recover(self) -> None:
         """Say again what an earlier process may not have said, and ask again what is open."""
-        kept = await self._connection.fetch(_KEPT)
-        events = [event for _, payload in kept for event in _unpack(payload)]
+        rows = await self._connection.fetch(_OUTBOX)
+        events = [event for _, payload in rows for event in _unpack(payload)]
         await self._publish([*events, *(question(Saga._make(row)) for row in await self._connection.fetch(_OPEN))])
-        self._sent = [outbox_id for outbox_id, _ in kept]
+        self._sent = [outbox_id for outbox_id, _ in rows]
 
     async def run(self, consumer: AIOKafkaConsumer) -> None:
         """Take batch after batch."""
@@ -90,14 +90,14 @@ class Lean:
 
     async def handle(self, records: Sequence[Any]) -> None:
         """Store where a batch leads, then say so."""
-        batch, at, kept = read(records), datetime.now(UTC), self._sent
+        batch, at, rows = read(records), datetime.now(UTC), self._sent
         async with self._connection.transaction():
             sagas = [*await self._create(batch.requests, at), *await self._move(batch.moves, at)]
             events = [event for saga in sagas for event in versions(saga, batch.partitions[str(saga.order_id)], at)]
             if events:
-                kept = [await self._connection.fetchval(_KEEP, _pack(events), self._sent)]
+                rows = [await self._connection.fetchval(_KEEP, _pack(events), self._sent)]
         await self._publish([*events, *(question(saga) for saga in sagas if saga.phase != LAST)])
-        self._sent = kept
+        self._sent = rows
 
     async def _create(self, requests: Sequence[OrderRequested], at: datetime) -> list[Saga]:
         if not requests:

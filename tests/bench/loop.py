@@ -31,20 +31,20 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     rounds = await rounds_of(ground, options, [system.contender, *peers])
     figures = figures_of(rounds, [("system", peer) for peer in PEERS])
     figures[RATIOS][ORCHESTRATOR] = [
-        _cpu(turns, "system", "orchestrator") / _cpu(turns, "lean", "lean") for turns in rounds
+        _cpu(measured, "system", "orchestrator") / _cpu(measured, "lean", "lean") for measured in rounds
     ]
     if "broker" in ground.pids:  # that of somebody else can't be seen, and would be missing in the sum
-        figures[RATIOS][IN_USE] = [_in_use(turns) for turns in rounds]
+        figures[RATIOS][IN_USE] = [_in_use(measured) for measured in rounds]
     return Outcome(figures | await weigh(ground, system, min(WEIGHED, options.warm_up)))
 
 
-def _cpu(turns: Round, name: str, process: str) -> float:
-    return turns[name].cpu_us_per_order[process]
+def _cpu(measured: Round, name: str, process: str) -> float:
+    return measured[name].cpu_us_per_order[process]
 
 
-def _in_use(turns: Round) -> float:
-    turn = turns["system"]
-    return turn.result.orders_per_s * sum(turn.cpu_us_per_order.values()) / 1e6 / (os.cpu_count() or 1)
+def _in_use(measured: Round) -> float:
+    system = measured["system"]
+    return system.result.orders_per_s * sum(system.cpu_us_per_order.values()) / 1e6 / (os.cpu_count() or 1)
 
 
 SCENARIO: Final = Scenario(

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from order_saga.core.phases import MAX_REQUEST_AGE_S
-from tests.bench import door, drift, growth, hot, loop, pair, rate, recovery
+from tests.bench import drift, growth, hot, loop, pair, rate, recovery, rest_api
 from tests.bench.ground import BrokerChoice
 from tests.bench.scenario import RATIOS, Scenario, Target
 from tests.evidence import record as evidence
@@ -24,7 +24,7 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 README: Final = ROOT / "README.md"
 BEGIN, END = "<!-- the speed, from docs/performance/*.json -->", "<!-- end of the speed -->"
 RECORDS: Final = ROOT / "docs" / "performance"
-SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, door, rate, recovery, growth, drift, pair, hot))
+SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, rest_api, rate, recovery, growth, drift, pair, hot))
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
 _HEAD: Final = """# Performance
 
@@ -55,7 +55,7 @@ def page(records: list[Record]) -> str:
 def claim(records: list[Record]) -> str:
     """Say in README how fast it is, and at which latency; and what the API accepts, since that is more."""
     known = {record.name: record for record in records}
-    speed, door = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "door"))
+    speed, api = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "door"))
 
     def seconds(what: str) -> str:
         return " and ".join(f"{speed[f'{what}, {share} ms'].median / 1000:.2g} s" for share in ("p50", "p99"))
@@ -64,7 +64,7 @@ def claim(records: list[Record]) -> str:
         f"Measured on two cores that also carry load driver, Apache Kafka and PostgreSQL: "
         f"{figure(speed['peak, orders/s'].median)} orders a second at the peak, from request to last event within "
         f"{seconds('peak')} (half of them; 99 of 100); {figure(round(speed['15 %, orders/s'].median))} a second within "
-        f"{seconds('15 %')}. One API process accepts {figure(door['api, accepted/s'].median)} requests a second. What "
+        f"{seconds('15 %')}. One API process accepts {figure(api['api, accepted/s'].median)} requests a second. What "
         "is accepted faster than it can be carried out waits in Kafka for the orchestrator's admission limit, and ends "
         f"as EXPIRED when its turn comes after {MAX_REQUEST_AGE_S:g} s."
     )

@@ -67,10 +67,10 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     issuer = await ground.everything.enter_async_context(issuing())
     issuer.add("bench", "EdDSA")
     requests = _requests(issuer)
-    alone = await ground.system("door", replicas=ALONE, environment_of={"api": _settings(issuer, sweep_s=60)})
+    alone = await ground.system("alone", replicas=ALONE, environment_of={"api": _settings(issuer, sweep_s=60)})
     bare = await ground.everything.enter_async_context(_bare(alone.stack, f"{ground.prefix}{BARE_TOPIC}"))
-    doors = {"bare": bare, "api": (alone.stack.ports["api"], alone.stack.pids["api"][0])}
-    figures = _figures_of(await _peaks(doors, requests, options, ground))
+    targets = {"bare": bare, "api": (alone.stack.ports["api"], alone.stack.pids["api"][0])}
+    figures = _figures_of(await _peaks(targets, requests, options, ground))
     whole = await ground.system("whole", replicas={"api": 1}, environment_of={"api": _settings(issuer, sweep_s=1)})
     rate = STEADY_SHARE * await _carried(whole.stack, requests, options)
     steady, found = await _steady(whole.stack, requests, rate, options, ground.out)
@@ -91,12 +91,12 @@ def _settings(issuer: Issuer, *, sweep_s: int) -> dict[str, str]:
 
 
 async def _peaks(
-    doors: Mapping[str, tuple[int, int]], requests: Iterator[bytes], options: Options, ground: Ground
+    targets: Mapping[str, tuple[int, int]], requests: Iterator[bytes], options: Options, ground: Ground
 ) -> dict[str, list[Peak]]:
-    peaks: dict[str, list[Peak]] = {name: [] for name in doors}
-    with bar(ground.out, (options.rounds + 1) * len(doors)) as done:
+    peaks: dict[str, list[Peak]] = {name: [] for name in targets}
+    with bar(ground.out, (options.rounds + 1) * len(targets)) as done:
         for number in range(options.rounds + 1):
-            for name, (port, pid) in doors.items():
+            for name, (port, pid) in targets.items():
                 processes = {name: [pid], **ground.shared_pids}
                 before = cpu_s(processes)
                 sample = await as_fast_as_it_goes(
@@ -212,7 +212,7 @@ async def _bare(stack: LocalStack, topic: str) -> AsyncIterator[tuple[int, int]]
     """Run the bare handler on a topic of its own."""
     [port] = free_ports(1)
     own = {"HTTP_PORT": str(port), "TOPIC": topic, "KAFKA_BOOTSTRAP_SERVERS": stack.kafka_bootstrap_servers}
-    argv = [sys.executable, "-m", "tests.bench.bare_door"]
+    argv = [sys.executable, "-m", "tests.bench.bare_handler"]
     process = await asyncio.create_subprocess_exec(*argv, env=os.environ | own, start_new_session=True)
     try:
         async with httpx.AsyncClient() as client, asyncio.timeout(20):
@@ -253,7 +253,7 @@ def _tenths(values: Sequence[float]) -> list[float]:
 
 
 SCENARIO: Final = Scenario(
-    name="door",
+    name="door",  # its records and the command that repeats them have this name: it means the REST API
     title="The REST API",
     what=(
         "`POST /orders` as fast as one process takes it, in turn with a bare handler: FastAPI, a pydantic model, and "
@@ -272,7 +272,7 @@ SCENARIO: Final = Scenario(
     sizes=("rounds", "seconds", "minutes", "connections"),
     full=Options(seconds=15, minutes=10),
     quick=Options(1, 0.5, minutes=1 / 60, connections=16),
-    systems=("door", "whole"),
+    systems=("alone", "whole"),
     topics=(BARE_TOPIC,),
     targets=(
         Target("twice the bare handler", RATE, "at least", 2.0),

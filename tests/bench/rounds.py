@@ -2,7 +2,7 @@
 
 What disturbs the machine in a round disturbs all of them, so figures are compared round by round. Each carries as many
 orders as take it about the same time, judged by its last round; the first round warms up and counts for nothing else.
-The processes of all stay up; what the others ask of the servers meanwhile is part of a turn's figures.
+The processes of all stay up; what the others ask of the servers meanwhile is part of its figures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pids = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Measurement:
     """A contender's part of a round: what it carried, and what each process and PostgreSQL's log used for an order."""
 
     result: Result
@@ -38,8 +38,8 @@ class Turn:
 
 Read = Callable[[Pids], Awaitable[tuple[Mapping[str, float], int]]]
 """Tells the processor time that was used so far, by process, and the bytes of PostgreSQL's log."""
-Round = Mapping[str, Turn]
-"""The turns of a round by the contender's name."""
+Round = Mapping[str, Measurement]
+"""The measurements of a round, by the contender's name."""
 
 
 class Meter:
@@ -69,27 +69,27 @@ async def run_rounds(options: Options, contenders: Sequence[Contender], read: Re
     rounds: list[Round] = []
     with bar(out, (options.rounds + 1) * len(contenders)) as done:
         for number in range(options.rounds + 1):
-            turns: dict[str, Turn] = {}
+            measured: dict[str, Measurement] = {}
             first = number % len(contenders)
             for contender in (*contenders[first:], *contenders[:first]):
                 name = contender.name
-                turns[name] = await _turn(contender, _orders(options, name, last.get(name)), options, read)
-                last[name] = turns[name].result
+                measured[name] = await _measure(contender, _orders(options, name, last.get(name)), options, read)
+                last[name] = measured[name].result
                 out.print(f"{'warm-up' if not number else f'round {number}'}: {name:6} {in_words(last[name])}")
                 done()
             if number:
-                rounds.append({contender.name: turns[contender.name] for contender in contenders})
+                rounds.append({contender.name: measured[contender.name] for contender in contenders})
     return rounds
 
 
-async def _turn(contender: Contender, orders: int, options: Options, read: Read) -> Turn:
+async def _measure(contender: Contender, orders: int, options: Options, read: Read) -> Measurement:
     pids = contender.pids
     before, began = await read(pids)
     result = await contender.run(orders, _open_at_once(options, contender.name))
     if contender.pids != pids:
         raise PeerError(f"a process of {contender.name} died and was started again: its log says why")
     after, ended = await read(pids)
-    return Turn(result, per_order_us(before, after, result.orders), (ended - began) / result.orders)
+    return Measurement(result, per_order_us(before, after, result.orders), (ended - began) / result.orders)
 
 
 def in_words(result: Result) -> str:
@@ -103,37 +103,37 @@ def figures_of(rounds: Sequence[Round], pairs: Sequence[tuple[str, str]]) -> Fig
     figures: Figures = {RATIOS: {}, SPEED: {}, CPU: {}, WAL: {}}
     for one, other in pairs:
         figures[RATIOS][f"{one} / {other}, orders/s"] = [
-            turns[one].result.orders_per_s / turns[other].result.orders_per_s for turns in rounds
+            measured[one].result.orders_per_s / measured[other].result.orders_per_s for measured in rounds
         ]
     for name in rounds[0]:
-        figures[SPEED][f"{name}, orders/s"] = [turns[name].result.orders_per_s for turns in rounds]
-        figures[SPEED][f"{name}, p50 ms"] = [turns[name].result.p50_ms for turns in rounds]
-        figures[SPEED][f"{name}, p99 ms"] = [turns[name].result.p99_ms for turns in rounds]
+        figures[SPEED][f"{name}, orders/s"] = [measured[name].result.orders_per_s for measured in rounds]
+        figures[SPEED][f"{name}, p50 ms"] = [measured[name].result.p50_ms for measured in rounds]
+        figures[SPEED][f"{name}, p99 ms"] = [measured[name].result.p99_ms for measured in rounds]
         for process in rounds[0][name].cpu_us_per_order:
-            figures[CPU][f"{name}: {process}"] = [turns[name].cpu_us_per_order[process] for turns in rounds]
-        figures[CPU][f"{name}: all"] = [sum(turns[name].cpu_us_per_order.values()) for turns in rounds]
-        figures[WAL][name] = [turns[name].wal_bytes_per_order for turns in rounds]
+            figures[CPU][f"{name}: {process}"] = [measured[name].cpu_us_per_order[process] for measured in rounds]
+        figures[CPU][f"{name}: all"] = [sum(measured[name].cpu_us_per_order.values()) for measured in rounds]
+        figures[WAL][name] = [measured[name].wal_bytes_per_order for measured in rounds]
     return figures
 
 
 def likeness(rounds: Sequence[Round], one: str, other: str) -> dict[str, list[float]]:
     """Compare two of a kind in everything else, too: latency, log, and each process that both have."""
-    values: Mapping[str, Callable[[Turn], float]] = {
-        "p50": lambda turn: turn.result.p50_ms,
-        "p99": lambda turn: turn.result.p99_ms,
-        "WAL bytes per order": lambda turn: turn.wal_bytes_per_order,
+    values: Mapping[str, Callable[[Measurement], float]] = {
+        "p50": lambda one: one.result.p50_ms,
+        "p99": lambda one: one.result.p99_ms,
+        "WAL bytes per order": lambda one: one.wal_bytes_per_order,
         **{f"CPU per order of {process}": _cpu_of(process) for process in rounds[0][one].cpu_us_per_order},
     }
     ratios: dict[str, list[float]] = defaultdict(list)
-    for turns in rounds:
+    for measured in rounds:
         for what, value in values.items():
-            if below := value(turns[other]):
-                ratios[f"{one} / {other}, {what}"].append(value(turns[one]) / below)
+            if below := value(measured[other]):
+                ratios[f"{one} / {other}, {what}"].append(value(measured[one]) / below)
     return ratios
 
 
-def _cpu_of(process: str) -> Callable[[Turn], float]:
-    return lambda turn: turn.cpu_us_per_order[process]
+def _cpu_of(process: str) -> Callable[[Measurement], float]:
+    return lambda one: one.cpu_us_per_order[process]
 
 
 def cpu_s(processes: Pids) -> dict[str, float]:

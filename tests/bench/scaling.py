@@ -69,7 +69,7 @@ class Limit:
 
 def model(records: list[Record]) -> Model | None:
     """Take the numbers from the records, Apache Kafka's first; None without a record of the whole loop."""
-    loop, rate, pair, hot, door = (_best(records, name) for name in ("loop", "rate", "pair", "hot", "door"))
+    loop, rate, pair, hot, api = (_best(records, name) for name in ("loop", "rate", "pair", "hot", "door"))
     if loop is None:
         return None
     used = {name: loop.figures[CPU].get(f"system: {name}") for name in (*SERVICES, "postgres", "broker")}
@@ -89,7 +89,7 @@ def model(records: list[Record]) -> Model | None:
         rows=loop.figures[ROWS]["all"].median,
         messages=loop.figures[MESSAGES]["all"].median,
         hot_cpu_s=hot.figures[CPU]["hot: balance"].median / 1e6 if hot else cpu["balance"],
-        api_cpu_s=door.figures[CPU]["api: api"].median / 1e6 if door else None,
+        api_cpu_s=api.figures[CPU]["api: api"].median / 1e6 if api else None,
     )
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.bench.load import Result, arrivals, summary
 from tests.bench.peers import PeerError
-from tests.bench.rounds import Pids, Turn, cpu_s, figures_of, likeness, run_rounds
+from tests.bench.rounds import Measurement, Pids, cpu_s, figures_of, likeness, run_rounds
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL, Options, spread
 
 OPTIONS = Options(rounds=2, seconds=10, in_flight=1000, in_flight_slow=50, warm_up=2000, warm_up_slow=60)
@@ -48,7 +48,7 @@ class Clock:
         return dict.fromkeys([*own, "postgres"], float(self._readings)), 1000 * self._readings
 
 
-async def test_turns_change_and_take_as_long() -> None:
+async def test_contenders_alternate_and_work_equally_long() -> None:
     """The first round warms up; then each is asked for what it carries in the time; each round another one begins."""
     log: list[tuple[str, int, int]] = []
     contenders = [Fake("system", 1500, log), Fake("lean", 3000, log), Fake("naive", 30, log)]
@@ -56,7 +56,7 @@ async def test_turns_change_and_take_as_long() -> None:
     system, lean, naive = ("system", 15_000, 1000), ("lean", 30_000, 1000), ("naive", 300, 50)
     warm_up = [("system", 2000, 1000), ("lean", 2000, 1000), ("naive", 60, 50)]
     assert [*warm_up, lean, naive, system, naive, system, lean] == log
-    assert [["system", "lean", "naive"]] * 2 == [list(turns) for turns in rounds]
+    assert [["system", "lean", "naive"]] * 2 == [list(measured) for measured in rounds]
     assert {"lean": 33.3, "postgres": 33.3} == rounds[0]["lean"].cpu_us_per_order
     assert 1000 / 30_000 == rounds[0]["lean"].wal_bytes_per_order
 
@@ -69,14 +69,17 @@ async def test_a_process_that_was_started_again_spoils_the_run() -> None:
         await run_rounds(OPTIONS, [fake], Clock().read, QUIET)
 
 
-def turn(rate: float, cpu_us: float = 50.0) -> Turn:
-    """Make a turn."""
-    return Turn(Result(100, rate, 1.0, 2.0), {"postgres": cpu_us, "load": 10.0}, 4000.0)
+def measurement(rate: float, cpu_us: float = 50.0) -> Measurement:
+    """Make the measurement of a contender of this rate."""
+    return Measurement(Result(100, rate, 1.0, 2.0), {"postgres": cpu_us, "load": 10.0}, 4000.0)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
     """The median of the ratios is not the ratio of the medians."""
-    rounds = [{"system": turn(rate), "lean": turn(other)} for rate, other in ((100, 200), (300, 600), (200, 1000))]
+    rounds = [
+        {"system": measurement(rate), "lean": measurement(other)}
+        for rate, other in ((100, 200), (300, 600), (200, 1000))
+    ]
     figures = figures_of(rounds, [("system", "lean")])
     assert [0.5, 0.5, 0.2] == figures[RATIOS]["system / lean, orders/s"]
     one = spread(figures[RATIOS]["system / lean, orders/s"])
@@ -88,7 +91,10 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_two_of_a_kind_are_compared_in_everything() -> None:
     """Latency, log and each process; what the other did not use at all has no ratio."""
-    rounds = [{"two": turn(1, 75), "one": turn(1, 50)}, {"two": turn(1, 75), "one": turn(1, 0)}]
+    rounds = [
+        {"two": measurement(1, 75), "one": measurement(1, 50)},
+        {"two": measurement(1, 75), "one": measurement(1, 0)},
+    ]
     ratios = likeness(rounds, "two", "one")
     assert [1.5] == ratios["two / one, CPU per order of postgres"]
     assert [1.0, 1.0] == ratios["two / one, p99"]

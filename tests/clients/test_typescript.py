@@ -1,4 +1,4 @@
-"""The document as `openapi-typescript` reads it: what a TypeScript program may write, and what its compiler refuses."""
+"""The OpenAPI document gives TypeScript types by `openapi-typescript`: right programs compile, wrong ones do not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_right_compiles_and_what_is_wrong_does_not(project: Path) -> None:
-    """Optional fields may be left out, nullable ones are null, a problem's code tells its members."""
+    """Optional fields may be missing, nullable ones may be null, and a problem's code decides its members."""
     generated = _generate(project, DOCUMENT)
     assert 0 == generated.returncode, generated.stderr
     lines = (project / "misuse.ts").read_text().splitlines()
@@ -40,7 +40,7 @@ def test_what_is_right_compiles_and_what_is_wrong_does_not(project: Path) -> Non
 
 
 def test_a_document_that_says_less_is_noticed(project: Path, tmp_path: Path) -> None:
-    """The sample does not compile where an optional field seems to be required, or a nullable one may not be null."""
+    """The sample does not compile against a document in which its optional field is required, or null not allowed."""
     document = json.loads(DOCUMENT.read_text())
     fields = document["components"]["schemas"]["OrderBody"]["properties"]
     fields["price"]["default"] = None
@@ -52,7 +52,7 @@ def test_a_document_that_says_less_is_noticed(project: Path, tmp_path: Path) -> 
 
 
 def test_a_document_that_is_none_is_refused(project: Path, tmp_path: Path) -> None:
-    """A reference to a schema that is not there is an error."""
+    """A reference to a missing schema is an error."""
     document = json.loads(DOCUMENT.read_text())
     del document["components"]["schemas"]["OrderType"]
     assert 0 != _generate(project, _written(document, tmp_path)).returncode

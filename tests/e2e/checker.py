@@ -1,6 +1,6 @@
-"""Is every cent where it belongs? Judged from the outside: what was deposited, what the wire told, what the views show.
+"""Checks from outside that every cent is where it belongs: by the deposits, the published events and the audit views.
 
-It works out each order's effect on its own (fractions and whole cents, none of the system's arithmetic), and compares.
+It computes the effect of each order itself, in fractions and whole cents, with none of the system's arithmetic.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LEGAL = {
     ("CONFIRMED",): {"PROCESSING", "CANCELLED", "FAILED"},
     ("PROCESSING",): {"COMPLETED", "FAILED"},
 }
-"""After which status which may follow; PENDING after PENDING tells that a cancel was asked for."""
+"""Which statuses may follow the earlier one; PENDING after PENDING means that a cancel was requested."""
 
 Effect = dict[tuple[str, str], Fraction]
 
 
 async def assert_all_is_well(system: System, trader: Trader) -> None:
-    """Fail unless every accepted order has ended, was told on the wire without a gap, and every account adds up."""
+    """Fail unless every accepted order ended, all its versions were published, and every account adds up."""
     ids = set(trader.accepted)
     await trader.ended(ids)
     await eventually(lambda: _all_versions_were_told(system, ids), "each version of each order is told on the wire")
@@ -40,7 +40,7 @@ async def assert_all_is_well(system: System, trader: Trader) -> None:
 
 
 def story_faults(system: System, order_id: str) -> list[str]:
-    """Say what is wrong with what the wire told of an order: versions, moves, repeats, sums."""
+    """List what is wrong with the published events of an order: versions, status changes, repeats, sums."""
     seen = system.events.bodies.get(order_id, {})
     faults = [f"{order_id}: versions {sorted(seen)}"] if sorted(seen) != list(range(1, len(seen) + 1)) else []
     faults += [f"{order_id}: version {v} was told in two ways" for v, b in seen.items() if any(x != b[0] for x in b)]
@@ -58,7 +58,7 @@ def story_faults(system: System, order_id: str) -> list[str]:
 
 
 def expected_accounts(system: System, order_ids: Iterable[str]) -> Effect:
-    """Add up what every account must hold: its deposits and what the orders did that were told as COMPLETED."""
+    """Add up what every account must hold: its deposits and the effects of orders published as COMPLETED."""
     sums: Effect = defaultdict(Fraction, {key: Fraction(amount) for key, amount in system.deposits.items()})
     for order_id in order_ids:
         last = system.events.of(order_id)[-1]
@@ -78,7 +78,7 @@ def effect_of(order: Any) -> Effect:
 
 
 def fee_of(order: Any) -> Fraction:
-    """Work out the fee: in favour of the house, to the cent."""
+    """Work out the fee, rounded up to the cent."""
     return _up(Fraction(order["filled_quantity"]) * PRICES[order["asset_id"]] * FEE_RATE)
 
 
@@ -118,4 +118,4 @@ _MONEY_FAULTS = """
     SELECT 'order ' || o.order_id || ' is ' || o.status || ', its hold ' || coalesce(h.state, 'missing')
     FROM audit.orders o LEFT JOIN audit.holds h USING (order_id)
     WHERE (o.status = 'COMPLETED') <> (h.state IS NOT DISTINCT FROM 'SETTLED')"""
-"""Entries that do not balance, holds that are active or do not add up, orders whose hold ended otherwise than they."""
+"""Entries that do not balance, holds that are active or do not add up, orders whose hold does not fit their end."""

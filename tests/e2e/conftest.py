@@ -14,7 +14,7 @@ from tests.support.infrastructure import Infrastructure
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """Run one system for all modules that ask for it; whoever uses it leaves it as healthy as it was."""
+    """Run one system for all modules that ask for it; each test leaves it healthy."""
     count = 2 if infrastructure.broker_kind == "apache" else 1
     replicas = {"api": 2} | dict.fromkeys(("orchestrator", "balance", "assets"), count)
     async with running(infrastructure, tmp_path_factory.mktemp("system"), replicas=replicas) as one:
@@ -23,6 +23,6 @@ async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPa
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def trader(system: System) -> AsyncIterator[Trader]:
-    """Trade in that system; what it has accepted is checked by every test that checks at all."""
+    """Trade in that system; every later call of `assert_all_is_well` also checks the orders accepted so far."""
     async with Trader(system) as one:
         yield one

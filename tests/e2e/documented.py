@@ -1,4 +1,4 @@
-"""Runs what `docs/kafka.md` shows, to the letter: only the way into the broker's container is this test run's own."""
+"""Runs the commands of `docs/kafka.md` as they stand there; only the broker's container is the one of this test run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INTO_THE_BROKER = re.compile(r"docker compose (?:--env-file \S+ )*exec -T (.*?)
 
 
 def shown(name: str) -> str:
-    """Return the block of the page that is marked by this name."""
+    """Return the code block of the page that stands under the comment with this name."""
     block = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None, name
     return block.group(1)
@@ -35,7 +35,7 @@ async def run_in_shell(
 
 
 async def run_example(*words: str, environment: Mapping[str, str]) -> Output:
-    """Run the example with these words, where it finds none of our packages."""
+    """Run the example with these arguments, in a process that can import none of our packages."""
     return await _run(sys.executable, "-P", str(EXAMPLE), *words, environment=environment)
 
 

@@ -1,4 +1,4 @@
-"""A Python client as anybody generates it: from docs/openapi.json, by `openapi-python-client` and nothing of ours."""
+"""A Python client that `openapi-python-client` generates from docs/openapi.json, without any code of ours."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def install_generator(folder: Path) -> Path:
 
 
 def generate(generator: Path, document: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Write the package into a folder. What the generator warns of it leaves out: a warning is an error."""
+    """Write the package into a folder. A warning is an error, because the generator leaves out what it warns about."""
     config = folder / "config.yml"
-    config.write_text("post_hooks: []\n")  # it is to be run, not to be read
+    config.write_text("post_hooks: []\n")  # nobody reads the code, so it needs no formatting
     into = ("--meta", "none", "--output-path", folder / NAME, "--config", config)
     return _run(generator, "generate", "--path", document, *into, "--fail-on-warning")
 

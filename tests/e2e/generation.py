@@ -10,7 +10,7 @@ import schemathesis
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Let no request of any phase wait for more than a second: one that waits longer than its client is an error."""
+    """Let no request wait for more than a second: Schemathesis calls it an error when its client times out."""
     for name, value in (case.headers or {}).items():
         if name.lower() == "prefer" and isinstance(value, str):
             case.headers[name] = re.sub(r"wait=[0-9]+", "wait=1", value)
@@ -18,7 +18,7 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
 
 @schemathesis.hook
 def map_body(_context: Any, body: Any) -> Any:
-    """Write whole numbers without a point: to JSON Schema 1.0 is an integer, to the API it is none."""
+    """Write whole numbers without a decimal point: JSON Schema takes 1.0 as an integer, the API does not."""
     if isinstance(body, dict) and isinstance(body.get("slippage_bps"), float) and body["slippage_bps"].is_integer():
         body["slippage_bps"] = int(body["slippage_bps"])
     return body
@@ -26,7 +26,7 @@ def map_body(_context: Any, body: Any) -> Any:
 
 @schemathesis.check
 def fitting_requests_are_refused_only_for_what_no_schema_can_say(_context: Any, response: Any, case: Any) -> None:
-    """Let what fits the document be a 422 only for a key that is used twice, or a text that is no cursor."""
+    """Allow a 422 for a request that fits the document only when its key was used before or its cursor is invalid."""
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 422:
         return
     problem = response.json()

@@ -1,4 +1,4 @@
-"""What traders want in these tests: single orders, and a mix of all that can happen to one. No I/O."""
+"""The orders of these tests: single ones, and a random mix of every outcome. No I/O."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 COMPLETED = "COMPLETED"
 CANCELLED = "CANCELLED USER_REQUESTED"
 RETRYABLE = frozenset({"FAILED TIMED_OUT", "FAILED STALE_PRICE"})
-"""How an order may end through no fault of its own, when services are away for long."""
+"""How a good order may end when services are away for long."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An order that somebody wants. `ends`: its status and reason at the end; an order to be cancelled may complete."""
+    """An order to submit. `ends`: its expected final status and reason; an order to be cancelled may also complete."""
 
     user_id: str
     order_type: str
@@ -30,23 +30,23 @@ class Wanted:
 
     @property
     def body(self) -> dict[str, Any]:
-        """What `POST /orders` takes."""
+        """The body of `POST /orders`."""
         asked = {"order_type": self.order_type, "asset_id": self.asset_id, "quantity": self.quantity}
         return asked if self.price is None else asked | {"price": self.price}
 
     @property
     def announced(self) -> set[str]:
-        """The ends that are right for it."""
+        """The final statuses, with reasons, that are correct for it."""
         return {self.ends, CANCELLED} if self.cancel else {self.ends}
 
 
 def buy(user_id: str, asset_id: str, quantity: str, **more: Any) -> Wanted:
-    """Want to buy at the market."""
+    """Make a market buy."""
     return Wanted(user_id, "MARKET_BUY", asset_id, quantity, **more)
 
 
 def sell(user_id: str, asset_id: str, quantity: str, **more: Any) -> Wanted:
-    """Want to sell at the market."""
+    """Make a market sell."""
     return Wanted(user_id, "MARKET_SELL", asset_id, quantity, **more)
 
 
@@ -58,7 +58,7 @@ def mixed(users: Sequence[str], seed: int) -> Iterator[Wanted]:
 
 
 HOLDINGS = {"USD": "100000.00", "BTC": "5", "ACME": "1000"}
-"""What each user needs who trades a mix of some hundred orders."""
+"""What each user needs in order to trade a mix of some hundred orders."""
 
 
 def _any_order(rng: random.Random, users: Sequence[str]) -> Wanted:

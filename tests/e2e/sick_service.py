@@ -1,7 +1,7 @@
-"""A service that falls ill on demand: run as a module in the place of `operations.cli`, with shorter patience.
+"""A service that hangs on demand: run as a module in the place of `operations.cli`, with shorter timeouts.
 
-It falls ill when the file `SICK_FILE` is there, which it removes first: `SICKNESS` says how. A `fetcher` gets no more
-answers while the rest of the client library lives; a `batch` waits for what never comes; a `loop` is kept by one call.
+It hangs once the file `SICK_FILE` exists, which it removes first. `SICKNESS` says how. `fetcher`: the client library's
+fetcher gets no more answers, while the rest of it works. `batch`: a batch never ends. `loop`: a call blocks the loop.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PATIENCE_S: Final = 4.0
 
 
 def fall_ill(sickness: str) -> None:
-    """Begin to be ill, at a place where a batch is taken."""
+    """Begin to hang; called where a batch is taken."""
     if sickness == "loop":
         time.sleep(3600)
     if sickness == "fetcher":
         for one in gc.get_objects():
             if isinstance(one, AIOKafkaConsumer):
-                one._fetcher._proc_fetch_request = _never  # noqa: SLF001 - the illness is in there
+                one._fetcher._proc_fetch_request = _never  # noqa: SLF001 - only its private method can hang
 
 
 async def _never(*_: object) -> None:
@@ -40,7 +40,7 @@ async def _never(*_: object) -> None:
 
 
 def infect(sickness: str, file: Path) -> None:
-    """Watch for the file wherever a batch is taken; a batch falls ill in its handler."""
+    """Look for the file at each batch: where it is taken or, for the sickness `batch`, in the handler."""
 
     def is_time() -> bool:
         if file.exists():

@@ -1,4 +1,4 @@
-"""A whole system under test: started on given servers, looked at with SQL of our own, hurt on purpose."""
+"""A whole system under test: started on given servers, read with SQL of the tests, and disturbed on purpose."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.e2e.wire import Events, Producer
 from tests.support.infrastructure import drop_database
 
 WITHIN_S = 90.0
-"""How long anything may take that takes a second on an idle machine."""
+"""How long to wait for something that takes a second on an idle machine."""
 POLL_S = 0.1
 
 
@@ -58,18 +58,18 @@ class Output(NamedTuple):
 
 @dataclass
 class System:
-    """A running system with an eye on its events, and what was deposited in it."""
+    """A running system, with a follower of its events and a record of its deposits."""
 
     stack: LocalStack
     prefix: str
     producer: Producer
     events: Events
     database: asyncpg.Pool
-    """As the auditor: it sees the views of schema `audit` and nothing else."""
+    """Connections of the auditor, who sees the views of schema `audit` and nothing else."""
     deposits: dict[tuple[str, str], Decimal] = field(default_factory=dict)
 
     async def endow(self, users: list[str], holdings: Mapping[str, str], *, times: int = 1) -> list[str]:
-        """Give each user the same, in so many deposits each, and remember it."""
+        """Deposit the same holdings for each user, `times` times, and remember the sums."""
         async with connected(self.stack.logins["balance"]) as engine:
             for user, (asset_id, amount), _ in product(users, holdings.items(), range(times)):
                 await deposit(engine, secrets.token_hex(8), user, asset_id, Money.parse(amount))
@@ -77,7 +77,7 @@ class System:
         return users
 
     async def rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Ask the auditors' views; a database that is away for a moment is waited for."""
+        """Read the audit views; wait while the database is away."""
         give_up_at = time.monotonic() + WITHIN_S
         while True:
             try:
@@ -93,7 +93,7 @@ class System:
                 await asyncio.sleep(POLL_S)
 
     async def owner_rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Ask anything, as the database's owner."""
+        """Run any query, as the database's owner."""
         connection = await asyncpg.connect(self.stack.database_url)
         try:
             return list(await connection.fetch(statement, *arguments))
@@ -105,7 +105,7 @@ class System:
         return list(await audit(self.stack.logins["auditor"]))
 
     async def cli(self, *words: str, env: Mapping[str, str] | None = None) -> Output:
-        """Run one of the product's commands as a person does next to a running stack, without any option."""
+        """Run one of the product's commands as a person next to a running stack does: it finds the stack by itself."""
         known = {"ORDER_SAGA_STACK": str(self.stack.folder / "stack.json")}
         return await command(*words, env=known | dict(env or {}))
 
@@ -115,7 +115,7 @@ class System:
 
     @contextmanager
     def paused(self, service: str) -> Iterator[None]:
-        """Stop all processes of a service for a moment, without their knowing."""
+        """Freeze all processes of a service (SIGSTOP) while the block runs."""
         pids = self.stack.pids[service]
         try:
             for pid in pids:
@@ -126,13 +126,13 @@ class System:
                 os.kill(pid, signal.SIGCONT)
 
     async def end(self, service: str, how: signal.Signals, number: int = 0) -> None:
-        """Send a signal that ends a process; return when another one does its work."""
+        """Send a signal that ends a process; return when its replacement is ready."""
         before = self.stack.pids[service][number]
         os.kill(before, how)
         await eventually(lambda: self.is_replaced(service, number, before), f"{service} is started again")
 
     async def is_replaced(self, service: str, number: int, before: int) -> bool:
-        """Tell whether another process than `before` does the work."""
+        """Tell whether a process other than `before` is ready."""
         pid = self.stack.pids[service][number]
         with suppress(psutil.NoSuchProcess, KeyError):  # gone again, or not yet the service itself
             return pid != before and await http_ready(self.port(pid))()
@@ -150,7 +150,7 @@ async def running(
     environment: Mapping[str, str] | None = None,
     **more: Any,
 ) -> AsyncIterator[System]:
-    """Run a system with a database and topics of its own, and take both away at the end.
+    """Run a system with a database and topics of its own, and remove both at the end.
 
     `environment`: further settings for all services; `more`: other options of `StackOptions`.
     """
@@ -163,7 +163,7 @@ async def running(
         kafka_bootstrap_servers=servers.kafka_bootstrap_servers,
         environment={
             "KAFKA_TOPIC_PREFIX": prefix,
-            "API_RATE_LIMIT_PER_S": "0",  # one user trades like a thousand
+            "API_RATE_LIMIT_PER_S": "0",  # no limit: a few users trade as much as a thousand do
             **(environment or {}),
         },
         replicas=replicas,
@@ -206,7 +206,7 @@ async def command(*words: str, env: Mapping[str, str] | None = None) -> Output:
 async def eventually(
     holds: Callable[[], Awaitable[bool]], what: str, *, within_s: float = WITHIN_S, poll_s: float = POLL_S
 ) -> None:
-    """Wait until a condition holds; fail, saying what was waited for, when it takes too long."""
+    """Wait until a condition holds; when that takes too long, fail and name the condition."""
     try:
         async with asyncio.timeout(within_s):
             while not await holds():

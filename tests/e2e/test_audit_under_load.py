@@ -1,4 +1,4 @@
-"""The audit of a system at work: no false alarm, whatever is in flight, also while processes are killed."""
+"""An audit of a running system raises no false alarm, whatever is in flight, even while processes are killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AUDITS_MIN = 3
 
 
 async def test_an_audit_during_load_and_kills_finds_nothing(system: System, trader: Trader) -> None:
-    """Audits follow one another while orders are made and an orchestrator and a balance service die: all are clean."""
+    """No audit finds anything while orders run and an orchestrator and a balance service are killed."""
     users = await system.endow([f"audited-{number}" for number in range(8)], HOLDINGS)
     findings: list[object] = []
     audits = 0

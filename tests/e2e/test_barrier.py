@@ -48,12 +48,12 @@ BARRIER = {
     (SETTLE, "REFUNDED"): ("SettlementRefused", "REFUNDED"),
     (SETTLE, "SETTLED"): ("BalanceSettled", "SETTLED"),
 }
-"""What a command is answered in each state of its hold, and the state after it; the account covers the amount."""
+"""By command and state of the hold: the answer and the next state, for an account that covers the amount."""
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A hold that a saga of ours would ask for; `kinds` are the commands for it, in their order."""
+    """A hold as the orchestrator would ask for it; `kinds` are the commands for it, in their order."""
 
     user_id: str
     kinds: Sequence[str] = ()
@@ -74,7 +74,7 @@ class Hold:
         return message("balance.commands", self.user_id, kind, body | other, partition=partition)
 
     def answers(self, *, poor: bool) -> list[tuple[str, str]]:
-        """Work out what the commands are answered, one after the other."""
+        """Work out the answers to the commands, and the state of the hold after each."""
         state: str | None = None
         told = []
         for kind in self.kinds:
@@ -85,7 +85,7 @@ class Hold:
         return told
 
 
-class Desk:
+class BalanceClient:
     """Sends commands and collects the replies to them, by order."""
 
     def __init__(self, system: System, replies: Follower) -> None:
@@ -93,7 +93,7 @@ class Desk:
         self._replies = replies
 
     async def ask(self, *commands: Message) -> dict[str, list[Record]]:
-        """Send commands; wait for a reply to each, and return those, in their order for each order."""
+        """Send commands, wait for a reply to each, and return the replies by order id, in the order of arrival."""
         counted = Counter(command_body(command)["order_id"] for command in commands)
         already = {order_id: len(found) for order_id, found in self._by_order().items()}
         await self.system.producer.send(*commands)
@@ -125,51 +125,53 @@ class Desk:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def desk(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
-    """Run the balance service alone: nobody else reads its replies."""
+async def client(
+    infrastructure: Infrastructure, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[BalanceClient]:
+    """Run the balance service alone, so that only this client reads its replies."""
     replicas = {"balance": 2 if infrastructure.broker_kind == "apache" else 1, "assets": 0, "orchestrator": 0, "api": 0}
     folder = tmp_path_factory.mktemp("balance")
     async with running(infrastructure, folder, replicas=replicas, samples=False) as system:
         with Follower(infrastructure.kafka_bootstrap_servers, f"{system.prefix}balance.replies") as replies:
-            yield Desk(system, replies)
+            yield BalanceClient(system, replies)
 
 
-async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(desk: Desk) -> None:
-    """Named test 1: the first one took all there is; the same again is a success all the same and holds no more."""
+async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(client: BalanceClient) -> None:
+    """Named test 1: a reservation that took the whole balance succeeds again when redelivered, and holds no more."""
     holds = [Hold(f"thin-{number}") for number in range(50)]
-    await desk.system.endow([hold.user_id for hold in holds], {"USD": str(AMOUNT)})
+    await client.system.endow([hold.user_id for hold in holds], {"USD": str(AMOUNT)})
     for _ in range(3):
-        told = await desk.ask(*(hold.command(RESERVE) for hold in holds))
+        told = await client.ask(*(hold.command(RESERVE) for hold in holds))
         assert {("BalanceReserved", "HELD", str(AMOUNT))} == {
             (record.type, record.body["hold_state"], record.body["amount"])
             for found in told.values()
             for record in found
         }
-    assert {(Fraction(0), Fraction(AMOUNT))} == {await desk.account(hold.user_id, "USD") for hold in holds}
+    assert {(Fraction(0), Fraction(AMOUNT))} == {await client.account(hold.user_id, "USD") for hold in holds}
 
 
 @pytest.mark.parametrize("poor", [False, True], ids=["covered", "not covered"])
-async def test_every_order_of_reserve_refund_and_settle(desk: Desk, poor: bool) -> None:  # noqa: FBT001 - a parameter
-    """Named test 2: all sequences to length 3, with repeats and a refund that overtakes, are answered by the table."""
+async def test_every_order_of_reserve_refund_and_settle(client: BalanceClient, poor: bool) -> None:  # noqa: FBT001 - a parameter
+    """Named test 2: the table answers all sequences up to length 3, with repeats and a refund that comes first."""
     user = "poor" if poor else "rich"
-    [user] = await desk.system.endow([user], {"USD": "1" if poor else "1000000"})
+    [user] = await client.system.endow([user], {"USD": "1" if poor else "1000000"})
     holds = [Hold(user, kinds) for kinds in SEQUENCES]
-    by_turn = [hold.command(hold.kinds[turn]) for turn in range(3) for hold in holds if turn < len(hold.kinds)]
-    told = await desk.ask(*by_turn)
+    by_number = [hold.command(hold.kinds[number]) for number in range(3) for hold in holds if number < len(hold.kinds)]
+    told = await client.ask(*by_number)
     assert {hold.kinds: hold.answers(poor=poor) for hold in holds} == {
         hold.kinds: [(record.type, record.body["hold_state"]) for record in told[hold.order_id]] for hold in holds
     }
     ends = Counter(hold.answers(poor=poor)[-1][1] for hold in holds)
-    assert ends == await desk.states(user)
-    await _assert_accounts(desk, user, ends, usd=1 if poor else 1_000_000)
+    assert ends == await client.states(user)
+    await _assert_accounts(client, user, ends, usd=1 if poor else 1_000_000)
 
 
-async def test_a_settlement_never_exceeds_its_hold(desk: Desk) -> None:
-    """Named test 6: one that would take more is refused for good, the hold given back; other terms change nothing."""
-    await desk.system.endow(["greedy"], {"USD": "300"})
+async def test_a_settlement_never_exceeds_its_hold(client: BalanceClient) -> None:
+    """Named test 6: a settlement above its hold is refused for good and refunds it; other terms change nothing."""
+    await client.system.endow(["greedy"], {"USD": "300"})
     more, equal, other = (Hold("greedy") for _ in range(3))
-    await desk.ask(*(hold.command(RESERVE) for hold in (more, equal, other)))
-    told = await desk.ask(
+    await client.ask(*(hold.command(RESERVE) for hold in (more, equal, other)))
+    told = await client.ask(
         more.command(SETTLE, capture="100.01"),
         equal.command(SETTLE, capture="100"),
         other.command(SETTLE, amount="200", capture="200"),
@@ -182,21 +184,21 @@ async def test_a_settlement_never_exceeds_its_hold(desk: Desk) -> None:
         order_id: (record.type, record.body["hold_state"], record.body.get("reason_code"))
         for order_id, [record] in told.items()
     }
-    assert (Fraction(100), Fraction(100)) == await desk.account("greedy", "USD")
+    assert (Fraction(100), Fraction(100)) == await client.account("greedy", "USD")
 
 
-async def test_two_processes_at_once_on_the_same_accounts(desk: Desk) -> None:
-    """Commands of one account spread over all partitions: no effect comes twice, nothing is overdrawn or deadlocks."""
+async def test_two_processes_at_once_on_the_same_accounts(client: BalanceClient) -> None:
+    """Commands of one account come on all partitions: no effect happens twice, no overdraft, no deadlock."""
     users = [f"busy-{number}" for number in range(4)]
-    await desk.system.endow(users, {"USD": "2000", "BTC": "1"})  # an account that must be made first is one more lock
+    await client.system.endow(users, {"USD": "2000", "BTC": "1"})  # an account that must be made first is one more lock
     rng = random.Random(10)  # noqa: S311 - a test's dice must fall alike each time
     holds = [Hold(user, (RESERVE, RESERVE, rng.choice((SETTLE, REFUND)), SETTLE)) for user in users for _ in range(60)]
     commands = [hold.command(kind, partition=rng.randrange(PARTITIONS)) for hold in holds for kind in hold.kinds]
     rng.shuffle(commands)
-    async with _all_accounts_locked(desk):
-        asking = asyncio.create_task(desk.ask(*commands))
+    async with _all_accounts_locked(client):
+        asking = asyncio.create_task(client.ask(*commands))
         waiting = f"every process has a batch and waits for {', '.join(users)}"
-        await eventually(lambda: _all_wait(desk), waiting, poll_s=0.01)
+        await eventually(lambda: _all_wait(client), waiting, poll_s=0.01)
     for records in (await asking).values():
         said = {record.type for record in records}
         given_back = [
@@ -204,14 +206,14 @@ async def test_two_processes_at_once_on_the_same_accounts(desk: Desk) -> None:
         ]
         assert not ("BalanceSettled" in said and given_back)
     for user in users:
-        await _assert_accounts(desk, user, await desk.states(user), usd=2000, btc=1)
-    assert [(0,)] == [tuple(row) for row in await desk.system.owner_rows(DEADLOCKS)]
+        await _assert_accounts(client, user, await client.states(user), usd=2000, btc=1)
+    assert [(0,)] == [tuple(row) for row in await client.system.owner_rows(DEADLOCKS)]
 
 
 @asynccontextmanager
-async def _all_accounts_locked(desk: Desk) -> AsyncIterator[None]:
-    """Keep every account from whoever wants to change one."""
-    connection = await asyncpg.connect(desk.system.stack.database_url)
+async def _all_accounts_locked(client: BalanceClient) -> AsyncIterator[None]:
+    """Lock every account row, so that no service can change one."""
+    connection = await asyncpg.connect(client.system.stack.database_url)
     try:
         async with connection.transaction():
             await connection.execute("SELECT FROM balances.accounts FOR UPDATE")
@@ -220,13 +222,13 @@ async def _all_accounts_locked(desk: Desk) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def _all_wait(desk: Desk) -> bool:
+async def _all_wait(client: BalanceClient) -> bool:
     """Tell whether each process of the service waits for a lock."""
     waiting = """
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'balance' AND wait_event_type = 'Lock'"""
-    [row] = await desk.system.owner_rows(waiting)
-    return bool(row["count"] >= len(desk.system.stack.pids["balance"]))
+    [row] = await client.system.owner_rows(waiting)
+    return bool(row["count"] >= len(client.system.stack.pids["balance"]))
 
 
 def command_body(command: Message) -> Any:
@@ -234,15 +236,17 @@ def command_body(command: Message) -> Any:
     return Record(0, 0, None, command.value, []).body
 
 
-async def _assert_accounts(desk: Desk, user: str, states: Counter[str], *, usd: int, btc: int = 0) -> None:
+async def _assert_accounts(client: BalanceClient, user: str, states: Counter[str], *, usd: int, btc: int = 0) -> None:
     """Compare a user's accounts and the journal with what the holds say has happened."""
     settled, held = states["SETTLED"], states["HELD"] * AMOUNT
     spent = settled * (AMOUNT - 10)
-    assert (Fraction(usd - spent - held), Fraction(held)) == await desk.account(user, "USD")
-    assert (Fraction(btc + settled), Fraction(0)) == await desk.account(user, "BTC")
+    assert (Fraction(usd - spent - held), Fraction(held)) == await client.account(user, "USD")
+    assert (Fraction(btc + settled), Fraction(0)) == await client.account(user, "BTC")
     sums = (
         "SELECT asset_id, sum(amount) FROM audit.journal WHERE account = $1 AND order_id IS NOT NULL GROUP BY asset_id"
     )
     expected = {"USD": -spent, "BTC": settled} if settled else {}
-    assert expected == {row["asset_id"]: row["sum"] for row in await desk.system.rows(sums, user)}
-    assert [] == await desk.system.rows("SELECT asset_id FROM audit.journal GROUP BY asset_id HAVING sum(amount) <> 0")
+    assert expected == {row["asset_id"]: row["sum"] for row in await client.system.rows(sums, user)}
+    assert [] == await client.system.rows(
+        "SELECT asset_id FROM audit.journal GROUP BY asset_id HAVING sum(amount) <> 0"
+    )

@@ -1,4 +1,4 @@
-"""Servers restart and everything is killed while orders run: every accepted order ends, every cent is in its place."""
+"""Servers restart and every process is killed while orders run: every accepted order ends, and every cent adds up."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RATE = 25
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers() -> AsyncIterator[Infrastructure]:
-    """Run a PostgreSQL and an Apache Kafka that these tests may hurt."""
+    """Run a PostgreSQL and an Apache Kafka that these tests may stop."""
     async with own_broker() as broker, own_postgres() as postgres:
         yield Infrastructure(postgres, broker, "apache")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(servers: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """Run a system on them, one process of each service: while it is dead, nobody does its work."""
+    """Run a system on them with one process of each service: while it is dead, no other process replaces it."""
     async with running(servers, tmp_path_factory.mktemp("crashes"), replicas={}, time_scale=0.5) as one:
         yield one
 
@@ -43,7 +43,7 @@ async def trader(system: System) -> AsyncIterator[Trader]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def users(system: System) -> list[str]:
-    """Give twenty users what they need."""
+    """Give twenty users enough to trade with."""
     return await system.endow([f"user-{number}" for number in range(20)], HOLDINGS)
 
 
@@ -51,7 +51,7 @@ async def users(system: System) -> list[str]:
 async def test_a_server_restarts_in_mid_flight(
     servers: Infrastructure, system: System, trader: Trader, users: list[str], server: str
 ) -> None:
-    """Everybody waits for it and goes on: no process of ours ends, every order does, the audit finds nothing."""
+    """Every service waits for the server and goes on: no process ends, every order does, the audit finds nothing."""
     before = system.stack.pids
     restart: Callable[[], Coroutine[Any, Any, None]] = getattr(servers, server).restart
     ids = await trader.trade_during(restart(), mixed(users, seed=len(server)), at_least=150, rate=RATE)
@@ -64,7 +64,7 @@ async def test_a_server_restarts_in_mid_flight(
 async def test_an_order_that_the_broker_missed_comes_later_or_is_told_that_it_never_will(
     servers: Infrastructure, system: System, trader: Trader, users: list[str]
 ) -> None:
-    """A 503 says where to look; the order is kept, and ends when the broker is back: as EXPIRED when it is too old."""
+    """A 503 names the order, which is stored: it ends when the broker is back, as EXPIRED when it is too old."""
     wanted = [buy(users[0], "ACME", "1"), buy(users[0], "ACME", "1", ends="CANCELLED EXPIRED")]
     await servers.broker.kill()
     ids = []
@@ -90,7 +90,7 @@ async def test_an_order_that_the_broker_missed_comes_later_or_is_told_that_it_ne
 async def test_everything_is_killed_while_1000_orders_run(
     servers: Infrastructure, system: System, trader: Trader, users: list[str]
 ) -> None:
-    """`kill -9` of each process of ours in turn, of the broker and of PostgreSQL: all end, to the cent."""
+    """Each service, the broker and PostgreSQL are killed one after the other: every order ends, every cent adds up."""
 
     async def kill_all() -> None:
         for service in SERVICES:

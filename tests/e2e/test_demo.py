@@ -1,4 +1,4 @@
-"""The demo is a test: every announced outcome comes out, and nothing is left behind."""
+"""The demo shows every outcome that it announces, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OUTCOMES = {
 
 
 async def test_the_demo_shows_every_outcome_and_leaves_nothing(tmp_path: Path) -> None:
-    """Exit 0, each order ends as announced, every outcome is there; no process and no file of it remains."""
+    """It exits with 0, each order ends as announced, every outcome occurs, and no process or file remains."""
     output = await command("demo", "--json", env={"TMPDIR": str(tmp_path)})
     shown = json.loads(output.out)
     assert [] == [each for each in shown if each["announced"] != each["ended"]]

@@ -1,4 +1,4 @@
-"""What docs/kafka.md shows to other teams works as it stands, without TLS: the Python example and Kafka's own tools."""
+"""The Python example and the commands of docs/kafka.md work as printed, on a broker without TLS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _environment(system: System) -> dict[str, str]:
 
 
 async def test_the_python_example_follows_an_order_to_its_end(system: System, trader: Trader) -> None:
-    """It sends one order and prints each version once, up to the fill."""
+    """The example sends one order and prints each version once, up to the fill."""
     told = await run_example("alice", "BTC", "MARKET_BUY", "0.01", environment=_environment(system))
     sent, *versions, end = told.out.splitlines()
     assert (0, "") == (told.code, told.err)
@@ -35,7 +35,7 @@ async def test_the_python_example_follows_an_order_to_its_end(system: System, tr
 
 
 async def test_the_python_example_tells_why_an_order_failed(system: System, trader: Trader) -> None:
-    """A request that breaks a rule comes back with the rule; the exit status says that there was no trade."""
+    """For a request that breaks a rule it prints the rule, and its exit status says that there was no trade."""
     told = await run_example("alice", "BTC", "MARKET_BUY", "1e3", environment=_environment(system))
     trader.accepted[told.out.split()[0]] = buy("alice", "BTC", "1e3", ends="FAILED INVALID_ORDER")
     assert 1 == told.code
@@ -43,7 +43,7 @@ async def test_the_python_example_tells_why_an_order_failed(system: System, trad
 
 
 async def test_the_python_example_says_when_it_cannot_reach_a_broker() -> None:
-    """No broker: one line and exit status 2, no stack trace."""
+    """Without a broker the example prints one line, no stack trace, and exits with 2."""
     told = await run_example(
         "alice",
         "BTC",
@@ -58,7 +58,7 @@ async def test_the_python_example_says_when_it_cannot_reach_a_broker() -> None:
 
 @pytest.fixture
 def broker_container(infrastructure: Infrastructure) -> str:
-    """Name the broker's container, where it has one."""
+    """Return the id of the broker's container; skip the test where it has none."""
     return infrastructure.broker.container_id or pytest.skip(
         "the broker is somebody else's, not in a container of ours"
     )
@@ -67,7 +67,7 @@ def broker_container(infrastructure: Infrastructure) -> str:
 @pytest.mark.apache_kafka
 @pytest.mark.usefixtures("broker_container")
 async def test_rights_cannot_be_given_where_nobody_checks_them(system: System) -> None:
-    """A broker without an authorizer says so, and the command does not pretend."""
+    """The command that grants rights fails, with the broker's words, on a broker that checks no rights."""
     environment = {"KAFKA_BOOTSTRAP_SERVERS": system.stack.kafka_bootstrap_servers}
     told = await command("acls", str(ROOT / "deploy" / "acls.txt"), env=environment)
     assert 1 == told.code
@@ -78,7 +78,7 @@ async def test_rights_cannot_be_given_where_nobody_checks_them(system: System) -
 async def test_kafka_s_own_tools_send_an_order_and_show_its_events(
     system: System, trader: Trader, broker_container: str
 ) -> None:
-    """The very commands of the page: headers, key and body by the console producer, four versions by its sibling."""
+    """The commands of the page work: the console producer sends an order, the console consumer shows its versions."""
     told = await run_in_shell(shown("console"), broker_container, topic_prefix=system.prefix)
     assert 0 == told.code, told.err
     events = [json.loads(line.partition("\t")[2]) for line in told.out.splitlines()]

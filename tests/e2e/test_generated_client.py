@@ -1,4 +1,4 @@
-"""A client that is generated from the document does all that a trader does, and reads problems as well as orders."""
+"""A client that is generated from the OpenAPI document can do all that a trader does, and parses problems, too."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Client:
     async def submit(
         self, quantity: str = "0.01", *, more: Mapping[str, object] | None = None, **headers: str
     ) -> tuple[int, Any]:
-        """Buy BTC; more than the three fields need not be said. What is accepted the trader knows, too."""
+        """Buy BTC with the three required fields and these further ones; note what is accepted in the trader."""
         body = self.models.OrderBody("BTC", self.models.OrderType.MARKET_BUY, quantity, **(more or {}))
         status, answer = await self.call("submit_order", body=body, **headers)
         if status in {201, 202}:
@@ -81,7 +81,7 @@ async def client(generated: ModuleType, system: System, trader: Trader) -> Async
 
 
 async def test_a_generated_client_trades(client: Client, system: System, trader: Trader) -> None:
-    """It submits, waits, reads, lists page by page and cancels; each answer is parsed into the type that it says."""
+    """It submits, waits, reads, lists page by page and cancels; each answer is parsed into its documented type."""
     await system.endow([client.user], {"USD": "10000.00"})
     status, accepted = await client.submit(idempotency_key=str(uuid.uuid4()))
     assert (202, client.models.Order, None) == (status, type(accepted), accepted.average_price)
@@ -112,7 +112,7 @@ async def test_a_generated_client_trades(client: Client, system: System, trader:
 
 
 async def test_a_generated_client_parses_problems(client: Client) -> None:
-    """Of the problems that a status may be, the one that came is parsed, with the members that are its own."""
+    """Where a status may mean several problems, the client parses the one that came, with its own members."""
     status, missing = await client.call("read_order", uuid.uuid4())
     assert (404, client.models.OrderNotFoundProblem) == (status, type(missing))
     assert ("/problems/order-not-found", 404, "order-not-found") == (missing.type_, missing.status, missing.code)
@@ -134,7 +134,7 @@ async def test_a_generated_client_parses_problems(client: Client) -> None:
 async def test_a_document_that_the_generator_cannot_read_is_noticed(
     generator: Path, tmp_path: Path, broken: dict[str, str]
 ) -> None:
-    """A schema that it would leave out, and a reference that leads nowhere, fail the generation."""
+    """The generation fails on a schema that it would leave out, and on a reference to a schema that is missing."""
     document = json.loads(DOCUMENT.read_text())
     document["components"]["schemas"]["Order"]["properties"]["fee"] = broken
     file = tmp_path / "openapi.json"

@@ -1,6 +1,6 @@
-"""The running system keeps its OpenAPI document: thousands of generated requests find no answer that is not in it.
+"""The running system answers as its OpenAPI document says: thousands of generated requests find no other answer.
 
-The seed is fixed, so that a change is judged by itself; GENERATED_REQUESTS_SEED=n looks somewhere else.
+The seed is fixed, so that every run sends the same requests; GENERATED_REQUESTS_SEED=n sends others.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 USER = "alice"
 SCOPES = "orders:read orders:write orders:act-for-users"
 RANDOM_MAX = 80
-"""Random requests for each call; the other phases have numbers of their own."""
+"""Random requests for each operation; the other phases of Schemathesis choose their own number."""
 REQUESTS_MIN = 2_000
 NAMED: Mapping[str, str] = {"completed": "ACME", "failed": "HALT", "cancelled": "SLOW", "waiting": "SLOW"}
-"""Orders for requests to be about: their client order ids, and the assets that let them come to this."""
+"""Orders that the generated requests can name: by client order id, the asset that brings each to its status."""
 
 
 async def test_no_generated_request_gets_an_answer_that_is_not_documented(
     infrastructure: Infrastructure, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    """Whatever is asked, fitting or not, alone or in a row: no 5xx, nothing that the document does not say, no harm."""
+    """Valid or invalid requests, single or in sequence, get no 5xx and only documented answers, and do no harm."""
     replicas = dict.fromkeys(("orchestrator", "balance", "assets"), 1)
     async with running(infrastructure, tmp_path / "system", replicas=replicas) as system:
         order_ids = await _submit_named(system)
         generated, begin, seed = 0, time.monotonic(), int(os.environ.get("GENERATED_REQUESTS_SEED", "1"))
-        while generated < REQUESTS_MIN:  # how many come of one seed is chance
+        while generated < REQUESTS_MIN:  # one seed may give too few
             report, output = await _attack(system, order_ids, tmp_path, seed)
             seed += 1
             assert ([], [], 0) == (report["failures"], report["errors"], report["exit_code"]), output
@@ -53,7 +53,7 @@ async def test_no_generated_request_gets_an_answer_that_is_not_documented(
 
 
 async def _submit_named(system: System) -> list[str]:
-    """Submit the named orders; return their ids when each is as it is called."""
+    """Submit the named orders; return their ids once three of them have ended."""
     async with Trader(system) as trader:
         ids = []
         for name, asset_id in NAMED.items():
@@ -71,7 +71,7 @@ async def _submit_named(system: System) -> list[str]:
 
 
 async def _attack(system: System, order_ids: list[str], folder: Path, seed: int) -> tuple[dict[str, Any], str]:
-    """Let Schemathesis attack; return its report, and what it said. The same seed is the same attack."""
+    """Run Schemathesis; return its report and its output. The same seed gives the same requests."""
     report, configuration = folder / "report.json", folder / CONFIGURATION.name
     configuration.write_text(CONFIGURATION.read_text())
     (folder / "orders.dict").write_text("".join(f'"{order_id}"\n' for order_id in order_ids))

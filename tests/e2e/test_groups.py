@@ -1,4 +1,4 @@
-"""Several members of one group: they join, leave and die while orders run, and no order notices."""
+"""Members of a consumer group join, leave and die while orders run, and every order ends as it would without."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.apache_kafk
 
 
 async def test_orchestrators_come_and_go_while_orders_run(system: System, trader: Trader) -> None:
-    """Two share a group; a third joins, one is told to end, one is killed: every order ends as it would without."""
+    """Two orchestrators share a group; a third joins, one stops, one is killed: every order ends as expected."""
     users = await system.endow([f"group-{number}" for number in range(20)], HOLDINGS)
 
     async def come_and_go() -> None:

@@ -1,4 +1,4 @@
-"""A running system whose database changes under it: every default hostile, and no writes for some seconds."""
+"""A running system keeps working while its database gets hostile defaults or takes no writes for some seconds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.saga_kit.runtime.test_session import HOSTILE
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 RECOVERED_WITHIN_S = 30.0
-"""After the database takes writes again; on an idle machine it is a few seconds. Kept sessions would take 1,800."""
+"""How long recovery may take. An idle machine needs a few seconds; keeping the old sessions would take 1,800."""
 
 
 @asynccontextmanager
 async def _defaults(system: System, settings: dict[str, str]) -> AsyncIterator[None]:
-    """Let the services' sessions begin with these defaults; their present ones end, now and afterwards."""
+    """Give the services' sessions these defaults while the block runs; end their sessions before and after it."""
     [row] = await system.owner_rows("SELECT current_database()")
     roles = [f"ROLE {LOGIN_PREFIX}{service} IN DATABASE {row[0]}" for service in SERVICES]
 
@@ -57,7 +57,7 @@ async def test_orders_run_to_their_end_on_a_database_with_hostile_defaults(syste
 
 
 async def test_a_database_without_writes_for_some_seconds_costs_seconds(system: System, trader: Trader) -> None:
-    """Readiness says so, orders that came meanwhile complete soon after, and nobody has to be restarted."""
+    """The API reports that it is not ready, orders of that time complete soon after, and no service is restarted."""
     await system.endow(["patient"], HOLDINGS)
     before = system.stack.pids
     async with httpx.AsyncClient(base_url=system.stack.api_url, timeout=30) as client:

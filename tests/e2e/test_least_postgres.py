@@ -1,4 +1,4 @@
-"""The whole system on PostgreSQL 16, the least that is supported; all other tests run on 18."""
+"""The whole system runs on PostgreSQL 16, the oldest supported version; all other tests run on 18."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """Run a small system on a server of the least version, beside the session's broker."""
+    """Run a small system on a PostgreSQL of the oldest version and the session's broker."""
     server = await asyncio.to_thread(EmbeddedPostgres, "pginstall")
     try:
         servers = replace(infrastructure, postgres=server)
@@ -35,7 +35,7 @@ async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPa
 
 
 async def test_orders_of_every_kind_run_to_their_end(system: System) -> None:
-    """It is migrated, every service starts on it, all outcomes are as they must be, and the audit finds nothing."""
+    """The database is migrated, every service starts, orders end as expected, and the audit finds nothing."""
     [version] = await system.owner_rows("SELECT current_setting('server_version_num')::int / 10000")
     assert SERVER_VERSION_MIN == version[0]
     async with Trader(system) as trader:
@@ -48,7 +48,7 @@ async def test_orders_of_every_kind_run_to_their_end(system: System) -> None:
 
 
 async def test_the_schema_comes_and_goes(system: System) -> None:
-    """Every revision goes up and down on it."""
+    """Every migration can be applied and reverted on it."""
     connection = await asyncpg.connect(system.stack.database_url)
     await connection.execute("CREATE DATABASE up_and_down")
     await connection.close()

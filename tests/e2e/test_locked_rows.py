@@ -1,4 +1,4 @@
-"""Somebody holds one row locked for as long as it pleases: one account, one order; everybody else trades on."""
+"""A person's session locks one account or one order for a long time; all other orders go on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.e2e.trader import Trader, cancel_of, request_of
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 OTHERS_WITHIN_S = 30.0
-"""A lock is waited for 5 s, once in each service; the rest is a busy machine. The lock is never given up before."""
+"""How long other orders may take: each service waits for a lock once, for 5 s, and a busy machine needs the rest."""
 
 
 @asynccontextmanager
 async def bystander(system: System, statement: str, *arguments: object) -> AsyncIterator[asyncpg.Connection]:
-    """Let a person's session keep a transaction open that has locked something."""
+    """Hold a transaction open, as a person's session, in which this statement has locked rows."""
     connection = await asyncpg.connect(system.stack.database_url, server_settings={"application_name": "psql"})
     transaction = connection.transaction()
     await transaction.start()
@@ -36,9 +36,11 @@ async def bystander(system: System, statement: str, *arguments: object) -> Async
 
 
 async def test_a_locked_account_fails_nobody_elses_orders(system: System, trader: Trader) -> None:
-    """40 orders of others complete while one user's account is locked; hers end when it is free, and all adds up."""
+    """40 orders of other users complete while one account is locked; its own orders end once it is unlocked."""
     users = await system.endow(["lana", "milo", "nora"], HOLDINGS)
-    await trader.ended(await trader.produce(*(buy(user, "BTC", "0.001") for user in users)))  # plans are at hand
+    await trader.ended(
+        await trader.produce(*(buy(user, "BTC", "0.001") for user in users))
+    )  # so that statements are prepared
     statement = "SELECT FROM balances.accounts WHERE user_id = $1 FOR UPDATE"
     async with bystander(system, statement, "nora"):
         hers = await trader.produce(
@@ -58,9 +60,9 @@ async def test_a_locked_account_fails_nobody_elses_orders(system: System, trader
 
 
 async def test_a_locked_order_holds_up_itself_and_loses_no_cancel(system: System, trader: Trader) -> None:
-    """Others are taken on meanwhile; a cancel that came by Kafka for the locked order is carried out when it can be.
+    """Other orders begin meanwhile; a cancel by Kafka of the locked order is carried out once it is unlocked.
 
-    While assets is paused nothing times out, so that only the lock decides what waits.
+    While the asset service is paused nothing times out, so only the lock makes anything wait.
     """
     await system.endow(["olaf", "pina"], HOLDINGS)
     assert 0 == (await system.cli("pause", "assets", "--reason", "so that nothing times out here")).code

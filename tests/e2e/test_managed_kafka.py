@@ -1,4 +1,4 @@
-"""A cluster as managed services have it: three brokers, three copies, no topics made by asking, producers' times."""
+"""A cluster as managed services set it up: three brokers and replicas, no automatic topics, timestamps by producers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Name it to a command."""
+        """The variables that lead a command to it."""
         return {"KAFKA_BOOTSTRAP_SERVERS": self.settings.kafka_bootstrap_servers, "KAFKA_TOPIC_PREFIX": ""}
 
     async def kill(self, node: int) -> None:
@@ -75,7 +75,7 @@ class Cluster:
         await asyncio.to_thread(self.container.exec, ["sh", "-c", f"kill -9 $(cat /tmp/{node}.pid)"])
 
     async def brokers(self) -> int:
-        """Count those that are alive, by what a client is told; librdkafka leaves no connections behind."""
+        """Count the brokers that a client is told of; librdkafka, unlike aiokafka, closes all its connections."""
         client = AdminClient({"bootstrap.servers": self.settings.kafka_bootstrap_servers, "log_level": 0})
         try:
             return len((await asyncio.to_thread(client.list_topics, timeout=3)).brokers)
@@ -114,7 +114,7 @@ async def _all_there(cluster: Cluster) -> None:
 
 
 async def test_topics_have_three_copies_and_outlive_a_broker(cluster: Cluster) -> None:
-    """What is acknowledged has two copies: with one broker dead all goes on, with two nothing is called stored."""
+    """Each acknowledged message has two copies: one broker may die, and with two dead nothing is acknowledged."""
     await _all_there(cluster)
     assert 1 == (await command("topics", "--check", env=cluster.environment)).code
     made = await command("topics", "--replication", "3", env=cluster.environment)

@@ -1,4 +1,4 @@
-"""Every cent, end to end: sums by the rules, nothing gained by splitting, an account that two orders want at once."""
+"""Money is right to the cent: sums follow the rules, splitting gains nothing, two orders can't spend one balance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 async def test_the_example_of_the_rules_to_the_cent(system: System, trader: Trader) -> None:
-    """Sell 0.00100001 BTC at 50,000: proceeds 50.00, fee 0.06, credit 49.94, and the entry sums to zero per asset."""
+    """A sale of 0.00100001 BTC at 50,000 yields 50.00, fee 0.06, credit 49.94; the entry sums to zero per asset."""
     [order_id] = await trader.produce(sell("alice", "BTC", "0.00100001"))
     assert {order_id: COMPLETED} == await trader.ended([order_id])
     lines = await system.rows("SELECT account, asset_id, amount FROM audit.journal WHERE order_id = $1::uuid", order_id)
@@ -30,7 +30,7 @@ async def test_the_example_of_the_rules_to_the_cent(system: System, trader: Trad
 
 
 async def test_rounding_composes_and_splitting_gains_nothing(system: System, trader: Trader) -> None:
-    """Named test 7: an order split in two costs as much or more, and brings as much or less, in every place."""
+    """Named test 7: a purchase split in two costs at least as much, and a sale split in two brings no more."""
     await system.endow(["whole", "split"], HOLDINGS)
     rng = random.Random(7)  # noqa: S311 - a test's dice must fall alike each time
     trials: dict[str, tuple[str, str]] = {}
@@ -49,7 +49,7 @@ async def test_rounding_composes_and_splitting_gains_nothing(system: System, tra
 
 
 async def test_two_orders_at_once_on_an_account_that_covers_one(system: System, trader: Trader) -> None:
-    """Named test 10: one of the two completes, to the last cent, and the other is refused; nothing deadlocks."""
+    """Named test 10: one of the two orders completes with the whole balance, the other is refused, without deadlock."""
     users = await system.endow([f"thin-{number}" for number in range(40)], {"USD": "20.02"})
     wanted = [buy(user, "ACME", "1", ends="COMPLETED or refused") for user in users for _ in range(2)]
     ends = await trader.ended(await trader.trade(wanted))

@@ -1,4 +1,4 @@
-"""The command line next to a running system: what people type, what they read, and how scripts know."""
+"""The command line next to a running system: what people type and read, and the exit status for scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 async def test_an_order_from_submit_to_inspect(system: System, trader: Trader) -> None:
-    """`submit` says how it ended, `accounts` what is left, `inspect` the whole story, for people and for programs."""
+    """`submit` prints how the order ended, `accounts` the balances, `inspect` the history, as text and as JSON."""
     await system.endow(["cleo"], {"USD": "1000.00"})
     submitted = await system.cli("submit", "MARKET_BUY", "ACME", "3", "--user", "cleo", "--json")
     order = json.loads(submitted.out)
@@ -56,7 +56,7 @@ async def test_an_order_from_submit_to_inspect(system: System, trader: Trader) -
 
 
 async def test_a_refused_order_is_exit_1_and_says_why(system: System, trader: Trader) -> None:
-    """The reason's code and its words are in the line."""
+    """The line holds the reason code and the reason in words."""
     refused = await system.cli("submit", "MARKET_BUY", "BTC", "0.01", "--user", "carol")
     assert 1 == refused.code
     assert "FAILED INSUFFICIENT_BALANCE (500.5 USD needed, 5 available)" in refused.out
@@ -65,7 +65,7 @@ async def test_a_refused_order_is_exit_1_and_says_why(system: System, trader: Tr
 
 
 async def test_an_order_that_does_not_move_says_what_it_waits_for(system: System, trader: Trader) -> None:
-    """`stuck` names the participant, the question and how often it was asked; with nothing to say it is exit 0."""
+    """`stuck` names the participant, the question and the attempts; when no order is stuck it exits with 0."""
     [order_id] = await trader.produce(sell("alice", "SLOW", "5", ends="FAILED INSUFFICIENT_BALANCE"))
     wanted = trader.accepted[order_id]
     asked = "SELECT 1 FROM audit.history WHERE order_id = $1::uuid AND kind = 'asked' AND name = 'check' OFFSET 1"
@@ -85,7 +85,7 @@ async def test_an_order_that_does_not_move_says_what_it_waits_for(system: System
 
 
 async def test_the_audit_says_what_is_wrong(system: System) -> None:
-    """Exit 0 while all is well; 1, with the invariant and the account, once a cent has moved without the journal."""
+    """`audit` exits with 0; once a cent moves without a journal line, with 1, the invariant and the account."""
     good = await system.cli("audit", "--json")
     assert (0, []) == (good.code, json.loads(good.out))
     move = "UPDATE balances.accounts SET available = available + $1 WHERE user_id = 'bob' AND asset_id = 'USD'"
@@ -97,7 +97,7 @@ async def test_the_audit_says_what_is_wrong(system: System) -> None:
 
 
 async def test_an_audit_that_stays_shows_metrics_until_it_is_asked_to_end(system: System) -> None:
-    """Runs follow one another, Prometheus reads them, and SIGTERM ends it at once with the last run's status."""
+    """A repeated audit serves metrics to Prometheus, and SIGTERM ends it at once with the last run's status."""
     words = ("audit", "--watch", "--every", "0.5", "--port", "0")
     known = {"ORDER_SAGA_STACK": str(system.stack.folder / "stack.json"), "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
@@ -128,7 +128,7 @@ async def test_an_audit_that_stays_shows_metrics_until_it_is_asked_to_end(system
 
 
 async def test_wrong_usage_is_told_in_plain_words(system: System) -> None:
-    """What can be mended by asking otherwise is exit 2, also when the API says so; what only the system knows is 1."""
+    """Exit status 2 means that other arguments would help, also when the API says so; 1 is about the system's state."""
     expected = {
         ("no-such-command",): (2, "No such command 'no-such-command'"),
         ("submit", "MARKET_BUY"): (2, "Missing argument"),
@@ -148,7 +148,7 @@ async def test_wrong_usage_is_told_in_plain_words(system: System) -> None:
 
 
 async def test_a_wrong_setting_is_one_line_and_exit_2() -> None:
-    """Each service says which variable is wrong and what would be right, and does not start."""
+    """Each service names the wrong variable and the values that would be right, and does not start."""
     good = {"DATABASE_URL": "postgresql://a:b@127.0.0.1/c", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092"}
     wrong = good | {"JWT_SECRET": "x" * 32, "LOG_LEVEL": "LOUD"}
     services = ("api", "orchestrator", "balance", "assets")
@@ -158,7 +158,7 @@ async def test_a_wrong_setting_is_one_line_and_exit_2() -> None:
 
 
 async def test_a_database_that_is_away_is_one_line() -> None:
-    """Whoever asks without a database hears that in a line, with exit 1."""
+    """A command that can't connect to the database prints one line and exits with 1."""
     [port] = free_ports(1)
     output = await command("accounts", "alice", env={"DATABASE_URL": f"postgresql://a:b@127.0.0.1:{port}/c"})
     assert (1, "", 1) == (output.code, output.out, len(output.err.splitlines()))
@@ -166,21 +166,21 @@ async def test_a_database_that_is_away_is_one_line() -> None:
 
 
 async def test_without_a_stack_a_command_says_what_to_do() -> None:
-    """Exit 2 and one line that names the variable and the command."""
+    """It exits with 2 and one line that names the missing variable and the command that starts a stack."""
     output = await command("accounts", "alice", env={"ORDER_SAGA_STACK": "/nowhere", "DATABASE_URL": ""})
     assert (2, "") == (output.code, output.out)
     assert "DATABASE_URL is not set; start one with 'order-saga up'" in output.err
 
 
 async def test_a_token_that_only_an_issuer_can_sign_is_one_line() -> None:
-    """Where keys come from an issuer there is nothing to sign with here: a line says where tokens are had."""
+    """Where an issuer holds the keys, no token can be signed here: one line says where to get one."""
     output = await command("token", "--user", "alice", env={"JWT_JWKS_URL": "https://issuer.example/jwks"})
     says = "order-saga: only the issuer whose keys are at JWT_JWKS_URL can sign tokens; get one from there\n"
     assert (2, "", says) == output
 
 
 async def test_a_participant_is_paused_for_a_while(system: System, trader: Trader) -> None:
-    """Orders wait and say so, in every place that tells of them; a cancel ends one at once; afterwards all complete."""
+    """While a participant is paused, orders wait and say so; a cancel ends one at once; the rest complete later."""
     [user] = await system.endow(["patient"], {"USD": "1000", "ACME": "100"})
     paused = await system.cli("pause", "balance", "--reason", "new disks", "--by", "ops")
     assert 0 == paused.code
@@ -209,7 +209,7 @@ async def test_a_participant_is_paused_for_a_while(system: System, trader: Trade
 
 
 async def test_orders_that_wait_are_asked_again_and_cancelled_in_bulk(system: System, trader: Trader) -> None:
-    """Through the same door as everything: orders look again at once, then they are cancelled, a command each."""
+    """`ask-again` lets all waiting orders ask at once, and `cancel` sends a cancel for each."""
     [user] = await system.endow(["bulk"], {"ACME": "100"})
     assert 0 == (await system.cli("pause", "assets", "--reason", "so that nothing times out here")).code
     ids = await trader.produce(*(sell(user, "ACME", "1", ends="CANCELLED OPERATOR") for _ in range(5)))
@@ -230,6 +230,6 @@ async def test_orders_that_wait_are_asked_again_and_cancelled_in_bulk(system: Sy
 
 
 async def test_this_version_can_take_over_the_running_system(system: System) -> None:
-    """`check-deploy` on the live system: exit 0, with whatever is in flight."""
+    """`check-deploy` exits with 0 on the live system, whatever is in flight."""
     checked = await system.cli("check-deploy")
     assert (0, True) == (checked.code, "all of them can be handled" in checked.out)

@@ -1,4 +1,4 @@
-"""Far more requests at once than can be in work: they wait at the door, and nothing inside does."""
+"""Far more requests come at once than can be processed: they wait for admission, and admitted orders don't wait."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def _request(user_id: str) -> Message:
     return message("orders.requests", order_id, "OrderRequested", body)
 
 
-async def test_a_flood_of_requests_waits_outside(infrastructure: Infrastructure, tmp_path: Path) -> None:
-    """All at once: hardly any question is asked twice, no order gives up, and one that is let in is quick.
+async def test_a_flood_of_requests_waits_for_admission(infrastructure: Infrastructure, tmp_path: Path) -> None:
+    """Hardly any question is asked twice, no order times out, and an order that is admitted ends quickly.
 
-    A machine that does not carry so many in the minute after which requests expire says so to the rest.
+    On a machine that can't process all of them within a minute, the rest end as EXPIRED.
     """
     async with running(infrastructure, tmp_path, replicas={}) as system:
         users = await system.endow([f"flood-{number}" for number in range(50)], {"USD": "100000000"})

@@ -1,4 +1,4 @@
-"""Another team's balance service takes over a system that runs, as docs/own-balance-service.md says, to the letter."""
+"""Another team's balance service takes over a running system by the commands of docs/own-balance-service.md."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from tests.support.infrastructure import Infrastructure, drop_database
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-balance-service.md").read_text()
 COST = Decimal("500.50")
-"""Of 0.01 BTC at 50,000 with its fee."""
-# The reference service settles nothing any more, as in an outage: so orders are in flight that hold money there.
+"""What 0.01 BTC at 50,000 costs with its fee."""
+# Makes the reference service settle nothing, as in an outage, so that orders in flight hold money there.
 HANG = (
     (
         "CREATE FUNCTION balances.hang() RETURNS trigger LANGUAGE plpgsql AS"
@@ -45,7 +45,7 @@ HANG = (
 
 
 def shown(name: str) -> str:
-    """Return the block of the page that is marked by this name."""
+    """Return the code block of the page that stands under the comment with this name."""
     block = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
     assert block is not None, name
     return block.group(1)
@@ -53,7 +53,7 @@ def shown(name: str) -> str:
 
 @dataclass
 class Site:
-    """A system in a folder that looks like a checkout, with the reference service or without it."""
+    """A folder like a checkout, in which a system runs with the reference balance service or without it."""
 
     folder: Path
     prefix: str
@@ -76,7 +76,7 @@ class Site:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Run the example as the page says, until it is ready; on a free port, since others run tests here, too."""
+        """Run the example as the page says, but on a free port, while the block runs; begin when it is ready."""
         process = await asyncio.create_subprocess_exec(
             *("bash", "-euc", _on(self.port, shown("addresses") + "exec env " + shown("serve"))),
             cwd=self.folder,
@@ -118,19 +118,19 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the shell of whoever follows the page has."""
+        """The environment of a shell in which a reader follows the page."""
         ours = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "PYTHONPATH"}}
         return ours | {"KAFKA_TOPIC_PREFIX": self.prefix, "COLUMNS": "300"}
 
     async def send(self, *orders: Wanted) -> list[str]:
-        """Ask for orders by Kafka; return their ids."""
+        """Submit orders by Kafka; return their ids."""
         producer = Producer(self.options.kafka_bootstrap_servers or "", self.prefix)
         bodies = [{"order_id": one.order_id, "user_id": one.user_id, **one.body} for one in orders]
         await producer.send(*(message("orders.requests", str(b["order_id"]), "OrderRequested", b) for b in bodies))
         return [one.order_id for one in orders]
 
     async def rows(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
-        """Ask the database as its owner."""
+        """Run a query as the database's owner."""
         connection = await asyncpg.connect(self.url)
         try:
             return [tuple(row) for row in await connection.fetch(statement, *arguments)]
@@ -138,17 +138,17 @@ class Site:
             await connection.close()
 
     async def ends(self, order_ids: list[str]) -> set[object]:
-        """Say how the orders stand."""
+        """Return the statuses of the orders."""
         known = "SELECT status FROM audit.orders WHERE order_id = ANY($1::uuid[])"
         found = [status for (status,) in await self.rows(known, order_ids)]
         return {*found} if len(found) == len(order_ids) else {*found, "unknown"}
 
     async def completed(self, order_ids: list[str]) -> None:
-        """Wait until all of them are."""
+        """Wait until all of them are completed."""
         await self.ended(order_ids, {"COMPLETED"})
 
     async def ended(self, order_ids: list[str], ends: set[str]) -> None:
-        """Wait until each of them stands so."""
+        """Wait until their statuses are exactly these."""
 
         async def all_have() -> bool:
             return await self.ends(order_ids) <= ends
@@ -156,7 +156,7 @@ class Site:
         await eventually(all_have, f"the orders are {ends}")
 
     async def hang(self) -> list[str]:
-        """Let an order be in flight for as long as the reference service works; return its id once money is held."""
+        """Stop settlements of the reference service and submit an order; return its id once its money is held."""
         for statement in HANG:
             await self.rows(statement)
         order = await self.send(*_orders(1))
@@ -169,7 +169,7 @@ class Site:
         return order
 
     async def cash(self, user: str) -> Decimal:
-        """Say what a user has in the new ledger, all in all."""
+        """Return a user's cash in the new ledger, held money included."""
         total = "SELECT available + held FROM wallet_audit.accounts WHERE (user_id, asset_id) = ($1, 'USD')"
         [(amount,)] = await self.rows(total, user)
         assert isinstance(amount, Decimal)
@@ -213,9 +213,9 @@ def _orders(number: int) -> list[Wanted]:
 @pytest.mark.apache_kafka
 @pytest.mark.timeout(600)  # two starts of the whole system, and a dozen commands
 async def test_a_cut_over_by_the_page_executes_every_order_once(site: Site) -> None:
-    """Orders of before, in flight and of after: each moves its money once, to the cent, wherever it began.
+    """Orders from before, during and after the cut-over each move their money once, to the cent.
 
-    What had not reserved yet when the pause began may end without a trade, by the rule of its quote's age.
+    An order that had not reserved its money when the pause began may end without a trade, because its quote is stale.
     """
     async with site.running():
         assert 0 == (await site.follow("prepare")).code
@@ -249,7 +249,7 @@ async def test_a_cut_over_by_the_page_executes_every_order_once(site: Site) -> N
 @pytest.mark.apache_kafka
 @pytest.mark.timeout(600)  # two starts of the whole system, and a dozen commands
 async def test_a_cut_over_without_a_take_over_moves_nothing_twice(site: Site) -> None:
-    """Old orders are not executed again, one in doubt parks and says why; a take-over later lets it complete."""
+    """Old orders do not run again; one whose hold is unknown parks and says why, and completes after a take-over."""
     async with site.running():
         await site.completed(await site.send(*_orders(3)))
         in_doubt = await site.hang()
@@ -277,7 +277,7 @@ async def test_a_cut_over_without_a_take_over_moves_nothing_twice(site: Site) ->
 
 
 def test_the_rights_of_the_page_are_those_of_the_reference_service() -> None:
-    """The same topics, read and written, and a group of its own name."""
+    """The page grants the topics of the reference service and a consumer group of the new service's name."""
     ours = read((ROOT / "deploy" / "acls.txt").read_text())
     expected = {(one.may, one.name.replace("balance", "wallet") if one.may == "join" else one.name) for one in ours
                 if one.login == "balance"}  # fmt: skip

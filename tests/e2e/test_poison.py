@@ -1,4 +1,4 @@
-"""Messages that nobody can handle cost nobody else anything: they are kept with all their bytes, to be replayed."""
+"""Poison messages disturb no other message: each is stored as a dead letter with all its bytes, to be replayed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def unreadable(topic: str) -> list[Message]:
 
 
 async def test_poison_between_good_requests(system: System, trader: Trader) -> None:
-    """Named test 11: in one batch of a partition, each good order runs, and each bad message is kept byte for byte."""
+    """Named test 11: in one batch of a partition each good order runs, and each bad message becomes a dead letter."""
     [user] = await system.endow(["neighbour"], HOLDINGS)
     poison = unreadable("orders.requests")
     good: list[Wanted] = [buy(user, "ACME", "1") for _ in poison]
@@ -73,7 +73,7 @@ async def test_poison_between_good_requests(system: System, trader: Trader) -> N
     ],
 )
 async def test_poison_on_every_other_topic(system: System, trader: Trader, topic: str, schema: str) -> None:
-    """Whoever reads a topic keeps what it can't handle, and goes on with what comes behind it."""
+    """On every topic a service stores what it can't handle as a dead letter and goes on with the next message."""
     poison = unreadable(topic)
     places = await system.producer.send(*poison)
     await _assert_kept(system, schema, poison, places)
@@ -82,7 +82,7 @@ async def test_poison_on_every_other_topic(system: System, trader: Trader, topic
 
 
 async def test_a_row_that_can_not_be_stored(system: System, trader: Trader) -> None:
-    """A settlement whose sum no column holds is set aside alone: its neighbours settle, and so does it, given room."""
+    """A settlement whose sum overflows a column fails alone: others settle, and it does once the balance is lower."""
     neighbours = await system.endow([f"small-{number}" for number in range(20)], {"ACME": "1"})
     await system.endow(["whale"], {"ACME": "10"})
     await system.endow(["whale"], {"USD": MOST}, times=100)  # to just below what numeric(38,18) holds
@@ -103,7 +103,7 @@ async def test_a_row_that_can_not_be_stored(system: System, trader: Trader) -> N
 
 
 async def test_a_parked_order_waits_for_a_person_and_resumes(system: System, trader: Trader) -> None:
-    """An answer that can't be true parks its order alone, which says why; `resume` asks again, and it completes."""
+    """An impossible answer parks only its own order, with the reason; after `resume` the order completes."""
     parked, neighbour = sell("alice", "BTC", "0.01"), sell("bob", "BTC", "0.01")
     with system.paused("balance"), system.paused("assets"):  # so that both questions are open, and asked again
         await trader.produce(parked, neighbour)
@@ -128,7 +128,7 @@ async def test_a_parked_order_waits_for_a_person_and_resumes(system: System, tra
 
 
 async def test_a_cancel_of_a_parked_order_is_carried_out_when_it_resumes(system: System, trader: Trader) -> None:
-    """The cancel sets the flag, which the wire tells; the refund follows on `resume`, and only then the end."""
+    """The cancel only sets a flag, which is published; after `resume` come the refund and then the end."""
     wanted = sell("alice", "BTC", "0.01", ends=CANCELLED)
     with system.paused("balance"):
         await trader.produce(wanted)
@@ -148,7 +148,7 @@ async def test_a_cancel_of_a_parked_order_is_carried_out_when_it_resumes(system:
 
 
 async def test_a_dead_letter_is_listed_shown_replayed_and_closed(system: System, trader: Trader) -> None:
-    """A reply that came before its order is kept; replayed with its very bytes and headers, it reaches the order."""
+    """A reply to an unknown order is a dead letter; once the order exists, replay delivers the same bytes to it."""
     wanted = buy("alice", "ACME", "1")
     reply = _reply(wanted, "BalanceRefunded", "refund", hold_state="TOMBSTONE", refunded="0")
     [place] = await system.producer.send(reply)
@@ -157,18 +157,18 @@ async def test_a_dead_letter_is_listed_shown_replayed_and_closed(system: System,
     assert {wanted.order_id: COMPLETED} == await trader.ended([wanted.order_id])
 
     listed = await system.cli("dead-letters", "list", "--json")
-    [letter] = [each for each in json.loads(listed.out) if wanted.order_id in (each["value"] or "")]
-    assert (1, f"there is no order {wanted.order_id}") == (listed.code, letter["reason"])
-    shown = json.loads((await system.cli("dead-letters", "show", letter["id"])).out)
+    [dead_letter] = [each for each in json.loads(listed.out) if wanted.order_id in (each["value"] or "")]
+    assert (1, f"there is no order {wanted.order_id}") == (listed.code, dead_letter["reason"])
+    shown = json.loads((await system.cli("dead-letters", "show", dead_letter["id"])).out)
     assert (reply.value.decode(), [list(header) for header in _as_text(reply)]) == (shown["value"], shown["headers"])
 
-    replayed = await system.cli("dead-letters", "replay", letter["id"])
-    assert (0, f"{letter['id']}: replayed\n") == (replayed.code, replayed.out)
+    replayed = await system.cli("dead-letters", "replay", dead_letter["id"])
+    assert (0, f"{dead_letter['id']}: replayed\n") == (replayed.code, replayed.out)
     noted = "SELECT detail->>'why' AS why FROM audit.history WHERE order_id = $1::uuid AND name = 'BalanceRefunded'"
     await eventually(lambda: _found(system, noted, wanted.order_id), "the replayed reply reaches its order")
     assert ["unknown"] == [row["why"] for row in await system.rows(noted, wanted.order_id)]
-    again = await system.cli("dead-letters", "replay", letter["id"])
-    assert (1, f"{letter['id']}: is not open\n") == (again.code, again.out)
+    again = await system.cli("dead-letters", "replay", dead_letter["id"])
+    assert (1, f"{dead_letter['id']}: is not open\n") == (again.code, again.out)
 
 
 async def _assert_kept(system: System, schema: str, poison: Sequence[Message], places: Sequence[Place]) -> None:

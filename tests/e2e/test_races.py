@@ -1,4 +1,4 @@
-"""Things that happen at once: cancel against fill, cancel against a late success, an end against an active hold."""
+"""Races: a cancel against the fill, a cancel against a late success, the end of an order against its active hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDED_WHILE_HELD = """
 
 
 async def test_a_success_that_comes_after_the_cancel_is_refunded(system: System, trader: Trader) -> None:
-    """Named test 3: a reservation that succeeds while its order is being cancelled is noted as late and given back."""
+    """Named test 3: a reservation that succeeds while its order is cancelled is recorded as late and refunded."""
     await system.endow(["late"], {"BTC": "1"})
     wanted = [sell("late", "BTC", "0.01", ends=CANCELLED) for _ in range(30)]
     ids = [one.order_id for one in wanted]
@@ -43,7 +43,7 @@ async def test_a_success_that_comes_after_the_cancel_is_refunded(system: System,
 
 
 async def test_a_cancel_and_the_fill_have_one_winner(system: System, trader: Trader) -> None:
-    """Named test 4: whoever commits first wins, whenever the cancel comes; only the winner's events are published."""
+    """Named test 4: of a cancel and a fill, the first to commit wins, and only the winner's events are published."""
     await system.endow(["racer"], HOLDINGS)
     over = [sell("racer", "ACME", "1") for _ in range(5)]
     await trader.ended(await trader.produce(*over))
@@ -71,7 +71,7 @@ async def test_a_cancel_and_the_fill_have_one_winner(system: System, trader: Tra
 
 
 async def test_no_order_ends_while_its_hold_is_active(system: System, trader: Trader) -> None:
-    """Named test 5: looked at all the time, under load and while no refund is answered, there is never one."""
+    """Named test 5: no look at the database finds such an order, under load or while no refund is answered."""
     users = await system.endow([f"patient-{number}" for number in range(5)], HOLDINGS | {"SLOW": "1000"})
     held = [sell(users[0], "SLOW", "5", ends=CANCELLED) for _ in range(30)]
     ids = [one.order_id for one in held]
@@ -89,7 +89,7 @@ async def test_no_order_ends_while_its_hold_is_active(system: System, trader: Tr
 
 
 async def test_a_cancel_that_overtakes_its_request_wins(system: System, trader: Trader) -> None:
-    """It waits for the request, unseen; then the order is PENDING, and CANCELLED, and nothing was ever held."""
+    """An early cancel is invisible until the request comes; then the order is PENDING, CANCELLED, and holds nothing."""
     wanted = sell("alice", "ACME", "1", ends=CANCELLED)
     await system.producer.send(cancel_of(wanted))
     stub = "SELECT phase FROM orders.orders WHERE order_id = $1::uuid"
@@ -102,13 +102,13 @@ async def test_a_cancel_that_overtakes_its_request_wins(system: System, trader: 
 
 
 async def test_nobody_but_the_owner_cancels(system: System, trader: Trader) -> None:
-    """A cancel by anyone else is in the history, and the order goes on."""
+    """A cancel by another user is recorded in the history, and the order goes on."""
     wanted = sell("alice", "ACME", "1")
-    stranger = {"order_id": wanted.order_id, "user_id": "mallory", "requested_by": "mallory"}
+    another_users = {"order_id": wanted.order_id, "user_id": "mallory", "requested_by": "mallory"}
     await system.producer.send(
         request_of(wanted),
         cancel_of(wanted, by="mallory"),
-        message("orders.requests", wanted.order_id, "OrderCancelRequested", stranger),
+        message("orders.requests", wanted.order_id, "OrderCancelRequested", another_users),
     )
     trader.note(wanted)
     assert {wanted.order_id: COMPLETED} == await trader.ended([wanted.order_id])
@@ -117,7 +117,7 @@ async def test_nobody_but_the_owner_cancels(system: System, trader: Trader) -> N
 
 
 def _mixed_up(system: System, order_id: str, end: str) -> list[str]:
-    """Say which events of an order are the loser's."""
+    """List the events of an order that belong to the other end."""
     told = system.events.of(order_id)
     statuses = [event["status"] for event in told]
     if end == COMPLETED:
@@ -131,7 +131,7 @@ def _mixed_up(system: System, order_id: str, end: str) -> list[str]:
 
 @asynccontextmanager
 async def _never(system: System, statement: str) -> AsyncIterator[None]:
-    """Ask again and again, and fail if there was ever an answer."""
+    """Repeat a query while the block runs; fail if it ever returned a row."""
     found: list[dict[str, Any]] = []
     done = asyncio.Event()
 

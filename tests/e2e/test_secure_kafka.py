@@ -40,7 +40,7 @@ ACLS = DEPLOY / "acls.txt"
 RIGHTS = read(ACLS.read_text())
 LOGINS = sorted({right.login for right in RIGHTS})
 TIME_SCALE = 0.1
-librdkafka: Any = admin  # it exports less by its types than by its documentation
+librdkafka: Any = admin  # the library documents more names than its types export
 SERVICES = ("balance", "assets", "orchestrator", "api")
 
 
@@ -53,7 +53,7 @@ class SecureKafka(NamedTuple):
     """The variables of deploy/secure.env."""
 
     def environment(self, login: str) -> dict[str, str]:
-        """Return what makes any of our programs come to this broker with this login."""
+        """Return the variables that let any of our programs use this broker with this login."""
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.server.address,
             "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
@@ -74,7 +74,7 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
         pytest.skip(f"needs an Apache Kafka of its own: {trouble}")
     folder = tmp_path_factory.mktemp("certificates")
     _run(str(DEPLOY / "certificates.py"), str(folder), str(folder), "localhost")
-    (folder / "broker.pem").chmod(0o644)  # it is copied into the container as somebody else's
+    (folder / "broker.pem").chmod(0o644)  # the container's user, another one, must be able to read it
     broker = DEPLOY / "broker-secure.env"
     _run(str(DEPLOY / "make_secrets.py"), str(folder / "secrets.env"))
     both = variables(folder / "secrets.env", DEPLOY / "secure.env", broker)
@@ -99,7 +99,7 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
 
 @pytest_asyncio.fixture
 async def services(secure_kafka: SecureKafka, database: Database, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
-    """Run every service with its own login; give the environment of a person at the command line."""
+    """Run every service with its own login; yield the variables for a person's command line."""
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     secret = secrets.token_hex(32)
     await load_samples({login: database.url_of(login) for login in ("balance", "assets")}, TIME_SCALE)
@@ -136,9 +136,9 @@ async def services(secure_kafka: SecureKafka, database: Database, tmp_path: Path
 
 
 async def test_orders_run_to_their_end_over_tls(secure_kafka: SecureKafka, services: dict[str, str]) -> None:
-    """A producer with no right but its own, Kafka's own tools, a REST client: all get their order; the audit is clean.
+    """Orders of a restricted producer, of Kafka's own tools and of a REST client all end; the audit finds nothing.
 
-    No service misses a right either (its fixture looks).
+    No service lacks a right either: the fixture reads their logs.
     """
     example = await run_example("alice", "BTC", "MARKET_BUY", "0.01", environment=secure_kafka.environment("desk"))
     assert (0, "0.01 BTC at 50000, fee 0.5") == (example.code, example.out.splitlines()[-1]), example.err
@@ -175,7 +175,7 @@ async def test_nobody_reads_where_the_list_does_not_say(secure_kafka: SecureKafk
 
 @pytest.mark.parametrize("group", ["orchestrator", "desk-2", "balance"])
 async def test_a_producer_joins_no_group_but_its_own(secure_kafka: SecureKafka, group: str) -> None:
-    """`desk` can neither take partitions from one of our services nor make up groups."""
+    """The login `desk` can neither take partitions from one of our services nor create groups."""
     options = secure_kafka.settings("desk").kafka_client_options()
     consumer = AIOKafkaConsumer("orders.events", group_id=group, **options)
     with pytest.raises(GroupAuthorizationFailedError):
@@ -184,7 +184,7 @@ async def test_a_producer_joins_no_group_but_its_own(secure_kafka: SecureKafka, 
 
 
 async def test_a_wrong_password_opens_nothing(secure_kafka: SecureKafka) -> None:
-    """A known name with another password is nobody."""
+    """A known login with a wrong password is refused."""
     options = secure_kafka.settings("desk").kafka_client_options() | {"sasl_plain_password": "guessed"}
     producer = AIOKafkaProducer(**options)
     with pytest.raises(KafkaConnectionError):

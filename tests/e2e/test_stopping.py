@@ -1,4 +1,4 @@
-"""A process is asked to end: it finishes what it does, says goodbye to its group, and is gone in the time it states."""
+"""A process that gets SIGTERM finishes its work, leaves its group, and ends within the stated time."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tests.support.infrastructure import Infrastructure, own_broker
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.apache_kafka]
 SERVICES = ("orchestrator", "balance", "assets")
 ENDS_WITHIN_S = 20.0
-"""How long a service takes to end at most, whatever is away: less than the 40 s that compose gives it."""
+"""The longest time that a service takes to end, whatever is away; less than the 40 s that compose gives it."""
 
 
 @dataclass
 class Member:
-    """One more process of a service, that nobody starts again."""
+    """One more process of a service, which nobody restarts."""
 
     process: asyncio.subprocess.Process
     port: int
     log: Path
 
     async def ends(self) -> tuple[int, float]:
-        """Ask it to end; return its exit status and how long it took."""
+        """Send SIGTERM; return the exit status and how long the process took."""
         begin = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         status = await asyncio.wait_for(self.process.wait(), 120)
@@ -50,7 +50,7 @@ class Member:
 
     @property
     def lines(self) -> list[str]:
-        """What it said."""
+        """The lines of its log."""
         return self.log.read_text().splitlines()
 
 
@@ -58,7 +58,7 @@ class Member:
 async def member(
     system: System, service: str, *, module: str = "operations.cli", **settings: str
 ) -> AsyncIterator[Member]:
-    """Run one more process of a service, with the settings of the first; kill what is left of it at the end."""
+    """Run one more process of a service, with the settings of the first; kill it at the end if it still runs."""
     [port] = free_ports(1)
     environment = psutil.Process(system.stack.pids[service][0]).environ() | {"HTTP_PORT": str(port)} | settings
     log = system.stack.logs / f"another-{service}-{port}.log"
@@ -74,7 +74,7 @@ async def member(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(infrastructure: Infrastructure) -> AsyncIterator[Infrastructure]:
-    """Run an Apache Kafka that these tests may hurt."""
+    """Run an Apache Kafka that these tests may stop."""
     async with own_broker() as broker:
         yield Infrastructure(infrastructure.postgres, broker, "apache")
 
@@ -94,7 +94,7 @@ async def trader(system: System) -> AsyncIterator[Trader]:
 
 
 async def test_who_is_asked_to_end_under_load_leaves_nothing_undone(system: System, trader: Trader) -> None:
-    """It ends with 0, without a warning: published, acknowledged, gone from the group; the other goes on at once."""
+    """A process publishes all, commits its offsets, leaves its group and exits with 0; another takes over at once."""
     users = await system.endow([f"stopping-{number}" for number in range(10)], HOLDINGS)
 
     async def one_ends() -> None:
@@ -114,7 +114,7 @@ async def test_who_is_asked_to_end_under_load_leaves_nothing_undone(system: Syst
 async def test_who_is_asked_to_end_while_the_broker_is_away_ends(
     servers: Infrastructure, system: System, trader: Trader, how: str
 ) -> None:
-    """With a broker that hangs, and with none: every service is gone in its time, with status 0 and no stack trace."""
+    """Whether the broker hangs or is dead, every service ends in time, with status 0 and no stack trace."""
     async with AsyncExitStack() as stack:
         members = [await stack.enter_async_context(member(system, service)) for service in (*SERVICES, "api")]
         await _take_away(servers, how)
@@ -140,7 +140,7 @@ async def test_who_is_asked_to_end_while_the_broker_is_away_ends(
 async def test_who_hangs_ends_with_a_line_and_the_others_go_on(
     system: System, trader: Trader, tmp_path: Path, sickness: str, said: str
 ) -> None:
-    """A fetcher without answers, a batch that waits for ever, a loop that turns no more: status 1, and why."""
+    """A process whose fetcher, batch or event loop hangs ends with status 1 and the reason in one line."""
     file = tmp_path / "sick"
     settings = {"SICKNESS": sickness, "SICK_FILE": str(file)}
     async with member(system, "balance", module="tests.e2e.sick_service", **settings) as sick:
@@ -159,7 +159,7 @@ async def test_who_hangs_ends_with_a_line_and_the_others_go_on(
 
 
 async def test_a_rolling_restart_delays_no_order_for_long(infrastructure: Infrastructure, tmp_path: Path) -> None:
-    """Two of each, one after the other ends and comes back while orders run: none takes longer than is stated."""
+    """Each of two processes per service restarts while orders run: no order takes longer than the stated time."""
     measured = await measure(infrastructure, tmp_path, rate=10, services=("orchestrator", "balance"))
     assert measured.rolling_s[-1] < DELAYED_MAX_S
 

@@ -1,4 +1,4 @@
-"""Time that passes while a service stands still: no price of before is traded on, and no order fails for no fault."""
+"""A service stands still for a while: afterwards no order trades on an old price, and no good order fails."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.apache_kafka]
 
 STALE_AFTER_S, OUTAGE_S = 3.0, 7.0
 PATIENCE_S = 3.1
-"""A moment more than the 30 s of the table, a tenth of it here."""
+"""A little more than the 30 s of the table of phases, at a tenth of real time."""
 ENVIRONMENT = {"ASSETS_STALE_AFTER_S": f"{STALE_AFTER_S}", "ASSETS_CONFIRM_EVERY_S": "0.5"}
 
 
 @dataclass(frozen=True)
 class Servers:
-    """A PostgreSQL of the test's own beside the broker that all share."""
+    """A PostgreSQL of this test's own, with the broker that all tests share."""
 
     postgres: Server
     shared: Infrastructure
@@ -57,9 +57,9 @@ class Servers:
 async def test_orders_that_waited_for_the_database_wait_for_the_price_source_too(
     infrastructure: Infrastructure, tmp_path: Path
 ) -> None:
-    """After an outage of twice the time that makes a price stale, each order that may still wait completes.
+    """After an outage twice as long as a price is fresh, each order whose patience is not over completes.
 
-    Both kinds wait: orders that were asked for meanwhile, and orders whose check was already on its way.
+    That holds for orders that were submitted meanwhile, and for orders whose check was already sent.
     """
     async with own_postgres() as postgres:
         servers = Servers(postgres, infrastructure)
@@ -84,9 +84,9 @@ async def test_orders_that_waited_for_the_database_wait_for_the_price_source_too
 async def test_an_answer_that_waited_out_its_patience_is_not_acted_on(
     infrastructure: Infrastructure, tmp_path: Path
 ) -> None:
-    """The orchestrator has the answers in hand and can't write: when it can, the time to believe them is over.
+    """The orchestrator gets the answers but can't write until their patience is over: then each order times out.
 
-    Whether timers or answers are handled first makes no difference: each order is given up, and nothing is held.
+    The order in which timers and answers are handled makes no difference, and nothing is held at the end.
     """
     async with (
         running(infrastructure, tmp_path, replicas={}, time_scale=0.1) as system,

@@ -1,4 +1,4 @@
-"""The topics of a real cluster: created and set by several at once, and checked by all."""
+"""The topics of a real cluster: several commands may create and set them at once, and every service checks them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _environment(infrastructure: Infrastructure, prefix: str) -> Mapping[str, st
     ],
 )
 def test_each_setting_that_a_promise_rests_on_is_judged(setting: str, value: str, copies: int, stops: bool) -> None:  # noqa: FBT001 - a table
-    """A topic that is set as we set it is good; each value that breaks a promise is named alone, with its topic."""
+    """The settings that we make are accepted; each value that breaks a promise is reported, with its topic."""
     assert [] == deviations(TopicSettings("t", 12, copies, wanted(copies)))
     [found] = deviations(TopicSettings("t", 12, copies, wanted(copies) | {setting: value}))
     assert ("t", setting, value, stops) == (found.topic, found.setting, found.found, found.stops)
@@ -59,7 +59,7 @@ def test_each_setting_that_a_promise_rests_on_is_judged(setting: str, value: str
 async def test_several_at_once_create_the_topics_and_find_nothing_missing(
     infrastructure: Infrastructure, topic_prefix: str
 ) -> None:
-    """Four at once: whoever comes second waits for what the first creates, and all end well."""
+    """Of four commands at once, later ones wait for the topics that the first creates, and all succeed."""
     environment = _environment(infrastructure, topic_prefix)
     told = await asyncio.gather(*(command("topics", env=environment) for _ in range(4)))
     assert [(0, "")] * 4 == [(one.code, one.err) for one in told]
@@ -70,7 +70,7 @@ async def test_several_at_once_create_the_topics_and_find_nothing_missing(
 
 @pytest.mark.apache_kafka
 async def test_what_deviates_is_named_and_set(infrastructure: Infrastructure, topic_prefix: str) -> None:
-    """`--check` names each setting with exit 1 and changes nothing; without it they are set, and others are kept."""
+    """`--check` names each wrong setting, exits with 1 and changes nothing; without it only these settings change."""
     environment = _environment(infrastructure, topic_prefix)
     assert 0 == (await command("topics", env=environment)).code
     name = topic_prefix + ORDERS_REQUESTS.name
@@ -99,7 +99,7 @@ async def test_what_deviates_is_named_and_set(infrastructure: Infrastructure, to
 async def test_a_service_does_not_start_on_a_topic_of_its_producers_times(
     infrastructure: Infrastructure, topic_prefix: str, database: Database
 ) -> None:
-    """It ends with status 1 and names topic and setting: orders there would have no age."""
+    """A service ends with status 1 and names topic and setting: producers could set the age of an order there."""
     environment = _environment(infrastructure, topic_prefix)
     assert 0 == (await command("topics", env=environment)).code
     name = f"{topic_prefix}balance.commands"

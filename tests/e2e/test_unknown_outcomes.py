@@ -1,4 +1,4 @@
-"""Whoever does not know what became of a `submit` types what it printed, and there is one order."""
+"""When the outcome of `submit` is unknown, the command that it printed can be typed again, and there is one order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGAIN = "to do this again, with no second order: order-saga "
 
 
 async def test_a_submit_that_is_killed_while_it_waits_is_typed_again(system: System, trader: Trader) -> None:
-    """The printed command, typed after SIGKILL, gives the order that there is, and trades once."""
+    """After SIGKILL the printed command shows the existing order, which trades once."""
     [user] = await system.endow(["unsure"], {"USD": "1000"})
     known = {"ORDER_SAGA_STACK": str(system.stack.folder / "stack.json")}
     with system.paused("assets"):
@@ -46,7 +46,7 @@ async def test_a_submit_that_is_killed_while_it_waits_is_typed_again(system: Sys
 
 
 async def test_a_submit_without_an_answer_says_that_the_outcome_is_not_known() -> None:
-    """A connection that ends after the request is exit 1 and the command to type, with its key."""
+    """When the connection ends after the request, `submit` exits with 1 and prints the command that repeats it."""
     async with _silent_server() as url:
         output = await command(
             *("submit", "MARKET_BUY", "ACME", "2", "--key", "k-17"),

@@ -1,4 +1,4 @@
-"""What any client sees: a plain Kafka producer's order, events as the schema says, and a GET right after a POST."""
+"""What any client sees: an order by a plain Kafka producer, events as the schema says, a GET right after a POST."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "OrderStatusChanged.js
 
 
 async def test_a_plain_kafka_client_s_order_runs_to_its_end(system: System, trader: Trader) -> None:
-    """Headers and a JSON body are all that a producer needs; the events tell the four versions of a good buy."""
+    """A producer needs only headers and a JSON body; the events publish the four versions of a good buy."""
     [order_id] = await trader.produce(buy("alice", "BTC", "0.01"))
     assert {order_id: "COMPLETED"} == await trader.ended([order_id])
     assert ["PENDING", "CONFIRMED", "PROCESSING", "COMPLETED"] == system.events.statuses(order_id)
@@ -30,7 +30,7 @@ async def test_a_plain_kafka_client_s_order_runs_to_its_end(system: System, trad
 
 
 async def test_a_request_that_breaks_a_rule_is_answered_on_the_wire(system: System, trader: Trader) -> None:
-    """Its producer hears of it: FAILED / INVALID_ORDER, with the field, the rule and what came instead."""
+    """An event says FAILED / INVALID_ORDER, with the field, the rule and the value that came instead."""
     wanted = buy("alice", "BTC", "1e3", ends="FAILED INVALID_ORDER")
     [order_id] = await trader.produce(wanted)
     assert {order_id: wanted.ends} == await trader.ended([order_id])
@@ -41,7 +41,7 @@ async def test_a_request_that_breaks_a_rule_is_answered_on_the_wire(system: Syst
 
 
 async def test_every_event_is_as_the_checked_in_schema_says(system: System, trader: Trader) -> None:
-    """A consumer that knows only docs/schemas understands each event of every kind of order, found by its key."""
+    """Every event, of every kind of order, is valid by docs/schemas and has the order id as its key."""
     users = await system.endow([f"schema-{number}" for number in range(5)], HOLDINGS)
     wanted = list(islice(mixed(users, seed=1), 60))
     ends = await trader.ended(await trader.trade(wanted))
@@ -75,7 +75,7 @@ async def test_a_trace_is_kept_from_the_request_to_the_last_event(system: System
 
 
 async def test_a_get_right_after_a_post_finds_the_order(system: System, trader: Trader) -> None:
-    """Named test 15: hundreds of times, and never a 404; what is shown keeps its time of creation to the end."""
+    """Named test 15: hundreds of GETs right after a POST are never a 404, and the creation time never changes."""
     await system.endow(["eager"], HOLDINGS)
     limit = asyncio.Semaphore(15)
 

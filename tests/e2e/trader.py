@@ -1,4 +1,4 @@
-"""Submits orders as any client can, by REST and by Kafka, and remembers each one that was accepted."""
+"""Submits orders as any client can, by REST and by Kafka, and remembers each accepted one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDED_SQL = "status IN ('COMPLETED', 'CANCELLED', 'FAILED')"
 
 
 class Trader:
-    """Acts for every user. `accepted`: what each order was meant to be, by its id."""
+    """Acts for every user. `accepted`: what was wanted of each accepted order, by its id."""
 
     def __init__(self, system: System) -> None:
         self.accepted: dict[str, Wanted] = {}
@@ -42,7 +42,7 @@ class Trader:
         return await self._api.request(method, path, headers=headers, **more)
 
     async def post(self, wanted: Wanted) -> str:
-        """Submit by REST and return the order's id. Until there is an answer, ask again with the same key."""
+        """Submit by REST and return the order's id. Repeat with the same key until there is an answer."""
         key = str(uuid.uuid4())
         answer = await self._insist(wanted.user_id, "POST", "/orders", json=wanted.body, key=key)
         assert 202 == answer.status_code, answer.text
@@ -56,7 +56,7 @@ class Trader:
         return (await self._insist(user_id, "PUT", f"/orders/{order_id}/cancel")).status_code
 
     async def produce(self, *wanted: Wanted) -> list[str]:
-        """Submit by Kafka, and cancel what is to be cancelled right behind it; return the ids."""
+        """Submit by Kafka, each order to be cancelled followed by its cancel; return the ids."""
         messages = [part for one in wanted for part in (request_of(one), *([cancel_of(one)] if one.cancel else ()))]
         await self._system.producer.send(*messages)
         self.note(*wanted)
@@ -67,7 +67,7 @@ class Trader:
         self.accepted |= {one.order_id: one for one in wanted}
 
     async def trade(self, wanted: Sequence[Wanted], *, over_s: float = 0.0) -> list[str]:
-        """Submit all, every other one by REST, evenly over a time; cancel what is to be cancelled. Return the ids."""
+        """Submit all evenly over a time, every other one by REST, with the cancels that they want; return the ids."""
         begin, pause_s = time.monotonic(), over_s / max(1, len(wanted))
         limit = asyncio.Semaphore(30)
 
@@ -86,9 +86,9 @@ class Trader:
     async def trade_during(
         self, work: Coroutine[Any, Any, None], wanted: Iterable[Wanted], *, at_least: int, rate: int
     ) -> list[str]:
-        """Submit at a steady rate while `work` goes on and until there are so many orders; return their ids.
+        """Submit at a steady rate until `work` is done and there are at least so many orders; return their ids.
 
-        When `work` fails, that is the failure, and not what orders have to say of it.
+        When `work` fails, its error is raised, not an error of the orders.
         """
         ids: list[str] = []
         stream = iter(wanted)
@@ -99,7 +99,7 @@ class Trader:
         return ids
 
     async def ended(self, order_ids: Iterable[str], *, within_s: float = WITHIN_S) -> dict[str, str]:
-        """Wait until these orders have ended, and their last event was seen; return status and reason of each."""
+        """Wait until these orders have ended and their last events were seen; return status and reason of each."""
         wanted = set(order_ids)
         await eventually(lambda: self._have_ended(wanted), f"{len(wanted)} orders end", within_s=within_s)
         await eventually(lambda: self._were_told(wanted), "each end is told on the wire", within_s=within_s)
@@ -124,7 +124,7 @@ class Trader:
     async def _insist(
         self, user_id: str, method: str, path: str, *, json: Any = None, key: str | None = None
     ) -> httpx.Response:
-        """Call until there is an answer that says what became of it; a 5xx says that nobody knows."""
+        """Repeat a call until an answer tells its outcome; after a 5xx the outcome is unknown."""
         headers = {} if key is None else {"Idempotency-Key": key}
         give_up_at = time.monotonic() + WITHIN_S
         while True:

@@ -1,4 +1,4 @@
-"""Plain Kafka clients (librdkafka's): all that any producer or consumer needs, and none of the system's code."""
+"""Plain Kafka clients, by librdkafka: what any producer or consumer needs, with none of the system's code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Headers = list[tuple[str, bytes]]
 
 
 class Message(NamedTuple):
-    """What a producer sends; the topic is without the system's prefix, a partition of -1 is the key's own."""
+    """What a producer sends. The topic has no prefix; with the partition -1 the key decides."""
 
     topic: str
     key: str
@@ -96,7 +96,7 @@ class Producer:
         return await asyncio.to_thread(self._send, [(0.0, message) for message in messages])
 
     async def send_timed(self, *messages: tuple[float, Message]) -> list[Place]:
-        """Send each so many seconds after the call, first the earliest."""
+        """Send each message so many seconds after the call; the earliest comes first."""
         return await asyncio.to_thread(self._send, sorted(messages, key=lambda timed: timed[0]))
 
     def _send(self, messages: list[tuple[float, Message]]) -> list[Place]:
@@ -131,7 +131,7 @@ class Producer:
 
 
 class Follower:
-    """Reads a topic in a thread of its own and keeps all of it; a broker that is away is waited for."""
+    """Reads a topic in a thread of its own and keeps all records; it waits while the broker is away."""
 
     def __init__(self, kafka_bootstrap_servers: str, topic: str, *, from_end: bool = False) -> None:
         self.records: list[Record] = []
@@ -139,7 +139,7 @@ class Follower:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka_bootstrap_servers,
-                "group.id": f"follower-{uuid.uuid4()}",  # the library wants one; nothing is ever committed
+                "group.id": f"follower-{uuid.uuid4()}",  # the library requires a group; nothing is ever committed
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
@@ -159,7 +159,7 @@ class Follower:
         self.close()
 
     def close(self) -> None:
-        """Stop reading; what was read stays."""
+        """Stop reading; the records remain available."""
         self._stopping.set()
         self._thread.join()
         self._consumer.close()

@@ -1,4 +1,4 @@
-"""The API, the orchestrator and both participants in one process, for tests that look at all of them at once."""
+"""The API, the orchestrator and both participants in one process, for tests that observe all of them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list
     orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=breaker)
     feeds: list[Feed] = []
 
-    def desk(kit: Any) -> AssetHandler:
+    def asset_handler(kit: Any) -> AssetHandler:
         feeds.append(Feed(kit.engine, 1.0))
         return AssetHandler(timedelta(seconds=10), feeds[0].catch_up)
 
@@ -80,7 +80,7 @@ def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list
             stopping=stopping,
         ),
         Service(
-            settings["assets"], name="assets", schema=assets.SCHEMA, handler=desk, tasks=(feed,),
+            settings["assets"], name="assets", schema=assets.SCHEMA, handler=asset_handler, tasks=(feed,),
             stopping=stopping,
         ),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What has an age is as old as the oldest time that its record tells: nothing that held it up makes it younger."""
+"""The age of a message counts from the oldest time in its record, so that no delay or replay makes it younger."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ AGES = [
     ((0, 0, 31 * 86_400), 31 * 86_400),
     ((60, 70, 10), 70),
 ]
-"""Seconds ago by the broker, by `ce_time`, by the header of a record that was published again; and what counts."""
+"""Ages in seconds: by the broker's time, by `ce_time`, by the header of a replayed record; and the one that counts."""
 
 
 def handled(message: AssetApproved | Requested, ago: tuple[int, int, int | None]) -> AssetApproved | Requested:
-    """Let the orchestrator read a message that was sent at these times."""
+    """Let the orchestrator read a message whose record has these times."""
     appended_s, sent_s, first_s = ago
     body = message.request if isinstance(message, Requested) else message
     headers = write_headers(Envelope("1", type(body).__name__, "/somewhere", NOW - timedelta(seconds=sent_s)))
@@ -46,7 +46,7 @@ def handled(message: AssetApproved | Requested, ago: tuple[int, int, int | None]
 
 @pytest.mark.parametrize(("ago", "age_s"), AGES)
 def test_a_request_is_as_old_as_its_oldest_time(ago: tuple[int, int, int | None], age_s: int) -> None:
-    """A dead letter that is replayed a month later is a month old, and a clock that is ahead makes nothing younger."""
+    """A dead letter that is replayed after a month is a month old; a clock that is ahead makes no request younger."""
     read = handled(Requested(request(), NOW), ago)
     assert isinstance(read, Requested)
     assert NOW - timedelta(seconds=age_s) == read.sent_at
@@ -54,14 +54,14 @@ def test_a_request_is_as_old_as_its_oldest_time(ago: tuple[int, int, int | None]
 
 @pytest.mark.parametrize(("ago", "age_s"), AGES)
 def test_a_quote_is_as_old_as_its_oldest_time(ago: tuple[int, int, int | None], age_s: int) -> None:
-    """It may lie in an outbox, in the topic, or in a batch that waits for its database."""
+    """A quote ages while it lies in an outbox, in the topic, or in a batch that waits for its database."""
     read = handled(approved(), ago)
     assert isinstance(read, AssetApproved)
     assert NOW - timedelta(seconds=age_s) == read.quoted_at
 
 
 def test_what_others_ask_for_does_not_come_again_by_itself() -> None:
-    """Answers and timers do, since an open question is asked until it is answered; so these may be dropped."""
+    """Requests and cancels are sent once; answers and timers repeat until answered, so only these may be dropped."""
     orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
     once: tuple[Incoming, ...] = (Requested(request(), NOW), cancel())
     again: tuple[Incoming, ...] = (approved(), reserved(), settled(), refunded(), timer())
@@ -69,7 +69,7 @@ def test_what_others_ask_for_does_not_come_again_by_itself() -> None:
 
 
 def test_a_service_may_say_that_its_quote_is_older_than_its_answer() -> None:
-    """Never that it is younger."""
+    """A quote's own time makes it older than its answer, never younger."""
     before = handled(approved(quoted_at=NOW - timedelta(seconds=20)), (0, 0, None))
     after = handled(approved(quoted_at=NOW + timedelta(seconds=20)), (0, 0, None))
     assert [NOW - timedelta(seconds=20), NOW] == [

@@ -1,4 +1,4 @@
-"""Erasing a user: nothing that could tell who it was is left in any table, and the books still hold."""
+"""Erasing a user leaves nothing in any table that identifies the user, and the ledger still balances."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def client_of(api: Api, user: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def live(api: Api, producer: Producer, user: str, database: Database) -> None:
-    """Trade in every way that leaves a trace: bought, refused, cancelled, replayed, sent broken, and unreadable."""
+    """Leave data of a user in every way: orders completed, refused, cancelled, repeated, and poison messages."""
     async with client_of(api, user) as client:
         where = ""
         for number, fields in enumerate(({}, {"order_type": "MARKET_SELL"}, {"asset_id": "HALT", "quantity": "5"}, {})):
@@ -100,12 +100,12 @@ async def rows(database: Database, statement: str, *values: object) -> list[Any]
 
 
 async def all_is_sent(database: Database) -> bool:
-    """Say whether the broker has every event: an order that the API shows as ended may still have one to send."""
+    """Tell whether the outbox is empty: an order that the API shows as ended may still have an event to publish."""
     return not await rows(database, "SELECT FROM orders.outbox")
 
 
 async def everything(database: Database) -> dict[str, list[str]]:
-    """Read all rows of all tables as text, bytes as what they hold."""
+    """Read all rows of all tables as text, with bytes decoded."""
     tables = await rows(
         database, "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname = ANY ($1)", list(SCHEMAS)
     )
@@ -120,7 +120,7 @@ def _text(value: object) -> str:
 
 
 def books(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Leave out prices, which are confirmed all the time."""
+    """Leave out the prices, whose confirmations change all the time."""
     return {table: held for table, held in found.items() if table != "assets.prices"}
 
 
@@ -130,19 +130,19 @@ def holding(found: dict[str, list[str]], words: Sequence[str]) -> list[str]:
 
 
 def planted(user: str) -> list[str]:
-    """List all that was planted for a user."""
+    """List the words that were planted for a user."""
     names = [f"planted-{what}-{user}" for what in ("jti", "key", "name", "quote", "letter")]
     return [*names, f"planted-{user}", ADDRESSES[user], PLANTED_TRACE[user]]
 
 
 async def erase_user(database: Database, *words: str) -> tuple[Output, Any]:
-    """Run the command as the database's owner; return also what it says to programs."""
+    """Run the command as the database's owner; return its output and its JSON."""
     output = await command("erase-user", *words, "--json", env={"DATABASE_URL": database.url})
     return output, json.loads(output.out) if output.out else None
 
 
-async def discard_letters(database: Database) -> None:
-    """Decide all dead letters, as an operator does."""
+async def discard_dead_letters(database: Database) -> None:
+    """Discard all dead letters, as an operator does."""
     for (number,) in await rows(database, "SELECT dead_letter_id FROM orders.dead_letters WHERE discarded_at IS NULL"):
         done = await command("dead-letters", "discard", f"orders/{number}", env={"DATABASE_URL": database.url})
         assert 0 == done.code, done.err
@@ -151,13 +151,13 @@ async def discard_letters(database: Database) -> None:
 async def test_an_erased_user_is_a_pseudonym_in_books_that_hold(
     api: Api, producer: Producer, database: Database
 ) -> None:
-    """Whatever was planted for one user is in no column of any table; another's is all there, and the audit is green.
+    """No column of any table holds data planted for the erased user; another user's is intact; the audit passes.
 
-    A dry run says the same and does nothing; a second run finds nothing to do.
+    A dry run reports the same and changes nothing; a second run finds nothing to do.
     """
     for user in ADDRESSES:
         await live(api, producer, user, database)
-    await discard_letters(database)
+    await discard_dead_letters(database)
     before = await everything(database)
     for word in planted("alice"):
         assert holding(before, [word]), f"{word} was not even there"
@@ -187,15 +187,15 @@ async def test_an_erased_user_is_a_pseudonym_in_books_that_hold(
 
 
 async def test_nothing_is_erased_while_something_is_open(api: Api, producer: Producer, database: Database) -> None:
-    """An order that has not ended and a letter that nobody decided are named, with exit 1, and no row changes."""
+    """An open order or dead letter is named, the command exits with 1, and no row changes."""
     await live(api, producer, "alice", database)
     output, told = await erase_user(database, "alice")
-    [letter] = told["in_the_way"]
+    [dead_letter] = told["in_the_way"]
     assert (1, {}) == (output.code, told["rows"])
-    assert letter.startswith("dead letter orders/")
+    assert dead_letter.startswith("dead letter orders/")
     assert holding(await everything(database), planted("alice"))
 
-    await discard_letters(database)
+    await discard_dead_letters(database)
     slow = (await api.submit({"asset_id": "SLOW", "quantity": "5"})).json()["order_id"]
     output, told = await erase_user(database, "alice")
     assert (1, True) == (output.code, any(slow in line for line in told["in_the_way"]))
@@ -203,7 +203,7 @@ async def test_nothing_is_erased_while_something_is_open(api: Api, producer: Pro
 
 
 async def test_a_service_s_own_login_may_not_erase(database: Database) -> None:
-    """Only the owner changes the trail; a name that no user can have is wrong usage."""
+    """Only the database's owner may change the audit trail; an invalid user id is wrong usage."""
     for login in ("api", "orchestrator", "auditor"):
         refused = await command("erase-user", "alice", env={"DATABASE_URL": database.url_of(login)})
         assert (1, "", 1) == (refused.code, refused.out, len(refused.err.splitlines()))
@@ -213,7 +213,7 @@ async def test_a_service_s_own_login_may_not_erase(database: Database) -> None:
 
 
 async def test_it_tells_people_what_it_did(api: Api, database: Database) -> None:
-    """Without --json a line for each table; a user of whom nothing is kept may be misspelt, and is trouble."""
+    """Without --json it prints a line for each table; a user without data may be misspelt, so that is an error."""
     ended = await api.submit(headers={"Prefer": "wait=30"})
     assert 201 == ended.status_code
     await eventually(partial(all_is_sent, database), "all events are sent")

@@ -1,4 +1,4 @@
-"""What looks for due rows again and again costs the same while somebody's snapshot is open, and misses nothing."""
+"""Looking for due rows costs the same while another session's snapshot is open, and misses no row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.infrastructure import Database
 
 GONE: Final = 60_000
 BUFFERS_MAX: Final = 60
-"""Pages that a look may touch; from the beginning it touches hundreds."""
+"""The pages that one look may touch; a look at everything touches hundreds."""
 
 _ORDERS = """
     INSERT INTO orders.orders (order_id, user_id, phase, status, version, cancel_requested, filled_quantity, fee,
@@ -53,12 +53,12 @@ LOOKS: Final[dict[str, tuple[str, str, str, tuple[Any, ...]]]] = {
     ),
     "sweeper": (_CLAIMS, "UPDATE api.claims SET settled = true", claims._SWEEP_CLAIMS, (500, 5.0, 300.0)),  # noqa: SLF001
 }
-"""Who makes rows due, who deals with them, and how they are looked for."""
+"""For each table: statements that make rows due and that deal with them, and the query that looks for them."""
 
 
 @pytest_asyncio.fixture
 async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    """Connect as the owner, with the plans of a service."""
+    """Connect as the owner, with the planner settings of a service."""
     plans = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
     connection = await asyncpg.connect(database.url, server_settings=plans)
     yield connection
@@ -76,7 +76,7 @@ async def _buffers(owner: asyncpg.Connection, statement: str, *values: Any) -> i
 async def test_a_look_does_not_walk_over_what_was_dealt_with(
     database: Database, owner: asyncpg.Connection, who: str
 ) -> None:
-    """With a snapshot open since before, the rows that were dealt with since cost the usual look nothing."""
+    """While an older snapshot is open, rows that were dealt with since cost the usual look nothing."""
     made, dealt_with, statement, values = LOOKS[who]
     backup = await asyncpg.connect(database.url)
     await backup.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -94,7 +94,7 @@ async def test_a_look_does_not_walk_over_what_was_dealt_with(
 
 
 async def test_what_is_left_behind_is_found_by_the_next_look_at_everything(database: Database) -> None:
-    """A row whose time was an hour ago is sent by the next look at everything, and not by the others."""
+    """A row that was due an hour ago is found by the next look at everything, and by no other look."""
     engine = create_engine(parse_database_url(database.url_of("orchestrator")), application_name="t")
     publisher, outbox = FakePublisher(), Outbox("orders", grace_s=0)
     relay = Relay(engine, "orders", outbox, publisher)
@@ -116,7 +116,7 @@ async def test_what_is_left_behind_is_found_by_the_next_look_at_everything(datab
 
 
 async def test_the_first_look_and_a_backlog_are_looked_at_from_the_beginning() -> None:
-    """Until a look has seen all; then a moment back, further while looks are cut short; soon everything again."""
+    """Looks begin at the oldest row until one has seen all; then they go back a moment, or longer if cut short."""
     looks = LookBack(everything_every_s=0.2)
 
     def one(*, saw_all: bool) -> float:
@@ -134,7 +134,7 @@ async def test_the_first_look_and_a_backlog_are_looked_at_from_the_beginning() -
 
 
 async def test_a_look_at_everything_that_fails_or_takes_long_is_not_repeated_at_once() -> None:
-    """Looks at everything take a small share of the time, however long one takes, also one that fails."""
+    """Looks at everything take a small share of the time, however long one takes and even if it fails."""
     looks = LookBack(everything_every_s=0.0)
 
     async def cut_short() -> None:

@@ -1,4 +1,4 @@
-"""One trace, from the HTTP request through Kafka and every service to the last event. All of it in one process here."""
+"""An order is one trace, from the HTTP request through Kafka and every service to its last event."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ENDED = {"COMPLETED", "CANCELLED", "FAILED"}
 
 @pytest_asyncio.fixture
 async def api(infrastructure: Infrastructure, database: Database, topic_prefix: str) -> AsyncIterator[Api]:
-    """Run all of it."""
+    """Run the whole system."""
     async with whole_system(infrastructure, database, topic_prefix) as one:
         yield one
 
 
 async def traced(api: Api, spans: InMemorySpanExporter, body: dict[str, Any], user: str, **more: Any) -> Any:
-    """Submit one order, wait for its end; return it, and the spans of its trace in the order of their beginning."""
+    """Submit one order and wait for its end; return it and the spans of its trace, by start time."""
     spans.clear()
     order = (await api.call("POST", "/orders", json=BUY | body, user=user, **more)).json()
 
@@ -67,9 +67,9 @@ def _is_a_look(span: ReadableSpan) -> bool:
 async def test_an_order_is_one_trace_from_the_request_to_its_last_event(
     api: Api, topic_prefix: str, body: dict[str, Any], user: str, ends: str
 ) -> None:
-    """One trace id, one tree: it begins with the HTTP request, every parent is in it, and the last span tells the end.
+    """All spans have one trace id and form a tree from the HTTP request to the publication of the order's end.
 
-    Each message is in it twice: its handling below its sending, and its sending below what caused it.
+    Each message has two spans: its handling is a child of its sending, and that is a child of what caused it.
     """
     with recorded_spans() as exporter:
         order, spans = await traced(api, exporter, body, user)
@@ -108,7 +108,7 @@ def message_of(span: ReadableSpan) -> tuple[str, str]:
 
 
 async def test_a_callers_trace_goes_on(api: Api) -> None:
-    """With a `traceparent`, the order's trace is the caller's, and the request's span hangs below the caller's."""
+    """With a `traceparent`, the order belongs to the caller's trace, and its first span is a child of the caller's."""
     caller = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
     with recorded_spans() as exporter:
         _, spans = await traced(api, exporter, {}, "alice", headers=caller)
@@ -117,7 +117,7 @@ async def test_a_callers_trace_goes_on(api: Api) -> None:
 
 
 async def test_a_trace_that_is_not_sampled_makes_no_span(api: Api) -> None:
-    """A caller that does not record its trace gets no span of any service, but the order all the same."""
+    """No service records a span for a caller whose trace is not sampled; the order runs all the same."""
     caller = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
     with recorded_spans() as exporter:
         order_id = (await api.call("POST", "/orders", json=BUY, headers=caller)).json()["order_id"]

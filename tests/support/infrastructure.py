@@ -1,9 +1,9 @@
-"""Which PostgreSQL and which broker the tests run on: chosen once, started when first needed, never chosen silently.
+"""Chooses the PostgreSQL and the broker that the tests run on, starts them when first needed, and reports the choice.
 
-The order of choice, for each of the two: what `DATABASE_URL` and `KAFKA_BOOTSTRAP_SERVERS` name; containers, where a
-Docker engine answers; the embedded ones. The last proves nothing about groups of several members or about durability:
-tests marked `apache_kafka` are skipped there and named at the end, and with `REQUIRE_APACHE_KAFKA=1` the session is an
-error instead. A server that `DATABASE_URL` names is taken over: databases, roles and logins are made in it.
+For each of the two it takes the first of: the server that `DATABASE_URL` or `KAFKA_BOOTSTRAP_SERVERS` names; a
+container, where a Docker engine answers; the embedded one. The embedded broker can't show groups of several members or
+durability: tests marked `apache_kafka` are skipped there and named at the end. With `REQUIRE_APACHE_KAFKA=1` the
+session fails instead. On a server that `DATABASE_URL` names, the tests create databases, roles and logins.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Infrastructure:
-    """The servers of a test session. All tests share them: one that stops a server takes its own (`own_broker`)."""
+    """The servers of a test session, shared by all tests; a test that stops a server uses its own (`own_broker`)."""
 
     postgres: Server
     broker: Server
@@ -75,7 +75,7 @@ class Infrastructure:
 
     @property
     def kafka_bootstrap_servers(self) -> str:
-        """Where Kafka's clients begin."""
+        """The address for Kafka clients."""
         return self.broker.address
 
     async def create_topics(self, topics: Mapping[str, int]) -> None:
@@ -87,7 +87,7 @@ class Infrastructure:
             await create_topics(self.kafka_bootstrap_servers, topics)
 
     async def delete_topics(self, prefix: str) -> None:
-        """Delete the topics that begin with `prefix`; the embedded broker keeps them, which costs it little."""
+        """Delete the topics that begin with `prefix`; the embedded broker can't, and they cost it little."""
         if not isinstance(self.broker, EmbeddedBroker):
             await delete_topics(self.kafka_bootstrap_servers, prefix)
 
@@ -100,9 +100,9 @@ class Session:
     docker_trouble: str | None = field(default_factory=docker_trouble)
     """Why there are no containers; None where there can be."""
     not_run: list[str] = field(default_factory=list)
-    """The tests that were skipped for want of Apache Kafka."""
+    """The tests that were skipped because there is no Apache Kafka."""
     not_seen: list[tuple[str, str]] = field(default_factory=list)
-    """The program that is not here, and the test that was skipped for want of it."""
+    """Pairs of a missing program and the test that was skipped because of that."""
     infrastructure: Infrastructure | None = None
     _servers: list[Future[Server]] = field(default_factory=list)
     _up_in_s: float = 0.0
@@ -110,16 +110,16 @@ class Session:
 
     @property
     def apache_is_required(self) -> bool:
-        """Whether the embedded broker would be an error."""
+        """Whether the session fails without Apache Kafka."""
         return self.environment.get("REQUIRE_APACHE_KAFKA", "") not in {"", "0"}
 
     @property
     def broker_kind(self) -> BrokerKind:
-        """What the broker is, or will be as far as can be told before it is started."""
+        """The kind of broker; before it is started, the kind that is expected."""
         return "apache" if "KAFKA_BOOTSTRAP_SERVERS" in self.environment or not self.docker_trouble else "embedded"
 
     def start(self) -> Infrastructure:
-        """Start what was chosen, the first time; the embedded servers where Docker answers but does not serve."""
+        """Start the chosen servers once; when the Docker engine answers but can't start them, the embedded ones."""
         if self.infrastructure is None:
             begin = time.monotonic()
             try:
@@ -141,7 +141,7 @@ class Session:
         return self._template
 
     def close(self) -> None:
-        """End what was started, and take back what was made in a server that is not ours."""
+        """Stop what was started, and remove what was created on a server that is not ours."""
         if self._template and isinstance(self.start().postgres, ExternalServer):
             asyncio.run(drop_database(self.start().database_url_admin, self._template))
         self._close_servers()
@@ -156,7 +156,7 @@ class Session:
         return f"the EMBEDDED broker and PostgreSQL, started when first needed; NOT Apache Kafka: {self.docker_trouble}"
 
     def _start(self) -> Infrastructure:
-        """Start both side by side, since each is mostly waiting; leave none behind if the other fails."""
+        """Start both at the same time; if one fails, stop the other."""
         if not self.docker_trouble:
             prepare_docker()
         with ThreadPoolExecutor(2) as pool:
@@ -169,7 +169,7 @@ class Session:
         return Infrastructure(postgres, broker, self.broker_kind)
 
     def _close_servers(self) -> None:
-        """End all that were started or, when Ctrl-C came early, are still starting."""
+        """Stop all servers, those included that are still starting when Ctrl-C comes."""
         while self._servers:
             server = self._servers.pop()
             if server.exception() is None:

@@ -38,11 +38,11 @@ class OrderDatabase:
     def __init__(self, database: Database, engine: AsyncEngine) -> None:
         self.url = database.url
         self.engine = engine
-        # However slow the machine is, nothing falls due by itself while a test runs.
+        # A scale so large that nothing falls due by itself during a test, however slow the machine is.
         self._orders = SagaHandler(time_scale=100.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
 
     async def tell(self, *messages: Incoming) -> list[str]:
-        """Handle messages as one batch; return the ids of the commands that it would publish."""
+        """Handle messages as one batch; return the ids of the commands that the batch would publish."""
         async with self.engine.begin() as tx:
             effects = await self._orders.handle(tx, [Received(message) for message in messages])
             await Outbox(SCHEMA).write(tx, effects.outbox)

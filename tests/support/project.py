@@ -1,4 +1,4 @@
-"""Which files are the project's, for those who look at all of them or copy them."""
+"""Lists the files of the project, for tests that read or copy all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 def git(*words: str, folder: Path = ROOT) -> str:
-    """Ask git about this checkout; nothing where there is no git, or no checkout of it."""
+    """Return the output of a git command in this checkout; empty without git or without a checkout."""
     try:
         asked = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603, S607
     except FileNotFoundError:
@@ -20,7 +20,7 @@ def git(*words: str, folder: Path = ROOT) -> str:
 
 
 def project_files(folder: Path = ROOT) -> list[Path]:
-    """List the tracked files; where nobody knows, as in a source archive, all that `.gitignore` does not name."""
+    """List the tracked files; without git, as in a source archive, all files that `.gitignore` does not exclude."""
     if tracked := git("ls-files", "-z", folder=folder):
         return sorted(Path(name) for name in tracked.split("\0") if (folder / name).is_file())
     lines = (folder / ".gitignore").read_text().splitlines()

@@ -1,8 +1,8 @@
 """Real servers for tests: Apache Kafka and PostgreSQL in Docker, or the embedded ones where there is no Docker.
 
-A `Server` can be killed and started again on the data and at the address that it had; this is for servers that a test
-has for itself (`own_broker`, `own_postgres` in `tests.support.infrastructure`). The embedded broker cannot: all that it
-has is in memory.
+A `Server` can be killed and started again with the same data at the same address. A test does that only to servers of
+its own (`own_broker`, `own_postgres` in `tests.support.infrastructure`). The embedded broker can't be restarted, since
+its data is in memory.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ _KAFKA_START = f"""
 test -f {_KAFKA_DATA}/meta.properties || exec "$@"
 exec java $KAFKA_HEAP_OPTS -cp '/opt/kafka/libs/*' kafka.Kafka /opt/kafka/config/server.properties
 """
-"""The image's own start the first time; afterwards the same broker on its data, without formatting them again."""
+"""Starts as the image does the first time; later it starts the broker on its data without formatting them again."""
 
 
 class Server(Protocol):
-    """A PostgreSQL or a broker that a test can use, and hurt."""
+    """A PostgreSQL or a broker that a test can use, kill and restart."""
 
     @property
     def address(self) -> str:
-        """What a client needs: a URL, or `host:port`."""
+        """The address for clients: a URL, or `host:port`."""
 
     @property
     def description(self) -> str:
-        """What it is, for people."""
+        """A description for people."""
 
     @property
     def container_id(self) -> str | None:
@@ -85,7 +85,7 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class KafkaSecurity:
-    """What makes a broker plain or secure: its settings, its files by their place, librdkafka's options."""
+    """The security of a broker: its settings, its files by their path, and librdkafka's options."""
 
     settings: Mapping[str, str] = field(default_factory=lambda: variables(DEPLOY / "broker-plain.env"))
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -95,12 +95,12 @@ class KafkaSecurity:
 def variables(*files: Path) -> dict[str, str]:
     """Read files of variables one after the other, as compose does; a later one may use those of an earlier one."""
     text = "\n".join(file.read_text() for file in files)
-    text = re.sub(r":\?[^}\n]*}", "}", text)  # `${NAME:?what to do}` is compose's, for what must be given
+    text = re.sub(r":\?[^}\n]*}", "}", text)  # compose writes `${NAME:?message}` for a variable that must be set
     return {name: value or "" for name, value in dotenv.dotenv_values(stream=StringIO(text)).items()}
 
 
 class ExternalServer:
-    """A server that somebody else runs: it is used and never touched."""
+    """A server that somebody else runs: tests use it and never stop it."""
 
     container_id: str | None = None
 
@@ -145,7 +145,7 @@ class DockerServer:
         await self.ready()
 
     async def ready(self) -> None:
-        """Return when it answers; raise with its last words when it ends or stays silent."""
+        """Return when it answers; raise with the end of its log when it ends or does not answer in time."""
         give_up_at = time.monotonic() + READY_WITHIN_S
         while True:
             try:
@@ -167,7 +167,7 @@ class DockerServer:
 
 def docker_trouble() -> str | None:
     """Say in one line why Docker cannot be used here; None if it can."""
-    with warnings.catch_warnings():  # its client forgets to close the socket of an engine that is not there
+    with warnings.catch_warnings():  # its client leaves a socket open when no engine answers
         warnings.simplefilter("ignore", ResourceWarning)
         answers = _docker_answers()
         gc.collect()
@@ -175,7 +175,7 @@ def docker_trouble() -> str | None:
 
 
 def prepare_docker() -> None:
-    """Start testcontainers' reaper, which removes what a killed test run leaves; do without where it cannot be had."""
+    """Start testcontainers' reaper, which cleans up after a killed test run; go on without it where it can't start."""
     if not testcontainers_config.ryuk_disabled:
         try:
             Reaper.get_instance()
@@ -186,7 +186,7 @@ def prepare_docker() -> None:
 def start_docker_kafka(security: KafkaSecurity | None = None, *, advertised: str | None = None) -> DockerServer:
     """Start Apache Kafka with one node, as broker and controller; tools inside the container use `localhost:9094`.
 
-    `advertised`: where clients shall find it, if not at its own address: a proxy, say.
+    `advertised`: the address that clients are told, where that is not its own: that of a proxy, say.
     """
     security = security or KafkaSecurity()
     container, port = DockerContainer(KAFKA_IMAGE), free_ports(1)[0]
@@ -306,7 +306,9 @@ class EmbeddedPostgres:
         self._folder.cleanup()
 
     async def _launch(self) -> None:
-        await self._supervisor.start(replace(self._postgres.spec(), vital=True))  # vital: only we start it again
+        await self._supervisor.start(
+            replace(self._postgres.spec(), vital=True)
+        )  # vital: the supervisor must not restart it
 
     async def _end(self, how: signal.Signals) -> None:
         [pid] = self._supervisor.pids["postgres"]
@@ -357,7 +359,7 @@ def _docker_answers() -> bool:
 
 
 def _own_start(container: DockerContainer) -> list[str]:
-    """Return the command with which the image would start; fetch the image if need be."""
+    """Return the image's own start command; pull the image if necessary."""
     images = container.get_docker_client().client.images
     try:
         image = images.get(container.image)
@@ -368,7 +370,7 @@ def _own_start(container: DockerContainer) -> list[str]:
 
 
 def _kafka_probe(address: str, options: Mapping[str, str]) -> Probe:
-    """Ask by librdkafka: connections that a starting broker drops leave neither sockets nor lines of a log behind."""
+    """Probe with librdkafka: when a starting broker drops a connection, it leaves neither a socket nor a log line."""
     client = AdminClient({"bootstrap.servers": address, "reconnect.backoff.max.ms": 200, "log_level": 0, **options})
 
     async def probe() -> None:

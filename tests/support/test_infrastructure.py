@@ -1,4 +1,4 @@
-"""The servers that all other tests stand on are real, apart from each other, and survive what is done to them."""
+"""The servers of all other tests are real, keep tests apart from each other, and survive a kill and a restart."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def _consume(bootstrap_servers: str, topic: str, count: int) -> list[bytes
 
 async def test_what_is_produced_is_consumed(infrastructure: Infrastructure, topic_prefix: str) -> None:
     """A topic has the partitions that were asked for, and a group reads from it what a producer wrote."""
-    topic = f"{topic_prefix}letters"
+    topic = f"{topic_prefix}messages"
     await infrastructure.create_topics({topic: 3})
     await _produce(infrastructure.kafka_bootstrap_servers, topic, b"a", b"b", b"c")
 
@@ -57,13 +57,13 @@ async def test_what_is_produced_is_consumed(infrastructure: Infrastructure, topi
         assert {0, 1, 2} == await producer.partitions_for(topic)
 
 
-@pytest.mark.parametrize("turn", ["first", "second"])
-async def test_a_test_has_its_database_for_itself(database: Database, turn: str) -> None:
-    """The database is PostgreSQL 18, and what one test makes in it no other test meets."""
+@pytest.mark.parametrize("run", ["first", "second"])
+async def test_a_test_has_its_database_for_itself(database: Database, run: str) -> None:
+    """The database is PostgreSQL 18, and no other test sees what one test creates in it."""
     connection = await asyncpg.connect(database.url)
     try:
         assert (await connection.fetchval("SHOW server_version")).startswith("18")
-        await connection.execute("CREATE TABLE public.traces AS SELECT $1::text AS turn", turn)
+        await connection.execute("CREATE TABLE public.traces AS SELECT $1::text AS run", run)
     finally:
         await connection.close()
 
@@ -124,7 +124,7 @@ async def test_kafka_keeps_what_was_acknowledged_through_kill_and_restart() -> N
 def test_the_environment_comes_before_docker_before_embedded(
     environment: Mapping[str, str], docker_trouble: str | None, expected: str
 ) -> None:
-    """The broker is the one that is named, else a container, else the embedded one; which, is said beforehand."""
+    """The broker is the named one, else a container, else the embedded one; the session reports which."""
     session = Session(environment, docker_trouble)
 
     assert expected == session.broker_kind

@@ -24,7 +24,7 @@ class Books(NamedTuple):
     accounts: list[Row]
     journal: list[Row]
     claims: dict[str, Row]
-    letters: list[Row]
+    dead_letters: list[Row]
     unsent: dict[str, int]
     """Rows in each outbox."""
 
@@ -48,7 +48,7 @@ async def read(owner_url: str) -> Books:
         accounts=rows["accounts"],
         journal=rows["journal"],
         claims={row["order_id"]: row for row in rows["claims"]},
-        letters=rows["letters"],
+        dead_letters=rows["dead_letters"],
         unsent={row["outbox"]: row["rows"] for row in rows["unsent"]},
     )
 
@@ -78,11 +78,11 @@ _SQL = {
     "accounts": "SELECT user_id, asset_id, available, held FROM balances.accounts",
     "journal": "SELECT entry_id, account, asset_id, order_id::text AS order_id, amount FROM balances.journal",
     "claims": "SELECT order_id::text AS order_id, user_id, idempotency_key, client_order_id FROM api.claims",
-    "letters": """
+    "dead_letters": """
         SELECT * FROM (
             SELECT topic, partition, record_offset, value, reason FROM orders.dead_letters
             UNION ALL SELECT topic, partition, record_offset, value, reason FROM balances.dead_letters
-            UNION ALL SELECT topic, partition, record_offset, value, reason FROM assets.dead_letters) AS letters""",
+            UNION ALL SELECT topic, partition, record_offset, value, reason FROM assets.dead_letters) AS found""",
     "unsent": """
         SELECT 'orders' AS outbox, count(*) AS rows FROM orders.outbox
         UNION ALL SELECT 'balances', count(*) FROM balances.outbox

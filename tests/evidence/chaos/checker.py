@@ -64,7 +64,7 @@ def judge(record: Record, wire: Wire, books: Books) -> list[Finding]:
         *(_effects(order_id, order, books) for order_id, order in books.orders.items()),
         _accounts(record, books),
         _journal(books),
-        _letters(record, books),
+        _dead_letters(record, books),
         (Finding("wire", "orders.events", fault) for fault in wire.faults),
     )
     return [finding for rule in rules for finding in rule]
@@ -151,7 +151,7 @@ def _as_wanted(record: Record, books: Books) -> Findings:
         end = " ".join(filter(None, (order["status"], order["reason_code"])))
         if order["status"] in ENDED and end not in {*placed.ends, *EXCUSED}:
             yield Finding(
-                "outcome", order_id, f"a {placed.kind} order by {placed.door} ended as {end}: {order['reason']}"
+                "outcome", order_id, f"a {placed.kind} order by {placed.channel} ended as {end}: {order['reason']}"
             )
         if placed.user_id != order["user_id"]:
             yield Finding("outcome", order_id, f"it was {placed.user_id}'s wish, and is {order['user_id']}'s order")
@@ -366,10 +366,10 @@ def _journal(books: Books) -> Findings:
 # What nobody could read -----------------------------------------------------------------------------------------------
 
 
-def _letters(record: Record, books: Books) -> Findings:
+def _dead_letters(record: Record, books: Books) -> Findings:
     """Each unreadable message is one dead letter, with its bytes; nothing else is a dead letter."""
-    places = Counter((row["topic"], row["partition"], row["record_offset"]) for row in books.letters)
-    values = {(row["topic"], row["partition"], row["record_offset"]): row["value"] for row in books.letters}
+    places = Counter((row["topic"], row["partition"], row["record_offset"]) for row in books.dead_letters)
+    values = {(row["topic"], row["partition"], row["record_offset"]): row["value"] for row in books.dead_letters}
     for place, number in places.items():
         if number > 1:
             yield Finding("doubled", str(place), f"{number} dead letters")
@@ -378,7 +378,7 @@ def _letters(record: Record, books: Books) -> Findings:
         if kept != one.value:
             yield Finding("lost", f"{one.topic}/{one.partition}@{one.offset}", f"{one.value!r} is kept as {kept!r}")
     known = {one.value for one in record.unreadable} | set(record.unsure)
-    for row in books.letters:
+    for row in books.dead_letters:
         if row["value"] not in known:
             where = f"{row['topic']}/{row['partition']}@{row['record_offset']}"
             yield Finding("invented", where, f"a dead letter of {(row['value'] or b'')[:200]!r}: {row['reason']}")

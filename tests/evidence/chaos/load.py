@@ -36,7 +36,7 @@ MIX: Final = {
     "good": 50,
     "hopeless": 9,
     "withdrawn": 14,
-    "strangers_cancel": 2,
+    "foreign_cancel": 2,
     "doubled": 9,
     "contradiction": 4,
     "twins": 3,
@@ -147,18 +147,18 @@ class Load:
 
     # What may be wanted -----------------------------------------------------------------------------------------------
 
-    def _placed(self, kind: str, door: str, body: dict[str, Any], *ends: str, user_id: str | None = None) -> Placed:
+    def _placed(self, kind: str, channel: str, body: dict[str, Any], *ends: str, user_id: str | None = None) -> Placed:
         placed = Placed(
             number=len(self.record.placed),
             kind=kind,
-            door=door,
+            channel=channel,
             user_id=user_id or self._rng.choice(self._users),
             bodies=[body],
             ends=list(ends or (COMPLETED,)),
             at_s=time.monotonic(),
         )
         identity = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
-        if door == "rest":
+        if channel == "rest":
             placed.key = identity
         else:
             placed.order_id = identity
@@ -177,7 +177,7 @@ class Load:
     def _hopeless(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         body, ends, user_id = rng.choice(_HOPELESS)
         placed = self._placed("hopeless", rng.choice(("rest", "kafka")), body, ends, user_id=user_id)
-        return placed, self._post(placed, insist=True) if placed.door == "rest" else self._produce(placed)
+        return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
 
     def _unaffected(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         """Want what the asset service refuses at once, so that nobody asks the balance service."""
@@ -189,12 +189,12 @@ class Load:
         placed = self._placed("cancelled", rng.choice(("rest", "kafka")), _good_body(rng), COMPLETED, WITHDRAWN)
         placed.cancelled = True
         pause_s = rng.choice((0.0, 0.0, 0.02, 0.3))
-        if placed.door == "rest":
+        if placed.channel == "rest":
             return placed, self._post_and_cancel(placed, pause_s)
         return placed, self._produce_and_cancel(placed, pause_s, first=rng.random() < 0.2)
 
-    def _strangers_cancel(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        placed = self._placed("cancelled by a stranger", "kafka", _good_body(rng))
+    def _foreign_cancel(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        placed = self._placed("cancelled by another user", "kafka", _good_body(rng))
 
         async def act() -> None:
             await self._produce(placed)
@@ -225,7 +225,7 @@ class Load:
         placed.bodies.append(_good_body(rng))
 
         async def act() -> None:
-            if placed.door == "rest":
+            if placed.channel == "rest":
                 await self._post(placed, insist=True)
                 await self._post(placed, insist=False, body=placed.bodies[1])
             else:
@@ -251,7 +251,7 @@ class Load:
         """Break a rule: refused at the door by REST; by Kafka an order that fails, so that its producer hears of it."""
         body = _good_body(rng) | rng.choice(({"quantity": "-1"}, {"quantity": 1}, {"order_type": "WISH"}))
         placed = self._placed("invalid", rng.choice(("rest", "kafka")), body, "FAILED INVALID_ORDER")
-        return placed, self._post(placed, insist=True) if placed.door == "rest" else self._produce(placed)
+        return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
 
     def _unreadable(self, rng: random.Random) -> tuple[None, Coroutine[Any, Any, None]]:
         """Send a message from which not even an order's id can be read."""

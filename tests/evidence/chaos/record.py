@@ -20,7 +20,7 @@ class Placed:
 
     number: int
     kind: str
-    door: str
+    channel: str
     user_id: str
     bodies: list[dict[str, Any]]
     ends: list[str]
@@ -46,7 +46,7 @@ class Placed:
     @property
     def refused(self) -> bool:
         """Whether every answer said that there is none."""
-        return self.door == "rest" and bool(self.answers) and all(answer in NO for answer in self.answers)
+        return self.channel == "rest" and bool(self.answers) and all(answer in NO for answer in self.answers)
 
     @property
     def name(self) -> str:

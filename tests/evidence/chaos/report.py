@@ -28,12 +28,12 @@ def figures(outcome: Outcome) -> dict[str, int | float | str]:
         "other findings": len(outcome.findings) - sum(_found(outcome, kind) for kind in ("lost", "doubled", "money")),
         "versions told on the wire": outcome.events,
         "told more than once": outcome.repeated_events,
-        "unreadable messages kept": outcome.letters,
+        "unreadable messages kept": outcome.dead_letters,
         "latency p50, s": _percentile(outcome.latencies_s, 0.50),
         "latency p95, s": _percentile(outcome.latencies_s, 0.95),
         "latency p99, s": _percentile(outcome.latencies_s, 0.99),
         "latency max, s": _percentile(outcome.latencies_s, 1.0),
-        "longest time in which no order ended, s": round(outcome.longest_silence_s, 1),
+        "longest time in which no order ended, s": round(outcome.longest_pause_s, 1),
         "longest until all that was in flight at a fault had ended, s": round(outcome.longest_recovery_s, 1),
         "all had ended so long after the last fault, s": round(outcome.quiet_after_s, 1),
     }
@@ -43,7 +43,7 @@ def tables(outcome: Outcome) -> list[evidence.Table]:
     """Make the run's tables."""
     made: list[evidence.Table] = [_faults(outcome)]
     for title, columns, counts in (
-        ("Wishes", ["what, by which door", "number"], outcome.placed),
+        ("Wishes", ["what, by REST or Kafka", "number"], outcome.placed),
         ("How orders ended", ["status and reason", "orders"], outcome.ends),
         ("What the API answered", ["status code", "answers"], outcome.answers),
         ("What the system counted itself (at least)", ["metric", "count"], Counter(outcome.counters)),

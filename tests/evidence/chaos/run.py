@@ -45,7 +45,7 @@ class Outcome:
     answers: Counter[str] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
     """From a request's sending to the sight of its order's end."""
-    longest_silence_s: float = 0.0
+    longest_pause_s: float = 0.0
     """The longest time in which no order ended."""
     longest_recovery_s: float = 0.0
     """The longest time from a fault's beginning until all orders that were in flight then had ended."""
@@ -53,7 +53,7 @@ class Outcome:
     """How long after the last fault everything had ended."""
     events: int = 0
     repeated_events: int = 0
-    letters: int = 0
+    dead_letters: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ async def run(
         final = await books.read(one.owner_url)
         _save(folder, record)
         outcome.findings = [*findings, *_without_load(faulty.done), *checker.judge(record, witness.wire, final)]
-        outcome.letters = len(final.letters)
+        outcome.dead_letters = len(final.dead_letters)
         outcome.ends = checker.ends(final)
         outcome.orders = len(final.orders)
         _measure(outcome, record, witness)
@@ -152,11 +152,11 @@ def _measure(outcome: Outcome, record: Record, witness: Witness) -> None:
         for placed in record.placed
         if placed.order_id in witness.ended_at
     }
-    outcome.placed = Counter(f"{placed.kind} by {placed.door}" for placed in record.placed)
+    outcome.placed = Counter(f"{placed.kind} by {placed.channel}" for placed in record.placed)
     outcome.answers = Counter(str(answer or "none") for placed in record.placed for answer in placed.answers)
     outcome.latencies_s = sorted(end - begin for begin, end in lives.values())
     ends = sorted(end for _, end in lives.values())
-    outcome.longest_silence_s = max((after - before for before, after in pairwise(ends)), default=0)
+    outcome.longest_pause_s = max((after - before for before, after in pairwise(ends)), default=0)
     outcome.longest_recovery_s = max(
         (end - one.began_at for one in outcome.faults for begin, end in lives.values() if begin <= one.began_at < end),
         default=0,

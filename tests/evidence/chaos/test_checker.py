@@ -65,7 +65,7 @@ PLANTS = (
         "an unsent reply", "lost", "balances.outbox: 1 rows were never sent",
         ("INSERT INTO balances.outbox (due_at, available_at, refs, payload) VALUES (now(), now(), '{}', '')",),
     ),
-    Plant("a letter's byte", "lost", "is kept as", ("UPDATE orders.dead_letters SET value = 'other'",)),
+    Plant("a changed byte of a dead letter", "lost", "is kept as", ("UPDATE orders.dead_letters SET value = 'other'",)),
     # Doubled
     Plant(
         "one key, two orders", "doubled", "its key made several orders",
@@ -175,7 +175,7 @@ PLANTS = (
         "an event too many", "invented", "versions [5] were told", (),
         lambda _, w: w.told[BOUGHT].update({5: [Told(BOUGHT, f"{BOUGHT}:v5", b"{}")]}),
     ),
-    Plant("a letter of nobody", "invented", "a dead letter of", (), lambda r, _: r.unreadable.clear()),
+    Plant("a dead letter of no message", "invented", "a dead letter of", (), lambda r, _: r.unreadable.clear()),
 )  # fmt: skip
 
 

@@ -96,10 +96,10 @@ async def test_swallowed_connections_stay_half_open_and_only_new_ones_work_after
         async with _client(proxy) as (late_reader, late_writer):
             late_writer.write(b"into the dark")
             proxy.heal()
-            for silent, speaker in ((reader, writer), (late_reader, late_writer)):
-                speaker.write(b"anybody there?")
+            for receiver, sender in ((reader, writer), (late_reader, late_writer)):
+                sender.write(b"anybody there?")
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.2):
-                        await silent.read(1)
+                        await receiver.read(1)
         async with _client(proxy) as (new_reader, new_writer):
             assert b"again" == await _says(new_reader, new_writer, b"again")

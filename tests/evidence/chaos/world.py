@@ -75,7 +75,7 @@ JOURNAL: Final = (
     ("deposit:2", None, "@external", "ACME", "-100"),
 )
 ACCOUNTS: Final = (("USD", "699.28"), ("ACME", "90"), ("BTC", "0.0100001"))
-LETTER: Final = Unreadable("orders.requests", 3, 77, b"{broken")
+UNREADABLE: Final = Unreadable("orders.requests", 3, 77, b"{broken")
 
 
 async def insert(owner: asyncpg.Connection) -> None:
@@ -102,14 +102,14 @@ async def insert(owner: asyncpg.Connection) -> None:
     await owner.executemany(_ACCOUNT, ACCOUNTS)
     await owner.execute(_CLAIM, BOUGHT, "k1")
     await owner.execute(_CLAIM, REFUSED, "k2")
-    await owner.execute(_LETTER, LETTER.topic, LETTER.partition, LETTER.offset, LETTER.value)
+    await owner.execute(_DEAD_LETTER, UNREADABLE.topic, UNREADABLE.partition, UNREADABLE.offset, UNREADABLE.value)
 
 
 def record() -> Record:
     """Return what was submitted: two orders by REST, two by Kafka, one refused at the door, one unreadable message."""
     record = Record(
         deposits={("alice", "USD"): "1000", ("alice", "ACME"): "100"},
-        unreadable=[LETTER],
+        unreadable=[UNREADABLE],
     )
     for number, sample in enumerate(SAMPLES):
         rest = sample.order_id in {BOUGHT, REFUSED}
@@ -195,6 +195,6 @@ _ACCOUNT = "INSERT INTO balances.accounts VALUES ('alice', $1, $2::text::numeric
 _CLAIM = """
     INSERT INTO api.claims (order_id, user_id, idempotency_key, intent, request, next_publish_at)
     VALUES ($1::text::uuid, 'alice', $2, '', '', now())"""
-_LETTER = """
+_DEAD_LETTER = """
     INSERT INTO orders.dead_letters (topic, partition, record_offset, record_timestamp, headers, value, reason)
     VALUES ($1, $2, $3, 0, '[]', $4, 'it is broken')"""

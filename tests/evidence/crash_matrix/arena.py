@@ -115,7 +115,7 @@ class Arena:
         interfered = {order_id for order_id, wanted in accepted.items() if wanted.ends.endswith("EXECUTION_FAILED")}
         unexpected = {k: v for k, v in surprises.items() if v not in RETRYABLE and k not in interfered}
         assert unexpected == {}, f"orders ended otherwise than announced: {unexpected}"
-        await self._replay_letters(cells)
+        await self._replay_dead_letters(cells)
         await assert_all_is_well(self._system, self._trader)
 
     async def _operate(self) -> None:
@@ -127,7 +127,7 @@ class Arena:
                 await self._system.cli("resume", order_id)
             await asyncio.sleep(0.2)
 
-    async def _replay_letters(self, cells: Sequence[Cell]) -> None:
+    async def _replay_dead_letters(self, cells: Sequence[Cell]) -> None:
         """Send again what was set aside on purpose; any other dead letter is a fault."""
         for schema in SCHEMAS:
             rows = await self._system.owner_rows(

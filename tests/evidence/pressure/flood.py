@@ -37,7 +37,7 @@ OVERSIZED_EACH: Final = 10
 OVERSIZED_BYTES: Final = 700_000
 SLOWER_MAX: Final = 5.0
 SLOWER_BUT_S: Final = 2.0
-KEPT_WITHIN_S: Final = 120.0
+STORED_WITHIN_S: Final = 120.0
 
 
 @dataclass
@@ -60,7 +60,7 @@ async def flood(postgres: Server, kafka: Server, folder: Path, plan: Plan, *, ea
         record.unreadable += sent
         broken = [await _send_unparsable(one, topic, unparsable) for topic in TOPICS] if unparsable else []
         in_s = time.monotonic() - flooded
-        kept_s = await _kept(one, len(sent) + sum(map(len, broken)), flooded)
+        stored_s = await _all_stored(one, len(sent) + sum(map(len, broken)), flooded)
         over = time.monotonic()
         await asyncio.sleep(2)
         await load.stop()
@@ -69,11 +69,13 @@ async def flood(postgres: Server, kafka: Server, folder: Path, plan: Plan, *, ea
         final = await books.read(one.owner_url)
         places = {place for some in broken for place in some}
         lost = [
-            letter
-            for letter in final.letters
-            if (letter["topic"], letter["partition"], letter["record_offset"]) in places
+            dead_letter
+            for dead_letter in final.dead_letters
+            if (dead_letter["topic"], dead_letter["partition"], dead_letter["record_offset"]) in places
         ]
-        readable = final._replace(letters=[letter for letter in final.letters if letter not in lost])
+        readable = final._replace(
+            dead_letters=[dead_letter for dead_letter in final.dead_letters if dead_letter not in lost]
+        )
         before = _took(record, witness, began, flooded)
         during = _took(record, witness, flooded, over)
         figures: dict[str, int | float | str] = {
@@ -83,8 +85,8 @@ async def flood(postgres: Server, kafka: Server, folder: Path, plan: Plan, *, ea
             "their kinds": ", ".join(KINDS),
             "that the client library can't parse": len(places),
             "sent in, s": round(in_s, 1),
-            "all kept as dead letters after, s": round(kept_s, 1),
-            "dead letters": len(final.letters),
+            "all kept as dead letters after, s": round(stored_s, 1),
+            "dead letters": len(final.dead_letters),
             "latency before, p50, s": _share(before, 0.5),
             "latency before, p99, s": _share(before, 0.99),
             "latency during, p50, s": _share(during, 0.5),
@@ -191,12 +193,12 @@ async def _send_unparsable(one: Arena, topic: str, number: int) -> list[tuple[st
     return places
 
 
-async def _kept(one: Arena, number: int, since: float) -> float:
+async def _all_stored(one: Arena, number: int, since: float) -> float:
     """Wait until there are so many dead letters, at most so long; return how long it took."""
     connection = await asyncpg.connect(one.owner_url)
     try:
-        while time.monotonic() - since < KEPT_WITHIN_S:
-            if await connection.fetchval(_LETTERS) >= number:
+        while time.monotonic() - since < STORED_WITHIN_S:
+            if await connection.fetchval(_DEAD_LETTERS) >= number:
                 break
             await asyncio.sleep(0.2)
     finally:
@@ -215,6 +217,6 @@ def _share(ordered: list[float], share: float) -> float:
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 3) if ordered else 0.0
 
 
-_LETTERS = """
+_DEAD_LETTERS = """
     SELECT (SELECT count(*) FROM orders.dead_letters) + (SELECT count(*) FROM balances.dead_letters)
          + (SELECT count(*) FROM assets.dead_letters)"""

@@ -188,7 +188,7 @@ def _open(record: Record, witness: Witness) -> list[Placed]:
 
 async def _drained(orders: Iterable[Placed], witness: Witness, since: float) -> float:
     """Wait until these orders have ended, at most for `DRAINED_WITHIN_S`; return how long it took, from `since`."""
-    wanted = [one for one in orders if one.accepted or one.door == "kafka"]
+    wanted = [one for one in orders if one.accepted or one.channel == "kafka"]
     while time.monotonic() - since < DRAINED_WITHIN_S:
         if all(one.order_id in witness.ended_at for one in wanted):
             break
@@ -203,7 +203,7 @@ def _latencies(placed: Iterable[Placed], witness: Witness, participant: str) -> 
     return [
         (one.at_s, witness.ended_at[one.order_id] - one.at_s)
         for one in placed
-        if one.kind in kinds and one.door == "kafka" and one.order_id in witness.ended_at
+        if one.kind in kinds and one.channel == "kafka" and one.order_id in witness.ended_at
     ]
 
 

@@ -109,7 +109,7 @@ class Judge:
 
     def final(self) -> list[str]:
         """Say what is wrong when all has ended."""
-        faults = [*self._money(), *self._letters()]
+        faults = [*self._money(), *self._dead_letters()]
         for plan in self._world.scenario.orders:
             order = self._every("orders").get(plan.order_id)
             if order is None:
@@ -187,7 +187,7 @@ class Judge:
                 holders[order["user_id"], order["client_order_id"]].append(order_id)
         yield from (f"I10: {key} names {ids}" for key, ids in holders.items() if len(ids) > 1)
 
-    def _letters(self) -> Iterator[str]:
+    def _dead_letters(self) -> Iterator[str]:
         """Nothing is set aside but what was poisoned, and what a broken request says of itself."""
         if any(fault.kind is Kind.POISON for fault in self._world.scenario.faults):
             return

@@ -112,14 +112,18 @@ class Node:
     async def _start(self) -> Member:
         world, schema = self.world, SCHEMAS[self.service]
         engine = cast("Any", Engine(world.database, self, self.world.lingers_s))
-        outbox, breaker, self.stopping = Outbox(schema), CircuitBreaker(world.scenario.silent_after), asyncio.Event()
+        outbox, breaker, self.stopping = (
+            Outbox(schema),
+            CircuitBreaker(world.scenario.breaker_opens_after),
+            asyncio.Event(),
+        )
         handler = self._handler(breaker)
-        letters, publisher = Letters(self), Publisher(self)
+        dead_letters, publisher = DeadLetters(self), Publisher(self)
         process: BatchProcess[Any] = BatchProcess(
             engine=engine,
             handler=handler,
             outbox=outbox,
-            dead_letters=cast("Any", letters),
+            dead_letters=cast("Any", dead_letters),
             publisher=publisher,
             metrics=_METRICS,
             stopping=self.stopping,
@@ -256,15 +260,15 @@ class Publisher:
         return told
 
 
-class Letters:
+class DeadLetters:
     """Where records go that nobody can handle."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def write(self, tx: Transaction, letters: Sequence[RejectedRecord]) -> None:
+    async def write(self, tx: Transaction, rejected: Sequence[RejectedRecord]) -> None:
         """Store them in a table."""
-        for record, reason in letters:
+        for record, reason in rejected:
             place = (record.topic, record.partition, record.offset)
             await tx.insert("dead_letters", place, {"reason": reason, "by": self._node.name})
 

@@ -131,7 +131,7 @@ class Scenario(msgspec.Struct, frozen=True):
     orders: tuple[OrderPlan, ...]
     faults: tuple[Fault, ...]
     rates: Rates
-    silent_after: int = 100
+    breaker_opens_after: int = 100
     """After how many repeated questions without an answer a participant gets only probes."""
 
 
@@ -141,12 +141,12 @@ def draw(seed: int) -> Scenario:
     orders = tuple(_order(chance, number) for number in range(chance.choice((1, 1, 2, 2, 3, 4, 6))))
     faults = tuple(_fault(chance, len(orders)) for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6, 9))))
     faults += tuple(_poison(chance, len(orders)) for fault in faults if fault.point in SETTING_ASIDE)
-    rates, silent_after = _rates(chance), chance.choice((1, 3, 100))
+    rates, breaker_opens_after = _rates(chance), chance.choice((1, 3, 100))
     if chance.random() < READ_ONLY_CHANCE:
         faults += (Fault(Kind.DATABASE_READ_ONLY, "", chance.uniform(0, BUSY_S), chance.choice((0.3, 3.0, 20.0))),)
     if chance.random() < LOCKED_ROW_CHANCE:
         faults += tuple(_locked_row(chance, orders) for _ in range(chance.choice((1, 1, 2))))
-    return Scenario(seed, orders, faults, rates, silent_after)
+    return Scenario(seed, orders, faults, rates, breaker_opens_after)
 
 
 def _order(chance: Random, number: int) -> OrderPlan:
@@ -173,7 +173,7 @@ def _order(chance: Random, number: int) -> OrderPlan:
 
 def _cancel(chance: Random, at: float) -> Cancel:
     after = chance.choice((0.0, chance.uniform(-2, 2), chance.uniform(0, 0.1), chance.uniform(0, 90)))
-    return Cancel(max(0.0, at + after), chance.choice(("user", "user", "user", "operator", "stranger")))
+    return Cancel(max(0.0, at + after), chance.choice(("user", "user", "user", "operator", "another user")))
 
 
 _DRAWN: Final = tuple(kind for kind in Kind if kind not in {Kind.DATABASE_READ_ONLY, Kind.LOCKED_ROW})

@@ -105,7 +105,7 @@ def _moved(order_id: UUID) -> tuple[Any, ...]:
 
 _OUTBOX: Final[Any] = Outbox("orders")
 _RELAY: Final[Any] = Relay(None, "orders", _OUTBOX, None)  # type: ignore[arg-type]
-_KEPT: Final = (0.0, 0.0, ["ref"], b"payload")
+_MESSAGE: Final = (0.0, 0.0, ["ref"], b"payload")
 
 
 class Does(NamedTuple):
@@ -150,13 +150,13 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
         Does("B", store._LOCK, ([X],)), Does("A", ""), Does("B", ""),
     ],
     "claimed rows are skipped": [
-        Does("A", _OUTBOX._insert_sql, _KEPT), Does("A", None),
+        Does("A", _OUTBOX._insert_sql, _MESSAGE), Does("A", None),
         Does("A", _RELAY._claim_sql, (30.0, 20, EVER_S)), Does("B", _RELAY._claim_sql, (30.0, 20, EVER_S)),
         Does("A", None), Does("B", None),
         Does("B", _RELAY._claim_sql, (30.0, 20, EVER_S)), Does("B", None),
     ],
     "a row that is being deleted is waited for": [
-        Does("A", _OUTBOX._insert_sql, _KEPT), Does("A", None),
+        Does("A", _OUTBOX._insert_sql, _MESSAGE), Does("A", None),
         Does("A", _OUTBOX._delete_sql, ([1],)), Does("B", _OUTBOX._delete_sql, ([1],)), Does("A", None),
         Does("B", None),
     ],

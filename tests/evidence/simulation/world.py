@@ -191,8 +191,8 @@ class World:
 
     async def _trade(self, plan: OrderPlan) -> None:
         for number, cancel in enumerate(plan.cancels):
-            by = {"user": plan.user_id, "operator": "@operator:olga", "stranger": "mallory"}[cancel.by]
-            user = "mallory" if cancel.by == "stranger" and number else plan.user_id
+            by = {"user": plan.user_id, "operator": "@operator:olga", "another user": "mallory"}[cancel.by]
+            user = "mallory" if cancel.by == "another user" and number else plan.user_id
             self.loop.call_later(cancel.at, self._send, OrderCancelRequested(plan.order_id, user, by))
         await asyncio.sleep(plan.at)
         request = self._request(plan)
