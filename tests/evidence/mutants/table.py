@@ -101,7 +101,7 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "cancel by a stranger",
+        "cancel by another user",
         "A cancel by anyone but the owner or an operator is recorded and ignored.",
         "order_saga/core/judgement.py",
         "    if requested_by == owner:\n        return",
@@ -116,7 +116,7 @@ MUTANTS: Final = (
         "",
         (
             "tests/order_saga/core/test_cancel.py::test_a_cancel_by_anyone_else_is_recorded_and_ignored",
-            "tests/order_saga/core/test_cancel.py::test_a_request_that_meets_a_strangers_cancel_goes_on",
+            "tests/order_saga/core/test_cancel.py::test_a_request_that_meets_another_users_cancel_goes_on",
         ),
     ),
     Mutant(
@@ -277,8 +277,8 @@ MUTANTS: Final = (
         "    if not question.held_back and not paused_for(draft) and patience_over(draft, question):",
         "    if False:",
         (
-            "tests/order_saga/core/test_quote.py::test_an_answer_that_is_handled_after_its_patience_is_silence",
-            "tests/order_saga/core/test_quote.py::test_a_hold_that_is_told_after_its_patience_is_refunded",
+            "tests/order_saga/core/test_quote.py::test_an_answer_that_is_handled_after_its_patience_counts_as_none",
+            "tests/order_saga/core/test_quote.py::test_a_hold_that_is_reported_after_its_patience_is_refunded",
         ),
     ),
     Mutant(
@@ -462,7 +462,7 @@ MUTANTS: Final = (
         "    if isinstance(message, OrderCancelRequested):\n        return Saga(message.order_id, message.user_id,",
         '    if hasattr(message, "order_id"):\n        return Saga(message.order_id, getattr(message, "user_id", ""),',
         (
-            "tests/order_saga/core/test_replies_out_of_time.py::test_a_reply_for_an_unknown_order_is_a_stranger",
+            "tests/order_saga/core/test_replies_out_of_time.py::test_a_reply_for_an_unknown_order_is_unknown",
             "tests/order_saga/core/test_fold.py::test_only_a_request_or_a_cancel_begins_an_order",
         ),
     ),

@@ -1,4 +1,4 @@
-"""Everything that type-correct messages can say to an order, true or not: what participants would say who lie."""
+"""Every message of the right type that an order can get, also false ones, as faulty participants would send."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from order_saga.core.saga import Incoming, Reply
 
 _NO_BUSINESS = (BalanceRefusal.INSUFFICIENT_BALANCE, BalanceRefusal.CLOSED, BalanceRefusal.HOLD_CONFLICT)
-"""A reason that an order can end by, one that only the balance service knows, and the one that needs a person."""
+"""A reason that can end an order, one that only the balance service uses, and the one that parks the order."""
 
 
 @cache
 def walked(side: Side) -> tuple[Walk, Explored[int]]:
-    """Walk an order to which anything may be said, completely; replies only between pauses."""
+    """Walk all states of an order that gets any message; during pauses only the messages of `always` come."""
     walk = Walk(lies(side), during_pauses={*always(side)})
     return walk, explore(0, walk.successors)
 
 
 def lies(side: Side) -> dict[str, Incoming]:
-    """List every reply with every hold state, the reasons that make a difference, and ids of other commands."""
+    """List each reply with each hold state, each reason that makes a difference, and the ids of other commands."""
     told: dict[str, Incoming] = {**always(side), **replies(side)}
     told["approved, but the fee takes all"] = sample.approved(fee_bps=10_000)
     told |= {f"asset refused: {code}": sample.not_approved(code) for code in AssetRefusal}
@@ -47,7 +47,7 @@ def lies(side: Side) -> dict[str, Incoming]:
 
 
 def one_of_each() -> tuple[Reply, ...]:
-    """Give a believable reply of every type."""
+    """Return one plausible reply of each type."""
     return (
         sample.approved(),
         sample.not_approved(),

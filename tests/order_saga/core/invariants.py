@@ -1,6 +1,7 @@
-"""What must hold for an order, whatever is said to it: the invariants of the protocol, as far as one order shows them.
+"""The protocol's invariants, as far as one order shows them, for any sequence of messages.
 
-`check` judges one step: the saga before, and what `advance` made of it. It knows the rules, not the code.
+`check` judges one step: the saga before it, and the outcome of `advance`. It repeats the rules of the protocol and not
+the code of the core.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RANK: Final = {
     Phase.CANCELLED: 4,
     Phase.FAILED: 4,
 }
-"""A saga only goes on: to a phase of a higher rank."""
+"""A saga moves only to a phase of a higher rank."""
 KINDS: Final = frozenset(
     {
         "received",
@@ -47,12 +48,12 @@ NOBODY: Final[frozenset[Participant]] = frozenset()
 def availability(
     paused: frozenset[Participant] = NOBODY, silent: frozenset[Participant] = NOBODY
 ) -> dict[Participant, Availability]:
-    """Say of whom it is not available why, as the orchestrator does: a pause counts before silence."""
+    """Map each unavailable participant to the reason; one that is both paused and silent counts as paused."""
     return dict.fromkeys(silent, Availability.SILENT) | dict.fromkeys(paused, Availability.PAUSED)
 
 
 def check(before: Saga, now: datetime, outcome: Decision | Ignored, paused: frozenset[Participant] = NOBODY) -> None:
-    """Fail with the broken rule's name unless this step is right, made while some participants were `paused`."""
+    """Fail with the broken rule's name unless this step is right; `paused` are the participants paused during it."""
     if isinstance(outcome, Ignored):
         assert isinstance(outcome.why, Why)
         assert outcome.name, "an ignored message is named"
@@ -69,7 +70,7 @@ def check(before: Saga, now: datetime, outcome: Decision | Ignored, paused: froz
 
 
 def check_saga(saga: Saga) -> None:
-    """Fail unless a saga at rest is one that may exist."""
+    """Fail unless this saga may exist between two steps."""
     shown = PHASES[saga.phase].status
     if saga.phase is Phase.REFUNDING:
         assert saga.status is OrderStatus.PENDING, "a refunding order shows what it showed before"
@@ -92,7 +93,7 @@ def check_saga(saga: Saga) -> None:
 
 
 def _always_wakeable(saga: Saga) -> None:
-    """I6: an order that has not ended has an open question and a time to ask it again, or is parked."""
+    """I6: an order that has not ended is parked, or has an open question and a time to ask it again."""
     waiting = saga.progress.open()
     if saga.phase in TERMINAL or saga.phase is Phase.NEW:
         assert not waiting
@@ -107,7 +108,7 @@ def _always_wakeable(saga: Saga) -> None:
 
 
 def _money_at_rest(saga: Saga) -> None:
-    """I3 and I4, as the saga can know them: how it ended is proven by the last state of the hold that it was told."""
+    """I3 and I4, as far as the saga knows: the last hold state that it was told of proves how it ended."""
     state, reserve = saga.progress.hold_state, saga.progress.question(Step.RESERVE)
     if saga.phase is Phase.COMPLETED:
         assert state is HoldState.SETTLED
@@ -119,7 +120,7 @@ def _money_at_rest(saga: Saga) -> None:
 
 
 def _outcome(saga: Saga) -> None:
-    """Expect an outcome from the entry to REFUNDING on, or from a cancel of a parked order; never in one that fills."""
+    """Expect an outcome from the entry to REFUNDING on, or after a cancel while parked; never in one that fills."""
     fixed = saga.progress.outcome
     if fixed is None:
         assert saga.phase is not Phase.REFUNDING
@@ -142,7 +143,7 @@ def _goes_on(before: Saga, after: Saga) -> None:
 
 
 def _versions(before: Saga, decision: Decision, now: datetime) -> None:
-    """I7: one event a version, gapless, by legal moves only, and a version for every change that a client can see."""
+    """I7: versions have no gap, one event each, follow legal moves, and show every change that a client can see."""
     status, version = before.status, before.version
     for event in decision.events:
         version += 1
@@ -173,7 +174,7 @@ def _history(before: Saga, decision: Decision) -> None:
 
 
 def _questions(before: Saga, decision: Decision) -> None:
-    """Expect that an answer stays, and that a question is asked in the decision that opens it, or waits for a pause."""
+    """Expect that an answer does not change, and that a question is sent when it is opened, or waits for a pause."""
     after = decision.saga
     for known in before.progress.questions:
         now = after.progress.question(known.step)
@@ -206,9 +207,9 @@ def _questions(before: Saga, decision: Decision) -> None:
 
 
 def _pauses(before: Saga, decision: Decision, paused: frozenset[Participant]) -> None:
-    """Expect that nobody is asked, given up or found late while the order needs somebody who is paused.
+    """Expect that a pause stops questions, patience and overdue for each order that needs the paused participant.
 
-    Every order needs the balance service to its end, and the assets until they have judged it.
+    An order needs the balance service until it ends, and the asset service until the check is answered.
     """
     for question in decision.saga.progress.questions:
         assert question.sent or (question.attempts == 0 and question.answer in {Answer.OPEN, Answer.ABANDONED})
@@ -229,7 +230,7 @@ def _pauses(before: Saga, decision: Decision, paused: frozenset[Participant]) ->
 
 
 def _cancels(before: Saga, after: Saga) -> None:
-    """`cancel_requested` turns true only in a commit that still can cancel, and stays."""
+    """`cancel_requested` becomes true only in a commit that can still cancel, and never becomes false again."""
     assert after.cancel_requested >= before.cancel_requested
     if after.cancel_requested > before.cancel_requested:
         assert before.status in {None, OrderStatus.PENDING, OrderStatus.CONFIRMED}
@@ -241,7 +242,7 @@ def _cancels(before: Saga, after: Saga) -> None:
 
 
 def _fills(before: Saga, decision: Decision) -> None:
-    """Expect a fill from the decision that shows PROCESSING, and the same, busted, from the one that takes it back."""
+    """Expect a fill from the decision that shows PROCESSING, and the same, busted, from the one that reverses it."""
     passed_the_pivot = decision.saga.phase is Phase.SETTLING and before.phase is not Phase.SETTLING
     taken_back = before.phase is Phase.SETTLING and decision.saga.phase is Phase.FAILED
     assert (decision.fill is not None) == (passed_the_pivot or taken_back)

@@ -1,4 +1,4 @@
-"""What the tests of the core are made of: one order, everything that can be said to it, and a story to say it in."""
+"""Sample data for the tests of the core: one order, every message that it can get, and `Story`, which tells them."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORDER_ID: Final = UUID(int=997 * 10**30)
-"""A multiple of 997: this order's waits have no jitter."""
+"""A multiple of 997, so the waits of this order have no jitter."""
 HOLD: Final = Money("500.50")
-"""What a buy of 0.01 BTC at 50,000 holds, with its fee."""
-USER, STRANGER, OPERATOR = "alice", "mallory", "@operator:olga"
+"""The amount that a buy of 0.01 BTC at 50,000 holds, fee included."""
+USER, OTHER_USER, OPERATOR = "alice", "mallory", "@operator:olga"
 
 _TYPES: Final = {Side.BUY: OrderType.MARKET_BUY, Side.SELL: OrderType.MARKET_SELL}
 
@@ -64,29 +64,29 @@ _TYPES: Final = {Side.BUY: OrderType.MARKET_BUY, Side.SELL: OrderType.MARKET_SEL
 
 
 def request(side: Side = Side.BUY, **changes: Any) -> OrderRequested:
-    """Ask for 0.01 BTC at 50,000 or a little worse."""
+    """Request 0.01 BTC at 50,000, within the default slippage."""
     order = OrderRequested(ORDER_ID, USER, "BTC", _TYPES[side], Quantity("0.01"), price=Price(50_000))
     return structs.replace(order, **changes)
 
 
 def requested(side: Side = Side.BUY, **changes: Any) -> Requested:
-    """Have a request arrive as soon as it was made."""
+    """Wrap a request that arrives at the instant when it was made."""
     return Requested(request(side, **changes), sent_at=NOW)
 
 
 def invalid(**changes: Any) -> Requested:
-    """Have a request arrive whose quantity broke a rule."""
+    """Wrap a request whose quantity broke a rule."""
     order = InvalidOrder(ORDER_ID, USER, "quantity: must be a decimal as a string", asset_id="BTC")
     return Requested(structs.replace(order, **changes), sent_at=NOW)
 
 
 def cancel(by: str = USER, user: str = USER) -> OrderCancelRequested:
-    """Ask to cancel `user`'s order."""
+    """Request the cancel of `user`'s order, sent by `by`."""
     return OrderCancelRequested(ORDER_ID, user, by)
 
 
 def approved(price: str = "50000", **changes: Any) -> AssetApproved:
-    """Approve at a quote, with a fee of 10 bps."""
+    """Approve the order at a quote, with a fee of 10 bps."""
     reply = AssetApproved(
         command_id=_id("check"),
         order_id=ORDER_ID,
@@ -105,47 +105,47 @@ def approved(price: str = "50000", **changes: Any) -> AssetApproved:
 
 
 def not_approved(code: AssetRefusal = AssetRefusal.ASSET_NOT_TRADABLE) -> AssetRefused:
-    """Say no for the asset."""
+    """Refuse the order for a reason of the asset."""
     return AssetRefused(_id("check"), ORDER_ID, "BTC", code, "trading in BTC is halted")
 
 
 def reserved(state: HoldState = HoldState.HELD) -> BalanceReserved:
-    """Say that the amount is held."""
+    """Report that the amount is held."""
     return BalanceReserved(_id("reserve"), ORDER_ID, _id("reserve"), state, HOLD)
 
 
 def not_reserved(
     code: BalanceRefusal = BalanceRefusal.INSUFFICIENT_BALANCE, state: HoldState = HoldState.REFUSED
 ) -> BalanceRefused:
-    """Say that the amount is not held."""
+    """Report that the amount is not held."""
     return BalanceRefused(_id("reserve"), ORDER_ID, _id("reserve"), state, code, "500.50 USD needed, 5 available")
 
 
 def settled(state: HoldState = HoldState.SETTLED) -> BalanceSettled:
-    """Say that both legs are booked."""
+    """Report that both legs are booked."""
     return BalanceSettled(_id("settle"), ORDER_ID, _id("reserve"), state, HOLD, Money(0))
 
 
 def not_settled(
     code: BalanceRefusal = BalanceRefusal.EXCEEDS_HOLD, state: HoldState = HoldState.REFUNDED
 ) -> SettlementRefused:
-    """Say that the settlement will never happen."""
+    """Report that the settlement will never happen."""
     return SettlementRefused(_id("settle"), ORDER_ID, _id("reserve"), state, code, "the capture exceeds the hold")
 
 
 def refunded(state: HoldState = HoldState.REFUNDED) -> BalanceRefunded:
-    """Say that nothing is held any more."""
+    """Report that nothing is held any more."""
     amount = HOLD if state is HoldState.REFUNDED else Money(0)
     return BalanceRefunded(_id("refund"), ORDER_ID, _id("reserve"), state, amount)
 
 
 def not_refunded(code: BalanceRefusal = BalanceRefusal.CLOSED, state: HoldState = HoldState.SETTLED) -> RefundRefused:
-    """Say that nothing was refunded."""
+    """Report that nothing was refunded."""
     return RefundRefused(_id("refund"), ORDER_ID, _id("reserve"), state, code, "the hold is settled")
 
 
 def fitting(saga: Saga, message: Incoming) -> Incoming:
-    """Give the replies above, which tell the amounts of a buy at 50,000, those that this order asked about."""
+    """Give a reply made above, which has the amounts of a buy at 50,000, the amounts that this order asked for."""
     step = REPLIES.get(type(message))
     if step is None or step is Step.CHECK or saga.progress.question(step) is None:
         return message
@@ -160,22 +160,22 @@ def fitting(saga: Saga, message: Incoming) -> Incoming:
 
 
 def timer(*, probe: bool = False) -> TimerDue:
-    """Say that the order's time has come."""
+    """Report that the order's `due_at` has come."""
     return TimerDue(ORDER_ID, probe)
 
 
 def park(reason: str = "a message could not be stored") -> ParkRequested:
-    """Say that a message for the order can't be handled."""
+    """Report that a message for the order can't be handled."""
     return ParkRequested(ORDER_ID, reason)
 
 
 def resume() -> ResumeRequested:
-    """Have an operator let the order go on."""
+    """Ask, as an operator, that the order continues."""
     return ResumeRequested(ORDER_ID, OPERATOR)
 
 
 def ask_again() -> AskAgainRequested:
-    """Have an operator want the order's questions asked again."""
+    """Ask, as an operator, that the order's questions are sent again."""
     return AskAgainRequested(ORDER_ID, OPERATOR)
 
 
@@ -184,19 +184,19 @@ def _id(step: str) -> str:
 
 
 def quote(price: str = "50000", **changes: Any) -> Quote:
-    """Make the quote that `approved` brings."""
+    """Make the quote that `approved` carries."""
     fields = {name: value for name, value in structs.asdict(approved(price)).items() if name in Quote.__struct_fields__}
     return Quote(**{**fields, "made_at": NOW, **changes})
 
 
 def with_question(saga: Saga, question: Question) -> Saga:
-    """Put a question in the place of the one for the same step, or at the end."""
+    """Replace the question of the same step, or append this one."""
     others = [known for known in saga.progress.questions if known.step is not question.step]
     return structs.replace(saga, progress=structs.replace(saga.progress, questions=(*others, question)))
 
 
 def blank() -> Saga:
-    """Begin a saga as `fold` does when an order is heard of for the first time."""
+    """Make a new saga as `fold` does for the first message of an order."""
     return Saga(ORDER_ID, USER, Phase.NEW, NOW, NOW)
 
 
@@ -204,10 +204,10 @@ def blank() -> Saga:
 
 
 class Story:
-    """One order told message by message; every step is held against the invariants."""
+    """One order and its messages, one after the other; every step is checked against the invariants."""
 
     def __init__(self, *messages: Incoming, time_scale: float = 1.0, saga: Saga | None = None) -> None:
-        """Begin at `NOW`, with these messages already told."""
+        """Start at `NOW` and tell these messages."""
         self.saga = saga or blank()
         self.now = NOW
         self.time_scale = time_scale
@@ -216,7 +216,7 @@ class Story:
         self.tell(*messages)
 
     def tell(self, *messages: Incoming) -> Story:
-        """Say these messages to the order, one after the other, at once."""
+        """Give these messages to the order, one after the other, at the present time."""
         for message in messages:
             away = availability(self.paused, self.silent)
             outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, away)
@@ -227,63 +227,63 @@ class Story:
         return self
 
     def pause(self, *participants: Participant) -> Story:
-        """Pause these participants, and nobody else."""
+        """Pause these participants and resume all others."""
         self.paused = frozenset(participants)
         return self
 
-    def silence(self, *participants: Participant) -> Story:
-        """Let these participants be silent, and nobody else."""
+    def make_silent(self, *participants: Participant) -> Story:
+        """Make these participants silent and all others available."""
         self.silent = frozenset(participants)
         return self
 
     def wait(self, seconds: float) -> Story:
-        """Let time pass."""
+        """Advance the time."""
         self.now += timedelta(seconds=seconds)
         return self
 
     def wait_until_due(self) -> float:
-        """Let time pass until the order wants attention, and say how many seconds that took."""
+        """Advance the time to the order's `due_at`; return how many seconds that took."""
         assert self.saga.due_at is not None
         waited, self.now = self.saga.due_at - self.now, self.saga.due_at
         return waited.total_seconds()
 
     @property
     def decision(self) -> Decision:
-        """What the last message brought about."""
+        """The decision on the last message."""
         assert isinstance(self.told[-1], Decision)
         return self.told[-1]
 
     @property
     def why(self) -> Why | None:
-        """Why the last message moved nothing; None if it did."""
+        """The reason why the last message changed nothing; None if it did."""
         last = self.told[-1]
         return last.why if isinstance(last, Ignored) else None
 
     @property
     def asked(self) -> list[str]:
-        """The commands that the last message sent."""
+        """The types of the commands that the last message caused."""
         last = self.told[-1]
         return [type(ask.message).__name__ for ask in last.asks] if isinstance(last, Decision) else []
 
     @property
     def commands(self) -> list[Command]:
-        """The same in full."""
+        """The commands that the last message caused."""
         last = self.told[-1]
         return [ask.message for ask in last.asks] if isinstance(last, Decision) else []
 
     @property
     def statuses(self) -> list[OrderStatus]:
-        """The status of every version that was published."""
+        """The status in each published version."""
         decisions = (told for told in self.told if isinstance(told, Decision))
         return [event.status for decision in decisions for event in decision.events]
 
     @property
     def ending(self) -> tuple[OrderStatus | None, str | None]:
-        """What the public sees: status and reason code."""
+        """The final status and reason code, as users see them."""
         return self.saga.status, self.saga.reason_code
 
     def question(self, step: Step) -> Question:
-        """Look at a question that was asked."""
+        """Return the question of a step, which must have been asked."""
         question = self.saga.progress.question(step)
         assert question is not None
         return question

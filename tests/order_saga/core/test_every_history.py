@@ -1,4 +1,4 @@
-"""Every history that an order can have, walked: with honest participants on a bad network, and with lying ones.
+"""Every possible history of an order: with honest participants on a bad network, and with participants that lie.
 
 Run with `-s` to read how far each walk went. `CORE_WALK_DEPTH=15` walks deeper by the real clock (some minutes).
 """
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 DEPTH: Final = int(os.environ.get("CORE_WALK_DEPTH", "8"))
 BOTH: Final = pytest.mark.parametrize("side", Side)
 NEVER_SEEN: Final = {"CONFIRMED>CANCELLED", "CONFIRMED>FAILED"}
-"""Moves of orders that rest in CONFIRMED; a market order passes through it."""
+"""Moves of orders that stay in CONFIRMED; a market order only passes through it."""
 
 
 @cache
 def honest(side: Side) -> tuple[World, Explored[State]]:
-    """Walk an order among honest participants, completely."""
+    """Walk all states of an order among honest participants."""
     world = World(side)
     return world, explore(world.start, world.successors)
 
@@ -64,7 +64,7 @@ def test_whatever_the_network_does_the_order_and_the_money_agree(side: Side, sta
 )
 @BOTH
 def test_every_order_ends_once_the_others_answer(side: Side, silent: tuple[Step, ...]) -> None:
-    """From every state, within three rounds, even when some questions are never answered."""
+    """From every state an order ends within three rounds, even when some questions are never answered."""
     world, explored = honest(side)
     begun = [state for state in explored.nodes if world.walk.states[state.saga].phase is not Phase.NEW]
     rounds = [world.rounds_to_end(state, frozenset(silent)) for state in begun]
@@ -85,7 +85,7 @@ def test_no_lie_breaks_an_order(side: Side, states: int, moves: int) -> None:
 
 @BOTH
 def test_the_real_clock_shows_the_same(side: Side) -> None:
-    """The same world with true times: all that happens within `DEPTH` moves, retries and patience by the table."""
+    """With real times the invariants hold in all histories of `DEPTH` moves, with the table's retries and patience."""
     world = World(side, Clock.REAL)
     nodes, layer = {world.start}, {world.start}
     for _ in range(DEPTH):
@@ -99,7 +99,7 @@ def test_the_real_clock_shows_the_same(side: Side) -> None:
 
 
 def test_every_legal_move_is_made_and_no_other() -> None:
-    """`MOVES` is what the walks saw, no more and no less (but for orders that rest in CONFIRMED)."""
+    """`MOVES` is exactly the set of moves that the walks made (except for orders that stay in CONFIRMED)."""
     walks = [honest(side)[0].walk for side in Side] + [walked(side)[0] for side in Side]
     made = {move for walk in walks for edge in walk.edges.values() for move in edge.moves}
     legal = {f"{before or ''}>{after}" for before, afters in MOVES.items() for after in afters}
@@ -108,7 +108,7 @@ def test_every_legal_move_is_made_and_no_other() -> None:
 
 @BOTH
 def test_the_walk_sees_every_phase_every_ending_and_every_reason_to_ignore(side: Side) -> None:
-    """Nothing that the vocabulary offers to a market order is out of the walk's reach."""
+    """The walk meets everything that the vocabulary offers to a market order."""
     walk, explored = walked(side)
     sagas = [walk.states[number] for number in explored.nodes]
     phases = set(Phase) - ({Phase.RESERVING} if side is Side.SELL else set())
@@ -123,10 +123,10 @@ def test_the_walk_sees_every_phase_every_ending_and_every_reason_to_ignore(side:
 
 @BOTH
 def test_what_must_never_move_an_order_never_does(side: Side) -> None:
-    """In no state: a stranger's cancel, a reply to another command, a second request, any reply while it is parked."""
+    """Another user's cancel, another command's reply, a second request, or any reply while parked moves no order."""
     walk, explored = walked(side)
     for state, saga in ((number, walk.states[number]) for number in explored.nodes):
-        assert walk.edge(state, "cancel by a stranger").ignored is Why.NOT_ALLOWED
+        assert walk.edge(state, "cancel by another user").ignored is Why.NOT_ALLOWED
         for name, message in walk.messages.items():
             if name.endswith("to another command"):
                 assert walk.edge(state, name).ignored is Why.UNKNOWN
@@ -135,7 +135,7 @@ def test_what_must_never_move_an_order_never_does(side: Side) -> None:
             elif type(message) in REPLIES and saga.parked_reason is not None:
                 assert walk.edge(state, name).ignored in {Why.PARKED, Why.UNKNOWN}
         if saga.phase is not Phase.NEW:
-            assert walk.edge(state, "cancel of a stranger's order").ignored is Why.NOT_ALLOWED
+            assert walk.edge(state, "cancel of another user's order").ignored is Why.NOT_ALLOWED
 
 
 # The walk itself ------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ WAITS: Final = (2.0, 30.0, 30.000001, 300.0)
 
 @BOTH
 def test_short_histories_told_one_by_one_are_those_of_the_walk(side: Side) -> None:
-    """Without any reduction: every history of a request and three more moves goes as the walk says."""
+    """Without any reduction: every history of a request and three more moves matches the walk."""
     walk, _ = walked(side)
     moves: list[str | float] = [*honest(side)[0].walk.messages, *WAITS]
 
@@ -163,7 +163,7 @@ def test_short_histories_told_one_by_one_are_those_of_the_walk(side: Side) -> No
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_long_histories_are_those_of_the_walk(data: st.DataObject) -> None:
-    """Long histories at random, in full, with their true versions, texts and times, go as the walk says."""
+    """Long random histories, with their real versions, texts and times, match the walk."""
     side = data.draw(st.sampled_from(Side))
     walk, _ = walked(side)
     probable = st.sampled_from(sorted(honest(side)[0].walk.messages))
@@ -178,7 +178,7 @@ def test_long_histories_are_those_of_the_walk(data: st.DataObject) -> None:
 def _move(
     walk: Walk, saga: Saga, now: datetime, move: str | float, paused: frozenset[Participant] = NOBODY
 ) -> tuple[Saga, datetime]:
-    """Tell a true saga, with its true times, what the walk tells its own; compare everything that comes of it."""
+    """Give the same message to a saga with real times and to the walk's saga; compare all outputs."""
     if isinstance(move, float):
         now += timedelta(seconds=move)
         assert walk.find(saga, now) is not None, "the walk knows every state"
@@ -201,12 +201,12 @@ def _move(
 
 
 def _timeless(command: Command) -> Command:
-    """Leave out when the hold was asked for: in the walk that is always `NOW`."""
+    """Leave out the time when the hold was asked for; in the walk it is always `NOW`."""
     return command if isinstance(command, CheckAsset) else structs.replace(command, hold_asked_at=None)
 
 
 def _at(message: Incoming, now: datetime) -> Incoming:
-    """Let a request of the walk, where it is always `NOW`, be made as much later as it is."""
+    """Move a request of the walk, which is always made at `NOW`, to the present time."""
     if not isinstance(message, Requested):
         return message
     request, later = message.request, now - NOW

@@ -1,4 +1,4 @@
-"""Folding a batch is advancing one by one: however the messages are cut into batches, the same comes of them."""
+"""Folding a batch equals advancing one by one: the result does not depend on how messages are cut into batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.order_saga.core.invariants import availability
 from tests.order_saga.core.sample import (
     NOW,
     ORDER_ID,
-    STRANGER,
+    OTHER_USER,
     approved,
     blank,
     cancel,
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 OTHER_ID: Final = UUID(int=996)
 WORDS: Final = [message for side in Side for message in (*always(side).values(), *replies(side).values())]
 STORY: Final = [requested(), timer(), approved(), reserved(), timer(), settled(), cancel()]
-"""Told in full it completes, so that random messages do not always miss."""
+"""These messages complete an order, so random choices from them often have an effect."""
 
 
 def of(message: Incoming, order_id: UUID) -> Incoming:
-    """Say the same of another order."""
+    """Copy a message for another order."""
     if isinstance(message, Requested):
         return structs.replace(message, request=structs.replace(message.request, order_id=order_id))
     if hasattr(message, "command_id"):
@@ -63,11 +63,11 @@ MESSAGES: Final = st.lists(
 ) | st.permutations(STORY).map(list)
 
 
-class Tale:
-    """Everything that came of a sequence of batches, put together."""
+class Collected:
+    """The collected output of a sequence of batches."""
 
     def __init__(self) -> None:
-        """Begin with nothing known."""
+        """Start without any known saga."""
         self.sagas: dict[UUID, Saga] = {}
         self.history: list[HistoryRow] = []
         self.asks: list[Ask] = []
@@ -77,7 +77,7 @@ class Tale:
         self.ignored: Counter[Why] = Counter()
 
     def tell(self, batch: list[Incoming]) -> Folded:
-        """Fold one batch over what is known."""
+        """Fold one batch over the known sagas."""
         folded = fold(self.sagas, batch, NOW)
         self.sagas |= folded.sagas
         self.history += folded.history.values()
@@ -89,13 +89,13 @@ class Tale:
         return folded
 
     def entries(self, order_id: UUID) -> list[HistoryEntry]:
-        """Read an order's whole history."""
+        """Return an order's whole history."""
         return [entry for row in self.history if row.order_id == order_id for entry in row.entries]
 
 
-def one_by_one(messages: list[Incoming]) -> Tale:
+def one_by_one(messages: list[Incoming]) -> Collected:
     """Advance each saga by each message, without `fold`."""
-    tale = Tale()
+    tale = Collected()
     for message in messages:
         order_id = order_of(message)
         begun = structs.replace(blank(), order_id=order_id, user_id=_named(message))
@@ -136,8 +136,8 @@ def _cut(messages: list[Incoming], cuts: set[int]) -> list[list[Incoming]]:
 @given(MESSAGES, st.sets(st.integers(1, 29)))
 @settings(max_examples=300, deadline=None)
 def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: set[int]) -> None:
-    """As advancing one by one: sagas, history, commands, events, fills, counts."""
-    expected, found = one_by_one(messages), Tale()
+    """Any cut gives the same sagas, history, commands, events, fills and counts as advancing one by one."""
+    expected, found = one_by_one(messages), Collected()
     for batch in _cut(messages, cuts):
         found.tell(batch)
     assert found.sagas == expected.sagas
@@ -153,8 +153,8 @@ def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: 
 @given(MESSAGES, st.sets(st.integers(1, 29)))
 @settings(max_examples=300, deadline=None)
 def test_history_is_gapless(messages: list[Incoming], cuts: set[int]) -> None:
-    """I7: entries are numbered from 1 without a gap, versions follow each other, and every move is a legal one."""
-    tale = Tale()
+    """I7: history numbers have no gap, versions follow each other, and every move is legal."""
+    tale = Collected()
     for batch in _cut(messages, cuts):
         before = dict(tale.sagas)
         folded = tale.tell(batch)
@@ -177,7 +177,7 @@ def test_history_is_gapless(messages: list[Incoming], cuts: set[int]) -> None:
 
 
 def test_a_whole_order_in_one_batch() -> None:
-    """Everything at once: one row, four versions, each saga written once."""
+    """A whole order in one batch makes one row and four versions, and its saga is written once."""
     folded = fold({}, [requested(), approved(), reserved(), settled()], NOW)
     row = folded.history[ORDER_ID]
     assert (row.seq, row.version_from, row.version_to) == (1, 0, 4)
@@ -189,15 +189,15 @@ def test_a_whole_order_in_one_batch() -> None:
 
 
 def test_a_fill_that_is_busted_in_its_own_batch_is_written_as_busted() -> None:
-    """The row is written once, as it is at the end."""
+    """A fill that is busted in the same batch is written once, in its final form."""
     folded = fold({}, [requested(), approved(), reserved(), not_settled()], NOW)
     assert [fill.busted for fill in folded.fills.values()] == [True]
 
 
 def test_an_ignored_message_is_counted_and_written_down_with_its_reason() -> None:
-    """Nothing is dropped without a name."""
+    """An ignored message gets a named reason, a counter and a line in the history."""
     known = fold({}, [requested()], NOW).sagas
-    folded = fold(known, [requested(), cancel(STRANGER), approved(command_id="another:check")], NOW)
+    folded = fold(known, [requested(), cancel(OTHER_USER), approved(command_id="another:check")], NOW)
     assert folded.ignored == {Why.DUPLICATE: 1, Why.NOT_ALLOWED: 1, Why.UNKNOWN: 1}
     told = [(entry.kind, entry.name, entry.detail["why"]) for entry in folded.history[ORDER_ID].entries]
     assert told == [
@@ -209,14 +209,14 @@ def test_an_ignored_message_is_counted_and_written_down_with_its_reason() -> Non
 
 
 def test_a_timer_that_is_not_due_leaves_no_trace_but_a_count() -> None:
-    """It is our own doing, and tells nobody anything."""
+    """A timer that is not due only counts: timers are the worker's own messages, so the history does not need them."""
     known = fold({}, [requested()], NOW).sagas
     folded = fold(known, [timer()], NOW)
     assert (folded.sagas, folded.history, folded.ignored) == ({}, {}, {Why.NOT_DUE: 1})
 
 
 def test_a_postponed_question_moves_the_saga_and_writes_no_history() -> None:
-    """An empty row would take the number of the next one."""
+    """A postponed question writes no history, because an empty entry would use up a history number."""
     saga = fold({}, [requested()], NOW).sagas[ORDER_ID]
     assert saga.due_at is not None
     folded = fold({ORDER_ID: saga}, [timer()], saga.due_at, 1.0, availability(silent=frozenset({Participant.ASSETS})))
@@ -225,10 +225,10 @@ def test_a_postponed_question_moves_the_saga_and_writes_no_history() -> None:
 
 
 def test_only_a_request_or_a_cancel_begins_an_order() -> None:
-    """All else names an order that must exist."""
-    strange: list[Incoming] = [timer(), park(), resume(), approved(), refunded()]
-    folded = fold({}, strange, NOW)
-    assert folded.unknown == strange
+    """Only a request or a cancel creates a saga; any other message must name an existing order."""
+    unknown: list[Incoming] = [timer(), park(), resume(), approved(), refunded()]
+    folded = fold({}, unknown, NOW)
+    assert folded.unknown == unknown
     assert folded.sagas == {}
     begun = fold({}, [cancel(), timer()], NOW)
     assert begun.sagas[ORDER_ID].phase is Phase.NEW
@@ -236,13 +236,13 @@ def test_only_a_request_or_a_cancel_begins_an_order() -> None:
 
 
 def test_a_stub_is_not_the_requests_user() -> None:
-    """A cancel that names another user begins the stub; the request makes the order its own."""
-    folded = fold({}, [cancel(STRANGER, STRANGER), requested()], NOW)
+    """A stub begun by a cancel may name another user; the request replaces that user by its own."""
+    folded = fold({}, [cancel(OTHER_USER, OTHER_USER), requested()], NOW)
     assert folded.sagas[ORDER_ID].user_id == "alice"
 
 
 def test_fold_changes_nothing_that_is_known() -> None:
-    """What was loaded stays as it was, for a second try of the same batch."""
+    """`fold` does not change the loaded sagas, so the same batch can be tried again."""
     known = fold({}, [requested()], NOW).sagas
     before = dict(known)
     first, second = (fold(known, [approved(), reserved()], NOW) for _ in range(2))
@@ -250,14 +250,14 @@ def test_fold_changes_nothing_that_is_known() -> None:
     assert first == second
 
 
-def test_the_scale_of_time_reaches_every_saga() -> None:
-    """One setting multiplies the table's times."""
+def test_the_time_scale_applies_to_every_saga() -> None:
+    """One time scale multiplies all times of the table, for every saga."""
     saga = fold({}, [requested()], NOW, time_scale=0.1).sagas[ORDER_ID]
     assert saga.due_at is not None
     assert (saga.due_at - NOW).total_seconds() == 0.2
 
 
-def test_a_quote_in_the_samples_is_what_an_approval_brings() -> None:
-    """So that the tests of money judge the quotes that orders have."""
+def test_the_sample_quote_is_that_of_an_approval() -> None:
+    """`sample.quote` equals the quote of an approval, so the tests of money use the quotes that orders have."""
     saga = fold({}, [requested(), approved()], NOW).sagas[ORDER_ID]
     assert saga.progress.quote == quote()

@@ -1,4 +1,4 @@
-"""The sums of an order are exact, rounded once and never against the user's own limit; nobody gains by them."""
+"""The sums of an order are exact, rounded once and never beyond the user's limit; splitting an order gains nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ANY: Final = (AMOUNTS, QUOTES | LIKELY)
 
 
 def _exactly(quantity: Quantity, told: Quote) -> tuple[Fraction, Fraction, Fraction]:
-    """Work out gross, fee and one unit of cash by another arithmetic, that of fractions."""
+    """Compute gross, fee and one unit of cash with fractions, independently of the code under test."""
     gross = Fraction(quantity) * Fraction(told.price)
     return gross, gross * told.fee_bps / 10_000, Fraction(1, 10**told.cash_scale)
 
@@ -64,25 +64,25 @@ def test_the_example_of_the_specification() -> None:
 
 
 def test_the_same_as_a_buy() -> None:
-    """Cost 50.01, fee 0.06: both are rounded up."""
+    """Buy the same: cost 50.01 and fee 0.06, both rounded up."""
     total = sums(Side.BUY, "BTC", Quantity("0.00100001"), quote("50000"))
     assert total == Sums("USD", Money("50.07"), "BTC", Money("0.00100001"), "USD", Money("0.06"))
 
 
 def test_an_exact_sum_is_not_rounded() -> None:
-    """500.00 at 10 bps: 0.50, no cent more."""
+    """An exact cost of 500.00 at 10 bps has a fee of exactly 0.50."""
     assert sums(Side.BUY, "BTC", Quantity("0.01"), quote("50000")).hold == Decimal("500.50")
     assert sums(Side.SELL, "BTC", Quantity("0.01"), quote("50000")).credit == Decimal("499.50")
 
 
 def test_no_fee_is_no_fee() -> None:
-    """A rate of zero charges nothing at all."""
+    """A rate of zero charges no fee."""
     assert sums(Side.BUY, "ACME", Quantity(1), quote("20", fee_bps=0)).fee == 0
     assert sums(Side.SELL, "ACME", Quantity(1), quote("20", fee_bps=0)).credit == 20
 
 
 def test_the_smallest_order_pays_the_smallest_unit() -> None:
-    """A gross far below a cent costs a cent and a cent of fee; sold, it brings nothing and is refused."""
+    """A buy below one cent costs one cent and one cent of fee; a sell below one cent brings nothing and is refused."""
     tiny, told = Quantity("0.000000000000000001"), quote("0.01")
     assert sums(Side.BUY, "BTC", tiny, told).hold == Decimal("0.02")
     refused = refusal(Side.SELL, "BTC", tiny, None, 100, told)
@@ -104,7 +104,7 @@ def test_a_buy_holds_exactly_what_it_will_cost(quantity: Quantity, told: Quote) 
 
 @given(*ANY)
 def test_a_sell_credits_what_is_left_of_the_proceeds(quantity: Quantity, told: Quote) -> None:
-    """Proceeds are rounded down, the fee up; together they never exceed the gross; the whole quantity is given."""
+    """Proceeds are rounded down and the fee up; together they never exceed the gross; the quantity is unchanged."""
     gross, fee, unit = _exactly(quantity, told)
     total = sums(Side.SELL, "BTC", quantity, told)
     assert Fraction(total.fee) == _rounded_up(fee, unit)
@@ -115,7 +115,7 @@ def test_a_sell_credits_what_is_left_of_the_proceeds(quantity: Quantity, told: Q
 
 @given(*ANY, st.sampled_from(Side))
 def test_every_cash_sum_lies_on_the_cash_scale(quantity: Quantity, told: Quote, side: Side) -> None:
-    """So the journal sums to zero with no account for crumbs."""
+    """Every cash sum lies on the cash scale, so the journal sums to zero without an account for differences."""
     total = sums(side, "BTC", quantity, told)
     cash = (total.hold, total.fee) if side is Side.BUY else (total.credit, total.fee)
     unit = Fraction(1, 10**told.cash_scale)
@@ -161,7 +161,7 @@ def test_nobody_gains_by_splitting_an_order(quantity: Quantity, told: Quote, sha
 
 @given(*ANY, st.sampled_from(Side))
 def test_an_accepted_order_has_sums_that_the_wire_can_carry(quantity: Quantity, told: Quote, side: Side) -> None:
-    """Positive where they must be, and below 10**18."""
+    """Required sums of an accepted order are positive, and all sums are below 10**18."""
     total = sums(side, "BTC", quantity, told)
     if refusal(side, "BTC", quantity, None, 0, told) is None:
         assert 0 < total.hold < 10**18
@@ -173,7 +173,7 @@ def test_an_accepted_order_has_sums_that_the_wire_can_carry(quantity: Quantity, 
 
 @given(AMOUNTS, AMOUNTS, QUOTES)
 def test_a_larger_order_never_costs_less(one: Quantity, other: Quantity, told: Quote) -> None:
-    """Sums grow with the quantity."""
+    """A larger quantity never costs less."""
     small, large = sorted((one, other))
     assert sums(Side.BUY, "BTC", small, told).hold <= sums(Side.BUY, "BTC", large, told).hold
     assert sums(Side.BUY, "BTC", small, told).fee <= sums(Side.BUY, "BTC", large, told).fee
@@ -195,7 +195,7 @@ def _trapping() -> decimal.Context:
 def test_the_sums_do_not_depend_on_the_threads_context(
     context: Callable[[], decimal.Context], quantity: Quantity, told: Quote, side: Side
 ) -> None:
-    """Neither its precision, its exponents, its rounding nor its traps; and its flags stay clean."""
+    """The calling thread's precision, exponents, rounding and traps change no sum, and its flags stay unset."""
     expected = sums(side, "BTC", quantity, told), refusal(side, "BTC", quantity, Price(1), 5, told)
     with decimal.localcontext(context()) as here:
         here.clear_flags()

@@ -1,4 +1,4 @@
-"""Asking again: when, how often, for how long, and what a silence leads to."""
+"""Asking again: when, how often, for how long, and what happens when no answer comes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FOREVER = [(Side.BUY, (approved(), reserved()), Step.SETTLE), (Side.SELL, (cance
 def test_a_question_is_asked_again_after_2_4_8_8_seconds_and_given_up_at_30(
     told: tuple[Incoming, ...], step: Step, time_scale: float
 ) -> None:
-    """Five attempts at 0, 2, 6, 14 and 22 s; the end of patience is an instant of its own. All of it scales."""
+    """Attempts come at 0, 2, 6, 14 and 22 s and patience ends at 30 s, each multiplied by the time scale."""
     story = Story(requested(), *told, time_scale=time_scale)
     waits, attempts, phase = [], [1], story.saga.phase
     while True:
@@ -57,7 +57,7 @@ def test_a_question_is_asked_again_after_2_4_8_8_seconds_and_given_up_at_30(
 
 
 def test_the_last_wait_is_cut_to_the_end_of_patience() -> None:
-    """With the most jitter the waits are a fifth longer, but patience is over at 30 s all the same."""
+    """With the most jitter the waits are a fifth longer, but patience ends at 30 s all the same."""
     story = Story(saga=structs.replace(blank(), order_id=UUID(int=996)))
     request = requested()
     story.tell(structs.replace(request, request=structs.replace(request.request, order_id=UUID(int=996))))
@@ -72,7 +72,7 @@ def test_the_last_wait_is_cut_to_the_end_of_patience() -> None:
 
 @pytest.mark.parametrize(("side", "told", "step"), FOREVER, ids=["settle", "refund"])
 def test_what_must_be_done_is_asked_for_ever(side: Side, told: tuple[Incoming, ...], step: Step) -> None:
-    """2, 4, 8, 16, 32, then every 60 s, with no end."""
+    """A question that must succeed is asked after 2, 4, 8, 16 and 32 s, then every 60 s without end."""
     story = Story(requested(side), *told)
     waits = []
     for _ in range(60):
@@ -88,7 +88,7 @@ def test_what_must_be_done_is_asked_for_ever(side: Side, told: tuple[Incoming, .
 def test_a_person_is_paged_once_after_five_minutes_and_the_saga_keeps_asking(
     side: Side, told: tuple[Incoming, ...], step: Step, time_scale: float
 ) -> None:
-    """Overdue only pages; the answer takes it back."""
+    """Being overdue only pages a person; an answer clears it."""
     story = Story(requested(side), *told, time_scale=time_scale).wait(300 * time_scale - 0.001).tell(timer())
     assert story.saga.overdue_since is None
     story.wait_until_due()
@@ -107,13 +107,13 @@ def test_a_person_is_paged_once_after_five_minutes_and_the_saga_keeps_asking(
 
 
 def test_at_exactly_five_minutes_it_is_overdue() -> None:
-    """The bound belongs to overdue."""
+    """An order is overdue from exactly five minutes on, not only after them."""
     story = Story(requested(), approved(), reserved()).wait(300).tell(timer())
     assert story.saga.overdue_since == story.now
 
 
 def test_a_check_that_stays_silent_ends_a_buy_at_once() -> None:
-    """Nothing was reserved, so nothing is in doubt."""
+    """A buy that gets no answer to its check ends at once, because nothing was reserved."""
     story = Story(requested()).wait(30).tell(timer())
     assert story.ending == TIMED_OUT
     assert [entry.kind for entry in story.decision.entries] == ["timed_out", "status"]
@@ -121,7 +121,7 @@ def test_a_check_that_stays_silent_ends_a_buy_at_once() -> None:
 
 @pytest.mark.parametrize(("side", "told"), [(Side.BUY, (approved(),)), (Side.SELL, ()), (Side.SELL, (reserved(),))])
 def test_a_time_out_refunds_what_may_be_held(side: Side, told: tuple[Incoming, ...]) -> None:
-    """Nobody knows whether the hold exists: it is asked back before the order shows its end."""
+    """After a time-out a refund precedes the end, because nobody knows whether the hold exists."""
     story = Story(requested(side), *told).wait(30).tell(timer())
     assert story.asked == ["RefundBalance"]
     assert story.ending == (OrderStatus.PENDING, None)
@@ -129,23 +129,23 @@ def test_a_time_out_refunds_what_may_be_held(side: Side, told: tuple[Incoming, .
 
 
 def test_a_moment_before_patience_is_over_the_question_is_asked_once_more() -> None:
-    """The bound belongs to giving up."""
+    """Just before patience ends a question is still asked; at exactly that moment it is given up."""
     story = Story(requested()).wait(29.999).tell(timer())
     assert story.asked == ["CheckAsset"]
     assert story.wait_until_due() == pytest.approx(0.001), "and patience keeps its own instant"
 
 
 def test_a_balance_refusal_that_waited_is_the_reason_when_the_check_stays_silent() -> None:
-    """A definite no is better than a time-out, and it proves that nothing is held."""
+    """When the check gets no answer, an earlier balance refusal is the reason: it proves that nothing is held."""
     story = Story(requested(Side.SELL), not_reserved()).wait(30).tell(timer())
     assert story.ending == (FAILED, ReasonCode.INSUFFICIENT_BALANCE)
     assert story.asked == []
 
 
 def test_only_what_is_due_is_asked_again() -> None:
-    """A sell whose check was answered asks balance alone; and one that held back balance asks the check alone."""
+    """A timer asks again neither an answered question nor one to a silent participant."""
     assert Story(requested(Side.SELL), approved()).wait(2).tell(timer()).asked == ["ReserveBalance"]
-    silent = Story(requested(Side.SELL)).silence(Participant.BALANCE).wait(2).tell(timer())
+    silent = Story(requested(Side.SELL)).make_silent(Participant.BALANCE).wait(2).tell(timer())
     assert silent.asked == ["CheckAsset"]
 
 
@@ -155,19 +155,19 @@ def test_only_what_is_due_is_asked_again() -> None:
     ids=["not yet", "cancelled", "refused", "completed", "parked"],
 )
 def test_a_timer_that_no_longer_fits_is_ignored(told: tuple[Incoming, ...]) -> None:
-    """Too early, or for what has ended or was parked."""
+    """A timer is ignored when it is early, or when the order has ended or is parked."""
     story = Story(requested(), *told).wait(1.999)
     assert story.tell(timer()).why is Why.NOT_DUE
 
 
 def test_a_timer_for_a_stub_is_ignored() -> None:
-    """A cancel that came before its request waits for nothing."""
+    """A timer is ignored for a stub, because a cancel that came before its request waits for nothing."""
     assert Story(cancel(), timer()).why is Why.NOT_DUE
 
 
 def test_a_silent_participant_is_not_asked_but_its_question_stays() -> None:
-    """Held back: no attempt is used up, nothing is written down, the wait grows, patience goes on."""
-    story = Story(requested()).silence(Participant.ASSETS).wait(2).tell(timer())
+    """A question to a silent participant is held back: no attempt, no history, a longer wait; patience continues."""
+    story = Story(requested()).make_silent(Participant.ASSETS).wait(2).tell(timer())
     assert (story.asked, story.decision.entries) == ([], ())
     assert story.question(Step.CHECK).attempts == 1
     assert story.wait_until_due() == 4
@@ -176,15 +176,15 @@ def test_a_silent_participant_is_not_asked_but_its_question_stays() -> None:
 
 
 def test_a_silent_participant_makes_an_order_overdue_all_the_same() -> None:
-    """The page does not depend on who is asked."""
-    story = Story(requested(), approved(), reserved()).silence(Participant.BALANCE).wait(300).tell(timer())
+    """An order becomes overdue also while its participant is silent and is not asked."""
+    story = Story(requested(), approved(), reserved()).make_silent(Participant.BALANCE).wait(300).tell(timer())
     assert story.asked == []
     assert [entry.kind for entry in story.decision.entries] == ["overdue"]
 
 
 @pytest.mark.parametrize("side", Side)
-def test_an_order_that_the_shell_woke_early_asks_all_that_is_open(side: Side) -> None:
-    """The scanner brings `due_at` forward when a silent participant answers again; no question is due of itself."""
+def test_an_order_that_the_worker_woke_early_asks_all_open_questions(side: Side) -> None:
+    """The scanner moves `due_at` to now when a participant answers again; the order then asks all open questions."""
     story = Story(requested(side)).wait(1)
     assert story.tell(timer()).why is Why.NOT_DUE
     story.saga = structs.replace(story.saga, due_at=story.now)
@@ -193,7 +193,7 @@ def test_an_order_that_the_shell_woke_early_asks_all_that_is_open(side: Side) ->
 
 
 def test_with_its_attempts_used_up_a_question_only_waits() -> None:
-    """An order that was woken often: no further attempt, and patience ends it."""
+    """An order that was woken often has no attempt left: it asks no more, and patience ends it."""
     story = Story(requested())
     for _ in range(8):
         story.wait(1)
@@ -210,7 +210,7 @@ def test_with_its_attempts_used_up_a_question_only_waits() -> None:
 
 
 def test_a_parked_order_is_skipped_until_it_is_resumed() -> None:
-    """No `due_at`; the reason is kept and told; parking it again changes nothing."""
+    """A parked order has no `due_at`; its reason is stored and published; parking it again changes nothing."""
     story = Story(requested(), park("a row that could not be written"))
     assert (story.saga.due_at, story.saga.parked_reason) == (None, "a row that could not be written")
     (entry,) = story.decision.entries
@@ -231,7 +231,7 @@ def test_a_parked_order_is_skipped_until_it_is_resumed() -> None:
     ids=["check", "reserve", "both", "settle", "refund"],
 )
 def test_resume_asks_the_open_questions_again(side: Side, told: tuple[Incoming, ...], asked: list[str]) -> None:
-    """Due at once, with all of their patience and attempts, however long the order was parked."""
+    """A resumed order asks at once, with full patience and all attempts, however long it was parked."""
     story = Story(requested(side), *told, park()).wait(86_400).tell(resume())
     (entry,) = story.decision.entries
     assert (entry.kind, entry.detail["parked_reason"]) == ("resumed", "a message could not be stored")
@@ -243,7 +243,7 @@ def test_resume_asks_the_open_questions_again(side: Side, told: tuple[Incoming, 
 
 
 def test_an_order_that_was_parked_again_and_again_still_asks() -> None:
-    """Each resume gives back the attempts."""
+    """Each resume restores the attempts."""
     story = Story(requested())
     for _ in range(10):
         story.tell(park(), resume(), timer())
@@ -251,13 +251,13 @@ def test_an_order_that_was_parked_again_and_again_still_asks() -> None:
 
 
 def test_an_order_that_is_not_parked_cannot_be_resumed() -> None:
-    """Recorded, and nothing happens."""
+    """Resuming an order that is not parked is recorded and has no effect."""
     assert Story(requested(), resume()).why is Why.DUPLICATE
 
 
-def test_what_is_held_back_is_looked_at_less_and_less_often_although_nobody_is_asked() -> None:
-    """The pauses double up to the table's longest: a hundred thousand orders that wait must cost little."""
-    story = Story(requested(), approved(), reserved()).silence(Participant.BALANCE)
+def test_a_held_back_question_is_looked_at_less_and_less_often() -> None:
+    """The waits double up to the table's longest, so that a hundred thousand waiting orders cost little."""
+    story = Story(requested(), approved(), reserved()).make_silent(Participant.BALANCE)
     pauses = []
     for _ in range(9):
         pauses.append(round(story.wait_until_due()))

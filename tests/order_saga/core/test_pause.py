@@ -1,4 +1,4 @@
-"""A participant is paused: its questions wait unasked, nothing times out against it, and the end of it wakes them."""
+"""A pause of a participant: its questions are not sent, nothing times out because of it, its end wakes orders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNSENT: list[tuple[Side, tuple[Incoming, ...], list[str]]] = [
     (Side.BUY, (), ["CheckAsset"]),
     (Side.SELL, (), ["CheckAsset", "ReserveBalance"]),
 ]
-"""An order that came during the pause, and what it asks once that is over."""
+"""An order that came during the pause, and the commands that it sends after it."""
 SENT: list[tuple[Side, tuple[Incoming, ...], list[str]]] = [
     (Side.BUY, (), ["CheckAsset"]),
     (Side.BUY, (approved(),), ["ReserveBalance"]),
@@ -43,17 +43,17 @@ SENT: list[tuple[Side, tuple[Incoming, ...], list[str]]] = [
     (Side.BUY, (approved(), reserved()), ["SettleBalance"]),
     (Side.BUY, (approved(), cancel()), ["RefundBalance"]),
 ]
-"""An order before the pause, and what it waits for."""
+"""An order from before the pause, and the question that it waits for."""
 
 
 def waits(story: Story) -> list[tuple[str, str, str]]:
-    """List the lines of the whole history that say what an order waits for."""
+    """List the history's lines that say what an order waits for."""
     entries = [entry for told in story.told if isinstance(told, Decision) for entry in told.entries]
     return [(entry.kind, entry.name, entry.detail["why"]) for entry in entries if entry.kind == "waits"]
 
 
 def test_whom_an_order_needs_from_each_phase_on() -> None:
-    """All who are asked until it ends well; who has answered is not needed any more for that question."""
+    """An order needs each participant that it asks before it ends well; an answered question no longer counts."""
     both = {ASSETS, BALANCE}
     assert all(needed(Phase.VALIDATING, side) == both for side in Side)
     assert needed(Phase.VALIDATING, Side.SELL, [Step.CHECK]) == {BALANCE}
@@ -67,7 +67,7 @@ def test_whom_an_order_needs_from_each_phase_on() -> None:
 def test_an_order_that_comes_during_a_pause_asks_nothing_until_it_is_over(
     side: Side, told: tuple[Incoming, ...], asked: list[str]
 ) -> None:
-    """Not even for a quote, which would be stale by then; it says so once, looks now and then, and never gives up."""
+    """An order that comes in a pause asks nothing, not even for a quote, which would be stale; it never gives up."""
     story = Story().pause(BALANCE).tell(requested(side), *told)
     for _ in range(DAY_S // 60):
         assert (story.asked, story.saga.phase) == ([], Phase.VALIDATING)
@@ -87,7 +87,7 @@ def test_an_order_that_comes_during_a_pause_asks_nothing_until_it_is_over(
 def test_what_was_asked_before_a_pause_is_not_asked_during_it(
     side: Side, told: tuple[Incoming, ...], asked: list[str]
 ) -> None:
-    """Neither given up nor overdue, however long it lasts; patience and attempts begin anew afterwards."""
+    """A question from before a pause is neither given up nor overdue in it; patience and attempts restart after it."""
     story = Story(requested(side), *told).wait(1.9).pause(BALANCE)
     phase = story.saga.phase
     for _ in range(10):
@@ -102,7 +102,7 @@ def test_what_was_asked_before_a_pause_is_not_asked_during_it(
 
 
 def test_attempts_that_were_used_up_before_a_pause_are_given_back() -> None:
-    """Else patience would run again without a single question."""
+    """Attempts used up before a pause are restored; otherwise patience would run out without a single question."""
     story = Story(requested())
     for _ in range(4):
         story.wait_until_due()
@@ -115,13 +115,13 @@ def test_attempts_that_were_used_up_before_a_pause_are_given_back() -> None:
 
 @pytest.mark.parametrize("time_scale", [1.0, 0.1])
 def test_a_wait_scales(time_scale: float) -> None:
-    """As all of the table's times do."""
+    """The time scale multiplies the wait in a pause, as all times of the table."""
     story = Story(time_scale=time_scale).pause(ASSETS).tell(requested())
     assert LOOK_AGAIN_S * time_scale == pytest.approx(story.wait_until_due())
 
 
 def test_an_order_that_does_not_need_who_is_paused_goes_on() -> None:
-    """With the assets paused: what they have judged is settled or refunded; what they have not waits."""
+    """While the asset service is paused, an order that it has judged is settled or refunded; any other order waits."""
     checked = Story(requested(Side.SELL), approved()).pause(ASSETS).wait(2).tell(timer())
     assert ["ReserveBalance"] == checked.asked
     assert ["SettleBalance"] == checked.tell(reserved()).asked
@@ -131,8 +131,8 @@ def test_an_order_that_does_not_need_who_is_paused_goes_on() -> None:
     assert ([], [("waits", "assets", "paused")]) == (new.asked, waits(new))
 
 
-def test_both_may_be_paused() -> None:
-    """The line names both; the end of one pause alone changes nothing for who needs the other, too."""
+def test_both_participants_may_be_paused() -> None:
+    """History names both paused participants; the end of one pause does not release an order that needs the other."""
     story = Story().pause(ASSETS, BALANCE).tell(requested())
     assert [("waits", "assets and balance", "paused")] == waits(story)
     story.pause(BALANCE).wait_until_due()
@@ -141,7 +141,7 @@ def test_both_may_be_paused() -> None:
 
 
 def test_a_second_pause_is_told_again() -> None:
-    """Each wait has its line; and so has a question that was opened by an answer that came all the same."""
+    """Each new wait gets its own history line, also for a question that an answer opened during the pause."""
     story = Story().pause(BALANCE).tell(requested()).pause().wait(60).tell(timer())
     story.pause(BALANCE).wait(2).tell(timer())
     assert 2 == len(waits(story))
@@ -161,7 +161,7 @@ def test_a_second_pause_is_told_again() -> None:
     ],
 )
 def test_answers_that_come_during_a_pause_count(side: Side, told: tuple[Incoming, ...], phase: Phase) -> None:
-    """They were on their way; what follows from them waits."""
+    """A reply that arrives during a pause counts; the question that follows from it waits."""
     *before, last = told
     story = Story(requested(side), *before).pause(BALANCE).tell(last)
     assert (phase, []) == (story.saga.phase, story.asked)
@@ -172,20 +172,20 @@ def test_answers_that_come_during_a_pause_count(side: Side, told: tuple[Incoming
 
 @pytest.mark.parametrize("side", Side)
 def test_a_cancel_of_what_was_never_asked_ends_at_once(side: Side) -> None:
-    """No reserve was ever sent, so nothing can be held and nothing is to refund."""
+    """An order whose reserve was never sent holds nothing, so a cancel ends it at once without a refund."""
     story = Story().pause(BALANCE).tell(requested(side), cancel())
     assert (OrderStatus.CANCELLED, ReasonCode.USER_REQUESTED) == story.ending
     assert [] == story.asked
 
 
 def test_a_check_that_says_no_ends_a_sell_whose_reserve_was_never_sent() -> None:
-    """The reply to a check that somebody else sent, or a lie: there is nothing to refund all the same."""
+    """An order whose reserve was never sent needs no refund, even if a check that nobody sent is refused."""
     story = Story().pause(BALANCE).tell(requested(Side.SELL), not_approved())
     assert ((OrderStatus.FAILED, ReasonCode.ASSET_NOT_TRADABLE), []) == (story.ending, story.asked)
 
 
 def test_a_cancel_of_what_was_sent_refunds_when_the_pause_is_over() -> None:
-    """In doubt a refund is asked: the reserve may have arrived."""
+    """A reserve that was sent may have arrived, so a cancel refunds after the pause."""
     story = Story(requested(), approved()).pause(BALANCE).wait(2).tell(timer())
     story.tell(cancel())
     assert (Phase.REFUNDING, []) == (story.saga.phase, story.asked)
@@ -196,8 +196,8 @@ def test_a_cancel_of_what_was_sent_refunds_when_the_pause_is_over() -> None:
     assert (OrderStatus.CANCELLED, ReasonCode.USER_REQUESTED) == ended.ending
 
 
-def test_whoever_answers_has_been_asked() -> None:
-    """An answer to a question that was never sent (a lie, or a database from a backup) makes its hold refundable."""
+def test_an_answer_counts_as_proof_that_the_question_was_sent() -> None:
+    """An answer to a question that was not sent (a lie, or a restored backup) makes the order refund its hold."""
     story = Story().pause(BALANCE).tell(requested(Side.SELL), reserved(), cancel())
     assert Phase.REFUNDING is story.saga.phase
     impossible = Story().pause(BALANCE).tell(requested(Side.SELL), reserved(HoldState.SETTLED))
@@ -206,7 +206,7 @@ def test_whoever_answers_has_been_asked() -> None:
 
 
 def test_what_an_older_version_stored_counts_as_sent() -> None:
-    """It wrote attempts 0 for a question that it was about to ask anew: a cancel must refund that one."""
+    """An older version stored attempts 0 for a question that it would repeat, so a cancel must refund its hold."""
     story = Story(requested(), approved())
     stored = b'{"step": "reserve", "asked_at": "2026-03-01T12:00:00Z", "due_at": "2026-03-01T12:00:00Z", "attempts": 0}'
     question = decoder(Question).decode(stored)
@@ -215,7 +215,7 @@ def test_what_an_older_version_stored_counts_as_sent() -> None:
 
 
 def test_a_quote_that_grew_too_old_during_a_pause_fails_the_order() -> None:
-    """A buy asks for its quote before the pause and reserves after it: the money goes back, STALE_PRICE says why."""
+    """A buy whose quote becomes too old in a pause before the reserve is refunded and fails with STALE_PRICE."""
     story = Story(requested(), approved()).pause(BALANCE).wait(2).tell(timer()).wait(MAX_QUOTE_AGE_S)
     story.pause().wait_until_due()
     assert ["ReserveBalance"] == story.tell(timer()).asked
@@ -223,8 +223,8 @@ def test_a_quote_that_grew_too_old_during_a_pause_fails_the_order() -> None:
     assert (OrderStatus.FAILED, ReasonCode.STALE_PRICE) == story.tell(refunded()).ending
 
 
-def test_a_pause_takes_back_the_page() -> None:
-    """Who waits by decision is not overdue; it is again, five minutes after the pause."""
+def test_a_pause_ends_overdue() -> None:
+    """An order that waits for a pause is not overdue; it is overdue again five minutes after the pause."""
     story = Story(requested(), approved(), reserved()).wait(300).tell(timer())
     assert story.saga.overdue_since is not None
     story.pause(BALANCE).wait_until_due()
@@ -235,7 +235,7 @@ def test_a_pause_takes_back_the_page() -> None:
 
 
 def test_an_order_that_is_parked_during_a_pause_waits_again_when_it_is_resumed() -> None:
-    """A resume makes it look at once; what it sees is the pause."""
+    """A resume during a pause makes the order look at once, and it waits for the pause again."""
     story = Story().pause(BALANCE).tell(requested(), park(), resume(), timer())
     assert ([], 2) == (story.asked, len(waits(story)))
     assert not story.question(Step.CHECK).sent
@@ -243,9 +243,9 @@ def test_an_order_that_is_parked_during_a_pause_waits_again_when_it_is_resumed()
 
 
 def test_a_silent_participant_is_not_asked_after_its_pause_either() -> None:
-    """The probes of others find out whether it answers; a question that was never sent stays one."""
+    """A silent participant is not asked after its pause either, and a question that was never sent stays unsent."""
     story = Story().pause(BALANCE).tell(requested(Side.SELL)).pause().wait(60)
-    story.silence(Participant.BALANCE).tell(timer())
+    story.make_silent(Participant.BALANCE).tell(timer())
     assert ["CheckAsset"] == story.asked
     assert (0, False, False) == tuple(
         getattr(story.question(Step.RESERVE), n) for n in ("attempts", "sent", "held_back")
@@ -254,7 +254,7 @@ def test_a_silent_participant_is_not_asked_after_its_pause_either() -> None:
 
 
 def test_a_question_that_waits_survives_storage() -> None:
-    """With all that it knows of itself."""
+    """A waiting question is stored and loaded with all its fields."""
     progress = Story().pause(BALANCE).tell(requested(Side.SELL)).saga.progress
     assert progress == decoder(Progress).decode(encode(progress))
 
@@ -266,7 +266,7 @@ def test_a_question_that_waits_survives_storage() -> None:
 def test_an_operator_may_have_an_order_ask_again_at_once(
     side: Side, told: tuple[Incoming, ...], asked: list[str]
 ) -> None:
-    """Its questions are due, whatever their wait; the history says who wanted it."""
+    """The open questions become due at once, and the history names the operator."""
     story = Story(requested(side), *told).wait(1).tell(ask_again())
     (entry,) = story.decision.entries
     assert ("woken", "AskAgainRequested", {"requested_by": "@operator:olga"}) == (entry.kind, entry.name, entry.detail)
@@ -275,7 +275,7 @@ def test_an_operator_may_have_an_order_ask_again_at_once(
 
 
 def test_asking_again_does_not_give_patience_back() -> None:
-    """A deadline stays one."""
+    """Asking again by hand does not extend the deadline."""
     story = Story(requested()).wait(29).tell(ask_again(), timer()).wait(1).tell(timer())
     assert (OrderStatus.FAILED, ReasonCode.TIMED_OUT) == story.ending
     assert NOW + timedelta(seconds=30) == story.now
@@ -291,7 +291,7 @@ def test_asking_again_does_not_give_patience_back() -> None:
     ids=["not begun", "ended", "parked"],
 )
 def test_what_waits_for_no_answer_is_not_asked_again(told: tuple[Incoming, ...], why: Why) -> None:
-    """Recorded, and nothing happens."""
+    """Asking again an order that waits for no answer is recorded and has no effect."""
     story = Story(*told, ask_again())
     assert why is story.why
     assert Answer.OPEN not in {question.answer for question in story.saga.progress.questions} or why is Why.PARKED

@@ -1,4 +1,4 @@
-"""The quote is the price: what a bound allows, how old a quote may get, and that every sum uses the same one."""
+"""The quote is the price: what slippage allows, how old a quote may become, and that all sums use the same quote."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_quote_may_be_worse_than_the_price_by_exactly_the_slippage(
     quote: str,
     allowed: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
-    """A buy needs quote <= price * (1 + s), a sell quote >= price * (1 - s), compared unrounded; better is welcome."""
+    """A buy needs quote <= price * (1 + s), a sell quote >= price * (1 - s), unrounded; a better quote is accepted."""
     story = Story(requested(side, slippage_bps=slippage_bps), approved(quote))
     if allowed:
         assert story.saga.progress.outcome is None
@@ -75,12 +75,12 @@ def test_the_quote_may_be_worse_than_the_price_by_exactly_the_slippage(
 
 @pytest.mark.parametrize("side", Side)
 def test_an_order_without_a_price_takes_any_quote(side: Side) -> None:
-    """There is nothing to compare it with."""
+    """An order without a price has no bound, so it accepts any quote."""
     assert Story(requested(side, price=None), approved("1000")).saga.progress.outcome is None
 
 
 def test_a_slipped_buy_ends_at_once_and_a_slipped_sell_when_its_hold_is_back() -> None:
-    """The quote's no is the asset's no: it does not wait for balance."""
+    """A slipped quote refuses the order as the asset service does: the end does not wait for the reserve's answer."""
     assert Story(requested(), approved("60000")).ending == SLIPPED
     sell = Story(requested(Side.SELL), approved("40000"))
     assert sell.asked == ["RefundBalance"]
@@ -90,7 +90,7 @@ def test_a_slipped_buy_ends_at_once_and_a_slipped_sell_when_its_hold_is_back() -
 @pytest.mark.parametrize("time_scale", [1.0, 0.1])
 @pytest.mark.parametrize("side", Side)
 def test_a_quote_is_stale_at_the_fill_when_it_is_older_than_thirty_seconds(side: Side, time_scale: float) -> None:
-    """Measured from when it was made, scaled; at thirty seconds exactly it still counts."""
+    """A quote's age counts from when it was made, scaled; at exactly thirty seconds it is still accepted."""
     quote = approved(quoted_at=NOW - timedelta(seconds=10 * time_scale))
     exactly = Story(requested(side), quote, time_scale=time_scale).wait(20 * time_scale).tell(reserved())
     assert exactly.saga.phase is Phase.SETTLING
@@ -106,17 +106,17 @@ def test_a_quote_is_stale_at_the_fill_when_it_is_older_than_thirty_seconds(side:
     ids=["untold", "now", "before", "ahead"],
 )
 def test_a_quote_is_as_old_as_it_was_made(quoted_s_ago: float | None, made_s_ago: float) -> None:
-    """Handling it late does not make it younger. A clock that is ahead counts as now."""
+    """A quote's age counts from when it was made, not handled; a time in the future counts as now."""
     quoted_at = None if quoted_s_ago is None else NOW - timedelta(seconds=quoted_s_ago)
-    kept = Story(requested(), approved(quoted_at=quoted_at)).saga.progress.quote
-    assert kept is not None
-    assert NOW - timedelta(seconds=made_s_ago) == kept.made_at
+    stored = Story(requested(), approved(quoted_at=quoted_at)).saga.progress.quote
+    assert stored is not None
+    assert NOW - timedelta(seconds=made_s_ago) == stored.made_at
 
 
 @pytest.mark.parametrize("side", Side)
 @pytest.mark.parametrize("time_scale", [1.0, 0.1])
-def test_an_answer_that_is_handled_after_its_patience_is_silence(side: Side, time_scale: float) -> None:
-    """As if the timer had come first; a moment before, it counts. What it says is written down, as late."""
+def test_an_answer_that_is_handled_after_its_patience_counts_as_none(side: Side, time_scale: float) -> None:
+    """An answer after the end of patience is recorded as late, and the order times out; just before it, it counts."""
     early = Story(requested(side), time_scale=time_scale).wait(30 * time_scale - 0.001).tell(approved())
     assert early.question(Step.CHECK).answer == "YES"
     story = Story(requested(side), time_scale=time_scale).wait(30 * time_scale).tell(approved())
@@ -127,15 +127,15 @@ def test_an_answer_that_is_handled_after_its_patience_is_silence(side: Side, tim
     assert story.tell(refunded()).ending == (FAILED, ReasonCode.TIMED_OUT)
 
 
-def test_a_hold_that_is_told_after_its_patience_is_refunded() -> None:
-    """It is there, and nobody waits for it any more."""
+def test_a_hold_that_is_reported_after_its_patience_is_refunded() -> None:
+    """A hold that is reported after the end of patience is refunded."""
     story = Story(requested(), approved()).wait(30).tell(reserved())
     assert story.asked == ["RefundBalance"]
     assert story.tell(refunded()).ending == (FAILED, ReasonCode.TIMED_OUT)
 
 
-def test_a_pause_ends_no_patience_for_who_answers_meanwhile() -> None:
-    """Nothing times out against a pause; the quote's own age still decides at the fill."""
+def test_a_pause_extends_the_patience() -> None:
+    """A pause extends patience, but the quote's age still decides at the fill."""
     story = Story(requested()).wait(1).pause(Participant.BALANCE).wait(60).tell(timer())
     story.wait(60).tell(approved())
     assert story.question(Step.CHECK).answer == "YES"
@@ -144,7 +144,7 @@ def test_a_pause_ends_no_patience_for_who_answers_meanwhile() -> None:
 @pytest.mark.parametrize("side", Side)
 @pytest.mark.parametrize("time_scale", [1.0, 0.1])
 def test_a_price_of_before_a_pause_or_a_resume_is_waited_for_anew(side: Side, time_scale: float) -> None:
-    """It would be stale at the fill for sure, and the check is asked again: the next answer may be traded on."""
+    """A quote from before a pause or a resume would be stale at the fill, so the check is asked again."""
     old = approved("40", quoted_at=NOW)
     parked = Story(requested(side, price=None), park(), time_scale=time_scale).wait(40 * time_scale).tell(resume(), old)
     paused = Story(requested(side, price=None), time_scale=time_scale).wait(time_scale).pause(Participant.BALANCE)
@@ -159,14 +159,14 @@ def test_a_price_of_before_a_pause_or_a_resume_is_waited_for_anew(side: Side, ti
 
 
 def test_a_stale_order_has_no_fill() -> None:
-    """It never passed the pivot."""
+    """An order that fails with STALE_PRICE never passed the pivot, so it has no fill."""
     story = Story(requested(), approved(quoted_at=NOW - timedelta(seconds=5))).wait(26).tell(reserved(), refunded())
     assert all(told.fill is None for told in story.told if isinstance(told, Decision))
     assert story.statuses == [OrderStatus.PENDING, FAILED]
 
 
 def test_a_sell_whose_fee_takes_everything_is_refused() -> None:
-    """A credit must be positive: at zero it is not."""
+    """A sell with a credit of zero is refused, because a credit must be positive."""
     fee_takes_all = approved("50000", fee_bps=10_000)
     story = Story(requested(Side.SELL), fee_takes_all, refunded())
     assert story.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
@@ -179,14 +179,14 @@ def test_a_sell_whose_fee_takes_everything_is_refused() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_a_sum_that_the_wire_cannot_carry_is_refused(side: Side) -> None:
-    """Nineteen digits before the point are no wire decimal; so the order is refused instead of never being sent."""
+    """A sum with nineteen digits before the point cannot be sent, so the order is refused."""
     huge = requested(side, quantity=Quantity("900000000000000000"), price=None)
     story = Story(huge, approved("2"), refunded())
     assert story.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
 
 
 def test_the_largest_sum_that_the_wire_can_carry_is_accepted() -> None:
-    """One unit less than 10**18."""
+    """A sum one unit below 10**18 is accepted."""
     quantity = Quantity("999999999999999999")
     story = Story(requested(quantity=quantity, price=None), approved("1", fee_bps=0))
     assert story.asked == ["ReserveBalance"]
@@ -195,7 +195,7 @@ def test_the_largest_sum_that_the_wire_can_carry_is_accepted() -> None:
 
 
 def test_a_buy_holds_settles_and_shows_what_the_quote_costs() -> None:
-    """Cost 500.00 and fee 0.50: held, captured; the asset is credited, the fee is part of the capture."""
+    """A buy holds and captures cost 500.00 and fee 0.50; the asset is credited, the fee is part of the capture."""
     story = Story(requested(), approved())
     reserve, hold = f"{ORDER_ID}:reserve", Money("500.50")
     assert story.commands == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "USD", hold, NOW)]
@@ -224,7 +224,7 @@ def test_a_buy_holds_settles_and_shows_what_the_quote_costs() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_an_order_names_its_currencies_from_the_first_version_after_its_quote(side: Side) -> None:
-    """Version 1 knows no quote; each later one names the quote's currency, of the price and of the fee."""
+    """Version 1 names no currency; each later version names the quote's currency, for the price and the fee."""
     story = Story(requested(side), approved(), reserved(), settled())
     told = [event.order for one in story.told if isinstance(one, Decision) for event in one.events]
     expected = [
@@ -235,7 +235,7 @@ def test_an_order_names_its_currencies_from_the_first_version_after_its_quote(si
 
 
 def test_learning_a_quote_shows_nothing_before_the_next_version() -> None:
-    """A version looks the same for as long as it stands: PENDING names no currency, whatever is known inside."""
+    """A published version never changes: PENDING names no currency, though the saga already knows the quote."""
     story = Story(requested(), approved())
     assert story.saga.progress.quote is not None
     assert (OrderStatus.PENDING, None, None) == _currencies(story.saga)
@@ -244,7 +244,7 @@ def test_learning_a_quote_shows_nothing_before_the_next_version() -> None:
 
 
 def test_an_order_that_ended_without_a_quote_names_no_currency() -> None:
-    """Nothing was quoted, so there is nothing to name."""
+    """An order without a quote has no currency to name."""
     story = Story(requested(), not_approved())
     assert (FAILED, None, None) == _currencies(story.saga)
 
@@ -255,7 +255,7 @@ def _currencies(saga: Saga) -> tuple[OrderStatus, str | None, str | None]:
 
 
 def test_a_sell_holds_the_asset_and_is_credited_what_is_left_of_the_proceeds() -> None:
-    """Proceeds 500.00, fee 0.50: the quantity is held and captured, 499.50 are credited."""
+    """A sell holds and captures the quantity; of the proceeds 500.00, minus fee 0.50, 499.50 are credited."""
     story = Story(requested(Side.SELL))
     reserve, hold = f"{ORDER_ID}:reserve", Money("0.01")
     assert story.commands[1:] == [ReserveBalance(reserve, ORDER_ID, reserve, USER, "BTC", hold, NOW)]
@@ -280,7 +280,7 @@ def test_a_sell_holds_the_asset_and_is_credited_what_is_left_of_the_proceeds() -
 
 @pytest.mark.parametrize(("side", "asset_id", "amount"), [(Side.BUY, "USD", "500.50"), (Side.SELL, "BTC", "0.01")])
 def test_a_refund_names_the_very_hold_that_was_asked(side: Side, asset_id: str, amount: str) -> None:
-    """Another amount under a known hold id would be a conflict."""
+    """A refund repeats the hold's asset and amount, because other terms under a known hold id are a conflict."""
     story = Story(requested(side), approved(), cancel())
     reserve = f"{ORDER_ID}:reserve"
     terms = (ORDER_ID, reserve, USER, asset_id, Money(amount), NOW)
@@ -288,12 +288,12 @@ def test_a_refund_names_the_very_hold_that_was_asked(side: Side, asset_id: str, 
 
 
 def reserves(story: Story) -> list[ReserveBalance]:
-    """List the reservations that the last message sent."""
+    """List the reservations that the last message caused."""
     return [one for one in story.commands if isinstance(one, ReserveBalance)]
 
 
 def test_every_command_tells_when_the_hold_was_first_asked_for() -> None:
-    """Whatever was asked again, held back and begun anew since: the ledger of that moment may have the hold."""
+    """Every command carries the first time that the hold was asked for: the ledger of that time may have the hold."""
     story = Story(requested(), approved())
     story.wait_until_due()
     assert [NOW] == [one.hold_asked_at for one in reserves(story.tell(timer()))]
@@ -305,7 +305,7 @@ def test_every_command_tells_when_the_hold_was_first_asked_for() -> None:
 
 
 def test_a_hold_that_waited_unasked_is_asked_for_when_it_is() -> None:
-    """An order that came while the balance service was paused is the business of whoever answers after the pause."""
+    """A reserve that waited for a pause carries the time when it was sent, so the ledger then in service has it."""
     story = Story().pause(Participant.BALANCE).tell(requested(Side.SELL)).pause()
     story.wait_until_due()
     assert [story.now] == [one.hold_asked_at for one in reserves(story.tell(timer()))]
@@ -313,7 +313,7 @@ def test_a_hold_that_waited_unasked_is_asked_for_when_it_is() -> None:
 
 
 def test_an_order_of_an_older_version_asked_for_its_hold_when_it_was_made() -> None:
-    """Before that moment it can't have been asked for."""
+    """For an order of an older version, the time of its creation stands for the time when the hold was asked for."""
     story = Story(requested(), approved())
     reserve = structs.replace(story.saga.progress.questions[-1], sent_at=None)
     questions = (*story.saga.progress.questions[:-1], reserve)
@@ -323,7 +323,7 @@ def test_an_order_of_an_older_version_asked_for_its_hold_when_it_was_made() -> N
 
 
 def test_every_sum_uses_the_quote_that_was_stored() -> None:
-    """A repeated settlement is word for word the first one, whatever the asset service says meanwhile."""
+    """A repeated settlement equals the first one, even after a different quote arrives."""
     story = Story(requested(), approved(), reserved())
     first = story.commands
     story.tell(approved("51000"))
@@ -331,19 +331,19 @@ def test_every_sum_uses_the_quote_that_was_stored() -> None:
     assert story.commands == first
 
 
-def test_the_quote_and_its_rules_are_kept_on_the_order() -> None:
-    """Later changes of the asset's rules do not judge it again."""
+def test_the_quote_and_its_rules_are_stored_on_the_order() -> None:
+    """The order stores its quote with the asset's rules, so later rules do not affect it."""
     story = Story(requested()).wait(1)
     told: AssetApproved = approved()
-    kept = story.tell(told).saga.progress.quote
-    assert kept is not None
+    stored = story.tell(told).saga.progress.quote
+    assert stored is not None
     names = ("price", "sequence", "as_of", "tick", "step", "fee_bps", "cash_asset_id", "cash_scale", "rules_version")
-    assert [getattr(kept, name) for name in names] == [getattr(told, name) for name in names]
-    assert kept.made_at == story.now
+    assert [getattr(stored, name) for name in names] == [getattr(told, name) for name in names]
+    assert stored.made_at == story.now
 
 
 def test_a_busted_fill_keeps_its_terms() -> None:
-    """The row stays as it was, marked."""
+    """A busted fill's row keeps its values and is marked."""
     story = Story(requested(), approved(), reserved())
     made = story.decision.fill
     busted = story.tell(not_settled()).decision.fill

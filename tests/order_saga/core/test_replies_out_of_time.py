@@ -1,4 +1,4 @@
-"""Replies that come again, late, or against all reason: each row of the protocol's table, by name."""
+"""Replies that are repeated, late or contradictory: one test for each row of the protocol's table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ P = OrderStatus.PENDING
 
 
 def test_answers_to_open_questions_lead_a_buy_to_its_end() -> None:
-    """A buy checks, then reserves what the quote can cost, fills, settles: four versions."""
+    """A buy checks, then reserves the cost at the quote, fills and settles: four versions."""
     story = Story(requested())
     assert story.asked == ["CheckAsset"]
     assert story.tell(approved()).asked == ["ReserveBalance"]
@@ -54,7 +54,7 @@ def test_answers_to_open_questions_lead_a_buy_to_its_end() -> None:
 
 @pytest.mark.parametrize("answers", [(approved(), reserved()), (reserved(), approved())], ids=["check", "reserve"])
 def test_answers_to_open_questions_lead_a_sell_to_its_end(answers: tuple[Incoming, ...]) -> None:
-    """A sell asks both side by side, and either may answer first."""
+    """A sell asks both participants side by side, and accepts their answers in either order."""
     story = Story(requested(Side.SELL))
     assert story.asked == ["CheckAsset", "ReserveBalance"]
     assert story.tell(*answers).asked == ["SettleBalance"]
@@ -62,7 +62,7 @@ def test_answers_to_open_questions_lead_a_sell_to_its_end(answers: tuple[Incomin
 
 
 def test_the_fill_makes_two_versions_in_one_decision() -> None:
-    """CONFIRMED shows no fill yet; PROCESSING comes with it, in the same commit."""
+    """One decision publishes CONFIRMED, without a fill, and PROCESSING, with the fill."""
     story = Story(requested(), approved(), reserved())
     confirmed, processing = story.decision.events
     assert (confirmed.version, confirmed.status) == (2, OrderStatus.CONFIRMED)
@@ -86,12 +86,12 @@ def test_the_fill_makes_two_versions_in_one_decision() -> None:
     ids=lambda told: type(told).__name__,
 )
 def test_the_same_reply_again_is_a_duplicate(told: tuple[Incoming, ...], again: Incoming) -> None:
-    """Anywhere: at once, and when the order has long ended."""
+    """A repeated reply is a duplicate, at once and also long after the order's end."""
     assert Story(requested(), *told, again).why is Why.DUPLICATE
 
 
 def test_the_first_answer_to_a_check_counts() -> None:
-    """A later one is a duplicate, even if it differs: the quote is read once."""
+    """A second answer to a check is a duplicate even if it differs, because the quote is read once."""
     story = Story(requested(), approved("50000"), approved("50100"))
     assert story.why is Why.DUPLICATE
     assert story.saga.progress.quote is not None
@@ -106,7 +106,7 @@ def test_a_verdict_on_the_hold_after_it_was_given_up_is_late(
     late: BalanceReserved | BalanceRefused,
     ended: bool,  # noqa: FBT001 - both ways of one test
 ) -> None:
-    """The refund that was asked already covers both orders of arrival."""
+    """A verdict on a hold that was given up is late: the refund that was asked covers both orders of arrival."""
     story = Story(requested(), approved(), cancel())
     assert story.asked == ["RefundBalance"]
     if ended:
@@ -145,7 +145,7 @@ OTHER_TERMS: Final[list[tuple[str, tuple[Incoming, ...], Reply]]] = [
     ("told", "reply"), [(told, reply) for _, told, reply in OTHER_TERMS], ids=[case[0] for case in OTHER_TERMS]
 )
 def test_an_answer_to_other_terms_than_were_asked_parks(told: tuple[Incoming, ...], reply: Reply) -> None:
-    """Amount, asset, user and hold are compared with the command: whoever answers about another has not answered."""
+    """A reply whose amount, asset, user or hold differs from the command's is no answer, and parks the order."""
     story = Story(requested(), *told, reply)
     assert story.saga.parked_reason is not None
     assert story.saga.parked_reason.startswith(f"HOLD_CONFLICT: {type(reply).__name__} ")
@@ -155,8 +155,8 @@ def test_an_answer_to_other_terms_than_were_asked_parks(told: tuple[Incoming, ..
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_service_that_says_whose_hold_it_is_is_believed(side: Side) -> None:
-    """The terms as they were asked; the fields are optional, for services that do not send them."""
+def test_a_reply_may_repeat_the_terms_of_the_hold(side: Side) -> None:
+    """A reply that repeats the command's hold terms is accepted; services may leave these fields out."""
     asset_id = "USD" if side is Side.BUY else "BTC"
     replies = [structs.replace(each, user_id="alice", asset_id=asset_id) for each in (reserved(), settled())]
     assert Story(requested(side), approved(), *replies).ending == (COMPLETED, None)
@@ -165,7 +165,7 @@ def test_a_service_that_says_whose_hold_it_is_is_believed(side: Side) -> None:
 
 
 def test_a_late_success_after_a_cancel_is_refunded_and_never_vanishes() -> None:
-    """Named test 3: the hold that nobody waited for is given back, and only then the order shows its end."""
+    """Named test 3: a hold that is reported after a cancel is refunded before the order shows its end."""
     story = Story(requested(Side.SELL), cancel(), reserved())
     assert story.why is Why.LATE
     assert story.ending == (P, None)
@@ -173,14 +173,14 @@ def test_a_late_success_after_a_cancel_is_refunded_and_never_vanishes() -> None:
 
 
 def test_a_late_answer_to_a_check_changes_nothing() -> None:
-    """A buy that was cancelled while it was checked has nothing held, and has ended."""
+    """A buy that was cancelled during its check holds nothing and has ended, so a late answer changes nothing."""
     story = Story(requested(), cancel(), approved())
     assert story.why is Why.LATE
     assert story.saga.progress.quote is None
 
 
 def test_a_refused_settlement_busts_the_fill() -> None:
-    """The fill's row stays, marked; the order shows none; the hold is already refunded, so nothing more is asked."""
+    """The fill's row stays, marked as busted; the order shows no fill; nothing is asked, since the refusal refunds."""
     story = Story(requested(), approved(), reserved(), not_settled())
     assert story.ending == (FAILED, ReasonCode.EXECUTION_FAILED)
     assert story.asked == []
@@ -194,7 +194,7 @@ def test_a_refused_settlement_busts_the_fill() -> None:
 
 @pytest.mark.parametrize("state", [HoldState.TOMBSTONE, HoldState.REFUSED, HoldState.REFUNDED])
 def test_a_settlement_is_refused_only_with_a_proof(state: HoldState) -> None:
-    """Each of these states proves that nothing is held."""
+    """A settlement counts as refused when the reported hold state proves that nothing is held."""
     story = Story(requested(), approved(), reserved(), not_settled(BalanceRefusal.NOT_HELD, state))
     assert story.ending == (FAILED, ReasonCode.EXECUTION_FAILED)
 
@@ -216,7 +216,7 @@ IMPOSSIBLE: Final[list[tuple[str, tuple[Incoming, ...], BalanceReply]]] = [
 
 @pytest.mark.parametrize(("told", "lie"), [row[1:] for row in IMPOSSIBLE], ids=[row[0] for row in IMPOSSIBLE])
 def test_an_impossible_reply_parks_the_order(told: tuple[Incoming, ...], lie: BalanceReply) -> None:
-    """It is written down with all that it says, nothing is believed, and a person must look."""
+    """An impossible reply is recorded in full, changes nothing else, and parks the order for an operator."""
     story = Story(requested(), *told)
     phase, open_before = story.saga.phase, story.saga.progress.open()
     story.tell(lie)
@@ -231,7 +231,7 @@ def test_an_impossible_reply_parks_the_order(told: tuple[Incoming, ...], lie: Ba
 @pytest.mark.parametrize("state", [HoldState.REFUSED, HoldState.TOMBSTONE])
 @pytest.mark.parametrize("ended", [False, True], ids=["at once", "after the end"])
 def test_reserved_after_a_state_that_excludes_it_parks_even_an_ended_order(state: HoldState, ended: bool) -> None:  # noqa: FBT001
-    """A hold that was proven never to have been cannot be: the alarm is worth more than the rest."""
+    """A report of a hold that was proven never to exist parks the order, even an ended one, to alert an operator."""
     story = Story(requested(), approved(), cancel(), refunded(state))
     if ended:
         story.wait(3600)
@@ -243,7 +243,7 @@ def test_reserved_after_a_state_that_excludes_it_parks_even_an_ended_order(state
 
 
 def test_reserved_again_after_the_refund_is_no_contradiction() -> None:
-    """The reply was only slow: the hold existed, and was given back since."""
+    """Reserved after the refund is only a slow reply: the hold existed and was refunded since."""
     assert Story(requested(), approved(), cancel(), refunded(), reserved()).why is Why.LATE
 
 
@@ -256,7 +256,7 @@ CONFLICTS: Final[dict[str, tuple[tuple[Incoming, ...], BalanceReply]]] = {
 
 @pytest.mark.parametrize("step", CONFLICTS)
 def test_a_hold_conflict_parks_the_order(step: str) -> None:
-    """Another amount, asset or user under a known hold id: nothing is believed, whatever the hold's state."""
+    """Other terms under a known hold id park the order, whatever the hold's state, and no answer is accepted."""
     told, conflict = CONFLICTS[step]
     story = Story(requested(), *told, conflict)
     assert story.saga.parked_reason is not None
@@ -266,29 +266,29 @@ def test_a_hold_conflict_parks_the_order(step: str) -> None:
 
 @pytest.mark.parametrize("reply", one_of_each(), ids=lambda reply: type(reply).__name__)
 def test_a_reply_to_a_question_that_was_never_asked_is_unknown(reply: Reply) -> None:
-    """To an order that only a cancel knows of, or under the id of another command."""
+    """A reply is unknown to an order that only a cancel created, and when it names another command."""
     assert Story(cancel(), reply).why is Why.UNKNOWN
     other = lies(Side.BUY)[f"{type(reply).__name__} to another command"]
     assert Story(requested(), approved(), reserved(), other).why is Why.UNKNOWN
 
 
 @pytest.mark.parametrize("reply", one_of_each(), ids=lambda reply: type(reply).__name__)
-def test_a_reply_for_an_unknown_order_is_a_stranger(reply: Incoming) -> None:
-    """It begins nothing; the shell puts its bytes with the dead letters."""
+def test_a_reply_for_an_unknown_order_is_unknown(reply: Incoming) -> None:
+    """A reply for an order without a saga creates nothing; the worker stores its record as a dead letter."""
     folded = fold({}, [reply], NOW)
     assert folded.unknown == [reply]
     assert (folded.sagas, folded.history, folded.asks, folded.events) == ({}, {}, [], [])
 
 
 def test_an_asset_refusal_does_not_wait() -> None:
-    """A sell is refunded at once, though balance has not answered; what it holds or may hold goes back."""
+    """An asset refusal refunds a sell at once, without the balance service's answer, because a hold may exist."""
     story = Story(requested(Side.SELL), not_approved())
     assert story.asked == ["RefundBalance"]
     assert story.tell(refunded(HoldState.TOMBSTONE)).ending == (FAILED, ReasonCode.ASSET_NOT_TRADABLE)
 
 
 def test_a_balance_refusal_waits_for_the_check() -> None:
-    """Both say no: the asset's no is the reason, in whichever order they come."""
+    """A balance refusal waits for the check; if both refuse, the asset's reason counts, in either order of arrival."""
     waiting = Story(requested(Side.SELL), not_reserved())
     assert waiting.saga.phase is Phase.VALIDATING
     assert waiting.asked == []
@@ -296,7 +296,7 @@ def test_a_balance_refusal_waits_for_the_check() -> None:
 
 
 def test_a_balance_refusal_that_waited_is_the_reason_when_the_check_says_yes() -> None:
-    """Nothing is held, so nothing is refunded."""
+    """If only the balance service refuses, its reason counts, and nothing is refunded because nothing is held."""
     story = Story(requested(Side.SELL), not_reserved(), approved())
     assert story.ending == (FAILED, ReasonCode.INSUFFICIENT_BALANCE)
     assert story.asked == []
@@ -304,7 +304,7 @@ def test_a_balance_refusal_that_waited_is_the_reason_when_the_check_says_yes() -
 
 
 def test_a_buy_that_the_check_refuses_goes_straight_to_its_end() -> None:
-    """A phase that has nothing to ask is passed in the same decision."""
+    """A phase without a question to ask is passed in the same decision."""
     story = Story(requested(), not_approved(AssetRefusal.ASSET_NOT_FOUND))
     assert story.statuses == [P, FAILED]
     assert story.saga.reason_code is ReasonCode.ASSET_NOT_FOUND
@@ -313,7 +313,7 @@ def test_a_buy_that_the_check_refuses_goes_straight_to_its_end() -> None:
 
 @pytest.mark.parametrize("code", AssetRefusal)
 def test_every_asset_refusal_is_a_reason_of_its_own(code: AssetRefusal) -> None:
-    """What the asset service says is what the user reads."""
+    """Each refusal code of the asset service is the order's reason code."""
     assert Story(requested(), not_approved(code)).ending == (FAILED, code)
 
 
@@ -328,12 +328,12 @@ def test_every_asset_refusal_is_a_reason_of_its_own(code: AssetRefusal) -> None:
 def test_a_balance_refusal_is_its_own_reason_or_an_execution_that_failed(
     code: BalanceRefusal, reason_code: ReasonCode
 ) -> None:
-    """Codes that only the two services share are not shown to users."""
+    """A code that only the two services share is shown to users as EXECUTION_FAILED."""
     assert Story(requested(), approved(), not_reserved(code)).ending == (FAILED, reason_code)
 
 
 def test_replies_to_a_parked_order_are_recorded_and_dropped() -> None:
-    """With all that they say; after `resume` participants repeat their verdicts."""
+    """A parked order records replies in full and ignores them; after `resume` participants repeat their verdicts."""
     story = Story(requested(), approved(), park(), reserved())
     dropped = story.told[-1]
     assert isinstance(dropped, Ignored)

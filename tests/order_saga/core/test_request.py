@@ -1,4 +1,4 @@
-"""A request: recorded as it came, judged once, never acted on twice."""
+"""A request is recorded as it came, judged once, and never acted on twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from order_saga.core.saga import Decision, Incoming, Phase, Requested, Why
 from tests.order_saga.core.sample import (
     NOW,
     ORDER_ID,
-    STRANGER,
+    OTHER_USER,
     Story,
     approved,
     invalid,
@@ -32,7 +32,7 @@ MOMENT = timedelta(microseconds=1)
 
 
 def test_a_request_becomes_a_pending_order_that_says_what_was_asked() -> None:
-    """Version 1, with every field of the request."""
+    """Version 1 shows every field of the request."""
     story = Story(structs.replace(requested(client_order_id="mine", slippage_bps=25), traceparent="00-trace"))
     (event,) = story.decision.events
     order = event.order
@@ -52,7 +52,7 @@ def test_a_request_becomes_a_pending_order_that_says_what_was_asked() -> None:
     "told", [(), (approved(),), (approved(), reserved(), settled())], ids=["new", "going", "ended"]
 )
 def test_the_same_request_again_is_a_duplicate(told: tuple[Incoming, ...]) -> None:
-    """By its content: 0.010 is 0.01, and times, traces and later claims make no difference."""
+    """Requests are compared by content: 0.010 equals 0.01, and times, traces and later claims do not count."""
     story = Story(requested(), *told)
     again = Requested(request(quantity=Quantity("0.010"), requested_at=NOW), NOW + AGE, "00-other", UUID(int=9))
     assert story.tell(again).why is Why.DUPLICATE
@@ -67,12 +67,12 @@ def test_the_same_request_again_is_a_duplicate(told: tuple[Incoming, ...]) -> No
         ("slippage_bps", 101),
         ("asset_id", "ETH"),
         ("client_order_id", "mine"),
-        ("user_id", STRANGER),
+        ("user_id", OTHER_USER),
         ("order_type", OrderType.MARKET_SELL),
     ],
 )
 def test_other_content_under_the_same_id_is_recorded_and_never_acted_on(field: str, value: object) -> None:
-    """Whichever field differs."""
+    """A second request with any different field is recorded and changes nothing."""
     story = Story(requested())
     before = story.saga
     other = structs.replace(request(), **{field: value})
@@ -81,7 +81,7 @@ def test_other_content_under_the_same_id_is_recorded_and_never_acted_on(field: s
 
 
 def test_an_invalid_request_fails_in_the_open() -> None:
-    """So its producer hears of it: PENDING, FAILED, nothing asked, the field and the rule in the reason."""
+    """An invalid request shows PENDING and FAILED with field and rule in the reason, so its producer learns of it."""
     story = Story(invalid())
     assert story.statuses == [PENDING, FAILED]
     assert story.ending == (FAILED, ReasonCode.INVALID_ORDER)
@@ -93,7 +93,7 @@ def test_an_invalid_request_fails_in_the_open() -> None:
 
 
 def test_a_client_order_id_that_was_used_before_fails_the_second_order() -> None:
-    """By Kafka a client id may come twice; the reason names the first order."""
+    """A client order id that another order has fails the second order, and the reason names the first."""
     first = UUID(int=1)
     story = Story(structs.replace(requested(client_order_id="mine"), duplicate_of=first))
     assert story.statuses == [PENDING, FAILED]
@@ -102,7 +102,7 @@ def test_a_client_order_id_that_was_used_before_fails_the_second_order() -> None
 
 
 def test_a_client_order_id_that_is_taken_comes_before_every_other_fault() -> None:
-    """Only one order may hold the name, so a second that is also invalid must not be stored as if it held it."""
+    """A used client order id is the first reason, even if the order is invalid: only one order may store that name."""
     story = Story(structs.replace(invalid(client_order_id="mine"), duplicate_of=UUID(int=1)))
     assert story.ending == (FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID)
 
@@ -121,7 +121,7 @@ def test_a_client_order_id_that_is_taken_comes_before_every_other_fault() -> Non
 )
 @pytest.mark.parametrize("time_scale", [0.1, 1.0])
 def test_a_request_first_handled_too_late_has_expired(message: Incoming, expired: bool, time_scale: float) -> None:  # noqa: FBT001
-    """More than 60 s after the earlier of the broker's time and its own; this age bounds the transport: no scale."""
+    """A request expires 60 s after the earlier of the broker's time and its own; the time scale does not apply."""
     story = Story(message, time_scale=time_scale)
     if expired:
         assert story.statuses == [PENDING, CANCELLED]
@@ -132,8 +132,8 @@ def test_a_request_first_handled_too_late_has_expired(message: Incoming, expired
         assert story.saga.phase is Phase.VALIDATING
 
 
-def test_its_own_fault_is_a_better_reason_than_its_age() -> None:
-    """An invalid order is invalid however old it is, and a used client id is used."""
+def test_a_fault_of_the_request_comes_before_its_age() -> None:
+    """An invalid request or a used client order id keeps its own reason, however old the request is."""
     old = NOW - 2 * AGE
     assert Story(structs.replace(invalid(), sent_at=old)).ending == (FAILED, ReasonCode.INVALID_ORDER)
     duplicate = Requested(request(), old, duplicate_of=UUID(int=1))
@@ -146,13 +146,13 @@ def test_its_own_fault_is_a_better_reason_than_its_age() -> None:
     ids=["not told", "earlier", "a little ahead", "far ahead"],
 )
 def test_an_order_was_created_when_it_was_requested(requested_at: datetime | None, created_at: datetime) -> None:
-    """The time that the API showed is kept; a clock that is far ahead is not believed."""
+    """An order's creation time is the one that the API showed, unless a producer's clock is far ahead."""
     assert Story(requested(requested_at=requested_at)).saga.created_at == created_at
 
 
 @pytest.mark.parametrize("side", Side)
 def test_every_command_of_an_order_carries_its_trace(side: Side) -> None:
-    """The request's `traceparent` is kept on the saga and goes with each question."""
+    """Each command carries the request's `traceparent`, which the saga stores."""
     story = Story(structs.replace(requested(side), traceparent="00-trace"))
     story.tell(approved(), reserved(), settled())
     asks = [ask for told in story.told if isinstance(told, Decision) for ask in told.asks]

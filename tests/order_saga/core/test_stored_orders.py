@@ -42,11 +42,11 @@ ENDINGS: Final[dict[str, tuple[Incoming | None, ...]]] = {
     "cancelled": (resume(), cancel(), None, timer(), refunded()),
     "settlement refused": (None, resume(), timer(), approved(), reserved(), not_settled(), refunded()),
 }
-"""What comes next; None: two seconds pass, so that questions are due."""
+"""The next messages; None: two seconds pass, so that questions are due."""
 
 
 def told_on(saga: Saga, now: datetime, messages: tuple[Incoming | None, ...]) -> dict[str, Any]:
-    """Tell an order what comes next, and write down what it asks and how it ends, as the golden file does."""
+    """Give an order its next messages; return its commands and its end in the golden file's form."""
     story, asked = Story(saga=saga), []
     story.now = now
     for message in messages:
@@ -64,26 +64,26 @@ def told_on(saga: Saga, now: datetime, messages: tuple[Incoming | None, ...]) ->
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("stored", GOLDEN, ids=lambda stored: stored["name"])
 def test_an_order_of_the_last_version_ends_as_it_would_have(stored: dict[str, Any], ending: str) -> None:
-    """The same commands with the same terms, byte for byte, and the same end."""
+    """An order stored by version 0.2 sends the same commands with the same terms, byte for byte, and ends the same."""
     saga = decoder(Saga).decode(json.dumps(stored["saga"]))
     now = datetime.fromisoformat(stored["now"])
     assert told_on(saga, now, ENDINGS[ending]) == stored["endings"][ending]
 
 
 def test_the_golden_orders_have_no_terms_and_stand_in_every_phase_that_waits() -> None:
-    """So they are what this test is about."""
+    """The golden file covers what the test above claims: no stored terms, and every phase that waits."""
     assert {"VALIDATING", "RESERVING", "SETTLING", "REFUNDING"} == {stored["saga"]["phase"] for stored in GOLDEN}
     assert not [stored["name"] for stored in GOLDEN if {"hold", "settlement"} & stored["saga"]["progress"].keys()]
 
 
 def with_another_quote(saga: Saga) -> Saga:
-    """Put a dearer quote in the place of the one that the order was reckoned by."""
+    """Replace the order's quote by a dearer one."""
     return structs.replace(saga, progress=structs.replace(saga.progress, quote=quote("60000", fee_bps=90)))
 
 
 @pytest.mark.parametrize("side", Side)
 def test_terms_are_fixed_when_they_are_first_sent_and_never_reckoned_again(side: Side) -> None:
-    """Reserve, settle and refund name the terms that were stored, whatever the quote says since."""
+    """Reserve, settle and refund use the stored terms, even when the quote changes later."""
     story = Story(requested(side))
     assert (story.saga.progress.hold is None) == (side is Side.BUY), "a buy knows from the quote what to hold"
     story.tell(approved())

@@ -1,4 +1,4 @@
-"""The table of phases is whole, says what happens, and is obeyed: for every phase, every message, every wording."""
+"""The table of phases is complete and obeyed, for every phase, every message and every field value."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ def _walks() -> list[Walk]:
 
 
 def test_every_name_stands_in_its_table() -> None:
-    """A phase, a question or a status without its row does not exist."""
+    """Each phase, question and status has a row in its table."""
     assert list(PHASES) == list(Phase)
     assert list(QUESTIONS) == list(Step)
     assert set(MOVES) == {None, *OrderStatus}
 
 
 def test_every_reply_answers_exactly_one_question() -> None:
-    """So a reply's type and its command's id must agree on the question."""
+    """Each reply type answers one question, so a reply's type and its command's id must agree on the question."""
     replies = [reply for row in QUESTIONS.values() for reply in (row.yes, row.no)]
     assert len(set(replies)) == len(replies)
     assert set(replies) < set(get_args(Incoming))
 
 
 def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
-    """Terminal means money at rest."""
+    """A terminal phase asks nothing and has no exit, because terminal means that no money is held."""
     for phase in TERMINAL:
         row = PHASES[phase]
         assert (row.asks, row.yes, row.no, row.timeout, row.cancel) == ((), (), None, None, None)
@@ -87,7 +87,7 @@ def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
-    """Yes leads on, so does a no that proves that nothing is held; patience is counted where a timeout leads."""
+    """Yes leads on, and so does a no that proves that nothing is held; a phase with a time-out exit has patience."""
     for phase in set(Phase) - TERMINAL - {Phase.NEW}:
         asks = steps(phase, side)
         if not asks:
@@ -110,7 +110,7 @@ def test_only_what_is_before_the_pivot_can_be_cancelled() -> None:
 
 @pytest.mark.parametrize("step", Step)
 def test_a_yes_and_a_no_never_report_the_same_hold(step: Step) -> None:
-    """What a hold's state proves does not depend on who says so; a believable no proves that nothing is held."""
+    """A hold state proves the same in each reply, and a no is accepted only if it proves that nothing is held."""
     row = QUESTIONS[step]
     assert not set(row.proof) & set(row.no_proof)
     assert all(state.nothing_held for state in row.no_proof) or step is Step.REFUND, "its no parks the order"
@@ -119,7 +119,7 @@ def test_a_yes_and_a_no_never_report_the_same_hold(step: Step) -> None:
 
 @pytest.mark.parametrize("step", sorted(PATIENT))
 def test_the_attempts_of_the_table_are_those_that_fit_its_patience(step: Step) -> None:
-    """Nothing in the table is out of reach."""
+    """Each question can use all attempts of its table row before its patience ends."""
     row = QUESTIONS[step]
     asked_at, attempts = 0.0, 0
     while row.patience_s is not None and asked_at < row.patience_s:
@@ -129,7 +129,7 @@ def test_the_attempts_of_the_table_are_those_that_fit_its_patience(step: Step) -
 
 
 def test_steps_and_targets_by_side() -> None:
-    """A sell asks both participants side by side; a buy knows from the quote what to hold."""
+    """A sell asks both participants side by side; a buy needs the quote to know the amount to hold."""
     assert steps(Phase.VALIDATING, Side.SELL) == (Step.CHECK, Step.RESERVE)
     assert steps(Phase.VALIDATING, Side.BUY) == (Step.CHECK,)
     assert steps(Phase.RESERVING, Side.BUY) == (Step.RESERVE,)
@@ -143,7 +143,7 @@ def test_steps_and_targets_by_side() -> None:
 
 
 def test_every_message_is_handled_in_every_phase() -> None:
-    """Total: there is no pair of a phase and a type of message that the walk did not try, and none raised."""
+    """The walk tries each message type in each phase, and none raises."""
     tried = {
         (walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name, _ in walk.edges
     }
@@ -151,11 +151,11 @@ def test_every_message_is_handled_in_every_phase() -> None:
 
 
 def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> None:
-    """Same input, same output; the saga and the message that came in stay as they were."""
+    """Same input, same output; the saga and the message stay unchanged."""
     for walk in _walks():
         for (state, name, paused), edge in walk.edges.items():
             if edge.ignored in {Why.UNKNOWN, Why.PARKED} or (edge.ignored and paused):
-                continue  # most of all, and all the same
+                continue  # the outcome must not depend on the order of calls
             saga, message = walk.states[state], walk.messages[name]
             before, away = hash((saga, message)), availability(paused, SILENT.get(name, NOBODY))
             assert advance(saga, message, NOW, availability=away) == advance(saga, message, NOW, availability=away)
@@ -163,7 +163,7 @@ def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> N
 
 
 def test_nothing_that_comes_in_is_changed() -> None:
-    """Deep copies taken before every move of a full story equal the originals after it."""
+    """Deep copies made before each step of a whole order equal the originals after it."""
     story = Story()
     for message in (sample.requested(), sample.approved(), sample.reserved(), sample.settled(), sample.cancel()):
         saga, copies = story.saga, deepcopy((story.saga, message))
@@ -172,7 +172,7 @@ def test_nothing_that_comes_in_is_changed() -> None:
 
 
 def test_a_saga_goes_on_from_storage_as_if_it_had_never_been_there() -> None:
-    """Every reachable `Progress` survives its way through JSON, with its decimals and times."""
+    """Every reachable `Progress` survives JSON, with its decimals and times."""
     decode = decoder(Progress).decode
     for walk in _walks():
         for saga in walk.states:
@@ -180,7 +180,7 @@ def test_a_saga_goes_on_from_storage_as_if_it_had_never_been_there() -> None:
 
 
 def test_an_order_without_a_status_has_no_snapshot() -> None:
-    """A cancel that came before its request is shown to nobody."""
+    """A stub, made by a cancel before its request, has no public version."""
     with pytest.raises(ValueError, match="has no status yet"):
         snapshot(blank())
 
@@ -200,7 +200,7 @@ FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "order_id": st.just(ORDER_ID),
     "command_id": STEP_IDS,
     "hold_id": STEP_IDS,
-    "user_id": st.sampled_from((sample.USER, sample.STRANGER)) | NAMES,
+    "user_id": st.sampled_from((sample.USER, sample.OTHER_USER)) | NAMES,
     "requested_by": st.sampled_from((sample.USER, sample.OPERATOR)) | NAMES,
     "asset_id": NAMES,
     "cash_asset_id": NAMES,
@@ -260,7 +260,7 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
 @given(st.data())
 @settings(max_examples=400, deadline=None)
 def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject) -> None:
-    """Total for every message in every reachable state, though the clock goes back; all of it can be written down."""
+    """No message in any reachable state raises, even when the clock goes back, and every outcome can be stored."""
     assert set(MESSAGES) == set(get_args(Incoming))
     walk = data.draw(st.sampled_from(_walks()))
     saga: Saga = data.draw(st.sampled_from(walk.states))
@@ -288,7 +288,7 @@ def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject
 def test_any_quote_for_any_order_ends_well_or_is_refused(
     quote: AssetApproved, order: OrderRequested, side: Side
 ) -> None:
-    """The whole good story is told with any amounts: it completes, or is refused by the quote, and never gets stuck."""
+    """With any amounts, an order with only good answers completes or is refused for its quote; it never gets stuck."""
     order_type = OrderType.MARKET_BUY if side is Side.BUY else OrderType.MARKET_SELL
     request = structs.replace(order, user_id=sample.USER, order_type=order_type, requested_at=None)
     cash = "USD" if order.asset_id != "USD" else "EUR"

@@ -1,13 +1,13 @@
 """Walks every history of one order: over all its states, with every message that may come in each of them.
 
-Two histories that the core can't tell apart from here on meet in one state (`canonical`): version and history number
-are left out (each step is checked to count on by one), so are texts and the times of closed questions. Of the clock
-there are two pictures. `Clock.REGIONS` keeps of the time only what a decision depends on: whether a question is due,
-whether its patience is over (or it is overdue), whether the quote is too old; each of these may become true at any
-moment, in any order, so every real timing is among them. `Clock.REAL` keeps the times themselves.
+Two histories with the same future in the core end in one state (`canonical`). A state leaves out the version and
+history number (each step is checked to increase them by one), the texts and the times of closed questions. There are
+two models of the clock. `Clock.REGIONS` stores of the time only what a decision depends on: whether a question is due,
+whether its patience is over (or it is overdue), whether the quote is too old. Each of these may become true at any
+moment, in any order, so the model includes every real timing. `Clock.REAL` stores the times themselves.
 
-Either way there are finitely many states, so a walk ends by itself and covers histories of every length.
-`test_every_history` also tells short histories one by one, without any reduction, and compares every step.
+In both models the number of states is finite, so a walk ends by itself and covers histories of every length.
+`test_every_history` also runs short histories one by one, without any reduction, and compares every step.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
 _ZERO: Final = timedelta(0)
 _TOO_OLD: Final = timedelta(seconds=MAX_QUOTE_AGE_S, microseconds=1)
 _ATTEMPTS_TOLD_APART: Final = 6
-"""From here on the wait between two attempts does not grow."""
+"""From this attempt on, the wait before the next attempt does not grow."""
 PAUSES: Final = (NOBODY, frozenset({Participant.BALANCE}), frozenset({Participant.ASSETS}))
-"""Who may be paused when a message comes. With balance paused nothing is asked at all, so both are like balance."""
+"""Who may be paused when a message comes. A pause of balance stops all questions, so both equal balance alone."""
 SILENT: Final = {
     "timer, assets silent": frozenset({Participant.ASSETS}),
     "timer, balance silent": frozenset({Participant.BALANCE}),
 }
-"""Who is silent when a message of this name comes; with any other nobody is."""
+"""The silent participants when a message of this name comes; with any other name there are none."""
 DECIDING: Final = frozenset({Phase.VALIDATING, Phase.RESERVING})
-"""The phases in which a quote's age, and why somebody said no, still decide something."""
+"""The phases in which a quote's age, or the reason of a refusal, can still affect a decision."""
 
 
 # Any graph ------------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ N = TypeVar("N", bound=Hashable)
 
 
 class Explored(NamedTuple, Generic[N]):
-    """All nodes that can be reached; how many are how many moves away; how many moves there are."""
+    """All reachable nodes, the number of nodes at each distance, and the number of moves."""
 
     nodes: set[N]
     layers: list[int]
@@ -70,7 +70,7 @@ class Explored(NamedTuple, Generic[N]):
 
 
 def explore(start: N, successors: Callable[[N], Iterable[N]]) -> Explored[N]:
-    """Make every move from every node, breadth first, until nothing new is found."""
+    """Make every move from every node, breadth first, until no new node is found."""
     nodes, layers, moves, layer = {start}, [1], 0, [start]
     while layer:
         found = []
@@ -86,7 +86,7 @@ def explore(start: N, successors: Callable[[N], Iterable[N]]) -> Explored[N]:
 
 
 def histories(start: N, successors: Callable[[N], Iterable[N]], length: int) -> int:
-    """Count the distinct sequences of so many moves."""
+    """Count the distinct sequences of `length` moves."""
     ends = {start: 1}
     for _ in range(length):
         reached: dict[N, int] = {}
@@ -101,14 +101,14 @@ def histories(start: N, successors: Callable[[N], Iterable[N]], length: int) -> 
 
 
 class Clock(Enum):
-    """How exactly a walk keeps the time."""
+    """How exactly a walk tracks the time."""
 
     REGIONS = auto()
     REAL = auto()
 
 
 class Edge(NamedTuple):
-    """Where a message leads from a state, and what comes of it. `moves` are the status changes that are published."""
+    """A message's effect in a state: the next state and the output. `moves` are the published status changes."""
 
     to: int
     asks: tuple[Ask, ...] = ()
@@ -118,7 +118,7 @@ class Edge(NamedTuple):
 
 
 class Walk:
-    """The graph of one order's states; it grows as it is asked for. State 0 is an order that nobody has heard of."""
+    """The graph of one order's states, built on demand. State 0 is an order without any message."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Walk:
         clock: Clock = Clock.REGIONS,
         during_pauses: Collection[str] | None = None,
     ) -> None:
-        """Take every message that may come, by name; those of `during_pauses` (or all) in pauses, too."""
+        """Take every message that may come, by name; only those of `during_pauses` (or all) come in pauses too."""
         self.messages = messages
         self._during_pauses = messages.keys() if during_pauses is None else during_pauses
         self.clock = clock
@@ -136,7 +136,7 @@ class Walk:
         self._passes: dict[int, dict[str, int]] = {}
 
     def edge(self, state: int, name: str, paused: frozenset[Participant] = NOBODY) -> Edge:
-        """Tell the order a message in this state, with these participants paused."""
+        """Give the order a message in this state, with these participants paused."""
         edge = self.edges.get((state, name, paused))
         if edge is None:
             edge = self.edges[state, name, paused] = self._tell(state, name, paused)
@@ -152,14 +152,14 @@ class Walk:
         return passes
 
     def successors(self, state: int) -> Iterator[int]:
-        """Say where each move leads, useless ones included."""
+        """List the target of each move, also of moves that change nothing."""
         for name in self.messages:
             pauses = PAUSES if name in self._during_pauses else PAUSES[:1]
             yield from {self.edge(state, name, paused).to for paused in pauses}
         yield from self.passes(state).values()
 
     def find(self, saga: Saga, now: datetime) -> int | None:
-        """Tell which state a saga is in; None if the walk has not met it."""
+        """Return the number of a saga's state; None if the walk has not met it."""
         return self._numbers.get(canonical(saga, now, self.clock))
 
     def _tell(self, state: int, name: str, paused: frozenset[Participant]) -> Edge:
@@ -184,7 +184,7 @@ class Walk:
 
 
 def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
-    """Keep of a saga what decides how it goes on, moved in time so that `now` is `NOW`."""
+    """Reduce a saga to what affects its future, and shift its times so that `now` is `NOW`."""
     asking = saga.phase not in TERMINAL and saga.phase is not Phase.NEW and saga.parked_reason is None
     progress = saga.progress
     questions = tuple(_question(saga, question, now, clock) for question in sorted(progress.questions, key=_order))
@@ -193,8 +193,8 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
     quote = progress.quote
     if quote is not None:
         age = min(now - quote.made_at, _TOO_OLD) if saga.phase in DECIDING else _ZERO
-        kept = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
-        quote = structs.replace(quote, made_at=NOW - kept)
+        known_age = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
+        quote = structs.replace(quote, made_at=NOW - known_age)
     outcome = None if progress.outcome is None else structs.replace(progress.outcome, reason=None)
     return structs.replace(
         saga,
@@ -237,7 +237,7 @@ def _order(question: Question) -> int:
 
 
 def _limit(step: Step) -> timedelta:
-    """Give the age from which a question is given up, or overdue."""
+    """Return the age from which a question is given up, or overdue."""
     row = QUESTIONS[step]
     return timedelta(seconds=row.patience_s or row.overdue_s or 0)
 
@@ -246,7 +246,7 @@ def _limit(step: Step) -> timedelta:
 
 
 def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
-    """Make one thing true that time makes true, whatever the rest; or wake the order early, as the shell may."""
+    """Make one condition of time true, independent of the others; or wake the order early, as the worker may."""
     progress, quote = saga.progress, saga.progress.quote
     if saga.phase in DECIDING and quote is not None and quote.made_at == NOW:
         stale = structs.replace(quote, made_at=NOW - _TOO_OLD)
@@ -269,7 +269,7 @@ def _with(saga: Saga, question: Question) -> Saga:
 
 
 def _pass_to_next_instant(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
-    """Let the time pass until any of the instants that matter."""
+    """Advance the time to each of the next instants that matter."""
     quote = saga.progress.quote
     if saga.phase in DECIDING and quote is not None and quote.made_at > NOW - _TOO_OLD:
         yield "until the quote is too old", (saga, quote.made_at + _TOO_OLD)

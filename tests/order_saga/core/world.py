@@ -1,9 +1,9 @@
-"""The honest world around one order: what the participants do with its commands, and a transport that may do anything.
+"""A model of what surrounds one order: honest participants, and a network that may repeat, reorder and lose messages.
 
-The network keeps every message that was ever sent: each may arrive at any time, again, out of order, or never. That is
-all that a transport of at-least-once, or a worse one, can do. Repeats of a command are equal, so a set is enough.
-The balance service is the table of the protocol; where it may say yes or no, both are walked. The asset service
-judges each question anew. At every state the participants' truth is known and held against what the saga shows.
+The network stores every message that was ever sent: each may arrive at any time, again, out of order, or never. This
+covers every fault of an at-least-once transport, and also loss. Repeats of a command are equal, so a set is enough. The
+balance service follows the protocol's table; where it may say yes or no, the walk tries both. The asset service judges
+each question anew. In every state the participants' true state is compared with what the saga shows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HELD, SETTLED, REFUNDED, REFUSED, TOMBSTONE = (
 
 
 def always(side: Side) -> dict[str, Incoming]:
-    """List what may come at any time, whatever the participants do."""
+    """List the messages that may come at any time, whatever the participants do."""
     long_ago = sample.NOW - timedelta(seconds=61)
     return {
         "request": sample.requested(side),
@@ -48,8 +48,8 @@ def always(side: Side) -> dict[str, Incoming]:
         "request with other content": sample.requested(side, quantity=Quantity("0.02")),
         "cancel by the user": sample.cancel(),
         "cancel by an operator": sample.cancel(sample.OPERATOR),
-        "cancel by a stranger": sample.cancel(sample.STRANGER),
-        "cancel of a stranger's order": sample.cancel(sample.STRANGER, sample.STRANGER),
+        "cancel by another user": sample.cancel(sample.OTHER_USER),
+        "cancel of another user's order": sample.cancel(sample.OTHER_USER, sample.OTHER_USER),
         "timer": sample.timer(),
         "timer, assets silent": sample.timer(),
         "timer, balance silent": sample.timer(),
@@ -61,7 +61,7 @@ def always(side: Side) -> dict[str, Incoming]:
 
 
 def replies(side: Side) -> dict[str, Incoming]:
-    """List what honest participants may answer."""
+    """List the replies that honest participants may send."""
     too_far = "50500.01" if side is Side.BUY else "49499.99"
     return {
         "approved": sample.approved(),
@@ -112,20 +112,20 @@ BARRIER: Final[dict[tuple[Step, HoldState | None], tuple[tuple[HoldState | None,
     (Step.SETTLE, REFUNDED): ((REFUNDED, "not settled"),),
     (Step.SETTLE, SETTLED): ((SETTLED, "settled"),),
 }
-"""The participants' barrier, as the protocol states it: what a command makes of a hold, and the reply."""
+"""The participants' barrier as the protocol states it: the effect of a command on a hold, and the reply."""
 
 VERDICTS: Final = ("approved", "approved at another price", "approved at a price too far off", "asset refused")
-"""What the asset service may answer, each time that it is asked."""
+"""The possible answers of the asset service, each time that it is asked."""
 
 AGES: Final = {"approved": "approved long ago"}
-"""A reply that may have been on its way for so long that it says something else by now."""
+"""A reply that was on its way for long may carry a state that is no longer true."""
 
 NEVER: Final = 1_000_000
-"""Rounds: what a history counts for that leads back to where it was."""
+"""A number of rounds larger than any real one; it marks a history that returns to an earlier state."""
 
 
 class State(NamedTuple):
-    """The order, the hold as it really is, and everything that was ever sent (a set of bits)."""
+    """The order, the real state of the hold, and a bit for each message that was ever sent."""
 
     saga: int
     hold: HoldState | None
@@ -133,7 +133,7 @@ class State(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What the bits of `State.sent` say."""
+    """The messages that the bits of `State.sent` stand for."""
 
     replies: tuple[str, ...]
     commands: tuple[Command, ...]
@@ -143,7 +143,7 @@ class World:
     """The graph of an order with its participants and its network."""
 
     def __init__(self, side: Side, clock: Clock = Clock.REGIONS) -> None:
-        """Begin with an order that nobody has heard of, no hold, and nothing sent."""
+        """Start with an order without any message, no hold, and an empty network."""
         self.start = State(0, None, 0)
         self._replies = {name: 1 << bit for bit, name in enumerate(replies(side))}
         self._commands: dict[Command, int] = {}
@@ -154,7 +154,7 @@ class World:
         self.walk = Walk({**self._external, **replies(side)}, clock)
 
     def successors(self, state: State) -> Iterator[State]:
-        """Say where each move leads: what may always come, and every arrival of what was ever sent."""
+        """List the target of each move: each message that may always come, and each arrival of a sent message."""
         saga, hold, sent = state
         for to, asked in self._at_any_time(saga):
             yield State(to, hold, sent | asked)
@@ -172,7 +172,7 @@ class World:
         return State(edge.to, state.hold, state.sent | self._bits(edge))
 
     def tell(self, state: State, name: str) -> State:
-        """Let something arrive that may always come."""
+        """Let one of the messages of `always` arrive."""
         edge = self.walk.edge(state.saga, name)
         return State(edge.to, state.hold, state.sent | self._bits(edge))
 
@@ -187,7 +187,7 @@ class World:
         return BARRIER[step, state.hold]
 
     def judge(self, state: State) -> None:
-        """Fail unless what the order shows and what is true at the participants go together."""
+        """Fail unless what the order shows agrees with the true state of the participants."""
         saga, hold = self.walk.states[state.saga], state.hold
         asked = {STEP_OF[type(command)] for command in self.network(state.sent).commands}
         if saga.phase in {Phase.CANCELLED, Phase.FAILED}:
@@ -209,10 +209,11 @@ class World:
         assert told is not HELD or hold in {HELD, SETTLED, REFUNDED}
 
     def rounds_to_end(self, state: State, silent: frozenset[Step] = frozenset()) -> int:
-        """Count the rounds until the order has ended, at most, if everybody answers but who is asked `silent` steps.
+        """Count the rounds until the order has ended, at most, if all questions but those of `silent` are answered.
 
-        A round: an operator resumes the order if it is parked; its questions become due, those to the silent were
-        asked long ago, and the timer fires; each command arrives, and its reply. Of all possible answers the worst.
+        In a round, an operator resumes the order if it is parked. Its questions become due, those of `silent` steps as
+        if asked long ago, and the timer fires. Each command arrives, and then its reply. Of all possible answers the
+        worst counts.
         """
         state = state._replace(sent=state.sent >> len(self._replies) << len(self._replies))  # old replies are lost
         known = self._rounds.get((state, silent))
@@ -231,7 +232,7 @@ class World:
             to = self.walk.passes(state.saga).get(f"{question.step} {passed}", state.saga)
             state = state._replace(saga=to)
         states = {self.tell(state, "timer")}
-        for step in reversed(Step):  # so that an answer's next question waits for the next round
+        for step in reversed(Step):  # reversed, so that the question that follows an answer waits for the next round
             if step not in silent:
                 states = {to for one in states for to in self._answered(one, step)}
         return states
@@ -246,7 +247,7 @@ class World:
             yield self.hear(served, reply)
 
     def network(self, sent: int) -> Network:
-        """Read the bits; what was sent is judged once for each set of them."""
+        """Decode the bits; each set of sent messages is checked once."""
         network = self._networks.get(sent)
         if network is None:
             commands = tuple(command for command, bit in self._commands.items() if sent & bit)
@@ -272,7 +273,7 @@ class World:
 
 
 def _one_voice(commands: tuple[Command, ...]) -> None:
-    """Expect a command always in the same words, and all commands on a hold about one user, asset and amount."""
+    """Expect that a repeated command is equal, and that all commands on a hold name one user, asset and amount."""
     assert len({command.command_id for command in commands}) == len(commands)
     on_hold = [c for c in commands if isinstance(c, (ReserveBalance, SettleBalance, RefundBalance))]
     assert len({(c.hold_id, c.user_id, c.asset_id, c.amount) for c in on_hold}) <= 1

@@ -1,4 +1,4 @@
-"""The database that every test here works on."""
+"""The database of the worker's tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The admission limit that new orders must fit in: found by measuring, on simulated systems whose knee is known."""
+"""The admission limit finds by measurement how many orders a system can carry, here on simulated systems."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def at_once(_now: float, _step: str) -> float | None:
 
 @dataclass
 class Simulated:
-    """A system that works in batches and has a request waiting whenever there is room for one.
+    """A system that works in batches and has a request waiting whenever the limit has room for one.
 
-    A batch takes `batch_s`, and `message_s` for each message; then each question waits for what `delay` says (None: it
-    is lost). An order is three questions.
+    A batch takes `batch_s`, and `message_s` for each message; then each question waits for what `delay` returns (None:
+    its answer is lost). An order has three questions.
     """
 
     batch_s: float
     message_s: float
     delay: Delay = at_once
     wanted: Callable[[float], float] = lambda _: 1e9
-    """How many orders were asked for until then."""
+    """The number of orders wanted until a time."""
     now: float = 0.0
     taken: int = 0
     ended: int = 0
@@ -53,7 +53,7 @@ class Simulated:
         return BATCH / (self.batch_s + self.message_s * BATCH) / len(STEPS)
 
     def run(self, seconds: float) -> float:
-        """Let time pass; return the orders a second that ended meanwhile."""
+        """Run for some seconds; return the orders a second that ended meanwhile."""
         began, before = self.now, self.ended
         while self.now < began + seconds:
             self._batch()
@@ -82,8 +82,8 @@ class Simulated:
 
 
 @pytest.mark.parametrize(("batch_s", "message_s"), [(0.004, 0.0001), (0.02, 0.0006), (0.002, 0.00005), (0.05, 0.0002)])
-def test_it_settles_at_the_knee(batch_s: float, message_s: float) -> None:
-    """With any number of requests waiting, nearly all is carried that can be, and no answer takes long."""
+def test_the_limit_settles_at_the_knee(batch_s: float, message_s: float) -> None:
+    """With requests always waiting, the system carries nearly its maximum, and no answer takes long."""
     system = Simulated(batch_s, message_s)
     system.run(10)
     assert system.run(20) >= 0.9 * system.peak
@@ -92,7 +92,7 @@ def test_it_settles_at_the_knee(batch_s: float, message_s: float) -> None:
 
 
 def test_a_slow_participant_that_takes_any_number_at_once_gets_them() -> None:
-    """Time that an answer takes by itself is no queue: the limit grows to cover it; without it, it is small."""
+    """A long answer time without a queue raises the limit to cover that time; without it the limit is small."""
     quick, slow = Simulated(0.004, 0.0001), Simulated(0.004, 0.0001, lambda _, step: 1.5 if step == "check" else 0.0)
     quick.run(20)
     slow.run(20)
@@ -101,15 +101,15 @@ def test_a_slow_participant_that_takes_any_number_at_once_gets_them() -> None:
     assert slow.admission.limit > 4_000
 
 
-def test_one_that_becomes_slow_is_found_out() -> None:
-    """What was quick and is slow from now on is taken for a queue at first, and then learned anew."""
+def test_a_participant_that_becomes_slow_is_noticed() -> None:
+    """When a participant becomes slow, the limit first takes the delay for a queue, then learns the new time."""
     system = Simulated(0.004, 0.0001, lambda now, step: 0.5 if step == "check" and now > 20 else 0.0)
     system.run(40)
     assert system.run(10) >= 0.85 * system.peak
 
 
-def test_an_outage_lets_some_in_all_the_time_and_is_over_when_it_is_over() -> None:
-    """Nobody answers for a minute: orders still come in, no more than a little; then it is as before at once."""
+def test_an_outage_still_admits_a_few_orders_and_ends_at_once() -> None:
+    """During a minute without answers a few orders still come in; after it, the throughput returns at once."""
     system = Simulated(0.004, 0.0001, lambda now, step: None if step == "reserve" and 20 < now < 80 else 0.0)
     system.run(20)
     system.run(10)
@@ -120,16 +120,16 @@ def test_an_outage_lets_some_in_all_the_time_and_is_over_when_it_is_over() -> No
     assert system.run(20) >= 0.9 * system.peak
 
 
-def test_a_light_load_never_meets_it() -> None:
-    """Orders that come no faster than they end are all let in when they come, and the limit stays where it was."""
+def test_a_light_load_never_meets_the_limit() -> None:
+    """Orders that come no faster than they end are all admitted at once, and the limit does not move."""
     system = Simulated(0.004, 0.0001, wanted=lambda now: now * 300)
     system.run(60)
     assert system.taken >= 300 * 60 - 10
     assert system.admission.limit == FLOOR
 
 
-def test_a_least_that_has_not_been_seen_for_long_is_measured_anew() -> None:
-    """What was learned while a disturbance lasted is forgotten, at the price of a moment with a small limit."""
+def test_an_old_minimum_is_measured_again() -> None:
+    """A minimum answer time that a disturbance raised is measured again, at the cost of a small limit for a moment."""
     system = Simulated(0.05, 0.001, lambda now, _: 1.0 if now < 20 else 0.0)
     system.run(30)
     assert system.admission.limit > 1_500, "it was right for what answers took"
@@ -142,18 +142,18 @@ def test_a_least_that_has_not_been_seen_for_long_is_measured_anew() -> None:
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """Return it."""
+        """Return the present time."""
         return self.now
 
 
 def test_only_young_open_questions_count() -> None:
-    """An answer, a second asking and age make room; an answer that nobody waits for makes none."""
+    """A question stops counting when it is answered, asked again or old; an answer to no question changes nothing."""
     clock = Clock()
     admission = AdmissionLimit(clock, young_s=YOUNG_S)
     for name in "abc":
@@ -162,7 +162,7 @@ def test_only_young_open_questions_count() -> None:
     admission.answered("a")
     admission.asked_again("b")
     admission.answered("a")
-    admission.answered("stranger")
+    admission.answered("never asked")
     assert admission.in_flight == 1
     assert admission.room() == FLOOR - 1
     clock.now = YOUNG_S + 0.01
@@ -179,8 +179,8 @@ STEP = st.one_of(
 
 
 @given(st.lists(STEP, max_size=60))
-def test_it_is_never_shut_for_longer_than_a_question_is_young(steps: list[tuple[str, float]]) -> None:
-    """Whatever was asked and answered: its size keeps its bounds, and without any answer it opens by time alone."""
+def test_the_limit_is_never_closed_for_longer_than_a_question_is_young(steps: list[tuple[str, float]]) -> None:
+    """The limit stays in its bounds for any history, and without any answer all its room returns by time alone."""
     clock, number, answered = Clock(), 0, 0
     admission = AdmissionLimit(clock, young_s=YOUNG_S)
     for what, amount in steps:
@@ -199,8 +199,8 @@ def test_it_is_never_shut_for_longer_than_a_question_is_young(steps: list[tuple[
     assert SAMPLES_MIN < FLOOR, "or so few of them would never be a round"
 
 
-def test_a_question_that_begins_anew_holds_up_nobody_s_end_of_youth() -> None:
-    """It goes behind those that were asked meanwhile, and they stop counting when their time is over."""
+def test_a_repeated_first_question_does_not_make_others_count_longer() -> None:
+    """A repeated first question counts from its new time, and does not make older questions count for longer."""
     clock = Clock()
     admission = AdmissionLimit(clock, young_s=YOUNG_S)
     admission.asked("a", "check")

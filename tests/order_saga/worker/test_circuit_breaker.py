@@ -14,7 +14,7 @@ def _opened_by(step: Step) -> CircuitBreaker:
 
 
 def test_it_opens_when_enough_questions_went_unanswered() -> None:
-    """For one participant only, whichever of its questions they were, and not before."""
+    """It opens at the limit and not before, for one participant only, whichever of its questions went unanswered."""
     breaker = CircuitBreaker()
     for _ in range(OPENS_AFTER - 1):
         breaker.asked_again(Step.SETTLE)
@@ -23,8 +23,8 @@ def test_it_opens_when_enough_questions_went_unanswered() -> None:
     assert (Participant.BALANCE,) == breaker.silent()
 
 
-def test_the_first_answer_closes_it_and_names_who_waited() -> None:
-    """After one answer nobody is silent, and the phases that wait for the participant are told once."""
+def test_the_first_answer_closes_it_and_names_the_waiting_phases() -> None:
+    """One answer closes the breaker, and `closed_again` lists the phases that wait for the participant once."""
     breaker = _opened_by(Step.CHECK)
     breaker.answered(Step.CHECK)
     assert () == breaker.silent()
@@ -33,7 +33,7 @@ def test_the_first_answer_closes_it_and_names_who_waited() -> None:
 
 
 def test_an_answer_while_it_is_closed_wakes_nobody() -> None:
-    """The usual answer costs nothing."""
+    """An answer while the breaker is closed wakes no order."""
     breaker = CircuitBreaker()
     breaker.asked_again(Step.RESERVE)
     breaker.answered(Step.RESERVE)
@@ -41,7 +41,7 @@ def test_an_answer_while_it_is_closed_wakes_nobody() -> None:
 
 
 def test_one_participants_answer_does_not_close_it_for_another() -> None:
-    """Balance may be down while assets answers."""
+    """An answer of the asset service does not close the breaker of the balance service."""
     breaker = _opened_by(Step.RESERVE)
     breaker.answered(Step.CHECK)
     assert (Participant.BALANCE,) == breaker.silent()

@@ -1,4 +1,4 @@
-"""Whose a client order id is does not depend on where batches begin and end."""
+"""Which order a client order id belongs to does not depend on where batches begin and end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ A, B = UUID(int=1), UUID(int=2)
 
 @pytest.mark.parametrize("cuts", [(0, 3), (0, 1, 3), (0, 2, 3), (0, 1, 2, 3)], ids=str)
 async def test_a_request_that_moves_nothing_takes_no_name(db: OrderDatabase, cuts: tuple[int, ...]) -> None:
-    """A producer uses an order's id again, with another name: that name is still free for the next order."""
+    """A request that repeats an order id with another client order id changes nothing, and that name stays free."""
     [now] = [row["now"] for row in await db.rows("SELECT clock_timestamp() AS now")]
 
     def asked(order_id: UUID, name: str) -> Requested:

@@ -1,4 +1,4 @@
-"""The scanner on PostgreSQL: whom it wakes when a participant answers again, how rarely it probes a silent one."""
+"""The scanner on PostgreSQL: which orders it wakes when a participant answers again, and how rarely it probes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from saga_kit.runtime.lookback import EVER_S
 from tests.support.infrastructure import Database
 
 
-class Worker:
-    """Takes what the scanner brings, and notes who had a turn and who was let ask."""
+class WokenOrders:
+    """A stand-in for the batch process: records the orders that the scanner woke, and which of them may probe."""
 
     def __init__(self, owner: asyncpg.Connection) -> None:
-        self.turns: list[UUID] = []
+        self.woken: list[UUID] = []
         self.probes: list[UUID] = []
         self._owner = owner
 
     async def run(self, messages: Sequence[Any]) -> None:
-        """Note it, and let them wait again."""
+        """Record the orders and let them wait again."""
         ids = [message.message.order_id for message in messages]
-        self.turns += ids
+        self.woken += ids
         self.probes += [message.message.order_id for message in messages if message.message.probe]
         await self._owner.execute(
             "UPDATE orders.orders SET due_at = now() + interval '4 s' WHERE order_id = ANY($1)", ids
@@ -58,7 +58,7 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
 
 
 async def _waiting(owner: asyncpg.Connection, number: int, due_in_s: float) -> None:
-    """Let so many orders wait for their refunds."""
+    """Store `number` orders that wait for their refunds."""
     await owner.execute(
         """
         INSERT INTO orders.orders (order_id, user_id, phase, status, version, cancel_requested, filled_quantity, fee,
@@ -71,12 +71,12 @@ async def _waiting(owner: asyncpg.Connection, number: int, due_in_s: float) -> N
     )
 
 
-async def _scan(engine: AsyncEngine, worker: Worker, breaker: CircuitBreaker, *, turns: int) -> float:
-    """Scan until there were so many turns, and a moment longer; return how long it took, in seconds."""
+async def _scan(engine: AsyncEngine, worker: WokenOrders, breaker: CircuitBreaker, *, woken: int) -> float:
+    """Scan until `woken` orders were woken, and 0.2 s longer; return how long it took, in seconds."""
     stopping, began = asyncio.Event(), time.monotonic()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(run_timers(engine, worker, breaker, stopping, interval_s=0.01))  # type: ignore[arg-type]  # a stand-in
-        while len(worker.turns) < turns:
+        while len(worker.woken) < woken:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         stopping.set()
@@ -90,30 +90,30 @@ def _open() -> CircuitBreaker:
     return breaker
 
 
-async def test_all_who_waited_are_woken_page_by_page_and_each_has_one_turn(
+async def test_all_waiting_orders_are_woken_once_page_by_page(
     owner: asyncpg.Connection, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are; who was just asked, and is due within moments, is not woken again."""
+    """Each waiting order is woken exactly once, however many there are: one that is due soon is left alone."""
     monkeypatch.setattr(timers, "WAKE_MAX", 70)
     await _waiting(owner, 1000, due_in_s=600)
-    breaker, worker = _open(), Worker(owner)
+    breaker, worker = _open(), WokenOrders(owner)
     breaker.answered(Step.REFUND)
-    await _scan(engine, worker, breaker, turns=1000)
-    assert (1000, 1000) == (len(worker.turns), len(set(worker.turns)))
+    await _scan(engine, worker, breaker, woken=1000)
+    assert (1000, 1000) == (len(worker.woken), len(set(worker.woken)))
 
 
-async def test_who_is_silent_gets_a_few_probes_a_second_however_many_wait(
+async def test_a_silent_participant_gets_a_few_probes_a_second_however_many_wait(
     owner: asyncpg.Connection, engine: AsyncEngine
 ) -> None:
-    """One round a second asks, of all that are due; the others only have their turn."""
+    """While a participant is silent, one round a second asks it; all other due orders only are woken and postponed."""
     await _waiting(owner, ROUND_MAX * 3, due_in_s=-1)
-    worker = Worker(owner)
-    took_s = await _scan(engine, worker, _open(), turns=ROUND_MAX * 3)
+    worker = WokenOrders(owner)
+    took_s = await _scan(engine, worker, _open(), woken=ROUND_MAX * 3)
     assert PROBES <= len(worker.probes) <= PROBES * (1 + took_s / PROBE_EVERY_S)
 
 
 async def test_a_scan_reads_what_is_due_and_not_what_waits(owner: asyncpg.Connection) -> None:
-    """It comes four times a second, and a hundred thousand orders may wait for who is away."""
+    """A scan reads no row that is not due: it runs four times a second, while a hundred thousand orders may wait."""
     await _waiting(owner, 5000, due_in_s=60)
     await owner.execute("ANALYZE orders.orders")
     plan = json.loads(await owner.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._DUE}", ROUND_MAX, EVER_S))  # noqa: SLF001
