@@ -1,4 +1,4 @@
-"""Any message, and any way to break one: hypothesis strategies derived from the messages' own types."""
+"""Hypothesis strategies for any message and for broken messages, derived from the types of the messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INSTANTS = st.datetimes(
 
 
 def decimals(kind: type[Exact] = Exact) -> st.SearchStrategy[Exact]:
-    """Any value of a wire decimal: every scale, every magnitude, its bounds included."""
+    """Any value of a wire decimal, of every scale and magnitude, its bounds included."""
     whole_max = int(kind.maximum) if kind.maximum is not None else 10**18 - 1
 
     def of_scale(scale: int) -> st.SearchStrategy[Exact]:
@@ -71,7 +71,7 @@ def values(kind: wire.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one an
 
 
 def messages(kind: type[Message]) -> st.SearchStrategy[Message]:
-    """Any message of a type."""
+    """Any message of one type."""
     return st.builds(kind, **{f.name: values(wire.type_info(f.type)) for f in msgspec.structs.fields(kind)})
 
 
@@ -81,7 +81,7 @@ def any_message() -> st.SearchStrategy[Message]:
 
 
 def body(message_type: str) -> dict[str, Any]:
-    """Give the example's body as plain JSON, to be broken."""
+    """Return the example's body as plain JSON, to be broken."""
     decoded: dict[str, Any] = json.loads(encode(example(message_type)))
     return decoded
 
@@ -92,7 +92,7 @@ JSON_VALUES = st.recursive(
     max_leaves=5,
 )
 
-# One JSON text each: right for some field, or nearly right.
+# Each is one JSON text that is right, or nearly right, for some field.
 EDGE_VALUES = (
     *("null", "true", "false", "0", "-0", "1", "-1", "100.0", "1e2", "1.5", "1e400", "10000", "10001", "0.01"),
     *("9" * 17, "9007199254740991", "9007199254740992", "9" * 400, "9" * 5000, '""', '"a"', '"a b"', r'"a\n"', '"ä"'),
@@ -118,7 +118,7 @@ EDGE_VALUES = (
 
 
 def broken_texts() -> st.SearchStrategy[tuple[str, bytes]]:
-    """Any message's type, and its body with a field replaced, left out, added or wrapped, or some bytes changed."""
+    """Return a message type, and a body with one field replaced, removed, added or wrapped, or with changed bytes."""
     return st.one_of(_replaced(), _mangled(), st.tuples(st.sampled_from(list(MESSAGES)), st.binary(max_size=200)))
 
 
@@ -145,7 +145,7 @@ def _mangled(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def with_value(message_type: str, path: tuple[str, ...], text: str) -> bytes:
-    """Put one JSON text in the place of a field's value."""
+    """Replace a field's value by one JSON text."""
     fields = body(message_type)
     parent = fields
     for name in path[:-1]:
@@ -155,7 +155,7 @@ def with_value(message_type: str, path: tuple[str, ...], text: str) -> bytes:
 
 
 def paths(message_type: str) -> list[tuple[str, ...]]:
-    """List the paths of all fields of a message, of nested ones too."""
+    """List the paths of all fields of a message, nested ones included."""
     return [
         (name, *rest)
         for name, value in body(message_type).items()

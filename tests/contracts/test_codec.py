@@ -50,14 +50,14 @@ def as_sent(fields: dict[str, Any]) -> bytes:
 
 
 def salvaged(value: bytes) -> InvalidOrder:
-    """Decode a request that must turn out broken but answerable."""
+    """Decode a request that must be broken but still answerable."""
     message = decode("OrderRequested", value)
     assert isinstance(message, InvalidOrder)
     return message
 
 
 def outcome(message_type: str, value: bytes) -> Message | None:
-    """Decode; None for `UnreadableMessage`. Anything else that is raised fails the test."""
+    """Decode; return None for `UnreadableMessage`. Any other exception fails the test."""
     try:
         return decode(message_type, value)
     except UnreadableMessage as error:
@@ -68,7 +68,7 @@ def outcome(message_type: str, value: bytes) -> Message | None:
 
 
 def storable(text: str) -> bool:
-    """Tell whether PostgreSQL's `text` and `jsonb` can hold a text."""
+    """Tell whether PostgreSQL's `text` and `jsonb` can store a text."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -79,14 +79,14 @@ def texts(value: object) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-# What we say comes back
+# Round trips
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
 def test_round_trip(message_type: str, data: st.DataObject) -> None:
-    """Every message comes back equal, field by field and kind by kind."""
+    """Each message decodes to an equal message, with equal fields of the same types."""
     message = data.draw(messages(MESSAGES[message_type]))
     back = decode(message_type, encode(message))
     assert message == back
@@ -97,7 +97,7 @@ def test_round_trip(message_type: str, data: st.DataObject) -> None:
 @given(any_message())
 @THOROUGH
 def test_bodies_are_plain_json(message: Message) -> None:
-    """Python's own JSON reads what we write; no decimal is a number. A later field is left out untold."""
+    """Python's own JSON parser reads our output; no decimal is a number; a newer field without a value is left out."""
     decoded = json.loads(encode(message), parse_float=lambda text: pytest.fail(f"a JSON number with a point: {text}"))
     optional = type(message).__struct_config__.omit_defaults
     told = [name for name in message.__struct_fields__ if not optional or getattr(message, name) is not None]
@@ -107,7 +107,7 @@ def test_bodies_are_plain_json(message: Message) -> None:
 @given(any_message(), st.dictionaries(TEXTS, JSON_VALUES, min_size=1, max_size=3), st.randoms())
 @THOROUGH
 def test_unknown_fields_are_ignored(message: Message, unknown: dict[str, Any], random: Any) -> None:
-    """A later version's fields change nothing, wherever they stand and whatever they hold."""
+    """Fields of a later version change nothing, at any place and with any value."""
     fields = json.loads(encode(message))
     mixed = list((unknown | fields).items())
     random.shuffle(mixed)
@@ -115,7 +115,7 @@ def test_unknown_fields_are_ignored(message: Message, unknown: dict[str, Any], r
 
 
 def test_defaults_of_a_minimal_request() -> None:
-    """A request with the five required fields is an order."""
+    """A request with only the five required fields is a valid order."""
     expected = OrderRequested(ORDER_ID, "alice", "BTC", OrderType.MARKET_BUY, Quantity("0.01"))
     assert expected == decode("OrderRequested", as_sent(REQUEST))
     assert (None, 100, None, None) == (
@@ -127,20 +127,20 @@ def test_defaults_of_a_minimal_request() -> None:
 
 
 def test_white_space_around_a_body() -> None:
-    """A pretty-printed body is the same body."""
+    """White space around a body does not change it."""
     pretty = f"\n {json.dumps(REQUEST, indent=4)}\r\n\t".encode()
     assert decode("OrderRequested", as_sent(REQUEST)) == decode("OrderRequested", pretty)
 
 
 def test_times_are_compared_as_instants() -> None:
-    """A request's time may have any offset."""
+    """Times with different offsets are equal when they are the same instant."""
     request = decode("OrderRequested", as_sent(REQUEST | {"requested_at": "2026-03-02T20:00:00+05:30"}))
     assert isinstance(request, OrderRequested)
     assert request.requested_at == NOW
 
 
 def test_decoder_of_another_type() -> None:
-    """Documents of our own that hold wire decimals are read by the same rules."""
+    """`decoder` reads our own documents with wire decimals by the same rules."""
     assert {"a": Money("0.5")} == decoder(dict[str, Money]).decode(b'{"a":"0.5"}')
     with pytest.raises(msgspec.ValidationError, match="must be a decimal"):
         decoder(dict[str, Money]).decode(b'{"a":0.5}')
@@ -160,17 +160,17 @@ def test_encode_refuses_what_the_wire_can_not_carry(amount: str) -> None:
 
 
 def test_encode_refuses_a_foreign_type() -> None:
-    """Nothing is written that could not be read."""
+    """A type that could not be decoded is not encoded."""
     with pytest.raises(TypeError, match="no writer"):
         encode([object()])
 
 
-# A message on its way
+# Outgoing messages
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)
 def test_outgoing(message_type: str) -> None:
-    """A message goes to its topic, under the text of the topic's key, in an envelope that reads back."""
+    """A message goes to its topic, keyed by the text of the topic's key field, in an envelope that can be read."""
     message = example(message_type)
     topic = next(topic for topic in TOPICS if type(message) in topic.messages)
     sent = outgoing(message, message_id="id-1", source="test", time=NOW, traceparent=None, attempt=2)
@@ -181,20 +181,20 @@ def test_outgoing(message_type: str) -> None:
 
 
 def test_keys_are_the_text_of_the_field() -> None:
-    """An order id is keyed in canonical text, an owner by name."""
+    """An order id as a key is its canonical text; an owner is its name."""
     reserve = ReserveBalance("c", ORDER_ID, "h", "alice", "USD", Money("1"))
     refused = BalanceRefused("c", ORDER_ID, "h", HoldState.REFUSED, BalanceRefusal.INSUFFICIENT_BALANCE, "no")
     keys = [outgoing(message, message_id="i", source="s", time=NOW).key for message in (reserve, refused)]
     assert ["alice", str(ORDER_ID)] == keys
 
 
-# Nothing but UnreadableMessage
+# Decoding raises nothing but UnreadableMessage
 
 
 @given(broken_texts())
 @settings(deadline=None, max_examples=1000)
 def test_decode_is_total(broken: tuple[str, bytes]) -> None:
-    """Whatever the bytes: a message, an invalid order, or `UnreadableMessage`; and each text of it can be stored."""
+    """Any bytes give a message, an invalid order or `UnreadableMessage`; PostgreSQL can store each text in them."""
     message = outcome(*broken)
     assert message is None or all(map(storable, texts(message)))
 
@@ -208,7 +208,7 @@ def test_decode_of_random_bytes(message_type: str, value: bytes) -> None:
 
 @pytest.mark.parametrize("message_type", MESSAGES)
 def test_edge_values_in_every_field(message_type: str) -> None:
-    """Good, nearly good and absurd values in each field, one at a time: `decode` raises nothing unexpected."""
+    """With good, nearly good and absurd values in each field, one at a time, `decode` raises nothing unexpected."""
     for path in paths(message_type):
         for text in EDGE_VALUES:
             message = outcome(message_type, with_value(message_type, path, text))
@@ -243,15 +243,15 @@ def test_unreadable(message_type: str, value: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"[" * 200_000 + b"]" * 200_000, b'"\\ud800"', b"nul", b"01", b'"\\q"', b'"\x01"'])
-def test_unreadable_in_a_field_that_nobody_knows(tail: bytes) -> None:
-    """Broken JSON in an unknown field makes the message unreadable too."""
+def test_broken_json_in_an_unknown_field_is_unreadable(tail: bytes) -> None:
+    """Broken JSON in an unknown field makes the message unreadable."""
     value = as_sent(REQUEST)[:-1] + b',"later":' + tail + b"}"
     with pytest.raises(UnreadableMessage):
         decode("OrderRequested", value)
 
 
 def test_unknown_type() -> None:
-    """The type is quoted, cut short, and can't break a log line."""
+    """The error quotes an unknown type, shortened, and stays one line in a log."""
     with pytest.raises(UnreadableMessage, match="unknown message type") as caught:
         decode("Strange\n" + "x" * 5000, b"{}")
     assert "\n" not in caught.value.reason
@@ -259,7 +259,7 @@ def test_unknown_type() -> None:
 
 
 def test_invalid_order_is_no_message() -> None:
-    """`InvalidOrder` is made by the codec alone: as a message type it is unknown."""
+    """Only the codec makes `InvalidOrder`; as a message type on the wire it is unknown."""
     with pytest.raises(UnreadableMessage, match="unknown message type"):
         decode("InvalidOrder", b"{}")
 
@@ -277,14 +277,14 @@ def test_an_error_names_the_field() -> None:
 
 @pytest.mark.parametrize("field", ["command_id", "hold_id", "reason"])
 def test_a_nul_in_any_text_is_unreadable(field: str) -> None:
-    """PostgreSQL has no NUL in text or jsonb: the message stops here and not in the middle of a batch's transaction."""
+    """PostgreSQL stores no NUL in text or jsonb, so the codec refuses it before it can fail a batch's transaction."""
     value = as_sent(body("BalanceRefused") | {field: "a\0b"})
     with pytest.raises(UnreadableMessage, match=f"NUL character - at `\\$.{field}`"):
         decode("BalanceRefused", value)
 
 
 def test_a_nul_in_a_nested_text_is_unreadable() -> None:
-    """The same holds inside the snapshot of an event."""
+    """A NUL in a nested text, such as an event's snapshot, is refused as well."""
     fields = body("OrderStatusChanged")
     fields["order"]["reason"] = "\0"
     with pytest.raises(UnreadableMessage, match="NUL"):
@@ -293,7 +293,7 @@ def test_a_nul_in_a_nested_text_is_unreadable() -> None:
 
 @pytest.mark.parametrize("reason", ['say "no"', "back\\slash", "\\u0000", "line\nline", "\x01", "\u2028", "Ω", "😀"])
 def test_other_odd_texts_pass(reason: str) -> None:
-    """Only NUL is refused: escapes, control characters and what only looks like an escaped NUL are fine."""
+    """Only NUL is refused; escapes, control characters and text that looks like an escaped NUL are accepted."""
     refused = decode("BalanceRefused", as_sent(body("BalanceRefused") | {"reason": reason}))
     assert isinstance(refused, BalanceRefused)
     assert reason == refused.reason
@@ -301,7 +301,7 @@ def test_other_odd_texts_pass(reason: str) -> None:
 
 
 def test_a_quoted_nul_can_be_stored() -> None:
-    """A NUL in a request is quoted as its escape, so the order that fails for it can be written."""
+    """The reason quotes a NUL as its escape, so that the failed order can be stored."""
     invalid = salvaged(as_sent(REQUEST | {"asset_id": "B\0C"}))
     assert r'(got "B\u0000C")' in invalid.reason
     assert storable(invalid.reason)
@@ -312,13 +312,13 @@ def test_a_quoted_nul_can_be_stored() -> None:
 
 @pytest.mark.parametrize("name", OrderRequested.__struct_fields__)
 def test_a_broken_field_is_null_and_quoted(name: str) -> None:
-    """Any value in any field: taken; or null and in the reason, while all other fields stay; or a dead letter."""
+    """Any value in a field is accepted, or null and named in the reason, or makes a dead letter; other fields stay."""
     for text in EDGE_VALUES:
         check_salvage(name, text)
 
 
 def check_salvage(name: str, text: str) -> None:
-    """Put one value into one field."""
+    """Put one value into one field and check the decoded request."""
     value = with_value("OrderRequested", (name,), text)
     whole = example("OrderRequested")
     message = outcome("OrderRequested", value)
@@ -367,7 +367,7 @@ def check_salvage(name: str, text: str) -> None:
     ],
 )
 def test_the_reason_names_field_rule_and_value(field: str, value: object, reason: str) -> None:
-    """A producer reads in one line what was wrong with which field, and what it had sent."""
+    """The reason names the field, the broken rule and the value that was sent, in one line."""
     rule = "'0.01': at most 18 digits before and 18 after the point"
     expected = reason.format(d=rule, v=json.dumps(value))
     assert expected == salvaged(as_sent(REQUEST | {field: value})).reason
@@ -375,7 +375,7 @@ def test_the_reason_names_field_rule_and_value(field: str, value: object, reason
 
 @pytest.mark.parametrize("name", ["asset_id", "order_type", "quantity"])
 def test_a_missing_field_is_named(name: str) -> None:
-    """A request without a required field is an order that failed for it."""
+    """A request without a required field is an invalid order, and its reason names the field."""
     invalid = salvaged(as_sent({key: value for key, value in REQUEST.items() if key != name}))
     assert f"{name}: is required" == invalid.reason
     assert getattr(invalid, name) is None
@@ -384,14 +384,14 @@ def test_a_missing_field_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", ["order_id", "user_id"])
 @pytest.mark.parametrize("value", [None, 5, "", "not an id", "@fees", [], "a\0"], ids=repr)
 def test_without_order_or_user_it_is_a_dead_letter(name: str, value: object) -> None:
-    """An order that nobody could look up is not made; only what is wrong with its ids is said."""
+    """Without a valid order id and user there is no order to look up; the error names only these two."""
     with pytest.raises(UnreadableMessage, match=f"^OrderRequested: {name}: ") as caught:
         decode("OrderRequested", as_sent(REQUEST | {name: value, "quantity": 5}))
     assert "quantity" not in caught.value.reason
 
 
 def test_without_both_ids() -> None:
-    """The reason names both missing ids."""
+    """The error names both missing ids."""
     with pytest.raises(UnreadableMessage) as caught:
         decode("OrderRequested", b"{}")
     expected = "OrderRequested: order_id: is required; user_id: is required"
@@ -399,21 +399,21 @@ def test_without_both_ids() -> None:
 
 
 def test_several_broken_fields() -> None:
-    """All are named, in the order of the message's fields."""
+    """The reason names all broken fields, in the order of the message's fields."""
     invalid = salvaged(as_sent(REQUEST | {"quantity": "x", "asset_id": "?", "order_type": "?"}))
     assert ["asset_id", "order_type", "quantity"] == [part.split(":")[0] for part in invalid.reason.split("; ")]
     assert (None, None, None) == (invalid.asset_id, invalid.order_type, invalid.quantity)
 
 
 def test_everything_broken_at_length() -> None:
-    """However much is wrong, and however long, the reason fits."""
+    """The reason fits its maximum length, however many fields are broken and however long they are."""
     long = dict.fromkeys(OrderRequested.__struct_fields__, "?" * 100_000)
     invalid = salvaged(as_sent(long | {"order_id": str(ORDER_ID), "user_id": "alice"}))
     assert len(invalid.reason) == REASON_LENGTH_MAX
 
 
 def test_a_long_value_is_quoted_short() -> None:
-    """One long value does not push the next field out of the reason."""
+    """A long value is shortened, so that the next field still fits into the reason."""
     invalid = salvaged(as_sent(REQUEST | {"asset_id": "x" * 100_000, "quantity": "?"}))
     asset, quantity = invalid.reason.split("; ")
     assert asset.endswith('(got "' + "x" * (QUOTED_LENGTH_MAX - 4) + "...)")
@@ -421,14 +421,14 @@ def test_a_long_value_is_quoted_short() -> None:
 
 
 def test_a_broken_text_encoding_in_a_field_is_quoted() -> None:
-    """Latin-1 in a known field is that field's fault, not the whole request's."""
+    """Latin-1 text in a known field breaks only that field, not the whole request."""
     invalid = salvaged(as_sent(REQUEST | {"client_order_id": "M@ller"}).replace(b"@", b"\xfc"))
     assert invalid.client_order_id is None
     assert r'(got "M\xfcller")' in invalid.reason
 
 
 def twice(name: str, last: str, colon: str = ":") -> bytes:
-    """Write a good request with a further value for a name that it has."""
+    """Write a good request with a second value for one of its names."""
     return as_sent(REQUEST)[:-1] + f', "{name}"{colon}{last}}}'.encode()
 
 
@@ -436,7 +436,7 @@ def twice(name: str, last: str, colon: str = ":") -> bytes:
 @pytest.mark.parametrize("name", ["quantity", r"quan\u0074ity"])
 @pytest.mark.parametrize("colon", [":", " :", "\n\t:\r "])
 def test_a_value_that_comes_twice_is_not_traded_on(name: str, colon: str, last: str) -> None:
-    """Of two quantities neither counts, however the second is written: readers differ in which they would take."""
+    """If a name comes twice, neither value is used, since parsers differ in which they use."""
     invalid = salvaged(twice(name, last, colon))
     assert (None, "BTC") == (invalid.quantity, invalid.asset_id)
     assert f"quantity: must come once (the last: {last})" == invalid.reason
@@ -444,28 +444,28 @@ def test_a_value_that_comes_twice_is_not_traded_on(name: str, colon: str, last: 
 
 @pytest.mark.parametrize("name", ["order_id", "user_id"])
 def test_an_order_or_user_that_comes_twice_can_not_be_read(name: str) -> None:
-    """The order or its user would be a guess, so the request is unreadable."""
+    """A repeated order id or user makes the request unreadable, because choosing one value would be a guess."""
     with pytest.raises(UnreadableMessage, match=f"^OrderRequested: {name}: must come once"):
         decode("OrderRequested", twice(name, json.dumps(REQUEST[name])))
 
 
 @pytest.mark.parametrize(("name", "told"), [("x", "x"), ("\\u0000", "\\x00"), ("n" * 99, "n" * 40)])
-def test_a_strange_name_that_comes_twice_is_told_in_plain_text(name: str, told: str) -> None:
-    """The reason is stored and published, whatever a name holds."""
+def test_an_odd_name_that_comes_twice_is_quoted_in_plain_text(name: str, told: str) -> None:
+    """The reason is stored and published, so a repeated name with odd characters is quoted in plain text."""
     invalid = salvaged(as_sent(REQUEST)[:-1] + f', "{name}":1, "{name}":2}}'.encode())
     assert f"{told}: must come once" == invalid.reason
     assert Quantity("0.01") == invalid.quantity
 
 
-def test_a_name_inside_a_field_that_nobody_knows_is_nobodys_matter() -> None:
-    """Unknown fields are ignored, with all that is in them."""
+def test_repeated_names_inside_an_unknown_field_are_ignored() -> None:
+    """Repeated names inside an unknown field are ignored, as is all its content."""
     value = as_sent(REQUEST)[:-1] + b', "later":{"quantity":1,"quantity":2}}'
     assert decode("OrderRequested", value) == decode("OrderRequested", as_sent(REQUEST))
 
 
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_no_message_has_a_name_twice(name: str) -> None:
-    """Commands and replies carry amounts, too: each name of each message comes once, with or without spaces."""
+    """Each name comes at most once in any message, with or without spaces: commands and replies carry amounts too."""
     value = encode(example(name))
     for field in json.loads(value):
         for colon in (":", " :", "\t:"):
@@ -479,15 +479,15 @@ def test_no_message_has_a_name_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", [".", "..", "", "x" * 65])
 def test_a_client_order_id_is_one_that_a_path_can_carry(name: str) -> None:
-    """`.` and `..` are resolved by clients before they ask, so such an order could be neither fetched nor cancelled."""
+    """`.` and `..` are refused: clients resolve them in a path, so the order could not be fetched or cancelled."""
     invalid = salvaged(as_sent(REQUEST | {"client_order_id": name}))
     assert invalid.reason.startswith(f'client_order_id: must be {PATH_NAME_RULE} (got "{name[:36]}')
     assert invalid.client_order_id is None
 
 
 @pytest.mark.parametrize("name", ["...", "..a", ".a", "a.", "a..", ":", "-", "_", "status", "cancel", "x" * 64])
-def test_all_other_names_stay_good(name: str) -> None:
-    """The rule takes away those two and nothing else."""
+def test_all_other_client_order_ids_are_valid(name: str) -> None:
+    """The rule refuses only those two names."""
     request = decode("OrderRequested", as_sent(REQUEST | {"client_order_id": name}))
     assert isinstance(request, OrderRequested)
     assert name == request.client_order_id
@@ -496,7 +496,7 @@ def test_all_other_names_stay_good(name: str) -> None:
 @given(messages(OrderRequested), st.data())
 @settings(deadline=None, max_examples=1000)
 def test_salvage_keeps_what_is_good(request: Message, data: st.DataObject) -> None:
-    """However many fields are broken or gone: a good one stays as it was, a bad one is null and named."""
+    """However many fields are broken or missing, a good field keeps its value and a bad one is null and named."""
     whole = json.loads(encode(request))
     names = data.draw(st.lists(st.sampled_from([*whole][2:]), min_size=1, unique=True))
     for name in names:
@@ -515,7 +515,7 @@ def test_salvage_keeps_what_is_good(request: Message, data: st.DataObject) -> No
 
 @pytest.mark.parametrize("message_type", [name for name in MESSAGES if name != "OrderRequested"])
 def test_times_at_the_ends_of_the_calendar_are_unreadable(message_type: str) -> None:
-    """A year that overflows when it is turned to UTC, or when a delay is added, never gets in: nested ones neither."""
+    """A year that overflows in UTC, or when a delay is added, is refused in any field, nested ones included."""
     times = [path for path in paths(message_type) if path[-1].endswith(("_at", "as_of"))]
     for path in times:
         for text in ('"0001-01-01T00:00:00+23:59"', '"9999-12-31T23:59:59-23:59"', '"1969-12-31T23:59:59Z"'):
@@ -524,6 +524,6 @@ def test_times_at_the_ends_of_the_calendar_are_unreadable(message_type: str) -> 
 
 
 def test_the_times_of_an_event() -> None:
-    """An event has three, two of them in its order: the test above is not empty."""
+    """An event has three times, two of them in its order, so the test above covers nested fields."""
     times = [path for path in paths(OrderStatusChanged.__name__) if path[-1].endswith("_at")]
     assert [("occurred_at",), ("order", "created_at"), ("order", "updated_at")] == times

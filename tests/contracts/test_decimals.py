@@ -1,4 +1,4 @@
-"""Amounts are exact from wire to wire: read in one form only, never rounded but where a name says so."""
+"""Amounts are exact from wire to wire: one text form, and no rounding except in functions named for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.contracts.strategies import THOROUGH, decimals
 KINDS = (Exact, Money, Quantity, Price)
 SCALES = st.integers(0, 18)
 HOSTILE = decimal.Context(prec=1, rounding=decimal.ROUND_UP, Emin=-1, Emax=1, traps=[decimal.Inexact, decimal.Rounded])
-"""A thread's default context under which nearly every operation of `Decimal` itself raises."""
+"""A default context of a thread in which nearly every operation of `Decimal` raises."""
 
 NOT_WIRE = (
     *(
@@ -64,7 +64,7 @@ NOT_WIRE = (
 
 @contextmanager
 def hostile_default_context() -> Iterator[None]:
-    """Run under `HOSTILE`."""
+    """Run the test in the context `HOSTILE`."""
     with decimal.localcontext(HOSTILE):
         yield
 
@@ -75,21 +75,21 @@ def hostile_default_context() -> Iterator[None]:
 @example(Exact("999999999999999999.999999999999999999"))
 @THOROUGH
 def test_print_and_parse_is_the_same_value(value: Exact) -> None:
-    """What we print is what we read, to the digit."""
+    """A printed value parses to the same value, to the digit."""
     assert value == Exact.parse(format_decimal(value))
 
 
 @given(st.from_regex(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?", fullmatch=True))
 @THOROUGH
 def test_every_wire_text_is_read_exactly(text: str) -> None:
-    """Reading keeps every digit that a wire text can have."""
+    """Parsing keeps every digit that a wire text can have."""
     assert Fraction(text) == Fraction(Exact.parse(text))
 
 
 @given(decimals(), st.integers(0, 18))
 @THOROUGH
 def test_print_is_canonical(value: Exact, zeros: int) -> None:
-    """Equal values have one text: no exponent, no sign, no trailing zero, no trailing point."""
+    """Equal values have one text, without exponent, sign, trailing zero or trailing point."""
     text = format_decimal(value)
     padded = EXACT.quantize(value, EXACT.scaleb(Decimal(1), -zeros - places(value)))
     assert text == format_decimal(padded)
@@ -112,21 +112,21 @@ def test_print_is_canonical(value: Exact, zeros: int) -> None:
     ],
 )
 def test_print_is_plain(value: str, text: str) -> None:
-    """Exponents never reach the wire, whichever way `Decimal` keeps the value."""
+    """A printed text never has an exponent, whatever the inner form of the `Decimal`."""
     assert text == format_decimal(Decimal(value))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("text", NOT_WIRE, ids=ascii)
 def test_parse_refuses_other_spellings(kind: type[Exact], text: str) -> None:
-    """Python, pydantic or msgspec would read many of these; the wire knows none, and the error says the rule."""
+    """Spellings that Python, pydantic or msgspec would accept are refused, and the error states the rule."""
     with pytest.raises(ValueError, match="must be a decimal as a string"):
         kind.parse(text)
 
 
 @pytest.mark.parametrize("value", [1, 0, 1.5, 0.1, True, None, Decimal(1), b"1", ["1"], {"1": 1}, Money("2")], ids=repr)
 def test_parse_refuses_what_is_not_text(value: object) -> None:
-    """A JSON number is refused whatever its value: a parser may have lost digits of it already."""
+    """A JSON number is refused for any value, because a parser may already have lost some of its digits."""
     with pytest.raises(ValueError, match="must be a decimal as a string"):
         Exact.parse(value)
 
@@ -134,7 +134,7 @@ def test_parse_refuses_what_is_not_text(value: object) -> None:
 @given(st.text())
 @THOROUGH
 def test_parse_is_total(text: str) -> None:
-    """Any text is a value that prints again, or a `ValueError`."""
+    """Any text parses to a value that can be printed again, or raises `ValueError`."""
     try:
         value = Exact.parse(text)
     except ValueError:
@@ -160,7 +160,7 @@ def test_price_has_a_maximum() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parse_makes_its_own_kind(kind: type[Exact]) -> None:
-    """A parsed price is a `Price`, so that the type checker's view and the value agree."""
+    """A parsed price is a `Price`, as its type annotation says."""
     assert kind is type(kind.parse("1.5"))
 
 
@@ -172,7 +172,7 @@ def test_parse_makes_its_own_kind(kind: type[Exact]) -> None:
     ],
 )
 def test_print_refuses_what_the_wire_can_not_carry(value: str) -> None:
-    """PostgreSQL would silently round a 19th place, and a huge exponent would become a gigabyte of zeros."""
+    """A 19th place, which PostgreSQL would round, and a huge exponent, which would print as many zeros, are refused."""
     with pytest.raises(ValueError, match="not a wire decimal"):
         format_decimal(Decimal(value))
 
@@ -180,7 +180,7 @@ def test_print_refuses_what_the_wire_can_not_carry(value: str) -> None:
 @given(decimals(), decimals())
 @THOROUGH
 def test_sums_never_lose_a_digit(left: Exact, right: Exact) -> None:
-    """Products and sums are those of fractions, although the default context would cut them to 28 digits."""
+    """Products and sums equal those of fractions, although the default context would round them to 28 digits."""
     assert Fraction(left) * Fraction(right) == Fraction(multiply(left, right))
     assert Fraction(left) + Fraction(right) == Fraction(add(left, right))
     assert Fraction(left) - Fraction(right) == Fraction(subtract(left, right))
@@ -194,7 +194,7 @@ def test_a_product_of_three_is_exact(first: Exact, second: Exact, third: Exact) 
 
 
 def test_what_does_not_fit_raises() -> None:
-    """A result beyond the context is an error, never a rounded number."""
+    """A result beyond the context raises an error and is never rounded."""
     wide = Decimal("9" * 100)
     with pytest.raises(decimal.Inexact):
         multiply(wide, wide)
@@ -205,7 +205,7 @@ def test_what_does_not_fit_raises() -> None:
 
 
 def all_operations(left: Exact, right: Exact, scale: int) -> tuple[object, ...]:
-    """Call everything that this module computes."""
+    """Call every function of this module that computes."""
     product = multiply(left, right)
     return (
         product,
@@ -224,7 +224,7 @@ def all_operations(left: Exact, right: Exact, scale: int) -> tuple[object, ...]:
 @given(decimals(), decimals(), SCALES)
 @THOROUGH
 def test_the_default_context_does_not_matter(left: Exact, right: Exact, scale: int) -> None:
-    """Whatever context the calling thread has set, every result is the same."""
+    """The results do not depend on the context that the calling thread has set."""
     expected = all_operations(left, right, scale)
     with hostile_default_context():
         actual = all_operations(left, right, scale)
@@ -232,7 +232,7 @@ def test_the_default_context_does_not_matter(left: Exact, right: Exact, scale: i
 
 
 def test_another_thread_does_not_matter() -> None:
-    """A context is set per thread: a thread that never saw ours, or has a hostile one, computes the same."""
+    """Contexts are set per thread: a thread without ours, or with a hostile one, computes the same results."""
     arguments = (Exact("123456789.123456789123456789"), Exact("987654321.987654321987654321"), 2)
     expected = all_operations(*arguments)
 
@@ -248,7 +248,7 @@ def test_another_thread_does_not_matter() -> None:
 @given(decimals(), decimals(), SCALES)
 @THOROUGH
 def test_rounding_stays_within_one_unit(left: Exact, right: Exact, scale: int) -> None:
-    """`ceil_to` never takes less, `floor_to` never gives more, both by less than one unit and on the grid."""
+    """`ceil_to` never returns less and `floor_to` never more, each on the grid and within one unit."""
     exact = Fraction(multiply(left, right))
     unit = Fraction(1, 10**scale)
     up, down = Fraction(ceil_to(multiply(left, right), scale)), Fraction(floor_to(multiply(left, right), scale))
@@ -261,7 +261,7 @@ def test_rounding_stays_within_one_unit(left: Exact, right: Exact, scale: int) -
 
 
 def test_rounded_amounts_are_money() -> None:
-    """A rounded amount can go on the wire."""
+    """A rounded amount is a valid wire amount."""
     assert (Money, Money) == (type(ceil_to(Decimal("0.001"), 2)), type(floor_to(Decimal("0.001"), 2)))
     expected = ["0.01", "0"]
     assert expected == [format_decimal(ceil_to(Decimal("0.001"), 2)), format_decimal(floor_to(Decimal("0.001"), 2))]
@@ -278,26 +278,26 @@ def test_the_example_of_the_specification() -> None:
 @given(decimals(), SCALES)
 @THOROUGH
 def test_places_counts_significant_places(value: Exact, scale: int) -> None:
-    """`places` is the smallest scale at which nothing is lost."""
+    """`places` is the smallest scale at which no digit is lost."""
     assert (places(value) <= scale) == (floor_to(value, scale) == value)
 
 
 @pytest.mark.parametrize(("value", "count"), [("1.500", 1), ("100", 0), ("1E+5", 0), ("0", 0), ("0E-9", 0), ("NaN", 0)])
 def test_places_ignores_zeros(value: str, count: int) -> None:
-    """Trailing zeros are no places, and neither is an exponent."""
+    """Trailing zeros and exponents do not count as places."""
     assert count == places(Decimal(value))
 
 
 @given(decimals(), decimals(Quantity))
 @THOROUGH
 def test_is_multiple_is_that_of_fractions(value: Exact, step: Exact) -> None:
-    """A value lies on a grid or not, whatever their magnitudes."""
+    """`is_multiple` agrees with fractions for any magnitudes."""
     assert (Fraction(value) % Fraction(step) == 0) == is_multiple(value, step)
     assert is_multiple(multiply(value, step), step) or places(value) > 0
 
 
 def test_a_decimal_that_postgresql_would_round_is_refused() -> None:
-    """A 19th place, NaN and infinity never reach the database; what does is printed plainly."""
+    """A 19th place, NaN and infinity are refused before the database; other values are printed without an exponent."""
     for bad in ("0.0000000000000000001", "NaN", "Infinity"):
         with pytest.raises(ValueError, match=bad if bad != "0.0000000000000000001" else "E-19"):
             exact_text(Decimal(bad))
@@ -305,6 +305,6 @@ def test_a_decimal_that_postgresql_would_round_is_refused() -> None:
 
 
 def test_a_reason_shows_what_the_wire_cannot_carry() -> None:
-    """A product of many places, and a sum below zero, are printed in full: no exponent, no trailing zeros."""
+    """A product of many places and a sum below zero are printed in full, without exponent or trailing zeros."""
     assert plain_text(multiply(Decimal("1E-18"), Decimal("2E-18"))) == "0.000000000000000000000000000000000002"
     assert plain_text(negate(Decimal("100.50"))) == "-100.5"

@@ -1,4 +1,4 @@
-"""The envelope is CloudEvents 1.0 in Kafka's binary mode: another implementation reads ours, and we read its."""
+"""The envelope is CloudEvents 1.0 in Kafka's binary mode, compatible with another implementation in both directions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEADERS: dict[str, bytes | None] = {
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=HEADER_LENGTH_MAX).filter(str.isprintable)
 ODD_VALUES = st.none() | st.binary() | NAMES.map(str.encode)
 SENT_AT = INSTANTS.filter(lambda time: YEAR_MIN <= time.astimezone(UTC).year <= YEAR_MAX)
-"""A header's time is written in UTC, where the first and last hours of all years are those of other years."""
+"""Headers state times in UTC, so the first and last hours of all years may belong to years that are out of range."""
 ENVELOPES = st.builds(
     Envelope,
     id=NAMES,
@@ -57,7 +57,7 @@ ENVELOPES = st.builds(
 
 
 def read(**changes: bytes | None) -> Envelope:
-    """Read good headers with some of them changed (`_` stands for `-`)."""
+    """Read valid headers with some of them changed (`_` stands for `-`)."""
     changed = {name if name in HEADERS else name.replace("_", "-"): value for name, value in changes.items()}
     return read_envelope(list((HEADERS | changed).items()))
 
@@ -65,17 +65,17 @@ def read(**changes: bytes | None) -> Envelope:
 @given(ENVELOPES)
 @THOROUGH
 def test_round_trip(envelope: Envelope) -> None:
-    """What the headers say is what was put in."""
+    """An envelope read from its own headers equals the original."""
     assert envelope == read_envelope(write_headers(envelope))
 
 
 def test_headers_of_a_minimal_request() -> None:
-    """The six headers of the specification are enough, and say what they say."""
+    """The six headers of the specification are enough, and are read with their values."""
     assert Envelope("id-1", "OrderRequested", "/somewhere", NOW, None, 1) == read()
 
 
 def test_first_attempts_do_not_say_so() -> None:
-    """`attempt` and `traceparent` come only when they have something to say."""
+    """`attempt` and `traceparent` are written only if they differ from the default."""
     first, second = Envelope("i", "t", "s", NOW), Envelope("i", "t", "s", NOW, TRACEPARENT, 2)
     assert not {"attempt", "traceparent"} & dict(write_headers(first)).keys()
     assert (b"2", TRACEPARENT.encode()) == (
@@ -85,26 +85,26 @@ def test_first_attempts_do_not_say_so() -> None:
 
 
 def test_a_record_that_was_published_again_is_as_old_as_it_was() -> None:
-    """The earlier of the two times counts; what is no time there is ignored, since it is a header of our own."""
+    """The earlier of the two times counts; an invalid time is ignored, because only our services write that header."""
     assert datetime(2026, 1, 1, tzinfo=UTC) == read(first_appended_at=b"2026-01-01T00:00:00Z").time
     assert NOW == read(first_appended_at=b"2026-12-01T00:00:00Z").time
     assert NOW == read(first_appended_at=b"yesterday").time
 
 
-def test_what_is_published_again_says_when_it_was_first() -> None:
-    """Once: a record that says it already, or whose time the broker did not know, gets no such header."""
+def test_a_record_that_is_published_again_carries_its_first_time() -> None:
+    """The header is added once: not to a record that has it, and not if the broker's time is unknown."""
     said = first_appended(int(NOW.timestamp() * 1000), [])
     assert [("first-appended-at", b"2026-03-02T14:30:00.250000Z")] == said
     assert [[], []] == [first_appended(1, said), first_appended(-1, [])]
 
 
-# The oracle
+# The CloudEvents project's library as the test oracle
 
 
 @given(any_message(), NAMES, NAMES, SENT_AT)
 @THOROUGH
 def test_the_oracle_reads_ours(message: Message, message_id: str, source: str, time: datetime) -> None:
-    """The CloudEvents project's own library reads our records: attributes and body."""
+    """The CloudEvents project's own library reads the attributes and the body of our records."""
     sent = outgoing(message, message_id=message_id, source=source, time=time)
     event = from_binary(KafkaMessage(headers=dict(sent.headers), key=sent.key, value=sent.value), JSONFormat())
     assert (message_id, type(message).__name__, source, time, "1.0", "application/json") == (
@@ -122,7 +122,7 @@ def test_the_oracle_reads_ours(message: Message, message_id: str, source: str, t
 @given(st.sampled_from(list(MESSAGES)), NAMES, NAMES, SENT_AT)
 @THOROUGH
 def test_we_read_the_oracle(message_type: str, message_id: str, source: str, time: datetime) -> None:
-    """A producer that uses the CloudEvents project's library and shares no code with us is understood."""
+    """We read the records of a producer that uses the CloudEvents project's library and none of our code."""
     body = json.loads(outgoing(example(message_type), message_id="i", source="s", time=time).value)
     attributes: dict[str, Any] = {
         "id": message_id,
@@ -137,13 +137,13 @@ def test_we_read_the_oracle(message_type: str, message_id: str, source: str, tim
     assert example(message_type) == decode(message_type, written.value)
 
 
-# Odd headers
+# Missing and invalid headers
 
 
 @pytest.mark.parametrize("name", ["ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time"])
 @pytest.mark.parametrize("value", [None, b""], ids=["null", "empty"])
 def test_a_missing_header_is_named(name: str, value: bytes | None) -> None:
-    """Absent, null and empty are the same: a dead letter that names the header."""
+    """A header that is absent, null or empty makes the message unreadable, and the error names the header."""
     without = [(other, text) for other, text in HEADERS.items() if other != name]
     for headers in (without, [*without, (name, value)]):
         with pytest.raises(UnreadableMessage, match=f"^header {name} is missing"):
@@ -164,21 +164,21 @@ def test_a_missing_header_is_named(name: str, value: bytes | None) -> None:
     ],
     ids=["bytes", "surrogate", "nul", "newline", "delete", "next line", "long"],
 )
-def test_text_that_can_not_be_kept(name: str, value: bytes, rule: str) -> None:
-    """What the database or a log line could not hold as it is stops here."""
+def test_text_that_can_not_be_stored(name: str, value: bytes, rule: str) -> None:
+    """Text that the database or a log line could not store unchanged is refused."""
     with pytest.raises(UnreadableMessage, match=f"^header {name} .*{rule}"):
         read(**{name: value})
 
 
 @pytest.mark.parametrize("text", ["ä", "x" * HEADER_LENGTH_MAX, "a b", "urn:uuid:1?x#y", "😀"], ids=range(5))
-def test_text_that_can(text: str) -> None:
-    """Any printable text is an id: other people's ids are theirs."""
+def test_printable_text_is_an_id(text: str) -> None:
+    """Any printable text is a valid id, because other producers choose their own ids."""
     assert text == read(ce_id=text.encode()).id
 
 
 @pytest.mark.parametrize("version", [b"0.3", b"1", b"1.0 ", b"2.0", b"\xff"])
 def test_other_versions_of_cloud_events(version: bytes) -> None:
-    """Only 1.0 is read."""
+    """Only version 1.0 of CloudEvents is read."""
     with pytest.raises(UnreadableMessage, match=r"^header ce_specversion must be '1\.0'"):
         read(ce_specversion=version)
 
@@ -190,8 +190,8 @@ def test_other_versions_of_cloud_events(version: bytes) -> None:
         *(b'"', b"2026-W10-1", b"0001-01-01T00:00:00+23:59", b"9999-12-31T23:59:59-23:59", b"2026-03-02T14:30:00Z\n"),
     ],
 )
-def test_times_that_are_none(time: bytes) -> None:
-    """Every Python reads the same times, and none that overflows."""
+def test_invalid_times_are_refused(time: bytes) -> None:
+    """A time that some Python version would not parse, or that overflows, is refused."""
     with pytest.raises(UnreadableMessage, match=r"^header ce_time must be an RFC 3339 time"):
         read(ce_time=time)
 
@@ -203,8 +203,8 @@ def test_times_that_are_none(time: bytes) -> None:
         *(b"2026-03-02t14:30:00.25z", b"2026-03-02 14:30:00.25Z", b"2026-03-02T14:30:00.25"),
     ],
 )
-def test_times_that_are_one(time: bytes) -> None:
-    """One instant has many spellings; without a zone it is UTC."""
+def test_valid_times_are_read(time: bytes) -> None:
+    """Each valid spelling of one instant is read; a time without a zone is UTC."""
     actual = read(ce_time=time).time
     assert actual == NOW
     assert actual.tzinfo is not None
@@ -213,7 +213,7 @@ def test_times_that_are_one(time: bytes) -> None:
 @given(INSTANTS)
 @THOROUGH
 def test_format_time(time: datetime) -> None:
-    """Times are written in UTC with a Z, and not a microsecond is lost."""
+    """Times are written in UTC with a Z and with all microseconds."""
     text = format_time(time)
     assert text.endswith("Z")
     assert time == datetime.fromisoformat(text)
@@ -228,7 +228,7 @@ def test_format_time_of_another_zone() -> None:
     "content_type", [None, b"application/json", b"application/json; charset=utf-8", b"Application/JSON ;x=y"]
 )
 def test_content_types_that_are_json(content_type: bytes | None) -> None:
-    """Any spelling of the JSON content type is accepted, and so is none."""
+    """Any spelling of the JSON content type is accepted, and so is a missing one."""
     assert read() == read(content_type=content_type)
 
 
@@ -236,7 +236,7 @@ def test_content_types_that_are_json(content_type: bytes | None) -> None:
     "content_type", [b"", b"text/plain", b"application/cloudevents+json", b"application/jsonx", b"\xff", b"\0" * 5000]
 )
 def test_other_content_types(content_type: bytes) -> None:
-    """Structured mode and other formats are refused by name, cut short."""
+    """Structured mode and other formats are refused; the error quotes the content type, shortened."""
     with pytest.raises(UnreadableMessage, match=r"^header content-type must be application/json, got b'") as caught:
         read(content_type=content_type)
     assert len(caught.value.reason) < 250
@@ -254,8 +254,8 @@ def test_a_broken_trace_is_no_reason_to_lose_an_order(traceparent: bytes | None)
     assert read() == read(traceparent=traceparent)
 
 
-def test_a_trace_is_kept() -> None:
-    """A good `traceparent` is read as it came."""
+def test_a_valid_traceparent_is_read() -> None:
+    """A valid `traceparent` is read unchanged."""
     assert TRACEPARENT == read(traceparent=TRACEPARENT.encode()).traceparent
 
 
@@ -267,18 +267,18 @@ def test_a_trace_is_kept() -> None:
     ],
 )
 def test_attempts(attempt: bytes | None, number: int) -> None:
-    """An attempt is a number from 1; it only informs, so anything else counts as the first."""
+    """An attempt is a number from 1; it is only informative, so anything else counts as 1."""
     assert number == read(attempt=attempt).attempt
 
 
 def test_of_a_header_that_comes_twice_the_last_counts() -> None:
-    """As in a dictionary, which most clients make of headers."""
+    """Of a repeated header the last value counts, as most clients read headers into a dictionary."""
     assert read_envelope([*HEADERS.items(), ("ce_id", b"id-2")]).id == "id-2"
     assert read_envelope([("ce_id", b"\xff"), *HEADERS.items()]).id == "id-1"
 
 
 def test_headers_of_others_are_ignored() -> None:
-    """Whatever a proxy or an agent adds, in any encoding."""
+    """Headers that a proxy or an agent adds are ignored, in any encoding."""
     others: list[tuple[str, bytes | None]] = [("x", b"\xff"), ("", b""), ("ce_custom", None), ("ce_dataschema", b"\0")]
     assert read() == read_envelope([*others, *HEADERS.items()])
 
@@ -286,7 +286,7 @@ def test_headers_of_others_are_ignored() -> None:
 @given(st.dictionaries(st.sampled_from([*HEADERS, "traceparent", "attempt", "x"]), ODD_VALUES))
 @THOROUGH
 def test_reading_is_total(changes: dict[str, bytes | None]) -> None:
-    """Any headers are an envelope or `UnreadableMessage`."""
+    """Any headers give an envelope or `UnreadableMessage`."""
     try:
         envelope = read_envelope(list((HEADERS | changes).items()))
     except UnreadableMessage as error:
@@ -299,21 +299,21 @@ def test_reading_is_total(changes: dict[str, bytes | None]) -> None:
 
 
 def test_the_error_carries_its_reason() -> None:
-    """One reason, in the attribute and in the text, cut to what a column of a dead letter holds."""
+    """The error has one reason, in its attribute and its text, shortened to the column of a dead letter."""
     error = UnreadableMessage("x" * 1000)
     assert ("x" * REASON_LENGTH_MAX, "x" * REASON_LENGTH_MAX) == (error.reason, str(error))
 
 
 def test_values_are_frozen() -> None:
-    """An envelope is a value."""
+    """An envelope cannot be changed."""
     with pytest.raises(AttributeError):
         read().id = "other"  # type: ignore[misc] # that is the test
     assert read() == msgspec.structs.replace(read())
 
 
 @pytest.mark.parametrize("name", ["ce_id", "ce_type", "ce_source", "ce_time"])
-def test_a_huge_header_is_refused_and_not_kept(name: str) -> None:
-    """A megabyte in a header that is read costs nothing once its message is refused, however many come."""
+def test_a_huge_header_is_refused_and_not_held_in_memory(name: str) -> None:
+    """A header of a megabyte uses no memory after its message is refused, however many come."""
     start = b"2026-01-01T00:00:00." if name == "ce_time" else b""
     headers = dict(write_headers(Envelope("1", "Item", "/test", datetime(2026, 1, 1, tzinfo=UTC))))
     tracemalloc.start()

@@ -1,8 +1,8 @@
-"""Golden bytes: what has been on the wire once is decodable for ever, and a changed encoding is noticed.
+"""Golden bytes: every encoding that was ever on the wire stays decodable, and a changed encoding fails a test.
 
 `golden/<MessageType>.json` is a record's value to the byte, `.headers.json` its headers. Never change one: topics,
-outbox rows and dead letters hold such bytes. When a message grows, its old file stays under another name, such as
-`<MessageType>.v1.json`, with the value that it means now, and decodes as before.
+outbox rows and dead letters hold such bytes. When a message gets a new field, its old file stays under another name,
+such as `<MessageType>.v1.json`, with the value that it means now, and decodes as before.
 """
 
 from __future__ import annotations
@@ -180,34 +180,34 @@ GOLDEN: Final[dict[str, Message]] = {
 }
 
 NOT_WRITTEN: Final = {"OrderRequested.minimal", "OrderStatusChanged", "OrderStatusChanged.invalid"}
-"""Read for ever, but not written: by producers that leave out defaults, and before orders told their currencies."""
+"""Files that must be readable but are not written any more: without defaults, or before orders had currencies."""
 
 
 def golden_bytes(name: str) -> bytes:
-    """Read a value as it was written once."""
+    """Read a golden value."""
     return (FOLDER / f"{name}.json").read_bytes()
 
 
 def golden_headers(name: str) -> list[tuple[str, bytes]]:
-    """Read the headers of a record; they are stored as text."""
+    """Read the golden headers of a record, which are stored as text."""
     pairs: list[list[str]] = json.loads((FOLDER / f"{name}.headers.json").read_text("utf-8"))
     return [(header, text.encode()) for header, text in pairs]
 
 
 def type_of(name: str) -> str:
-    """Take the message type from a file's name."""
+    """Return the message type in a file's name."""
     return name.partition(".")[0]
 
 
 def envelope_of(name: str) -> Envelope:
-    """Say which envelope the golden headers mean."""
+    """Return the envelope that the golden headers stand for."""
     attempt = 2 if name == "ReserveBalance" else 1
     return Envelope(f"golden-{name}", type_of(name), "order-saga", LATER, TRACEPARENT, attempt)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_bytes_are_decodable_for_ever(name: str) -> None:
-    """Old bytes mean what they meant, value by value and kind by kind."""
+    """Each golden value decodes to the same value as before, with the same types."""
     actual = decode(type_of(name), golden_bytes(name))
     assert GOLDEN[name] == actual
     assert repr(GOLDEN[name]) == repr(actual)
@@ -215,26 +215,26 @@ def test_golden_bytes_are_decodable_for_ever(name: str) -> None:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_headers_are_readable_for_ever(name: str) -> None:
-    """So do old headers."""
+    """Each file of golden headers reads as the same envelope as before."""
     assert envelope_of(name) == read_envelope(golden_headers(name))
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN if name not in NOT_WRITTEN])
 def test_a_changed_encoding_is_noticed(name: str) -> None:
-    """Names, order, spelling and escapes on the wire are a promise: a change is made on purpose or not at all."""
+    """Names, order, spelling and escapes change only on purpose: each message encodes to its golden bytes."""
     assert golden_bytes(name) == encode(GOLDEN[name])
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_changed_envelope_is_noticed(name: str) -> None:
-    """Headers too."""
+    """Each envelope writes its golden headers."""
     envelope: dict[str, Any] = {"time": LATER, "traceparent": TRACEPARENT, "attempt": envelope_of(name).attempt}
     sent = outgoing(GOLDEN[name], message_id=f"golden-{name}", source="order-saga", **envelope)
     assert golden_headers(name) == sent.headers
 
 
 def test_every_message_has_golden_bytes_and_every_file_a_value() -> None:
-    """A new message comes with its bytes, and no file is forgotten."""
+    """Each message type has golden bytes, and each golden file has an expected value."""
     assert set(MESSAGES) <= GOLDEN.keys()
     expected = {f"{name}{ending}" for name in GOLDEN for ending in (".json", ".headers.json")}
     assert expected == {path.name for path in FOLDER.glob("*.json")}

@@ -1,4 +1,4 @@
-"""Topics: where each message lives, under which key."""
+"""Topics: the topic and the key of each message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDS = [topic.name for topic in TOPICS]
 
 
 def test_the_topics_of_the_protocol() -> None:
-    """Names, keys and messages are what the outside relies on."""
+    """Names, keys and messages of the topics are a promise to other teams, so this list changes only on purpose."""
     assert {
         "orders.requests": ("order_id", {"OrderRequested", "OrderCancelRequested"}),
         "orders.events": ("order_id", {"OrderStatusChanged"}),
@@ -34,13 +34,13 @@ def test_the_topics_of_the_protocol() -> None:
 
 
 def test_every_message_lives_in_exactly_one_topic() -> None:
-    """A message's topic follows from its type: no Struct of a conversation is homeless or lives twice."""
+    """A message's type decides its topic: each Struct of a conversation is in exactly one topic."""
     not_messages = {orders.Order, orders.InvalidOrder}
     defined = {
         value
         for module in (orders, balance, assets)
         for name, value in vars(module).items()
-        if not name.startswith("_")  # what messages have in common
+        if not name.startswith("_")  # shared base classes
         and isinstance(value, type)
         and issubclass(value, msgspec.Struct)
         and value not in not_messages
@@ -50,25 +50,25 @@ def test_every_message_lives_in_exactly_one_topic() -> None:
 
 
 def test_names_of_types_are_unique() -> None:
-    """The CloudEvents type alone says how to decode."""
+    """The CloudEvents type alone decides how to decode."""
     assert sum(len(topic.messages) for topic in TOPICS) == len(MESSAGES)
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=IDS)
 def test_every_message_of_a_topic_has_the_key(topic: Topic) -> None:
-    """The field that makes the key is there, and required, in each message."""
+    """Each message of a topic has the topic's key field, and requires it."""
     required = [{f.name for f in msgspec.structs.fields(message) if f.required} for message in topic.messages]
     assert all(topic.key in names for names in required)
 
 
 def test_all_topics_have_the_same_partitions() -> None:
-    """One order's records of different topics meet in the same member of a group."""
+    """All topics have the same number of partitions, so one member of a group gets all records of an order."""
     assert {12} == {topic.partitions for topic in TOPICS}
 
 
 @pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
 def test_messages_are_values(message: type[msgspec.Struct]) -> None:
-    """A message can't be changed once made, carries no tag, and refuses nothing that a later version adds."""
+    """A message cannot be changed, has no tag, and accepts the new fields of later versions."""
     config = message.__struct_config__
     expected = (True, None, False, False)
     assert expected == (config.frozen, config.tag, config.forbid_unknown_fields, config.array_like)

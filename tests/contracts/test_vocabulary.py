@@ -1,4 +1,4 @@
-"""The vocabularies are closed and decided: each code has a meaning, each state has a side."""
+"""The vocabularies are closed: each code has a meaning, and each hold state says whether money is held."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contracts.vocabulary import REASONS, HoldState, OrderStatus, OrderType, Rea
 
 
 def test_reason_codes_are_those_of_the_specification() -> None:
-    """A new code needs an ADR, and this list."""
+    """A new code needs an ADR and an entry in this list."""
     assert {
         *("INVALID_ORDER", "ACCOUNT_NOT_FOUND", "INSUFFICIENT_BALANCE", "ASSET_NOT_FOUND", "ASSET_NOT_TRADABLE"),
         *("ASSET_UNAVAILABLE", "STALE_PRICE", "SLIPPAGE_EXCEEDED", "INVALID_STEP", "INVALID_TICK"),
@@ -24,66 +24,66 @@ def test_reason_codes_are_those_of_the_specification() -> None:
 
 
 def test_every_reason_code_has_a_meaning_of_its_own() -> None:
-    """Nobody meets a code that nobody explained."""
+    """Each reason code has its own explanation."""
     assert list(ReasonCode) == list(REASONS)
     assert len(REASONS) == len({reason.meaning for reason in REASONS.values()})
     assert all(reason.meaning.endswith(".") for reason in REASONS.values())
 
 
 def test_what_is_retryable() -> None:
-    """A stale price, a time-out and an unavailable asset may pass when the same order is sent again; nothing else."""
+    """Only a stale price, a time-out and an unavailable asset may pass if the same order is sent again."""
     assert {ReasonCode.STALE_PRICE, ReasonCode.TIMED_OUT, ReasonCode.ASSET_UNAVAILABLE} == {
         code for code, reason in REASONS.items() if reason.retryable
     }
 
 
 def test_asset_refusals_are_reason_codes() -> None:
-    """An asset's no becomes the order's reason as it is."""
+    """Each refusal code of the asset service is a reason code of the order."""
     assert {ReasonCode(refusal) for refusal in AssetRefusal} <= set(ReasonCode)
 
 
 def test_balance_refusals_that_end_an_order_are_reason_codes() -> None:
-    """Of a balance service's no, only what speaks of the hold's own life has no reason code of its name."""
+    """A balance refusal that can end an order has a reason code of its name; one about a hold's state has none."""
     assert {"CLOSED", "NOT_HELD", "EXCEEDS_HOLD"} == set(BalanceRefusal) - set(ReasonCode)
 
 
 @pytest.mark.parametrize("names", [OrderType, OrderStatus, HoldState, ReasonCode, AssetRefusal, BalanceRefusal, Side])
 def test_a_name_is_its_value(names: type[ReasonCode]) -> None:
-    """What is stored and sent is the name, so reordering or rewording code can't change the wire."""
+    """The stored and sent form is the name, so reordering or renaming in the code can't change the wire."""
     assert [name.name for name in names] == [name.value for name in names]
 
 
 def test_sides() -> None:
-    """Every order type is a buy or a sell."""
+    """Each order is a buy or a sell."""
     expected = {OrderType.MARKET_BUY: Side.BUY, OrderType.MARKET_SELL: Side.SELL}
     assert expected == {kind: kind.side for kind in OrderType}
 
 
 def test_terminal_statuses() -> None:
-    """Three of the six statuses are ends."""
+    """Three of the six statuses are terminal."""
     expected = [OrderStatus.COMPLETED, OrderStatus.CANCELLED, OrderStatus.FAILED]
     assert expected == [status for status in OrderStatus if status.terminal]
 
 
 def test_which_hold_states_prove_that_nothing_is_held() -> None:
-    """Only a refused, refunded or forestalled hold proves it; a settled one says that the money is gone."""
+    """Refused, refunded and tombstone prove that nothing is held; settled proves that the money was spent."""
     expected = [HoldState.REFUNDED, HoldState.REFUSED, HoldState.TOMBSTONE]
     assert expected == [state for state in HoldState if state.nothing_held]
 
 
 @pytest.mark.parametrize("year", [1970, 2999])
 def test_instants_in_range(year: int) -> None:
-    """The bounds themselves are fine."""
+    """The first and the last allowed year are accepted."""
     check_instant(datetime(year, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("year", [1, 1969, 3000, 9999])
 def test_instants_out_of_range(year: int) -> None:
-    """A time at the ends of the calendar would overflow when a zone or a delay is added, so it is refused."""
+    """A time at the ends of the calendar is refused, because a zone or a delay would overflow it."""
     with pytest.raises(ValueError, match="from 1970 to 2999"):
         check_instant(datetime(year, 1, 1, tzinfo=UTC))
 
 
 def test_default_slippage() -> None:
-    """One percent, unless the client says otherwise."""
+    """The default slippage is one percent."""
     assert SLIPPAGE_BPS_DEFAULT == 100

@@ -1,4 +1,4 @@
-"""Fixtures of the participants' tests: services that log in as they do in production, on a migrated database."""
+"""Fixtures of the participants' tests: services with their production logins on a migrated database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.infrastructure import Database
 
 @pytest_asyncio.fixture
 async def database(database: Database) -> Database:
-    """Let this test's database not wait for its disk: nobody pulls the plug here, and there are many small commits."""
+    """Let this test's database commit without waiting for the disk, because the tests commit very often."""
     owner = await asyncpg.connect(database.url)
     await owner.execute(f'ALTER DATABASE "{urlsplit(database.url).path[1:]}" SET synchronous_commit = off')
     await owner.close()
@@ -34,7 +34,7 @@ async def balance(database: Database) -> AsyncIterator[Balance]:
 
 @pytest_asyncio.fixture
 async def another_balance(database: Database) -> AsyncIterator[Balance]:
-    """Give a second instance, with connections of its own."""
+    """Give a second instance of the balance service, with its own connections."""
     engine = _engine(database, "balance")
     yield Balance(engine)
     await engine.dispose()

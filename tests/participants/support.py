@@ -1,4 +1,4 @@
-"""Shared by the participants' tests: commands as they come by Kafka, and services whose only fake is the broker."""
+"""Shared by the participants' tests: commands as Kafka delivers them, and services of which only the broker is fake."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 Pair = tuple[Decimal | int, Decimal | int]
-"""What is available and what is held."""
+"""The available and the held amount."""
 
 
 def order(name: object) -> UUID:
-    """Name an order."""
+    """Make an order id from a name."""
     return uuid5(UUID(int=0), str(name))
 
 
 def reserve(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal) -> ReserveBalance:
-    """Ask to hold an amount."""
+    """Make a command that holds an amount."""
     return ReserveBalance(f"{order_id}:reserve", order_id, f"{order_id}:reserve", user_id, asset_id, Money(amount))
 
 
 def refund(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal) -> RefundBalance:
-    """Ask to give the hold back."""
+    """Make a command that gives the hold back."""
     return RefundBalance(f"{order_id}:refund", order_id, f"{order_id}:reserve", user_id, asset_id, Money(amount))
 
 
@@ -60,7 +60,7 @@ def settle(
     credit: tuple[str, str | Decimal],
     fee: tuple[str, str | Decimal],
 ) -> SettleBalance:
-    """Ask to capture from the hold and to credit the other leg; `credit` and `fee` name their asset first."""
+    """Make a command that captures from the hold and credits the other leg; `credit` and `fee` are asset and amount."""
     return SettleBalance(
         command_id=f"{order_id}:settle",
         order_id=order_id,
@@ -77,7 +77,7 @@ def settle(
 
 
 def received(handler: Handler[Any], message: Message, offset: int = 0) -> Received[Any]:
-    """Let a message come by the wire: encoded, with headers, and decoded by the service."""
+    """Deliver a message as Kafka would: encoded, with headers, and decoded by the service."""
     wire = outgoing(message, message_id=f"test:{offset}", source="/tests", time=NOW, traceparent=TRACEPARENT)
     record = FakeRecord(wire.topic, 0, offset, 0, wire.key.encode(), wire.value, wire.headers)
     envelope = read_envelope(wire.headers)
@@ -86,7 +86,7 @@ def received(handler: Handler[Any], message: Message, offset: int = 0) -> Receiv
 
 @dataclass
 class ServiceUnderTest:
-    """One instance of a service: its handler in the kit's own batch process, and a broker that keeps what it gets."""
+    """One instance of a service: its handler in the kit's batch process, and a fake broker that stores what it gets."""
 
     engine: AsyncEngine
     handler: Handler[Any]
@@ -95,7 +95,7 @@ class ServiceUnderTest:
     metrics: KitMetrics = field(default_factory=lambda: KitMetrics(CollectorRegistry()))
 
     def __post_init__(self) -> None:
-        """Compose."""
+        """Build the batch process."""
         self._process = BatchProcess[Any](
             engine=self.engine,
             handler=self.handler,
@@ -113,13 +113,13 @@ class ServiceUnderTest:
         return [decode(read_envelope(one.headers).type, one.value) for one in self.publisher.published[said:]]
 
     async def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Query."""
+        """Query the database."""
         async with self.engine.connect() as connection:
             return [tuple(row) for row in await connection.exec_driver_sql(sql, values)]
 
     @property
     def retries(self) -> float:
-        """How often a batch had to be begun again (a deadlock, for one)."""
+        """How often a batch was run again (after a deadlock, for example)."""
         return self.metrics.registry.get_sample_value("batch_retries_total") or 0.0
 
 
@@ -130,17 +130,17 @@ class Balance(ServiceUnderTest):
         super().__init__(engine, ParticipantHandler(SCHEMA, BalanceAdapter(), ledger), SCHEMA)
 
     async def deposit(self, user_id: str, **amounts: str) -> None:
-        """Give a user something; once for each asset."""
+        """Deposit amounts for a user, one for each asset."""
         for asset_id, amount in amounts.items():
             assert await deposit(self.engine, f"test:{user_id}:{asset_id}", user_id, asset_id, Money.parse(amount))
 
     async def accounts(self, user_id: str) -> dict[str, Pair]:
-        """Return what the user has, available and held, by asset."""
+        """Return the user's available and held amounts by asset."""
         sql = "SELECT asset_id, available, held FROM balances.accounts WHERE user_id = $1"
         return {asset_id: (available, held) for asset_id, available, held in await self.rows(sql, user_id)}
 
     async def all_accounts(self) -> dict[str, dict[str, Pair]]:
-        """Return what everybody has, available and held, by user and asset; empty accounts left out."""
+        """Return all available and held amounts by user and asset, without empty accounts."""
         found: dict[str, dict[str, Pair]] = {}
         rows = await self.rows("SELECT user_id, asset_id, available, held FROM balances.accounts")
         for user_id, asset_id, available, held in rows:
@@ -154,7 +154,7 @@ class Balance(ServiceUnderTest):
         return next(iter(await self.rows(sql, f"{order_id}:reserve")), None)
 
     async def faults(self) -> list[tuple[Any, ...]]:
-        """Return whatever contradicts double entry (I1), and every dead letter."""
+        """Return every violation of double entry (I1), and every dead letter."""
         return [row for sql in FAULTS for row in await self.rows(sql)]
 
 
@@ -175,7 +175,7 @@ FAULTS: Sequence[str] = (
 
 
 async def somebody_waits(engine: AsyncEngine) -> None:
-    """Wait until a session of this database waits for a lock; asked by a session beside the engine's own few."""
+    """Wait until a session of this database waits for a lock, as seen from a separate session."""
     sql = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()"
     async with connected(engine.url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
         async with asyncio.timeout(4):  # less than the lock timeout

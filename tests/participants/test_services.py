@@ -1,4 +1,4 @@
-"""Both services as processes, on a real broker: commands in, replies out, an orderly end, and wrong settings."""
+"""Both services as processes on a real broker: they answer commands, end cleanly, and report wrong settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOPICS = (ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES)
 
 @asynccontextmanager
 async def running(service: str, settings: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a service as a process of its own; its exit is the test's business."""
+    """Run a service as a process of its own; the test itself ends it."""
     program = f"import sys; from participants.{service}.service import run; sys.exit(run())"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program), env={**os.environ, **settings}, stderr=asyncio.subprocess.PIPE
@@ -46,7 +46,7 @@ async def running(service: str, settings: Mapping[str, str]) -> AsyncIterator[as
 
 
 async def answered(brokers: str, prefix: str, commands: list[Message]) -> list[Message]:
-    """Send commands and return as many replies."""
+    """Send commands; return as many replies."""
     replies: list[Message] = []
     async with AIOKafkaProducer(bootstrap_servers=brokers, acks="all") as producer:
         for n, command in enumerate(commands):
@@ -64,7 +64,7 @@ async def answered(brokers: str, prefix: str, commands: list[Message]) -> list[M
 async def test_the_processes_answer_and_end_in_an_orderly_way(
     infrastructure: Infrastructure, database: Database, topic_prefix: str, balance: Balance, assets_engine: AsyncEngine
 ) -> None:
-    """Each service takes its commands from the broker, answers there, and ends with status 0 when it is asked to."""
+    """Each service takes its commands from the broker, replies through it, and ends with status 0 on a signal."""
     await infrastructure.create_topics({topic_prefix + topic.name: 2 for topic in TOPICS})
     await balance.deposit("alice", USD="100")
     await put_asset(assets_engine, Asset("BTC", Decimal("0.01")))
@@ -86,7 +86,7 @@ async def test_the_processes_answer_and_end_in_an_orderly_way(
 
 @pytest.mark.parametrize("name", ["ASSETS_STALE_AFTER_S", "ASSETS_CONFIRM_EVERY_S"])
 async def test_a_wrong_setting_is_one_clear_line(name: str) -> None:
-    """A setting that makes no sense is named on stderr, and the process ends with status 2."""
+    """The service names an invalid setting on stderr and ends with status 2."""
     settings = {"DATABASE_URL": "postgresql://u:p@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", name: "0"}
     async with running("assets", settings) as process:
         _, said = await asyncio.wait_for(process.communicate(), 30)

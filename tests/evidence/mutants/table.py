@@ -577,7 +577,7 @@ MUTANTS: Final = (
         "available=ZERO, held=negate(hold.amount)",
         (
             "tests/saga_kit/participant/test_barrier_table.py::test_the_remainder_is_exact_at_36_digits",
-            "tests/participants/balance/test_balance_money.py::test_any_script_ends_as_it_would_on_paper",
+            "tests/participants/balance/test_balance_money.py::test_any_script_ends_as_in_the_model",
         ),
     ),
     Mutant(
@@ -588,7 +588,7 @@ MUTANTS: Final = (
         "        if available < ZERO:",
         (
             "tests/participants/balance/test_balance_concurrency.py::test_two_orders_on_one_account_at_once_do_not_overdraw",
-            "tests/participants/balance/test_balance_money.py::test_any_script_ends_as_it_would_on_paper",
+            "tests/participants/balance/test_balance_money.py::test_any_script_ends_as_in_the_model",
         ),
     ),
     Mutant(
@@ -730,7 +730,7 @@ MUTANTS: Final = (
         "or now - quote.confirmed_at > stale_after:",
         "or now < quote.as_of:",
         (
-            "tests/participants/assets/test_asset_rules.py::test_a_price_counts_for_as_long_as_its_source_stands_by_it",
+            "tests/participants/assets/test_asset_rules.py::test_a_price_counts_for_as_long_as_its_source_confirms_it",
             "tests/participants/assets/test_asset_service.py::test_a_dead_source_is_stale_from_the_start_and_for_ever",
         ),
     ),

@@ -1,4 +1,4 @@
-"""The asset service's judgement: a table of rules and objections, and exact limits."""
+"""How the asset service judges an order: a table of rules and refusals, and exact limits."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ QUOTE = CurrentPrice(Decimal("50000.00"), 7, NOW - timedelta(days=1), NOW - time
 
 
 def check(quantity: str = "0.01", price: str | None = None) -> CheckAsset:
-    """Ask about an order."""
+    """Make a check of an order."""
     seen = Price.parse(price) if price is not None else None
     return CheckAsset("c", order(1), "BTC", OrderType.MARKET_BUY, Quantity.parse(quantity), seen)
 
 
 def verdict(command: CheckAsset, asset: Asset | None = ASSET, quote: CurrentPrice | None = QUOTE) -> str:
-    """Return the reason code, or "" for a yes."""
+    """Return the refusal's reason code, or "" for an approval."""
     reply = judge(command, asset, quote, NOW, STALE_AFTER)
-    decode(type(reply).__name__, encode(reply))  # every reply fits the wire
+    decode(type(reply).__name__, encode(reply))  # raises unless the reply fits the wire
     return reply.reason_code.value if isinstance(reply, AssetRefused) else ""
 
 
 def test_an_approval_carries_all_that_later_sums_need() -> None:
-    """CurrentPrice, sequence, grid, fee, cash and the version of the rules are those of the asset and its price."""
+    """An approval carries quote, sequence, grid, fee, cash and rules version of the asset and its price."""
     assert AssetApproved(
         command_id="c",
         order_id=order(1),
@@ -93,12 +93,12 @@ def test_the_defaults_are_those_of_the_domain() -> None:
     ],
 )
 def test_rules_of_quantity_and_price(quantity: str, price: str | None, code: str) -> None:
-    """Limits are inclusive; what is off the grid is refused and never rounded."""
+    """Limits are inclusive; a value off the grid is refused and never rounded."""
     assert code == verdict(check(quantity, price))
 
 
 def test_objections_come_in_their_order() -> None:
-    """An order with everything wrong is told the first; each cure shows the next, to the last."""
+    """Rules are checked in a fixed order: an order that breaks all gets the first reason, after a fix the next."""
     command = check("7.000000001", "0.001")
     asset: Asset | None = None
     quote: CurrentPrice | None = None
@@ -141,8 +141,8 @@ def test_objections_come_in_their_order() -> None:
         (None, "STALE_PRICE"),
     ],
 )
-def test_a_price_counts_for_as_long_as_its_source_stands_by_it(age: timedelta | None, code: str) -> None:
-    """A price is stale ten seconds after its last confirmation, however old it is itself, and when it had none."""
+def test_a_price_counts_for_as_long_as_its_source_confirms_it(age: timedelta | None, code: str) -> None:
+    """A price is stale ten seconds after its last confirmation, or if it has none; its own age does not matter."""
     confirmed_at = NOW - age if age is not None else None
     assert code == verdict(check(), quote=replace(QUOTE, confirmed_at=confirmed_at))
 
@@ -154,7 +154,7 @@ def test_a_price_counts_for_as_long_as_its_source_stands_by_it(age: timedelta | 
     at_the_top=st.booleans(),
 )
 def test_notional_is_judged_exactly(quantity: Quantity, price: Decimal, hair: Decimal, *, at_the_top: bool) -> None:
-    """A hair above or below a limit decides, unrounded, whatever precision the thread's context has."""
+    """The smallest excess over a limit counts, unrounded, whatever the precision of the thread's context."""
     gross = multiply(quantity, price)
     limit = max(add(gross, hair), Decimal(0))
     low, high = (Decimal(0), limit) if at_the_top else (limit, Decimal(10**15))
@@ -169,6 +169,6 @@ def test_notional_is_judged_exactly(quantity: Quantity, price: Decimal, hair: De
     ("quantity", "code"), [("9999999999999999", "NOTIONAL_OUT_OF_RANGE"), ("0.000000000000000001", "INVALID_STEP")]
 )
 def test_extremes_have_an_answer(quantity: str, code: str) -> None:
-    """The largest and the smallest quantities that the wire carries are refused like any other, with a reason."""
+    """The largest and the smallest quantity on the wire are refused with a reason like any other."""
     asset = replace(ASSET, max_quantity=None, available_quantity=None)
     assert code == verdict(check(quantity), asset, replace(QUOTE, price=Decimal("999999.999999999999999999")))

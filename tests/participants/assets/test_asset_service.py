@@ -1,4 +1,4 @@
-"""The asset service on its database: versions of rules, prices and their source, staleness, and slow answers."""
+"""The asset service on its database: versions of rules, prices and their source, staleness, and slow assets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BTC = Asset("BTC", Decimal("0.01"))
 
 
 async def nothing_to_catch_up() -> bool:
-    """Stand for a price source that was not held up."""
+    """Stand for a price source without a backlog."""
     return False
 
 
@@ -45,7 +45,7 @@ def service(assets_engine: AsyncEngine) -> ServiceUnderTest:
 
 
 def check(asset_id: str = "BTC", quantity: str = "0.01", name: object = 1) -> CheckAsset:
-    """Ask about an order."""
+    """Make a check of an order."""
     order_id = order(name)
     return CheckAsset(f"{order_id}:check", order_id, asset_id, OrderType.MARKET_BUY, Quantity.parse(quantity))
 
@@ -53,18 +53,18 @@ def check(asset_id: str = "BTC", quantity: str = "0.01", name: object = 1) -> Ch
 async def listed(
     service: ServiceUnderTest, asset: Asset = BTC, price: str = "50000", source: Source = Source.FIXED
 ) -> None:
-    """Put an asset with a price."""
+    """Store an asset and its price."""
     await put_asset(service.engine, asset)
     await set_price(service.engine, asset.asset_id, Price.parse(price), source)
 
 
 def codes(replies: list[Any]) -> list[str]:
-    """Return the reasons of the replies, "" for a yes."""
+    """Return the replies' reason codes, "" for an approval."""
     return [reply.reason_code.value if isinstance(reply, AssetRefused) else "" for reply in replies]
 
 
 async def test_a_batch_is_answered_in_its_order(service: ServiceUnderTest) -> None:
-    """Each check gets its own answer, by the rules of its own asset; repeats are answered again under the same id."""
+    """Each check is judged by the rules of its own asset; a repeated check gets a reply with the same id."""
     await listed(service)
     await listed(service, Asset("HALT", Decimal("0.01"), trading=False))
     replies = await service.handle(check(), check("NONE"), check("HALT"), check(quantity="0.0001"), check())
@@ -76,7 +76,7 @@ async def test_a_batch_is_answered_in_its_order(service: ServiceUnderTest) -> No
 
 
 async def test_rules_have_versions_that_stay_readable(service: ServiceUnderTest) -> None:
-    """A change is a new version, the same rules again are none; the answer tells the version that judged."""
+    """Changed rules are a new version, equal rules are not; the reply states the version that judged."""
     await listed(service)
     assert 1 == await put_asset(service.engine, BTC)
     assert 2 == await put_asset(service.engine, replace(BTC, fee_bps=20))
@@ -89,13 +89,13 @@ async def test_rules_have_versions_that_stay_readable(service: ServiceUnderTest)
 
 
 async def test_two_who_put_rules_at_once_make_two_versions(assets_engine: AsyncEngine) -> None:
-    """Versions are counted one after the other, also when they are made at the same moment."""
+    """Two changes of rules at the same moment get two consecutive versions."""
     changes = (put_asset(assets_engine, replace(BTC, fee_bps=fee_bps)) for fee_bps in range(5))
     assert [1, 2, 3, 4, 5] == sorted(await asyncio.gather(*changes))
 
 
 async def test_every_rule_comes_back_as_it_was_put(assets_engine: AsyncEngine) -> None:
-    """No rule is lost or rounded on its way through the database."""
+    """The database stores each rule without loss or rounding."""
     asset = Asset(
         "X",
         Decimal("0.0001"),
@@ -129,8 +129,8 @@ async def test_every_rule_comes_back_as_it_was_put(assets_engine: AsyncEngine) -
         {"tick": Decimal("1e-19")},
     ],
 )
-async def test_rules_that_can_not_be_kept_are_refused(assets_engine: AsyncEngine, changes: dict[str, Any]) -> None:
-    """Places of step, tick and fee rate beyond 18, an empty range or a 19th place make no asset."""
+async def test_rules_that_can_not_be_stored_are_refused(assets_engine: AsyncEngine, changes: dict[str, Any]) -> None:
+    """Step, tick and fee rate beyond 18 places together, an empty range, or a 19th place is refused."""
     with pytest.raises((IntegrityError, ValueError)):
         await put_asset(assets_engine, replace(BTC, **changes))
     async with assets_engine.connect() as connection:
@@ -138,12 +138,12 @@ async def test_rules_that_can_not_be_kept_are_refused(assets_engine: AsyncEngine
 
 
 async def test_18_places_of_step_tick_and_fee_rate_are_allowed(assets_engine: AsyncEngine) -> None:
-    """The bound is inclusive: 8 places of step, 6 of tick and 4 of the fee rate."""
+    """The limit of 18 places is inclusive: 8 of step, 6 of tick and 4 of the fee rate."""
     assert 1 == await put_asset(assets_engine, replace(BTC, tick=Decimal("0.000001")))
 
 
 async def test_a_price_change_raises_the_sequence_and_is_published(service: ServiceUnderTest) -> None:
-    """Each change has the next sequence and one event; the same price again has neither, and keeps its time."""
+    """Each price change gets the next sequence and one event; an equal price gets neither, and its time stays."""
     await put_asset(service.engine, BTC)
     prices = ("50000", "50000.00", "50000.01", "50000.01", "49999.99")
     assert [1, 1, 2, 2, 3] == [await set_price(service.engine, "BTC", Price.parse(price)) for price in prices]
@@ -165,14 +165,14 @@ async def test_a_price_change_raises_the_sequence_and_is_published(service: Serv
 async def test_a_price_needs_an_asset_and_lies_on_its_tick(
     assets_engine: AsyncEngine, asset_id: str, price: str
 ) -> None:
-    """A quote off the tick would break the sums of whoever is filled at it."""
+    """A price off the tick is refused, because it would break the sums of orders that fill at it."""
     await put_asset(assets_engine, BTC)
     with pytest.raises(ValueError, match=r"no asset NONE|not a multiple of 0\.01"):
         await set_price(assets_engine, asset_id, Price.parse(price))
 
 
 async def test_a_dead_source_is_stale_from_the_start_and_for_ever(service: ServiceUnderTest) -> None:
-    """Nobody stands by a dead source's price, however often all prices are confirmed; a live one heals the asset."""
+    """Prices of a dead source stay stale although all prices are confirmed; a price of a live source ends that."""
     await listed(service, source=Source.DEAD)
     await listed(service, Asset("ETH", Decimal("0.01")), "2500")
     await confirm_prices(service.engine)
@@ -184,13 +184,13 @@ async def test_a_dead_source_is_stale_from_the_start_and_for_ever(service: Servi
 
 
 async def test_an_asset_without_a_price_is_stale(service: ServiceUnderTest) -> None:
-    """Rules alone are nothing to trade on."""
+    """An asset with rules but without a price is refused as stale."""
     await put_asset(service.engine, BTC)
     assert ["STALE_PRICE"] == codes(await service.handle(check()))
 
 
 async def test_the_feed_confirms_live_prices_until_it_is_stopped(service: ServiceUnderTest, database: Database) -> None:
-    """Prices whose feed stood still are stale; the feed heals them, survives a failing database, and ends when told."""
+    """Prices are stale while the feed stands still; then it confirms them, survives database errors, and can stop."""
     await listed(service)
     owner = await asyncpg.connect(database.url)
     await owner.execute("UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds'")
@@ -211,7 +211,7 @@ async def test_the_feed_confirms_live_prices_until_it_is_stopped(service: Servic
 
 
 async def test_after_an_outage_the_source_comes_first(assets_engine: AsyncEngine) -> None:
-    """Prices that nobody could confirm are confirmed first; a source that is dead, or in time, changes nothing."""
+    """After an outage prices are confirmed before orders are judged; a dead source, or one in time, changes nothing."""
     passed_s = 0.0
     feed = Feed(assets_engine, 1.0, lambda: passed_s)
     service = ServiceUnderTest(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
@@ -231,7 +231,7 @@ async def test_after_an_outage_the_source_comes_first(assets_engine: AsyncEngine
 async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
     assets_engine: AsyncEngine, database: Database
 ) -> None:
-    """For ten seconds its batch is tried again, then prices are as old as they are; one that works heals them."""
+    """Its batch is tried again for ten seconds, then prices count with their age; a source that works confirms them."""
     feed = Feed(assets_engine, 1.0, partial(next, iter(range(0, 1000, 2))))
     service = ServiceUnderTest(assets_engine, AssetHandler(timedelta(seconds=10), feed.catch_up), SCHEMA)
     await listed(service)
@@ -247,7 +247,7 @@ async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
 
 
 async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) -> None:
-    """A price that somebody is changing at this moment is left to him; the others are confirmed."""
+    """Confirming skips a price that another transaction is changing, and confirms the others."""
     for asset_id in ("BTC", "ETH"):
         await put_asset(assets_engine, replace(BTC, asset_id=asset_id))
         await set_price(assets_engine, asset_id, Price("100"))
@@ -258,7 +258,7 @@ async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) ->
 
 
 async def test_a_slow_asset_is_answered_late_by_the_relay_alone(service: ServiceUnderTest) -> None:
-    """The answer of a slow asset is stored with its time and not published from memory; others do not wait for it."""
+    """A slow asset's reply is stored with its due time, and only the relay publishes it; other replies do not wait."""
     await listed(service, replace(BTC, asset_id="SLOW", answer_delay_s=30))
     await listed(service)
     (reply,) = await service.handle(check("SLOW"), check())
@@ -273,6 +273,6 @@ async def test_a_slow_asset_is_answered_late_by_the_relay_alone(service: Service
 
 
 async def test_what_is_no_check_is_unreadable(service: ServiceUnderTest) -> None:
-    """The asset service takes no other message, not even one of its own."""
+    """The asset service reads no message but its check, not even its own replies."""
     with pytest.raises(UnreadableMessage, match="not a command for the asset service"):
         await service.handle(AssetRefused("c", order(1), "BTC", AssetRefusal.STALE_PRICE, "r"))

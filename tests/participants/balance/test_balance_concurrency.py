@@ -1,4 +1,4 @@
-"""Named test 10: two instances work on the same accounts and the same messages at once, and nobody gains by it."""
+"""Named test 10: two instances work on the same accounts and messages at once, and no money appears or is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUNDS = 40
 
 
 async def test_two_orders_on_one_account_at_once_do_not_overdraw(balance: Balance, another_balance: Balance) -> None:
-    """Of two holds of 60 on 100 that come at once to two instances, one succeeds, every time."""
+    """Of two holds of 60 on 100 that two instances handle at once, exactly one succeeds."""
     await balance.deposit("alice", USD="100")
     for n in range(ROUNDS):
         (one,), (two,) = await asyncio.gather(
@@ -36,7 +36,7 @@ async def test_two_orders_on_one_account_at_once_do_not_overdraw(balance: Balanc
 
 
 async def test_opposite_legs_of_many_users_do_not_deadlock(balance: Balance, another_balance: Balance) -> None:
-    """Two instances settle buys and sells of the same users in opposite order, all at once: no batch is begun again."""
+    """Two instances settle buys and sells of the same users in opposite orders at once, and no batch is run again."""
     users = [f"user-{n}" for n in range(20)]
     for user_id in users:
         await balance.deposit(user_id, USD="1000", BTC="1000")
@@ -58,7 +58,7 @@ def _trades(pay: str, get: str, users: Sequence[str], n: int) -> list[BalanceCom
 
 
 async def test_the_same_batch_on_two_instances_at_once_counts_once(balance: Balance, another_balance: Balance) -> None:
-    """During a rebalance two instances may get the same records: one effect, and both say the same."""
+    """Two instances that get the same records in a rebalance have one effect and send the same replies."""
     await balance.deposit("alice", USD=str(ROUNDS))
     for n in range(ROUNDS):
         hold = (order(n), "alice", "USD", "1")
@@ -68,21 +68,21 @@ async def test_the_same_batch_on_two_instances_at_once_counts_once(balance: Bala
             reserve(order(("unknown", n)), f"unknown-{n}", "USD", "1"),
         ]
         one, two = await asyncio.gather(balance.handle(*batch), another_balance.handle(*batch))
-        # Only the hold's state may be another: it is told as it is by now.
+        # The hold's state may differ: a reply reports the state at its own time.
         assert [said(reply) for reply in one] == [said(reply) for reply in two]
     assert {"USD": (ROUNDS // 4, 0), "BTC": (ROUNDS, 0)} == await balance.accounts("alice")
     assert [] == await balance.faults()
 
 
 def said(reply: Message) -> Message:
-    """Return a reply without its hold's state."""
+    """Return the reply without the hold's state."""
     return msgspec.structs.replace(reply, hold_state=HoldState.HELD)
 
 
 async def test_deposits_and_first_credits_of_one_account_at_once_all_count(
     balance: Balance, another_balance: Balance
 ) -> None:
-    """An account that two deposits and a settlement want to make at the same moment is made once and has all three."""
+    """Two deposits and a settlement that create one account at the same moment create it once and all count."""
     for n in range(ROUNDS):
         user_id = f"user-{n}"
         await balance.deposit(user_id, USD="1")
@@ -97,9 +97,9 @@ async def test_deposits_and_first_credits_of_one_account_at_once_all_count(
 
 
 async def test_accounts_are_locked_in_their_order(balance: Balance, another_balance: Balance) -> None:
-    """A batch that waits for an account has locked those before it and none behind it: so nobody waits in a circle."""
+    """A batch that waits for an account's lock holds only locks of earlier accounts, so no cycle of waits can form."""
     users = [f"user-{n:02}" for n in range(30)]
-    for user_id in reversed(users):  # so that the order of the rows on disk is not the one that is asked for
+    for user_id in reversed(users):  # the rows' order on disk then differs from the locking order
         await balance.deposit(user_id, USD="1")
     lock = "SELECT user_id FROM balances.accounts WHERE user_id {} FOR UPDATE SKIP LOCKED"
     async with another_balance.engine.begin() as tx:
@@ -111,8 +111,10 @@ async def test_accounts_are_locked_in_their_order(balance: Balance, another_bala
     assert {BalanceReserved} == {type(reply) for reply in await batch}
 
 
-async def test_an_account_that_another_is_making_is_waited_for(balance: Balance, another_balance: Balance) -> None:
-    """A settlement that credits an account which another transaction is just making waits, and then adds to it."""
+async def test_a_settlement_waits_for_an_account_that_another_transaction_makes(
+    balance: Balance, another_balance: Balance
+) -> None:
+    """A settlement that credits an account which another transaction is creating waits, and then adds to it."""
     await balance.deposit("alice", USD="1")
     buy = (order(1), "alice", "USD", "1")
     await balance.handle(reserve(*buy))
@@ -127,20 +129,20 @@ async def test_an_account_that_another_is_making_is_waited_for(balance: Balance,
 
 @dataclass(slots=True)
 class SlowLedger(StoredLedger):
-    """A ledger that lets something happen between its locks and those of the holds, once."""
+    """A ledger that waits once between locking accounts and locking holds."""
 
     locked: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
-        """Lock, tell, and wait."""
+        """Lock, report it, and wait."""
         await StoredLedger.lock(self, tx, commands)
         self.locked.set()
         await self.go_on.wait()
 
 
-async def test_a_hold_is_never_met_without_its_account(balance: Balance) -> None:
-    """A hold whose account was made while the batch took its locks is refunded from that account, by trying again."""
+async def test_a_hold_is_refunded_although_its_account_was_just_made(balance: Balance) -> None:
+    """If a hold's account is created after the batch took its account locks, the batch runs again and refunds it."""
     await balance.deposit("alice", USD="1")
     slow = SlowLedger()
     ledgers = iter([slow])

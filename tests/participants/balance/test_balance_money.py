@@ -1,4 +1,4 @@
-"""Named tests 6 and 7, and what else the ledger promises: no money is made, lost, overdrawn or counted twice."""
+"""Named tests 6 and 7: the ledger creates, loses, overdraws or double counts no money."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ZERO = Decimal(0)
 
 
 class Deposit(NamedTuple):
-    """A deposit; the same number is the same deposit."""
+    """A deposit; an equal number is the same deposit."""
 
     number: int
 
@@ -68,13 +68,13 @@ SCRIPTS = st.tuples(
 
 
 def sums() -> defaultdict[tuple[str, str], Fraction]:
-    """Make an empty book, by who and what."""
+    """Make an empty table of sums by user and asset."""
     return defaultdict(Fraction)
 
 
 @dataclass
 class Model:
-    """A balance service on a page: no batches, no rows, fractions for numbers. `booked` is the journal's sum."""
+    """A small model of the balance service without batches and rows, in fractions. `booked` is the journal's sum."""
 
     available: defaultdict[tuple[str, str], Fraction] = field(default_factory=sums)
     held: defaultdict[tuple[str, str], Fraction] = field(default_factory=sums)
@@ -83,14 +83,14 @@ class Model:
     deposits: set[int] = field(default_factory=set)
 
     def deposit(self, number: int, user_id: str, asset_id: str, amount: Fraction) -> None:
-        """Count it once."""
+        """Count a deposit once."""
         if number not in self.deposits:
             self.deposits.add(number)
             self.available[user_id, asset_id] += amount
             self.book(user_id, "@external", asset_id, amount)
 
     def handle(self, step: Step) -> str:
-        """Do what a command says where its hold's state lets it; return the state."""
+        """Execute a command if its hold's state allows it; return the state."""
         user_id, asset_id, text = step.terms
         key, amount, state = (user_id, asset_id), Fraction(text), self.holds.get(step.number, "")
         if step.kind == "reserve" and not state:
@@ -122,20 +122,20 @@ class Model:
         self.book("@fees", "@market", step.fee[0], Fraction(step.fee[1]))
 
     def book(self, to: str, from_: str, asset_id: str, amount: Fraction) -> None:
-        """Move in the journal."""
+        """Book an amount from one account to another."""
         self.booked[to, asset_id] += amount
         self.booked[from_, asset_id] -= amount
 
 
 @dataclass(frozen=True)
-class Play:
-    """One example on the real service, under names of its own since examples share the database."""
+class Example:
+    """One example on the real service, with its own names, because examples share the database."""
 
     balance: Balance
     prefix: str = field(default_factory=lambda: uuid4().hex)
 
     def command(self, step: Step) -> BalanceCommand:
-        """Write a step as a command."""
+        """Make the command for a step."""
         user_id, asset_id, amount = step.terms
         terms = (order((self.prefix, step.number)), f"{self.prefix}.{user_id}", asset_id, amount)
         if step.kind == "settle":
@@ -149,12 +149,12 @@ class Play:
         return await deposit(self.balance.engine, name, f"{self.prefix}.{user_id}", asset_id, Money(amount))
 
     async def states(self, batch: list[Step]) -> list[str]:
-        """Handle a batch; return the states that the replies tell."""
+        """Handle a batch; return the hold states in the replies."""
         replies: list[Any] = await self.balance.handle(*map(self.command, batch))
         return [reply.hold_state.value for reply in replies]
 
     async def books(self) -> tuple[dict[Any, Fraction], dict[Any, Fraction], dict[Any, Fraction]]:
-        """Return what is available, held and booked, by who and what."""
+        """Return the available, held and booked amounts by user and asset."""
         rows = await self.balance.rows(
             "SELECT user_id, asset_id, available, held FROM balances.accounts WHERE starts_with(user_id, $1)",
             self.prefix,
@@ -175,14 +175,14 @@ class Play:
 
 
 def something(book: dict[Any, Fraction]) -> dict[Any, Fraction]:
-    """Leave out what is nothing."""
+    """Leave out zero amounts."""
     return {key: amount for key, amount in book.items() if amount}
 
 
 BUY = [Deposit(6), [Step("reserve", 0), Step("settle", 0, "0.01", ("BTC", "7"), ("USD", "0.01")), Step("refund", 0)]]
-"""Credits the user an asset of which he had no account, and returns a remainder."""
+"""Credits an asset of which the user had no account, and returns a remainder."""
 SELL_THE_SAME = [Deposit(6), [Step("reserve", 0), Step("settle", 0, "1.5", ("USD", "7"), ("USD", "0.01"))]]
-"""Both legs in one asset, so that lines of one account meet."""
+"""Both legs in one asset, so that two journal lines concern one account."""
 
 
 @given(SCRIPTS)
@@ -192,14 +192,14 @@ SELL_THE_SAME = [Deposit(6), [Step("reserve", 0), Step("settle", 0, "1.5", ("USD
     max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # scripts are short as they are, and shrinking takes minutes
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # scripts are short already, and shrinking takes minutes
 )
-async def test_any_script_ends_as_it_would_on_paper(balance: Balance, script: list[Deposit | list[Step]]) -> None:
-    """Deposits and commands in any order and any batches leave every account, hold and system account as a model does.
+async def test_any_script_ends_as_in_the_model(balance: Balance, script: list[Deposit | list[Step]]) -> None:
+    """Deposits and commands, in any order and any batches, leave the same accounts and holds as the model.
 
-    So captured and returned make up the hold, repeats count once, and no digit is lost, from 1e-18 to 1e18.
+    Captured plus returned equals the hold, repeats count once, and no digit is lost, from 1e-18 to 1e18.
     """
-    play, model = Play(balance), Model()
+    play, model = Example(balance), Model()
     for part in script:
         if isinstance(part, Deposit):
             first = part.number not in model.deposits
@@ -216,7 +216,7 @@ async def test_any_script_ends_as_it_would_on_paper(balance: Balance, script: li
 
 @pytest.mark.parametrize("capture", ["100", "100.000000000000000001", "250"])
 async def test_settlement_never_exceeds_the_hold(balance: Balance, capture: str) -> None:
-    """The whole hold may be captured; a hair more is definitely refused, and refunds the hold in the same commit."""
+    """The whole hold may be captured; any more is refused, and the same commit refunds the hold."""
     await balance.deposit("alice", USD="300")
     hold = (order(1), "alice", "USD", "100")
     _, reply = await balance.handle(
@@ -235,7 +235,7 @@ async def test_settlement_never_exceeds_the_hold(balance: Balance, capture: str)
 
 
 async def test_a_settlement_is_one_entry_with_both_sides_of_everything(balance: Balance) -> None:
-    """A buy and a sell book the user, @market and @fees so that the entry sums to zero per asset."""
+    """A buy and a sell each book the user, @market and @fees so that the entry sums to zero per asset."""
     await balance.deposit("alice", USD="1000", BTC="1")
     buy, sell = (order(1), "alice", "USD", "500.50"), (order(2), "alice", "BTC", "0.00100001")
     await balance.handle(
@@ -263,7 +263,7 @@ async def test_a_settlement_is_one_entry_with_both_sides_of_everything(balance: 
 
 
 async def test_three_debits_of_one_account_in_one_batch_are_one(balance: Balance) -> None:
-    """Three holds of 30 and a fourth on 100: three succeed, the fourth is refused, and 90 are held, not 30."""
+    """Of three holds of 30 and a fourth on 100 in one batch, three succeed and 90 are held."""
     await balance.deposit("alice", USD="100")
     replies = await balance.handle(*(reserve(order(n), "alice", "USD", "30") for n in range(4)))
     assert [BalanceReserved, BalanceReserved, BalanceReserved, BalanceRefused] == [type(reply) for reply in replies]
@@ -272,7 +272,7 @@ async def test_three_debits_of_one_account_in_one_batch_are_one(balance: Balance
 
 
 async def test_money_that_comes_in_a_batch_can_be_held_in_the_same(balance: Balance) -> None:
-    """Commands count in message order: what a settlement credits, a later reservation of its batch can hold."""
+    """Commands count in message order: a later reserve in the batch can hold what a settlement credited."""
     await balance.deposit("alice", USD="100")
     buy = (order(1), "alice", "USD", "100")
     replies = await balance.handle(
@@ -286,7 +286,7 @@ async def test_money_that_comes_in_a_batch_can_be_held_in_the_same(balance: Bala
 
 
 async def test_splitting_an_order_gains_nothing(balance: Balance) -> None:
-    """What is captured and credited is what the commands say, however many there are: the ledger rounds nothing."""
+    """The ledger captures and credits exactly the amounts of the commands, however many, and rounds nothing."""
     parts = 50
     await balance.deposit("alice", USD="1")
     amount = "0.000000000000000007"
@@ -298,7 +298,7 @@ async def test_splitting_an_order_gains_nothing(balance: Balance) -> None:
 
 
 async def test_what_can_not_be_a_command_is_unreadable(balance: Balance) -> None:
-    """A reservation of nothing, or a message that is no command, goes where all go that can't be read."""
+    """A reserve of zero, or a message that is no command, is unreadable and becomes a dead letter."""
     with pytest.raises(UnreadableMessage, match="amount must be more than 0"):
         await balance.handle(reserve(order(1), "alice", "USD", "0"))
     with pytest.raises(UnreadableMessage, match="not a command for the balance service"):
@@ -306,7 +306,7 @@ async def test_what_can_not_be_a_command_is_unreadable(balance: Balance) -> None
 
 
 async def test_a_reply_names_its_command_and_its_trace(balance: Balance) -> None:
-    """A reply's id follows from the command, so a repeat has the same; its key is the order, its trace the saga's."""
+    """A reply's id follows from its command, so a repeat has the same; its key is the order, its trace the saga's."""
     command = reserve(order(1), "alice", "USD", "1")
     await balance.handle(command, command)
     for reply in balance.publisher.published:
@@ -315,8 +315,8 @@ async def test_a_reply_names_its_command_and_its_trace(balance: Balance) -> None
         assert TRACEPARENT == dict(reply.headers)["traceparent"].decode()
 
 
-async def test_a_reply_is_kept_with_its_effect(balance: Balance) -> None:
-    """What the broker did not take stands in the outbox under the command's id, written in the effect's transaction."""
+async def test_a_reply_is_stored_with_its_effect(balance: Balance) -> None:
+    """A reply that the broker did not take is in the outbox, stored in the same transaction as its effect."""
     await balance.deposit("alice", USD="1")
     balance.publisher.works = False
     assert [] == await balance.handle(reserve(order(1), "alice", "USD", "1"))
@@ -337,14 +337,14 @@ async def test_a_deposit_counts_once(balance: Balance) -> None:
 
 
 @pytest.mark.parametrize("user_id", ["@fees", "", "a b", "ä", "x" * 65, "alice\n"])
-async def test_a_deposit_to_a_name_that_is_none_is_refused(balance: Balance, user_id: str) -> None:
-    """No deposit reaches a system account or a user whom no command can name."""
+async def test_a_deposit_to_an_invalid_name_is_refused(balance: Balance, user_id: str) -> None:
+    """A deposit to a system account, or to a user name that no command can carry, is refused."""
     with pytest.raises(ValueError, match="1 to 64"):
         await deposit(balance.engine, "d1", user_id, "USD", Money(1))
 
 
 async def test_accounts_are_listed_by_asset(balance: Balance) -> None:
-    """A user's accounts come in the order of their assets; somebody unknown has none."""
+    """A user's accounts are sorted by asset; an unknown user has none."""
     await balance.deposit("alice", USD="1", BTC="2", ETH="3")
     assert ["BTC", "ETH", "USD"] == [one.asset_id for one in await accounts(balance.engine, "alice")]
     assert [] == await accounts(balance.engine, "bob")

@@ -1,4 +1,4 @@
-"""Named tests 1 and 2: every order and every repetition of Reserve, Refund and Settle has one and the same end."""
+"""Named tests 1 and 2: every order and repetition of Reserve, Refund and Settle ends as the protocol's table says."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SCRIPTS: tuple[Script, ...] = tuple(
 CUTS: tuple[tuple[int, ...], ...] = tuple(
     cuts for count in range(LENGTH_MAX) for cuts in itertools.combinations(range(1, LENGTH_MAX), count)
 )
-"""Where a batch ends; with all of them, each command is a batch of its own."""
+"""The positions where batches end; with all of them, each batch has one command."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a user has of USD, and what the participant says where the barrier lets it speak. The hold is 100 USD."""
+    """A user's USD, and the participant's decisions where the barrier allows one. The hold is 100 USD."""
 
     name: str
     deposit: str | None
@@ -57,7 +57,7 @@ NO = {"Reserve": "BalanceRefused", "Settle": "SettlementRefused", "Refund": "Ref
 
 @dataclass(frozen=True)
 class Saga:
-    """One order of one user, and the commands that come for it."""
+    """One order of one user, and the commands that arrive for it."""
 
     case: Case
     script: Script
@@ -76,7 +76,7 @@ class Saga:
 
 
 def expected_replies(case: Case, script: Script) -> list[tuple[str, ...]]:
-    """Tell the state and the reply after each command: the protocol's table, written a second time."""
+    """Return state and reply after each command: the protocol's table, written independently of the code."""
     state, said, replies = "", "", []
     for command in script:
         match command, state:
@@ -104,7 +104,7 @@ def expected_replies(case: Case, script: Script) -> list[tuple[str, ...]]:
 
 
 def expected_accounts(case: Case, state: str) -> dict[str, Pair]:
-    """Tell what a user has at the end, empty accounts left out."""
+    """Return the user's final accounts, without empty ones."""
     if case.deposit is None:
         return {}
     if state == "HELD":
@@ -115,14 +115,14 @@ def expected_accounts(case: Case, state: str) -> dict[str, Pair]:
 
 
 def written(reply: Message) -> tuple[str, ...]:
-    """Write a reply as `expected_replies` does."""
+    """Write a reply in the form of `expected_replies`."""
     fields = msgspec.to_builtins(reply, enc_hook=str)
     said = [fields[name] for name in ("amount", "captured", "returned", "refunded", "reason_code") if name in fields]
     return (fields["hold_state"], type(reply).__name__, *said)
 
 
 async def run(balance: Balance, sagas: Sequence[Saga], cuts: tuple[int, ...]) -> dict[Saga, list[tuple[str, ...]]]:
-    """Let the k-th part of every script come in the k-th batch; return each saga's replies."""
+    """Handle part k of every script in batch k; return each saga's replies."""
     replies: dict[Saga, list[tuple[str, ...]]] = {saga: [] for saga in sagas}
     for start, end in itertools.pairwise([0, *cuts, LENGTH_MAX]):
         batch = [(saga, command) for saga in sagas for command in saga.commands()[start:end]]
@@ -134,13 +134,13 @@ async def run(balance: Balance, sagas: Sequence[Saga], cuts: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "-".join(map(str, cuts)) or "whole")
 async def test_every_order_of_arrival_has_the_end_of_the_table(balance: Balance, cuts: tuple[int, ...]) -> None:
-    """Whatever comes, in which order, how often, and wherever batches are cut: rows and replies are the table's."""
+    """Rows and replies match the table for every order, every repetition and every cut into batches."""
     sagas = [
         Saga(case, script, f"{case.name}:{'-'.join(script)}", order((case.name, script)))
         for case in CASES
         for script in SCRIPTS
     ]
-    for saga in sagas:  # one after the other: on a busy machine, hundreds would wait too long for a connection
+    for saga in sagas:  # one at a time: on a busy machine, hundreds at once would wait too long for a connection
         if saga.case.deposit:
             await balance.deposit(saga.user_id, USD=saga.case.deposit)
     replies = await run(balance, sagas, cuts)
@@ -156,7 +156,7 @@ async def test_every_order_of_arrival_has_the_end_of_the_table(balance: Balance,
 
 @pytest.mark.parametrize("cuts", [(), (1, 2, 3)], ids=["whole", "singly"])
 async def test_sagas_on_one_account_do_not_disturb_each_other(balance: Balance, cuts: tuple[int, ...]) -> None:
-    """All scripts at once on one user's one account have the same ends as each alone."""
+    """Scripts that run at once on one user's single account end as each would alone."""
     case = CASES[0]
     sagas = [Saga(case, script, "alice", order(script)) for script in SCRIPTS]
     await balance.deposit("alice", USD=str(100 * len(SCRIPTS)))
@@ -172,7 +172,7 @@ async def test_sagas_on_one_account_do_not_disturb_each_other(balance: Balance, 
 
 
 async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(balance: Balance) -> None:
-    """The balance covers the hold once: the same Reserve again, in any batch, says yes, and another one says no."""
+    """The balance covers one hold: the same Reserve again succeeds, in any batch, and another one is refused."""
     await balance.deposit("alice", USD="100")
     command = reserve(order(1), "alice", "USD", "100")
     first = [BalanceReserved, BalanceReserved]
@@ -184,7 +184,7 @@ async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(balan
 
 
 async def test_a_refusal_is_repeated_when_there_is_money_meanwhile(balance: Balance) -> None:
-    """A "no" is a verdict: a redelivered Reserve is refused for the same reason, whatever was deposited since."""
+    """A refusal is final: a redelivered Reserve is refused for the same reason, even after a deposit."""
     command = reserve(order(1), "alice", "USD", "100")
     (refused,) = await balance.handle(command)
     await balance.deposit("alice", USD="100")
@@ -201,7 +201,7 @@ async def test_a_refusal_is_repeated_when_there_is_money_meanwhile(balance: Bala
 async def test_other_terms_under_a_known_hold_id_change_nothing(
     balance: Balance, kind: str, user_id: str, asset_id: str, amount: str
 ) -> None:
-    """Another user, asset or amount is HOLD_CONFLICT with the state of the hold as it is, and no row changes."""
+    """Another user, asset or amount is refused as HOLD_CONFLICT with the hold's state, and no row changes."""
     for who in ("alice", "bob"):
         await balance.deposit(who, USD="1000", BTC="1000")
     await balance.handle(reserve(order(1), "alice", "USD", "100"))
@@ -219,7 +219,7 @@ async def test_other_terms_under_a_known_hold_id_change_nothing(
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.to_reserve is None], ids=lambda case: case.name)
 async def test_a_settlement_with_another_capture_repeats_the_first_verdict(balance: Balance, case: Case) -> None:
-    """A settled hold stays as it was settled, a refunded one refunded, whatever a later command would capture."""
+    """A settled hold keeps its first capture and a refunded hold stays refunded, whatever a later command captures."""
     await balance.deposit("alice", USD="100")
     saga = Saga(case, ("Reserve", "Settle"), "alice", order(1))
     (_, first) = await balance.handle(*saga.commands())
@@ -230,7 +230,7 @@ async def test_a_settlement_with_another_capture_repeats_the_first_verdict(balan
 
 
 async def test_a_user_who_is_only_named_gets_no_account(balance: Balance) -> None:
-    """Reserve and Refund for somebody unknown leave no account; a later Reserve still says ACCOUNT_NOT_FOUND."""
+    """Reserve and Refund for an unknown user create no account; a later Reserve still says ACCOUNT_NOT_FOUND."""
     await balance.handle(reserve(order(1), "mallory", "USD", "1"), refund(order(1), "mallory", "USD", "1"))
     await balance.handle(refund(order(2), "mallory", "USD", "1"))
     assert [] == await balance.rows("SELECT * FROM balances.accounts")
@@ -239,7 +239,7 @@ async def test_a_user_who_is_only_named_gets_no_account(balance: Balance) -> Non
 
 
 async def test_a_user_who_lacks_the_asset_has_insufficient_balance(balance: Balance) -> None:
-    """ACCOUNT_NOT_FOUND is for a user without any account."""
+    """A user with accounts but not in this asset gets INSUFFICIENT_BALANCE, and not ACCOUNT_NOT_FOUND."""
     await balance.deposit("alice", USD="100")
     (reply,) = await balance.handle(reserve(order(1), "alice", "BTC", "0.1"))
     assert ("REFUSED", "BalanceRefused", "INSUFFICIENT_BALANCE") == written(reply)
