@@ -16,13 +16,13 @@ from tests.operations.audit.many import fill
 from tests.support.infrastructure import Session, migrated_database
 
 WHAT = (
-    "A database with so many orders, their histories, holds, journal and claims, as a system leaves them that has "
+    "A database with so many orders, their histories, holds, journal and claims, as left by a system that has "
     "worked for a while, and one audit of it by the auditor's login, with nothing wrong to be found."
 )
 
 
 def main() -> int:
-    """Fill a database, audit it, say what it took; return the exit status."""
+    """Fill a database, audit it and print the duration and memory; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--orders", type=int, default=1_000_000)
     parser.add_argument("--record", action="store_true", help="write the record that docs/evidence.md is made of")

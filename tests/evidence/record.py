@@ -1,7 +1,7 @@
-"""The published evidence: what the long runs did and found, kept as one JSON file a run, and the page made of them.
+"""The published evidence: a JSON record of what each long run did and found, and the page generated from the records.
 
-A run that is worth publishing writes its record (`--record`); nobody types a figure. `python -m tests.evidence.record`
-makes `docs/evidence.md` of the records, and a test fails when the page is stale.
+With `--record` a run writes its record, so nobody types a figure. `python -m tests.evidence.record` generates
+`docs/evidence.md` from the records, and a test fails when the page is stale.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class Record(msgspec.Struct, frozen=True):
     what: str
     """What was done, in a sentence or two, without figures."""
     command: str
-    """What repeats it."""
+    """The command that repeats it."""
     commit: str
     changed: bool
-    """Whether the tree differed from that commit."""
+    """Whether the working tree differed from that commit."""
     began_at: str
     duration_s: float
     machine: str
     counts: dict[str, int | float | str]
     tables: list[Table] = []
     found: list[str] = []
-    """What was wrong, a line each; empty when all held."""
+    """The faults found, a line each; empty when all was well."""
     figures: dict[str, dict[str, Spread]] = {}
-    """Of a benchmark: what was measured in rounds, by group and name."""
+    """For a benchmark: the figures measured in rounds, by group and name."""
 
 
 class Run:
@@ -97,7 +97,7 @@ class Run:
 
 
 def write(record: Record, folder: Path = RECORDS) -> Path:
-    """Keep a record, in the place of the one of an earlier run."""
+    """Write a record; it replaces the one of an earlier run."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{record.name}.json"
     path.write_text(json.dumps(msgspec.to_builtins(record), indent=1, ensure_ascii=False) + "\n")
@@ -105,7 +105,7 @@ def write(record: Record, folder: Path = RECORDS) -> Path:
 
 
 def page(records: list[Record]) -> str:
-    """Make the page of the records."""
+    """Generate the page from the records."""
     parts = [_HEAD, *(_section(record) for record in records)]
     return "\n\n".join(parts) + "\n"
 
@@ -139,7 +139,7 @@ def _section(record: Record) -> str:
 
 
 def circumstances(record: Record) -> str:
-    """Say of which commit, when, for how long and on what a run was."""
+    """Describe a run: its commit, time, duration and machine."""
     commit = f"`{record.commit}`" + (" with changes that were not committed" if record.changed else "")
     return f"Commit {commit}, {record.began_at}, {_duration(record.duration_s)}; {record.machine}."
 

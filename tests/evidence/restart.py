@@ -1,7 +1,7 @@
-"""A rolling restart of everything under steady load, measured: `python -m tests.evidence.restart`.
+"""Measures a rolling restart of all services under steady load: `python -m tests.evidence.restart`.
 
-Two of each service; one after the other is asked to end, ends, is started again and does its work before the next one's
-turn. How long an order takes is the database's word: from its request to its end.
+There are two processes of each service. One after the other gets SIGTERM, ends, restarts and becomes ready before the
+next one. The database tells how long an order took, from its request to its end.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tests.support.infrastructure import Session
 
 ROLLED = ("orchestrator", "balance", "assets", "api")
 DELAYED_MAX_S = 5.0
-"""What no order may take longer than while everything is restarted."""
+"""The longest time that an order may take during the restarts."""
 SESSION_TIMEOUT_S = "30"
-"""As in production: whoever does not say goodbye is missed only then."""
+"""As in production: the group notices a member that dies without leaving only after this."""
 WHAT = (
     "Two processes of each service; under a steady stream of orders, by REST and Kafka, each process in turn gets "
     "SIGTERM, ends, is started again and must be ready before the next one's turn. Then the full check."
@@ -35,7 +35,7 @@ WHAT = (
 
 
 class Measured(NamedTuple):
-    """How long orders took: while nothing else went on, and while everything was restarted. Seconds, sorted."""
+    """How long orders took without a restart and during the restarts, in sorted seconds."""
 
     calm_s: list[float]
     rolling_s: list[float]
@@ -43,12 +43,12 @@ class Measured(NamedTuple):
 
 
 async def measure(servers: Servers, folder: Path, *, rate: int, services: Sequence[str] = ROLLED) -> Measured:
-    """Run a system, trade, restart all processes of these services in turn, check everything."""
+    """Run a system under load, restart all processes of these services one after the other, check everything."""
     settings = {"KAFKA_SESSION_TIMEOUT_S": SESSION_TIMEOUT_S}
     replicas = dict.fromkeys(ROLLED, 2)
     async with running(servers, folder, replicas=replicas, environment=settings) as system, Trader(system) as trader:
         wanted = mixed(await system.endow([f"rolled-{number}" for number in range(20)], HOLDINGS), seed=11)
-        first = await trader.trade(list(islice(wanted, 20)))  # these find processes that are still joining
+        first = await trader.trade(list(islice(wanted, 20)))  # these may find processes that are still joining
         await trader.ended(first)
         calm = await trader.trade_during(asyncio.sleep(5), wanted, at_least=rate * 5, rate=rate)
         await trader.ended(calm)
@@ -83,7 +83,7 @@ def counts(measured: Measured) -> dict[str, int | float | str]:
 
 
 def main() -> int:
-    """Measure, print, and keep the record if asked; 1 when an order took too long."""
+    """Measure, print, and write the record if asked; return 1 when an order took too long."""
     parser = argparse.ArgumentParser(prog="python -m tests.evidence.restart", description=__doc__)
     parser.add_argument("--rate", type=int, default=20, help="orders a second (default 20)")
     parser.add_argument("--record", action="store_true", help="keep the record for docs/evidence.md")

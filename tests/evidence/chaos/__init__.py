@@ -1,1 +1,1 @@
-"""Chaos: a whole system under load is hurt by a seeded schedule, and judged by a checker that has none of its code."""
+"""Chaos: a seeded schedule injects faults into a whole system under load, and an independent checker judges it."""

@@ -1,11 +1,11 @@
-"""`make chaos`: hurt a whole system for minutes or hours, and let an independent checker judge what became of it.
+"""`make chaos`: inject faults into a whole system for minutes or hours, and let an independent checker judge it.
 
-A schedule made from the seed kills (-9) and freezes orchestrators, APIs and participants, two of each; shuts PostgreSQL
-down at once, kills Kafka; cuts, delays and half-opens their connections; freezes whole consumer groups; rolls topics'
-segments and deletes what was read; and sets the wall clock of single processes wrong. All that while orders come in by
-REST and by Kafka. At the end every accepted order must have ended, no effect may be lost or doubled, no cent be off,
-and every version must have been told. The same seed makes the same faults; their timing is the machine's.
-It needs a Docker engine; for wrong clocks also Debian's package `faketime`.
+A schedule made from the seed kills (-9) and freezes orchestrators, APIs and participants, two of each. It shuts
+PostgreSQL down immediately and kills Kafka; it cuts, delays and half-opens their connections; it freezes whole consumer
+groups, rolls segments of topics, deletes records that were read, and sets the wall clock of single processes wrong.
+Meanwhile orders come by REST and by Kafka. At the end every accepted order must have ended, no effect may be lost or
+doubled, every cent must add up, and every version must have been published. The same seed makes the same faults; their
+exact timing depends on the machine. It needs a Docker engine, and for wrong clocks Debian's package `faketime`.
 """
 
 from __future__ import annotations

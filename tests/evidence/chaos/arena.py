@@ -1,7 +1,7 @@
-"""The system to be hurt: two of each service on a PostgreSQL and an Apache Kafka of its own, each behind a proxy.
+"""The system under chaos: two of each service, with a PostgreSQL and an Apache Kafka of its own behind proxies.
 
-The services know only the proxies' ports (Kafka advertises its own), so whatever is done there happens to all of them.
-The second replica of each service runs with a clock that can be set, where Debian's `faketime` is installed.
+The services know only the ports of the proxies (Kafka advertises its proxy's), so a fault in a proxy affects them all.
+Where Debian's `faketime` is installed, the second replica of each service runs with a clock that can be set.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from tests.support.servers import Server, docker_trouble, prepare_docker, start_
 
 PARTITIONS: Final = 12
 TIME_SCALE: Final = 0.5
-"""The patience with a check or a reservation is then 15 s: longer than a group session, shorter than some faults."""
+"""Gives a check or a reservation a patience of 15 s: longer than a group session, shorter than some faults."""
 
 
 @dataclass
 class Arena:
-    """The system, its servers and what stands in front of them."""
+    """The system, its servers and their proxies."""
 
     stack: LocalStack
     postgres: Server
@@ -50,7 +50,7 @@ class Arena:
     proxies: Mapping[str, Proxy]
     prefix: str
     owner_url: str
-    """PostgreSQL's owner, past the proxy."""
+    """The address of the database's owner, which avoids the proxy."""
     clocks: Mapping[str, Path]
     """The file that says how wrong a process's clock is, by the process's name; empty without `faketime`."""
 
@@ -65,7 +65,7 @@ class Arena:
         return sorted(int(psutil.Process(pid).environ()["HTTP_PORT"]) for pid in self.stack.pids[service])
 
     async def endow(self, users: list[str], holdings: Mapping[str, str]) -> dict[tuple[str, str], str]:
-        """Give each user the same; return all that anybody was ever given."""
+        """Deposit the same holdings for each user; return all deposits so far."""
         given = {(one.user_id, one.asset_id): str(one.amount) for one in DEPOSITS}
         async with connected(self.stack.logins["balance"]) as engine:
             for user, (asset_id, amount) in product(users, holdings.items()):
@@ -95,7 +95,7 @@ async def arena(folder: Path, *, session_s: float) -> AsyncIterator[Arena]:
 
 
 def clock_library() -> Path | None:
-    """Find Debian's `faketime`, by which the clock of one process can be wrong; None where it is not installed."""
+    """Find the library of Debian's `faketime`, which sets the clock of one process; None where it is missing."""
     triplet = sysconfig.get_config_var("MULTIARCH") or ""
     places = [Path("/usr/lib", triplet, "faketime"), Path("/usr/lib/faketime"), Path("/usr/local/lib/faketime")]
     return next((found for place in places if (found := place / "libfaketimeMT.so.1").exists()), None)
@@ -153,7 +153,7 @@ async def system_on(
         environment={
             "KAFKA_TOPIC_PREFIX": prefix,
             "KAFKA_SESSION_TIMEOUT_S": f"{session_s:g}",
-            "API_RATE_LIMIT_PER_S": "0",  # one load acts for everybody
+            "API_RATE_LIMIT_PER_S": "0",  # no limit: the load sends for all users
         },
         environment_of={name: _with_clock(file) for name, file in clocks.items()},
         replicas=dict.fromkeys(SERVICES, REPLICAS) | dict(replicas or {}),
@@ -164,7 +164,7 @@ async def system_on(
         async with LocalStack(folder, options) as stack:
             yield Arena(stack, postgres, kafka, proxies or {}, prefix, owner_url, clocks)
     finally:
-        with suppress(OSError, asyncpg.PostgresError, KafkaError):  # they may be gone with their servers
+        with suppress(OSError, asyncpg.PostgresError, KafkaError):  # their servers may be gone already
             await drop_database(postgres.address, database)
             await delete_topics(kafka_address, prefix)
 

@@ -1,4 +1,4 @@
-"""The base tables at the end of a run, read as the database's owner with SQL of our own. It judges nothing."""
+"""Reads the base tables at the end of a run, as the database's owner, with SQL of its own. It judges nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Row = dict[str, Any]
 
 
 class Books(NamedTuple):
-    """All rows that the checker looks at; ids as text."""
+    """All rows that the checker reads; ids are text."""
 
     orders: dict[str, Row]
     stubs: set[str]
-    """Orders of which only a cancel is known."""
+    """Orders whose cancel came without a request."""
     history: dict[str, list[Row]]
     """Per order, in order of `seq`; `entries` decoded."""
     holds: dict[str, list[Row]]
@@ -54,7 +54,7 @@ async def read(owner_url: str) -> Books:
 
 
 async def unfinished(owner_url: str, promised: list[str]) -> dict[str, int]:
-    """Count what is still under way: orders, promises without an order, messages that wait to be sent."""
+    """Count what is unfinished: open orders, accepted requests without an order, messages to be published."""
     connection = await asyncpg.connect(owner_url, timeout=5)
     try:
         return dict(await connection.fetchrow(_UNFINISHED, promised))

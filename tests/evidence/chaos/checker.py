@@ -1,8 +1,8 @@
-"""Was anything lost, doubled, or off by a cent? Judged by a code of its own, which shares nothing with the system's.
+"""Finds what was lost, doubled, or off by a cent, with code that shares nothing with the system.
 
-It holds three witnesses against each other: what was submitted and answered (`record`), what `orders.events` told
-(`witness`), and the base tables (`books`). Pure: it reads no clock and no server. Every rule is one function, and each
-of what it finds is one line that names the order.
+It compares three sources: what was submitted and answered (`record`), what `orders.events` holds (`witness`), and the
+base tables (`books`). It is pure: it reads no clock and no server. Every rule is one function, and every finding is one
+line that names the order.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MOVES: Final = {
     "CONFIRMED": {"CONFIRMED", "PROCESSING", "CANCELLED", "FAILED"},
     "PROCESSING": {"COMPLETED", "FAILED"},
 }
-"""Which status may follow which; the same again tells that a cancel was asked for."""
+"""Which statuses may follow each one; the same status again means that a cancel was requested."""
 SHOWN_AS_TEXT: Final = ("order_id", "user_id", "asset_id", "order_type", "client_order_id", "reason_code", "reason")
 SHOWN_AS_NUMBER: Final = ("quantity", "price", "filled_quantity", "average_price", "fee", "slippage_bps")
 
 
 class Finding(NamedTuple):
-    """Something that is wrong. `kind` is lost, doubled, money, wire, history, outcome or invented."""
+    """A fault. `kind` is lost, doubled, money, wire, history, outcome or invented."""
 
     kind: str
     subject: str
@@ -51,7 +51,7 @@ Findings = Iterator[Finding]
 
 
 def judge(record: Record, wire: Wire, books: Books) -> list[Finding]:
-    """Return all that is wrong; nothing when all is well."""
+    """Return all findings; none when all is well."""
     rules = (
         _lost(record, wire, books),
         _left_over(books),
@@ -70,11 +70,11 @@ def judge(record: Record, wire: Wire, books: Books) -> list[Finding]:
     return [finding for rule in rules for finding in rule]
 
 
-# Promises -------------------------------------------------------------------------------------------------------------
+# Accepted requests ----------------------------------------------------------------------------------------------------
 
 
 def _lost(record: Record, wire: Wire, books: Books) -> Findings:
-    """Every promise became an order, which has ended, and whose end was told."""
+    """Expect that every accepted request became an order that ended, with every version published."""
     for placed in record.placed:
         claimed = placed.order_id in books.claims
         if not (placed.accepted or claimed):
@@ -101,14 +101,14 @@ def _why(order: Row) -> str:
 
 
 def _left_over(books: Books) -> Findings:
-    """Nothing waits to be sent."""
+    """Expect empty outboxes."""
     for outbox, rows in books.unsent.items():
         if rows:
             yield Finding("lost", f"{outbox}.outbox", f"{rows} rows were never sent")
 
 
 def _one_order_each(record: Record, books: Books) -> Findings:
-    """One wish, one order; a wish that every answer refused, none. An unanswered one: none or one, and then its own."""
+    """Expect one order for a request, none when every answer refused it, and at most one when no answer came."""
     of_key: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for order_id, claim in books.claims.items():
         of_key[claim["user_id"], claim["idempotency_key"]].append(order_id)
@@ -125,7 +125,7 @@ def _one_order_each(record: Record, books: Books) -> Findings:
 
 
 def _no_order_of_nobody(record: Record, wire: Wire, books: Books) -> Findings:
-    """Every order is somebody's wish, and every event some order's."""
+    """Expect that every order was requested, and that every event belongs to an order."""
     keys = {(placed.user_id, placed.key) for placed in record.placed if placed.key}
     known = {placed.order_id for placed in record.placed}
     for order_id in books.orders:
@@ -142,7 +142,7 @@ def _no_order_of_nobody(record: Record, wire: Wire, books: Books) -> Findings:
 
 
 def _as_wanted(record: Record, books: Books) -> Findings:
-    """Expect of an order the content that was sent under its name, and an end that is right for it."""
+    """Expect that an order has the content that was sent under its id or key, and a correct end."""
     by_key = {(claim["user_id"], claim["idempotency_key"]): order_id for order_id, claim in books.claims.items()}
     for placed in record.placed:
         order_id = placed.order_id or by_key.get((placed.user_id, placed.key), "")
@@ -173,7 +173,7 @@ def _content(order: Row) -> dict[str, str]:
 
 
 def _one_of_each_name(books: Books) -> Findings:
-    """Of several orders of a user under one client order id, one counts."""
+    """Expect at most one order for a user's client order id."""
     names = Counter(
         (order["user_id"], order["client_order_id"])
         for order in books.orders.values()
@@ -184,11 +184,11 @@ def _one_of_each_name(books: Books) -> Findings:
             yield Finding("doubled", f"{user_id} {name}", f"{number} orders bear this client order id")
 
 
-# The story of one order -----------------------------------------------------------------------------------------------
+# The history of one order ---------------------------------------------------------------------------------------------
 
 
 def _history(order_id: str, order: Row, books: Books) -> Findings:
-    """Its history is gapless, legal, says the same twice (moves and entries), and ends where the order stands."""
+    """Expect a legal history without a gap, whose moves and entries agree, and which ends at the order's status."""
     version, seq, status = 0, 1, ""
     for row in books.history.get(order_id, []):
         if row["version_from"] != version or row["version_to"] != version + len(row["moves"]):
@@ -213,7 +213,7 @@ def _history(order_id: str, order: Row, books: Books) -> Findings:
 
 
 def _told(order_id: str, order: Row, wire: Wire, books: Books) -> Findings:
-    """Expect each version to be told alike each time, and as the tables have it."""
+    """Expect that every event of a version is the same, and as the tables have it."""
     moves = [(move, row["at"]) for row in books.history.get(order_id, []) for move in row["moves"]]
     for version, records in sorted(wire.told.get(order_id, {}).items()):
         if len(set(records)) > 1:
@@ -259,7 +259,7 @@ def _as_in_row(order_id: str, event: dict[str, Any], order: Row) -> Findings:
 
 
 def _effects(order_id: str, order: Row, books: Books) -> Findings:
-    """One hold at most, settled for exactly what the order cost, or nothing of it; one fill of a completed order."""
+    """Expect at most one hold, settled for exactly the order's cost or not at all, and one fill if it completed."""
     holds, fills = books.holds.get(order_id, []), books.fills.get(order_id, [])
     if len(holds) > 1:
         yield Finding("doubled", order_id, f"it has {len(holds)} holds")
@@ -291,7 +291,7 @@ def _paid(order_id: str, order: Row, holds: list[Row], fills: list[Row]) -> Find
 
 
 def _gross(order: Row) -> Fraction:
-    """Work out what the market gets of a buyer, or gives to a seller: to the cent, in favour of the house."""
+    """Work out the order's value without the fee, to the cent: rounded up for a buy, down for a sale."""
     exact = Fraction(order["filled_quantity"]) * PRICES.get(order["asset_id"], Fraction(0))
     return _up(exact) if order["order_type"] == "MARKET_BUY" else Fraction(math.floor(exact * 100), 100)
 
@@ -301,7 +301,7 @@ def _fee(order: Row) -> Fraction:
 
 
 def _cost(order: Row) -> tuple[str, Fraction]:
-    """Work out what leaves the user's hold: cash with the fee of a buyer, the asset of a seller."""
+    """Work out what an order takes from its hold: cash with the fee for a buy, the asset for a sale."""
     if order["order_type"] == "MARKET_BUY":
         return "USD", _gross(order) + _fee(order)
     return order["asset_id"], Fraction(order["filled_quantity"])
@@ -322,7 +322,7 @@ def _legs(order: Row) -> dict[tuple[str, str], Fraction]:
 
 
 def _accounts(record: Record, books: Books) -> Findings:
-    """Every account has its deposits and what completed orders moved, to the last digit; nothing is held."""
+    """Expect in every account its deposits and what completed orders moved, to the last digit, and nothing held."""
     expected: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     for key, amount in record.deposits.items():
         expected[key] += Fraction(amount)
@@ -341,7 +341,7 @@ def _accounts(record: Record, books: Books) -> Findings:
 
 
 def _journal(books: Books) -> Findings:
-    """Sum up the journal, which is nothing per asset and per entry; it has exactly the legs of each completed order."""
+    """Expect that the journal sums to zero per asset and per entry, with exactly the legs of each completed order."""
     sums: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     booked: dict[str, dict[str, dict[tuple[str, str], Fraction]]] = defaultdict(lambda: defaultdict(dict))
     for line in books.journal:
@@ -363,11 +363,11 @@ def _journal(books: Books) -> Findings:
             yield Finding("money", order_id, f"its legs are {_legs(order)}, booked are {dict(booked[order_id])}")
 
 
-# What nobody could read -----------------------------------------------------------------------------------------------
+# Unreadable messages --------------------------------------------------------------------------------------------------
 
 
 def _dead_letters(record: Record, books: Books) -> Findings:
-    """Each unreadable message is one dead letter, with its bytes; nothing else is a dead letter."""
+    """Expect one dead letter for each unreadable message, with its bytes, and no other dead letter."""
     places = Counter((row["topic"], row["partition"], row["record_offset"]) for row in books.dead_letters)
     values = {(row["topic"], row["partition"], row["record_offset"]): row["value"] for row in books.dead_letters}
     for place, number in places.items():

@@ -1,4 +1,4 @@
-"""How each kind of fault is done to a running system, and undone. What is done when stands in the schedule."""
+"""Injects each kind of fault into a running system, and undoes it. The schedule says which fault comes when."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ ROLL_S: Final = 3.0
 
 
 class NotDoneError(Exception):
-    """Why a fault could not be done, in one line."""
+    """A fault could not be injected; says why in one line."""
 
 
 @dataclass
 class Done:
-    """What came of a fault: when it began and was over (monotonic), and a word on what it met."""
+    """A fault that was injected: its begin and end (monotonic), and a note on what it hit."""
 
     fault: Fault
     in_flight: int
@@ -54,11 +54,11 @@ class Done:
     met: str = ""
     not_done: str = ""
     recovered_s: float | None = None
-    """How long after it was over the first order that came later had ended; None when none did."""
+    """How long after the fault's end the first order submitted after it had ended; None when none did."""
 
 
 class Faults:
-    """Does faults. Those to one target come one after the other, whatever their kinds. `witness_at`: see `_roll`."""
+    """Injects faults, those to one target one after the other. `witness_at`: see `_roll_segments`."""
 
     def __init__(self, arena: Arena, in_flight: Callable[[], int], witness_at: Callable[[], dict[int, int]]) -> None:
         self.done: list[Done] = []
@@ -82,7 +82,7 @@ class Faults:
         }
 
     async def do(self, fault: Fault) -> Done:
-        """Wait until load is in flight and nothing else is done to the target; do the fault, and undo it."""
+        """Wait until orders are in flight and the target has no other fault; inject the fault, and undo it."""
         async with self._turns[fault.target]:
             give_up_at = time.monotonic() + ALIVE_WITHIN_S
             while not (under_way := self._in_flight()) and time.monotonic() < give_up_at:
@@ -97,7 +97,7 @@ class Faults:
         return done
 
     def undo(self) -> None:
-        """Make sure that nothing goes on: everybody runs, every line passes, every clock is right."""
+        """End every fault: all processes run, all connections pass, all clocks are right."""
         for service in self._arena.stack.pids:
             for pid in self._arena.pids(service):
                 with suppress(ProcessLookupError):
@@ -108,7 +108,7 @@ class Faults:
             clock.write_text("+0\n")
 
     def close(self) -> None:
-        """Let go of Docker."""
+        """Close the Docker client."""
         self._docker.close()
 
     # Processes --------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Faults:
     def _server(self, target: str) -> Server:
         return self._arena.postgres if target == "postgres" else self._arena.kafka
 
-    # The line between -------------------------------------------------------------------------------------------------
+    # The connections --------------------------------------------------------------------------------------------------
 
     async def _cut(self, fault: Fault) -> str:
         proxy = self._arena.proxies[fault.target]
@@ -211,9 +211,9 @@ class Faults:
         return await asyncio.to_thread(self._roll_segments)
 
     def _roll_segments(self) -> str:
-        """Let every topic begin new segments at once for a moment, and delete what all its readers are past.
+        """Let every topic begin a new segment at once, and delete the records that all its readers have read.
 
-        Of `orders.events` that is what the witness has read: it has no group, and must see everything.
+        For `orders.events` these are the records that the witness has read: it has no group and must see all of them.
         """
         admin = AdminClient({"bootstrap.servers": self._arena.stack.kafka_bootstrap_servers, "log_level": 0})
         prefix = self._arena.prefix

@@ -1,7 +1,6 @@
-"""Steady load by both doors: good orders and hopeless ones, cancels, repeats, contradictions, messages nobody can read.
+"""Steady load by REST and Kafka: good and hopeless orders, cancels, repeats, contradictions, unreadable messages.
 
-It remembers what it sent and what it heard, and nothing else. What comes next is drawn from the run's seed; when it
-comes is the clock's.
+It records what it sent and what was answered. The run's seed decides what comes next; the clock decides when.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from confluent_kafka import KafkaException, Producer
 from tests.evidence.chaos.record import NO, YES, Placed, Record, Unreadable
 
 HOLDINGS: Final = {"USD": "10000000.00", "BTC": "500", "ETH": "500", "ACME": "100000"}
-"""What each user has: enough for any run, so that nobody is refused for want of it."""
+"""The holdings of each user: enough for any run, so that no order is refused for lack of balance."""
 CALL_S: Final = 8.0
 INSIST_S: Final = 40.0
 DELIVERED_WITHIN_S: Final = 60.0
 BURST_MAX: Final = 2_000
-"""Unacknowledged messages at once."""
+"""The most unacknowledged messages."""
 WAITING_MAX: Final = 150
-"""Calls of the API that wait at once; beyond it the load waits, as clients do."""
+"""The most open calls of the API; beyond that the load waits, as clients do."""
 MIX: Final = {
     "good": 50,
     "hopeless": 9,
@@ -43,14 +42,14 @@ MIX: Final = {
     "invalid": 4,
     "unreadable": 5,
 }
-"""How often each kind of wish comes."""
+"""The weight of each kind of request."""
 COMPLETED, WITHDRAWN = "COMPLETED", "CANCELLED USER_REQUESTED"
 
 Headers = list[tuple[str, bytes]]
 
 
 class Load:
-    """Sends wishes until told to stop. `apis`: the addresses of the API's replicas; `mix`: how often each kind is."""
+    """Sends requests until stopped. `apis`: the addresses of the API's replicas; `mix`: the weight of each kind."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class Load:
                 "bootstrap.servers": kafka,
                 "partitioner": "murmur2_random",
                 "acks": "all",
-                "enable.idempotence": False,  # so that its own retries double messages, too
+                "enable.idempotence": False,  # so that the library's retries duplicate messages, too
                 "linger.ms": 5,
                 "message.timeout.ms": int(DELIVERED_WITHIN_S * 1000),
                 "socket.timeout.ms": 10_000,
@@ -108,11 +107,11 @@ class Load:
         next_at = time.monotonic()
         while not self._stopping.is_set():
             await self.place()
-            next_at = max(next_at + 1 / rate, time.monotonic() - 1.0)  # what was missed in a pause is not made up
+            next_at = max(next_at + 1 / rate, time.monotonic() - 1.0)  # after a pause the load does not catch up
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
 
     async def burst(self, orders: int) -> None:
-        """Send so many good orders by Kafka as fast as they can be sent; return when the broker has them."""
+        """Send this number of good orders by Kafka as fast as possible; return when the broker has them."""
         for _ in range(orders):
             placed, act = self._by_kafka(self._rng)
             self.record.placed.append(placed)
@@ -123,13 +122,13 @@ class Load:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
-        """Send nothing new; return when every call has its last answer and every message its outcome."""
+        """Send nothing new; return when every call is answered and every message is acknowledged or failed."""
         self._stopping.set()
         if self._under_way:
             await asyncio.wait(self._under_way)
 
     async def place(self) -> None:
-        """Send the next wish; return when it is under way."""
+        """Send the next request; return when it is under way."""
         await self._room.acquire()
         rng = self._rng
         [kind] = rng.choices(list(self._mix), list(self._mix.values()))
@@ -145,7 +144,7 @@ class Load:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
-    # What may be wanted -----------------------------------------------------------------------------------------------
+    # Kinds of requests ------------------------------------------------------------------------------------------------
 
     def _placed(self, kind: str, channel: str, body: dict[str, Any], *ends: str, user_id: str | None = None) -> Placed:
         placed = Placed(
@@ -180,7 +179,7 @@ class Load:
         return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
 
     def _unaffected(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        """Want what the asset service refuses at once, so that nobody asks the balance service."""
+        """Order an asset that the asset service refuses at once, so that the balance service gets no question."""
         body = {"order_type": "MARKET_BUY", "asset_id": rng.choice(("NOPE", "HALT")), "quantity": "5"}
         placed = self._placed("unaffected", "kafka", body, "FAILED ASSET_NOT_FOUND", "FAILED ASSET_NOT_TRADABLE")
         return placed, self._produce(placed)
@@ -203,7 +202,7 @@ class Load:
         return placed, act()
 
     def _doubled(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        """Send the same request twice: by one key at both replicas at once, or the same bytes on the topic."""
+        """Send the same request twice: with one key to both replicas at once, or the same bytes to the topic."""
         if rng.random() < 0.5:
             placed = self._placed("doubled", "rest", _good_body(rng))
 
@@ -220,7 +219,7 @@ class Load:
         return placed, twice()
 
     def _contradiction(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        """Two contents under one key or one order id: one of them counts, for good."""
+        """Send two contents under one key or one order id: only the first to be accepted counts."""
         placed = self._placed("contradicted", rng.choice(("rest", "kafka")), _good_body(rng))
         placed.bodies.append(_good_body(rng))
 
@@ -234,7 +233,7 @@ class Load:
         return placed, act()
 
     def _twins(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        """Two orders of one user under one name of his own: one of them is told that the name is taken."""
+        """Send two orders of one user with the same client order id: one of them is refused as a duplicate."""
         name = f"twin-{rng.getrandbits(48):x}"
         body = _good_body(rng) | {"client_order_id": name}
         one = self._placed("twin", "kafka", body, COMPLETED, "FAILED DUPLICATE_CLIENT_ORDER_ID")
@@ -248,7 +247,7 @@ class Load:
         return two, act()
 
     def _invalid(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        """Break a rule: refused at the door by REST; by Kafka an order that fails, so that its producer hears of it."""
+        """Break a rule: REST refuses the request; by Kafka it becomes an order that fails, so the producer is told."""
         body = _good_body(rng) | rng.choice(({"quantity": "-1"}, {"quantity": 1}, {"order_type": "WISH"}))
         placed = self._placed("invalid", rng.choice(("rest", "kafka")), body, "FAILED INVALID_ORDER")
         return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
@@ -272,7 +271,7 @@ class Load:
     async def _post(
         self, placed: Placed, *, insist: bool, first: int | None = None, body: dict[str, Any] | None = None
     ) -> None:
-        """Post; while nobody knows what became of it and we insist, again with the same key, at the other replica."""
+        """Post; with `insist`, repeat with the same key to the other replica while the outcome is unknown."""
         give_up_at = time.monotonic() + INSIST_S
         number = self._rng.randrange(2) if first is None else first
         headers = self._authorized(placed.user_id) | {"Idempotency-Key": placed.key or ""}
@@ -284,7 +283,7 @@ class Load:
                 )
                 status = answer.status_code
                 self._heard(placed, answer)
-            if body is None or status in YES:  # the answer to a contradiction is about the contradiction
+            if body is None or status in YES:  # such an answer is about the contradiction, not the order
                 placed.answers.append(status)
             if status in YES | NO or not insist or time.monotonic() > give_up_at:
                 return
@@ -328,7 +327,7 @@ class Load:
             self.record.unreadable.append(Unreadable(stored.topic(), stored.partition(), stored.offset(), value))
 
     async def _acknowledged(self, topic: str, key: str, value: bytes, headers: Headers) -> Any | None:
-        """Send, and return the broker's word that it has it; None when it gave none."""
+        """Send, and return the broker's acknowledgement; None when there is none."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Any] = loop.create_future()
 
@@ -346,7 +345,7 @@ class Load:
         return None
 
     def _poll(self) -> None:
-        """Let the producer tell what became of messages, in a thread of its own."""
+        """Poll the producer for delivery reports, in a thread of its own."""
         while not self._polling.is_set():
             self._producer.poll(0.1)
 
@@ -396,7 +395,7 @@ _HOPELESS: Final = (
         None,
     ),
 )
-"""Orders that must be refused: content, end, and by whom if that matters."""
+"""Orders that must be refused: content, expected end, and the user where that matters."""
 
 
 def _good_body(rng: random.Random) -> dict[str, Any]:

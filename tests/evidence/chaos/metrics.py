@@ -1,6 +1,6 @@
-"""What the system counted itself: the counters of every process, added up over all that were ever started.
+"""The system's own counters, added up over all processes that ever ran.
 
-A process that dies takes with it what it counted since it was last asked, so the sums are lower bounds.
+The counts that a process made between its last reading and its death are lost, so the sums are lower bounds.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ KEPT: Final = {
 
 
 class Counters:
-    """The last that each process said."""
+    """The last reading of each process."""
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._said: dict[tuple[int, str], float] = {}
 
     async def watch(self) -> None:
-        """Ask everybody again and again, until cancelled."""
+        """Read all processes repeatedly, until cancelled."""
         async with httpx.AsyncClient(timeout=2) as client:
             while True:
                 await self.ask(client)
                 await asyncio.sleep(EVERY_S)
 
     async def ask(self, client: httpx.AsyncClient) -> None:
-        """Ask everybody once; who does not answer keeps what it said before."""
+        """Read all processes once; a process that does not answer keeps its last reading."""
         pids = [pid for service in ("orchestrator", "balance", "assets", "api") for pid in self._arena.pids(service)]
         await asyncio.gather(*(self._ask(client, pid) for pid in pids))
 
     def sums(self) -> dict[str, int]:
-        """Add up all processes; a label's values count apart."""
+        """Add up the counters of all processes, separately for each value of a label."""
         sums: dict[str, float] = defaultdict(float)
         for (_, name), value in self._said.items():
             sums[name] += value

@@ -1,8 +1,8 @@
-"""A TCP proxy that can cut, delay and swallow what passes through it. It knows no protocol.
+"""A TCP proxy that can cut, delay and half-open its connections. It knows no protocol.
 
-Swallowed connections are half-open: no byte passes in either direction, and nobody is told, not even when one side
-closes; as when a firewall forgets its table or a cable is pulled. They stay so after the fault has ended: only new
-connections work. The kernel of the far side would notice some day; here that day comes after `FORGOTTEN_S`.
+No byte passes through a half-open connection in either direction, and neither side learns of it, not even when the
+other side closes: as when a firewall forgets its table or a cable is pulled. It stays half-open after the fault has
+ended; only new connections work. A kernel would notice some day; here it does so after `FORGOTTEN_S`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Mood = Literal["pass", "refuse", "swallow"]
 
 
 class Proxy:
-    """Listens on `port` of 127.0.0.1 and passes connections on to `target`, as far as it is let."""
+    """Listens on `port` of 127.0.0.1 and passes connections on to `target`, except for its faults."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.target: tuple[str, int] | None = None
         self.delay_s = 0.0
-        """How much later each piece arrives, in each direction."""
+        """How much later data arrives, in each direction."""
         self.passed_bytes = 0
         self._mood: Mood = "pass"
         self._links: set[_Link] = set()
@@ -64,11 +64,11 @@ class Proxy:
         return len(victims)
 
     def heal(self) -> None:
-        """Let new connections pass, at once. What is half-open stays so."""
+        """Let new connections pass without delay. Half-open ones stay half-open."""
         self._mood, self.delay_s = "pass", 0.0
 
     def forget(self, link: _Link) -> None:
-        """Take a connection from the list: it has ended."""
+        """Remove a connection that has ended from the list."""
         self._links.discard(link)
 
     def _accept(self) -> _Side:
@@ -77,7 +77,7 @@ class Proxy:
         return link.near
 
     async def connect(self, link: _Link) -> None:
-        """Go on to the target with a new connection, or do with it what is done now."""
+        """Connect a new connection to the target, or apply the present fault to it."""
         if self._mood == "swallow":
             link.swallow()
         elif self._mood == "refuse" or self.target is None:
@@ -90,7 +90,7 @@ class Proxy:
 
 
 class _Link:
-    """One connection through the proxy: its two sides, and what is under way between them."""
+    """One connection through the proxy: its two sides and the data between them."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -114,7 +114,7 @@ class _Link:
                 plug = side.transport.get_extra_info("socket")
                 plug.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )  # a reset, and no farewell
+                )  # a reset instead of an orderly close
                 side.transport.abort()
 
     def lost(self, side: _Side) -> None:
@@ -128,7 +128,7 @@ class _Link:
 
 
 class _Side(asyncio.Protocol):
-    """One side of a connection: what comes in here goes out at `other`, in order, after the delay."""
+    """One side of a connection: what it receives is sent by `other`, in order, after the delay."""
 
     def __init__(self, link: _Link) -> None:
         self.link = link
@@ -164,7 +164,7 @@ class _Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def send(self, data: bytes) -> None:
-        """Write after the proxy's delay, behind what waits already."""
+        """Write after the proxy's delay and after all earlier data."""
         proxy = self.link.proxy
         proxy.passed_bytes += len(data)
         if self.transport is not None and not self.waiting and not proxy.delay_s:
@@ -181,7 +181,7 @@ class _Side(asyncio.Protocol):
             self.transport.close()
 
     def _next(self) -> None:
-        """Write the piece whose turn it is: as many calls come as there are pieces, so order is kept."""
+        """Write the oldest piece: there is one call for each piece, so the order is preserved."""
         if self.waiting and self.transport is not None and not self.link.swallowed:
             self.transport.write(self.waiting.popleft())
         if self._closing:

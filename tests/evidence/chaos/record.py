@@ -1,4 +1,4 @@
-"""What was submitted and what was answered, as plain values: the checker's own record, kept by the load. No I/O."""
+"""What the load submitted and what was answered, as plain values for the checker. No I/O."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 YES = frozenset({200, 201, 202})
 NO = frozenset({400, 401, 403, 404, 409, 413, 415, 422})
-"""Answers after which there is no order. Any other one, and none at all, says that nobody knows."""
+"""Answers that mean that there is no order. After any other answer, or none, the outcome is unknown."""
 
 
 @dataclass
 class Placed:
-    """One wish for an order, by whichever door, and all that its sender heard of it.
+    """One request for an order, by REST or Kafka (`channel`), and all answers that its sender got.
 
-    `bodies`: the contents sent under its one name (two, where a producer contradicts itself). `ends`: how it may end
-    when nothing is in its way, as "STATUS REASON". `twin`: the client order id that it shares with another wish.
+    `bodies`: the contents sent under its one id or key (two, where a producer contradicts itself). `ends`: how it may
+    end without an outage, as "STATUS REASON". `twin`: the client order id that it shares with another request.
     """
 
     number: int
@@ -27,10 +27,10 @@ class Placed:
     at_s: float
     key: str | None = None
     order_id: str | None = None
-    """Ours from the start by Kafka, the API's by REST."""
+    """By Kafka, the id that the load chose; by REST, the one that the API chose."""
     twin: str | None = None
     cancelled: bool = False
-    """Whether its user asked for a cancel, and may have been heard."""
+    """Whether its user requested a cancel that may have arrived."""
     answers: list[int] = field(default_factory=list)
     """HTTP status codes; 0 for a call without an answer."""
     ids: list[str] = field(default_factory=list)
@@ -40,23 +40,23 @@ class Placed:
 
     @property
     def accepted(self) -> bool:
-        """Whether its sender was promised an order."""
+        """Whether an answer accepted the request."""
         return self.stored or any(answer in YES for answer in self.answers)
 
     @property
     def refused(self) -> bool:
-        """Whether every answer said that there is none."""
+        """Whether every answer refused the request."""
         return self.channel == "rest" and bool(self.answers) and all(answer in NO for answer in self.answers)
 
     @property
     def name(self) -> str:
-        """What a person looks for it by."""
+        """How findings name it to people."""
         return self.order_id or f"#{self.number} ({self.kind}, key {self.key})"
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A message that nobody can handle, which the broker acknowledged; `topic` with the prefix."""
+    """A message that no service can handle and that the broker acknowledged; `topic` has the prefix."""
 
     topic: str
     partition: int
@@ -71,12 +71,12 @@ class Record:
     placed: list[Placed] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     unsure: list[bytes] = field(default_factory=list)
-    """Values of unreadable messages that the broker did not acknowledge: there may be a letter of each."""
+    """Values of unreadable messages that the broker did not acknowledge: each may have become a dead letter."""
     deposits: dict[tuple[str, str], str] = field(default_factory=dict)
     """What was given to each user of each asset before the first order."""
 
     def dump(self) -> dict[str, Any]:
-        """Make it plain, for a file beside the logs of a run that failed."""
+        """Return plain values for a file beside the logs of a failed run."""
         return {
             "placed": [asdict(one) for one in self.placed],
             "unreadable": [asdict(one) | {"value": one.value.hex()} for one in self.unreadable],

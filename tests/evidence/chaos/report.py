@@ -1,4 +1,4 @@
-"""A run told to people: its tables, and its record for the page of evidence."""
+"""Shows a run to people: its figures and tables, on the terminal and in the record for the evidence page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FINDINGS_SHOWN = 40
 
 
 def figures(outcome: Outcome) -> dict[str, int | float | str]:
-    """Put a run into figures."""
+    """Return a run's figures by name."""
     done = [one for one in outcome.faults if not one.not_done]
     return {
         "kills": sum(one.fault.kind in KILLS for one in done),

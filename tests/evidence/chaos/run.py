@@ -1,4 +1,4 @@
-"""One run from beginning to end: start, load, faults one after the other, quiet, verdict. It decides nothing itself."""
+"""One run from beginning to end: start, load, faults, the wait until every order has ended, verdict."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.evidence.chaos.witness import Witness
 
 USERS: Final = 40
 OVERLAP_MAX: Final = 3
-"""Faults at once."""
+"""The most faults at a time."""
 QUIET_WITHIN_S: Final = 120.0
-"""All that was accepted has ended so long after the last fault: the longest patience and pause between two questions at
-the run's time scale (30 s), a member's session, and two of the sweeper's doubling pauses."""
+"""The time after the last fault within which every accepted order must end: the longest patience and pause between two
+questions at the run's time scale (30 s), a member's session, and two of the sweeper's doubling pauses."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Outcome:
     ends: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
-    """From a request's sending to the sight of its order's end."""
+    """Seconds from sending a request until its order's end was seen."""
     longest_pause_s: float = 0.0
     """The longest time in which no order ended."""
     longest_recovery_s: float = 0.0
@@ -68,9 +68,9 @@ async def run(
     shortness: float = 1.0,
     told: Callable[[Done], None] = lambda _: None,
 ) -> Outcome:
-    """Do all faults under load, wait until all is quiet, and judge. Logs and records stay in `folder`.
+    """Inject all faults under load, wait until every order has ended, and judge. Logs and records stay in `folder`.
 
-    `shortness`: as in the schedule; a group's session is as much shorter as the faults are.
+    `shortness`: as in the schedule; it shortens the session of consumer groups as much as the faults.
     """
     async with arena(folder, session_s=SESSION_S * shortness) as one:
         console.print(f"running: {one.stack.pids}", highlight=False)
@@ -109,7 +109,7 @@ async def run(
 
 
 def in_flight(record: Record, witness: Witness) -> int:
-    """Count orders that were promised and whose end nobody has seen; the newest are enough to know."""
+    """Count accepted orders whose end was not seen yet; it looks at the newest only."""
     return sum(one.accepted and one.order_id not in witness.ended_at for one in record.placed[-500:])
 
 
@@ -130,7 +130,7 @@ async def _do_all(faulty: Faults, faults: list[Fault], told: Callable[[Done], No
 
 
 async def quiet(one: Arena, record: Record, witness: Witness, over_at: float) -> list[Finding]:
-    """Wait until nothing is under way and the witness has read everything; what is not by then, is a finding."""
+    """Wait until nothing is unfinished and the witness has read everything; what remains is a finding."""
     left: Any = "nobody could ask"
     while time.monotonic() - over_at < QUIET_WITHIN_S:
         promised = [placed.order_id for placed in record.placed if placed.accepted and placed.order_id]

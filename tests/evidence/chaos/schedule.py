@@ -1,7 +1,7 @@
 """Which fault comes when: a list made from a seed, the same for the same seed. No I/O, no clock.
 
-Kills are what a run is measured in; every other kind comes along in proportion. Faults overlap: the next one begins
-`after_s` later than the one before it, whether or not that one is over.
+The number of kills gives the size of a run; the number of other faults is in proportion. Faults overlap: each begins
+`after_s` later than the one before it, even when that one is not over.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SERVICES: Final = ("orchestrator", "balance", "assets", "api")
 REPLICAS: Final = 2
 SERVERS: Final = ("postgres", "kafka")
 SESSION_S: Final = 6.0
-"""The group session of the local stack: a member that is silent for longer loses its partitions."""
+"""The group session of the local stack: a member without a heartbeat for longer loses its partitions."""
 
 
 class Kind(StrEnum):
-    """What can be done to a process, a server or the line between."""
+    """Faults of a process, a server or their connections."""
 
     KILL = "kill -9"
     IMMEDIATE = "immediate shutdown"
@@ -103,7 +103,7 @@ def _counts(kills: int) -> dict[Kind, int]:
 
 
 def _targets(rng: random.Random, kind: Kind, number: int) -> list[str]:
-    """Give every possible target its turn, in an order of chance."""
+    """Choose targets in random order, so that every possible one is hit before any is hit again."""
     replicas = [f"{service}-{replica}" for service in SERVICES for replica in range(1, REPLICAS + 1)]
     possible = {
         Kind.IMMEDIATE: ["postgres"],

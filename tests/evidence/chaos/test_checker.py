@@ -1,4 +1,4 @@
-"""The chaos checker itself: it finds nothing where all is well, and each fault that is planted by hand."""
+"""The chaos checker finds nothing where all is well, and finds each fault that is planted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.infrastructure import Database
 
 
 class Plant(NamedTuple):
-    """A fault: done to the tables by SQL, or to what was told or submitted; and what must be said of it."""
+    """A fault in the tables (by SQL), in the events or in the submissions, and the finding that must come of it."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ def _without(table: str, constraint: str) -> str:
 
 
 def _retold(order_id: str, version: int, **changes: Any) -> Callable[[Record, Wire], Any]:
-    """Tell one version otherwise, each time."""
+    """Change one version in all of its events."""
 
     def spoil(_record: Record, wire: Wire) -> None:
         told = wire.told[order_id][version][0]
@@ -181,7 +181,7 @@ PLANTS = (
 
 @pytest.fixture
 async def owner(database: Database) -> Any:
-    """Put a world in order into a database of its own."""
+    """Fill a database of its own with a world without faults."""
     connection = await asyncpg.connect(database.url)
     await world.insert(connection)
     yield connection
@@ -189,13 +189,13 @@ async def owner(database: Database) -> Any:
 
 
 async def test_where_all_is_well_nothing_is_found(database: Database, owner: asyncpg.Connection) -> None:
-    """Four orders, one refusal and one unreadable message; answers that were lost on the way are no fault."""
+    """Four orders, a refusal and an unreadable message give no finding, even though some answers were lost."""
     assert not owner.is_closed()
     assert [] == judge(world.record(), world.wire(), await books.read(database.url))
 
 
 async def test_nothing_is_under_way_there(database: Database, owner: asyncpg.Connection) -> None:
-    """What a run waits for at its end is nothing, and an order that is not there counts as a broken promise."""
+    """Nothing is unfinished in this world; an accepted order that is missing counts as unfinished."""
     promised = [sample.order_id for sample in world.SAMPLES]
     assert {"orders": 0, "promises": 0, "claims": 0, "unsent": 0} == await books.unfinished(database.url, promised)
     await owner.execute(f"DELETE FROM orders.orders WHERE order_id = '{BOUGHT}'")
@@ -204,7 +204,7 @@ async def test_nothing_is_under_way_there(database: Database, owner: asyncpg.Con
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "-"))
 async def test_each_planted_fault_is_found(database: Database, owner: asyncpg.Connection, plant: Plant) -> None:
-    """It is called by its kind and told in words that name it."""
+    """The finding has the right kind and the right words."""
     for statement in plant.sql:
         await owner.execute(statement)
     record, wire = world.record(), world.wire()

@@ -1,4 +1,4 @@
-"""The proxy that chaos puts in front of servers: it passes bytes as they are, and fails in the ways it promises."""
+"""The chaos proxy passes bytes unchanged, and its faults do what they say."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data
 
 
 async def test_bytes_pass_as_they_are() -> None:
-    """Much, and in order, also while the delay changes."""
+    """A megabyte arrives complete and in order, also while the delay changes."""
     async with _echo() as proxy, _client(proxy) as (reader, writer):
         for delay_s in (0.0, 0.02, 0.001, 0.0):
             proxy.delay_s = delay_s
@@ -64,7 +64,7 @@ async def test_bytes_pass_as_they_are() -> None:
 
 
 async def test_a_delay_makes_everything_late_by_it_in_each_direction() -> None:
-    """So a round trip takes twice the delay."""
+    """A round trip takes twice the delay."""
     async with _echo() as proxy, _client(proxy) as (reader, writer):
         await _says(reader, writer, b"warm")
         proxy.delay_s = 0.1
@@ -74,7 +74,7 @@ async def test_a_delay_makes_everything_late_by_it_in_each_direction() -> None:
 
 
 async def test_a_cut_resets_connections_and_refuses_new_ones_until_it_is_healed() -> None:
-    """Both ends are told."""
+    """A cut resets both sides of a connection."""
     async with _echo() as proxy, _client(proxy) as (reader, writer):
         await _says(reader, writer, b"hello")
         assert 1 == proxy.cut()
@@ -89,7 +89,7 @@ async def test_a_cut_resets_connections_and_refuses_new_ones_until_it_is_healed(
 
 
 async def test_swallowed_connections_stay_half_open_and_only_new_ones_work_afterwards() -> None:
-    """Nobody is told: writing works, no answer comes, neither during the fault nor later."""
+    """On a half-open connection writing works, and no answer comes, neither during the fault nor later."""
     async with _echo() as proxy, _client(proxy) as (reader, writer):
         await _says(reader, writer, b"hello")
         assert 1 == proxy.swallow()

@@ -1,4 +1,4 @@
-"""The schedule of faults: the same for the same seed, with as many kills as asked for and something of everything."""
+"""The schedule is the same for the same seed, with exactly the wanted kills and every kind of fault."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tests.evidence.chaos.schedule import GAP_S, Kind, kills_of, schedule
 
 
 def test_the_same_seed_makes_the_same_faults() -> None:
-    """So a run that found something can be repeated; another seed makes other faults."""
+    """One seed always gives the same schedule, so that a run can be repeated; another seed gives another one."""
     assert schedule(7, 30) == schedule(7, 30)
     assert schedule(7, 30) != schedule(8, 30)
 
 
 @pytest.mark.parametrize("kills", [4, 8, 30, 100, 1000])
 def test_so_many_kills_are_made_and_something_of_every_kind(kills: int) -> None:
-    """Kills of servers count too; a kind that is rare comes once."""
+    """The kills include those of servers, and each kind of fault comes at least once."""
     faults = schedule(1, kills)
     assert kills == kills_of(faults)
     assert set(Kind) == {fault.kind for fault in faults}

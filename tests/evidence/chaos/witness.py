@@ -1,4 +1,4 @@
-"""Reads `orders.events` from its beginning, with a library of its own, and keeps all that it saw. It judges nothing."""
+"""Reads `orders.events` from the beginning, with a library that the system does not use. It judges nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
 
 
 class Told(NamedTuple):
-    """One record of the topic, as it lies there."""
+    """One record of the topic, unchanged."""
 
     key: str
     event_id: str
@@ -23,19 +23,19 @@ class Told(NamedTuple):
 
 
 class Wire(NamedTuple):
-    """All that was told, per order and version every record in the order of arrival; and what was not as it must be."""
+    """The records of each version of each order, in order of arrival, and the faults of the topic itself."""
 
     told: dict[str, dict[int, list[Told]]]
     faults: list[str]
 
     @property
     def repeats(self) -> int:
-        """How many records told what had been told before."""
+        """How many records repeat a version that was published before."""
         return sum(len(records) - 1 for versions in self.told.values() for records in versions.values())
 
 
 class Witness:
-    """Reads in a thread of its own; a broker that is away is waited for."""
+    """Reads in a thread of its own; it waits while the broker is away."""
 
     def __init__(self, kafka: str, topic: str, partitions: int) -> None:
         self.ended_at: dict[str, float] = {}
@@ -47,7 +47,7 @@ class Witness:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka,
-                "group.id": f"witness-{uuid.uuid4()}",  # the library wants one; nothing is ever committed
+                "group.id": f"witness-{uuid.uuid4()}",  # the library requires a group; nothing is ever committed
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 50,
@@ -73,7 +73,7 @@ class Witness:
         return dict(self._next)
 
     def has_read_all(self) -> bool:
-        """Tell whether it stands at the end of every partition; the broker is asked by a client that is new."""
+        """Tell whether it is at the end of every partition, which a new client asks the broker for."""
         admin = AdminClient({"bootstrap.servers": self._kafka, "socket.timeout.ms": 5_000, "log_level": 0})
         latest = {TopicPartition(self._topic, number): OffsetSpec.latest() for number in self._next}  # type: ignore[no-untyped-call]  # the same
         try:
@@ -108,6 +108,6 @@ class Witness:
             self.wire.faults.append(f"partition {number}, offset {offset} can't be read: {told.value[:200]!r}")
             return
         known = self.wire.told.setdefault(order_id, {}).setdefault(version, [])
-        known.append(known[0] if known and known[0] == told else told)  # a repeat takes no memory
+        known.append(known[0] if known and known[0] == told else told)  # repeats share one object
         if status in ENDED:
             self.ended_at.setdefault(order_id, time.monotonic())

@@ -1,4 +1,4 @@
-"""A small world in which all is well: rows, events and submissions of four orders. The checker's tests spoil it."""
+"""A small world without faults: rows, events and submissions of four orders. The checker's tests plant faults in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILLED: Final = ("PENDING>CONFIRMED", "CONFIRMED>PROCESSING", "PROCESSING>COMPLE
 
 @dataclass(frozen=True)
 class Sample:
-    """An order at its end; `moves` without the first, which every order makes."""
+    """An order that has ended; `moves` leaves out the first one, which every order makes."""
 
     order_id: str
     order_type: str
@@ -106,7 +106,7 @@ async def insert(owner: asyncpg.Connection) -> None:
 
 
 def record() -> Record:
-    """Return what was submitted: two orders by REST, two by Kafka, one refused at the door, one unreadable message."""
+    """Return what was submitted: two orders by REST, two by Kafka, one that REST refused, one unreadable message."""
     record = Record(
         deposits={("alice", "USD"): "1000", ("alice", "ACME"): "100"},
         unreadable=[UNREADABLE],
@@ -128,7 +128,7 @@ def record() -> Record:
 
 
 def wire() -> Wire:
-    """Return what was told: every version once, the last one twice."""
+    """Return the events: every version once, the last one twice."""
     told: dict[str, dict[int, list[Told]]] = {}
     for sample in SAMPLES:
         for version, move in enumerate(sample.path, 1):
