@@ -1,1 +1,1 @@
-"""The crash-point matrix: a process is killed at every place where it can die, under every type of message."""
+"""The crash-point matrix: each service is killed at every crash point, with every type of message."""

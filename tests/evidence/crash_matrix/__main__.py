@@ -1,4 +1,4 @@
-"""`make crash-matrix`: kill every service at every point of its work, under every type of message."""
+"""`make crash-matrix`: kill every service at every crash point, with every type of message."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.support.infrastructure import Session
 out = Console(soft_wrap=True)
 
 WHAT = (
-    "Real processes on real servers. In each cell a service's process ends itself with SIGKILL where it stands at that "
-    "point with a message of that type in its hands; it is started again, and then every order must have ended, every "
-    "version must have been told without a gap, every account must add up to the cent, and the audit must find nothing."
+    "Real processes on real servers. In each cell a service's process kills itself with SIGKILL at that crash point, "
+    "while it handles a message of that type. It is started again; then every order must have ended, every version "
+    "must have been published without a gap, every account must add up to the cent, and the audit must find nothing."
 )
 
 
@@ -41,10 +41,10 @@ def main(
     ] = None,
     record: Annotated[bool, typer.Option(help="Keep the record of this run for docs/evidence.md.")] = False,
 ) -> None:
-    """Kill every service at every point of its work, under every type of message; check everything after each death.
+    """Kill every service at every crash point, with every type of message; check everything after each death.
 
-    A cell is a service, a point where its process can die (saga_kit/runtime/crash_points.py) and a type of message
-    that it holds there: orchestrator:batch-committed:AssetApproved. Exit 0 only when every cell was hit and survived.
+    A cell is a service, a crash point (saga_kit/runtime/crash_points.py) and the type of a message that the service
+    handles there: orchestrator:batch-committed:AssetApproved. Exit 0 only when every cell was hit and survived.
     """
     cells = all_cells() if only is None else chosen(only)
     if names:

@@ -1,8 +1,8 @@
-"""One system in which processes are killed, round after round: arm, provoke, let them come back, check everything.
+"""One system in which processes are killed, round after round: arm, provoke, wait for the restart, check everything.
 
-A round kills at most one process of each service, each in a cell of its own. It is over when all that died work again,
-every order has ended and the full check has found nothing; what stood still on purpose (a message that was made
-unreadable, an order that was lied to) is set going first, by the operator's own commands.
+A round kills at most one process of each service, each in a cell of its own. It is over when all killed services work
+again, every order has ended and the full check has found nothing. Before the check, the operator's commands replay the
+messages that were made poison, and resume the orders that were parked by a false answer.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tests.evidence.crash_matrix.service import FOLDER
 from tests.evidence.crash_matrix.watcher import PLANTED, Armoury
 
 SESSION_TIMEOUT_S: Final = "2"
-"""A killed member's partitions come back after this: while its successor starts."""
+"""A killed member's partitions are reassigned after this time, while its successor starts."""
 TIME_SCALE: Final = 0.5
-"""A check is asked again after 1 s and given up after 15 s: longer than three services take to come back in turn."""
+"""A check repeats after 1 s and times out after 15 s: longer than three services need to restart."""
 HIT_WITHIN_S: Final = 180.0
 PARKED_FOR: Final = re.compile(rf"{PLANTED}|a lie")
-"""Orders may park for these reasons, and for no other."""
+"""The only reasons for which orders may park."""
 SCHEMAS: Final = ("orders", "balances", "assets")
 LEASE_OVER_S: Final = 60.0
 """Longer than the lease on a row whose relay was killed."""
 
 
 class Outcome(NamedTuple):
-    """What became of a cell. `trouble`: what was wrong after it, None when it was survived."""
+    """The result of a cell. `trouble`: what was wrong after it, None when the system survived it."""
 
     cell: Cell
     hit: bool
@@ -56,11 +56,11 @@ class Arena:
         self._provoker = Provoker(system, trader)
 
     async def prepare(self) -> None:
-        """Set up what is traded."""
+        """Set up users and assets."""
         await self._provoker.prepare()
 
     async def play(self, cells: Sequence[Cell]) -> list[Outcome]:
-        """Play a round, in which each of `cells` (of different services) is hit; say what was found."""
+        """Run a round that hits each of `cells` (of different services); return the outcomes."""
         begin = time.monotonic()
         for cell in cells:
             self._armoury.arm(cell)
@@ -80,7 +80,7 @@ class Arena:
         return [Outcome(cell, self._armoury.hit(cell) is not None, trouble, seconds) for cell in cells]
 
     async def close(self) -> str | None:
-        """Look at what a system leaves: nothing unsent, and no process that died by itself; say what is wrong."""
+        """Expect empty outboxes and no process that ended by itself; return what is wrong, or None."""
         try:
             await eventually(self._nothing_is_unsent, "the outboxes are empty", within_s=LEASE_OVER_S)
         except AssertionError as error:
@@ -90,7 +90,7 @@ class Arena:
         return f"a process ended by itself: {died[0]}" if died else None
 
     async def _hit(self, cell: Cell) -> None:
-        """Provoke until a process has died in this cell."""
+        """Provoke the message until a process has died in this cell."""
         give_up_at = time.monotonic() + HIT_WITHIN_S
         while self._armoury.hit(cell) is None:
             assert time.monotonic() < give_up_at, f"{cell.name} was not hit within {HIT_WITHIN_S:g} s"
@@ -103,7 +103,7 @@ class Arena:
             await asyncio.sleep(0.05)
 
     async def _is_back(self, cell: Cell) -> None:
-        """Wait until another process does the work of the one that died."""
+        """Wait until another process has replaced the one that died."""
         marker = self._armoury.hit(cell)
         assert marker is not None
         await eventually(lambda: self._system.is_replaced(cell.service, 0, marker["pid"]), f"{cell.service} is back")
@@ -119,7 +119,7 @@ class Arena:
         await assert_all_is_well(self._system, self._trader)
 
     async def _operate(self) -> None:
-        """Let parked orders go on as an operator would, but those alone that this matrix has parked."""
+        """Resume parked orders as an operator would; an order that this matrix did not park is a fault."""
         statement = "SELECT order_id::text, parked_reason FROM audit.orders WHERE parked_reason IS NOT NULL"
         while True:
             for order_id, reason in await self._system.rows(statement):
@@ -128,7 +128,7 @@ class Arena:
             await asyncio.sleep(0.2)
 
     async def _replay_dead_letters(self, cells: Sequence[Cell]) -> None:
-        """Send again what was set aside on purpose; any other dead letter is a fault."""
+        """Replay the dead letters that this round planted; any other dead letter is a fault."""
         for schema in SCHEMAS:
             rows = await self._system.owner_rows(
                 f"SELECT dead_letter_id, reason FROM {schema}.dead_letters"

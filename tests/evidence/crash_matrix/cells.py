@@ -1,6 +1,6 @@
-"""The cells of the matrix: which service can stand at which point with which type of message; the rest, and why not.
+"""The cells of the matrix: which service can be at which crash point with which type of message, and why not the rest.
 
-The types are those of the topics, so a new message is in the matrix as soon as it is in the contracts.
+The types come from the topics, so a new message is in the matrix as soon as it is in the contracts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contracts.topics import (
 from saga_kit.runtime.crash_points import CrashPoint
 
 TIMER: Final = "TimerDue"
-"""The orchestrator's own message: it comes by no topic."""
+"""The orchestrator's own message, which comes by no topic."""
 
 
 def _types(*topics: Topic) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ BATCH: Final = set(CrashPoint) - PUBLISHING - TIMERS
 
 
 class Cell(NamedTuple):
-    """A place to die: this service, at this point, working on a message of this type."""
+    """A case to test: this service dies at this point while it handles a message of this type."""
 
     service: str
     point: CrashPoint
@@ -58,12 +58,12 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The cell as it is written on a command line."""
+        """The cell's name on the command line."""
         return f"{self.service}:{self.point.name.lower().replace('_', '-')}:{self.message}"
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read `name` again."""
+        """Make the cell of a name."""
         service, point, message = name.split(":")
         return cls(service, CrashPoint[point.upper().replace("-", "_")], message)
 
@@ -133,7 +133,7 @@ def chosen(patterns: Iterable[str]) -> list[Cell]:
 
 
 def sample() -> list[Cell]:
-    """Choose few cells in which every point comes by, at one of its services in turn, under ever another message."""
+    """Choose a few cells that cover every crash point, with services and message types that vary."""
     cells = []
     for number, point in enumerate(CrashPoint):
         here = [cell for cell in all_cells() if cell.point is point]
@@ -144,7 +144,7 @@ def sample() -> list[Cell]:
 
 
 def rounds(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Put cells of different services together into rounds, first those that take long, those that need silence too."""
+    """Group cells of different services into rounds; cells that need long or idle waits come first."""
     by_service: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=_patience):
         by_service.setdefault(cell.service, []).append(cell)

@@ -1,4 +1,4 @@
-"""The whole run: rounds over several systems side by side, the tables of what became of each cell, and the record."""
+"""The whole run: rounds on several systems at a time, a table of the outcomes for each service, and the record."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.evidence.crash_matrix.cells import RULES, SERVICES, Cell, messages, r
 SURVIVED, BROKEN, MISSED, CANNOT = "●", "✗", "?", "·"
 LEGEND: Final = f"{SURVIVED} hit and survived   {BROKEN} found broken   {MISSED} never hit   {CANNOT} cannot happen"
 SYSTEMS_BROKEN_MAX: Final = 5
-"""After so many broken systems the rest of the matrix is of no use."""
+"""After so many broken systems the run stops."""
 
 Tell = Callable[[Sequence[Outcome]], None]
 
 
 async def run(servers: Servers, cells: Sequence[Cell], folder: Path, *, systems: int, tell: Tell) -> list[Outcome]:
-    """Play all cells, each system with its logs in `folder`; `tell` hears of each round.
+    """Run all cells, with the logs of each system in `folder`; `tell` gets the outcomes of each round.
 
-    What was found wrong is in the outcomes, and raised never.
+    A fault is in the outcomes and never raises an exception.
     """
     waiting = rounds(cells)[::-1]
     outcomes: list[Outcome] = []
@@ -64,7 +64,7 @@ async def run(servers: Servers, cells: Sequence[Cell], folder: Path, *, systems:
 
 
 def found(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say what was wrong, a line for each cell, each with the command that repeats it."""
+    """List what was wrong, a line for each cell, with the command that repeats it."""
     return [f"{one.cell.name}: {_wrong(one)} ({command(one.cell)})" for one in outcomes if _wrong(one)]
 
 
@@ -74,7 +74,7 @@ def command(*cells: Cell) -> str:
 
 
 def show(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print a table for each service: points down, messages across."""
+    """Print a table for each service, with a row for each crash point and a column for each message type."""
     for service in SERVICES:
         symbols = _symbols(outcomes, service)
         if symbols:
@@ -115,7 +115,7 @@ def _wrong(one: Outcome) -> str | None:
 
 
 def _symbols(outcomes: Sequence[Outcome], service: str) -> Mapping[tuple[CrashPoint, str], str]:
-    """Map each point and message of a service that was played to its symbol, and add what cannot happen."""
+    """Map each crash point and message type of a service to the symbol of its outcome, impossible cells included."""
     played = {
         (one.cell.point, one.cell.message): (MISSED if not one.hit else BROKEN if one.trouble else SURVIVED)
         for one in outcomes

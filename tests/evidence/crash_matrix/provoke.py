@@ -1,7 +1,7 @@
-"""Makes a type of message come by: for each one an order, or an interference, that cannot do without it.
+"""Provokes a type of message: for each type, by an order or a forged message that must lead to it.
 
-Some messages are only said when somebody interferes: a settlement is refused when the hold was refunded by a stranger,
-a refund when the hold was settled before. A stranger speaks through Kafka, as any producer could that the broker lets.
+Some messages need a forged one: a settlement is refused when another producer has refunded the hold, a refund when the
+hold was settled before. The forged messages come by Kafka, as from any producer with the right to write the topic.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.evidence.crash_matrix.cells import RELAY, TIMER, Cell
 USERS: Final = [f"matrix-{number}" for number in range(10)]
 HOLDINGS: Final = {"USD": "1000000.00", "ACME": "10000", "SLOW": "10000"}
 SLOW_ANSWER_S: Final = 1.5
-"""How long the check of SLOW is kept back: time to interfere, and for a timer to find the order."""
+"""The delay of an answer about SLOW: time to send a forged message, and for a timer to find the order."""
 TICKER: Final = SampleAsset("TICK", Decimal("10.00"))
-"""Nobody trades it: its price moves."""
+"""An asset that nobody trades, whose price moves."""
 SETTLEMENT_REFUSED: Final = "FAILED EXECUTION_FAILED"
 
 
 class Provoker:
-    """Trades in one system so that a wanted message comes by."""
+    """Trades in one system so that a wanted type of message is sent."""
 
     def __init__(self, system: System, trader: Trader) -> None:
         self._system = system
@@ -56,7 +56,7 @@ class Provoker:
         }
 
     async def prepare(self) -> None:
-        """Give the users what they trade with, and set the assets up."""
+        """Give the users their holdings, and set the assets up."""
         await self._system.endow(USERS, HOLDINGS)
         logins = self._system.stack.logins
         slow = next(asset for asset in ASSETS if asset.asset_id == "SLOW")
@@ -65,7 +65,7 @@ class Provoker:
             await stores.put_asset(TICKER, answer_after_s=0)
 
     async def provoke(self, cell: Cell) -> None:
-        """Do once what brings the cell's message to its service."""
+        """Do once what leads to the cell's message."""
         if cell.service == "orchestrator" and cell.message == "RefundRefused":
             await self._lied_to()
         elif cell.point is CrashPoint.SWEPT and cell.message == "BalanceReserved":
@@ -94,20 +94,20 @@ class Provoker:
         return wanted
 
     async def _snatched(self) -> None:
-        """Refund the hold of an order that waits for its check: what it settles then is not held any more."""
+        """Refund the hold of an order that waits for its check, so that its settlement finds no hold."""
         wanted = await self._slow_sale(ends=SETTLEMENT_REFUSED)
         await self._is_reserved(wanted)
         await self._say(_refund(wanted))
 
     async def _refunded_too_late(self) -> None:
-        """Refund an order that is settled."""
+        """Refund the hold of an order that is settled."""
         wanted = sell(next(self._users), "ACME", "1")
         await self._trader.produce(wanted)
         await self._trader.ended([wanted.order_id])
         await self._say(_refund(wanted))
 
     async def _lied_to(self) -> None:
-        """Cancel an order, and lie about its refund while it is asked for: it parks, or knows better already."""
+        """Cancel an order and forge an answer to its refund: it parks, unless the true answer came first."""
         wanted = replace(sell(next(self._users), "SLOW", "1"), cancel=True)
         self._trader.note(wanted)
         await self._say(request_of(wanted))
@@ -122,7 +122,7 @@ class Provoker:
         await self._system.producer.send(*messages)
 
     async def _is_reserved(self, wanted: Wanted) -> None:
-        """Wait until the saga knows that its money is held, so that it does not ask for that again."""
+        """Wait until the saga has the answer to its reservation, so that it does not repeat the question."""
         statement = "SELECT 1 FROM audit.history WHERE order_id = $1::text::uuid AND name = 'BalanceReserved'"
 
         async def reserved() -> bool:
@@ -132,7 +132,7 @@ class Provoker:
 
 
 def wait_s(cell: Cell) -> float:
-    """Say after how long to provoke once more: a relay and a sweep need their time, and a sweep silence."""
+    """Return the seconds until the next attempt: a relay and a sweep need time, and a sweep an idle service."""
     if cell.point in RELAY:
         return 7.0  # longer than the grace of a row
     return 3.0 if cell.point is CrashPoint.SWEPT else 2.0
@@ -145,7 +145,7 @@ _OF_A_GOOD_ORDER: Final = (
 
 
 def _refund(wanted: Wanted) -> Message:
-    """Write a stranger's command, in the terms of the order's own hold (of a sale: the quantity)."""
+    """Forge a refund command with the terms of the order's own hold (for a sale: the quantity)."""
     body = {
         "command_id": f"{wanted.order_id}:refund",
         "order_id": wanted.order_id,
@@ -158,7 +158,7 @@ def _refund(wanted: Wanted) -> Message:
 
 
 def _refund_refused(wanted: Wanted) -> Message:
-    """Write what the balance service never says about such an order."""
+    """Forge an answer that the balance service never gives about such an order."""
     body = {
         "command_id": f"{wanted.order_id}:refund",
         "order_id": wanted.order_id,

@@ -1,4 +1,4 @@
-"""The product's command line in a process that is watched; run as a module, in the place of `operations.cli`."""
+"""The product's command line with a crash-point watcher; run as a module, in the place of `operations.cli`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.evidence.crash_matrix.cells import SERVICES
 from tests.evidence.crash_matrix.watcher import Armoury, Watcher
 
 FOLDER = "CRASH_MATRIX_FOLDER"
-"""The environment variable that names the folder of the armoury."""
+"""The environment variable with the folder of the armoury."""
 
 if __name__ == "__main__":
     if sys.argv[1] in SERVICES:

@@ -1,4 +1,4 @@
-"""A sample of the matrix on every run, in which each point comes by, and the matrix's own book-keeping."""
+"""A sample of the matrix with every crash point, and the completeness of the matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.infrastructure import Infrastructure
 
 
 def test_every_cell_is_played_or_has_its_reason() -> None:
-    """Service, point and type: what is not in the matrix is forbidden by a rule, and no rule is about nothing."""
+    """Every cell that is not in the matrix is excluded by a rule, and every rule excludes some cell."""
     every = {
         Cell(service, point, message)
         for service, point in product(SERVICES, CrashPoint)
@@ -27,14 +27,14 @@ def test_every_cell_is_played_or_has_its_reason() -> None:
 
 
 def test_every_service_dies_in_every_message_somewhere() -> None:
-    """No type is ruled out at all the points of a service that receives or sends it."""
+    """Each service has at least one cell for each type of message that it receives or sends."""
     held = {(service, message) for service in SERVICES for message in messages(service)}
     assert held == {(cell.service, cell.message) for cell in all_cells()}
 
 
 @pytest.mark.apache_kafka
 async def test_a_death_at_every_point_is_survived(infrastructure: Infrastructure, tmp_path: Path) -> None:
-    """Each place where a process can die, under one message: it comes back, every order ends, every cent is there."""
+    """After a death at each crash point the service comes back, every order ends, and every cent adds up."""
     cells = sample()
     assert set(CrashPoint) == {cell.point for cell in cells}
     outcomes = await run(infrastructure, cells, tmp_path, systems=2, tell=lambda _: None)

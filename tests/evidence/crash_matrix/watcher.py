@@ -1,8 +1,8 @@
-"""The watcher that ends its own process: at the point, and with the type of message, that it is armed with.
+"""The watcher that kills its own process at the crash point, and with the type of message, that a file names.
 
-It is armed through a file, so that one process after the other can be told where to die, and once: a marker, on the
-disk before the process is dead, says what was hit and disarms it for its successor. Points that a healthy system never
-passes are provoked, by a fault that is planted before: a message that can't be handled, a publish that fails.
+The file arms one death only: before the process dies, it writes a marker that says what was hit, and the marker disarms
+its successor. A crash point that a healthy system never passes needs a planted fault first: a message that can't be
+handled, or a publish that fails.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ PLANTED: Final = "planted by the crash matrix"
 
 
 class Armoury:
-    """The files by which the runner of the matrix and the processes speak: who shall die where, and who did."""
+    """The files between the runner and the processes: which service shall die where, and which one did."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def arm(self, cell: Cell) -> None:
-        """Let the service of this cell die there, once."""
+        """Let the service of this cell die in it, once."""
         self._marker(cell).unlink(missing_ok=True)
         new = self._folder / f"{cell.service}.new"
         new.write_text(cell.name)
         new.replace(self._folder / f"{cell.service}.armed")
 
     def disarm(self, service: str) -> None:
-        """Let a service live."""
+        """Cancel the death of a service."""
         (self._folder / f"{service}.armed").unlink(missing_ok=True)
 
     def armed(self, service: str) -> Cell | None:
-        """Say where a service shall die; None when it did, or is not armed."""
+        """Return the cell in which a service shall die; None when it did, or is not armed."""
         try:
             cell = Cell.parse((self._folder / f"{service}.armed").read_text())
         except FileNotFoundError:
@@ -55,14 +55,14 @@ class Armoury:
         return None if self._marker(cell).exists() else cell
 
     def hit(self, cell: Cell) -> dict[str, Any] | None:
-        """Return what the process wrote that died in this cell."""
+        """Return what the process that died in this cell wrote."""
         try:
             return dict(json.loads(self._marker(cell).read_text()))
         except FileNotFoundError:
             return None
 
     def mark(self, cell: Cell, messages: Collection[str]) -> None:
-        """Write, so that it outlives this process, that it dies now."""
+        """Write the marker, and sync it to disk, before the process dies."""
         marker = {"cell": cell.name, "pid": os.getpid(), "at": time.time(), "messages": sorted(messages)}
         new = self._folder / f"{cell.name}.new"
         with new.open("w") as file:
@@ -79,7 +79,7 @@ class Armoury:
 
 
 class PlantedFault(Exception):  # noqa: N818 - it is what happened
-    """A fault of one message: the kit must set the message aside."""
+    """A fault of one message, which must become a dead letter."""
 
 
 class Watcher:
@@ -92,7 +92,7 @@ class Watcher:
         self._relayed = False
 
     def __call__(self, point: CrashPoint, work: Collection[object]) -> None:
-        """Die here, or plant what leads to where to die, or do nothing."""
+        """Die here, or plant the fault that leads to the crash point, or do nothing."""
         cell = self._armoury.armed(self._service)
         if cell is None or cell.message not in (held := self._held(point, work, cell)):
             return
@@ -115,7 +115,7 @@ class Watcher:
         return self._types_of_rows(work) if cell.point is point else set()
 
     def _types_of_rows(self, ids: Collection[object]) -> set[str]:
-        """Look into outbox rows whose deletion is not committed: another session still sees them."""
+        """Read outbox rows from another session, which still sees them while their deletion is not committed."""
         found: set[str] = set()
         looking = threading.Thread(target=lambda: found.update(asyncio.run(self._look(ids))))
         looking.start()

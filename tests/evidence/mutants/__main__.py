@@ -1,4 +1,4 @@
-"""`python -m tests.evidence.mutants`: makes every deliberate defect in the protocol, and sees who catches it."""
+"""`python -m tests.evidence.mutants`: applies each deliberate defect and runs the tests that must catch it."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ from tests.support.infrastructure import Session
 from tests.support.project import ROOT, project_files
 
 TIMEOUT_S: Final = 600
-"""Of one mutant. What is not caught by then is not caught: a busy machine must not look like a watchful test."""
+"""The time for one mutant. A test run that takes longer counts as a survivor, since only a failed test catches it."""
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: the test that failed (None: it survived) and how long that took."""
+    """The result of a mutant: the test that failed (None: it survived) and the duration."""
 
     mutant: Mutant
     caught_by: str | None
@@ -50,7 +50,7 @@ def failing(killers: Sequence[str]) -> str | None:
 
 
 def hunt(mutants: Sequence[Mutant], workers: int, told: Callable[[Verdict], None]) -> list[Verdict]:
-    """Try all mutants, so many at once; `told` hears each verdict as it comes. In the order of the table."""
+    """Try all mutants, so many at once, and return verdicts in the order of the table; `told` gets each as it comes."""
     with _servers() as servers, _copies(workers) as copies, ThreadPoolExecutor(workers) as pool:
 
         def one(mutant: Mutant) -> Verdict:

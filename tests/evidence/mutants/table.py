@@ -1,7 +1,7 @@
-"""The table of mutants: deliberate defects in the protocol, each with the words that it breaks and the tests that fail.
+"""The table of mutants: deliberate defects in the protocol, each with the rule that it breaks and the tests that fail.
 
-A mutant replaces one text, which must stand in its file exactly once. Its killers are tests that state the property;
-when one of them passes in spite of the defect, nobody watches over that property.
+A mutant replaces one text, which must occur in its file exactly once. Its killers are tests of the broken rule; at
+least one of them must fail with the defect, or no test guards the rule.
 """
 
 # ruff: noqa: E501 - a text that is replaced stands here as it is there
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 
 class Mutant(NamedTuple):
-    """A defect: `old` in `file` becomes `new`. `why` says in the words of the protocol what is wrong with that."""
+    """A defect: `old` in `file` becomes `new`. `why` is the rule of the protocol that it breaks."""
 
     name: str
     why: str
@@ -121,7 +121,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "early cancel forgotten",
-        "A cancel that comes before its request is kept until the request meets it.",
+        "A cancel that comes before its request is stored until the request comes.",
         "order_saga/core/advance.py",
         "    draft.learn(early_cancels=(*known, wish))\n",
         "",
@@ -272,7 +272,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "answer after its patience believed",
-        "An answer that is handled after its question's patience is silence.",
+        "An answer that is handled after its question's patience counts as no answer.",
         "order_saga/core/advance.py",
         "    if not question.held_back and not paused_for(draft) and patience_over(draft, question):",
         "    if False:",
@@ -300,8 +300,8 @@ MUTANTS: Final = (
         ("tests/order_saga/core/test_replies_out_of_time.py::test_an_impossible_reply_parks_the_order",),
     ),
     Mutant(
-        "silent asked by every timer",
-        "While a participant is silent, only probes repeat their questions.",
+        "open breaker ignored by timers",
+        "While the circuit breaker of a participant is open, only probes repeat their questions.",
         "order_saga/core/advance.py",
         "        if is_silent(draft, question) and not message.probe:",
         "        if False:",
@@ -603,7 +603,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "lock order dropped",
-        "All lock accounts in one order, so that they wait in a line and never in a circle.",
+        "Every transaction locks accounts in the same order, so that there is no deadlock.",
         "participants/balance/store.py",
         "ORDER BY account.user_id, account.asset_id\nFOR UPDATE OF account",
         "FOR UPDATE OF account",
@@ -629,8 +629,8 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "event not kept",
-        "What must reach the broker stands in the outbox in the same transaction.",
+        "event not stored",
+        "A message that must be published is in the outbox in the same transaction.",
         "saga_kit/messaging/batch.py",
         "await self._outbox.write(tx, effects.outbox, sent)",
         "await self._outbox.write(tx, [], sent)",
@@ -706,7 +706,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "dead letter loses bytes",
-        "A record that can't be handled is kept byte for byte.",
+        "A record that can't be handled is stored byte for byte.",
         "saga_kit/messaging/dead_letters.py",
         "                [record.value for record in records],",
         "                [None for record in records],",

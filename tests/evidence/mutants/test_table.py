@@ -1,4 +1,4 @@
-"""The table of mutants is fresh: every text stands where it should, and every killer exists."""
+"""The table of mutants is up to date: every text occurs once in its file, and every killer exists."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.support.project import ROOT
 
 
 def test_every_text_stands_once_in_its_file() -> None:
-    """A mutant that can't be applied would catch nothing and say nothing."""
+    """Every mutant can be applied, because its text occurs exactly once."""
     assert [] == stale(MUTANTS)
 
 
 def test_there_are_enough_and_none_twice() -> None:
-    """At least forty defects, each another one."""
+    """There are at least forty mutants, and no two are the same."""
     assert 40 <= len(MUTANTS) == len({mutant.name for mutant in MUTANTS})
     assert len(MUTANTS) == len({(mutant.file, mutant.old, mutant.new) for mutant in MUTANTS})
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_python_and_its_killers_exist(mutant: Mutant) -> None:
-    """It breaks the protocol and not the syntax; and whoever must catch it is there."""
+    """A mutant is valid Python, and its killers exist."""
     source = (ROOT / mutant.file).read_text()
     ast.parse(source.replace(mutant.old, mutant.new))
     missing = [killer for killer in mutant.killers if killer.partition("::")[2] not in _tests(killer)]
@@ -34,7 +34,7 @@ def test_a_mutant_is_python_and_its_killers_exist(mutant: Mutant) -> None:
 
 
 def test_a_text_that_is_gone_is_told(tmp_path: Path) -> None:
-    """A table that was left behind by the code is an error and no success."""
+    """A mutant whose text is gone from its file is reported as an error."""
     (tmp_path / "code.py").write_text("a = 1\n")
     there, gone = (Mutant(name, "", "code.py", text, "", ()) for name, text in (("there", "a = 1"), ("gone", "b")))
 

@@ -1,1 +1,1 @@
-"""Pressure: a participant that is away for long, or a flood of messages that nobody can read, while orders go on."""
+"""Pressure: a participant is away for a long time, or a flood of unreadable messages comes, while orders go on."""

@@ -1,10 +1,10 @@
-"""Pressure at length: one participant after the other is away for long under load; then a flood of unreadable messages.
+"""Long pressure runs: each participant is away for a long time under load; then a flood of unreadable messages comes.
 
-An outage is one of two kinds: the processes are frozen, or killed and left dead. Memory of every process must not grow,
-orders must wait or end as the table of phases says, who is away must be probed and not stormed, orders that do not
-need it must be as quick as before, and the backlog must drain at full speed. In the flood every message becomes a dead
-letter with its bytes, and orders stay quick. The same independent checker as for chaos judges every order at the end.
-It needs a Docker engine.
+In an outage the participant's processes are frozen, or killed and left dead. The memory of every process must not grow;
+orders must wait or end as the table of phases says; the participant must get a few probes instead of a storm of
+questions; orders that do not need it must stay quick; the backlog must drain at full speed. In the flood every message
+must become a dead letter with its bytes, and orders must stay quick. The independent checker of chaos judges every
+order at the end. It needs a Docker engine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ out = Console(highlight=False, soft_wrap=True)
 
 
 async def run(wanted: argparse.Namespace, folder: Path) -> Seen:
-    """Do everything that is wanted, one after the other, on servers of their own."""
+    """Run all wanted outages and the flood one after the other, each on servers of its own."""
     seen: Seen = {}
     async with own_broker() as kafka, own_postgres() as postgres:
         for participant in wanted.participants:

@@ -1,4 +1,4 @@
-"""A flood of messages that nobody can read, on every topic, while orders go on: who is slowed, is every byte kept."""
+"""A flood of unreadable messages on every topic while orders go on: measures orders and checks every dead letter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOPICS: Final = {
     "balance.commands": "balances",
     "assets.commands": "assets",
 }
-"""The topics that a service consumes, and whose dead letters hold what can't be read there."""
+"""The topics that a service consumes, and the schema of its dead letters."""
 KINDS: Final = ("no headers", "broken JSON", "unknown type", "another's type", "oversized")
 OVERSIZED_EACH: Final = 10
 OVERSIZED_BYTES: Final = 700_000
@@ -42,14 +42,14 @@ STORED_WITHIN_S: Final = 120.0
 
 @dataclass
 class Flooded:
-    """What was seen."""
+    """The figures and the faults found."""
 
     figures: dict[str, int | float | str]
     found: list[str]
 
 
 async def flood(postgres: Server, kafka: Server, folder: Path, plan: Plan, *, each: int, unparsable: int) -> Flooded:
-    """Send `each` unreadable messages to each topic, and so many that the client library can't parse; say what came."""
+    """Send each topic `each` unreadable messages and `unparsable` ones that the client library can't parse; judge."""
     async with stage(postgres, kafka, folder, plan) as (one, _, load, witness, _watch):
         record = load.record
         loading = asyncio.create_task(load.run(plan.rate))
@@ -108,7 +108,7 @@ def _slower(figures: dict[str, int | float | str]) -> list[str]:
 
 
 def _send(one: Arena, each: int) -> list[Unreadable]:
-    """Send all kinds in turn to all partitions of all topics; return where each lies."""
+    """Send all kinds of unreadable messages to all partitions of all topics; return where each was stored."""
     producer = Producer(
         {
             "bootstrap.servers": one.stack.kafka_bootstrap_servers,
@@ -175,7 +175,7 @@ class _BadName(str):
 
 
 async def _send_unparsable(one: Arena, topic: str, number: int) -> list[tuple[str, int, int]]:
-    """Send records with a header's name that is not UTF-8, each in a batch of its own; return where they lie."""
+    """Send records with a header name that is not UTF-8, each in a batch of its own; return where they were stored."""
     native = message_accumulator.DefaultRecordBatchBuilder
     message_accumulator.DefaultRecordBatchBuilder = _DefaultRecordBatchBuilderPy
     producer = AIOKafkaProducer(bootstrap_servers=one.stack.kafka_bootstrap_servers)
@@ -194,7 +194,7 @@ async def _send_unparsable(one: Arena, topic: str, number: int) -> list[tuple[st
 
 
 async def _all_stored(one: Arena, number: int, since: float) -> float:
-    """Wait until there are so many dead letters, at most so long; return how long it took."""
+    """Wait until there are so many dead letters, at most `STORED_WITHIN_S`; return how long it took."""
     connection = await asyncpg.connect(one.owner_url)
     try:
         while time.monotonic() - since < STORED_WITHIN_S:

@@ -1,4 +1,4 @@
-"""One participant is away while orders go on at a steady rate: what becomes of them, of the rest, and of the memory."""
+"""One participant is away while orders go on at a steady rate: measures waiting orders, other orders and memory."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from tests.support.servers import Server
 USERS: Final = 40
 MIX: Final = {"good": 60, "by_kafka": 30, "unaffected": 20, "withdrawn": 4, "invalid": 6}
 PROBES_PER_S: Final = 25.0
-"""What one orchestrator may send to a silent participant beyond each order's first questions."""
+"""The rate of probes that one orchestrator may send to a silent participant, besides each order's first questions."""
 GROWTH_MAX_MB: Final = 24.0
 SLOWER_MAX: Final = 3.0
-"""Orders that do not need who is away may take so many times as long as before, or `SLOWER_BUT_S` if that is more."""
+"""Orders that do not need the participant may take so many times as long as before, or `SLOWER_BUT_S` if longer."""
 SLOWER_BUT_S: Final = 0.75
 DRAINED_WITHIN_S: Final = 1800.0
 DRAINED_AT_LEAST: Final = 0.5
-"""Of the rate at which whole orders are carried when nothing is wrong."""
+"""The least rate of the drain, as a share of the rate at which whole orders are carried normally."""
 WAITS_IN: Final = {
     "balance": {"VALIDATING", "RESERVING", "SETTLING", "REFUNDING"},
     "assets": {"VALIDATING", "REFUNDING"},
 }
-"""The phases that ask a participant something, and (`REFUNDING`, without balance) those on their way to an end."""
+"""The phases in which orders may be during an outage: those that ask the participant, and the refund on the way out."""
 QUESTIONS_MAX: Final = 6
-"""Of one order to a participant that says nothing: five attempts within its patience, and a refund."""
+"""The most questions of one order to a silent participant: five attempts within its patience, and a refund."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: who goes away, how, for how long; how many orders a second, and how many at once at the beginning."""
+    """The plan of an outage: which participant, how, how long; the rate of orders, and the burst at the beginning."""
 
     participant: str
     how: How
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass
 class Result:
-    """What was seen. Rates per second, latencies in seconds."""
+    """The figures and the faults found; rates are per second, latencies in seconds."""
 
     plan: Plan
     figures: dict[str, int | float | str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Result:
 async def stage(
     postgres: Server, kafka: Server, folder: Path, plan: Plan
 ) -> AsyncIterator[tuple[Arena, Participant, Load, Witness, Watch]]:
-    """Start the system, the participant, the load (idle) and those who watch."""
+    """Start the system, the participant, the load (idle), the witness and the watch."""
     replicas = {plan.participant: 0, "api": 1}
     async with system_on(postgres, kafka, folder, time_scale=plan.time_scale, replicas=replicas) as one:
         participant = Participant(one, plan.participant)
@@ -98,7 +98,7 @@ async def stage(
 
 
 async def outage(postgres: Server, kafka: Server, folder: Path, plan: Plan) -> Result:
-    """Do it, and say what was seen and what of it is wrong."""
+    """Run an outage; return its figures and the faults found."""
     result = Result(plan)
     async with stage(postgres, kafka, folder, plan) as (one, participant, load, witness, watch):
         record = load.record
@@ -148,7 +148,7 @@ async def outage(postgres: Server, kafka: Server, folder: Path, plan: Plan) -> R
 
 
 def _judge(result: Result, during: list[Sample]) -> list[str]:
-    """Hold what was seen against the bounds."""
+    """Compare the figures with their bounds."""
     plan, seen = result.plan, result.figures
     found = []
     if not seen["unaffected during, p99, s"]:
@@ -175,7 +175,7 @@ def _judge(result: Result, during: list[Sample]) -> list[str]:
 
 
 async def _capacity(load: Load, witness: Witness, orders: int) -> float:
-    """Measure how many whole orders a second are carried when many come at once."""
+    """Measure how many orders a second are completed when many come at once."""
     before = len(load.record.placed)
     began = time.monotonic()
     await load.burst(orders)
@@ -198,7 +198,7 @@ async def _drained(orders: Iterable[Placed], witness: Witness, since: float) -> 
 
 
 def _latencies(placed: Iterable[Placed], witness: Witness, participant: str) -> list[tuple[float, float]]:
-    """List, of orders that do not need the participant, when each was sent and how long it took."""
+    """List when each order that does not need the participant was sent, and how long it took."""
     kinds = {"unaffected", "invalid"} if participant == "balance" else {"invalid"}
     return [
         (one.at_s, witness.ended_at[one.order_id] - one.at_s)
@@ -222,6 +222,6 @@ def _rate(samples: list[Sample], what: str) -> float:
 
 
 def _first_questions(placed: Iterable[Placed], begin: float, end: float) -> float:
-    """Return what a silent participant may be asked, a second: within each order's patience, and for its refund."""
+    """Return the most questions a second, without probes, that the orders of this time may send to the participant."""
     wanting = sum(begin <= one.at_s < end and one.kind not in {"unaffected", "invalid"} for one in placed)
     return wanting * QUESTIONS_MAX / max(0.001, end - begin)

@@ -1,4 +1,4 @@
-"""One participant: its processes are frozen, or killed and left dead, and brought back. The rest is the stack's."""
+"""Runs one participant outside the stack, so that it can be frozen, or killed and left dead, and brought back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ How = Literal["freeze", "kill"]
 
 
 class Participant:
-    """The replicas of one service, and whoever starts one anew that ends."""
+    """The replicas of one service, and the supervisor that restarts them."""
 
     def __init__(self, arena: Arena, name: str) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Participant:
         await self._supervisor.stop()
 
     async def leave(self, how: How) -> None:
-        """Let all replicas stop answering at once; those that are killed stay dead."""
+        """Freeze or kill all replicas at once; killed ones stay dead."""
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP if how == "freeze" else signal.SIGKILL)
@@ -51,8 +51,7 @@ class Participant:
     async def come_back(self, how: How) -> None:
         """Let all replicas go on, or start them again.
 
-        One that stood still for longer than its loop may (`saga_kit.runtime.watchdog`) ends itself when it goes on, and
-        is started anew.
+        The watchdog (`saga_kit.runtime.watchdog`) ends a replica that was frozen for too long, and it is restarted.
         """
         if how == "kill":
             await self.start()

@@ -1,4 +1,4 @@
-"""Looks once a second at what must stay bounded: memory, waiting rows, messages to who is away. It judges nothing."""
+"""Samples every second what must stay bounded: memory, waiting rows, messages to the participant. It judges nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MB: Final = 1024 * 1024
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. Sizes in MB; `commands`: messages that were ever written to the watched topic."""
+    """One sample. Sizes are in MB; `commands`: all messages ever written to the watched topic."""
 
     at_s: float
     memory: Mapping[str, float]
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass
 class Watch:
-    """Samples taken until cancelled. `processes` tells which process ids bear which name, now."""
+    """Takes samples until cancelled. `processes` returns the present process ids by name."""
 
     arena: Arena
     topic: str
@@ -46,7 +46,7 @@ class Watch:
     samples: list[Sample] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Look again and again."""
+        """Take samples."""
         connection = await asyncpg.connect(self.arena.owner_url)
         admin = AdminClient({"bootstrap.servers": self.arena.stack.kafka_bootstrap_servers, "log_level": 0})
         try:
@@ -57,7 +57,7 @@ class Watch:
             await connection.close()
 
     def between(self, begin_s: float, end_s: float) -> list[Sample]:
-        """Return the samples of a time (monotonic)."""
+        """Return the samples between two times (monotonic)."""
         return [sample for sample in self.samples if begin_s <= sample.at_s <= end_s]
 
     async def _look(self, connection: asyncpg.Connection, admin: AdminClient) -> None:
@@ -104,7 +104,7 @@ class Watch:
 
 
 def growth_mb(samples: Sequence[Sample]) -> dict[str, float]:
-    """Say by how much each process grew from the second quarter of a time to its last: a trend, not a first fill."""
+    """Return how much each process grew from the second quarter to the last, which leaves out the first growth."""
     quarter = max(1, len(samples) // 4)
     early, late = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
     names = {name for sample in late for name in sample.memory}

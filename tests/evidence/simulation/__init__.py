@@ -1,1 +1,1 @@
-"""Deterministic simulation: the real saga, its real batches and participants, in a simulated world, from one seed."""
+"""Deterministic simulation: the real saga, batches and participants run in a simulated world that one seed decides."""

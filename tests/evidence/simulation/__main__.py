@@ -18,7 +18,7 @@ from tests.evidence.simulation.scenario import NODES, Scenario, draw
 from tests.evidence.simulation.shrink import shrink
 
 FAILURES_MAX: Final = 5
-"""After so many failing histories there is enough to look at."""
+"""The run stops after so many failing histories."""
 out = Console(highlight=False, soft_wrap=True)
 WHAT: Final = """The real core, batches, outbox, relay, timers, participants' barrier and ledger, run as two
 orchestrators, two balance services and one asset service on a simulated PostgreSQL and Kafka with a clock of their own.
@@ -39,7 +39,7 @@ def main(
 ) -> None:
     """Simulate histories of the whole system, each from a seed, with faults of every kind. Exit 1: one broke a rule.
 
-    One history is run again, and told in words, with [bold]--histories 1 --seed N[/].
+    [bold]--histories 1 --seed N[/] runs one history again and prints it in words.
     """
     be_quiet()
     first = random.SystemRandom().randrange(10**12) if seed is None else seed

@@ -1,7 +1,7 @@
-"""A simulated Kafka: partitioned logs, groups that rebalance, committed offsets; before it, a network that does worse.
+"""A simulated Kafka: partitioned logs, groups that rebalance, committed offsets, behind an unreliable network.
 
-What is published may be stored late, twice, in another order, or, where the protocol allows it, never; the publisher
-may be told that it failed although it did not. What is stored is delivered at least once to each group.
+A published message may be stored late, twice, in another order, or, where the protocol allows it, never; the publisher
+may get an error for a message that was stored. A stored message is delivered at least once to each group.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Network(Protocol):
     """What happens to messages on their way."""
 
     def journeys(self, topic: str) -> Iterable[float]:
-        """Say after how many seconds each copy of a message arrives; none: it is lost."""
+        """Return the delay in seconds of each copy of a message; without any, the message is lost."""
 
 
 class Broker:
@@ -51,7 +51,7 @@ class Broker:
         self._clock_ms = clock_ms
 
     def send(self, network: Network, messages: Sequence[Outgoing]) -> None:
-        """Let messages set out."""
+        """Send messages through a network."""
         loop = asyncio.get_running_loop()
         for message in messages:
             for delay_s in network.journeys(message.topic):
@@ -74,7 +74,7 @@ class Broker:
 
 
 class Group:
-    """A consumer group: who reads what from where."""
+    """A consumer group: its members, their partitions and the committed offsets."""
 
     def __init__(self, broker: Broker, topics: Sequence[str]) -> None:
         self._broker = broker
@@ -84,19 +84,19 @@ class Group:
         self.generation = 0
 
     async def join(self, member: Member) -> None:
-        """Take a member in."""
+        """Add a member."""
         self.members.append(member)
         await self.rebalance()
 
     async def leave(self, member: Member) -> None:
-        """Let a member go, or find out that it is gone."""
+        """Remove a member that leaves or has died."""
         if member in self.members:
             self.members.remove(member)
             member.positions = {}
             await self.rebalance()
 
     async def rebalance(self) -> None:
-        """Share the partitions out anew; everybody begins at the committed offsets, whatever is in work."""
+        """Reassign the partitions; every member begins at the committed offsets, whatever batch it still handles."""
         self.generation += 1
         for number, member in enumerate(self.members):
             mine = self._partitions[number :: len(self.members)]
@@ -106,14 +106,14 @@ class Group:
             member.news.set()
 
     def wake(self, tp: TopicPartition) -> None:
-        """Tell who reads a partition that there is something."""
+        """Wake the member that reads a partition: it has a new record."""
         for member in self.members:
             if tp in member.positions:
                 member.news.set()
 
 
 class Member:
-    """What our poller takes for an aiokafka consumer."""
+    """Stands in for an aiokafka consumer, as the kit's poller uses it."""
 
     def __init__(self, broker: Broker, group: Group, poller: Poller, most: Callable[[], int]) -> None:
         """`most` draws how many records the next poll may take at most: batches are cut anywhere."""
@@ -141,7 +141,7 @@ class Member:
         return taken
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
-        """Commit offsets, unless the group has moved on without this member."""
+        """Commit offsets; fail when the group has rebalanced since this member was assigned its partitions."""
         if self not in self._group.members or self.generation != self._group.generation:
             raise CommitFailedError("the group has rebalanced")
         self._group.committed.update(offsets)

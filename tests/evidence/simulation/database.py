@@ -1,7 +1,7 @@
 """A simulated PostgreSQL: read committed, row locks, unique keys, commits of unknown outcome. It knows no table.
 
-What a statement does stands in `statements`; the very same statements run on the real server in
-`test_same_as_postgres.py`, and must give the same rows. A row is a dict; what is stored is never changed in place.
+`statements` says what each statement does. `test_same_as_postgres.py` runs the same statements on the real server and
+compares the rows. A row is a dict; a stored row is never changed in place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHECK_VIOLATION: Final = "23514"
 
 
 class ServerError(Exception):
-    """What the server says, with its SQLSTATE."""
+    """An error of the server, with its SQLSTATE."""
 
     def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class ServerError(Exception):
 
 
 class World(Protocol):
-    """What may go wrong on the way to the server and back: it waits, and raises `OSError` for a broken connection."""
+    """The connection to the server: it takes time, and raises `OSError` when it breaks."""
 
     async def round_trip(self) -> None:
         """Take the time of a statement."""
@@ -45,7 +45,7 @@ class World(Protocol):
 
 
 class Result:
-    """The rows of a statement, as far as our code reads them."""
+    """The rows of a statement, with the methods that our code uses."""
 
     def __init__(self, rows: list[Any] | None = None, rowcount: int | None = None) -> None:
         self._rows = rows or []
@@ -77,14 +77,14 @@ Statement = Callable[..., Awaitable[Result]]
 
 
 class Said(NamedTuple):
-    """A transaction's statements, and the server's clock when it ended."""
+    """A transaction's statements and answers, and the server's clock when it ended."""
 
     at: datetime
     statements: list[tuple[str, tuple[Any, ...]]]
 
 
 class Database:
-    """The committed rows of all tables, who holds which lock, and the clock."""
+    """The committed rows of all tables, the holders of the locks, and the clock."""
 
     def __init__(self, statements: Mapping[str, Statement], clock: Callable[[], float]) -> None:
         """Begin empty; `clock` gives simulated seconds."""
@@ -94,11 +94,11 @@ class Database:
         self.open: set[Transaction] = set()
         self.clock_is_off_s = 0.0
         self.read_only = False
-        """Whether it takes no locks and no writes, as a standby, or a primary that is being switched."""
+        """Whether it refuses locks and writes, as a standby does, or a primary during a switch-over."""
         self.committed: list[Callable[[Mapping[str, Mapping[Key, Row | None]]], None]] = []
         """Called with what each commit has written."""
         self.said: list[Said] | None = None
-        """What committed transactions said, in the order of their commits, when somebody wants to know."""
+        """The statements of committed transactions, in the order of their commits; None when nobody records them."""
         self._clock = clock
         self._serial: dict[str, int] = defaultdict(int)
 
@@ -142,7 +142,7 @@ class Transaction:
         try:
             result = await statement(self, *parameters)
         except ServerError as error:
-            self.end()  # an error ends a transaction, and lets go of its locks at once
+            self.end()  # an error ends a transaction and releases its locks at once
             kind = IntegrityError if error.sqlstate == UNIQUE_VIOLATION else DBAPIError
             raise kind("", None, error) from error
         self.statements.append((sql, parameters))
@@ -171,7 +171,7 @@ class Transaction:
         return self.get(table, key)
 
     def is_free(self, table: str, key: Key) -> bool:
-        """Tell whether a row could be locked at once (SKIP LOCKED)."""
+        """Tell whether a row can be locked at once (SKIP LOCKED)."""
         return self.database.locks.get((table, key), self) is self
 
     def holds(self, table: str, key: Key) -> bool:
@@ -246,7 +246,7 @@ class Transaction:
             tell(self.writes)
 
     def end(self) -> None:
-        """Let go of every lock; what is not committed by now never will be."""
+        """Release every lock; what is not committed by now never will be."""
         for what in self._locked:
             del self.database.locks[what]
         self._locked.clear()
@@ -256,7 +256,7 @@ class Transaction:
 
 
 class Engine:
-    """What our code takes for SQLAlchemy's engine. `lingers` says how long the server keeps a dead client's locks."""
+    """Stands in for SQLAlchemy's engine. `lingers_s` says how long the server keeps the locks of a dead client."""
 
     def __init__(self, database: Database, world: World, lingers_s: Callable[[], float] = lambda: 0.0) -> None:
         self._database = database
@@ -276,7 +276,7 @@ class Engine:
         except Exception:
             tx.end()
             raise
-        except BaseException:  # the process is dead: its server finds out later
+        except BaseException:  # the process is dead; the server notices later
             asyncio.get_running_loop().call_later(self._lingers_s(), tx.end)
             raise
         finally:

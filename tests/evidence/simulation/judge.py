@@ -1,7 +1,7 @@
-"""Do I1 to I11 hold for a history? Judged after every commit and at the end, by rules of its own, not the saga's.
+"""Judges whether I1 to I11 hold, after every commit and at the end, by rules that share no code with the saga.
 
-What the wire told is held against the tables, the tables against each other, and every cent against the orders that
-were told as COMPLETED, worked out in fractions.
+It compares the events with the tables, the tables with each other, and every cent with the orders that were published
+as COMPLETED, computed in fractions.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ LEGAL: Final = {
     "CONFIRMED": {"PROCESSING", "CONFIRMED", "CANCELLED", "FAILED"},
     "PROCESSING": {"COMPLETED", "FAILED"},
 }
-"""Which status may follow which; the same again tells that a cancel was asked for."""
+"""Which statuses may follow each one; the same status again means that a cancel was requested."""
 FEE: Final = Fraction(10, 10_000)
 QUOTE_AGE_S: Final = 30.1
-"""How long before its fill an order's price may have been the asset's last: `max_quote_age`, and a moment."""
+"""How old an order's price may be at its fill: `max_quote_age` and a little more."""
 CLOCKS: Final = {Kind.CLOCK_JUMP, Kind.BROKER_CLOCK}
 
 
 class Judge:
-    """Hears every event of the wire, sees every commit, and has the last word."""
+    """Gets every event and every commit, and gives the final verdict."""
 
     def __init__(self, world: World) -> None:
         self.told: dict[Any, dict[int, OrderStatusChanged]] = defaultdict(dict)
-        """What the wire told of each order, by version."""
+        """The published events of each order, by version."""
         self._world = world
         self._faults: list[str] = world.broken
         self._tables = world.database.tables
@@ -49,13 +49,13 @@ class Judge:
         self._clocks_agree = not CLOCKS & {fault.kind for fault in world.scenario.faults}
 
     def hear(self, event: OrderStatusChanged) -> None:
-        """Take an event from the wire: repeats must be the same, word for word."""
+        """Take an event; a repeat must be identical."""
         known = self.told[event.order_id].setdefault(event.version, event)
         if known != event:
             self._faults.append(f"I9: version {event.version} of {event.order_id} was told in two ways")
 
     def after_commit(self, writes: Mapping[str, Mapping[Key, Row | None]]) -> None:
-        """Look at every order that a commit has touched, and at its hold as it is at that moment."""
+        """Check every order that a commit has changed, together with its present hold."""
         for order_id, order in writes.get("orders", {}).items():
             if order is not None:
                 self._faults.extend(self._step_faults(order_id, order))
@@ -84,7 +84,7 @@ class Judge:
             yield f"I6: {order_id} will never wake"
 
     def _price_faults(self, order_id: Any, order: Row) -> Iterator[str]:
-        """Expect that the price of a fill was in force not long before it was decided, whoever stood still."""
+        """Expect that the price of a fill was the asset's price shortly before, even if a process stood still."""
         decided_s = (order["updated_at"] - EPOCH).total_seconds()
         known = self._world.prices[order["asset_id"]]
         ends = [*(began_s for began_s, _ in known[1:]), math.inf]
@@ -108,7 +108,7 @@ class Judge:
     # The end ----------------------------------------------------------------------------------------------------------
 
     def final(self) -> list[str]:
-        """Say what is wrong when all has ended."""
+        """List what is wrong after everything has ended."""
         faults = [*self._money(), *self._dead_letters()]
         for plan in self._world.scenario.orders:
             order = self._every("orders").get(plan.order_id)
@@ -127,7 +127,7 @@ class Judge:
         ]
 
     def _wire(self, order: Row) -> Iterator[str]:
-        """I7 and I9: each version was told, without a gap, along legal moves, and the last is what the table shows."""
+        """I7 and I9: every version was published, by legal moves, and the last one is as in the table."""
         order_id, told = order["order_id"], self.told[order["order_id"]]
         if sorted(told) != list(range(1, order["version"] + 1)):
             yield f"I9: {order_id} is at version {order['version']}, told were {sorted(told)}"
@@ -188,7 +188,7 @@ class Judge:
         yield from (f"I10: {key} names {ids}" for key, ids in holders.items() if len(ids) > 1)
 
     def _dead_letters(self) -> Iterator[str]:
-        """Nothing is set aside but what was poisoned, and what a broken request says of itself."""
+        """Only poisoned messages and broken requests are dead letters, and only poisoned orders are parked."""
         if any(fault.kind is Kind.POISON for fault in self._world.scenario.faults):
             return
         for place, letter in self._tables["dead_letters"].items():
@@ -198,7 +198,7 @@ class Judge:
                 yield f"{order_id} is parked: {order['parked_reason']}"
 
     def _money(self) -> Iterator[str]:
-        """I1 and I2: the journal balances, and every account holds what the completed orders made of its deposits."""
+        """I1 and I2: the journal balances, and every account has its deposits plus what completed orders moved."""
         sums: dict[str, Fraction] = defaultdict(Fraction)
         for (_, _, asset), line in self._tables["journal"].items():
             sums[asset] += Fraction(line["amount"])
@@ -221,7 +221,7 @@ class Judge:
 
 
 def _effect(order: Any) -> dict[str, Fraction]:
-    """Work out what a completed order does to its user's accounts, to the cent and in favour of the house."""
+    """Work out what a completed order does to its user's accounts: to the cent, debits rounded up, credits down."""
     quantity = Fraction(order.filled_quantity)
     gross = quantity * Fraction(order.average_price)
     fee = Fraction(math.ceil(gross * FEE * 100), 100)

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: simulated minutes cost what their events cost, nothing more."""
+"""An event loop whose clock jumps to the next timer, so that simulated time costs no waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOREVER_S: Final = 3600.0 * 24
 
 
 class StandingStill(RuntimeError):  # noqa: N818 - it is what happened
-    """Everybody waits for somebody: nothing will ever happen again."""
+    """No task can go on and no timer is left, so nothing will ever happen."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -27,7 +27,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Clock(selectors.BaseSelector):
-    """Instead of waiting for sockets it lets the time pass."""
+    """A selector that advances the clock instead of waiting for sockets."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -1,4 +1,4 @@
-"""One simulated process: the real batch process, outbox, relay and timers, that dies anywhere and is started again."""
+"""One simulated process with the real batch process, outbox, relay and timers. It may die anywhere and restarts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMAS: Final = {"orchestrator": "orders", "balance": "balances", "assets": "assets"}
 SESSION_S: Final = 10.0
-"""After this the group finds out that a member is dead or frozen."""
+"""The time after which the group notices that a member is dead or frozen."""
 PUBLISH_TIMEOUT_S: Final = 4.0
 RELAY_EVERY_S: Final = 0.5
 SCAN_EVERY_S: Final = 0.25
@@ -45,7 +45,7 @@ _SAGA_METRICS: Final = SagaMetrics()
 
 
 class Died(BaseException):
-    """The process ends here and now; no code of ours may catch it."""
+    """The process dies here; no product code may catch it."""
 
 
 async def _no_feed_here() -> bool:
@@ -54,7 +54,7 @@ async def _no_feed_here() -> bool:
 
 
 class Node:
-    """A process of a service: what it has in memory is lost when it dies."""
+    """A process of a service; its memory is lost when it dies."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -91,12 +91,12 @@ class Node:
             self.world.tell(self.name, "starts again")
 
     def kill(self) -> None:
-        """End everything at whatever it waits for."""
+        """Cancel every task of the process, wherever it waits."""
         for task in self._tasks:
             task.cancel()
 
     def freeze(self) -> None:
-        """Stand still at the next thing that would leave the process."""
+        """Stop at the next call that leaves the process."""
         self.thawed.clear()
 
     def pass_point(self, point: CrashPoint, work: Collection[object]) -> None:
@@ -207,7 +207,7 @@ class Node:
             handle.cancel()
             await asyncio.sleep(every_s)  # what was committed is published by now, if it goes well
 
-    # What it meets outside --------------------------------------------------------------------------------------------
+    # Its connection to the database -----------------------------------------------------------------------------------
 
     async def breathe(self) -> None:
         """Wait while the process is frozen."""
@@ -236,7 +236,7 @@ class Node:
 
 
 class Publisher:
-    """The way out: what the kit's publisher promises, over the simulated network."""
+    """Stands in for the kit's publisher, over the simulated network."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -261,7 +261,7 @@ class Publisher:
 
 
 class DeadLetters:
-    """Where records go that nobody can handle."""
+    """Stands in for the kit's store of dead letters."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

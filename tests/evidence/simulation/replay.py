@@ -1,6 +1,6 @@
-"""Says again, one transaction after the other, what simulated processes said: to the simulation or to PostgreSQL.
+"""Repeats the statements of simulated processes, one transaction after the other, on the simulation or on PostgreSQL.
 
-Both are given the same clock, so that every row must come out the same.
+Both get the same clock, so that every row must be the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 Seen = list[Any]
-"""What a statement answered: its rows, or its row count, or its SQLSTATE."""
+"""The answer to a statement: its rows, its row count, or its SQLSTATE."""
 
 CLOCK: Final = """
     CREATE SCHEMA fake;
@@ -35,7 +35,7 @@ CLOCK: Final = """
         AS $$ SELECT current_setting('fake.now')::timestamptz $$;
     CREATE FUNCTION fake.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
         AS $$ SELECT current_setting('fake.now')::timestamptz $$"""
-"""A clock for PostgreSQL that shows what it is told, for who puts schema `fake` before `pg_catalog`."""
+"""A settable clock for PostgreSQL, for a session that has schema `fake` before `pg_catalog` in its search path."""
 RULES: Final = (
     *(Decimal(text) for text in ("0.01", "0.00000001", "0.001")), None, Decimal(10), Decimal(10_000), 10, "USD", 2,
     True, None, None, 1,
@@ -45,7 +45,7 @@ _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_no
 _NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 15))
 _OF_HOLD: Final = ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason")
 _DOCUMENTS: Final = frozenset({"history", "fills"})
-"""Read as they stand: whoever reads their numbers may lose digits."""
+"""Columns of JSON documents, which are compared with all their digits."""
 TABLES: Final = {
     "orders": ("orders.orders", "order_id", tuple(column.name for column in store._ALL)),
     "history": ("orders.history", "order_id, seq", ("at", "version_from", "version_to", "moves", "entries")),
@@ -68,11 +68,11 @@ TABLES: Final = {
     f"{schema}.outbox": (f"{schema}.outbox", "outbox_id", ("due_at", "available_at", "refs", "payload"))
     for schema in ("orders", "balances", "assets")
 }
-"""The simulated tables: where each is in PostgreSQL, by what it is sorted, and what is compared."""
+"""The simulated tables: for each its name in PostgreSQL, its sort key, and the columns that are compared."""
 
 
 def record(scenario: Scenario) -> list[Said]:
-    """Run a history and write down what its transactions said, in the order of their commits."""
+    """Run a history and record the statements of its transactions, in the order of their commits."""
 
     async def live() -> list[Said]:
         world = World(scenario)
@@ -85,7 +85,7 @@ def record(scenario: Scenario) -> list[Said]:
 
 
 async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, list[Any]]]:
-    """Say it to the simulated database; return what it answered and what its tables hold."""
+    """Run the statements on the simulated database; return the answers and the rows of the tables."""
     clock = [0.0]
     database = Database(statements(), lambda: clock[0])
     for user in USERS:
@@ -101,7 +101,7 @@ async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, lis
 
 
 async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[Seen], dict[str, list[Any]]]:
-    """Say it to PostgreSQL; return the same."""
+    """Run the statements on PostgreSQL; return the same."""
     async with engine.begin() as tx:
         for user in USERS:
             for asset, amount in HOLDINGS.items():
@@ -144,7 +144,7 @@ async def _say(begin: Callable[[], Any], said: Said, before: str = "") -> list[S
 
 
 class _RefusedError(Exception):
-    """Ends a transaction whose statement was refused."""
+    """Rolls back a transaction whose statement was refused."""
 
 
 def _answer(sql: str, result: Any) -> Seen:
@@ -160,7 +160,7 @@ def _row(table: str, key: Any, row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _plain(row: Sequence[Any]) -> tuple[Any, ...]:
-    """Make values alike that PostgreSQL writes in another way."""
+    """Convert values to one form where PostgreSQL writes them differently."""
     return tuple(_value(value) for value in row)
 
 
@@ -179,14 +179,14 @@ def _value(value: Any) -> Any:
 
 
 def _alike(document: dict[str, Any]) -> dict[str, Any]:
-    """Write times alike, and leave out one that the simulation does not know."""
+    """Convert times to one form, and leave out one that the simulation does not have."""
     if "at" in document:
         document["at"] = datetime.fromisoformat(document["at"]).isoformat()
     return {name: value for name, value in document.items() if name != "created_at"}
 
 
 class Still:
-    """A way to the database on which nothing happens."""
+    """A connection without delays and faults."""
 
     async def round_trip(self) -> None:
         """Take no time."""

@@ -1,4 +1,4 @@
-"""Runs histories: one, or many on all processors, each in a loop with a clock of its own."""
+"""Runs histories, one or many on all processors, each in an event loop with a clock of its own."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK: Final = 25
-"""Histories that a process runs before it tells."""
+"""The histories that a process runs before it reports."""
 
 
 class Outcome(NamedTuple):
-    """What came of one history."""
+    """The outcome of one history."""
 
     faults: list[str]
-    """What was wrong, in words; empty when all held."""
+    """The faults found, in words; empty when all was well."""
     history: list[Told]
-    """In words, when it was asked for."""
+    """The history in words, when it was traced."""
     seen: Counter[str]
     ends: Counter[str]
     ended_after_s: float
@@ -38,11 +38,11 @@ class Outcome(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What came of many."""
+    """The outcomes of many histories, added up."""
 
     histories: int
     failed: dict[int, list[str]]
-    """What was wrong, by seed."""
+    """The faults found, by seed."""
     seen: Counter[str]
     ends: Counter[str]
     ended_after_s: float
@@ -70,7 +70,7 @@ def run(scenario: Scenario, *, traced: bool = False) -> Outcome:
 
 
 def run_many(first: int, count: int, processes: int | None = None) -> Iterator[Tally]:
-    """Run the histories of `count` seeds from `first` on; yield what came of each part of them."""
+    """Run the histories of `count` seeds from `first` on; yield a tally of each part."""
     parts = [(start, min(CHUNK, first + count - start)) for start in range(first, first + count, CHUNK)]
     with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), be_quiet) as pool:
         yield from pool.map(_run_part, parts)
@@ -89,13 +89,13 @@ def add(tallies: list[Tally]) -> Tally:
 
 
 def be_quiet() -> None:
-    """Say nothing of what is retried: a history has its own words."""
+    """Switch off the product's logs of retries: a history has its own lines."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Be quiet for a while, in a process that has more to do."""
+    """Switch off these logs while the block runs."""
     before = structlog.get_config()
     be_quiet()
     try:

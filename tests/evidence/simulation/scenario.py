@@ -1,6 +1,6 @@
-"""What a history is made of, drawn from its seed: orders, what is done to them, and every fault, each a value.
+"""The plan of a history, drawn from its seed: orders, what users and operators do, and every fault, each a value.
 
-A scenario is plain data, so that a failing one can be made smaller by leaving parts out (`shrink`).
+A scenario is plain data, so that `shrink` can leave out parts of a failing one.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ REPLICAS: Final = {"orchestrator": 2, "balance": 2, "assets": 1}
 NODES: Final = tuple(f"{service}-{number}" for service, count in REPLICAS.items() for number in range(count))
 USERS: Final = ("alice", "bob")
 HOLDINGS: Final = {"USD": "1500", "BTC": "0.03"}
-"""What each user begins with: enough for some of the orders and not for all."""
+"""The holdings of each user at the beginning: enough for some of the orders but not for all."""
 BUSY_S: Final = 120.0
 """Orders are made, and faults begin, within this time."""
 READ_ONLY_CHANCE: Final = 0.15
 LOCKED_ROW_CHANCE: Final = 0.3
 SETTING_ASIDE: Final = {CrashPoint.SET_ASIDE_WRITTEN, CrashPoint.SET_ASIDE_COMMITTED}
-"""Points that only a message that can't be written leads to."""
+"""Crash points that only a message that can't be written leads to."""
 _BY_PARTICIPANTS: Final = tuple(point for point in CrashPoint if point not in {CrashPoint.TIMERS_FOUND, *SETTING_ASIDE})
 POINTS: Final = {"orchestrator": tuple(CrashPoint), "balance": _BY_PARTICIPANTS, "assets": _BY_PARTICIPANTS}
-"""What a service's processes pass here: of all messages, only an order's own are ever poisoned."""
+"""The crash points that each service passes here: only messages of orders are ever poisoned."""
 
 
 class Cancel(msgspec.Struct, frozen=True):
-    """Somebody asks to cancel, `at` seconds after the beginning."""
+    """A cancel, `at` seconds after the beginning."""
 
     at: float
     by: str
@@ -55,10 +55,10 @@ class OrderPlan(msgspec.Struct, frozen=True):
     copies: int = 1
     """How many times it is sent at once."""
     sent_with_other_words: bool = False
-    """A second request under the same id asks for something else."""
+    """Whether a second request with the same id asks for something else."""
     invalid: bool = False
     trusting: bool = False
-    """What the broker has taken is not sent again, whether or not anything comes of it."""
+    """Whether the user sends the request again only while the broker has not acknowledged it."""
     cancels: tuple[Cancel, ...] = ()
 
 
@@ -77,7 +77,7 @@ class Kind(StrEnum):
     DATABASE_READ_ONLY = "database read-only"
     """The primary takes no writes for a time: what reads works, what locks or writes is refused."""
     LOCKED_ROW = "locked row"
-    """A session of somebody else's holds one account, or one order, locked for a time."""
+    """Another session locks one account, or one order, for a time."""
     BROKER_AWAY = "broker away"
     CLOCK_JUMP = "clock jump"
     """The database's clock is set."""
@@ -117,7 +117,7 @@ class Rates(msgspec.Struct, frozen=True):
     late: float = 0.0
     late_s: float = 0.0
     not_acknowledged: float = 0.0
-    """A publish that stored some or all and says that it failed."""
+    """A publish that stored some or all of the messages and reports a failure."""
     commit_unknown: float = 0.0
     connection_lost: float = 0.0
     slow: float = 0.0
@@ -132,7 +132,7 @@ class Scenario(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...]
     rates: Rates
     breaker_opens_after: int = 100
-    """After how many repeated questions without an answer a participant gets only probes."""
+    """The number of repeated questions without an answer that opens the circuit breaker of a participant."""
 
 
 def draw(seed: int) -> Scenario:
@@ -177,7 +177,7 @@ def _cancel(chance: Random, at: float) -> Cancel:
 
 
 _DRAWN: Final = tuple(kind for kind in Kind if kind not in {Kind.DATABASE_READ_ONLY, Kind.LOCKED_ROW})
-"""Kinds that are drawn one by one; the others come last, so that histories of before stay as they were."""
+"""Kinds that are drawn one by one; newer kinds are drawn last, so that the histories of known seeds do not change."""
 
 
 def _fault(chance: Random, orders: int) -> Fault:  # noqa: PLR0911 - one for each kind
@@ -218,7 +218,7 @@ def _poison(chance: Random, orders: int) -> Fault:
 def _locked_row(chance: Random, orders: Sequence[OrderPlan]) -> Fault:
     number = chance.randrange(len(orders))
     if early := [plan for plan in orders if any(cancel.at < plan.at for cancel in plan.cancels)]:
-        # The row is there before its request, which nobody says again: what must not be dropped meets a lock.
+        # The row exists before its request, which is sent only once: a message that must not be dropped meets a lock.
         plan = chance.choice(early)
         at = min(cancel.at for cancel in plan.cancels)
         return Fault(Kind.LOCKED_ROW, str(orders.index(plan)), at, chance.choice((1.0, 12.0, 50.0)))

@@ -1,4 +1,4 @@
-"""Makes a failing scenario smaller while it goes on failing: fewer orders, fewer faults, less chance."""
+"""Makes a failing scenario smaller while it still fails: fewer orders, fewer faults, lower rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS_MAX: Final = 400
 
 
 def shrink(scenario: Scenario, fails: Callable[[Scenario], bool] | None = None) -> Scenario:
-    """Leave out whatever the failure does not need; the result still fails."""
+    """Leave out everything that the failure does not need; the result still fails."""
     fails = fails or (lambda smaller: bool(run(smaller).faults))
     runs = 0
     going_on = True
@@ -33,7 +33,7 @@ def shrink(scenario: Scenario, fails: Callable[[Scenario], bool] | None = None) 
 
 
 def _smaller(scenario: Scenario) -> Iterator[Scenario]:
-    """Say what might be left out, the most first."""
+    """Yield scenarios with one part left out, the largest parts first."""
     if scenario.rates != Rates(batch_most=scenario.rates.batch_most):
         yield structs.replace(scenario, rates=Rates(batch_most=scenario.rates.batch_most))
     poisoned = {int(fault.target) for fault in scenario.faults if fault.kind in {Kind.POISON, Kind.ASK_AGAIN}}

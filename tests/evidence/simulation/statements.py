@@ -1,7 +1,7 @@
-"""What our SQL statements do, in Python, on the simulated database. One function a statement, found by its text.
+"""The product's SQL statements as Python functions on the simulated database, one for each, found by the SQL text.
 
-A statement that is changed in the product and not here is unknown, and fails at once; whether what stands here is what
-PostgreSQL does is tested by running the same work on both (`test_same_as_postgres.py`).
+A statement that changes in the product and not here is unknown and fails at once. `test_same_as_postgres.py` runs the
+same work on PostgreSQL and compares the results.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _orders() -> dict[str, Statement]:
 
 
 async def read_clock(tx: Transaction, unknown: list[Any]) -> Result:
-    """Tell the time, who is paused, and which orders are archived."""
+    """Return the time, the paused participants, and which of the orders are archived."""
     archived = [order_id for order_id in unknown if tx.get("archive", order_id) is not None]
     return Result([(tx.database.now(), [participant for participant, _ in tx.rows("pauses")], archived)])
 
@@ -228,7 +228,7 @@ async def upsert_fills(tx: Transaction, *arrays: list[Any]) -> Result:
 
 
 async def due(tx: Transaction, most: int, back_s: float) -> Result:
-    """Lock those that are due and not locked, first those that waited longest."""
+    """Lock orders that are due and not locked, the longest-waiting first."""
     now = tx.database.now()
     waiting = sorted(
         (row["due_at"], order_id)
@@ -246,19 +246,19 @@ def _is_due(at: datetime, now: datetime, back_s: float) -> bool:
 
 
 async def wake(tx: Transaction, phases: list[str], most: int) -> Result:
-    """Make those due that wait in these phases for longer than a moment."""
+    """Make orders due that wait in these phases, unless they are due within a moment anyway."""
     soon = tx.database.now() + timedelta(seconds=5)
     return await _wake(tx, most, lambda row: row["phase"] in phases and row["due_at"] > soon)
 
 
 async def count_held_back(tx: Transaction) -> Result:
-    """Count those that wait for somebody who was paused."""
+    """Count orders that wait for a participant that was paused."""
     held_back = [order_id for order_id, row in tx.rows("orders") if _could_wake(row) and _is_held_back(tx, row)]
     return Result([(len(held_back),)])
 
 
 async def wake_held_back(tx: Transaction, most: int) -> Result:
-    """Make those due that wait for somebody who was paused."""
+    """Make orders due that wait for a participant that was paused."""
     return await _wake(tx, most, lambda row: _is_held_back(tx, row))
 
 
@@ -283,7 +283,7 @@ async def _wake(tx: Transaction, most: int, is_meant: Callable[[Row], bool]) -> 
 
 
 async def pause(tx: Transaction, participant: str, paused_by: str, reason: str) -> Result:
-    """Note that nobody asks a participant."""
+    """Record that a participant is paused."""
     done = await tx.insert("pauses", str(participant), {"paused_by": paused_by, "reason": reason})
     return Result(rowcount=int(done))
 
@@ -297,19 +297,19 @@ async def unpause(tx: Transaction, participant: str) -> Result:
 
 
 async def is_repaired(tx: Transaction, run_id: str, action: str, item: str) -> Result:
-    """Count what a run did to an item."""
+    """Count the repairs that a run recorded for an item."""
     return Result([(int(tx.get("repairs", (run_id, action, item)) is not None),)])
 
 
 async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done_by: str, result: str) -> Result:
-    """Note what a run did to an item."""
+    """Record what a run did to an item."""
     if not await tx.insert("repairs", (run_id, action, str(item)), {"done_by": done_by, "result": result}):
         raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "repairs_pkey"')
     return Result(rowcount=1)
 
 
 async def choose_old(tx: Transaction, older_than_s: float, _first: str, _end: str, most: int) -> Result:
-    """Lock orders that ended so long ago and are not locked; all tables here have one page."""
+    """Lock orders that ended so long ago and are not locked; here every table has one page."""
     before = tx.database.now() - timedelta(seconds=older_than_s)
     old = [
         order_id
@@ -484,7 +484,7 @@ async def add_lines(tx: Transaction, *arrays: list[Any]) -> Result:
 
 
 async def lock_holds(tx: Transaction, hold_ids: list[str]) -> Result:
-    """Lock holds in the order of their ids; those that were archived when this began are there, too."""
+    """Lock holds in the order of their ids; those archived when the statement began are included."""
     there = sorted(hold_id for hold_id in set(hold_ids) if tx.get("holds", hold_id) is not None)
     past = [(hold_id, tx.get("holds_archive", hold_id)) for hold_id in sorted(set(hold_ids) - set(there))]
     rows = [(hold_id, await tx.lock("holds", hold_id)) for hold_id in there]
@@ -510,7 +510,7 @@ async def insert_holds(tx: Transaction, *arrays: list[Any]) -> Result:
 
 
 async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end: str, most: int) -> Result:
-    """Move holds that have ended and are not locked; how old they are is not known here."""
+    """Archive holds that have ended and are not locked; their age is not simulated."""
     ended = sorted(hold_id for hold_id, row in tx.rows("holds") if row["state"] != "HELD")
     free = [hold_id for hold_id in ended if tx.is_free("holds", hold_id)][:most]
     for hold_id in free:
@@ -521,7 +521,7 @@ async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end
 
 
 async def update_holds(tx: Transaction, *arrays: list[Any]) -> Result:
-    """Write what became of holds."""
+    """Write the states of holds."""
     for hold_id, row in (_hold(values) for values in _columns(*arrays)):
         before = await tx.lock("holds", hold_id)
         if before is not None:
@@ -558,7 +558,7 @@ def _check_hold(hold_id: str, row: Row) -> None:
 
 
 async def listings(tx: Transaction, asset_ids: list[str]) -> Result:
-    """Read assets with their prices; the world puts both there as a statement's row has them."""
+    """Read assets with their prices; the world stores both as one row, as the statement returns them."""
     now = tx.database.now()
     rows = ((asset_id, tx.get("assets", asset_id)) for asset_id in sorted(set(asset_ids)))
     return Result([(asset_id, *row["rules"], now, *row["price"]) for asset_id, row in rows if row is not None])

@@ -1,4 +1,4 @@
-"""The simulated database is the real one, as far as our statements can tell: same rows, same answers, same waits."""
+"""The simulated database behaves as PostgreSQL for our statements: same rows, same answers, same waits."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _quiet() -> Iterator[None]:
 
 
 WAITS_S: Final = 0.4
-"""A statement that has not answered by now waits for a lock."""
+"""A statement without an answer after this time waits for a lock."""
 
 
 @pytest_asyncio.fixture
 async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
-    """Connect as the owner, by a clock that shows what it is told."""
+    """Connect as the owner, in sessions with the settable clock."""
     url = parse_database_url(database.url)
     settings = {
         "search_path": "fake, pg_catalog",
@@ -60,7 +60,7 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
 
 
 async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
-    """What simulated processes said in many histories, said to both: every answer and every row of every table."""
+    """The statements of many histories give the same answers and the same rows of every table on both databases."""
     said = []
     for seed in range(HISTORIES):
         said += await asyncio.to_thread(record, draw(seed))
@@ -77,7 +77,7 @@ async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
 
 
 def _of_few_histories() -> set[str]:
-    """Name statements that few histories need; those of the participants' outboxes are the orchestrator's as well."""
+    """Name statements that are rare in histories; those of the participants' outboxes equal the orchestrator's."""
     relays: list[Any] = [Relay(None, name, Outbox(name), None) for name in ("assets", "balances")]  # type: ignore[arg-type]
     return {relay._release_sql for relay in relays}
 
@@ -109,7 +109,7 @@ _MESSAGE: Final = (0.0, 0.0, ["ref"], b"payload")
 
 
 class Does(NamedTuple):
-    """One of two transactions says something: `sql` of None commits, "" rolls back."""
+    """A statement of one of two transactions; `sql` of None commits, "" rolls back."""
 
     who: str
     sql: str | None
@@ -170,7 +170,7 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 async def test_two_at_the_same_time_meet_alike(engine: AsyncEngine, script: Sequence[Does]) -> None:
-    """Who waits, who goes on, and what each is told."""
+    """In two concurrent transactions the same statements wait, go on and get the same answers on both databases."""
     postgres = await _play(script, lambda: _Real(engine), WAITS_S)
     simulation = await asyncio.to_thread(_play_on_simulation, script)
     assert simulation == postgres
@@ -194,7 +194,7 @@ class _Real:
         self._connection: Any = None
 
     async def say(self, sql: str, parameters: tuple[Any, ...]) -> Any:
-        """Say something, in a transaction that begins with the first words."""
+        """Run a statement; the first one begins the transaction."""
         if self._connection is None:
             self._connection = await self._engine.connect()
         return await self._connection.exec_driver_sql(sql, parameters)

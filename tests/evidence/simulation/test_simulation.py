@@ -1,4 +1,4 @@
-"""The simulation at the size of every change, and what makes it worth trusting: it repeats itself, and it can fail."""
+"""A short simulation for every change, and the reasons to trust it: it is repeatable, and it finds planted defects."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_history_loses_or_doubles_anything(tally: Tally) -> None:
 
 
 def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
-    """Every kind of fault happened, a process died at every crash point, and orders ended in every way."""
+    """The histories hold every kind of fault, a death at every crash point, and every end of an order."""
     chances = {
         "message lost",
         "message late",
@@ -74,7 +74,7 @@ def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
 
 
 def test_a_seed_tells_the_same_history_in_every_process() -> None:
-    """Nothing but the seed decides: not the hash seed of Python, not the time of the day."""
+    """Only the seed decides a history: neither Python's hash seed nor the time of day changes it."""
     program = (
         "from tests.evidence.simulation.run import *; be_quiet(); print(*run(draw(77), traced=True).history, sep='\\n')"
     )
@@ -141,7 +141,7 @@ def _believe_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_price_of_before_a_stand_still_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge of prices can fail: in this history the answer waits while the price changes."""
+    """With the defect planted, the judge finds a fill at an old price: the answer waits while the price changes."""
     order = OrderPlan(UUID(int=5), "alice", "BTC", "SELL", "0.01", None, None, at=30.0)
     faults = (
         Fault(FaultKind.SILENT, "assets", 29.0, 8.0),
@@ -160,7 +160,7 @@ def test_a_price_of_before_a_stand_still_shows(monkeypatch: pytest.MonkeyPatch) 
     [_forget_the_tombstone, _keep_no_event, _acknowledge_first, _forget_the_archive, _drop_what_meets_a_lock],
 )
 def test_a_defect_shows(monkeypatch: pytest.MonkeyPatch, defect: Callable[[pytest.MonkeyPatch], None]) -> None:
-    """A defect in the protocol breaks a history, and a smaller one that is told in words shows it as well."""
+    """A planted defect in the protocol breaks a history, and so does the history that `shrink` makes of it."""
     defect(monkeypatch)
     seed = next((seed for seed in range(SEEDS_MAX) if run(draw(seed)).faults), None)
     assert seed is not None, "no history shows the defect"
@@ -172,7 +172,7 @@ def test_a_defect_shows(monkeypatch: pytest.MonkeyPatch, defect: Callable[[pytes
 
 
 async def test_a_loop_that_stands_still_says_so() -> None:
-    """Nobody waits for real."""
+    """When no task can go on, the loop raises an error instead of waiting."""
     from tests.evidence.simulation.loop import StandingStill, VirtualLoop  # noqa: PLC0415 - of this test alone
 
     def stand_still() -> None:

@@ -1,6 +1,6 @@
 """The simulated world of one history: its processes, users, operator and faults, all from one seed.
 
-`live` runs a scenario from the first request to the end of the last order; what it saw is judged by `judge`.
+`live` runs a scenario from the first request to the end of the last order; `judge` judges it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ QUIET_S: Final = 400.0
 SEND_AGAIN_S: Final = 20.0
 """A producer sends a request again until it has seen the order."""
 TOLERATES_LOSS: Final = frozenset({"balance.commands", "balance.replies", "assets.commands", "assets.replies"})
-"""What is asked again until it is answered. Requests are sent again by who made them; events must never be lost."""
+"""Topics whose messages may be lost, since they repeat until answered. Users repeat requests; no event may be lost."""
 _PAGES: Final = ("(0,0)", "(100000,0)")
 _YEARS_S: Final = 1e9
 _STATEMENTS: Final = statements()
@@ -66,7 +66,7 @@ class Told(NamedTuple):
 
 
 class World:
-    """Everything around the code under test, and the chances that it takes."""
+    """Everything around the code under test, and its random decisions."""
 
     STALE_AFTER: Final = timedelta(seconds=10)
 
@@ -80,9 +80,9 @@ class World:
         self.database = Database({**_STATEMENTS, store._HISTORY: self._write_history}, self.loop.time)
         self.broker = Broker(self._broker_clock_ms)
         self.broken: list[str] = []
-        """What must never happen and did."""
+        """The faults found."""
         self.seen: Counter[str] = Counter()
-        """The faults that really happened."""
+        """The injected faults that took effect."""
         self.history: list[Told] = []
         self.ended_after_s = 0.0
         self.requested: dict[Any, OrderRequested] = {}
@@ -94,7 +94,7 @@ class World:
         self._calm = False
         self._poisoned: set[Any] = set()
         self._poisons = any(fault.kind is Kind.POISON for fault in scenario.faults)
-        """A request may become a dead letter then, and nobody replays it but who sent it."""
+        """Whether a message gets poisoned: then a request may be a dead letter, and only its user sends it again."""
         self._nodes: dict[str, Node] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self.judge = Judge(self)
@@ -102,7 +102,7 @@ class World:
     # Running a history ------------------------------------------------------------------------------------------------
 
     async def live(self) -> list[str]:
-        """Run the whole history; return what was wrong, in words."""
+        """Run the whole history; return the faults found, in words."""
         try:
             self._furnish()
             self._begin()
@@ -187,7 +187,7 @@ class World:
         ended = all(row["phase"] in {"COMPLETED", "CANCELLED", "FAILED"} for row in orders.values())
         return asked and ended and not outboxes
 
-    # What users and operators do --------------------------------------------------------------------------------------
+    # Users and operators ----------------------------------------------------------------------------------------------
 
     async def _trade(self, plan: OrderPlan) -> None:
         for number, cancel in enumerate(plan.cancels):
@@ -234,12 +234,12 @@ class World:
         return True
 
     async def _operate(self) -> None:
-        """Resume what a poisoned message has parked, now that it can be written."""
+        """Resume orders that a poisoned message has parked, now that it can be written."""
         for number in count():
             for order_id, row in sorted(self.database.tables["orders"].items()):
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
-                    with suppress(DBAPIError):  # a lock that is not given in time: the next round tries again
+                    with suppress(DBAPIError):  # a lock was not granted in time: the next round tries again
                         await orders.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 
@@ -330,7 +330,7 @@ class World:
         await self._insist(lambda: wake(engine))
 
     async def _insist(self, typed: Callable[[], Awaitable[object]]) -> None:
-        """Type an operator's command again while the database takes no writes."""
+        """Repeat an operator's command while the database takes no writes."""
         while True:
             try:
                 await typed()
@@ -345,7 +345,7 @@ class World:
             await orders.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 
     async def _archive(self, until_s: float) -> None:
-        """Archive what has ended, of any age: all that an archived order may still hear comes soon here."""
+        """Archive orders that have ended, of any age: here late messages of an archived order come soon."""
         engine = Engine(self.database, _Slow(self))
         while True:
             for move in (archive.move, Holds("balances").archive):
@@ -438,7 +438,7 @@ class World:
     # What is seen of it -----------------------------------------------------------------------------------------------
 
     def next_due(self, schema: str, column: str) -> datetime | None:
-        """Find when the next row of a schema's orders or outbox is due."""
+        """Return when the next row of a schema's orders or outbox is due."""
         table = "orders" if column == "due_at" else f"{schema}.outbox"
         moments = [
             row[column] for row in self.database.tables[table].values()
@@ -478,7 +478,7 @@ class World:
 
 
 class _Patient:
-    """The operator's way to the database, when nothing goes wrong any more."""
+    """The operator's connection to the database, without faults."""
 
     async def round_trip(self) -> None:
         """Take no time."""
@@ -489,7 +489,7 @@ class _Patient:
 
 
 class _Slow(_Patient):
-    """The same on a way that takes time, so that others come between."""
+    """The same connection with delays, so that other transactions come between."""
 
     def __init__(self, world: World) -> None:
         self._world = world
