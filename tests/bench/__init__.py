@@ -1,1 +1,1 @@
-"""The benchmark: the whole system beside its peers, in one interleaved run on the same broker and database."""
+"""The benchmark: the whole system and its peers, measured alternately on the same broker and database."""

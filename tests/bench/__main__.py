@@ -1,14 +1,14 @@
-"""`make bench`: what the system carries, how fast, at what price, as ratios to peers that are measured in the same run.
+"""`make bench`: throughput, latency and cost of the system, as ratios to peers that are measured in the same run.
 
-One scenario a run, `loop` unless another is named; `all` runs them one after the other. Ratios compare between
-machines; absolute figures are this machine's, at this moment. Nothing else should run on it meanwhile. Interrupted,
-it leaves nothing behind. The last line is one JSON object: the records by the scenario's name.
+A run measures one scenario, `loop` unless another is named; `all` measures them one after the other. Ratios can be
+compared between machines; absolute figures hold for this machine at this moment. Nothing else should run on it
+meanwhile. An interrupted run leaves nothing behind. The last line is one JSON object: the records by scenario name.
 
   make bench                                      the whole loop; on Apache Kafka where it, or Docker, is at hand
   make bench ARGS="rate --broker kafka"           on Apache Kafka: KAFKA_BOOTSTRAP_SERVERS, else a container
-  make bench ARGS="growth --orders 10000000"      sizes can be changed; one that a scenario has no use for is an error
-  make bench ARGS="all --record" && make docs     keep the records, make docs/performance.md and docs/scaling.md of them
-  make bench ARGS="all --quick"                   does everything work? a few orders, figures without worth
+  make bench ARGS="growth --orders 10000000"      with another size; a size that the scenario does not use is an error
+  make bench ARGS="all --record" && make docs     write the records and generate docs/performance.md and docs/scaling.md
+  make bench ARGS="all --quick"                   a smoke test with a few orders, whose figures mean nothing
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from tests.support.servers import docker_trouble
 
 out = Console(highlight=False, soft_wrap=True)
 WRONG: Final = (PeerError, LoadError)
-"""Somebody did not do what was asked: that is told in one line, and the run has failed."""
+"""Errors of a peer or the load: they are printed in one line, with exit status 1."""
 EXPECTED: Final = (*WRONG, BenchError, StackError, OSError, TimeoutError)
-"""What is told in one line."""
+"""All errors that are printed in one line."""
 ROUNDS_MIN: Final = 3
 SIZES: Final = {
     "rounds": (int, "rounds that count; one more warms up"),
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 async def _until_told(work: Coroutine[Any, Any, dict[str, evidence.Record]]) -> dict[str, evidence.Record]:
-    """Let SIGINT and SIGTERM cancel the work, so that everything that it has begun is ended."""
+    """Let SIGINT and SIGTERM cancel the work, so that it stops everything that it started."""
     task = asyncio.ensure_future(work)
     for wish in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(wish, task.cancel)
@@ -86,7 +86,7 @@ async def _until_told(work: Coroutine[Any, Any, dict[str, evidence.Record]]) -> 
 
 
 async def _run_all(wanted: argparse.Namespace) -> dict[str, evidence.Record]:
-    """Measure each scenario on a ground of its own; in a smoke test, those that can share a system share it."""
+    """Measure each scenario on servers of its own; in a smoke test, scenarios with the same first system share them."""
     records = {}
     options = {scenario: options_of(scenario, wanted) for scenario in _chosen(wanted)}
     for group in _groups([*options], sharing=wanted.quick):
@@ -105,7 +105,7 @@ def _groups(scenarios: Sequence[Scenario], *, sharing: bool) -> list[list[Scenar
 
 @asynccontextmanager
 async def _ground_for(kind: BrokerChoice, *scenarios: Scenario) -> AsyncIterator[Ground]:
-    """Make a ground in a folder that is removed with it."""
+    """Start servers, with a temporary folder that is removed at the end."""
     names = dict.fromkeys(name for scenario in scenarios for name in scenario.systems)
     topics = [topic for scenario in scenarios for topic in scenario.topics]
     with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
@@ -134,7 +134,7 @@ async def _run(scenario: Scenario, options: Options, one: Ground, wanted: argpar
 
 
 def options_of(scenario: Scenario, wanted: argparse.Namespace) -> Options:
-    """Return the scenario's own options, but for what was wished; raises `BenchError` for what it can't heed."""
+    """Return the scenario's options with the wanted changes; raises `BenchError` for one that it does not use."""
     wishes = {name: value for name in SIZES if (value := getattr(wanted, name)) is not None}
     if wanted.scenario != "all" and (useless := wishes.keys() - set(scenario.sizes)):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(useless))
@@ -144,7 +144,7 @@ def options_of(scenario: Scenario, wanted: argparse.Namespace) -> Options:
 
 
 def command(scenario: Scenario, options: Options, kind: BrokerChoice) -> str:
-    """Write down what repeats a run."""
+    """Return the command that repeats a run."""
     sizes = {name: getattr(options, name) for name in scenario.sizes}
     changed = {name: value for name, value in sizes.items() if value != getattr(scenario.full, name)}
     words = [scenario.name, f"--broker {kind}", *(f"--{n.replace('_', '-')} {v:g}" for n, v in changed.items())]
@@ -171,14 +171,14 @@ def _show(record: evidence.Record, scenario: Scenario, *, quick: bool) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return the first of what went wrong at once."""
+    """Return the first error of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def _chosen(wanted: argparse.Namespace) -> list[Scenario]:
-    """Return what is to be measured; raises `BenchError` when that is nothing."""
+    """Return the scenarios to be measured; raises `BenchError` when there is none."""
     if wanted.record and wanted.quick:
         raise BenchError("--quick measures nothing that is worth a record")
     if wanted.record and (wanted.rounds or ROUNDS_MIN) < ROUNDS_MIN:
@@ -213,7 +213,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _at_hand() -> BrokerChoice:
-    """Choose Apache Kafka where there is one, or where one can be started."""
+    """Choose Apache Kafka where one is named or can be started."""
     return "kafka" if environ.get("KAFKA_BOOTSTRAP_SERVERS") or docker_trouble() is None else "embedded"
 
 

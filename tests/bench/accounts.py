@@ -1,4 +1,4 @@
-"""Accounts for the load's users, made by the database itself: as if each had made one deposit, and more than enough."""
+"""Creates accounts for the load's users by SQL, each with one deposit that is large enough for any run."""
 
 from __future__ import annotations
 

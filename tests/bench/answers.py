@@ -1,7 +1,7 @@
-"""Both participants of a floor in one process: every order is approved at one quote, every hold held and settled.
+"""Both participants of the lean and the naive loop in one process: they approve every order and settle every hold.
 
-The answers come from memory and are stored nowhere, so a repeated command gets the same answer. A floor that has no
-ledger to keep is quicker than any system with real participants can be.
+The answers are computed and stored nowhere, so a repeated command gets the same answer. Without a ledger, a loop is
+faster than any system with real participants can be.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _write = msgspec.json.Encoder().encode
 
 
 async def answer(settings: KafkaSettings) -> None:
-    """Answer batch by batch."""
+    """Answer commands batch by batch."""
     topics = (ASSETS_COMMANDS.name, BALANCE_COMMANDS.name)
     async with bare.producer(settings) as producer, bare.consumer(settings, "answers", *topics) as consumer:
         bare.say_ready()
@@ -32,7 +32,7 @@ async def answer(settings: KafkaSettings) -> None:
 
 
 def replies(records: Iterable[Any], now: datetime) -> Iterator[bare.Message]:
-    """Say yes to every command."""
+    """Approve every command."""
     for record in records:
         asked = _read(record.value)
         reply, topic = _yes(bare.type_of(record), asked, now)
@@ -57,7 +57,7 @@ def _yes(kind: str, asked: Command, now: datetime) -> tuple[msgspec.Struct, str]
         return BalanceSettled(
             command_id, order_id, hold_id, HoldState.SETTLED, asked.capture, "0", asked.user_id, asked.asset_id
         ), BALANCE_REPLIES.name
-    raise ValueError(f"a floor asks nothing like {kind}")
+    raise ValueError(f"neither loop sends {kind}")
 
 
 if __name__ == "__main__":

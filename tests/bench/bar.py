@@ -1,4 +1,4 @@
-"""How far a long measurement is: a bar on a terminal, nothing elsewhere. Lines may be printed above it meanwhile."""
+"""A progress bar for a long measurement, on a terminal only. Lines may be printed above it meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 @contextmanager
 def bar(out: Console, steps: int, what: str = "measurements") -> Iterator[Callable[[], None]]:
-    """Show a bar; call what it gives after each of the steps."""
+    """Show a bar; the caller calls the yielded function after each step."""
     columns = (BarColumn(), MofNCompleteColumn(), "{task.description}", TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
         task = progress.add_task(what, total=steps)

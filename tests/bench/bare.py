@@ -1,4 +1,4 @@
-"""What the bare loops share of Kafka: whole batches in, whole batches out, and an end when told. No framework."""
+"""The Kafka code of the lean and the naive loop: consume and publish whole batches, end on SIGTERM. No framework."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from contracts.topics import ORDERS_EVENTS
 from saga_kit.runtime.settings import KafkaSettings
 
 PARTITIONS = ORDERS_EVENTS.partitions
-"""All topics have as many, so an order's records have the same number in each topic that is keyed by the order."""
+"""All topics have this number, so an order has the same partition in each topic that is keyed by the order."""
 RECORDS_MAX = 500
 IDLE_MS = 100
-"""How long to wait for records when there are none; whatever comes is returned at once."""
+"""How long a poll waits when there are no records; it returns as soon as some come."""
 COMMIT_OFFSETS_S = 1.0
 BATCH_BYTES_MAX = 512 * 1024
 
@@ -44,7 +44,7 @@ class Message(NamedTuple):
 
 @lru_cache(maxsize=65_536)
 def partition_of(key: str) -> int:
-    """Choose a partition as Kafka's own clients do; hashed once, since messages of one key come close together."""
+    """Choose a partition as Kafka's own clients do; the result is cached, since messages of one key come together."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS
 
 
@@ -62,7 +62,7 @@ def consumer(settings: KafkaSettings, group: str, *topics: str) -> AIOKafkaConsu
 
 
 def producer(settings: KafkaSettings) -> AIOKafkaProducer:
-    """Make a producer that loses nothing and repeats nothing, as the system's."""
+    """Make an idempotent producer with the system's settings."""
     return AIOKafkaProducer(
         **settings.kafka_client_options(),
         acks="all",
@@ -74,10 +74,10 @@ def producer(settings: KafkaSettings) -> AIOKafkaProducer:
 
 
 async def batches(source: AIOKafkaConsumer) -> AsyncIterator[Sequence[Any]]:
-    """Give the next records again and again, none when none came for `IDLE_MS`.
+    """Yield batches of records, an empty one when none came for `IDLE_MS`.
 
-    Whoever asks for more is done with what it has. Then, once in a while, offsets are committed: what comes again
-    after a death must do no harm.
+    When the caller asks for the next batch, the last one counts as handled, and from time to time its offsets are
+    committed. After a crash records may come again, so handling must be idempotent.
     """
     committed_at = time.monotonic()
     while True:
@@ -95,7 +95,7 @@ def type_of(record: Any) -> str:
 
 
 async def publish(to: AIOKafkaProducer, prefix: str, source: str, messages: Iterable[Message]) -> None:
-    """Send what goes to one partition as one batch, and wait until the broker has everything."""
+    """Send the messages of each partition as one batch, and wait until the broker has acknowledged all."""
     groups: dict[tuple[str, int], list[Message]] = defaultdict(list)
     for message in messages:
         groups[message.topic, message.partition].append(message)
@@ -120,7 +120,7 @@ def _filled(to: AIOKafkaProducer, group: Iterable[Message], source: bytes, time:
             ("ce_time", time),
             ("content-type", b"application/json"),
         ]
-        if batch.append(**record, headers=headers) is None:  # None is its word for "full"
+        if batch.append(**record, headers=headers) is None:  # None means that the batch is full
             yield batch
             batch = to.create_batch()
             batch.append(**record, headers=headers)
@@ -129,7 +129,7 @@ def _filled(to: AIOKafkaProducer, group: Iterable[Message], source: bytes, time:
 
 
 def say_ready() -> None:
-    """Tell whoever started this process, by the file that `READY_FILE` names, that it is at work."""
+    """Report that this process works, by creating the file that `READY_FILE` names."""
     if path := os.environ.get("READY_FILE"):
         Path(path).touch()
 

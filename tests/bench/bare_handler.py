@@ -1,7 +1,7 @@
-"""The peer of `POST /orders`: the least that FastAPI and aiokafka do for a request, in a process of its own.
+"""The bare handler, the peer of `POST /orders`: the least that FastAPI and aiokafka do for a request.
 
-It validates the body with pydantic and publishes it, acknowledged by the broker. No token, no idempotency, no claim in
-a database, no promise: what it has answered with 202 is lost when the broker loses it.
+It validates the body with pydantic and publishes it, acknowledged by the broker. It has no token, no idempotency and no
+claim in a database, so an order that it accepted with 202 is lost when the broker loses it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether anything creeps: a steady load for half an hour, looked at every minute."""
+"""Whether latency, CPU time, memory or tables grow: a steady load for half an hour, measured every minute."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True)
 class Minute:
-    """What one of the equal parts of the time showed."""
+    """The figures of one of the equal parts of the time."""
 
     result: Result
     cpu_us: Mapping[str, float]
@@ -38,10 +38,10 @@ class Minute:
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """Measure the peak, then go on at a share of it, and compare the first quarter with the last."""
+    """Measure the peak, continue at a share of it, and compare the first quarter with the last."""
     contender, meter = (await ground.system()).contender, Meter(ground)
     result = await contender.run(options.warm_up, options.in_flight)
-    for seconds in (options.seconds / 5, options.seconds):  # how fast the first orders are says little of the others
+    for seconds in (options.seconds / 5, options.seconds):  # the speed of the first orders says little about the others
         result = await contender.run(max(options.warm_up, round(seconds * result.orders_per_s)), options.in_flight)
     per_s, minutes = SHARE * result.orders_per_s, max(4, round(options.minutes))
     ground.out.print(f"peak {in_words(result)}; now {per_s:.0f} orders/s for {options.minutes:g} minutes")
@@ -66,7 +66,7 @@ async def measure(ground: Ground, options: Options) -> Outcome:
 
 
 def figures_of(seen: Sequence[Minute]) -> Figures:
-    """List what every minute showed, and the last quarter against the first."""
+    """Return the figures of every minute, and the ratios of the last quarter to the first."""
     columns = [_values(minute) for minute in seen]
     quarter = max(1, len(seen) // 4)
     figures: Figures = {RATIOS: {}, SPEED: {}, CPU: {}}
@@ -110,7 +110,7 @@ def _table(seen: Sequence[Minute]) -> Table:
 
 
 def _memory(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Return what each has in memory; of PostgreSQL, with its children, what is shared counts once."""
+    """Return the memory of each process; for PostgreSQL, with its children, shared memory counts once."""
     sizes = {}
     for name, some in pids.items():
         family = [one for pid in some for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
@@ -126,7 +126,7 @@ def _own_mib(process: psutil.Process) -> float:
 
 
 async def _outbox_rows(url: str, most: list[int]) -> None:
-    """Look again and again until cancelled."""
+    """Sample the outboxes until cancelled."""
     connection = await asyncpg.connect(url)
     try:
         while True:

@@ -1,8 +1,8 @@
-"""The ground of a benchmark: one PostgreSQL and one broker, and the systems that are started on them when asked for.
+"""The servers of a benchmark, one PostgreSQL and one broker, and the systems that are started on them on demand.
 
-Systems that are compared share the ground, each with a database and topics of its own. What was started lives as long
-as the ground, and nothing is left of it afterwards. The PostgreSQL is the embedded one, with fsync on; the broker is
-the embedded one, or the Apache Kafka that KAFKA_BOOTSTRAP_SERVERS names, or one in a container.
+Systems that are compared share the servers, each with a database and topics of its own. Everything stops with the
+servers, and nothing is left afterwards. The PostgreSQL is the embedded one, with fsync on; the broker is the embedded
+one, the Apache Kafka that KAFKA_BOOTSTRAP_SERVERS names, or one in a container.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from tests.support.servers import DockerServer, docker_trouble, start_docker_kaf
 BrokerChoice = Literal["embedded", "kafka"]
 LIBRARIES = ("aiokafka", "asyncpg", "dbos", "fastapi", "faststream", "msgspec", "pydantic", "sqlalchemy", "uvloop")
 Prepare = Callable[[str], Awaitable[None]]
-"""Puts into a system's database what must be there before its services start, given its owner's address."""
+"""Prepares a system's database before its services start, given the owner's address."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A whole system that runs, and its side that takes orders."""
+    """A running system, and the contender that sends it orders."""
 
     stack: LocalStack
     contender: KafkaContender
@@ -54,7 +54,7 @@ class System:
 
 @dataclass
 class Ground:
-    """What systems and peers stand on."""
+    """The servers that systems and peers share, and the systems that run."""
 
     kafka_bootstrap_servers: str
     database_url: str
@@ -62,21 +62,21 @@ class Ground:
     folder: Path
     out: Console
     versions: str
-    """The servers and libraries, for people."""
+    """A description of the servers and libraries for people."""
     broker_kind: BrokerChoice
     pids: Mapping[str, Sequence[int]]
-    """The processes that everybody uses, by name."""
+    """The process ids of the servers, by name."""
     everything: AsyncExitStack
     systems: dict[str, System] = field(default_factory=dict)
 
     @property
     def shared_pids(self) -> dict[str, Sequence[int]]:
-        """The servers, and ourselves: the load."""
+        """The processes that all contenders use: the servers, and this process, which is the load."""
         return {**self.pids, "load": [os.getpid()]}
 
     @property
     def place(self) -> Place:
-        """What peers need."""
+        """The servers as peers need them."""
         return Place(self.kafka_bootstrap_servers, self.database_url, self.prefix, self.folder / "peers")
 
     async def system(
@@ -119,7 +119,7 @@ class Ground:
 async def ground(
     folder: Path, kind: BrokerChoice, names: Sequence[str], out: Console, *, topics: Sequence[str] = ()
 ) -> AsyncIterator[Ground]:
-    """Start the servers, with the topics of everybody in `names`, and more; end what was started on them, then them."""
+    """Start the servers with the topics of all `names` and `topics`; at the end stop the systems, then the servers."""
     prefix = f"bench{secrets.token_hex(3)}."
     logs = folder / "servers"
     logs.mkdir(parents=True)
@@ -154,7 +154,7 @@ async def _broker(
     supervisor: Supervisor,
     servers: AsyncExitStack,
 ) -> tuple[str, str, Mapping[str, Sequence[int]]]:
-    """Give the broker's address, what it is, and its processes as far as they can be seen from here."""
+    """Yield the broker's address, its description, and its processes where they run on this machine."""
     if kind == "embedded":
         [port] = free_ports(1)
         await supervisor.start(broker.process_spec(port, topics))
@@ -172,7 +172,7 @@ async def _broker(
 
 
 async def _started(servers: AsyncExitStack) -> DockerServer:
-    """Start Kafka in a container; one whose start was interrupted is removed, too."""
+    """Start Kafka in a container; an interrupted start also removes the container."""
     starting = asyncio.ensure_future(asyncio.to_thread(start_docker_kafka))
     servers.push_async_callback(_close, starting)
     return await asyncio.shield(starting)
@@ -185,7 +185,7 @@ async def _close(starting: asyncio.Future[DockerServer]) -> None:
 
 
 def _pids_of(server: DockerServer) -> Mapping[str, Sequence[int]]:
-    """Find the container's process, where the engine runs on this machine."""
+    """Return the container's process, where the engine runs on this machine."""
     client = DockerClient.from_env()
     try:
         pid = client.containers.get(server.container_id or "").attrs["State"]["Pid"]

@@ -1,4 +1,4 @@
-"""Whether an order costs more where many have been before: two systems on one PostgreSQL, one full of old orders."""
+"""Whether an order costs more beside many old ones: two systems on one PostgreSQL, one with many ended orders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL: Final = 10_000
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """Fill two databases, and let their systems take turns."""
+    """Fill two databases, and measure their systems alternately."""
     sizes = {"large": options.orders, "small": min(SMALL, options.orders // 10)}
     systems = {name: await ground.system(name, prepare=_filled(ground, orders)) for name, orders in sizes.items()}
     rounds = await rounds_of(ground, options, [systems[name].contender for name in sizes])
@@ -36,7 +36,7 @@ def _filled(ground: Ground, orders: int) -> Prepare:
         try:
             with bar(ground.out, parts(orders), "half millions of orders") as done:
                 await fill(connection, orders, open_max=0, done=done)
-            await connection.execute("CHECKPOINT")  # else the first rounds pay for the loading
+            await connection.execute("CHECKPOINT")  # otherwise the first rounds would pay for the loading
         finally:
             await connection.close()
 

@@ -1,6 +1,6 @@
-"""One hop on a broker that has nothing else to do: from the moment of sending until a consumer has the message.
+"""The time of one hop on an otherwise idle broker: from sending a message until a consumer has it.
 
-Sender and consumer are set as the system's own: what an order's path costs at least is so many hops one after another.
+Producer and consumer have the system's own settings. The hops of an order's path are the least that its latency can be.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ PATH = (
     "BalanceSettled",
     "OrderStatusChanged",
 )
-"""The messages of a market order that wait for one another, from its request to its last event."""
+"""The messages of a market order that are sent one after another, from its request to its last event."""
 PAUSE_S = 0.05
-"""How long it is quiet between two hops, on average: longer than a fetch waits, so that none finds one under way."""
+"""The average pause between two hops: longer than a fetch waits, so that no hop meets a fetch under way."""
 
 
 async def hop_ms(bootstrap_servers: str, topic: str, hops: int) -> float:
-    """Return the median of so many hops."""
+    """Return the median time of this number of hops."""
     wait_ms = KitSettings.model_fields["kafka_fetch_max_wait_ms"].default
     publisher = Publisher(KafkaSettings(kafka_bootstrap_servers=bootstrap_servers), client_id="hop")
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers, group_id=None, fetch_max_wait_ms=wait_ms)

@@ -1,4 +1,4 @@
-"""Whether one busy account stops the balance service: half of all orders are one user's, of a million accounts."""
+"""Whether one busy account limits the balance service: one user of a million sends half of all orders."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.bench.rounds import Round, figures_of, likeness, rounds_of
 from tests.bench.scenario import RATIOS, SPEED, Options, Outcome, Scenario, Target
 
 STRIDE: Final = 7919
-"""Prime: walks through all accounts without ever taking neighbours one after the other."""
+"""A prime step, which visits all accounts and never two neighbours one after the other."""
 
 
 class Crowd:
-    """The one system, under orders of certain users."""
+    """A contender: the one system, with orders of certain users."""
 
     def __init__(self, name: str, system: KafkaContender, users: Users) -> None:
         self.name = name
@@ -33,18 +33,18 @@ class Crowd:
 
 
 def even(accounts: int) -> Users:
-    """Let all accounts order in turn, far apart from one another."""
+    """Let all accounts order one after the other, in steps of `STRIDE`."""
     return lambda number: f"bench-{number * STRIDE % accounts}"
 
 
 def hot(accounts: int) -> Users:
-    """Let the first account order every second time, all others in between."""
+    """Let the first account send every second order, and all accounts the others."""
     others = even(accounts)
     return lambda number: "bench-0" if number % 2 == 0 else others(number)
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """Let the two loads take turns."""
+    """Measure the two loads alternately."""
     system = (await ground.system(users=options.accounts)).contender
     crowds = [Crowd("hot", system, hot(options.accounts)), Crowd("even", system, even(options.accounts))]
     rounds = await rounds_of(ground, options, crowds)

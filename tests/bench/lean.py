@@ -1,13 +1,13 @@
-"""The lean floor: the least that a loop over Kafka and PostgreSQL can do and still be right, in a process of its own.
+"""The lean loop: the least that a loop over Kafka and PostgreSQL can do and still be correct, in a process of its own.
 
-The same conversation, in the same words, as the system's market buy: check, reserve, settle, four versions told, every
-state of every order stored before anything of it is said. One transaction a batch:
+It has the same conversation, with the same messages, as the system's market buy: check, reserve, settle, four published
+versions, and each state is stored before any message of it is sent. Each batch is one transaction:
 
     guarded moves -> one row that keeps the batch's events, in the place of the last one's -> COMMIT -> publish
 
-What comes again moves nothing, so offsets are committed by the clock. Questions need no outbox: after a start every
-open one is asked again. The outbox is not compressed: its row lives for a moment. It knows the good way of a buy and
-nothing else: no refusal, cancel, sell, timer, history, audit, trace or second process. Any error ends it.
+A repeated message changes nothing, so offsets are committed at intervals. Questions need no outbox: after a start every
+open one is asked again. The outbox is not compressed, since its row lives for a moment. The loop supports only a buy
+that succeeds: no refusal, cancel, sell, timer, history, audit, trace or second process. Any error ends it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tests.bench.plain import OrderRequested
 SOURCE = "/lean"
 TOPICS = (ORDERS_REQUESTS.name, ASSETS_REPLIES.name, BALANCE_REPLIES.name)
 PLANNER = {"jit": "off", "enable_seqscan": "off"}
-"""A plan is rows from when the table was empty, and a scan of it then seemed cheap: with 40,000 orders, four times the
-time of a batch's moves."""
+"""PostgreSQL would keep a plan that it made while the table was empty, with a sequential scan. With 40,000 orders the
+updates of a batch would then take four times as long."""
 
 TABLES = """
     CREATE SCHEMA IF NOT EXISTS lean;
@@ -77,19 +77,19 @@ class Lean:
         """Outbox rows that the broker has."""
 
     async def recover(self) -> None:
-        """Say again what an earlier process may not have said, and ask again what is open."""
+        """Publish again what an earlier process may not have published, and repeat every open question."""
         rows = await self._connection.fetch(_OUTBOX)
         events = [event for _, payload in rows for event in _unpack(payload)]
         await self._publish([*events, *(question(Saga._make(row)) for row in await self._connection.fetch(_OPEN))])
         self._sent = [outbox_id for outbox_id, _ in rows]
 
     async def run(self, consumer: AIOKafkaConsumer) -> None:
-        """Take batch after batch."""
+        """Handle batch after batch."""
         async for records in bare.batches(consumer):
             await (self.handle(records) if records else self.sweep())
 
     async def handle(self, records: Sequence[Any]) -> None:
-        """Store where a batch leads, then say so."""
+        """Store the new states of a batch, then publish its messages."""
         batch, at, rows = read(records), datetime.now(UTC), self._sent
         async with self._connection.transaction():
             sagas = [*await self._create(batch.requests, at), *await self._move(batch.moves, at)]
@@ -117,14 +117,14 @@ class Lean:
         await bare.publish(self._producer, self._prefix, SOURCE, messages)
 
     async def sweep(self) -> None:
-        """Forget what was sent, when no batch comes to do it."""
+        """Delete published rows from the outbox while no batch comes that would do so."""
         if self._sent:
             await self._connection.execute(_FORGET, self._sent)
             self._sent = []
 
 
 async def main(settings: KitSettings) -> None:
-    """Make the tables if need be, say what was left unsaid, and work until ended."""
+    """Make the tables if necessary, publish what is left in the outbox, and work until ended."""
     connection = await asyncpg.connect(settings.database_url.get_secret_value(), server_settings=PLANNER)
     await connection.execute(TABLES)
     async with bare.producer(settings) as producer, bare.consumer(settings, "lean", *TOPICS) as consumer:

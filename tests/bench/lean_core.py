@@ -1,4 +1,4 @@
-"""What the lean floor decides and says, without doing it: which answer leads where, and the messages of each phase."""
+"""The decisions of the lean loop, without I/O: the phase that follows an answer, and the messages of each phase."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ MOVES = {
     "BalanceReserved": ("RESERVING", "SETTLING"),
     "BalanceSettled": ("SETTLING", "COMPLETED"),
 }
-"""Which phase an answer ends, and which follows. In any other phase it has come before, and moves nothing."""
+"""The phase that an answer ends, and the next one. In any other phase the answer is a repeat and changes nothing."""
 VERSIONS = {
     "VALIDATING": ((1, "PENDING", None),),
     "SETTLING": ((2, "CONFIRMED", "PENDING"), (3, "PROCESSING", "CONFIRMED")),
     "COMPLETED": ((4, "COMPLETED", "PROCESSING"),),
 }
-"""The versions that are told on entry to a phase: number, status, the status before."""
+"""The versions that are published on entry to a phase: number, status, previous status."""
 QUOTED = 2
-"""The first version that tells the quote's currency."""
+"""The first version with the quote's currency."""
 FILLED = 3
-"""The first version that shows the fill."""
+"""The first version with the fill."""
 LAST = "COMPLETED"
 
 _write = msgspec.json.Encoder().encode
@@ -50,7 +50,7 @@ _read_quote = msgspec.json.Decoder(Quote).decode
 
 
 class Saga(NamedTuple):
-    """An order's row, as far as messages need it."""
+    """The columns of an order's row that messages need."""
 
     order_id: Any
     """Text, or the driver's UUID."""
@@ -67,18 +67,18 @@ class Saga(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where an answer leads."""
+    """The change that an answer makes."""
 
     order_id: str
     phase: str
-    """Only from here."""
+    """The only phase in which it applies."""
     following: str
     quote: str | None
-    """What it brings, if that is to be kept."""
+    """The quote that it brings, if any."""
 
 
 class Batch(NamedTuple):
-    """What came in. An order's records have the same partition number in every topic: no key need be hashed."""
+    """The content of a batch. An order has the same partition number in every topic, so no key needs to be hashed."""
 
     requests: list[OrderRequested]
     moves: list[Move]
@@ -86,7 +86,7 @@ class Batch(NamedTuple):
 
 
 def read(records: Iterable[Any]) -> Batch:
-    """Read what is needed of a batch."""
+    """Decode the needed fields of a batch."""
     batch = Batch([], [], {})
     for record in records:
         kind = type_of(record)
@@ -107,7 +107,7 @@ def read(records: Iterable[Any]) -> Batch:
 
 
 def question(saga: Saga) -> Message:
-    """Ask what an order's phase asks; the same again whenever it is asked again."""
+    """Make the question of an order's phase; a repeat is the same message."""
     order_id, hold_id = str(saga.order_id), f"{saga.order_id}:reserve"
     if saga.phase == "VALIDATING":
         check_id = f"{order_id}:check"
@@ -130,7 +130,7 @@ def _command(topic: str, key: str, command_id: str, command: msgspec.Struct) -> 
 
 
 def versions(saga: Saga, partition: int, at: datetime) -> Iterator[Message]:
-    """Tell the versions that an order got by entering its phase."""
+    """Make the events of the versions that an order got by entering its phase."""
     order_id = str(saga.order_id)
     for version, status, before in VERSIONS.get(saga.phase, ()):
         filled, price, cash, fee = "0", None, None, "0"
@@ -151,7 +151,7 @@ def versions(saga: Saga, partition: int, at: datetime) -> Iterator[Message]:
 
 
 class Fill(NamedTuple):
-    """What a buy comes to: the price, the cash, how much of it is held, and the fee in that."""
+    """The sums of a buy: price, currency, the amount to hold, and the fee within it."""
 
     price: str
     cash_asset_id: str
@@ -161,7 +161,7 @@ class Fill(NamedTuple):
 
 @lru_cache(maxsize=65_536)
 def _fill(_order_id: str, quantity: str, quote_text: str) -> Fill:
-    """Do an order's sums once: several of its messages need them, soon after each other."""
+    """Compute an order's sums; they are cached, since several of its messages need them within a short time."""
     quote = _read_quote(quote_text)
     hold, fee = sums(quantity, quote)
     return Fill(quote.price, quote.cash_asset_id, hold, fee)

@@ -1,7 +1,7 @@
-"""Asks for orders on Kafka and times each until it was completed: so many open, at a rate, or all at once.
+"""Submits orders by Kafka and times each until it is completed: a fixed number open, at a fixed rate, or all at once.
 
-Every order must end completed, or the load is no load but a fault. Latency at a rate counts from the moment when an
-order was due, so that a system that stalls makes all those wait that should have come meanwhile.
+An order that ends otherwise is an error. Latency at a rate counts from the moment when an order was due, so a stall of
+the system also counts for the orders that were due meanwhile.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.settings import KafkaSettings
 
 DEADLINE_S = 300.0
-"""How long orders may take to end when no more are asked for."""
+"""How long orders may take to end after the last was submitted."""
 WAVE = 100
 TICK_S = 0.005
-"""Orders that come at a rate go out together when they are due in the same tick, or while others are being sent: the
-client library sends one batch for a partition at a time, and a load that sends each order by itself is more work than
-the system's. What an order waits for this counts as its latency."""
+"""At a rate, orders that are due in the same tick, or while others are being sent, go out together: the client library
+sends one batch for a partition at a time, and sending each order by itself would cost more than the system's own work.
+The time that an order waits for this counts as its latency."""
 ACCOUNTS = 1000
 Users = Callable[[int], str]
-"""Tells who orders, given the order's number."""
+"""Returns the user of an order, given the order's number."""
 
 
 class LoadError(Exception):
-    """A load was not carried as every load must be."""
+    """An order of the load did not complete, or not in time."""
 
 
 def ordinary(number: int) -> str:
-    """Let `ACCOUNTS` users order in turn."""
+    """Let `ACCOUNTS` users order one after the other."""
     return f"bench-{number % ACCOUNTS}"
 
 
 class Ended(msgspec.Struct):
-    """The two fields of an event that the clock needs."""
+    """The two fields of an event that the timing needs."""
 
     order_id: uuid.UUID
     status: OrderStatus
@@ -60,7 +60,7 @@ class Ended(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Result:
-    """What one load carried."""
+    """The figures of one load."""
 
     orders: int
     orders_per_s: float
@@ -70,7 +70,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How orders that had waited went: seconds until the first event of one, until all had ended, the rate between."""
+    """The figures of waiting orders: seconds until the first event, until all had ended, and the rate in between."""
 
     orders: int
     first_s: float
@@ -86,7 +86,7 @@ def summary(took_s: Sequence[float], elapsed_s: float) -> Result:
 
 
 def arrivals(per_s: float, seconds: float, seed: int = 1) -> list[float]:
-    """List the moments at which orders come, by chance and independent of each other, from 0 on."""
+    """List random, independent arrival times of orders, from 0 on."""
     chance, at, moments = random.Random(seed), 0.0, []  # noqa: S311 - a load, no secret
     while (at := at + chance.expovariate(per_s)) < seconds:
         moments.append(at)
@@ -95,7 +95,7 @@ def arrivals(per_s: float, seconds: float, seed: int = 1) -> list[float]:
 
 @dataclass
 class _Book:
-    """The orders that are open, since when, and how those that have ended did."""
+    """The open orders with their start times, and the durations and statuses of the ended ones."""
 
     free: asyncio.Semaphore
     """Free places, where their number is bounded."""
@@ -107,7 +107,7 @@ class _Book:
 
 
 class Load:
-    """Buys a small amount for each of its users in turn."""
+    """Buys a small amount for one of its users after the other."""
 
     def __init__(self, bootstrap_servers: str, prefix: str = "", users: Users = ordinary) -> None:
         self._servers, self._prefix, self._users = bootstrap_servers, prefix, users
@@ -128,7 +128,7 @@ class Load:
         return summary(book.took_s, book.last_ended_at - began)
 
     async def paced(self, per_s: float, seconds: float) -> Result:
-        """Let orders come at a rate, whatever becomes of them; raises as `run` does."""
+        """Submit orders at a rate, however many are open; raises as `run` does."""
         moments = arrivals(per_s, seconds)
         async with self._following(len(moments)) as (book, publisher):
             began, asked = time.monotonic(), 0
@@ -140,7 +140,7 @@ class Load:
         return summary(book.took_s, book.last_ended_at - began)
 
     async def recover(self, orders: int, start: Callable[[], Awaitable[None]]) -> Recovery:
-        """Ask for orders while nobody is there, then call `start` and see how they go; raises as `run` does."""
+        """Submit orders while no orchestrator runs, then call `start` and time them; raises as `run` does."""
         async with self._following(orders) as (book, publisher):
             for first in range(0, orders, WAVE):
                 await self._ask(publisher, book, range(first, min(first + WAVE, orders)))
@@ -152,7 +152,7 @@ class Load:
 
     @asynccontextmanager
     async def _following(self, orders: int, in_flight: int = 0) -> AsyncIterator[tuple[_Book, Publisher]]:
-        """Follow the events while orders are asked for, and then until all have ended."""
+        """Follow the events while orders are submitted, and then until all have ended."""
         settings = KafkaSettings(kafka_bootstrap_servers=self._servers, kafka_topic_prefix=self._prefix)
         publisher = Publisher(settings, client_id="bench")
         events = self._prefix + ORDERS_EVENTS.name

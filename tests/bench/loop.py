@@ -1,7 +1,7 @@
-"""The whole loop: the system beside a lean floor, a naive loop and DBOS, all with the same order.
+"""The whole loop: the system compared with a lean loop, a naive loop and DBOS, all with the same order.
 
-The system: from requests on Kafka to the terminal events read back, through the orchestrator and both reference
-services with their ledgers, everything durable.
+For the system it goes from requests on Kafka to the last events read back, through the orchestrator and both reference
+services with their ledgers, all of it durable.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHED: Final = 500
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """Let all four take turns; then weigh an order of the system."""
+    """Measure all four alternately; then measure the messages, rows and bytes of one order of the system."""
     system = await ground.system()
     peers = [
         await ground.everything.enter_async_context(running(ground.place))
@@ -33,7 +33,7 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     figures[RATIOS][ORCHESTRATOR] = [
         _cpu(measured, "system", "orchestrator") / _cpu(measured, "lean", "lean") for measured in rounds
     ]
-    if "broker" in ground.pids:  # that of somebody else can't be seen, and would be missing in the sum
+    if "broker" in ground.pids:  # the CPU time of an external broker is unknown
         figures[RATIOS][IN_USE] = [_in_use(measured) for measured in rounds]
     return Outcome(figures | await weigh(ground, system, min(WEIGHED, options.warm_up)))
 

@@ -1,8 +1,8 @@
-"""The naive loop: the same order as most would write it, in a process of its own.
+"""The naive loop: the same order as a typical first implementation would process it, in a process of its own.
 
-One message at a time: a session of the ORM and a transaction, a row that says the message was processed, the order's
-row, a row in the outbox for each message to send; then the offset. A relay looks into the outbox every 100 ms and
-sends row by row. As the lean floor, it knows the good way of a buy and nothing else.
+It handles one message at a time: an ORM session and a transaction, a row that marks the message as processed, the
+order's row, an outbox row for each message to send, and then the offset. A relay polls the outbox every 100 ms and
+sends row by row. As the lean loop, it supports only a buy that succeeds.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ async def relay(producer: AIOKafkaProducer, sessions: async_sessionmaker[AsyncSe
 
 
 async def main(settings: KitSettings) -> None:
-    """Make the tables if need be, and work until ended."""
+    """Make the tables if necessary, and work until ended."""
     engine = create_async_engine(settings.sqlalchemy_url)
     await make_tables(engine)
     sessions = async_sessionmaker(engine, expire_on_commit=False)

@@ -39,21 +39,21 @@ The targets are the project's own. One that was missed stays here until it is me
 
 
 def machine() -> str:
-    """Say what this machine is, without its cores, which every record has."""
+    """Describe this machine without its number of cores, which every record has anyway."""
     model = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), "")
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
     return f"{model}, {memory}" if model else memory
 
 
 def page(records: list[Record]) -> str:
-    """Make the page of the records."""
+    """Generate the page from the records."""
     known = {record.name: record for record in records}
     parts = [_HEAD, _summary(known), *(_section(scenario, known) for scenario in SCENARIOS)]
     return "\n\n".join(parts) + "\n"
 
 
 def claim(records: list[Record]) -> str:
-    """Say in README how fast it is, and at which latency; and what the API accepts, since that is more."""
+    """Write the README's sentence on throughput and latency, and on the API, which accepts more."""
     known = {record.name: record for record in records}
     speed, api = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "door"))
 
@@ -71,7 +71,7 @@ def claim(records: list[Record]) -> str:
 
 
 def readme(text: str, records: list[Record]) -> str:
-    """Put the claim where README has it."""
+    """Replace the claim in the README's text."""
     head, _, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{textwrap.fill(claim(records), 128)}\n{end}{tail}" if end else text
@@ -94,7 +94,7 @@ def _limit(target: Target) -> str:
 
 
 def _verdict(target: Target, scenario: Scenario, kind: BrokerChoice, known: dict[str, Record]) -> str:
-    """Say what was measured of a target, and whether it was met."""
+    """Return the measured figure of a target, and whether it was met."""
     if kind == "embedded" and scenario.needs_kafka:
         return "cannot be"
     record = known.get(f"{scenario.name}-{kind}")
@@ -131,7 +131,7 @@ def _row(group: str, name: str, spread: Spread) -> list[str]:
 
 
 def figure(value: float) -> str:
-    """Write a measured value, which has four digits."""
+    """Format a measured value of four digits."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 

@@ -1,4 +1,4 @@
-"""Whether work that is shared costs more: two orchestrators and two balance services beside one of each."""
+"""Whether sharing the work costs more: two orchestrators and two balance services compared with one of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.bench.scenario import RATIOS, Options, Outcome, Scenario, Target
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """Let the two systems take turns."""
+    """Measure the two systems alternately."""
     one = await ground.system("one")
     two = await ground.system("two", replicas={"orchestrator": 2, "balance": 2})
     rounds = await rounds_of(ground, options, [two.contender, one.contender])

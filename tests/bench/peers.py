@@ -1,7 +1,7 @@
-"""The peers of the system, each in processes of its own: started, loaded, held to what they promise, ended.
+"""Starts the peers of the system in processes of their own, loads them, checks their results, and stops them.
 
-All that peers need of a place is a broker with their topics and a PostgreSQL server. Every order of a load must have
-ended well, by its events and by its row; and a peer whose process dies ends the run with what that process said.
+A peer needs a broker with its topics and a PostgreSQL server. Every order of a load must be completed, by its events
+and by its row. When the process of a peer dies, the run ends with the end of its log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.bench.load import Load, Result, Users, ordinary
 
 
 class Carried(Protocol):
-    """What a load of any kind tells of itself."""
+    """The result of a load of any kind."""
 
     @property
     def orders(self) -> int: ...  # noqa: D102 - how many have ended
@@ -39,19 +39,19 @@ LAST_WORDS = 2000
 DBOS_DATABASE = "dbos_peer"
 STATUSES_OF_SYSTEM = """
     SELECT status, count(*) FROM orders.orders WHERE user_id >= 'bench-' AND user_id < 'bench.' GROUP BY status"""
-"""Of the load's users only: a system may have had others before."""
+"""Counts orders of the load's users only: a system may have had others before."""
 STATUSES_OF_LEAN = "SELECT phase, count(*) FROM lean.orders GROUP BY phase"
 STATUSES_OF_NAIVE = "SELECT status, count(*) FROM naive.orders GROUP BY status"
 STATUSES_OF_DBOS = "SELECT status, count(*) FROM orders GROUP BY status"
 
 
 class PeerError(Exception):
-    """A peer did not do what it promises; says how, with the last words of a process that died."""
+    """A peer failed; says how, with the end of the log of a process that died."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where peers run. `prefix` begins the names of their topics; `logs` is a folder for what their processes say."""
+    """The servers of peers. `prefix` begins the names of their topics; `logs` is the folder of their logs."""
 
     kafka_bootstrap_servers: str
     database_url: str
@@ -60,23 +60,23 @@ class Place:
 
 
 class Contender(Protocol):
-    """Something that takes orders."""
+    """A system or a peer that processes orders."""
 
     @property
     def name(self) -> str: ...  # noqa: D102 - what it is called in a report
     @property
     def pids(self) -> Mapping[str, Sequence[int]]: ...  # noqa: D102 - its processes by what they are called in a report
     async def run(self, orders: int, in_flight: int) -> Result:
-        """Carry so many orders, and make sure that all of them were completed. Raises `PeerError`."""
+        """Process so many orders and check that all were completed. Raises `PeerError`."""
 
 
 def topics_of(prefix: str, *peers: str) -> dict[str, int]:
-    """Name the topics that must exist for peers to start, with the number of partitions of each."""
+    """Return the topics that peers need, with the number of partitions of each."""
     return {f"{prefix}{peer}.{topic.name}": topic.partitions for peer in peers for topic in TOPICS}
 
 
 class KafkaContender:
-    """Takes orders by Kafka and tells of them by Kafka."""
+    """A contender that takes orders and publishes events by Kafka."""
 
     def __init__(self, name: str, place: Place, prefix: str, statuses: str, source: Supervisor | LocalStack) -> None:
         """Take the prefix of its topics, the query that counts its orders by status, and who started its processes."""
@@ -109,7 +109,7 @@ class KafkaContender:
         return result
 
     async def _unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        if isinstance(self._source, LocalStack):  # it starts again what dies; the rounds look whether it had to
+        if isinstance(self._source, LocalStack):  # a stack restarts what dies; the rounds check that it did not
             return await work
         working, dying = asyncio.create_task(work), asyncio.create_task(self._source.lost())
         try:
@@ -136,14 +136,14 @@ async def check_rows(name: str, database_url: str, statuses: str, orders: int) -
 
 @asynccontextmanager
 async def running_lean(place: Place) -> AsyncIterator[Contender]:
-    """Run the lean floor and those that answer it."""
+    """Run the lean loop and its participants."""
     async with _running_loop(place, "lean", STATUSES_OF_LEAN) as peer:
         yield peer
 
 
 @asynccontextmanager
 async def running_naive(place: Place) -> AsyncIterator[Contender]:
-    """Run the naive loop and those that answer it."""
+    """Run the naive loop and its participants."""
     async with _running_loop(place, "naive", STATUSES_OF_NAIVE) as peer:
         yield peer
 
@@ -183,17 +183,17 @@ def _process(logs: Path, name: str, module: str, settings: Mapping[str, str]) ->
 
 
 def last_words(log: Path) -> str:
-    """Return the end of what a process said."""
+    """Return the end of a process's log."""
     return log.read_text(errors="replace")[-LAST_WORDS:].strip() if log.exists() else "nothing"
 
 
 class DbosContender:
-    """Takes orders by a pipe: one line asks for a round, one line tells how it went."""
+    """A contender that gets each round as a line on a pipe and answers with its result as a line."""
 
     name = "dbos"
 
     def __init__(self, process: asyncio.subprocess.Process, database_url: str, log: Path) -> None:
-        """Take its process, its own database and where its complaints go."""
+        """Take its process, the address of its database and its log."""
         self._process = process
         self._database_url = database_url
         self._log = log

@@ -1,7 +1,7 @@
-"""The messages of a good market buy as the bare loops read and write them: amounts stay text, the rest goes unread.
+"""The messages of a successful market buy as the lean and the naive loop read and write them, with amounts as text.
 
-The contract's own types check and convert what such a loop has no use for. What is written here has the contract's
-fields, every one; what is read has some of them. A test holds both against `contracts`.
+The contract's own types check and convert values, which these loops do not need. A written message has all fields of
+the contract, a read one only the needed fields. A test compares both with `contracts`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class OrderRequested(msgspec.Struct):
 
 
 class Quote(msgspec.Struct, array_like=True):
-    """What later sums need; kept with the order as a JSON array."""
+    """The fields of a quote that later sums need; stored with the order as a JSON array."""
 
     price: str
     fee_bps: int
@@ -50,18 +50,18 @@ class Approval(msgspec.Struct):
     cash_scale: int
 
     def quote(self) -> Quote:
-        """Return what is to be kept."""
+        """Return the fields to store."""
         return Quote(self.price, self.fee_bps, self.cash_asset_id, self.cash_scale)
 
 
 class Answer(msgspec.Struct):
-    """What is read of any other answer."""
+    """The needed field of any other answer."""
 
     order_id: str
 
 
 class Command(msgspec.Struct):
-    """What the participants read of any command; a check has no hold."""
+    """The fields that the participants read of a command; a check has no hold."""
 
     command_id: str
     order_id: str
@@ -195,14 +195,14 @@ class OrderStatusChanged(msgspec.Struct):
 
 
 class Sums(NamedTuple):
-    """What a buy takes from the user in all, and how much of that is the fee."""
+    """The total that a buy takes from the user, and the fee in it."""
 
     hold: str
     fee: str
 
 
 def sums(quantity: str, quote: Quote) -> Sums:
-    """Work out a buy at a quote, as `order_saga.core.money` does, to the 28 digits of the default context."""
+    """Compute a buy at a quote as `order_saga.core.money` does, with the 28 digits of the default context."""
     unit = Decimal(1).scaleb(-quote.cash_scale)
     gross = Decimal(quantity) * Decimal(quote.price)
     fee = (gross * quote.fee_bps * BASIS_POINT).quantize(unit, ROUND_CEILING)

@@ -1,4 +1,4 @@
-"""Latency under a load that comes by itself: unhurried, and near the peak."""
+"""Latency under a load with a fixed rate: low, and near the peak."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOPS_MEASURED: Final = 40
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """In each round: a hop on the quiet broker, the peak, then orders at two shares of it."""
+    """Measure in each round a hop on the idle broker, the peak, and orders at two shares of the peak."""
     contender = (await ground.system()).contender
     meter = Meter(ground)
     figures: Figures = {RATIOS: {}, SPEED: {}, CPU: {}}

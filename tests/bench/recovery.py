@@ -1,4 +1,4 @@
-"""What happens when the orchestrator comes back: orders have waited in the topic while it was dead."""
+"""How fast the orchestrator processes the orders that waited in the topic while it was dead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST: Final = "until the first order moves, s"
 
 
 class Orchestrator:
-    """The system's one orchestrator, which is started and killed at will."""
+    """The system's only orchestrator, which the scenario starts and kills."""
 
     def __init__(self, system: System) -> None:
         [port] = free_ports(1)
@@ -51,7 +51,7 @@ class Orchestrator:
         await self._supervisor.start(self._spec)
 
     async def kill(self) -> None:
-        """Kill it, and wait until its group no longer counts on it."""
+        """Kill it, and wait until its consumer group has removed it."""
         for [pid] in self.pids.values():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -64,7 +64,7 @@ class Orchestrator:
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """In each round: the peak, death, orders that wait, and the way back."""
+    """Measure in each round the peak, then kill the orchestrator, let orders wait, and measure its recovery."""
     system = await ground.system("recovery", replicas={"orchestrator": 0})
     orchestrator, meter = Orchestrator(system), Meter(ground)
     ground.everything.push_async_callback(orchestrator.stop)

@@ -1,10 +1,9 @@
-"""What one API process carries, as ratios to a bare FastAPI and aiokafka handler.
+"""The throughput of one API process, as a ratio to a bare handler of FastAPI and aiokafka, and its steady latency.
 
-First both in turn, as fast as they go, and nobody decides what they have published: on a machine of few cores, the
-services would take from the API what those of the bare handler's orders never need. Then an API of a whole system, at
-four fifths of what it carried to the end: latency from the moment when a request was due, its memory, and whether every
-order that it has accepted is there at the end. Those orders name an asset that does not exist, so that each is decided
-by one question.
+First, both alternately accept requests as fast as they can. No other service runs then, because on a machine with few
+cores it would slow down the API, while the bare handler's orders need no service. Then the API of a whole system gets
+four fifths of its peak rate: measured are the latency from the moment when a request was due, the memory, and whether
+every accepted order exists at the end. These orders name an unknown asset, so that one question decides each.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ STEADY_SHARE = 0.8
 SETTLE_S = 600.0
 LOOK_S = 5.0
 LIMIT_PER_S = 100_000
-"""What one user may send: the limit counts, and refuses nobody here."""
+"""The rate limit of a user: the API counts its requests, but the limit is too high to refuse any."""
 ALONE = {"orchestrator": 0, "balance": 0, "assets": 0, "api": 1}
 RATE: Final = "api / bare, accepted a second"
 USED: Final = "api / bare, CPU time of the process for one"
@@ -55,15 +54,15 @@ _MISSING = "SELECT count(*) FROM accepted LEFT JOIN api.orders o USING (order_id
 
 
 class Peak(NamedTuple):
-    """A round as fast as it goes."""
+    """A round at full speed."""
 
     sample: Sample
     cpu_us: Mapping[str, float]
-    """Processor time for one that was accepted, by process."""
+    """Processor time for one accepted request, by process."""
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:
-    """Let both take turns as fast as they go; then load a whole system by its API, steadily."""
+    """Measure both alternately at full speed; then load a whole system by its API at a steady rate."""
     issuer = await ground.everything.enter_async_context(issuing())
     issuer.add("bench", "EdDSA")
     requests = _requests(issuer)
@@ -79,7 +78,7 @@ async def measure(ground: Ground, options: Options) -> Outcome:
 
 
 def _settings(issuer: Issuer, *, sweep_s: int) -> dict[str, str]:
-    """Have the issuer's tokens demanded. Where nobody decides orders, the sweeper would only publish them again."""
+    """Require the issuer's tokens. `sweep_s` is long where no service runs: the sweeper would only publish again."""
     return {
         "JWT_SECRET": "",
         "JWT_JWKS_URL": issuer.url,
@@ -112,7 +111,7 @@ async def _peaks(
 
 
 def _figures_of(peaks: Mapping[str, Sequence[Peak]]) -> Figures:
-    """Compare round by round: what disturbs the machine disturbs both."""
+    """Compare round by round, since a disturbance of the machine affects both."""
     pairs = list(zip(peaks["api"], peaks["bare"], strict=True))
     figures: Figures = {
         RATIOS: {
@@ -134,7 +133,7 @@ def _figures_of(peaks: Mapping[str, Sequence[Peak]]) -> Figures:
 async def _steady(
     stack: LocalStack, requests: Iterator[bytes], rate: float, options: Options, out: Console
 ) -> tuple[dict[str, int | float | str], list[str]]:
-    """Load the API for minutes; return what was seen, and what of it is wrong."""
+    """Load the API for minutes; return the figures and the faults found."""
     seconds, connections = options.minutes * 60, 4 * options.connections
     out.print(f"steady: {rate:.0f} requests/s for {seconds:.0f} s ...")
     port, pid = stack.ports["api"], stack.pids["api"][0]
@@ -164,7 +163,7 @@ async def _steady(
 
 
 async def _missing(stack: LocalStack, accepted: Sequence[str], out: Console) -> int:
-    """Count the accepted orders that are not there, once all have come or the time is over."""
+    """Wait until all accepted orders exist, or the time is over; count the missing ones."""
     connection = await asyncpg.connect(stack.database_url)
     give_up_at = time.monotonic() + SETTLE_S
     try:
@@ -181,7 +180,7 @@ async def _missing(stack: LocalStack, accepted: Sequence[str], out: Console) -> 
 
 
 async def _carried(stack: LocalStack, requests: Iterator[bytes], options: Options) -> float:
-    """Say how many orders a second a whole system takes by its API and decides, on this machine."""
+    """Measure how many orders a second a whole system accepts by its API and decides."""
     began = time.perf_counter()
     port = stack.ports["api"]
     sample = await as_fast_as_it_goes(port, requests, connections=options.connections, seconds=options.seconds)
@@ -190,7 +189,7 @@ async def _carried(stack: LocalStack, requests: Iterator[bytes], options: Option
 
 
 async def _drained(stack: LocalStack) -> None:
-    """Wait until the system has decided all that was accepted."""
+    """Wait until the system has decided all accepted orders."""
     connection = await asyncpg.connect(stack.database_url)
     try:
         async with asyncio.timeout(SETTLE_S):
@@ -230,7 +229,7 @@ async def _bare(stack: LocalStack, topic: str) -> AsyncIterator[tuple[int, int]]
 
 
 def _requests(issuer: Issuer) -> Iterator[bytes]:
-    """Write requests without end, by each user in turn: the bare handler looks at neither the token nor the key."""
+    """Yield requests without end, by one user after the other; the bare handler ignores token and key."""
     claims: dict[str, Any] = {"scope": "orders:write", "aud": AUDIENCE, "exp": int(time.time()) + 86_400}
     heads = [
         b"POST /orders HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"

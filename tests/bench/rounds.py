@@ -1,8 +1,8 @@
-"""The rounds of a benchmark: contenders in turn, on one broker and one PostgreSQL, under the same load.
+"""The rounds of a benchmark: contenders alternate on one broker and one PostgreSQL, under the same load.
 
-What disturbs the machine in a round disturbs all of them, so figures are compared round by round. Each carries as many
-orders as take it about the same time, judged by its last round; the first round warms up and counts for nothing else.
-The processes of all stay up; what the others ask of the servers meanwhile is part of its figures.
+A disturbance of the machine in a round affects all of them, so figures are compared round by round. A contender gets
+as many orders as it can process in the wanted time, by its last round; the first round is only a warm-up. All processes
+keep running, so the figures of a contender include what the idle ones cost on the servers meanwhile.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.bench.peers import Contender, PeerError
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL, Figures, Options
 
 SLOW = frozenset({"naive", "dbos"})
-"""Those that work on one order at a time, or nearly so: with more of them open, each would only wait longer."""
+"""Contenders that work on one order at a time, or nearly so: with more orders open, each would only wait longer."""
 Pids = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A contender's part of a round: what it carried, and what each process and PostgreSQL's log used for an order."""
+    """The figures of a contender in a round: its result, and for an order CPU time and bytes of PostgreSQL's log."""
 
     result: Result
     cpu_us_per_order: Mapping[str, float]
@@ -37,7 +37,7 @@ class Measurement:
 
 
 Read = Callable[[Pids], Awaitable[tuple[Mapping[str, float], int]]]
-"""Tells the processor time that was used so far, by process, and the bytes of PostgreSQL's log."""
+"""Returns the processor time used so far, by process, and the bytes of PostgreSQL's log."""
 Round = Mapping[str, Measurement]
 """The measurements of a round, by the contender's name."""
 
@@ -49,7 +49,7 @@ class Meter:
         self._ground = ground
 
     async def read(self, own: Pids) -> tuple[dict[str, float], int]:
-        """Read both, for one's own processes and for those that everybody uses."""
+        """Read both, for the contender's own processes and for the shared ones."""
         connection = await asyncpg.connect(self._ground.database_url)
         try:
             position = await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'")
@@ -59,12 +59,12 @@ class Meter:
 
 
 async def rounds_of(ground: Ground, options: Options, contenders: Sequence[Contender]) -> list[Round]:
-    """Let the contenders take turns on the ground."""
+    """Measure the contenders alternately on these servers."""
     return await run_rounds(options, contenders, Meter(ground).read, ground.out)
 
 
 async def run_rounds(options: Options, contenders: Sequence[Contender], read: Read, out: Console) -> list[Round]:
-    """Let the contenders take turns, each round begun by another one."""
+    """Measure the contenders alternately; each round begins with another one."""
     last: dict[str, Result] = {}
     rounds: list[Round] = []
     with bar(out, (options.rounds + 1) * len(contenders)) as done:
@@ -93,13 +93,13 @@ async def _measure(contender: Contender, orders: int, options: Options, read: Re
 
 
 def in_words(result: Result) -> str:
-    """Say what was carried in a line."""
+    """Describe a result in one line."""
     latency = f"p50 {result.p50_ms:.0f} ms, p99 {result.p99_ms:.0f} ms"
     return f"{result.orders_per_s:7.0f} orders/s, {latency}, {result.orders} orders"
 
 
 def figures_of(rounds: Sequence[Round], pairs: Sequence[tuple[str, str]]) -> Figures:
-    """List every figure's values, one a round; of the pairs, the ratios of the first to the second."""
+    """Return the values of every figure, one for each round, and for each pair the ratio of the first to the second."""
     figures: Figures = {RATIOS: {}, SPEED: {}, CPU: {}, WAL: {}}
     for one, other in pairs:
         figures[RATIOS][f"{one} / {other}, orders/s"] = [
@@ -117,7 +117,7 @@ def figures_of(rounds: Sequence[Round], pairs: Sequence[tuple[str, str]]) -> Fig
 
 
 def likeness(rounds: Sequence[Round], one: str, other: str) -> dict[str, list[float]]:
-    """Compare two of a kind in everything else, too: latency, log, and each process that both have."""
+    """Return further ratios of two similar contenders: latency, log, and CPU time of each process that both have."""
     values: Mapping[str, Callable[[Measurement], float]] = {
         "p50": lambda one: one.result.p50_ms,
         "p99": lambda one: one.result.p99_ms,
@@ -139,7 +139,7 @@ def _cpu_of(process: str) -> Callable[[Measurement], float]:
 def cpu_s(processes: Pids) -> dict[str, float]:
     """Return the processor seconds that each has used, with its children, those that have ended included.
 
-    Our own process stands for itself: the children are the others.
+    This process counts without its children, which are the other contenders.
     """
     return {
         name: sum(_own_s(pid) if pid == os.getpid() else _family_s(pid) for pid in pids)
@@ -150,7 +150,7 @@ def cpu_s(processes: Pids) -> dict[str, float]:
 def _own_s(pid: int) -> float:
     try:
         return sum(psutil.Process(pid).cpu_times()[:2])
-    except psutil.NoSuchProcess:  # a child that has ended this moment; its parent's figure has it from now on
+    except psutil.NoSuchProcess:  # a child that has just ended: from now on its parent's figure includes it
         return 0.0
 
 
@@ -169,7 +169,7 @@ def _open_at_once(options: Options, name: str) -> int:
 
 
 def _orders(options: Options, name: str, last: Result | None) -> int:
-    """Say how many orders to carry in the next round, given how the last one went."""
+    """Return the number of orders for the next round, given the last result."""
     if last is None:
         return options.warm_up_slow if name in SLOW else options.warm_up
     return max(_open_at_once(options, name), round(last.orders_per_s * options.seconds))

@@ -1,7 +1,7 @@
-"""What a scenario of the benchmark is: words, sizes, targets, and a function that measures. It measures nothing itself.
+"""The type of a benchmark scenario: text, sizes, targets, and a function that measures. It measures nothing itself.
 
-A figure is a list of values, one a round; what is told of it is the median and how far the rounds lay apart. Figures
-stand in groups, which are the tables of the report; the group `RATIOS` holds what can be compared between machines.
+A figure is a list of values, one for each round; a report shows the median, the least and the most. Figures are in
+groups, which are the tables of the report; the group `RATIOS` holds the figures that can be compared between machines.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure. A scenario uses those that it names in its `sizes`."""
+    """The sizes of a measurement. A scenario uses those that its `sizes` name."""
 
     rounds: int = 3
-    """Rounds that count; one more comes before them, to warm up. Two who take turns need an even number: it matters who
-    of them goes first."""
+    """Rounds that count; one more comes before them, as a warm-up. With two contenders the number should be even, since
+    it matters which of them is first."""
     seconds: float = 12.0
     """How long each contender works in a round."""
     minutes: float = 0.0
     """How long a steady load lasts."""
     orders: int = 0
-    """How many orders wait, or lie in the tables."""
+    """How many orders wait in the topic, or are in the tables."""
     in_flight: int = 1000
     """Orders that may be open at once."""
     in_flight_slow: int = 50
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure shall be. Whether it is, is said beside it, in either case."""
+    """The target of a figure. Reports say whether it was met or missed."""
 
     words: str
     figure: str
@@ -74,7 +74,7 @@ class Target:
 
 @dataclass
 class Outcome:
-    """What a run found. `counts`: facts that are no figures of rounds; `found`: what was wrong, a line each."""
+    """The result of a run. `counts`: facts that were not measured in rounds; `found`: the faults, a line each."""
 
     figures: Figures
     counts: dict[str, int | float | str] = field(default_factory=dict)
@@ -89,27 +89,27 @@ class Scenario:
     name: str
     title: str
     what: str
-    """What is done, in plain words."""
+    """What the scenario does, in plain words."""
     reading: str
     """What the figures mean."""
     takes: str
     """How long it takes by default, roughly."""
     sizes: tuple[str, ...]
-    """The options that it heeds."""
+    """The options that it uses."""
     full: Options
     quick: Options
     systems: tuple[str, ...]
-    """Whoever needs topics: systems and peers, by the names that `Ground.system` and the peers use."""
+    """The systems and peers that need topics, by the names that `Ground.system` and the peers use."""
     topics: tuple[str, ...] = ()
-    """Topics of its own beside theirs."""
+    """Further topics of its own."""
     targets: tuple[Target, ...]
     measure: Callable[[Ground, Options], Awaitable[Outcome]]
     needs_kafka: str = ""
-    """Why the embedded broker won't do; empty when it does."""
+    """Why the embedded broker is not enough; empty when it is."""
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Sum up the rounds."""
+    """Return the spread of the rounds."""
     return Spread(
         median=_short(statistics.median(values)),
         least=_short(min(values)),
@@ -119,7 +119,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def spreads(figures: Figures) -> dict[str, dict[str, Spread]]:
-    """Sum up all figures; those without a round are left out."""
+    """Return the spreads of all figures that have a value."""
     return {
         group: {name: spread(values) for name, values in named.items() if values}
         for group, named in figures.items()
@@ -128,5 +128,5 @@ def spreads(figures: Figures) -> dict[str, dict[str, Spread]]:
 
 
 def _short(value: float) -> float:
-    """Keep four digits: the rest is noise."""
+    """Round to four digits, since more are noise."""
     return float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""The lean floor is no straw man and no cheat: it says what the system says, once, and loses nothing when it dies."""
+"""The lean loop is a fair peer: it sends the same messages as the system, once each, and a crash loses nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTITION = 7
 
 
 class Record(NamedTuple):
-    """A record, as far as the loops look at it."""
+    """A record, with the attributes that the loops read."""
 
     topic: str
     value: bytes
@@ -45,7 +45,7 @@ def request() -> Record:
 
 
 def test_it_says_what_the_system_says() -> None:
-    """From request to completion, every command and every version is equal to the system's, field by field."""
+    """From request to completion, every command and every version equals the system's, field by field."""
     story, incoming, saga = sample.Story(), request(), None
     for _ in range(4):
         batch = read([incoming])
@@ -69,7 +69,7 @@ def test_it_says_what_the_system_says() -> None:
 
 
 class Wire:
-    """Stands for the broker: keeps what is published, or fails."""
+    """Stands in for the broker: stores what is published, or fails."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
@@ -82,7 +82,7 @@ class Wire:
         self.sent += messages
 
     def answers(self) -> list[Record]:
-        """Let the participants answer what was asked, and forget what was sent."""
+        """Return the participants' answers to the sent commands, and clear what was sent."""
         commands, self.sent = [message for message in self.sent if message.type != "OrderStatusChanged"], []
         return [record(reply) for reply in replies(map(record, commands), sample.NOW)]
 
@@ -101,7 +101,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 
 @pytest_asyncio.fixture
 async def connection(database: Database) -> AsyncIterator[Any]:
-    """Connect to a database with the floor's tables."""
+    """Connect to a database with the loop's tables."""
     connection = await asyncpg.connect(database.url)
     await connection.execute(TABLES)
     yield connection
@@ -109,7 +109,7 @@ async def connection(database: Database) -> AsyncIterator[Any]:
 
 
 async def test_what_comes_again_moves_nothing(connection: Any, wire: Wire) -> None:
-    """Every record delivered twice, in one batch and in the next, changes and says nothing more."""
+    """A record that is delivered twice, in one batch or in the next, changes nothing and sends nothing more."""
     lean = Lean(connection, cast("Any", None), "")
     records, told = [request()], []
     for _ in range(4):
@@ -122,7 +122,7 @@ async def test_what_comes_again_moves_nothing(connection: Any, wire: Wire) -> No
 
 
 async def test_a_death_before_publishing_loses_nothing(connection: Any, wire: Wire) -> None:
-    """Whatever was committed and not published is published by the next process, and what is open asked again."""
+    """The next process publishes what was committed but not published, and repeats every open question."""
     records, told = [request()], []
     for _ in range(4):
         wire.broken = True

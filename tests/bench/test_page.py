@@ -1,4 +1,4 @@
-"""The pages say what the records say: what was missed, what is absent, and numbers that follow from the formulae."""
+"""The pages show what the records hold: missed targets, absent records, and numbers computed by the formulae."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LOOP_ON_KAFKA = record("loop-kafka", LOOP)
 
 
 def test_every_scenario_is_on_the_page_and_what_was_not_measured_is_absent() -> None:
-    """A page without records has a section for each, and the command that would make the record."""
+    """A page without records has a section for each scenario, with the command that would make the record."""
     text = page([])
     for scenario in SCENARIOS:
         assert f"\n## {scenario.title}\n" in text
@@ -64,7 +64,7 @@ def test_every_scenario_is_on_the_page_and_what_was_not_measured_is_absent() -> 
 
 
 def test_a_record_is_shown_with_its_median_and_spread() -> None:
-    """Machine, command and every figure; counts and tables; and nothing of it under the other broker."""
+    """A record is shown with machine, command, figures, counts and tables, under its own broker only."""
     text = page([LOOP_ON_KAFKA])
     assert "| **system / lean, orders/s** | 0.5 | 0.4 | 0.6 |" in text
     assert "`repeat loop-kafka`" in text
@@ -76,7 +76,7 @@ def test_a_record_is_shown_with_its_median_and_spread() -> None:
 
 
 def test_targets_are_judged_where_there_is_a_record() -> None:
-    """Met at the limit itself, missed beyond it, absent without a figure."""
+    """A target is met at the limit itself, missed beyond it, and absent without a figure."""
     text = page([LOOP_ON_KAFKA])
     assert "| ≥ 0.5 | 0.5, met | absent |" in text
     assert "| 80 µs of PostgreSQL for an order; measured with both ledgers | ≤ 80 | 140, **missed** | absent |" in text
@@ -95,7 +95,7 @@ def test_what_was_wrong_is_not_hidden() -> None:
     [("at least", 2, True), ("at least", 1.99, False), ("at most", 2, True), ("at most", 2.01, False)],
 )
 def test_a_target_is_met_by_the_median(bound: str, median: float, met: bool) -> None:  # noqa: FBT001 - a table's column
-    """Its own limit counts as met; without the figure nobody knows."""
+    """A median at the limit meets the target; without the figure there is no verdict."""
     target = Target("", "it", "at least" if bound == "at least" else "at most", 2)
     assert target.met({RATIOS: {"it": Spread(median, 0, 9, [])}}) is met
     assert target.met({RATIOS: {}}) is None
@@ -103,12 +103,12 @@ def test_a_target_is_met_by_the_median(bound: str, median: float, met: bool) -> 
 
 
 def test_titles_are_anchors() -> None:
-    """The table of targets leads to the sections, so a title holds nothing that an anchor would lose."""
+    """A title has no character that an anchor would drop, since the table of targets links to the sections."""
     assert [] == [one.title for one in SCENARIOS if not one.title.replace(" ", "").replace(",", "").isalpha()]
 
 
 def test_the_plan_follows_from_the_formulae() -> None:
-    """Of an order that takes 100 µs of the orchestrator at 70 % of a core: 7,000 orders/s a process."""
+    """At 100 µs of the orchestrator for an order and 70 % of a core, one process carries 7,000 orders/s."""
     one = scaling.model([LOOP_ON_KAFKA])
     assert one is not None
     assert [1, 2, 143] == [scaling.processes(rate, one.cpu_s["orchestrator"]) for rate in (1000, 10_000, 1_000_000)]
@@ -126,7 +126,7 @@ def test_the_plan_follows_from_the_formulae() -> None:
 
 
 def test_the_plan_takes_kafkas_numbers_first_and_the_hot_accounts_where_there_are_any() -> None:
-    """The embedded broker's numbers are better than none; a record that is missing is said to be absent."""
+    """Numbers of the embedded broker are used where Kafka has none, and a missing record is shown as absent."""
     embedded = record("loop-embedded", LOOP | {SPEED: {"system, orders/s": [5.0]}})
     hot = record("hot-embedded", {CPU: {"hot: balance": [35.0]}})
     models = [scaling.model(known) for known in ([embedded], [embedded, LOOP_ON_KAFKA], [embedded, hot])]
@@ -138,7 +138,7 @@ def test_the_plan_takes_kafkas_numbers_first_and_the_hot_accounts_where_there_ar
 
 
 def test_the_plan_reckons_with_what_was_found_of_its_assumptions() -> None:
-    """Processor time near the peak counts, and what two processes of a kind cost; members share partitions evenly."""
+    """The plan uses CPU time near the peak and the cost of two processes of a kind; members share partitions evenly."""
     ratios = {f"two / one, CPU per order of {name}": [by] for name, by in (("orchestrator", 1.2), ("balance", 0.9))}
     records = [
         LOOP_ON_KAFKA,

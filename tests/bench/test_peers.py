@@ -1,4 +1,4 @@
-"""Each peer carries every order of a load to its end, and is held to it; one that dies ends the run."""
+"""Each peer completes every order of a load, which is checked; a peer that dies ends the run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def place(
 
 @pytest.mark.parametrize(("name", "running"), [("lean", running_lean), ("naive", running_naive)])
 async def test_every_version_of_every_order_is_told(place: Place, name: str, running: Running) -> None:
-    """A load ends when all of its orders have, and each was told of from PENDING to COMPLETED, with its fill."""
+    """A load ends when all its orders have ended, each with the events from PENDING to COMPLETED and its fill."""
     async with running(place) as peer:
         result = await peer.run(ORDERS, IN_FLIGHT)
     assert result.orders == ORDERS
@@ -67,7 +67,7 @@ async def test_every_version_of_every_order_is_told(place: Place, name: str, run
 
 
 async def test_dbos_completes_every_order(place: Place) -> None:
-    """Several rounds go to one process, and its database is gone afterwards."""
+    """One process runs several rounds, and its database is dropped afterwards."""
     async with running_dbos(place) as peer:
         for _ in range(2):
             assert (await peer.run(ORDERS, IN_FLIGHT)).orders == ORDERS
@@ -78,7 +78,7 @@ async def test_dbos_completes_every_order(place: Place) -> None:
 
 @pytest.mark.parametrize("running", [running_lean, running_dbos])
 async def test_a_peer_that_dies_ends_the_run(place: Place, running: Running) -> None:
-    """Nobody waits for orders that a dead process can't carry."""
+    """The run ends at once when a peer dies, instead of waiting for its orders."""
     async with running(place) as peer:
         await peer.run(1, 1)
         carrying = asyncio.create_task(peer.run(100_000, IN_FLIGHT))
@@ -89,7 +89,7 @@ async def test_a_peer_that_dies_ends_the_run(place: Place, running: Running) -> 
 
 
 async def test_an_order_that_is_not_completed_is_a_fault(place: Place) -> None:
-    """A table that says something else than the events did is noticed."""
+    """An order whose row is not completed is an error, even if its events say so."""
     await check_rows("it", place.database_url, "SELECT 'COMPLETED', 2", 2)
     with pytest.raises(PeerError, match=r"asked for 2 orders; in its table are \{'PENDING': 1, 'COMPLETED': 1\}"):
         await check_rows("it", place.database_url, "VALUES ('PENDING', 1), ('COMPLETED', 1)", 2)

@@ -1,4 +1,4 @@
-"""The bare loops speak the contract: what they write has its fields and reads as its messages; they read less of it."""
+"""The lean and the naive loop follow the contract: they write all its fields, and read only fields that it has."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _fields(kind: type) -> list[str]:
     ids=lambda written: f"{written.__module__}.{written.__name__}",
 )
 def test_what_is_written_has_the_fields_of_the_contract(written: type) -> None:
-    """A floor's message carries what the system's carries, so it is about as long. Nobody here tells `quoted_at`."""
+    """A written message has the fields of the system's message, except `quoted_at`, so it is about as long."""
     assert [name for name in _fields(MESSAGES[written.__name__]) if name != "quoted_at"] == _fields(written)
 
 
@@ -63,13 +63,13 @@ def test_events_show_the_whole_order(snapshot: type) -> None:
 
 @pytest.mark.parametrize(("read", "of"), PARTLY_READ.items(), ids=str)
 def test_what_is_read_is_part_of_the_contract(read: type, of: str) -> None:
-    """A floor reads no field that the contract does not have."""
+    """Every field that a loop reads is in the contract."""
     assert set(_fields(read)) <= set(_fields(MESSAGES[of]))
 
 
 @pytest.mark.parametrize("quantity", ["1", "0.00000001", "0.333", "12345.6789"])
 def test_sums_are_those_of_the_system(quantity: str) -> None:
-    """A floor holds and charges to the cent what the system would."""
+    """The loops hold and charge the same amounts as the system, to the cent."""
     quote = sample.quote()
     plain_quote = plain.Quote(str(quote.price), quote.fee_bps, quote.cash_asset_id, quote.cash_scale)
     expected = money.sums(Side.BUY, "BTC", Quantity(quantity), quote)

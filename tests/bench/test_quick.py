@@ -1,4 +1,4 @@
-"""`make bench` works: every scenario with a few orders, and what it says to whoever asks for what it can't do."""
+"""`make bench` runs every scenario with a few orders, and explains in one line what it can't do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check(records: dict[str, Any], names: list[str]) -> None:
 
 @pytest.mark.timeout(600)  # it starts twenty processes, which takes a busy machine minutes
 async def test_all_scenarios_on_the_embedded_broker() -> None:
-    """Every order of each is carried to its end, and the last line tells programs all figures."""
+    """Every scenario completes its orders, and the last line of output is JSON with all figures."""
     status, lines = await bench("all", "--quick", "--broker", "embedded")
     assert status == 0, "\n".join(lines[-20:])
     check(json.loads(lines[-1]), [scenario.name for scenario in SCENARIOS if not scenario.needs_kafka])
@@ -51,7 +51,7 @@ async def test_all_scenarios_on_the_embedded_broker() -> None:
 
 @pytest.mark.apache_kafka
 async def test_what_needs_groups_of_several_members(infrastructure: Infrastructure) -> None:
-    """Two of each carry every order on Apache Kafka."""
+    """The scenario with two of each service completes every order on Apache Kafka."""
     servers = infrastructure.kafka_bootstrap_servers
     for name in SCENARIOS_OF_TWO:
         status, lines = await bench(name, "--quick", KAFKA_BOOTSTRAP_SERVERS=servers)
@@ -74,7 +74,7 @@ async def test_what_needs_groups_of_several_members(infrastructure: Infrastructu
 def test_what_it_cannot_do_is_said_in_a_line(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is started for a wish that can't be met."""
+    """A wrong argument is reported in one line, and nothing is started."""
     monkeypatch.setattr(sys, "argv", ["bench", *words])
     try:
         status = main()
@@ -86,7 +86,7 @@ def test_what_it_cannot_do_is_said_in_a_line(
 
 
 async def test_nothing_is_left_when_it_is_interrupted(tmp_path: Path) -> None:
-    """SIGTERM in the midst of it ends every process and removes every file."""
+    """SIGTERM during a run ends every process and removes every file."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench", "rate", "--quick", "--broker", "embedded"),
         env=os.environ | {"TMPDIR": str(tmp_path)},

@@ -1,4 +1,4 @@
-"""Rounds are fair: everybody takes turns under a load that takes as long, and figures are compared round by round."""
+"""Rounds are fair: contenders alternate and work equally long, and figures are compared round by round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUIET = Console(quiet=True)
 
 
 class Fake:
-    """A contender of a fixed rate that writes down when it was asked for what."""
+    """A contender with a fixed rate that logs each call."""
 
     def __init__(self, name: str, rate: float, log: list[tuple[str, int, int]]) -> None:
         self.name, self._rate, self._log = name, rate, log
@@ -49,7 +49,7 @@ class Clock:
 
 
 async def test_contenders_alternate_and_work_equally_long() -> None:
-    """The first round warms up; then each is asked for what it carries in the time; each round another one begins."""
+    """After the warm-up each contender gets the orders that it can process in the time; the first one changes."""
     log: list[tuple[str, int, int]] = []
     contenders = [Fake("system", 1500, log), Fake("lean", 3000, log), Fake("naive", 30, log)]
     rounds = await run_rounds(OPTIONS, contenders, Clock().read, QUIET)
@@ -62,7 +62,7 @@ async def test_contenders_alternate_and_work_equally_long() -> None:
 
 
 async def test_a_process_that_was_started_again_spoils_the_run() -> None:
-    """What a supervisor repaired in silence was not measured."""
+    """A run in which a supervisor restarted a process is an error, since its figures are not the contender's."""
     fake = Fake("system", 1500, [])
     fake.dies = True
     with pytest.raises(PeerError, match="a process of system died"):
@@ -90,7 +90,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_two_of_a_kind_are_compared_in_everything() -> None:
-    """Latency, log and each process; what the other did not use at all has no ratio."""
+    """Latency, log and each process are compared; a figure that is 0 for the other one has no ratio."""
     rounds = [
         {"two": measurement(1, 75), "one": measurement(1, 50)},
         {"two": measurement(1, 75), "one": measurement(1, 0)},
@@ -107,7 +107,7 @@ def test_percentiles() -> None:
 
 
 def test_arrivals_come_by_chance_at_a_rate() -> None:
-    """As many as the rate says, in order, within the time, unevenly, and the same every time."""
+    """Arrivals have the wanted rate, are sorted, within the time, uneven, and the same every time."""
     moments = arrivals(100, 50)
     assert 4700 < len(moments) < 5300
     assert moments == sorted(moments)
@@ -119,7 +119,7 @@ def test_arrivals_come_by_chance_at_a_rate() -> None:
 
 
 def test_processor_time_of_children_counts_for_their_parent() -> None:
-    """A server's workers count as the server, those that have ended too; our own children are not us."""
+    """A server's CPU time includes its workers, even ended ones; this process counts without its children."""
     burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))']); print(); input()"
     command = [sys.executable, "-c", burn]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:  # noqa: S603 - our own words

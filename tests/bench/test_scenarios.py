@@ -1,4 +1,4 @@
-"""The parts of the scenarios that need no system: who orders, what has drifted, which options repeat a run."""
+"""The parts of the scenarios that need no system: the users of orders, the figures of drift, the repeating command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTHING = dict.fromkeys(SIZES)
 
 
 def test_a_hot_account_has_half_of_the_orders() -> None:
-    """All others share the rest evenly, and all accounts are there."""
+    """One account sends half of the orders, all others share the rest evenly, and every account is used."""
     users = Counter(map(hot.hot(1000), range(20_000)))
     assert users["bench-0"] == pytest.approx(10_000, abs=20)
     assert max(count for user, count in users.items() if user != "bench-0") <= 20
@@ -30,7 +30,7 @@ def test_a_hot_account_has_half_of_the_orders() -> None:
 
 
 def test_the_path_is_what_the_system_says() -> None:
-    """A request, each command that waits for the reply before it, and the event of the end."""
+    """The counted path is the system's: a request, each command that waits for the last reply, the event of the end."""
     story = sample.Story()
     path = []
     for message in (sample.requested(), sample.approved(), sample.reserved(), sample.settled()):
@@ -45,7 +45,7 @@ def minute(number: float) -> Minute:
 
 
 def test_drift_compares_the_first_quarter_with_the_last() -> None:
-    """By their medians; what was nothing at first has no ratio."""
+    """Drift is the ratio of the medians of both quarters; a figure that was 0 at first has none."""
     figures = drift.figures_of([minute(number) for number in (1, 1, 5, 5, 5, 5, 2, 2)])
     assert [2.0] == figures[RATIOS]["last / first quarter, p50 ms"]
     assert [2.0] == figures[RATIOS]["last / first quarter, memory of balance"]
@@ -54,7 +54,7 @@ def test_drift_compares_the_first_quarter_with_the_last() -> None:
 
 
 def test_a_wish_changes_what_a_scenario_heeds() -> None:
-    """In `all`, each takes what it heeds; alone, what it has no use for is an error. The command repeats the run."""
+    """With `all`, a scenario takes the options that it uses; alone, another option is an error."""
     wished = Namespace(scenario="all", quick=False, **(NOTHING | {"rounds": 5, "orders": 7}))
     options = options_of(loop.SCENARIO, wished)
     assert (5, 0) == (options.rounds, options.orders)
@@ -65,6 +65,6 @@ def test_a_wish_changes_what_a_scenario_heeds() -> None:
 
 
 def test_every_size_is_an_option_and_every_option_of_use() -> None:
-    """The command line can set what a scenario heeds, and nothing else."""
+    """The command line has exactly the options that scenarios use."""
     assert set(SIZES) == {size for scenario in SCENARIOS for size in scenario.sizes}
     assert set(SIZES) <= set(Options.__dataclass_fields__)

@@ -1,7 +1,7 @@
-"""HTTP load on one loop, cheap enough to stay out of the way: raw connections, one request each at a time.
+"""HTTP load that costs little CPU time itself: raw connections in one event loop, each with one request at a time.
 
-Latency of a steady load counts from the moment when a request was due, not from when a connection was free for it: a
-server that stalls makes all those wait that should have come meanwhile.
+Latency of a steady load counts from the moment when a request was due, not from when a connection was free for it, so
+a stall of the server also counts for the requests that were due meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LENGTH = b"content-length: "
 
 @dataclass
 class Sample:
-    """What one load met: how many answers of each status (0: the connection broke), their latencies and bodies."""
+    """The answers to one load: their number by status (0: the connection broke), their latencies and bodies."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -29,7 +29,7 @@ class Sample:
 
     @property
     def per_s(self) -> float:
-        """Good answers a second."""
+        """Accepted requests a second."""
         return self.statuses[202] / self.seconds
 
     def percentile_ms(self, share: float) -> float:
@@ -39,7 +39,7 @@ class Sample:
 
 
 class Connection(asyncio.Protocol):
-    """A kept connection that sends one request at a time."""
+    """A keep-alive connection that sends one request at a time."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes; an answer is whole when its body is as long as its head says."""
+        """Collect data; an answer is complete when its body has the length that its head says."""
         self._buffer += data
         head, end, body = self._buffer.partition(HEAD_END)
         if not end:
@@ -64,14 +64,14 @@ class Connection(asyncio.Protocol):
             self._answer.set_result((int(head[9:12]), body))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who waits."""
+        """End a waiting request with status 0."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result((0, repr(exc).encode()))
         self._transport = None
 
     @property
     def alive(self) -> bool:
-        """Whether it can be used again."""
+        """Whether the connection is open."""
         return self._transport is not None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -109,7 +109,7 @@ async def as_fast_as_it_goes(port: int, requests: Iterator[bytes], *, connection
 async def steadily(
     port: int, requests: Iterator[bytes], *, per_s: float, connections: int, seconds: float, keep_bodies: bool = False
 ) -> Sample:
-    """Send at a fixed rate, whatever the server does, as far as so many connections can."""
+    """Send at a fixed rate, whatever the server does, as far as this number of connections allows."""
     sample, began, due = Sample(), time.perf_counter(), iter(range(int(per_s * seconds)))
 
     async def client() -> None:

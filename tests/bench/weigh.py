@@ -1,7 +1,7 @@
-"""What one order weighs: messages and bytes on the wire, rows and bytes in PostgreSQL. For `docs/scaling.md`.
+"""Measures one order for `docs/scaling.md`: messages and bytes on the wire, rows and bytes in PostgreSQL.
 
-The wire is weighed by reading a small load's messages back, with keys and headers, without what batches and replicas
-add. PostgreSQL is weighed by all that the run left: tables with their indexes, as they stand, divided by its orders.
+For the wire it reads the messages of a small load back, with keys and headers, without the overhead of batches and
+replicas. For PostgreSQL it divides the size of all tables and indexes of the run by its orders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SIZE: Final = "SELECT pg_total_relation_size($1::text::regclass)"
 
 
 async def weigh(ground: Ground, system: System, orders: int) -> Figures:
-    """Carry a small load and weigh it, and the database as it then is."""
+    """Run a small load; measure its messages, and the present size of the database."""
     topics = {system.prefix + topic.name: topic.name for topic in TOPICS}
     before = await _ends(ground.kafka_bootstrap_servers, topics)
     await system.contender.run(orders, max(1, orders // 5))
