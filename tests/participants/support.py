@@ -108,9 +108,9 @@ class ServiceUnderTest:
 
     async def handle(self, *messages: Message) -> list[Message]:
         """Handle messages as one batch; return the replies."""
-        said = len(self.publisher.published)
+        sent_before = len(self.publisher.published)
         await self._process.run([received(self.handler, message, n) for n, message in enumerate(messages)])
-        return [decode(read_envelope(one.headers).type, one.value) for one in self.publisher.published[said:]]
+        return [decode(read_envelope(one.headers).type, one.value) for one in self.publisher.published[sent_before:]]
 
     async def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Query the database."""

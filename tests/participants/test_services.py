@@ -89,7 +89,7 @@ async def test_a_wrong_setting_is_one_clear_line(name: str) -> None:
     """The service names an invalid setting on stderr and ends with status 2."""
     settings = {"DATABASE_URL": "postgresql://u:p@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", name: "0"}
     async with running("assets", settings) as process:
-        _, said = await asyncio.wait_for(process.communicate(), 30)
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
         assert 2 == process.returncode
-        assert said.decode().startswith(f"{name}: ")
-        assert 1 == len(said.splitlines())
+        assert errors.decode().startswith(f"{name}: ")
+        assert 1 == len(errors.splitlines())

@@ -28,7 +28,7 @@ async def schema(infrastructure: Infrastructure) -> AsyncIterator[Schema]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FaultyCluster]:
-    """Give the tests of one module a mock cluster with librdkafka's faults."""
+    """Give the tests of one module a mock cluster with librdkafka's fault injection."""
     one = FaultyCluster()
     yield one
     one.up()

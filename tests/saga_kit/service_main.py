@@ -1,4 +1,4 @@
-"""A small service for the process tests: reads `Item`s, writes rows, publishes to `out`. Run as a module."""
+"""A small service for the process tests: it reads `Item`s, writes rows and publishes to `out`. Run as a module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.saga_kit.support import Item, Worker, received
 
 
 async def timer(kit: Kit, process: BatchProcess[Item]) -> None:
-    """Run one message of the service's own as a batch, then wait for the end."""
+    """Run one message of the service itself as a batch, then wait for the end."""
     await process.run(received(Item("timer", 1)))
     if os.environ.get("TEST_TASK_FAILS"):
         raise RuntimeError("the task broke")
@@ -24,13 +24,13 @@ async def timer(kit: Kit, process: BatchProcess[Item]) -> None:
 
 
 def main() -> int:
-    """Run it."""
+    """Run the service."""
     schema = os.environ["TEST_SCHEMA"]
     delay_s = float(os.environ.get("TEST_DELAY_S", "0"))
 
     class Slow(Worker):
         async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
-            """Say so, and take some time in mid-transaction."""
+            """Announce the transaction, and hold it open for a while."""
             effects = await super().handle(tx, messages)
             sys.stderr.write("handling\n")
             await asyncio.sleep(delay_s)

@@ -1,4 +1,4 @@
-"""Shared by the kit's tests: a schema with the kit's tables, messages, publishers and brokers that fail on demand."""
+"""Shared by the kit's tests: a schema with the kit's tables, messages, and publishers and brokers that can fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from saga_kit.runtime.telemetry import KitMetrics
 
 @dataclass(frozen=True)
 class Schema:
-    """A schema of this test's own with the kit's tables."""
+    """A schema of one test, with the kit's tables."""
 
     engine: AsyncEngine
     name: str
@@ -71,7 +71,7 @@ class FakeRecord(NamedTuple):
 
 @dataclass
 class FakePublisher:
-    """Keeps what is published; `works` False: answers "unknown" and keeps nothing."""
+    """Stores what is published; if `works` is False it answers "unknown" and stores nothing."""
 
     works: bool = True
     published: list[Outgoing] = field(default_factory=list)
@@ -87,7 +87,7 @@ class FakePublisher:
 
 
 class Item(NamedTuple):
-    """A message of the test handler. A negative value is poison for its code, one of 1000 for the database."""
+    """A message of the test handler. The handler raises on a negative value, the database on one of 1000 or more."""
 
     order: str
     value: int
@@ -102,11 +102,11 @@ class Worker:
     parked: dict[str, str] = field(default_factory=dict)
     handled: list[list[Item]] = field(default_factory=list)
     fault: Callable[[int], Exception | None] = lambda _: None
-    """What the n-th call of `handle` (from 1) raises before it does anything."""
+    """Return what the n-th call of `handle` (from 1) raises before any work."""
     knows_orders: bool = True
     intake: Intake | None = None
     padding: dict[str, int] = field(default_factory=dict)
-    """Bytes to put on the messages of an order."""
+    """Bytes to add to the messages of an order."""
 
     def decode(self, envelope: Any, record: Record) -> Item:
         """Read a JSON array."""
@@ -146,7 +146,7 @@ def message(key: str = "k", value: str = "v", topic: str = "out") -> Outgoing:
 
 
 def received(*items: Item) -> list[Received[Item]]:
-    """Wrap items as if they had come by Kafka."""
+    """Wrap items as if they had come from Kafka."""
     return [Received(item, None, FakeRecord(offset=n)) for n, item in enumerate(items)]
 
 
@@ -195,11 +195,11 @@ class FaultyCluster(MockCluster):
     """The mock cluster with librdkafka's fault injection."""
 
     def down(self) -> None:
-        """Let the broker go."""
+        """Stop the broker."""
         self._call("broker_set_down", 1)
 
     def up(self) -> None:
-        """Let it come back."""
+        """Start the broker again."""
         self._call("broker_set_up", 1)
 
     def slow(self, milliseconds: int) -> None:
@@ -207,7 +207,7 @@ class FaultyCluster(MockCluster):
         self._call("broker_set_rtt", 1, milliseconds)
 
     def _call(self, name: str, *arguments: int) -> None:
-        import ctypes  # noqa: PLC0415 - the tests' only use of it
+        import ctypes  # noqa: PLC0415 - used only by tests
 
         function = getattr(self._library, f"rd_kafka_mock_{name}")
         function.argtypes = [ctypes.c_void_p, *(ctypes.c_int32 for _ in arguments)]
@@ -215,7 +215,7 @@ class FaultyCluster(MockCluster):
 
 
 class CuttingProxy:
-    """Stands between asyncpg and PostgreSQL; once armed, it lets the next COMMIT pass and loses the answer."""
+    """A proxy between asyncpg and PostgreSQL; once armed, it passes the next COMMIT and drops the answer."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -232,7 +232,7 @@ class CuttingProxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     def refuse(self) -> None:
-        """Cut every connection, and each new one."""
+        """Close every connection, and each new one."""
         self.refusing = True
         for task in self._tasks:
             task.cancel()

@@ -16,12 +16,12 @@ import saga_kit
 
 ROOT = Path(__file__).parents[2]
 MADE_BY_THE_KIT = {"BatchProcess"}
-"""Classes of which a service gets an instance and makes none."""
+"""Classes that a service only receives and never creates."""
 
 
 @pytest.mark.parametrize("name", saga_kit.__all__)
 def test_every_public_name_exists_and_is_documented(name: str) -> None:
-    """Each name of `__all__` is there, is defined in the kit, and says what it is for."""
+    """Each name of `__all__` exists, is defined in the kit, and has a docstring."""
     value = getattr(saga_kit, name)
     assert value.__name__ == name
     assert value.__module__.startswith("saga_kit.")
@@ -29,15 +29,15 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
 
 
 def test_the_list_of_public_names_is_sorted_and_told_to_readers() -> None:
-    """`__all__` is in order, holds no name twice, and each of its names stands in the overview or derives from it."""
+    """`__all__` is sorted, holds no name twice, and each of its names is in the overview or derives from one there."""
     assert sorted(set(saga_kit.__all__)) == saga_kit.__all__
     errors = {name for name in saga_kit.__all__ if _is_error(getattr(saga_kit, name))} - {"KitError"}
     words = set((saga_kit.__doc__ or "").replace(",", " ").split())
     assert set() == set(saga_kit.__all__) - words - errors
 
 
-def test_the_surface_mentions_nothing_that_it_does_not_export() -> None:
-    """Whoever writes a handler or a ledger against the surface finds each type of its signatures in it."""
+def test_every_type_in_a_public_signature_is_exported() -> None:
+    """Every type in the signatures of the surface is exported as well."""
     missing = {
         f"{name}: {mentioned.__name__}"
         for name in saga_kit.__all__
@@ -48,29 +48,29 @@ def test_the_surface_mentions_nothing_that_it_does_not_export() -> None:
 
 
 def test_all_errors_of_the_kit_are_public() -> None:
-    """A service can name each error that the kit raises."""
+    """A service can import each error that the kit raises."""
     from saga_kit.runtime import errors  # noqa: PLC0415 - internal, looked at as a whole
 
     raised = {name for name, value in vars(errors).items() if _is_error(value) and value.__module__ == errors.__name__}
     assert set() == raised - set(saga_kit.__all__)
 
 
-def test_another_name_is_refused_as_by_any_module() -> None:
-    """What is not in the surface is no attribute of the package."""
+def test_a_name_outside_the_surface_is_no_attribute() -> None:
+    """A name outside the surface is no attribute of the package."""
     with pytest.raises(AttributeError, match="has no attribute 'DatabaseClock'"):
         _ = saga_kit.DatabaseClock  # type: ignore[attr-defined]  # that is the point
     assert set(saga_kit.__all__) <= set(dir(saga_kit))
 
 
 def test_a_name_costs_only_what_it_needs() -> None:
-    """The settings alone load no Kafka consumer and no web server: a command line starts fast."""
+    """Importing the settings alone loads no Kafka consumer and no web server, so that a command line starts fast."""
     code = "import sys; from saga_kit import KitSettings; print({'faststream', 'uvicorn'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
     assert done.stdout == "set()\n"
 
 
 def test_the_example_of_the_documentation_needs_nothing_else() -> None:
-    """The complete wallet service imports from `saga_kit` itself and from `contracts`, and from no room below."""
+    """The wallet service of the documentation imports only from `saga_kit` itself and from `contracts`."""
     tree = ast.parse((ROOT / "docs" / "examples" / "wallet_service.py").read_text())
     ours = {
         node.module
@@ -87,7 +87,7 @@ def _is_error(value: object) -> bool:
 
 
 def _types_of(name: str, value: Any) -> Iterator[type]:
-    """Yield the classes that a public function, or the public members of a public class, mention."""
+    """Yield the classes in the signature of a public function, or of the public members of a public class."""
     if not isinstance(value, type):
         yield from _flat(get_type_hints(value).values())
         return

@@ -36,7 +36,7 @@ from tests.support.infrastructure import Infrastructure
 
 @dataclass
 class Running:
-    """A process and what it said."""
+    """A process and its log lines."""
 
     process: asyncio.subprocess.Process
     port: int
@@ -52,7 +52,7 @@ class Running:
                 await asyncio.sleep(0.02)
 
     async def get(self, path: str) -> httpx.Response:
-        """Ask its health server."""
+        """Request a path of its health server."""
         async with httpx.AsyncClient() as client:
             return await client.get(f"http://127.0.0.1:{self.port}{path}")
 
@@ -62,8 +62,8 @@ class Running:
 
 
 @dataclass
-class Stage:
-    """Where services run."""
+class ServiceSetup:
+    """The schema, broker and topics of a test's services."""
 
     schema: Schema
     address: str
@@ -125,7 +125,7 @@ class Stage:
             await consumer.stop()
 
     async def done(self) -> list[str]:
-        """Read what is committed."""
+        """Read the committed rows."""
         return [row[0] for row in await self.schema.rows("SELECT key FROM {s}.done ORDER BY key")]
 
 
@@ -136,22 +136,22 @@ async def _read(process: asyncio.subprocess.Process, lines: list[str]) -> None:
 
 
 @pytest_asyncio.fixture
-async def stage(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> Stage:
+async def setup(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> ServiceSetup:
     """Give this test a schema and topics."""
     await infrastructure.create_topics({f"{topic_prefix}t": 2, f"{topic_prefix}out": 2})
-    return Stage(schema, infrastructure.kafka_bootstrap_servers, topic_prefix)
+    return ServiceSetup(schema, infrastructure.kafka_bootstrap_servers, topic_prefix)
 
 
-async def test_a_service_works_and_drains(stage: Stage) -> None:
-    """Ready once it consumes; SIGTERM in mid-transaction lets the batch commit, publish and be acknowledged; exit 0."""
-    async with stage.service(TEST_DELAY_S="1.5") as running:
+async def test_a_service_works_and_drains(setup: ServiceSetup) -> None:
+    """A service is ready once it consumes; after SIGTERM its batch commits, publishes and is acknowledged; exit 0."""
+    async with setup.service(TEST_DELAY_S="1.5") as running:
         await running.said("consuming")
         await running.said("handling")
         async with asyncio.timeout(10):
             while (await running.get("/health")).status_code != 200:
                 await asyncio.sleep(0.1)
         running.lines.clear()
-        await stage.send(("a", 1))
+        await setup.send(("a", 1))
         await running.said("handling")
         running.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):  # it still answers while it drains
@@ -160,44 +160,44 @@ async def test_a_service_works_and_drains(stage: Stage) -> None:
         assert response.json()["checks"] == {"stopping": "stopping"}
         assert await running.ends() == 0
         assert any('"event": "ended"' in line for line in running.lines)
-    assert await stage.done() == ["a", "timer"]
-    assert await stage.published(2) == ["a", "timer"]
-    assert await stage.schema.rows("SELECT * FROM {s}.outbox") == []
-    async with stage.service() as running:  # nothing is delivered again
+    assert await setup.done() == ["a", "timer"]
+    assert await setup.published(2) == ["a", "timer"]
+    assert await setup.schema.rows("SELECT * FROM {s}.outbox") == []
+    async with setup.service() as running:  # nothing is delivered again
         await running.said("consuming")
-        await stage.send(("b", 1))
+        await setup.send(("b", 1))
         async with asyncio.timeout(20):
-            while "b" not in await stage.done():
+            while "b" not in await setup.done():
                 await asyncio.sleep(0.05)
-    assert await stage.done() == ["a", "b", "timer", "timer"]
+    assert await setup.done() == ["a", "b", "timer", "timer"]
 
 
-async def test_a_killed_service_loses_nothing(stage: Stage) -> None:
-    """`kill -9` in mid-transaction: nothing is committed by halves, the next process does the work."""
-    async with stage.service(TEST_DELAY_S="30") as running:
+async def test_a_killed_service_loses_nothing(setup: ServiceSetup) -> None:
+    """`kill -9` in a transaction commits no part of it, and the next process does the work."""
+    async with setup.service(TEST_DELAY_S="30") as running:
         await running.said("consuming")
         await running.said("handling")
-        await stage.send(("a", 1))
+        await setup.send(("a", 1))
         running.process.kill()
         await running.ends()
-    assert await stage.done() == []
-    async with stage.service():
+    assert await setup.done() == []
+    async with setup.service():
         async with asyncio.timeout(25):
-            while "a" not in await stage.done():
+            while "a" not in await setup.done():
                 await asyncio.sleep(0.05)
-    assert "a" in await stage.published(2)
+    assert "a" in await setup.published(2)
 
 
 @asynccontextmanager
-async def serving(stage: Stage, **changes: str) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx.AsyncClient]:
     """Run a service in this process; on leaving it must end by itself."""
     settings = kit_settings(
-        changes.get("database_url", stage.schema.url),
-        changes.get("address", stage.address),
-        changes.get("prefix", stage.prefix),
+        changes.get("database_url", setup.schema.url),
+        changes.get("address", setup.address),
+        changes.get("prefix", setup.prefix),
     )
     stopping = asyncio.Event()
-    schema = changes.get("schema", stage.schema.name)
+    schema = changes.get("schema", setup.schema.name)
     worker = Worker(schema, topics=("t",))
     service = Service(settings, name="svc", schema=schema, handler=lambda _: worker, stopping=stopping)
     running = asyncio.create_task(service.run())
@@ -217,9 +217,9 @@ async def answers(client: httpx.AsyncClient, path: str, status: int) -> httpx.Re
     return response
 
 
-async def test_metrics_and_health(stage: Stage) -> None:
-    """The names that alarms rest on are there; the checks are named."""
-    async with serving(stage) as client:
+async def test_metrics_and_health(setup: ServiceSetup) -> None:
+    """The metrics that alarms use exist, and the health report names its checks."""
+    async with serving(setup) as client:
         assert (await answers(client, "/health/ready", 200)).json() == {
             "status": "ok",
             "checks": {"database": "ok", "consumer": "ok", "outbox": "ok"},
@@ -247,18 +247,18 @@ async def test_metrics_and_health(stage: Stage) -> None:
     ],
 )
 async def test_a_service_waits_for_what_is_not_there_yet(
-    stage: Stage, changes: dict[str, str], what: str, cause: str
+    setup: ServiceSetup, changes: dict[str, str], what: str, cause: str
 ) -> None:
-    """Without database, tables, broker or topics a service waits and says so once; it is alive, but not ready."""
+    """Without database, tables, broker or topics a service waits and logs it once; it is alive, but not ready."""
     with capture_logs() as lines:
-        async with serving(stage, **changes) as client:
+        async with serving(setup, **changes) as client:
             await until(lambda: any(line["event"] == "waiting" for line in lines))
             assert (await client.get("/health/live")).status_code == 200
             assert (await client.get("/health")).json() == {
                 "status": "unavailable",
                 "checks": {"started": "starting"},
             }
-            await asyncio.sleep(0.4)  # time to say it again, were it to
+            await asyncio.sleep(0.4)  # enough time to log it again
     [line] = [line for line in lines if line["event"] == "waiting"]
     assert line["what"].startswith(what)
     assert re.search(cause, line["cause"])
@@ -275,19 +275,19 @@ async def test_a_service_waits_for_what_is_not_there_yet(
     ],
 )
 async def test_a_wrong_database_ends_a_service_in_one_line(
-    stage: Stage, change: Callable[[SplitResult], SplitResult], cause: str
+    setup: ServiceSetup, change: Callable[[SplitResult], SplitResult], cause: str
 ) -> None:
-    """What waiting would not bring is not waited for: status 1, and the last line names the place and the cause."""
-    url = urlsplit(stage.schema.url)
-    async with stage.service(DATABASE_URL=change(url).geturl()) as running:
+    """A wrong database, which no waiting can fix, ends the service with status 1 and one line with place and cause."""
+    url = urlsplit(setup.schema.url)
+    async with setup.service(DATABASE_URL=change(url).geturl()) as running:
         assert await running.ends() == 1
         line: dict[str, Any] = json.loads(await running.said("ends"))
     assert line["cause"].startswith(f"CannotStart: database {url.hostname}:{url.port}/")
     assert cause in line["cause"]
 
 
-async def test_a_host_that_is_never_known_is_not_waited_for_for_ever() -> None:
-    """A name may become known while a system starts: it is waited for and said, and in the end it is a wrong one."""
+async def test_an_unknown_host_is_not_waited_for_for_ever() -> None:
+    """An unknown host is waited for and logged, because it may appear during a start; after a limit the start fails."""
     engine = create_engine(parse_database_url("postgresql://u:p@no-such-host.invalid/d"), application_name="t")
     with capture_logs() as lines, pytest.raises(CannotStart, match="no such host is known"):
         await wait_for("database", lambda: check_sessions(engine), asyncio.Event(), unknown_host_s=0.5)
@@ -295,59 +295,61 @@ async def test_a_host_that_is_never_known_is_not_waited_for_for_ever() -> None:
     assert ["waiting"] == [line["event"] for line in lines]
 
 
-async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(stage: Stage) -> None:
+async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(setup: ServiceSetup) -> None:
     """Readiness follows the database; the process stays, and works again when the database does."""
-    url = parse_database_url(stage.schema.url)
+    url = parse_database_url(setup.schema.url)
     proxy = CuttingProxy(url.host or "localhost", url.port or 5432)
     address = url.set(drivername="postgresql", host="127.0.0.1", port=await proxy.start())
-    async with serving(stage, database_url=address.render_as_string(hide_password=False)) as client:
+    async with serving(setup, database_url=address.render_as_string(hide_password=False)) as client:
         await answers(client, "/health", 200)
         proxy.refuse()
         report = (await answers(client, "/health", 503)).json()
         assert report["checks"]["database"] != "ok"
-        await stage.send(("a", 1))
+        await setup.send(("a", 1))
         proxy.refusing = False
         await answers(client, "/health", 200)
         async with asyncio.timeout(30):
-            while await stage.done() != ["a"]:
+            while await setup.done() != ["a"]:
                 await asyncio.sleep(0.05)
     await proxy.stop()
 
 
-async def test_a_host_whose_clock_is_wrong_handles_what_is_young(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The replay horizon is judged by the database's clock: a host that is 40 days ahead sets no record aside."""
+async def test_a_host_whose_clock_is_wrong_handles_what_is_young(
+    setup: ServiceSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay horizon uses the database's clock: a host that is 40 days ahead rejects no record."""
     ahead = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 40 * 86_400)
     monkeypatch.setattr("saga_kit.messaging.consumer.time", ahead)
-    async with serving(stage), asyncio.timeout(30):
-        await stage.send(("a", 1))
-        while await stage.done() != ["a"]:
-            assert [] == await stage.schema.rows("SELECT reason FROM {s}.dead_letters")
+    async with serving(setup), asyncio.timeout(30):
+        await setup.send(("a", 1))
+        while await setup.done() != ["a"]:
+            assert [] == await setup.schema.rows("SELECT reason FROM {s}.dead_letters")
             await asyncio.sleep(0.05)
 
 
-async def test_a_busy_port_is_one_clear_line(stage: Stage) -> None:
+async def test_a_busy_port_is_one_clear_line(setup: ServiceSetup) -> None:
     """A port that is taken ends the process at once with status 1 and one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with stage.service(HTTP_PORT=str(port)) as running:
+        async with setup.service(HTTP_PORT=str(port)) as running:
             assert await running.ends() == 1
             await asyncio.sleep(0.1)
             [line] = running.lines
             assert json.loads(line)["cause"] == f"CannotStart: can't listen on 127.0.0.1:{port}: Address already in use"
 
 
-async def test_a_broken_task_ends_the_process_with_status_1(stage: Stage) -> None:
-    """A task that raises ends the process, which drains first and says why."""
-    async with stage.service(TEST_TASK_FAILS="1") as running:
+async def test_a_broken_task_ends_the_process_with_status_1(setup: ServiceSetup) -> None:
+    """A task that raises ends the process, which drains first and logs the cause."""
+    async with setup.service(TEST_TASK_FAILS="1") as running:
         assert await running.ends() == 1
         line: dict[str, Any] = json.loads(await running.said("a part failed"))
         assert line["cause"] == "RuntimeError: the task broke"
-    assert await stage.done() == ["timer"]
+    assert await setup.done() == ["timer"]
 
 
-async def test_wrong_settings_are_lines_and_status_2(stage: Stage) -> None:
+async def test_wrong_settings_are_lines_and_status_2(setup: ServiceSetup) -> None:
     """Wrong settings end the process before anything starts."""
-    async with stage.service(DATABASE_URL="nonsense", LOG_LEVEL="loud") as running:
+    async with setup.service(DATABASE_URL="nonsense", LOG_LEVEL="loud") as running:
         assert await running.ends() == 2
         await asyncio.sleep(0.1)
         assert len(running.lines) == 2

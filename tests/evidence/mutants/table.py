@@ -233,7 +233,7 @@ MUTANTS: Final = (
         "saga_kit/messaging/batch.py",
         "        return message.record is None or self._comes_again(message.message)",
         "        return True",
-        ("tests/saga_kit/messaging/test_locked_rows.py::test_what_nobody_says_again_is_read_again",),
+        ("tests/saga_kit/messaging/test_locked_rows.py::test_a_message_that_nobody_sends_again_is_read_again",),
     ),
     Mutant(
         "cancel taken for an answer",
@@ -484,7 +484,7 @@ MUTANTS: Final = (
         "return self._began_at is not None and self._is_earlier(made_at(received))",
         "return False",
         (
-            "tests/saga_kit/participant/test_barrier_postgres.py::test_what_was_made_before_the_first_start_moves_nothing",
+            "tests/saga_kit/participant/test_barrier_postgres.py::test_a_command_from_before_the_first_start_moves_nothing",
             "tests/docs/test_example.py::test_commands_of_before_its_first_start_move_nothing",
         ),
     ),
@@ -645,7 +645,7 @@ MUTANTS: Final = (
         "saga_kit/runtime/errors.py",
         '        return "infrastructure"  # OSError',
         '        return "poison"  # OSError',
-        ("tests/saga_kit/runtime/test_errors.py::test_the_worlds_faults",),
+        ("tests/saga_kit/runtime/test_errors.py::test_errors_of_the_surroundings_are_infrastructure",),
     ),
     Mutant(
         "poison taken for infrastructure",
@@ -702,7 +702,7 @@ MUTANTS: Final = (
         "saga_kit/messaging/dead_letters.py",
         '            ON CONFLICT ON CONSTRAINT dead_letters_record DO NOTHING"""',
         '            """',
-        ("tests/saga_kit/messaging/test_dead_letters.py::test_a_redelivered_record_makes_no_second_letter",),
+        ("tests/saga_kit/messaging/test_dead_letters.py::test_a_redelivered_record_makes_no_second_dead_letter",),
     ),
     Mutant(
         "dead letter loses bytes",
@@ -710,7 +710,7 @@ MUTANTS: Final = (
         "saga_kit/messaging/dead_letters.py",
         "                [record.value for record in records],",
         "                [None for record in records],",
-        ("tests/saga_kit/messaging/test_dead_letters.py::test_a_letter_keeps_every_byte",),
+        ("tests/saga_kit/messaging/test_dead_letters.py::test_a_dead_letter_keeps_every_byte",),
     ),
     Mutant(
         "acknowledged before the commit",

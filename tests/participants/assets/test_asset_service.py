@@ -197,9 +197,9 @@ async def test_the_feed_confirms_live_prices_until_it_is_stopped(service: Servic
     assert ["STALE_PRICE"] == codes(await service.handle(check()))
     await owner.execute("REVOKE UPDATE ON assets.prices FROM saga_assets")
     stopping = asyncio.Event()
-    with capture_logs() as said:
+    with capture_logs() as lines:
         feed = asyncio.create_task(Feed(service.engine, 0.01).run(stopping))
-        await until(lambda: said)
+        await until(lambda: lines)
     assert ["STALE_PRICE"] == codes(await service.handle(check()))
     await owner.execute("GRANT UPDATE ON assets.prices TO saga_assets")
     await owner.close()
@@ -238,9 +238,9 @@ async def test_a_source_that_can_not_confirm_holds_up_no_judgement_for_long(
     owner = await asyncpg.connect(database.url)
     await owner.execute("UPDATE assets.prices SET confirmed_at = clock_timestamp() - interval '11 seconds'")
     await owner.execute("REVOKE UPDATE ON assets.prices FROM saga_assets")
-    with capture_logs() as said:
+    with capture_logs() as lines:
         assert ["STALE_PRICE"] == codes(await service.handle(check()))
-    assert 2 <= len([one for one in said if one["event"] == "batch failed, will try again"]) <= 5
+    assert 2 <= len([one for one in lines if one["event"] == "batch failed, will try again"]) <= 5
     await owner.execute("GRANT UPDATE ON assets.prices TO saga_assets")
     await owner.close()
     assert [""] == codes(await service.handle(check(name=2)))

@@ -69,12 +69,12 @@ async def test_the_same_batch_on_two_instances_at_once_counts_once(balance: Bala
         ]
         one, two = await asyncio.gather(balance.handle(*batch), another_balance.handle(*batch))
         # The hold's state may differ: a reply reports the state at its own time.
-        assert [said(reply) for reply in one] == [said(reply) for reply in two]
+        assert [without_hold_state(reply) for reply in one] == [without_hold_state(reply) for reply in two]
     assert {"USD": (ROUNDS // 4, 0), "BTC": (ROUNDS, 0)} == await balance.accounts("alice")
     assert [] == await balance.faults()
 
 
-def said(reply: Message) -> Message:
+def without_hold_state(reply: Message) -> Message:
     """Return the reply without the hold's state."""
     return msgspec.structs.replace(reply, hold_state=HoldState.HELD)
 

@@ -77,13 +77,13 @@ class Saga:
 
 def expected_replies(case: Case, script: Script) -> list[tuple[str, ...]]:
     """Return state and reply after each command: the protocol's table, written independently of the code."""
-    state, said, replies = "", "", []
+    state, reason, replies = "", "", []
     for command in script:
         match command, state:
             case "Reserve", "":
-                state, said = ("REFUSED", case.to_reserve) if case.to_reserve else ("HELD", "")
+                state, reason = ("REFUSED", case.to_reserve) if case.to_reserve else ("HELD", "")
             case "Settle", "HELD":
-                state, said = ("REFUNDED", case.to_settle) if case.to_settle else ("SETTLED", "")
+                state, reason = ("REFUNDED", case.to_settle) if case.to_settle else ("SETTLED", "")
             case "Refund", "HELD":
                 state = "REFUNDED"
             case _, "":
@@ -93,8 +93,8 @@ def expected_replies(case: Case, script: Script) -> list[tuple[str, ...]]:
                 reply = YES[command]
             case "Refund", "TOMBSTONE" | "REFUSED":
                 reply = ("BalanceRefunded", "0")
-            case ("Reserve", "REFUSED") | ("Settle", "REFUNDED") if said:
-                reply = (NO[command], said)
+            case ("Reserve", "REFUSED") | ("Settle", "REFUNDED") if reason:
+                reply = (NO[command], reason)
             case "Settle", _:
                 reply = (NO[command], "NOT_HELD")
             case _:
@@ -117,8 +117,8 @@ def expected_accounts(case: Case, state: str) -> dict[str, Pair]:
 def written(reply: Message) -> tuple[str, ...]:
     """Write a reply in the form of `expected_replies`."""
     fields = msgspec.to_builtins(reply, enc_hook=str)
-    said = [fields[name] for name in ("amount", "captured", "returned", "refunded", "reason_code") if name in fields]
-    return (fields["hold_state"], type(reply).__name__, *said)
+    values = [fields[name] for name in ("amount", "captured", "returned", "refunded", "reason_code") if name in fields]
+    return (fields["hold_state"], type(reply).__name__, *values)
 
 
 async def run(balance: Balance, sagas: Sequence[Saga], cuts: tuple[int, ...]) -> dict[Saga, list[tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""One batch is one transaction, under every fault."""
+"""One batch is one transaction, whatever fails."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.saga_kit.support import CuttingProxy, FakePublisher, FakeRecord, Item
 
 
 async def done(schema: Schema) -> list[tuple[str, int]]:
-    """Read what is committed."""
+    """Read the committed rows."""
     return [(key, value) for key, value in await schema.rows("SELECT key, value FROM {s}.done ORDER BY n")]
 
 
 async def test_a_batch_commits_work_and_outbox_together_and_publishes_after(schema: Schema) -> None:
-    """What is published was committed before, with an outbox row that the next batch deletes."""
+    """Messages are published only after the commit, and the next batch deletes their outbox row."""
     worker, publisher = Worker(schema.name), FakePublisher()
     batch = process(schema, worker, publisher)
 
@@ -39,7 +39,7 @@ async def test_a_batch_commits_work_and_outbox_together_and_publishes_after(sche
 
 
 async def test_nothing_is_published_when_the_transaction_fails(schema: Schema) -> None:
-    """A rollback publishes nothing and leaves no outbox row; the same batch again does both once."""
+    """A rollback publishes nothing and leaves no outbox row; the second try of the batch publishes and commits once."""
     worker, publisher = Worker(schema.name), FakePublisher()
     worker.fault = lambda call: OSError("network") if call == 1 else None
     publisher.before = lambda: None
@@ -54,7 +54,7 @@ async def test_nothing_is_published_when_the_transaction_fails(schema: Schema) -
 async def test_halving_isolates_exactly_the_bad_messages_and_keeps_order(
     schema: Schema, bad: tuple[int, ...], kind: str
 ) -> None:
-    """Each bad message alone is parked; all others are handled once and in order, however many bad ones there are."""
+    """Each bad message alone is parked, and all others are handled once and in order, however many are bad."""
     poison = 5000 if kind == "data" else -1
     items = [Item(f"order{n}", poison if n in bad else n) for n in range(8)]
     worker, publisher = Worker(schema.name), FakePublisher()
@@ -68,7 +68,7 @@ async def test_halving_isolates_exactly_the_bad_messages_and_keeps_order(
 
 
 async def test_the_messages_of_a_parked_order_that_follow_in_the_batch_meet_it_parked(schema: Schema) -> None:
-    """Messages of the bad one's order before it are handled, those after it see the order parked."""
+    """Earlier messages of the bad message's order are handled; later ones find the order parked."""
     worker = Worker(schema.name)
     await process(schema, worker, FakePublisher()).run(
         received(Item("a", 1), Item("b", 1), Item("a", 5000), Item("a", 2), Item("b", 2))
@@ -78,7 +78,7 @@ async def test_the_messages_of_a_parked_order_that_follow_in_the_batch_meet_it_p
 
 
 async def test_a_bad_message_without_an_order_becomes_a_dead_letter(schema: Schema) -> None:
-    """Where there is nothing to park, the record becomes a dead letter, and the rest goes on."""
+    """A bad message without an order becomes a dead letter, and the rest of the batch is handled."""
     worker = Worker(schema.name, knows_orders=False)
     await process(schema, worker, FakePublisher()).run(received(Item("a", 1), Item("b", 5000), Item("c", 3)))
     assert await done(schema) == [("a", 1), ("c", 3)]
@@ -96,7 +96,7 @@ async def test_a_bad_message_without_an_order_becomes_a_dead_letter(schema: Sche
     ],
 )
 async def test_infrastructure_errors_never_park(schema: Schema, error: Exception) -> None:
-    """The world's faults repeat the same whole batch until it is done."""
+    """An infrastructure error repeats the same whole batch until it succeeds."""
     worker, publisher = Worker(schema.name), FakePublisher()
     worker.fault = lambda call: error if call <= 3 else None
     items = [Item("a", 1), Item("b", 2)]
@@ -108,10 +108,10 @@ async def test_infrastructure_errors_never_park(schema: Schema, error: Exception
 
 
 @pytest.mark.parametrize("loses", [CONTENTIONS_MAX, CONTENTIONS_MAX + 4, 10**6])
-async def test_a_message_that_contends_with_nobody_stops_no_partition(schema: Schema, loses: int) -> None:
-    """A lost race is run again; a message that loses whatever is tried is set aside alone, and the others go on.
+async def test_a_message_that_always_loses_a_race_stops_no_partition(schema: Schema, loses: int) -> None:
+    """A lost race is run again; a message that always loses is parked alone, and all others are handled.
 
-    Nothing is set aside after its first lost race alone, however often the batch lost before it was taken apart.
+    No message is parked after its first lost race alone, however often the whole batch lost before it was divided.
     """
     worker, tries = Worker(schema.name), 0
 
@@ -131,7 +131,7 @@ async def test_a_message_that_contends_with_nobody_stops_no_partition(schema: Sc
 
 
 async def test_a_stop_during_an_outage_raises_and_commits_nothing(schema: Schema) -> None:
-    """Asked to end while it backs off, a batch raises `Stopped`, so that nobody acknowledges it."""
+    """A batch that is told to stop during its back-off raises `Stopped`, so that its offsets are not committed."""
     worker, stopping = Worker(schema.name), asyncio.Event()
     worker.fault = lambda _: OSError("down")
     task = asyncio.create_task(process(schema, worker, FakePublisher(), stopping=stopping).run(received(Item("a", 1))))
@@ -144,7 +144,7 @@ async def test_a_stop_during_an_outage_raises_and_commits_nothing(schema: Schema
 
 
 async def test_a_commit_whose_answer_is_lost_is_run_again(schema: Schema) -> None:
-    """PostgreSQL committed, the connection died before the answer: the batch runs again, and only then returns."""
+    """If the connection dies between PostgreSQL's commit and its answer, the batch runs again before it returns."""
     url = parse_database_url(schema.url)
     proxy = CuttingProxy(url.host or "localhost", url.port or 5432)
     engine = create_engine(url.set(host="127.0.0.1", port=await proxy.start()), application_name="cut")
@@ -154,18 +154,18 @@ async def test_a_commit_whose_answer_is_lost_is_run_again(schema: Schema) -> Non
     proxy.armed = True
     await batch.run(received(Item("a", 1)))
     assert proxy.cuts == 1
-    # This handler has no guard, so the repeat can be seen: committed twice, parked never, published.
+    # This handler has no guard, so the repeat is visible: committed twice, never parked, published.
     assert await done(schema) == [("warm", 0), ("a", 1), ("a", 1)]
     assert worker.parked == {}
     assert [m.id for m in publisher.published] == ["warm:0", "a:1"]
-    # The first commit's row is not forgotten: nobody has acknowledged it, so the relay will send it.
+    # The first commit's row stays: it was not acknowledged, so the relay will send it.
     assert len(await schema.rows("SELECT outbox_id FROM {s}.outbox WHERE refs = '{a:1}'")) == 2
     await engine.dispose()
     await proxy.stop()
 
 
 async def test_what_was_not_acknowledged_stays_for_the_relay(schema: Schema) -> None:
-    """When the broker's answer is unknown, the row stays and the relay sends it; nothing is lost."""
+    """If the broker's answer is unknown, the outbox row stays and the relay sends it."""
     outbox = Outbox(schema.name, grace_s=0.05)
     publisher = FakePublisher(works=False)
     batch = process(schema, Worker(schema.name), publisher, outbox=outbox)
@@ -180,7 +180,7 @@ async def test_what_was_not_acknowledged_stays_for_the_relay(schema: Schema) -> 
 
 
 async def test_unreadable_records_are_stored_in_the_batches_transaction(schema: Schema) -> None:
-    """Dead letters commit with the batch; when the batch is poisoned they are stored all the same, once."""
+    """Dead letters commit with the batch; if the batch contains poison they are stored anyway, once."""
     worker = Worker(schema.name)
     rejected = [RejectedRecord(FakeRecord(offset=7, value=b"\xff"), "no JSON")]
     await process(schema, worker, FakePublisher()).run(received(Item("a", 5000), Item("b", 1)), rejected)
@@ -191,7 +191,7 @@ async def test_unreadable_records_are_stored_in_the_batches_transaction(schema: 
 
 
 async def test_a_handlers_reason_with_a_nul_can_still_be_stored(schema: Schema) -> None:
-    """What makes a message bad (a NUL) must not make its dead letter bad."""
+    """A NUL makes a message bad, but its dead letter can be stored."""
     worker = Worker(schema.name, knows_orders=False)
     await process(schema, worker, FakePublisher()).run(received(Item("nul\0", 1), Item("b", 1)))
     assert await done(schema) == [("b", 1)]
@@ -199,7 +199,7 @@ async def test_a_handlers_reason_with_a_nul_can_still_be_stored(schema: Schema) 
 
 
 async def test_an_oversize_question_is_refused_before_the_commit_too(schema: Schema) -> None:
-    """What is published from memory only is measured as well: it would be refused again and again."""
+    """The size limit also applies to messages that are published without the outbox; they would be refused for ever."""
 
     class Asks(Worker):
         async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
@@ -214,7 +214,7 @@ async def test_an_oversize_question_is_refused_before_the_commit_too(schema: Sch
 
 
 async def test_a_callback_that_raises_after_the_commit_blames_no_message(schema: Schema) -> None:
-    """`committed` is told once; its error is no fault of the batch, which is committed and not run again."""
+    """`after_commit` is called once; its error does not run the committed batch again and blames no message."""
     told: list[int] = []
 
     class Tells(Worker):

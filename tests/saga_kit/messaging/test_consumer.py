@@ -1,4 +1,4 @@
-"""The consumer: acknowledged means committed, whatever comes along a partition and whoever ends when."""
+"""The consumer commits an offset only after its batch is committed, whatever a partition holds and whatever fails."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ HEADERS: list[tuple[str, bytes | None]] = [*write_headers(ENVELOPE)]
 
 
 @dataclass
-class World:
-    """A topic pair, a worker and what it takes to consume."""
+class ConsumerSetup:
+    """Two topics, a worker, and all that a consumer needs."""
 
     schema: Schema
     address: str
@@ -79,17 +79,17 @@ class World:
             await consumer.stop()
 
     async def done(self) -> set[tuple[str, int]]:
-        """Read what is committed in the database."""
+        """Read the committed rows."""
         return {(key, value) for key, value in await self.schema.rows("SELECT key, value FROM {s}.done")}
 
     async def done_is(self, expected: set[tuple[str, int]]) -> None:
-        """Wait until exactly this is committed."""
+        """Wait until exactly these rows are committed."""
         async with asyncio.timeout(30):
             while await self.done() != expected:
                 await asyncio.sleep(0.02)
 
     async def committed(self) -> int:
-        """Sum the group's committed offsets."""
+        """Return the sum of the group's committed offsets."""
         reader = AIOKafkaConsumer(bootstrap_servers=self.address, group_id=f"{self.prefix}g", enable_auto_commit=False)
         await reader.start()
         try:
@@ -101,35 +101,35 @@ class World:
 
 
 @pytest_asyncio.fixture
-async def world(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> AsyncIterator[World]:
+async def setup(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> AsyncIterator[ConsumerSetup]:
     """Give this test two topics and a worker."""
     await infrastructure.create_topics({f"{topic_prefix}{name}": 4 for name in ("t", "u", "out")})
     address = infrastructure.kafka_bootstrap_servers
     publisher = Publisher(kit_settings(schema.url, address, topic_prefix), timeout_s=15)
-    yield World(schema, address, topic_prefix, publisher, Worker(schema.name, topics=("t", "u")))
+    yield ConsumerSetup(schema, address, topic_prefix, publisher, Worker(schema.name, topics=("t", "u")))
     await publisher.stop()
 
 
-async def test_records_of_all_topics_are_handled_and_then_committed(world: World) -> None:
-    """One subscriber takes all topics in batches; the committed offsets count every record."""
-    await world.send(*((f"a{n}", n) for n in range(40)))
-    await world.send(*((f"b{n}", n) for n in range(40)), topic="u")
+async def test_records_of_all_topics_are_handled_and_then_committed(setup: ConsumerSetup) -> None:
+    """One subscriber takes all topics in batches, and the committed offsets count every record."""
+    await setup.send(*((f"a{n}", n) for n in range(40)))
+    await setup.send(*((f"b{n}", n) for n in range(40)), topic="u")
     expected = {(f"{name}{n}", n) for name in "ab" for n in range(40)}
-    async with world.consuming():
-        await world.done_is(expected)
-    assert await world.committed() == 80
-    assert len(world.worker.handled) < 20
+    async with setup.consuming():
+        await setup.done_is(expected)
+    assert await setup.committed() == 80
+    assert len(setup.worker.handled) < 20
 
 
-async def test_a_batch_that_is_done_needs_no_search_for_cycles(world: World) -> None:
-    """Its records go with it, though cycles are searched for seldom."""
+async def test_a_finished_batch_is_freed_without_the_cycle_collector(setup: ConsumerSetup) -> None:
+    """The records of a finished batch are freed without the cycle collector, which runs seldom."""
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        async with world.consuming():
+        async with setup.consuming():
             for number in range(60):
-                await world.send(("o", number))
-                await world.done_is({("o", one) for one in range(number + 1)})
+                await setup.send(("o", number))
+                await setup.done_is({("o", one) for one in range(number + 1)})
             gc.collect()
         assert [] == [found for found in gc.garbage if isinstance(found, ConsumerRecord | KafkaMessage)]
     finally:
@@ -137,171 +137,172 @@ async def test_a_batch_that_is_done_needs_no_search_for_cycles(world: World) -> 
         gc.garbage.clear()
 
 
-async def test_bytes_that_no_parser_expects_cost_one_letter_each(world: World) -> None:
-    """Headers that are not UTF-8, a null value, no headers, broken JSON: each record alone becomes a dead letter."""
-    await world.send(("a", 1))
+async def test_unreadable_bytes_become_one_dead_letter_each(setup: ConsumerSetup) -> None:
+    """Invalid headers, a null value, no headers or broken JSON: each such record alone becomes a dead letter."""
+    await setup.send(("a", 1))
     odd = [*HEADERS, ("x", b"\xff\xfe"), ("y", None)]
-    await world.send(("b", 2), headers=odd)
-    await world.send(("c", 3), headers=[("reply_to", b"out"), *HEADERS])
-    await world.send(("d", 4), value=None)
-    await world.send(("e", 5), headers=[])
-    await world.send(("f", 6), headers=[("ce_id", b"\xff")])
-    await world.send(("g", 7), value=b"\xff{")
-    await world.send(("h", 8), key=None)
-    async with world.consuming():
-        await world.done_is({("a", 1), ("b", 2), ("c", 3), ("h", 8)})
-    found = await world.schema.rows("SELECT key, value, reason FROM {s}.dead_letters ORDER BY key")
+    await setup.send(("b", 2), headers=odd)
+    await setup.send(("c", 3), headers=[("reply_to", b"out"), *HEADERS])
+    await setup.send(("d", 4), value=None)
+    await setup.send(("e", 5), headers=[])
+    await setup.send(("f", 6), headers=[("ce_id", b"\xff")])
+    await setup.send(("g", 7), value=b"\xff{")
+    await setup.send(("h", 8), key=None)
+    async with setup.consuming():
+        await setup.done_is({("a", 1), ("b", 2), ("c", 3), ("h", 8)})
+    found = await setup.schema.rows("SELECT key, value, reason FROM {s}.dead_letters ORDER BY key")
     assert [row[0] for row in found] == [b"d", b"e", b"f", b"g"]
-    assert await world.committed() == 8
-    assert world.failures == []
+    assert await setup.committed() == 8
+    assert setup.failures == []
 
 
-async def test_a_record_from_before_the_replay_horizon_is_kept_and_not_handled(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_a_record_from_before_the_replay_horizon_becomes_a_dead_letter(
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows that would absorb a repeat may be gone: it becomes a dead letter, and a younger record is handled."""
-    await world.send(("old", 1))
-    monkeypatch.setattr("saga_kit.messaging.consumer.REPLAY_HORIZON_S", -3600)  # as if the record were that much older
-    async with world.consuming(), asyncio.timeout(30):
-        while not (found := await world.schema.rows("SELECT key, reason FROM {s}.dead_letters")):
+    """A record older than the replay horizon becomes a dead letter: the rows that detect a repeat may be gone."""
+    await setup.send(("old", 1))
+    monkeypatch.setattr("saga_kit.messaging.consumer.REPLAY_HORIZON_S", -3600)  # as if the record were older
+    async with setup.consuming(), asyncio.timeout(30):
+        while not (found := await setup.schema.rows("SELECT key, reason FROM {s}.dead_letters")):
             await asyncio.sleep(0.02)
         monkeypatch.undo()
-        await world.send(("young", 2))
-        await world.done_is({("young", 2)})
+        await setup.send(("young", 2))
+        await setup.done_is({("young", 2)})
     assert [(b"old", True)] == [(key, "replay horizon" in reason) for key, reason in found]
 
 
-async def test_a_batch_that_waits_is_not_acknowledged_by_a_stop(world: World) -> None:
-    """A member that is stopped during an outage commits nothing; the next one gets every record."""
-    await world.send(*((f"a{n}", n) for n in range(10)))
-    world.worker.fault = lambda _: OSError("down")
-    async with world.consuming():
-        await until(lambda: world.worker.handled)
-        world.stopping.set()
-    assert await world.committed() == 0
-    assert await world.done() == set()
-    world.worker.fault = lambda _: None
-    world.stopping.clear()
-    async with world.consuming():
-        await world.done_is({(f"a{n}", n) for n in range(10)})
-    assert await world.committed() == 10
+async def test_a_batch_that_waits_is_not_acknowledged_by_a_stop(setup: ConsumerSetup) -> None:
+    """A member that is stopped during an outage commits nothing; the next member gets every record."""
+    await setup.send(*((f"a{n}", n) for n in range(10)))
+    setup.worker.fault = lambda _: OSError("down")
+    async with setup.consuming():
+        await until(lambda: setup.worker.handled)
+        setup.stopping.set()
+    assert await setup.committed() == 0
+    assert await setup.done() == set()
+    setup.worker.fault = lambda _: None
+    setup.stopping.clear()
+    async with setup.consuming():
+        await setup.done_is({(f"a{n}", n) for n in range(10)})
+    assert await setup.committed() == 10
 
 
-async def test_nothing_is_acknowledged_after_a_batch_was_given_up(world: World) -> None:
-    """A batch that comes between the order to stop and the stop must not carry the offsets over the one given up."""
-    await world.send(("a", 1))
-    world.worker.fault = lambda call: OSError("down") if call == 1 else None
-    async with world.consuming():
-        await until(lambda: world.worker.handled)
-        world.stopping.set()
-        await world.send(*((f"b{n}", n) for n in range(40)))
-        await asyncio.sleep(1)  # time enough to handle them, were they taken
-    assert await world.committed() == 0
-    world.stopping.clear()
-    async with world.consuming():
-        await world.done_is({("a", 1), *((f"b{n}", n) for n in range(40))})
+async def test_nothing_is_acknowledged_after_a_batch_was_given_up(setup: ConsumerSetup) -> None:
+    """A batch that comes after a given-up batch, before the stop, must not commit offsets beyond the given-up one."""
+    await setup.send(("a", 1))
+    setup.worker.fault = lambda call: OSError("down") if call == 1 else None
+    async with setup.consuming():
+        await until(lambda: setup.worker.handled)
+        setup.stopping.set()
+        await setup.send(*((f"b{n}", n) for n in range(40)))
+        await asyncio.sleep(1)  # enough time to handle them, if they were taken
+    assert await setup.committed() == 0
+    setup.stopping.clear()
+    async with setup.consuming():
+        await setup.done_is({("a", 1), *((f"b{n}", n) for n in range(40))})
 
 
-async def test_a_stop_waits_for_the_batch_at_hand(world: World) -> None:
-    """Asked to stop in mid-transaction, a member finishes, publishes and commits that batch first."""
-    await world.send(("a", 1))
+async def test_a_stop_waits_for_the_running_batch(setup: ConsumerSetup) -> None:
+    """A member that is stopped in a transaction finishes, publishes and commits that batch first."""
+    await setup.send(("a", 1))
     entered, leave = asyncio.Event(), asyncio.Event()
-    handle = world.worker.handle
+    handle = setup.worker.handle
 
     async def slow(tx: Any, messages: Any) -> Any:
         entered.set()
         await leave.wait()
         return await handle(tx, messages)
 
-    world.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
-    async with world.consuming() as consumer:
+    setup.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+    async with setup.consuming() as consumer:
         await entered.wait()
         stop = asyncio.create_task(consumer.stop())
         await asyncio.sleep(0.2)
         assert not stop.done()
         leave.set()
         await stop
-    assert await world.done() == {("a", 1)}
-    assert await world.committed() == 1
+    assert await setup.done() == {("a", 1)}
+    assert await setup.committed() == 1
 
 
-async def test_an_error_of_the_kit_itself_ends_the_process_and_acknowledges_nothing(world: World) -> None:
-    """FastStream swallows a handler's exception and goes on; we end instead, and nothing later is committed."""
-    await world.send(("a", 1))
+async def test_an_error_of_the_kit_itself_ends_the_process_and_acknowledges_nothing(setup: ConsumerSetup) -> None:
+    """FastStream swallows a handler's exception; the kit ends the process instead and commits no later offset."""
+    await setup.send(("a", 1))
 
     class Broken(BatchProcess[Any]):
         async def run(self, *_: Any) -> None:
             raise RuntimeError("a bug of the kit")
 
     broken = Broken.__new__(Broken)
-    async with world.consuming(broken):
-        await until(lambda: world.failures)
-        await world.send(("b", 2), topic="u")
+    async with setup.consuming(broken):
+        await until(lambda: setup.failures)
+        await setup.send(("b", 2), topic="u")
         await asyncio.sleep(0.5)
-    assert [str(error) for error in world.failures] == ["a bug of the kit"]
-    assert await world.committed() == 0
+    assert [str(error) for error in setup.failures] == ["a bug of the kit"]
+    assert await setup.committed() == 0
 
 
 class BadName(str):
-    """A header's name whose bytes are not UTF-8."""
+    """A header name whose bytes are not UTF-8."""
 
     __slots__ = ()
 
     def encode(self, *_: Any) -> bytes:
-        """Return them."""
+        """Return bytes that are not UTF-8."""
         return b"\xff\xfe"
 
 
-async def send_unparsable(world: World, partition: int, *values: bytes) -> None:
-    """Put a record with a broken header name before each value into a partition."""
+async def send_unparsable(setup: ConsumerSetup, partition: int, *values: bytes) -> None:
+    """Send to a partition a record with a broken header name before each value."""
     native = message_accumulator.DefaultRecordBatchBuilder
     message_accumulator.DefaultRecordBatchBuilder = _DefaultRecordBatchBuilderPy
-    producer = AIOKafkaProducer(bootstrap_servers=world.address)
+    producer = AIOKafkaProducer(bootstrap_servers=setup.address)
     await producer.start()
     try:
         batch = producer.create_batch()
         for value in values:
             batch.append(timestamp=None, key=b"bad", value=b"bad", headers=[(BadName("x"), b"1")])
             batch.append(timestamp=None, key=b"k", value=value, headers=HEADERS)
-        await (await producer.send_batch(batch, f"{world.prefix}t", partition=partition))
+        await (await producer.send_batch(batch, f"{setup.prefix}t", partition=partition))
     finally:
         await producer.stop()
         message_accumulator.DefaultRecordBatchBuilder = native
 
 
-async def test_a_record_that_the_client_library_cannot_parse_loses_nobody_and_stops_nobody(world: World) -> None:
-    """At such a record aiokafka raises for ever and drops what it had taken elsewhere; here it becomes a dead letter.
+async def test_a_record_that_the_client_library_cannot_parse_becomes_a_dead_letter(setup: ConsumerSetup) -> None:
+    """A record at which aiokafka raises for ever becomes a dead letter, and no other record is lost.
 
-    So do those behind it in its producer's batch; all records of other producers are handled.
+    The records behind it in its producer's batch become dead letters as well. All records of other producers are
+    handled.
     """
     expected = {(f"a{n}", n) for n in range(200)}
-    await world.send(*sorted(expected))
+    await setup.send(*sorted(expected))
     for partition in (1, 3):
-        await send_unparsable(world, partition, b'["x", 1]', b'["y", 2]')
-    await world.send(*((f"b{n}", n) for n in range(200)))
+        await send_unparsable(setup, partition, b'["x", 1]', b'["y", 2]')
+    await setup.send(*((f"b{n}", n) for n in range(200)))
     expected |= {(f"b{n}", n) for n in range(200)}
-    async with world.consuming():
-        await world.done_is(expected)
-    found = await world.schema.rows("SELECT partition, reason FROM {s}.dead_letters ORDER BY partition")
+    async with setup.consuming():
+        await setup.done_is(expected)
+    found = await setup.schema.rows("SELECT partition, reason FROM {s}.dead_letters ORDER BY partition")
     assert [row[0] for row in found] == [1] * 4 + [3] * 4
     assert all("UnicodeDecodeError" in row[1] for row in found)
-    assert await world.committed() == 408
+    assert await setup.committed() == 408
 
 
 async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A codec that is not installed or a broken checksum stops its own partition only, and nothing of it is skipped.
+    """A missing codec or a broken checksum stops only its own partition, and no record of it is skipped.
 
-    Readiness and a metric say so while it lasts.
+    Readiness and a metric report it while it lasts.
     """
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
     everything = {(f"a{n}", n) for n in range(100)}
-    await world.send(("first", 0))
-    async with world.consuming() as consumer:
-        await world.done_is({("first", 0)})
+    await setup.send(("first", 0))
+    async with setup.consuming() as consumer:
+        await setup.done_is({("first", 0)})
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make one partition fail
-        read, bad, failed = client.getmany, TopicPartition(f"{world.prefix}t", 2), asyncio.Event()
+        read, bad, failed = client.getmany, TopicPartition(f"{setup.prefix}t", 2), asyncio.Event()
 
         async def failing(*partitions: TopicPartition, **options: Any) -> Any:
             if not partitions or bad in partitions:
@@ -311,33 +312,33 @@ async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(
 
         client.getmany = failing
         await failed.wait()
-        await world.send(*sorted(everything))
-        behind = {(f"a{n}", n) for n in range(100) if world.publisher.partition(f"a{n}".encode(), 4) == 2}
+        await setup.send(*sorted(everything))
+        behind = {(f"a{n}", n) for n in range(100) if setup.publisher.partition(f"a{n}".encode(), 4) == 2}
         assert 0 < len(behind) < 100
-        await world.done_is({("first", 0)} | everything - behind)
+        await setup.done_is({("first", 0)} | everything - behind)
         await until(lambda: f"such as {bad.topic}/2: UnsupportedCodecError" in (consumer.trouble() or ""))
-        watching = asyncio.create_task(consumer.watch(world.stopping))
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_blocked_partitions") == 1)
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_blocked_partitions") == 1)
         client.getmany = read
-        await world.done_is({("first", 0)} | everything)
+        await setup.done_is({("first", 0)} | everything)
         assert consumer.trouble() is None
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_blocked_partitions") == 0)
-        world.stopping.set()
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_blocked_partitions") == 0)
+        setup.stopping.set()
         await watching
-    assert await world.schema.rows("SELECT * FROM {s}.dead_letters") == []
-    assert await world.committed() == 101
+    assert await setup.schema.rows("SELECT * FROM {s}.dead_letters") == []
+    assert await setup.committed() == 101
 
 
-async def test_the_ack_policy_is_checked_at_the_start(world: World) -> None:
+async def test_the_ack_policy_is_checked_at_the_start(setup: ConsumerSetup) -> None:
     """A subscriber that would acknowledge by itself keeps the process from starting."""
     consumer = Consumer(
-        kit_settings(world.schema.url, world.address, world.prefix),
+        kit_settings(setup.schema.url, setup.address, setup.prefix),
         group="g",
-        handler=world.worker,
-        process=process(world.schema, world.worker, FakePublisher()),
-        publisher=world.publisher,
-        metrics=world.metrics,
-        fail=world.failures.append,
+        handler=setup.worker,
+        process=process(setup.schema, setup.worker, FakePublisher()),
+        publisher=setup.publisher,
+        metrics=setup.metrics,
+        fail=setup.failures.append,
     )
     consumer._subscriber.ack_policy = AckPolicy.ACK  # noqa: SLF001 - no public way could make this mistake
     with pytest.raises(CannotStart, match="MANUAL"):
@@ -345,38 +346,38 @@ async def test_the_ack_policy_is_checked_at_the_start(world: World) -> None:
     await consumer.stop()
 
 
-async def test_readiness_and_lag(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member is ready once it has partitions and polls; its lag counts what is not taken."""
+async def test_readiness_and_lag(setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member is ready once it has partitions and polls; its lag counts the records that it has not taken."""
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
-    await world.send(("a", 1))
-    async with world.consuming() as consumer:
-        await world.done_is({("a", 1)})
+    await setup.send(("a", 1))
+    async with setup.consuming() as consumer:
+        await setup.done_is({("a", 1)})
         assert consumer.trouble() is None
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         block = asyncio.Event()
-        handle = world.worker.handle
+        handle = setup.worker.handle
 
         async def slow(tx: Any, messages: Any) -> Any:
             await block.wait()
             return await handle(tx, messages)
 
-        world.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
-        await world.send(("b", 1))
+        setup.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+        await setup.send(("b", 1))
         await asyncio.sleep(0.3)
-        await world.send(*((f"c{n}", n) for n in range(50)))
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 50)
+        await setup.send(*((f"c{n}", n) for n in range(50)))
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 50)
         block.set()
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
-        world.stopping.set()
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
+        setup.stopping.set()
         await watching
     assert consumer.trouble() == "no partitions assigned"
 
 
 async def test_a_partition_without_a_leader_hides_no_lag_of_the_others() -> None:
-    """The library never tells its position, whichever of them is asked for first."""
+    """The library never returns the position of a partition without a leader; the others still report their lag."""
 
     class Client:
-        """Three partitions, of which the one in the middle has no leader."""
+        """Three partitions, of which the middle one has no leader."""
 
         def assignment(self) -> list[TopicPartition]:
             return [TopicPartition("t", number) for number in range(3)]
@@ -396,110 +397,112 @@ async def test_a_partition_without_a_leader_hides_no_lag_of_the_others() -> None
     assert {first: Lag(10, 5, 2), last: Lag(10, 5, 2)} == await _lags(Client())
 
 
-async def test_an_open_transaction_of_somebodys_producer_is_lag_and_named(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_an_open_transaction_of_a_foreign_producer_is_lag_and_named(
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands behind it is lag; readiness names the partition and where it begins; no process ends because of it.
+    """Records behind an open transaction are lag, readiness names its partition and offset, and no process ends.
 
-    Other partitions go on. When it is aborted, what stood behind it comes, and none of its own records.
+    Other partitions continue. After the abort, the records behind it are handled, and none of the transaction.
     """
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
     monkeypatch.setattr("saga_kit.messaging.consumer.HELD_S", 0.5)
     held, free = "a", next(f"b{n}" for n in range(99) if _partition(f"b{n}") != _partition("a"))
-    await world.send((held, 1))
-    async with _transactional(world) as producer, world.consuming(stalled_s=1.0) as consumer:
-        await world.done_is({(held, 1)})
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+    await setup.send((held, 1))
+    async with _transactional(setup) as producer, setup.consuming(stalled_s=1.0) as consumer:
+        await setup.done_is({(held, 1)})
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         await producer.begin_transaction()
-        await producer.send_and_wait(f"{world.prefix}t", b'["never", 1]', partition=_partition(held))
-        await world.send((held, 2), (free, 3))
-        await world.done_is({(held, 1), (free, 3)})
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 2)
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_held_partitions") == 1)
-        where = f"{world.prefix}t/{_partition(held)} from offset 1"
+        await producer.send_and_wait(f"{setup.prefix}t", b'["never", 1]', partition=_partition(held))
+        await setup.send((held, 2), (free, 3))
+        await setup.done_is({(held, 1), (free, 3)})
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 2)
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_held_partitions") == 1)
+        where = f"{setup.prefix}t/{_partition(held)} from offset 1"
         await until(lambda: where in str(consumer.trouble()))
-        ended, _ = await asyncio.wait({watching}, timeout=3)  # longer than a stall may last
+        ended, _ = await asyncio.wait({watching}, timeout=3)  # longer than the stall limit
         assert not ended
         await producer.abort_transaction()
-        await world.done_is({(held, 1), (held, 2), (free, 3)})
+        await setup.done_is({(held, 1), (held, 2), (free, 3)})
         await until(lambda: consumer.trouble() is None)
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
-        await until(lambda: world.metrics.registry.get_sample_value("consumer_held_partitions") == 0)
-        assert [] == world.failures
-        world.stopping.set()
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
+        await until(lambda: setup.metrics.registry.get_sample_value("consumer_held_partitions") == 0)
+        assert [] == setup.failures
+        setup.stopping.set()
         await watching
 
 
 async def test_a_consumer_that_hangs_while_the_broker_answers_is_stalled(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No fetch is answered, nothing moves, and the broker is there: the process must end. Being idle is no reason."""
+    """A process ends if fetches get no answer while the broker is reachable; an idle consumer does not end."""
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
     monkeypatch.setattr("saga_kit.messaging.consumer.QUIET_MAX_S", 0.6)
-    await world.send(("a", 1))
-    async with world.consuming(stalled_s=0.5) as consumer:
-        await world.done_is({("a", 1)})
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+    await setup.send(("a", 1))
+    async with setup.consuming(stalled_s=0.5) as consumer:
+        await setup.done_is({("a", 1)})
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         await asyncio.sleep(2)
         assert not watching.done()
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make it hang
         client.pause(*client.assignment())
         with pytest.raises(Stalled, match="no progress"):
             await asyncio.wait_for(watching, 20)
-        monkeypatch.setattr(world.publisher, "missing_topics", _unreachable)
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+        monkeypatch.setattr(setup.publisher, "missing_topics", _unreachable)
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         await asyncio.sleep(2)
         assert not watching.done()
-        world.stopping.set()
+        setup.stopping.set()
         await watching
 
 
-async def test_what_waits_for_room_stops_nobody_and_is_no_stall(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While an intake is shut the other topics flow, the member is ready and not stalled; a real hang is one still."""
+async def test_waiting_for_room_stops_no_other_topic_and_is_no_stall(
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an intake has no room, other topics flow and the member is ready; a real hang is still found."""
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
     room = [0]
-    world.worker.intake = Intake("u", lambda: room[0])
-    await world.send(*((f"u{n}", n) for n in range(50)), topic="u")
-    async with world.consuming(stalled_s=0.5) as consumer:
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+    setup.worker.intake = Intake("u", lambda: room[0])
+    await setup.send(*((f"u{n}", n) for n in range(50)), topic="u")
+    async with setup.consuming(stalled_s=0.5) as consumer:
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         for number in range(20):
-            await world.send((f"t{number}", number))
+            await setup.send((f"t{number}", number))
             await asyncio.sleep(0.1)
         flowing = {(f"t{n}", n) for n in range(20)}
-        await world.done_is(flowing)
-        await asyncio.sleep(1.5)  # nothing moves now, and nothing could
+        await setup.done_is(flowing)
+        await asyncio.sleep(1.5)  # no record is taken now, because there is no room
         assert not watching.done()
-        assert world.metrics.registry.get_sample_value("consumer_lag_messages") == 50
+        assert setup.metrics.registry.get_sample_value("consumer_lag_messages") == 50
         assert consumer.trouble() is None
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make it hang
-        client.pause(*(tp for tp in client.assignment() if tp.topic == f"{world.prefix}u"))
+        client.pause(*(tp for tp in client.assignment() if tp.topic == f"{setup.prefix}u"))
         room[0] = 100
         with pytest.raises(Stalled, match="50 records behind"):
             await asyncio.wait_for(watching, 20)
         client.resume(*client.assignment())
-        await world.done_is(flowing | {(f"u{n}", n) for n in range(50)})
-    assert await world.committed() == 70
+        await setup.done_is(flowing | {(f"u{n}", n) for n in range(50)})
+    assert await setup.committed() == 70
 
 
-async def test_no_more_than_there_is_room_for_is_taken_at_once(world: World) -> None:
-    """However much is waiting, a batch holds what the intake says; all comes in the end, in order in each partition."""
-    world.worker.intake = Intake("u", lambda: 7)
-    await world.send(*((f"u{n}", n) for n in range(200)), topic="u")
-    async with world.consuming():
-        await world.done_is({(f"u{n}", n) for n in range(200)})
-    assert max(map(len, world.worker.handled)) <= 7
+async def test_no_more_than_there_is_room_for_is_taken_at_once(setup: ConsumerSetup) -> None:
+    """A batch holds at most the intake's room, and in the end all records come, in order within each partition."""
+    setup.worker.intake = Intake("u", lambda: 7)
+    await setup.send(*((f"u{n}", n) for n in range(200)), topic="u")
+    async with setup.consuming():
+        await setup.done_is({(f"u{n}", n) for n in range(200)})
+    assert max(map(len, setup.worker.handled)) <= 7
     for partition in range(4):
-        mine = [item.value for batch in world.worker.handled for item in batch
-                if world.publisher.partition(item.order.encode(), 4) == partition]  # fmt: skip
+        mine = [item.value for batch in setup.worker.handled for item in batch
+                if setup.publisher.partition(item.order.encode(), 4) == partition]  # fmt: skip
         assert sorted(mine) == mine
 
 
-async def test_a_batch_does_not_wait_for_the_offsets_of_the_one_before(world: World) -> None:
-    """While a commit of offsets gets no answer, records are handled; once it is answered, one more commits them all."""
-    await world.send(("a", 1))
+async def test_a_batch_does_not_wait_for_the_offsets_of_the_one_before(setup: ConsumerSetup) -> None:
+    """Records are handled while an offset commit gets no answer; one more commit then covers all of them."""
+    await setup.send(("a", 1))
     answer, commits = asyncio.Event(), []
-    async with world.consuming() as consumer:
-        await until(lambda: world.worker.handled)
+    async with setup.consuming() as consumer:
+        await until(lambda: setup.worker.handled)
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to hold its commits up
         commit = client.commit
 
@@ -510,20 +513,20 @@ async def test_a_batch_does_not_wait_for_the_offsets_of_the_one_before(world: Wo
 
         client.commit = held_up
         for number in range(5):
-            await world.send((f"b{number}", number))
-            await world.done_is({("a", 1), *((f"b{n}", n) for n in range(number + 1))})
+            await setup.send((f"b{number}", number))
+            await setup.done_is({("a", 1), *((f"b{n}", n) for n in range(number + 1))})
         await until(lambda: commits)
         assert len(commits) == 1
         answer.set()
     assert len(commits) == 2
-    assert await world.committed() == 6
+    assert await setup.committed() == 6
 
 
-async def test_an_idle_member_waits_instead_of_asking_again_and_again(world: World) -> None:
-    """Polls end with the first record, not with a clock: few while there is nothing, and no delay when it comes."""
-    async with world.consuming() as consumer:
-        await world.send(("a", 1))
-        await world.done_is({("a", 1)})
+async def test_an_idle_member_waits_instead_of_asking_again_and_again(setup: ConsumerSetup) -> None:
+    """A poll waits for the first record: polls are few while there is none, and a new record is handled at once."""
+    async with setup.consuming() as consumer:
+        await setup.send(("a", 1))
+        await setup.done_is({("a", 1)})
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to count its polls
         read, polls = client.getmany, 0
 
@@ -536,17 +539,17 @@ async def test_an_idle_member_waits_instead_of_asking_again_and_again(world: Wor
         await asyncio.sleep(2.5)
         assert polls <= 5
         handled = asyncio.Event()
-        world.worker.fault = lambda _: handled.set()
-        await world.send(("b", 1))
+        setup.worker.fault = lambda _: handled.set()
+        await setup.send(("b", 1))
         async with asyncio.timeout(0.5):
             await handled.wait()
 
 
 @asynccontextmanager
-async def _transactional(world: World) -> AsyncIterator[Any]:
-    """Connect somebody's transactional producer; the broker waits a quarter of an hour for its transaction's end."""
-    options = {"transactional_id": f"{world.prefix}t", "transaction_timeout_ms": 900_000}
-    producer = AIOKafkaProducer(bootstrap_servers=world.address, **options)
+async def _transactional(setup: ConsumerSetup) -> AsyncIterator[Any]:
+    """Connect a foreign transactional producer; the broker waits 15 minutes for the end of its transaction."""
+    options = {"transactional_id": f"{setup.prefix}t", "transaction_timeout_ms": 900_000}
+    producer = AIOKafkaProducer(bootstrap_servers=setup.address, **options)
     await producer.start()
     try:
         yield producer
@@ -565,7 +568,7 @@ async def _unreachable(_: Iterable[str]) -> list[str]:
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_consumer_and_publisher_connect_alike(protocol: str, mechanism: str) -> None:
-    """What the settings say about security reaches FastStream's consumer as it reaches the publisher's client."""
+    """FastStream's consumer gets the same security settings as the publisher's client."""
     settings = kit_settings(
         "postgresql://u:p@h/d",
         "h:1",
@@ -582,22 +585,22 @@ def test_consumer_and_publisher_connect_alike(protocol: str, mechanism: str) -> 
 
 
 @pytest.mark.apache_kafka
-async def test_a_rebalance_in_mid_flight_loses_nothing(world: World) -> None:
-    """Members come and go while records flow: every record is handled, and the group's offsets reach the end."""
+async def test_a_rebalance_in_mid_flight_loses_nothing(setup: ConsumerSetup) -> None:
+    """Members join and leave while records flow: every record is handled, and the committed offsets are complete."""
     expected = {(f"a{n}", n % 900) for n in range(900)}
 
     async def feed() -> None:
         for n in range(0, 900, 30):
-            await world.send(*((f"a{m}", m % 900) for m in range(n, n + 30)))
+            await setup.send(*((f"a{m}", m % 900) for m in range(n, n + 30)))
             await asyncio.sleep(0.1)
 
     feeding = asyncio.create_task(feed())
-    async with world.consuming():
+    async with setup.consuming():
         await asyncio.sleep(0.5)
-        async with world.consuming():
+        async with setup.consuming():
             await asyncio.sleep(1)
-        async with world.consuming():
+        async with setup.consuming():
             await feeding
-        await world.done_is(expected)
-    assert await world.committed() == 900
-    assert world.failures == []
+        await setup.done_is(expected)
+    assert await setup.committed() == 900
+    assert setup.failures == []

@@ -1,4 +1,4 @@
-"""Dead letters are stored with every byte until a person decides."""
+"""Dead letters are stored with every byte until an operator replays or discards them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ODD = FakeRecord(
 
 
 class Publisher:
-    """Keeps raw messages."""
+    """A fake publisher that stores raw messages."""
 
     def __init__(self, *, works: bool = True) -> None:
         self.works = works
         self.sent: list[RawMessage] = []
 
     async def publish_raw(self, messages: Sequence[RawMessage]) -> bool:
-        """Keep them."""
+        """Store the messages if it works."""
         self.sent += messages
         return self.works
 
@@ -42,8 +42,8 @@ async def write(schema: Schema, *rejected: tuple[FakeRecord, str]) -> None:
         await DeadLetters(schema.name).write(tx, rejected)
 
 
-async def test_a_letter_keeps_every_byte(schema: Schema) -> None:
-    """Key, value, repeated and broken headers, names with a NUL, nulls: all come back as they were."""
+async def test_a_dead_letter_keeps_every_byte(schema: Schema) -> None:
+    """Key, value, repeated and broken headers, names with a NUL, and nulls are all stored and returned unchanged."""
     nothing = FakeRecord(offset=1, key=None, value=None, headers=())
     await write(schema, (ODD, "why\0 " + "x" * 2000), (nothing, "empty"))
     first, second = await DeadLetters(schema.name).page(schema.engine)
@@ -54,27 +54,27 @@ async def test_a_letter_keeps_every_byte(schema: Schema) -> None:
     assert (second.key, second.value, second.headers, second.reason) == (None, None, [], "empty")
 
 
-async def test_a_redelivered_record_makes_no_second_letter(schema: Schema) -> None:
-    """The same record again is the same dead letter; the same offset of a topic made anew (another time) is another."""
+async def test_a_redelivered_record_makes_no_second_dead_letter(schema: Schema) -> None:
+    """A redelivered record is the same dead letter; the same offset with another timestamp is another one."""
     await write(schema, (ODD, "a"))
     await write(schema, (ODD, "b"), (ODD._replace(timestamp=1), "c"))
-    assert [letter.reason for letter in await DeadLetters(schema.name).page(schema.engine)] == ["a", "c"]
+    assert [dead_letter.reason for dead_letter in await DeadLetters(schema.name).page(schema.engine)] == ["a", "c"]
 
 
 async def test_replay_publishes_the_same_record_once(schema: Schema) -> None:
-    """A replayed dead letter goes out with its own bytes and is closed; what was not sent stays open.
+    """A replayed dead letter is published with its own bytes and closed; one that could not be sent stays open.
 
-    It is told when the broker first had it, so that publishing it again makes it no younger.
+    A header carries the time when the broker first had the record, so that replaying does not make it younger.
     """
     dead_letters: Any = DeadLetters(schema.name)
     await write(schema, (ODD, "a"))
-    [letter] = await dead_letters.page(schema.engine)
-    assert await dead_letters.replay(schema.engine, Publisher(works=False), letter.dead_letter_id) is False
+    [dead_letter] = await dead_letters.page(schema.engine)
+    assert await dead_letters.replay(schema.engine, Publisher(works=False), dead_letter.dead_letter_id) is False
     publisher = Publisher()
-    assert await dead_letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
+    assert await dead_letters.replay(schema.engine, publisher, dead_letter.dead_letter_id) is True
     first = ("first-appended-at", format_time(datetime.fromtimestamp(ODD.timestamp / 1000, UTC)).encode())
     assert publisher.sent == [RawMessage(ODD.topic, ODD.key, ODD.value, [*ODD.headers, first])]
-    assert await dead_letters.replay(schema.engine, publisher, letter.dead_letter_id) is False
+    assert await dead_letters.replay(schema.engine, publisher, dead_letter.dead_letter_id) is False
     assert len(publisher.sent) == 1
     assert await dead_letters.page(schema.engine) == []
     [closed] = await dead_letters.page(schema.engine, closed=True)
@@ -82,44 +82,44 @@ async def test_replay_publishes_the_same_record_once(schema: Schema) -> None:
 
 
 async def test_a_record_that_is_replayed_twice_keeps_its_first_time(schema: Schema) -> None:
-    """The header that it was sent with stays the only one; a time that the broker did not know is not made up."""
+    """A record that has the header keeps it; a record without a known time gets none."""
     dead_letters: Any = DeadLetters(schema.name)
     known = ODD._replace(headers=[("first-appended-at", b"2026-01-01T00:00:00Z")])
     await write(schema, (known, "a"), (ODD._replace(offset=1, timestamp=-1), "b"))
     publisher = Publisher()
-    for letter in await dead_letters.page(schema.engine):
-        assert await dead_letters.replay(schema.engine, publisher, letter.dead_letter_id) is True
+    for dead_letter in await dead_letters.page(schema.engine):
+        assert await dead_letters.replay(schema.engine, publisher, dead_letter.dead_letter_id) is True
     assert [known.headers, list(ODD.headers)] == [message.headers for message in publisher.sent]
 
 
-async def test_discard_closes_but_keeps(schema: Schema) -> None:
-    """A discarded dead letter is out of the list, its bytes stay; ids that do not exist are False or None."""
+async def test_discard_closes_a_dead_letter_and_keeps_its_bytes(schema: Schema) -> None:
+    """A discarded dead letter leaves the list and keeps its bytes; an unknown id gives False or None."""
     dead_letters = DeadLetters(schema.name)
     await write(schema, (ODD, "a"), (ODD._replace(offset=2), "b"))
     [first, _] = await dead_letters.page(schema.engine)
     assert await dead_letters.discard(schema.engine, first.dead_letter_id) is True
     assert await dead_letters.discard(schema.engine, first.dead_letter_id) is False
     assert await dead_letters.discard(schema.engine, 999) is False
-    assert [letter.reason for letter in await dead_letters.page(schema.engine)] == ["b"]
+    assert [dead_letter.reason for dead_letter in await dead_letters.page(schema.engine)] == ["b"]
     found = await dead_letters.get(schema.engine, first.dead_letter_id)
     assert found is not None
     assert found.value == ODD.value
     assert await dead_letters.get(schema.engine, 999) is None
 
 
-async def test_a_letter_that_the_database_refuses_costs_its_own_bytes_alone(schema: Schema) -> None:
-    """Of many, the one is found by halves; its place and the reason stay, the others are stored whole."""
+async def test_a_dead_letter_that_the_database_refuses_loses_only_its_own_bytes(schema: Schema) -> None:
+    """Halving finds the one refused dead letter: its position and reason are stored, all others are stored whole."""
     await schema.execute("ALTER TABLE {s}.dead_letters ADD CHECK (value IS NULL OR octet_length(value) < 100)")
     records = [FakeRecord(offset=number, value=b"x" * (200 if number == 5 else 10)) for number in range(20)]
     await write(schema, *((record, "why") for record in records))
     stored = await DeadLetters(schema.name).page(schema.engine)
-    assert [None if number == 5 else 10 for number in range(20)] == [letter.value_bytes for letter in stored]
-    assert [5] == [letter.record_offset for letter in stored if not letter.is_whole]
+    assert [None if number == 5 else 10 for number in range(20)] == [dead_letter.value_bytes for dead_letter in stored]
+    assert [5] == [dead_letter.record_offset for dead_letter in stored if not dead_letter.is_whole]
     assert stored[5].reason.endswith(": why")
 
 
-async def test_letters_are_written_in_parts(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No statement has more than so many bytes, whatever comes at once, unless one dead letter alone has."""
+async def test_dead_letters_are_written_in_parts(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each statement has at most so many bytes, unless a single dead letter is larger."""
     sizes: list[int] = []
     dead_letters = DeadLetters(schema.name)
     write_part = dead_letters._write  # noqa: SLF001 - to see its parts

@@ -1,4 +1,4 @@
-"""What comes in is bounded as it is in memory, and a batch that can't be read costs its own records alone."""
+"""Fetched data is bounded in memory, and an unreadable batch affects only its own records."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from aiokafka.record import default_records
 
 from saga_kit.messaging import fetch_limits
 from saga_kit.messaging.fetch_limits import HEADERS_MAX, RECORD_BYTES_MAX, UNPACKED_BYTES_MAX, UnpackedTooLarge
-from tests.saga_kit.messaging.test_consumer import HEADERS, World, world
+from tests.saga_kit.messaging.test_consumer import HEADERS, ConsumerSetup, setup
 
-__all__ = ["world"]
+__all__ = ["setup"]
 MEMORY_BYTES = 512 * 1024 * 1024
-"""What a service of the compose file has."""
+"""The memory limit of a service in the compose file."""
 CODECS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     "gzip": (gzip.compress, fetch_limits.gzip_decode),
     "snappy": (lambda data: bytes(cramjam.snappy.compress_raw(data)), fetch_limits.snappy_decode),
@@ -36,8 +36,8 @@ CODECS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_codec_gives_what_was_packed_up_to_its_limit(codec: str) -> None:
-    """Up to the limit every byte is there; one more is refused."""
+def test_a_codec_returns_the_packed_data_up_to_its_limit(codec: str) -> None:
+    """Up to the limit every byte is returned; one byte more is refused."""
     pack, unpack = CODECS[codec]
     for data in (b"x", os.urandom(100_000), b" " * UNPACKED_BYTES_MAX):
         assert data == unpack(pack(data))
@@ -47,7 +47,7 @@ def test_a_codec_gives_what_was_packed_up_to_its_limit(codec: str) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_broken_bytes_are_an_error_and_no_hang(codec: str) -> None:
-    """What is cut short or damaged ends, and as an error that a batch may have."""
+    """Truncated or damaged data raises an expected error and does not hang."""
     pack, unpack = CODECS[codec]
     packed = pack(os.urandom(50_000))
     for broken in (packed[: len(packed) // 2], packed[:20] + b"\xff\xff\xff\xfc" + packed[24:]):
@@ -79,11 +79,11 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1], sys.argv[2], int(sys.argv[3])), 1
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
-async def test_a_decompression_bomb_kills_no_process_of_512_mb(world: World, codec: str) -> None:
-    """300 MB of spaces, and a record of a million headers, become stand-ins; what is around them is read."""
-    topic = f"{world.prefix}out"
+async def test_a_decompression_bomb_kills_no_process_of_512_mb(setup: ConsumerSetup, codec: str) -> None:
+    """300 MB of spaces and a record of a million headers become lost records; the records around them are read."""
+    topic = f"{setup.prefix}out"
     async with AIOKafkaProducer(
-        bootstrap_servers=world.address, compression_type=codec, max_request_size=400 << 20
+        bootstrap_servers=setup.address, compression_type=codec, max_request_size=400 << 20
     ) as producer:
         for value, headers in (
             (b"good", []),
@@ -95,7 +95,7 @@ async def test_a_decompression_bomb_kills_no_process_of_512_mb(world: World, cod
         ):
             await producer.send_and_wait(topic, value, partition=0, headers=headers)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SPY, world.address, topic, "6", str(MEMORY_BYTES)),
+        *(sys.executable, "-c", SPY, setup.address, topic, "6", str(MEMORY_BYTES)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -108,17 +108,17 @@ async def test_a_decompression_bomb_kills_no_process_of_512_mb(world: World, cod
     assert f"its value has {2 * RECORD_BYTES_MAX} bytes, SHA-256 " in told[4][1]
 
 
-async def _send_packed(world: World, alter: Callable[[bytes], bytes], *values: list[Any]) -> None:
-    """Put one batch of gzip into a partition; `alter` gets its records unpacked and returns what is sent."""
+async def _send_packed(setup: ConsumerSetup, alter: Callable[[bytes], bytes], *values: list[Any]) -> None:
+    """Send one gzip batch to a partition; `alter` gets its unpacked records and returns the bytes to send."""
     native, encode = message_accumulator.DefaultRecordBatchBuilder, default_records.gzip_encode
     message_accumulator.DefaultRecordBatchBuilder = default_records._DefaultRecordBatchBuilderPy  # noqa: SLF001
     default_records.gzip_encode = alter
     try:
-        async with AIOKafkaProducer(bootstrap_servers=world.address, compression_type="gzip") as producer:
+        async with AIOKafkaProducer(bootstrap_servers=setup.address, compression_type="gzip") as producer:
             batch = producer.create_batch()
             for value in values:
                 batch.append(timestamp=None, key=b"k" * 200, value=json.dumps(value).encode(), headers=HEADERS)
-            await (await producer.send_batch(batch, f"{world.prefix}t", partition=0))
+            await (await producer.send_batch(batch, f"{setup.prefix}t", partition=0))
     finally:
         message_accumulator.DefaultRecordBatchBuilder, default_records.gzip_encode = native, encode
 
@@ -128,7 +128,7 @@ def _with_trailing_byte(data: bytes) -> bytes:
 
 
 def _with_wrong_length(data: bytes) -> bytes:
-    """Say of the last of three records, which are as long as each other, that it is a byte shorter than it is."""
+    """Reduce the length in the last of three records of equal length by one byte."""
     start = len(data) // 3 * 2
     return gzip.compress(data[:start] + bytes([data[start] - 2]) + data[start + 1 :])
 
@@ -139,18 +139,18 @@ def _with_wrong_length(data: bytes) -> bytes:
     ids=["trailing byte", "wrong length"],
 )
 async def test_a_batch_that_only_the_broker_can_read_costs_its_own_records_alone(
-    world: World, alter: Callable[[bytes], bytes], read: set[tuple[str, int]]
+    setup: ConsumerSetup, alter: Callable[[bytes], bytes], read: set[tuple[str, int]]
 ) -> None:
-    """Records before it, in its batch too, and after the batch are handled; the rest become dead letters."""
-    one = next(f"a{n}" for n in range(99) if world.publisher.partition(f"a{n}".encode(), 4) == 0)
-    await world.send((one, 1))
-    await _send_packed(world, alter, ["p", 1], ["q", 2], ["r", 3])
-    await world.send((one, 2))
+    """Records before an unreadable one and after its batch are handled; the others become dead letters."""
+    one = next(f"a{n}" for n in range(99) if setup.publisher.partition(f"a{n}".encode(), 4) == 0)
+    await setup.send((one, 1))
+    await _send_packed(setup, alter, ["p", 1], ["q", 2], ["r", 3])
+    await setup.send((one, 2))
     lost = {1, 2, 3} if not read else {3}
-    async with world.consuming() as consumer:
-        await world.done_is({(one, 1), (one, 2)} | read)
+    async with setup.consuming() as consumer:
+        await setup.done_is({(one, 1), (one, 2)} | read)
         assert consumer.trouble() is None
-    found = await world.schema.rows("SELECT partition, record_offset, reason FROM {s}.dead_letters")
+    found = await setup.schema.rows("SELECT partition, record_offset, reason FROM {s}.dead_letters")
     assert {(0, offset) for offset in lost} == {(row[0], row[1]) for row in found}
     assert all("can't be parsed" in row[2] for row in found)
-    assert 5 == await world.committed()
+    assert 5 == await setup.committed()

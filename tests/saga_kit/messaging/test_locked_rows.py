@@ -1,4 +1,4 @@
-"""A row that somebody else holds locked holds up the messages of its own key, and nobody else's."""
+"""A row that another transaction locks delays only the messages of its own key."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PUT_OFF_MAX = 3
 
 @dataclass
 class Accounts(Worker):
-    """A handler that locks the row of each message's key first, as a ledger does."""
+    """A handler that first locks the row of each message's key, as a ledger does."""
 
     comes_again: Any = lambda _: True
     topics: Sequence[str] = ("t",)
 
     async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
-        """Lock, then do as every worker does."""
+        """Lock the rows, then handle."""
         await tx.exec_driver_sql(
             f"SELECT FROM {self.schema}.accounts WHERE owner = ANY($1::text[]) ORDER BY owner FOR UPDATE",
             (sorted({one.message.order for one in messages}),),
@@ -39,7 +39,7 @@ class Accounts(Worker):
         return await super().handle(tx, messages)
 
     async def park(self, tx: AsyncConnection, message: Received[Item], reason: str) -> bool:
-        """Lock, then do as every worker does."""
+        """Lock the row, then park."""
         await tx.exec_driver_sql(
             f"SELECT FROM {self.schema}.accounts WHERE owner = $1 FOR UPDATE", (message.message.order,)
         )
@@ -51,7 +51,7 @@ def said(*items: tuple[str, int]) -> list[Received[Item]]:
     return [
         Received(
             Item(owner, value),
-            Envelope(f"id-{n}", "Item", "/s", None),  # type: ignore[arg-type]  # its time plays no part
+            Envelope(f"id-{n}", "Item", "/s", None),  # type: ignore[arg-type]  # the time does not matter here
             FakeRecord(topic="sys.t", offset=n, key=owner.encode(), value=b"[]", timestamp=SENT),
         )
         for n, (owner, value) in enumerate(items)
@@ -66,8 +66,8 @@ async def opened(schema: Schema, *owners: str) -> None:
 
 
 @asynccontextmanager
-async def bystander(schema: Schema, statement: str) -> AsyncIterator[None]:
-    """Let somebody else keep a transaction open that has done this."""
+async def other_transaction(schema: Schema, statement: str) -> AsyncIterator[None]:
+    """Keep another transaction open that has run this statement."""
     async with schema.engine.connect() as connection:
         await connection.exec_driver_sql(statement.format(s=schema.name))
         yield
@@ -78,16 +78,16 @@ CAROL = "SELECT FROM {s}.accounts WHERE owner = 'carol' FOR UPDATE"
 
 
 async def done(schema: Schema) -> list[tuple[str, int]]:
-    """Read what is committed, in its order."""
+    """Read the committed rows in their order."""
     return [(key, value) for key, value in await schema.rows("SELECT key, value FROM {s}.done ORDER BY n")]
 
 
 async def test_one_locked_row_holds_up_only_its_own_messages(schema: Schema) -> None:
-    """Of a batch of 80, the 78 of others are done while carol's row is locked; hers are dropped, to be asked again."""
+    """While carol's row is locked, 78 of 80 messages are handled; hers are dropped, because they will be sent again."""
     await opened(schema, "alice", "bob", "carol")
     batch = process(schema, Accounts(schema.name), FakePublisher())
     others = [(("alice", "bob")[n % 2], n) for n in range(78)]
-    async with bystander(schema, CAROL):
+    async with other_transaction(schema, CAROL):
         await batch.run(said(*others[:30], ("carol", 100), *others[30:], ("carol", 101)))
         assert others == await done(schema)
     await batch.run(said(("carol", 102)))
@@ -95,10 +95,10 @@ async def test_one_locked_row_holds_up_only_its_own_messages(schema: Schema) -> 
 
 
 async def test_a_key_that_is_known_to_be_locked_delays_nobody(schema: Schema) -> None:
-    """The second batch with carol in it does the others first, and tries her for a moment; her other keys are free."""
+    """A batch with a key known to be locked handles all others first and tries that key only briefly."""
     await opened(schema, "alice", "carol")
     batch = process(schema, Accounts(schema.name), FakePublisher())
-    async with bystander(schema, CAROL):
+    async with other_transaction(schema, CAROL):
         await batch.run(said(("carol", 1), ("alice", 2)))
         begin = time.monotonic()
         await batch.run(said(("carol", 3), ("alice", 4), ("carol", 5), ("alice", 6)))
@@ -109,11 +109,11 @@ async def test_a_key_that_is_known_to_be_locked_delays_nobody(schema: Schema) ->
     assert [("carol", 7), ("carol", 8)] == (await done(schema))[-2:], "in her order, once she is free"
 
 
-async def test_what_nobody_says_again_is_read_again(schema: Schema) -> None:
-    """A message that would be lost goes through the outbox back to its topic, as old as it is; nothing is parked."""
+async def test_a_message_that_nobody_sends_again_is_read_again(schema: Schema) -> None:
+    """A message that nobody repeats returns to its topic through the outbox with its first time; no order is parked."""
     await opened(schema, "carol")
     worker, publisher = Accounts(schema.name, comes_again=lambda _: False), FakePublisher()
-    async with bystander(schema, CAROL):
+    async with other_transaction(schema, CAROL):
         await process(schema, worker, publisher).run(said(("carol", 1)))
     assert ([], {}, []) == (await done(schema), worker.parked, publisher.published)
     [(refs, payload, wait_s)] = await schema.rows(
@@ -125,12 +125,12 @@ async def test_what_nobody_says_again_is_read_again(schema: Schema) -> None:
 
 
 async def test_what_is_read_again_keeps_a_header_without_a_value(schema: Schema) -> None:
-    """Kafka allows one, and the message must not stay in the outbox because of it: the value is empty then."""
+    """Kafka allows a header without a value; through the outbox it becomes empty, and the message is sent."""
     await opened(schema, "carol")
     worker, publisher = Accounts(schema.name, comes_again=lambda _: False), FakePublisher()
     record = FakeRecord(topic="sys.t", key=b"carol", headers=[("mine", None), ("other", b"x")])
     outbox = Outbox(schema.name)
-    async with bystander(schema, CAROL):
+    async with other_transaction(schema, CAROL):
         await process(schema, worker, publisher, outbox=outbox).run([Received(Item("carol", 1), None, record)])
     await schema.execute("UPDATE {s}.outbox SET available_at = now() - interval '1 s'")
     assert 1 == await Relay(schema.engine, schema.name, outbox, publisher).relay_once()
@@ -138,20 +138,20 @@ async def test_what_is_read_again_keeps_a_header_without_a_value(schema: Schema)
 
 
 async def test_a_message_of_the_services_own_is_dropped(schema: Schema) -> None:
-    """A timer comes again by itself, whatever the handler says of messages."""
+    """A message of the service itself, such as a timer, is dropped, because it comes again by itself."""
     await opened(schema, "carol")
     worker = Accounts(schema.name, comes_again=lambda _: False)
-    async with bystander(schema, CAROL):
+    async with other_transaction(schema, CAROL):
         await process(schema, worker, FakePublisher()).run([Received(Item("carol", 1))])
     assert [] == await schema.rows("SELECT 1 FROM {s}.outbox")
 
 
 async def test_poison_whose_order_is_locked_waits_for_it(schema: Schema) -> None:
-    """It can't be parked now, and must not hold up the others: it is parked when it comes again."""
+    """Poison whose order is locked can't be parked now; it does not delay others and is parked when it comes again."""
     await opened(schema, "alice", "carol")
     worker = Accounts(schema.name)
     batch = process(schema, worker, FakePublisher())
-    async with bystander(schema, CAROL):
+    async with other_transaction(schema, CAROL):
         await batch.run(said(("carol", -1), ("alice", 1)))
         assert ([("alice", 1)], {}) == (await done(schema), worker.parked)
     await batch.run(said(("carol", -1)))
@@ -159,13 +159,13 @@ async def test_poison_whose_order_is_locked_waits_for_it(schema: Schema) -> None
 
 
 async def test_a_locked_outbox_row_holds_up_no_batch(schema: Schema) -> None:
-    """Whoever deletes what was sent skips what is locked, and leaves it to the relay."""
+    """A batch skips locked outbox rows when it deletes sent rows, and leaves them to the relay."""
     await opened(schema, "alice")
     outbox = Outbox(schema.name)
     batch = process(schema, Accounts(schema.name), FakePublisher(), outbox=outbox)
     await batch.run(said(("alice", 1)))
     assert 1 == len(outbox.sent)
-    async with bystander(schema, "SELECT FROM {s}.outbox FOR UPDATE"):
+    async with other_transaction(schema, "SELECT FROM {s}.outbox FOR UPDATE"):
         begin = time.monotonic()
         await batch.run(said(("alice", 2)))
         assert time.monotonic() - begin < 4
@@ -175,7 +175,7 @@ async def test_a_locked_outbox_row_holds_up_no_batch(schema: Schema) -> None:
 
 
 def test_keys_are_forgotten_when_they_are_free_or_were_not_locked_for_long() -> None:
-    """What is remembered is bounded in time and number; a message without a record has no key."""
+    """Remembered keys are bounded in time and number; a message without a record has no key."""
     now = 0.0
     keys = LockedKeys(lambda: now)
     carol, alice = said(("carol", 1), ("alice", 2))
@@ -193,13 +193,13 @@ def test_keys_are_forgotten_when_they_are_free_or_were_not_locked_for_long() -> 
 
 
 async def test_a_table_that_is_locked_is_waited_for(schema: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more locked keys than a batch puts off it is no matter of one message: what is left waits as a whole."""
+    """If more keys are locked than a batch may put off, the rest of the batch waits as a whole."""
     monkeypatch.setattr("saga_kit.messaging.batch.PUT_OFF_MAX", PUT_OFF_MAX)
     owners = [f"owner-{n:03}" for n in range(PUT_OFF_MAX + 5)]
     await opened(schema, *owners)
     worker = Accounts(schema.name)
     batch = process(schema, worker, FakePublisher())
-    async with bystander(schema, "LOCK TABLE {s}.accounts IN ACCESS EXCLUSIVE MODE"):
+    async with other_transaction(schema, "LOCK TABLE {s}.accounts IN ACCESS EXCLUSIVE MODE"):
         running = asyncio.create_task(batch.run(said(*((owner, 1) for owner in owners))))
         await until(lambda: batch_has_waited(batch), within_s=60)
         assert not running.done()

@@ -1,4 +1,4 @@
-"""The partitioner's hash is the one that every other producer uses."""
+"""The partitioner's hash equals that of other producers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from saga_kit.messaging.murmur2 import murmur2
 @given(st.binary(max_size=80))
 @example(b"")
 @example(b"\xff" * 7)
-def test_it_is_the_client_librarys(key: bytes) -> None:
-    """Whatever the length, and whatever rest it leaves."""
+def test_keys_have_the_client_librarys_hash(key: bytes) -> None:
+    """The hash equals the client library's for keys of any length, including all remainders."""
     assert murmur2(key) == reference(key) & 0xFFFFFFFF
 
 
 @given(st.uuids())
-def test_so_it_is_for_order_ids(order_id: UUID) -> None:
-    """The keys of our own messages."""
+def test_order_ids_have_the_client_librarys_hash(order_id: UUID) -> None:
+    """The hash equals the client library's for order ids, our usual keys."""
     key = str(order_id).encode()
     assert murmur2(key) == reference(key) & 0xFFFFFFFF

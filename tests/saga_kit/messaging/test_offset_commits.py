@@ -1,4 +1,4 @@
-"""Offsets are committed beside the work: one commit for all that came to an end meanwhile, and again when one fails."""
+"""Offsets are committed beside the work: one commit covers all finished batches, and a failed commit is repeated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.saga_kit.support import FakeRecord
 
 
 class Consumer:
-    """Fails so many commits; keeps the others."""
+    """A fake consumer that fails a number of commits and records the others."""
 
     def __init__(self, fails: int) -> None:
         self._fails = fails
@@ -27,7 +27,7 @@ class Consumer:
         return {("t", 0)}
 
     async def commit(self, offsets: dict[Any, int]) -> None:
-        """Commit, or not."""
+        """Commit or fail."""
         self.tries += 1
         self.tried.set()
         if self.tries <= self._fails:
@@ -45,7 +45,7 @@ def _moved(consumer: Consumer, records: int) -> OffsetCommits:
 
 
 async def test_a_commit_that_failed_is_tried_again_although_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A topic that has gone quiet would show a lag for ever, and be read again after a restart."""
+    """A failed commit is repeated without new records; otherwise an idle topic would show a lag for ever."""
     monkeypatch.setattr(offset_commits, "COMMIT_AGAIN_S", 0.01)
     consumer = Consumer(fails=2)
     commits = _moved(consumer, 5)
@@ -57,7 +57,7 @@ async def test_a_commit_that_failed_is_tried_again_although_nothing_comes(monkey
 
 
 async def test_closing_tries_once_more_and_no_longer() -> None:
-    """A broker that stays away holds up nobody who wants to end."""
+    """Closing tries one last commit and then ends, also when the broker stays unavailable."""
     consumer = Consumer(fails=99)
     commits = _moved(consumer, 5)
     async with asyncio.timeout(5):
@@ -67,7 +67,7 @@ async def test_closing_tries_once_more_and_no_longer() -> None:
 
 
 async def test_closing_tries_again_when_the_commit_under_way_fails() -> None:
-    """A commit that fails at once, in a rebalance, has not used up the time for ending."""
+    """Closing tries again after the running commit fails at once, as in a rebalance."""
     consumer = Consumer(fails=1)
     real, closing = consumer.commit, asyncio.Event()
 
@@ -85,11 +85,11 @@ async def test_closing_tries_again_when_the_commit_under_way_fails() -> None:
 
 
 async def test_closing_does_not_wait_for_a_commit_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker that is frozen answers nothing, and neither the commit under way nor another may hold up the end."""
+    """Closing ends in time although the broker is frozen and no commit gets an answer."""
     monkeypatch.setattr(offset_commits, "CLOSE_TIMEOUT_S", 0.1)
     consumer = Consumer(fails=0)
 
-    async def commit(offsets: dict[Any, int]) -> None:  # noqa: ARG001 - by its name
+    async def commit(offsets: dict[Any, int]) -> None:  # noqa: ARG001 - required by its signature
         consumer.tried.set()
         await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""Nothing that was committed with a message is ever without it: outbox, relay, lease."""
+"""A message that was committed is never lost: outbox, relay and lease."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.saga_kit.support import FakePublisher, Schema, message, until
 
 
 def messages(*refs: str, delay_s: float = 0.0) -> list[OutboxMessage]:
-    """Make messages to keep."""
+    """Make outbox messages."""
     return [OutboxMessage(ref, message(ref, "v"), delay_s) for ref in refs]
 
 
 async def write(
     schema: Schema, outbox: Outbox, messages: Sequence[OutboxMessage], sent: Sequence[int] = ()
 ) -> list[int]:
-    """Write them in a transaction."""
+    """Write messages in a transaction."""
     async with schema.engine.begin() as tx:
         return await outbox.write(tx, messages, sent)
 
 
 async def test_one_transaction_is_one_row(schema: Schema) -> None:
-    """All messages of a transaction share a row that an audit finds by their refs, with the bytes as they were."""
+    """All messages of a transaction share one row, which an audit finds by their refs, with unchanged bytes."""
     outbox = Outbox(schema.name, grace_s=0)
     [outbox_id] = await write(schema, outbox, messages("a", "b"))
     assert await schema.rows("SELECT outbox_id, refs FROM {s}.outbox") == [(outbox_id, ["a", "b"])]
@@ -37,7 +37,7 @@ async def test_one_transaction_is_one_row(schema: Schema) -> None:
 
 
 async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(schema: Schema) -> None:
-    """A row whose process died is sent by any relay once the grace is over, not before, and then deleted."""
+    """After its process died, a row is sent by any relay once the grace time is over, and then deleted."""
     await write(schema, Outbox(schema.name, grace_s=0.3), messages("a"))
     publisher = FakePublisher()
     relay = Relay(schema.engine, schema.name, Outbox(schema.name), publisher)  # of another process
@@ -49,7 +49,7 @@ async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(sche
 
 
 async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(schema: Schema) -> None:
-    """Deletion belongs to the transaction: after a rollback the row is still there."""
+    """Sent rows are deleted in the transaction of the next write, and a rollback brings them back."""
     outbox = Outbox(schema.name)
     first = await write(schema, outbox, messages("a"))
     async with schema.engine.connect() as tx:
@@ -63,7 +63,7 @@ async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(
 
 
 async def test_a_delayed_message_is_not_published_from_memory_and_not_early(schema: Schema) -> None:
-    """A delay keeps a message from the caller and, until it is over, from the relay."""
+    """A delayed message is not published from memory, and the relay sends it only after the delay."""
     outbox = Outbox(schema.name, grace_s=0)
     ids = await write(schema, outbox, [*messages("now"), *messages("later", delay_s=0.4)])
     assert len(ids) == 1
@@ -77,7 +77,7 @@ async def test_a_delayed_message_is_not_published_from_memory_and_not_early(sche
 
 
 async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
-    """With several relays on one table, each row is published by exactly one of them."""
+    """When several relays work on one table, exactly one of them publishes each row."""
     outbox = Outbox(schema.name, grace_s=0)
     for number in range(100):
         await write(schema, outbox, messages(f"m{number}"))
@@ -101,7 +101,7 @@ async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
 
 
 async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(schema: Schema) -> None:
-    """A claimed row is nobody else's during the lease, and anybody's after it."""
+    """During a relay's lease only that relay may send a claimed row; after it any relay may."""
     outbox = Outbox(schema.name, grace_s=0)
     await write(schema, outbox, messages("a"))
 
@@ -120,7 +120,7 @@ async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(sche
 
 
 async def test_a_row_that_cannot_be_sent_does_not_hold_up_the_others(schema: Schema) -> None:
-    """After a failure rows go one by one, so only the bad one stays, and its neighbours are not repeated for ever."""
+    """After a failure rows are sent one by one, so only the bad row stays and the others are not repeated for ever."""
     outbox = Outbox(schema.name, grace_s=0)
     for name in ("good1", "bad", "good2", "good3"):
         await write(schema, outbox, messages(name))
@@ -135,13 +135,13 @@ async def test_a_row_that_cannot_be_sent_does_not_hold_up_the_others(schema: Sch
     relay = Relay(schema.engine, schema.name, outbox, publisher)
     for _ in range(6):
         await relay.relay_once()
-        await schema.execute("UPDATE {s}.outbox SET available_at = least(available_at, now())")  # time passes
+        await schema.execute("UPDATE {s}.outbox SET available_at = least(available_at, now())")  # as if time had passed
     assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["bad"],)]
     assert [m.key for m in publisher.published].count("good2") <= 3
 
 
 async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) -> None:
-    """Its nineteen neighbours leave at once and once; the row stays for a person, and is looked at seldom."""
+    """One unreadable row stays for an operator and is tried seldom; its nineteen neighbours are each sent once."""
     outbox, publisher = Outbox(schema.name, grace_s=0), FakePublisher()
     for n in range(19):
         await write(schema, outbox, messages(f"m{n}"))
@@ -161,7 +161,7 @@ async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) ->
 
 
 async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> None:
-    """Without a next batch the relay deletes what was acknowledged, and does not send it again."""
+    """If no next batch comes, the relay deletes the acknowledged rows and does not send them again."""
     outbox, publisher, stopping = Outbox(schema.name, grace_s=60), FakePublisher(), asyncio.Event()
     outbox.remember(await write(schema, outbox, messages("a")))
     task = asyncio.create_task(Relay(schema.engine, schema.name, outbox, publisher, poll_s=0.02).run(stopping))
@@ -173,7 +173,7 @@ async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> 
 
 
 async def test_the_claim_uses_the_index(schema: Schema) -> None:
-    """Looking for due rows reads these only: the clock in the condition is one that an index can be asked for."""
+    """The claim reads only due rows: the index can use the clock function in its condition."""
     relay = Relay(schema.engine, schema.name, Outbox(schema.name), FakePublisher())
     sql = relay._claim_sql.replace("$1", "30").replace("$2", "20").replace("$3", "10")  # noqa: SLF001 - the statement is what counts
     async with schema.engine.connect() as connection:
@@ -183,6 +183,6 @@ async def test_the_claim_uses_the_index(schema: Schema) -> None:
 
 
 async def test_an_oversize_message_is_refused_before_it_is_stored(schema: Schema) -> None:
-    """What the broker would refuse for ever never gets into the outbox."""
+    """A message that the broker would refuse for ever is refused before it is stored in the outbox."""
     with pytest.raises(OversizeMessage):
         await write(schema, Outbox(schema.name), [OutboxMessage("a", message("a", "x" * 600_000))])

@@ -1,4 +1,4 @@
-"""Records that the client library can't parse: found in their partition, while the others are read as before."""
+"""The poller finds records that the client library can't parse, while other partitions are read as before."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tests.saga_kit.support import FakeRecord
 GOOD, BAD = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
-class Stumbling:
-    """A consumer that raises at a bad record, for ever, and has moved past what it took before it, as aiokafka's."""
+class FailingConsumer:
+    """A fake consumer that raises at bad records for ever, past the records taken before, as aiokafka's does."""
 
     def __init__(
         self, bad: set[int], records: int, *, limited: str = "t", partitions: tuple[TopicPartition, ...] = (GOOD, BAD)
     ) -> None:
-        """`limited` is the topic of the partition with bad records."""
+        """Make a consumer; `limited` is the topic of the partition with bad records."""
         self._bad, self._records = bad, records
         self._bad_one = BAD._replace(topic=limited)
         self._positions = {self._bad_one if tp == BAD else tp: 0 for tp in partitions}
 
     def add(self, records: int) -> None:
-        """Let so many more come in each partition."""
+        """Add so many records to each partition."""
         self._records += records
 
     def assignment(self) -> set[TopicPartition]:
-        """Return both."""
+        """Return all partitions."""
         return set(self._positions)
 
     async def position(self, tp: TopicPartition) -> int:
@@ -40,10 +40,10 @@ class Stumbling:
         return self._positions[tp]
 
     async def committed(self, tp: TopicPartition) -> None:
-        """Nothing was."""
+        """Return that nothing was committed."""
 
     async def seek_to_beginning(self, *tps: TopicPartition) -> None:
-        """Go back."""
+        """Go back to the beginning."""
         self._positions |= dict.fromkeys(tps, 0)
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
@@ -67,9 +67,9 @@ class Stumbling:
 @pytest.mark.parametrize(
     "error", [RuntimeError("the handler is closed"), OSError("reset"), ValueError("once"), MemoryError("full")]
 )
-async def test_what_passes_costs_no_record(error: Exception) -> None:
-    """A connection that breaks while a bad record is looked for must not be taken for another bad record."""
-    poller, consumer = Poller(), Stumbling({3}, 50)
+async def test_a_transient_error_loses_no_record(error: Exception) -> None:
+    """A connection error during the search for a bad record does not count as another bad record."""
+    poller, consumer = Poller(), FailingConsumer({3}, 50)
     real, calls = consumer.getmany, 0
 
     async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> Any:
@@ -89,8 +89,8 @@ async def test_what_passes_costs_no_record(error: Exception) -> None:
 
 
 async def _poll_until_all(bad: set[int], records: int) -> tuple[list[Any], int, int]:
-    """Poll until everything has come; return it, the number of polls, and of those until the good one was read."""
-    poller, consumer = Poller(), Stumbling(bad, records)
+    """Poll until all records came; return them, the number of polls, and the polls until the good one was read."""
+    poller, consumer = Poller(), FailingConsumer(bad, records)
     seen: list[Any] = []
     polls = good_after = 0
     while len(seen) < 2 * records:
@@ -104,7 +104,7 @@ async def _poll_until_all(bad: set[int], records: int) -> tuple[list[Any], int, 
 
 
 async def test_every_record_comes_once_and_in_order_and_a_lost_one_in_its_place() -> None:
-    """Nothing is skipped or repeated but for what was not handled yet; exactly the bad ones are lost."""
+    """Each record comes once and in order, unless it was not handled yet; exactly the bad ones are lost."""
     bad = {0, 7, 8, 9, 300, 999}
     seen, _, _ = await _poll_until_all(bad, 1000)
     for tp in (GOOD, BAD):
@@ -112,23 +112,23 @@ async def test_every_record_comes_once_and_in_order_and_a_lost_one_in_its_place(
     assert bad == {record.offset for record in seen if isinstance(record, LostRecord)}
 
 
-async def test_a_flood_of_them_slows_no_other_partition() -> None:
-    """While 500 bad records in a row are looked for, the other partition is read in whole batches."""
+async def test_many_bad_records_slow_no_other_partition() -> None:
+    """During the search for 500 bad records in a row, the other partition is read in whole batches."""
     _, polls, good_after = await _poll_until_all(set(range(500)), 2000)
     assert good_after <= 2000 / 500 + 3
-    assert polls > 3 * 500, "the bad ones cost three polls each, and nobody else's"
+    assert polls > 3 * 500, "only the bad records take three polls each"
 
 
-async def _taken(poller: Poller, consumer: Stumbling) -> list[tuple[int, int]]:
+async def _taken(poller: Poller, consumer: FailingConsumer) -> list[tuple[int, int]]:
     records = await poller.poll(consumer)
     poller.handled(records)
     return [(record.partition, record.offset) for record in records]
 
 
 async def test_an_intake_takes_what_it_has_room_for_after_all_others() -> None:
-    """Records of other topics come first and whole; of the intake's come so many as there is room for, none without."""
+    """Other topics are read first and whole; of the intake's topic at most as many records as there is room for."""
     room = [0]
-    consumer = Stumbling(set(), 300, limited="u")
+    consumer = FailingConsumer(set(), 300, limited="u")
     poller = Poller(Intake("u", lambda: room[0]))
     assert [(0, offset) for offset in range(300)] == await _taken(poller, consumer)
     assert poller.waits_for_room(BAD._replace(topic="u"))
@@ -144,10 +144,10 @@ async def test_an_intake_takes_what_it_has_room_for_after_all_others() -> None:
     assert RECORDS_MAX == len(both)
 
 
-async def test_who_has_only_the_intakes_partitions_waits_for_room() -> None:
-    """To the library, a choice of no partition is all of them; a member may have no other."""
+async def test_a_member_with_only_the_intakes_partitions_waits_for_room() -> None:
+    """A member with only the intake's partitions must not poll without room: no partition means all to the library."""
     room = [0]
-    consumer = Stumbling(set(), 10, limited="u", partitions=(BAD,))
+    consumer = FailingConsumer(set(), 10, limited="u", partitions=(BAD,))
     poller = Poller(Intake("u", lambda: room[0]))
     assert [] == await _taken(poller, consumer)
     room[0] = 3
@@ -155,10 +155,10 @@ async def test_who_has_only_the_intakes_partitions_waits_for_room() -> None:
 
 
 async def test_a_search_for_what_cannot_be_read_keeps_to_the_room() -> None:
-    """After an error partitions are read one by one: no more of the intake's than there is room for, and none lost."""
+    """The search after an error takes at most the intake's room of its records and loses none."""
     most, room = 0, 5
     seen: list[Any] = []
-    consumer = Stumbling({3, 20}, 50, limited="u")
+    consumer = FailingConsumer({3, 20}, 50, limited="u")
     poller = Poller(Intake("u", lambda: room))
     for number in range(200):
         room = 5 * (number % 2)
@@ -172,8 +172,8 @@ async def test_a_search_for_what_cannot_be_read_keeps_to_the_room() -> None:
 
 
 async def test_a_partition_without_a_leader_holds_up_no_search() -> None:
-    """The library never tells its position; the others are searched all the same."""
-    consumer = Stumbling({0}, 20)
+    """The library never returns the position of a partition without a leader; the others are searched anyway."""
+    consumer = FailingConsumer({0}, 20)
     real = consumer.position
 
     async def position(tp: TopicPartition) -> int:
@@ -191,8 +191,8 @@ async def test_a_partition_without_a_leader_holds_up_no_search() -> None:
 
 
 async def test_a_spare_member_is_polled() -> None:
-    """Without partitions, too: only while it polls does the library keep it in its group and tell it of errors."""
-    consumer = Stumbling(set(), 0, partitions=())
+    """A member without partitions polls, because only then the library keeps it in the group and reports errors."""
+    consumer = FailingConsumer(set(), 0, partitions=())
     calls: list[int] = []
 
     async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG001
@@ -205,8 +205,8 @@ async def test_a_spare_member_is_polled() -> None:
 
 
 async def test_a_spare_member_is_polled_after_an_error() -> None:
-    """While others would search for what can't be read: there may be another error, which only a poll hears of."""
-    consumer = Stumbling(set(), 0, partitions=())
+    """A member without partitions polls after an error too, because only a poll reports a further error."""
+    consumer = FailingConsumer(set(), 0, partitions=())
     errors: list[Exception] = [OSError("one"), OSError("another")]
 
     async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:  # noqa: ARG001
@@ -222,8 +222,8 @@ async def test_a_spare_member_is_polled_after_an_error() -> None:
 
 
 async def test_going_back_waits_for_no_partition_without_a_leader() -> None:
-    """The library looks for its beginning until there is one; the others go on at once."""
-    consumer = Stumbling(set(), 20, partitions=(GOOD,))
+    """The library waits for the beginning of a partition without a leader; the others are read at once."""
+    consumer = FailingConsumer(set(), 20, partitions=(GOOD,))
     real, fails = consumer.getmany, [OSError("once")]
 
     async def getmany(*tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:

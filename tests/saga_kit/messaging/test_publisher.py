@@ -1,4 +1,4 @@
-"""The publisher: "all stored" or "unknown", and never a message in the wrong partition."""
+"""The publisher answers "all stored" or "unknown", and never sends a message to the wrong partition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ URL = "postgresql://u:p@localhost/d"
 
 
 class Broker:
-    """A cluster with topics of this test's own."""
+    """A cluster with this test's own topics."""
 
     def __init__(self, address: str, prefix: str) -> None:
         self.address = address
@@ -69,7 +69,7 @@ async def faulty(cluster: FaultyCluster) -> AsyncIterator[Broker]:
 
 
 async def test_partitions_are_those_of_the_default_partitioner(broker: Broker) -> None:
-    """Every key lands where aiokafka's (and Java's) default partitioner would put it, and arrives as it was."""
+    """Each key goes to the partition of aiokafka's (and Java's) default partitioner, and arrives unchanged."""
     publisher = broker.publisher()
     messages = [message(secrets.token_hex(n % 19), str(n)) for n in range(300)]
     messages += [message("é", "x"), message("", "y")]
@@ -85,7 +85,7 @@ async def test_partitions_are_those_of_the_default_partitioner(broker: Broker) -
 
 
 async def test_messages_of_one_key_keep_their_order_over_several_batches(broker: Broker) -> None:
-    """More than a batch holds is split, and each key's messages stay in order."""
+    """More messages than a batch holds are split, and the messages of each key stay in order."""
     publisher = broker.publisher()
     messages = [message(f"key{n % 3}", f"{n:05d}" + "x" * 5000) for n in range(400)]
     assert sum(len(m.value) for m in messages) > 3 * BATCH_BYTES_MAX
@@ -100,7 +100,7 @@ async def test_messages_of_one_key_keep_their_order_over_several_batches(broker:
 
 @pytest.mark.apache_kafka
 async def test_a_message_larger_than_a_batch_blocks_no_other(broker: Broker) -> None:
-    """One that the broker refuses makes the answer False; its neighbours are stored, the next publish works."""
+    """A message that the broker refuses makes the result False; the others are stored, and the next publish works."""
     publisher = broker.publisher()
     raw = [RawMessage(f"{broker.prefix}out", b"k", b"x" * 3_000_000, [])]
     raw += [RawMessage(f"{broker.prefix}out", b"k%d" % n, b"small", []) for n in range(30)]
@@ -112,7 +112,7 @@ async def test_a_message_larger_than_a_batch_blocks_no_other(broker: Broker) -> 
 
 
 async def test_a_missing_topic_is_not_made_and_blocks_no_other(broker: Broker) -> None:
-    """Messages for a topic that does not exist are not sent, others are, and asking did not create it."""
+    """A message for a missing topic is not sent, all others are, and the topic is not created."""
     publisher = broker.publisher()
     assert await publisher.publish([message("a", "1"), message("a", "2", topic="nowhere")]) is False
     assert await publisher.missing_topics(["out", "nowhere"]) == ["nowhere"]
@@ -121,7 +121,7 @@ async def test_a_missing_topic_is_not_made_and_blocks_no_other(broker: Broker) -
 
 
 async def test_a_publish_that_times_out_is_not_sent(faulty: Broker, cluster: FaultyCluster) -> None:
-    """No answer in time is False, in time; when the broker is quick again the same publisher works."""
+    """A publish without an answer in time is False at its deadline; the publisher works again with the broker."""
     publisher = faulty.publisher(timeout_s=1.0)
     assert await publisher.publish([message("a", "warm")]) is True
     cluster.slow(3000)
@@ -135,7 +135,7 @@ async def test_a_publish_that_times_out_is_not_sent(faulty: Broker, cluster: Fau
     await publisher.stop()
 
 
-async def test_a_broker_that_is_away_is_false_and_a_new_producer_finds_it_again(
+async def test_while_the_broker_is_down_a_publish_is_false_and_it_works_afterwards(
     faulty: Broker, cluster: FaultyCluster
 ) -> None:
     """While the broker is down every publish is False within its time; afterwards it works without a restart."""
@@ -153,10 +153,10 @@ async def test_a_broker_that_is_away_is_false_and_a_new_producer_finds_it_again(
 
 
 async def test_a_dead_producer_is_replaced(faulty: Broker) -> None:
-    """A producer whose sender died (an idempotent one can) is thrown away; who finds it so goes on with a new one."""
+    """A producer whose sender died is discarded, as an idempotent one's can; the next publish uses a new one."""
     publisher = faulty.publisher()
     assert await publisher.publish([message("a", "1")]) is True
-    dead: Any = publisher._producer  # noqa: SLF001 - there is no other way to it
+    dead: Any = publisher._producer  # noqa: SLF001 - no public access
     dead._sender.sender_task.cancel()  # noqa: SLF001
     await until(dead._sender.sender_task.done)  # noqa: SLF001
     dead._message_accumulator._exception = RuntimeError("the sender died")  # noqa: SLF001
@@ -166,14 +166,14 @@ async def test_a_dead_producer_is_replaced(faulty: Broker) -> None:
 
 
 async def test_a_producer_that_another_publish_threw_away_fails_nobody_else(broker: Broker) -> None:
-    """One that runs out of time just when the broker is back must not cost the others, who have a good connection."""
+    """A publish that times out and discards the producer does not fail the other publishes that use it."""
     publisher = broker.publisher()
     assert await publisher.publish([message("a", "1")]) is True
-    shared: Any = publisher._producer  # noqa: SLF001 - there is no other way to it
+    shared: Any = publisher._producer  # noqa: SLF001 - no public access
     send_batch = shared.send_batch
 
     async def when_thrown_away(*batch: Any, **where: Any) -> Any:
-        publisher._discard(shared)  # noqa: SLF001 - as the other one does
+        publisher._discard(shared)  # noqa: SLF001 - as the other publish does
         await until(lambda: shared._closed)  # noqa: SLF001
         return await send_batch(*batch, **where)
 
@@ -186,7 +186,7 @@ async def test_a_producer_that_another_publish_threw_away_fails_nobody_else(brok
 async def test_a_broker_that_refuses_for_a_moment_is_asked_again(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was frozen answers at once, and for some tenths of a second that it knows no broker, not even itself."""
+    """A broker that was frozen briefly answers that it knows no broker; the publisher asks again and succeeds."""
     publisher = broker.publisher()
     nobody = KafkaError("Unable to get cluster metadata over all known brokers")
     asked = AsyncMock(side_effect=[nobody, nobody, set(range(PARTITIONS))])
@@ -197,7 +197,7 @@ async def test_a_broker_that_refuses_for_a_moment_is_asked_again(
 
 
 async def test_a_broker_that_goes_on_refusing_is_false_in_time(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again later and later, until the time is over."""
+    """A broker that continues to refuse is asked at growing intervals until the time is over; the result is False."""
     publisher = broker.publisher(timeout_s=1.0)
     asked = AsyncMock(side_effect=KafkaError("no"))
     monkeypatch.setattr(AIOKafkaProducer, "partitions_for", asked)
@@ -209,7 +209,7 @@ async def test_a_broker_that_goes_on_refusing_is_false_in_time(broker: Broker, m
 
 
 async def test_concurrent_publishes_share_a_producer(broker: Broker) -> None:
-    """Many callers at once are all answered True, and everything arrives."""
+    """Concurrent callers all get True, and all messages arrive."""
     publisher = broker.publisher()
     batches: list[list[Outgoing]] = [[message(f"k{n}", f"{n}-{m}") for m in range(5)] for n in range(50)]
     assert all(await asyncio.gather(*(publisher.publish(batch) for batch in batches)))
@@ -218,7 +218,7 @@ async def test_concurrent_publishes_share_a_producer(broker: Broker) -> None:
 
 
 async def test_publishing_nothing_needs_no_broker() -> None:
-    """An empty list is True at once; anything else is False at once where nobody listens."""
+    """Publishing no message is True at once; publishing a message without a broker is False at once."""
     publisher = Broker("localhost:1", "").publisher()
     assert await publisher.publish([]) is True
     began = time.monotonic()

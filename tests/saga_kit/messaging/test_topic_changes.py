@@ -1,4 +1,4 @@
-"""A topic that changes while it is read is noticed, and what is new in it is read."""
+"""A consumer notices changes of its topics and reads what is new."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
-from tests.saga_kit.messaging.test_consumer import HEADERS, World, world
+from tests.saga_kit.messaging.test_consumer import HEADERS, ConsumerSetup, setup
 from tests.saga_kit.support import until
 
-__all__ = ["world"]
+__all__ = ["setup"]
 
 
 @asynccontextmanager
@@ -26,52 +26,52 @@ async def _admin(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _records(world: World, topic: str, partition: int, *values: tuple[str, int]) -> None:
-    async with AIOKafkaProducer(bootstrap_servers=world.address) as producer:
+async def _records(setup: ConsumerSetup, topic: str, partition: int, *values: tuple[str, int]) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=setup.address) as producer:
         for order, value in values:
             body = f'["{order}", {value}]'.encode()
             await producer.send_and_wait(topic, body, key=order.encode(), partition=partition, headers=HEADERS)
 
 
-def _changes(world: World, change: str) -> float:
-    return world.metrics.registry.get_sample_value("topic_changes_total", {"change": change}) or 0
+def _changes(setup: ConsumerSetup, change: str) -> float:
+    return setup.metrics.registry.get_sample_value("topic_changes_total", {"change": change}) or 0
 
 
 @pytest.mark.apache_kafka
 async def test_new_partitions_are_read_within_seconds_from_their_beginning(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes into a partition before its group knows of it is read, soon, and the change is counted."""
+    """Records in a new partition are read from its beginning within seconds, and the change is counted."""
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.1)
-    topic = f"{world.prefix}t"
-    await world.send(("a", 1))
-    async with world.consuming() as consumer, _admin(world.address) as admin:
-        await world.done_is({("a", 1)})
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+    topic = f"{setup.prefix}t"
+    await setup.send(("a", 1))
+    async with setup.consuming() as consumer, _admin(setup.address) as admin:
+        await setup.done_is({("a", 1)})
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         await admin.create_partitions({topic: NewPartitions(6)})
-        await _records(world, topic, 5, ("b", 1), ("b", 2))
+        await _records(setup, topic, 5, ("b", 1), ("b", 2))
         async with asyncio.timeout(15):
-            await world.done_is({("a", 1), ("b", 1), ("b", 2)})
-        await until(lambda: _changes(world, "partitions") == 1)
-        world.stopping.set()
+            await setup.done_is({("a", 1), ("b", 1), ("b", 2)})
+        await until(lambda: _changes(setup, "partitions") == 1)
+        setup.stopping.set()
         await watching
 
 
 @pytest.mark.apache_kafka
 async def test_a_topic_that_is_gone_shows_and_one_that_is_made_anew_is_read(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without one of its topics a consumer is not ready; what the new topic of the same name holds is read whole."""
+    """A consumer is not ready while one of its topics is missing; a new topic of the same name is read whole."""
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.1)
-    topic = f"{world.prefix}u"
-    await _records(world, topic, 0, *((f"a{n}", n) for n in range(5)))
+    topic = f"{setup.prefix}u"
+    await _records(setup, topic, 0, *((f"a{n}", n) for n in range(5)))
     old = {(f"a{n}", n) for n in range(5)}
-    async with world.consuming() as consumer, _admin(world.address) as admin:
-        await world.done_is(old)
-        watching = asyncio.create_task(consumer.watch(world.stopping))
+    async with setup.consuming() as consumer, _admin(setup.address) as admin:
+        await setup.done_is(old)
+        watching = asyncio.create_task(consumer.watch(setup.stopping))
         await admin.delete_topics([topic])
         await until(lambda: f"missing (or hidden from this login): {topic}" in (consumer.trouble() or ""))
-        await until(lambda: _changes(world, "missing") == 1)
+        await until(lambda: _changes(setup, "missing") == 1)
 
         async def made() -> bool:
             answer = await admin.create_topics([NewTopic(topic, 4, 1)])
@@ -80,16 +80,16 @@ async def test_a_topic_that_is_gone_shows_and_one_that_is_made_anew_is_read(
         async with asyncio.timeout(30):
             while not await made():
                 await asyncio.sleep(0.1)
-        await until(lambda: _changes(world, "back") == 1)
+        await until(lambda: _changes(setup, "back") == 1)
         async with asyncio.timeout(30):
             while True:
                 try:
-                    await _records(world, topic, 0, ("b", 1), ("b", 2))
+                    await _records(setup, topic, 0, ("b", 1), ("b", 2))
                     break
                 except Exception:  # noqa: BLE001 - its leader comes a moment later
                     await asyncio.sleep(0.1)
-            while not {("b", 1), ("b", 2)} <= await world.done():
+            while not {("b", 1), ("b", 2)} <= await setup.done():
                 await asyncio.sleep(0.05)
         await until(lambda: consumer.trouble() is None)
-        world.stopping.set()
+        setup.stopping.set()
         await watching

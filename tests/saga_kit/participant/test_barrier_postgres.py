@@ -1,4 +1,4 @@
-"""The barrier on PostgreSQL: whatever the order, the repetitions and the cuts of batches, the end is the same."""
+"""The barrier on PostgreSQL: the end does not depend on order, repetition or the cut into batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AMOUNT, CAPTURE = Decimal("10.5"), Decimal("7.25")
 
 
 class Accounts:
-    """A ledger with a row per owner: the 30 lines that another team would write."""
+    """A ledger with one row per owner, as another team would write it in 30 lines."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
@@ -49,16 +49,16 @@ class Accounts:
         return None
 
     def refund(self, _: HoldCommand[None], hold: Hold) -> None:
-        """Give it back."""
+        """Give the amount back."""
         self._free[hold.owner] += hold.amount
 
     def settle(self, command: HoldCommand[None], hold: Hold) -> Refusal | None:
-        """Give the rest back."""
+        """Give the remainder back."""
         self._free[hold.owner] += hold.amount - command.capture
         return None
 
     async def save(self, tx: AsyncConnection) -> None:
-        """Write every row once."""
+        """Write each row once."""
         await tx.exec_driver_sql(
             f"UPDATE {self._schema}.accounts AS a SET free = n.free"
             " FROM unnest($1::text[], $2::numeric[]) AS n (owner, free) WHERE a.owner = n.owner",
@@ -67,24 +67,24 @@ class Accounts:
 
 
 class Adapter:
-    """Commands as they are; a reply says all that came of one."""
+    """Commands unchanged; a reply contains the command's whole outcome."""
 
     topics = ("commands",)
 
     def command(self, envelope: Envelope, record: Record) -> HoldCommand[None]:
-        """Never asked here."""
+        """Unused here."""
         raise NotImplementedError
 
     def reply(
         self, received: Received[HoldCommand[None]], hold: Hold, refusal: Refusal | None, _: datetime
     ) -> OutboxMessage:
-        """Tell everything."""
+        """Write the whole outcome."""
         text = [received.message.kind, hold.state, str(hold.captured), str(hold.refunded), refusal and refusal.code]
         return OutboxMessage(hold.hold_id, message(hold.hold_id, json.dumps(text)))
 
 
 def command(kind: CommandKind, hold_id: str = "h", owner: str = "alice") -> Received[HoldCommand[None]]:
-    """Make a command as it is received."""
+    """Make a received command."""
     return Received(HoldCommand(kind, hold_id, "saga", owner, "USD", AMOUNT, None, CAPTURE))
 
 
@@ -100,13 +100,13 @@ async def accounts(schema: Schema) -> None:
 
 
 def cuts(length: int) -> list[tuple[int, ...]]:
-    """All ways to cut a sequence into batches, as the places where a batch ends."""
+    """List all ways to cut a sequence into batches, as the positions where a batch ends."""
     places = range(1, length)
     return [(*chosen, length) for n in range(length) for chosen in combinations(places, n)]
 
 
 async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schema) -> None:
-    """Each sequence of up to four commands gives the same replies, hold and balance however it is cut into batches."""
+    """Each sequence of up to four commands has the same replies, hold and balance for every cut into batches."""
     publisher = FakePublisher()
     batch = process(schema, participant(schema), publisher)
     sequences = [sequence for length in range(1, 5) for sequence in product(CommandKind, repeat=length)]
@@ -114,7 +114,7 @@ async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schem
     await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 100 FROM generate_series(0, 999) AS n")
     assert len(runs) < 1000
     results: dict[tuple[CommandKind, ...], set[str]] = {}
-    # All runs of equal cuts go side by side, each with a hold and an owner of its own, through the same batches.
+    # All runs with equal cuts share batches, each run with its own hold and owner.
     for start in range(4):
         commands = []
         for number, (sequence, cut) in enumerate(runs):
@@ -138,7 +138,7 @@ async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schem
 
 
 async def test_a_redelivered_reserve_on_a_thin_balance_repeats_its_success(schema: Schema) -> None:
-    """The second delivery of a reserve says yes again although the balance is gone by then."""
+    """A repeated reserve succeeds again although the balance is used up by then."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 10.5)")
     publisher = FakePublisher()
     batch = process(schema, participant(schema), publisher)
@@ -184,7 +184,7 @@ async def test_two_members_with_the_same_commands_neither_deadlock_nor_act_twice
 
 
 async def test_the_same_new_hold_by_two_members_under_other_owners_is_made_once(schema: Schema) -> None:
-    """Even when no common account serialises them: one makes the hold, the other, run again, meets the conflict."""
+    """Without a common account to lock, one member makes the hold; the other runs again and finds the conflict."""
     await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 1000 FROM generate_series(0, 7) AS n")
     publishers = [FakePublisher() for _ in range(8)]
     async with asyncio.TaskGroup() as group:
@@ -197,8 +197,8 @@ async def test_the_same_new_hold_by_two_members_under_other_owners_is_made_once(
     assert await schema.rows("SELECT trim_scale(sum(free)) FROM {s}.accounts") == [(8000 - AMOUNT,)]
 
 
-class Notes:
-    """A ledger that locks nothing and notes every effect."""
+class RecordingLedger:
+    """A ledger that locks nothing and records every effect."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
@@ -208,29 +208,31 @@ class Notes:
         """Lock nothing."""
 
     def reserve(self, command: HoldCommand[None]) -> Refusal | None:
-        """Note it."""
+        """Record the effect."""
         self._effects.append((command.hold_id, "reserve"))
         return None
 
     def refund(self, _: HoldCommand[None], hold: Hold) -> None:
-        """Note it."""
+        """Record the effect."""
         self._effects.append((hold.hold_id, "end"))
 
     def settle(self, _: HoldCommand[None], hold: Hold) -> Refusal | None:
-        """Note it."""
+        """Record the effect."""
         self._effects.append((hold.hold_id, "end"))
         return None
 
     async def save(self, tx: AsyncConnection) -> None:
-        """Write the notes."""
+        """Write the recorded effects."""
         for hold_id, effect in self._effects:
             await tx.exec_driver_sql(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")
 
 
 async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
-    """A ledger that locks nothing is safe: of a refund and a settlement at once, one has its effect."""
+    """With a ledger that locks nothing, exactly one of a concurrent refund and settlement has its effect."""
     members = [
-        process(schema, ParticipantHandler(schema.name, Adapter(), lambda: Notes(schema.name)), FakePublisher())
+        process(
+            schema, ParticipantHandler(schema.name, Adapter(), lambda: RecordingLedger(schema.name)), FakePublisher()
+        )
         for _ in range(6)
     ]
     holds = [f"h{n}" for n in range(20)]
@@ -260,7 +262,7 @@ async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
 async def test_the_database_refuses_impossible_holds(
     schema: Schema, amount: int, captured: int, refunded: int, state: str
 ) -> None:
-    """The CHECKs are the net: no hold is both settled and refunded, exceeds its amount or is refused without reason."""
+    """CHECK constraints reject a hold that is settled and refunded, exceeds its amount or is refused without reason."""
     with pytest.raises(IntegrityError, match="holds_"):
         await schema.execute(
             "INSERT INTO {s}.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)"
@@ -275,7 +277,7 @@ NEVER_TOLD = None
 
 
 async def began(schema: Schema) -> datetime:
-    """Say when the ledger began."""
+    """Return the time when the ledger began."""
     [row] = await schema.rows("SELECT began_at FROM {s}.ledger_start")
     began_at: datetime = row.began_at
     return began_at
@@ -290,23 +292,23 @@ async def started(schema: Schema) -> ParticipantHandler[None]:
 
 
 def made(one: Received[HoldCommand[None]], *, appended: datetime, sent: datetime) -> Received[HoldCommand[None]]:
-    """Let a command have been made then: by the broker's clock and by its sender's."""
+    """Give a command these times by the broker's clock and by its sender's."""
     record = FakeRecord(timestamp=int(appended.timestamp() * 1000))
     return Received(one.message, Envelope("id", "Any", "/any", sent), record)
 
 
 def asked(kind: CommandKind, at: datetime | None) -> Received[HoldCommand[None]]:
-    """Make a command on a hold that was asked for then."""
+    """Make a command on a hold that was asked for at this time."""
     one = command(kind).message
     return Received(msgspec.structs.replace(one, hold_asked_at=at))
 
 
 @pytest.mark.parametrize("kind", CommandKind)
 @pytest.mark.parametrize(("appended", "sent"), [(-DAY, -DAY), (DAY, -DAY), (-DAY, DAY)])
-async def test_what_was_made_before_the_first_start_moves_nothing(
+async def test_a_command_from_before_the_first_start_moves_nothing(
     schema: Schema, kind: CommandKind, appended: timedelta, sent: timedelta
 ) -> None:
-    """By whichever clock it is older, so that a replayed one is, too: no hold, no answer, no money moved."""
+    """A command older than the first start, by either clock, changes nothing and gets no reply, even when replayed."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher, handler = FakePublisher(), await started(schema)
     began_at = await began(schema)
@@ -324,7 +326,7 @@ async def test_what_was_made_before_the_first_start_moves_nothing(
 async def test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict(
     schema: Schema, kind: CommandKind
 ) -> None:
-    """Asked anew after the start, on a hold asked for before it: nothing is stored, and asking again gives the same."""
+    """For a hold asked for before the start, each try is a HOLD_CONFLICT, and nothing is stored."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher, handler = FakePublisher(), await started(schema)
     one = asked(kind, await began(schema) - DAY)
@@ -337,7 +339,7 @@ async def test_an_order_that_another_ledger_may_hold_money_for_gets_a_conflict(
 
 
 async def test_a_hold_that_was_taken_over_is_settled_here(schema: Schema) -> None:
-    """The row of the ledger before makes the order this one's, whenever it was asked for."""
+    """A hold whose row was copied from an earlier ledger is settled here, whenever it was asked for."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher, handler = FakePublisher(), await started(schema)
     await schema.execute(
@@ -354,7 +356,7 @@ async def test_a_hold_that_was_taken_over_is_settled_here(schema: Schema) -> Non
 
 @pytest.mark.parametrize("after", [timedelta(0), DAY, NEVER_TOLD])
 async def test_what_is_asked_since_the_start_is_executed(schema: Schema, after: timedelta | None) -> None:
-    """At the very instant, later, and by an orchestrator that does not tell: it is this ledger's."""
+    """A hold asked for at the start, after it, or at an unknown time belongs to this ledger and is executed."""
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher, handler = FakePublisher(), await started(schema)
     at = None if after is None else await began(schema) + after
@@ -365,7 +367,7 @@ async def test_what_is_asked_since_the_start_is_executed(schema: Schema, after: 
 
 
 async def test_the_first_start_is_written_once(schema: Schema) -> None:
-    """Replicas that start at once, and every later start, know the same instant: the database's."""
+    """Replicas that start at once, and every later start, use the same start time, taken from the database's clock."""
     before = datetime.now(UTC)
     await asyncio.gather(*(started(schema) for _ in range(5)))
     first = await began(schema)
@@ -374,8 +376,8 @@ async def test_the_first_start_is_written_once(schema: Schema) -> None:
     assert abs(first - before) < DAY
 
 
-async def test_a_service_of_before_this_table_refuses_nothing(schema: Schema) -> None:
-    """Its holds are there and nothing says since when it answers: it goes on as it did."""
+async def test_a_ledger_older_than_this_table_refuses_nothing(schema: Schema) -> None:
+    """A ledger with holds but without the table of its start refuses nothing, as before an upgrade."""
     await schema.execute("DROP TABLE {s}.ledger_start")
     await schema.execute("INSERT INTO {s}.accounts VALUES ('alice', 100)")
     publisher = FakePublisher()
@@ -389,14 +391,14 @@ async def test_a_service_of_before_this_table_refuses_nothing(schema: Schema) ->
 
 
 async def test_an_empty_ledger_without_the_table_does_not_start(schema: Schema) -> None:
-    """A new service could not tell what is not its own."""
+    """An empty ledger without the table does not start, because it could not recognise another ledger's holds."""
     await schema.execute("DROP TABLE {s}.ledger_start")
     with pytest.raises(CannotStart, match="ledger_start is missing"):
         await started(schema)
 
 
 async def test_a_ledger_that_was_handed_over_does_not_start(schema: Schema) -> None:
-    """Two services that execute the same commands move money twice."""
+    """A ledger that was handed over does not start: two services with the same commands would move money twice."""
     await started(schema)
     await schema.execute("UPDATE {s}.ledger_start SET closed_at = now(), successor = 'wallet'")
     with pytest.raises(CannotStart, match="handed over to wallet"):

@@ -1,4 +1,4 @@
-"""The barrier's table, enumerated: no sequence of commands, however late, repeated or out of order, does harm."""
+"""The barrier's table in full: no sequence of late, repeated or reordered commands loses or duplicates money."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ STATES = (None, *HoldState)
 
 
 @dataclass
-class Purse:
-    """A ledger with one account that notes every effect."""
+class OneAccountLedger:
+    """A ledger with one account that records every effect."""
 
     free: Decimal = Decimal(10)
     held: Decimal = Decimal(0)
@@ -42,10 +42,10 @@ class Purse:
     effects: list[str] = field(default_factory=list)
 
     async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
-        """Nothing to lock."""
+        """Lock nothing."""
 
     async def save(self, tx: AsyncConnection) -> None:
-        """Nothing to save."""
+        """Save nothing."""
 
     def reserve(self, command: HoldCommand[None]) -> Refusal | None:
         """Move free to held."""
@@ -61,7 +61,7 @@ class Purse:
         self.free, self.held = self.free + hold.amount, self.held - hold.amount
 
     def settle(self, command: HoldCommand[None], hold: Hold) -> Refusal | None:
-        """Spend what is captured."""
+        """Spend the captured amount."""
         if not self.settles:
             return LATE
         self.effects.append("settle")
@@ -77,7 +77,7 @@ def command(kind: CommandKind, **changes: object) -> HoldCommand[None]:
 
 
 def hold_in(state: HoldState | None) -> Hold | None:
-    """Make a hold as it is in a state."""
+    """Make a hold in a state."""
     if state is None:
         return None
     captured, refunded = {
@@ -89,11 +89,11 @@ def hold_in(state: HoldState | None) -> Hold | None:
 
 
 def test_the_table_is_total() -> None:
-    """Every command has an action in every state, and there is nothing else in the table."""
+    """The table has an action for each command in each state, and no other entry."""
     assert set(ACTIONS) == set(product(CommandKind, STATES))
 
 
-# What the protocol's table says: the state afterwards, the refusal's code or None, and the ledger's effects.
+# The protocol's table: the state afterwards, the refusal's code or None, and the ledger's effects.
 EXPECTED: dict[tuple[CommandKind, HoldState | None], tuple[HoldState, str | None, list[str]]] = {
     (CommandKind.RESERVE, None): (HoldState.HELD, None, ["reserve"]),
     (CommandKind.RESERVE, HoldState.HELD): (HoldState.HELD, None, []),
@@ -118,12 +118,12 @@ EXPECTED: dict[tuple[CommandKind, HoldState | None], tuple[HoldState, str | None
 
 @pytest.mark.parametrize(("kind", "state"), tuple(product(CommandKind, STATES)))
 def test_each_cell_is_the_protocols(kind: CommandKind, state: HoldState | None) -> None:
-    """State, answer and effect of every cell are those of the protocol; what changes nothing returns the same hold."""
-    purse = Purse(free=Decimal(100), held=Decimal(10))
+    """State, answer and effects of each cell match the protocol; a cell without effect returns the same hold."""
+    ledger = OneAccountLedger(free=Decimal(100), held=Decimal(10))
     before = hold_in(state)
-    hold, refusal = apply(command(kind), before, purse)
+    hold, refusal = apply(command(kind), before, ledger)
     expected_state, code, effects = EXPECTED[kind, state]
-    assert (hold.state, refusal and refusal.code, purse.effects) == (expected_state, code, effects)
+    assert (hold.state, refusal and refusal.code, ledger.effects) == (expected_state, code, effects)
     refunded = {HoldState.REFUNDED: AMOUNT, HoldState.SETTLED: AMOUNT - CAPTURE}.get(hold.state, Decimal(0))
     assert hold.refunded == refunded
     assert hold.captured == (CAPTURE if hold.state is HoldState.SETTLED else 0)
@@ -136,18 +136,20 @@ def test_each_cell_is_the_protocols(kind: CommandKind, state: HoldState | None) 
 def test_other_terms_under_a_known_id_change_nothing(
     kind: CommandKind, state: HoldState, change: dict[str, object]
 ) -> None:
-    """Another amount, unit or owner is refused as HOLD_CONFLICT in every state, and the hold stays as it is."""
-    purse, before = Purse(), hold_in(state)
-    hold, refusal = apply(command(kind, **change), before, purse)
+    """Another amount, unit or owner is refused as HOLD_CONFLICT in every state, and the hold does not change."""
+    ledger, before = OneAccountLedger(), hold_in(state)
+    hold, refusal = apply(command(kind, **change), before, ledger)
     assert hold is before
     assert refusal is not None
     assert refusal.code == HOLD_CONFLICT
-    assert purse.effects == []
+    assert ledger.effects == []
 
 
 def test_equal_decimals_are_no_conflict() -> None:
-    """10 and 10.00 are the same amount."""
-    _, refusal = apply(command(CommandKind.RESERVE, amount=Decimal("10.00")), hold_in(HoldState.HELD), Purse())
+    """10 and 10.00 are equal amounts and no conflict."""
+    _, refusal = apply(
+        command(CommandKind.RESERVE, amount=Decimal("10.00")), hold_in(HoldState.HELD), OneAccountLedger()
+    )
     assert refusal is None
 
 
@@ -157,65 +159,65 @@ SEQUENCES = [sequence for length in range(1, 5) for sequence in product(CommandK
 @pytest.mark.parametrize("free", [Decimal(10), Decimal(9)])
 @pytest.mark.parametrize("settles", [True, False])
 def test_no_sequence_moves_money_twice(*, free: Decimal, settles: bool) -> None:
-    """In no sequence of up to four commands is there a second effect, lost money or another answer.
+    """No sequence of up to four commands has a second effect, loses money or gets a different answer.
 
-    At most one reserve and one end, money is conserved, an ended hold stays ended, and the same question in the same
-    state gets the same answer.
+    A sequence has at most one reserve and one end. Money is conserved and an ended hold stays ended. The same command
+    in the same state gets the same answer.
     """
     for sequence in SEQUENCES:
-        purse = Purse(free=free, settles=settles)
+        ledger = OneAccountLedger(free=free, settles=settles)
         hold: Hold | None = None
         answers: dict[tuple[CommandKind, HoldState], object] = {}
         for kind in sequence:
             before = hold
-            hold, refusal = apply(command(kind), hold, purse)
-            assert purse.free + purse.held + purse.spent == free, sequence
-            assert min(purse.free, purse.held) >= 0, sequence
-            assert purse.held == (AMOUNT if hold.state is HoldState.HELD else 0), sequence
+            hold, refusal = apply(command(kind), hold, ledger)
+            assert ledger.free + ledger.held + ledger.spent == free, sequence
+            assert min(ledger.free, ledger.held) >= 0, sequence
+            assert ledger.held == (AMOUNT if hold.state is HoldState.HELD else 0), sequence
             if before is not None and before.state is not HoldState.HELD:
                 assert hold is before, sequence
             if before is hold:
                 assert answers.setdefault((kind, hold.state), refusal) == refusal, sequence
-        assert purse.effects in ([], ["reserve"], ["reserve", "refund"], ["reserve", "settle"]), sequence
+        assert ledger.effects in ([], ["reserve"], ["reserve", "refund"], ["reserve", "settle"]), sequence
 
 
 def test_a_refused_settlement_refunds_and_says_so_again() -> None:
-    """A definite no refunds in the same step; asked again it repeats its reason; a refund then confirms the amount."""
-    purse = Purse(settles=False)
-    hold, _ = apply(command(CommandKind.RESERVE), None, purse)
-    hold, refusal = apply(command(CommandKind.SETTLE), hold, purse)
+    """A refused settlement refunds in the same step; repeated, it repeats its reason; a refund confirms the amount."""
+    ledger = OneAccountLedger(settles=False)
+    hold, _ = apply(command(CommandKind.RESERVE), None, ledger)
+    hold, refusal = apply(command(CommandKind.SETTLE), hold, ledger)
     assert (hold.state, hold.refunded, refusal) == (HoldState.REFUNDED, AMOUNT, LATE)
-    assert apply(command(CommandKind.SETTLE), hold, purse) == (hold, LATE)
-    assert apply(command(CommandKind.REFUND), hold, purse) == (hold, None)
-    _, again = apply(command(CommandKind.RESERVE), hold, purse)
+    assert apply(command(CommandKind.SETTLE), hold, ledger) == (hold, LATE)
+    assert apply(command(CommandKind.REFUND), hold, ledger) == (hold, None)
+    _, again = apply(command(CommandKind.RESERVE), hold, ledger)
     assert again is not None
     assert again.code == CLOSED
-    assert purse.effects == ["reserve", "refund"]
+    assert ledger.effects == ["reserve", "refund"]
 
 
 @pytest.mark.parametrize("capture", [Decimal("10.000000000000000001"), Decimal(-1)])
 def test_settlement_never_exceeds_the_hold(capture: Decimal) -> None:
-    """To capture more than is held is definitely refused: the ledger is not asked, the hold is refunded."""
-    purse = Purse()
-    hold, _ = apply(command(CommandKind.RESERVE), None, purse)
-    hold, refusal = apply(command(CommandKind.SETTLE, capture=capture), hold, purse)
+    """A capture above the hold is refused without asking the ledger, and the hold is refunded."""
+    ledger = OneAccountLedger()
+    hold, _ = apply(command(CommandKind.RESERVE), None, ledger)
+    hold, refusal = apply(command(CommandKind.SETTLE, capture=capture), hold, ledger)
     assert hold.state is HoldState.REFUNDED
     assert refusal is not None
     assert refusal.code == EXCEEDS_HOLD
-    assert purse.effects == ["reserve", "refund"]
+    assert ledger.effects == ["reserve", "refund"]
 
 
 def test_the_remainder_is_exact_at_36_digits() -> None:
-    """What returns is computed in a context of our own: the default one would cut it at 28 digits."""
+    """The remainder is computed in a context of our own, because the default one would round it to 28 digits."""
     amount, capture = Decimal("999999999999999999.000000000000000001"), Decimal("0.000000000000000002")
-    hold, _ = apply(command(CommandKind.RESERVE, amount=amount), None, Purse(free=amount))
-    hold, _ = apply(command(CommandKind.SETTLE, amount=amount, capture=capture), hold, Purse())
+    hold, _ = apply(command(CommandKind.RESERVE, amount=amount), None, OneAccountLedger(free=amount))
+    hold, _ = apply(command(CommandKind.SETTLE, amount=amount, capture=capture), hold, OneAccountLedger())
     assert str(hold.refunded) == "999999999999999998.999999999999999999"
 
 
 @pytest.mark.parametrize("kind", CommandKind)
-def test_an_unknown_hold_of_before_the_ledger_is_neither_made_nor_proven_to_be_none(kind: CommandKind) -> None:
-    """The ledger before may hold it: the answer is a conflict with a hold that counts as held, and nothing else."""
+def test_a_hold_that_an_earlier_ledger_may_have_gets_a_conflict(kind: CommandKind) -> None:
+    """An earlier ledger may have the hold, so the reply is a conflict with state HELD and proves nothing."""
     hold, refusal = may_be_elsewhere(command(kind))
     assert (HoldState.HELD, HOLD_CONFLICT) == (hold.state, refusal.code)
     assert (Decimal(0), Decimal(0)) == (hold.captured, hold.refunded)

@@ -1,4 +1,4 @@
-"""Connection strings: libpq's words work, or are refused in one line that says what would be right."""
+"""Connection strings: libpq's parameters work, or are refused in one line that states the valid form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _driver_words(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
 def test_every_scheme_means_the_same_driver(scheme: str) -> None:
-    """What libpq, Heroku and SQLAlchemy write is one thing."""
+    """The schemes of libpq, Heroku and SQLAlchemy all select the same driver."""
     url = parse_database_url(f"{scheme}://u:p%40%2F@h:1234/d?sslmode=require")
     assert ("postgresql+asyncpg", "h:1234/d") == (url.drivername, place(url))
     assert {"host": "h", "port": "1234", "user": "u", "password": "p@/", "sslmode": "require"} == _driver_words(
@@ -29,7 +29,7 @@ def test_every_scheme_means_the_same_driver(scheme: str) -> None:
 
 
 def test_several_hosts_are_tried_in_their_order_for_one_that_writes() -> None:
-    """`a:1,b,[::1]:3` and the words `host` and `port` say the same; without a word, who can't write is passed over."""
+    """Both ways to list hosts are equal; unless the URL says otherwise, a host that can't write is skipped."""
     in_words = "postgresql://u:p@/d?host=a,b,[::1]&port=1,5432,3"
     for text in ("postgresql://u:p@a:1,b,[::1]:3/d", in_words):
         found = addresses(parse_database_url(text))
@@ -70,10 +70,10 @@ def test_several_hosts_are_tried_in_their_order_for_one_that_writes() -> None:
         ("postgresql://u:p@h", "must name a database"),
     ],
 )
-def test_a_word_that_can_not_be_had_is_one_line(
+def test_an_unsupported_parameter_is_one_line(
     text: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What was wrong, and what would be right; nothing is passed on that the driver would ignore."""
+    """The error states the fault and the valid form; a parameter that the driver would ignore is never passed on."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match=re.escape(words)) as refused:
         parse_database_url(text)
@@ -90,8 +90,8 @@ def test_a_word_that_can_not_be_had_is_one_line(
         "ssl=prefer&fallback_application_name=y&sslcompression=0&sslsni=1",
     ],
 )
-async def test_the_usual_words_work(infrastructure: Infrastructure, words: str) -> None:
-    """A session is made with each, and what concerns the session is seen in it."""
+async def test_the_usual_parameters_work(infrastructure: Infrastructure, words: str) -> None:
+    """A session can be made with each of these parameters, and those of the session have their effect."""
     url = parse_database_url(f"{infrastructure.database_url_admin}?{words}")
     engine = create_engine(url, application_name="ours")
     async with engine.connect() as connection:
@@ -106,7 +106,7 @@ async def test_the_usual_words_work(infrastructure: Infrastructure, words: str) 
 async def test_a_password_file_and_a_service_work(
     infrastructure: Infrastructure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What keeps the password out of the environment."""
+    """A password file and a service file work, so that the environment needs no password."""
     there = urlsplit(infrastructure.database_url_admin)
     passwords = tmp_path / "pgpass"
     passwords.write_text(f"*:*:*:{there.username}:{there.password}\n")
@@ -126,7 +126,7 @@ async def test_a_password_file_and_a_service_work(
 
 
 async def test_the_first_host_that_serves_is_taken(infrastructure: Infrastructure) -> None:
-    """One that refuses, and one that is not known, are passed over."""
+    """Hosts that refuse or are unknown are skipped."""
     there = urlsplit(infrastructure.database_url_admin)
     login = there.netloc.rpartition("@")[0]
     text = f"postgresql://{login}@127.0.0.1:1,no-such-host.invalid:5,{there.hostname}:{there.port}/postgres"

@@ -1,4 +1,4 @@
-"""Errors: how each is classified, and how it is described."""
+"""How each error is classified and described."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.saga_kit.support import Schema
 
 
 async def error_of(schema: Schema, sql: str, *parameters: Any) -> Exception:
-    """Return what a statement raises."""
+    """Return the error that a statement raises."""
     with pytest.raises(DBAPIError) as caught:
         async with schema.engine.begin() as tx:
             await tx.exec_driver_sql(sql.replace("{s}", schema.name), parameters)
@@ -42,7 +42,7 @@ async def test_data_errors_are_poison(schema: Schema, sql: str, parameters: tupl
 
 
 async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema) -> None:
-    """A lock timeout concerns one message: the others need not wait."""
+    """A lock timeout has its own class, because it concerns one message and the others need not wait."""
     error = await error_of(schema, "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$")
     assert classify(error) == "locked"
 
@@ -61,7 +61,7 @@ async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema) -
     ],
 )
 async def test_everything_else_of_the_database_is_infrastructure(schema: Schema, sql: str) -> None:
-    """No connection, deadlock, timeout, schema or server trouble is ever taken for a fault of a message."""
+    """Connection, deadlock, timeout, schema and server errors never count as a fault of a message."""
     assert classify(await error_of(schema, sql)) == "infrastructure"
 
 
@@ -78,7 +78,7 @@ async def test_everything_else_of_the_database_is_infrastructure(schema: Schema,
         MemoryError(),
     ],
 )
-def test_the_worlds_faults(error: Exception) -> None:
+def test_errors_of_the_surroundings_are_infrastructure(error: Exception) -> None:
     """Errors of network, time, broker, pool and memory are infrastructure."""
     assert classify(error) == "infrastructure"
 
@@ -87,13 +87,13 @@ def test_the_worlds_faults(error: Exception) -> None:
     "error",
     [ValueError("x"), KeyError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "x"), OversizeMessage("x")],
 )
-def test_the_messages_faults(error: Exception) -> None:
-    """Any other exception of a handler's code is poison."""
+def test_other_errors_are_poison(error: Exception) -> None:
+    """Any other exception of a handler is poison."""
     assert classify(error) == "poison"
 
 
 async def test_an_error_is_said_in_one_line_without_statement_and_values(schema: Schema) -> None:
-    """What people and columns read: the driver's class and message, no SQL, no parameters, no NUL."""
+    """The description has the driver's class and message in one line, without SQL, parameters or NUL."""
     error = await error_of(schema, "INSERT INTO {s}.done (key, value) VALUES ($1, 5000)", "sEcReT")
     text = describe(error)
     assert text.startswith('CheckViolationError: new row for relation "done" violates check constraint')
@@ -111,7 +111,7 @@ async def test_an_error_is_said_in_one_line_without_statement_and_values(schema:
 
 
 def test_pauses_grow_are_jittered_and_capped() -> None:
-    """Each pause lies between half of a doubling bound and all of it; a success begins anew."""
+    """Each pause is between half and all of a bound that doubles up to a maximum; a success resets it."""
     low, high = Backoff(chance=lambda: 0.0), Backoff(chance=lambda: 1.0)
     assert [round(low.next_s(), 3) for _ in range(8)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5]
     assert [round(high.next_s(), 3) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
@@ -120,7 +120,7 @@ def test_pauses_grow_are_jittered_and_capped() -> None:
 
 
 async def test_a_pause_ends_at_once_when_the_process_shall_end() -> None:
-    """Shutting down never waits for a back-off."""
+    """A stop ends a back-off at once."""
     stopping = asyncio.Event()
     assert await pause(stopping, 0.01) is False
     asyncio.get_running_loop().call_later(0.02, stopping.set)

@@ -1,4 +1,4 @@
-"""The health port of a worker under attack, and a report that anybody may read as often as they like."""
+"""A worker's health port answers under attack, and its report can be read by anybody at any rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HIDDEN_HOST = "db.internal.example"
 
 @asynccontextmanager
 async def serving(health: Health) -> AsyncIterator[int]:
-    """Serve health as a worker does; give the port."""
+    """Serve health as a worker does; return the port."""
     server = HealthServer(listen("127.0.0.1", 0), health_routes(health, CollectorRegistry()))
     server.start()
     try:
@@ -34,13 +34,13 @@ async def serving(health: Health) -> AsyncIterator[int]:
 
 
 async def get(port: int, path: str = "/health/live") -> httpx.Response:
-    """Ask on a connection of its own."""
+    """Request a path on a new connection."""
     async with httpx.AsyncClient() as client:
         return await client.get(f"http://127.0.0.1:{port}{path}")
 
 
 async def test_a_huge_header_stops_nobody() -> None:
-    """48 MB of header are given up after 16 KiB: others are answered at once meanwhile."""
+    """A header of 48 MB is cut off at 16 KiB, and meanwhile others are answered at once."""
     async with serving(Health()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\n")
@@ -64,7 +64,7 @@ async def test_a_huge_header_stops_nobody() -> None:
 
 
 async def test_a_body_that_nobody_reads_is_bounded() -> None:
-    """No call of this port has a body: a long one ends its connection."""
+    """No request of this port has a body, so a long body ends its connection."""
     async with serving(Health()) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -81,8 +81,8 @@ async def test_a_body_that_nobody_reads_is_bounded() -> None:
         writer.close()
 
 
-async def test_connections_that_say_nothing_take_no_place_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many connections one opens and however slowly it speaks, a probe is answered, and in the end they go."""
+async def test_idle_connections_do_not_block_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many idle or slow connections do not block a probe, and they are closed in the end."""
     monkeypatch.setattr(health_module, "Connections", partial(Connections, head_s=0.5))
     async with serving(Health()) as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS_MAX * 3)]
@@ -96,8 +96,8 @@ async def test_connections_that_say_nothing_take_no_place_for_long(monkeypatch: 
             writer.close()
 
 
-async def test_a_flood_of_questions_is_one_look_a_second() -> None:
-    """However many ask, the database is asked once; a second later it is asked again."""
+async def test_many_requests_are_one_check_a_second() -> None:
+    """However many requests come, the database is asked at most once a second."""
     looks = 0
 
     async def database() -> None:
@@ -118,8 +118,8 @@ async def test_a_flood_of_questions_is_one_look_a_second() -> None:
         assert asked + 1 == looks
 
 
-async def test_what_a_library_says_is_for_the_log_alone() -> None:
-    """Hosts, users and addresses in an error are not public; the log has them, once for each change."""
+async def test_the_text_of_an_error_is_only_in_the_log() -> None:
+    """An error's hosts, users and addresses are not in the public report; the log has them, once for each change."""
 
     async def database() -> None:
         raise ConnectionRefusedError(f"can't connect to {HIDDEN_HOST}:5432 as api")
@@ -142,7 +142,7 @@ async def test_what_a_library_says_is_for_the_log_alone() -> None:
 
 
 async def test_a_change_of_the_checks_is_seen_at_once() -> None:
-    """A service that begins to work, or to stop, is not told about as it was a moment ago."""
+    """When the checks change, the next report uses them instead of a stored report."""
 
     async def stopping() -> str:
         return "stopping"
@@ -155,8 +155,8 @@ async def test_a_change_of_the_checks_is_seen_at_once() -> None:
     assert {} == await health.report()
 
 
-async def test_who_hangs_up_does_not_end_the_look_for_others() -> None:
-    """The report that is being made is everybody's."""
+async def test_a_cancelled_request_does_not_cancel_the_report_for_others() -> None:
+    """A request that is cancelled does not cancel the report that others wait for."""
     released = asyncio.Event()
 
     async def database() -> None:
@@ -171,7 +171,7 @@ async def test_who_hangs_up_does_not_end_the_look_for_others() -> None:
 
 
 async def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
-    """A connection sends at once, on either kind of event loop: an answer in two parts would take 40 ms else."""
+    """Nagle's algorithm is off on both event loops; otherwise an answer in two parts would take 40 ms."""
     with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
         accepted, _ = sock.accept()
         with accepted:

@@ -1,4 +1,4 @@
-"""Behind PgBouncer: with a session for each client everything works; where clients share sessions, one line says so."""
+"""Behind PgBouncer, session pooling works, and transaction pooling is refused in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
 
 
 def _configured(url: str, pool_mode: str, port: int) -> Path:
-    """Write its configuration where it can read it: it will not run as root."""
+    """Write PgBouncer's configuration where its own account can read it, because it refuses to run as root."""
     there, folder = urlsplit(url), Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     (folder / "users").write_text(f'"{there.username}" "{there.password}"\n')
@@ -38,7 +38,7 @@ def _configured(url: str, pool_mode: str, port: int) -> Path:
 
 @asynccontextmanager
 async def pooled(url: str, pool_mode: str) -> AsyncIterator[str]:
-    """Run PgBouncer with its defaults before a server; give the address of the same database through it."""
+    """Run PgBouncer with its defaults before a server; return the address of the same database through it."""
     if PGBOUNCER is None:
         pytest.skip("needs PgBouncer (Debian: pgbouncer)")
     there, [port] = urlsplit(url), free_ports(1)
@@ -64,7 +64,7 @@ async def pooled(url: str, pool_mode: str) -> AsyncIterator[str]:
 
 
 async def test_a_pooler_with_a_session_for_each_client_works(infrastructure: Infrastructure) -> None:
-    """It refuses settings in the first message and follows none: they are set all the same, and sessions are ours."""
+    """PgBouncer refuses or ignores settings at the connection's start, so the engine sets them afterwards."""
     async with pooled(infrastructure.database_url_admin, "session") as address:
         engine = create_engine(parse_database_url(address), application_name="pooled", pool_size=3)
         await check_sessions(engine)
@@ -83,7 +83,7 @@ async def test_a_pooler_with_a_session_for_each_client_works(infrastructure: Inf
 async def test_a_pooler_that_shares_sessions_is_refused_in_one_line(
     infrastructure: Infrastructure, pool_mode: str
 ) -> None:
-    """The line says which setting makes it work, and the cause is one that waiting does not change."""
+    """The line names the setting that makes it work, and the cause is one that waiting does not change."""
     async with pooled(infrastructure.database_url_admin, pool_mode) as address:
         engine = create_engine(parse_database_url(address), application_name="pooled", pool_size=3)
         with pytest.raises(Exception, match=r"pool|prepared|transaction") as refused:

@@ -1,4 +1,4 @@
-"""Sessions keep the promises: by hostile defaults, over a server that takes no writes for a while, behind a pooler."""
+"""Sessions have the needed settings under hostile defaults, after a time without writes, and behind a pooler."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ HOSTILE: Final = {
     "client_encoding": ("SQL_ASCII", "UTF8"),
     "jit": ("on", "off"),
 }
-"""What an administrator may have as a default of the role and the database, and what our session has for all that."""
+"""Defaults that an administrator may set on the role or the database, and the values that our sessions have anyway."""
 
 
-class Scene:
-    """A database of this test's own, with its administrator's hand on it."""
+class ScratchDatabase:
+    """A database of this test's own, and its administrator."""
 
     def __init__(self, admin_url: str, name: str) -> None:
         self.name, self.url = name, urlsplit(admin_url)._replace(path=f"/{name}").geturl()
@@ -59,7 +59,7 @@ class Scene:
         await connection.close()
 
     async def stop_writes(self, how: str = "on") -> None:
-        """Have every new session read only, or not (`off`), and end the present ones."""
+        """Make every new session read-only, or not (`off`), and end the present ones."""
         await self.administrate(
             f"ALTER DATABASE {{db}} SET default_transaction_read_only = {how}",
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{db}'",
@@ -67,18 +67,18 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(infrastructure: Infrastructure) -> AsyncIterator[Scene]:
-    """Give this test a database that it may spoil."""
-    one = Scene(infrastructure.database_url_admin, f"test_{secrets.token_hex(6)}")
+async def scratch(infrastructure: Infrastructure) -> AsyncIterator[ScratchDatabase]:
+    """Give this test a database that it may damage."""
+    one = ScratchDatabase(infrastructure.database_url_admin, f"test_{secrets.token_hex(6)}")
     await one.administrate("CREATE DATABASE {db}")
     yield one
     await drop_database(infrastructure.database_url_admin, one.name)
 
 
 @pytest_asyncio.fixture
-async def engine(scene: Scene) -> AsyncIterator[AsyncEngine]:
-    """Make an engine for the scene's database."""
-    one = create_engine(parse_database_url(scene.url), application_name="session-tests", pool_size=3)
+async def engine(scratch: ScratchDatabase) -> AsyncIterator[AsyncEngine]:
+    """Make an engine for this database."""
+    one = create_engine(parse_database_url(scratch.url), application_name="session-tests", pool_size=3)
     yield one
     await one.dispose()
 
@@ -90,7 +90,7 @@ async def _write(engine: AsyncEngine) -> None:
 
 
 async def _hold_all(engine: AsyncEngine) -> list[Any]:
-    """Read by every session of the pool at the same time, so that all are made."""
+    """Read with every session of the pool at the same time, so that all are made."""
     connections = [await engine.connect() for _ in range(3)]
     answers = [(await one.exec_driver_sql("SELECT 1")).scalar_one() for one in connections]
     for one in connections:
@@ -99,10 +99,12 @@ async def _hold_all(engine: AsyncEngine) -> list[Any]:
 
 
 @pytest.mark.parametrize("whose", ["DATABASE {db}", "ROLE owner IN DATABASE {db}"])
-async def test_no_default_of_the_server_weakens_a_session(scene: Scene, engine: AsyncEngine, whose: str) -> None:
-    """Whatever the database or the role has as a default, a session of ours has what the promises rest on."""
-    owner = urlsplit(scene.url).username or ""
-    await scene.administrate(
+async def test_no_default_of_the_server_weakens_a_session(
+    scratch: ScratchDatabase, engine: AsyncEngine, whose: str
+) -> None:
+    """Defaults of the database or the role change no setting that our sessions depend on."""
+    owner = urlsplit(scratch.url).username or ""
+    await scratch.administrate(
         *(f"ALTER {whose.replace('owner', owner)} SET {name} = {bad if name == 'search_path' else repr(bad)}"
           for name, (bad, _) in HOSTILE.items())
     )  # fmt: skip
@@ -112,10 +114,10 @@ async def test_no_default_of_the_server_weakens_a_session(scene: Scene, engine: 
     assert {name: good for name, (_, good) in HOSTILE.items()} == found
 
 
-async def test_a_session_that_cannot_write_is_not_kept(scene: Scene, engine: AsyncEngine) -> None:
-    """When the server takes writes again, all sessions of the pool do within seconds; until then they serve readers."""
+async def test_a_session_that_cannot_write_leaves_the_pool(scratch: ScratchDatabase, engine: AsyncEngine) -> None:
+    """Within seconds after the server takes writes again, all sessions of the pool do; until then they can read."""
     await _write(engine)
-    await scene.stop_writes()
+    await scratch.stop_writes()
     with pytest.raises(Exception, match=r"connection|terminating|read-only|another operation") as ended:
         await _write(engine)
     assert "infrastructure" == classify(ended.value)
@@ -125,14 +127,14 @@ async def test_a_session_that_cannot_write_is_not_kept(scene: Scene, engine: Asy
     assert "infrastructure" == classify(refused.value)
     await _hold_all(engine)
 
-    await scene.administrate("ALTER DATABASE {db} RESET default_transaction_read_only")
+    await scratch.administrate("ALTER DATABASE {db} RESET default_transaction_read_only")
     begin = time.monotonic()
     async with asyncio.timeout(20):
         while True:
             try:
                 await _write(engine)
                 break
-            except Exception:  # noqa: BLE001 - what it may be is asserted above
+            except Exception:  # noqa: BLE001 - the assertions above check which
                 await asyncio.sleep(0.1)
     await _hold_all(engine)
     async with asyncio.TaskGroup() as all_at_once:
@@ -141,20 +143,20 @@ async def test_a_session_that_cannot_write_is_not_kept(scene: Scene, engine: Asy
     assert time.monotonic() - begin < 15
 
 
-async def test_a_ping_asks_whether_the_database_could_write(scene: Scene, engine: AsyncEngine) -> None:
-    """A database that only reads is not ready, and is again when it writes."""
+async def test_a_ping_asks_whether_the_database_could_write(scratch: ScratchDatabase, engine: AsyncEngine) -> None:
+    """A read-only database is not ready, and is ready again once it takes writes."""
     await ping(engine)
-    await scene.stop_writes()
+    await scratch.stop_writes()
     async with asyncio.timeout(20):
         while True:
             try:
                 await ping(engine)
-            except Exception as error:  # noqa: BLE001 - sorted here
+            except Exception as error:  # noqa: BLE001 - classified here
                 if "takes no writes: default_transaction_read_only is on" in str(error):
                     break
             await asyncio.sleep(0.05)
 
-    await scene.stop_writes("off")
+    await scratch.stop_writes("off")
     async with asyncio.timeout(20):
         while True:
             try:
@@ -164,24 +166,26 @@ async def test_a_ping_asks_whether_the_database_could_write(scene: Scene, engine
                 await asyncio.sleep(0.05)
 
 
-async def test_a_database_that_does_not_speak_utf8_is_refused(scene: Scene) -> None:
-    """A server that would store other characters than were sent is refused in one line, and for good."""
-    name = f"{scene.name}_latin"
-    await scene.administrate(f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
-    url = urlsplit(scene.url)._replace(path=f"/{name}").geturl()
+async def test_a_database_that_does_not_speak_utf8_is_refused(scratch: ScratchDatabase) -> None:
+    """A server with another encoding would store other characters, so it is refused in one line and not retried."""
+    name = f"{scratch.name}_latin"
+    await scratch.administrate(
+        f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    url = urlsplit(scratch.url)._replace(path=f"/{name}").geturl()
     engine = create_engine(parse_database_url(url), application_name="session-tests")
     with pytest.raises(Exception, match="encoding is LATIN1, it must be UTF8") as refused:
         await ping(engine)
     await engine.dispose()
-    await drop_database(scene.url, name)
+    await drop_database(scratch.url, name)
 
     assert "infrastructure" == classify(refused.value)
     assert (final_cause(refused.value) or "").startswith("the database's encoding is LATIN1")
 
 
-async def test_constraints_that_are_turned_off_are_refused(scene: Scene, engine: AsyncEngine) -> None:
-    """A role for which foreign keys and triggers do not count is no service's."""
-    await scene.administrate("ALTER DATABASE {db} SET session_replication_role = replica")
+async def test_constraints_that_are_turned_off_are_refused(scratch: ScratchDatabase, engine: AsyncEngine) -> None:
+    """A role whose sessions skip foreign keys and triggers is refused."""
+    await scratch.administrate("ALTER DATABASE {db} SET session_replication_role = replica")
     with pytest.raises(Exception, match="session_replication_role is replica"):
         await ping(engine)
 
@@ -194,8 +198,8 @@ async def test_constraints_that_are_turned_off_are_refused(scene: Scene, engine:
         ({"encoding": "SQL_ASCII"}, "encoding is SQL_ASCII"),
     ],
 )
-def test_what_a_server_must_be(changes: dict[str, str], words: str | None) -> None:
-    """Old servers and other encodings are named; the rest may be worked with."""
+def test_an_unfit_server_is_named(changes: dict[str, str], words: str | None) -> None:
+    """An old server version and an encoding other than UTF-8 are refused, and the message names them."""
     good = {"version_number": "180001", "version": "18.1", "encoding": "UTF8", "replication_role": "origin"}
     assert (words is None) == (unfit({**good, **changes}) is None)
     assert (words or "") in (unfit({**good, **changes}) or "")
@@ -208,9 +212,9 @@ def test_what_a_server_must_be(changes: dict[str, str], words: str | None) -> No
         (lambda url: url._replace(path="/nowhere"), 'database "nowhere" does not exist'),
     ],
 )
-async def test_a_wrong_address_is_known_for_what_it_is(scene: Scene, change: Any, words: str) -> None:
-    """A wrong password and an unknown database are said in one line and not waited for."""
-    engine = create_engine(parse_database_url(change(urlsplit(scene.url)).geturl()), application_name="session-tests")
+async def test_a_wrong_address_is_a_final_cause(scratch: ScratchDatabase, change: Any, words: str) -> None:
+    """A wrong password and an unknown database are reported in one line as a final cause."""
+    engine = create_engine(parse_database_url(change(urlsplit(scratch.url)).geturl()), application_name="session-tests")
     with pytest.raises(Exception, match=words) as refused:
         await ping(engine)
     await engine.dispose()

@@ -16,7 +16,7 @@ class Special(KitSettings):
 
 
 def test_a_service_adds_settings_under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A field's name in upper case is the variable; an empty variable counts as not set."""
+    """A field's name in upper case is its variable; an empty variable counts as not set."""
     for name, value in {**GOOD, "SPECIAL_TIME_SCALE": "0.1", "HTTP_PORT": ""}.items():
         monkeypatch.setenv(name, value)
     settings = load(Special)

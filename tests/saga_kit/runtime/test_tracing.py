@@ -1,4 +1,4 @@
-"""Spans for messages: children of what caused them, named in the headers that go out, and none without an SDK."""
+"""Spans for messages: each has the right parent and is named in the sent headers; without an SDK there are none."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ ORDER = "00000000-0000-0000-0000-00000000000f"
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """Keep spans."""
+    """Collect spans."""
     with recorded_spans() as exporter:
         yield exporter
 
 
 def outgoing(traceparent: str | None, identity: str = f"{ORDER}:reserve", key: str = "alice") -> Outgoing:
-    """Make a message as services do."""
+    """Make an outgoing message."""
     headers = write_headers(Envelope(identity, "ReserveBalance", "/test", datetime.now(UTC), traceparent))
     return Outgoing("balance.commands", key, identity, b"{}", headers)
 
 
 def incoming(traceparent: str | None, identity: str = "an id", key: bytes = b"k") -> Received[Any]:
-    """Make a message as it comes."""
+    """Make an incoming message."""
     envelope = Envelope(identity, "OrderRequested", "/test", datetime.now(UTC), traceparent)
     return Received(None, envelope, FakeRecord(topic="p.orders.requests", partition=3, offset=7, key=key))
 
 
 def header(message: Outgoing) -> str | None:
-    """Read the trace that a message bears."""
+    """Return the `traceparent` of a message."""
     return dict(message.headers).get("traceparent", b"").decode() or None
 
 
 @pytest.mark.parametrize("traceparent", [SAMPLED, UNSAMPLED, None])
 def test_without_an_sdk_messages_go_out_untouched(traceparent: str | None) -> None:
-    """The very same list of the very same messages, and no span is begun."""
+    """Without an SDK the same list of the same messages is sent, and no span begins."""
     messages = [outgoing(traceparent)]
     with handling([incoming(traceparent)]):
         sending = begin_sending(messages, "p.")
@@ -60,16 +60,16 @@ def test_without_an_sdk_messages_go_out_untouched(traceparent: str | None) -> No
 
 
 @pytest.mark.parametrize("traceparent", [UNSAMPLED, None])
-def test_what_is_not_sampled_is_left_alone(spans: InMemorySpanExporter, traceparent: str | None) -> None:
-    """With an SDK, a message without a sampled trace has no span and keeps its headers."""
+def test_a_message_without_a_sampled_trace_is_unchanged(spans: InMemorySpanExporter, traceparent: str | None) -> None:
+    """With an SDK, a message without a sampled trace gets no span and keeps its headers."""
     message = outgoing(traceparent)
     with handling([incoming(traceparent)]):
         assert [message] == begin_sending([message], "p.").messages
     assert ["batch"] == [span.name for span in spans.get_finished_spans()]
 
 
-def test_what_a_batch_sends_hangs_below_what_it_handles(spans: InMemorySpanExporter) -> None:
-    """Trace by trace, however they are mixed; a trace that did not come in this batch hangs below its own header."""
+def test_a_sent_span_is_a_child_of_the_handled_message(spans: InMemorySpanExporter) -> None:
+    """A sent span's parent is the handled message of the same trace, or else the parent in its own header."""
     with handling([incoming(SAMPLED), incoming(None), incoming(ANOTHER)]):
         third = f"00-{'56' * 16}-{'78' * 8}-01"
         sending = begin_sending([outgoing(ANOTHER), outgoing(SAMPLED), outgoing(third)], "p.")
@@ -86,7 +86,7 @@ def test_what_a_batch_sends_hangs_below_what_it_handles(spans: InMemorySpanExpor
 
 
 def test_spans_say_which_message_by_the_conventions_of_messaging(spans: InMemorySpanExporter) -> None:
-    """Topic, partition, offset, id, key, kind of message; and the order, by the prefix of the id or by the key."""
+    """Spans have topic, partition, offset, id, key and message type, and the order from the id's prefix or the key."""
     with handling([incoming(SAMPLED, key=ORDER.encode())]):
         begin_sending([outgoing(SAMPLED)], "p.").end(stored=True)
     sent, handled, _ = spans.get_finished_spans()
@@ -105,7 +105,7 @@ def test_spans_say_which_message_by_the_conventions_of_messaging(spans: InMemory
 
 
 def test_a_batch_and_its_messages_are_linked_both_ways(spans: InMemorySpanExporter) -> None:
-    """A batch is no part of any order's trace; links lead from it to each trace (128 at most), and back."""
+    """A batch span belongs to no order's trace; it links to each trace (128 at most), and they link back."""
     many = [incoming(f"00-{number:032x}-{number:016x}-01") for number in range(1, 201)]
     with handling([*many, many[0]]):
         pass
@@ -115,8 +115,8 @@ def test_a_batch_and_its_messages_are_linked_both_ways(spans: InMemorySpanExport
     assert [[span_id(batch)]] * 201 == [[link.context.span_id for link in span.links] for span in handled]
 
 
-async def test_what_is_not_known_to_be_stored_is_an_error(spans: InMemorySpanExporter) -> None:
-    """A publish that fails ends its spans as failed."""
+async def test_a_failed_publish_is_an_error(spans: InMemorySpanExporter) -> None:
+    """A failed publish ends its spans with an error."""
     publisher = Publisher(kit_settings("postgresql://x/x", "127.0.0.1:1"), timeout_s=0.2)
     assert not await publisher.publish([outgoing(SAMPLED)])
     await publisher.stop()
@@ -129,7 +129,7 @@ async def test_what_is_not_known_to_be_stored_is_an_error(spans: InMemorySpanExp
     ["", "x", SAMPLED.upper(), SAMPLED[:-1], f"00-{'0' * 32}-{'cd' * 8}-01", f"00-{'ab' * 16}-{'0' * 16}-01", None],
 )
 def test_a_broken_traceparent_is_none(spans: InMemorySpanExporter, text: str | None) -> None:
-    """Whatever somebody writes there, the message is handled all the same, without a span."""
+    """A message with an invalid traceparent is handled without a span."""
     assert read_traceparent(text) is None
     with handling([incoming(text)]):
         begin_sending([outgoing(text)], "")
@@ -137,7 +137,7 @@ def test_a_broken_traceparent_is_none(spans: InMemorySpanExporter, text: str | N
 
 
 def test_a_traceparent_is_written_as_it_was_read() -> None:
-    """Reading and writing are each other's inverse."""
+    """Formatting a parsed traceparent gives the same text."""
     context = read_traceparent(SAMPLED)
     assert context is not None
     assert SAMPLED == write_traceparent(context)
@@ -159,7 +159,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 def test_spans_are_exported_when_a_setting_asks_for_it(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], names: list[str]
 ) -> None:
-    """Any `OTEL_*` switches them on, and its own switches off again; the service's name can be given from outside."""
+    """Any `OTEL_*` variable turns the export on, unless its own setting turns it off; the service name can be set."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     providers: list[Any] = []
