@@ -84,7 +84,7 @@ def test_first_attempts_do_not_say_so() -> None:
     )
 
 
-def test_a_record_that_was_published_again_is_as_old_as_it_was() -> None:
+def test_a_record_that_was_published_again_keeps_its_age() -> None:
     """The earlier of the two times counts; an invalid time is ignored, because only our services write that header."""
     assert datetime(2026, 1, 1, tzinfo=UTC) == read(first_appended_at=b"2026-01-01T00:00:00Z").time
     assert NOW == read(first_appended_at=b"2026-12-01T00:00:00Z").time

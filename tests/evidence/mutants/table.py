@@ -225,7 +225,7 @@ MUTANTS: Final = (
         "saga_kit/messaging/batch.py",
         "        free, locked = self._locked.split(messages)",
         "        free, locked = messages, None",
-        ("tests/saga_kit/messaging/test_locked_rows.py::test_a_key_that_is_known_to_be_locked_delays_nobody",),
+        ("tests/saga_kit/messaging/test_locked_rows.py::test_a_key_that_is_known_to_be_locked_delays_no_other_key",),
     ),
     Mutant(
         "locked request dropped",
@@ -249,7 +249,7 @@ MUTANTS: Final = (
         "order_saga/core/judgement.py",
         "    return min(now, message.quoted_at or now)",
         "    return now",
-        ("tests/order_saga/core/test_quote.py::test_a_quote_is_as_old_as_it_was_made",),
+        ("tests/order_saga/core/test_quote.py::test_the_age_of_a_quote_counts_from_when_it_was_made",),
     ),
     Mutant(
         "price of before a pause taken",
@@ -288,7 +288,7 @@ MUTANTS: Final = (
         "    if saga.progress.hold is not None:",
         "    if False:",
         (
-            "tests/order_saga/core/test_stored_orders.py::test_terms_are_fixed_when_they_are_first_sent_and_never_reckoned_again",
+            "tests/order_saga/core/test_stored_orders.py::test_terms_are_fixed_when_they_are_first_sent_and_never_computed_again",
         ),
     ),
     Mutant(

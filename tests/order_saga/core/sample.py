@@ -145,7 +145,7 @@ def not_refunded(code: BalanceRefusal = BalanceRefusal.CLOSED, state: HoldState 
 
 
 def fitting(saga: Saga, message: Incoming) -> Incoming:
-    """Give a reply made above, which has the amounts of a buy at 50,000, the amounts that this order asked for."""
+    """Give a reply made above, with the amounts of this order's command in place of those of a buy at 50,000."""
     step = REPLIES.get(type(message))
     if step is None or step is Step.CHECK or saga.progress.question(step) is None:
         return message

@@ -120,7 +120,7 @@ def test_a_wait_scales(time_scale: float) -> None:
     assert LOOK_AGAIN_S * time_scale == pytest.approx(story.wait_until_due())
 
 
-def test_an_order_that_does_not_need_who_is_paused_goes_on() -> None:
+def test_an_order_that_does_not_need_the_paused_participant_continues() -> None:
     """While the asset service is paused, an order that it has judged is settled or refunded; any other order waits."""
     checked = Story(requested(Side.SELL), approved()).pause(ASSETS).wait(2).tell(timer())
     assert ["ReserveBalance"] == checked.asked
@@ -140,7 +140,7 @@ def test_both_participants_may_be_paused() -> None:
     assert 1 == len(waits(story))
 
 
-def test_a_second_pause_is_told_again() -> None:
+def test_a_second_pause_is_recorded_again() -> None:
     """Each new wait gets its own history line, also for a question that an answer opened during the pause."""
     story = Story().pause(BALANCE).tell(requested()).pause().wait(60).tell(timer())
     story.pause(BALANCE).wait(2).tell(timer())
@@ -171,7 +171,7 @@ def test_answers_that_come_during_a_pause_count(side: Side, told: tuple[Incoming
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_cancel_of_what_was_never_asked_ends_at_once(side: Side) -> None:
+def test_a_cancel_before_any_reserve_was_sent_ends_at_once(side: Side) -> None:
     """An order whose reserve was never sent holds nothing, so a cancel ends it at once without a refund."""
     story = Story().pause(BALANCE).tell(requested(side), cancel())
     assert (OrderStatus.CANCELLED, ReasonCode.USER_REQUESTED) == story.ending

@@ -105,7 +105,7 @@ def test_a_quote_is_stale_at_the_fill_when_it_is_older_than_thirty_seconds(side:
     [(None, 0.0), (0.0, 0.0), (12.5, 12.5), (-5.0, 0.0)],
     ids=["untold", "now", "before", "ahead"],
 )
-def test_a_quote_is_as_old_as_it_was_made(quoted_s_ago: float | None, made_s_ago: float) -> None:
+def test_the_age_of_a_quote_counts_from_when_it_was_made(quoted_s_ago: float | None, made_s_ago: float) -> None:
     """A quote's age counts from when it was made, not handled; a time in the future counts as now."""
     quoted_at = None if quoted_s_ago is None else NOW - timedelta(seconds=quoted_s_ago)
     stored = Story(requested(), approved(quoted_at=quoted_at)).saga.progress.quote
@@ -304,7 +304,7 @@ def test_every_command_tells_when_the_hold_was_first_asked_for() -> None:
     assert [NOW] == [one.hold_asked_at for one in story.commands if isinstance(one, RefundBalance)]
 
 
-def test_a_hold_that_waited_unasked_is_asked_for_when_it_is() -> None:
+def test_a_reserve_that_waited_carries_the_time_when_it_was_sent() -> None:
     """A reserve that waited for a pause carries the time when it was sent, so the ledger then in service has it."""
     story = Story().pause(Participant.BALANCE).tell(requested(Side.SELL)).pause()
     story.wait_until_due()

@@ -82,7 +82,7 @@ def with_another_quote(saga: Saga) -> Saga:
 
 
 @pytest.mark.parametrize("side", Side)
-def test_terms_are_fixed_when_they_are_first_sent_and_never_reckoned_again(side: Side) -> None:
+def test_terms_are_fixed_when_they_are_first_sent_and_never_computed_again(side: Side) -> None:
     """Reserve, settle and refund use the stored terms, even when the quote changes later."""
     story = Story(requested(side))
     assert (story.saga.progress.hold is None) == (side is Side.BUY), "a buy knows from the quote what to hold"

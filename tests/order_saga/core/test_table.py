@@ -171,7 +171,7 @@ def test_nothing_that_comes_in_is_changed() -> None:
         assert (saga, message) == copies
 
 
-def test_a_saga_goes_on_from_storage_as_if_it_had_never_been_there() -> None:
+def test_a_stored_saga_continues_unchanged() -> None:
     """Every reachable `Progress` survives JSON, with its decimals and times."""
     decode = decoder(Progress).decode
     for walk in _walks():

@@ -91,7 +91,7 @@ def test_the_limit_settles_at_the_knee(batch_s: float, message_s: float) -> None
     assert FLOOR <= system.admission.limit < CEILING / 2
 
 
-def test_a_slow_participant_that_takes_any_number_at_once_gets_them() -> None:
+def test_a_slow_participant_without_a_queue_gets_a_large_limit() -> None:
     """A long answer time without a queue raises the limit to cover that time; without it the limit is small."""
     quick, slow = Simulated(0.004, 0.0001), Simulated(0.004, 0.0001, lambda _, step: 1.5 if step == "check" else 0.0)
     quick.run(20)

@@ -32,7 +32,7 @@ def test_the_first_answer_closes_it_and_names_the_waiting_phases() -> None:
     assert [] == breaker.closed_again()
 
 
-def test_an_answer_while_it_is_closed_wakes_nobody() -> None:
+def test_an_answer_while_it_is_closed_wakes_no_order() -> None:
     """An answer while the breaker is closed wakes no order."""
     breaker = CircuitBreaker()
     breaker.asked_again(Step.RESERVE)

@@ -105,7 +105,7 @@ async def test_all_waiting_orders_are_woken_once_page_by_page(
 async def test_a_silent_participant_gets_a_few_probes_a_second_however_many_wait(
     owner: asyncpg.Connection, engine: AsyncEngine
 ) -> None:
-    """While a participant is silent, one round a second asks it; all other due orders only are woken and postponed."""
+    """While a participant is silent, one round a second asks it; other due orders are postponed."""
     await _waiting(owner, ROUND_MAX * 3, due_in_s=-1)
     worker = WokenOrders(owner)
     took_s = await _scan(engine, worker, _open(), woken=ROUND_MAX * 3)

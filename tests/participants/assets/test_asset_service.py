@@ -88,7 +88,7 @@ async def test_rules_have_versions_that_stay_readable(service: ServiceUnderTest)
     assert [(1, 10), (2, 20), (3, 10)] == rows
 
 
-async def test_two_who_put_rules_at_once_make_two_versions(assets_engine: AsyncEngine) -> None:
+async def test_two_changes_of_rules_at_once_make_two_versions(assets_engine: AsyncEngine) -> None:
     """Two changes of rules at the same moment get two consecutive versions."""
     changes = (put_asset(assets_engine, replace(BTC, fee_bps=fee_bps)) for fee_bps in range(5))
     assert [1, 2, 3, 4, 5] == sorted(await asyncio.gather(*changes))

@@ -229,7 +229,7 @@ async def test_a_settlement_with_another_capture_repeats_the_first_verdict(balan
     assert before == await balance.all_accounts()
 
 
-async def test_a_user_who_is_only_named_gets_no_account(balance: Balance) -> None:
+async def test_an_unknown_user_gets_no_account(balance: Balance) -> None:
     """Reserve and Refund for an unknown user create no account; a later Reserve still says ACCOUNT_NOT_FOUND."""
     await balance.handle(reserve(order(1), "mallory", "USD", "1"), refund(order(1), "mallory", "USD", "1"))
     await balance.handle(refund(order(2), "mallory", "USD", "1"))

@@ -67,7 +67,7 @@ async def test_halving_isolates_exactly_the_bad_messages_and_keeps_order(
     assert await schema.rows("SELECT * FROM {s}.dead_letters") == []
 
 
-async def test_the_messages_of_a_parked_order_that_follow_in_the_batch_meet_it_parked(schema: Schema) -> None:
+async def test_later_messages_in_the_batch_find_the_order_parked(schema: Schema) -> None:
     """Earlier messages of the bad message's order are handled; later ones find the order parked."""
     worker = Worker(schema.name)
     await process(schema, worker, FakePublisher()).run(

@@ -94,7 +94,7 @@ async def test_one_locked_row_holds_up_only_its_own_messages(schema: Schema) -> 
     assert ("carol", 102) == (await done(schema))[-1]
 
 
-async def test_a_key_that_is_known_to_be_locked_delays_nobody(schema: Schema) -> None:
+async def test_a_key_that_is_known_to_be_locked_delays_no_other_key(schema: Schema) -> None:
     """A batch with a key known to be locked handles all others first and tries that key only briefly."""
     await opened(schema, "alice", "carol")
     batch = process(schema, Accounts(schema.name), FakePublisher())

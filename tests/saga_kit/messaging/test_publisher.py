@@ -165,7 +165,7 @@ async def test_a_dead_producer_is_replaced(faulty: Broker) -> None:
     await publisher.stop()
 
 
-async def test_a_producer_that_another_publish_threw_away_fails_nobody_else(broker: Broker) -> None:
+async def test_a_producer_that_one_publish_discards_fails_no_other_publish(broker: Broker) -> None:
     """A publish that times out and discards the producer does not fail the other publishes that use it."""
     publisher = broker.publisher()
     assert await publisher.publish([message("a", "1")]) is True

@@ -181,7 +181,7 @@ def test_no_sequence_moves_money_twice(*, free: Decimal, settles: bool) -> None:
         assert ledger.effects in ([], ["reserve"], ["reserve", "refund"], ["reserve", "settle"]), sequence
 
 
-def test_a_refused_settlement_refunds_and_says_so_again() -> None:
+def test_a_refused_settlement_refunds_and_repeats_its_answer() -> None:
     """A refused settlement refunds in the same step; repeated, it repeats its reason; a refund confirms the amount."""
     ledger = OneAccountLedger(settles=False)
     hold, _ = apply(command(CommandKind.RESERVE), None, ledger)

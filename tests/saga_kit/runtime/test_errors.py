@@ -92,7 +92,7 @@ def test_other_errors_are_poison(error: Exception) -> None:
     assert classify(error) == "poison"
 
 
-async def test_an_error_is_said_in_one_line_without_statement_and_values(schema: Schema) -> None:
+async def test_an_error_is_described_in_one_line_without_statement_and_values(schema: Schema) -> None:
     """The description has the driver's class and message in one line, without SQL, parameters or NUL."""
     error = await error_of(schema, "INSERT INTO {s}.done (key, value) VALUES ($1, 5000)", "sEcReT")
     text = describe(error)

@@ -39,7 +39,7 @@ async def get(port: int, path: str = "/health/live") -> httpx.Response:
         return await client.get(f"http://127.0.0.1:{port}{path}")
 
 
-async def test_a_huge_header_stops_nobody() -> None:
+async def test_a_huge_header_stops_no_other_client() -> None:
     """A header of 48 MB is cut off at 16 KiB, and meanwhile others are answered at once."""
     async with serving(Health()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -63,7 +63,7 @@ async def test_a_huge_header_stops_nobody() -> None:
         writer.close()
 
 
-async def test_a_body_that_nobody_reads_is_bounded() -> None:
+async def test_an_unread_body_is_bounded() -> None:
     """No request of this port has a body, so a long body ends its connection."""
     async with serving(Health()) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
