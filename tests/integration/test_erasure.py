@@ -70,7 +70,7 @@ async def live(api: Api, producer: Producer, user: str, database: Database) -> N
         await client.put(f"{where}/cancel")
     broken = buy(user, "BTC", f"planted-quote-{user}")
     unreadable = request_of(buy(user, "BTC", "1"))._replace(
-        value=json.dumps({"order_id": f"planted-letter-{user}", "user_id": user}).encode()
+        value=json.dumps({"order_id": f"planted-dead-letter-{user}", "user_id": user}).encode()
     )
     await producer.send(
         request_of(broken), unreadable._replace(headers=[*unreadable.headers, (f"planted-{user}", b"x")])
@@ -83,7 +83,7 @@ async def live(api: Api, producer: Producer, user: str, database: Database) -> N
             f"SELECT (SELECT count(*) FROM orders.orders WHERE user_id = $1 AND status IS NOT NULL) = 5"
             f" AND NOT EXISTS ({open_orders} AND user_id = $1) AND NOT EXISTS (SELECT FROM orders.outbox)"
             f" AND EXISTS (SELECT FROM orders.dead_letters WHERE value LIKE $2)",
-            user, f"%planted-letter-{user}%".encode(),
+            user, f"%planted-dead-letter-{user}%".encode(),
         )  # fmt: skip
         return bool(counted[0][0])
 
@@ -131,7 +131,7 @@ def holding(found: dict[str, list[str]], words: Sequence[str]) -> list[str]:
 
 def planted(user: str) -> list[str]:
     """List the words that were planted for a user."""
-    names = [f"planted-{what}-{user}" for what in ("jti", "key", "name", "quote", "letter")]
+    names = [f"planted-{what}-{user}" for what in ("jti", "key", "name", "quote", "dead-letter")]
     return [*names, f"planted-{user}", ADDRESSES[user], PLANTED_TRACE[user]]
 
 

@@ -94,7 +94,7 @@ async def flood(postgres: Server, kafka: Server, folder: Path, plan: Plan, *, ea
             "ends": ", ".join(f"{end} {number}" for end, number in Counter(checker.ends(final)).most_common()),
         }
         found = [str(finding) for finding in (*findings, *checker.judge(record, witness.wire, readable))]
-        found += [] if len(lost) == len(places) else [f"{len(lost)} letters of {len(places)} that can't be parsed"]
+        found += [] if len(lost) == len(places) else [f"{len(lost)} dead letters of {len(places)} that can't be parsed"]
         return Flooded(figures, found + _slower(figures))
 
 
