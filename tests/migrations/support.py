@@ -13,7 +13,7 @@ SCHEMAS: Final = ("api", "assets", "balances", "orders")
 
 CATALOG: Final = {
     "columns": """
-        SELECT attrelid::regclass::text, row_number() OVER (PARTITION BY attrelid ORDER BY attnum), attname,
+        SELECT attrelid::regclass::text, attname,
             format_type(atttypid, atttypmod), attnotnull,
             attidentity::text, attgenerated::text, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum)
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
