@@ -58,15 +58,15 @@ def claim(records: list[Record]) -> str:
     speed, api = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "door"))
 
     def seconds(what: str) -> str:
-        return " and ".join(f"{speed[f'{what}, {share} ms'].median / 1000:.2g} s" for share in ("p50", "p99"))
+        half, most = (f"{speed[f'{what}, {share} ms'].median / 1000:.2g} s" for share in ("p50", "p99"))
+        return f"half of them within {half} and 99 of 100 within {most}"
 
     return (
-        f"Measured on two cores that also carry load driver, Apache Kafka and PostgreSQL: "
-        f"{figure(speed['peak, orders/s'].median)} orders a second at the peak, from request to last event within "
-        f"{seconds('peak')} (half of them; 99 of 100); {figure(round(speed['15 %, orders/s'].median))} a second within "
-        f"{seconds('15 %')}. One API process accepts {figure(api['api, accepted/s'].median)} requests a second. What "
-        "is accepted faster than it can be carried out waits in Kafka for the orchestrator's admission limit, and ends "
-        f"as EXPIRED when its turn comes after {MAX_REQUEST_AGE_S:g} s."
+        "Measured on two cores that also carry the load driver, Apache Kafka and PostgreSQL, from request to last "
+        f"event: {figure(speed['peak, orders/s'].median)} orders a second at the peak, {seconds('peak')}; at "
+        f"{figure(round(speed['15 %, orders/s'].median))} a second, {seconds('15 %')}. One API process accepts "
+        f"{figure(api['api, accepted/s'].median)} requests a second. Requests that come faster than orders are "
+        f"carried out wait in Kafka; one that waits for {MAX_REQUEST_AGE_S:g} s expires."
     )
 
 

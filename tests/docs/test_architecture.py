@@ -60,7 +60,7 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 def test_every_process_has_the_topics_that_it_may_use() -> None:
     """The table's topics are those of the rights on the broker, and all topics of the contract are there."""
     told: dict[tuple[str, str], set[str]] = {}
-    for _, started, reads, writes, *_ in _table(ARCHITECTURE, "process"):
+    for started, reads, writes, *_ in _table(ARCHITECTURE, "process"):
         name = started.strip("`").removeprefix("order-saga ")
         told |= {(name, "read"): set(re.findall(r"[\w.]+", reads)), (name, "write"): set(re.findall(r"[\w.]+", writes))}
     rights: dict[tuple[str, str], set[str]] = {}
@@ -75,7 +75,7 @@ def test_every_process_has_the_topics_that_it_may_use() -> None:
 def test_every_process_has_its_schema_login_and_port() -> None:
     """They are those of the tables, of the migrations and of the settings."""
     rows = [[cell.strip("`") for cell in row] for row in _table(ARCHITECTURE, "process")]
-    told = {row[1].removeprefix("order-saga "): row[4:] for row in rows}
+    told = {row[0].removeprefix("order-saga "): row[3:] for row in rows}
     ports = next(one.default for one in settings() if one.variable == "HTTP_PORT")
     assert {name: cells[0] for name, cells in told.items()} == PROCESSES | {"audit": "audit"}
     assert {cells[1] for cells in told.values()} == {PREFIX + login for login in GROUPS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError
@@ -89,6 +90,10 @@ async def test_the_last_revision_can_be_undone_alone(empty_url: str) -> None:
 
 _OF_ORDERS = ("orders.orders", "orders.history", "orders.fills", "balances.holds")
 _EVERYTHING = "SELECT to_jsonb(one)::text FROM {table} AS one ORDER BY 1"
+
+
+def _exactly(row: str) -> Any:
+    return json.loads(row, parse_float=Decimal)
 
 
 async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> None:
