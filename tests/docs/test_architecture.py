@@ -97,6 +97,7 @@ def test_the_rooms_are_those_of_the_design() -> None:
     rooms = {row[0].strip("`") for row in _table(ARCHITECTURE, "room")}
     assert [] == [room for room in rooms if not (ROOT / room).is_dir()]
     law = {room.replace(".", "/") for room in MAY_IMPORT if "docs" not in room}
+    law = {room for room in law if (ROOT / room).is_dir()}
     known = {room for room in law for one in rooms if f"{room}/".startswith(f"{one}/") or one.startswith(f"{room}/")}
     assert set() == law - known - {"order_api/openapi", "deploy/release"}
 
