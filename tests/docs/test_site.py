@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, Request, async_playwright
 
 from docs.generate.site import pages
 from docs.generate.site.pages import NAVIGATION, ROOT, SiteError, name, stage
@@ -155,9 +155,13 @@ class Visit:
     def watch(self) -> None:
         """Begin to listen."""
         self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.on("requestfailed", self._failed)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+
+    def _failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # by leaving the page before its diagrams are drawn
+            self.complaints.append(f"failed: {request.url}: {request.failure}")
 
     def only_here(self) -> None:
         """Hold the visit to the promise: nothing was asked of another host, and nothing was amiss."""
