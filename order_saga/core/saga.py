@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -318,7 +318,7 @@ def snapshot(saga: Saga) -> Order:
     quote = saga.progress.quote
     # A quote is learned between two versions, and one version always looks the same (`api.orders` has the same rule).
     cash_asset_id = None if quote is None or saga.status is OrderStatus.PENDING else quote.cash_asset_id
-    return Order(*(*_SHOWN(saga), cash_asset_id, cash_asset_id))
+    return Order(*_as_order((*_shown(saga), cash_asset_id)))
 
 
 REQUESTED_FIELDS: Final = tuple(
@@ -327,5 +327,10 @@ REQUESTED_FIELDS: Final = tuple(
 """What a request says of its order. A field that is added to the request and the saga is stored and compared by it."""
 requested_fields: Final = attrgetter(*REQUESTED_FIELDS)
 """Reads them from a request or from a saga."""
-_SHOWN: Final = attrgetter(*Order.__struct_fields__[:-2])
+_SHOWN_FIELDS: Final = tuple(name for name in Order.__struct_fields__ if name in Saga.__struct_fields__)
 """All fields of an order but its currencies are the saga's own, by the same names."""
+_shown: Final = attrgetter(*_SHOWN_FIELDS)
+_as_order: Final = itemgetter(
+    *(_SHOWN_FIELDS.index(name) if name in _SHOWN_FIELDS else -1 for name in Order.__struct_fields__)
+)
+"""Sorts them by the fields of an order; what is no field of the saga is a currency, which stands last."""
