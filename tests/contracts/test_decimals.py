@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
 
+import jsonschema
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from contracts.decimals import (
     EXACT,
@@ -308,3 +310,15 @@ def test_a_reason_shows_what_the_wire_cannot_carry() -> None:
     """A product of many places and a sum below zero are printed in full, without exponent or trailing zeros."""
     assert plain_text(multiply(Decimal("1E-18"), Decimal("2E-18"))) == "0.000000000000000000000000000000000002"
     assert plain_text(negate(Decimal("100.50"))) == "-100.5"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decimal_is_a_documented_string(kind: type[Exact]) -> None:
+    """Read and written, a decimal is a string of the wire's pattern, with its rule."""
+    adapter = TypeAdapter(kind)
+    for mode in ("validation", "serialization"):
+        schema = adapter.json_schema(mode=mode)
+        assert ("string", kind.rule) == (schema["type"], schema["description"])
+        assert jsonschema.Draft7Validator(schema).is_valid("0.01")
+        assert not jsonschema.Draft7Validator(schema).is_valid("1e3")
+    assert adapter.dump_json(adapter.validate_json('"1.50"')) == b'"1.5"'

@@ -14,10 +14,9 @@ import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from contracts.codec import MESSAGES, Message, decode, encode
-from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.envelope import UnreadableMessage, read_envelope
 from contracts.examples import example
 from contracts.orders import InvalidOrder, Order, OrderRequested, OrderStatusChanged
@@ -173,18 +172,6 @@ def test_a_face_takes_python_values_too() -> None:
         msgspec.structs.asdict(message) | {"quantity": "0.01", "price": "50000"}
     )
     assert msgspec.structs.asdict(message) == dict(model)
-
-
-@pytest.mark.parametrize("kind", [Exact, Money, Quantity, Price])
-def test_a_decimal_is_a_documented_string(kind: type[Exact]) -> None:
-    """Read and written, a decimal is a string of the wire's pattern, with its rule."""
-    adapter = TypeAdapter(kind)
-    for mode in ("validation", "serialization"):
-        schema = adapter.json_schema(mode=mode)
-        assert ("string", kind.rule) == (schema["type"], schema["description"])
-        assert jsonschema.Draft7Validator(schema).is_valid("0.01")
-        assert not jsonschema.Draft7Validator(schema).is_valid("1e3")
-    assert adapter.dump_json(adapter.validate_json('"1.50"')) == b'"1.5"'
 
 
 # The schemas
