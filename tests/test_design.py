@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "saga_kit.participant": {
         "contracts.decimals", "contracts.envelope", "contracts.vocabulary", "saga_kit.messaging", "saga_kit.runtime",
     },
-    # The one module of the kit that knows a conversation: see docs/adr/0030.
+    # The one module of the kit that knows a conversation: see docs/adr/0029.
     "saga_kit.participant.balance": {
         "contracts.balance", "contracts.codec", "contracts.decimals", "contracts.envelope", "contracts.topics",
         "contracts.vocabulary", "saga_kit.messaging", "saga_kit.participant",

@@ -3,7 +3,7 @@
 Any number of API processes may sweep: a row is leased by one at a time (`SKIP LOCKED`, and a time before which nobody
 looks again). What the orchestrator does not show is lost, or waits in the topic, where every copy makes the queue
 longer. It is lost for sure when this process could not publish it, or when the orchestrator shows what was accepted
-well after it in the same partition. Of all else a look publishes only a few. ADR 29 says why no row tells it.
+well after it in the same partition. Of all else a look publishes only a few. ADR 28 says why no row tells it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Translates the messages of `contracts.balance` to the barrier's commands, and its holds to replies.
 
-The one module of the kit that knows a conversation: the same adapter serves each balance service (ADR 30).
+The one module of the kit that knows a conversation: the same adapter serves each balance service (ADR 29).
 """
 
 from __future__ import annotations
