@@ -55,7 +55,7 @@ def page(records: list[Record]) -> str:
 def claim(records: list[Record]) -> str:
     """Write the README's sentence on throughput and latency, and on the API, which accepts more."""
     known = {record.name: record for record in records}
-    speed, api = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "door"))
+    speed, api = (known[f"{name}-kafka"].figures["Throughput and latency"] for name in ("rate", "rest"))
 
     def seconds(what: str) -> str:
         half, most = (f"{speed[f'{what}, {share} ms'].median / 1000:.2g} s" for share in ("p50", "p99"))

@@ -252,7 +252,7 @@ def _tenths(values: Sequence[float]) -> list[float]:
 
 
 SCENARIO: Final = Scenario(
-    name="door",  # the name in its records and on the command line; it means the REST API
+    name="rest",
     title="The REST API",
     what=(
         "`POST /orders` as fast as one process takes it, in turn with a bare handler: FastAPI, a pydantic model, and "

@@ -69,7 +69,7 @@ class Limit:
 
 def model(records: list[Record]) -> Model | None:
     """Take the numbers from the records, Apache Kafka's first; None without a record of the whole loop."""
-    loop, rate, pair, hot, api = (_best(records, name) for name in ("loop", "rate", "pair", "hot", "door"))
+    loop, rate, pair, hot, api = (_best(records, name) for name in ("loop", "rate", "pair", "hot", "rest"))
     if loop is None:
         return None
     used = {name: loop.figures[CPU].get(f"system: {name}") for name in (*SERVICES, "postgres", "broker")}

@@ -86,7 +86,7 @@ def test_targets_are_judged_where_there_is_a_record() -> None:
 def test_what_was_wrong_is_not_hidden() -> None:
     """A run that found something says so on the page."""
     assert "**Wrong:** 3 accepted orders are missing" in page(
-        [record("door-kafka", {}, found=["3 accepted orders are missing"])]
+        [record("rest-kafka", {}, found=["3 accepted orders are missing"])]
     )
 
 
