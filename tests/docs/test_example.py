@@ -62,7 +62,8 @@ async def _running(infrastructure: Infrastructure, database: Database, topic_pre
 
 
 async def _make_schema(database: Database) -> None:
-    environment = {"DATABASE_URL": database.url, "WALLET_DB_PASSWORD": "test-only"}
+    # The login belongs to the whole cluster, which other tests share: it has the password of the page in all of them.
+    environment = {"DATABASE_URL": database.url, "WALLET_DB_PASSWORD": "local-only-wallet"}
     for words in (
         ("migrate",),
         ("migrate",),

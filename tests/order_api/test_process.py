@@ -24,7 +24,11 @@ from tests.order_api.support import BUY, SECRET, Orchestrator, records, token, u
 PROGRAM = "from order_api.app import run; raise SystemExit(run())"
 LAST_LINES = 50
 """So much of what a process wrote is shown when its test fails."""
-HEADERS = {"Authorization": f"Bearer {token()}", "Idempotency-Key": "k"}
+
+
+def _headers() -> dict[str, str]:
+    """Sign a token that is good for ten minutes from now, not from when the tests were collected."""
+    return {"Authorization": f"Bearer {token()}", "Idempotency-Key": "k"}
 
 
 @dataclass
@@ -87,7 +91,7 @@ async def test_a_kill_between_claim_and_publish_loses_nothing(
     address = f"127.0.0.1:{mute.getsockname()[1]}"
     async with process(settings, KAFKA_BOOTSTRAP_SERVERS=address) as dying:
         await until(lambda: dying.answers("/health/live"), 60)
-        posting = asyncio.create_task(dying.client.post("/orders", json=BUY, headers=HEADERS))
+        posting = asyncio.create_task(dying.client.post("/orders", json=BUY, headers=_headers()))
         [row] = await until(lambda: orchestrator.run("SELECT order_id::text FROM api.claims"))
         assert -signal.SIGKILL == await dying.end(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
@@ -95,10 +99,12 @@ async def test_a_kill_between_claim_and_publish_loses_nothing(
     mute.close()
     async with process(settings) as next_one:
         await until(lambda: next_one.answers("/health/ready"), 60)
-        assert "PENDING" == (await next_one.client.get(f"/orders/{row['order_id']}", headers=HEADERS)).json()["status"]
+        assert (
+            "PENDING" == (await next_one.client.get(f"/orders/{row['order_id']}", headers=_headers())).json()["status"]
+        )
         await orchestrator.run("UPDATE api.claims SET next_publish_at = now()")
         await until(lambda: _is_published(settings, row["order_id"]), 30)
-        again = await next_one.client.post("/orders", json=BUY, headers=HEADERS)
+        again = await next_one.client.post("/orders", json=BUY, headers=_headers())
         assert (202, row["order_id"]) == (again.status_code, again.json()["order_id"])
         assert 0 == await next_one.end(signal.SIGTERM)
 
