@@ -38,13 +38,13 @@ from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes, swagger_routes
+from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.follower import Follower
-from order_api.orders.problem_examples import problem_examples
+from order_api.orders.publication.sweeper import Sweeper
+from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.routes import OrderRoutes
 from order_api.orders.service import OrderService
 from order_api.orders.store import GRACE_S, Store
-from order_api.orders.sweeper import Sweeper
-from order_api.orders.unpublished import Unpublished
 from order_api.orders.waiting import Waiters, Waiting
 from order_api.settings import ApiSettings
 from saga_kit.messaging.outbox import Publishes

@@ -9,7 +9,7 @@ from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes
-from order_api.orders.problem_examples import problem_examples
+from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.routes import OrderRoutes
 
 OPERATIONS: Final = tuple(one for routes in (OrderRoutes, PageRoutes, HealthRoutes) for one, _ in operations_of(routes))

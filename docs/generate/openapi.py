@@ -14,7 +14,7 @@ from typing import Final
 from order_api.description import api_document
 from order_api.http.problems import PROBLEMS
 from order_api.openapi.problem_pages import markdown_index, markdown_page
-from order_api.orders.problem_examples import problem_examples
+from order_api.orders.description.problem_examples import problem_examples
 
 DOCS: Final = Path(__file__).parents[1]
 OPENAPI: Final = "openapi.json"

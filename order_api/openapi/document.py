@@ -106,7 +106,8 @@ def api_route(operation: Operation, serve: Endpoint) -> APIRoute:
 
 
 async def _not_served(request: Request) -> Response:
-    # For the document alone. It has no docstring, which FastAPI would take for a description.
+    # Routes of the document are described and never called: the application serves the same declarations with
+    # functions of its own. No docstring, which FastAPI would take for a description.
     raise NotImplementedError(request)
 
 

@@ -12,8 +12,8 @@ from contracts.vocabulary import NAME_RULE, YEAR_MAX, YEAR_MIN, AssetId, OrderSt
 from order_api.http.problems import BrokenRule, invalid
 from order_api.openapi.declarations import Parameter
 from order_api.openapi.schemas import TIME, reference
-from order_api.orders.declared import NAME, USER_ID
-from order_api.orders.examples import example_cursor
+from order_api.orders.description.examples import example_cursor
+from order_api.orders.description.parts import NAME, USER_ID
 from order_api.orders.listing import LIMIT_DEFAULT, LIMIT_MAX, Wanted, read_cursor
 
 INSTANT_RULE: Final = f"an RFC 3339 time with its offset, from {YEAR_MIN} to {YEAR_MAX}: 2026-01-31T12:00:00Z"
@@ -38,14 +38,15 @@ def read_wanted(query: Sequence[tuple[str, str]]) -> Wanted:
         if name not in PARAMETERS:
             errors.append(BrokenRule(name, f"is not a parameter of this list; these are: {', '.join(PARAMETERS)}"))
             continue
-        field, rule, read = PARAMETERS[name][:3]
+        parameter = PARAMETERS[name]
+        field = parameter.field
         if field in found and field != "statuses":
             errors.append(BrokenRule(name, "must come once"))
             continue
         try:
-            value = read(text)
+            value = parameter.read(text)
         except (ValueError, msgspec.MsgspecError):
-            errors.append(BrokenRule(name, f"must be {rule}", text))
+            errors.append(BrokenRule(name, f"must be {parameter.rule}", text))
         else:
             found[field] = (*found.get(field, ()), value) if field == "statuses" else value
     if errors:

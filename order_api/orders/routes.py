@@ -21,9 +21,9 @@ from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.request_headers import knows, read_key, read_wait
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.declarations import Body, Parameter, Returns, operation
-from order_api.orders import examples
 from order_api.orders.audit_trail import Origin
-from order_api.orders.declared import (
+from order_api.orders.description import examples
+from order_api.orders.description.parts import (
     CANCEL_PROBLEMS,
     CANCEL_TEXT,
     CANCELLED,

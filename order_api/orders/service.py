@@ -22,9 +22,9 @@ from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import REPLAYED, Action, Origin
 from order_api.orders.batcher import Batcher, Overloaded
 from order_api.orders.listing import Page, Wanted, make_page
-from order_api.orders.messages import Claim, Claimed, cancel_message, request_message
+from order_api.orders.publication.messages import Claim, Claimed, cancel_message, request_message
+from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.store import Entry, Found, Store
-from order_api.orders.unpublished import Unpublished
 from order_api.orders.views import listed, pending, refuse_late_cancel, shown
 from saga_kit.messaging.outbox import Publishes
 

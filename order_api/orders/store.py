@@ -20,7 +20,7 @@ from contracts.orders import Order
 from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode
 from order_api.orders.audit_trail import ACCEPTED, Action, Origin
 from order_api.orders.listing import Wanted
-from order_api.orders.messages import Cancel, Claim, Claimed
+from order_api.orders.publication.messages import Cancel, Claim, Claimed
 from saga_kit.runtime.lookback import LookBack
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from contracts.vocabulary import (
     UserId,
 )
 from order_api.http.problems import BrokenRule, Code, FieldError, Problem, invalid
-from order_api.orders.messages import Claim
+from order_api.orders.publication.messages import Claim
 
 
 class OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -117,6 +117,7 @@ def _fits(value: object, kind: Any) -> bool:
 def _read_decimal(kind: type, value: object) -> object:
     if issubclass(kind, Exact):
         return kind.parse(value)
+    # msgspec's contract: by this error a hook says that a type is not one of its own, and msgspec reports it.
     raise NotImplementedError(f"no reader for {kind}")
 
 

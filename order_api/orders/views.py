@@ -14,7 +14,7 @@ from contracts.orders import Order
 from contracts.vocabulary import AssetId, Count, Instant, OrderStatus, OrderType, ReasonCode
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
-from order_api.orders.messages import Claimed
+from order_api.orders.publication.messages import Claimed
 from order_api.orders.store import Entry, Found
 
 TAKEN_REASON: Final = "another producer used this order id for an order of its own"

@@ -764,18 +764,18 @@ MUTANTS: Final = (
     Mutant(
         "sweeper publishes nothing",
         "What was accepted is published until the orchestrator shows it.",
-        "order_api/orders/sweeper.py",
+        "order_api/orders/publication/sweeper.py",
         "[*lost, *unsure[:UNSURE_MAX]], unsure[UNSURE_MAX:]",
         "[], unsure",
-        ("tests/order_api/orders/test_publication.py::test_a_claim_that_nobody_published_is_published",),
+        ("tests/order_api/orders/publication/test_publication.py::test_a_claim_that_nobody_published_is_published",),
     ),
     Mutant(
         "sweeper repeats a queue",
         "What waits in a long queue is not published into it again.",
-        "order_api/orders/sweeper.py",
+        "order_api/orders/publication/sweeper.py",
         "UNSURE_MAX: Final = 100",
         "UNSURE_MAX: Final = 100_000",
-        ("tests/order_api/orders/test_publication.py::test_a_queue_is_not_made_longer",),
+        ("tests/order_api/orders/publication/test_publication.py::test_a_queue_is_not_made_longer",),
     ),
     Mutant(
         "audit believes a refund of what is held",

@@ -25,7 +25,7 @@ from order_api.openapi.declarations import HEADERS, LIMIT_HEADERS
 from order_api.openapi.pages import SWAGGER_UI_FILES
 from order_api.openapi.schemas import problem_name
 from order_api.openapi.words import STATUS_MEANINGS, TYPE_MEANINGS
-from order_api.orders.problem_examples import problem_examples
+from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.views import OrderState
 from order_api.settings import ApiSettings
 from tests.order_api.support import Api, Orchestrator, running, token

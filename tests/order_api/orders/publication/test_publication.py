@@ -16,10 +16,10 @@ from contracts.envelope import Outgoing
 from contracts.orders import OrderRequested
 from contracts.topics import ORDERS_REQUESTS
 from order_api.orders.audit_trail import Origin
-from order_api.orders.messages import Claim, Claimed, request_message
+from order_api.orders.publication.messages import Claim, Claimed, request_message
+from order_api.orders.publication.sweeper import Sweeper
+from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.store import Store
-from order_api.orders.sweeper import Sweeper
-from order_api.orders.unpublished import Unpublished
 from order_api.settings import ApiSettings
 from saga_kit.runtime.database import create_engine
 from tests.order_api.support import Api, Orchestrator, records, running, until

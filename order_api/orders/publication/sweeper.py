@@ -20,9 +20,9 @@ from prometheus_client import Counter
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_REQUESTS
 from contracts.vocabulary import id_text
-from order_api.orders.messages import cancel_message, request_message
+from order_api.orders.publication.messages import cancel_message, request_message
+from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.store import Due, Store
-from order_api.orders.unpublished import Unpublished
 from saga_kit.messaging.murmur2 import murmur2, partition_of
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.runtime.backoff import keep_doing

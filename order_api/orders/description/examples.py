@@ -19,7 +19,7 @@ from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, ReasonCode
 from order_api.openapi.declarations import Example
 from order_api.orders.listing import make_page, write_cursor
-from order_api.orders.messages import Claimed
+from order_api.orders.publication.messages import Claimed
 from order_api.orders.store import Entry
 from order_api.orders.submission import make_claim, read_body
 from order_api.orders.views import History, pending, state_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contracts.envelope import Outgoing
-from order_api.orders.unpublished import Unpublished
+from order_api.orders.publication.unpublished import Unpublished
 
 
 def test_it_knows_what_failed_last() -> None:

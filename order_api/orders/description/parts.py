@@ -12,7 +12,7 @@ from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
 from order_api.http.tokens import Scope
 from order_api.openapi.declarations import Parameter, Returns
 from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
-from order_api.orders import examples
+from order_api.orders.description import examples
 from order_api.orders.views import OrderState
 from order_api.settings import KEY_KEPT_DAYS
 

@@ -19,7 +19,7 @@ from order_api.http.limits import RETRY_AFTER_S, RateLimit
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.problem_pages import ProblemExample, ProblemExamples
-from order_api.orders.examples import USER_ID, orders_by_status
+from order_api.orders.description.examples import USER_ID, orders_by_status
 from order_api.orders.service import address
 from order_api.orders.submission import read_body
 from order_api.orders.views import refuse_late_cancel

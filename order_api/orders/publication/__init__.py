@@ -1,0 +1,1 @@
+"""What makes sure that an accepted request is published: its messages, and the sweeper that repeats what was lost."""
