@@ -24,6 +24,7 @@ from local_stack.errors import StackError
 from local_stack.stack import LocalStack
 from local_stack.supervisor import ProcessSpec, Supervisor
 from tests.bench.load import Load, Result, Users, ordinary
+from tests.support.infrastructure import execute
 
 
 class Carried(Protocol):
@@ -256,17 +257,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 @asynccontextmanager
 async def _own_database(admin_url: str, name: str) -> AsyncIterator[str]:
-    await _execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    await _execute(admin_url, f'CREATE DATABASE "{name}"')
+    await execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await execute(admin_url, f'CREATE DATABASE "{name}"')
     try:
         yield urlunsplit(urlsplit(admin_url)._replace(path=f"/{name}"))
     finally:
-        await _execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+        await execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

@@ -30,7 +30,7 @@ from operations.audit import audit
 from operations.demo.samples import load_samples
 from participants.balance.store import deposit
 from tests.e2e.wire import Events, Producer
-from tests.support.infrastructure import drop_database
+from tests.support.infrastructure import drop_database, execute
 
 WITHIN_S = 90.0
 """How long to wait for something that takes a second on an idle machine."""
@@ -155,7 +155,7 @@ async def running(
     `environment`: further settings for all services; `more`: other options of `StackOptions`.
     """
     prefix, name = f"t{secrets.token_hex(4)}.", f"system_{secrets.token_hex(4)}"
-    await _execute(servers.database_url_admin, f'CREATE DATABASE "{name}"')
+    await execute(servers.database_url_admin, f'CREATE DATABASE "{name}"')
     await servers.create_topics({prefix + topic.name: topic.partitions for topic in TOPICS})
     url = urlunsplit(urlsplit(servers.database_url_admin)._replace(path=f"/{name}"))
     options = StackOptions(
@@ -213,11 +213,3 @@ async def eventually(
                 await asyncio.sleep(poll_s)
     except TimeoutError:
         raise AssertionError(f"not within {within_s:g} s: {what}") from None
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

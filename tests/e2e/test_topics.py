@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.topics import ORDERS_REQUESTS, TOPICS
@@ -15,17 +13,7 @@ from saga_kit.messaging.topic_settings import TopicSettings, check, deviations, 
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.system import command
-from tests.support.infrastructure import Database, Infrastructure
-
-
-@asynccontextmanager
-async def _admin(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
+from tests.support.infrastructure import Database, Infrastructure, kafka_admin
 
 
 def _environment(infrastructure: Infrastructure, prefix: str) -> Mapping[str, str]:
@@ -75,7 +63,7 @@ async def test_what_deviates_is_named_and_set(infrastructure: Infrastructure, to
     assert 0 == (await command("topics", env=environment)).code
     name = topic_prefix + ORDERS_REQUESTS.name
     wrong = {"message.timestamp.type": "CreateTime", "cleanup.policy": "compact", "retention.ms": "-1"}
-    async with _admin(infrastructure.kafka_bootstrap_servers) as admin:
+    async with kafka_admin(infrastructure.kafka_bootstrap_servers) as admin:
         await admin.alter_configs(
             [ConfigResource(ConfigResourceType.TOPIC, name, configs=wrong | {"segment.ms": "123456789"})]
         )
@@ -103,7 +91,7 @@ async def test_a_service_does_not_start_on_a_topic_of_its_producers_times(
     environment = _environment(infrastructure, topic_prefix)
     assert 0 == (await command("topics", env=environment)).code
     name = f"{topic_prefix}balance.commands"
-    async with _admin(infrastructure.kafka_bootstrap_servers) as admin:
+    async with kafka_admin(infrastructure.kafka_bootstrap_servers) as admin:
         wrong = {"message.timestamp.type": "CreateTime"}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=wrong)])
     own = {"DATABASE_URL": database.url_of("balance"), "HTTP_PORT": "0"}

@@ -223,7 +223,7 @@ async def migrated_database(admin_url: str, name: str = "order_saga") -> Databas
     """Create a database with the newest schema and a login for each service."""
     from migrations import create_logins, upgrade  # noqa: PLC0415  alembic costs what most test runs need not pay
 
-    await _execute(admin_url, f'CREATE DATABASE "{name}"')
+    await execute(admin_url, f'CREATE DATABASE "{name}"')
     database = Database(_url_of_database(admin_url, name))
     await asyncio.to_thread(upgrade, database.url)
     await asyncio.to_thread(create_logins, database.url, login_passwords(database.url))
@@ -233,39 +233,42 @@ async def migrated_database(admin_url: str, name: str = "order_saga") -> Databas
 async def copied_database(admin_url: str, template: str) -> Database:
     """Create a database like `template`, in a few hundredths of a second."""
     name = f"test_{secrets.token_hex(6)}"
-    await _execute(admin_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    await execute(admin_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return Database(_url_of_database(admin_url, name))
 
 
 async def drop_database(admin_url: str, name: str) -> None:
     """Drop a database, whoever is still connected to it."""
-    await _execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await execute(admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@asynccontextmanager
+async def kafka_admin(kafka_bootstrap_servers: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Connect an administrator's client to Apache Kafka."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def create_topics(kafka_bootstrap_servers: str, topics: Mapping[str, int]) -> None:
     """Create topics on Apache Kafka; return when clients can see them, which is a moment after they exist."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap_servers)
-    await admin.start()
-    try:
+    async with kafka_admin(kafka_bootstrap_servers) as admin:
         answer = await admin.create_topics([NewTopic(name, partitions, 1) for name, partitions in topics.items()])
         if refused := [error for error in answer.topic_errors if error[1] not in {0, _TOPIC_EXISTS}]:
             raise RuntimeError(f"the broker refuses topics: {refused}")
         async with asyncio.timeout(_VISIBLE_WITHIN_S):
             while not topics.keys() <= set(await admin.list_topics()):
                 await asyncio.sleep(0.02)
-    finally:
-        await admin.close()
 
 
 async def delete_topics(kafka_bootstrap_servers: str, prefix: str) -> None:
     """Delete all topics of Apache Kafka whose names begin with `prefix`."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap_servers)
-    await admin.start()
-    try:
+    async with kafka_admin(kafka_bootstrap_servers) as admin:
         if names := [name for name in await admin.list_topics() if name.startswith(prefix)]:
             await admin.delete_topics(names)
-    finally:
-        await admin.close()
 
 
 @asynccontextmanager
@@ -277,7 +280,8 @@ async def _closing(start: Callable[[], Server]) -> AsyncIterator[Server]:
         await asyncio.to_thread(server.close)
 
 
-async def _execute(url: str, statement: str) -> None:
+async def execute(url: str, statement: str) -> None:
+    """Execute one statement on a connection of its own."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)

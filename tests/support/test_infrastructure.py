@@ -16,6 +16,7 @@ from tests.support.infrastructure import (
     Infrastructure,
     Session,
     create_topics,
+    execute,
     own_broker,
     own_postgres,
 )
@@ -84,12 +85,12 @@ async def test_every_service_can_log_in(database: Database, login: str) -> None:
 async def test_postgres_keeps_what_was_committed_through_kill_and_restart() -> None:
     """A PostgreSQL of a test's own comes back at the same address with its data."""
     async with own_postgres() as postgres:
-        await _execute(postgres.address, "CREATE TABLE kept AS SELECT 1 AS one")
+        await execute(postgres.address, "CREATE TABLE kept AS SELECT 1 AS one")
         await postgres.kill()
         with pytest.raises((OSError, asyncpg.PostgresError)):
             await asyncpg.connect(postgres.address, timeout=2)
         await postgres.start()
-        await _execute(postgres.address, "INSERT INTO kept VALUES (2)")
+        await execute(postgres.address, "INSERT INTO kept VALUES (2)")
         await postgres.restart()
 
         connection = await asyncpg.connect(postgres.address)
@@ -129,11 +130,3 @@ def test_the_environment_comes_before_docker_before_embedded(
 
     assert expected == session.broker_kind
     assert ("EMBEDDED" in session.describe()) is (expected == "embedded")
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

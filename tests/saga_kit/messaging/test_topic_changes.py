@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 
 from tests.saga_kit.messaging.test_consumer import HEADERS, ConsumerSetup, setup
 from tests.saga_kit.support import until
+from tests.support.infrastructure import kafka_admin
 
 __all__ = ["setup"]
-
-
-@asynccontextmanager
-async def _admin(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
 
 
 async def _records(setup: ConsumerSetup, topic: str, partition: int, *values: tuple[str, int]) -> None:
@@ -45,7 +34,7 @@ async def test_new_partitions_are_read_within_seconds_from_their_beginning(
     monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.1)
     topic = f"{setup.prefix}t"
     await setup.send(("a", 1))
-    async with setup.consuming() as consumer, _admin(setup.address) as admin:
+    async with setup.consuming() as consumer, kafka_admin(setup.address) as admin:
         await setup.done_is({("a", 1)})
         watching = asyncio.create_task(consumer.watch(setup.stopping))
         await admin.create_partitions({topic: NewPartitions(6)})
@@ -66,7 +55,7 @@ async def test_a_topic_that_is_gone_shows_and_one_that_is_made_anew_is_read(
     topic = f"{setup.prefix}u"
     await _records(setup, topic, 0, *((f"a{n}", n) for n in range(5)))
     old = {(f"a{n}", n) for n in range(5)}
-    async with setup.consuming() as consumer, _admin(setup.address) as admin:
+    async with setup.consuming() as consumer, kafka_admin(setup.address) as admin:
         await setup.done_is(old)
         watching = asyncio.create_task(consumer.watch(setup.stopping))
         await admin.delete_topics([topic])
