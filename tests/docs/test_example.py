@@ -63,7 +63,7 @@ async def _running(infrastructure: Infrastructure, database: Database, topic_pre
 
 async def _make_schema(database: Database) -> None:
     # The login belongs to the whole cluster, which other tests share: it has the password of the page in all of them.
-    environment = {"DATABASE_URL": database.url, "WALLET_DB_PASSWORD": "local-only-wallet"}
+    environment = {"DATABASE_URL": database.url, "WALLET_DB_PASSWORD": "local-only-wallet"}  # pragma: allowlist secret
     for words in (
         ("migrate",),
         ("migrate",),

@@ -29,7 +29,7 @@ from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.startup import wait_for
 from saga_kit.service import Service
-from tests.saga_kit.messaging.test_consumer import HEADERS
+from tests.saga_kit.messaging.consumer_setup import HEADERS
 from tests.saga_kit.support import CuttingProxy, Schema, Worker, kit_settings, until
 from tests.support.infrastructure import Infrastructure
 
@@ -41,6 +41,7 @@ class Running:
     process: asyncio.subprocess.Process
     port: int
     lines: list[str]
+    reading: asyncio.Task[None]
 
     async def said(self, text: str) -> str:
         """Wait for a line that contains a text."""
@@ -57,8 +58,10 @@ class Running:
             return await client.get(f"http://127.0.0.1:{self.port}{path}")
 
     async def ends(self) -> int:
-        """Wait for its end."""
-        return await asyncio.wait_for(self.process.wait(), 30)
+        """Wait for its end and its last line."""
+        async with asyncio.timeout(30):
+            await self.reading
+            return await self.process.wait()
 
 
 @dataclass
@@ -92,10 +95,10 @@ class ServiceSetup:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        running = Running(process, int(environment.get("HTTP_PORT", port)), [])
-        reading = asyncio.create_task(_read(process, running.lines))
+        lines: list[str] = []
+        reading = asyncio.create_task(_read(process, lines))
         try:
-            yield running
+            yield Running(process, int(environment.get("HTTP_PORT", port)), lines, reading)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -333,7 +336,6 @@ async def test_a_busy_port_is_one_clear_line(setup: ServiceSetup) -> None:
         port = taken.getsockname()[1]
         async with setup.service(HTTP_PORT=str(port)) as running:
             assert await running.ends() == 1
-            await asyncio.sleep(0.1)
             [line] = running.lines
             assert json.loads(line)["cause"] == f"CannotStart: can't listen on 127.0.0.1:{port}: Address already in use"
 
@@ -351,5 +353,4 @@ async def test_wrong_settings_are_lines_and_status_2(setup: ServiceSetup) -> Non
     """Wrong settings end the process before anything starts."""
     async with setup.service(DATABASE_URL="nonsense", LOG_LEVEL="loud") as running:
         assert await running.ends() == 2
-        await asyncio.sleep(0.1)
         assert len(running.lines) == 2

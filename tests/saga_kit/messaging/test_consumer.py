@@ -4,110 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaConnectionError, UnsupportedCodecError
+from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from faststream import AckPolicy
 from faststream.kafka.message import KafkaMessage
 from faststream.kafka.security import parse_security
 
-from contracts.envelope import Envelope, write_headers
 from saga_kit.messaging.batch import BatchProcess, Intake
-from saga_kit.messaging.consumer import Consumer, Lag, _lags, _security
-from saga_kit.messaging.murmur2 import murmur2, partition_of
-from saga_kit.messaging.publisher import Publisher, RawMessage
-from saga_kit.runtime.errors import CannotStart, Stalled
-from saga_kit.runtime.telemetry import KitMetrics
-from tests.saga_kit.support import FakePublisher, Schema, Worker, kit_settings, process, until
-from tests.support.infrastructure import Infrastructure
-
-ENVELOPE = Envelope("1", "Item", "/test", datetime(2026, 1, 1, tzinfo=UTC))
-HEADERS: list[tuple[str, bytes | None]] = [*write_headers(ENVELOPE)]
-
-
-@dataclass
-class ConsumerSetup:
-    """Two topics, a worker, and all that a consumer needs."""
-
-    schema: Schema
-    address: str
-    prefix: str
-    publisher: Publisher
-    worker: Worker
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    failures: list[Exception] = field(default_factory=list)
-    metrics: KitMetrics = field(default_factory=KitMetrics)
-
-    async def send(self, *items: tuple[str, int], topic: str = "t", **changes: Any) -> None:
-        """Publish items as JSON."""
-        raw = [
-            RawMessage(self.prefix + topic, order.encode(), json.dumps([order, value]).encode(), HEADERS)
-            for order, value in items
-        ]
-        assert await self.publisher.publish_raw([one._replace(**changes) for one in raw])
-
-    @asynccontextmanager
-    async def consuming(
-        self, batch: BatchProcess[Any] | None = None, stalled_s: float = 60
-    ) -> AsyncIterator[Consumer[Any]]:
-        """Run a member of the group."""
-        batch = batch or process(self.schema, self.worker, FakePublisher(), stopping=self.stopping)
-        consumer = Consumer(
-            kit_settings(self.schema.url, self.address, self.prefix),
-            group="g",
-            handler=self.worker,
-            process=batch,
-            publisher=self.publisher,
-            metrics=self.metrics,
-            fail=self.failures.append,
-            stalled_s=stalled_s,
-        )
-        await consumer.start()
-        try:
-            yield consumer
-        finally:
-            await consumer.stop()
-
-    async def done(self) -> set[tuple[str, int]]:
-        """Read the committed rows."""
-        return {(key, value) for key, value in await self.schema.rows("SELECT key, value FROM {s}.done")}
-
-    async def done_is(self, expected: set[tuple[str, int]]) -> None:
-        """Wait until exactly these rows are committed."""
-        async with asyncio.timeout(30):
-            while await self.done() != expected:
-                await asyncio.sleep(0.02)
-
-    async def committed(self) -> int:
-        """Return the sum of the group's committed offsets."""
-        reader = AIOKafkaConsumer(bootstrap_servers=self.address, group_id=f"{self.prefix}g", enable_auto_commit=False)
-        await reader.start()
-        try:
-            return sum(
-                [await reader.committed(TopicPartition(self.prefix + t, p)) or 0 for t in ("t", "u") for p in range(4)]
-            )
-        finally:
-            await reader.stop()
-
-
-@pytest_asyncio.fixture
-async def setup(schema: Schema, infrastructure: Infrastructure, topic_prefix: str) -> AsyncIterator[ConsumerSetup]:
-    """Give this test two topics and a worker."""
-    await infrastructure.create_topics({f"{topic_prefix}{name}": 4 for name in ("t", "u", "out")})
-    address = infrastructure.kafka_bootstrap_servers
-    publisher = Publisher(kit_settings(schema.url, address, topic_prefix), timeout_s=15)
-    yield ConsumerSetup(schema, address, topic_prefix, publisher, Worker(schema.name, topics=("t", "u")))
-    await publisher.stop()
+from saga_kit.messaging.consumer import Consumer, _security
+from saga_kit.runtime.errors import CannotStart
+from tests.saga_kit.messaging.consumer_setup import HEADERS, ConsumerSetup
+from tests.saga_kit.support import FakePublisher, kit_settings, process, until
 
 
 async def test_records_of_all_topics_are_handled_and_then_committed(setup: ConsumerSetup) -> None:
@@ -217,7 +128,7 @@ async def test_a_stop_waits_for_the_running_batch(setup: ConsumerSetup) -> None:
     async with setup.consuming() as consumer:
         await entered.wait()
         stop = asyncio.create_task(consumer.stop())
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # enough time to end, if it did not wait
         assert not stop.done()
         leave.set()
         await stop
@@ -237,7 +148,7 @@ async def test_an_error_of_the_kit_itself_ends_the_process_and_acknowledges_noth
     async with setup.consuming(broken):
         await until(lambda: setup.failures)
         await setup.send(("b", 2), topic="u")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # enough time to take it and to commit its offset
     assert [str(error) for error in setup.failures] == ["a bug of the kit"]
     assert await setup.committed() == 0
 
@@ -289,46 +200,6 @@ async def test_a_record_that_the_client_library_cannot_parse_becomes_a_dead_lett
     assert await setup.committed() == 408
 
 
-async def test_a_partition_that_cannot_be_read_does_not_hold_up_the_others(
-    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A missing codec or a broken checksum stops only its own partition, and no record of it is skipped.
-
-    Readiness and a metric report it while it lasts.
-    """
-    monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
-    everything = {(f"a{n}", n) for n in range(100)}
-    await setup.send(("first", 0))
-    async with setup.consuming() as consumer:
-        await setup.done_is({("first", 0)})
-        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make one partition fail
-        read, bad, failed = client.getmany, TopicPartition(f"{setup.prefix}t", 2), asyncio.Event()
-
-        async def failing(*partitions: TopicPartition, **options: Any) -> Any:
-            if not partitions or bad in partitions:
-                failed.set()
-                raise UnsupportedCodecError("no lz4 here")
-            return await read(*partitions, **options)
-
-        client.getmany = failing
-        await failed.wait()
-        await setup.send(*sorted(everything))
-        behind = {(f"a{n}", n) for n in range(100) if setup.publisher.partition(f"a{n}".encode(), 4) == 2}
-        assert 0 < len(behind) < 100
-        await setup.done_is({("first", 0)} | everything - behind)
-        await until(lambda: f"such as {bad.topic}/2: UnsupportedCodecError" in (consumer.trouble() or ""))
-        watching = asyncio.create_task(consumer.watch(setup.stopping))
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_blocked_partitions") == 1)
-        client.getmany = read
-        await setup.done_is({("first", 0)} | everything)
-        assert consumer.trouble() is None
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_blocked_partitions") == 0)
-        setup.stopping.set()
-        await watching
-    assert await setup.schema.rows("SELECT * FROM {s}.dead_letters") == []
-    assert await setup.committed() == 101
-
-
 async def test_the_ack_policy_is_checked_at_the_start(setup: ConsumerSetup) -> None:
     """A subscriber that would acknowledge by itself keeps the process from starting."""
     consumer = Consumer(
@@ -344,144 +215,6 @@ async def test_the_ack_policy_is_checked_at_the_start(setup: ConsumerSetup) -> N
     with pytest.raises(CannotStart, match="MANUAL"):
         await consumer.start()
     await consumer.stop()
-
-
-async def test_readiness_and_lag(setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member is ready once it has partitions and polls; its lag counts the records that it has not taken."""
-    monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
-    await setup.send(("a", 1))
-    async with setup.consuming() as consumer:
-        await setup.done_is({("a", 1)})
-        assert consumer.trouble() is None
-        watching = asyncio.create_task(consumer.watch(setup.stopping))
-        block = asyncio.Event()
-        handle = setup.worker.handle
-
-        async def slow(tx: Any, messages: Any) -> Any:
-            await block.wait()
-            return await handle(tx, messages)
-
-        setup.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
-        await setup.send(("b", 1))
-        await asyncio.sleep(0.3)
-        await setup.send(*((f"c{n}", n) for n in range(50)))
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 50)
-        block.set()
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
-        setup.stopping.set()
-        await watching
-    assert consumer.trouble() == "no partitions assigned"
-
-
-async def test_a_partition_without_a_leader_hides_no_lag_of_the_others() -> None:
-    """The library never returns the position of a partition without a leader; the others still report their lag."""
-
-    class Client:
-        """Three partitions, of which the middle one has no leader."""
-
-        def assignment(self) -> list[TopicPartition]:
-            return [TopicPartition("t", number) for number in range(3)]
-
-        async def position(self, tp: TopicPartition) -> int:
-            if tp.partition == 1:
-                await asyncio.Event().wait()
-            return 10
-
-        def last_stable_offset(self, _tp: TopicPartition) -> int:
-            return 12
-
-        def highwater(self, _tp: TopicPartition) -> int:
-            return 15
-
-    first, _, last = Client().assignment()
-    assert {first: Lag(10, 5, 2), last: Lag(10, 5, 2)} == await _lags(Client())
-
-
-async def test_an_open_transaction_of_a_foreign_producer_is_lag_and_named(
-    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Records behind an open transaction are lag, readiness names its partition and offset, and no process ends.
-
-    Other partitions continue. After the abort, the records behind it are handled, and none of the transaction.
-    """
-    monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
-    monkeypatch.setattr("saga_kit.messaging.consumer.HELD_S", 0.5)
-    held, free = "a", next(f"b{n}" for n in range(99) if _partition(f"b{n}") != _partition("a"))
-    await setup.send((held, 1))
-    async with _transactional(setup) as producer, setup.consuming(stalled_s=1.0) as consumer:
-        await setup.done_is({(held, 1)})
-        watching = asyncio.create_task(consumer.watch(setup.stopping))
-        await producer.begin_transaction()
-        await producer.send_and_wait(f"{setup.prefix}t", b'["never", 1]', partition=_partition(held))
-        await setup.send((held, 2), (free, 3))
-        await setup.done_is({(held, 1), (free, 3)})
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 2)
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_held_partitions") == 1)
-        where = f"{setup.prefix}t/{_partition(held)} from offset 1"
-        await until(lambda: where in str(consumer.trouble()))
-        ended, _ = await asyncio.wait({watching}, timeout=3)  # longer than the stall limit
-        assert not ended
-        await producer.abort_transaction()
-        await setup.done_is({(held, 1), (held, 2), (free, 3)})
-        await until(lambda: consumer.trouble() is None)
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
-        await until(lambda: setup.metrics.registry.get_sample_value("consumer_held_partitions") == 0)
-        assert [] == setup.failures
-        setup.stopping.set()
-        await watching
-
-
-async def test_a_consumer_that_hangs_while_the_broker_answers_is_stalled(
-    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process ends if fetches get no answer while the broker is reachable; an idle consumer does not end."""
-    monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
-    monkeypatch.setattr("saga_kit.messaging.consumer.QUIET_MAX_S", 0.6)
-    await setup.send(("a", 1))
-    async with setup.consuming(stalled_s=0.5) as consumer:
-        await setup.done_is({("a", 1)})
-        watching = asyncio.create_task(consumer.watch(setup.stopping))
-        await asyncio.sleep(2)
-        assert not watching.done()
-        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make it hang
-        client.pause(*client.assignment())
-        with pytest.raises(Stalled, match="no progress"):
-            await asyncio.wait_for(watching, 20)
-        monkeypatch.setattr(setup.publisher, "missing_topics", _unreachable)
-        watching = asyncio.create_task(consumer.watch(setup.stopping))
-        await asyncio.sleep(2)
-        assert not watching.done()
-        setup.stopping.set()
-        await watching
-
-
-async def test_waiting_for_room_stops_no_other_topic_and_is_no_stall(
-    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While an intake has no room, other topics flow and the member is ready; a real hang is still found."""
-    monkeypatch.setattr("saga_kit.messaging.consumer.WATCH_S", 0.05)
-    room = [0]
-    setup.worker.intake = Intake("u", lambda: room[0])
-    await setup.send(*((f"u{n}", n) for n in range(50)), topic="u")
-    async with setup.consuming(stalled_s=0.5) as consumer:
-        watching = asyncio.create_task(consumer.watch(setup.stopping))
-        for number in range(20):
-            await setup.send((f"t{number}", number))
-            await asyncio.sleep(0.1)
-        flowing = {(f"t{n}", n) for n in range(20)}
-        await setup.done_is(flowing)
-        await asyncio.sleep(1.5)  # no record is taken now, because there is no room
-        assert not watching.done()
-        assert setup.metrics.registry.get_sample_value("consumer_lag_messages") == 50
-        assert consumer.trouble() is None
-        client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to make it hang
-        client.pause(*(tp for tp in client.assignment() if tp.topic == f"{setup.prefix}u"))
-        room[0] = 100
-        with pytest.raises(Stalled, match="50 records behind"):
-            await asyncio.wait_for(watching, 20)
-        client.resume(*client.assignment())
-        await setup.done_is(flowing | {(f"u{n}", n) for n in range(50)})
-    assert await setup.committed() == 70
 
 
 async def test_no_more_than_there_is_room_for_is_taken_at_once(setup: ConsumerSetup) -> None:
@@ -536,33 +269,13 @@ async def test_an_idle_member_waits_instead_of_asking_again_and_again(setup: Con
             return await read(*partitions, **options)
 
         client.getmany = counted
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(2.5)  # the time in which the polls are counted
         assert polls <= 5
         handled = asyncio.Event()
         setup.worker.fault = lambda _: handled.set()
         await setup.send(("b", 1))
         async with asyncio.timeout(0.5):
             await handled.wait()
-
-
-@asynccontextmanager
-async def _transactional(setup: ConsumerSetup) -> AsyncIterator[Any]:
-    """Connect a foreign transactional producer; the broker waits 15 minutes for the end of its transaction."""
-    options = {"transactional_id": f"{setup.prefix}t", "transaction_timeout_ms": 900_000}
-    producer = AIOKafkaProducer(bootstrap_servers=setup.address, **options)
-    await producer.start()
-    try:
-        yield producer
-    finally:
-        await producer.stop()
-
-
-def _partition(key: str) -> int:
-    return partition_of(murmur2(key.encode()), 4)
-
-
-async def _unreachable(_: Iterable[str]) -> list[str]:
-    raise KafkaConnectionError("away")
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
@@ -592,13 +305,13 @@ async def test_a_rebalance_in_mid_flight_loses_nothing(setup: ConsumerSetup) -> 
     async def feed() -> None:
         for n in range(0, 900, 30):
             await setup.send(*((f"a{m}", m % 900) for m in range(n, n + 30)))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # so that records flow during each rebalance
 
     feeding = asyncio.create_task(feed())
     async with setup.consuming():
-        await asyncio.sleep(0.5)
-        async with setup.consuming():
-            await asyncio.sleep(1)
+        await until(lambda: setup.worker.handled)
+        async with setup.consuming() as second:
+            await until(lambda: second.trouble() is None)
         async with setup.consuming():
             await feeding
         await setup.done_is(expected)

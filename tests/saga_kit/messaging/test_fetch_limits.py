@@ -21,9 +21,8 @@ from aiokafka.record import default_records
 
 from saga_kit.messaging import fetch_limits
 from saga_kit.messaging.fetch_limits import HEADERS_MAX, RECORD_BYTES_MAX, UNPACKED_BYTES_MAX, UnpackedTooLarge
-from tests.saga_kit.messaging.test_consumer import HEADERS, ConsumerSetup, setup
+from tests.saga_kit.messaging.consumer_setup import HEADERS, ConsumerSetup
 
-__all__ = ["setup"]
 MEMORY_BYTES = 512 * 1024 * 1024
 """The memory limit of a service in the compose file."""
 CODECS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {

@@ -8,11 +8,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewPartitions, NewTopic
 
-from tests.saga_kit.messaging.test_consumer import HEADERS, ConsumerSetup, setup
+from tests.saga_kit.messaging.consumer_setup import HEADERS, ConsumerSetup
 from tests.saga_kit.support import until
 from tests.support.infrastructure import kafka_admin
-
-__all__ = ["setup"]
 
 
 async def _records(setup: ConsumerSetup, topic: str, partition: int, *values: tuple[str, int]) -> None:

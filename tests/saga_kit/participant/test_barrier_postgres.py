@@ -72,7 +72,7 @@ class Adapter:
     topics = ("commands",)
 
     def command(self, envelope: Envelope, record: Record) -> HoldCommand[None]:
-        """Unused here."""
+        """Never called: these tests give the barrier commands that are read already."""
         raise NotImplementedError
 
     def reply(

@@ -103,7 +103,7 @@ async def test_many_requests_are_one_check_a_second() -> None:
     async def database() -> None:
         nonlocal looks
         looks += 1
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # other requests come while it is asked
 
     few = httpx.Limits(max_connections=20)
     async with serving(Health({"database": database})) as port, httpx.AsyncClient(limits=few, timeout=30) as client:
@@ -113,7 +113,7 @@ async def test_many_requests_are_one_check_a_second() -> None:
         assert {200} == {answer.status_code for answer in answers}
         assert looks <= 1 + (time.monotonic() - began) / health_module.REUSED_S
         asked = looks
-        await asyncio.sleep(health_module.REUSED_S + 0.1)
+        await asyncio.sleep(health_module.REUSED_S + 0.1)  # until the report is too old to be reused
         await client.get(url)
         assert asked + 1 == looks
 
@@ -157,14 +157,15 @@ async def test_a_change_of_the_checks_is_seen_at_once() -> None:
 
 async def test_a_cancelled_request_does_not_cancel_the_report_for_others() -> None:
     """A request that is cancelled does not cancel the report that others wait for."""
-    released = asyncio.Event()
+    asked, released = asyncio.Event(), asyncio.Event()
 
     async def database() -> None:
+        asked.set()
         await released.wait()
 
     health = Health({"database": database})
     impatient, patient = (asyncio.create_task(health.report()) for _ in range(2))
-    await asyncio.sleep(0.05)
+    await asked.wait()
     impatient.cancel()
     released.set()
     assert {"database": "ok"} == await patient
