@@ -65,8 +65,9 @@ _RIGHTS: Final = """
 
 
 def replace_view(connection: Connection, name: str, query: str) -> None:
-    """Give a view another query, by its name (`audit.orders`): the view keeps its rights and its comment.
+    """Give a view another query, by its name (`audit.orders`): the view keeps its comment and who may use it.
 
+    Rights on single columns, grant options and the view's own options are lost: give them again where there are any.
     In a migration: `replace_view(op.get_bind(), "audit.orders", "SELECT ...")`. The new query may leave out columns, or
     order them anew, which `CREATE OR REPLACE VIEW` refuses; so `upgrade` and `downgrade` are written alike. Raises what
     the driver raises, such as for a view that another one is made from: replace both, the outer one last.

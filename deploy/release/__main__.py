@@ -77,8 +77,7 @@ def refuse(release: Release) -> None:
     branch = _git(release, "branch", "--show-current")
     if branch != BRANCH:
         raise ReleaseError(f"releases are made on the branch {BRANCH}, and this is {branch or 'no branch'}")
-    if changes := _git(release, "status", "--porcelain"):
-        raise ReleaseError(f"the checkout is not clean:\n{changes}")
+    _refuse_changes(release)
     versions = [current(release), *(tag.removeprefix("v") for tag in _git(release, "tag", "--list", "v*").split())]
     try:
         newest = max(map(Version, versions))
@@ -94,6 +93,11 @@ def refuse(release: Release) -> None:
         raise ReleaseError("no container engine answers `docker info`; IMAGE=no makes a release without the image")
 
 
+def _refuse_changes(release: Release) -> None:
+    if changes := _git(release, "status", "--porcelain"):
+        raise ReleaseError(f"the checkout is not clean:\n{changes}")
+
+
 def current(release: Release) -> str:
     """Return the version in pyproject.toml."""
     found = _VERSION.search((release.root / "pyproject.toml").read_text())
@@ -103,18 +107,27 @@ def current(release: Release) -> str:
 
 
 def steps(release: Release) -> list[tuple[str, Callable[[], object]]]:
-    """Tell what is done, in order: a line each, and what does it."""
+    """Tell what is done, in order: a line each, and what does it. The commit at hand is the one that is released."""
+    checked = _git(release, "rev-parse", "HEAD")
     image = "the image order-saga:" + release.version if release.image else "no image"
     return [
         *((f"run `make {verb}`", lambda verb=verb: _check(release, verb)) for verb in release.checks),
-        (f"date the changelog, set version {release.version}, commit, build, tag {release.tag}", lambda: make(release)),
+        (
+            f"date the changelog, set version {release.version}, commit, build, tag {release.tag}",
+            lambda: make(release, checked),
+        ),
         (f"have in {release.dist}: wheel, sdist, bill of materials, checksums; and {image}", lambda: _report(release)),
     ]
 
 
-def make(release: Release) -> None:
-    """Commit, build and tag; when something fails, take back what was written and committed."""
-    before = _git(release, "rev-parse", "HEAD")
+def make(release: Release, checked: str) -> None:
+    """Commit, build and tag; when something fails, take back what was written and committed.
+
+    Raises `ReleaseError`, and changes nothing, when somebody has worked in the checkout since `checked` was checked.
+    """
+    _refuse_changes(release)
+    if _git(release, "rev-parse", "HEAD") != checked:
+        raise ReleaseError("there is a commit that was not checked: somebody committed while the checks ran")
     try:
         write(release)
         _git(release, "commit", "--quiet", "--all", "--message", f"Release {release.version}")
@@ -123,7 +136,7 @@ def make(release: Release) -> None:
         message = f"{release.version}\n\n{notes}\n"
         _git(release, "tag", "--annotate", release.tag, "--cleanup", "whitespace", "--message", message)
     except BaseException:
-        _git(release, "reset", "--quiet", "--hard", before)
+        _git(release, "reset", "--quiet", "--hard", checked)
         raise
 
 

@@ -54,10 +54,12 @@ def cancel(
 
     Examples: order-saga cancel ORDER_ID --as alice, or order-saga cancel --user alice --asset BTC --yes
     """
-    if as_user:
-        _cancel_by_rest(order_ids or [], as_user)
-    else:
+    if not as_user:
         _repair("cancel", order_ids, orders.filter(parked_reason), run)
+    elif parked_reason or orders != OrderOptions() or run != RunOptions():
+        raise WrongRequest("with --as, orders are cancelled one by one, as their owner would: it takes no other option")
+    else:
+        _cancel_by_rest(order_ids or [], as_user)
 
 
 @grouped

@@ -30,17 +30,30 @@ def migrate(database_url: str, revision: str, passwords: Mapping[str, str], pref
     Raises `WrongRequest`, with nothing changed, for a revision that does not exist and for a role that is not ours.
     It starts an event loop of its own: call it from where none is running.
     """
+    if not revision:
+        raise WrongRequest("nothing was changed: --revision names no revision; 'head' is the newest")
     logins = passwords if revision == HEAD else {}
     try:
         with naming(database_url):
             before = migrations.current(database_url)
-            if revision == HEAD or before is None or revision > before:
-                migrations.upgrade(database_url, revision, logins, prefix)
-            else:
+            if _is_down(revision, before):
                 migrations.downgrade(database_url, revision)
+            else:
+                migrations.upgrade(database_url, revision, logins, prefix)
             after = migrations.current(database_url)
     except ValueError as error:
         raise WrongRequest(f"nothing was changed: {error}") from None
     except CommandError as error:
         raise WrongRequest(f"nothing was changed: --revision is {revision!r}: {error}") from None
     return Moved(before, after, [prefix + name for name in logins])
+
+
+def _is_down(revision: str, before: str | None) -> bool:
+    """Tell whether a revision, as alembic writes it (`head`, `base`, `-1`, `+1`, a name), is older than the one before.
+
+    A name that nobody knows is no way down: alembic refuses it by name, either way.
+    """
+    if revision == "base" or revision.startswith("-"):
+        return True
+    known = migrations.known()
+    return revision in known and before in known and known.index(revision) < known.index(before)

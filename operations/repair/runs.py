@@ -105,16 +105,20 @@ async def rest_of(engine: AsyncEngine, run: Run, action: str, pace: Pace) -> Pac
 async def work_off(
     items: AsyncIterator[T], act: Callable[[T], Awaitable[Result]], pace: Pace
 ) -> AsyncIterator[ItemResult]:
-    """Do it to every item, and give the result of each as soon as it is known."""
-    begun, number = time.monotonic(), 0
+    """Do it to every item, and give the result of each as soon as it is known.
+
+    What an earlier start has done counts for the rate and not for the limit, from which `rest_of` has taken it already.
+    """
+    begun, number, counted = time.monotonic(), 0, 0
     async for item in items:
-        if pace.limit is not None and number >= pace.limit:
+        if pace.limit is not None and counted >= pace.limit:
             break
         wait_s = begun + number / pace.rate - time.monotonic()
         if wait_s > 0 and not pace.dry_run:
             await asyncio.sleep(wait_s)
         result = WOULD_BE_DONE if pace.dry_run else await _repeat(act, item)
         number += 1
+        counted += result != DONE_BEFORE
         yield ItemResult(item.name, *result)
 
 

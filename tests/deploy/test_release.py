@@ -150,6 +150,27 @@ def test_a_release_that_fails_leaves_the_checkout_as_it_was(checkout: Path, spoi
     assert before == _state(checkout)
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "why"),
+    [
+        pytest.param("echo mine >> README.md", "not clean", id="an edit"),
+        pytest.param("git commit --quiet --allow-empty --message mine", "a commit that was not checked", id="a commit"),
+    ],
+)
+def test_work_that_was_done_during_the_checks_is_neither_released_nor_lost(
+    checkout: Path, meanwhile: str, why: str
+) -> None:
+    """The release ends before it writes anything."""
+    (checkout / "Makefile").write_text(f"help:\n\t{meanwhile}\n")
+    subprocess.run(["git", "commit", "--quiet", "--all", "--message", "x"], cwd=checkout, check=True)  # noqa: S607
+    before = _state(checkout)
+    refused = _release(checkout)
+    after = _state(checkout)
+    assert (1, True) == (refused.returncode, why in refused.stderr)
+    assert (before[1], False) == (after[1], "Release" in git("log", "-1", "--format=%s", folder=checkout))
+    assert before != after
+
+
 def test_without_a_container_engine_only_a_release_without_image_is_made(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,17 @@ def test_what_no_command_takes_is_exit_2(name: tuple[str, ...], away: dict[str, 
     assert "No such option: --no-such-option" in output.err
 
 
+def test_what_a_cancel_by_rest_does_not_do_is_refused(away: dict[str, int], typed: Any) -> None:
+    """With `--as` no other option is dropped without a word, a dry run above all: exit 2, and nobody is asked."""
+    assert away
+    others = [one for one in COMMANDS["cancel",].params if one.param_type_name == "option" and one.name != "as_user"]
+    assert {"dry_run", "limit", "run_id", "phase", "parked_reason", "yes"} <= {one.name for one in others}
+    for one in (one for one in others if one.name != "help"):
+        words = [max(one.opts, key=len), *(["7"] if _takes_value(one) else [])]
+        output = typed("cancel", GOOD["order_id"], "--as", "alice", *words)
+        assert (words, 2, True) == (words, output.code, "takes no other option" in output.err)
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [

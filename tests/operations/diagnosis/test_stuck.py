@@ -7,6 +7,7 @@ from uuid import UUID
 from contracts.vocabulary import Side
 from operations.diagnosis.locks import held_rows
 from operations.diagnosis.stuck import Group, Item, count, find
+from operations.diagnosis.why import cause, why
 from operations.repair import pauses
 from operations.repair.runs import Run
 from order_saga.core.saga import Participant
@@ -40,8 +41,8 @@ async def test_groups_count_what_has_one_cause(db: OrderDatabase) -> None:
     groups: dict[str, Group] = {}
     for item in await found(db):
         count(groups, item)
-    [(cause, group)] = groups.items()
-    assert ("waiting for assets", 3, 0, str(UUID(int=1))) == (cause, group.orders, group.overdue, group.oldest_id)
+    [(name, group)] = groups.items()
+    assert ("waiting for assets", 3, 0, str(UUID(int=1))) == (name, group.orders, group.overdue, group.oldest_id)
 
 
 async def test_a_pause_explains_what_it_holds_back(db: OrderDatabase) -> None:
@@ -50,6 +51,16 @@ async def test_a_pause_explains_what_it_holds_back(db: OrderDatabase) -> None:
     await db.begin(1)
     [item] = await found(db)
     assert ("held back: assets is paused", "order-saga unpause assets") == (item.cause, item.advice)
+
+
+async def test_a_phase_of_a_newer_version_is_explained_too(db: OrderDatabase) -> None:
+    """Such an order may need any of those who are paused."""
+    await pauses.begin(db.engine, Participant.ASSETS, Run("r", "ann"), "new disks")
+    await db.begin(1)
+    [item] = await found(db)
+    newer, paused = {**item.row, "phase": "NEWER"}, await pauses.current(db.engine)
+    assert item.cause == cause(newer, paused).name
+    assert item.row["why"] == why(newer, paused)
 
 
 async def test_a_lock_of_somebody_else_is_a_line(db: OrderDatabase) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from operations.access.errors import WrongRequest
-from operations.repair.runs import ItemResult, Pace, Result, check_choice, name_run, work_off
+from operations.repair.runs import DONE_BEFORE, ItemResult, Pace, Result, check_choice, name_run, work_off
 
 
 class Item(NamedTuple):
@@ -35,6 +35,17 @@ async def test_a_rate_is_kept_and_a_limit_too() -> None:
     results = [one async for one in work_off(items("abcdef"), done, Pace(rate=20, limit=5))]
     assert [ItemResult(name, done=True, result="done") for name in "abcde"] == results
     assert time.monotonic() - began >= 4 / 20
+
+
+async def test_what_was_done_before_does_not_count_for_the_limit() -> None:
+    """`rest_of` has taken it from the limit, so a run that is started again does all of what was left."""
+    before = {"a", "b"}
+
+    async def act(item: Item) -> Result:
+        return DONE_BEFORE if item.name in before else await done(item)
+
+    results = [one async for one in work_off(items("abcd"), act, Pace(limit=1))]
+    assert ["done before", "done before", "done"] == [one.result for one in results]
 
 
 async def test_an_item_that_can_not_be_done_stops_no_other() -> None:
