@@ -40,8 +40,8 @@ _CACHED_MAX = 1024
 """Size of the caches of headers: types and sources are few, and messages sent together have one time."""
 _read_time = msgspec.json.Decoder(datetime).decode  # the same RFC 3339 as in bodies, on every Python
 _write_time = msgspec.json.Encoder().encode
-TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-"""W3C Trace Context: trace, span and flags."""
+TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+"""W3C Trace Context: trace, span and flags, of any version but the invalid `ff`."""
 _ATTEMPT = re.compile(rb"[1-9][0-9]{0,8}")
 
 

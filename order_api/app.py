@@ -172,11 +172,12 @@ def create_app(
     authentication = Authentication(tokens, limit)
     served = _served((orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
     app = Starlette(
-        routes=[_hot(served), *swagger_routes(), Mount("/", _cold(served))],
+        routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
         middleware=_middleware(settings, in_flight, registry),
         exception_handlers={HTTPException: on_http_error},
     )
+    app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
     return app
 
@@ -207,7 +208,8 @@ def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
         exception_handlers={HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
-    app.router.routes += [api_route(operation, endpoint) for operation, endpoint in served if operation.name != HOT]
+    cold = [api_route(operation, endpoint) for operation, endpoint in served if operation.name != HOT]
+    app.router.routes += [*swagger_routes(), *cold]
     return app
 
 

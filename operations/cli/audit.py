@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from operations.access.system import database_url, ledger_setting
@@ -49,7 +50,7 @@ def audit(
         raise typer.Exit(asyncio.run(_watch(host, port, every)))
     done = asyncio.run(_once())
     if done.hidden:
-        err.print(f"[yellow]{_unseen(done.hidden)}[/]")
+        err.print(f"[yellow]{escape(_unseen(done.hidden))}[/]")
     if json:
         print_json([{"invariant": f.invariant, "order_id": f.order_id, "what": f.what} for f in done.findings])
     else:
@@ -62,7 +63,7 @@ def _print(done: Audited) -> None:
     if done.findings:
         table = Table("invariant", "order", "what is wrong", title="audit")
         for finding in done.findings:
-            table.add_row(finding.invariant, str(finding.order_id or ""), finding.what)
+            table.add_row(finding.invariant, str(finding.order_id or ""), escape(finding.what))
         print_table(table)
     elif done.hidden:
         out.print("[green]audit: what can be seen holds[/]")

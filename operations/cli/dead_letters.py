@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 
 from operations.access.system import database, kafka_settings, ledger_setting, publishing
 from operations.cli.options import OPERATING, DeadLetterOptions, DeadLetterState, Json, RunOptions, grouped
@@ -166,5 +167,5 @@ async def _tables(engine: AsyncEngine) -> DeadLetterTables:
 
     found = await tables(engine, ledger_setting())
     if found.hidden:
-        err.print(f"[yellow]{found.hidden}[/]")
+        err.print(f"[yellow]{escape(found.hidden)}[/]")
     return found

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rich.markup import escape
 from rich.table import Table
 
 from local_stack.errors import StackError
@@ -49,7 +50,7 @@ async def run_demo(*, keep: bool, json: bool) -> int:
             good = await _show(_target(stack), json=json)
         (err if json else out).print(f"\n{time.monotonic() - began:.0f} s, nothing is left running\n{NEXT}")
     except StackError as error:
-        err.print(f"[red]{error}[/]")
+        err.print(f"[red]{escape(str(error))}[/]")
         return 1
     finally:
         if not keep:
@@ -101,6 +102,6 @@ def _print_rest(played: Played) -> None:
         out.print(f"{'[green]✓[/]' if good else '[red]✗[/]'} {title}")
     print_story(played.story)
     for finding in played.findings:
-        out.print(f"[red]{finding.invariant} {finding.order_id}: {finding.what}[/]")
+        out.print(f"[red]{finding.invariant} {finding.order_id}: {escape(finding.what)}[/]")
     findings = len(played.findings)
     out.print(f"[red]audit: {findings} findings[/]" if findings else "[green]audit: I1 to I11 hold[/]")

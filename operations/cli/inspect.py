@@ -96,7 +96,7 @@ def _print_journal(journal: list[Posting]) -> None:
     table = Table("entry", "account", "asset", "amount", title="journal", title_justify="left")
     table.columns[3].justify = "right"
     for posting in journal:
-        table.add_row(*posting)
+        table.add_row(*map(escape, posting))
     print_table(table)
 
 

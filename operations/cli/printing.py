@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def describe_order(order: dict[str, Any]) -> str:
     if order.get("average_price"):
         line += f" {order['filled_quantity']} {order['asset_id']} at {order['average_price']}, fee {order['fee']}"
     if order.get("reason_code"):
-        line += f" {order['reason_code']}" + (f" ({order['reason']})" if order.get("reason") else "")
+        line += f" {order['reason_code']}" + (f" ({escape(order['reason'])})" if order.get("reason") else "")
     return line
 
 

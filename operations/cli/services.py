@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from operations.access.errors import Trouble, WrongRequest
@@ -96,11 +97,11 @@ def topics(
         names = ", ".join(found.late)
         raise Trouble(f"the cluster has accepted {names} and does not have them {VISIBLE_WITHIN_S:.0f} s later")
     if found.unseen:
-        err.print(found.unseen)
+        err.print(found.unseen, markup=False)
     for line in found.partitions:
-        out.print(line)
+        out.print(line, markup=False)
     for line in found.wrong:
-        err.print(f"[red]{line}[/]")
+        err.print(f"[red]{escape(line)}[/]")
     if found.wrong:
         raise Trouble(f"{len(found.wrong)} topics are not as they should be")
 
@@ -140,5 +141,5 @@ def settings() -> None:
 
     table = Table("variable", "read by", "default", "meaning")
     for setting in all_settings():
-        table.add_row(*setting)
+        table.add_row(*map(escape, setting))
     print_table(table)

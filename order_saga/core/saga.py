@@ -330,7 +330,8 @@ requested_fields: Final = attrgetter(*REQUESTED_FIELDS)
 _SHOWN_FIELDS: Final = tuple(name for name in Order.__struct_fields__ if name in Saga.__struct_fields__)
 """All fields of an order but its currencies are the saga's own, by the same names."""
 _shown: Final = attrgetter(*_SHOWN_FIELDS)
+_CURRENCIES: Final = frozenset({"cash_asset_id", "fee_asset_id"})
 _as_order: Final = itemgetter(
-    *(_SHOWN_FIELDS.index(name) if name in _SHOWN_FIELDS else -1 for name in Order.__struct_fields__)
+    *(-1 if name in _CURRENCIES else _SHOWN_FIELDS.index(name) for name in Order.__struct_fields__)
 )
-"""Sorts them by the fields of an order; what is no field of the saga is a currency, which stands last."""
+"""Sorts them by the fields of an order; the currency, which stands last, is no field of the saga."""

@@ -64,7 +64,7 @@ class LedgerStart:
         if not known.has_table:
             if not known.has_holds:
                 raise CannotStart(
-                    f"the table {self._schema}.ledger_start is missing (saga_kit.participant.ledger_start makes it)"
+                    f"the table {self._schema}.ledger_start is missing (saga_kit.ledger_start_table describes it)"
                 )
             log.warning("no start of the ledger is written down, every command is executed", schema=self._schema)
             return None

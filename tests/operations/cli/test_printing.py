@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from operations.cli import demo
-from operations.cli.printing import out, print_table
+from operations.cli.printing import describe_order, out, print_table
 from operations.demo.scenes import scenes
 
 Print = Callable[[int, Callable[[], None]], list[str]]
@@ -45,3 +45,11 @@ def test_a_table_that_fits_stays_one(printed: Print) -> None:
     table.add_row("BTC", "0.01", "")
     assert "━" in printed(80, lambda: print_table(table))[1]
     assert ["accounts of alice", "- BTC · 0.01"] == printed(20, lambda: print_table(table))
+
+
+def test_a_reason_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A participant chooses its words; to the terminal's library, square brackets are its own."""
+    reason = "no [/foo] [red]today"
+    order = {"status": "FAILED", "reason_code": "ASSET_NOT_TRADABLE", "reason": reason}
+    out.print(describe_order(order))
+    assert f"FAILED ASSET_NOT_TRADABLE ({reason})\n" == capsys.readouterr().out

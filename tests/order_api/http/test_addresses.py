@@ -59,10 +59,22 @@ async def test_the_root_says_where_to_begin(api: Api) -> None:
         assert (401 if name == "orders" else 200) == (await api.client.get(path)).status_code
 
 
-async def test_options_and_other_methods_hear_what_is_allowed(api: Api) -> None:
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/orders", "GET, HEAD, POST"),
+        ("/", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+        ("/docs/1/index.css", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/problems/", "GET, HEAD"),
+        ("/health/ready", "GET, HEAD"),
+    ],
+)
+async def test_options_and_other_methods_hear_what_is_allowed(api: Api, path: str, allowed: str) -> None:
     """405 with all methods of the path, HEAD among them."""
-    answers = [await api.client.request(method, "/v1/orders") for method in ("OPTIONS", "DELETE", "PATCH")]
-    assert [(405, "GET, HEAD, POST")] * 3 == [(one.status_code, one.headers["allow"]) for one in answers]
+    answers = [await api.client.request(method, path) for method in ("OPTIONS", "DELETE", "PATCH")]
+    assert [(405, allowed)] * 3 == [(one.status_code, one.headers.get("allow")) for one in answers]
 
 
 BUY = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}
