@@ -152,7 +152,7 @@ async def test_a_folder_that_is_the_users_alone_is_enough(tmp_path: Path, monkey
 async def without(folder: Path, *capabilities: str) -> AsyncIterator[tuple[int, list[str]]]:
     """Run it twice as a root without these capabilities; give the exit status and what it said."""
     if os.geteuid() != 0:
-        pytest.skip("only root can drop capabilities")
+        pytest.skip("only root can drop capabilities")  # CI is root, and fails when a test is skipped
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(HERE / "run_postgres.py"), str(folder), *capabilities),
         env=ENVIRONMENT,

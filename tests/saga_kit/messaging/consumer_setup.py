@@ -66,6 +66,19 @@ class ConsumerSetup:
         finally:
             await consumer.stop()
 
+    def pause_in_the_next_batch(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """Have the worker wait in its transaction; return what tells that it is there, and what lets it go on."""
+        entered, leave = asyncio.Event(), asyncio.Event()
+        handle = self.worker.handle
+
+        async def slow(tx: Any, messages: Any) -> Any:
+            entered.set()
+            await leave.wait()
+            return await handle(tx, messages)
+
+        self.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+        return entered, leave
+
     async def done(self) -> set[tuple[str, int]]:
         """Read the committed rows."""
         return {(key, value) for key, value in await self.schema.rows("SELECT key, value FROM {s}.done")}

@@ -116,15 +116,7 @@ async def test_nothing_is_acknowledged_after_a_batch_was_given_up(setup: Consume
 async def test_a_stop_waits_for_the_running_batch(setup: ConsumerSetup) -> None:
     """A member that is stopped in a transaction finishes, publishes and commits that batch first."""
     await setup.send(("a", 1))
-    entered, leave = asyncio.Event(), asyncio.Event()
-    handle = setup.worker.handle
-
-    async def slow(tx: Any, messages: Any) -> Any:
-        entered.set()
-        await leave.wait()
-        return await handle(tx, messages)
-
-    setup.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+    entered, leave = setup.pause_in_the_next_batch()
     async with setup.consuming() as consumer:
         await entered.wait()
         stop = asyncio.create_task(consumer.stop())

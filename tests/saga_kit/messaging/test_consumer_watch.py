@@ -67,20 +67,12 @@ async def test_readiness_and_lag(setup: ConsumerSetup, monkeypatch: pytest.Monke
         await setup.done_is({("a", 1)})
         assert consumer.trouble() is None
         watching = asyncio.create_task(consumer.watch(setup.stopping))
-        entered, block = asyncio.Event(), asyncio.Event()
-        handle = setup.worker.handle
-
-        async def slow(tx: Any, messages: Any) -> Any:
-            entered.set()
-            await block.wait()
-            return await handle(tx, messages)
-
-        setup.worker.handle = slow  # type: ignore[method-assign]  # the test's own pause
+        entered, leave = setup.pause_in_the_next_batch()
         await setup.send(("b", 1))
         await entered.wait()
         await setup.send(*((f"c{n}", n) for n in range(50)))
         await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 50)
-        block.set()
+        leave.set()
         await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 0)
         setup.stopping.set()
         await watching
