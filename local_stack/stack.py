@@ -44,6 +44,7 @@ LOGIN_PREFIX = "order_saga_"
 """What the names of our logins begin with: a server has one set of logins for all its databases."""
 FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "broker": 9092}
 SESSION_TIMEOUT_S = 6
+EMBEDDED_FETCH_WAIT_MS = "15"
 
 LoadSamples: TypeAlias = Callable[[Mapping[str, str]], Awaitable[None]]
 """Load sample data, given the database address of each login."""
@@ -279,6 +280,9 @@ class LocalStack:
             "KAFKA_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
             "ORDER_SAGA_TIME_SCALE": f"{self.options.time_scale:g}",
         }
+        if not self.options.kafka_bootstrap_servers:
+            # The embedded broker holds an empty fetch for its whole time, even when a record comes meanwhile.
+            stack["KAFKA_FETCH_MAX_WAIT_MS"] = EMBEDDED_FETCH_WAIT_MS
         return inherited | stack | dict(self.options.environment)
 
     def _login_url(self, login: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -72,6 +72,13 @@ def replace_view(connection: Connection, name: str, query: str) -> None:
     order them anew, which `CREATE OR REPLACE VIEW` refuses; so `upgrade` and `downgrade` are written alike. Raises what
     the driver raises, such as for a view that another one is made from: replace both, the outer one last.
     """
-    kept = connection.exec_driver_sql(_RIGHTS.format(name=name)).scalars().all()
-    for statement in (f"DROP VIEW {name}", f"CREATE VIEW {name} AS {query}", *kept):
+    replace_views(connection, {name: query})
+
+
+def replace_views(connection: Connection, queries: Mapping[str, str], between: Iterable[str] = ()) -> None:
+    """Give views other queries, like `replace_view`; no view is there while the statements `between` run."""
+    kept = [line for name in queries for line in connection.exec_driver_sql(_RIGHTS.format(name=name)).scalars()]
+    drops = (f"DROP VIEW {name}" for name in queries)
+    creates = (f"CREATE VIEW {name} AS {query}" for name, query in queries.items())
+    for statement in (*drops, *between, *creates, *kept):
         connection.exec_driver_sql(statement)

@@ -58,11 +58,14 @@ from saga_kit.runtime.settings import load
 from saga_kit.runtime.startup import wait_for
 from saga_kit.runtime.telemetry import configure_logging
 from saga_kit.runtime.tracing import configure_tracing
+from saga_kit.runtime.transactions import Begins, Transactions
 from saga_kit.service import collect_seldom
 
 NAME: Final = "api"
 HOT: Final = "submitOrder"
 """The one call that is served without FastAPI."""
+CHECKS: Final = 2
+"""Connections for checks, apart from those of requests: whether a pooler shares sessions is seen with two."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
 CORS_METHODS: Final = ("GET", "POST", "PUT")
@@ -95,9 +98,10 @@ def run() -> int:
 async def serve(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT, then answer the requests that are under way."""
     sock = listen(settings.http_host, settings.http_port)
-    engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=settings.api_database_pool_size)
+    engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=CHECKS)
+    transactions = Transactions(settings.sqlalchemy_url, application_name=NAME, size=settings.api_database_pool_size)
     publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
-    app = create_app(settings, engine, publisher, health=readiness(engine, publisher))
+    app = create_app(settings, transactions, publisher, health=readiness(engine, publisher))
     server = server_for(app, settings.trusted_proxies)
     make_room(settings.api_connections_max)
     log.info("starting", url="http://{}:{}".format(*sock.getsockname()[:2]))
@@ -114,6 +118,7 @@ async def serve(settings: ApiSettings) -> None:
         stopping.set()
         await asyncio.gather(checking, looking, return_exceptions=True)
         await publisher.stop()
+        await transactions.close()
         await engine.dispose()
         log.info("ended")
     checking.result()
@@ -139,14 +144,19 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
 
 
 def create_app(
-    settings: ApiSettings, engine: AsyncEngine, publisher: Publishes, *, health: Health, grace_s: float = GRACE_S
+    settings: ApiSettings,
+    source: AsyncEngine | Begins,
+    publisher: Publishes,
+    *,
+    health: Health,
+    grace_s: float = GRACE_S,
 ) -> Starlette:
     """Build the application: the one hot route first, FastAPI for the others. While it runs, so does its sweeper."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
     republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
-    store, unpublished = Store(engine, grace_s=grace_s), Unpublished()
+    store, unpublished = Store(source, grace_s=grace_s), Unpublished()
     waiters = _waiters(settings, registry)
     follower = Follower(settings, waiters)
     followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)

@@ -6,7 +6,7 @@ All modules below are internal and may change in any release.
     run a service     run_service, Service, Kit, KitSettings, KafkaSettings, load, parse_database_url
     handle batches    Handler, Received, Record, Effects, OutboxMessage, RejectedRecord, Intake, BatchProcess
     answer on holds   ParticipantHandler, Ledger, HoldCommand, CommandKind, Hold, Refusal, Adapter, BalanceAdapter
-    store, publish    Outbox, DeadLetters, DeadLetter, Holds, Publisher, RawMessage
+    store, publish    Transaction, Transactions, Begins, Outbox, DeadLetters, DeadLetter, Holds, Publisher, RawMessage
     describe tables   outbox_table, dead_letters_table, holds_table, holds_archive_table, ledger_start_table
     repeat            keep_doing, pause, Backoff
     fail              KitError and the errors below it
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Stopped,
     )
     from saga_kit.runtime.settings import KafkaSettings, KitSettings, load
+    from saga_kit.runtime.transactions import Begins, Transaction, Transactions
     from saga_kit.service import Kit, Service, run_service
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Backoff",
     "BalanceAdapter",
     "BatchProcess",
+    "Begins",
     "CannotStart",
     "CommandKind",
     "Contention",
@@ -76,6 +78,8 @@ __all__ = [
     "Service",
     "Stalled",
     "Stopped",
+    "Transaction",
+    "Transactions",
     "dead_letters_table",
     "holds_archive_table",
     "holds_table",
@@ -118,6 +122,7 @@ _MODULES: Final = {
         "Stopped",
     ),
     "saga_kit.runtime.settings": ("KafkaSettings", "KitSettings", "load"),
+    "saga_kit.runtime.transactions": ("Begins", "Transaction", "Transactions"),
     "saga_kit.service": ("Kit", "Service", "run_service"),
 }
 _HOME: Final = {name: module for module, names in _MODULES.items() for name in names}

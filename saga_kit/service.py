@@ -32,6 +32,7 @@ from saga_kit.runtime.settings import KitSettings
 from saga_kit.runtime.startup import wait_for
 from saga_kit.runtime.telemetry import KitMetrics, configure_logging
 from saga_kit.runtime.tracing import configure_tracing
+from saga_kit.runtime.transactions import Transactions
 from saga_kit.runtime.watchdog import watchdog
 
 M = TypeVar("M")
@@ -50,6 +51,9 @@ class Kit:
 
     settings: KitSettings
     engine: AsyncEngine
+    """For what is done seldom; see `transactions`."""
+    transactions: Transactions
+    """For what is done again and again."""
     publisher: Publisher
     registry: CollectorRegistry
     """Prometheus registry of this process: a service's own metrics go here."""
@@ -143,14 +147,15 @@ class Service:
             """  # noqa: S608 - the schema's name is the program's own
         self._metrics = KitMetrics()
         self._engine = create_engine(settings.sqlalchemy_url, application_name=name, by_key=True)
+        self._transactions = Transactions(settings.sqlalchemy_url, application_name=name, by_key=True)
         self._publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{name}")
-        self._kit = Kit(settings, self._engine, self._publisher, self._metrics.registry, stopping)
+        self._kit = Kit(settings, self._engine, self._transactions, self._publisher, self._metrics.registry, stopping)
         self._handler = handler(self._kit)
         self._tasks = tasks
         outbox = Outbox(schema)
-        self._relay = Relay(self._engine, schema, outbox, self._publisher)
+        self._relay = Relay(self._transactions, schema, outbox, self._publisher)
         self._process = BatchProcess(
-            engine=self._engine,
+            transactions=self._transactions,
             handler=self._handler,
             outbox=outbox,
             dead_letters=DeadLetters(schema),
@@ -189,6 +194,7 @@ class Service:
         finally:
             self._stopping.set()
             await self._publisher.stop()
+            await self._transactions.close()
             await self._engine.dispose()
             await self.server.stop()
             log.info("ended")
@@ -263,17 +269,18 @@ class Service:
 
     async def _measure(self) -> None:
         with self._lookback.look() as look:
-            async with self._engine.connect() as connection:
-                row = (await connection.exec_driver_sql(self._measure_sql, (look.back_s,))).one()
+            async with self._transactions.alone() as tx:
+                unsent, dead_letters, now_s = await tx.fetchrow(self._measure_sql, look.back_s)
+            unsent_s = float(unsent)
             look.saw_all = True
-        self._clock.show(float(row.now_s))
+        self._clock.show(float(now_s))
         now = asyncio.get_running_loop().time()
         if look.at_everything:
-            self._old_since = now - float(row.unsent_s) if row.unsent_s > MARGIN_S else None
+            self._old_since = now - unsent_s if unsent_s > MARGIN_S else None
         old_s = 0.0 if self._old_since is None else now - self._old_since
-        self._unsent_s = max(float(row.unsent_s), old_s)
+        self._unsent_s = max(unsent_s, old_s)
         self._metrics.outbox_oldest_unsent_seconds.set(self._unsent_s)
-        self._metrics.dead_letters.set(row.dead_letters)
+        self._metrics.dead_letters.set(dead_letters)
 
     async def _database_ready(self) -> str | None:
         await check_sessions(self._engine)
@@ -282,7 +289,7 @@ class Service:
 
     async def _handler_ready(self) -> str | None:
         if (prepare := getattr(self._handler, "prepare", None)) is not None:
-            async with self._engine.begin() as tx:
+            async with self._transactions.begin() as tx:
                 await prepare(tx)
         return None
 

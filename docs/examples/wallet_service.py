@@ -46,11 +46,11 @@ class Wallets:
         keys |= {(c.owner, c.message.credit_asset_id) for c in commands if c.kind is CommandKind.SETTLE}
         columns = tuple(map(list, zip(*sorted(keys), strict=True)))
         names = "SELECT * FROM unnest($1::text[], $2::text[])"
-        await tx.exec_driver_sql(f"INSERT INTO wallet.wallets (owner, unit) {names} ON CONFLICT DO NOTHING", columns)
+        await tx.execute(f"INSERT INTO wallet.wallets (owner, unit) {names} ON CONFLICT DO NOTHING", *columns)
         locked = (
             f"SELECT owner, unit, free FROM wallet.wallets WHERE (owner, unit) IN ({names}) ORDER BY 1, 2 FOR UPDATE"
         )
-        self.free = {(owner, unit): free for owner, unit, free in await tx.exec_driver_sql(locked, columns)}
+        self.free = {(owner, unit): free for owner, unit, free in await tx.fetch(locked, *columns)}
         self.journal = defaultdict(Decimal)
 
     def reserve(self, command):
@@ -82,12 +82,12 @@ class Wallets:
         new = "unnest($1::text[], $2::text[], $3::text[]) AS new (owner, unit, free)"
         update = "UPDATE wallet.wallets AS old SET free = new.free::numeric FROM"
         match = "WHERE (old.owner, old.unit) = (new.owner, new.unit)"
-        await tx.exec_driver_sql(f"{update} {new} {match}", tuple(map(list, zip(*rows, strict=True))))
+        await tx.execute(f"{update} {new} {match}", *map(list, zip(*rows, strict=True)))
         if lines := [(*line, exact_text(amount)) for line, amount in self.journal.items() if amount]:
             line = "unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[]) AS line (e, a, u, o, amount)"
             book = "INSERT INTO wallet.journal (entry_id, account, unit, order_id, amount)"
             columns = tuple(map(list, zip(*lines, strict=True)))
-            await tx.exec_driver_sql(f"{book} SELECT e, a, u, o, amount::numeric FROM {line}", columns)
+            await tx.execute(f"{book} SELECT e, a, u, o, amount::numeric FROM {line}", *columns)
 
 
 # Its schema -----------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ TAKE_OVER = (
     """INSERT INTO wallet.wallets SELECT user_id, asset_id, available FROM balances.accounts
     ON CONFLICT (owner, unit) DO UPDATE SET free = wallets.free + excluded.free""",
     """INSERT INTO wallet.journal
-    SELECT entry_id, account, asset_id, order_id, amount, created_at FROM balances.journal""",
+    SELECT entry_id, account, asset_id, order_id, amount, created_at FROM balances.journal_lines""",
     "INSERT INTO wallet.deposits SELECT deposit_id FROM balances.deposits",
     "INSERT INTO wallet.holds SELECT * FROM balances.holds",
     "INSERT INTO wallet.holds_archive SELECT * FROM balances.holds_archive",

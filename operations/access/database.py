@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from operations.access.errors import Trouble, WrongRequest
 from saga_kit.runtime.database import PATIENT_COMMAND_TIMEOUT_S, create_engine
 from saga_kit.runtime.dsn import parse_database_url, place
-from saga_kit.runtime.errors import KitError
+from saga_kit.runtime.errors import DATABASE_ERRORS, KitError, message_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -42,8 +41,8 @@ def naming(address: URL | str) -> Iterator[None]:
     where = place(_parse(address) if isinstance(address, str) else address)
     try:
         yield
-    except DBAPIError as error:
-        raise Trouble(f"the database at {where} says: {str(error.orig).splitlines()[0]}") from error
+    except DATABASE_ERRORS as error:
+        raise Trouble(f"the database at {where} says: {message_of(error)}") from error
     except (OSError, KitError) as error:
         raise Trouble(f"the database at {where} can't be reached: {str(error) or 'no answer'}") from error
 

@@ -41,12 +41,11 @@ def _missing_extra(error: ModuleNotFoundError) -> str | None:
 def _outage(error: BaseException) -> str | None:
     from aiokafka.errors import KafkaError
     from httpx import HTTPError
-    from sqlalchemy.exc import DBAPIError
 
-    from saga_kit.runtime.errors import CannotStart, ReadOnlyDatabase
+    from saga_kit.runtime.errors import DATABASE_ERRORS, CannotStart, ReadOnlyDatabase, message_of
 
-    if isinstance(error, DBAPIError):
-        return f"the database says: {str(error.orig).splitlines()[0]}"
+    if isinstance(error, DATABASE_ERRORS):
+        return f"the database says: {message_of(error)}"
     if isinstance(error, HTTPError):
         return f"the API can't be reached: {error}"
     if isinstance(error, KafkaError):

@@ -17,15 +17,17 @@ from operations.access.errors import Trouble, WrongRequest
 from operations.repair.runs import DONE_BEFORE, NO_RUN, Result, rest_of, work_off
 from order_saga.worker.store import is_repaired, note_repair
 from saga_kit.messaging.dead_letters import PAGE_MAX, DeadLetters
+from saga_kit.runtime.transactions import begin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from operations.repair.runs import ItemResult, Pace, Run
     from saga_kit.messaging.dead_letters import DeadLetter
     from saga_kit.messaging.publisher import Publisher
+    from saga_kit.runtime.transactions import Transaction
 
 # All by the database's clock, which wrote when a dead letter was received.
 _BEFORE: Final = """
@@ -197,7 +199,7 @@ async def _purge(work: Work, found: FoundDeadLetter) -> Result:
 
 async def _why_not(work: Work, action: str, found: FoundDeadLetter) -> Result:
     """Say why one was not closed: by this run before, by somebody else, or not taken by the broker."""
-    async with work.engine.begin() as tx:
+    async with begin(work.engine) as tx:
         if await is_repaired(tx, work.run.run_id, action, found.name):
             return DONE_BEFORE
     letter = await DeadLetters(found.schema).get(work.engine, found.letter.dead_letter_id)
@@ -208,8 +210,8 @@ async def _why_not(work: Work, action: str, found: FoundDeadLetter) -> Result:
     return Result(done=False, words="the broker did not take it")
 
 
-def _note(run: Run, action: str, found: FoundDeadLetter, words: str) -> Callable[[AsyncConnection], Awaitable[None]]:
-    async def note(tx: AsyncConnection) -> None:
+def _note(run: Run, action: str, found: FoundDeadLetter, words: str) -> Callable[[Transaction], Awaitable[None]]:
+    async def note(tx: Transaction) -> None:
         await note_repair(tx, run.run_id, action, found.name, run.by, words)
 
     return note

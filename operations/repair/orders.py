@@ -24,15 +24,17 @@ from order_saga.worker.process import SagaHandler
 from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Received
 from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
+from saga_kit.runtime.transactions import begin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from operations.repair.runs import ItemResult
     from order_saga.core.saga import Saga
+    from saga_kit.runtime.transactions import Transaction
 
 SOURCE: Final = "order-saga/operator"
 
@@ -89,14 +91,14 @@ async def ask_again(engine: AsyncEngine, run: Run, order_id: UUID) -> Result:
 
 async def cancel(engine: AsyncEngine, run: Run, order_id: UUID, user_id: str) -> Result:
     """Send an operator's cancel of a user's order, as the API does; the saga judges whether it comes in time."""
-    async with engine.begin() as tx:
+    async with begin(engine) as tx:
         if await store.is_repaired(tx, run.run_id, "cancel", str(order_id)):
             return DONE_BEFORE
-        now, _, _ = await store.now(tx)
+        now = (await store.take(tx, [])).now
         message = OrderCancelRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
         message_id = f"{order_id}:cancel:{message.requested_by}"
         sent = OutboxMessage(message_id, outgoing(message, message_id=message_id, source=SOURCE, time=now), AT_ONCE_S)
-        await Outbox(SCHEMA).write(tx, [sent])
+        Outbox(SCHEMA).write(tx, [sent])
         return await _noted(tx, run, "cancel", order_id, Result(done=True, words="cancel sent"))
 
 
@@ -110,22 +112,22 @@ async def _decide(
 ) -> Result:
     """Have an order handle a message unless there is a reason not to; note what was done, or that reason."""
     order_id = message.order_id
-    async with engine.begin() as tx:
-        known = await store.lock(tx, [order_id])
+    async with begin(engine) as tx:
+        known, _, _, archived, _ = await store.take(tx, [order_id])
         if await store.is_repaired(tx, run.run_id, action, str(order_id)):
             return DONE_BEFORE
         saga = known.get(order_id)
         if saga is None or saga.phase is Phase.NEW:
-            _, _, archived = await store.now(tx, [order_id])
+            archived |= await store.archived(tx, [order_id])
             return Result(done=False, words="it has ended and is archived" if archived else "there is no such order")
         if (why_not := refusal(saga)) is not None:
             return await _noted(tx, run, action, order_id, Result(done=False, words=why_not))
         orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
         effects = await orders.handle(tx, [Received(message)])
-        await Outbox(SCHEMA).write(tx, [structs.replace(one, delay_s=AT_ONCE_S) for one in effects.outbox])
+        Outbox(SCHEMA).write(tx, [structs.replace(one, delay_s=AT_ONCE_S) for one in effects.outbox])
         return await _noted(tx, run, action, order_id, Result(done=True, words=words))
 
 
-async def _noted(tx: AsyncConnection, run: Run, action: str, order_id: UUID, result: Result) -> Result:
+async def _noted(tx: Transaction, run: Run, action: str, order_id: UUID, result: Result) -> Result:
     await store.note_repair(tx, run.run_id, action, str(order_id), run.by, result.words)
     return result

@@ -13,6 +13,7 @@ from operations.access.errors import Trouble, WrongRequest
 from operations.access.words import full_time
 from order_saga.core.saga import Participant
 from order_saga.worker import store
+from saga_kit.runtime import transactions
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,7 +56,7 @@ async def begin(engine: AsyncEngine, who: Participant, run: Run, reason: str) ->
 
 async def pause(engine: AsyncEngine, participant: Participant, run: Run, reason: str) -> bool:
     """Pause a participant; False when it was paused already."""
-    async with engine.begin() as tx:
+    async with transactions.begin(engine) as tx:
         paused = await store.pause(tx, participant, run.by, reason)
         if paused:
             await store.note_repair(tx, run.run_id, "pause", participant, run.by, reason)
@@ -64,7 +65,7 @@ async def pause(engine: AsyncEngine, participant: Participant, run: Run, reason:
 
 async def unpause(engine: AsyncEngine, participant: Participant, run: Run) -> bool:
     """End a pause; False when there was none. Wake the orders that waited with `wake`, however often."""
-    async with engine.begin() as tx:
+    async with transactions.begin(engine) as tx:
         ended = await store.unpause(tx, participant)
         if ended:
             await store.note_repair(tx, run.run_id, "unpause", participant, run.by, "asked again")
@@ -86,11 +87,11 @@ async def wake(engine: AsyncEngine) -> int:
 
 async def _wake_all(engine: AsyncEngine) -> int:
     """Wake as many orders as wait now. One that begins to wait meanwhile is left to the next pass."""
-    async with engine.begin() as tx:
+    async with transactions.begin(engine) as tx:
         left = await store.held_back(tx)
     woken = 0
     while left > 0:
-        async with engine.begin() as tx:
+        async with transactions.begin(engine) as tx:
             found = await store.wake_held_back(tx, min(left, WAKE_MAX))
         woken += found
         left -= found

@@ -22,13 +22,16 @@ from participants.balance.tables import SCHEMA
 from saga_kit.messaging.topic_settings import REPLAY_HORIZON_S
 from saga_kit.participant.holds import Holds
 from saga_kit.runtime.database import PATIENTLY
+from saga_kit.runtime.transactions import begin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-    Move = Callable[[AsyncConnection, tuple[str, str]], Awaitable[int]]
+    from saga_kit.runtime.transactions import Transaction
+
+    Move = Callable[[Transaction, tuple[str, str]], Awaitable[int]]
     """Moves what may go of some pages; returns how many rows, a full batch when there may be more."""
 
 DAY_S: Final = 86_400
@@ -49,9 +52,10 @@ _CHOOSE: Final = f"""
 
 def _as_json(name: str, order_by: str) -> str:
     """Say how rows of a table become one document of their order."""
-    return f"""
-        SELECT order_id, jsonb_agg(to_jsonb({name}) - 'order_id' ORDER BY {order_by}) AS {name}
-        FROM {name} GROUP BY order_id"""  # noqa: S608 - our own names
+    row = f"to_jsonb({name}) - 'order_id'"
+    if name == history.name:  # what is text there is a document here
+        row += " || jsonb_build_object('entries', entries::jsonb)"
+    return f"SELECT order_id, jsonb_agg({row} ORDER BY {order_by}) AS {name} FROM {name} GROUP BY order_id"  # noqa: S608 - our own names
 
 
 # A statement of its own, after the rows are locked: so its snapshot has everything that was written about them before.
@@ -60,7 +64,8 @@ _MOVE: Final = f"""
         {history.name} AS (DELETE FROM {history.fullname} WHERE order_id = ANY($1::uuid[]) RETURNING *),
         {fills.name} AS (DELETE FROM {fills.fullname} WHERE order_id = ANY($1::uuid[]) RETURNING *)
     INSERT INTO orders.archive ({_COLUMNS}, history, fills)
-    SELECT {_COLUMNS}, coalesce(past.history, '[]'), coalesce(filled.fills, '[]') FROM gone
+    SELECT {_COLUMNS.replace("progress", "progress::jsonb")}, coalesce(past.history, '[]'),
+        coalesce(filled.fills, '[]') FROM gone
     LEFT JOIN ({_as_json("history", "seq")}) AS past USING (order_id)
     LEFT JOIN ({_as_json("fills", "fill_id")}) AS filled USING (order_id)"""  # noqa: S608 - the same
 _COUNT: Final = f"SELECT count(*) {_OLD}"
@@ -76,7 +81,7 @@ class Part(NamedTuple):
 
     name: str
     table: str
-    count_old: Callable[[AsyncConnection], Awaitable[int]]
+    count_old: Callable[[Transaction], Awaitable[int]]
     move: Move
 
 
@@ -97,8 +102,8 @@ def check_horizon(older_than_days: float) -> None:
 
 async def count_old(engine: AsyncEngine, older_than_s: float) -> dict[str, int]:
     """Count the orders and holds that `archive` would move, by the parts' names."""
-    async with engine.begin() as tx:
-        await tx.exec_driver_sql(PATIENTLY)
+    async with begin(engine) as tx:
+        await tx.execute(PATIENTLY)
         return {part.name: await part.count_old(tx) for part in parts(older_than_s, 1)}
 
 
@@ -116,9 +121,9 @@ async def archive(engine: AsyncEngine, older_than_s: float, batch: int) -> Async
             async for step in steps:
                 rows[part.name] += step.moved
                 yield ArchiveProgress(dict(rows), part.table, step.share)
-    async with engine.begin() as tx:
-        await tx.exec_driver_sql(PATIENTLY)
-        await tx.exec_driver_sql(_FRESH_STATISTICS)
+    async with begin(engine) as tx:
+        await tx.execute(PATIENTLY)
+        await tx.execute(_FRESH_STATISTICS)
 
 
 def parts(older_than_s: float, most: int) -> tuple[Part, ...]:
@@ -147,17 +152,17 @@ class ArchiveStep(NamedTuple):
     share: float
 
 
-async def move(tx: AsyncConnection, pages: tuple[str, str], older_than_s: float, most: int) -> int:
+async def move(tx: Transaction, pages: tuple[str, str], older_than_s: float, most: int) -> int:
     """Archive orders of these pages that ended so long ago, with their history and fills; return how many."""
-    chosen = list((await tx.exec_driver_sql(_CHOOSE, (older_than_s, *pages, most))).scalars())
+    chosen = [row[0] for row in await tx.fetch(_CHOOSE, older_than_s, *pages, most)]
     if chosen:
-        await tx.exec_driver_sql(_MOVE, (chosen,))
+        await tx.execute(_MOVE, chosen)
     return len(chosen)
 
 
-async def count(tx: AsyncConnection, older_than_s: float) -> int:
+async def count(tx: Transaction, older_than_s: float) -> int:
     """Count the orders that could be archived."""
-    return int((await tx.exec_driver_sql(_COUNT, (older_than_s,))).scalar_one())
+    return int(await tx.fetchval(_COUNT, older_than_s))
 
 
 async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> AsyncGenerator[ArchiveStep, None]:
@@ -171,7 +176,7 @@ async def walk(engine: AsyncEngine, table: str, move: Move, *, most: int) -> Asy
         moved = most
         while moved == most:
             begun = time.monotonic()
-            async with engine.begin() as tx:
+            async with begin(engine) as tx:
                 moved = await move(tx, (f"({first},0)", f"({first + PAGES},0)"))
             yield ArchiveStep(moved, min(1.0, (first + PAGES) / size))
             await asyncio.sleep(time.monotonic() - begun)

@@ -119,13 +119,13 @@ _CLAIMS: Final = f"""
             convert_from(c.request, 'UTF8')::jsonb ->> 'client_order_id') > 0"""  # noqa: S608 - the same
 
 
-def _orders(table: str) -> str:
+def _orders(table: str, cast: str) -> str:
     # An INVALID_ORDER's reason quotes the user's input, and is stored in two columns.
     return f"""
         UPDATE {table} SET client_order_id = NULL, traceparent = NULL,
             reason = CASE WHEN reason_code = 'INVALID_ORDER' THEN 'erased' ELSE reason END,
             progress = CASE WHEN reason_code = 'INVALID_ORDER'
-                THEN jsonb_set(progress, '{{outcome,reason}}', '"erased"', false) ELSE progress END
+                THEN jsonb_set(progress::jsonb, '{{outcome,reason}}', '"erased"', false){cast} ELSE progress END
         WHERE user_id = $1 AND status {_ENDED}
             AND (num_nonnulls(client_order_id, traceparent) > 0
                 OR (reason_code = 'INVALID_ORDER' AND reason <> 'erased'))"""  # noqa: S608 - the same
@@ -140,7 +140,7 @@ def _dead_letters(schema: str) -> str:
 _ERASE: Final = {
     "api.requests": _REQUESTS,
     "api.claims": _CLAIMS,
-    "orders.orders": _orders("orders.orders"),
-    "orders.archive": _orders("orders.archive"),  # after the orders: so it finds what is archived meanwhile
+    "orders.orders": _orders("orders.orders", "::text"),
+    "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile
     **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},
 }

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
+import asyncpg
 import msgspec
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.decimals import Exact, Money, Price, Quantity
@@ -22,6 +22,7 @@ from order_api.orders.audit_trail import ACCEPTED, Action, Origin
 from order_api.orders.listing import Wanted
 from order_api.orders.publication.messages import Cancel, Claim, Claimed
 from saga_kit.runtime.lookback import LookBack
+from saga_kit.runtime.transactions import Begins, alone
 
 T = TypeVar("T")
 GRACE_S: Final = 5.0
@@ -30,7 +31,6 @@ PAUSE_MAX_S: Final = 300.0
 """The longest pause between two looks at one claim or cancel: each pause is as long as it has existed."""
 RETRY_S: Final = 2.0
 """The pause before the next look at one that could not be published."""
-DEADLOCK: Final = "40P01"
 DEADLOCKS_MAX: Final = 3
 HISTORY_PAGE: Final = 200
 
@@ -69,10 +69,10 @@ class Due(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Store:
-    """Reads and writes the schema `api`. Raises what SQLAlchemy and the driver raise."""
+    """Reads and writes the schema `api`. Raises what the driver does, and `TimeoutError` when no connection is free."""
 
-    def __init__(self, engine: AsyncEngine, *, grace_s: float = GRACE_S) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, source: AsyncEngine | Begins, *, grace_s: float = GRACE_S) -> None:
+        self._source = source
         self._grace_s = grace_s
         self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
 
@@ -152,20 +152,18 @@ class Store:
         for _ in range(DEADLOCKS_MAX):
             try:
                 return await self._run(statement, *values)
-            except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != DEADLOCK:
-                    raise
+            except asyncpg.DeadlockDetectedError:
+                continue
         return await self._run(statement, *values)
 
     async def _run(self, statement: str, *values: Any) -> list[Any]:
-        async with self._engine.connect() as connection:
-            result = await connection.exec_driver_sql(statement, values)
-            return list(result) if result.returns_rows else []
+        async with alone(self._source) as tx:
+            return await tx.fetch(statement, *values)
 
 
 def _due(rows: Sequence[Any], read: Callable[[Any], T]) -> Due[T]:
-    shown = [(row.order_id, row.created_at) for row in rows if row.shown]
-    return Due(len(rows), shown, [read(row) for row in rows if not row.settled])
+    shown = [(row["order_id"], row["created_at"]) for row in rows if row["shown"]]
+    return Due(len(rows), shown, [read(row) for row in rows if not row["settled"]])
 
 
 def _found(row: Any) -> Found:
@@ -178,7 +176,8 @@ def _claimed(row: Any) -> Claimed:
 
 
 def _entry(row: Any) -> Entry:
-    return Entry(row.seq, row.at, row.kind, row.name, row.status, row.version, msgspec.Raw(row.detail.encode()))
+    seq, at, kind, name, status, version, detail = row
+    return Entry(seq, at, kind, name, status, version, msgspec.Raw(detail.encode()))
 
 
 def _order(*row: Any) -> Order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
@@ -24,6 +24,9 @@ from order_saga.core.saga import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_set: Final = structs.force_setattr
 
 
 class Draft:
@@ -53,18 +56,20 @@ class Draft:
 
     def set(self, **changes: Any) -> None:
         """Change the saga."""
+        saga = self.saga
         for name, value in changes.items():
-            structs.force_setattr(self.saga, name, value)
+            _set(saga, name, value)
 
     def learn(self, **changes: Any) -> None:
         """Change what the saga knows beyond the public order."""
+        progress = self.saga.progress
         for name, value in changes.items():
-            structs.force_setattr(self.saga.progress, name, value)
+            _set(progress, name, value)
 
     def put(self, question: Question) -> None:
         """Write a question down as it is now."""
         others = [known for known in self.saga.progress.questions if known.step is not question.step]
-        structs.force_setattr(self.saga.progress, "questions", (*others, question))
+        _set(self.saga.progress, "questions", (*others, question))
 
     def note(self, kind: str, name: str, **detail: Any) -> None:
         """Add a line to the history."""

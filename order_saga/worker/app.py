@@ -34,9 +34,11 @@ def run() -> int:
         return SagaHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
 
     async def timers(kit: Kit, process: BatchProcess[Incoming]) -> None:
-        await run_timers(kit.engine, process, breaker, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2))
+        await run_timers(
+            kit.transactions, process, breaker, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2)
+        )
 
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
-        await refresh_gauges(kit.engine, metrics, kit.stopping)
+        await refresh_gauges(kit.transactions, metrics, kit.stopping)
 
     return run_service(settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, gauges))

@@ -10,6 +10,7 @@ from order_saga.core.phases import PHASES, TERMINAL
 from order_saga.core.saga import Participant, Phase
 from order_saga.worker import store
 from saga_kit.runtime.backoff import RESTS, keep_doing
+from saga_kit.runtime.transactions import begin
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from order_saga.core.fold import Folded
     from order_saga.worker.admission import AdmissionLimit
+    from saga_kit.runtime.transactions import Begins
 
 INTERVAL_S: Final = 5.0
 ARCHIVED: Final = "archived"
@@ -65,13 +67,13 @@ class SagaMetrics:
             self.ignored.labels(ARCHIVED).inc(archived)
 
 
-async def refresh_gauges(engine: AsyncEngine, metrics: SagaMetrics, stopping: asyncio.Event) -> None:
+async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, stopping: asyncio.Event) -> None:
     """Set the gauges from the tables, every few seconds, until told to stop."""
 
     async def look() -> None:
-        async with engine.begin() as tx:
+        async with begin(source) as tx:
             phases, parked, overdue = await store.counts(tx)
-            _, paused, _ = await store.now(tx)
+            paused = await store.paused(tx)
         for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
         metrics.parked_now.set(parked)

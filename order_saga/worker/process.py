@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from order_saga.worker.admission import AdmissionLimit
     from order_saga.worker.circuit_breaker import CircuitBreaker
     from order_saga.worker.metrics import SagaMetrics
     from saga_kit.messaging.batch import Record
+    from saga_kit.runtime.transactions import Transaction
 
 SOURCE: Final = "order-saga/orchestrator"
 
@@ -74,16 +73,18 @@ class SagaHandler:
         """Tell whether a dropped message comes again: replies and timers do, requests and cancels may not."""
         return not isinstance(message, (Requested, OrderCancelRequested))
 
-    async def handle(self, tx: AsyncConnection, received: Sequence[Received[Incoming]]) -> Effects:
+    async def handle(self, tx: Transaction, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
-        known = await store.lock(tx, named)
-        now, paused, archived = await store.now(tx, named - known.keys())
+        known, now, paused, archived, holders = await store.take(tx, named, _client_ids(messages))
+        missing = named - known.keys() - archived
+        if missing and any(order_of(one) in missing for one in messages if type(one) is not Requested):
+            archived |= await store.archived(tx, missing)
         living = [message for message in messages if order_of(message) not in archived] if archived else messages
-        living = await _with_duplicates(tx, living, known)
+        living = _with_duplicates(living, known, holders)
         folded = fold(known, living, now, self._time_scale, self._availability(paused))
-        await store.save(tx, known, folded, now)
+        store.save(tx, known, folded, now)
         parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
         unknown = {id(message) for message in folded.unknown}
         return Effects(
@@ -97,14 +98,14 @@ class SagaHandler:
             after_commit=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
         )
 
-    async def park(self, tx: AsyncConnection, received: Received[Incoming], reason: str) -> bool:
+    async def park(self, tx: Transaction, received: Received[Incoming], reason: str) -> bool:
         """Park the order of a message that can't be handled, until a person resumes it. False: there is none."""
         order_id = order_of(received.message)
-        known = await store.lock(tx, [order_id])
+        taken = await store.take(tx, [order_id])
+        known, now = taken.known, taken.now
         if order_id not in known or known[order_id].phase is Phase.NEW:
             return False
-        now, _, _ = await store.now(tx)
-        await store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
+        store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
         return True
 
     def _availability(self, paused: Collection[Participant]) -> Mapping[Participant, Availability]:
@@ -143,24 +144,27 @@ def _sent_at(envelope: Envelope, record: Record) -> datetime:
     return min(datetime.fromtimestamp(record.timestamp / 1000, UTC), envelope.time)
 
 
-async def _with_duplicates(tx: AsyncConnection, messages: list[Incoming], known: Mapping[UUID, Saga]) -> list[Incoming]:
+def _client_ids(messages: Sequence[Incoming]) -> list[tuple[str, str]]:
+    requests = [one.request for one in messages if isinstance(one, Requested)]
+    return [(one.user_id, one.client_order_id) for one in requests if one.client_order_id is not None]
+
+
+def _with_duplicates(
+    messages: list[Incoming], known: Mapping[UUID, Saga], holders: dict[tuple[str, str], UUID]
+) -> list[Incoming]:
     """Mark each new request whose client order id another order of its user holds, in the table or in this batch."""
-    fresh: dict[int, tuple[str, str]] = {}
+    marked = messages
     begun = {order_id for order_id, saga in known.items() if saga.phase is not Phase.NEW}
     for index, message in enumerate(messages):
-        if isinstance(message, Requested) and message.request.order_id not in begun:
-            begun.add(message.request.order_id)  # whatever else comes for this order moves nothing, and takes no name
-            if message.request.client_order_id is not None:
-                fresh[index] = message.request.user_id, message.request.client_order_id
-    if not fresh:
-        return messages
-    holders = await store.client_ids(tx, list(fresh.values()))
-    marked = list(messages)
-    for index, name in fresh.items():
-        message = messages[index]
-        assert isinstance(message, Requested)  # noqa: S101 - only a request was marked above
-        holder = holders.setdefault(name, message.request.order_id)
-        if holder != message.request.order_id:
+        if not isinstance(message, Requested) or message.request.order_id in begun:
+            continue
+        request = message.request
+        begun.add(request.order_id)  # whatever else comes for this order moves nothing, and takes no name
+        if request.client_order_id is None:
+            continue
+        holder = holders.setdefault((request.user_id, request.client_order_id), request.order_id)
+        if holder != request.order_id:
+            marked = list(messages) if marked is messages else marked
             marked[index] = structs.replace(message, duplicate_of=holder)
     return marked
 

@@ -5,11 +5,12 @@ Rows are locked in id order, so that two members that work on the same orders ca
 
 from __future__ import annotations
 
+from functools import cache
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
 from contracts.codec import decoder, encode
 from contracts.decimals import Exact, Money, Price, Quantity, format_decimal
@@ -21,16 +22,18 @@ from saga_kit.runtime.errors import Contention
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
-    from decimal import Decimal
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.core.fold import Folded, HistoryRow
     from order_saga.core.saga import Fill
+    from saga_kit.runtime.transactions import Transaction
 
 
 CLIENT_ID_INDEX: Final = "orders_client_order_id"
+_EXTRA: Final = 4
+"""Columns of `_TAKE` before those of an order."""
 
 
 class _Column(NamedTuple):
@@ -39,7 +42,8 @@ class _Column(NamedTuple):
     name: str
     sent_as: str
     """The element type of the array that is sent."""
-    value: Callable[[Saga], Any]
+    write: Callable[[Any], Any] | None = None
+    """Makes what is sent of a field, if it is not sent as it is; None stays null."""
     parse: Callable[[Any], Any] | None = None
     """Makes a field of what the database returns, if it is not one already; null stays None."""
     cast: str = ""
@@ -58,20 +62,15 @@ class _Members(dict[str, Any]):
 
 
 def _plain(name: str, sent_as: str) -> _Column:
-    return _Column(name, sent_as, attrgetter(name))
+    return _Column(name, sent_as)
 
 
 def _word(name: str, kind: type[Word]) -> _Column:
-    return _Column(name, "text", attrgetter(name), _Members(kind).__getitem__)
+    return _Column(name, "text", None, _Members(kind).__getitem__)
 
 
 def _amount(name: str, parse: Callable[[str], Any]) -> _Column:
-    read = attrgetter(name)
-    return _Column(name, "text", lambda saga: _written(read(saga)), parse, "::numeric")
-
-
-def _written(value: Decimal | None) -> str | None:
-    return None if value is None else format_decimal(value)
+    return _Column(name, "text", format_decimal, parse, "::numeric")
 
 
 _ID: Final = _plain("order_id", "uuid")
@@ -96,7 +95,7 @@ _MOVING: Final = (
     _amount("filled_quantity", Money.parse),
     _amount("average_price", Exact.parse),
     _amount("fee", Money.parse),
-    _Column("progress", "text", lambda saga: encode(saga.progress).decode(), decoder(Progress).decode, "::jsonb"),
+    _Column("progress", "text", lambda progress: encode(progress).decode(), decoder(Progress).decode, "::text"),
     _plain("due_at", "timestamptz"),
     _plain("overdue_since", "timestamptz"),
     _plain("parked_reason", "text"),
@@ -117,7 +116,9 @@ def _rows(columns: Sequence[_Column]) -> str:
 def _insert(columns: Sequence[_Column]) -> str:
     names = ", ".join(column.name for column in columns)
     values = ", ".join(f"new.{column.name}{column.cast}" for column in columns)
-    return f"INSERT INTO orders.orders ({names}) SELECT {values} FROM {_rows(columns)} ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
+    return f"""
+    INSERT INTO orders.orders ({names}) SELECT {values} FROM {_rows(columns)}
+    WHERE new.order_id <> ALL(ARRAY({_ARCHIVED})) ON CONFLICT DO NOTHING"""  # noqa: S608 - our own names
 
 
 def _update(columns: Sequence[_Column]) -> str:
@@ -126,33 +127,43 @@ def _update(columns: Sequence[_Column]) -> str:
     return f"UPDATE orders.orders AS old SET {changes} FROM {rows} WHERE old.order_id = new.order_id"  # noqa: S608
 
 
+_ARCHIVED: Final = "SELECT order_id FROM orders.archive WHERE order_id = ANY($1::uuid[])"
 _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
-_NOW: Final = """
-    SELECT clock_timestamp(), ARRAY(SELECT participant FROM orders.pauses),
-        ARRAY(SELECT order_id FROM orders.archive WHERE order_id = ANY($1::uuid[]))"""
 _COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
 _LOCK: Final = f"""
     SELECT {_COLUMNS}
     FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
+_PAUSED: Final = "SELECT participant FROM orders.pauses"
+_HOLDERS: Final = """
+    SELECT (
+        SELECT order_id
+        FROM (SELECT user_id, client_order_id, order_id, reason_code FROM orders.orders
+              UNION ALL SELECT user_id, client_order_id, order_id, reason_code FROM orders.archive) AS named
+        WHERE named.user_id = new.user_id AND named.client_order_id = new.client_order_id
+            AND named.client_order_id IS NOT NULL AND named.reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'
+        LIMIT 1)
+    FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS new(user_id, client_order_id, place) ORDER BY place"""
+# The last row comes after all orders are locked, so its clock is read after the last wait for a lock. Everything else
+# is as it was when the statement began: `archived` and the insert look again for orders that were archived meanwhile.
+_TAKE: Final = f"""
+    WITH live AS MATERIALIZED ({_LOCK})
+    SELECT NULL::timestamptz, NULL::text[], NULL::uuid[], NULL::uuid[], live.* FROM live
+    UNION ALL
+    SELECT clock_timestamp(), ARRAY({_PAUSED}), ARRAY({_ARCHIVED}), ARRAY({_HOLDERS}){", NULL" * len(_ALL)}"""  # noqa: S608
 _HISTORY: Final = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
-    SELECT order_id, seq, $7, version_from, version_to, string_to_array(moves, ','), entries::jsonb
+    SELECT order_id, seq, $7, version_from, version_to, string_to_array(moves, ','), entries
     FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::text[], $6::text[])
       AS new(order_id, seq, version_from, version_to, moves, entries)"""
+_AMOUNTS: Final = attrgetter("quantity", "price", "fee")
 _FILLS: Final = """
     INSERT INTO orders.fills (fill_id, order_id, quantity, price, fee, busted)
     SELECT fill_id, order_id, quantity::numeric, price::numeric, fee::numeric, busted
     FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bool[])
       AS new(fill_id, order_id, quantity, price, fee, busted)
     ON CONFLICT (fill_id) DO UPDATE SET busted = excluded.busted"""
-_CLIENT_IDS: Final = """
-    SELECT user_id, client_order_id, order_id
-    FROM (SELECT user_id, client_order_id, order_id, reason_code FROM orders.orders
-          UNION ALL SELECT user_id, client_order_id, order_id, reason_code FROM orders.archive) AS named
-    JOIN unnest($1::text[], $2::text[]) AS new(user_id, client_order_id) USING (user_id, client_order_id)
-    WHERE client_order_id IS NOT NULL AND reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"""
 # statement_timestamp(), unlike clock_timestamp(), may be looked up in the index of due orders.
 _DUE: Final = """
     SELECT order_id FROM orders.orders WHERE due_at <= statement_timestamp() AND parked_reason IS NULL
@@ -164,7 +175,8 @@ _WAKE: Final = """
                        WHERE phase = ANY($1::text[]) AND due_at > statement_timestamp() + interval '5 s'
                        AND parked_reason IS NULL ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
 _HELD_BACK: Final = """
-    due_at > clock_timestamp() AND parked_reason IS NULL AND progress @? '$.questions[*] ? (@.held_back == true)'"""
+    due_at > clock_timestamp() AND parked_reason IS NULL
+    AND progress::jsonb @? '$.questions[*] ? (@.held_back == true)'"""
 _COUNT_HELD_BACK: Final = f"SELECT count(*) FROM orders.orders WHERE {_HELD_BACK}"  # noqa: S608 - our own words
 _WAKE_HELD_BACK: Final = f"""
     UPDATE orders.orders SET due_at = clock_timestamp()
@@ -184,21 +196,44 @@ _COUNTS: Final = """
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL GROUP BY phase"""
 
 
-async def now(
-    tx: AsyncConnection, unknown: Iterable[UUID] = ()
-) -> tuple[datetime, frozenset[Participant], frozenset[UUID]]:
-    """Read the database's clock, by which all deadlines go, who is paused, and which ids are archived orders.
+class Taken(NamedTuple):
+    """What a batch works on. `now` is the database's clock, by which all deadlines go, after the last lock."""
 
-    Call it after locking, with the ids that `lock` did not find: what was archived meanwhile is seen here.
+    known: dict[UUID, Saga]
+    """The orders that exist, locked."""
+    now: datetime
+    paused: frozenset[Participant]
+    archived: frozenset[UUID]
+    """Which of the ids are archived orders."""
+    holders: dict[tuple[str, str], UUID]
+    """The order that holds each pair of user and client order id, where there is one."""
+
+
+async def take(tx: Transaction, order_ids: Iterable[UUID], names: Sequence[tuple[str, str]] = ()) -> Taken:
+    """Lock and load orders in id order, and read whatever else a batch must know, in one statement.
+
+    `names`: pairs of user and client order id that new requests bear.
     """
-    row: Any = (await tx.exec_driver_sql(_NOW, (list(unknown),))).one()
-    return row[0], frozenset(map(Participant, row[1])), frozenset(row[2])
+    users, client_ids = [user for user, _ in names], [client_id for _, client_id in names]
+    *locked, last = await tx.fetch(_TAKE, list(order_ids), users, client_ids)
+    now, paused, archived, holders = last[:_EXTRA]
+    return Taken(
+        {row[_EXTRA]: read(row[_EXTRA:]) for row in locked},
+        now,
+        frozenset(map(Participant, paused)),
+        frozenset(archived),
+        {name: order_id for name, order_id in zip(names, holders, strict=True) if order_id is not None},
+    )
 
 
-async def lock(tx: AsyncConnection, order_ids: Iterable[UUID]) -> dict[UUID, Saga]:
-    """Lock and load the sagas that exist, in id order."""
-    rows: Any = await tx.exec_driver_sql(_LOCK, (list(order_ids),))
-    return {row[0]: read(row) for row in rows}
+async def archived(tx: Transaction, order_ids: Iterable[UUID]) -> frozenset[UUID]:
+    """Tell which of these are archived orders, those included that were archived while `take` waited for their lock."""
+    return frozenset(row[0] for row in await tx.fetch(_ARCHIVED, list(order_ids)))
+
+
+async def paused(tx: Transaction) -> frozenset[Participant]:
+    """Tell who is paused."""
+    return frozenset(Participant(row[0]) for row in await tx.fetch(_PAUSED))
 
 
 def read(row: Sequence[Any]) -> Saga:
@@ -210,59 +245,49 @@ def read(row: Sequence[Any]) -> Saga:
     return Saga(*_BY_FIELD(fields))
 
 
-async def client_ids(tx: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
-    """Find the orders that hold these (user, client order id) pairs."""
-    if not wanted:
-        return {}
-    users, names = zip(*wanted, strict=True)
-    rows: Any = await tx.exec_driver_sql(_CLIENT_IDS, (list(users), list(names)))
-    return {(user_id, client_order_id): order_id for user_id, client_order_id, order_id in rows}
-
-
-async def save(tx: AsyncConnection, known: Mapping[UUID, Saga], folded: Folded, at: datetime) -> None:
-    """Write every touched saga once, with its history and fills. Raises `Contention`."""
+def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, at: datetime) -> None:
+    """Have every touched saga written once, with its history and fills. The flush raises `Contention`."""
     touched = sorted(folded.sagas.values(), key=attrgetter("order_id.int"))
-    await _create(tx, [saga for saga in touched if saga.order_id not in known])
+    _create(tx, [saga for saga in touched if saga.order_id not in known])
     stubs = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is Phase.NEW]
-    await _change(tx, _UPDATE_ALL, (_ID, *_ASKED_FOR, *_MOVING), stubs)
+    _change(tx, _UPDATE_ALL, (_ID, *_ASKED_FOR, *_MOVING), stubs)
     moved = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is not Phase.NEW]
-    await _change(tx, _UPDATE, (_ID, *_MOVING), moved)
-    await _write_history(tx, [row for row in folded.history.values() if row.entries], at)
-    await _write_fills(tx, list(folded.fills.values()))
+    _change(tx, _UPDATE, (_ID, *_MOVING), moved)
+    _write_history(tx, [row for row in folded.history.values() if row.entries], at)
+    _write_fills(tx, list(folded.fills.values()))
 
 
-async def due(tx: AsyncConnection, most: int, back_s: float) -> list[UUID]:
+async def due(tx: Transaction, most: int, back_s: float) -> list[UUID]:
     """List orders whose time has come within `back_s`, those first that waited longest; ones in work are left out."""
-    return list((await tx.exec_driver_sql(_DUE, (most, back_s))).scalars())
+    return [row[0] for row in await tx.fetch(_DUE, most, back_s)]
 
 
-async def wake(tx: AsyncConnection, phases: Sequence[Phase], most: int) -> int:
+async def wake(tx: Transaction, phases: Sequence[Phase], most: int) -> int:
     """Make orders that wait in these phases due at once; returns how many.
 
     Those that are due within 5 s come by themselves: among them are all that were asked a moment ago.
     """
-    return (await tx.exec_driver_sql(_WAKE, (list(phases), most))).rowcount
+    return await tx.execute(_WAKE, list(phases), most)
 
 
-async def held_back(tx: AsyncConnection) -> int:
+async def held_back(tx: Transaction) -> int:
     """Count the orders that wait for a paused participant, but for those that are due already."""
-    count: int = (await tx.exec_driver_sql(_COUNT_HELD_BACK)).scalar_one()
-    return count
+    return int(await tx.fetchval(_COUNT_HELD_BACK))
 
 
-async def wake_held_back(tx: AsyncConnection, most: int) -> int:
+async def wake_held_back(tx: Transaction, most: int) -> int:
     """Make orders that wait for a paused participant due at once; returns how many. Ones in work are left out."""
-    return (await tx.exec_driver_sql(_WAKE_HELD_BACK, (most,))).rowcount
+    return await tx.execute(_WAKE_HELD_BACK, most)
 
 
-async def pause(tx: AsyncConnection, participant: Participant, paused_by: str, reason: str) -> bool:
+async def pause(tx: Transaction, participant: Participant, paused_by: str, reason: str) -> bool:
     """Have nobody ask a participant from the next batch on; False when it was paused already."""
-    return (await tx.exec_driver_sql(_PAUSE, (participant, paused_by, reason))).rowcount == 1
+    return await tx.execute(_PAUSE, participant, paused_by, reason) == 1
 
 
-async def unpause(tx: AsyncConnection, participant: Participant) -> bool:
+async def unpause(tx: Transaction, participant: Participant) -> bool:
     """Let a participant be asked again; False when it was not paused."""
-    return (await tx.exec_driver_sql(_UNPAUSE, (participant,))).rowcount == 1
+    return await tx.execute(_UNPAUSE, participant) == 1
 
 
 async def in_flight(engine: AsyncEngine) -> AsyncIterator[Sequence[Any]]:
@@ -273,44 +298,39 @@ async def in_flight(engine: AsyncEngine) -> AsyncIterator[Sequence[Any]]:
             yield row
 
 
-async def is_repaired(tx: AsyncConnection, run_id: str, action: str, item: str) -> bool:
+async def is_repaired(tx: Transaction, run_id: str, action: str, item: str) -> bool:
     """Tell whether a run has done this to an item."""
-    return bool((await tx.exec_driver_sql(_IS_REPAIRED, (run_id, action, item))).scalar_one())
+    return bool(await tx.fetchval(_IS_REPAIRED, run_id, action, item))
 
 
-async def note_repair(tx: AsyncConnection, run_id: str, action: str, item: str, done_by: str, result: str) -> None:
+async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done_by: str, result: str) -> None:
     """Write down what a run did to an item. Raises `Contention` when the same run does it twice at the same time."""
     try:
-        await tx.exec_driver_sql(_NOTE_REPAIR, (run_id, action, item, done_by, result))
-    except IntegrityError as error:
+        await tx.execute(_NOTE_REPAIR, run_id, action, item, done_by, result)
+    except asyncpg.UniqueViolationError as error:
         raise Contention(f"run {run_id} is at work on {item} this instant") from error
 
 
-async def counts(tx: AsyncConnection) -> tuple[dict[str, int], int, int]:
+async def counts(tx: Transaction) -> tuple[dict[str, int], int, int]:
     """Count the orders that have not ended by phase, the parked ones and the overdue ones."""
-    rows: Any = (await tx.exec_driver_sql(_COUNTS)).all()
+    rows = await tx.fetch(_COUNTS)
     return {row[0]: row[1] for row in rows}, sum(row[2] for row in rows), sum(row[3] for row in rows)
 
 
-async def _create(tx: AsyncConnection, sagas: Sequence[Saga]) -> None:
+def _create(tx: Transaction, sagas: Sequence[Saga]) -> None:
     if sagas:
-        result = await tx.exec_driver_sql(_INSERT, _arrays(_ALL, sagas))
-        if result.rowcount != len(sagas):
-            raise Contention("another member created one of these orders this instant")
+        otherwise = "another member created, or archived, one of these orders this instant"
+        tx.write(_INSERT, *_arrays(_ALL, sagas), rows=len(sagas), otherwise=otherwise)
 
 
-async def _change(tx: AsyncConnection, statement: str, columns: Sequence[_Column], sagas: Sequence[Saga]) -> None:
-    if not sagas:
-        return
-    try:
-        await tx.exec_driver_sql(statement, _arrays(columns, sagas))
-    except IntegrityError as error:
-        if CLIENT_ID_INDEX in str(error):
-            raise Contention("another member stored the same client order id this instant") from error
-        raise
+def _change(tx: Transaction, statement: str, columns: tuple[_Column, ...], sagas: Sequence[Saga]) -> None:
+    if sagas:
+        otherwise = "another member stored the same client order id this instant"
+        arrays = _arrays(columns, sagas)
+        tx.write(statement, *arrays, rows=len(sagas), otherwise=otherwise, unique=CLIENT_ID_INDEX)
 
 
-async def _write_history(tx: AsyncConnection, rows: Sequence[HistoryRow], at: datetime) -> None:
+def _write_history(tx: Transaction, rows: Sequence[HistoryRow], at: datetime) -> None:
     if rows:
         arrays = zip(
             *(
@@ -319,20 +339,25 @@ async def _write_history(tx: AsyncConnection, rows: Sequence[HistoryRow], at: da
             ),
             strict=True,
         )
-        await tx.exec_driver_sql(_HISTORY, (*map(list, arrays), at))
+        tx.write(_HISTORY, *map(list, arrays), at, rows=len(rows))
 
 
-async def _write_fills(tx: AsyncConnection, fills: Sequence[Fill]) -> None:
+def _write_fills(tx: Transaction, fills: Sequence[Fill]) -> None:
     if fills:
-        arrays = zip(
-            *(
-                (f.fill_id, f.order_id, _written(f.quantity), _written(f.price), _written(f.fee), f.busted)
-                for f in fills
-            ),
-            strict=True,
-        )
-        await tx.exec_driver_sql(_FILLS, tuple(map(list, arrays)))
+        amounts = ([format_decimal(amount) for amount in column] for column in zip(*map(_AMOUNTS, fills), strict=True))
+        ids, orders = [fill.fill_id for fill in fills], [fill.order_id for fill in fills]
+        tx.write(_FILLS, ids, orders, *amounts, [fill.busted for fill in fills], rows=len(fills))
 
 
-def _arrays(columns: Sequence[_Column], sagas: Sequence[Saga]) -> tuple[list[Any], ...]:
-    return tuple([column.value(saga) for saga in sagas] for column in columns)
+def _arrays(columns: tuple[_Column, ...], sagas: Iterable[Saga]) -> tuple[list[Any], ...]:
+    """Turn sagas into one array a column."""
+    fields = _fields(columns)
+    return tuple(
+        list(values) if (write := column.write) is None else [None if one is None else write(one) for one in values]
+        for column, values in zip(columns, zip(*map(fields, sagas), strict=True), strict=True)
+    )
+
+
+@cache
+def _fields(columns: tuple[_Column, ...]) -> Callable[[Saga], tuple[Any, ...]]:
+    return attrgetter(*(column.name for column in columns))

@@ -85,9 +85,7 @@ orders = Table(
     Column("filled_quantity", AMOUNT, nullable=False),
     Column("average_price", AMOUNT),
     Column("fee", AMOUNT, nullable=False),
-    Column(
-        "progress", JSONB, nullable=False, comment="questions, quote, hold state, outcome: order_saga.core.Progress"
-    ),
+    Column("progress", Text, nullable=False, comment="questions, quote, hold state, outcome: order_saga.core.Progress"),
     Column("due_at", MOMENT),
     Column("overdue_since", MOMENT),
     Column("parked_reason", Text),
@@ -141,7 +139,7 @@ history = Table(
     Column("version_from", Integer, nullable=False),
     Column("version_to", Integer, nullable=False),
     Column("moves", ARRAY(Text), nullable=False, comment="one a version: PENDING>CONFIRMED"),
-    Column("entries", JSONB, nullable=False),
+    Column("entries", Text, nullable=False),
     CheckConstraint(f"moves <@ ARRAY[{_quoted(legal_moves())}]::text[]", name="history_legal_moves"),
     CheckConstraint("cardinality(moves) = version_to - version_from", name="history_gapless_versions"),
 )
@@ -167,7 +165,12 @@ archive = Table(
     "archive",
     metadata,
     *(
-        Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
+        Column(
+            column.name,
+            JSONB() if column.name == "progress" else column.type,
+            primary_key=column.primary_key,
+            nullable=column.nullable,
+        )
         for column in orders.columns
         if column.name not in {"due_at", "overdue_since", "parked_reason"}
     ),

@@ -11,15 +11,17 @@ from saga_kit.messaging.batch import Received
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.lookback import LookBack
+from saga_kit.runtime.transactions import alone
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.core.saga import Phase
     from order_saga.worker.circuit_breaker import CircuitBreaker
     from saga_kit.messaging.batch import BatchProcess
+    from saga_kit.runtime.transactions import Begins, Transaction
 
 ROUND_MAX: Final = 500
 """Orders of one round: as many as a batch of messages."""
@@ -32,7 +34,7 @@ PROBE_EVERY_S: Final = 1.0
 
 
 async def run_timers(
-    engine: AsyncEngine,
+    source: AsyncEngine | Begins,
     process: BatchProcess[Incoming],
     breaker: CircuitBreaker,
     stopping: asyncio.Event,
@@ -40,7 +42,7 @@ async def run_timers(
     interval_s: float,
 ) -> None:
     """Scan until told to stop: at once again after a full round, else after `interval_s`."""
-    scanner = _Scanner(engine, process, breaker)
+    scanner = _Scanner(source, process, breaker)
 
     async def scan() -> bool:
         return await scanner.scan() == ROUND_MAX
@@ -51,8 +53,8 @@ async def run_timers(
 class _Scanner:
     """Keeps, between rounds, which phases it still wakes and when it last probed."""
 
-    def __init__(self, engine: AsyncEngine, process: BatchProcess[Incoming], breaker: CircuitBreaker) -> None:
-        self._engine, self._process, self._breaker = engine, process, breaker
+    def __init__(self, source: AsyncEngine | Begins, process: BatchProcess[Incoming], breaker: CircuitBreaker) -> None:
+        self._source, self._process, self._breaker = source, process, breaker
         self._waking: set[Phase] = set()
         self._pages = 0
         self._probed_at = -PROBE_EVERY_S
@@ -64,7 +66,7 @@ class _Scanner:
             self._waking |= set(back)
             self._pages = WAKE_PAGES_MAX
         with self._lookback.look() as look:
-            async with self._engine.begin() as tx:
+            async with alone(self._source) as tx:
                 order_ids = await store.due(tx, ROUND_MAX, look.back_s)
                 if self._waking and len(order_ids) < ROUND_MAX:
                     await self._wake(tx)
@@ -76,7 +78,7 @@ class _Scanner:
             await self._process.run(timers)
         return len(timers)
 
-    async def _wake(self, tx: AsyncConnection) -> None:
+    async def _wake(self, tx: Transaction) -> None:
         """Wake a page of the orders whose participant answers again. The next page comes when these have been asked."""
         woken = await store.wake(tx, sorted(self._waking), WAKE_MAX)
         self._pages -= 1

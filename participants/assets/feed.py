@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participants.assets.store import confirm_prices
 from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.transactions import Begins
 
 LATE_AFTER: Final = 2
 """After so many intervals without a confirmation the source was held up, not just slow."""
@@ -26,8 +27,10 @@ GIVEN_UP_AFTER_S: Final = 10.0
 class Feed:
     """Confirms all live prices every `every_s` seconds; `clock` returns seconds, a frozen process's too."""
 
-    def __init__(self, engine: AsyncEngine, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
+    def __init__(
+        self, source: AsyncEngine | Begins, every_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._source = source
         self._every_s = every_s
         self._clock = clock
         self._confirmed_at: float | None = None
@@ -58,5 +61,5 @@ class Feed:
 
     async def _confirm(self) -> None:
         begun_at = self._clock()
-        await confirm_prices(self._engine)
+        await confirm_prices(self._source)
         self._confirmed_at, self._failing_since = begun_at, None

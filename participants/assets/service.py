@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.assets import CheckAsset
 from contracts.codec import decode, outgoing
@@ -24,6 +23,7 @@ from participants.assets.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess, Effects, Received, Record
 from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.runtime.settings import KitSettings, load
+from saga_kit.runtime.transactions import Transaction
 from saga_kit.service import Kit, run_service
 
 NAME: Final = "assets"
@@ -56,7 +56,7 @@ class AssetHandler:
             raise UnreadableMessage(f"{envelope.type} is not a command for the asset service")
         return message
 
-    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[CheckAsset]]) -> Effects:
+    async def handle(self, tx: Transaction, messages: Sequence[Received[CheckAsset]]) -> Effects:
         """Answer every check of the batch, after the source has had a chance to confirm its prices."""
         asset_ids = {received.message.asset_id for received in messages}
         known = await listings(tx, asset_ids)
@@ -64,7 +64,7 @@ class AssetHandler:
             known = await listings(tx, asset_ids)
         return Effects(outbox=[self._answer(received, known.get(received.message.asset_id)) for received in messages])
 
-    async def park(self, _tx: AsyncConnection, _message: Received[CheckAsset], _reason: str) -> bool:
+    async def park(self, _tx: Transaction, _message: Received[CheckAsset], _reason: str) -> bool:
         """Park nothing: a check has no state. One that can't be handled becomes a dead letter."""
         return False
 
@@ -91,7 +91,7 @@ def run() -> int:
     feeds: list[Feed] = []
 
     def handler(kit: Kit) -> AssetHandler:
-        feeds.append(Feed(kit.engine, settings.assets_confirm_every_s))
+        feeds.append(Feed(kit.transactions, settings.assets_confirm_every_s))
         return AssetHandler(stale_after, feeds[0].catch_up)
 
     async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.assets import AssetPriceChanged
 from contracts.codec import outgoing
@@ -18,6 +18,7 @@ from contracts.decimals import Price, format_decimal, is_multiple
 from participants.assets import tables
 from participants.assets.rules import Asset, CurrentPrice
 from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
+from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
 SOURCE: Final = "/assets"
 
@@ -68,10 +69,9 @@ class Listing(NamedTuple):
     read_at: datetime
 
 
-async def listings(tx: AsyncConnection, asset_ids: Collection[str]) -> dict[str, Listing]:
+async def listings(tx: Transaction, asset_ids: Collection[str]) -> dict[str, Listing]:
     """Read assets; one that is not traded here is missing from the result."""
-    rows = await tx.exec_driver_sql(LISTINGS, (list(asset_ids),))
-    return {row[0]: _listing(*row) for row in rows}
+    return {row[0]: _listing(*row) for row in await tx.read(LISTINGS, list(asset_ids))}
 
 
 async def put_asset(engine: AsyncEngine, asset: Asset) -> int:
@@ -82,14 +82,15 @@ async def put_asset(engine: AsyncEngine, asset: Asset) -> int:
     for value in dataclasses.astuple(asset):
         if isinstance(value, Decimal):
             format_decimal(value)  # PostgreSQL would silently round a 19th place
-    async with engine.begin() as tx:
-        await tx.exec_driver_sql("LOCK TABLE assets.assets IN SHARE ROW EXCLUSIVE MODE")
+    async with begin(engine) as tx:
+        await tx.execute("LOCK TABLE assets.assets IN SHARE ROW EXCLUSIVE MODE")
         listing = (await listings(tx, [asset.asset_id])).get(asset.asset_id)
         version = listing.asset.rules_version if listing is not None else 0
         if listing is None or dataclasses.replace(asset, rules_version=version) != listing.asset:
             version += 1
             rules = dataclasses.asdict(asset) | {"rules_version": version}
-            await tx.execute(insert(tables.assets).values(rules))
+            async with tx.sqlalchemy() as connection:
+                await connection.execute(insert(tables.assets).values(rules))
         return version
 
 
@@ -98,26 +99,26 @@ async def set_price(engine: AsyncEngine, asset_id: str, price: Price, source: So
 
     Raises `ValueError` for an unknown asset and for a price that is not on its tick.
     """
-    async with engine.begin() as tx:
+    async with begin(engine) as tx:
         listing = (await listings(tx, [asset_id])).get(asset_id)
         if listing is None:
             raise ValueError(f"no asset {asset_id} is traded here")
         if not is_multiple(price, listing.asset.tick):
             raise ValueError(f"{format_decimal(price)} is not a multiple of {format_decimal(listing.asset.tick)}")
-        before = (await tx.exec_driver_sql(SEQUENCE, (asset_id,))).scalar()
-        now = (await tx.exec_driver_sql(SET_PRICE, (asset_id, format_decimal(price), source.value))).one()
-        if now.sequence != before:
-            event = AssetPriceChanged(asset_id, now.sequence, price, now.as_of)
-            message_id = f"{asset_id}:price:{now.sequence}"
-            message = outgoing(event, message_id=message_id, source=SOURCE, time=now.as_of)
-            await Outbox(tables.SCHEMA).write(tx, [OutboxMessage(message_id, message, AT_ONCE_S)])
-        return int(now.sequence)
+        before = await tx.fetchval(SEQUENCE, asset_id)
+        sequence, as_of = await tx.fetchrow(SET_PRICE, asset_id, format_decimal(price), source.value)
+        if sequence != before:
+            event = AssetPriceChanged(asset_id, sequence, price, as_of)
+            message_id = f"{asset_id}:price:{sequence}"
+            message = outgoing(event, message_id=message_id, source=SOURCE, time=as_of)
+            Outbox(tables.SCHEMA).write(tx, [OutboxMessage(message_id, message, AT_ONCE_S)])
+        return int(sequence)
 
 
-async def confirm_prices(engine: AsyncEngine) -> int:
+async def confirm_prices(source: AsyncEngine | Begins) -> int:
     """Confirm every price whose source is not dead, in a transaction of its own; return how many."""
-    async with engine.begin() as tx:
-        return (await tx.exec_driver_sql(CONFIRM_PRICES)).rowcount
+    async with alone(source) as tx:
+        return await tx.execute(CONFIRM_PRICES)
 
 
 def _listing(*row: Any) -> Listing:

@@ -1,7 +1,8 @@
 """The only SQL of the balance service; each statement takes a whole batch, as arrays.
 
-All transactions lock in one order: accounts that may have to be made, by (user, asset); then all named accounts, in the
-same order; then holds (in the kit). So two batches never deadlock.
+All transactions lock in one order: the named accounts, by (user, asset); then those that had to be made, in the same
+order; then holds (in the kit). So two batches don't deadlock. Three can, when all make an account at the same time:
+PostgreSQL ends one of them, and its batch runs again.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.balance import BalanceCommand, SettleBalance
 from contracts.decimals import Money, exact_text
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
 from participants.balance.ledger import Account, AccountKey, AccountLedger
 from saga_kit.participant.barrier import HoldCommand
+from saga_kit.runtime.transactions import Transaction, begin
 
 # Only for users who have an account: a hold comes from one, so nobody else has anything to settle.
 MAKE_ACCOUNTS = """
@@ -79,37 +81,40 @@ class AccountBalance(NamedTuple):
 class StoredLedger(AccountLedger):
     """A ledger that locks the accounts of one transaction and writes each changed one once."""
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
         """Lock every account that the commands name, both legs of a settlement included.
 
         Only the account that a settlement credits is made if it is missing. A command alone makes no account.
         """
         named = {(one.owner, one.unit) for one in commands}
-        if credited := {
+        credited = {
             (one.owner, one.message.credit_asset_id) for one in commands if isinstance(one.message, SettleBalance)
-        }:
-            await tx.exec_driver_sql(MAKE_ACCOUNTS, _columns(credited))
+        }
         await self.load(tx, named | credited)
+        if missing := credited - self.accounts.keys():
+            await tx.execute(MAKE_ACCOUNTS, *_columns(missing))
+            await self.load(tx, missing)
         if unknown := sorted({one.owner for one in commands} - self.owners):
-            self.owners |= set((await tx.exec_driver_sql(OWNERS, (unknown,))).scalars())
+            self.owners |= {row[0] for row in await tx.fetch(OWNERS, unknown)}
 
-    async def load(self, tx: AsyncConnection, keys: set[AccountKey]) -> None:
+    async def load(self, tx: Transaction, keys: set[AccountKey]) -> None:
         """Lock and load the accounts that exist."""
-        for row in await tx.exec_driver_sql(LOCK_ACCOUNTS, _columns(keys)):
-            self.accounts[row.user_id, row.asset_id] = Account(row.available, row.held)
-            self.owners.add(row.user_id)
+        for user_id, asset_id, available, held in await tx.fetch(LOCK_ACCOUNTS, *_columns(keys)):
+            self.accounts[user_id, asset_id] = Account(available, held)
+            self.owners.add(user_id)
 
-    async def save(self, tx: AsyncConnection) -> None:
-        """Write the changed accounts and the journal."""
+    async def save(self, tx: Transaction) -> None:
+        """Have the changed accounts and the journal written."""
         changed = [
             (*key, exact_text(account.available), exact_text(account.held))
             for key, account in self.accounts.items()
             if account.changed
         ]
         if changed:
-            await tx.exec_driver_sql(WRITE_ACCOUNTS, _columns(changed))
+            tx.write(WRITE_ACCOUNTS, *_columns(changed), rows=len(changed))
         if self.lines:
-            await tx.exec_driver_sql(ADD_LINES, _columns((*line[:-1], exact_text(line.amount)) for line in self.lines))
+            lines = _columns((*line[:-1], exact_text(line.amount)) for line in self.lines)
+            tx.write(ADD_LINES, *lines, rows=len(self.lines))
 
 
 async def deposit(engine: AsyncEngine, deposit_id: str, user_id: str, asset_id: str, amount: Money) -> bool:
@@ -122,13 +127,13 @@ async def deposit(engine: AsyncEngine, deposit_id: str, user_id: str, asset_id: 
     if not amount:
         raise ValueError("a deposit must be more than 0")
     terms = (deposit_id, user_id, asset_id, exact_text(amount))
-    async with engine.begin() as tx:
-        if (await tx.exec_driver_sql(ADD_DEPOSIT, terms)).scalar() is None:
-            if not (await tx.exec_driver_sql(SAME_DEPOSIT, terms)).scalar_one():
+    async with begin(engine) as tx:
+        if await tx.fetchval(ADD_DEPOSIT, *terms) is None:
+            if not await tx.fetchval(SAME_DEPOSIT, *terms):
                 raise ValueError(f"deposit {deposit_id} was already made, with other terms")
             return False
         ledger = StoredLedger()
-        await tx.exec_driver_sql(MAKE_ACCOUNT, (user_id, asset_id))
+        await tx.execute(MAKE_ACCOUNT, user_id, asset_id)
         await ledger.load(tx, {(user_id, asset_id)})
         ledger.deposit(deposit_id, user_id, asset_id, amount)
         await ledger.save(tx)

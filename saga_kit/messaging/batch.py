@@ -17,7 +17,6 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.envelope import Envelope, Outgoing, first_appended
 from saga_kit.messaging.locked_rows import LOCK_TIMEOUT_MS, LockedKeys, key_of
@@ -28,6 +27,7 @@ from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.errors import Cause, Contention, Stopped, classify, describe
 from saga_kit.runtime.telemetry import KitMetrics
 from saga_kit.runtime.tracing import handling
+from saga_kit.runtime.transactions import Begins, Transaction
 
 M = TypeVar("M")
 CONTENTIONS_MAX: Final = 10
@@ -115,10 +115,10 @@ class Handler(Protocol[M]):
     def decode(self, envelope: Envelope, record: Record) -> M:
         """Read one record. `record.value` may be None. Raises `UnreadableMessage`: the record becomes a dead letter."""
 
-    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[M]]) -> Effects:
+    async def handle(self, tx: Transaction, messages: Sequence[Received[M]]) -> Effects:
         """Handle the whole batch in `tx`, in message order. Tolerate repeats; it may run again after a rollback."""
 
-    async def park(self, tx: AsyncConnection, message: Received[M], reason: str) -> bool:
+    async def park(self, tx: Transaction, message: Received[M], reason: str) -> bool:
         """Stop, in `tx`, what the message belongs to, until a person lets it go on.
 
         Return False when it belongs to nothing; the message becomes a dead letter then.
@@ -128,7 +128,7 @@ class Handler(Protocol[M]):
 class StoresDeadLetters(Protocol):
     """Stores records that can't be handled."""
 
-    async def write(self, tx: AsyncConnection, rejected: Sequence[RejectedRecord]) -> None:
+    async def write(self, tx: Transaction, rejected: Sequence[RejectedRecord]) -> None:
         """Store them."""
 
 
@@ -138,7 +138,7 @@ class BatchProcess(Generic[M]):
     def __init__(
         self,
         *,
-        engine: AsyncEngine,
+        transactions: Begins,
         handler: Handler[M],
         outbox: Outbox,
         dead_letters: StoresDeadLetters,
@@ -146,7 +146,7 @@ class BatchProcess(Generic[M]):
         metrics: KitMetrics,
         stopping: asyncio.Event,
     ) -> None:
-        self._engine = engine
+        self._transactions = transactions
         self._handler = handler
         self._outbox = outbox
         self._dead_letters = dead_letters
@@ -231,8 +231,8 @@ class BatchProcess(Generic[M]):
         while again:
             try:
                 with self._trying():
-                    async with self._engine.begin() as tx:
-                        await self._outbox.write(tx, again)
+                    async with self._transactions.begin() as tx:
+                        self._outbox.write(tx, again)
                 break
             except Exception as fault:  # noqa: BLE001 - these messages were read before, so none is poison
                 await self._wait_out(backoff, fault)
@@ -249,15 +249,16 @@ class BatchProcess(Generic[M]):
     ) -> None:
         sent = self._outbox.sent
         reached(CrashPoint.BATCH_TAKEN, messages)
-        async with self._engine.begin() as tx:
+        async with self._transactions.begin() as tx:
             if short_locks:
-                await tx.exec_driver_sql(SHORT_LOCK_TIMEOUT)
+                await tx.execute(SHORT_LOCK_TIMEOUT)
             effects = await self._handler.handle(tx, messages) if messages else Effects()
             check_sizes(effects.messages)
             reached(CrashPoint.BATCH_HANDLED, messages)
             if rejected := [*unreadable, *effects.dead_letters]:
                 await self._dead_letters.write(tx, rejected)
-            rows = await self._outbox.write(tx, effects.outbox, sent)
+            rows = self._outbox.write(tx, effects.outbox, sent)
+            await tx.flush(last=True)
             reached(CrashPoint.BATCH_WRITTEN, messages)
         reached(CrashPoint.BATCH_COMMITTED, messages)
         self._outbox.forget(sent)
@@ -279,11 +280,12 @@ class BatchProcess(Generic[M]):
         while True:
             try:
                 with self._trying():
-                    async with self._engine.begin() as tx:
+                    async with self._transactions.begin() as tx:
                         if outcome == "parked" and not await self._handler.park(tx, message, reason):
                             outcome = "dead_letter"
                         if outcome == "dead_letter" and message.record is not None:
                             await self._dead_letters.write(tx, [RejectedRecord(message.record, reason)])
+                        await tx.flush(last=True)
                         reached(CrashPoint.SET_ASIDE_WRITTEN, [message])
                 break
             except Exception as fault:  # noqa: BLE001 - classified like those above

@@ -47,6 +47,10 @@ PARTITION_FETCH_BYTES: Final = 128 * 1024
 UNTAKEN_S: Final = 0.01
 """aiokafka's own pause is 0.1 s: while fetched records are not taken, it fetches nothing for so long. Records that wait
 for room must not hold up other partitions."""
+IDLE_S: Final = 1.0
+IDLE_WAITS: Final = 4
+"""After `IDLE_S` without a record, the broker may hold a fetch for so many times as long as otherwise. While records
+flow, that would hold up the partitions whose records were taken since the fetch was sent."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
 """A consumer without progress is stalled after this time, and a try of a batch that goes on for twice as long hangs."""
@@ -105,7 +109,9 @@ class Consumer(Generic[M]):
         self._subscriber: Any = _subscriber(self._broker, settings, group, self._topics, self._poller)
         self._topic_changes = TopicChanges(metrics)
         self._open = OpenTransactions(HELD_S)
-        self._subscriber.get_msg = self._poller.poll  # see poller.py: FastStream's would lose records on an error
+        self._fetch_wait_ms = settings.kafka_fetch_max_wait_ms
+        self._record_at = time.monotonic()
+        self._subscriber.get_msg = self._poll  # see poller.py: FastStream's would lose records on an error
         self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
 
     async def start(self) -> None:
@@ -185,6 +191,16 @@ class Consumer(Generic[M]):
                 seen, moved_at = positions, time.monotonic()
             elif time.monotonic() - moved_at > self._stalled_s and await self._broker_answers():
                 raise Stalled(f"{lag} records behind and no progress for {self._stalled_s:.0f} s")
+
+    async def _poll(self, consumer: Any) -> Sequence[Any]:
+        records = await self._poller.poll(consumer)
+        now = time.monotonic()
+        if records:
+            self._record_at = now
+        idle = now - self._record_at > IDLE_S
+        # No option of theirs changes it while the consumer runs.
+        consumer._fetcher._fetch_max_wait_ms = self._fetch_wait_ms * (IDLE_WAITS if idle else 1)  # noqa: SLF001
+        return records
 
     async def _on_batch(self, records: Sequence[Any]) -> None:
         if self._given_up:

@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.envelope import first_appended
 from saga_kit.messaging.batch import Record
@@ -37,8 +37,9 @@ from saga_kit.messaging.fetch_limits import NOT_WHOLE, LostRecord, size_of
 from saga_kit.messaging.outbox import QUEUE_STORAGE
 from saga_kit.messaging.publisher import Publisher, RawMessage
 from saga_kit.runtime.errors import classify, describe
+from saga_kit.runtime.transactions import Transaction, begin
 
-Note = Callable[[AsyncConnection], Awaitable[None]]
+Note = Callable[[Transaction], Awaitable[None]]
 
 REASON_MAX: Final = 500
 PAGE_MAX: Final = 500
@@ -129,7 +130,7 @@ class DeadLetters:
     def __init__(self, schema: str) -> None:
         self._table = f"{schema}.dead_letters"
 
-    async def write(self, tx: AsyncConnection, rejected: Sequence[tuple[Record, str]]) -> None:
+    async def write(self, tx: Transaction, rejected: Sequence[tuple[Record, str]]) -> None:
         """Store records and the reasons why they can't be handled, in parts of `STATEMENT_BYTES_MAX`.
 
         When the database refuses a record, only its place and the reason are stored. Raises infrastructure errors.
@@ -137,9 +138,9 @@ class DeadLetters:
         for part in _in_parts(rejected):
             await self._write_or_halve(tx, part)
 
-    async def _write_or_halve(self, tx: AsyncConnection, rejected: Sequence[tuple[Record, str]]) -> None:
+    async def _write_or_halve(self, tx: Transaction, rejected: Sequence[tuple[Record, str]]) -> None:
         try:
-            async with tx.begin_nested():
+            async with tx.savepoint():
                 await self._write(tx, rejected)
         except Exception as error:
             if classify(error) != "poison":
@@ -154,25 +155,23 @@ class DeadLetters:
                 place = LostRecord(record.topic, record.partition, record.offset, why, record.timestamp)
                 await self._write(tx, [(place, why)])
 
-    async def _write(self, tx: AsyncConnection, rejected: Sequence[tuple[Record, str]]) -> None:
+    async def _write(self, tx: Transaction, rejected: Sequence[tuple[Record, str]]) -> None:
         records = [record for record, _ in rejected]
-        await tx.exec_driver_sql(
+        await tx.execute(
             f"""
             INSERT INTO {self._table}
                 (topic, partition, record_offset, record_timestamp, key, headers, value, reason)
             SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::json[],
                 $7::bytea[], $8::text[])
             ON CONFLICT ON CONSTRAINT dead_letters_record DO NOTHING""",  # noqa: S608 - the schema's name is our own
-            (
-                [record.topic for record in records],
-                [record.partition for record in records],
-                [record.offset for record in records],
-                [record.timestamp for record in records],
-                [record.key for record in records],
-                [_pack_headers(record.headers) for record in records],
-                [record.value for record in records],
-                [clean(reason) for _, reason in rejected],
-            ),
+            [record.topic for record in records],
+            [record.partition for record in records],
+            [record.offset for record in records],
+            [record.timestamp for record in records],
+            [record.key for record in records],
+            [_pack_headers(record.headers) for record in records],
+            [record.value for record in records],
+            [clean(reason) for _, reason in rejected],
         )
 
     async def page(
@@ -227,24 +226,17 @@ class DeadLetters:
         self, engine: AsyncEngine, dead_letter_id: int, *, state: str = "closed", note: Note | None = None
     ) -> bool:
         """Delete a dead letter with its bytes; False when there is none in this state. `note`: as for `replay`."""
-        async with engine.begin() as tx:
-            result = await tx.exec_driver_sql(
-                f"DELETE FROM {self._table} WHERE dead_letter_id = $1 AND {STATES[state]}",  # noqa: S608 - the same
-                (dead_letter_id,),
-            )
-            purged = result.rowcount == 1
+        async with begin(engine) as tx:
+            sql = f"DELETE FROM {self._table} WHERE dead_letter_id = $1 AND {STATES[state]}"  # noqa: S608 - the same
+            purged = await tx.execute(sql, dead_letter_id) == 1
             if purged and note is not None:
                 await note(tx)
             return purged
 
     async def _close(self, engine: AsyncEngine, dead_letter_id: int, column: str, note: Note | None) -> bool:
-        async with engine.begin() as tx:
-            result = await tx.exec_driver_sql(
-                f"UPDATE {self._table} SET {column} = clock_timestamp()"  # noqa: S608 - the same
-                f" WHERE dead_letter_id = $1 AND {OPEN}",
-                (dead_letter_id,),
-            )
-            closed = result.rowcount == 1
+        async with begin(engine) as tx:
+            sql = f"UPDATE {self._table} SET {column} = clock_timestamp() WHERE dead_letter_id = $1 AND {OPEN}"  # noqa: S608
+            closed = await tx.execute(sql, dead_letter_id) == 1
             if closed and note is not None:
                 await note(tx)
             return closed

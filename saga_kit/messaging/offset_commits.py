@@ -68,6 +68,7 @@ class OffsetCommits:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 if offsets := self._poller.offsets(consumer):
                     await consumer.commit(offsets)
+                    self._poller.committed(offsets)
         except Exception as error:  # noqa: BLE001 - whatever it is, handlers tolerate the redelivery
             log.warning("committing offsets failed", cause=describe(error))
             committed = False

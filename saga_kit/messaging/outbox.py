@@ -17,13 +17,14 @@ import msgspec
 import structlog
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinary, MetaData, Table, Text, func
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.envelope import Outgoing
 from saga_kit.messaging.publisher import check_sizes
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.lookback import LookBack
+from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
 GRACE_S: Final = 5.0
 """The relay leaves a new row alone for so long: the process that wrote it is publishing it."""
@@ -91,37 +92,33 @@ class Outbox:
     def __init__(self, schema: str, *, grace_s: float = GRACE_S) -> None:
         self._grace_s = grace_s
         self._sent: set[int] = set()
-        insert = f"""
+        self._insert_sql = f"""
             INSERT INTO {schema}.outbox (due_at, available_at, refs, payload)
             SELECT now + make_interval(secs => $1), now + make_interval(secs => $2), $3, $4
-            FROM clock_timestamp() AS now
-            RETURNING outbox_id"""  # noqa: S608 - the schema's name is the program's own
+            FROM clock_timestamp() AS now"""  # noqa: S608 - the schema's name is the program's own
         # A locked row is left to the relay, which sends it once more: no batch waits for it.
-        delete = f"""
+        self._delete_sql = f"""
             DELETE FROM {schema}.outbox WHERE outbox_id = ANY(ARRAY(
                 SELECT outbox_id FROM {schema}.outbox
-                WHERE outbox_id = ANY({{ids}}::bigint[]) FOR UPDATE SKIP LOCKED))"""  # noqa: S608 - the same
-        self._delete_sql = delete.format(ids="$1")
-        self._insert_sql = insert
-        self._replace_sql = f"WITH sent AS ({delete.format(ids='$5')}) {insert}"
+                WHERE outbox_id = ANY($1::bigint[]) FOR UPDATE SKIP LOCKED))"""  # noqa: S608 - the same
 
     @property
     def sent(self) -> list[int]:
         """The ids of rows that the broker has and the table still holds."""
         return sorted(self._sent)
 
-    async def write(
-        self, tx: AsyncConnection, messages: Sequence[OutboxMessage], sent_ids: Sequence[int] = ()
-    ) -> list[int]:
-        """Store messages and delete rows that were sent; return the ids of the rows to publish from memory now.
+    def write(self, tx: Transaction, messages: Sequence[OutboxMessage], sent_ids: Sequence[int] = ()) -> list[int]:
+        """Have messages stored, and rows deleted that were sent, with the other writes of the transaction.
 
-        One statement inserts the messages without a delay and deletes the sent rows. Raises `OversizeMessage`.
+        Return a list that their flush fills with the ids of the rows to publish from memory. Raises `OversizeMessage`.
         """
         check_sizes(one.outgoing for one in messages)
         groups: dict[float, list[OutboxMessage]] = defaultdict(list)
         for one in messages:
             groups[one.delay_s].append(one)
-        to_publish = []
+        if sent_ids:
+            self.delete(tx, sent_ids)
+        to_publish: list[int] = []
         for delay_s, group in sorted(groups.items()):
             values = (
                 delay_s,
@@ -129,20 +126,14 @@ class Outbox:
                 [one.ref for one in group],
                 msgspec.msgpack.encode([one.outgoing for one in group]),
             )
-            if sent_ids:
-                row = await tx.exec_driver_sql(self._replace_sql, (*values, sent_ids))
-                sent_ids = ()
-            else:
-                row = await tx.exec_driver_sql(self._insert_sql, values)
+            stored = tx.write(self._insert_sql, *values, returning="outbox_id")
             if not delay_s:
-                to_publish.append(row.scalar_one())
-        if sent_ids:
-            await self.delete(tx, sent_ids)
+                to_publish = stored
         return to_publish
 
-    async def delete(self, tx: AsyncConnection, ids: Sequence[int]) -> None:
-        """Delete rows; an id without a row does no harm."""
-        await tx.exec_driver_sql(self._delete_sql, (ids,))
+    def delete(self, tx: Transaction, ids: Sequence[int]) -> None:
+        """Have rows deleted with the other writes; an id without a row does no harm."""
+        tx.write(self._delete_sql, ids)
 
     def remember(self, ids: Iterable[int]) -> None:
         """Remember rows that the broker has."""
@@ -161,7 +152,7 @@ class Relay:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        source: AsyncEngine | Begins,
         schema: str,
         outbox: Outbox,
         publisher: Publishes,
@@ -169,7 +160,7 @@ class Relay:
         lease_s: float = LEASE_S,
         poll_s: float = POLL_S,
     ) -> None:
-        self._engine = engine
+        self._source = source
         self._outbox = outbox
         self._publisher = publisher
         self._lease_s = lease_s
@@ -212,16 +203,16 @@ class Relay:
         reached(CrashPoint.RELAY_PUBLISHED, messages)
         if not sent:
             self._claim_rows = 1
-        async with self._engine.begin() as tx:
+        async with begin(self._source) as tx:
             if sent:
-                await self._outbox.delete(tx, ids)
+                self._outbox.delete(tx, ids)
             else:
-                await tx.exec_driver_sql(self._release_sql, (RETRY_S, ids))
+                await tx.execute(self._release_sql, RETRY_S, ids)
             if unreadable:
                 log.error(
                     "outbox rows can't be read; they wait for a person, and nothing waits for them", rows=unreadable
                 )
-                await tx.exec_driver_sql(self._release_sql, (UNREADABLE_S, unreadable))
+                await tx.execute(self._release_sql, UNREADABLE_S, unreadable)
         reached(CrashPoint.RELAY_DELETED, messages)
         return len(ids) if sent else 0
 
@@ -230,16 +221,17 @@ class Relay:
         sent = set(self._outbox.sent)
         ids, self._seen_before = sorted(sent if everything else sent & self._seen_before), sent
         if ids:
-            async with self._engine.begin() as tx:
-                await self._outbox.delete(tx, ids)
+            async with begin(self._source) as tx:
+                self._outbox.delete(tx, ids)
+                await tx.flush()
                 reached(CrashPoint.SWEPT, ids)
             self._outbox.forget(ids)
 
     async def _claim(self) -> list[tuple[int, bytes]]:
         with self._lookback.look() as look:
-            async with self._engine.begin() as tx:
-                result = await tx.exec_driver_sql(self._claim_sql, (self._lease_s, self._claim_rows, look.back_s))
-                rows = sorted((row.outbox_id, row.payload) for row in result)
+            async with alone(self._source) as tx:
+                found = await tx.fetch(self._claim_sql, self._lease_s, self._claim_rows, look.back_s)
+                rows = sorted((outbox_id, payload) for outbox_id, payload in found)
             look.saw_all = len(rows) < self._claim_rows
         return rows
 

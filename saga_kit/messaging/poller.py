@@ -61,6 +61,8 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._blocked: dict[TopicPartition, tuple[float, str]] = {}
         self.polled_at = time.monotonic()
         self._handled: dict[tuple[str, int], int] = {}
+        self._uncommitted: set[tuple[str, int]] = set()
+        """The partitions of which more is handled than is committed."""
         self._must_rewind = False
         self._search_until = 0.0
         self._most: dict[TopicPartition, int] = {}
@@ -103,6 +105,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         for record in records:  # in order, so the last one of a partition counts
             end = record.next_offset if isinstance(record, LostRecord) else record.offset + 1
             self._handled[record.topic, record.partition] = end
+            self._uncommitted.add((record.topic, record.partition))
 
     def read_from_beginning(self, tps: Collection[TopicPartition]) -> None:
         """Read these partitions from their beginning: the handled records were of a topic that was deleted."""
@@ -114,8 +117,12 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         return {tp: reason for tp, (at, reason) in self._blocked.items() if at > since}
 
     def offsets(self, consumer: Any) -> dict[TopicPartition, int]:
-        """Return the offsets to commit: the next one of every assigned partition with handled records."""
-        return {tp: self._handled[tp] for tp in consumer.assignment() if tp in self._handled}
+        """Return the offsets to commit: the next one of every assigned partition that has moved since `committed`."""
+        return {tp: self._handled[tp] for tp in consumer.assignment() if tp in self._uncommitted}
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Remember offsets that the broker has."""
+        self._uncommitted -= {tp for tp, offset in offsets.items() if self._handled.get(tp) == offset}
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Do nothing: a batch in flight goes on, and row locks decide between two members."""
@@ -123,6 +130,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
         """Forget everything: another member may have committed offsets of these partitions."""
         self._handled.clear()
+        self._uncommitted.clear()
         self._most.clear()
         self._tries.clear()
         self._blocked.clear()
@@ -131,6 +139,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         anew, self._from_beginning = self._from_beginning & consumer.assignment(), set()
         for tp in anew:
             self._handled.pop(tp, None)
+            self._uncommitted.discard(tp)
         if anew:
             with suppress(TimeoutError):
                 async with asyncio.timeout(POSITION_TIMEOUT_S):

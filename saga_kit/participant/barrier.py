@@ -14,10 +14,10 @@ from enum import Enum, StrEnum, auto
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.decimals import ZERO, subtract
 from contracts.vocabulary import HoldState
+from saga_kit.runtime.transactions import Transaction
 
 C = TypeVar("C")
 
@@ -128,7 +128,7 @@ class Hold(msgspec.Struct, frozen=True):
 class Ledger(Protocol[C]):
     """The accounts, stock or seats of a participant. An instance serves one try of one batch, so nothing is undone."""
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[C]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[C]]) -> None:
         """Create, lock and load all rows that the commands may touch, both legs of a settlement, in sorted order."""
 
     def reserve(self, command: HoldCommand[C]) -> Refusal | None:
@@ -140,7 +140,7 @@ class Ledger(Protocol[C]):
     def settle(self, command: HoldCommand[C], hold: Hold) -> Refusal | None:
         """Capture `command.capture`, return the rest, book the other legs, in memory; a refusal changes nothing."""
 
-    async def save(self, tx: AsyncConnection) -> None:
+    async def save(self, tx: Transaction) -> None:
         """Write each changed row once."""
 
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Generic, Protocol, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from contracts.envelope import Envelope
 from saga_kit.messaging.batch import Effects, Received, Record
 from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.participant.barrier import Hold, HoldCommand, Ledger, Refusal, apply, may_be_elsewhere
 from saga_kit.participant.holds import Holds
 from saga_kit.participant.ledger_start import LedgerStart, made_at
+from saga_kit.runtime.transactions import Transaction
 
 C = TypeVar("C")
 
@@ -60,11 +59,11 @@ class ParticipantHandler(Generic[C]):
         """Read one command."""
         return self._adapter.command(envelope, record)
 
-    async def prepare(self, tx: AsyncConnection) -> None:
+    async def prepare(self, tx: Transaction) -> None:
         """Read when the ledger began, before the first batch. Raises `CannotStart` when it must not answer."""
         self._began_at = await self._start.read(tx)
 
-    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[HoldCommand[C]]]) -> Effects:
+    async def handle(self, tx: Transaction, messages: Sequence[Received[HoldCommand[C]]]) -> Effects:
         """Fold the batch in message order; every reply goes through the outbox.
 
         A command made before the ledger began is dropped without a reply. If anybody still waits for one, the command
@@ -88,7 +87,7 @@ class ParticipantHandler(Generic[C]):
             hold, refusal = apply(command, holds.get(command.hold_id), ledger)
             holds[command.hold_id] = hold
             replies.append(self._adapter.reply(received, hold, refusal, at))
-        await self._holds.save(tx, known, holds)
+        self._holds.save(tx, known, holds)
         await ledger.save(tx)
         return Effects(outbox=replies, dropped=dropped)
 
@@ -98,6 +97,6 @@ class ParticipantHandler(Generic[C]):
     def _is_earlier(self, at: datetime | None) -> bool:
         return self._began_at is not None and at is not None and at < self._began_at
 
-    async def park(self, tx: AsyncConnection, message: Received[HoldCommand[C]], reason: str) -> bool:  # noqa: ARG002
+    async def park(self, tx: Transaction, message: Received[HoldCommand[C]], reason: str) -> bool:  # noqa: ARG002
         """Park nothing: a participant has no saga. A command that can't be handled becomes a dead letter."""
         return False

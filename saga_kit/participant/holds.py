@@ -9,12 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, func
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.decimals import PLACES_MAX, exact_text
 from contracts.vocabulary import HoldState
 from saga_kit.participant.barrier import Hold
-from saga_kit.runtime.errors import Contention
+from saga_kit.runtime.transactions import Transaction
 
 ENDED: Final = (HoldState.SETTLED, HoldState.REFUNDED, HoldState.REFUSED, HoldState.TOMBSTONE)
 """The final states: no command moves anything any more."""
@@ -112,38 +111,36 @@ class Holds:
                 DELETE FROM {schema}.holds WHERE hold_id = ANY(ARRAY(SELECT hold_id FROM old)) RETURNING {every})
             INSERT INTO {schema}.holds_archive ({every}) SELECT {every} FROM gone"""  # noqa: S608 - our own name
 
-    async def archive(self, tx: AsyncConnection, pages: tuple[str, str], older_than_s: float, most: int) -> int:
+    async def archive(self, tx: Transaction, pages: tuple[str, str], older_than_s: float, most: int) -> int:
         """Move holds of these pages that ended so long ago to the archive; return how many.
 
         `pages` is a range of PostgreSQL's row addresses without its end. Locked holds are left where they are.
         """
-        return (await tx.exec_driver_sql(self._archive_sql, (older_than_s, *pages, most))).rowcount
+        return await tx.execute(self._archive_sql, older_than_s, *pages, most)
 
-    async def count_old(self, tx: AsyncConnection, older_than_s: float) -> int:
+    async def count_old(self, tx: Transaction, older_than_s: float) -> int:
         """Count the holds that could be archived."""
-        return int((await tx.exec_driver_sql(self._count_sql, (older_than_s,))).scalar_one())
+        return int(await tx.fetchval(self._count_sql, older_than_s))
 
-    async def lock(self, tx: AsyncConnection, hold_ids: Collection[str]) -> dict[str, Hold]:
+    async def lock(self, tx: Transaction, hold_ids: Collection[str]) -> dict[str, Hold]:
         """Lock and load the holds that exist, and load the archived ones."""
-        rows: Any = await tx.exec_driver_sql(self._lock_sql, (sorted(hold_ids),))
         return {
             row[0]: Hold(row[0], row[1], row[2], row[3], row[4], HoldState(row[5]), row[6], row[7], row[8], row[9])
-            for row in rows
+            for row in await tx.fetch(self._lock_sql, sorted(hold_ids))
         }
 
-    async def save(self, tx: AsyncConnection, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
-        """Write the new and changed holds, each once.
+    def save(self, tx: Transaction, known: Mapping[str, Hold], holds: Mapping[str, Hold]) -> None:
+        """Have the new and changed holds written, each once.
 
-        Raises `Contention` when another transaction has made a new one, or archived an old one, meanwhile: there was no
-        row to lock.
+        The flush raises `Contention` when another transaction has made a new one, or archived an old one, meanwhile:
+        there was no row to lock.
         """
         changed = [hold for _, hold in sorted(holds.items()) if known.get(hold.hold_id) is not hold]
         if new := [hold for hold in changed if hold.hold_id not in known]:
-            result = await tx.exec_driver_sql(self._insert_sql, _arrays(new))
-            if result.rowcount != len(new):
-                raise Contention("another transaction has just made, or archived, one of this batch's holds")
+            otherwise = "another transaction has just made, or archived, one of this batch's holds"
+            tx.write(self._insert_sql, *_arrays(new), rows=len(new), otherwise=otherwise)
         if old := [hold for hold in changed if hold.hold_id in known]:
-            await tx.exec_driver_sql(self._update_sql, _arrays(old))
+            tx.write(self._update_sql, *_arrays(old), rows=len(old))
 
 
 def _arrays(holds: Sequence[Hold]) -> tuple[list[str | None], ...]:

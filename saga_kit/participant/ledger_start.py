@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, MetaData, Table, Text, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from saga_kit.runtime.errors import CannotStart
 
 if TYPE_CHECKING:
     from saga_kit.messaging.batch import Received
+    from saga_kit.runtime.transactions import Transaction
 
 log: Final = structlog.get_logger(__name__)
 
@@ -54,27 +54,28 @@ class LedgerStart:
             INSERT INTO {schema}.ledger_start (began_at) VALUES (clock_timestamp()) ON CONFLICT DO NOTHING
             """  # noqa: S608
 
-    async def read(self, tx: AsyncConnection) -> datetime | None:
+    async def read(self, tx: Transaction) -> datetime | None:
         """Return when this ledger began; None when it answers every command. At the first start, store that it is now.
 
         Raises `CannotStart` for a ledger that was handed over, and for an empty one without the table. A ledger that is
         older than the table has holds, and answers every command.
         """
-        known: Any = (await tx.exec_driver_sql(self._known_sql)).one()
-        if not known.has_table:
-            if not known.has_holds:
+        known: Any = await tx.fetchrow(self._known_sql)
+        if not known["has_table"]:
+            if not known["has_holds"]:
                 raise CannotStart(
                     f"the table {self._schema}.ledger_start is missing (saga_kit.ledger_start_table describes it)"
                 )
             log.warning("no start of the ledger is written down, every command is executed", schema=self._schema)
             return None
-        row: Any = (await tx.exec_driver_sql(self._read_sql)).one_or_none()
+        row: Any = await tx.fetchrow(self._read_sql)
         if row is None:
-            await tx.exec_driver_sql(self._begin_sql)
-            row = (await tx.exec_driver_sql(self._read_sql)).one()
-        if row.closed_at is not None:
-            raise CannotStart(f"the ledger {self._schema} was handed over to {row.successor} at {row.closed_at}")
-        began_at: datetime | None = row.began_at
+            await tx.execute(self._begin_sql)
+            row = await tx.fetchrow(self._read_sql)
+        began_at: datetime | None
+        began_at, closed_at, successor = row
+        if closed_at is not None:
+            raise CannotStart(f"the ledger {self._schema} was handed over to {successor} at {closed_at}")
         return began_at
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from saga_kit.runtime.dsn import given_settings
-from saga_kit.runtime.errors import CannotStart, ReadOnlyDatabase, sqlstate_of
+from saga_kit.runtime.errors import CannotStart, ReadOnlyDatabase, message_of, sqlstate_of
 from saga_kit.runtime.session import SETTINGS, SHARED_SESSIONS, Session, open_session
 
 COMMAND_TIMEOUT_S: Final = 20
@@ -29,6 +29,8 @@ PATIENTLY: Final = "SET LOCAL statement_timeout = '10min'"
 PATIENT_COMMAND_TIMEOUT_S: Final = 660
 """The driver's limit for such a statement."""
 POOL_TIMEOUT_S: Final = 5
+RECYCLE_S: Final = 1800
+"""A session is closed after so long, so that a server that was replaced behind its address gets none that is older."""
 READ_ONLY_S: Final = 1.0
 """A session that began on a read-only server serves readers for so long; the next one may reach another server."""
 BY_KEY: Final = {
@@ -66,13 +68,7 @@ def create_engine(
     `PATIENTLY` need `PATIENT_COMMAND_TIMEOUT_S`. `settings` of the session override the usual ones. With a `pool_size`
     of 0 nothing is pooled.
     """
-    ours = {
-        "application_name": application_name,
-        **given_settings(url),
-        **SETTINGS,
-        **(BY_KEY if by_key else {}),
-        **(settings or {}),
-    }
+    ours = {**settings_of(url, application_name, by_key=by_key), **(settings or {})}
 
     async def connect() -> Session:
         return await open_session(url, ours, command_timeout_s=command_timeout_s)
@@ -82,7 +78,7 @@ def create_engine(
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_S,
         "pool_use_lifo": True,  # the last used connection has its plans and caches ready
-        "pool_recycle": 1800,
+        "pool_recycle": RECYCLE_S,
     }
     engine = create_async_engine(
         url,
@@ -95,6 +91,16 @@ def create_engine(
     event.listen(engine.sync_engine, "checkout", _close_read_only)
     event.listen(engine.sync_engine, "handle_error", _close_all_after)
     return engine
+
+
+def settings_of(url: URL, application_name: str, *, by_key: bool) -> dict[str, str]:
+    """Return the settings of a session; ours outrank those that the URL gives. `by_key`: see `create_engine`."""
+    return {
+        "application_name": application_name,
+        **given_settings(url),
+        **SETTINGS,
+        **(BY_KEY if by_key else {}),
+    }
 
 
 async def ping(engine: AsyncEngine) -> None:
@@ -148,9 +154,9 @@ def final_cause(error: BaseException) -> str | None:
         if _STATEMENT_POOLING in str(cause):
             return SHARED_SESSIONS
         if isinstance(cause, asyncpg.ClientConfigurationError | ssl.SSLCertVerificationError):
-            return f"the database can't be connected to: {_first_line(cause)}"
+            return f"the database can't be connected to: {message_of(cause)}"
         if sqlstate_of(cause) in _FOR_GOOD:
-            return f"the database says: {_first_line(cause)}"
+            return f"the database says: {message_of(cause)}"
         cause = cause.__cause__
     return None
 
@@ -158,10 +164,6 @@ def final_cause(error: BaseException) -> str | None:
 def is_unknown_host(error: BaseException) -> bool:
     """Tell whether the name of the database's host is unknown: while things start, or for good."""
     return isinstance(error, socket.gaierror)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rpartition("'>: ")[2]
 
 
 def _note_read_only(connection: Any, record: Any) -> None:
@@ -176,7 +178,11 @@ def _close_read_only(_connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def _close_all_after(context: Any) -> None:
-    """Make the pool close its sessions when the server ends them, or refuses a write in one."""
-    sqlstate = sqlstate_of(context.original_exception) or ""
-    if sqlstate == READ_ONLY_TRANSACTION or sqlstate in _SESSION_ENDED or sqlstate[:2] == "08":
+    if ends_sessions(context.original_exception):
         context.is_disconnect = True
+
+
+def ends_sessions(error: BaseException | None) -> bool:
+    """Tell whether a pool must close its sessions: the server ends them, or refuses a write in one."""
+    sqlstate = sqlstate_of(error) or ""
+    return sqlstate == READ_ONLY_TRANSACTION or sqlstate in _SESSION_ENDED or sqlstate[:2] == "08"

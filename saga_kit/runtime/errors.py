@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+import asyncpg
 from aiokafka.errors import KafkaError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
@@ -58,6 +59,8 @@ class Stalled(KitError):  # noqa: N818 - it is what happened
     """The consumer has lag and makes no progress although the broker answers."""
 
 
+DATABASE_ERRORS: Final = (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""Everything that a statement raises, but for `OSError`: SQLAlchemy's own error, or asyncpg's."""
 _INFRASTRUCTURE: Final = Contention | CannotStart | ReadOnlyDatabase
 """Those of our own errors that no message causes; an unfit server makes every connection raise `CannotStart`."""
 
@@ -70,7 +73,7 @@ def classify(error: Exception) -> Cause:
     An infrastructure error must never be taken for poison, or an outage would park every order. So everything that the
     database raises is infrastructure, except data errors. What is none of these is poison.
     """
-    if isinstance(error, DBAPIError):
+    if isinstance(error, DATABASE_ERRORS):
         return _classify_database(error)
     if isinstance(error, StatementError) and isinstance(error.orig, Exception):
         return classify(error.orig)
@@ -86,10 +89,18 @@ def describe(error: BaseException) -> str:
     # SQLAlchemy's asyncpg adapter says "<class '...'>: message".
     message = without_values(message.split("'>: ", 1)[-1])
     sqlstate = getattr(cause, "sqlstate", None)
-    name = type(cause.__cause__ if sqlstate and cause.__cause__ is not None else cause).__name__
+    # SQLAlchemy's adapter raises an error of its own from the driver's.
+    adapted = cause is not error and sqlstate is not None and cause.__cause__ is not None
+    name = type(cause.__cause__ if adapted else cause).__name__
     if message.startswith(name):  # aiokafka's errors begin with their own name
         return message[:DESCRIPTION_MAX]
     return (f"{name}: {message}" if message else name)[:DESCRIPTION_MAX]
+
+
+def message_of(error: BaseException) -> str:
+    """Return the first line of what the database or its driver says, wrapped by SQLAlchemy or not."""
+    said = str(error.orig if isinstance(error, DBAPIError) else error)
+    return next(iter(said.splitlines()), type(error).__name__).split("'>: ", 1)[-1]
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:
@@ -103,10 +114,10 @@ def without_values(text: str) -> str:
     return _VALUE.sub(r"\1", _ROW.sub("", text))
 
 
-def _classify_database(error: DBAPIError) -> Cause:
+def _classify_database(error: Exception) -> Cause:
     # A value that the driver can't encode has a SQLSTATE too (22000); a broken connection has none.
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    sqlstate = sqlstate_of(error) or ""
     if sqlstate == LOCK_NOT_AVAILABLE:
         return "locked"
-    data_error = sqlstate[:2] in POISON_SQLSTATE_CLASSES and not error.connection_invalidated
+    data_error = sqlstate[:2] in POISON_SQLSTATE_CLASSES and not getattr(error, "connection_invalidated", False)
     return "poison" if data_error else "infrastructure"

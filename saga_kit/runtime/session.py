@@ -13,6 +13,8 @@ from typing import Any, Final
 import asyncpg
 import structlog
 from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
 
 from saga_kit.runtime.dsn import Address, addresses
 from saga_kit.runtime.errors import CannotStart
@@ -83,31 +85,49 @@ _warned: set[str] = set()
 class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no annotations
     """A connection that knows whether it can write, and whether a pooler is in between."""
 
-    __slots__ = ("pooled", "read_only")
+    __slots__ = ("_engine", "pooled", "read_only")
 
     read_only: str | None
     """Why it can't write; None when it can."""
     pooled: bool
     """Whether a pooler is between this process and the server."""
+    _engine: AsyncEngine
+
+    def sqlalchemy(self) -> AsyncEngine:
+        """Return an engine whose only connection is this session; it begins and ends no transaction."""
+        try:
+            return self._engine
+        except AttributeError:
+            self._engine = create_async_engine(
+                "postgresql+asyncpg://",
+                async_creator=self._itself,
+                poolclass=StaticPool,
+                isolation_level="AUTOCOMMIT",
+                hide_parameters=True,
+            )
+            return self._engine
+
+    async def _itself(self) -> Session:
+        return self
 
 
-async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout_s: float) -> Session:
-    """Connect to the first address of the URL that works.
+async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout_s: float, **options: Any) -> Session:
+    """Connect to the first address of the URL that works; `options` are asyncpg's own.
 
     Raises what the driver raises, and `CannotStart` for an unfit server.
     """
     failure: Exception | None = None
     for address in addresses(url):
         try:
-            return await _open(address, settings, command_timeout_s)
+            return await _open(address, settings, {**options, "command_timeout": command_timeout_s})
         except (OSError, asyncpg.TargetServerAttributeNotMatched, asyncpg.OperatorInterventionError) as error:
             failure = failure or error
     assert failure is not None  # noqa: S101 - a URL names one place at least
     raise failure
 
 
-async def _open(address: Address, settings: Mapping[str, str], command_timeout_s: float) -> Session:
-    options: dict[str, Any] = {**address.arguments, "command_timeout": command_timeout_s, "connection_class": Session}
+async def _open(address: Address, settings: Mapping[str, str], options: dict[str, Any]) -> Session:
+    options = {**address.arguments, **options, "connection_class": Session}
     at_once = {name: value for name, value in settings.items() if name not in _SINCE_17}
     try:
         session: Session = await asyncpg.connect(**options, server_settings=at_once)

@@ -18,7 +18,7 @@ REQUESTS = 20_000
 ENDED = "SELECT count(*) FROM orders.orders WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED')"
 ENDS = "SELECT DISTINCT status || coalesce(' ' || reason_code, '') FROM orders.orders"
 REPEATS = """
-    SELECT count(*) FROM orders.history, jsonb_array_elements(entries) AS entry
+    SELECT count(*) FROM orders.history, jsonb_array_elements(entries::jsonb) AS entry
     WHERE entry->>'kind' = 'asked' AND (entry->'detail'->>'attempt')::int > 1"""
 INSIDE = """
     WITH one AS (SELECT extract(epoch FROM max(at) - min(at))::float8 AS took FROM orders.history GROUP BY order_id)

@@ -61,11 +61,11 @@ def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list
     feeds: list[Feed] = []
 
     def asset_handler(kit: Any) -> AssetHandler:
-        feeds.append(Feed(kit.engine, 1.0))
+        feeds.append(Feed(kit.transactions, 1.0))
         return AssetHandler(timedelta(seconds=10), feeds[0].catch_up)
 
     async def timers(kit: Any, process: Any) -> None:
-        await run_timers(kit.engine, process, breaker, kit.stopping, interval_s=0.25)
+        await run_timers(kit.transactions, process, breaker, kit.stopping, interval_s=0.25)
 
     async def feed(kit: Any, _process: Any) -> None:
         await feeds[0].run(kit.stopping)

@@ -18,6 +18,7 @@ from saga_kit.messaging.outbox import Outbox, OutboxMessage, Relay
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S, MARGIN_S, LookBack
+from saga_kit.runtime.transactions import begin
 from tests.saga_kit.support import FakePublisher, message
 from tests.support.infrastructure import Database
 
@@ -100,9 +101,10 @@ async def test_what_is_left_behind_is_found_by_the_next_look_at_everything(datab
     relay = Relay(engine, "orders", outbox, publisher)
     relay._lookback = LookBack(everything_every_s=0.5)  # noqa: SLF001 - sooner than in production
     assert 0 == await relay.relay_once()
-    async with engine.begin() as tx:
-        await outbox.write(tx, [OutboxMessage("late", message("late", "v"))])
-        await tx.exec_driver_sql("UPDATE orders.outbox SET available_at = available_at - interval '1 h'")
+    async with begin(engine) as tx:
+        outbox.write(tx, [OutboxMessage("late", message("late", "v"))])
+        await tx.flush()
+        await tx.execute("UPDATE orders.outbox SET available_at = available_at - interval '1 h'")
 
     began = time.monotonic()
     assert 0 == await relay.relay_once()

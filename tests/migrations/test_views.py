@@ -161,7 +161,7 @@ _ARCHIVE_ENDED = """
     INSERT INTO orders.archive (order_id, user_id, phase, status, version, reason_code, cancel_requested,
         filled_quantity, fee, progress, history_seq, created_at, updated_at, history, fills)
     SELECT order_id, user_id, phase, status, version, reason_code, cancel_requested,
-        filled_quantity, fee, progress, history_seq, created_at, updated_at, '[]', '[]' FROM ended"""
+        filled_quantity, fee, progress::jsonb, history_seq, created_at, updated_at, '[]', '[]' FROM ended"""
 
 
 @pytest.mark.parametrize("view", ["audit.orders", "audit.history", "audit.versions", "api.orders", "api.history"])

@@ -24,6 +24,7 @@ from order_api.settings import ApiSettings
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.health import listen
+from saga_kit.runtime.transactions import Transactions
 
 SECRET = "a-secret-of-the-tests-with-40-characters"
 TRADER = "orders:read orders:write"
@@ -100,11 +101,13 @@ class Api:
 @asynccontextmanager
 async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIterator[Api]:
     """Run an API on a free port. Its sweeper looks at a claim after `grace_s`: by default not in this test."""
-    engine = create_engine(settings.sqlalchemy_url, application_name="api", pool_size=settings.api_database_pool_size)
+    engine = create_engine(settings.sqlalchemy_url, application_name="api", pool_size=2)
+    size = settings.api_database_pool_size
+    transactions = Transactions(settings.sqlalchemy_url, application_name="api", size=size)
     publisher = Publisher(settings, client_id="api-test")
     wire = Wire(publisher)
     wire.may_go_on.set()
-    app = create_app(settings, engine, wire, health=readiness(engine, publisher), grace_s=grace_s)
+    app = create_app(settings, transactions, wire, health=readiness(engine, publisher), grace_s=grace_s)
     sock = listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
     server = server_for(app, settings.trusted_proxies)
@@ -122,6 +125,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     finally:
         await stop()
         await publisher.stop()
+        await transactions.close()
         await engine.dispose()
 
 

@@ -27,6 +27,7 @@ from saga_kit.participant.handler import ParticipantHandler
 from saga_kit.runtime.telemetry import KitMetrics
 from tests.migrations.support import connected
 from tests.saga_kit.support import FakePublisher, FakeRecord
+from tests.support.transactions import OnEngine
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -76,10 +77,10 @@ def settle(
     )
 
 
-def received(handler: Handler[Any], message: Message, offset: int = 0) -> Received[Any]:
-    """Deliver a message as Kafka would: encoded, with headers, and decoded by the service."""
-    wire = outgoing(message, message_id=f"test:{offset}", source="/tests", time=NOW, traceparent=TRACEPARENT)
-    record = FakeRecord(wire.topic, 0, offset, 0, wire.key.encode(), wire.value, wire.headers)
+def received(handler: Handler[Any], message: Message, offset: int = 0, at: datetime = NOW) -> Received[Any]:
+    """Deliver a message as Kafka would: encoded, with headers, and decoded by the service. It was sent `at`."""
+    wire = outgoing(message, message_id=f"test:{offset}", source="/tests", time=at, traceparent=TRACEPARENT)
+    record = FakeRecord(wire.topic, 0, offset, int(at.timestamp() * 1000), wire.key.encode(), wire.value, wire.headers)
     envelope = read_envelope(wire.headers)
     return Received(handler.decode(envelope, record), envelope, record)
 
@@ -97,7 +98,7 @@ class ServiceUnderTest:
     def __post_init__(self) -> None:
         """Build the batch process."""
         self._process = BatchProcess[Any](
-            engine=self.engine,
+            transactions=OnEngine(self.engine),
             handler=self.handler,
             outbox=Outbox(self.schema),
             dead_letters=DeadLetters(self.schema),
@@ -159,10 +160,11 @@ class Balance(ServiceUnderTest):
 
 
 FAULTS: Sequence[str] = (
-    "SELECT 'entry is not zero', entry_id FROM balances.journal GROUP BY entry_id, asset_id HAVING sum(amount) <> 0",
+    """SELECT 'entry is not zero', entry_id FROM balances.journal_lines
+       GROUP BY entry_id, asset_id HAVING sum(amount) <> 0""",
     """SELECT 'account is not its journal', user_id, asset_id, available + held, booked
        FROM balances.accounts FULL JOIN (
-           SELECT account AS user_id, asset_id, sum(amount) AS booked FROM balances.journal
+           SELECT account AS user_id, asset_id, sum(amount) AS booked FROM balances.journal_lines
            WHERE account NOT LIKE '@%' GROUP BY account, asset_id) AS lines USING (user_id, asset_id)
        WHERE available + held IS DISTINCT FROM coalesce(booked, 0)""",
     """SELECT 'held is not its holds', user_id, asset_id, held, active

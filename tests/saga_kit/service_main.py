@@ -7,10 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from saga_kit.messaging.batch import BatchProcess, Effects, Received
 from saga_kit.runtime.settings import KitSettings, load
+from saga_kit.runtime.transactions import Transaction
 from saga_kit.service import Kit, run_service
 from tests.saga_kit.support import Item, Worker, received
 
@@ -29,7 +28,7 @@ def main() -> int:
     delay_s = float(os.environ.get("TEST_DELAY_S", "0"))
 
     class Slow(Worker):
-        async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+        async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
             """Announce the transaction, and hold it open for a while."""
             effects = await super().handle(tx, messages)
             sys.stderr.write("handling\n")

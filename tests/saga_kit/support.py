@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import MetaData
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.envelope import Outgoing
 from local_stack.broker import MockCluster
@@ -21,6 +21,7 @@ from saga_kit.participant.holds import holds_archive_table, holds_table
 from saga_kit.participant.ledger_start import ledger_start_table
 from saga_kit.runtime.settings import KitSettings
 from saga_kit.runtime.telemetry import KitMetrics
+from saga_kit.runtime.transactions import Begins, Transaction, Transactions
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Schema:
     """A schema of one test, with the kit's tables."""
 
     engine: AsyncEngine
+    transactions: Transactions
     name: str
     url: str
 
@@ -113,7 +115,7 @@ class Worker:
         assert envelope.type == "Item"
         return Item(*json.loads(record.value or b""))
 
-    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+    async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
         """Write a row per message of an order that is not parked."""
         items = [received.message for received in messages if received.message.order not in self.parked]
         self.handled.append([received.message for received in messages])
@@ -121,9 +123,10 @@ class Worker:
             raise error
         if bad := [item for item in items if item.value < 0]:
             raise ValueError(f"bug on {bad[0]}")
-        await tx.exec_driver_sql(
+        await tx.execute(
             f"INSERT INTO {self.schema}.done (key, value) SELECT * FROM unnest($1::text[], $2::int[])",
-            ([item.order for item in items], [item.value for item in items]),
+            [item.order for item in items],
+            [item.value for item in items],
         )
         return Effects(outbox=[self._reply(item) for item in items])
 
@@ -131,9 +134,9 @@ class Worker:
         value = str(item.value) + " " * self.padding.get(item.order, 0)
         return OutboxMessage(f"{item.order}:{item.value}", message(item.order, value))
 
-    async def park(self, tx: AsyncConnection, message: Received[Item], reason: str) -> bool:
+    async def park(self, tx: Transaction, message: Received[Item], reason: str) -> bool:
         """Park the message's order."""
-        await tx.exec_driver_sql("SELECT 1")
+        await tx.execute("SELECT 1")
         if self.knows_orders:
             self.parked[message.message.order] = reason
         return self.knows_orders
@@ -157,12 +160,12 @@ def process(
     *,
     outbox: Outbox | None = None,
     stopping: asyncio.Event | None = None,
-    engine: AsyncEngine | None = None,
+    transactions: Begins | None = None,
     metrics: KitMetrics | None = None,
 ) -> BatchProcess[Any]:
     """Compose a batch process."""
     return BatchProcess(
-        engine=engine or schema.engine,
+        transactions=transactions or schema.transactions,
         handler=worker,
         outbox=outbox or Outbox(schema.name),
         dead_letters=DeadLetters(schema.name),

@@ -15,7 +15,7 @@ import pytest
 import saga_kit
 
 ROOT = Path(__file__).parents[2]
-MADE_BY_THE_KIT = {"BatchProcess"}
+MADE_BY_THE_KIT = {"BatchProcess", "Transaction"}
 """Classes that a service only receives and never creates."""
 
 

@@ -21,6 +21,7 @@ from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Received
 from saga_kit.messaging.outbox import Outbox
 from saga_kit.runtime.lookback import EVER_S
+from saga_kit.runtime.transactions import begin
 from tests.order_saga.core.sample import requested
 from tests.order_saga.core.test_fold import of
 from tests.support.infrastructure import Database
@@ -43,9 +44,9 @@ class OrderDatabase:
 
     async def tell(self, *messages: Incoming) -> list[str]:
         """Handle messages as one batch; return the ids of the commands that the batch would publish."""
-        async with self.engine.begin() as tx:
+        async with begin(self.engine) as tx:
             effects = await self._orders.handle(tx, [Received(message) for message in messages])
-            await Outbox(SCHEMA).write(tx, effects.outbox)
+            Outbox(SCHEMA).write(tx, effects.outbox)
         if effects.after_commit is not None:
             effects.after_commit()
         return [message.id for message in effects.messages]
@@ -60,7 +61,7 @@ class OrderDatabase:
 
     async def scan(self) -> list[str]:
         """Look for what is due, as the orchestrator's scanner does; return the ids of the commands that follow."""
-        async with self.engine.begin() as tx:
+        async with begin(self.engine) as tx:
             due = await store.due(tx, 500, EVER_S)
         return sorted(await self.tell(*map(TimerDue, due)))
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+import asyncpg
+
+from saga_kit.runtime.transactions import Transaction as KitTransaction
+from saga_kit.runtime.transactions import Write
 
 Row = dict[str, Any]
 Key = Any
@@ -22,16 +25,23 @@ LOCK_TIMEOUT_S: Final = 5.0
 DEADLOCK: Final = "40P01"
 READ_ONLY: Final = "25006"
 LOCK_NOT_AVAILABLE: Final = "55P03"
-UNIQUE_VIOLATION: Final = "23505"
 CHECK_VIOLATION: Final = "23514"
 
 
-class ServerError(Exception):
+class ServerError(asyncpg.PostgresError):  # type: ignore[misc]  # the driver has no annotations
     """An error of the server, with its SQLSTATE."""
 
     def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class UniqueViolation(asyncpg.UniqueViolationError):  # type: ignore[misc]
+    """The server's error for a value that a unique index has already."""
+
+    def __init__(self, index: str) -> None:
+        super().__init__(f'duplicate key value violates unique constraint "{index}"')
+        self.constraint_name = index
 
 
 class World(Protocol):
@@ -44,43 +54,34 @@ class World(Protocol):
         """Take the time of a commit, calling `apply` or not, and raise when the client can't know which."""
 
 
-class Result:
-    """The rows of a statement, with the methods that our code uses."""
+class Result(NamedTuple):
+    """The rows of a statement, and how many rows it wrote."""
 
-    def __init__(self, rows: list[Any] | None = None, rowcount: int | None = None) -> None:
-        self._rows = rows or []
-        self.rowcount = len(self._rows) if rowcount is None else rowcount
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._rows)
-
-    def all(self) -> list[Any]:
-        """Return all rows."""
-        return self._rows
-
-    def one(self) -> Any:
-        """Return the only row."""
-        (row,) = self._rows
-        return row
-
-    def scalars(self) -> list[Any]:
-        """Return the first column."""
-        return [row[0] for row in self._rows]
-
-    def scalar_one(self) -> Any:
-        """Return the only value."""
-        return self.one()[0]
+    rows: Sequence[Any] = ()
+    written: int = 0
 
 
 Statement = Callable[..., Awaitable[Result]]
 """Called with the transaction and the statement's parameters."""
 
 
+class Step(NamedTuple):
+    """What a transaction did in one round trip: a statement, or `writes` together; `reads`: its rows were wanted."""
+
+    writes: list[Write]
+    reads: bool = False
+
+    @classmethod
+    def single(cls, sql: str, args: tuple[Any, ...], *, reads: bool) -> Step:
+        """Make a step of one statement."""
+        return cls([Write(sql, args, None, "", "", "", [])], reads)
+
+
 class Said(NamedTuple):
-    """A transaction's statements and answers, and the server's clock when it ended."""
+    """A transaction's steps, and the server's clock when it ended."""
 
     at: datetime
-    statements: list[tuple[str, tuple[Any, ...]]]
+    steps: list[Step]
 
 
 class Database:
@@ -118,13 +119,14 @@ class Database:
             tx.end()
 
 
-class Transaction:
-    """One transaction, which is also the connection that our code is given."""
+class Transaction(KitTransaction):
+    """One transaction: the kit's own, with the simulated server in place of a connection."""
 
     def __init__(self, database: Database, world: World) -> None:
+        super().__init__(cast("Any", None))
         self.database = database
         self.writes: dict[str, dict[Key, Row | None]] = {}
-        self.statements: list[tuple[str, tuple[Any, ...]]] = []
+        self.steps: list[Step] = []
         self.broken = False
         self.ended = asyncio.Event()
         self._world = world
@@ -132,21 +134,41 @@ class Transaction:
         self.lock_timeout_s = LOCK_TIMEOUT_S
         self.waits_for: Transaction | None = None
 
-    async def exec_driver_sql(self, sql: str, parameters: tuple[Any, ...] = ()) -> Result:
-        """Run one of the statements that there are."""
+    async def read(self, sql: str, *args: Any) -> list[Any]:
+        """Run one of the statements that there are, in the transaction like any other; return its rows."""
+        return await self.fetch(sql, *args)
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Run one of the statements that there are; return its rows."""
         await self._world.round_trip()
+        result = await self._run(sql, args)
+        self.steps.append(Step.single(sql, args, reads=True))
+        return list(result.rows)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """Run one of the statements that there are; return how many rows it wrote."""
+        await self._world.round_trip()
+        result = await self._run(sql, args)
+        self.steps.append(Step.single(sql, args, reads=False))
+        return result.written
+
+    async def _send(self, writes: list[Write]) -> list[tuple[int, list[Any]]]:
+        """Run the writes one after the other in one round trip; the server runs them as one statement."""
+        await self._world.round_trip()
+        results = [await self._run(write.sql, write.args) for write in writes]
+        self.steps.append(Step(writes))
+        return [(result.written, [row[0] for row in result.rows]) for result in results]
+
+    async def _run(self, sql: str, args: tuple[Any, ...]) -> Result:
         self.fail_if_broken()
         statement = self.database.statements.get(sql)
         if statement is None:
             raise AssertionError(f"the simulation does not know this statement: {sql}")
         try:
-            result = await statement(self, *parameters)
-        except ServerError as error:
+            return await statement(self, *args)
+        except asyncpg.PostgresError:
             self.end()  # an error ends a transaction and releases its locks at once
-            kind = IntegrityError if error.sqlstate == UNIQUE_VIOLATION else DBAPIError
-            raise kind("", None, error) from error
-        self.statements.append((sql, parameters))
-        return result
+            raise
 
     # What statements are made of --------------------------------------------------------------------------------------
 
@@ -240,7 +262,7 @@ class Transaction:
                 else:
                     rows[key] = row
         if self.database.said is not None:
-            self.database.said.append(Said(self.database.now(), self.statements))
+            self.database.said.append(Said(self.database.now(), self.steps))
         self.end()
         for tell in self.database.committed:
             tell(self.writes)
@@ -256,7 +278,7 @@ class Transaction:
 
 
 class Engine:
-    """Stands in for SQLAlchemy's engine. `lingers_s` says how long the server keeps the locks of a dead client."""
+    """Stands in for the kit's pool. `lingers_s` says how long the server keeps the locks of a dead client."""
 
     def __init__(self, database: Database, world: World, lingers_s: Callable[[], float] = lambda: 0.0) -> None:
         self._database = database
@@ -271,6 +293,7 @@ class Engine:
         self._database.open.add(tx)
         try:
             yield tx
+            await tx.flush()
             tx.fail_if_broken()
             await self._world.commits(tx.apply)
         except Exception:

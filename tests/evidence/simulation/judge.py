@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.evidence.simulation.database import EPOCH
-from tests.evidence.simulation.scenario import HOLDINGS, USERS, Kind
+from tests.evidence.simulation.scenario import HOLDINGS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -203,19 +203,23 @@ class Judge:
         for (_, _, asset), line in self._tables["journal"].items():
             sums[asset] += Fraction(line["amount"])
         yield from (f"I1: the journal of {asset} sums to {total}" for asset, total in sums.items() if total)
-        expected = {(user, asset): Fraction(amount) for user in USERS for asset, amount in HOLDINGS.items()}
+        expected = defaultdict(Fraction, {account: Fraction(amount) for account, amount in HOLDINGS.items()})
         for told in self.told.values():
             last = told[max(told)].order
             if last.status == "COMPLETED":
                 for asset, amount in _effect(last).items():
                     expected[last.user_id, asset] += amount
-        for key, account in self._tables["accounts"].items():
+        accounts = self._tables["accounts"]
+        yield from (
+            f"I1: {key} must have {expected[key]}, and there is no account" for key in expected.keys() - accounts
+        )
+        for key, account in accounts.items():
             active = [
                 h for h in self._tables["holds"].values() if h["state"] == "HELD" and (h["owner"], h["unit"]) == key
             ]
             if account["held"] != sum(hold["amount"] for hold in active):
                 yield f"I1: {key} has {account['held']} held, its active holds are {active}"
-            total, due = Fraction(account["available"] + account["held"]), expected.get(key, Fraction(0))
+            total, due = Fraction(account["available"] + account["held"]), expected[key]
             if total != due:
                 yield f"I1: {key} has {account['available']} and {account['held']} held, must have {due}"
 

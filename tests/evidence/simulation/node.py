@@ -120,7 +120,7 @@ class Node:
         handler = self._handler(breaker)
         dead_letters, publisher = DeadLetters(self), Publisher(self)
         process: BatchProcess[Any] = BatchProcess(
-            engine=engine,
+            transactions=engine,
             handler=handler,
             outbox=outbox,
             dead_letters=cast("Any", dead_letters),
@@ -169,7 +169,9 @@ class Node:
         if self.world.broker_is_away:
             return
         try:
-            await member.commit(member.poller.offsets(member))
+            offsets = member.poller.offsets(member)
+            await member.commit(offsets)
+            member.poller.committed(offsets)
         except Exception as error:  # noqa: BLE001 - a group that has rebalanced: what is not acknowledged comes again
             self.world.tell(self.name, f"offsets not committed: {error}")
 

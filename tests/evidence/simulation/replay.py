@@ -12,12 +12,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.exc import DBAPIError
+import asyncpg
 
 from order_saga.worker import store, tables
-from tests.evidence.simulation.database import EPOCH, Database, Engine, Said
+from saga_kit.runtime.transactions import Transaction, begin
+from tests.evidence.simulation.database import EPOCH, Database, Engine, Said, Step
 from tests.evidence.simulation.loop import VirtualLoop
-from tests.evidence.simulation.scenario import HOLDINGS, USERS, Scenario
+from tests.evidence.simulation.scenario import HOLDINGS, Scenario
 from tests.evidence.simulation.statements import numeric, statements
 from tests.evidence.simulation.world import World
 
@@ -88,14 +89,13 @@ async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, lis
     """Run the statements on the simulated database; return the answers and the rows of the tables."""
     clock = [0.0]
     database = Database(statements(), lambda: clock[0])
-    for user in USERS:
-        for asset, amount in HOLDINGS.items():
-            database.tables["accounts"][user, asset] = {"available": numeric(amount), "held": numeric("0")}
+    for account, amount in HOLDINGS.items():
+        database.tables["accounts"][account] = {"available": numeric(amount), "held": numeric("0")}
     database.tables["assets"]["BTC"] = {"rules": RULES, "price": (Decimal(50_000), 1, EPOCH, EPOCH)}
     answers = []
     for one in said:
         clock[0] = (one.at - EPOCH).total_seconds()
-        answers += await _say(Engine(database, Still()).begin, one)
+        answers += await _say(Engine(database, Still()), one)
     held = {name: [_row(name, key, row) for key, row in database.tables[name].items()] for name in TABLES}
     return answers, {name: sorted(rows, key=repr) for name, rows in held.items()}
 
@@ -103,12 +103,11 @@ async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, lis
 async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[Seen], dict[str, list[Any]]]:
     """Run the statements on PostgreSQL; return the same."""
     async with engine.begin() as tx:
-        for user in USERS:
-            for asset, amount in HOLDINGS.items():
-                await tx.exec_driver_sql(
-                    "INSERT INTO balances.accounts (user_id, asset_id, available, held) VALUES ($1, $2, $3, 0)",
-                    (user, asset, Decimal(amount)),
-                )
+        for account, amount in HOLDINGS.items():
+            await tx.exec_driver_sql(
+                "INSERT INTO balances.accounts (user_id, asset_id, available, held) VALUES ($1, $2, $3, 0)",
+                (*account, Decimal(amount)),
+            )
         await tx.exec_driver_sql(f"INSERT INTO assets.assets ({_RULE_NAMES}) VALUES ({_NUMBERS})", ("BTC", *RULES))
         await tx.exec_driver_sql(
             "INSERT INTO assets.prices (asset_id, price, sequence, as_of, confirmed_at, source)"
@@ -117,7 +116,7 @@ async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[S
         )
     answers = []
     for one in said:
-        answers += await _say(engine.begin, one, f"SET LOCAL fake.now = '{one.at.isoformat()}'")
+        answers += await _say(engine, one, f"SET LOCAL fake.now = '{one.at.isoformat()}'")
     held: dict[str, list[Any]] = {}
     async with engine.connect() as connection:
         for name, (table, key, columns) in TABLES.items():
@@ -127,19 +126,18 @@ async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[S
     return answers, held
 
 
-async def _say(begin: Callable[[], Any], said: Said, before: str = "") -> list[Seen]:
+async def _say(source: AsyncEngine | Engine, said: Said, before: str = "") -> list[Seen]:
     answers: list[Seen] = []
     with suppress(_RefusedError):
-        async with begin() as tx:
+        async with begin(source) as tx:
             if before:
-                await tx.exec_driver_sql(before)
-            for sql, parameters in said.statements:
+                await tx.execute(before)
+            for step in said.steps:
                 try:
-                    result = await tx.exec_driver_sql(sql, parameters)
-                except DBAPIError as error:
-                    answers.append([getattr(error.orig, "sqlstate", None)])
+                    answers.append(await _answer(tx, step))
+                except asyncpg.PostgresError as error:
+                    answers.append([error.sqlstate])
                     raise _RefusedError from error
-                answers.append(_answer(sql, result))
     return answers
 
 
@@ -147,11 +145,15 @@ class _RefusedError(Exception):
     """Rolls back a transaction whose statement was refused."""
 
 
-def _answer(sql: str, result: Any) -> Seen:
-    returns = not hasattr(result, "returns_rows") or result.returns_rows
-    rows = [_plain(row) for row in (result if returns else ())]
-    in_order = sql.lstrip().startswith("SELECT") and "ORDER BY" in sql and "SKIP LOCKED" not in sql
-    return rows if in_order else sorted(rows, key=repr)
+async def _answer(tx: Transaction, step: Step) -> Seen:
+    first = step.writes[0]
+    if step.reads:
+        rows = [_plain(row) for row in await tx.fetch(first.sql, *first.args)]
+        in_order = "ORDER BY" in first.sql and "SKIP LOCKED" not in first.sql
+        return rows if in_order else sorted(rows, key=repr)
+    if len(step.writes) == 1 and not first.returning:
+        return [await tx.execute(first.sql, *first.args)]
+    return [(number, returned) for number, returned in await tx._send(step.writes)]
 
 
 def _row(table: str, key: Any, row: dict[str, Any]) -> tuple[Any, ...]:

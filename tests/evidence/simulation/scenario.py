@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 REPLICAS: Final = {"orchestrator": 2, "balance": 2, "assets": 1}
 NODES: Final = tuple(f"{service}-{number}" for service, count in REPLICAS.items() for number in range(count))
-USERS: Final = ("alice", "bob")
-HOLDINGS: Final = {"USD": "1500", "BTC": "0.03"}
-"""The holdings of each user at the beginning: enough for some of the orders but not for all."""
+USERS: Final = ("alice", "bob", "carol")
+HOLDINGS: Final = {
+    **{(user, "USD"): "1500" for user in USERS},
+    **{(user, "BTC"): "0.03" for user in ("alice", "bob")},
+}
+"""What users hold at the beginning: enough for some of the orders. The first asset that carol buys makes an account."""
 BUSY_S: Final = 120.0
 """Orders are made, and faults begin, within this time."""
 READ_ONLY_CHANCE: Final = 0.15
@@ -222,7 +225,7 @@ def _locked_row(chance: Random, orders: Sequence[OrderPlan]) -> Fault:
         plan = chance.choice(early)
         at = min(cancel.at for cancel in plan.cancels)
         return Fault(Kind.LOCKED_ROW, str(orders.index(plan)), at, chance.choice((1.0, 12.0, 50.0)))
-    account = f"{orders[number].user_id}/{chance.choice(tuple(HOLDINGS))}"
+    account = f"{orders[number].user_id}/{chance.choice(('USD', 'BTC'))}"
     at = max(0.0, orders[number].at + chance.choice((-1.0, 0.0, chance.uniform(0, 1), chance.uniform(0, 60))))
     return Fault(Kind.LOCKED_ROW, chance.choice((account, str(number))), at, chance.choice((1.0, 12.0, 100.0)))
 

@@ -24,12 +24,12 @@ from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.participant.holds import Holds
 from tests.evidence.simulation.database import (
     CHECK_VIOLATION,
-    UNIQUE_VIOLATION,
     Result,
     Row,
     ServerError,
     Statement,
     Transaction,
+    UniqueViolation,
 )
 
 SCHEMAS: Final = ("orders", "balances", "assets")
@@ -87,9 +87,8 @@ _NUMERIC: Final = frozenset(column.name for column in orders._ALL if column.cast
 def _orders() -> dict[str, Statement]:
     moving = tuple(column.name for column in (orders._ID, *orders._MOVING))
     return {
-        orders._LOCK: lock_orders,
-        orders._NOW: read_clock,
-        orders._CLIENT_IDS: client_ids,
+        orders._TAKE: take,
+        orders._ARCHIVED: find_archived,
         orders._INSERT: insert_orders,
         orders._UPDATE: _updates(moving),
         orders._UPDATE_ALL: _updates(_ALL),
@@ -108,17 +107,23 @@ def _orders() -> dict[str, Statement]:
     }
 
 
-async def read_clock(tx: Transaction, unknown: list[Any]) -> Result:
-    """Return the time, the paused participants, and which of the orders are archived."""
-    archived = [order_id for order_id in unknown if tx.get("archive", order_id) is not None]
-    return Result([(tx.database.now(), [participant for participant, _ in tx.rows("pauses")], archived)])
-
-
-async def lock_orders(tx: Transaction, order_ids: list[Any]) -> Result:
-    """Lock orders in the order of their ids."""
+async def take(tx: Transaction, order_ids: list[Any], users: list[str], names: list[str]) -> Result:
+    """Lock orders in the order of their ids; tell the time after that, and the rest as it was at the beginning."""
+    pauses = [participant for participant, _ in tx.rows("pauses")]
+    archived = [order_id for order_id in order_ids if tx.get("archive", order_id) is not None]
+    holders = [_holder(tx, key) for key in _columns(users, names)]
     there = sorted(order_id for order_id in set(order_ids) if tx.get("orders", order_id) is not None)
-    rows = [await tx.lock("orders", order_id) for order_id in there]
-    return Result([tuple(_read(name, row[name]) for name in _READ) for row in rows if row is not None])
+    locked = [await tx.lock("orders", order_id) for order_id in there]
+    rows = [(*_NOTHING, *(_read(name, row[name]) for name in _READ)) for row in locked if row is not None]
+    return Result([*rows, (tx.database.now(), pauses, archived, holders, *(None for _ in _READ))])
+
+
+_NOTHING: Final = (None,) * 4
+
+
+async def find_archived(tx: Transaction, order_ids: list[Any]) -> Result:
+    """Tell which of these are archived orders."""
+    return Result([(order_id,) for order_id in order_ids if tx.get("archive", order_id) is not None])
 
 
 def _read(name: str, value: Any) -> Any:
@@ -126,16 +131,10 @@ def _read(name: str, value: Any) -> Any:
     return value if value is None or name not in _NUMERIC else f"{value:.{PLACES_MAX}f}"
 
 
-async def client_ids(tx: Transaction, users: list[str], names: list[str]) -> Result:
-    """Find who holds client order ids."""
-    archived = _archived_names(tx)
-    found = ((key, holder.get(key)) for key in _columns(users, names) for holder in (_holders(tx, key), archived))
-    return Result([(*key, order_id) for key, order_id in found if order_id is not None])
-
-
-def _holders(tx: Transaction, key: tuple[str, str]) -> dict[tuple[str, str], Any]:
+def _holder(tx: Transaction, key: tuple[str, str]) -> Any:
+    """Find who holds a client order id."""
     row = tx.get("client_ids", key)
-    return {} if row is None else {key: row["order_id"]}
+    return _archived_names(tx).get(key) if row is None else row["order_id"]
 
 
 def _archived_names(tx: Transaction) -> dict[tuple[str, str], Any]:
@@ -149,21 +148,24 @@ def _name(order: Row) -> tuple[str, str]:
 
 
 async def insert_orders(tx: Transaction, *arrays: list[Any]) -> Result:
-    """Insert orders; one whose id or client order id is taken is left out."""
+    """Insert orders; one that is archived, or whose id or client order id is taken, is left out."""
     done = 0
     for values in _columns(*arrays):
         row = _order(_ALL, values)
         _check_order(row)
+        if tx.get("archive", row["order_id"]) is not None:
+            continue
         if await tx.insert("orders", row["order_id"], row):
             if await _claim_client_id(tx, row):
                 done += 1
             else:
                 tx.put("orders", row["order_id"], None)
-    return Result(rowcount=done)
+    return Result(written=done)
 
 
 def _updates(names: tuple[str, ...]) -> Statement:
     async def update(tx: Transaction, *arrays: list[Any]) -> Result:
+        written = 0
         for values in _columns(*arrays):
             changes = _order(names, values)
             before = await tx.lock("orders", changes["order_id"])
@@ -171,10 +173,11 @@ def _updates(names: tuple[str, ...]) -> Statement:
                 continue
             row = {**before, **changes}
             if not await _claim_client_id(tx, row):
-                raise ServerError(UNIQUE_VIOLATION, f'violates unique constraint "{orders.CLIENT_ID_INDEX}"')
+                raise UniqueViolation(orders.CLIENT_ID_INDEX)
             _check_order(row)
             tx.put("orders", row["order_id"], row)
-        return Result(rowcount=len(arrays[0]))
+            written += 1
+        return Result(written=written)
 
     return update
 
@@ -207,8 +210,8 @@ async def insert_history(tx: Transaction, *arrays: Any) -> Result:
             raise ServerError(CHECK_VIOLATION, f"history: {order_id} goes {moves} from version {version_from}")
         row = {"at": at, "version_from": version_from, "version_to": version_to, "moves": told, "entries": entries}
         if not await tx.insert("history", (order_id, seq), row):
-            raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "history_pkey"')
-    return Result()
+            raise UniqueViolation("history_pkey")
+    return Result(written=len(columns[0]))
 
 
 async def upsert_fills(tx: Transaction, *arrays: list[Any]) -> Result:
@@ -224,7 +227,7 @@ async def upsert_fills(tx: Transaction, *arrays: list[Any]) -> Result:
         if not await tx.insert("fills", fill_id, row):
             known = await tx.lock("fills", fill_id)
             tx.put("fills", fill_id, {**cast("Row", known), "busted": busted})
-    return Result()
+    return Result(written=len(arrays[0]))
 
 
 async def due(tx: Transaction, most: int, back_s: float) -> Result:
@@ -279,13 +282,13 @@ async def _wake(tx: Transaction, most: int, is_meant: Callable[[Row], bool]) -> 
     for order_id in free:
         row = cast("Row", await tx.lock("orders", order_id))
         tx.put("orders", order_id, {**row, "due_at": now})
-    return Result(rowcount=len(free))
+    return Result(written=len(free))
 
 
 async def pause(tx: Transaction, participant: str, paused_by: str, reason: str) -> Result:
     """Record that a participant is paused."""
     done = await tx.insert("pauses", str(participant), {"paused_by": paused_by, "reason": reason})
-    return Result(rowcount=int(done))
+    return Result(written=int(done))
 
 
 async def unpause(tx: Transaction, participant: str) -> Result:
@@ -293,7 +296,7 @@ async def unpause(tx: Transaction, participant: str) -> Result:
     there = tx.get("pauses", str(participant)) is not None and await tx.lock("pauses", str(participant)) is not None
     if there:
         tx.put("pauses", str(participant), None)
-    return Result(rowcount=int(there))
+    return Result(written=int(there))
 
 
 async def is_repaired(tx: Transaction, run_id: str, action: str, item: str) -> Result:
@@ -304,8 +307,8 @@ async def is_repaired(tx: Transaction, run_id: str, action: str, item: str) -> R
 async def note_repair(tx: Transaction, run_id: str, action: str, item: str, done_by: str, result: str) -> Result:
     """Record what a run did to an item."""
     if not await tx.insert("repairs", (run_id, action, str(item)), {"done_by": done_by, "result": result}):
-        raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "repairs_pkey"')
-    return Result(rowcount=1)
+        raise UniqueViolation("repairs_pkey")
+    return Result(written=1)
 
 
 async def choose_old(tx: Transaction, older_than_s: float, _first: str, _end: str, most: int) -> Result:
@@ -339,24 +342,19 @@ async def archive_orders(tx: Transaction, order_ids: list[Any]) -> Result:
             ),
         }  # fmt: skip
         if order["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID" and _name(order) in _archived_names(tx):
-            raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "archive_client_order_id"')
+            raise UniqueViolation("archive_client_order_id")
         await tx.insert("archive", order_id, {**order, **documents})
         for table, keys in (("history", told), ("fills", filled)):
             for key, _ in keys:
                 tx.put(table, key, None)
-        if _holders(tx, _name(order)) == {_name(order): order_id}:
+        if tx.get("client_ids", _name(order)) == {"order_id": order_id}:
             await tx.lock("client_ids", _name(order))
             tx.put("client_ids", _name(order), None)
         tx.put("orders", order_id, None)
-    return Result(rowcount=len(there))
+    return Result(written=len(there))
 
 
 # The outbox's, of each schema -----------------------------------------------------------------------------------------
-
-
-class _Claimed(NamedTuple):
-    outbox_id: int
-    payload: bytes
 
 
 def _outbox(schema: str) -> dict[str, Statement]:
@@ -373,18 +371,15 @@ def _outbox(schema: str) -> dict[str, Statement]:
             "payload": payload,
         }
         await tx.insert(table, outbox_id, row)
-        return Result([(outbox_id,)])
+        return Result([(outbox_id,)], written=1)
 
     async def delete(tx: Transaction, ids: list[int]) -> Result:
+        deleted = 0
         for outbox_id in (one for one in ids if tx.get(table, one) is not None and tx.is_free(table, one)):
             if await tx.lock(table, outbox_id) is not None:
                 tx.put(table, outbox_id, None)
-        return Result()
-
-    async def replace(tx: Transaction, *parameters: Any) -> Result:
-        *values, ids = parameters
-        await delete(tx, ids)
-        return await insert(tx, *values)
+                deleted += 1
+        return Result(written=deleted)
 
     async def claim(tx: Transaction, lease_s: float, most: int, back_s: float) -> Result:
         now = tx.database.now()
@@ -395,34 +390,28 @@ def _outbox(schema: str) -> dict[str, Statement]:
         return Result([await _lease(tx, table, outbox_id, lease_s) for outbox_id in free])
 
     async def release(tx: Transaction, wait_s: float, ids: list[int]) -> Result:
+        released = 0
         for outbox_id in ids:
             if tx.get(table, outbox_id) is not None and await tx.lock(table, outbox_id) is not None:
                 await _lease(tx, table, outbox_id, wait_s)
-        return Result()
+                released += 1
+        return Result(written=released)
 
     return {
         outbox._insert_sql: insert,
         outbox._delete_sql: delete,
-        outbox._replace_sql: replace,
         relay._claim_sql: claim,
         relay._release_sql: release,
     }
 
 
-async def _lease(tx: Transaction, table: str, outbox_id: int, seconds: float) -> _Claimed:
+async def _lease(tx: Transaction, table: str, outbox_id: int, seconds: float) -> tuple[int, bytes]:
     row = cast("Row", await tx.lock(table, outbox_id))
     tx.put(table, outbox_id, {**row, "available_at": tx.database.now() + timedelta(seconds=seconds)})
-    return _Claimed(outbox_id, row["payload"])
+    return outbox_id, row["payload"]
 
 
 # The balance service's ------------------------------------------------------------------------------------------------
-
-
-class _Account(NamedTuple):
-    user_id: str
-    asset_id: str
-    available: Decimal
-    held: Decimal
 
 
 class _Hold(NamedTuple):
@@ -444,17 +433,19 @@ def _has_account(tx: Transaction, user_id: str) -> bool:
 
 async def make_accounts(tx: Transaction, users: list[str], assets: list[str]) -> Result:
     """Make empty accounts for users who have one already."""
-    for key in sorted(set(_columns(users, assets))):
-        if _has_account(tx, key[0]):
-            await tx.insert("accounts", key, {"available": numeric("0"), "held": numeric("0")})
-    return Result()
+    made = [
+        await tx.insert("accounts", key, {"available": numeric("0"), "held": numeric("0")})
+        for key in sorted(set(_columns(users, assets)))
+        if _has_account(tx, key[0])
+    ]
+    return Result(written=sum(made))
 
 
 async def lock_accounts(tx: Transaction, users: list[str], assets: list[str]) -> Result:
     """Lock accounts in the order of user and asset."""
     there = sorted(key for key in set(_columns(users, assets)) if tx.get("accounts", key) is not None)
     rows = [(key, cast("Row", await tx.lock("accounts", key))) for key in there]
-    return Result([_Account(key[0], key[1], row["available"], row["held"]) for key, row in rows])
+    return Result([(*key, row["available"], row["held"]) for key, row in rows])
 
 
 async def owners(tx: Transaction, users: list[str]) -> Result:
@@ -464,6 +455,7 @@ async def owners(tx: Transaction, users: list[str]) -> Result:
 
 async def write_accounts(tx: Transaction, *arrays: list[Any]) -> Result:
     """Write what accounts hold."""
+    written = 0
     for user_id, asset_id, available, held in _columns(*arrays):
         row = {"available": numeric(available), "held": numeric(held)}
         if await tx.lock("accounts", (user_id, asset_id)) is None:
@@ -471,7 +463,8 @@ async def write_accounts(tx: Transaction, *arrays: list[Any]) -> Result:
         if min(Decimal(available), Decimal(held)) < 0:
             raise ServerError(CHECK_VIOLATION, f"accounts: {user_id} {asset_id} {available} {held}")
         tx.put("accounts", (user_id, asset_id), row)
-    return Result()
+        written += 1
+    return Result(written=written)
 
 
 async def add_lines(tx: Transaction, *arrays: list[Any]) -> Result:
@@ -479,8 +472,8 @@ async def add_lines(tx: Transaction, *arrays: list[Any]) -> Result:
     for entry_id, account, asset_id, order_id, amount in _columns(*arrays):
         row = {"order_id": order_id, "amount": numeric(amount)}
         if not await tx.insert("journal", (entry_id, account, asset_id), row):
-            raise ServerError(UNIQUE_VIOLATION, 'violates unique constraint "journal_pkey"')
-    return Result()
+            raise UniqueViolation("journal_pkey")
+    return Result(written=len(arrays[0]))
 
 
 async def lock_holds(tx: Transaction, hold_ids: list[str]) -> Result:
@@ -506,7 +499,7 @@ async def insert_holds(tx: Transaction, *arrays: list[Any]) -> Result:
     rows = dict(_hold(values) for values in _columns(*arrays))
     new = {hold_id: row for hold_id, row in rows.items() if tx.get("holds_archive", hold_id) is None}
     done = [await tx.insert("holds", hold_id, row) for hold_id, row in new.items()]
-    return Result(rowcount=sum(done))
+    return Result(written=sum(done))
 
 
 async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end: str, most: int) -> Result:
@@ -517,17 +510,19 @@ async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end
         row = cast("Row", await tx.lock("holds", hold_id))
         await tx.insert("holds_archive", hold_id, row)
         tx.put("holds", hold_id, None)
-    return Result(rowcount=len(free))
+    return Result(written=len(free))
 
 
 async def update_holds(tx: Transaction, *arrays: list[Any]) -> Result:
     """Write the states of holds."""
+    written = 0
     for hold_id, row in (_hold(values) for values in _columns(*arrays)):
         before = await tx.lock("holds", hold_id)
         if before is not None:
             kept = {name: before[name] for name in ("saga_id", "owner", "unit", "amount")}
             tx.put("holds", hold_id, {**row, **kept})
-    return Result()
+            written += 1
+    return Result(written=written)
 
 
 def _hold(values: Iterable[Any]) -> tuple[str, Row]:

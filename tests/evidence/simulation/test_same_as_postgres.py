@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from order_saga.core.saga import Phase, Saga
@@ -20,6 +21,7 @@ from saga_kit.messaging.batch import SHORT_LOCK_TIMEOUT
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
+from saga_kit.runtime.transactions import begin
 from tests.evidence.simulation import database as simulated
 from tests.evidence.simulation.loop import VirtualLoop
 from tests.evidence.simulation.replay import CLOCK, Still, on_postgres, on_simulation, record
@@ -72,7 +74,7 @@ async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
         assert len(rows) == len(postgres_rows[table]), table
         for simulated_row, row in zip(rows, postgres_rows[table], strict=True):
             assert [] == [pair for pair in zip(simulated_row, row, strict=True) if pair[0] != pair[1]], table
-    unused = set(statements()) - {sql for one in said for sql, _ in one.statements}
+    unused = set(statements()) - {write.sql for one in said for step in one.steps for write in step.writes}
     assert {SHORT_LOCK_TIMEOUT, balances.OWNERS, *_of_few_histories()} >= unused, "every statement was compared"
 
 
@@ -101,6 +103,10 @@ def _order(order_id: UUID, client_order_id: str | None = None) -> tuple[Any, ...
 def _moved(order_id: UUID) -> tuple[Any, ...]:
     saga = Saga(order_id, "alice", Phase.NEW, _NEW, _NEW, history_seq=7)
     return store._arrays((store._ID, *store._MOVING), [saga])
+
+
+def _only(*order_ids: UUID) -> tuple[Any, ...]:
+    return list(order_ids), [], []
 
 
 _OUTBOX: Final[Any] = Outbox("orders")
@@ -135,19 +141,19 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
     ],
     "who waits for a row sees it as it was left": [
         Does("A", store._INSERT, _order(X)), Does("A", None),
-        Does("A", store._LOCK, ([X],)), Does("B", store._LOCK, ([X],)), Does("A", store._UPDATE, _moved(X)),
+        Does("A", store._TAKE, _only(X)), Does("B", store._TAKE, _only(X)), Does("A", store._UPDATE, _moved(X)),
         Does("A", None),
         Does("B", None),
     ],
     "what is not committed is not seen": [
-        Does("A", store._INSERT, _order(X)), Does("B", store._LOCK, ([X],)), Does("A", None),
-        Does("B", store._LOCK, ([X],)),
+        Does("A", store._INSERT, _order(X)), Does("B", store._TAKE, _only(X)), Does("A", None),
+        Does("B", store._TAKE, _only(X)),
         Does("B", None),
     ],
     "a circle of waits is broken": [
         Does("A", store._INSERT, _order(X)), Does("A", store._INSERT, _order(Y)), Does("A", None),
-        Does("A", store._LOCK, ([X],)), Does("B", store._LOCK, ([Y],)), Does("A", store._LOCK, ([Y],)),
-        Does("B", store._LOCK, ([X],)), Does("A", ""), Does("B", ""),
+        Does("A", store._TAKE, _only(X)), Does("B", store._TAKE, _only(Y)), Does("A", store._TAKE, _only(Y)),
+        Does("B", store._TAKE, _only(X)), Does("A", ""), Does("B", ""),
     ],
     "claimed rows are skipped": [
         Does("A", _OUTBOX._insert_sql, _MESSAGE), Does("A", None),
@@ -161,8 +167,8 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
         Does("B", None),
     ],
     "a pause is seen when it is committed": [
-        Does("A", store._PAUSE, ("balance", "olga", "x")), Does("B", store._NOW, ([],)), Does("A", None),
-        Does("B", store._NOW, ([],)),
+        Does("A", store._PAUSE, ("balance", "olga", "x")), Does("B", store._TAKE, _only()), Does("A", None),
+        Does("B", store._TAKE, _only()),
         Does("B", None),
     ],
 }  # fmt: skip
@@ -171,7 +177,7 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 async def test_two_at_the_same_time_meet_alike(engine: AsyncEngine, script: Sequence[Does]) -> None:
     """In two concurrent transactions the same statements wait, go on and get the same answers on both databases."""
-    postgres = await _play(script, lambda: _Real(engine), WAITS_S)
+    postgres = await _play(script, lambda: _Actor(engine), WAITS_S)
     simulation = await asyncio.to_thread(_play_on_simulation, script)
     assert simulation == postgres
     assert any("waits" in line for line in postgres) or Counter(does.who for does in script)["B"], "B meets A"
@@ -180,51 +186,46 @@ async def test_two_at_the_same_time_meet_alike(engine: AsyncEngine, script: Sequ
 def _play_on_simulation(script: Sequence[Does]) -> list[str]:
     async def play() -> list[str]:
         database = simulated.Database(statements(), lambda: 0.0)
-        return await _play(script, lambda: _Simulated(database), WAITS_S)
+        return await _play(script, lambda: _Actor(simulated.Engine(database, Still())), WAITS_S)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(play())
 
 
-class _Real:
-    """A transaction on PostgreSQL."""
+class _Actor:
+    """A transaction on one of the two databases; the first statement begins it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._connection: Any = None
+    def __init__(self, source: AsyncEngine | simulated.Engine) -> None:
+        self._source = source
+        self._stack: AsyncExitStack | None = None
+        self._tx: Any = None
 
-    async def say(self, sql: str, parameters: tuple[Any, ...]) -> Any:
-        """Run a statement; the first one begins the transaction."""
-        if self._connection is None:
-            self._connection = await self._engine.connect()
-        return await self._connection.exec_driver_sql(sql, parameters)
-
-    async def end(self, *, commit: bool) -> None:
-        """End the transaction."""
-        await (self._connection.commit() if commit else self._connection.rollback())
-        await self._connection.close()
-        self._connection = None
-
-
-class _Simulated:
-    """A transaction on the simulation."""
-
-    def __init__(self, database: simulated.Database) -> None:
-        self._database = database
-        self._tx: simulated.Transaction | None = None
-
-    async def say(self, sql: str, parameters: tuple[Any, ...]) -> Any:
-        """Say something."""
-        self._tx = self._tx or simulated.Transaction(self._database, Still())
-        return await self._tx.exec_driver_sql(sql, parameters)
+    async def say(self, does: Does) -> str:
+        """Run a statement; return what it answered."""
+        if self._stack is None:
+            self._stack = AsyncExitStack()
+            self._tx = await self._stack.enter_async_context(begin(self._source))
+        sql, args = str(does.sql), does.parameters
+        if "RETURNING" in sql or not sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
+            rows = await self._tx.fetch(sql, *args)
+            told = [str(row[store._EXTRA] if sql == store._TAKE else row[0]) for row in rows]
+            return f"{told} {[sorted(row[1]) for row in rows if sql == store._TAKE and row[1] is not None]}"
+        return f"{await self._tx.execute(sql, *args)} rows"
 
     async def end(self, *, commit: bool) -> None:
         """End the transaction."""
-        assert self._tx is not None
+        assert self._stack is not None
+        stack, self._stack = self._stack, None
         if commit:
-            self._tx.apply()
-        self._tx.end()
-        self._tx = None
+            await stack.aclose()
+        else:
+            with suppress(_RolledBackError):
+                async with stack:
+                    raise _RolledBackError
+
+
+class _RolledBackError(Exception):
+    """Rolls a transaction back."""
 
 
 async def _play(script: Sequence[Does], connect: Callable[[], Any], waits_s: float) -> list[str]:
@@ -248,12 +249,8 @@ async def _play(script: Sequence[Does], connect: Callable[[], Any], waits_s: flo
     return seen
 
 
-async def _told(actor: Any, does: Does) -> str:
+async def _told(actor: _Actor, does: Does) -> str:
     try:
-        result = await actor.say(does.sql, does.parameters)
-    except DBAPIError as error:
-        return f"SQLSTATE {getattr(error.orig, 'sqlstate', None)}"
-    returns = not hasattr(result, "returns_rows") or result.returns_rows
-    rows = [str(row[0]) for row in result] if returns and does.sql != store._NOW else []
-    paused = [sorted(row[1]) for row in result] if does.sql == store._NOW else []
-    return f"{rows} {paused} {result.rowcount if does.sql in {store._INSERT, store._PAUSE} else ''}"
+        return await actor.say(does)
+    except asyncpg.PostgresError as error:
+        return f"SQLSTATE {error.sqlstate}"

@@ -99,12 +99,8 @@ def _forget_the_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _keep_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Outbox.write
-
-    async def write(self: Outbox, tx: Any, messages: Sequence[Any], sent_ids: Sequence[int] = ()) -> Any:
-        ids = await real(self, tx, messages, sent_ids)
-        await self.delete(tx, ids)
-        return ids
+    def write(_self: Outbox, _tx: Any, _messages: Sequence[Any], _sent_ids: Sequence[int] = ()) -> list[int]:
+        return []
 
     monkeypatch.setattr(Outbox, "write", write)
 
@@ -122,12 +118,16 @@ def _acknowledge_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = store.now
+    real = store.take
 
-    async def now(tx: Any, _unknown: Any = ()) -> Any:
-        return await real(tx)
+    async def take(tx: Any, order_ids: Any, names: Any = ()) -> Any:
+        return (await real(tx, order_ids, names))._replace(archived=frozenset())
 
-    monkeypatch.setattr(store, "now", now)
+    async def archived(_tx: Any, _order_ids: Any) -> frozenset[UUID]:
+        return frozenset()
+
+    monkeypatch.setattr(store, "take", take)
+    monkeypatch.setattr(store, "archived", archived)
 
 
 def _drop_what_meets_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from sqlalchemy.exc import DBAPIError
+import asyncpg
 
 from contracts.codec import decode, outgoing
 from contracts.decimals import Money, Price, Quantity
@@ -36,7 +36,7 @@ from tests.evidence.simulation.broker import Broker, Group, Record
 from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerError, Transaction
 from tests.evidence.simulation.judge import Judge
 from tests.evidence.simulation.node import SESSION_S, Node, watcher
-from tests.evidence.simulation.scenario import HOLDINGS, NODES, USERS, Fault, Kind, OrderPlan, Scenario
+from tests.evidence.simulation.scenario import HOLDINGS, NODES, Fault, Kind, OrderPlan, Scenario
 from tests.evidence.simulation.statements import numeric, statements
 
 if TYPE_CHECKING:
@@ -127,10 +127,8 @@ class World:
 
     def _furnish(self) -> None:
         self.broker.groups = {service: Group(self.broker, topics) for service, topics in _TOPICS.items()}
-        for user in USERS:
-            for asset, amount in HOLDINGS.items():
-                row = {"available": numeric(amount), "held": numeric("0")}
-                self.database.tables["accounts"][user, asset] = row
+        for account, amount in HOLDINGS.items():
+            self.database.tables["accounts"][account] = {"available": numeric(amount), "held": numeric("0")}
         self._price = {"BTC": 50_000.0, "HALT": 10.0}
         self.prices: dict[str, list[tuple[float, float]]] = {asset: [(0.0, at)] for asset, at in self._price.items()}
         """Each price that an asset had, and from when on."""
@@ -239,7 +237,7 @@ class World:
             for order_id, row in sorted(self.database.tables["orders"].items()):
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
-                    with suppress(DBAPIError):  # a lock was not granted in time: the next round tries again
+                    with suppress(asyncpg.PostgresError):  # a lock was not granted in time: the next round tries again
                         await orders.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 
@@ -334,14 +332,15 @@ class World:
         while True:
             try:
                 await typed()
-            except DBAPIError:
+            except asyncpg.PostgresError:
                 await asyncio.sleep(1)
             else:
                 return
 
     async def _ask_again(self, number: int) -> None:
         run = Run(f"ask-again-{self.loop.time()}", "olga")
-        with suppress(DBAPIError, OSError):  # a poisoned order, a database that goes away: the operator is told
+        # A poisoned order, or a database that goes away: the operator is told.
+        with suppress(asyncpg.PostgresError, OSError):
             await orders.ask_again(self._operators_engine(), run, self.scenario.orders[number].order_id)
 
     async def _archive(self, until_s: float) -> None:
@@ -349,7 +348,7 @@ class World:
         engine = Engine(self.database, _Slow(self))
         while True:
             for move in (archive.move, Holds("balances").archive):
-                with suppress(DBAPIError, OSError):  # a database that goes away: the next round goes on
+                with suppress(asyncpg.PostgresError, OSError):  # a database that goes away: the next round goes on
                     async with engine.begin() as tx:
                         await move(cast("Any", tx), _PAGES, -_YEARS_S, 500)
             await asyncio.sleep(0.2)

@@ -18,6 +18,7 @@ from contracts.vocabulary import Side
 from operations.deployment.rehearsal import obstacle
 from order_saga.core.saga import Incoming, Participant
 from saga_kit.messaging.outbox import Outbox, OutboxMessage
+from saga_kit.runtime.transactions import begin
 from tests.operations.cli.support import Terminal
 from tests.order_saga.core.invariants import NOBODY
 from tests.order_saga.core.sample import NOW, Story, approved, cancel, park, requested, reserved, timer
@@ -119,9 +120,9 @@ async def test_a_message_that_nobody_could_read_is_named(db: Terminal) -> None:
     )
     good = outgoing(approved(), message_id="id-2", source="test", time=NOW)
     broken = structs.replace(good, id="id-3", value=b'{"order_id": 1}')
-    async with db.engine.begin() as tx:
-        await Outbox("balances").write(tx, [OutboxMessage("a", unknown), OutboxMessage("b", good)])
-        await Outbox("assets").write(tx, [OutboxMessage("c", broken)])
+    async with begin(db.engine) as tx:
+        Outbox("balances").write(tx, [OutboxMessage("a", unknown), OutboxMessage("b", good)])
+        Outbox("assets").write(tx, [OutboxMessage("c", broken)])
     await db.execute(
         "INSERT INTO orders.outbox (due_at, available_at, refs, payload) VALUES (now(), now(), '{}', $1)",
         msgspec.msgpack.encode("older"),

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer
 
 from saga_kit.messaging.dead_letters import DeadLetters
 from saga_kit.messaging.fetch_limits import NOT_WHOLE
+from saga_kit.runtime.transactions import begin
 from tests.operations.cli.support import Terminal, lines
 from tests.saga_kit.support import FakeRecord
 from tests.support.infrastructure import Infrastructure
@@ -28,7 +29,7 @@ async def write(db: Terminal, schema: str, *reasons: str, topic: str = "sys.orde
     records = [
         (FakeRecord(topic=topic, offset=offset, value=b"%d" % offset), why) for offset, why in enumerate(reasons, first)
     ]
-    async with db.engine.begin() as tx:
+    async with begin(db.engine) as tx:
         await DeadLetters(schema).write(tx, records)
 
 
@@ -160,7 +161,7 @@ async def test_large_ones_are_listed_in_little_memory_and_discarded_and_purged(d
     value = b"x" * 1_000_000
     for first in range(0, 300, 50):
         records = [(FakeRecord(topic="t", offset=offset, value=value), "large") for offset in range(first, first + 50)]
-        async with db.engine.begin() as tx:
+        async with begin(db.engine) as tx:
             await DeadLetters("orders").write(tx, records)
     tracemalloc.start()
     try:

@@ -11,6 +11,7 @@ from contracts.decimals import Money
 from participants.balance.service import participant
 from participants.balance.store import deposit
 from saga_kit.runtime.errors import CannotStart, classify
+from saga_kit.runtime.transactions import begin
 from tests.e2e.system import command
 from tests.operations.cli.support import Terminal
 
@@ -67,7 +68,7 @@ async def test_the_reference_service_does_not_start_again(db: Terminal) -> None:
     """So a start of all services makes no second ledger."""
     await db.cli("hand-over", "wallet")
     with pytest.raises(CannotStart, match="handed over to wallet"):
-        async with db.engine.begin() as tx:
+        async with begin(db.engine) as tx:
             await participant().prepare(tx)
 
 

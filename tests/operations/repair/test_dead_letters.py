@@ -14,6 +14,7 @@ from operations.repair import dead_letters
 from operations.repair.dead_letters import DeadLetterFilter, DeadLetterTables, Id, Work
 from operations.repair.runs import ItemResult, Pace, Run
 from saga_kit.messaging.dead_letters import DeadLetters
+from saga_kit.runtime.transactions import begin
 from tests.saga_kit.support import FakeRecord
 from tests.support.order_database import OrderDatabase
 
@@ -24,7 +25,7 @@ OURS = DeadLetterTables(CONSUMERS)
 
 async def write(db: OrderDatabase, schema: str, *reasons: str) -> None:
     """Store dead letters with these reasons."""
-    async with db.engine.begin() as tx:
+    async with begin(db.engine) as tx:
         await DeadLetters(schema).write(tx, [(FakeRecord(offset=n, topic="t"), why) for n, why in enumerate(reasons)])
 
 

@@ -15,6 +15,7 @@ from order_saga.core.saga import Requested
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
+from saga_kit.runtime.transactions import begin
 from tests.order_saga.core.sample import approved, reserved, settled
 from tests.participants.support import Balance, received
 from tests.support.order_database import OrderDatabase
@@ -61,7 +62,7 @@ async def live(db: OrderDatabase, ending: str) -> Balance:
     orders, balance = orchestrator(), Balance(db.engine)
     await balance.deposit("alice", USD=has)
     for name in ("OrderRequested", *told):
-        async with db.engine.begin() as tx:
+        async with begin(db.engine) as tx:
             await orders.handle(tx, [await fresh(db, name, orders)])
     for name in asked:
         await balance.handle(example(name))

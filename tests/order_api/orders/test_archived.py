@@ -6,6 +6,7 @@ from typing import Any
 
 from operations.access.database import connected
 from operations.retention import archive
+from saga_kit.runtime.transactions import begin
 from tests.order_api.support import Api, Orchestrator
 
 HISTORY = """
@@ -43,7 +44,7 @@ async def test_nothing_that_is_asked_tells_that_an_order_is_archived(api: Api, o
     await orchestrator.run(HISTORY, order_id)
     before = await _answers(api, order_id)
 
-    async with connected(orchestrator.url) as engine, engine.begin() as tx:
+    async with connected(orchestrator.url) as engine, begin(engine) as tx:
         assert 1 == await archive.move(tx, ("(0,0)", "(1000,0)"), -60.0, 10)
 
     assert before == await _answers(api, order_id)

@@ -26,6 +26,7 @@ from participants.assets.service import AssetHandler
 from participants.assets.store import Source, confirm_prices, listings, put_asset, set_price
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.runtime.transactions import begin
 from tests.participants.support import TRACEPARENT, ServiceUnderTest, order
 from tests.saga_kit.support import FakePublisher, until
 from tests.support.infrastructure import Database
@@ -112,8 +113,8 @@ async def test_every_rule_comes_back_as_it_was_put(assets_engine: AsyncEngine) -
         answer_delay_s=1.5,
     )
     await put_asset(assets_engine, asset)
-    async with assets_engine.connect() as connection:
-        assert replace(asset, rules_version=1) == (await listings(connection, ["X"]))["X"].asset
+    async with begin(assets_engine) as tx:
+        assert replace(asset, rules_version=1) == (await listings(tx, ["X"]))["X"].asset
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ async def test_rules_that_can_not_be_stored_are_refused(assets_engine: AsyncEngi
     """Step, tick and fee rate beyond 18 places together, an empty range, or a 19th place is refused."""
     with pytest.raises((IntegrityError, ValueError)):
         await put_asset(assets_engine, replace(BTC, **changes))
-    async with assets_engine.connect() as connection:
-        assert {} == await listings(connection, ["BTC"])
+    async with begin(assets_engine) as tx:
+        assert {} == await listings(tx, ["BTC"])
 
 
 async def test_18_places_of_step_tick_and_fee_rate_are_allowed(assets_engine: AsyncEngine) -> None:

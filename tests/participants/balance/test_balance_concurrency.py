@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.balance import BalanceCommand, BalanceRefused, BalanceReserved, BalanceSettled
 from contracts.codec import Message
@@ -15,6 +14,7 @@ from contracts.decimals import Money
 from contracts.vocabulary import HoldState
 from participants.balance.store import StoredLedger, deposit
 from saga_kit.participant.barrier import HoldCommand
+from saga_kit.runtime.transactions import Transaction
 from tests.participants.support import Balance, order, refund, reserve, settle, somebody_waits
 
 ROUNDS = 40
@@ -134,7 +134,7 @@ class SlowLedger(StoredLedger):
     locked: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
         """Lock, report it, and wait."""
         await StoredLedger.lock(self, tx, commands)
         self.locked.set()

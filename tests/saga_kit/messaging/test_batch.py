@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from unittest.mock import patch
 
+import asyncpg
 import pytest
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from saga_kit.messaging.batch import CONTENTIONS_MAX, Effects, Received, RejectedRecord
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.runtime.backoff import Backoff
-from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import Contention, Stopped
+from saga_kit.runtime.transactions import Transaction, Transactions
 from tests.saga_kit.support import CuttingProxy, FakePublisher, FakeRecord, Item, Schema, Worker, process, received
 
 
@@ -93,6 +93,8 @@ async def test_a_bad_message_without_an_order_becomes_a_dead_letter(schema: Sche
         OSError("reset"),
         TimeoutError(),
         OperationalError("x", None, Exception("y"), connection_invalidated=True),
+        asyncpg.ConnectionDoesNotExistError("x"),
+        asyncpg.InterfaceError("x"),
     ],
 )
 async def test_infrastructure_errors_never_park(schema: Schema, error: Exception) -> None:
@@ -147,9 +149,9 @@ async def test_a_commit_whose_answer_is_lost_is_run_again(schema: Schema) -> Non
     """If the connection dies between PostgreSQL's commit and its answer, the batch runs again before it returns."""
     url = parse_database_url(schema.url)
     proxy = CuttingProxy(url.host or "localhost", url.port or 5432)
-    engine = create_engine(url.set(host="127.0.0.1", port=await proxy.start()), application_name="cut")
+    transactions = Transactions(url.set(host="127.0.0.1", port=await proxy.start()), application_name="cut")
     worker, publisher = Worker(schema.name), FakePublisher()
-    batch = process(schema, worker, publisher, engine=engine)
+    batch = process(schema, worker, publisher, transactions=transactions)
     await batch.run(received(Item("warm", 0)))
     proxy.armed = True
     await batch.run(received(Item("a", 1)))
@@ -160,7 +162,7 @@ async def test_a_commit_whose_answer_is_lost_is_run_again(schema: Schema) -> Non
     assert [m.id for m in publisher.published] == ["warm:0", "a:1"]
     # The first commit's row stays: it was not acknowledged, so the relay will send it.
     assert len(await schema.rows("SELECT outbox_id FROM {s}.outbox WHERE refs = '{a:1}'")) == 2
-    await engine.dispose()
+    await transactions.close()
     await proxy.stop()
 
 
@@ -172,7 +174,7 @@ async def test_what_was_not_acknowledged_stays_for_the_relay(schema: Schema) -> 
     await batch.run(received(Item("a", 1)))
     assert outbox.sent == []
     publisher.works = True
-    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    relay = Relay(schema.transactions, schema.name, outbox, publisher)
     while not await relay.relay_once():
         await asyncio.sleep(0.02)
     assert [m.id for m in publisher.published] == ["a:1"]
@@ -202,7 +204,7 @@ async def test_an_oversize_question_is_refused_before_the_commit_too(schema: Sch
     """The size limit also applies to messages that are published without the outbox; they would be refused for ever."""
 
     class Asks(Worker):
-        async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+        async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
             effects = await super().handle(tx, messages)
             return Effects(messages=[one.outgoing for one in effects.outbox])
 
@@ -218,7 +220,7 @@ async def test_a_callback_that_raises_after_the_commit_blames_no_message(schema:
     told: list[int] = []
 
     class Tells(Worker):
-        async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+        async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
             effects = await super().handle(tx, messages)
 
             def committed() -> None:

@@ -38,7 +38,7 @@ class Publisher:
 
 async def write(schema: Schema, *rejected: tuple[FakeRecord, str]) -> None:
     """Write dead letters in a transaction."""
-    async with schema.engine.begin() as tx:
+    async with schema.transactions.begin() as tx:
         await DeadLetters(schema.name).write(tx, rejected)
 
 
@@ -129,7 +129,7 @@ async def test_dead_letters_are_written_in_parts(schema: Schema, monkeypatch: py
         await write_part(tx, part)
 
     monkeypatch.setattr(dead_letters, "_write", spy)
-    async with schema.engine.begin() as tx:
+    async with schema.transactions.begin() as tx:
         await dead_letters.write(tx, [(FakeRecord(offset=number, value=b"x" * 900_000), "why") for number in range(7)])
     assert [1_800_000] * 3 + [900_000] == sizes
     assert 7 == len(await dead_letters.page(schema.engine))

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.envelope import Envelope, Outgoing
 from saga_kit.messaging.batch import Effects, Received
 from saga_kit.messaging.locked_rows import KEYS_MAX, REMEMBERED_S, LockedKeys
 from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.runtime.transactions import Transaction
 from tests.saga_kit.support import FakePublisher, FakeRecord, Item, Schema, Worker, process, until
 
 SENT = 1_700_000_000_000
@@ -30,19 +30,17 @@ class Accounts(Worker):
     comes_again: Any = lambda _: True
     topics: Sequence[str] = ("t",)
 
-    async def handle(self, tx: AsyncConnection, messages: Sequence[Received[Item]]) -> Effects:
+    async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
         """Lock the rows, then handle."""
-        await tx.exec_driver_sql(
+        await tx.execute(
             f"SELECT FROM {self.schema}.accounts WHERE owner = ANY($1::text[]) ORDER BY owner FOR UPDATE",
-            (sorted({one.message.order for one in messages}),),
+            sorted({one.message.order for one in messages}),
         )
         return await super().handle(tx, messages)
 
-    async def park(self, tx: AsyncConnection, message: Received[Item], reason: str) -> bool:
+    async def park(self, tx: Transaction, message: Received[Item], reason: str) -> bool:
         """Lock the row, then park."""
-        await tx.exec_driver_sql(
-            f"SELECT FROM {self.schema}.accounts WHERE owner = $1 FOR UPDATE", (message.message.order,)
-        )
+        await tx.execute(f"SELECT FROM {self.schema}.accounts WHERE owner = $1 FOR UPDATE", message.message.order)
         return await super().park(tx, message, reason)
 
 
@@ -133,7 +131,7 @@ async def test_what_is_read_again_keeps_a_header_without_a_value(schema: Schema)
     async with other_transaction(schema, CAROL):
         await process(schema, worker, publisher, outbox=outbox).run([Received(Item("carol", 1), None, record)])
     await schema.execute("UPDATE {s}.outbox SET available_at = now() - interval '1 s'")
-    assert 1 == await Relay(schema.engine, schema.name, outbox, publisher).relay_once()
+    assert 1 == await Relay(schema.transactions, schema.name, outbox, publisher).relay_once()
     assert [[("mine", b""), ("other", b"x")]] == [message.headers[:2] for message in publisher.published]
 
 

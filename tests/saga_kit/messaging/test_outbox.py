@@ -22,8 +22,16 @@ async def write(
     schema: Schema, outbox: Outbox, messages: Sequence[OutboxMessage], sent: Sequence[int] = ()
 ) -> list[int]:
     """Write messages in a transaction."""
-    async with schema.engine.begin() as tx:
-        return await outbox.write(tx, messages, sent)
+    async with schema.transactions.begin() as tx:
+        return outbox.write(tx, messages, sent)
+
+
+async def rolled_back(schema: Schema, outbox: Outbox, messages: Sequence[OutboxMessage], sent: Sequence[int]) -> None:
+    """Write messages in a transaction that fails after that."""
+    async with schema.transactions.begin() as tx:
+        outbox.write(tx, messages, sent)
+        await tx.flush()
+        raise OSError("rolled back")
 
 
 async def test_one_transaction_is_one_row(schema: Schema) -> None:
@@ -32,7 +40,7 @@ async def test_one_transaction_is_one_row(schema: Schema) -> None:
     [outbox_id] = await write(schema, outbox, messages("a", "b"))
     assert await schema.rows("SELECT outbox_id, refs FROM {s}.outbox") == [(outbox_id, ["a", "b"])]
     publisher = FakePublisher()
-    assert await Relay(schema.engine, schema.name, outbox, publisher).relay_once() == 1
+    assert await Relay(schema.transactions, schema.name, outbox, publisher).relay_once() == 1
     assert publisher.published == [one.outgoing for one in messages("a", "b")]
 
 
@@ -40,7 +48,7 @@ async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(sche
     """After its process died, a row is sent by any relay once the grace time is over, and then deleted."""
     await write(schema, Outbox(schema.name, grace_s=0.3), messages("a"))
     publisher = FakePublisher()
-    relay = Relay(schema.engine, schema.name, Outbox(schema.name), publisher)  # of another process
+    relay = Relay(schema.transactions, schema.name, Outbox(schema.name), publisher)  # of another process
     assert await relay.relay_once() == 0
     while not await relay.relay_once():
         await asyncio.sleep(0.02)
@@ -52,9 +60,8 @@ async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(
     """Sent rows are deleted in the transaction of the next write, and a rollback brings them back."""
     outbox = Outbox(schema.name)
     first = await write(schema, outbox, messages("a"))
-    async with schema.engine.connect() as tx:
-        await outbox.write(tx, messages("b"), first)
-        await tx.rollback()
+    with pytest.raises(OSError, match="rolled back"):
+        await rolled_back(schema, outbox, messages("b"), first)
     assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["a"],)]
     second = await write(schema, outbox, messages("b"), first)
     assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["b"],)]
@@ -68,7 +75,7 @@ async def test_a_delayed_message_is_not_published_from_memory_and_not_early(sche
     ids = await write(schema, outbox, [*messages("now"), *messages("later", delay_s=0.4)])
     assert len(ids) == 1
     publisher = FakePublisher()
-    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    relay = Relay(schema.transactions, schema.name, outbox, publisher)
     assert await relay.relay_once() == 1
     assert [m.id for m in publisher.published] == ["now:v"]
     while not await relay.relay_once():
@@ -88,7 +95,7 @@ async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
             return await super().publish(messages)
 
     publishers = [SlowPublisher() for _ in range(4)]
-    relays = [Relay(schema.engine, schema.name, Outbox(schema.name), publisher) for publisher in publishers]
+    relays = [Relay(schema.transactions, schema.name, Outbox(schema.name), publisher) for publisher in publishers]
 
     async def drain(relay: Relay) -> None:
         while await relay.relay_once():
@@ -110,9 +117,9 @@ async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(sche
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await Relay(schema.engine, schema.name, outbox, Dies(), lease_s=0.4).relay_once()
+        await Relay(schema.transactions, schema.name, outbox, Dies(), lease_s=0.4).relay_once()
     publisher = FakePublisher()
-    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    relay = Relay(schema.transactions, schema.name, outbox, publisher)
     assert await relay.relay_once() == 0
     while not await relay.relay_once():
         await asyncio.sleep(0.02)
@@ -132,7 +139,7 @@ async def test_a_row_that_cannot_be_sent_does_not_hold_up_the_others(schema: Sch
             return not bad
 
     publisher = Picky()
-    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    relay = Relay(schema.transactions, schema.name, outbox, publisher)
     for _ in range(6):
         await relay.relay_once()
         await schema.execute("UPDATE {s}.outbox SET available_at = least(available_at, now())")  # as if time had passed
@@ -150,7 +157,7 @@ async def test_a_row_that_cannot_be_read_holds_up_only_itself(schema: Schema) ->
                 "INSERT INTO {s}.outbox (due_at, available_at, refs, payload)"
                 " VALUES (now(), now() - interval '1 s', '{{}}', 'no message')"
             )
-    relay = Relay(schema.engine, schema.name, outbox, publisher)
+    relay = Relay(schema.transactions, schema.name, outbox, publisher)
     assert 19 == await relay.relay_once()
     assert [f"m{n}:v" for n in range(19)] == [m.id for m in publisher.published]
     assert 0 == await relay.relay_once()
@@ -164,7 +171,7 @@ async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> 
     """If no next batch comes, the relay deletes the acknowledged rows and does not send them again."""
     outbox, publisher, stopping = Outbox(schema.name, grace_s=60), FakePublisher(), asyncio.Event()
     outbox.remember(await write(schema, outbox, messages("a")))
-    task = asyncio.create_task(Relay(schema.engine, schema.name, outbox, publisher, poll_s=0.02).run(stopping))
+    task = asyncio.create_task(Relay(schema.transactions, schema.name, outbox, publisher, poll_s=0.02).run(stopping))
     await until(lambda: not outbox.sent)
     stopping.set()
     await task
@@ -174,7 +181,7 @@ async def test_an_idle_process_deletes_its_acknowledged_rows(schema: Schema) -> 
 
 async def test_the_claim_uses_the_index(schema: Schema) -> None:
     """The claim reads only due rows: the index can use the clock function in its condition."""
-    relay = Relay(schema.engine, schema.name, Outbox(schema.name), FakePublisher())
+    relay = Relay(schema.transactions, schema.name, Outbox(schema.name), FakePublisher())
     sql = relay._claim_sql.replace("$1", "30").replace("$2", "20").replace("$3", "10")  # noqa: SLF001 - the statement is what counts
     async with schema.engine.connect() as connection:
         await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")

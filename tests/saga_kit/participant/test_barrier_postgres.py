@@ -12,7 +12,6 @@ from itertools import combinations, product
 import msgspec
 import pytest
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.envelope import Envelope
 from saga_kit.messaging.batch import Received, Record
@@ -21,6 +20,7 @@ from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Refusal
 from saga_kit.participant.handler import ParticipantHandler
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.telemetry import KitMetrics
+from saga_kit.runtime.transactions import Transaction
 from tests.saga_kit.support import FakePublisher, FakeRecord, Schema, message, process
 
 AMOUNT, CAPTURE = Decimal("10.5"), Decimal("7.25")
@@ -33,13 +33,13 @@ class Accounts:
         self._schema = schema
         self._free: dict[str, Decimal] = {}
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[None]]) -> None:
         """Lock the owners' rows."""
-        rows = await tx.exec_driver_sql(
+        rows = await tx.fetch(
             f"SELECT owner, free FROM {self._schema}.accounts WHERE owner = ANY($1::text[]) ORDER BY owner FOR UPDATE",
-            (sorted({command.owner for command in commands}),),
+            sorted({command.owner for command in commands}),
         )
-        self._free = {row.owner: row.free for row in rows}
+        self._free = dict(rows)
 
     def reserve(self, command: HoldCommand[None]) -> Refusal | None:
         """Take the amount."""
@@ -57,12 +57,13 @@ class Accounts:
         self._free[hold.owner] += hold.amount - command.capture
         return None
 
-    async def save(self, tx: AsyncConnection) -> None:
+    async def save(self, tx: Transaction) -> None:
         """Write each row once."""
-        await tx.exec_driver_sql(
+        await tx.execute(
             f"UPDATE {self._schema}.accounts AS a SET free = n.free"
             " FROM unnest($1::text[], $2::numeric[]) AS n (owner, free) WHERE a.owner = n.owner",
-            (list(self._free), list(self._free.values())),
+            list(self._free),
+            list(self._free.values()),
         )
 
 
@@ -204,7 +205,7 @@ class RecordingLedger:
         self._schema = schema
         self._effects: list[tuple[str, str]] = []
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[None]]) -> None:
         """Lock nothing."""
 
     def reserve(self, command: HoldCommand[None]) -> Refusal | None:
@@ -221,10 +222,10 @@ class RecordingLedger:
         self._effects.append((hold.hold_id, "end"))
         return None
 
-    async def save(self, tx: AsyncConnection) -> None:
+    async def save(self, tx: Transaction) -> None:
         """Write the recorded effects."""
         for hold_id, effect in self._effects:
-            await tx.exec_driver_sql(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")
+            await tx.execute(f"INSERT INTO {self._schema}.done (key) VALUES ('{hold_id}:{effect}')")
 
 
 async def test_the_hold_itself_is_the_lock(schema: Schema) -> None:
@@ -286,7 +287,7 @@ async def began(schema: Schema) -> datetime:
 async def started(schema: Schema) -> ParticipantHandler[None]:
     """Start the service."""
     one = participant(schema)
-    async with schema.engine.begin() as tx:
+    async with schema.transactions.begin() as tx:
         await one.prepare(tx)
     return one
 

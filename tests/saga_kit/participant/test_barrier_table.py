@@ -8,7 +8,6 @@ from decimal import Decimal
 from itertools import product
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.vocabulary import HoldState
 from saga_kit.participant.barrier import (
@@ -24,6 +23,7 @@ from saga_kit.participant.barrier import (
     apply,
     may_be_elsewhere,
 )
+from saga_kit.runtime.transactions import Transaction
 
 POOR = Refusal("POOR", "not enough")
 LATE = Refusal("LATE", "the market is shut")
@@ -41,10 +41,10 @@ class OneAccountLedger:
     settles: bool = True
     effects: list[str] = field(default_factory=list)
 
-    async def lock(self, tx: AsyncConnection, commands: Sequence[HoldCommand[None]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[None]]) -> None:
         """Lock nothing."""
 
-    async def save(self, tx: AsyncConnection) -> None:
+    async def save(self, tx: Transaction) -> None:
         """Save nothing."""
 
     def reserve(self, command: HoldCommand[None]) -> Refusal | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
+import asyncpg
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -14,55 +15,76 @@ from saga_kit.runtime.backoff import Backoff, pause
 from saga_kit.runtime.errors import Contention, OversizeMessage, classify, describe
 from tests.saga_kit.support import Schema
 
+POISON: Final[list[tuple[str, tuple[Any, ...]]]] = [
+    ("SELECT 1 / 0", ()),
+    ("SELECT $1::text", ("nul\0",)),
+    ("SELECT $1::int", ("a string",)),
+    ("SELECT $1::int", (2**40,)),
+    ("SELECT $1::text", ("\ud800",)),
+    ("SELECT $1::text::numeric", ("x",)),
+    ("INSERT INTO {s}.done (key, value) VALUES ('a', 5000)", ()),
+    ("INSERT INTO {s}.outbox (refs) VALUES (NULL)", ()),
+]
+LOCKED: Final = "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$"
+INFRASTRUCTURE: Final = [
+    "SELECT pg_terminate_backend(pg_backend_pid())",
+    "SELECT * FROM no_such_table",
+    "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)",
+    "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $x$",
+    "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'deadlock_detected'; END $x$",
+    "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'query_canceled'; END $x$",
+    "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'admin_shutdown'; END $x$",
+    "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $x$",
+]
+SEVERAL: Final = INFRASTRUCTURE[2]
+"""Two statements in one, which SQLAlchemy refuses to send."""
+by_each = pytest.mark.parametrize("raised_by", ["sqlalchemy", "asyncpg"])
 
-async def error_of(schema: Schema, sql: str, *parameters: Any) -> Exception:
-    """Return the error that a statement raises."""
-    with pytest.raises(DBAPIError) as caught:
-        async with schema.engine.begin() as tx:
-            await tx.exec_driver_sql(sql.replace("{s}", schema.name), parameters)
+
+async def error_of(schema: Schema, raised_by: str, sql: str, *parameters: Any) -> Exception:
+    """Return the error that a statement raises, from SQLAlchemy or from the driver itself."""
+    sql = sql.replace("{s}", schema.name)
+    if raised_by == "sqlalchemy":
+        with pytest.raises(DBAPIError) as wrapped:
+            async with schema.engine.begin() as connection:
+                await connection.exec_driver_sql(sql, parameters)
+        return wrapped.value
+    direct: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError)
+    with pytest.raises(direct) as caught:
+        async with schema.transactions.begin() as tx:
+            await tx.execute(sql, *parameters)
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("sql", "parameters"),
-    [
-        ("SELECT 1 / 0", ()),
-        ("SELECT $1::text", ("nul\0",)),
-        ("SELECT $1::int", ("a string",)),
-        ("SELECT $1::int", (2**40,)),
-        ("SELECT $1::text", ("\ud800",)),
-        ("SELECT $1::text::numeric", ("x",)),
-        ("INSERT INTO {s}.done (key, value) VALUES ('a', 5000)", ()),
-        ("INSERT INTO {s}.outbox (refs) VALUES (NULL)", ()),
-    ],
-)
-async def test_data_errors_are_poison(schema: Schema, sql: str, parameters: tuple[Any, ...]) -> None:
+@by_each
+@pytest.mark.parametrize(("sql", "parameters"), POISON)
+async def test_data_errors_are_poison(schema: Schema, raised_by: str, sql: str, parameters: tuple[Any, ...]) -> None:
     """SQLSTATE classes 22 and 23, and values that the driver can't encode, are faults of one message."""
-    assert classify(await error_of(schema, sql, *parameters)) == "poison"
+    assert classify(await error_of(schema, raised_by, sql, *parameters)) == "poison"
 
 
-async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema) -> None:
+@by_each
+async def test_a_lock_that_is_not_given_is_a_matter_of_its_own(schema: Schema, raised_by: str) -> None:
     """A lock timeout has its own class, because it concerns one message and the others need not wait."""
-    error = await error_of(schema, "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available'; END $x$")
-    assert classify(error) == "locked"
+    assert classify(await error_of(schema, raised_by, LOCKED)) == "locked"
+
+
+@by_each
+@pytest.mark.parametrize("sql", INFRASTRUCTURE)
+async def test_everything_else_of_the_database_is_infrastructure(schema: Schema, raised_by: str, sql: str) -> None:
+    """Connection, deadlock, timeout, schema and server errors never count as a fault of a message."""
+    assert classify(await error_of(schema, raised_by, sql)) == "infrastructure"
 
 
 @pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT pg_terminate_backend(pg_backend_pid())",
-        "SELECT * FROM no_such_table",
-        "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)",
-        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END $x$",
-        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'deadlock_detected'; END $x$",
-        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'query_canceled'; END $x$",
-        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'admin_shutdown'; END $x$",
-        "DO $x$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $x$",
-    ],
+    ("sql", "parameters"), [*POISON, (LOCKED, ()), *((sql, ()) for sql in INFRASTRUCTURE if sql != SEVERAL)]
 )
-async def test_everything_else_of_the_database_is_infrastructure(schema: Schema, sql: str) -> None:
-    """Connection, deadlock, timeout, schema and server errors never count as a fault of a message."""
-    assert classify(await error_of(schema, sql)) == "infrastructure"
+async def test_an_error_is_described_alike_whoever_raises_it(
+    schema: Schema, sql: str, parameters: tuple[Any, ...]
+) -> None:
+    """An error of the driver is described in the same words whether SQLAlchemy wraps it or not."""
+    one, other = [await error_of(schema, raised_by, sql, *parameters) for raised_by in ("sqlalchemy", "asyncpg")]
+    assert describe(one) == describe(other)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +98,8 @@ async def test_everything_else_of_the_database_is_infrastructure(schema: Schema,
         PendingRollbackError("x"),
         Contention("x"),
         MemoryError(),
+        asyncpg.InterfaceError("x"),
+        asyncpg.InternalClientError("x"),
     ],
 )
 def test_errors_of_the_surroundings_are_infrastructure(error: Exception) -> None:
@@ -92,21 +116,22 @@ def test_other_errors_are_poison(error: Exception) -> None:
     assert classify(error) == "poison"
 
 
-async def test_an_error_is_described_in_one_line_without_statement_and_values(schema: Schema) -> None:
+@by_each
+async def test_an_error_is_described_in_one_line_without_statement_and_values(schema: Schema, raised_by: str) -> None:
     """The description has the driver's class and message in one line, without SQL, parameters or NUL."""
-    error = await error_of(schema, "INSERT INTO {s}.done (key, value) VALUES ($1, 5000)", "sEcReT")
+    error = await error_of(schema, raised_by, "INSERT INTO {s}.done (key, value) VALUES ($1, 5000)", "sEcReT")
     text = describe(error)
     assert text.startswith('CheckViolationError: new row for relation "done" violates check constraint')
     assert "INSERT" not in text
     assert describe(ValueError("a\0b\nc")) == "ValueError: ab"
     assert describe(TimeoutError()) == "TimeoutError"
     assert len(describe(ValueError("x" * 1000))) <= 300
-    assert describe(await error_of(schema, "SELECT $1::int", "x")).startswith("DataError: invalid input")
+    assert describe(await error_of(schema, raised_by, "SELECT $1::int", "x")).startswith("DataError: invalid input")
     for statement, kind in (
         ("SELECT $1::int", "DataError"),
         ("SELECT $1::text::uuid", "InvalidTextRepresentationError"),
     ):
-        said = describe(await error_of(schema, statement, "sEcReT"))
+        said = describe(await error_of(schema, raised_by, statement, "sEcReT"))
         assert (True, False) == (said.startswith(f"{kind}: invalid input "), "sEcReT" in said)
 
 
