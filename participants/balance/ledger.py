@@ -32,25 +32,32 @@ class Account:
     changed: bool = False
 
 
-class JournalLine(NamedTuple):
-    """One line of a journal entry: what `account` gains of `asset_id`."""
+class JournalLeg(NamedTuple):
+    """A part of a journal entry: what `account` gains of `asset_id`."""
+
+    asset_id: str
+    account: str
+    amount: Decimal
+
+
+class JournalEntry(NamedTuple):
+    """A movement of money, as one row of the journal."""
 
     entry_id: str
-    account: str
-    asset_id: str
     order_id: str | None
-    amount: Decimal
+    legs: list[JournalLeg]
+    """By asset, then account, each pair once; per asset the amounts sum to zero, and none is zero."""
 
 
 @dataclass(slots=True)
 class AccountLedger:
-    """The accounts that a batch may touch, and the journal lines that it makes."""
+    """The accounts that a batch may touch, and the journal entries that it makes."""
 
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
     """The existing ones among those that the batch names."""
     owners: set[str] = field(default_factory=set)
     """Users that have an account in any asset."""
-    lines: list[JournalLine] = field(default_factory=list)
+    entries: list[JournalEntry] = field(default_factory=list)
 
     def reserve(self, command: HoldCommand[BalanceCommand]) -> Refusal | None:
         """Move the amount from available to held."""
@@ -108,4 +115,6 @@ class AccountLedger:
         for account, asset_id, amount in legs:
             for key, gain in (((account, asset_id), amount), ((against, asset_id), negate(amount))):
                 sums[key] = add(sums.get(key, ZERO), gain)
-        self.lines += [JournalLine(entry_id, *key, order_id, amount) for key, amount in sums.items() if amount]
+        moved = [JournalLeg(asset_id, account, amount) for (account, asset_id), amount in sums.items() if amount]
+        if moved:
+            self.entries.append(JournalEntry(entry_id, order_id, sorted(moved)))

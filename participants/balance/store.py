@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.balance import BalanceCommand, SettleBalance
 from contracts.decimals import Money, exact_text
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
-from participants.balance.ledger import Account, AccountKey, AccountLedger
+from participants.balance.ledger import Account, AccountKey, AccountLedger, JournalEntry
 from saga_kit.participant.barrier import HoldCommand
 from saga_kit.runtime.transactions import Transaction, begin
 
@@ -51,11 +51,12 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS new (user_id, ass
 WHERE account.user_id = new.user_id AND account.asset_id = new.asset_id
 """
 
-ADD_LINES = """
-INSERT INTO balances.journal (entry_id, account, asset_id, order_id, amount)
-SELECT entry_id, account, asset_id, order_id::uuid, amount::numeric
+# An entry's legs come as the text of an array: `unnest` would flatten an array of arrays.
+ADD_ENTRIES = """
+INSERT INTO balances.journal (entry_id, order_id, accounts, asset_ids, amounts)
+SELECT entry_id, order_id::uuid, accounts::text[], asset_ids::text[], amounts::numeric[]
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
-    AS line (entry_id, account, asset_id, order_id, amount)
+    AS entry (entry_id, order_id, accounts, asset_ids, amounts)
 """
 
 ADD_DEPOSIT = """
@@ -112,9 +113,8 @@ class StoredLedger(AccountLedger):
         ]
         if changed:
             tx.write(WRITE_ACCOUNTS, *_columns(changed), rows=len(changed))
-        if self.lines:
-            lines = _columns((*line[:-1], exact_text(line.amount)) for line in self.lines)
-            tx.write(ADD_LINES, *lines, rows=len(self.lines))
+        if self.entries:
+            tx.write(ADD_ENTRIES, *_columns(map(_entry_row, self.entries)), rows=len(self.entries))
 
 
 async def deposit(engine: AsyncEngine, deposit_id: str, user_id: str, asset_id: str, amount: Money) -> bool:
@@ -145,6 +145,16 @@ async def accounts(engine: AsyncEngine, user_id: str) -> list[AccountBalance]:
     async with engine.connect() as connection:
         rows = await connection.exec_driver_sql(ACCOUNTS, (user_id,))
         return [AccountBalance(row.asset_id, row.available, row.held) for row in rows]
+
+
+def _entry_row(entry: JournalEntry) -> tuple[object, ...]:
+    asset_ids, accounts, amounts = zip(*entry.legs, strict=True)
+    return entry.entry_id, entry.order_id, *map(array_text, (accounts, asset_ids, map(exact_text, amounts)))
+
+
+def array_text(values: Iterable[str]) -> str:
+    """Write a `text[]` as PostgreSQL reads it. Quoted, since a user may be called NULL."""
+    return '{"' + '","'.join([value.replace("\\", r"\\").replace('"', r"\"") for value in values]) + '"}'
 
 
 def _columns(rows: Iterable[tuple[object, ...]]) -> tuple[list[object], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, Uuid, func
+from sqlalchemy import ARRAY, DDL, CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, Uuid, event, func
 
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
@@ -27,17 +27,48 @@ accounts = Table(
     CheckConstraint("held >= 0", name="accounts_held"),
 )
 
+# One pass over the legs: their order makes it cheap to see that none comes twice, and what each asset sums to.
+IS_ENTRY: Final = """
+CREATE FUNCTION balances.is_entry(accounts text[], asset_ids text[], amounts numeric[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    total numeric := amounts[1];
+BEGIN
+    -- Neither true nor false for arrays without an element, and for an amount that is null.
+    IF (array_ndims(accounts) = 1 AND array_lower(accounts, 1) = 1
+        AND array_dims(accounts) = array_dims(asset_ids) AND array_dims(accounts) = array_dims(amounts)
+        AND num_nulls(VARIADIC accounts) = 0 AND num_nulls(VARIADIC asset_ids) = 0
+        AND 0 <> ALL (amounts)) IS NOT TRUE THEN
+        RETURN false;
+    END IF;
+    FOR n IN 2 .. cardinality(accounts) LOOP
+        IF asset_ids[n] = asset_ids[n - 1] THEN
+            IF accounts[n] COLLATE "C" <= accounts[n - 1] THEN
+                RETURN false;
+            END IF;
+            total := total + amounts[n];
+        ELSIF total <> 0 OR asset_ids[n] COLLATE "C" < asset_ids[n - 1] THEN
+            RETURN false;
+        ELSE
+            total := amounts[n];
+        END IF;
+    END LOOP;
+    RETURN total = 0;
+END $$"""
+
+# The view `balances.journal_lines` has a line for each leg.
 journal = Table(
     "journal",
     metadata,
     Column("entry_id", Text, primary_key=True, comment="<order_id>:settle or deposit:<deposit_id>"),
-    Column("account", Text, primary_key=True, comment="a user's id, @market, @fees or @external"),
-    Column("asset_id", Text, primary_key=True),
     Column("order_id", Uuid, comment="null for a deposit"),
-    Column("amount", AMOUNT, nullable=False, comment="what the account gains; an entry sums to zero per asset"),
+    Column("accounts", ARRAY(Text), nullable=False, comment="of each leg: a user's id, @market, @fees or @external"),
+    Column("asset_ids", ARRAY(Text), nullable=False, comment="of each leg; legs are by asset, then account"),
+    Column("amounts", ARRAY(AMOUNT), nullable=False, comment="what the accounts gain; zero per asset"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    CheckConstraint("amount <> 0", name="journal_amount"),
+    CheckConstraint("balances.is_entry(accounts, asset_ids, amounts)", name="journal_entry"),
 )
+event.listen(journal, "before_create", DDL(IS_ENTRY))  # type: ignore[no-untyped-call]  # the library lacks annotations
 
 deposits = Table(
     "deposits",

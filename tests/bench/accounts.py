@@ -15,10 +15,9 @@ _LEDGER: Final = (
     INSERT INTO balances.deposits (deposit_id, user_id, asset_id, amount)
     SELECT 'bench:' || n, 'bench-' || n, $2, $3::bigint FROM generate_series(0, $1::bigint - 1) AS n""",
     """
-    INSERT INTO balances.journal (entry_id, account, asset_id, amount)
-    SELECT 'deposit:bench:' || n, account, $2, sign * $3::bigint
-    FROM generate_series(0, $1::bigint - 1) AS n
-    CROSS JOIN LATERAL (VALUES ('bench-' || n, 1), ('@external', -1)) AS line (account, sign)""",
+    INSERT INTO balances.journal (entry_id, accounts, asset_ids, amounts)
+    SELECT 'deposit:bench:' || n, ARRAY['@external', 'bench-' || n], ARRAY[$2, $2], ARRAY[-$3::bigint, $3::bigint]
+    FROM generate_series(0, $1::bigint - 1) AS n""",
     """
     INSERT INTO balances.accounts (user_id, asset_id, available, held)
     SELECT 'bench-' || n, $2, $3::bigint, 0 FROM generate_series(0, $1::bigint - 1) AS n""",

@@ -30,7 +30,7 @@ CATALOG: Final = {
             (SELECT array_agg(option ORDER BY option) FROM unnest(reloptions) AS option)
         FROM pg_class WHERE relnamespace::regnamespace::text = ANY ($1) AND relkind <> 'v'""",
     "functions, triggers and rules": """
-        SELECT proname::text FROM pg_proc WHERE pronamespace::regnamespace::text = ANY ($1)
+        SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace::regnamespace::text = ANY ($1)
         UNION ALL SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         WHERE relnamespace::regnamespace::text = ANY ($1)
         UNION ALL SELECT rulename FROM pg_rules WHERE schemaname = ANY ($1)""",

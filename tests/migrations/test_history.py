@@ -129,7 +129,7 @@ async def test_only_an_empty_ledger_begins_with_its_migration(empty_url: str, *,
     await asyncio.to_thread(migrations.upgrade, empty_url, BEFORE_LEDGER)
     async with connected(empty_url) as connection:
         if with_holds:
-            await rows.insert(connection)
+            await rows.insert_holds(connection)
         before = await connection.fetchval("SELECT clock_timestamp()")
 
         await asyncio.to_thread(migrations.upgrade, empty_url)

@@ -57,6 +57,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "balances.holds_archive": {"SELECT"},
         "balances.ledger_start": {"SELECT"},
         "balances.journal": KEEP,
+        "balances.journal_lines": {"SELECT"},
         "balances.deposits": KEEP,
         "balances.dead_letters": CHANGE,
         "balances.outbox": QUEUE,

@@ -26,6 +26,7 @@ PROMISED = {
     "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
+    "balances.journal_lines": "entry_id account asset_id order_id amount created_at",
     "audit.history": "order_id seq at kind name status version detail",
     "audit.fills": "fill_id order_id quantity price fee busted",
     "audit.events_unsent": "order_id version created_at",

@@ -76,7 +76,7 @@ _SQL = {
     "holds": "SELECT h.*, h.saga_id AS order_id FROM balances.holds h",
     "fills": "SELECT f.*, f.order_id::text AS order_id FROM orders.fills f",
     "accounts": "SELECT user_id, asset_id, available, held FROM balances.accounts",
-    "journal": "SELECT entry_id, account, asset_id, order_id::text AS order_id, amount FROM balances.journal",
+    "journal": "SELECT entry_id, account, asset_id, order_id::text AS order_id, amount FROM balances.journal_lines",
     "claims": "SELECT order_id::text AS order_id, user_id, idempotency_key, client_order_id FROM api.claims",
     "dead_letters": """
         SELECT * FROM (

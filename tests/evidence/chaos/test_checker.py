@@ -15,6 +15,7 @@ from tests.evidence.chaos.record import Record
 from tests.evidence.chaos.witness import Told, Wire
 from tests.evidence.chaos.world import BOUGHT, CANCELLED, REFUSED, SOLD
 from tests.support.infrastructure import Database
+from tests.support.journal import WITHOUT_CHECK
 
 
 class Plant(NamedTuple):
@@ -84,7 +85,7 @@ PLANTS = (
     ),
     Plant(
         "a doubled journal entry", "doubled", "it was booked 2 times",
-        ((f"INSERT INTO balances.journal SELECT 'again', account, asset_id, order_id, amount FROM balances.journal"
+        ((f"INSERT INTO balances.journal SELECT 'again', order_id, accounts, asset_ids, amounts FROM balances.journal"
          f" WHERE order_id = '{SOLD}'"),),
     ),
     Plant(
@@ -102,12 +103,12 @@ PLANTS = (
     ),
     Plant(
         "a cent of the journal", "money", "sums to 0.01 USD",
-        ("UPDATE balances.journal SET amount = 0.52 WHERE amount = 0.51",),
+        (WITHOUT_CHECK, "UPDATE balances.journal SET amounts = array_replace(amounts, 0.51, 0.52)"),
     ),
     Plant(
         "a cent from fee to market", "money", "its legs are",
-        ("UPDATE balances.journal SET amount = 0.50 WHERE amount = 0.51",
-         "UPDATE balances.journal SET amount = 500.02 WHERE amount = 500.01"),
+        (("UPDATE balances.journal"
+          " SET amounts = array_replace(array_replace(amounts, 0.51, 0.50), 500.01, 500.02)"),),
     ),
     Plant(
         "no entry of a completed order", "money", "booked are {}",

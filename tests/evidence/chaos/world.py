@@ -11,6 +11,7 @@ import asyncpg
 
 from tests.evidence.chaos.record import Placed, Record, Unreadable
 from tests.evidence.chaos.witness import Told, Wire
+from tests.support.journal import insert_lines
 
 AT: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 BOUGHT, SOLD, REFUSED, CANCELLED = (f"0000000{number}-0000-4000-8000-000000000000" for number in range(1, 5))
@@ -98,7 +99,7 @@ async def insert(owner: asyncpg.Connection) -> None:
         if sample.average_price:
             await owner.execute(_FILL, sample.order_id, sample.quantity, sample.average_price, sample.fee)
     await owner.executemany(_HOLD, HOLDS)
-    await owner.executemany(_LINE, JOURNAL)
+    await insert_lines(owner, JOURNAL)
     await owner.executemany(_ACCOUNT, ACCOUNTS)
     await owner.execute(_CLAIM, BOUGHT, "k1")
     await owner.execute(_CLAIM, REFUSED, "k2")
@@ -188,9 +189,6 @@ _FILL = """
 _HOLD = """
     INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code)
     VALUES ($1 || ':reserve', $1, 'alice', $2, $3::text::numeric, $4::text::numeric, $5::text::numeric, $6, 'SOME')"""
-_LINE = """
-    INSERT INTO balances.journal (entry_id, order_id, account, asset_id, amount)
-    VALUES ($1, $2::text::uuid, $3, $4, $5::text::numeric)"""
 _ACCOUNT = "INSERT INTO balances.accounts VALUES ('alice', $1, $2::text::numeric, 0)"
 _CLAIM = """
     INSERT INTO api.claims (order_id, user_id, idempotency_key, intent, request, next_publish_at)

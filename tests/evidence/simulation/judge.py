@@ -151,7 +151,7 @@ class Judge:
         state = hold["state"] if hold is not None else None
         every = [fill for fill in self._tables["fills"].values() if fill["order_id"] == order_id]
         fills = [fill for fill in (*every, *json.loads(order.get("fills", "[]"))) if not fill["busted"]]
-        moved = [key for key, line in self._tables["journal"].items() if line["order_id"] == str(order_id)]
+        moved = [key for key, entry in self._tables["journal"].items() if entry["order_id"] == str(order_id)]
         completed = order["status"] == "COMPLETED"
         if completed != (state == "SETTLED") or (not completed and state == "HELD"):
             yield f"I3, I4: {order_id} is {order['status']}, its hold {state}"
@@ -200,8 +200,9 @@ class Judge:
     def _money(self) -> Iterator[str]:
         """I1 and I2: the journal balances, and every account has its deposits plus what completed orders moved."""
         sums: dict[str, Fraction] = defaultdict(Fraction)
-        for (_, _, asset), line in self._tables["journal"].items():
-            sums[asset] += Fraction(line["amount"])
+        for entry in self._tables["journal"].values():
+            for asset, amount in zip(entry["asset_ids"], entry["amounts"], strict=True):
+                sums[asset] += Fraction(amount)
         yield from (f"I1: the journal of {asset} sums to {total}" for asset, total in sums.items() if total)
         expected = defaultdict(Fraction, {account: Fraction(amount) for account, amount in HOLDINGS.items()})
         for told in self.told.values():

@@ -58,7 +58,7 @@ TABLES: Final = {
     ),
     "pauses": ("orders.pauses", "participant", ("paused_by", "reason")),
     "accounts": ("balances.accounts", "user_id, asset_id", ("available", "held")),
-    "journal": ("balances.journal", "entry_id, account, asset_id", ("order_id", "amount")),
+    "journal": ("balances.journal", "entry_id", ("order_id", "accounts", "asset_ids", "amounts")),
     "holds": (
         "balances.holds",
         "hold_id",

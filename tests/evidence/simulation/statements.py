@@ -48,7 +48,7 @@ def statements() -> dict[str, Statement]:
         balances.LOCK_ACCOUNTS: lock_accounts,
         balances.OWNERS: owners,
         balances.WRITE_ACCOUNTS: write_accounts,
-        balances.ADD_LINES: add_lines,
+        balances.ADD_ENTRIES: add_entries,
         LISTINGS: listings,
     }
     for schema in SCHEMAS:
@@ -467,13 +467,24 @@ async def write_accounts(tx: Transaction, *arrays: list[Any]) -> Result:
     return Result(written=written)
 
 
-async def add_lines(tx: Transaction, *arrays: list[Any]) -> Result:
-    """Insert journal lines."""
-    for entry_id, account, asset_id, order_id, amount in _columns(*arrays):
-        row = {"order_id": order_id, "amount": numeric(amount)}
-        if not await tx.insert("journal", (entry_id, account, asset_id), row):
+async def add_entries(tx: Transaction, *arrays: list[Any]) -> Result:
+    """Insert journal entries."""
+    for entry_id, order_id, *legs in _columns(*arrays):
+        accounts, asset_ids, texts = map(_elements, legs)
+        amounts = [cast("Decimal", numeric(text)) for text in texts]
+        keys = list(zip(asset_ids, accounts, strict=True))
+        sums = [sum(gain for asset, gain in zip(asset_ids, amounts, strict=True) if asset == one) for one in asset_ids]
+        if any(sums) or not all(amounts) or keys != sorted(set(keys)) or not keys:
+            raise ServerError(CHECK_VIOLATION, f"journal: {entry_id} {keys} {texts}")
+        row = {"order_id": order_id, "accounts": accounts, "asset_ids": asset_ids, "amounts": amounts}
+        if not await tx.insert("journal", entry_id, row):
             raise UniqueViolation("journal_pkey")
     return Result(written=len(arrays[0]))
+
+
+def _elements(array: str) -> list[str]:
+    """Read the text of an array of names or amounts."""
+    return array.removeprefix('{"').removesuffix('"}').split('","')
 
 
 async def lock_holds(tx: Transaction, hold_ids: list[str]) -> Result:

@@ -148,26 +148,25 @@ _HOLDS: Final = f"""
     FROM made WHERE hold_state IS NOT NULL ORDER BY n"""
 
 _DEPOSITS: Final = """
-    INSERT INTO balances.journal (entry_id, account, asset_id, amount)
-    SELECT 'deposit:' || user_id || asset_id, account, asset_id, sign * $3::bigint
+    INSERT INTO balances.journal (entry_id, accounts, asset_ids, amounts)
+    SELECT 'deposit:' || user_id || asset_id, ARRAY['@external', user_id], ARRAY[asset_id, asset_id],
+        ARRAY[-$3::bigint, $3::bigint]
     FROM (SELECT 'user-' || n * 7919 % $2::bigint AS user_id FROM generate_series(1, $1::bigint) AS n) AS users
-    CROSS JOIN (VALUES ('USD'), ('BTC'), ('ETH'), ('ACME')) AS asset (asset_id)
-    CROSS JOIN LATERAL (VALUES (user_id, 1), ('@external', -1)) AS line (account, sign)"""
+    CROSS JOIN (VALUES ('USD'), ('BTC'), ('ETH'), ('ACME')) AS asset (asset_id)"""
 
 _JOURNAL: Final = f"""
-    INSERT INTO balances.journal (entry_id, order_id, account, asset_id, amount, created_at)
-    SELECT order_id || ':settle', order_id, account, unit, amount, at + interval '0.7 s'
+    INSERT INTO balances.journal (entry_id, order_id, accounts, asset_ids, amounts, created_at)
+    SELECT order_id || ':settle', order_id, ARRAY['@market', user_id, '@fees', '@market', user_id],
+        ARRAY[asset_id, asset_id, 'USD', 'USD', 'USD'],
+        ARRAY[-sign * quantity, sign * quantity, {_FEE}, sign * {_COST}, -sign * {_COST} - {_FEE}],
+        at + interval '0.7 s'
     FROM made CROSS JOIN LATERAL (SELECT CASE kind WHEN 'sold' THEN -1 ELSE 1 END) AS side (sign)
-    CROSS JOIN LATERAL (VALUES
-        (user_id, asset_id, sign * quantity), ('@market', asset_id, -sign * quantity),
-        (user_id, 'USD', -sign * {_COST} - {_FEE}), ('@market', 'USD', sign * {_COST}), ('@fees', 'USD', {_FEE})
-    ) AS line (account, unit, amount)
     WHERE kind IN ('bought', 'sold') ORDER BY n"""
 
 _ACCOUNTS: Final = """
     INSERT INTO balances.accounts (user_id, asset_id, available, held)
     SELECT account, asset_id, sum(amount) - coalesce(held, 0), coalesce(held, 0)
-    FROM balances.journal LEFT JOIN (
+    FROM balances.journal_lines LEFT JOIN (
         SELECT owner, unit, sum(amount) AS held FROM balances.holds WHERE state = 'HELD' GROUP BY owner, unit) AS holds
         ON (owner, unit) = (account, asset_id)
     WHERE account NOT LIKE '@%' GROUP BY account, asset_id, held"""

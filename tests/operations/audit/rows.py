@@ -9,6 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
+from tests.support.journal import insert_lines
+
 BUY, SELL, REFUSED, CANCELLED, LIVE, BUSTED, PARKED, STUB, DUPLICATE, EARLY = (
     UUID(int=number * 10**30) for number in range(1, 11)
 )
@@ -87,13 +89,18 @@ async def insert(owner: asyncpg.Connection) -> None:
     for order in ORDERS:
         await insert_order(owner, order)
     await owner.executemany(_FILL, FILLS)
-    await owner.executemany(_HOLD, HOLDS)
+    await insert_holds(owner)
     await owner.executemany(_ACCOUNT, ACCOUNTS)
-    await owner.executemany(_LINE, JOURNAL)
+    await insert_lines(owner, JOURNAL)
     await insert_claim(owner, BUY, key="k1", client="mine", age_s=60)
     await insert_claim(owner, SELL, key="k2", age_s=60)
     await insert_claim(owner, UUID(int=7), key="k3", age_s=0)  # accepted this instant, and still on its way
     await insert_event(owner, LIVE, version=1, age_s=0)
+
+
+async def insert_holds(owner: asyncpg.Connection) -> None:
+    """Insert the holds of all orders."""
+    await owner.executemany(_HOLD, HOLDS)
 
 
 async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
@@ -156,9 +163,6 @@ _HOLD = """
 _ACCOUNT = """
     INSERT INTO balances.accounts (user_id, asset_id, available, held)
     VALUES ('alice', $1, $2::text::numeric, $3::text::numeric)"""
-_LINE = """
-    INSERT INTO balances.journal (entry_id, order_id, account, asset_id, amount)
-    VALUES ($1, $2, $3, $4, $5::text::numeric)"""
 _CLAIM = """
     INSERT INTO api.claims (order_id, user_id, idempotency_key, client_order_id, intent, request, next_publish_at,
         created_at)

@@ -27,11 +27,10 @@ VIEWS = (
 """What another team's service provides; here it has what the reference service would have."""
 LEDGER = """
     INSERT INTO balances.accounts VALUES ('alice', 'USD', 499.5, 0), ('alice', 'BTC', 0.01, 0);
-    INSERT INTO balances.journal (entry_id, account, asset_id, order_id, amount) VALUES
-        ('deposit:1', 'alice', 'USD', NULL, 1000), ('deposit:1', '@external', 'USD', NULL, -1000),
-        ('{0}:settle', 'alice', 'USD', '{0}', -500.5), ('{0}:settle', '@market', 'USD', '{0}', 500),
-        ('{0}:settle', '@fees', 'USD', '{0}', 0.5), ('{0}:settle', 'alice', 'BTC', '{0}', 0.01),
-        ('{0}:settle', '@market', 'BTC', '{0}', -0.01);
+    INSERT INTO balances.journal (entry_id, order_id, accounts, asset_ids, amounts) VALUES
+        ('deposit:1', NULL, ARRAY['@external', 'alice'], ARRAY['USD', 'USD'], ARRAY[-1000, 1000]),
+        ('{0}:settle', '{0}', ARRAY['@market', 'alice', '@fees', '@market', 'alice'],
+            ARRAY['BTC', 'BTC', 'USD', 'USD', 'USD'], ARRAY[-0.01, 0.01, 0.5, 500, -500.5]);
     INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state)
         VALUES ('{0}:reserve', '{0}', 'alice', 'USD', 500.5, 500.5, 0, 'SETTLED')"""
 

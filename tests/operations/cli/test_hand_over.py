@@ -28,7 +28,10 @@ MOVES = (
         " VALUES ('x', 'x', 'alice', 'USD', 1, 0, 0, 'TOMBSTONE')"
     ),
     "INSERT INTO balances.accounts VALUES ('dave', 'USD', 0, 0)",
-    "INSERT INTO balances.journal (entry_id, account, asset_id, amount) VALUES ('x', 'alice', 'USD', 1)",
+    (
+        "INSERT INTO balances.journal (entry_id, accounts, asset_ids, amounts)"
+        " VALUES ('x', ARRAY['@external', 'alice'], ARRAY['USD', 'USD'], ARRAY[-1, 1])"
+    ),
 )
 
 

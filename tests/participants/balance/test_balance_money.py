@@ -163,7 +163,7 @@ class Example:
             f"deposit:{self.prefix}.{n}" for n in range(18)
         ]
         lines = await self.balance.rows(
-            "SELECT account, asset_id, sum(amount) FROM balances.journal WHERE entry_id = ANY ($1) GROUP BY 1, 2",
+            "SELECT account, asset_id, sum(amount) FROM balances.journal_lines WHERE entry_id = ANY ($1) GROUP BY 1, 2",
             entries,
         )
         who = {f"{self.prefix}.{name}": name for name in ("alice", "bob")}
@@ -244,7 +244,7 @@ async def test_a_settlement_is_one_entry_with_both_sides_of_everything(balance: 
         settle(*buy, capture="500.50", credit=("BTC", "0.01"), fee=("USD", "0.50")),
         settle(*sell, capture="0.00100001", credit=("USD", "49.94"), fee=("USD", "0.06")),
     )
-    sql = "SELECT account, asset_id, amount FROM balances.journal WHERE order_id = $1 ORDER BY 1, 2"
+    sql = "SELECT account, asset_id, amount FROM balances.journal_lines WHERE order_id = $1 ORDER BY 1, 2"
     assert [
         ("@fees", "USD", Decimal("0.50")),
         ("@market", "BTC", Decimal("-0.01")),
@@ -331,7 +331,8 @@ async def test_a_deposit_counts_once(balance: Balance) -> None:
     for other in (("d1", "bob", "USD", "10.50"), ("d1", "alice", "BTC", "10.50"), ("d1", "alice", "USD", "10.51")):
         with pytest.raises(ValueError, match="d1 was already made"):
             await deposit(balance.engine, *other[:3], Money(other[3]))
-    lines = await balance.rows("SELECT entry_id, account, asset_id, amount FROM balances.journal ORDER BY account")
+    sql = "SELECT entry_id, account, asset_id, amount FROM balances.journal_lines ORDER BY account"
+    lines = await balance.rows(sql)
     expected = [("@external", Decimal("-10.50")), ("alice", Decimal("10.50"))]
     assert [("deposit:d1", account, "USD", amount) for account, amount in expected] == lines
 
