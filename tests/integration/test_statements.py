@@ -12,12 +12,12 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset
-from contracts.balance import SettleBalance
+from contracts.balance import BalanceReserved, ReserveBalance, SettleBalance
 from contracts.codec import Message, decode
 from contracts.decimals import Money, Price, Quantity
 from contracts.envelope import read_envelope
 from contracts.orders import OrderRequested
-from contracts.vocabulary import OrderType
+from contracts.vocabulary import HoldState, OrderType
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
@@ -76,6 +76,11 @@ class Service:
         said = [decode(read_envelope(one.headers).type, one.value) for one in self.publisher.published]
         return [one for one in said if type(one) is kind]
 
+    async def count(self, table: str) -> int:
+        """Count the rows of one of the service's tables."""
+        async with self.pool.begin() as tx:
+            return int(await tx.fetchval(f"SELECT count(*) FROM {self.schema}.{table}"))
+
     async def tables_read_whole(self) -> set[str]:
         """Name the tables that a statement so far reads without an index, by the plans of a service's session."""
         found: set[str] = set()
@@ -96,8 +101,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _read_whole(node: dict[str, Any]) -> str | None:
     """Name the table, or the index, of which a node of a plan reads everything."""
     if node["Node Type"] == "Seq Scan" or ("Index Name" in node and "Index Cond" not in node):
-        name: str = node.get("Relation Name", node.get("Index Name"))
-        return name
+        return str(node.get("Relation Name") or node["Index Name"])
     return None
 
 
@@ -153,13 +157,31 @@ def _request(number: int) -> OrderRequested:
 
 
 async def test_an_orchestrators_batch_is_four_round_trips(orchestrator: Service) -> None:
-    """Every batch of an order's way reads once and writes once, within a transaction."""
+    """Every batch of an order's way reads once and writes once, within a transaction; every part of it is there."""
     sent = await orchestrator.handle(_request(1), _request(2))
     quote = (Price("50000"), 1, AT, Price("0.01"), Quantity("0.0001"), 10, "USD", 2, 1, AT)
     approved = [AssetApproved(one.command_id, one.order_id, "BTC", *quote) for one in orchestrator.said(CheckAsset)]
     sent += await orchestrator.handle(*approved)
-    assert ["BEGIN", "WITH", "WITH", "COMMIT"] * 2 == sent
+    reserved = [
+        BalanceReserved(
+            one.command_id, one.order_id, one.hold_id, HoldState.HELD, one.amount, one.user_id, one.asset_id
+        )
+        for one in orchestrator.said(ReserveBalance)
+    ]
+    sent += await orchestrator.handle(*reserved)
+    assert ["BEGIN", "WITH", "WITH", "COMMIT"] * 3 == sent
     assert set() == await orchestrator.tables_read_whole()
+    assert (2, 6, 2, 1) == (
+        await orchestrator.count("orders"),
+        await orchestrator.count("history"),  # of each order a row for each batch
+        await orchestrator.count("fills"),
+        await orchestrator.count("outbox"),  # the last batch's; it deleted the row of the one before
+    )
+
+
+def _reserved(asked: ReserveBalance) -> BalanceReserved:
+    what = (asked.hold_id, HoldState.HELD, asked.amount, asked.user_id, asked.asset_id)
+    return BalanceReserved(asked.command_id, asked.order_id, *what)
 
 
 async def test_a_balance_batch_is_five_round_trips(balance: Service) -> None:

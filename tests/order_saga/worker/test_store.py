@@ -1,0 +1,82 @@
+"""Two members of the orchestrator at the same orders: the clock, and who gets a client order id."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from uuid import UUID
+
+import pytest
+from msgspec import structs
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from order_saga.core.saga import Phase, Saga
+from order_saga.worker import store
+from saga_kit.messaging.batch import Received
+from saga_kit.runtime.errors import Contention
+from saga_kit.runtime.transactions import Transaction, begin
+from tests.operations.retention.archiving import orchestrator
+from tests.order_saga.core.sample import requested
+from tests.participants.support import somebody_waits
+from tests.support.order_database import OrderDatabase
+
+A, B = UUID(int=1), UUID(int=2)
+
+
+async def test_the_clock_is_read_after_the_last_lock(db: OrderDatabase) -> None:
+    """A batch that waited for an order's lock judges deadlines by the time when it got it, not when it asked."""
+    order_id = await db.begin(1)
+    async with asyncio.TaskGroup() as group, begin(db.engine) as first:
+        await store.take(first, [order_id])
+        waits = group.create_task(_taken_at(db.engine, order_id))
+        await somebody_waits(db.engine)
+        released: datetime = await first.fetchval("SELECT clock_timestamp()")
+    assert waits.result() > released
+
+
+async def _taken_at(engine: AsyncEngine, order_id: UUID) -> datetime:
+    async with begin(engine) as tx:
+        return (await store.take(tx, [order_id])).now
+
+
+async def test_of_two_members_that_store_one_client_order_id_the_second_runs_again(db: OrderDatabase) -> None:
+    """The second writes nothing, and its next try ends its order as the duplicate that it is."""
+    async with asyncio.TaskGroup() as group, begin(db.engine) as first:
+        await _handle(first, A)
+        await first.flush()
+        second = group.create_task(_store(db, B))
+        await somebody_waits(db.engine)
+    assert isinstance(second.result(), Contention)
+    assert [A] == [row["order_id"] for row in await db.rows("SELECT order_id FROM orders.orders")]
+    assert await _store(db, B) is None
+    rows = await db.rows("SELECT order_id, reason_code FROM orders.orders ORDER BY 1")
+    assert [(A, None), (B, "DUPLICATE_CLIENT_ORDER_ID")] == [tuple(row.values()) for row in rows]
+
+
+async def test_a_stub_that_takes_a_name_which_another_order_holds_is_contention(db: OrderDatabase) -> None:
+    """An order that a cancel began takes its client id by an update: it is too late in the same way as an insert."""
+    async with begin(db.engine) as tx:
+        [now] = [row[0] for row in await tx.fetch("SELECT clock_timestamp()")]
+    stub = Saga(A, "alice", Phase.NEW, now, now, client_order_id="mine")
+    holder = structs.replace(stub, order_id=B)
+    async with begin(db.engine) as tx:
+        store._create(tx, [holder, structs.replace(stub, client_order_id=None)])  # noqa: SLF001 - the statement counts
+    columns = (store._ID, *store._ASKED_FOR, *store._MOVING)  # noqa: SLF001
+    with pytest.raises(Contention, match="another member stored the same client order id"):
+        async with begin(db.engine) as tx:
+            store._change(tx, store._UPDATE_ALL, columns, [stub])  # noqa: SLF001
+
+
+async def _store(db: OrderDatabase, order_id: UUID) -> Contention | None:
+    try:
+        async with begin(db.engine) as tx:
+            await _handle(tx, order_id)
+    except Contention as late:
+        return late
+    return None
+
+
+async def _handle(tx: Transaction, order_id: UUID) -> None:
+    now = await tx.fetchval("SELECT clock_timestamp()")
+    request = structs.replace(requested(order_id=order_id, client_order_id="mine"), sent_at=now)
+    await orchestrator().handle(tx, [Received(request)])
