@@ -215,6 +215,7 @@ class Transactions:
         self._url = url
         self._settings: Mapping[str, str] = settings_of(url, application_name, by_key=by_key)
         self._size = size
+        self._free = asyncio.Semaphore(size)
         self._pool: asyncpg.Pool | None = None
         self._making = asyncio.Lock()
         self._stale = False
@@ -253,12 +254,17 @@ class Transactions:
         if self._stale:
             self._stale = False
             await pool.expire_connections()
+        async with asyncio.timeout(POOL_TIMEOUT_S):
+            await self._free.acquire()
         try:
-            async with pool.acquire(timeout=POOL_TIMEOUT_S) as connection:
+            # No timeout here: it would count connecting too, which tries one host of several after the other.
+            async with pool.acquire() as connection:
                 yield connection
         except DATABASE_ERRORS as error:
             self._stale = self._stale or ends_sessions(error)
             raise
+        finally:
+            self._free.release()
 
     async def _make(self) -> asyncpg.Pool:
         async with self._making:
@@ -292,11 +298,10 @@ class Transactions:
 @asynccontextmanager
 async def begin(source: AsyncEngine | Begins) -> AsyncIterator[Transaction]:
     """Begin a transaction of an engine or of a pool; at the end flush and commit it, or roll it back after an error."""
-    if not isinstance(source, AsyncEngine):
-        async with source.begin() as tx:
-            yield tx
-        return
     async with source.begin() as begun:
+        if isinstance(begun, Transaction):
+            yield begun
+            return
         await begun.exec_driver_sql("SELECT")  # SQLAlchemy begins with the first statement
         raw: Any = await begun.get_raw_connection()
         session: Session = raw.driver_connection
@@ -308,7 +313,7 @@ async def begin(source: AsyncEngine | Begins) -> AsyncIterator[Transaction]:
             # SQLAlchemy sees no error of the driver's, and would roll back on a connection that is no more.
             if ends_sessions(error) or session.is_closed():
                 await begun.invalidate(error)
-                await source.dispose()
+                await begun.engine.dispose()
             raise
 
 

@@ -320,6 +320,25 @@ async def _value(source: AsyncEngine | Begins, sql: str) -> Any:
         return await tx.fetchval(sql)
 
 
+async def test_connecting_may_take_longer_than_waiting_for_a_session(
+    only: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is for a session to become free: of several hosts, those that are dead may take long to give up on."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.POOL_TIMEOUT_S", 0.2)
+    connect = only._open  # noqa: SLF001 - there is no slow server at hand
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(only, "_open", slowly)
+    async with only.begin() as tx:
+        assert 1 == await tx.fetchval("SELECT 1")
+        with pytest.raises(TimeoutError):
+            await _value(only, "SELECT 2")
+    assert 3 == await _value(only, "SELECT 3")
+
+
 async def test_a_statement_that_is_not_answered_ends(only: Transactions, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's own limit ends a statement, as an outage, and the pool goes on."""
     monkeypatch.setattr("saga_kit.runtime.transactions.COMMAND_TIMEOUT_S", 0.3)
