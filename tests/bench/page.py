@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from order_saga.core.phases import MAX_REQUEST_AGE_S
-from tests.bench import drift, growth, hot, loop, pair, rate, recovery, rest_api
+from tests.bench import drift, growth, hot, idle, loop, pair, rate, recovery, rest_api
 from tests.bench.ground import BrokerChoice
 from tests.bench.scenario import RATIOS, Scenario, Target
 from tests.evidence import record as evidence
@@ -24,7 +24,7 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 README: Final = ROOT / "README.md"
 BEGIN, END = "<!-- the speed, from docs/performance/*.json -->", "<!-- end of the speed -->"
 RECORDS: Final = ROOT / "docs" / "performance"
-SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, rest_api, rate, recovery, growth, drift, pair, hot))
+SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, rest_api, rate, idle, recovery, growth, drift, pair, hot))
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
 _HEAD: Final = """# Performance
 
@@ -33,7 +33,8 @@ hand. What can be compared between machines are the ratios: where two are compar
 rounds, on the same broker and PostgreSQL. Absolute figures are one machine's, which load driver, broker, database and
 all processes share. A figure is the median of the rounds, with the least and the most of them; where there are no
 rounds (a steady load, an order that is weighed) it was measured once. Each record says of which commit it is. What it
-would take to carry ten and a thousand times as much is in [scaling.md](scaling.md).
+would take to carry ten and a thousand times as much is in [scaling.md](scaling.md); of what an order's cost is made,
+and why, in [order-costs.md](order-costs.md).
 
 The targets are the project's own. One that was missed stays here until it is met."""
 
