@@ -21,6 +21,7 @@ from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus
 from order_api.orders.waiting import Waiters
 from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
+from saga_kit.messaging.fetch_wait import FetchWait
 from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
 from saga_kit.messaging.stopping import stop_consumer
 from saga_kit.runtime.backoff import keep_doing
@@ -94,10 +95,12 @@ class Follower:
         partitions = consumer.assignment()
         heard_at = woken_at = time.monotonic()
         transactions = OpenTransactions(HIDDEN_S)
+        fetch_wait = FetchWait(self._settings.kafka_fetch_max_wait_ms)
         while not stopping.is_set():
             if consumer.assignment() != partitions:
                 raise LostPosition(f"{self._topic} has other partitions than before")
             batches = await _take(consumer)
+            fetch_wait.polled(consumer, batches)
             transactions.look(stable_ends(consumer))
             if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
                 woken_at = time.monotonic()

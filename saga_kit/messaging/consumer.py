@@ -23,6 +23,7 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 from contracts.envelope import UnreadableMessage, read_envelope
 from saga_kit.messaging.batch import BatchProcess, Handler, Intake, Received, Record, RejectedRecord
 from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, size_of
+from saga_kit.messaging.fetch_wait import FetchWait
 from saga_kit.messaging.offset_commits import OffsetCommits
 from saga_kit.messaging.open_transactions import HELD_S, OpenTransactions, explain_held, stable_end, stable_ends
 from saga_kit.messaging.poller import POLL_TIMEOUT_MS, POSITION_TIMEOUT_S, RECORDS_MAX, Poller
@@ -47,10 +48,6 @@ PARTITION_FETCH_BYTES: Final = 128 * 1024
 UNTAKEN_S: Final = 0.01
 """aiokafka's own pause is 0.1 s: while fetched records are not taken, it fetches nothing for so long. Records that wait
 for room must not hold up other partitions."""
-IDLE_S: Final = 1.0
-IDLE_WAITS: Final = 4
-"""After `IDLE_S` without a record, the broker may hold a fetch for so many times as long as otherwise. While records
-flow, that would hold up the partitions whose records were taken since the fetch was sent."""
 WATCH_S: Final = 5.0
 STALLED_S: Final = 60.0
 """A consumer without progress is stalled after this time, and a try of a batch that goes on for twice as long hangs."""
@@ -109,8 +106,7 @@ class Consumer(Generic[M]):
         self._subscriber: Any = _subscriber(self._broker, settings, group, self._topics, self._poller)
         self._topic_changes = TopicChanges(metrics)
         self._open = OpenTransactions(HELD_S)
-        self._fetch_wait_ms = settings.kafka_fetch_max_wait_ms
-        self._record_at = time.monotonic()
+        self._fetch_wait = FetchWait(settings.kafka_fetch_max_wait_ms)
         self._subscriber.get_msg = self._poll  # see poller.py: FastStream's would lose records on an error
         self._subscriber(self._on_batch, parser=self._wrap, decoder=_records)
 
@@ -194,12 +190,7 @@ class Consumer(Generic[M]):
 
     async def _poll(self, consumer: Any) -> Sequence[Any]:
         records = await self._poller.poll(consumer)
-        now = time.monotonic()
-        if records:
-            self._record_at = now
-        idle = now - self._record_at > IDLE_S
-        # No option of theirs changes it while the consumer runs.
-        consumer._fetcher._fetch_max_wait_ms = self._fetch_wait_ms * (IDLE_WAITS if idle else 1)  # noqa: SLF001
+        self._fetch_wait.polled(consumer, records)
         return records
 
     async def _on_batch(self, records: Sequence[Any]) -> None:

@@ -46,6 +46,7 @@ NAVIGATION: Final = {
         "docs/promises.md",
         "docs/evidence.md",
         "docs/performance.md",
+        "docs/order-costs.md",
         "docs/scaling.md",
         "docs/glossary.md",
     ),
