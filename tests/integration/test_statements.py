@@ -36,8 +36,6 @@ from tests.saga_kit.support import FakePublisher
 from tests.support.infrastructure import Database
 from tests.support.transactions import Recorder
 
-AT: Final = datetime.now(UTC)
-"""When all messages were sent: a request that is much older would be refused."""
 SMALL: Final = frozenset({"pauses", "pauses_pkey"})
 """Tables that are read whole: they have a row for each participant at most."""
 
@@ -68,7 +66,7 @@ class Service:
         """Handle a batch; return the first word of each statement that was sent."""
         before = len(self.recorder.sent)
         async with asyncio.timeout(20):  # a batch whose statements fail is run again and again
-            await self._process.run([received(self.handler, message, n, AT) for n, message in enumerate(messages)])
+            await self._process.run([received(self.handler, message, n, _now()) for n, message in enumerate(messages)])
         return self.recorder.verbs[before:]
 
     def said(self, kind: type[Message]) -> list[Any]:
@@ -103,6 +101,10 @@ def _read_whole(node: dict[str, Any]) -> str | None:
     if node["Node Type"] == "Seq Scan" or ("Index Name" in node and "Index Cond" not in node):
         return str(node.get("Relation Name") or node["Index Name"])
     return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # a request that is much older would be refused
 
 
 async def _never() -> bool:
@@ -152,14 +154,14 @@ def _request(number: int) -> OrderRequested:
         Price("50000"),
         100,
         f"mine-{number}",
-        AT,
+        _now(),
     )
 
 
 async def test_an_orchestrators_batch_is_four_round_trips(orchestrator: Service) -> None:
     """Every batch of an order's way reads once and writes once, within a transaction; every part of it is there."""
     sent = await orchestrator.handle(_request(1), _request(2))
-    quote = (Price("50000"), 1, AT, Price("0.01"), Quantity("0.0001"), 10, "USD", 2, 1, AT)
+    quote = (Price("50000"), 1, _now(), Price("0.01"), Quantity("0.0001"), 10, "USD", 2, 1, _now())
     approved = [AssetApproved(one.command_id, one.order_id, "BTC", *quote) for one in orchestrator.said(CheckAsset)]
     sent += await orchestrator.handle(*approved)
     reserved = [
