@@ -118,7 +118,7 @@ class ApiSettings(KitSettings):
     """Addresses or networks of the proxies in front, several with commas: `X-Forwarded-For` is believed when it comes
     from them. The trail stores where a request came from, so name no address that a client could have."""
     api_database_pool_size: Annotated[int, Field(ge=2, le=100)] = 10
-    """Connections of one API process; claims share one, however many requests there are."""
+    """Connections of one API process, besides two for its checks; claims share one, however many requests there are."""
     api_access_log: bool = True
     """One line for each request; those for health and metrics only at the level DEBUG."""
     api_idempotency_key_days: Annotated[int, Field(ge=1, le=3650)] = KEY_KEPT_DAYS

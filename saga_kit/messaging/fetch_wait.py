@@ -13,7 +13,9 @@ from typing import Any, Final
 
 IDLE_S: Final = 1.0
 IDLE_WAITS: Final = 10
-"""After `IDLE_S` without a record, a fetch may be held for so many times as long as otherwise."""
+"""After `IDLE_S` without a record, a fetch may be held for so many times as long as otherwise ..."""
+IDLE_WAIT_MAX_MS: Final = 1000
+"""... but not for longer than this, or than it is set to: a silent fetch must not look like a consumer that hangs."""
 
 
 class FetchWait:
@@ -30,5 +32,6 @@ class FetchWait:
         if records:
             self._record_at = now
         idle = now - self._record_at > IDLE_S
+        idle_ms = max(self._wait_ms, min(self._wait_ms * IDLE_WAITS, IDLE_WAIT_MAX_MS))
         # No option of theirs changes it while the consumer runs.
-        consumer._fetcher._fetch_max_wait_ms = self._wait_ms * (IDLE_WAITS if idle else 1)  # noqa: SLF001
+        consumer._fetcher._fetch_max_wait_ms = idle_ms if idle else self._wait_ms  # noqa: SLF001

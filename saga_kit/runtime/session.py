@@ -98,9 +98,13 @@ class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no an
         try:
             return self._engine
         except AttributeError:
+            # The pool that takes this session back ends its prepared statements, so SQLAlchemy must not keep any: the
+            # driver does. `async_creator` has no way to say so.
             self._engine = create_async_engine(
                 "postgresql+asyncpg://",
-                async_creator=self._itself,
+                creator=lambda: self._engine.dialect.loaded_dbapi.connect(
+                    async_creator_fn=self._itself, prepared_statement_cache_size=0
+                ),
                 poolclass=StaticPool,
                 isolation_level="AUTOCOMMIT",
                 hide_parameters=True,

@@ -85,7 +85,8 @@ class KitSettings(KafkaSettings):
     kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 30.0
     """A killed member's partitions come back after this time."""
     kafka_fetch_max_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 50
-    """How long the broker may hold an empty fetch; new records of a partition that is not part of it wait as long."""
+    """How long the broker may hold an empty fetch; new records of a partition that is not part of it wait as long. Once
+    no record has come for a second, it may be ten times as long, up to a second."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """The least severe lines that are written."""
     log_format: Literal["console", "json"] = "console"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -154,10 +155,19 @@ class Transaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Undo, after an error inside, what was done inside, so that the transaction can go on."""
+        """Undo, after an error inside, what was done or put off inside, so that the transaction can go on.
+
+        What was put off before is sent first: it is none of what may be undone.
+        """
         await self._begin()
-        async with self._connection.transaction():
-            yield
+        await self.flush()
+        try:
+            async with self._connection.transaction():
+                yield
+                await self.flush()
+        except BaseException:
+            self._writes.clear()
+            raise
 
     @asynccontextmanager
     async def sqlalchemy(self) -> AsyncIterator[AsyncConnection]:
@@ -220,6 +230,8 @@ class Transactions:
         self._making = asyncio.Lock()
         self._stale = False
         """Whether the connections that there are must be replaced."""
+        self._replaced = 0
+        """How often they were."""
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Transaction]:
@@ -232,11 +244,15 @@ class Transactions:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Transaction]:
-        """Give a connection on which each statement is a transaction of its own, which saves two round trips."""
+        """Give a connection on which each statement is a transaction of its own, which saves two round trips.
+
+        Only what is put off is a transaction together, which begins with the flush.
+        """
         async with self._connection() as connection:
             tx = Transaction(connection)
             yield tx
-            await tx.flush()
+            async with connection.transaction():
+                await tx.flush()
 
     async def close(self) -> None:
         """Close all connections; those in use when they are given back, but not later than `CLOSE_TIMEOUT_S`."""
@@ -253,6 +269,7 @@ class Transactions:
         pool = self._pool or await self._make()
         if self._stale:
             self._stale = False
+            self._replaced += 1
             await pool.expire_connections()
         async with asyncio.timeout(POOL_TIMEOUT_S):
             await self._free.acquire()
@@ -273,6 +290,7 @@ class Transactions:
                     min_size=0,
                     max_size=self._size,
                     max_inactive_connection_lifetime=RECYCLE_S,
+                    max_queries=math.inf,  # `RECYCLE_S` replaces a session; a busy one would be every minute
                     connect=self._open,
                     reset=_keep_as_it_is,
                 )
@@ -288,11 +306,14 @@ class Transactions:
             max_cacheable_statement_size=0,  # however long its text is
         )
         await _read_json(session)
-        asyncio.get_running_loop().call_later(READ_ONLY_S if session.read_only else RECYCLE_S, self._expire)
+        loop = asyncio.get_running_loop()
+        loop.call_later(READ_ONLY_S if session.read_only else RECYCLE_S, self._expire, self._replaced)
         return session
 
-    def _expire(self) -> None:
-        self._stale = True
+    def _expire(self, replaced: int) -> None:
+        """Have the connections replaced, unless that was done since: or each of them would have it done once more."""
+        if replaced == self._replaced:
+            self._stale = True
 
 
 @asynccontextmanager

@@ -383,6 +383,19 @@ async def test_alone_what_was_put_off_is_sent(names: Schema, source: AsyncEngine
     assert [("a", 1)] == await rows(names)
 
 
+async def test_alone_what_was_put_off_is_all_or_nothing(names: Schema, source: AsyncEngine | Transactions) -> None:
+    """A write that is refused by its number of rows takes back those beside it."""
+
+    async def work() -> None:
+        async with alone(source) as tx:
+            insert(tx, names, ["a"], [1], rows=1)
+            tx.write(DELETE.format(s=names.name), "nobody", rows=1)
+
+    with pytest.raises(Contention):
+        await work()
+    assert [] == await rows(names)
+
+
 @pytest.mark.parametrize("last", [True, False])
 async def test_only_a_last_flush_may_commit(names: Schema, only: Transactions, *, last: bool) -> None:
     """What is flushed is undone by a later error, unless the flush was said to be the last, and was the first too."""
@@ -483,6 +496,65 @@ async def test_an_error_of_sqlalchemy_rolls_back(names: Schema, source: AsyncEng
     assert "poison" == classify(refused.value)
     async with begin(source) as tx:
         assert 0 == await tx.fetchval(f"SELECT count(*) FROM {names.name}.names")
+
+
+async def test_a_session_serves_the_same_statement_of_sqlalchemy_again(only: Transactions) -> None:
+    """A session that went back to the pool ended its prepared statements, which SQLAlchemy may not keep."""
+    for number in range(3):
+        async with only.begin() as tx, tx.sqlalchemy() as connection:
+            assert 41 + number == (await connection.execute(text("SELECT 41 + :n"), {"n": number})).scalar_one()
+
+
+async def test_the_age_of_sessions_has_them_replaced_once(names: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest session has all of them replaced; when the time of the second comes, that is done already."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.RECYCLE_S", 1.0)
+    pool = Transactions(parse_database_url(names.url), application_name="kit-tests", size=2)
+    opened, connect = 0, pool._open  # noqa: SLF001 - to count
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return await connect(*args, **options)
+
+    async def use_both() -> None:
+        await asyncio.gather(*(_value(pool, "SELECT pg_sleep(0.02)") for _ in range(2)))
+
+    monkeypatch.setattr(pool, "_open", counted)
+    await _value(pool, "SELECT 1")
+    await asyncio.sleep(0.5)
+    await use_both()
+    assert 2 == opened
+    await asyncio.sleep(0.7)  # the first is too old
+    await use_both()
+    await use_both()
+    assert 4 == opened
+    await asyncio.sleep(0.4)  # the second would be, and those in their place are not
+    await use_both()
+    await use_both()
+    assert 4 == opened
+    await pool.close()
+
+
+async def test_a_savepoint_undoes_what_was_put_off_inside_and_nothing_before(
+    names: Schema, source: AsyncEngine | Begins
+) -> None:
+    """A write from before a savepoint stays whatever happens in it; one from inside goes with it."""
+
+    async def fails(tx: Transaction, *, flushes: bool) -> None:
+        async with tx.savepoint():
+            insert(tx, names, ["inside"], [9])
+            if flushes:
+                await tx.flush()
+            raise Failed
+
+    async with begin(source) as tx:
+        for number, flushes in enumerate((False, True)):
+            insert(tx, names, [f"before {number}"], [number])
+            with pytest.raises(Failed):
+                await fails(tx, flushes=flushes)
+        async with tx.savepoint():
+            insert(tx, names, ["kept"], [5])
+    assert [("before 0", 0), ("before 1", 1), ("kept", 5)] == await rows(names)
 
 
 async def test_a_session_is_as_before_after_sqlalchemy(only: Transactions) -> None:
