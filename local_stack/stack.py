@@ -44,7 +44,8 @@ LOGIN_PREFIX = "order_saga_"
 """What the names of our logins begin with: a server has one set of logins for all its databases."""
 FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "broker": 9092}
 SESSION_TIMEOUT_S = 6
-EMBEDDED_FETCH_WAIT_MS = "15"
+EMBEDDED_FETCH_WAIT_MS = "5"
+"""An idle consumer waits ten times as long: `fetch_wait`."""
 
 LoadSamples: TypeAlias = Callable[[Mapping[str, str]], Awaitable[None]]
 """Load sample data, given the database address of each login."""

@@ -130,7 +130,7 @@ async def _outbox_rows(url: str, most: list[int]) -> None:
     connection = await asyncpg.connect(url)
     try:
         while True:
-            most[0] = max(most[0], await connection.fetchval(_OUTBOX_ROWS))
+            most[0] = max(most[0], await connection.fetchval(OUTBOX_ROWS))
             await asyncio.sleep(LOOK_S)
     finally:
         await connection.close()
@@ -145,7 +145,7 @@ async def _database(url: str) -> dict[str, float]:
         await connection.close()
 
 
-_OUTBOX_ROWS: Final = """
+OUTBOX_ROWS: Final = """
     SELECT (SELECT count(*) FROM orders.outbox) + (SELECT count(*) FROM balances.outbox)
         + (SELECT count(*) FROM assets.outbox)"""
 _SIZES: Final = """

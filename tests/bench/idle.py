@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import asyncpg
+
+from saga_kit.messaging.fetch_wait import IDLE_S
 from tests.bench.bar import bar
+from tests.bench.drift import OUTBOX_ROWS
 from tests.bench.ground import Ground
 from tests.bench.rounds import Meter
 from tests.bench.scenario import Figures, Options, Outcome, Scenario, Target
@@ -19,19 +23,30 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     """Let a whole system carry some orders, and then measure in each round what it uses while it has none."""
     contender = (await ground.system("idle", replicas={"api": 1})).contender
     await contender.run(options.warm_up, options.in_flight)
-    await asyncio.sleep(options.seconds / 2)  # what the last orders left to do is done
+    await _nothing_left(contender.database_url)
     meter = Meter(ground)
     figures: Figures = {IDLE_SHARE: {}}
     with bar(ground.out, options.rounds, "rounds") as done:
         for _ in range(options.rounds):
             before, _log = await meter.read(contender.pids)
-            await asyncio.sleep(options.seconds)
+            await asyncio.sleep(options.seconds)  # this is what is measured
             after, _log = await meter.read(contender.pids)
             shares = {name: 100 * (after[name] - before[name]) / options.seconds for name in after if name != "load"}
             for name, share in {ALL: sum(shares[name] for name in SERVICES), **shares}.items():
                 figures[IDLE_SHARE].setdefault(name, []).append(share)
             done()
     return Outcome(figures)
+
+
+async def _nothing_left(database_url: str) -> None:
+    """Wait until the orders that there were have left nothing to do: no row is in an outbox, and consumers are idle."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        while await connection.fetchval(OUTBOX_ROWS):
+            await asyncio.sleep(IDLE_S)
+        await asyncio.sleep(2 * IDLE_S)  # so long after the last record
+    finally:
+        await connection.close()
 
 
 SCENARIO: Final = Scenario(

@@ -709,7 +709,7 @@ MUTANTS: Final = (
         "saga_kit/runtime/transactions.py",
         "            self._stale = self._stale or ends_sessions(error)",
         "            self._stale = self._stale",
-        ("tests/saga_kit/runtime/test_transactions.py::test_a_session_that_the_server_ends_is_replaced",),
+        ("tests/saga_kit/runtime/test_transaction_pool.py::test_a_session_that_the_server_ends_is_replaced",),
     ),
     Mutant(
         "event not stored",

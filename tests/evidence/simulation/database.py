@@ -129,28 +129,49 @@ class Transaction(KitTransaction):
         self.steps: list[Step] = []
         self.broken = False
         self.ended = asyncio.Event()
+        self.is_committed = False
+        self._needs_begin = False
+        """Whether a statement was run that is one of a transaction, and no transaction by itself."""
         self._world = world
         self._locked: list[tuple[str, Key]] = []
         self.lock_timeout_s = LOCK_TIMEOUT_S
         self.waits_for: Transaction | None = None
 
     async def read(self, sql: str, *args: Any) -> list[Any]:
-        """Run one of the statements that there are, in the transaction like any other; return its rows."""
-        return await self.fetch(sql, *args)
-
-    async def fetch(self, sql: str, *args: Any) -> list[Any]:
-        """Run one of the statements that there are; return its rows."""
+        """Run one of the statements that there are, which begins no transaction; return its rows."""
         await self._world.round_trip()
         result = await self._run(sql, args)
         self.steps.append(Step.single(sql, args, reads=True))
         return list(result.rows)
 
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Run one of the statements that there are; return its rows."""
+        self._needs_begin = True
+        return await self.read(sql, *args)
+
     async def execute(self, sql: str, *args: Any) -> int:
         """Run one of the statements that there are; return how many rows it wrote."""
+        self._needs_begin = True
         await self._world.round_trip()
         result = await self._run(sql, args)
         self.steps.append(Step.single(sql, args, reads=False))
         return result.written
+
+    async def flush(self, *, last: bool = False) -> None:
+        """Send what was put off; as the kit does, in a transaction by itself where nothing else needs one."""
+        alone = last and not self._needs_begin and all(write.rows is None for write in self._writes)
+        self._needs_begin = self._needs_begin or bool(self._writes)
+        await super().flush(last=last)
+        if alone:
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Commit, unless that is done."""
+        if self.is_committed:
+            return
+        self.fail_if_broken()
+        await self._world.commits(self.apply)
+        self.is_committed = True
 
     async def _send(self, writes: list[Write]) -> list[tuple[int, list[Any]]]:
         """Run the writes one after the other in one round trip; the server runs them as one statement."""
@@ -293,9 +314,9 @@ class Engine:
         self._database.open.add(tx)
         try:
             yield tx
-            await tx.flush()
-            tx.fail_if_broken()
-            await self._world.commits(tx.apply)
+            if not tx.is_committed:
+                await tx.flush(last=True)
+            await tx.commit()
         except Exception:
             tx.end()
             raise

@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import pytest
-import pytest_asyncio
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import Contention, classify
 from saga_kit.runtime.transactions import Begins, Transaction, Transactions, alone, begin, compose
+from tests.saga_kit.runtime.names_table import DELETE, INSERT, UPDATE, Failed, insert, rows
 from tests.saga_kit.support import Schema
-
-INSERT: Final = "INSERT INTO {s}.names (name, number) SELECT * FROM unnest($1::text[], $2::int[])"
-UPDATE: Final = "UPDATE {s}.names SET number = $2 WHERE name = ANY($1::text[])"
-DELETE: Final = "DELETE FROM {s}.names WHERE name = $1"
-
-
-class Failed(Exception):  # noqa: N818 - it is what happened
-    """What ends a transaction of these tests."""
-
-
-@pytest_asyncio.fixture
-async def names(schema: Schema) -> Schema:
-    """Make a table of names, each with one number; both are unique."""
-    await schema.execute(
-        "CREATE TABLE {s}.names (id int GENERATED ALWAYS AS IDENTITY, name text CONSTRAINT one_name UNIQUE,"
-        " number int CONSTRAINT one_number UNIQUE DEFERRABLE INITIALLY IMMEDIATE)"
-    )
-    return schema
-
-
-@pytest_asyncio.fixture
-async def only(names: Schema) -> AsyncIterator[Transactions]:
-    """Make a pool of a single session."""
-    one = Transactions(parse_database_url(names.url), application_name="kit-tests", size=1)
-    yield one
-    await one.close()
-
-
-@pytest.fixture(params=["transactions", "engine"])
-def source(names: Schema, request: pytest.FixtureRequest) -> AsyncEngine | Transactions:
-    """Give what a transaction can be begun with: the pool, or an engine."""
-    return names.engine if request.param == "engine" else names.transactions
 
 
 class Recorder:
@@ -76,16 +39,6 @@ class Recorder:
         """Give SQLAlchemy's engine."""
         engine: AsyncEngine = self._connection.sqlalchemy()
         return engine
-
-
-async def rows(schema: Schema) -> list[tuple[str, int]]:
-    """Read the committed names and numbers."""
-    return [tuple(row) for row in await schema.rows("SELECT name, number FROM {s}.names ORDER BY id")]
-
-
-def insert(tx: Transaction, schema: Schema, names: list[str], numbers: list[int], **more: Any) -> list[Any]:
-    """Put an insert off."""
-    return tx.write(INSERT.format(s=schema.name), names, numbers, **more)
 
 
 async def test_plain_statements_give_rows_values_and_numbers(names: Schema, source: AsyncEngine | Begins) -> None:
@@ -274,78 +227,26 @@ async def _twice(tx: Transaction, names: Schema) -> None:
         await tx.execute(INSERT.format(s=names.name), ["a"], [3])
 
 
-async def test_a_cancelled_task_leaves_no_open_transaction(names: Schema, only: Transactions) -> None:
-    """A task that is cancelled during a statement gives its session back, without its transaction and its locks."""
-    entered = asyncio.Event()
-
-    async def sleeps() -> None:
-        async with only.begin() as tx:
-            await tx.execute(INSERT.format(s=names.name), ["a"], [1])
-            entered.set()
-            await tx.execute("SELECT pg_sleep(60)")
-
-    task = asyncio.create_task(sleeps())
-    await entered.wait()
-    await asyncio.sleep(0.1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    open_ones = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kit-tests' AND pid <> pg_backend_pid()"
-        " AND datname = current_database() AND xact_start IS NOT NULL"
-    )
-    async with asyncio.timeout(10):
-        while await names.rows(open_ones) != [(0,)]:
-            await asyncio.sleep(0.02)
-    async with only.begin() as tx:
-        assert 0 == await tx.fetchval(f"SELECT count(*) FROM {names.name}.names")
-        insert(tx, names, ["a"], [1])
-    assert [("a", 1)] == await rows(names)
-
-
-async def test_a_task_that_is_cancelled_while_it_waits_takes_no_session(only: Transactions) -> None:
-    """A task that is cancelled while it waits for a session leaves the pool whole."""
-    async with only.begin() as tx:
-        waits = asyncio.create_task(_value(only, "SELECT 1"))
-        await asyncio.sleep(0.05)
-        waits.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waits
-        assert 2 == await tx.fetchval("SELECT 2")
-    assert 3 == await _value(only, "SELECT 3")
-
-
-async def _value(source: AsyncEngine | Begins, sql: str) -> Any:
-    async with begin(source) as tx:
-        return await tx.fetchval(sql)
-
-
-async def test_connecting_may_take_longer_than_waiting_for_a_session(
-    only: Transactions, monkeypatch: pytest.MonkeyPatch
+async def test_a_savepoint_undoes_what_was_put_off_inside_and_nothing_before(
+    names: Schema, source: AsyncEngine | Begins
 ) -> None:
-    """The limit is for a session to become free: of several hosts, those that are dead may take long to give up on."""
-    monkeypatch.setattr("saga_kit.runtime.transactions.POOL_TIMEOUT_S", 0.2)
-    connect = only._open  # noqa: SLF001 - there is no slow server at hand
+    """A write from before a savepoint stays whatever happens in it; one from inside goes with it."""
 
-    async def slowly(*args: Any, **options: Any) -> Any:
-        await asyncio.sleep(0.5)
-        return await connect(*args, **options)
+    async def fails(tx: Transaction, *, flushes: bool) -> None:
+        async with tx.savepoint():
+            insert(tx, names, ["inside"], [9])
+            if flushes:
+                await tx.flush()
+            raise Failed
 
-    monkeypatch.setattr(only, "_open", slowly)
-    async with only.begin() as tx:
-        assert 1 == await tx.fetchval("SELECT 1")
-        with pytest.raises(TimeoutError):
-            await _value(only, "SELECT 2")
-    assert 3 == await _value(only, "SELECT 3")
-
-
-async def test_a_statement_that_is_not_answered_ends(only: Transactions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver's own limit ends a statement, as an outage, and the pool goes on."""
-    monkeypatch.setattr("saga_kit.runtime.transactions.COMMAND_TIMEOUT_S", 0.3)
-    with pytest.raises(TimeoutError) as late:
-        await _value(only, "SELECT pg_sleep(60)")
-    assert "infrastructure" == classify(late.value)
-    assert 1 == await _value(only, "SELECT 1")
+    async with begin(source) as tx:
+        for number, flushes in enumerate((False, True)):
+            insert(tx, names, [f"before {number}"], [number])
+            with pytest.raises(Failed):
+                await fails(tx, flushes=flushes)
+        async with tx.savepoint():
+            insert(tx, names, ["kept"], [5])
+    assert [("before 0", 0), ("before 1", 1), ("kept", 5)] == await rows(names)
 
 
 async def test_alone_each_statement_commits_by_itself(names: Schema, only: Transactions) -> None:
@@ -409,196 +310,3 @@ async def test_only_a_last_flush_may_commit(names: Schema, only: Transactions, *
     with pytest.raises(Failed):
         await work()
     assert ([("a", 1)] if last else []) == await rows(names)
-
-
-@pytest.mark.parametrize("sql", ["SELECT pg_terminate_backend(pg_backend_pid())", "{read_only}"])
-async def test_a_session_that_the_server_ends_is_replaced(
-    names: Schema, source: AsyncEngine | Begins, sql: str
-) -> None:
-    """The error is the server's own, and the next transaction has another session."""
-    before = await _value(source, "SELECT pg_backend_pid()")
-
-    async def work() -> None:
-        async with begin(source) as tx:
-            if sql == "{read_only}":
-                await tx.execute("SET TRANSACTION READ ONLY")
-                await tx.execute(INSERT.format(s=names.name), ["a"], [1])
-            else:
-                await tx.execute(sql)
-
-    with pytest.raises(asyncpg.PostgresError) as ended:
-        await work()
-    assert "infrastructure" == classify(ended.value)
-    assert before != await _value(source, "SELECT pg_backend_pid()")
-
-
-async def test_a_closed_pool_has_no_session(names: Schema) -> None:
-    """Closing a pool closes its sessions; one that was never used has none, and is closed as well."""
-    pool = Transactions(parse_database_url(names.url), application_name="kit-tests")
-    await pool.close()
-    pid = await _value(pool, "SELECT pg_backend_pid()")
-    await pool.close()
-    async with asyncio.timeout(10):
-        while await names.rows(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
-            await asyncio.sleep(0.02)
-
-
-# Together with SQLAlchemy ---------------------------------------------------------------------------------------------
-
-
-async def test_sqlalchemy_is_part_of_the_transaction(names: Schema, source: AsyncEngine | Begins) -> None:
-    """SQLAlchemy sees what was done and put off before; what it does is seen after it and committed with the rest."""
-    async with begin(source) as tx:
-        await tx.execute(INSERT.format(s=names.name), ["a"], [1])
-        insert(tx, names, ["b"], [2])
-        async with tx.sqlalchemy() as connection:
-            seen = await connection.execute(text(f"SELECT name FROM {names.name}.names ORDER BY 1"))
-            assert ["a", "b"] == [*seen.scalars()]
-            await connection.execute(
-                text(f"INSERT INTO {names.name}.names (name, number) VALUES (:name, :number)"),
-                [{"name": "c", "number": 3}, {"name": "d", "number": 4}],
-            )
-        assert 4 == await tx.fetchval(f"SELECT count(*) FROM {names.name}.names")
-        assert [] == await rows(names)
-    assert [("a", 1), ("b", 2), ("c", 3), ("d", 4)] == await rows(names)
-
-
-@pytest.mark.parametrize("commits", [True, False])
-async def test_sqlalchemy_is_rolled_back_with_the_transaction(
-    names: Schema, source: AsyncEngine | Begins, *, commits: bool
-) -> None:
-    """What SQLAlchemy did is undone by a later error, even when it was told to commit."""
-
-    async def work() -> None:
-        async with begin(source) as tx:
-            async with tx.sqlalchemy() as connection:
-                await connection.execute(text(f"INSERT INTO {names.name}.names (name, number) VALUES ('a', 1)"))
-                if commits:
-                    await connection.commit()
-            raise Failed
-
-    with pytest.raises(Failed):
-        await work()
-    assert [] == await rows(names)
-
-
-async def test_an_error_of_sqlalchemy_rolls_back(names: Schema, source: AsyncEngine | Begins) -> None:
-    """An error of SQLAlchemy is its own, undoes what was done before, and the session can be used again."""
-
-    async def work() -> None:
-        async with begin(source) as tx:
-            await tx.execute(INSERT.format(s=names.name), ["a"], [1])
-            async with tx.sqlalchemy() as connection:
-                await connection.execute(text(f"INSERT INTO {names.name}.names (name, number) VALUES ('a', 2)"))
-
-    with pytest.raises(IntegrityError, match="one_name") as refused:
-        await work()
-    assert "poison" == classify(refused.value)
-    async with begin(source) as tx:
-        assert 0 == await tx.fetchval(f"SELECT count(*) FROM {names.name}.names")
-
-
-async def test_a_session_serves_the_same_statement_of_sqlalchemy_again(only: Transactions) -> None:
-    """A session that went back to the pool ended its prepared statements, which SQLAlchemy may not keep."""
-    for number in range(3):
-        async with only.begin() as tx, tx.sqlalchemy() as connection:
-            assert 41 + number == (await connection.execute(text("SELECT 41 + :n"), {"n": number})).scalar_one()
-
-
-async def test_the_age_of_sessions_has_them_replaced_once(names: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest session has all of them replaced; when the time of the second comes, that is done already."""
-    monkeypatch.setattr("saga_kit.runtime.transactions.RECYCLE_S", 1.0)
-    pool = Transactions(parse_database_url(names.url), application_name="kit-tests", size=2)
-    opened, connect = 0, pool._open  # noqa: SLF001 - to count
-
-    async def counted(*args: Any, **options: Any) -> Any:
-        nonlocal opened
-        opened += 1
-        return await connect(*args, **options)
-
-    async def use_both() -> None:
-        await asyncio.gather(*(_value(pool, "SELECT pg_sleep(0.02)") for _ in range(2)))
-
-    monkeypatch.setattr(pool, "_open", counted)
-    await _value(pool, "SELECT 1")
-    await asyncio.sleep(0.5)
-    await use_both()
-    assert 2 == opened
-    await asyncio.sleep(0.7)  # the first is too old
-    await use_both()
-    await use_both()
-    assert 4 == opened
-    await asyncio.sleep(0.4)  # the second would be, and those in their place are not
-    await use_both()
-    await use_both()
-    assert 4 == opened
-    await pool.close()
-
-
-async def test_a_savepoint_undoes_what_was_put_off_inside_and_nothing_before(
-    names: Schema, source: AsyncEngine | Begins
-) -> None:
-    """A write from before a savepoint stays whatever happens in it; one from inside goes with it."""
-
-    async def fails(tx: Transaction, *, flushes: bool) -> None:
-        async with tx.savepoint():
-            insert(tx, names, ["inside"], [9])
-            if flushes:
-                await tx.flush()
-            raise Failed
-
-    async with begin(source) as tx:
-        for number, flushes in enumerate((False, True)):
-            insert(tx, names, [f"before {number}"], [number])
-            with pytest.raises(Failed):
-                await fails(tx, flushes=flushes)
-        async with tx.savepoint():
-            insert(tx, names, ["kept"], [5])
-    assert [("before 0", 0), ("before 1", 1), ("kept", 5)] == await rows(names)
-
-
-async def test_a_session_is_as_before_after_sqlalchemy(only: Transactions) -> None:
-    """SQLAlchemy leaves the session in the pool: its settings and how values are read stay, and it is used again."""
-    looks = "SELECT pg_backend_pid(), '{\"a\": 1}'::json, '{\"a\": 1}'::jsonb, current_setting('transaction_isolation')"
-    async with only.begin() as tx:
-        before = await tx.fetchrow(looks)
-        async with tx.sqlalchemy() as connection:
-            assert before[0] == (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-    async with only.begin() as tx:
-        assert [*before] == [*await tx.fetchrow(looks)]
-
-
-async def test_a_transaction_of_an_engine_is_sqlalchemys(names: Schema) -> None:
-    """`begin` on an engine runs in the transaction that SQLAlchemy begins, commits, and rolls back after an error."""
-
-    async def work() -> None:
-        async with names.engine.begin() as connection:
-            await connection.exec_driver_sql(INSERT.format(s=names.name), (["a"], [1]))
-            async with begin(_Begun(connection)) as tx:
-                assert 1 == await tx.fetchval(f"SELECT count(*) FROM {names.name}.names")
-                insert(tx, names, ["b"], [2])
-            assert [("a", 1), ("b", 2)] == [
-                tuple(row)
-                for row in await connection.exec_driver_sql(f"SELECT name, number FROM {names.name}.names ORDER BY id")
-            ]
-            raise Failed
-
-    with pytest.raises(Failed):
-        await work()
-    assert [] == await rows(names)
-
-
-class _Begun:
-    """Stands for an engine, and gives a connection whose transaction the test itself ends."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def begin(self) -> _Begun:
-        return self
-
-    async def __aenter__(self) -> Any:
-        return self._connection
-
-    async def __aexit__(self, *_: object) -> None:
-        pass

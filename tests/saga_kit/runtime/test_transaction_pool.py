@@ -1,0 +1,138 @@
+"""The pool of transactions gives out sessions that work, each to one at a time, and loses none."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from saga_kit.runtime.dsn import parse_database_url
+from saga_kit.runtime.errors import classify
+from saga_kit.runtime.transactions import Begins, Transactions, begin
+from tests.saga_kit.runtime.names_table import INSERT, equals, insert, rows, until, value
+from tests.saga_kit.support import Schema
+
+
+async def test_a_cancelled_task_leaves_no_open_transaction(names: Schema, only: Transactions) -> None:
+    """A task that is cancelled during a statement gives its session back, without its transaction and its locks."""
+    entered = asyncio.Event()
+
+    async def sleeps() -> None:
+        async with only.begin() as tx:
+            await tx.execute(INSERT.format(s=names.name), ["a"], [1])
+            entered.set()
+            await tx.execute("SELECT pg_sleep(60)")
+
+    task = asyncio.create_task(sleeps())
+    await entered.wait()
+    at_work = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND wait_event = 'PgSleep'"
+    await until(lambda: names.rows(at_work))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    open_ones = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kit-tests' AND pid <> pg_backend_pid()"
+        " AND datname = current_database() AND xact_start IS NOT NULL"
+    )
+    await until(lambda: equals(names.rows(open_ones), [(0,)]))
+    async with only.begin() as tx:
+        assert 0 == await tx.fetchval(f"SELECT count(*) FROM {names.name}.names")
+        insert(tx, names, ["a"], [1])
+    assert [("a", 1)] == await rows(names)
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_takes_no_session(only: Transactions) -> None:
+    """A task that is cancelled while it waits for a session leaves the pool whole."""
+    async with only.begin() as tx:
+        waits = asyncio.create_task(value(only, "SELECT 1"))
+        while not only._free._waiters:  # noqa: SLF001 - nothing else tells that it waits
+            await asyncio.sleep(0)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert 2 == await tx.fetchval("SELECT 2")
+    assert 3 == await value(only, "SELECT 3")
+
+
+async def test_connecting_may_take_longer_than_waiting_for_a_session(
+    only: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is for a session to become free: of several hosts, those that are dead may take long to give up on."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.POOL_TIMEOUT_S", 0.2)
+    connect = only._open  # noqa: SLF001 - there is no slow server at hand
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.5)  # a host that does not answer, for longer than the limit
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(only, "_open", slowly)
+    async with only.begin() as tx:
+        assert 1 == await tx.fetchval("SELECT 1")
+        with pytest.raises(TimeoutError):
+            await value(only, "SELECT 2")
+    assert 3 == await value(only, "SELECT 3")
+
+
+async def test_a_statement_that_is_not_answered_ends(only: Transactions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own limit ends a statement, as an outage, and the pool goes on."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.COMMAND_TIMEOUT_S", 0.3)
+    with pytest.raises(TimeoutError) as late:
+        await value(only, "SELECT pg_sleep(60)")
+    assert "infrastructure" == classify(late.value)
+    assert 1 == await value(only, "SELECT 1")
+
+
+@pytest.mark.parametrize("sql", ["SELECT pg_terminate_backend(pg_backend_pid())", "{read_only}"])
+async def test_a_session_that_the_server_ends_is_replaced(
+    names: Schema, source: AsyncEngine | Begins, sql: str
+) -> None:
+    """The error is the server's own, and the next transaction has another session."""
+    before = await value(source, "SELECT pg_backend_pid()")
+
+    async def work() -> None:
+        async with begin(source) as tx:
+            if sql == "{read_only}":
+                await tx.execute("SET TRANSACTION READ ONLY")
+                await tx.execute(INSERT.format(s=names.name), ["a"], [1])
+            else:
+                await tx.execute(sql)
+
+    with pytest.raises(asyncpg.PostgresError) as ended:
+        await work()
+    assert "infrastructure" == classify(ended.value)
+    assert before != await value(source, "SELECT pg_backend_pid()")
+
+
+async def test_the_age_of_sessions_has_them_replaced_once(names: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest session has all of them replaced; when the time of the second comes, that is done already."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.RECYCLE_S", 0.0)
+    pool = Transactions(parse_database_url(names.url), application_name="kit-tests", size=2)
+    too_old: list[int] = []
+    expire = pool._expire  # noqa: SLF001 - so that the test, and no clock, says when a session is too old
+    monkeypatch.setattr(pool, "_expire", too_old.append)
+
+    async def sessions() -> set[int]:
+        async with pool.begin() as one, pool.begin() as other:
+            return {await one.fetchval("SELECT pg_backend_pid()"), await other.fetchval("SELECT pg_backend_pid()")}
+
+    first = await sessions()
+    while len(too_old) < 2:
+        await asyncio.sleep(0)
+    expire(too_old[0])
+    second = await sessions()
+    assert not first & second
+    expire(too_old[1])
+    assert second == await sessions()
+    await pool.close()
+
+
+async def test_a_closed_pool_has_no_session(names: Schema) -> None:
+    """Closing a pool closes its sessions; one that was never used has none, and is closed as well."""
+    pool = Transactions(parse_database_url(names.url), application_name="kit-tests")
+    await pool.close()
+    pid = await value(pool, "SELECT pg_backend_pid()")
+    await pool.close()
+    await until(lambda: equals(names.rows(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"), []))
