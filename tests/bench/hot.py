@@ -27,6 +27,11 @@ class Crowd:
         """The system's processes."""
         return self._system.pids
 
+    @property
+    def database_url(self) -> str:
+        """The system's."""
+        return self._system.database_url
+
     async def run(self, orders: int, in_flight: int) -> Result:
         """Carry a load; see `Contender`."""
         return await self._system.run(orders, in_flight, self._users)

@@ -67,6 +67,8 @@ class Contender(Protocol):
     def name(self) -> str: ...  # noqa: D102 - what it is called in a report
     @property
     def pids(self) -> Mapping[str, Sequence[int]]: ...  # noqa: D102 - its processes by what they are called in a report
+    @property
+    def database_url(self) -> str: ...  # noqa: D102 - the owner's address of its database
     async def run(self, orders: int, in_flight: int) -> Result:
         """Process so many orders and check that all were completed. Raises `PeerError`."""
 
@@ -196,7 +198,7 @@ class DbosContender:
     def __init__(self, process: asyncio.subprocess.Process, database_url: str, log: Path) -> None:
         """Take its process, the address of its database and its log."""
         self._process = process
-        self._database_url = database_url
+        self.database_url = database_url
         self._log = log
         self._asked = 0
 
@@ -209,7 +211,7 @@ class DbosContender:
         """Carry a load; see `Contender`."""
         line = await self.ask(f"{orders} {in_flight}\n")
         self._asked += orders
-        await check_rows(self.name, self._database_url, STATUSES_OF_DBOS, self._asked)
+        await check_rows(self.name, self.database_url, STATUSES_OF_DBOS, self._asked)
         return msgspec.json.decode(line, type=Result)
 
     async def ask(self, line: str) -> bytes:

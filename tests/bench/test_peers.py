@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+import asyncpg
 import psutil
 import pytest
 import pytest_asyncio
@@ -30,6 +31,7 @@ from tests.bench.peers import (
     running_naive,
     topics_of,
 )
+from tests.local_stack.support import eventually
 from tests.support.infrastructure import Database, Infrastructure
 
 ORDERS, IN_FLIGHT = 20, 10
@@ -76,13 +78,13 @@ async def test_dbos_completes_every_order(place: Place) -> None:
     assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize("running", [running_lean, running_dbos])
-async def test_a_peer_that_dies_ends_the_run(place: Place, running: Running) -> None:
+@pytest.mark.parametrize(("running", "rows"), [(running_lean, "lean.orders"), (running_dbos, "orders")])
+async def test_a_peer_that_dies_ends_the_run(place: Place, running: Running, rows: str) -> None:
     """The run ends at once when a peer dies, instead of waiting for its orders."""
     async with running(place) as peer:
         await peer.run(1, 1)
         carrying = asyncio.create_task(peer.run(100_000, IN_FLIGHT))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: _has_more_than_one(peer.database_url, rows))
         os.kill(peer.pids[peer.name][0], signal.SIGKILL)
         with pytest.raises(PeerError, match=f"{peer.name} died"):
             await asyncio.wait_for(carrying, 30)
@@ -93,6 +95,14 @@ async def test_an_order_that_is_not_completed_is_a_fault(place: Place) -> None:
     await check_rows("it", place.database_url, "SELECT 'COMPLETED', 2", 2)
     with pytest.raises(PeerError, match=r"asked for 2 orders; in its table are \{'PENDING': 1, 'COMPLETED': 1\}"):
         await check_rows("it", place.database_url, "VALUES ('PENDING', 1), ('COMPLETED', 1)", 2)
+
+
+async def _has_more_than_one(database_url: str, rows: str) -> bool:
+    connection = await asyncpg.connect(database_url)
+    try:
+        return bool(await connection.fetchval(f"SELECT count(*) > 1 FROM {rows}"))
+    finally:
+        await connection.close()
 
 
 async def _told(place: Place, topic: str) -> dict[object, list[OrderStatusChanged]]:

@@ -23,6 +23,8 @@ QUIET = Console(quiet=True)
 class Fake:
     """A contender with a fixed rate that logs each call."""
 
+    database_url = "none"
+
     def __init__(self, name: str, rate: float, log: list[tuple[str, int, int]]) -> None:
         self.name, self._rate, self._log = name, rate, log
         self.pids: Mapping[str, Sequence[int]] = {name: [1]}
