@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -122,7 +122,8 @@ class Transaction:
         """Put off a write; return a list that `flush` fills with the values of the column `returning`.
 
         `flush` raises `Contention` with the text `otherwise` when the statement writes another number of rows than
-        `rows`, or a value twice in the unique index `unique`: another transaction was faster.
+        `rows`, or a value twice in the unique index `unique`: another transaction was faster. In a flush of several
+        writes that compare their rows, a value twice in any index says the same.
         """
         returned: list[Any] = []
         self._writes.append(Write(sql, args, rows, otherwise, unique, returning, returned))
@@ -138,9 +139,8 @@ class Transaction:
         try:
             results = await self._send(writes)
         except asyncpg.UniqueViolationError as error:
-            for write in writes:
-                if write.unique and write.unique == error.constraint_name:
-                    raise Contention(write.otherwise) from error
+            if faster := _faster(writes, error.constraint_name or ""):
+                raise Contention(faster) from error
             raise
         for write, (number, returned) in zip(writes, results, strict=True):
             if write.rows is not None and number != write.rows:
@@ -341,6 +341,19 @@ async def begin(source: AsyncEngine | Begins) -> AsyncIterator[Transaction]:
 def alone(source: AsyncEngine | Begins) -> AbstractAsyncContextManager[Transaction]:
     """Give a connection for statements that need no common transaction; of an engine, a transaction."""
     return source.alone() if isinstance(source, Transactions) else begin(source)
+
+
+def _faster(writes: Sequence[Write], index: str) -> str:
+    """Say what another transaction has done, if that is why a value would be in an index twice; else "".
+
+    All parts of a statement run, also those after one that writes too few rows because somebody was faster. What they
+    would write is then there already, and their index is violated before any number of rows is compared.
+    """
+    for write in writes:
+        if write.unique and write.unique == index:
+            return write.otherwise
+    guarded = len(writes) > 1 and any(write.rows is not None for write in writes)
+    return f"another transaction was faster: {index} has the value" if guarded else ""
 
 
 @lru_cache(STATEMENTS_MAX)

@@ -659,6 +659,17 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "a lost race taken for a bad message",
+        "A message whose order another member stored first is handled again, and is no dead letter.",
+        "saga_kit/runtime/transactions.py",
+        "    guarded = len(writes) > 1 and any(write.rows is not None for write in writes)",
+        "    guarded = False",
+        (
+            "tests/saga_kit/runtime/test_transactions.py::test_a_duplicate_beside_a_part_that_was_too_late_is_contention",
+            "tests/order_saga/worker/test_store.py::test_of_two_members_that_begin_one_order_the_second_runs_again",
+        ),
+    ),
+    Mutant(
         "a compared write committed at once",
         "A write that may be refused by its number of rows can still be rolled back.",
         "saga_kit/runtime/transactions.py",

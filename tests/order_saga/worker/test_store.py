@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.orders import OrderCancelRequested
 from order_saga.core.saga import Phase, Saga
 from order_saga.worker import store
 from saga_kit.messaging.batch import Received
@@ -53,6 +54,21 @@ async def test_of_two_members_that_store_one_client_order_id_the_second_runs_aga
     assert [(A, None), (B, "DUPLICATE_CLIENT_ORDER_ID")] == [tuple(row.values()) for row in rows]
 
 
+@pytest.mark.parametrize("first_by", ["request", "cancel"])
+async def test_of_two_members_that_begin_one_order_the_second_runs_again(db: OrderDatabase, first_by: str) -> None:
+    """It finds no row to lock, and then an order that is there already: a lost race, and no fault of its message."""
+    async with asyncio.TaskGroup() as group, begin(db.engine) as first:
+        await _handle(first, A, cancel=first_by == "cancel")
+        await first.flush()
+        second = group.create_task(_store(db, A))
+        await somebody_waits(db.engine)
+    assert isinstance(second.result(), Contention)
+    assert await _store(db, A) is None
+    [known] = await db.rows("SELECT history_seq FROM orders.orders")
+    [told] = await db.rows("SELECT sum(jsonb_array_length(entries::jsonb)) AS lines FROM orders.history")
+    assert known["history_seq"] == told["lines"]
+
+
 async def test_a_stub_that_takes_a_name_which_another_order_holds_is_contention(db: OrderDatabase) -> None:
     """An order that a cancel began takes its client id by an update: it is too late in the same way as an insert."""
     async with begin(db.engine) as tx:
@@ -76,7 +92,8 @@ async def _store(db: OrderDatabase, order_id: UUID) -> Contention | None:
     return None
 
 
-async def _handle(tx: Transaction, order_id: UUID) -> None:
+async def _handle(tx: Transaction, order_id: UUID, *, cancel: bool = False) -> None:
     now = await tx.fetchval("SELECT clock_timestamp()")
     request = structs.replace(requested(order_id=order_id, client_order_id="mine"), sent_at=now)
-    await orchestrator().handle(tx, [Received(request)])
+    by = request.request.user_id
+    await orchestrator().handle(tx, [Received(OrderCancelRequested(order_id, by, by) if cancel else request)])
