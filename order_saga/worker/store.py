@@ -118,19 +118,27 @@ def _insert(columns: Sequence[_Column]) -> str:
     values = ", ".join(f"new.{column.name}{column.cast}" for column in columns)
     return f"""
     INSERT INTO orders.orders ({names}) SELECT {values} FROM {_rows(columns)}
-    WHERE new.order_id <> ALL(ARRAY({_ARCHIVED})) ON CONFLICT DO NOTHING"""  # noqa: S608 - our own names
+    WHERE new.order_id <> ALL(ARRAY({_ARCHIVED})) AND {_NAME_IS_FREE} ON CONFLICT DO NOTHING"""  # noqa: S608 - our own names
 
 
-def _update(columns: Sequence[_Column]) -> str:
+def _update(columns: Sequence[_Column], also: str = "") -> str:
     changes = ", ".join(f"{column.name} = new.{column.name}{column.cast}" for column in columns)
     rows = _rows((_ID, *columns))
-    return f"UPDATE orders.orders AS old SET {changes} FROM {rows} WHERE old.order_id = new.order_id"  # noqa: S608
+    return f"UPDATE orders.orders AS old SET {changes} FROM {rows} WHERE old.order_id = new.order_id{also}"  # noqa: S608
 
 
 _ARCHIVED: Final = "SELECT order_id FROM orders.archive WHERE order_id = ANY($1::uuid[])"
+# The unique index knows nothing of a holder that was stored, ended and archived since the batch looked for it. `LIMIT`
+# keeps the planner from hashing the whole archive.
+_NAME_IS_FREE: Final = """
+    (new.client_order_id IS NULL OR new.reason_code = 'DUPLICATE_CLIENT_ORDER_ID' OR (
+        SELECT gone.order_id FROM orders.archive AS gone
+        WHERE gone.user_id = new.user_id AND gone.client_order_id = new.client_order_id
+            AND gone.client_order_id IS NOT NULL AND gone.reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'
+        LIMIT 1) IS NULL)"""
 _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
-_UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING))
+_UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING), f" AND {_NAME_IS_FREE}")
 _COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
 _LOCK: Final = f"""
     SELECT {_COLUMNS}

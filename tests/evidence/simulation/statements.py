@@ -153,7 +153,7 @@ async def insert_orders(tx: Transaction, *arrays: list[Any]) -> Result:
     for values in _columns(*arrays):
         row = _order(_ALL, values)
         _check_order(row)
-        if tx.get("archive", row["order_id"]) is not None:
+        if tx.get("archive", row["order_id"]) is not None or not _name_is_free(tx, row):
             continue
         if await tx.insert("orders", row["order_id"], row):
             if await _claim_client_id(tx, row):
@@ -172,6 +172,8 @@ def _updates(names: tuple[str, ...]) -> Statement:
             if before is None:
                 continue
             row = {**before, **changes}
+            if names is _ALL and not _name_is_free(tx, row):
+                continue
             if not await _claim_client_id(tx, row):
                 raise UniqueViolation(orders.CLIENT_ID_INDEX)
             _check_order(row)
@@ -184,6 +186,12 @@ def _updates(names: tuple[str, ...]) -> Statement:
 
 def _order(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
     return {name: numeric(value) if name in _NUMERIC else value for name, value in zip(names, values, strict=True)}
+
+
+def _name_is_free(tx: Transaction, row: Row) -> bool:
+    """Tell whether no archived order holds the client order id of a new one."""
+    named = row["client_order_id"] is not None and row["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID"
+    return not named or _name(row) not in _archived_names(tx)
 
 
 async def _claim_client_id(tx: Transaction, row: Row) -> bool:
