@@ -26,9 +26,10 @@ from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
+from saga_kit.messaging.batch import Received
 from saga_kit.participant.holds import Holds
 from saga_kit.runtime.errors import Contention
-from saga_kit.runtime.transactions import begin
+from saga_kit.runtime.transactions import Transaction, begin
 from tests.operations.retention.archiving import (
     ENDINGS,
     HORIZON_S,
@@ -56,7 +57,45 @@ TO_ORDERS: Final = [
 TO_BALANCE: Final = [message.__name__ for message in BALANCE_COMMANDS.messages]
 
 
+A, B = UUID(int=1), UUID(int=2)
+END = """
+    UPDATE orders.orders SET phase = 'FAILED', status = 'FAILED', due_at = NULL, reason_code = 'TIMED_OUT', version = 2
+    WHERE order_id = $1"""
+
+
 # Never again ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cancelled_early", [False, True])
+async def test_a_name_whose_holder_was_archived_meanwhile_is_taken(db: OrderDatabase, *, cancelled_early: bool) -> None:
+    """The holder was stored, ended and archived after a batch looked for it: the batch runs again, and finds it."""
+    if cancelled_early:
+        async with begin(db.engine) as tx:
+            await orchestrator().handle(tx, [Received(of(cancel(), B))])
+    with pytest.raises(Contention):
+        await _store_while_the_holder_goes(db)
+    async with begin(db.engine) as tx:
+        await _request(tx, B)
+    [row] = await db.rows("SELECT reason_code FROM orders.orders WHERE order_id = $1", B)
+    assert "DUPLICATE_CLIENT_ORDER_ID" == row["reason_code"]
+
+
+async def _store_while_the_holder_goes(db: OrderDatabase) -> None:
+    """Store B; between its look for holders and its writes A takes the name, ends and is archived, whatever its age."""
+    async with begin(db.engine) as second:
+        await _request(second, B)
+        async with begin(db.engine) as first:
+            await _request(first, A)
+        await db.execute(END, A)
+        async with begin(db.engine) as operator:
+            await operator.execute(archive._MOVE, [A])  # noqa: SLF001 - the statement counts
+
+
+async def _request(tx: Transaction, order_id: UUID) -> None:
+    """Handle a new request with the name, which is as old as the batch."""
+    now = await tx.fetchval("SELECT clock_timestamp()")
+    request = structs.replace(of(requested(client_order_id="mine"), order_id), sent_at=now)
+    await orchestrator().handle(tx, [Received(request)])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -11,7 +11,6 @@ from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.orders import OrderCancelRequested
-from operations.retention import archive
 from order_saga.core.saga import Phase, Saga
 from order_saga.worker import store
 from saga_kit.messaging.batch import Received
@@ -23,9 +22,6 @@ from tests.participants.support import somebody_waits
 from tests.support.order_database import OrderDatabase
 
 A, B = UUID(int=1), UUID(int=2)
-END = """
-    UPDATE orders.orders SET phase = 'FAILED', status = 'FAILED', due_at = NULL, reason_code = 'TIMED_OUT', version = 2
-    WHERE order_id = $1"""
 
 
 async def test_the_clock_is_read_after_the_last_lock(db: OrderDatabase) -> None:
@@ -85,30 +81,6 @@ async def test_a_stub_that_takes_a_name_which_another_order_holds_is_contention(
     with pytest.raises(Contention, match="another member stored the same client order id"):
         async with begin(db.engine) as tx:
             store._change(tx, store._UPDATE_ALL, columns, [stub])  # noqa: SLF001
-
-
-@pytest.mark.parametrize("cancelled_early", [False, True])
-async def test_a_name_whose_holder_was_archived_meanwhile_is_taken(db: OrderDatabase, *, cancelled_early: bool) -> None:
-    """The holder was stored, ended and archived after a batch looked for it: the batch runs again, and finds it."""
-    if cancelled_early:
-        async with begin(db.engine) as tx:
-            await _handle(tx, B, cancel=True)
-    with pytest.raises(Contention):
-        await _store_while_the_holder_goes(db)
-    assert await _store(db, B) is None
-    [row] = await db.rows("SELECT reason_code FROM orders.orders WHERE order_id = $1", B)
-    assert "DUPLICATE_CLIENT_ORDER_ID" == row["reason_code"]
-
-
-async def _store_while_the_holder_goes(db: OrderDatabase) -> None:
-    """Store B; between its look for holders and its writes A takes the name, ends and is archived, whatever its age."""
-    async with begin(db.engine) as second:
-        await _handle(second, B)
-        async with begin(db.engine) as first:
-            await _handle(first, A)
-        await db.execute(END, A)
-        async with begin(db.engine) as operator:
-            await operator.execute(archive._MOVE, [A])  # noqa: SLF001 - the statement counts
 
 
 async def _store(db: OrderDatabase, order_id: UUID) -> Contention | None:
