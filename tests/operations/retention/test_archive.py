@@ -199,6 +199,7 @@ async def test_what_is_in_work_is_left_for_the_next_run(db: OrderDatabase) -> No
 async def test_a_batch_that_waits_for_the_archive_finds_the_order_there(db: OrderDatabase, name: str) -> None:
     """The batch waits for the row's lock, gets no row, and begins no new order; a request's first try fails."""
     await live(db, "REFUSED")
+    await db.execute("UPDATE orders.orders SET client_order_id = NULL")  # its id alone must tell
     orders = orchestrator()
     async with asyncio.TaskGroup() as group, begin(db.engine) as moving:
         assert 1 == await archive.move(moving, ("(0,0)", "(9,0)"), 0.0, 10)
