@@ -128,14 +128,15 @@ def _update(columns: Sequence[_Column], also: str = "") -> str:
 
 
 _ARCHIVED: Final = "SELECT order_id FROM orders.archive WHERE order_id = ANY($1::uuid[])"
+_HOLDS_NAME: Final = """
+        named.user_id = new.user_id AND named.client_order_id = new.client_order_id
+            AND named.client_order_id IS NOT NULL AND named.reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'"""
+"""Whether the order `named` holds the client order id of `new`; written as the unique indexes have it."""
 # The unique index knows nothing of a holder that was stored, ended and archived since the batch looked for it. `LIMIT`
 # keeps the planner from hashing the whole archive.
-_NAME_IS_FREE: Final = """
+_NAME_IS_FREE: Final = f"""
     (new.client_order_id IS NULL OR new.reason_code = 'DUPLICATE_CLIENT_ORDER_ID' OR (
-        SELECT gone.order_id FROM orders.archive AS gone
-        WHERE gone.user_id = new.user_id AND gone.client_order_id = new.client_order_id
-            AND gone.client_order_id IS NOT NULL AND gone.reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'
-        LIMIT 1) IS NULL)"""
+        SELECT named.order_id FROM orders.archive AS named WHERE {_HOLDS_NAME} LIMIT 1) IS NULL)"""  # noqa: S608 - our own words
 _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING), f" AND {_NAME_IS_FREE}")
@@ -144,15 +145,14 @@ _LOCK: Final = f"""
     SELECT {_COLUMNS}
     FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
 _PAUSED: Final = "SELECT participant FROM orders.pauses"
-_HOLDERS: Final = """
+_HOLDERS: Final = f"""
     SELECT (
         SELECT order_id
         FROM (SELECT user_id, client_order_id, order_id, reason_code FROM orders.orders
               UNION ALL SELECT user_id, client_order_id, order_id, reason_code FROM orders.archive) AS named
-        WHERE named.user_id = new.user_id AND named.client_order_id = new.client_order_id
-            AND named.client_order_id IS NOT NULL AND named.reason_code IS DISTINCT FROM 'DUPLICATE_CLIENT_ORDER_ID'
-        LIMIT 1)
-    FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS new(user_id, client_order_id, place) ORDER BY place"""
+        WHERE {_HOLDS_NAME} LIMIT 1)
+    FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS new(user_id, client_order_id, place)
+    ORDER BY place"""  # noqa: S608 - our own words
 # The last row comes after all orders are locked, so its clock is read after the last wait for a lock. Everything else
 # is as it was when the statement began: `archived` and the insert look again for orders that were archived meanwhile.
 _TAKE: Final = f"""
@@ -327,13 +327,13 @@ async def counts(tx: Transaction) -> tuple[dict[str, int], int, int]:
 
 def _create(tx: Transaction, sagas: Sequence[Saga]) -> None:
     if sagas:
-        otherwise = "another member created, or archived, one of these orders this instant"
+        otherwise = "another member created, or archived, one of these orders, or the holder of its name, this instant"
         tx.write(_INSERT, *_arrays(_ALL, sagas), rows=len(sagas), otherwise=otherwise)
 
 
 def _change(tx: Transaction, statement: str, columns: tuple[_Column, ...], sagas: Sequence[Saga]) -> None:
     if sagas:
-        otherwise = "another member stored the same client order id this instant"
+        otherwise = "another member stored, or archived, the same client order id this instant"
         arrays = _arrays(columns, sagas)
         tx.write(statement, *arrays, rows=len(sagas), otherwise=otherwise, unique=CLIENT_ID_INDEX)
 

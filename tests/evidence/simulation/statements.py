@@ -91,7 +91,7 @@ def _orders() -> dict[str, Statement]:
         orders._ARCHIVED: find_archived,
         orders._INSERT: insert_orders,
         orders._UPDATE: _updates(moving),
-        orders._UPDATE_ALL: _updates(_ALL),
+        orders._UPDATE_ALL: _updates(_ALL, names=True),
         orders._HISTORY: insert_history,
         orders._FILLS: upsert_fills,
         orders._DUE: due,
@@ -139,8 +139,7 @@ def _holder(tx: Transaction, key: tuple[str, str]) -> Any:
 
 def _archived_names(tx: Transaction) -> dict[tuple[str, str], Any]:
     """Map the names that archived orders hold to the orders."""
-    rows = [row for _, row in tx.rows("archive") if row["client_order_id"] is not None]
-    return {_name(row): row["order_id"] for row in rows if row["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID"}
+    return {_name(row): row["order_id"] for _, row in tx.rows("archive") if _holds_name(row)}
 
 
 def _name(order: Row) -> tuple[str, str]:
@@ -163,16 +162,18 @@ async def insert_orders(tx: Transaction, *arrays: list[Any]) -> Result:
     return Result(written=done)
 
 
-def _updates(names: tuple[str, ...]) -> Statement:
+def _updates(columns: tuple[str, ...], *, names: bool = False) -> Statement:
+    """Make an update of these columns; `names`: it may give an order its client order id."""
+
     async def update(tx: Transaction, *arrays: list[Any]) -> Result:
         written = 0
         for values in _columns(*arrays):
-            changes = _order(names, values)
+            changes = _order(columns, values)
             before = await tx.lock("orders", changes["order_id"])
             if before is None:
                 continue
             row = {**before, **changes}
-            if names is _ALL and not _name_is_free(tx, row):
+            if names and not _name_is_free(tx, row):
                 continue
             if not await _claim_client_id(tx, row):
                 raise UniqueViolation(orders.CLIENT_ID_INDEX)
@@ -190,13 +191,17 @@ def _order(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:
 
 def _name_is_free(tx: Transaction, row: Row) -> bool:
     """Tell whether no archived order holds the client order id of a new one."""
-    named = row["client_order_id"] is not None and row["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID"
-    return not named or _name(row) not in _archived_names(tx)
+    return not _holds_name(row) or _name(row) not in _archived_names(tx)
+
+
+def _holds_name(row: Row) -> bool:
+    """Tell whether an order holds its client order id: a duplicate only bears it."""
+    return row["client_order_id"] is not None and row["reason_code"] != "DUPLICATE_CLIENT_ORDER_ID"
 
 
 async def _claim_client_id(tx: Transaction, row: Row) -> bool:
     """Keep the unique index of client order ids."""
-    if row["client_order_id"] is None or row["reason_code"] == "DUPLICATE_CLIENT_ORDER_ID":
+    if not _holds_name(row):
         return True
     key, entry = (row["user_id"], row["client_order_id"]), {"order_id": row["order_id"]}
     return tx.get("client_ids", key) == entry or await tx.insert("client_ids", key, entry)

@@ -15,8 +15,9 @@ from order_saga.core.saga import Requested
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
-from saga_kit.runtime.transactions import begin
-from tests.order_saga.core.sample import approved, reserved, settled
+from saga_kit.messaging.batch import Received
+from saga_kit.runtime.transactions import Transaction, begin
+from tests.order_saga.core.sample import approved, requested, reserved, settled
 from tests.participants.support import Balance, received
 from tests.support.order_database import OrderDatabase
 
@@ -73,6 +74,13 @@ async def live(db: OrderDatabase, ending: str) -> Balance:
 def orchestrator() -> SagaHandler:
     """Make the handler."""
     return SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
+
+
+async def request_named(tx: Transaction, order_id: UUID) -> None:
+    """Handle a new request that bears the client order id `mine`, and is as old as its batch."""
+    now = await tx.fetchval("SELECT clock_timestamp()")
+    request = structs.replace(requested(order_id=order_id, client_order_id="mine"), sent_at=now)
+    await orchestrator().handle(tx, [Received(request)])
 
 
 async def age(db: OrderDatabase) -> None:

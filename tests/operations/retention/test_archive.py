@@ -29,7 +29,7 @@ from order_saga.worker.process import SagaHandler
 from saga_kit.messaging.batch import Received
 from saga_kit.participant.holds import Holds
 from saga_kit.runtime.errors import Contention
-from saga_kit.runtime.transactions import Transaction, begin
+from saga_kit.runtime.transactions import begin
 from tests.operations.retention.archiving import (
     ENDINGS,
     HORIZON_S,
@@ -42,6 +42,7 @@ from tests.operations.retention.archiving import (
     live,
     number_of,
     orchestrator,
+    request_named,
     shown,
     without_archived_at,
 )
@@ -75,7 +76,7 @@ async def test_a_name_whose_holder_was_archived_meanwhile_is_taken(db: OrderData
     with pytest.raises(Contention):
         await _store_while_the_holder_goes(db)
     async with begin(db.engine) as tx:
-        await _request(tx, B)
+        await request_named(tx, B)
     [row] = await db.rows("SELECT reason_code FROM orders.orders WHERE order_id = $1", B)
     assert "DUPLICATE_CLIENT_ORDER_ID" == row["reason_code"]
 
@@ -83,19 +84,12 @@ async def test_a_name_whose_holder_was_archived_meanwhile_is_taken(db: OrderData
 async def _store_while_the_holder_goes(db: OrderDatabase) -> None:
     """Store B; between its look for holders and its writes A takes the name, ends and is archived, whatever its age."""
     async with begin(db.engine) as second:
-        await _request(second, B)
+        await request_named(second, B)
         async with begin(db.engine) as first:
-            await _request(first, A)
+            await request_named(first, A)
         await db.execute(END, A)
         async with begin(db.engine) as operator:
             await operator.execute(archive._MOVE, [A])  # noqa: SLF001 - the statement counts
-
-
-async def _request(tx: Transaction, order_id: UUID) -> None:
-    """Handle a new request with the name, which is as old as the batch."""
-    now = await tx.fetchval("SELECT clock_timestamp()")
-    request = structs.replace(of(requested(client_order_id="mine"), order_id), sent_at=now)
-    await orchestrator().handle(tx, [Received(request)])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from uuid import UUID
 
@@ -10,18 +11,23 @@ import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.orders import OrderCancelRequested
 from order_saga.core.saga import Phase, Saga
 from order_saga.worker import store
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.errors import Contention
 from saga_kit.runtime.transactions import Transaction, begin
-from tests.operations.retention.archiving import orchestrator
-from tests.order_saga.core.sample import requested
+from tests.operations.retention.archiving import orchestrator, request_named
+from tests.order_saga.core.sample import cancel
+from tests.order_saga.core.test_fold import of
 from tests.participants.support import somebody_waits
 from tests.support.order_database import OrderDatabase
 
 A, B = UUID(int=1), UUID(int=2)
+Begins = Callable[[Transaction, UUID], Awaitable[None]]
+
+
+async def _cancel(tx: Transaction, order_id: UUID) -> None:
+    await orchestrator().handle(tx, [Received(of(cancel(), order_id))])
 
 
 async def test_the_clock_is_read_after_the_last_lock(db: OrderDatabase) -> None:
@@ -43,7 +49,7 @@ async def _taken_at(engine: AsyncEngine, order_id: UUID) -> datetime:
 async def test_of_two_members_that_store_one_client_order_id_the_second_runs_again(db: OrderDatabase) -> None:
     """The second writes nothing, and its next try ends its order as the duplicate that it is."""
     async with asyncio.TaskGroup() as group, begin(db.engine) as first:
-        await _handle(first, A)
+        await request_named(first, A)
         await first.flush()
         second = group.create_task(_store(db, B))
         await somebody_waits(db.engine)
@@ -54,11 +60,11 @@ async def test_of_two_members_that_store_one_client_order_id_the_second_runs_aga
     assert [(A, None), (B, "DUPLICATE_CLIENT_ORDER_ID")] == [tuple(row.values()) for row in rows]
 
 
-@pytest.mark.parametrize("first_by", ["request", "cancel"])
-async def test_of_two_members_that_begin_one_order_the_second_runs_again(db: OrderDatabase, first_by: str) -> None:
+@pytest.mark.parametrize("begun_by", [request_named, _cancel])
+async def test_of_two_members_that_begin_one_order_the_second_runs_again(db: OrderDatabase, begun_by: Begins) -> None:
     """It finds no row to lock, and then an order that is there already: a lost race, and no fault of its message."""
     async with asyncio.TaskGroup() as group, begin(db.engine) as first:
-        await _handle(first, A, cancel=first_by == "cancel")
+        await begun_by(first, A)
         await first.flush()
         second = group.create_task(_store(db, A))
         await somebody_waits(db.engine)
@@ -78,7 +84,7 @@ async def test_a_stub_that_takes_a_name_which_another_order_holds_is_contention(
     async with begin(db.engine) as tx:
         store._create(tx, [holder, structs.replace(stub, client_order_id=None)])  # noqa: SLF001 - the statement counts
     columns = (store._ID, *store._ASKED_FOR, *store._MOVING)  # noqa: SLF001
-    with pytest.raises(Contention, match="another member stored the same client order id"):
+    with pytest.raises(Contention, match="another member stored, or archived, the same client order id"):
         async with begin(db.engine) as tx:
             store._change(tx, store._UPDATE_ALL, columns, [stub])  # noqa: SLF001
 
@@ -86,14 +92,7 @@ async def test_a_stub_that_takes_a_name_which_another_order_holds_is_contention(
 async def _store(db: OrderDatabase, order_id: UUID) -> Contention | None:
     try:
         async with begin(db.engine) as tx:
-            await _handle(tx, order_id)
+            await request_named(tx, order_id)
     except Contention as late:
         return late
     return None
-
-
-async def _handle(tx: Transaction, order_id: UUID, *, cancel: bool = False) -> None:
-    now = await tx.fetchval("SELECT clock_timestamp()")
-    request = structs.replace(requested(order_id=order_id, client_order_id="mine"), sent_at=now)
-    by = request.request.user_id
-    await orchestrator().handle(tx, [Received(OrderCancelRequested(order_id, by, by) if cancel else request)])

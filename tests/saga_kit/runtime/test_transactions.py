@@ -172,31 +172,27 @@ async def test_a_value_twice_in_another_index_is_the_drivers_error(
     assert [("old", 7)] == await rows(names)
 
 
-async def test_a_duplicate_beside_a_part_that_was_too_late_is_contention(
-    names: Schema, source: AsyncEngine | Begins
+@pytest.mark.parametrize(
+    ("number", "error", "cause"), [(1, Contention, "infrastructure"), (None, asyncpg.UniqueViolationError, "poison")]
+)
+async def test_a_duplicate_beside_a_part_that_compares_its_rows_is_contention(
+    names: Schema, source: AsyncEngine | Begins, number: int | None, error: type[Exception], cause: str
 ) -> None:
-    """A part that writes nothing, since somebody was faster, keeps the others from nothing: their duplicates say it."""
+    """All parts run, also those after one that is too late: their duplicates say that somebody was faster.
+
+    Where no part would tell that, a duplicate is a fault of the message.
+    """
     await names.execute("INSERT INTO {s}.names (name, number) VALUES ('old', 7)")
-    with pytest.raises(Contention, match="another transaction was faster: one_name") as lost:
-        await _update_and_insert(source, names, rows_updated=1)
-    assert "infrastructure" == classify(lost.value)
+
+    async def work() -> None:
+        async with begin(source) as tx:
+            tx.write(UPDATE.format(s=names.name), ["gone"], 8, rows=number, otherwise="it was there before")
+            insert(tx, names, ["old"], [1])
+
+    with pytest.raises(error, match="one_name") as lost:
+        await work()
+    assert cause == classify(lost.value)
     assert [("old", 7)] == await rows(names)
-
-
-async def test_a_duplicate_beside_parts_without_a_number_is_the_drivers_error(
-    names: Schema, source: AsyncEngine | Begins
-) -> None:
-    """Where nothing tells that somebody was faster, a duplicate is a fault of the message."""
-    await names.execute("INSERT INTO {s}.names (name, number) VALUES ('old', 7)")
-    with pytest.raises(asyncpg.UniqueViolationError, match="one_name"):
-        await _update_and_insert(source, names, rows_updated=None)
-
-
-async def _update_and_insert(source: AsyncEngine | Begins, names: Schema, rows_updated: int | None) -> None:
-    """Update a name that is gone, and insert one that there is."""
-    async with begin(source) as tx:
-        tx.write(UPDATE.format(s=names.name), ["gone"], 8, rows=rows_updated, otherwise="it was there before")
-        insert(tx, names, ["old"], [1])
 
 
 # All or nothing -------------------------------------------------------------------------------------------------------
