@@ -24,6 +24,14 @@ class AssetRefusal(StrEnum):
     NOTIONAL_OUT_OF_RANGE = "NOTIONAL_OUT_OF_RANGE"
 
 
+class Trading(StrEnum):
+    """Whether an asset trades. `HALTED` is unplanned, `CLOSED` is planned. Prices fill orders only while it is OPEN."""
+
+    OPEN = "OPEN"
+    HALTED = "HALTED"
+    CLOSED = "CLOSED"
+
+
 class CheckAsset(msgspec.Struct, frozen=True):
     """Check an order against the asset's rules, and quote a price."""
 
@@ -67,10 +75,18 @@ class AssetRefused(msgspec.Struct, frozen=True):
     reason: ReasonText
 
 
-class AssetPriceChanged(msgspec.Struct, frozen=True):
-    """A new price; `sequence` rises by one with each change of the asset's price."""
+class AssetPriceChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An asset's newest price and trading state, or a repetition of it.
+
+    `sequence` rises with each change of the price or of `trading`, and it alone says which of two messages is newer. A
+    repetition (heartbeat) has the old sequence and a new `confirmed_at`: when the source last stood by the price, which
+    is `as_of` where it is left out. `reopens_at` is when a closed asset is expected to open, if that is known.
+    """
 
     asset_id: AssetId
     sequence: Count
     price: Price
     as_of: Instant
+    confirmed_at: Instant | None = None
+    trading: Trading = Trading.OPEN
+    reopens_at: Instant | None = None
