@@ -32,22 +32,43 @@ class Trading(StrEnum):
     CLOSED = "CLOSED"
 
 
-class CheckAsset(msgspec.Struct, frozen=True):
-    """Check an order against the asset's rules, and quote a price."""
+class Purpose(StrEnum):
+    """What a check is for: a new order, or changed terms of a resting one (which may pass in a halt)."""
+
+    ENTRY = "ENTRY"
+    AMEND = "AMEND"
+
+
+class CheckAsset(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Check an order against the asset's rules, and quote a price.
+
+    `price` is the price that the client saw. The fields after it are written only when they say something, so that a
+    plain market order's check has the bytes that it always had. With `queue_when_closed` the order may be accepted
+    while the asset does not trade.
+    """
 
     command_id: StepId
     order_id: UUID
     asset_id: AssetId
     order_type: OrderType
     quantity: Quantity
-    price: Price | None = None
+    price: Price | None = msgspec.field(default_factory=lambda: None)
+    """Always written, even as null: `omit_defaults` leaves out only plain defaults."""
+    limit_price: Price | None = None
+    trigger_price: Price | None = None
+    trail_amount: Price | None = None
+    trail_bps: BasisPoints | None = None
+    slippage_bps: BasisPoints | None = None
+    purpose: Purpose = Purpose.ENTRY
+    queue_when_closed: bool = False
 
 
 class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     """The order is allowed at this quote; carries all that later sums need. `fee_bps` is the fee rate in 1/10,000.
 
     `quoted_at` is when the quote was made. A quote's age counts from the earliest of `quoted_at`, the reply's `ce_time`
-    and its append time, so that a delayed answer makes no price younger.
+    and its append time, so that a delayed answer makes no price younger. `sequence` is the one of `assets.prices`, so
+    that quotes and published prices have one order. `trading` is the asset's state when the quote was made.
     """
 
     command_id: StepId
@@ -63,6 +84,7 @@ class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     cash_scale: Scale
     rules_version: Count
     quoted_at: Instant | None = None
+    trading: Trading = Trading.OPEN
 
 
 class AssetRefused(msgspec.Struct, frozen=True):
