@@ -79,7 +79,10 @@ def test_steps_are_the_best_price_since_each_start(side: Side) -> None:
     random = Random(6)  # noqa: S311 - the same
     for _ in range(500):
         prices = _prices(random, 40)
-        mark, steps, starts, at = None, [], [], 0
+        mark: Tick | None = None
+        steps: list[Step] = []
+        starts: list[int] = []
+        at = 0
         while at < 30:
             if random.random() < 0.4 and mark is not None:
                 quote = at + random.randint(0, 3)
