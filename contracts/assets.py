@@ -24,22 +24,51 @@ class AssetRefusal(StrEnum):
     NOTIONAL_OUT_OF_RANGE = "NOTIONAL_OUT_OF_RANGE"
 
 
-class CheckAsset(msgspec.Struct, frozen=True):
-    """Check an order against the asset's rules, and quote a price."""
+class Trading(StrEnum):
+    """Whether an asset trades. `HALTED` is unplanned, `CLOSED` is planned. Prices fill orders only while it is OPEN."""
+
+    OPEN = "OPEN"
+    HALTED = "HALTED"
+    CLOSED = "CLOSED"
+
+
+class Purpose(StrEnum):
+    """What a check is for: a new order, or changed terms of a resting one (which may pass in a halt)."""
+
+    ENTRY = "ENTRY"
+    AMEND = "AMEND"
+
+
+class CheckAsset(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Check an order against the asset's rules, and quote a price.
+
+    `price` is the price that the client saw. The fields after it are written only when they say something, so that a
+    plain market order's check has the bytes that it always had. With `queue_when_closed` the order may be accepted
+    while the asset does not trade.
+    """
 
     command_id: StepId
     order_id: UUID
     asset_id: AssetId
     order_type: OrderType
     quantity: Quantity
-    price: Price | None = None
+    price: Price | None = msgspec.field(default_factory=lambda: None)
+    """Always written, even as null: `omit_defaults` leaves out only plain defaults."""
+    limit_price: Price | None = None
+    trigger_price: Price | None = None
+    trail_amount: Price | None = None
+    trail_bps: BasisPoints | None = None
+    slippage_bps: BasisPoints | None = None
+    purpose: Purpose = Purpose.ENTRY
+    queue_when_closed: bool = False
 
 
 class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     """The order is allowed at this quote; carries all that later sums need. `fee_bps` is the fee rate in 1/10,000.
 
     `quoted_at` is when the quote was made. A quote's age counts from the earliest of `quoted_at`, the reply's `ce_time`
-    and its append time, so that a delayed answer makes no price younger.
+    and its append time, so that a delayed answer makes no price younger. `sequence` is the one of `assets.prices`, so
+    that quotes and published prices have one order. `trading` is the asset's state when the quote was made.
     """
 
     command_id: StepId
@@ -55,6 +84,7 @@ class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     cash_scale: Scale
     rules_version: Count
     quoted_at: Instant | None = None
+    trading: Trading = Trading.OPEN
 
 
 class AssetRefused(msgspec.Struct, frozen=True):
@@ -67,10 +97,18 @@ class AssetRefused(msgspec.Struct, frozen=True):
     reason: ReasonText
 
 
-class AssetPriceChanged(msgspec.Struct, frozen=True):
-    """A new price; `sequence` rises by one with each change of the asset's price."""
+class AssetPriceChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An asset's newest price and trading state, or a repetition of it.
+
+    `sequence` rises with each change of the price or of `trading`, and it alone says which of two messages is newer. A
+    repetition (heartbeat) has the old sequence and a new `confirmed_at`: when the source last stood by the price, which
+    is `as_of` where it is left out. `reopens_at` is when a closed asset is expected to open, if that is known.
+    """
 
     asset_id: AssetId
     sequence: Count
     price: Price
     as_of: Instant
+    confirmed_at: Instant | None = None
+    trading: Trading = Trading.OPEN
+    reopens_at: Instant | None = None

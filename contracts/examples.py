@@ -53,6 +53,15 @@ _VALUES: Final[dict[str, Any]] = {
     "cash_asset_id": "USD",
     "cash_scale": 2,
     "rules_version": 3,
+    "confirmed_at": TIME,
+    "trading": "OPEN",
+    "reopens_at": None,
+    "limit_price": None,
+    "trigger_price": None,
+    "trail_amount": None,
+    "trail_bps": None,
+    "purpose": "ENTRY",
+    "queue_when_closed": False,
 }
 """A field's value in every message, unless `_OWN_VALUES` has another one for that message."""
 
@@ -61,7 +70,7 @@ _RESERVE: Final = {"command_id": f"{ORDER_ID}:reserve", "asset_id": "USD", "hold
 _SETTLE: Final = {"command_id": f"{ORDER_ID}:settle", "asset_id": "USD", "hold_state": "SETTLED"}
 _REFUND: Final = {"command_id": f"{ORDER_ID}:refund", "asset_id": "USD", "hold_state": "REFUNDED"}
 _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
-    "CheckAsset": _CHECK,
+    "CheckAsset": {**_CHECK, "slippage_bps": None},
     "AssetApproved": _CHECK,
     "AssetRefused": {**_CHECK, "reason_code": "STALE_PRICE", "reason": "the price of BTC is 95 s old"},
     "ReserveBalance": _RESERVE,

@@ -84,7 +84,7 @@ ANSWERED_ON: Final = {BALANCE_COMMANDS: BALANCE_REPLIES, ASSETS_COMMANDS: ASSETS
 def face(struct: type[msgspec.Struct]) -> type[BaseModel]:
     """Make the pydantic model of a Struct: same fields, rules and defaults; strict; unknown fields are ignored."""
     fields: dict[str, Any] = {
-        field.name: (_twin(wire.type_info(field.type)), ... if field.required else field.default)
+        field.name: (_twin(wire.type_info(field.type)), ... if field.required else _default(field))
         for field in msgspec.structs.fields(struct)
     }
     return create_model(
@@ -94,6 +94,12 @@ def face(struct: type[msgspec.Struct]) -> type[BaseModel]:
         __module__=struct.__module__,
         **fields,
     )
+
+
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    """Return a field's default. One that is always written has it from a factory."""
+    made = field.default is msgspec.NODEFAULT
+    return field.default_factory() if made else field.default
 
 
 def documents() -> dict[str, str]:

@@ -16,7 +16,15 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
-from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefusal, AssetRefused, CheckAsset
+from contracts.assets import (
+    AssetApproved,
+    AssetPriceChanged,
+    AssetRefusal,
+    AssetRefused,
+    CheckAsset,
+    Purpose,
+    Trading,
+)
 from contracts.balance import (
     BalanceRefunded,
     BalanceRefusal,
@@ -159,6 +167,20 @@ GOLDEN: Final[dict[str, Message]] = {
     "CheckAsset": CheckAsset(
         f"{ORDER}:check", ORDER_ID, "BTC", OrderType.MARKET_BUY, Quantity("999999999999999999.999999999999999999"), None
     ),
+    "CheckAsset.terms": CheckAsset(
+        command_id=f"{ORDER}:check.2",
+        order_id=ORDER_ID,
+        asset_id="BTC",
+        order_type=OrderType.MARKET_BUY,
+        quantity=Quantity("0.01"),
+        limit_price=Price("48500"),
+        trigger_price=Price("49000.5"),
+        trail_amount=Price("0.01"),
+        trail_bps=5,
+        slippage_bps=100,
+        purpose=Purpose.AMEND,
+        queue_when_closed=True,
+    ),
     "AssetApproved": AssetApproved(
         command_id=f"{ORDER}:check",
         order_id=ORDER_ID,
@@ -173,10 +195,29 @@ GOLDEN: Final[dict[str, Message]] = {
         cash_scale=2,
         rules_version=3,
     ),
+    "AssetApproved.closed": AssetApproved(
+        command_id=f"{ORDER}:check",
+        order_id=ORDER_ID,
+        asset_id="BTC",
+        price=Price("50000"),
+        sequence=1209,
+        as_of=EARLIER,
+        tick=Price("0.01"),
+        step=Quantity("0.00000001"),
+        fee_bps=10,
+        cash_asset_id="USD",
+        cash_scale=2,
+        rules_version=3,
+        quoted_at=LATER,
+        trading=Trading.CLOSED,
+    ),
     "AssetRefused": AssetRefused(
         f"{ORDER}:check", ORDER_ID, "OLD", AssetRefusal.STALE_PRICE, "the price of OLD is 95 s old"
     ),
     "AssetPriceChanged": AssetPriceChanged("BTC", 1208, Price("50000.01"), LATER),
+    "AssetPriceChanged.closed": AssetPriceChanged(
+        "BTC", 1209, Price("50000.01"), EARLIER, confirmed_at=LATER, trading=Trading.CLOSED, reopens_at=LATER
+    ),
 }
 
 NOT_WRITTEN: Final = {"OrderRequested.minimal", "OrderStatusChanged", "OrderStatusChanged.invalid"}
