@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from contracts.decimals import PLACES_MAX
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
-from order_saga.core.phases import MOVES, PHASES, TERMINAL
+from order_saga.core.phases import MOVES, PHASES, RESTING, TERMINAL
 from order_saga.core.saga import Participant
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
@@ -50,6 +50,8 @@ def _phase_shows_status() -> str:
     before_refund = {row.status for row in PHASES.values() if row.cancel is not None}
     cases = []
     for phase, row in PHASES.items():
+        if row.entry:
+            continue  # left in the decision that reaches it
         shown = [row.status] if row.status else sorted(s for s in before_refund if s) if row.asks else []
         cases.append(f"phase = '{phase}' AND " + (_in("status", shown) if shown else "status IS NULL"))
     return "(" + " OR ".join(f"({case})" for case in cases) + ") IS TRUE"  # a CHECK lets through what is null
@@ -75,6 +77,7 @@ orders = Table(
     Column("price", AMOUNT),
     Column("slippage_bps", Integer),
     Column("client_order_id", Text),
+    Column("terms", Text, comment="what a conditional order waits for: contracts.terms.Terms; null for a market order"),
     Column("traceparent", Text),
     Column("phase", Text, nullable=False),
     Column("status", Text),
@@ -102,7 +105,8 @@ orders = Table(
         name="orders_reason_when_not_completed",
     ),
     CheckConstraint(
-        f"phase = 'NEW' OR {_TERMINAL_SQL} OR parked_reason IS NOT NULL OR due_at IS NOT NULL",
+        f"phase = 'NEW' OR {_TERMINAL_SQL} OR parked_reason IS NOT NULL OR due_at IS NOT NULL"
+        f" OR {_in('phase', sorted(RESTING))}",
         name="orders_always_wakeable",
     ),
     CheckConstraint("filled_quantity >= 0 AND fee >= 0 AND quantity > 0 AND price > 0", name="orders_amounts"),
@@ -113,6 +117,13 @@ orders = Table(
         "orders_open_by_user",
         *("user_id", "created_at", "order_id"),
         postgresql_where=text(_in("status", [status for status in OrderStatus if not status.terminal])),
+    ),
+    Index(
+        "orders_waiting",
+        *("user_id", "asset_id"),
+        postgresql_where=text(
+            "terms IS NOT NULL AND " + _in("status", [status for status in OrderStatus if not status.terminal])
+        ),
     ),
     Index(
         "orders_client_order_id",
