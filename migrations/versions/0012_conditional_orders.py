@@ -8,7 +8,7 @@ from __future__ import annotations
 from migrations.owner import run
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0011"
 
 
 def upgrade() -> None:

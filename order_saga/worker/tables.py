@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -20,8 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
+from contracts.assets import Trading
 from contracts.decimals import PLACES_MAX
-from contracts.vocabulary import OrderStatus, OrderType, ReasonCode
+from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side
 from order_saga.core.phases import MOVES, PHASES, RESTING, TERMINAL
 from order_saga.core.saga import Participant
 from saga_kit.messaging.dead_letters import dead_letters_table
@@ -228,6 +230,132 @@ repairs = Table(
     Column("result", Text, nullable=False),
 )
 """What operators did, item by item; added to and never changed. A run that is started again skips what stands here."""
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("asset_id", Text, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("price", AMOUNT, nullable=False),
+    Column("as_of", MOMENT, nullable=False),
+    Column("confirmed_at", MOMENT, nullable=False),
+    Column("appended_at", MOMENT, nullable=False),
+    Column("trading", Text, nullable=False),
+    Column("live", Boolean, nullable=False, comment="it could fire when it was judged; if not, its repetition may"),
+    CheckConstraint(_in("trading", Trading), name="marks_trading"),
+    CheckConstraint("price > 0", name="marks_price"),
+    postgresql_with={"fillfactor": "50"},
+)
+"""The last tick judged of each asset: what the orders know of the market."""
+
+peaks = Table(
+    "peaks",
+    metadata,
+    Column("asset_id", Text, primary_key=True),
+    Column("side", Text, primary_key=True),
+    Column("upto", BigInteger, primary_key=True, comment="the step holds for orders that rest from the step before on"),
+    Column("price", AMOUNT, nullable=False),
+    Column("set_by", BigInteger, nullable=False, comment="the sequence of that price"),
+    CheckConstraint(_in("side", Side), name="peaks_side"),
+    CheckConstraint("price > 0", name="peaks_price"),
+)
+"""Watermarks of trailing orders, as steps: the best price since `a`, for each `a` after the step before up to `upto`.
+
+The mark is the last step. Rows beyond the mark are quotes that orders rest from, whose tick has not come yet.
+"""
+
+trails = Table(
+    "trails",
+    metadata,
+    Column("asset_id", Text, primary_key=True),
+    Column("side", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("trail", AMOUNT, primary_key=True),
+    Column("oldest", BigInteger, nullable=False, comment="no resting order of this trail has a smaller from_sequence"),
+    CheckConstraint(_in("side", Side), name="trails_side"),
+    CheckConstraint("kind IN ('amount', 'bps')", name="trails_kind"),
+    CheckConstraint("trail > 0", name="trails_trail"),
+)
+"""The different trails of the orders that rest on an asset: few, however many orders there are."""
+
+WAITS: Final = "live AND NOT queued AND fired_sequence IS NULL"
+"""Of a row of `resting`: a tick may fire it. Queries repeat it literally, so that they use the partial indexes."""
+QUEUED: Final = "live AND queued AND fired_sequence IS NULL"
+"""Of a row of `resting`: the first live tick of its asset fires it."""
+FIRED: Final = "fired_sequence IS NOT NULL OR (triggered_sequence IS NOT NULL AND NOT told)"
+"""Of a row of `resting`: a tick has fired or triggered it, and its order does not show that yet."""
+
+resting = Table(
+    "resting",
+    metadata,
+    Column("order_id", UUID(as_uuid=True), primary_key=True),
+    Column("asset_id", Text, nullable=False),
+    Column("side", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("live", Boolean, nullable=False, comment="false: not accepted yet, on hold, or parked"),
+    Column("queued", Boolean, nullable=False, comment="waits for the opening"),
+    Column("up_price", AMOUNT, comment="a price of this or more fires it"),
+    Column("down_price", AMOUNT, comment="a price of this or less fires it"),
+    Column("limit_price", AMOUNT, comment="of a stop or take profit that is not triggered yet"),
+    Column("trail_amount", AMOUNT),
+    Column("trail_bps", Integer),
+    Column("from_sequence", BigInteger, comment="only ticks after it count"),
+    Column("entered_at", MOMENT),
+    Column("expires_at", MOMENT),
+    Column("triggered_sequence", BigInteger),
+    Column("triggered_price", AMOUNT),
+    Column("told", Boolean, nullable=False, comment="its order shows that it is triggered"),
+    Column("fired_sequence", BigInteger),
+    Column("fired_price", AMOUNT),
+    Column("fired_as_of", MOMENT),
+    Column("fired_watermark", AMOUNT, comment="of a trailing stop: its best price up to the tick that fired it"),
+    Column("fired_at", MOMENT),
+    Column("fired_rank", Integer, comment="its place among the rows of one fired_at"),
+    CheckConstraint(_in("side", Side), name="resting_side"),
+    CheckConstraint("num_nonnulls(trail_amount, trail_bps) <= 1", name="resting_one_trail"),
+    CheckConstraint("trail_amount > 0 AND trail_bps > 0", name="resting_trail"),
+    CheckConstraint(
+        "num_nonnulls(fired_sequence, fired_price, fired_as_of) IN (0, 3) AND fired_sequence > from_sequence",
+        name="resting_fired_by_a_tick",
+    ),
+    CheckConstraint("num_nonnulls(triggered_sequence, triggered_price) IN (0, 2)", name="resting_triggered_by_a_tick"),
+    CheckConstraint("fired_sequence IS NULL OR num_nonnulls(fired_at, fired_rank) = 2", name="resting_has_a_place"),
+    CheckConstraint(
+        "NOT live OR (from_sequence IS NOT NULL AND entered_at IS NOT NULL)", name="resting_live_since_a_tick"
+    ),
+    Index(
+        "resting_up",
+        *("asset_id", "up_price", "entered_at"),
+        postgresql_where=text(f"up_price IS NOT NULL AND {WAITS}"),
+    ),
+    Index(
+        "resting_down",
+        *("asset_id", text("down_price DESC"), "entered_at"),
+        postgresql_where=text(f"down_price IS NOT NULL AND {WAITS}"),
+    ),
+    Index(
+        "resting_amount",
+        *("asset_id", "side", "trail_amount", "from_sequence"),
+        postgresql_where=text(f"trail_amount IS NOT NULL AND {WAITS}"),
+    ),
+    Index(
+        "resting_bps",
+        *("asset_id", "side", "trail_bps", "from_sequence"),
+        postgresql_where=text(f"trail_bps IS NOT NULL AND {WAITS}"),
+    ),
+    Index("resting_queued", "asset_id", "entered_at", "order_id", postgresql_where=text(QUEUED)),
+    Index("resting_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL AND fired_sequence IS NULL")),
+    Index("resting_fired", "fired_at", "fired_rank", postgresql_where=text(FIRED)),
+    postgresql_with={
+        "fillfactor": "80",
+        "autovacuum_vacuum_scale_factor": "0.0",
+        "autovacuum_vacuum_threshold": "1000",
+    },
+)
+"""One narrow row for each order that may rest, from its request until it leaves the resting phases.
+
+Who may fire, be triggered or expire is decided on these rows alone, by whoever holds the asset's gate.
+"""
 
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

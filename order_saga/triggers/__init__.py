@@ -1,0 +1,1 @@
+"""The trigger engine: consumes prices and decides which resting orders they fire."""
