@@ -13,7 +13,7 @@ from order_saga.worker.metrics import SagaMetrics, refresh_gauges
 from order_saga.worker.process import SagaHandler
 from order_saga.worker.settings import OrchestratorSettings
 from order_saga.worker.tables import SCHEMA
-from order_saga.worker.timers import run_fires, run_timers
+from order_saga.worker.timers import run_expiries, run_fires, run_timers
 from saga_kit.messaging.batch import BatchProcess
 from saga_kit.runtime.settings import load
 from saga_kit.service import Kit, run_service
@@ -45,10 +45,15 @@ def run() -> int:
             kit.transactions, process, breaker, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2)
         )
 
+    async def expiries(kit: Kit, process: BatchProcess[Incoming]) -> None:
+        await run_expiries(kit.transactions, process, kit.stopping, interval_s=SCAN_INTERVAL_S)
+
     async def fires(kit: Kit, process: BatchProcess[Incoming]) -> None:
         await run_fires(kit.transactions, process, admission, fired, kit.stopping, interval_s=SCAN_INTERVAL_S)
 
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
         await refresh_gauges(kit.transactions, metrics, kit.stopping)
 
-    return run_service(settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, fires, gauges))
+    return run_service(
+        settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, expiries, fires, gauges)
+    )

@@ -101,6 +101,7 @@ class SagaHandler:
         if missing and any(order_of(one) in missing for one in messages if type(one) is not Requested):
             archived |= await store.archived(tx, missing)
         living = [message for message in messages if order_of(message) not in archived] if archived else messages
+        dropped = len(messages) - len(living)
         living = _with_duplicates(living, known, holders)
         living = await self._within_limit(tx, living, known)
         living = _after_news(living, opened.market.news)
@@ -116,7 +117,7 @@ class SagaHandler:
                 for each in received
                 if each.record is not None and id(each.message) in unknown
             ],
-            after_commit=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
+            after_commit=lambda: self._watch(messages, folded, parked, dropped),
         )
 
     async def park(self, tx: Transaction, received: Received[Incoming], reason: str) -> bool:

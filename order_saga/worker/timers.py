@@ -54,15 +54,21 @@ async def run_timers(
     async def scan() -> bool:
         return await scanner.scan() == ROUND_MAX
 
+    await keep_doing("timers", scan, stopping, every_s=interval_s)
+
+
+async def run_expiries(
+    source: AsyncEngine | Begins, process: BatchProcess[Incoming], stopping: asyncio.Event, *, interval_s: float
+) -> None:
+    """End resting orders whose time has come until told to stop, looking every `interval_s`."""
+
     async def expire() -> bool:
         async with alone(source) as tx:
             order_ids = await resting_store.expired(tx, ROUND_MAX)
         await process.run([Received(ExpiryDue(order_id)) for order_id in order_ids])
         return len(order_ids) == ROUND_MAX
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(keep_doing("timers", scan, stopping, every_s=interval_s))
-        group.create_task(keep_doing("expiries", expire, stopping, every_s=interval_s))
+    await keep_doing("expiries", expire, stopping, every_s=interval_s)
 
 
 async def run_fires(
