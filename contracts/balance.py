@@ -4,6 +4,7 @@ A command carries final amounts: the balance service computes no price and no fe
 command, so that other terms under a known hold id are noticed. `hold_asked_at`, also in every command, is when the
 order first asked for its hold. A ledger that began later and does not know the hold must move nothing, because the
 ledger before it may hold the money; it answers HOLD_CONFLICT with the state HELD. Every reply carries the hold's state.
+`revision` counts the adjustments of the hold that the order knows of: 0, as long as no order changes its hold.
 A reply that says yes also names the hold's user and asset; when it does not, the saga does not check them.
 """
 
@@ -15,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.decimals import Money
-from contracts.vocabulary import AssetId, HoldState, Instant, ReasonText, StepId, UserId
+from contracts.vocabulary import AssetId, Count, HoldState, Instant, ReasonText, StepId, UserId
 
 
 class BalanceRefusal(StrEnum):
@@ -44,6 +45,7 @@ class ReserveBalance(_Command, frozen=True):
     """Hold `amount` of `asset_id` from the user's available balance."""
 
     hold_asked_at: Instant | None = None
+    revision: Count = 0
 
 
 class SettleBalance(_Command, frozen=True):
@@ -59,12 +61,14 @@ class SettleBalance(_Command, frozen=True):
     fee_asset_id: AssetId
     fee: Money
     hold_asked_at: Instant | None = None
+    revision: Count = 0
 
 
 class RefundBalance(_Command, frozen=True):
     """Return the whole hold, whether or not it was made; a reservation that comes later is refused."""
 
     hold_asked_at: Instant | None = None
+    revision: Count = 0
 
 
 class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -56,12 +56,19 @@ _VALUES: Final[dict[str, Any]] = {
     "confirmed_at": TIME,
     "trading": "OPEN",
     "reopens_at": None,
+    "purpose": "ENTRY",
     "limit_price": None,
     "trigger_price": None,
     "trail_amount": None,
     "trail_bps": None,
-    "purpose": "ENTRY",
+    "time_in_force": None,
+    "expires_at": None,
     "queue_when_closed": False,
+    "triggered": False,
+    "watermark": None,
+    "revision": 0,
+    "held_asset_id": None,
+    "held_amount": None,
 }
 """A field's value in every message, unless `_OWN_VALUES` has another one for that message."""
 
@@ -70,7 +77,7 @@ _RESERVE: Final = {"command_id": f"{ORDER_ID}:reserve", "asset_id": "USD", "hold
 _SETTLE: Final = {"command_id": f"{ORDER_ID}:settle", "asset_id": "USD", "hold_state": "SETTLED"}
 _REFUND: Final = {"command_id": f"{ORDER_ID}:refund", "asset_id": "USD", "hold_state": "REFUNDED"}
 _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
-    "CheckAsset": {**_CHECK, "slippage_bps": None},
+    "CheckAsset": _CHECK,
     "AssetApproved": _CHECK,
     "AssetRefused": {**_CHECK, "reason_code": "STALE_PRICE", "reason": "the price of BTC is 95 s old"},
     "ReserveBalance": _RESERVE,

@@ -1,4 +1,4 @@
-"""The messages about orders: requests on `orders.requests`, and every version of an order on `orders.events`."""
+"""The messages about orders: what users ask for, what they cancel, and every version of an order."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from contracts.vocabulary import (
     ReasonCode,
     ReasonText,
     Requester,
+    TimeInForce,
+    TrailBps,
     UserId,
 )
 
-SLIPPAGE_BPS_DEFAULT = 100
 
+class OrderRequested(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A client asks for an order. `price` is the price that the client saw, `requested_at` when it was accepted.
 
-class OrderRequested(msgspec.Struct, frozen=True):
-    """A client asks for an order. `price` is the price that the client saw, `requested_at` when it was accepted."""
+    Which of the later fields an order type takes stands in `contracts.terms`. A `slippage_bps` that is left out is
+    resolved by the type (`terms.slippage_of`).
+    """
 
     order_id: UUID
     user_id: UserId
@@ -34,9 +38,16 @@ class OrderRequested(msgspec.Struct, frozen=True):
     order_type: OrderType
     quantity: Quantity
     price: Price | None = None
-    slippage_bps: BasisPoints = SLIPPAGE_BPS_DEFAULT
+    slippage_bps: BasisPoints | None = None
     client_order_id: ClientOrderId | None = None
     requested_at: Instant | None = None
+    limit_price: Price | None = None
+    trigger_price: Price | None = None
+    trail_amount: Price | None = None
+    trail_bps: TrailBps | None = None
+    time_in_force: TimeInForce | None = None
+    expires_at: Instant | None = None
+    queue_when_closed: bool | None = None
 
 
 class OrderCancelRequested(msgspec.Struct, frozen=True):
@@ -48,12 +59,16 @@ class OrderCancelRequested(msgspec.Struct, frozen=True):
     requested_at: Instant | None = None
 
 
-class Order(msgspec.Struct, frozen=True):
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     """An order as its users see it. Fields that an invalid request did not give are null.
 
     `cash_asset_id` is the currency of `average_price` and of all that is worked out from the quote, `fee_asset_id` the
     one of `fee`; today they are the same. Both are null while the order is PENDING, since learning a quote is no new
     version, and when it ended without a quote. Events of older versions do not tell them.
+
+    The fields after `fee_asset_id` are those of conditional orders; what does not apply is left out. Of a trailing
+    stop, `watermark` and `trigger_price` are as of this version: the market moves them without a new one.
+    `held_amount` of `held_asset_id` is what the order holds while it rests.
     """
 
     order_id: UUID
@@ -76,6 +91,18 @@ class Order(msgspec.Struct, frozen=True):
     updated_at: Instant
     cash_asset_id: AssetId | None = None
     fee_asset_id: AssetId | None = None
+    limit_price: Price | None = None
+    trigger_price: Price | None = None
+    trail_amount: Price | None = None
+    trail_bps: TrailBps | None = None
+    time_in_force: TimeInForce | None = None
+    expires_at: Instant | None = None
+    queue_when_closed: bool = False
+    triggered: bool = False
+    watermark: Price | None = None
+    revision: Count | None = None
+    held_asset_id: AssetId | None = None
+    held_amount: Money | None = None
 
 
 class OrderStatusChanged(msgspec.Struct, frozen=True):
@@ -106,3 +133,10 @@ class InvalidOrder(msgspec.Struct, frozen=True):
     slippage_bps: int | None = None
     client_order_id: str | None = None
     requested_at: Instant | None = None
+    limit_price: Decimal | None = None
+    trigger_price: Decimal | None = None
+    trail_amount: Decimal | None = None
+    trail_bps: int | None = None
+    time_in_force: TimeInForce | None = None
+    expires_at: Instant | None = None
+    queue_when_closed: bool | None = None

@@ -40,6 +40,7 @@ OPERATOR_PREFIX: Final = "@operator:"
 
 StepId = Annotated[str, Meta(max_length=80, description="`<order_id>:<step>`, the id of a command or a hold.")]
 ReasonText = Annotated[str, Meta(max_length=500, description="Why, in words.")]
+TrailBps = Annotated[int, Meta(ge=5, le=5_000, multiple_of=5, description="A distance in 1/10,000 of the best price.")]
 BasisPoints = Annotated[int, Meta(ge=0, le=10_000, description="A rate in 1/10,000.")]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Scale = Annotated[int, Meta(ge=0, le=18, description="Digits after the point.")]
@@ -83,14 +84,55 @@ class OrderType(Word):
 
     MARKET_BUY = "MARKET_BUY"
     MARKET_SELL = "MARKET_SELL"
+    LIMIT_BUY = "LIMIT_BUY"
+    LIMIT_SELL = "LIMIT_SELL"
+    STOP_LOSS_BUY = "STOP_LOSS_BUY"
+    STOP_LOSS_SELL = "STOP_LOSS_SELL"
+    TAKE_PROFIT_BUY = "TAKE_PROFIT_BUY"
+    TAKE_PROFIT_SELL = "TAKE_PROFIT_SELL"
+    TRAILING_STOP_BUY = "TRAILING_STOP_BUY"
+    TRAILING_STOP_SELL = "TRAILING_STOP_SELL"
 
     @property
     def side(self) -> Side:
         """Buy or sell."""
         return _SIDES[self]
 
+    @property
+    def kind(self) -> OrderKind:
+        """What it waits for, whichever the side."""
+        return _KINDS[self]
 
-_SIDES = {OrderType.MARKET_BUY: Side.BUY, OrderType.MARKET_SELL: Side.SELL}
+
+class OrderKind(Word):
+    """What an order waits for. A MARKET order waits for nothing; all others are conditional."""
+
+    MARKET = "MARKET"
+    LIMIT = "LIMIT"
+    STOP_LOSS = "STOP_LOSS"
+    TAKE_PROFIT = "TAKE_PROFIT"
+    TRAILING_STOP = "TRAILING_STOP"
+
+
+_SIDES = {order_type: Side(order_type.rpartition("_")[2]) for order_type in OrderType}
+_KINDS = {order_type: OrderKind(order_type.rpartition("_")[0]) for order_type in OrderType}
+
+
+class TimeInForce(Word):
+    """How long an order may wait: until cancelled, until a time, or not at all (IOC and FOK: there are no parts)."""
+
+    GTC = "GTC"
+    GTD = "GTD"
+    IOC = "IOC"
+    FOK = "FOK"
+
+    @property
+    def rests(self) -> bool:
+        """Whether an order that can't be filled on entry waits."""
+        return self in _RESTING
+
+
+_RESTING = frozenset({TimeInForce.GTC, TimeInForce.GTD})
 
 
 class OrderStatus(Word):
@@ -149,6 +191,9 @@ class ReasonCode(Word):
     ORDER_ID_TAKEN = "ORDER_ID_TAKEN"
     HOLD_CONFLICT = "HOLD_CONFLICT"
     WOULD_TRIGGER_IMMEDIATELY = "WOULD_TRIGGER_IMMEDIATELY"
+    UNFILLED = "UNFILLED"
+    PRICE_OUT_OF_RANGE = "PRICE_OUT_OF_RANGE"
+    TOO_MANY_OPEN_ORDERS = "TOO_MANY_OPEN_ORDERS"
     TIMED_OUT = "TIMED_OUT"
     EXECUTION_FAILED = "EXECUTION_FAILED"
     USER_REQUESTED = "USER_REQUESTED"
@@ -171,7 +216,9 @@ REASONS: Final[dict[ReasonCode, Reason]] = {
     ReasonCode.ASSET_NOT_TRADABLE: Reason("Trading in the asset is halted."),
     ReasonCode.ASSET_UNAVAILABLE: Reason("The asset is not available in this quantity now.", retryable=True),
     ReasonCode.STALE_PRICE: Reason("The asset's price was not confirmed lately enough to trade on.", retryable=True),
-    ReasonCode.SLIPPAGE_EXCEEDED: Reason("The quote is worse than the price seen by more than the allowed slippage."),
+    ReasonCode.SLIPPAGE_EXCEEDED: Reason(
+        "The price is worse than the one seen, or than the stop's level, by more than the allowed slippage."
+    ),
     ReasonCode.INVALID_STEP: Reason("The quantity is not a multiple of the asset's step."),
     ReasonCode.INVALID_TICK: Reason("The price is not a multiple of the asset's tick."),
     ReasonCode.QUANTITY_OUT_OF_RANGE: Reason("The quantity is below the asset's minimum or above its maximum."),
@@ -180,6 +227,13 @@ REASONS: Final[dict[ReasonCode, Reason]] = {
     ReasonCode.ORDER_ID_TAKEN: Reason("Another producer used the order's id before the request arrived."),
     ReasonCode.HOLD_CONFLICT: Reason("The balance service knows the order's hold with other terms."),
     ReasonCode.WOULD_TRIGGER_IMMEDIATELY: Reason("The trigger's condition was already met on entry."),
+    ReasonCode.UNFILLED: Reason("The market did not meet the limit of an order that does not wait (IOC, FOK)."),
+    ReasonCode.PRICE_OUT_OF_RANGE: Reason(
+        "A price of the order is too far from the market, or its trail is not below it."
+    ),
+    ReasonCode.TOO_MANY_OPEN_ORDERS: Reason(
+        "The user has as many open conditional orders in the asset as are allowed.", retryable=True
+    ),
     ReasonCode.TIMED_OUT: Reason("A service did not answer within the saga's patience.", retryable=True),
     ReasonCode.EXECUTION_FAILED: Reason("The settlement was refused after the fill; the fill is busted."),
     ReasonCode.USER_REQUESTED: Reason("The order's user cancelled it."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from migrations.owner import run
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade() -> None:
@@ -83,6 +83,7 @@ UP = (
         fired_sequence bigint,
         fired_price numeric(38, 18),
         fired_as_of timestamptz,
+        fired_watermark numeric(38, 18),
         fired_at timestamptz,
         fired_rank integer,
         CONSTRAINT resting_side CHECK (side IN ('BUY', 'SELL')),
@@ -102,6 +103,9 @@ UP = (
     "COMMENT ON COLUMN orders.resting.limit_price IS 'of a stop or take profit that is not triggered yet'",
     "COMMENT ON COLUMN orders.resting.from_sequence IS 'only ticks after it count'",
     "COMMENT ON COLUMN orders.resting.told IS 'its order shows that it is triggered'",
+    """
+    COMMENT ON COLUMN orders.resting.fired_watermark IS
+        'of a trailing stop: its best price up to the tick that fired it'""",
     "COMMENT ON COLUMN orders.resting.fired_rank IS 'its place among the rows of one fired_at'",
     f"""
     CREATE INDEX resting_up ON orders.resting (asset_id, up_price, entered_at)

@@ -10,6 +10,8 @@ from datetime import timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
+from msgspec import structs
+
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused
 from contracts.balance import (
     BalanceRefunded,
@@ -36,6 +38,9 @@ from order_saga.core.saga import (
     AskAgainRequested,
     Availability,
     Decision,
+    ExpiryDue,
+    Fire,
+    Fired,
     Incoming,
     ParkRequested,
     Participant,
@@ -45,6 +50,7 @@ from order_saga.core.saga import (
     Saga,
     Step,
     TimerDue,
+    Triggered,
 )
 from saga_kit.runtime.errors import describe
 
@@ -91,6 +97,9 @@ def could_come(saga: Saga, now: datetime) -> Iterator[Incoming]:
     yield ParkRequested(order_id, "a rehearsal")
     yield ResumeRequested(order_id, "somebody")
     yield AskAgainRequested(order_id, "somebody")
+    yield Fired(order_id, Fire(2**53 - 1, saga.price or Price(1), now))
+    yield Triggered(order_id, 2**53 - 1, saga.price or Price(1))
+    yield ExpiryDue(order_id)
     for question in saga.progress.questions:
         if question.answer is Answer.OPEN:
             yield from _answers(saga, question.step, now)
@@ -115,8 +124,9 @@ def _request(saga: Saga) -> OrderRequested:
         saga.order_type or OrderType.MARKET_BUY,
         saga.quantity or Quantity(1),
         price=saga.price,
-        slippage_bps=saga.slippage_bps or 0,
+        slippage_bps=saga.slippage_bps,
         client_order_id=saga.client_order_id,
+        **({} if saga.terms is None else structs.asdict(saga.terms)),
     )
 
 

@@ -19,6 +19,7 @@ from operations.repair.runs import DONE_BEFORE, Pace, Result, Run, rest_of, work
 from order_saga.core.saga import AskAgainRequested, Phase, ResumeRequested
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker
+from order_saga.worker.market import open_batch
 from order_saga.worker.metrics import SagaMetrics
 from order_saga.worker.process import SagaHandler
 from order_saga.worker.tables import SCHEMA
@@ -113,7 +114,7 @@ async def _decide(
     """Have an order handle a message unless there is a reason not to; note what was done, or that reason."""
     order_id = message.order_id
     async with begin(engine) as tx:
-        known, _, _, archived, _ = await store.take(tx, [order_id])
+        known, _, _, archived, _ = (await open_batch(tx, [order_id])).taken
         if await store.is_repaired(tx, run.run_id, action, str(order_id)):
             return DONE_BEFORE
         saga = known.get(order_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from contracts.orders import SLIPPAGE_BPS_DEFAULT
+from contracts.terms import SLIPPAGE_BPS_DEFAULT
 from contracts.vocabulary import OrderStatus, OrderType
 
 STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {

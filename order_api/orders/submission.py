@@ -10,7 +10,8 @@ import msgspec
 
 from contracts import codec
 from contracts.decimals import Exact, Price, Quantity
-from contracts.orders import SLIPPAGE_BPS_DEFAULT, OrderRequested
+from contracts.orders import OrderRequested
+from contracts.terms import SLIPPAGE_BPS_DEFAULT
 from contracts.vocabulary import (
     NAME_RULE,
     PATH_NAME_RULE,

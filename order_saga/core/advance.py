@@ -28,20 +28,24 @@ from order_saga.core.asking import (
     paused_for,
     postpone,
 )
-from order_saga.core.commands import asked_for, fill_sums, settlement_terms
+from order_saga.core.commands import asked_for, fill_price, fill_sums, settlement_terms
 from order_saga.core.draft import Draft
+from order_saga.core.entry import enter, unfillable
 from order_saga.core.judgement import (
     cancel_outcome,
     contradiction,
     created_at,
     ends_at_once,
+    expired_outcome,
     is_same_request,
     is_stale,
     made_at,
     objection,
     quote_of,
+    resolved_fields,
     told_by,
 )
+from order_saga.core.levels import level
 from order_saga.core.phases import (
     EARLY_CANCELS_MAX,
     MAX_QUOTE_AGE_S,
@@ -50,6 +54,7 @@ from order_saga.core.phases import (
     STEP_OF,
     EntryAction,
     Way,
+    entered,
     steps,
     target,
 )
@@ -59,9 +64,12 @@ from order_saga.core.saga import (
     AskAgainRequested,
     Availability,
     Decision,
+    ExpiryDue,
     Fill,
+    Fired,
     Ignored,
     Incoming,
+    Mark,
     Outcome,
     ParkRequested,
     Participant,
@@ -73,6 +81,7 @@ from order_saga.core.saga import (
     Saga,
     Step,
     TimerDue,
+    Triggered,
     Why,
     requested_fields,
 )
@@ -82,6 +91,8 @@ if TYPE_CHECKING:
 
 ALL_AVAILABLE: Final[Mapping[Participant, Availability]] = MappingProxyType({})
 """Whoever is not named is available."""
+NO_MARKS: Final[Mapping[str, Mark]] = MappingProxyType({})
+"""Nothing is known of any market but what a quote says."""
 
 
 def advance(
@@ -90,13 +101,15 @@ def advance(
     now: datetime,
     time_scale: float = 1.0,
     availability: Mapping[Participant, Availability] = ALL_AVAILABLE,
+    marks: Mapping[str, Mark] = NO_MARKS,
 ) -> Decision | Ignored:
     """Decide what a message does to a saga.
 
     `now` is the database's clock, read after the saga was locked; `time_scale` multiplies the table's times;
-    `availability` says of whom it is not AVAILABLE whether it is SILENT or PAUSED.
+    `availability` says of whom it is not AVAILABLE whether it is SILENT or PAUSED. `marks` say what is known of the
+    market; they hold still while a conditional order is decided on.
     """
-    draft = Draft(saga, now, time_scale, availability)
+    draft = Draft(saga, now, time_scale, availability, marks)
     ignored = _HANDLERS[type(message)](draft, message)
     return ignored if ignored is not None else draft.decision()
 
@@ -192,6 +205,41 @@ def _timer(draft: Draft, message: TimerDue) -> Ignored | None:
     return None
 
 
+def _fired(draft: Draft, message: Fired) -> Ignored | None:
+    """Bind an order to the tick that fired it, and fill it; a parked one when it is resumed."""
+    fire, leads_to = message.fire, PHASES[draft.saga.phase].fired
+    told = {"sequence": fire.sequence, "price": fire.price}
+    if leads_to is None or draft.saga.progress.fire is not None:
+        return Ignored(Why.DUPLICATE, "Fired", told)
+    told |= {"as_of": fire.as_of} | ({} if fire.watermark is None else {"watermark": fire.watermark})
+    draft.note("fired", "Fired", **told)
+    draft.learn(fire=fire)
+    if draft.saga.parked_reason is None:
+        _enter(draft, leads_to, None)
+    return None
+
+
+def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
+    saga, told = draft.saga, {"sequence": message.sequence, "price": message.price}
+    if PHASES[saga.phase].fired is None or saga.progress.triggered:
+        return Ignored(Why.DUPLICATE, "Triggered", told)
+    draft.note("triggered", "Triggered", **told)
+    draft.learn(triggered=True)
+    draft.show()
+    return None
+
+
+def _expiry_due(draft: Draft, _message: ExpiryDue) -> Ignored | None:
+    saga = draft.saga
+    leads_to = PHASES[saga.phase].expiry
+    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    if leads_to is None or outcome is None or saga.parked_reason is not None or saga.progress.fire is not None:
+        return Ignored(Why.NOT_DUE, "ExpiryDue")
+    draft.note("expired", "ExpiryDue")
+    _enter(draft, leads_to, outcome)
+    return None
+
+
 def _park_requested(draft: Draft, message: ParkRequested) -> Ignored | None:
     if draft.saga.parked_reason is not None:
         return Ignored(Why.PARKED, "ParkRequested", {"reason": message.reason})
@@ -200,7 +248,10 @@ def _park_requested(draft: Draft, message: ParkRequested) -> Ignored | None:
 
 
 def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
-    """Wake a parked order: its open questions are due at once; a cancel that came meanwhile is carried out."""
+    """Wake a parked order: its open questions are due at once; a cancel that came meanwhile is carried out.
+
+    A resting order enters the market anew, unless a tick had fired it: what came while it was parked does not count.
+    """
     saga = draft.saga
     if saga.parked_reason is None:
         return Ignored(Why.DUPLICATE, "ResumeRequested", {"requested_by": message.requested_by})
@@ -209,9 +260,11 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     outcome, leads_to = saga.progress.outcome, PHASES[saga.phase].cancel
     if outcome is not None and leads_to is not None:
         _enter(draft, leads_to, outcome)
-        return None
-    for question in saga.progress.open():
-        draft.put(begin_anew(question, draft.now))
+    elif (fired := PHASES[saga.phase].fired) is not None:
+        _enter(draft, Phase.ENTRY if saga.progress.fire is None else fired, None)
+    else:
+        for question in saga.progress.open():
+            draft.put(begin_anew(question, draft.now))
     return None
 
 
@@ -233,11 +286,16 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], Ignored | None]]] = {
     Requested: _requested,
     OrderCancelRequested: _cancel,
     TimerDue: _timer,
+    Fired: _fired,
+    Triggered: _triggered,
+    ExpiryDue: _expiry_due,
     ParkRequested: _park_requested,
     ResumeRequested: _resume,
     AskAgainRequested: _ask_again_requested,
     **dict.fromkeys(STEP_OF, _reply),
 }
+_CANCELLED_BY: Final = dict.fromkeys((ReasonCode.UNFILLED, ReasonCode.EXPIRED), OrderStatus.CANCELLED)
+"""What ends an order without anybody's fault: its market was not there in its time."""
 _BY_CANCEL: Final = frozenset({ReasonCode.USER_REQUESTED, ReasonCode.OPERATOR})
 
 
@@ -248,6 +306,7 @@ def _record_request(draft: Draft, message: Requested) -> None:
     request = message.request
     draft.set(
         **dict(zip(REQUESTED_FIELDS, requested_fields(request), strict=True)),
+        **resolved_fields(request),
         traceparent=message.traceparent,
         created_at=created_at(request.requested_at, min(message.sent_at, draft.now)),
     )
@@ -274,7 +333,7 @@ def _answer(draft: Draft, question: Question, message: Reply) -> None:
         draft.learn(quote=quote_of(message, draft.now))
     elif not isinstance(message, AssetRefused):
         draft.learn(hold_state=message.hold_state)
-    no = objection(draft.saga, message)
+    no = objection(draft.saga, message, draft.now)
     code, reason = no or (None, None)
     answer = Answer.YES if no is None else Answer.NO
     draft.put(structs.replace(question, answer=answer, held_back=False, reason_code=code, reason=reason))
@@ -287,7 +346,8 @@ def _go_on(draft: Draft) -> None:
     still_open = [question.step for question in asked if question.answer is Answer.OPEN]
     refused = _first_no(asked)
     if refused is not None and QUESTIONS[refused.step].no_waits_for not in still_open:
-        outcome = Outcome(OrderStatus.FAILED, refused.reason_code or ReasonCode.EXECUTION_FAILED, refused.reason)
+        code = refused.reason_code or ReasonCode.EXECUTION_FAILED
+        outcome = Outcome(_CANCELLED_BY.get(code, OrderStatus.FAILED), code, refused.reason)
         _enter(draft, PHASES[draft.saga.phase].no, outcome)
     elif not still_open:
         _enter(draft, target(draft.saga.phase, draft.saga.side), draft.saga.progress.outcome)
@@ -330,7 +390,10 @@ def _enter(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | None) 
     """Go where the table leads, and ask what that phase asks. `outcome` says how an order ends that does not fill."""
     phase = _next(leads_to, outcome)
     row = PHASES[phase]
-    if row.stale is not None and (stale := _stale_quote(draft)):
+    if row.entry:
+        _enter_market(draft)
+        return
+    if row.stale is not None and (stale := unfillable(draft.saga) or _stale_quote(draft)):
         _enter(draft, row.stale, stale)
         return
     _arrive(draft, phase, outcome)
@@ -338,6 +401,20 @@ def _enter(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | None) 
         _enter(draft, target(phase, draft.saga.side), outcome)
     else:
         ask_all(draft)
+
+
+def _enter_market(draft: Draft) -> None:
+    """Fill an order that the market meets, and lay any other one to rest."""
+    saga = draft.saga
+    quote, mark = saga.progress.quote, draft.marks.get(saga.asset_id or "")
+    fresh = quote is not None and not is_stale(draft, quote.made_at)
+    entered_as = enter(saga, mark, draft.now, quote_is_fresh=fresh)
+    draft.learn(fire=entered_as.fire, rest=entered_as.rest, triggered=entered_as.triggered)
+    if entered_as.fire is not None:
+        told = {"sequence": entered_as.fire.sequence, "price": entered_as.fire.price, "as_of": entered_as.fire.as_of}
+        draft.note("fired", "Entry", **told)
+    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    _enter(draft, entered(entered_as.entry), outcome)
 
 
 def _next(leads_to: Phase | Way | None, outcome: Outcome | None = None) -> Phase:
@@ -354,7 +431,8 @@ def _arrive(draft: Draft, phase: Phase, outcome: Outcome | None = None) -> None:
     row = PHASES[phase]
     draft.set(phase=phase)
     for status in row.via:
-        draft.show(status)
+        if status is not draft.saga.status:
+            draft.show(status)
     for action in row.on_entry:
         _ACTIONS[action](draft, outcome)
     if row.status is not None and row.status is not draft.saga.status:
@@ -364,8 +442,8 @@ def _arrive(draft: Draft, phase: Phase, outcome: Outcome | None = None) -> None:
 def _stale_quote(draft: Draft) -> Outcome | None:
     """Say how an order ends whose quote has grown too old to be traded on, or None while it has not."""
     quote = draft.saga.progress.quote
-    if quote is not None and not is_stale(draft, quote.made_at):
-        return None
+    if draft.saga.progress.fire is not None or (quote is not None and not is_stale(draft, quote.made_at)):
+        return None  # the age of a tick that fires is judged when it fires
     age = f"the quote was older than {draft.scaled(MAX_QUOTE_AGE_S).total_seconds():g} s at the fill"
     return Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age)
 
@@ -377,15 +455,28 @@ def _nothing_held(saga: Saga) -> bool:
 
 
 def _record_fill(draft: Draft, _outcome: Outcome | None) -> None:
-    """Record the fill at the quote; with it the terms of the settlement are fixed."""
+    """Record the fill at the quote, or at the tick that fired the order; that fixes the terms of the settlement."""
     saga = draft.saga
-    quote = saga.progress.quote
-    assert quote is not None  # noqa: S101 - an order without a quote has just been judged stale
+    price = fill_price(saga)
     _, quantity = asked_for(saga)
     fee = fill_sums(saga).fee
-    draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, quote.price, fee)
+    draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, fee)
     draft.learn(settlement=settlement_terms(saga))
-    draft.set(filled_quantity=Money(quantity), average_price=Exact(quote.price), fee=fee)
+    draft.set(filled_quantity=Money(quantity), average_price=Exact(price), fee=fee)
+
+
+def _begin_to_rest(draft: Draft, _outcome: Outcome | None) -> None:
+    """Say from where on the market counts."""
+    saga = draft.saga
+    rest, terms = saga.progress.rest, saga.terms
+    assert rest is not None and terms is not None and saga.order_type is not None  # noqa: S101, PT018 - `enter` says so
+    told: dict[str, Any] = {"from_sequence": rest.from_sequence}
+    waits_for = level(saga.order_type, terms, triggered=saga.progress.triggered)
+    if waits_for is not None:
+        told["level"] = waits_for.price
+    if rest.watermark is not None:
+        told["watermark"] = rest.watermark
+    draft.note("rests", "Rests", **told)
 
 
 def _fix_outcome(draft: Draft, outcome: Outcome | None) -> None:
@@ -413,6 +504,7 @@ def _give_reason(draft: Draft, outcome: Outcome | None) -> None:
 
 
 _ACTIONS: Final[dict[EntryAction, Callable[[Draft, Outcome | None], None]]] = {
+    EntryAction.BEGIN_TO_REST: _begin_to_rest,
     EntryAction.RECORD_FILL: _record_fill,
     EntryAction.FIX_OUTCOME: _fix_outcome,
     EntryAction.TAKE_BACK_FILL: _take_back_fill,

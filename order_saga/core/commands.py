@@ -6,9 +6,11 @@ from typing import Any
 
 from contracts.assets import CheckAsset
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
-from contracts.decimals import Money
+from contracts.decimals import Money, Price
+from contracts.terms import Terms
 from contracts.vocabulary import Side
 from order_saga.core import money
+from order_saga.core.levels import worst_price
 from order_saga.core.saga import Command, HoldTerms, Saga, SettlementTerms, Step
 
 
@@ -18,7 +20,9 @@ def command(saga: Saga, step: Step) -> Command:
     if step is Step.CHECK:
         asset_id, quantity = asked_for(saga)
         assert saga.order_type is not None  # noqa: S101 - an order without a type is INVALID_ORDER and never asks
-        return CheckAsset(command_id, order_id, asset_id, saga.order_type, quantity, saga.price)
+        if saga.terms is None:
+            return CheckAsset(command_id, order_id, asset_id, saga.order_type, quantity, saga.price)
+        return _check_of_terms(saga, saga.terms, command_id)
     hold, reserve = hold_terms(saga), saga.progress.question(Step.RESERVE)
     # An older version did not note when it first asked: not before the order was.
     hold_asked_at = saga.created_at if reserve is None or reserve.sent_at is None else reserve.sent_at
@@ -33,18 +37,37 @@ def command(saga: Saga, step: Step) -> Command:
     return kind(command_id, order_id, hold_id, saga.user_id, hold.asset_id, hold.amount, hold_asked_at)
 
 
+def _check_of_terms(saga: Saga, terms: Terms, command_id: str) -> CheckAsset:
+    asset_id, quantity = asked_for(saga)
+    assert saga.order_type is not None  # noqa: S101 - as above
+    return CheckAsset(
+        command_id,
+        saga.order_id,
+        asset_id,
+        saga.order_type,
+        quantity,
+        limit_price=terms.limit_price,
+        trigger_price=terms.trigger_price,
+        trail_amount=terms.trail_amount,
+        trail_bps=terms.trail_bps,
+        slippage_bps=saga.slippage_bps,
+        queue_when_closed=terms.queue_when_closed,
+    )
+
+
 def hold_terms(saga: Saga) -> HoldTerms:
     """Give the terms of the hold: those that were fixed, or, as long as none are, those that the order makes now.
 
-    A buy holds what its quote costs, a sell what it sells. An order that was stored before terms were has none; its
-    quote and its request are still the ones that its first command was made from.
+    A market buy holds what its quote costs, a conditional one what its worst price costs, a sell what it sells. An
+    order that was stored before terms were has none; its quote and its request are still the ones that its first
+    command was made from.
     """
     if saga.progress.hold is not None:
         return saga.progress.hold
     if saga.side is Side.SELL:
         asset_id, quantity = asked_for(saga)
         return HoldTerms(asset_id, Money(quantity))
-    total = fill_sums(saga)
+    total = fill_sums(saga) if saga.terms is None else sums_at(saga, worst_price(saga))
     return HoldTerms(total.hold_asset_id, total.hold)
 
 
@@ -56,11 +79,22 @@ def settlement_terms(saga: Saga) -> SettlementTerms:
     return SettlementTerms(total.hold, total.credit_asset_id, total.credit, total.fee_asset_id, total.fee)
 
 
-def fill_sums(saga: Saga) -> money.Sums:
-    """Work out what a fill at the order's quote costs, brings and is charged."""
+def fill_price(saga: Saga) -> Price:
+    """Return the price of the order's fill: that of the tick which fired it, or else of its quote."""
     assert saga.progress.quote is not None  # noqa: S101 - a buy reserves, and everybody settles, only after a quote
+    return saga.progress.quote.price if saga.progress.fire is None else saga.progress.fire.price
+
+
+def fill_sums(saga: Saga) -> money.Sums:
+    """Work out what the order's fill costs, brings and is charged."""
+    return sums_at(saga, fill_price(saga))
+
+
+def sums_at(saga: Saga, price: Price) -> money.Sums:
+    """Work out what a fill at a price costs, brings and is charged; the fee rate is the one of the quote."""
+    assert saga.progress.quote is not None  # noqa: S101 - as above
     asset_id, quantity = asked_for(saga)
-    return money.sums(saga.side, asset_id, quantity, saga.progress.quote)
+    return money.sums(saga.side, asset_id, quantity, saga.progress.quote, price)
 
 
 def asked_for(saga: Saga) -> tuple[str, Any]:

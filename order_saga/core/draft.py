@@ -16,6 +16,7 @@ from order_saga.core.saga import (
     Decision,
     Fill,
     HistoryEntry,
+    Mark,
     Participant,
     Question,
     Saga,
@@ -32,16 +33,22 @@ _set: Final = structs.force_setattr
 class Draft:
     """A decision in the making. It lives for one call of `advance`."""
 
-    __slots__ = ("asks", "availability", "entries", "events", "fill", "now", "saga", "time_scale")
+    __slots__ = ("asks", "availability", "entries", "events", "fill", "marks", "now", "saga", "time_scale")
 
     def __init__(
-        self, saga: Saga, now: datetime, time_scale: float, availability: Mapping[Participant, Availability]
+        self,
+        saga: Saga,
+        now: datetime,
+        time_scale: float,
+        availability: Mapping[Participant, Availability],
+        marks: Mapping[str, Mark],
     ) -> None:
         # Copies of its own, changed in place until the decision is made.
         self.saga = structs.replace(saga, progress=structs.replace(saga.progress))
         self.now = now
         self.time_scale = time_scale
         self.availability = availability
+        self.marks = marks
         self.entries: list[HistoryEntry] = []
         self.asks: list[Ask] = []
         self.events: list[OrderStatusChanged] = []

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import structs
 
 from contracts.orders import OrderCancelRequested, OrderStatusChanged
-from order_saga.core.advance import ALL_AVAILABLE, advance
+from order_saga.core.advance import ALL_AVAILABLE, NO_MARKS, advance
 from order_saga.core.saga import (
     Ask,
     Availability,
@@ -18,6 +18,7 @@ from order_saga.core.saga import (
     HistoryEntry,
     Ignored,
     Incoming,
+    Mark,
     Participant,
     Phase,
     Requested,
@@ -68,8 +69,12 @@ def fold(
     now: datetime,
     time_scale: float = 1.0,
     availability: Mapping[Participant, Availability] = ALL_AVAILABLE,
+    marks: Mapping[str, Mark] = NO_MARKS,
 ) -> Folded:
-    """Advance every saga by its messages, in their order. `known` holds each named saga that exists."""
+    """Advance every saga by its messages, in their order.
+
+    `known` holds each named saga that exists, `marks` what is known of the market of each asset that they wait for.
+    """
     folded = Folded({}, {}, [], [], {}, [], Counter())
     for message in messages:
         order_id = order_of(message)
@@ -77,7 +82,7 @@ def fold(
         if saga is None:
             folded.unknown.append(message)
             continue
-        outcome = advance(saga, message, now, time_scale, availability)
+        outcome = advance(saga, message, now, time_scale, availability, marks)
         if isinstance(outcome, Ignored):
             _ignore(folded, saga, outcome)
         else:

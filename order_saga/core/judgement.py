@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from contracts.assets import AssetApproved, AssetRefused, CheckAsset
+from contracts.assets import AssetApproved, AssetRefused, CheckAsset, Trading
 from contracts.balance import (
     BalanceRefunded,
     BalanceRefusal,
@@ -21,9 +21,11 @@ from contracts.balance import (
 )
 from contracts.decimals import Money, subtract
 from contracts.orders import InvalidOrder, OrderRequested
-from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode
+from contracts.terms import EXPIRES_WITHIN, faults, slippage_of, terms_of
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderKind, OrderStatus, ReasonCode, TimeInForce
 from order_saga.core import money
 from order_saga.core.commands import asked_for, command
+from order_saga.core.entry import objection_to_terms
 from order_saga.core.phases import MAX_QUOTE_AGE_S, MAX_REQUEST_AGE_S, PHASES, QUESTIONS, STEP_OF, Way
 from order_saga.core.saga import (
     Answer,
@@ -55,17 +57,53 @@ def ends_at_once(saga: Saga, message: Requested, now: datetime) -> Outcome | Non
         return Outcome(OrderStatus.FAILED, ReasonCode.DUPLICATE_CLIENT_ORDER_ID, first)
     if isinstance(request, InvalidOrder):
         return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, request.reason)
-    made_at = min(message.sent_at, request.requested_at or message.sent_at)
-    if now - made_at > timedelta(seconds=MAX_REQUEST_AGE_S):
-        return Outcome(OrderStatus.CANCELLED, ReasonCode.EXPIRED, f"not handled within {MAX_REQUEST_AGE_S:.0f} s")
+    if found := _ends_by_terms(request, message, now):
+        return found
     wishes = (early.split(" ") for early in saga.progress.early_cancels)
     outcomes = (cancel_outcome(user_id, by, request.user_id) for user_id, by in wishes)
     return next((outcome for outcome in outcomes if outcome is not None), None)
 
 
+def _ends_by_terms(request: OrderRequested, message: Requested, now: datetime) -> Outcome | None:
+    """Find what ends a request by its own fields: those that don't fit together, and those about time."""
+    if found := faults(request):
+        reason = "; ".join(f"{fault.field}: {fault.rule}" for fault in found)
+        return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, reason)
+    if request.expires_at is not None and request.expires_at > now + EXPIRES_WITHIN:
+        reason = f"expires_at: must be within {EXPIRES_WITHIN.days} days"
+        return Outcome(OrderStatus.FAILED, ReasonCode.INVALID_ORDER, reason)
+    if message.too_many_open is not None:
+        reason = f"{message.too_many_open} conditional orders in {request.asset_id} are open, and no more are allowed"
+        return Outcome(OrderStatus.FAILED, ReasonCode.TOO_MANY_OPEN_ORDERS, reason)
+    waits = request.order_type.kind is not OrderKind.MARKET and (request.time_in_force or TimeInForce.GTC).rests
+    if waits:  # as good an hour later, but for its own end
+        return expired_outcome(request.expires_at, now)
+    made_at = min(message.sent_at, request.requested_at or message.sent_at)
+    if now - made_at > timedelta(seconds=MAX_REQUEST_AGE_S):
+        return Outcome(OrderStatus.CANCELLED, ReasonCode.EXPIRED, f"not handled within {MAX_REQUEST_AGE_S:.0f} s")
+    return None
+
+
+def expired_outcome(expires_at: datetime | None, now: datetime) -> Outcome | None:
+    """Say how an order ends whose `expires_at` has come, or None while it has not."""
+    if expires_at is None or expires_at > now:
+        return None
+    return Outcome(OrderStatus.CANCELLED, ReasonCode.EXPIRED, f"expires_at {expires_at.isoformat()} has come")
+
+
 def is_same_request(saga: Saga, request: OrderRequested | InvalidOrder) -> bool:
     """Tell whether a repeated request asks for the very order that is known."""
-    return bool(requested_fields(saga) == requested_fields(request))
+    resolved = resolved_fields(request)
+    return bool(requested_fields(saga) == requested_fields(request)) and resolved == {
+        name: getattr(saga, name) for name in resolved
+    }
+
+
+def resolved_fields(request: OrderRequested | InvalidOrder) -> dict[str, Any]:
+    """Work out what a request says without saying it: its slippage, and the terms of a conditional order."""
+    if isinstance(request, InvalidOrder):
+        return {"slippage_bps": request.slippage_bps, "terms": None}
+    return {"slippage_bps": slippage_of(request), "terms": terms_of(request)}
 
 
 def created_at(requested_at: datetime | None, sent_at: datetime) -> datetime:
@@ -144,10 +182,12 @@ def _hold_in(message: BalanceReply) -> str:
 _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
 
 
-def objection(saga: Saga, message: Reply) -> tuple[ReasonCode, str | None] | None:
+def objection(saga: Saga, message: Reply, now: datetime) -> tuple[ReasonCode, str | None] | None:
     """Read the no in an answer, or None for a yes; an approval at a quote that the order can't take is a no."""
     if isinstance(message, AssetApproved):
         assert saga.progress.quote is not None  # noqa: S101 - just learnt
+        if saga.terms is not None:
+            return objection_to_terms(saga, saga.terms, saga.progress.quote, now)
         asset_id, quantity = asked_for(saga)
         return money.refusal(saga.side, asset_id, quantity, saga.price, saga.slippage_bps or 0, saga.progress.quote)
     if isinstance(message, (AssetRefused, BalanceRefused)) and message.reason_code in ReasonCode.__members__:
@@ -170,6 +210,7 @@ def quote_of(message: AssetApproved, now: datetime) -> Quote:
         cash_scale=message.cash_scale,
         rules_version=message.rules_version,
         made_at=made_at(message, now),
+        is_open=message.trading is Trading.OPEN,
     )
 
 

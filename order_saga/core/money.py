@@ -33,13 +33,13 @@ class Sums(NamedTuple):
     fee: Money
 
 
-def sums(side: Side, asset_id: str, quantity: Quantity, quote: Quote) -> Sums:
-    """Work out a fill of `quantity` at the quote.
+def sums(side: Side, asset_id: str, quantity: Quantity, quote: Quote, price: Price | None = None) -> Sums:
+    """Work out a fill of `quantity` at the quote, or at another price with the quote's fee rate and cash.
 
     Buy: cost = ceil(gross), fee = ceil(gross * rate), hold = cost + fee. Sell: hold = quantity, proceeds =
     floor(gross), fee as for a buy, credit = proceeds - fee (`refusal` says no when that is not positive).
     """
-    return _sums(side, asset_id, quantity, quote.price, quote.fee_bps, quote.cash_asset_id, quote.cash_scale)
+    return _sums(side, asset_id, quantity, price or quote.price, quote.fee_bps, quote.cash_asset_id, quote.cash_scale)
 
 
 @lru_cache(CACHED_MAX)
@@ -61,7 +61,11 @@ def refusal(
     """Say why this quote can't be traded on, or None. The price bound is compared unrounded."""
     if price is not None and (bound := _broken_bound(side, price, slippage_bps, quote.price)):
         return ReasonCode.SLIPPAGE_EXCEEDED, bound
-    total = sums(side, asset_id, quantity, quote)
+    return uncarried(sums(side, asset_id, quantity, quote))
+
+
+def uncarried(total: Sums) -> tuple[ReasonCode, str | None] | None:
+    """Say why these sums can't be moved, or None."""
     if max(total.hold, total.credit, total.fee) >= CARRIED_MAX:
         return ReasonCode.NOTIONAL_OUT_OF_RANGE, "the order's value has more than 18 digits"
     if total.credit <= 0:

@@ -1,7 +1,9 @@
 """The saga on one screen: what each phase asks, what it does on entry, and where each answer leads.
 
-A market buy:   VALIDATING (check) -> RESERVING (reserve) -> SETTLING (settle) -> COMPLETED
-A market sell:  VALIDATING (check and reserve side by side) -> SETTLING (settle) -> COMPLETED
+A buy:          VALIDATING (check) -> RESERVING (reserve) -> ENTRY
+A sell:         VALIDATING (check and reserve side by side) -> ENTRY
+From ENTRY:     -> SETTLING (settle) -> COMPLETED, for a market order, or if the market meets the order's price
+                -> WORKING (wait for a tick) -> SETTLING when a tick fires it
 Anything else:  -> REFUNDING (refund what is held or may be held) -> FAILED or CANCELLED
 
 Theory of operation
@@ -24,6 +26,9 @@ What the table does not say, and why:
   keeps all that it knows and moves only when a person resumes it. A wrong guess here would lose or double money.
 - A paused participant is not asked, and no timeout counts against its pause. A silent one gets a few probes. Whom to
   ask is not the saga's business: it comes in from outside (`Availability`), and no phase differs by it.
+- ENTRY asks nothing and is left in the decision that reaches it. What an order does there follows from its terms and
+  the market (`entry`). What a resting order waits for is no question: the trigger engine watches the market for it, and
+  its tick is binding, since it was committed first. A cancel or an expiry that comes later is too late.
 - A quote ages while other questions wait, so its age is judged on entry into the pivot, not by a timer.
 - A command that is sent again is the very same command, and the participant's barrier makes it one effect. So the terms
   of the hold and of the settlement are fixed before the first command is sent, and never reckoned again.
@@ -114,12 +119,22 @@ class Way(Word):
 class EntryAction(Word):
     """What a saga does on entering a phase, before it shows the phase's status and asks its questions."""
 
+    BEGIN_TO_REST = "begin to rest"
+    """From which tick on the market counts is fixed."""
     RECORD_FILL = "record the fill"
     FIX_OUTCOME = "fix the outcome"
     """How the order will end is known from here on, and shown at the end. What is still open is waited for no more."""
     TAKE_BACK_FILL = "take back the fill"
     """If there is one: its row stays, marked as busted, and the order shows that nothing was filled."""
     GIVE_REASON = "give the reason"
+
+
+class Entry(Word):
+    """What becomes of an order whose money is held, or which needs none, when it reaches the market."""
+
+    FILLS = "the market meets it"
+    RESTS = "it waits for a price"
+    ENDS = "its time is over"
 
 
 class PhaseRow(NamedTuple):
@@ -137,6 +152,12 @@ class PhaseRow(NamedTuple):
     timeout: Phase | None = None
     """Patience over."""
     cancel: Phase | None = None
+    fired: Phase | None = None
+    """A tick meets what the order waits for."""
+    expiry: Phase | None = None
+    """Its `expires_at` has come."""
+    entry: tuple[tuple[Entry, Phase], ...] = ()
+    """Left at once, by what the market says."""
     stale: Phase | None = None
     """The quote is too old on entry: the order goes there instead, and nothing of this phase is done."""
     passed_if_nothing_held: bool = False
@@ -153,14 +174,23 @@ PHASES: Final = {
     Phase.VALIDATING: PhaseRow(
         PENDING,
         asks=((BUY, Step.CHECK), (SELL, Step.CHECK), (SELL, Step.RESERVE)),
-        yes=((BUY, Phase.RESERVING), (SELL, Phase.SETTLING)),
+        yes=((BUY, Phase.RESERVING), (SELL, Phase.ENTRY)),
         no=Phase.REFUNDING, timeout=Phase.REFUNDING, cancel=Phase.REFUNDING,
     ),
     Phase.RESERVING: PhaseRow(
         PENDING,
         asks=((BUY, Step.RESERVE),),
-        yes=((BUY, Phase.SETTLING),),
+        yes=((BUY, Phase.ENTRY),),
         no=Phase.REFUNDING, timeout=Phase.REFUNDING, cancel=Phase.REFUNDING,
+    ),
+    Phase.ENTRY: PhaseRow(
+        None,
+        entry=((Entry.FILLS, Phase.SETTLING), (Entry.RESTS, Phase.WORKING), (Entry.ENDS, Phase.REFUNDING)),
+    ),
+    # The order rests: its money is held, nobody is asked, and a tick, a cancel or its time ends the wait.
+    Phase.WORKING: PhaseRow(
+        CONFIRMED, on_entry=(EntryAction.BEGIN_TO_REST,),
+        fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
     ),
     # The pivot: from here on only forward.
     Phase.SETTLING: PhaseRow(
@@ -195,9 +225,11 @@ MOVES: Final[dict[OrderStatus | None, tuple[OrderStatus, ...]]] = {
 
 MAX_QUOTE_AGE_S: Final = 30.0
 """At the fill, a quote received longer ago than this is stale. Scales."""
+MAX_TICK_AGE_S: Final = 30.0
+"""A tick that is older than this when it is judged fires nothing. Does not scale: the market has its own clock."""
 MAX_REQUEST_AGE_S: Final = 60.0
-"""A market request first handled later than this after it was made has expired. Does not scale: it bounds a delay
-of the transport, not of a participant."""
+"""A request for an order that does not wait has expired when it is first handled later than this after it was made.
+Does not scale: it bounds a delay of the transport, not of a participant."""
 LOOK_AGAIN_S: Final = 60.0
 """An order that waits for a paused participant looks this often whether that is over; whoever ends it wakes it too."""
 JITTER: Final = 0.2
@@ -217,6 +249,9 @@ _STEPS: Final = {
     for side in Side
 }
 _TARGETS: Final = {(phase, side): to for phase, row in PHASES.items() for side, to in row.yes}
+_ENTRIES: Final = {(phase, entry): to for phase, row in PHASES.items() for entry, to in row.entry}
+RESTING: Final = frozenset(phase for phase, row in PHASES.items() if row.fired is not None)
+"""The phases in which a tick can fire an order."""
 
 
 def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
@@ -229,11 +264,16 @@ def target(phase: Phase, side: Side) -> Phase | Way | None:
     return _TARGETS.get((phase, side))
 
 
+def entered(entry: Entry) -> Phase:
+    """Name the phase that an order goes on to when it reaches the market."""
+    return _ENTRIES[Phase.ENTRY, entry]
+
+
 def needed(phase: Phase, side: Side, answered: Collection[Step] = ()) -> frozenset[Participant]:
     """Name who must still answer, in this phase or in those that a yes leads to, for the order to come to its end.
 
     Nobody is asked while one of them is paused: a quote that is taken now would be stale when the money can move.
     """
     asked = frozenset(QUESTIONS[step].participant for step in steps(phase, side) if step not in answered)
-    following = target(phase, side)
+    following = _ENTRIES.get((phase, Entry.FILLS)) or target(phase, side)
     return asked | needed(following, side) if isinstance(following, Phase) else asked

@@ -13,7 +13,9 @@ from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.balance import BalanceCommand, BalanceReply
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import InvalidOrder, Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.terms import Terms
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, Side, Word, id_text
+from order_saga.core.trail import trail_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +27,8 @@ class Phase(Word):
     NEW = "NEW"
     VALIDATING = "VALIDATING"
     RESERVING = "RESERVING"
+    ENTRY = "ENTRY"
+    WORKING = "WORKING"
     SETTLING = "SETTLING"
     REFUNDING = "REFUNDING"
     COMPLETED = "COMPLETED"
@@ -105,7 +109,7 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
-class Quote(msgspec.Struct, frozen=True):
+class Quote(msgspec.Struct, frozen=True, omit_defaults=True):
     """The price and the rules that every later sum uses; as old as `made_at` says, see `AssetApproved.quoted_at`."""
 
     price: Price
@@ -118,6 +122,37 @@ class Quote(msgspec.Struct, frozen=True):
     cash_scale: int
     rules_version: int
     made_at: datetime = msgspec.field(name="received_at")  # as it is stored since the first version
+    is_open: bool = True
+    """Whether the asset was traded then."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What the orders know of an asset's market: the last tick that was judged, as of the reading."""
+
+    sequence: int
+    price: Price
+    as_of: datetime
+    live: bool
+    """Whether it could fire an order now: fresh, and the asset is traded."""
+
+
+class Fire(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The tick that an order is bound to: it fills at this price, however late that is carried out."""
+
+    sequence: int
+    price: Price
+    as_of: datetime
+    watermark: Price | None = None
+    """Of a trailing stop: its best price up to this tick, this tick included."""
+
+
+class Rest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Since when an order waits for ticks: only those after `from_sequence` count."""
+
+    from_sequence: int
+    entered_at: datetime
+    watermark: Price | None = None
+    """Of a trailing stop: the price that it started from."""
 
 
 class HoldTerms(msgspec.Struct, frozen=True):
@@ -157,6 +192,12 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """Fixed with the fill; the same."""
     hold_state: HoldState | None = None
     outcome: Outcome | None = None
+    rest: Rest | None = None
+    """Fixed when the order begins to wait for a price."""
+    fire: Fire | None = None
+    """Fixed when a tick fires it."""
+    triggered: bool = False
+    """A stop with a limit whose trigger was met: it waits for its limit, and the trigger is never tested again."""
     early_cancels: tuple[str, ...] = ()
     """Who asked to cancel before the request came (see `advance`)."""
 
@@ -186,6 +227,8 @@ class Saga(msgspec.Struct, frozen=True):
     price: Price | None = None
     slippage_bps: int | None = None
     client_order_id: str | None = None
+    terms: Terms | None = None
+    """What a conditional order waits for; a market order has none."""
     traceparent: str | None = None
     status: OrderStatus | None = None
     version: int = 0
@@ -224,6 +267,8 @@ class Requested(msgspec.Struct, frozen=True):
     sent_at: datetime
     traceparent: str | None = None
     duplicate_of: UUID | None = None
+    too_many_open: int | None = None
+    """How many open conditional orders the user has in the asset already, if no further one is allowed."""
 
 
 class TimerDue(msgspec.Struct, frozen=True):
@@ -231,6 +276,27 @@ class TimerDue(msgspec.Struct, frozen=True):
 
     order_id: UUID
     probe: bool = False
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """A tick has fired a resting order. Binding: it was committed before anything that comes after it."""
+
+    order_id: UUID
+    fire: Fire
+
+
+class Triggered(msgspec.Struct, frozen=True):
+    """A tick has met the trigger of a resting stop whose limit it does not satisfy."""
+
+    order_id: UUID
+    sequence: int
+    price: Price
+
+
+class ExpiryDue(msgspec.Struct, frozen=True):
+    """A resting order's `expires_at` has come."""
+
+    order_id: UUID
 
 
 class ParkRequested(msgspec.Struct, frozen=True):
@@ -256,13 +322,25 @@ class AskAgainRequested(msgspec.Struct, frozen=True):
 
 Reply = AssetApproved | AssetRefused | BalanceReply
 Command = CheckAsset | BalanceCommand
-Incoming = Requested | OrderCancelRequested | Reply | TimerDue | ParkRequested | ResumeRequested | AskAgainRequested
+FromMarket = Fired | Triggered
+Incoming = (
+    Requested
+    | OrderCancelRequested
+    | Reply
+    | TimerDue
+    | FromMarket
+    | ExpiryDue
+    | ParkRequested
+    | ResumeRequested
+    | AskAgainRequested
+)
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of an order's history.
 
-    `kind` is received, asked, answered, waits, timed_out, ignored, status, overdue, parked, resumed or woken.
+    `kind` is received, asked, answered, waits, rests, triggered, fired, expired, timed_out, ignored, status, overdue,
+    parked, resumed or woken.
     """
 
     kind: str
@@ -318,20 +396,41 @@ def snapshot(saga: Saga) -> Order:
     quote = saga.progress.quote
     # A quote is learned between two versions, and one version always looks the same (`api.orders` has the same rule).
     cash_asset_id = None if quote is None or saga.status is OrderStatus.PENDING else quote.cash_asset_id
-    return Order(*_as_order((*_shown(saga), cash_asset_id)))
+    shown = _as_order((*_shown(saga), cash_asset_id))
+    return Order(*shown) if saga.terms is None else Order(*shown, **_conditional(saga, saga.terms))
 
 
-REQUESTED_FIELDS: Final = tuple(
-    name for name in OrderRequested.__struct_fields__ if name in Saga.__struct_fields__ and name != "order_id"
-)
-"""What a request says of its order. A field that is added to the request and the saga is stored and compared by it."""
+def _conditional(saga: Saga, terms: Terms) -> dict[str, Any]:
+    """Show the fields of a conditional order. What it holds, and its watermark, are shown while it rests."""
+    shown = {name: getattr(terms, name) for name in Terms.__struct_fields__}
+    progress = saga.progress
+    shown |= {"triggered": progress.triggered, "revision": REVISION if progress.rest is not None else None}
+    if saga.phase is Phase.WORKING and progress.hold is not None:
+        shown |= {"held_asset_id": progress.hold.asset_id, "held_amount": progress.hold.amount}
+    if (watermark := _watermark(progress)) is not None and progress.quote is not None:
+        shown["watermark"] = watermark
+        tick = progress.quote.tick
+        shown["trigger_price"] = trail_level(saga.side, watermark, terms.trail_amount, terms.trail_bps, tick)
+    return shown
+
+
+def _watermark(progress: Progress) -> Price | None:
+    """Give the watermark as of the last version: where a trailing stop began, or, once fired, the last that counted."""
+    if progress.fire is not None and progress.fire.watermark is not None:
+        return progress.fire.watermark
+    return None if progress.rest is None else progress.rest.watermark
+
+
+REVISION: Final = 1
+"""The number of an order's first terms. Nothing changes an order's terms yet."""
+REQUESTED_FIELDS: Final = ("user_id", "asset_id", "order_type", "quantity", "price", "client_order_id")
+"""What a request says of its order by the same names as the saga; `slippage_bps` and `terms` are resolved first."""
 requested_fields: Final = attrgetter(*REQUESTED_FIELDS)
 """Reads them from a request or from a saga."""
-_SHOWN_FIELDS: Final = tuple(name for name in Order.__struct_fields__ if name in Saga.__struct_fields__)
-"""All fields of an order but its currencies are the saga's own, by the same names."""
+_FLAT_FIELDS: Final = Order.__struct_fields__[: Order.__struct_fields__.index("fee_asset_id") + 1]
+_SHOWN_FIELDS: Final = tuple(name for name in _FLAT_FIELDS if name in Saga.__struct_fields__)
+"""All fields of every order but its currencies are the saga's own, by the same names."""
 _shown: Final = attrgetter(*_SHOWN_FIELDS)
 _CURRENCIES: Final = frozenset({"cash_asset_id", "fee_asset_id"})
-_as_order: Final = itemgetter(
-    *(-1 if name in _CURRENCIES else _SHOWN_FIELDS.index(name) for name in Order.__struct_fields__)
-)
+_as_order: Final = itemgetter(*(-1 if name in _CURRENCIES else _SHOWN_FIELDS.index(name) for name in _FLAT_FIELDS))
 """Sorts them by the fields of an order; the currency, which stands last, is no field of the saga."""

@@ -29,6 +29,9 @@ SHRINK_MAX: Final = 0.7
 ROUND_S: Final = 0.1
 FORGET_S: Final = 120.0
 """When answers have taken longer than the least for all this time, the least may be another one by now."""
+FIRES_MIN: Final = 32
+"""Fired orders that are executed at once even when no place is free: each of them frees the one it needs."""
+FIRES_HAVE_PRIORITY_S: Final = 1.0
 NEAR: Final = 1.2
 """Times the least that count as the least."""
 
@@ -60,6 +63,7 @@ class AdmissionLimit:
         self._round_s = ROUND_S
         self._late = 0
         self._most = 0
+        self._fires_until = self._round_began
 
     @property
     def limit(self) -> int:
@@ -73,7 +77,19 @@ class AdmissionLimit:
         return len(self._asked)
 
     def room(self) -> int:
-        """Return how many more orders may be let in now."""
+        """Return how many more orders may be let in now: a quarter of the free places while fired orders need them."""
+        free = self._free()
+        return free if self._clock() >= self._fires_until else free // 4
+
+    def room_for_fires(self) -> int:
+        """Return how many fired orders may be executed now; at least one batch of a few, whatever else is under way."""
+        return max(FIRES_MIN, self._free() * 3 // 4)
+
+    def note_fires(self) -> None:
+        """Note that fired orders wait to be executed; for a moment they have the larger share of what is free."""
+        self._fires_until = self._clock() + FIRES_HAVE_PRIORITY_S
+
+    def _free(self) -> int:
         self._end_round()
         in_flight = len(self._asked)
         self._most = max(self._most, in_flight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from order_saga.core.phases import QUESTIONS
@@ -12,7 +13,7 @@ from order_saga.worker.metrics import SagaMetrics, refresh_gauges
 from order_saga.worker.process import SagaHandler
 from order_saga.worker.settings import OrchestratorSettings
 from order_saga.worker.tables import SCHEMA
-from order_saga.worker.timers import run_timers
+from order_saga.worker.timers import run_expiries, run_fires, run_timers
 from saga_kit.messaging.batch import BatchProcess
 from saga_kit.runtime.settings import load
 from saga_kit.service import Kit, run_service
@@ -24,21 +25,35 @@ def run() -> int:
     """Run one orchestrator until it is told to stop; return the exit status."""
     settings = load(OrchestratorSettings)
     scale = settings.order_saga_time_scale
-    breaker, metrics = CircuitBreaker(), SagaMetrics()
+    breaker, metrics, fired = CircuitBreaker(), SagaMetrics(), asyncio.Event()
     # However slow the saga's clock runs, nothing keeps orders out for longer than at its usual pace.
     admission = AdmissionLimit(time.monotonic, young_s=min(row.retry_s for row in QUESTIONS.values()) * min(1.0, scale))
 
     def handler(kit: Kit) -> SagaHandler:
         metrics.register(kit.registry)
         metrics.watch(admission)
-        return SagaHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
+        return SagaHandler(
+            time_scale=scale,
+            metrics=metrics,
+            breaker=breaker,
+            admission=admission,
+            max_open_orders=settings.order_saga_max_open_orders,
+        )
 
     async def timers(kit: Kit, process: BatchProcess[Incoming]) -> None:
         await run_timers(
             kit.transactions, process, breaker, kit.stopping, interval_s=SCAN_INTERVAL_S * min(1.0, scale * 2)
         )
 
+    async def expiries(kit: Kit, process: BatchProcess[Incoming]) -> None:
+        await run_expiries(kit.transactions, process, kit.stopping, interval_s=SCAN_INTERVAL_S)
+
+    async def fires(kit: Kit, process: BatchProcess[Incoming]) -> None:
+        await run_fires(kit.transactions, process, admission, fired, kit.stopping, interval_s=SCAN_INTERVAL_S)
+
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
         await refresh_gauges(kit.transactions, metrics, kit.stopping)
 
-    return run_service(settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, gauges))
+    return run_service(
+        settings, name="orchestrator", schema=SCHEMA, handler=handler, tasks=(timers, expiries, fires, gauges)
+    )

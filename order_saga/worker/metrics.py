@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from order_saga.core.phases import PHASES, TERMINAL
 from order_saga.core.saga import Participant, Phase
-from order_saga.worker import store
+from order_saga.worker import resting_store, store
 from saga_kit.runtime.backoff import RESTS, keep_doing
 from saga_kit.runtime.transactions import begin
 
@@ -41,6 +41,8 @@ class SagaMetrics:
         self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
         self.limit = Gauge("saga_admission_limit", "Questions that may wait for an answer at once.", registry=None)
         self.in_flight = Gauge("saga_admission_in_flight", "Young questions that wait for an answer.", registry=None)
+        self.resting = Gauge("saga_resting_orders", "Orders that wait for a price.", registry=None)
+        self.unexecuted = Gauge("saga_fired_orders", "Orders that a tick has fired, not executed yet.", registry=None)
         self.paused = Gauge("saga_participant_paused", "1: nobody asks it.", ["participant"], registry=None)
 
     def register(self, registry: CollectorRegistry) -> None:
@@ -74,8 +76,12 @@ async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, sto
         async with begin(source) as tx:
             phases, parked, overdue = await store.counts(tx)
             paused = await store.paused(tx)
+            resting, fired = await resting_store.counts(tx)
         for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
+        metrics.phases.labels(Phase.WORKING.value).set(resting)
+        metrics.resting.set(resting)
+        metrics.unexecuted.set(fired)
         metrics.parked_now.set(parked)
         metrics.overdue.set(overdue)
         for participant in Participant:

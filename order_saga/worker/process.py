@@ -12,13 +12,25 @@ from contracts.assets import AssetApproved
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
-from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
-from contracts.vocabulary import id_text
+from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_REQUESTS
+from contracts.vocabulary import OrderKind, id_text
 from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import STEP_OF
-from order_saga.core.saga import Ask, Availability, Incoming, ParkRequested, Participant, Phase, Requested, Saga
-from order_saga.worker import store
+from order_saga.core.saga import (
+    Ask,
+    Availability,
+    FromMarket,
+    Incoming,
+    ParkRequested,
+    Participant,
+    Phase,
+    Requested,
+    Saga,
+    TimerDue,
+)
+from order_saga.worker import resting_store, store
+from order_saga.worker.market import open_batch, save_batch
 from saga_kit.messaging.batch import Effects, Intake, Received, RejectedRecord
 from saga_kit.messaging.outbox import OutboxMessage
 
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
     from saga_kit.runtime.transactions import Transaction
 
 SOURCE: Final = "order-saga/orchestrator"
+MAX_OPEN_ORDERS: Final = 200
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +53,8 @@ log = structlog.get_logger(__name__)
 class SagaHandler:
     """The orchestrator's handler: see `saga_kit.messaging.batch.Handler`."""
 
-    topics = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
+    topics: tuple[str, ...] = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
+    intake: Intake | None = None
 
     def __init__(
         self,
@@ -49,13 +63,19 @@ class SagaHandler:
         metrics: SagaMetrics,
         breaker: CircuitBreaker,
         admission: AdmissionLimit | None = None,
+        max_open_orders: int = MAX_OPEN_ORDERS,
     ) -> None:
-        """Take the pace of the saga's clock, and what watches it. Without `admission`, all are let in."""
+        """Take the pace of the saga's clock, and what watches it. Without `admission`, all are let in.
+
+        `max_open_orders`: conditional orders that a user may have open at once in one asset.
+        """
         self._time_scale = time_scale
         self._metrics = metrics
         self._breaker = breaker
         self._admission = admission
-        self.intake = None if admission is None else Intake(ORDERS_REQUESTS.name, admission.room)
+        self._max_open_orders = max_open_orders
+        if admission is not None and ORDERS_REQUESTS.name in self.topics:
+            self.intake = Intake(ORDERS_REQUESTS.name, admission.room)
 
     def decode(self, envelope: Envelope, record: Record) -> Incoming:
         """Read one record. The age of a request or a quote counts from the earliest time that its record tells."""
@@ -77,14 +97,18 @@ class SagaHandler:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
-        known, now, paused, archived, holders = await store.take(tx, named, _client_ids(messages))
+        opened = await open_batch(tx, named, _client_ids(messages))
+        known, now, paused, archived, holders = opened.taken
         missing = named - known.keys() - archived
         if missing and any(order_of(one) in missing for one in messages if type(one) is not Requested):
             archived |= await store.archived(tx, missing)
         living = [message for message in messages if order_of(message) not in archived] if archived else messages
+        dropped = len(messages) - len(living)
         living = _with_duplicates(living, known, holders)
-        folded = fold(known, living, now, self._time_scale, self._availability(paused))
-        store.save(tx, known, folded, now)
+        living = await self._within_limit(tx, living, known)
+        living = _after_news(living, opened.market.news)
+        folded = fold(known, living, now, self._time_scale, self._availability(paused), opened.market.marks)
+        save_batch(tx, opened, folded, now)
         parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
         unknown = {id(message) for message in folded.unknown}
         return Effects(
@@ -95,18 +119,38 @@ class SagaHandler:
                 for each in received
                 if each.record is not None and id(each.message) in unknown
             ],
-            after_commit=lambda: self._watch(messages, folded, parked, len(messages) - len(living)),
+            after_commit=lambda: self._watch(messages, folded, parked, dropped),
         )
 
     async def park(self, tx: Transaction, received: Received[Incoming], reason: str) -> bool:
         """Park the order of a message that can't be handled, until a person resumes it. False: there is none."""
         order_id = order_of(received.message)
-        taken = await store.take(tx, [order_id])
-        known, now = taken.known, taken.now
+        opened = await open_batch(tx, [order_id])
+        known, now = opened.taken.known, opened.taken.now
         if order_id not in known or known[order_id].phase is Phase.NEW:
             return False
-        store.save(tx, known, fold(known, [ParkRequested(order_id, reason)], now, self._time_scale), now)
+        # What a tick has done to it comes first: parked, it would not wait for the market any more.
+        messages = [*opened.market.news.get(order_id, ()), ParkRequested(order_id, reason)]
+        save_batch(tx, opened, fold(known, messages, now, self._time_scale, marks=opened.market.marks), now)
         return True
+
+    async def _within_limit(
+        self, tx: Transaction, messages: list[Incoming], known: Mapping[UUID, Saga]
+    ) -> list[Incoming]:
+        """Mark each new conditional order of a user who has as many open ones in the asset as are allowed."""
+        new = [index for index, one in enumerate(messages) if _begins_to_wait(one, known)]
+        if not new:
+            return messages
+        pairs = [_holder_and_asset(messages[index]) for index in new]
+        asked = sorted(set(pairs))
+        number = dict(zip(asked, await resting_store.open_orders(tx, asked), strict=True))
+        marked = list(messages)
+        for index, pair in zip(new, pairs, strict=True):
+            if number[pair] >= self._max_open_orders:
+                marked[index] = structs.replace(cast("Requested", messages[index]), too_many_open=number[pair])
+            else:
+                number[pair] += 1
+        return marked
 
     def _availability(self, paused: Collection[Participant]) -> Mapping[Participant, Availability]:
         """Map who is not available to the reason. An operator's pause outranks the circuit breaker."""
@@ -133,6 +177,15 @@ class SagaHandler:
         if self._admission is not None:
             self._admission.note(messages, folded.asks)
         self._metrics.count(folded, archived)
+
+
+class CancelHandler(SagaHandler):
+    """The same handler for the topic of cancels, in a consumer of its own: no order that waits holds them up.
+
+    A cancel that comes before its request is kept until that comes (`advance`), so the two topics need no order.
+    """
+
+    topics = (ORDERS_CANCELS.name,)
 
 
 def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
@@ -167,6 +220,26 @@ def _with_duplicates(
             marked = list(messages) if marked is messages else marked
             marked[index] = structs.replace(message, duplicate_of=holder)
     return marked
+
+
+def _begins_to_wait(message: Incoming, known: Mapping[UUID, Saga]) -> bool:
+    if not isinstance(message, Requested) or not isinstance(message.request, OrderRequested):
+        return False
+    begun = known.get(message.request.order_id)
+    return message.request.order_type.kind is not OrderKind.MARKET and (begun is None or begun.phase is Phase.NEW)
+
+
+def _holder_and_asset(message: Incoming) -> tuple[str, str]:
+    request = cast("Requested", message).request
+    return request.user_id, request.asset_id or ""
+
+
+def _after_news(messages: list[Incoming], news: Mapping[UUID, Sequence[FromMarket]]) -> list[Incoming]:
+    """Put first what ticks have done to the batch's orders: it was committed before. It answers their timers."""
+    if not news:
+        return messages
+    told = [message for order_id in sorted(news) for message in news[order_id]]
+    return [*told, *(one for one in messages if not (isinstance(one, TimerDue) and one.order_id in news))]
 
 
 def _command(ask: Ask, now: datetime) -> Outgoing:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from contracts.codec import decoder, encode
 from contracts.decimals import Exact, Money, Price, Quantity, format_decimal
+from contracts.terms import Terms
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Word
 from order_saga.core.saga import Participant, Phase, Progress, Saga
 from saga_kit.runtime.database import PATIENTLY
@@ -82,6 +83,7 @@ _ASKED_FOR: Final = (
     _amount("price", Price.parse),
     _plain("slippage_bps", "int"),
     _plain("client_order_id", "text"),
+    _Column("terms", "text", lambda terms: encode(terms).decode(), decoder(Terms).decode),
     _plain("traceparent", "text"),
     _plain("created_at", "timestamptz"),
 )

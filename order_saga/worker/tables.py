@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from contracts.assets import Trading
 from contracts.decimals import PLACES_MAX
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side
-from order_saga.core.phases import MOVES, PHASES, TERMINAL
+from order_saga.core.phases import MOVES, PHASES, RESTING, TERMINAL
 from order_saga.core.saga import Participant
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
@@ -52,6 +52,8 @@ def _phase_shows_status() -> str:
     before_refund = {row.status for row in PHASES.values() if row.cancel is not None}
     cases = []
     for phase, row in PHASES.items():
+        if row.entry:
+            continue  # left in the decision that reaches it
         shown = [row.status] if row.status else sorted(s for s in before_refund if s) if row.asks else []
         cases.append(f"phase = '{phase}' AND " + (_in("status", shown) if shown else "status IS NULL"))
     return "(" + " OR ".join(f"({case})" for case in cases) + ") IS TRUE"  # a CHECK lets through what is null
@@ -77,6 +79,7 @@ orders = Table(
     Column("price", AMOUNT),
     Column("slippage_bps", Integer),
     Column("client_order_id", Text),
+    Column("terms", Text, comment="what a conditional order waits for: contracts.terms.Terms; null for a market order"),
     Column("traceparent", Text),
     Column("phase", Text, nullable=False),
     Column("status", Text),
@@ -104,7 +107,8 @@ orders = Table(
         name="orders_reason_when_not_completed",
     ),
     CheckConstraint(
-        f"phase = 'NEW' OR {_TERMINAL_SQL} OR parked_reason IS NOT NULL OR due_at IS NOT NULL",
+        f"phase = 'NEW' OR {_TERMINAL_SQL} OR parked_reason IS NOT NULL OR due_at IS NOT NULL"
+        f" OR {_in('phase', sorted(RESTING))}",
         name="orders_always_wakeable",
     ),
     CheckConstraint("filled_quantity >= 0 AND fee >= 0 AND quantity > 0 AND price > 0", name="orders_amounts"),
@@ -115,6 +119,13 @@ orders = Table(
         "orders_open_by_user",
         *("user_id", "created_at", "order_id"),
         postgresql_where=text(_in("status", [status for status in OrderStatus if not status.terminal])),
+    ),
+    Index(
+        "orders_waiting",
+        *("user_id", "asset_id"),
+        postgresql_where=text(
+            "terms IS NOT NULL AND " + _in("status", [status for status in OrderStatus if not status.terminal])
+        ),
     ),
     Index(
         "orders_client_order_id",
@@ -297,6 +308,7 @@ resting = Table(
     Column("fired_sequence", BigInteger),
     Column("fired_price", AMOUNT),
     Column("fired_as_of", MOMENT),
+    Column("fired_watermark", AMOUNT, comment="of a trailing stop: its best price up to the tick that fired it"),
     Column("fired_at", MOMENT),
     Column("fired_rank", Integer, comment="its place among the rows of one fired_at"),
     CheckConstraint(_in("side", Side), name="resting_side"),

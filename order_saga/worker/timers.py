@@ -1,12 +1,16 @@
-"""The scanner: finds orders whose time has come and has them handled as messages, in batches like all others."""
+"""The scanner: finds orders whose time has come and has them handled as messages, in batches like all others.
+
+Orders that a tick has fired are executed the same way: their rows are what was decided, so none is lost by a crash. The
+trigger engine wakes the scanner for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from order_saga.core.saga import Incoming, TimerDue
-from order_saga.worker import store
+from order_saga.core.saga import ExpiryDue, Incoming, TimerDue
+from order_saga.worker import resting_store, store
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.crash_points import CrashPoint, reached
@@ -19,10 +23,13 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.core.saga import Phase
+    from order_saga.worker.admission import AdmissionLimit
     from order_saga.worker.circuit_breaker import CircuitBreaker
     from saga_kit.messaging.batch import BatchProcess
     from saga_kit.runtime.transactions import Begins, Transaction
 
+FIRED_MAX: Final = 192
+"""Fired orders of one batch: the orders beside them wait no longer for it than for a usual one."""
 ROUND_MAX: Final = 500
 """Orders of one round: as many as a batch of messages."""
 WAKE_MAX: Final = 5_000
@@ -48,6 +55,47 @@ async def run_timers(
         return await scanner.scan() == ROUND_MAX
 
     await keep_doing("timers", scan, stopping, every_s=interval_s)
+
+
+async def run_expiries(
+    source: AsyncEngine | Begins, process: BatchProcess[Incoming], stopping: asyncio.Event, *, interval_s: float
+) -> None:
+    """End resting orders whose time has come until told to stop, looking every `interval_s`."""
+
+    async def expire() -> bool:
+        async with alone(source) as tx:
+            order_ids = await resting_store.expired(tx, ROUND_MAX)
+        await process.run([Received(ExpiryDue(order_id)) for order_id in order_ids])
+        return len(order_ids) == ROUND_MAX
+
+    await keep_doing("expiries", expire, stopping, every_s=interval_s)
+
+
+async def run_fires(
+    source: AsyncEngine | Begins,
+    process: BatchProcess[Incoming],
+    admission: AdmissionLimit,
+    woken: asyncio.Event,
+    stopping: asyncio.Event,
+    *,
+    interval_s: float,
+) -> None:
+    """Execute orders that ticks have fired until told to stop: when `woken`, and every `interval_s` in any case.
+
+    The admission limit says how many at once, so that a mass of them leaves room for other orders.
+    """
+
+    async def execute() -> bool:
+        woken.clear()
+        most = min(FIRED_MAX, admission.room_for_fires())
+        async with alone(source) as tx:
+            order_ids = await resting_store.fired(tx, most)
+        await process.run([Received(TimerDue(order_id)) for order_id in order_ids])
+        if len(order_ids) == most:
+            admission.note_fires()
+        return bool(order_ids)
+
+    await keep_doing("fires", execute, stopping, every_s=interval_s, woken=woken)
 
 
 class _Scanner:

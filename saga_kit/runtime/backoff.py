@@ -57,11 +57,12 @@ async def keep_doing(
     *,
     every_s: float,
     rests: float = 0.0,
+    woken: asyncio.Event | None = None,
 ) -> None:
     """Run rounds until `stopping`: the next at once when one returns true (there is more), else after `every_s`.
 
     The pause is at least `rests` times as long as the round, so that slow rounds come more seldom. A failed round is
-    logged and repeated with a backoff. Raises `Stopped` when a round does.
+    logged and repeated with a backoff. `woken` ends a pause; the round clears it. Raises `Stopped` when a round does.
     """
     backoff = Backoff()
     clock = asyncio.get_running_loop().time
@@ -77,4 +78,13 @@ async def keep_doing(
         else:
             backoff.reset()
             if not more:
-                await pause(stopping, max(every_s, rests * (clock() - began)))
+                pause_s = max(every_s, rests * (clock() - began))
+                await (pause(stopping, pause_s) if woken is None else _pause_unless(woken, stopping, pause_s))
+
+
+async def _pause_unless(woken: asyncio.Event, stopping: asyncio.Event, seconds: float) -> None:
+    """Sleep until one of both events at the latest."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (woken, stopping)]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

@@ -60,7 +60,8 @@ def values(kind: wire.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one an
         case wire.StrType():
             return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=kind.max_length)
         case wire.IntType():
-            return st.integers(kind.ge, kind.le)
+            step = kind.multiple_of or 1
+            return st.integers(kind.ge, kind.le).map(lambda number: number - number % step)
         case _:
             return {
                 wire.BoolType: st.booleans(),

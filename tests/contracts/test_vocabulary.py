@@ -8,8 +8,18 @@ import pytest
 
 from contracts.assets import AssetRefusal
 from contracts.balance import BalanceRefusal
-from contracts.orders import SLIPPAGE_BPS_DEFAULT
-from contracts.vocabulary import REASONS, HoldState, OrderStatus, OrderType, ReasonCode, Side, check_instant
+from contracts.terms import SLIPPAGE_BPS_DEFAULT
+from contracts.vocabulary import (
+    REASONS,
+    HoldState,
+    OrderKind,
+    OrderStatus,
+    OrderType,
+    ReasonCode,
+    Side,
+    TimeInForce,
+    check_instant,
+)
 
 
 def test_reason_codes_are_those_of_the_specification() -> None:
@@ -19,7 +29,7 @@ def test_reason_codes_are_those_of_the_specification() -> None:
         *("ASSET_UNAVAILABLE", "STALE_PRICE", "SLIPPAGE_EXCEEDED", "INVALID_STEP", "INVALID_TICK"),
         *("QUANTITY_OUT_OF_RANGE", "NOTIONAL_OUT_OF_RANGE", "DUPLICATE_CLIENT_ORDER_ID", "ORDER_ID_TAKEN"),
         *("HOLD_CONFLICT", "WOULD_TRIGGER_IMMEDIATELY", "TIMED_OUT", "EXECUTION_FAILED", "USER_REQUESTED", "EXPIRED"),
-        "OPERATOR",
+        *("OPERATOR", "UNFILLED", "PRICE_OUT_OF_RANGE", "TOO_MANY_OPEN_ORDERS"),
     } == set(ReasonCode)
 
 
@@ -31,10 +41,10 @@ def test_every_reason_code_has_a_meaning_of_its_own() -> None:
 
 
 def test_what_is_retryable() -> None:
-    """Only a stale price, a time-out and an unavailable asset may pass if the same order is sent again."""
-    assert {ReasonCode.STALE_PRICE, ReasonCode.TIMED_OUT, ReasonCode.ASSET_UNAVAILABLE} == {
-        code for code, reason in REASONS.items() if reason.retryable
-    }
+    """A stale price, a time-out, an unavailable asset or too many open orders may pass if the order is sent again."""
+    assert {
+        *(ReasonCode.STALE_PRICE, ReasonCode.TIMED_OUT, ReasonCode.ASSET_UNAVAILABLE, ReasonCode.TOO_MANY_OPEN_ORDERS)
+    } == {code for code, reason in REASONS.items() if reason.retryable}
 
 
 def test_asset_refusals_are_reason_codes() -> None:
@@ -55,8 +65,14 @@ def test_a_name_is_its_value(names: type[ReasonCode]) -> None:
 
 def test_sides() -> None:
     """Each order is a buy or a sell."""
-    expected = {OrderType.MARKET_BUY: Side.BUY, OrderType.MARKET_SELL: Side.SELL}
-    assert expected == {kind: kind.side for kind in OrderType}
+    assert [Side.BUY, Side.SELL] * 5 == [order_type.side for order_type in OrderType]
+    kinds = [kind for kind in OrderKind for _ in Side]
+    assert kinds == [order_type.kind for order_type in OrderType]
+
+
+def test_which_orders_wait() -> None:
+    """Good till cancelled and good till a date wait; the two others are filled on entry or not at all."""
+    assert [True, True, False, False] == [force.rests for force in TimeInForce]
 
 
 def test_terminal_statuses() -> None:

@@ -38,8 +38,8 @@ def test_a_trail_is_compared_exactly(side: Side) -> None:
         amount = random.randint(1, watermark)
         price = max(1, watermark + (-amount if side is Side.SELL else amount) + random.choice((-1, 0, 1)))
         expected = _reached_by_integers(side, price, watermark, amount, None)
-        paid, best, trail = (_decimal(number, places) for number in (price, watermark, amount))
-        assert expected == trail_reached(side, paid, best, trail, None)
+        told, best, trail = (_decimal(number, places) for number in (price, watermark, amount))
+        assert expected == trail_reached(side, told, best, trail, None)
 
 
 @pytest.mark.parametrize("side", list(Side))

@@ -63,7 +63,9 @@ async def test_each_type_at_its_level(
         order.start = 1
         order_id = await market.rest(number, order, asset_id=asset_id)
         await market.tick(2, price, asset_id=asset_id)
-        assert {number: _fired(2, price) if expected else NEVER} == await market.outcomes(asset_id)
+        watermark = None if order.amount is None and order.bps is None else Decimal(50)
+        outcome = _fired(2, price)._replace(watermark=watermark) if expected else NEVER
+        assert {number: outcome} == await market.outcomes(asset_id)
         assert expected == (order_id in market.fired)
 
 
@@ -155,7 +157,8 @@ async def test_the_mark_moves_in_the_last_round_only(market: StoredMarket) -> No
         crash_points.watch(None)
     await market.judge(*ticks, member=member)
     assert [4] == rounds
-    assert dict.fromkeys(range(9), _fired(2, "95")) == await market.outcomes()
+    at_level, trailed = _fired(2, "95"), _fired(2, "95")._replace(watermark=Decimal(100))
+    assert {number: trailed if number % 2 else at_level for number in range(9)} == await market.outcomes()
     assert [(3,)] == await market.rows("SELECT sequence FROM orders.marks")
 
 

@@ -1,0 +1,238 @@
+"""The orchestrator's SQL on the tables of the market: gates, marks, and the rows by which orders wait for a price.
+
+A row stands in `orders.resting` from an order's request until the order leaves its resting phases. Only whoever holds
+the asset's gate touches it: a batch of orders shared, a batch of ticks exclusively. So a row that is read here neither
+fires nor moves until the commit.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from contracts.decimals import Price, format_decimal
+from order_saga.core.gate import GATE, gate_key
+from order_saga.core.levels import level
+from order_saga.core.phases import MAX_TICK_AGE_S
+from order_saga.core.saga import REVISION, Fire, Fired, Mark, Phase, Triggered
+from order_saga.worker.tables import FIRED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from order_saga.core.fold import Folded
+    from order_saga.core.saga import FromMarket, Saga
+    from saga_kit.runtime.transactions import Transaction
+
+_BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, Phase.WORKING})
+"""The phases in which a conditional order has a row."""
+
+_ASSETS: Final = "SELECT DISTINCT asset_id FROM orders.resting WHERE order_id = ANY($1::uuid[])"
+_SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
+_MARKS: Final = f"""
+    SELECT asset_id, sequence, price::text, as_of, trading = 'OPEN'
+        AND clock_timestamp() - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live
+    FROM orders.marks WHERE asset_id = ANY($1::text[])"""  # noqa: S608 - our own words
+_NEWS: Final = f"""
+    SELECT order_id, triggered_sequence, triggered_price::text, told, fired_sequence, fired_price::text, fired_as_of,
+        fired_watermark::text
+    FROM orders.resting WHERE order_id = ANY($1::uuid[]) AND ({FIRED})"""  # noqa: S608 - the same
+_INSERT: Final = """
+    INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price,
+        limit_price, from_sequence, entered_at, live, told, revision, queued)
+    SELECT order_id, asset_id, side, trail_amount::numeric, trail_bps, expires_at, up_price::numeric,
+        down_price::numeric, limit_price::numeric, from_sequence, entered_at, live, told, $14, false
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::text[],
+            $9::text[], $10::bigint[], $11::timestamptz[], $12::bool[], $13::bool[])
+        AS new (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price, limit_price,
+            from_sequence, entered_at, live, told)"""
+# What fires an order is written by ticks alone; what triggered it stays.
+_UPDATE: Final = """
+    UPDATE orders.resting AS old
+    SET up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
+        from_sequence = new.from_sequence, entered_at = new.entered_at, live = new.live, told = new.told
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bool[], $8::bool[])
+        AS new (order_id, up_price, down_price, limit_price, from_sequence, entered_at, live, told)
+    WHERE old.order_id = new.order_id"""
+_DELETE: Final = "DELETE FROM orders.resting WHERE order_id = ANY($1::uuid[])"
+# A trail that is known to be as old needs no write, so acceptances do not wait for each other here.
+_TRAILS: Final = """
+    INSERT INTO orders.trails AS old (asset_id, side, kind, trail, oldest)
+    SELECT asset_id, side, kind, trail::numeric, oldest
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+        AS new (asset_id, side, kind, trail, oldest)
+    WHERE NOT EXISTS (
+        SELECT FROM orders.trails AS known
+        WHERE known.asset_id = new.asset_id AND known.side = new.side AND known.kind = new.kind
+            AND known.trail = new.trail::numeric AND known.oldest <= new.oldest)
+    ON CONFLICT (asset_id, side, kind, trail) DO UPDATE SET oldest = least(old.oldest, excluded.oldest)"""
+# A quote that is newer than the mark: its tick is still to come, or was lost, and the order's watermark starts there.
+_PEAKS: Final = """
+    INSERT INTO orders.peaks (asset_id, side, upto, price, set_by)
+    SELECT asset_id, side, upto, price::numeric, upto
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS new (asset_id, side, upto, price)
+    ON CONFLICT (asset_id, side, upto) DO NOTHING"""
+_FIRED: Final = f"SELECT order_id FROM orders.resting WHERE {FIRED} ORDER BY fired_at, fired_rank LIMIT $1"  # noqa: S608
+_EXPIRED: Final = """
+    SELECT order_id FROM orders.resting
+    WHERE expires_at <= statement_timestamp() AND expires_at IS NOT NULL AND fired_sequence IS NULL AND live
+    ORDER BY expires_at LIMIT $1"""
+_OPEN: Final = """
+    SELECT (SELECT count(*) FROM orders.orders AS open
+            WHERE open.user_id = asked.user_id AND open.asset_id = asked.asset_id AND open.terms IS NOT NULL
+                AND open.status IN ('PENDING', 'CONFIRMED', 'PROCESSING'))
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (user_id, asset_id, place) ORDER BY place"""
+_COUNTS: Final = f"""
+    SELECT (SELECT count(*) FROM orders.resting WHERE live), (SELECT count(*) FROM orders.resting WHERE {FIRED})"""  # noqa: S608
+
+
+class Market(NamedTuple):
+    """What a batch must know of the market."""
+
+    marks: Mapping[str, Mark]
+    """By asset."""
+    news: Mapping[UUID, Sequence[FromMarket]]
+    """What ticks have done to orders of the batch that do not know it yet."""
+
+
+NO_MARKET: Final = Market(MappingProxyType({}), MappingProxyType({}))
+
+
+def has_row(saga: Saga) -> bool:
+    """Tell whether an order has a row in `orders.resting`."""
+    return saga.terms is not None and saga.phase in _BEFORE_THE_FIRE
+
+
+async def assets_of(tx: Transaction, order_ids: Collection[UUID]) -> frozenset[str]:
+    """Name the assets on which any of these orders rests or may rest soon."""
+    return frozenset(row[0] for row in await tx.read(_ASSETS, list(order_ids)))
+
+
+async def share_gates(tx: Transaction, assets: Iterable[str]) -> None:
+    """Share the gates of these assets until the transaction ends: in ascending order, as everybody takes them."""
+    await tx.fetch(_SHARE, GATE, sorted({gate_key(asset_id) for asset_id in assets}))
+
+
+async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str]) -> Market:
+    """Read the marks of assets, and what ticks have done to orders. The gates must be held."""
+    marks = {
+        row[0]: Mark(row[1], Price.parse(row[2]), row[3], live=row[4]) for row in await tx.fetch(_MARKS, list(assets))
+    }
+    news = {row[0]: _news(*row) for row in await tx.fetch(_NEWS, list(order_ids))}
+    return Market(marks, news)
+
+
+def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, market: Market) -> None:
+    """Have the rows written of all orders of a batch that began, changed or ended to wait for a price."""
+    now = [saga for saga in folded.sagas.values() if saga.terms is not None]
+    if not now:
+        return
+    before = {order_id: saga for order_id, saga in known.items() if has_row(saga)}
+    new = [saga for saga in now if has_row(saga) and saga.order_id not in before]
+    kept = [saga for saga in now if has_row(saga) and saga.order_id in before]
+    changed = [saga for saga in kept if _moving(saga) != _moving(before[saga.order_id])]
+    gone = [saga.order_id for saga in now if not has_row(saga) and saga.order_id in before]
+    if new:
+        columns = map(list, zip(*((*_fixed(saga), *_moving(saga)) for saga in new), strict=True))
+        otherwise = "another member stored one of these orders this instant"
+        tx.write(_INSERT, *columns, REVISION, rows=len(new), otherwise=otherwise)
+    if changed:
+        columns = map(list, zip(*((saga.order_id, *_moving(saga)) for saga in changed), strict=True))
+        tx.write(_UPDATE, *columns, rows=len(changed), otherwise="a resting order's row is gone")
+    if gone:
+        tx.write(_DELETE, gone, rows=len(gone), otherwise="a resting order's row is gone")
+    _write_trails(tx, [saga for saga in (*new, *changed) if saga.phase is Phase.WORKING], market)
+
+
+async def fired(tx: Transaction, most: int) -> list[UUID]:
+    """List orders that a tick has fired or triggered and that do not know it yet, in the order of the fires."""
+    return [row[0] for row in await tx.fetch(_FIRED, most)]
+
+
+async def expired(tx: Transaction, most: int) -> list[UUID]:
+    """List resting orders whose time has come, those first that waited longest."""
+    return [row[0] for row in await tx.fetch(_EXPIRED, most)]
+
+
+async def open_orders(tx: Transaction, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """Count the open conditional orders of each pair of user and asset."""
+    users, assets = [user for user, _ in pairs], [asset for _, asset in pairs]
+    return [row[0] for row in await tx.fetch(_OPEN, users, assets)]
+
+
+async def counts(tx: Transaction) -> tuple[int, int]:
+    """Count the orders that wait for a price, and those that a tick has fired and that are not executed yet."""
+    row = await tx.fetchrow(_COUNTS)
+    return row[0], row[1]
+
+
+def _news(
+    order_id: UUID,
+    triggered_sequence: int | None,
+    triggered_price: str | None,
+    told: bool,  # noqa: FBT001 - a row's column
+    fired_sequence: int | None,
+    fired_price: str | None,
+    fired_as_of: datetime,
+    watermark: str | None,
+) -> list[FromMarket]:
+    """Say what a row tells: first that the order was triggered, then that it was fired."""
+    news: list[FromMarket] = []
+    if triggered_sequence is not None and triggered_price is not None and not told:
+        news.append(Triggered(order_id, triggered_sequence, Price.parse(triggered_price)))
+    if fired_sequence is not None and fired_price is not None:
+        best = None if watermark is None else Price.parse(watermark)
+        news.append(Fired(order_id, Fire(fired_sequence, Price.parse(fired_price), fired_as_of, best)))
+    return news
+
+
+def _fixed(saga: Saga) -> tuple[Any, ...]:
+    """Give the columns of a row that no batch of orders changes."""
+    terms = saga.terms
+    assert terms is not None  # noqa: S101 - see `has_row`
+    amount = _text(terms.trail_amount)
+    return saga.order_id, saga.asset_id, saga.side.value, amount, terms.trail_bps, terms.expires_at
+
+
+def _moving(saga: Saga) -> tuple[Any, ...]:
+    """Give the columns of a row that follow the order: its levels, since when it waits, whether a tick may fire it."""
+    terms, rest = saga.terms, saga.progress.rest
+    assert terms is not None and saga.order_type is not None  # noqa: S101, PT018 - see `has_row`
+    triggered = saga.progress.triggered
+    waits_for = level(saga.order_type, terms, triggered=triggered)
+    up = waits_for.price if waits_for is not None and waits_for.is_up else None
+    down = waits_for.price if waits_for is not None and not waits_for.is_up else None
+    limit = terms.limit_price if terms.trigger_price is not None and not triggered else None
+    live = saga.phase is Phase.WORKING and saga.parked_reason is None
+    since = (None, None) if rest is None else (rest.from_sequence, rest.entered_at)
+    return _text(up), _text(down), _text(limit), *since, live, triggered
+
+
+def _text(price: Price | None) -> str | None:
+    return None if price is None else format_decimal(price)
+
+
+def _write_trails(tx: Transaction, sagas: Sequence[Saga], market: Market) -> None:
+    """Have batches of ticks know of the trails that orders begin to rest with, and of the prices they start from."""
+    trails: dict[tuple[str, str, str, str], int] = {}
+    peaks: dict[tuple[str, str, int], str] = {}
+    for saga in sagas:
+        terms, rest, asset_id = saga.terms, saga.progress.rest, saga.asset_id
+        if terms is None or rest is None or rest.watermark is None or asset_id is None:
+            continue
+        side = saga.side.value
+        amount = terms.trail_amount is not None
+        trail = format_decimal(terms.trail_amount) if terms.trail_amount is not None else str(terms.trail_bps)
+        key = (asset_id, side, "amount" if amount else "bps", trail)
+        trails[key] = min(rest.from_sequence, trails.get(key, rest.from_sequence))
+        mark = market.marks.get(asset_id)
+        if mark is None or mark.sequence < rest.from_sequence:
+            peaks[asset_id, side, rest.from_sequence] = format_decimal(rest.watermark)
+    if trails:
+        rows = sorted((*key, oldest) for key, oldest in trails.items())
+        tx.write(_TRAILS, *map(list, zip(*rows, strict=True)))
+    if peaks:
+        steps = sorted((*key, price) for key, price in peaks.items())
+        tx.write(_PEAKS, *map(list, zip(*steps, strict=True)))

@@ -1,0 +1,125 @@
+"""Which fields each order type takes: the whole table, and the words of every refusal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from msgspec import structs
+
+from contracts.decimals import Price, Quantity
+from contracts.orders import OrderRequested
+from contracts.terms import FIELDS, Terms, faults, slippage_of, terms_of
+from contracts.vocabulary import OrderKind, OrderType, Side, TimeInForce
+
+LATER: Final = datetime(2026, 2, 1, tzinfo=UTC)
+GIVEN: Final[dict[str, Any]] = {
+    "price": Price("50000"),
+    "slippage_bps": 50,
+    "limit_price": Price("49000"),
+    "trigger_price": Price("48000"),
+    "trail_amount": Price("100"),
+    "trail_bps": 100,
+}
+
+
+def asked(order_type: OrderType, **fields: Any) -> OrderRequested:
+    """Build a request with these fields."""
+    return OrderRequested(UUID(int=1), "alice", "BTC", order_type, Quantity("1"), **fields)
+
+
+def is_allowed(order_type: OrderType, given: set[str]) -> bool:
+    """Judge a set of fields as section A2 of the design does, apart from the code."""
+    buy = order_type.side is Side.BUY
+    match order_type.kind:
+        case OrderKind.MARKET:
+            return given <= {"price", "slippage_bps"}
+        case OrderKind.LIMIT:
+            return given == {"limit_price"}
+        case OrderKind.STOP_LOSS | OrderKind.TAKE_PROFIT:
+            plain = {"trigger_price"}
+            return given in (plain, plain | {"limit_price"}) or (buy and given == plain | {"slippage_bps"})
+        case OrderKind.TRAILING_STOP:
+            return len(given & {"trail_amount", "trail_bps"}) == 1 and not given & {
+                *("price", "limit_price", "trigger_price"),
+                *(() if buy else ("slippage_bps",)),
+            }
+
+
+@pytest.mark.parametrize("order_type", OrderType)
+def test_every_set_of_fields_is_judged_as_the_table_says(order_type: OrderType) -> None:
+    """Of all 64 sets of price fields, those of the table have no fault; every other one names a field."""
+    for chosen in product((False, True), repeat=len(GIVEN)):
+        fields = {name: value for (name, value), taken in zip(GIVEN.items(), chosen, strict=True) if taken}
+        found = faults(asked(order_type, **fields))
+        assert (not found) == is_allowed(order_type, set(fields)), fields
+        assert all(fault.field in OrderRequested.__struct_fields__ for fault in found)
+
+
+_GOOD: Final[dict[OrderKind, dict[str, Any]]] = {
+    OrderKind.MARKET: {},
+    OrderKind.LIMIT: {"limit_price": Price("49000")},
+    OrderKind.STOP_LOSS: {"trigger_price": Price("48000")},
+    OrderKind.TAKE_PROFIT: {"trigger_price": Price("52000")},
+    OrderKind.TRAILING_STOP: {"trail_bps": 100},
+}
+
+
+@pytest.mark.parametrize("order_type", OrderType)
+@pytest.mark.parametrize("force", [None, *TimeInForce])
+@pytest.mark.parametrize("expires_at", [None, LATER])
+def test_times_in_force(order_type: OrderType, force: TimeInForce | None, expires_at: datetime | None) -> None:
+    """GTD needs `expires_at`, nothing else takes it; only a limit order may be IOC or FOK; a market order has none."""
+    allowed = FIELDS[order_type.kind].times_in_force
+    good = force is None if not allowed else (force or TimeInForce.GTC) in allowed
+    good = good and (expires_at is not None) == (force is TimeInForce.GTD)
+    found = faults(asked(order_type, **_GOOD[order_type.kind], time_in_force=force, expires_at=expires_at))
+    assert (not found) == good
+
+
+def test_a_refusal_says_what_would_be_right() -> None:
+    """Each fault names its field and what the type takes instead."""
+    limit = asked(OrderType.LIMIT_BUY, price=Price("1"), queue_when_closed=True)
+    assert [tuple(fault) for fault in faults(limit)] == [
+        ("limit_price", "is required for LIMIT_BUY"),
+        ("price", "is not a field of LIMIT_BUY: give limit_price"),
+    ]
+    stop = asked(OrderType.STOP_LOSS_SELL, trigger_price=Price("1"), slippage_bps=1)
+    assert "a sell exits at any price" in faults(stop)[0].rule
+    stop_limit = asked(OrderType.STOP_LOSS_BUY, trigger_price=Price("1"), limit_price=Price("2"), slippage_bps=1)
+    assert "beside limit_price" in faults(stop_limit)[0].rule
+    assert faults(asked(OrderType.MARKET_BUY, queue_when_closed=True))[0].field == "queue_when_closed"
+    trailing = asked(OrderType.TRAILING_STOP_SELL, time_in_force=TimeInForce.FOK, trail_bps=5)
+    assert faults(trailing)[0].rule == "must be one of GTC, GTD for TRAILING_STOP_SELL"
+
+
+@pytest.mark.parametrize(
+    ("order_type", "fields", "expected"),
+    [
+        (OrderType.MARKET_SELL, {}, 100),
+        (OrderType.MARKET_BUY, {"slippage_bps": 0}, 0),
+        (OrderType.LIMIT_BUY, {"limit_price": Price("1")}, None),
+        (OrderType.STOP_LOSS_BUY, {"trigger_price": Price("1")}, 100),
+        (OrderType.STOP_LOSS_BUY, {"trigger_price": Price("1"), "limit_price": Price("2")}, None),
+        (OrderType.STOP_LOSS_SELL, {"trigger_price": Price("1")}, None),
+        (OrderType.TRAILING_STOP_BUY, {"trail_bps": 5, "slippage_bps": 7}, 7),
+        (OrderType.TRAILING_STOP_SELL, {"trail_bps": 5}, None),
+    ],
+)
+def test_slippage_is_resolved_by_the_type(order_type: OrderType, fields: dict[str, Any], expected: int | None) -> None:
+    """100 where slippage applies and was not given; nothing where it does not apply."""
+    assert slippage_of(asked(order_type, **fields)) == expected
+
+
+def test_a_market_order_has_no_terms_and_every_other_keeps_all_of_them() -> None:
+    """Terms are what the request says; GTC unless it says otherwise."""
+    assert terms_of(asked(OrderType.MARKET_BUY, price=Price("1"))) is None
+    request = asked(OrderType.TRAILING_STOP_SELL, trail_bps=100, queue_when_closed=True)
+    assert terms_of(request) == Terms(trail_bps=100, queue_when_closed=True)
+    gtd = structs.replace(request, time_in_force=TimeInForce.GTD, expires_at=LATER)
+    assert terms_of(gtd) == Terms(
+        trail_bps=100, queue_when_closed=True, time_in_force=TimeInForce.GTD, expires_at=LATER
+    )
