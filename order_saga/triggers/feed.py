@@ -69,6 +69,7 @@ def confirmed(tick: Tick) -> datetime:
 
 def admit(mark: Tick | None, ticks: Iterable[Tick]) -> Admitted:
     """Sort out the ticks of one asset, which come as they arrived and with their age judged."""
+    ticks = list(ticks)
     path: list[Point] = []
     ignored: Counter[str] = Counter()
     gaps = 0
@@ -87,7 +88,10 @@ def admit(mark: Tick | None, ticks: Iterable[Tick]) -> Admitted:
                 path.append(Point(mark.sequence, mark.price, fires=True))
             ignored[DUPLICATE] += not comes_alive
             mark = _renewed(mark, tick)
-    ignored[STALE] = sum(not point.fires for point in path)
+    of_sequence = {tick.sequence: tick for tick in ticks}
+    for point in path:
+        if not point.fires:
+            ignored[STALE if of_sequence[point.sequence].trading is Trading.OPEN else CLOSED] += 1
     return Admitted(path, mark, ignored, gaps)
 
 

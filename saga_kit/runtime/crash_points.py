@@ -45,13 +45,16 @@ class CrashPoint(StrEnum):
     """Due orders are listed and their rows are free again; no timer has been handled."""
 
 
-Watcher = Callable[[CrashPoint, Collection[object]], None]
-"""Called with the point and the work at hand: messages (`Received`, `Outgoing`, `RawMessage`) or outbox ids."""
+Watcher = Callable[[StrEnum, Collection[object]], None]
+"""Called with the point and the work at hand: messages (`Received`, `Outgoing`, `RawMessage`) or outbox ids.
+
+A service may name points of its own, in another enum.
+"""
 
 _watcher: Watcher | None = None
 
 
-def reached(point: CrashPoint, work: Collection[object] = ()) -> None:
+def reached(point: StrEnum, work: Collection[object] = ()) -> None:
     """Call the watcher, if a test has set one."""
     if _watcher is not None:
         _watcher(point, work)

@@ -48,7 +48,7 @@ def infect(sickness: str, file: Path) -> None:
             return True
         return False
 
-    def watcher(point: crash_points.CrashPoint, _: object) -> None:
+    def watcher(point: object, _: object) -> None:
         if point is crash_points.CrashPoint.BATCH_TAKEN and sickness != "batch" and is_time():
             fall_ill(sickness)
 

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Collection
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,10 +92,14 @@ class Watcher:
         self._database_url = database_url
         self._relayed = False
 
-    def __call__(self, point: CrashPoint, work: Collection[object]) -> None:
+    def __call__(self, point: StrEnum, work: Collection[object]) -> None:
         """Die here, or plant the fault that leads to the crash point, or do nothing."""
         cell = self._armoury.armed(self._service)
-        if cell is None or cell.message not in (held := self._held(point, work, cell)):
+        if (
+            cell is None
+            or not isinstance(point, CrashPoint)
+            or cell.message not in (held := self._held(point, work, cell))
+        ):
             return
         if point is cell.point:
             self._armoury.mark(cell, held)

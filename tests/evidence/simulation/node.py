@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextvars import ContextVar
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from contracts.envelope import UnreadableMessage, read_envelope
@@ -288,8 +289,8 @@ def read(handler: Handler[Any], records: Sequence[Record]) -> tuple[list[Receive
     return readable, unreadable
 
 
-def watcher(point: CrashPoint, work: Collection[object]) -> None:
+def watcher(point: StrEnum, work: Collection[object]) -> None:
     """Tell the process that passes a crash point."""
     node = current.get()
-    if node is not None:
+    if node is not None and isinstance(point, CrashPoint):
         node.pass_point(point, work)
