@@ -1,4 +1,4 @@
-"""The messages about orders: requests on `orders.requests`, and every version of an order on `orders.events`."""
+"""The messages about orders: what users ask for, what they cancel, and every version of an order."""
 
 from __future__ import annotations
 

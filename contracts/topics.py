@@ -20,10 +20,19 @@ class Topic(NamedTuple):
     meaning: str
     partitions: int = 12
     """Enough for twelve members of a group. All topics have as many, so one member gets all records of an order."""
+    also: tuple[type[msgspec.Struct], ...] = ()
+    """Messages of another topic that it takes too, from producers of older versions."""
 
 
 ORDERS_REQUESTS: Final = Topic(
-    "orders.requests", "order_id", (OrderRequested, OrderCancelRequested), "What users and services ask for."
+    "orders.requests",
+    "order_id",
+    (OrderRequested,),
+    "New orders that users and services ask for. It takes cancels too, behind the orders that wait there.",
+    also=(OrderCancelRequested,),
+)
+ORDERS_CANCELS: Final = Topic(
+    "orders.cancels", "order_id", (OrderCancelRequested,), "Cancels, which no new order holds up."
 )
 ORDERS_EVENTS: Final = Topic("orders.events", "order_id", (OrderStatusChanged,), "Every version of every order.")
 BALANCE_COMMANDS: Final = Topic(
@@ -46,6 +55,7 @@ ASSETS_PRICES: Final = Topic("assets.prices", "asset_id", (AssetPriceChanged,), 
 
 TOPICS: Final = (
     ORDERS_REQUESTS,
+    ORDERS_CANCELS,
     ORDERS_EVENTS,
     BALANCE_COMMANDS,
     BALANCE_REPLIES,

@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from contracts.topics import ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import ORDERS_CANCELS, ORDERS_EVENTS, ORDERS_REQUESTS
 from order_api.description import api_document
 from order_api.http.access_log import AccessLog
 from order_api.http.addresses import Addresses
@@ -137,7 +137,7 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
     """Log what is wrong with the topics. Requests are served all the same: their orders are safe in the database."""
 
     async def check() -> None:
-        await check_topics(settings, (ORDERS_REQUESTS.name, ORDERS_EVENTS.name))
+        await check_topics(settings, (ORDERS_REQUESTS.name, ORDERS_CANCELS.name, ORDERS_EVENTS.name))
 
     with suppress(CannotStart):  # each deviation is in the log by now
         await wait_for("settings of topics", check, stopping)
@@ -312,8 +312,8 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
         await ping(engine)
 
     async def broker() -> str | None:
-        missing = await publisher.missing_topics([ORDERS_REQUESTS.name])
-        return f"topic {ORDERS_REQUESTS.name} does not exist, or is hidden from this login" if missing else None
+        missing = await publisher.missing_topics([ORDERS_REQUESTS.name, ORDERS_CANCELS.name])
+        return f"topic {missing[0]} does not exist, or is hidden from this login" if missing else None
 
     return Health({"database": database, "broker": broker})
 

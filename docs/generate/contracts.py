@@ -34,9 +34,11 @@ from contracts.envelope import ATTEMPT_MAX, CONTENT_TYPE, HEADER_LENGTH_MAX, SPE
 from contracts.examples import TIME, example
 from contracts.topics import (
     ASSETS_COMMANDS,
+    ASSETS_PRICES,
     ASSETS_REPLIES,
     BALANCE_COMMANDS,
     BALANCE_REPLIES,
+    ORDERS_CANCELS,
     ORDERS_EVENTS,
     ORDERS_REQUESTS,
     TOPICS,
@@ -69,11 +71,13 @@ NO_NUL: Final = r"^[^\u0000]*$"
 
 SAGA_ACTIONS: Final = {
     ORDERS_REQUESTS: "receive",
+    ORDERS_CANCELS: "receive",
     ORDERS_EVENTS: "send",
     BALANCE_COMMANDS: "send",
     BALANCE_REPLIES: "receive",
     ASSETS_COMMANDS: "send",
     ASSETS_REPLIES: "receive",
+    ASSETS_PRICES: "receive",
 }
 """What the order saga does with a topic; whoever talks with it does the opposite."""
 

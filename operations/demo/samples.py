@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from contracts.decimals import Money, Price
 from local_stack.sample_data import CASH, CASH_SCALE, load
 from operations.access.database import connected
+from participants.assets import price_store
 from participants.assets import store as assets_store
 from participants.assets.rules import Asset
 from participants.balance import store as balance_store
@@ -49,8 +50,8 @@ class Stores:
             answer_delay_s=answer_after_s or None,
         )
         await assets_store.put_asset(self._assets, rules)
-        source = assets_store.Source.FIXED if asset.price_confirmed else assets_store.Source.DEAD
-        await assets_store.set_price(self._assets, asset.asset_id, Price(asset.price), source)
+        source = price_store.Source.FIXED if asset.price_confirmed else price_store.Source.DEAD
+        await price_store.set_price(self._assets, asset.asset_id, Price(asset.price), source)
 
 
 async def load_samples(logins: Mapping[str, str], time_scale: float) -> None:

@@ -12,7 +12,7 @@ from contracts.assets import AssetApproved
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
-from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_REQUESTS
+from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_REQUESTS
 from contracts.vocabulary import OrderKind, id_text
 from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
@@ -53,7 +53,8 @@ log = structlog.get_logger(__name__)
 class SagaHandler:
     """The orchestrator's handler: see `saga_kit.messaging.batch.Handler`."""
 
-    topics = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
+    topics: tuple[str, ...] = (ORDERS_REQUESTS.name, BALANCE_REPLIES.name, ASSETS_REPLIES.name)
+    intake: Intake | None = None
 
     def __init__(
         self,
@@ -73,7 +74,8 @@ class SagaHandler:
         self._breaker = breaker
         self._admission = admission
         self._max_open_orders = max_open_orders
-        self.intake = None if admission is None else Intake(ORDERS_REQUESTS.name, admission.room)
+        if admission is not None and ORDERS_REQUESTS.name in self.topics:
+            self.intake = Intake(ORDERS_REQUESTS.name, admission.room)
 
     def decode(self, envelope: Envelope, record: Record) -> Incoming:
         """Read one record. The age of a request or a quote counts from the earliest time that its record tells."""
@@ -175,6 +177,15 @@ class SagaHandler:
         if self._admission is not None:
             self._admission.note(messages, folded.asks)
         self._metrics.count(folded, archived)
+
+
+class CancelHandler(SagaHandler):
+    """The same handler for the topic of cancels, in a consumer of its own: no order that waits holds them up.
+
+    A cancel that comes before its request is kept until that comes (`advance`), so the two topics need no order.
+    """
+
+    topics = (ORDERS_CANCELS.name,)
 
 
 def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from participants.assets.store import confirm_prices
+from participants.assets.price_store import Newest, confirm_prices, release
 from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.errors import describe
 from saga_kit.runtime.transactions import Begins
 
 LATE_AFTER: Final = 2
@@ -23,13 +26,26 @@ LATE_AFTER: Final = 2
 GIVEN_UP_AFTER_S: Final = 10.0
 """How long a check waits for a failing source; the orchestrator gives up after 30 s."""
 
+LEASE_INTERVALS: Final = 5
+"""An instance that has not confirmed for so many intervals loses its prices to another one."""
+
+
+log = structlog.get_logger(__name__)
+
 
 class Feed:
-    """Confirms all live prices every `every_s` seconds; `clock` returns seconds, a frozen process's too."""
+    """Confirms all live prices every `every_s` seconds; `clock` returns seconds, a frozen process's too.
+
+    Each price is moved and repeated by one instance of the service, which leases it while it confirms. `newest` has the
+    prices of this instance.
+    """
 
     def __init__(
         self, source: AsyncEngine | Begins, every_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.instance: Final = str(uuid.uuid4())
+        self.newest: dict[str, Newest] = {}
+        self._read_at: dict[str, float] = {}
         self._source = source
         self._every_s = every_s
         self._clock = clock
@@ -37,8 +53,13 @@ class Feed:
         self._failing_since: float | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Confirm until `stopping`; a failure is logged, and the next round tries again."""
+        """Confirm until `stopping`, then give the leases up. A failure is logged, and the next round tries again."""
         await keep_doing("confirming prices", self._confirm, stopping, every_s=self._every_s)
+        self.newest.clear()
+        try:
+            await release(self._source, self.instance)
+        except Exception as error:  # noqa: BLE001 - it only saves another instance the wait
+            log.info("the leases of prices were not given up", cause=describe(error))
 
     async def catch_up(self) -> bool:
         """Confirm now if the last confirmation is long ago, or there was none; return whether it did.
@@ -59,7 +80,23 @@ class Feed:
             return False
         return True
 
+    def show(self, one: Newest) -> None:
+        """Take note of a price, unless a newer one is known: what was read first may come last."""
+        known = self.newest.get(one.asset_id)
+        if known is None or known.sequence <= one.sequence:
+            self.newest[one.asset_id] = one
+            self._read_at[one.asset_id] = self._clock()
+
+    def known_for_s(self, asset_id: str) -> float:
+        """Say how many seconds ago the newest price of an asset was read."""
+        return self._clock() - self._read_at[asset_id]
+
     async def _confirm(self) -> None:
         begun_at = self._clock()
-        await confirm_prices(self._source)
+        found = await confirm_prices(self._source, self.instance, LEASE_INTERVALS * self._every_s)
         self._confirmed_at, self._failing_since = begun_at, None
+        for mine, one in found:
+            if mine:
+                self.show(one)
+            else:
+                self.newest.pop(one.asset_id, None)

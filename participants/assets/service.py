@@ -17,8 +17,10 @@ from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import ASSETS_COMMANDS
 from participants.assets.feed import Feed
+from participants.assets.price_store import SOURCE
+from participants.assets.publication import PriceMetrics, Publication
 from participants.assets.rules import judge
-from participants.assets.store import SOURCE, Listing, listings
+from participants.assets.store import Listing, listings
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess, Effects, Received, Record
 from saga_kit.messaging.outbox import OutboxMessage
@@ -37,6 +39,8 @@ class AssetsSettings(KitSettings):
     """A price that its source has not confirmed for longer than this is not traded on."""
     assets_confirm_every_s: float = Field(1.0, gt=0)
     """How often the reference price source confirms its prices."""
+    assets_heartbeat_s: float = Field(10.0, gt=0)
+    """How often the newest price of each asset is published again while its source stands by it."""
 
 
 class AssetHandler:
@@ -89,12 +93,25 @@ def run() -> int:
 
     stale_after = timedelta(seconds=settings.assets_stale_after_s)
     feeds: list[Feed] = []
+    publications: list[Publication] = []
 
     def handler(kit: Kit) -> AssetHandler:
-        feeds.append(Feed(kit.transactions, settings.assets_confirm_every_s))
-        return AssetHandler(stale_after, feeds[0].catch_up)
+        feed = Feed(kit.transactions, settings.assets_confirm_every_s)
+        feeds.append(feed)
+        metrics = PriceMetrics(kit.registry)
+        publications.append(
+            Publication(kit.transactions, feed, kit.publisher, metrics, heartbeat_s=settings.assets_heartbeat_s)
+        )
+        return AssetHandler(stale_after, feed.catch_up)
 
-    async def feed(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
+    async def confirming(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
         await feeds[0].run(kit.stopping)
 
-    return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=[feed])
+    async def moving(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
+        await publications[0].move(kit.stopping)
+
+    async def repeating(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
+        await publications[0].repeat(kit.stopping)
+
+    tasks = [confirming, moving, repeating]
+    return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=tasks)

@@ -1,4 +1,4 @@
-"""The only SQL of the asset service. All times are the database's, so that all instances agree on what is stale."""
+"""The assets and their rules in the database. All times are the database's, so that instances agree on what is old."""
 
 from __future__ import annotations
 
@@ -6,59 +6,27 @@ import dataclasses
 from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.assets import AssetPriceChanged
-from contracts.codec import outgoing
-from contracts.decimals import Price, format_decimal, is_multiple
+from contracts.assets import Trading
+from contracts.decimals import format_decimal
 from participants.assets import tables
 from participants.assets.rules import Asset, CurrentPrice
-from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
-from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
-
-SOURCE: Final = "/assets"
+from saga_kit.runtime.transactions import Transaction, begin
 
 LISTINGS = """
 SELECT DISTINCT ON (asset.asset_id)
     asset.asset_id, asset.tick, asset.step, asset.min_quantity, asset.max_quantity, asset.min_notional,
     asset.max_notional, asset.fee_bps, asset.cash_asset_id, asset.cash_scale, asset.trading, asset.available_quantity,
-    asset.answer_delay_s, asset.rules_version,
-    clock_timestamp(), price.price, price.sequence, price.as_of, price.confirmed_at
+    asset.answer_delay_s, asset.max_deviation_bps, asset.rules_version,
+    clock_timestamp(), price.price, price.sequence, price.as_of, price.confirmed_at, price.trading
 FROM assets.assets AS asset LEFT JOIN assets.prices AS price USING (asset_id)
 WHERE asset.asset_id = ANY ($1::text[])
 ORDER BY asset.asset_id, asset.rules_version DESC
 """
-
-SEQUENCE: Final = "SELECT sequence FROM assets.prices WHERE asset_id = $1 FOR UPDATE"
-SET_PRICE = """
-INSERT INTO assets.prices AS price (asset_id, sequence, price, as_of, confirmed_at, source)
-VALUES ($1, 1, $2::text::numeric, clock_timestamp(), CASE $3::text WHEN 'dead' THEN NULL ELSE clock_timestamp() END, $3)
-ON CONFLICT (asset_id) DO UPDATE SET
-    sequence = price.sequence + (price.price <> excluded.price)::int,
-    price = excluded.price,
-    as_of = CASE WHEN price.price <> excluded.price THEN excluded.as_of ELSE price.as_of END,
-    confirmed_at = excluded.confirmed_at,
-    source = excluded.source
-RETURNING sequence, as_of
-"""
-
-# SKIP LOCKED: another instance is confirming or setting that price now, which is as good.
-CONFIRM_PRICES = """
-UPDATE assets.prices SET confirmed_at = clock_timestamp() WHERE asset_id IN (
-    SELECT asset_id FROM assets.prices WHERE source <> 'dead' FOR UPDATE SKIP LOCKED
-)
-"""
-
-
-class Source(StrEnum):
-    """The source of a price: `FIXED` confirms it until it is changed, `DEAD` never confirms it."""
-
-    FIXED = "fixed"
-    DEAD = "dead"
 
 
 class Listing(NamedTuple):
@@ -94,34 +62,7 @@ async def put_asset(engine: AsyncEngine, asset: Asset) -> int:
         return version
 
 
-async def set_price(engine: AsyncEngine, asset_id: str, price: Price, source: Source = Source.FIXED) -> int:
-    """Set an asset's price, and publish it if it changed; return its sequence, which rises with a change.
-
-    Raises `ValueError` for an unknown asset and for a price that is not on its tick.
-    """
-    async with begin(engine) as tx:
-        listing = (await listings(tx, [asset_id])).get(asset_id)
-        if listing is None:
-            raise ValueError(f"no asset {asset_id} is traded here")
-        if not is_multiple(price, listing.asset.tick):
-            raise ValueError(f"{format_decimal(price)} is not a multiple of {format_decimal(listing.asset.tick)}")
-        before = await tx.fetchval(SEQUENCE, asset_id)
-        sequence, as_of = await tx.fetchrow(SET_PRICE, asset_id, format_decimal(price), source.value)
-        if sequence != before:
-            event = AssetPriceChanged(asset_id, sequence, price, as_of)
-            message_id = f"{asset_id}:price:{sequence}"
-            message = outgoing(event, message_id=message_id, source=SOURCE, time=as_of)
-            Outbox(tables.SCHEMA).write(tx, [OutboxMessage(message_id, message, AT_ONCE_S)])
-        return int(sequence)
-
-
-async def confirm_prices(source: AsyncEngine | Begins) -> int:
-    """Confirm every price whose source is not dead, in a transaction of its own; return how many."""
-    async with alone(source) as tx:
-        return await tx.execute(CONFIRM_PRICES)
-
-
 def _listing(*row: Any) -> Listing:
-    *rules, read_at, price, sequence, as_of, confirmed_at = row
-    quote = CurrentPrice(price, sequence, as_of, confirmed_at) if price is not None else None
+    *rules, read_at, price, sequence, as_of, confirmed_at, trading = row
+    quote = CurrentPrice(price, sequence, as_of, confirmed_at, Trading(trading)) if price is not None else None
     return Listing(Asset(*rules), quote, read_at)

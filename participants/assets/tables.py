@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     func,
+    text,
 )
 
 from saga_kit.messaging.dead_letters import dead_letters_table
@@ -45,6 +46,9 @@ assets = Table(
     Column("available_quantity", NUMBER, comment="the most that one order may ask for; null: no limit"),
     Column("answer_delay_s", Double, comment="how slow the service pretends to be; null: not at all"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "max_deviation_bps", Integer, comment="how far from the quote a limit or trigger may be, 1/10,000; null: any"
+    ),
     CheckConstraint("tick > 0 AND step > 0", name="assets_grid"),
     # Quantity times quote times fee rate (4 places) is then exact in 18 places.
     CheckConstraint("scale(trim_scale(step)) + scale(trim_scale(tick)) + 4 <= 18", name="assets_places"),
@@ -52,20 +56,32 @@ assets = Table(
     CheckConstraint("min_notional >= 0 AND min_notional <= max_notional", name="assets_notional"),
     CheckConstraint("fee_bps BETWEEN 0 AND 10000", name="assets_fee_bps"),
     CheckConstraint("cash_scale BETWEEN 0 AND 18", name="assets_cash_scale"),
+    CheckConstraint("max_deviation_bps > 0", name="assets_max_deviation"),
 )
 
 prices = Table(
     "prices",
     metadata,
     Column("asset_id", Text, primary_key=True),
-    Column("sequence", BigInteger, nullable=False, comment="rises by one with each change of the price"),
+    Column("sequence", BigInteger, nullable=False, comment="rises with each change of price or trading state"),
     Column("price", NUMBER, nullable=False),
     Column("as_of", DateTime(timezone=True), nullable=False, comment="when the price last changed"),
     Column("confirmed_at", DateTime(timezone=True), comment="when its source last stood by it; null: never"),
-    Column("source", Text, nullable=False, comment="fixed: confirmed all the time; dead: never"),
+    Column("source", Text, nullable=False, comment="fixed, walk, script: confirmed by the service; dead: never"),
+    Column("trading", Text, nullable=False, server_default="OPEN"),
+    Column("reopens_at", DateTime(timezone=True), comment="when a closed asset is expected to open"),
+    Column("trading_reason", Text, comment="why it does not trade, for people"),
+    Column("trading_changed_at", DateTime(timezone=True), comment="null: it never did"),
+    Column("terms", Text, comment="of a walk or a script, as JSON"),
+    Column("moves_since", DateTime(timezone=True), comment="when the walk or the script began"),
+    Column("position", BigInteger, nullable=False, server_default=text("0"), comment="steps that it has made"),
+    Column("leased_by", Text, comment="the instance that moves and repeats this price"),
+    Column("leased_until", DateTime(timezone=True), comment="then another instance may; null: at once"),
     CheckConstraint("price > 0 AND price <= 1000000", name="prices_price"),
     CheckConstraint("sequence > 0", name="prices_sequence"),
-    CheckConstraint("source IN ('fixed', 'dead')", name="prices_source"),
+    CheckConstraint("source IN ('fixed', 'dead', 'walk', 'script', 'external')", name="prices_source"),
+    CheckConstraint("trading IN ('OPEN', 'HALTED', 'CLOSED')", name="prices_trading"),
+    CheckConstraint("(source IN ('walk', 'script')) = (terms IS NOT NULL)", name="prices_terms"),
 )
 
 outbox = outbox_table(metadata, SCHEMA)

@@ -17,7 +17,8 @@ IDS = [topic.name for topic in TOPICS]
 def test_the_topics_of_the_protocol() -> None:
     """Names, keys and messages of the topics are a promise to other teams, so this list changes only on purpose."""
     assert {
-        "orders.requests": ("order_id", {"OrderRequested", "OrderCancelRequested"}),
+        "orders.requests": ("order_id", {"OrderRequested"}),
+        "orders.cancels": ("order_id", {"OrderCancelRequested"}),
         "orders.events": ("order_id", {"OrderStatusChanged"}),
         "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance"}),
         "balance.replies": (

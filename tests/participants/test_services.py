@@ -22,8 +22,9 @@ from contracts.decimals import Price, Quantity
 from contracts.envelope import read_envelope
 from contracts.topics import ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES
 from contracts.vocabulary import OrderType
+from participants.assets.price_store import set_price
 from participants.assets.rules import Asset
-from participants.assets.store import put_asset, set_price
+from participants.assets.store import put_asset
 from tests.participants.support import Balance, order, reserve
 from tests.support.infrastructure import Database, Infrastructure
 

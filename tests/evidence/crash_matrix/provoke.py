@@ -16,7 +16,7 @@ from contracts.decimals import Price
 from local_stack.sample_data import ASSETS, SampleAsset
 from operations.access.database import connected
 from operations.demo.samples import sample_stores
-from participants.assets.store import set_price
+from participants.assets.price_store import set_price
 from saga_kit.runtime.crash_points import CrashPoint
 from tests.e2e.orders import Wanted, buy, sell
 from tests.e2e.system import System, eventually

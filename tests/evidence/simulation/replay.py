@@ -39,11 +39,11 @@ CLOCK: Final = """
 """A settable clock for PostgreSQL, for a session that has schema `fake` before `pg_catalog` in its search path."""
 RULES: Final = (
     *(Decimal(text) for text in ("0.01", "0.00000001", "0.001")), None, Decimal(10), Decimal(10_000), 10, "USD", 2,
-    True, None, None, 1,
+    True, None, None, None, 1,
 )  # fmt: skip
 _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_notional, max_notional, fee_bps,
-    cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, rules_version"""
-_NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 15))
+    cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, max_deviation_bps, rules_version"""
+_NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 16))
 _OF_HOLD: Final = ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason")
 _DOCUMENTS: Final = frozenset({"history", "fills"})
 """Columns of JSON documents, which are compared with all their digits."""
@@ -91,7 +91,7 @@ async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, lis
     database = Database(statements(), lambda: clock[0])
     for account, amount in HOLDINGS.items():
         database.tables["accounts"][account] = {"available": numeric(amount), "held": numeric("0")}
-    database.tables["assets"]["BTC"] = {"rules": RULES, "price": (Decimal(50_000), 1, EPOCH, EPOCH)}
+    database.tables["assets"]["BTC"] = {"rules": RULES, "price": (Decimal(50_000), 1, EPOCH, EPOCH, "OPEN")}
     answers = []
     for one in said:
         clock[0] = (one.at - EPOCH).total_seconds()

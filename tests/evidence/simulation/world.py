@@ -471,8 +471,8 @@ class World:
 
     def _show_price(self, asset: str) -> None:
         now = self.database.now()
-        rules = (*_RULES, asset != "HALT", None, None, 1)
-        price = (Price(str(self._price[asset])), 1, now, now)
+        rules = (*_RULES, asset != "HALT", None, None, None, 1)
+        price = (Price(str(self._price[asset])), 1, now, now, "OPEN")
         self.database.tables["assets"][asset] = {"rules": rules, "price": price}
 
 

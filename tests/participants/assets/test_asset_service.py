@@ -21,9 +21,10 @@ from contracts.decimals import Price, Quantity
 from contracts.envelope import UnreadableMessage
 from contracts.vocabulary import OrderType
 from participants.assets.feed import Feed
+from participants.assets.price_store import Source, confirm_prices, set_price
 from participants.assets.rules import Asset
 from participants.assets.service import AssetHandler
-from participants.assets.store import Source, confirm_prices, listings, put_asset, set_price
+from participants.assets.store import listings, put_asset
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.outbox import Outbox, Relay
 from saga_kit.runtime.transactions import begin
@@ -254,8 +255,8 @@ async def test_confirming_never_waits_for_another(assets_engine: AsyncEngine) ->
         await set_price(assets_engine, asset_id, Price("100"))
     async with assets_engine.begin() as tx:
         await tx.exec_driver_sql("SELECT FROM assets.prices WHERE asset_id = 'BTC' FOR UPDATE")
-        assert 1 == await asyncio.wait_for(confirm_prices(assets_engine), 3)
-    assert 2 == await confirm_prices(assets_engine)
+        assert 1 == len(await asyncio.wait_for(confirm_prices(assets_engine), 3))
+    assert 2 == len(await confirm_prices(assets_engine))
 
 
 async def test_a_slow_asset_is_answered_late_by_the_relay_alone(service: ServiceUnderTest) -> None:
