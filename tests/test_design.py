@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "order_saga.core": {"contracts"},
     "order_saga.worker": {"contracts", "saga_kit", "order_saga.core"},
     "order_saga.triggers": {"contracts", "saga_kit", "order_saga.core"},
+    # The composition root of the process that runs both.
+    "order_saga.worker.app": {"contracts", "saga_kit", "order_saga.core", "order_saga.worker", "order_saga.triggers"},
     "order_saga": set(),
     "order_api.settings": {"contracts", "saga_kit"},
     "order_api.http": {"contracts", "saga_kit"},
