@@ -12,17 +12,46 @@ import pytest
 from msgspec import structs
 
 from contracts.codec import encode
+from contracts.decimals import Price
 from contracts.orders import Order
+from contracts.vocabulary import OrderType, TimeInForce
+from order_saga.core.advance import advance
 from order_saga.core.phases import QUESTIONS
-from order_saga.core.saga import Answer, Progress, Question, Step, snapshot
+from order_saga.core.saga import (
+    Answer,
+    Decision,
+    Fire,
+    Fired,
+    Incoming,
+    Progress,
+    Question,
+    Saga,
+    Step,
+    Triggered,
+    snapshot,
+)
 from tests.migrations.support import views
-from tests.order_saga.core.sample import Story, approved, not_approved, not_reserved, requested, reserved, settled
+from tests.order_saga.core.sample import (
+    NOW,
+    ORDER_ID,
+    Story,
+    approved,
+    blank,
+    cancel,
+    fitting,
+    not_approved,
+    not_reserved,
+    requested,
+    reserved,
+    settled,
+)
 from tests.support.infrastructure import Database
 
 PROMISED = {
     "audit.orders": "order_id user_id asset_id order_type status phase version parked_reason overdue_since due_at"
     " reason_code filled_quantity average_price fee created_at updated_at client_order_id archived_at cash_asset_id"
-    " fee_asset_id",
+    " fee_asset_id limit_price trigger_price trail_amount trail_bps time_in_force expires_at queue_when_closed"
+    " triggered watermark revision held_asset_id held_amount",
     "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
@@ -157,11 +186,86 @@ async def test_an_order_names_its_currencies_as_its_saga_shows_them(owner: async
     assert expected == await _asks(owner, view)
 
 
+def _conditional(order_type: OrderType, terms: dict[str, Any], *messages: Incoming, quote: str = "50000") -> Saga:
+    """Let a conditional order in at a quote, and tell it what comes then."""
+    saga = blank()
+    for message in (requested(order_type=order_type, price=None, **terms), approved(quote), *messages):
+        decision = advance(saga, fitting(saga, message), NOW)
+        assert isinstance(decision, Decision), decision
+        saga = decision.saga
+    return saga
+
+
+def _fired(price: str, watermark: str | None = None) -> Fired:
+    return Fired(ORDER_ID, Fire(9, Price(price), AT, None if watermark is None else Price(watermark)))
+
+
+def _conditional_orders() -> list[Saga]:
+    """Make conditional orders in every state that shows something of its own."""
+    gtd = {"time_in_force": TimeInForce.GTD, "expires_at": NOW + timedelta(days=3)}
+    limit, stop = {"limit_price": Price(48_000)}, {"trigger_price": Price(48_000)}
+    stop_limit = stop | {"limit_price": Price(47_000)}
+    bps, amount = {"trail_bps": 335}, {"trail_amount": Price("999.5")}
+    falls, rises, triggered = (
+        OrderType.TRAILING_STOP_SELL,
+        OrderType.TRAILING_STOP_BUY,
+        Triggered(ORDER_ID, 9, Price(1)),
+    )
+    return [
+        Story(requested()).saga,
+        _conditional(OrderType.LIMIT_BUY, limit),
+        _conditional(OrderType.LIMIT_BUY, limit | gtd | {"queue_when_closed": True}, reserved()),
+        _conditional(OrderType.LIMIT_BUY, limit, reserved(), cancel()),
+        _conditional(OrderType.LIMIT_BUY, {"limit_price": Price(40_000), "time_in_force": TimeInForce.IOC}),
+        _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved()),
+        _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved(), triggered),
+        _conditional(OrderType.STOP_LOSS_SELL, stop, reserved(), _fired("47999")),
+        _conditional(falls, bps, reserved(), quote="49999.99"),
+        _conditional(falls, amount, reserved()),
+        _conditional(falls, bps, reserved(), _fired("50000", "52001.01"), settled()),
+        _conditional(falls, amount, reserved(), _fired("500", "900")),
+        _conditional(rises, bps, reserved(), quote="49999.99"),
+        _conditional(rises, {"trail_bps": 500}, reserved()),
+        _conditional(rises, amount, reserved(), _fired("49000", "48000.01")),
+    ]
+
+
+@pytest.mark.parametrize("view", ["audit.orders", "api.orders"])
+async def test_a_conditional_order_is_shown_as_its_saga_shows_it(owner: asyncpg.Connection, view: str) -> None:
+    """In each state, in its table or archived, the views say what its event says, to the last digit."""
+    sagas = [structs.replace(saga, order_id=UUID(int=n)) for n, saga in enumerate(_conditional_orders(), 1)]
+    await owner.executemany(
+        """
+        INSERT INTO orders.orders (order_id, user_id, order_type, terms, phase, status, version, reason_code,
+            cancel_requested, filled_quantity, fee, progress, due_at, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', $2, $3, $4, $5, $6, $7, false, 0, 0, $8, $9, 0, $10, $10)""",
+        [
+            (
+                *(saga.order_id, saga.order_type, saga.terms and encode(saga.terms).decode(), saga.phase, saga.status),
+                *(saga.version, saga.reason_code, encode(saga.progress).decode(), saga.due_at, saga.created_at),
+            )
+            for saga in sagas
+        ],
+    )
+    names = [name for name in Order.__struct_fields__ if name in PROMISED["audit.orders"].split()[-14:]]
+    expected = [tuple(getattr(order, name) for name in names) for order in map(snapshot, sagas)]
+    assert 14 == len(names)
+    assert not any(all(not order[place] for order in expected) for place in range(len(names)))
+
+    async def seen() -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await owner.fetch(f"SELECT {', '.join(names)} FROM {view} ORDER BY order_id")]
+
+    assert expected == await seen()
+    await owner.execute(_ARCHIVE_ENDED)
+    assert 2 == await owner.fetchval("SELECT count(*) FROM orders.archive")
+    assert expected == await seen()
+
+
 _ARCHIVE_ENDED = """
-    WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED') RETURNING *)
-    INSERT INTO orders.archive (order_id, user_id, phase, status, version, reason_code, cancel_requested,
-        filled_quantity, fee, progress, history_seq, created_at, updated_at, history, fills)
-    SELECT order_id, user_id, phase, status, version, reason_code, cancel_requested,
+    WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED', 'CANCELLED') RETURNING *)
+    INSERT INTO orders.archive (order_id, user_id, order_type, terms, phase, status, version, reason_code,
+        cancel_requested, filled_quantity, fee, progress, history_seq, created_at, updated_at, history, fills)
+    SELECT order_id, user_id, order_type, terms, phase, status, version, reason_code, cancel_requested,
         filled_quantity, fee, progress::jsonb, history_seq, created_at, updated_at, '[]', '[]' FROM ended"""
 
 
