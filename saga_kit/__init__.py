@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from saga_kit.runtime.settings import KafkaSettings, KitSettings, load
     from saga_kit.runtime.transactions import Begins, Transaction, Transactions
-    from saga_kit.service import Kit, Service, run_service
+    from saga_kit.service import FurtherConsumer, Kit, Service, run_service
 
 __all__ = [
     "Adapter",
@@ -54,6 +54,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetters",
     "Effects",
+    "FurtherConsumer",
     "Handler",
     "Hold",
     "HoldCommand",
@@ -123,7 +124,7 @@ _MODULES: Final = {
     ),
     "saga_kit.runtime.settings": ("KafkaSettings", "KitSettings", "load"),
     "saga_kit.runtime.transactions": ("Begins", "Transaction", "Transactions"),
-    "saga_kit.service": ("Kit", "Service", "run_service"),
+    "saga_kit.service": ("FurtherConsumer", "Kit", "Service", "run_service"),
 }
 _HOME: Final = {name: module for module, names in _MODULES.items() for name in names}
 

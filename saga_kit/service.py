@@ -8,7 +8,7 @@ import gc
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 import uvloop
@@ -30,7 +30,7 @@ from saga_kit.runtime.health import STARTING, Health, HealthServer, health_route
 from saga_kit.runtime.lookback import MARGIN_S, LookBack
 from saga_kit.runtime.settings import KitSettings
 from saga_kit.runtime.startup import wait_for
-from saga_kit.runtime.telemetry import KitMetrics, configure_logging
+from saga_kit.runtime.telemetry import KitMetrics, Prefixed, configure_logging
 from saga_kit.runtime.tracing import configure_tracing
 from saga_kit.runtime.transactions import Transactions
 from saga_kit.runtime.watchdog import watchdog
@@ -43,6 +43,17 @@ COLLECT_AFTER: Final = 50_000
 """New containers between two runs of the garbage collector. Python's default (700 or 2,000) means many in a batch."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherConsumer:
+    """One more consumer of a process: a group of its own, with its own batches, that waits for none of the others.
+
+    `name` is its group (after the prefix), and begins the names of its metrics. `handler` is made like the service's.
+    """
+
+    name: str
+    handler: Callable[[Kit], Handler[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +79,19 @@ def run_service(
     schema: str,
     handler: Callable[[Kit], Handler[M]],
     tasks: Sequence[Callable[[Kit, BatchProcess[M]], Awaitable[None]]] = (),
+    further: Sequence[FurtherConsumer] = (),
 ) -> int:
     """Run a service until SIGTERM or SIGINT; return the exit status.
 
     `name` is the consumer group (after the prefix) and the logs' `service`; `schema` holds `outbox` and `dead_letters`.
     Each of `tasks` runs until `kit.stopping` is set; one that raises (anything but `Stopped`) ends the process with
-    status 1.
+    status 1. The consumers of `further` are made after the first one.
     """
     configure_logging(settings, service=name)
     configure_tracing(service=name)
     collect_seldom()
     try:
-        uvloop.run(_run(settings, name, schema, handler, tasks))
+        uvloop.run(_run(settings, name, schema, handler, tasks, further))
     except KitError as error:
         log.critical("ends", cause=describe(error))
         return 1
@@ -108,11 +120,14 @@ async def _run(
     schema: str,
     handler: Callable[[Kit], Handler[M]],
     tasks: Sequence[Callable[[Kit, BatchProcess[M]], Awaitable[None]]],
+    further: Sequence[FurtherConsumer],
 ) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    service = Service(settings, name=name, schema=schema, handler=handler, tasks=tasks, stopping=stopping)
+    service = Service(
+        settings, name=name, schema=schema, handler=handler, tasks=tasks, further=further, stopping=stopping
+    )
     with watchdog():
         await service.run()
 
@@ -128,6 +143,7 @@ class Service:
         schema: str,
         handler: Callable[[Kit], Handler[Any]],
         tasks: Sequence[Callable[[Kit, BatchProcess[Any]], Awaitable[None]]] = (),
+        further: Sequence[FurtherConsumer] = (),
         stopping: asyncio.Event,
     ) -> None:
         self._stopping = stopping
@@ -150,33 +166,45 @@ class Service:
         self._transactions = Transactions(settings.sqlalchemy_url, application_name=name, by_key=True)
         self._publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{name}")
         self._kit = Kit(settings, self._engine, self._transactions, self._publisher, self._metrics.registry, stopping)
-        self._handler = handler(self._kit)
         self._tasks = tasks
-        outbox = Outbox(schema)
-        self._relay = Relay(self._transactions, schema, outbox, self._publisher)
-        self._process = BatchProcess(
-            transactions=self._transactions,
-            handler=self._handler,
-            outbox=outbox,
-            dead_letters=DeadLetters(schema),
-            publisher=self._publisher,
-            metrics=self._metrics,
-            stopping=stopping,
-        )
-        self._consumer = Consumer(
-            settings,
-            group=name,
-            handler=self._handler,
-            process=self._process,
-            publisher=self._publisher,
-            metrics=self._metrics,
-            fail=self._fail,
-            now_s=self._clock.now_s,
-        )
+        self._outbox = Outbox(schema)
+        self._relay = Relay(self._transactions, schema, self._outbox, self._publisher)
+        self._consumers = [self._consuming(name, handler(self._kit), self._metrics)]
+        for another in further:
+            metrics = KitMetrics(CollectorRegistry())
+            self._metrics.registry.register(Prefixed(another.name, metrics.registry))
+            self._consumers.append(self._consuming(another.name, another.handler(self._kit), metrics))
         self._health = Health({"started": _starting})
         self.server = HealthServer(
             listen(settings.http_host, settings.http_port), health_routes(self._health, self._metrics.registry)
         )
+
+    def _consuming(self, group: str, handler: Handler[Any], metrics: KitMetrics) -> _Consuming:
+        """Make a consumer and what works off its batches."""
+        process = BatchProcess(
+            transactions=self._transactions,
+            handler=handler,
+            outbox=self._outbox,
+            dead_letters=DeadLetters(self._schema),
+            publisher=self._publisher,
+            metrics=metrics,
+            stopping=self._stopping,
+        )
+        consumer = Consumer(
+            self._kit.settings,
+            group=group,
+            handler=handler,
+            process=process,
+            publisher=self._publisher,
+            metrics=metrics,
+            fail=self._fail,
+            now_s=self._clock.now_s,
+        )
+        return _Consuming(handler, process, consumer)
+
+    @property
+    def _topics(self) -> list[str]:
+        return [topic for one in self._consumers for topic in one.handler.topics]
 
     async def run(self) -> None:
         """Start, work until `stopping`, and drain: the batch in work is committed, published and acknowledged."""
@@ -202,7 +230,8 @@ class Service:
     async def _work(self) -> None:
         running = [asyncio.create_task(self._part(part)) for part in self._parts()]
         try:
-            await self._part(self._start_consumer())
+            for one in self._consumers:
+                await self._part(self._start(one))
             self._health.checks = {
                 "database": self._database_trouble,
                 "consumer": self._consumer_trouble,
@@ -213,8 +242,8 @@ class Service:
             self._stopping.set()
             self._health.checks = {"stopping": _stopping}
             # A batch that hangs has had its time: the process must end before its supervisor kills it.
-            drain_s = max(1.0, DRAIN_TIMEOUT_S - self._process.trying_s)
-            await self._consumer.stop(drain_s=drain_s)
+            drain_s = max(1.0, DRAIN_TIMEOUT_S - max(one.process.trying_s for one in self._consumers))
+            await asyncio.gather(*(one.consumer.stop(drain_s=drain_s) for one in self._consumers))
             _, late = await asyncio.wait(running, timeout=drain_s)
             for task in late:
                 log.error("a task did not end in time", task=repr(task.get_coro()))
@@ -231,9 +260,11 @@ class Service:
         except Exception as error:  # noqa: BLE001 - it only saves work
             log.warning("published rows stay in the outbox and will be sent again", cause=describe(error))
 
-    async def _start_consumer(self) -> None:
-        """Join the group; stop trying when the process must end."""
-        starting = asyncio.create_task(self._consumer.start())
+    async def _start(self, one: _Consuming) -> None:
+        """Join a group; stop trying when the process must end."""
+        if self._stopping.is_set():
+            return
+        starting = asyncio.create_task(one.consumer.start())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -242,14 +273,14 @@ class Service:
         await asyncio.wait({starting})
         if not starting.cancelled():
             starting.result()
-            log.info("consuming", topics=list(self._handler.topics))
+            log.info("consuming", topics=list(one.handler.topics))
 
     def _parts(self) -> list[Awaitable[None]]:
         return [
-            self._consumer.watch(self._stopping),
+            *(one.consumer.watch(self._stopping) for one in self._consumers),
             self._relay.run(self._stopping),
             keep_doing("measuring", self._measure, self._stopping, every_s=MEASURE_S, rests=RESTS),
-            *(task(self._kit, self._process) for task in self._tasks),
+            *(task(self._kit, self._consumers[0].process) for task in self._tasks),
         ]
 
     async def _part(self, part: Awaitable[None]) -> None:
@@ -288,17 +319,18 @@ class Service:
         return None
 
     async def _handler_ready(self) -> str | None:
-        if (prepare := getattr(self._handler, "prepare", None)) is not None:
-            async with self._transactions.begin() as tx:
-                await prepare(tx)
+        for one in self._consumers:
+            if (prepare := getattr(one.handler, "prepare", None)) is not None:
+                async with self._transactions.begin() as tx:
+                    await prepare(tx)
         return None
 
     async def _broker_ready(self) -> str | None:
-        missing = await self._publisher.missing_topics(self._handler.topics)
+        missing = await self._publisher.missing_topics(self._topics)
         return f"missing topics (or hidden from this login): {', '.join(missing)}" if missing else None
 
     async def _topics_fit(self) -> str | None:
-        self._metrics.topic_deviations.set(await check_topics(self._kit.settings, self._handler.topics))
+        self._metrics.topic_deviations.set(await check_topics(self._kit.settings, self._topics))
         return None
 
     async def _database_trouble(self) -> str | None:
@@ -306,10 +338,18 @@ class Service:
         return None
 
     async def _consumer_trouble(self) -> str | None:
-        return self._consumer.trouble()
+        return next((trouble for one in self._consumers if (trouble := one.consumer.trouble())), None)
 
     async def _outbox_trouble(self) -> str | None:
         return f"oldest unsent message is {self._unsent_s:.0f} s old" if self._unsent_s > UNSENT_MAX_S else None
+
+
+class _Consuming(NamedTuple):
+    """A consumer with its handler and its batches."""
+
+    handler: Handler[Any]
+    process: BatchProcess[Any]
+    consumer: Consumer[Any]
 
 
 async def _starting() -> str:

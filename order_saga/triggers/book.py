@@ -46,6 +46,8 @@ class Hit(NamedTuple):
     kind: str
     fired: Point | None
     triggered: Point | None = None
+    watermark: Decimal | None = None
+    """Of a trailing order that fires: its best price up to that point."""
 
     @property
     def levels(self) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
@@ -166,7 +168,9 @@ class Book:
             return self.levels.judge(row)
         fronts = self._fronts.get(Trail(row.side, row.trail_amount, row.trail_bps), [])
         place = bisect_left(fronts, row.start, key=lambda front: front.upto)
-        return Hit(row, TRAIL, fronts[place].point) if place < len(fronts) else None
+        if place == len(fronts):
+            return None
+        return Hit(row, TRAIL, fronts[place].point, watermark=fronts[place].watermark)
 
     def moved(self) -> dict[Side, Moved]:
         """Return how the steps of each side with trailing orders change once the path is judged."""

@@ -53,6 +53,8 @@ class Front(NamedTuple):
 
     upto: int
     point: Point
+    watermark: Decimal
+    """Their best price up to that point, the point included."""
 
 
 class Moved(NamedTuple):
@@ -78,11 +80,14 @@ class Conflated:
         """Records of the distance from the best price so far, which is stored beside each."""
         self._far_by_rate: list[tuple[Point, Decimal]] = []
         """The same, as a share of the best price."""
+        self._best: list[Point] = []
+        """Records of the best price among all points."""
         farthest: Decimal | None = None
         best: Decimal | None = None
         for point in points:
             if best is None or better(side, point.price, best):
                 best = point.price
+                self._best.append(point)
             if not point.fires:
                 continue
             if not self._worst or better(side, self._worst[-1].price, point.price):
@@ -115,6 +120,12 @@ class Conflated:
         place = bisect_left(far, True, key=by_run)  # noqa: FBT003 - the same
         found += [far[place][0]] if place < len(far) else []
         return min(found, default=None)
+
+    def watermark(self, before: Decimal, sequence: int) -> Decimal:
+        """Return the watermark at a point of the run, of an order whose watermark before the run is given."""
+        place = bisect_left(self._best, sequence + 1, key=lambda point: point.sequence)
+        best = self._best[place - 1].price if place else before
+        return best if better(self._side, best, before) else before
 
 
 def _distance(side: Side, best: Decimal, price: Decimal) -> Decimal:
@@ -150,7 +161,7 @@ class SidePath:
             point = run.first(trail, price)
             if point is None:
                 return
-            yield Front(step.upto, point)
+            yield Front(step.upto, point, run.watermark(price, point.sequence))
 
     def _run_after(self, sequence: int) -> tuple[Decimal, Conflated]:
         """Return the price of a point of the path, and the run of the points after it."""

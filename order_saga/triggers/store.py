@@ -94,11 +94,12 @@ _HIT: Final = """
         triggered_sequence = coalesce(new.triggered_sequence, old.triggered_sequence),
         triggered_price = coalesce(new.triggered_price::numeric, old.triggered_price),
         told = old.told AND new.triggered_sequence IS NULL,
-        up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric
+        up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
+        fired_watermark = new.watermark::numeric
     FROM unnest($1::uuid[], $2::int[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::bigint[], $8::text[],
-            $9::text[], $10::text[], $11::text[])
+            $9::text[], $10::text[], $11::text[], $13::text[])
         AS new (order_id, place, revision, fired_sequence, fired_price, fired_as_of, triggered_sequence,
-            triggered_price, up_price, down_price, limit_price)
+            triggered_price, up_price, down_price, limit_price, watermark)
     WHERE old.order_id = new.order_id AND old.revision = new.revision AND old.live AND old.fired_sequence IS NULL"""
 _MARK: Final = """
     INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
@@ -269,6 +270,7 @@ def write_hits(tx: Transaction, hits: Sequence[Hit], as_of: Mapping[tuple[str, i
         [_text(down) for _, down, _ in new_levels],
         [_text(limit) for _, _, limit in new_levels],
         now,
+        [_text(hit.watermark) for hit in hits],
         rows=len(hits),
         otherwise="a resting order changed although its asset's gate was taken",
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, PlatformCollector, ProcessCollector
+from prometheus_client.registry import Collector
 
 from saga_kit.runtime.errors import without_values
 from saga_kit.runtime.settings import KitSettings
@@ -66,6 +67,28 @@ class KitMetrics:
             "outbox_oldest_unsent_seconds", "Age of the oldest unsent message that is due.", registry=self.registry
         )
         self.dead_letters = Gauge("dead_letters", "Dead letters not replayed or discarded.", registry=self.registry)
+
+
+class Prefixed(Collector):
+    """Shows the metrics of another registry with a prefix: those of a second consumer in the same process.
+
+    What only the process as a whole has is left out.
+    """
+
+    _OF_PROCESS = ("process_", "python_", "outbox_", "dead_letters", "topic_deviations")
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self._prefix = prefix
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics: see `prometheus_client.registry.Collector`."""
+        for metric in self._registry.collect():
+            if metric.name.startswith(self._OF_PROCESS):
+                continue
+            shown = Metric(f"{self._prefix}_{metric.name}", metric.documentation, metric.type, metric.unit)
+            shown.samples = [sample._replace(name=f"{self._prefix}_{sample.name}") for sample in metric.samples]
+            yield shown
 
 
 def configure_logging(settings: KitSettings, *, service: str) -> None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -23,14 +23,16 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from structlog.testing import capture_logs
 
+from saga_kit.messaging.batch import Effects, Received
 from saga_kit.messaging.publisher import Publisher, RawMessage
 from saga_kit.runtime.database import check_sessions, create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.startup import wait_for
-from saga_kit.service import Service
+from saga_kit.runtime.transactions import Transaction
+from saga_kit.service import FurtherConsumer, Service
 from tests.saga_kit.messaging.consumer_setup import HEADERS
-from tests.saga_kit.support import CuttingProxy, Schema, Worker, kit_settings, until
+from tests.saga_kit.support import CuttingProxy, Item, Schema, Worker, kit_settings, until
 from tests.support.infrastructure import Infrastructure
 
 
@@ -238,6 +240,43 @@ async def test_metrics_and_health(setup: ServiceSetup) -> None:
         "process_cpu_seconds_total",
     ):
         assert f"\n{name}" in metrics
+
+
+async def test_a_further_consumer_waits_for_no_other(setup: ServiceSetup) -> None:
+    """Two groups of one process read the same topic: while one is held up, the other works; both drain at the end.
+
+    The second one's metrics bear its name, and those that only a process has are shown once.
+    """
+    stopping, free = asyncio.Event(), asyncio.Event()
+    first, second = Worker(setup.schema.name), Worker(setup.schema.name)
+    handle = first.handle
+
+    async def held_up(tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
+        await free.wait()
+        return await handle(tx, messages)
+
+    first.handle = held_up  # type: ignore[method-assign]
+    settings = kit_settings(setup.schema.url, setup.address, setup.prefix)
+    further = [FurtherConsumer("second", lambda _: second)]
+    service = Service(
+        settings, name="svc", schema=setup.schema.name, handler=lambda _: first, further=further, stopping=stopping
+    )
+    running = asyncio.create_task(service.run())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
+        await answers(client, "/health", 200)
+        await setup.send(("a", 1))
+        await until(lambda: bool(second.handled))
+        metrics = (await client.get("/metrics")).text
+    assert [] == first.handled
+    stopping.set()
+    free.set()
+    await asyncio.wait_for(running, 60)
+    assert [[Item("a", 1)]] == first.handled
+    assert ["a", "a"] == await setup.done()
+    assert "\nsecond_batch_size_count 1.0" in metrics
+    assert "\nsecond_consumer_lag_messages" in metrics
+    assert 1 == metrics.count("\nprocess_cpu_seconds_total")
+    assert "second_process" not in metrics
 
 
 @pytest.mark.parametrize(

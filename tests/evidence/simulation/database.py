@@ -1,14 +1,14 @@
-"""A simulated PostgreSQL: read committed, row locks, unique keys, commits of unknown outcome. It knows no table.
+"""A simulated PostgreSQL: read committed, row and advisory locks, unique keys, commits of unknown outcome.
 
-`statements` says what each statement does. `test_same_as_postgres.py` runs the same statements on the real server and
-compares the rows. A row is a dict; a stored row is never changed in place.
+It knows no table: `statements` says what each statement does. `test_same_as_postgres.py` runs the same statements on
+the real server and compares the rows. A row is a dict; a stored row is never changed in place.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol, cast
@@ -17,6 +17,7 @@ import asyncpg
 
 from saga_kit.runtime.transactions import Transaction as KitTransaction
 from saga_kit.runtime.transactions import Write
+from tests.evidence.simulation.locks import Number, NumberedLocks
 
 Row = dict[str, Any]
 Key = Any
@@ -92,12 +93,14 @@ class Database:
         self.statements = statements
         self.tables: dict[str, dict[Key, Row]] = defaultdict(dict)
         self.locks: dict[tuple[str, Key], Transaction] = {}
+        self.numbered = NumberedLocks()
         self.open: set[Transaction] = set()
         self.clock_is_off_s = 0.0
         self.read_only = False
         """Whether it refuses locks and writes, as a standby does, or a primary during a switch-over."""
-        self.committed: list[Callable[[Mapping[str, Mapping[Key, Row | None]]], None]] = []
-        """Called with what each commit has written."""
+        self.committed: list[Callable[[Transaction], None]] = []
+        """Called with each transaction that has committed."""
+        self.deadlocks = 0
         self.said: list[Said] | None = None
         """The statements of committed transactions, in the order of their commits; None when nobody records them."""
         self._clock = clock
@@ -135,7 +138,10 @@ class Transaction(KitTransaction):
         self._world = world
         self._locked: list[tuple[str, Key]] = []
         self.lock_timeout_s = LOCK_TIMEOUT_S
-        self.waits_for: Transaction | None = None
+        self.waits_for: Callable[[], Iterable[Any]] = tuple
+        """Whom it waits for at this moment."""
+        self.looked_at: tuple[tuple[str, ...], datetime] = ((), EPOCH)
+        """Of a batch of ticks: the assets whose market it read, and the clock then."""
 
     async def read(self, sql: str, *args: Any) -> list[Any]:
         """Run one of the statements that there are, which begins no transaction; return its rows."""
@@ -244,26 +250,54 @@ class Transaction(KitTransaction):
         self._fail_if_read_only()
         locks = self.database.locks
         while (holder := locks.get(what, self)) is not self:
-            self._fail_on_deadlock(holder)
-            self.waits_for = holder
-            try:
-                async with asyncio.timeout(self.lock_timeout_s):
-                    await holder.ended.wait()
-            except TimeoutError:
-                raise ServerError(LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout") from None
-            finally:
-                self.waits_for = None
-            self.fail_if_broken()
+            await self._wait_for(holder.ended, lambda holder=holder: (holder,))  # type: ignore[misc]
         if what not in locks:
             locks[what] = self
             self._locked.append(what)
 
-    def _fail_on_deadlock(self, holder: Transaction) -> None:
-        waits_for: Transaction | None = holder
-        while waits_for is not None:
-            if waits_for is self:
+    async def take_number(self, number: Number, *, exclusive: bool) -> None:
+        """Take a lock by number, waiting for its turn; it is held to the end."""
+        locks = self.database.numbered
+        asked = locks.take(number, self, exclusive=exclusive)
+        if asked is None:
+            return
+        try:
+            await self._wait_for(asked.granted, lambda: locks.blockers(number, asked))
+        except BaseException:
+            locks.give_up(number, asked)
+            raise
+
+    def try_number(self, number: Number) -> bool:
+        """Take a lock by number exclusively, if it is free at once."""
+        locks = self.database.numbered
+        asked = locks.take(number, self, exclusive=True)
+        if asked is not None:
+            locks.give_up(number, asked)
+        return asked is None
+
+    async def _wait_for(self, event: asyncio.Event, whom: Callable[[], Iterable[Any]]) -> None:
+        self.waits_for = whom
+        try:
+            self._fail_on_deadlock()
+            async with asyncio.timeout(self.lock_timeout_s):
+                await event.wait()
+        except TimeoutError:
+            raise ServerError(LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout") from None
+        finally:
+            self.waits_for = tuple
+        self.fail_if_broken()
+
+    def _fail_on_deadlock(self) -> None:
+        known: set[Transaction] = set()
+        ahead = list(self.waits_for())
+        while ahead:
+            one = ahead.pop()
+            if one is self:
+                self.database.deadlocks += 1
                 raise ServerError(DEADLOCK, "deadlock detected")
-            waits_for = waits_for.waits_for
+            if one not in known:
+                known.add(one)
+                ahead += one.waits_for()
 
     # Its end ----------------------------------------------------------------------------------------------------------
 
@@ -286,13 +320,14 @@ class Transaction(KitTransaction):
             self.database.said.append(Said(self.database.now(), self.steps))
         self.end()
         for tell in self.database.committed:
-            tell(self.writes)
+            tell(self)
 
     def end(self) -> None:
         """Release every lock; what is not committed by now never will be."""
         for what in self._locked:
             del self.database.locks[what]
         self._locked.clear()
+        self.database.numbered.release(self)
         self.database.open.discard(self)
         self.broken = True
         self.ended.set()

@@ -19,7 +19,8 @@ from saga_kit.runtime.transactions import Transaction, begin
 from tests.evidence.simulation.database import EPOCH, Database, Engine, Said, Step
 from tests.evidence.simulation.loop import VirtualLoop
 from tests.evidence.simulation.scenario import HOLDINGS, Scenario
-from tests.evidence.simulation.statements import numeric, statements
+from tests.evidence.simulation.statements import statements
+from tests.evidence.simulation.statements.values import numeric
 from tests.evidence.simulation.world import World
 
 if TYPE_CHECKING:

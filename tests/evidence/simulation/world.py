@@ -37,12 +37,13 @@ from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerEr
 from tests.evidence.simulation.judge import Judge
 from tests.evidence.simulation.node import SESSION_S, Node, watcher
 from tests.evidence.simulation.scenario import HOLDINGS, NODES, Fault, Kind, OrderPlan, Scenario
-from tests.evidence.simulation.statements import numeric, statements
+from tests.evidence.simulation.statements import statements
+from tests.evidence.simulation.statements.values import numeric
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from tests.evidence.simulation.database import Key, Result, Row
+    from tests.evidence.simulation.database import Result
 
 QUIET_S: Final = 400.0
 """Liveness: every order ends within this time after the last fault has stopped."""
@@ -445,10 +446,10 @@ class World:
         ]  # fmt: skip
         return min(moments, default=None)
 
-    def _after_commit(self, writes: Mapping[str, Mapping[Key, Row | None]]) -> None:
-        self.judge.after_commit(writes)
+    def _after_commit(self, tx: Transaction) -> None:
+        self.judge.after_commit(tx.writes)
         for node in self._nodes.values():
-            if not node.watches.isdisjoint(writes):
+            if not node.watches.isdisjoint(tx.writes):
                 node.changed.set()
 
     def _after_append(self, record: Record) -> None:

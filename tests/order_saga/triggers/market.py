@@ -93,7 +93,9 @@ class StoredMarket:
     async def outcomes(self, asset_id: str = "A") -> dict[int, Outcome]:
         """Read what became of the orders."""
         rows = await self.rows(
-            "SELECT order_id, fired_sequence, fired_price, triggered_sequence FROM orders.resting WHERE asset_id = $1",
+            """
+            SELECT order_id, fired_sequence, fired_price, triggered_sequence, fired_watermark
+            FROM orders.resting WHERE asset_id = $1""",
             asset_id,
         )
         return {row[0].int: Outcome(*row[1:]) for row in rows}

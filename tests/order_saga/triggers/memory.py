@@ -72,7 +72,7 @@ class Memory:
         number = hit.row.order_id.int
         triggered = self.outcomes[number].triggered if hit.triggered is None else hit.triggered.sequence
         fired = hit.fired
-        self.outcomes[number] = Outcome(fired and fired.sequence, fired and fired.price, triggered)
+        self.outcomes[number] = Outcome(fired and fired.sequence, fired and fired.price, triggered, hit.watermark)
         if fired is not None:
             del self.rows[number]
             return

@@ -19,6 +19,8 @@ class Outcome(NamedTuple):
     fired: int | None
     price: Decimal | None
     triggered: int | None
+    watermark: Decimal | None = None
+    """Of a trailing order that fired: its best price until then."""
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Oracle:
     def _hit(self, number: int, order: Order, sequence: int, price: Decimal) -> None:
         if order.acceptable(price):
             del self.resting[number]
-            self.outcomes[number] = Outcome(sequence, price, order.triggered)
+            self.outcomes[number] = Outcome(sequence, price, order.triggered, order.watermark)
             return
         order.triggered = sequence
         self.outcomes[number] = Outcome(None, None, sequence)

@@ -16,6 +16,9 @@ from contracts.assets import Trading
 from contracts.vocabulary import Side
 from order_saga.core.gate import GATE, gate_key
 from order_saga.triggers import store
+from order_saga.triggers.book import Hit, Span
+from order_saga.triggers.feed import Point
+from order_saga.triggers.path import Trail
 from order_saga.triggers.process import TriggerPoint
 from saga_kit.runtime import crash_points
 from saga_kit.runtime.errors import Contention
@@ -60,7 +63,9 @@ async def test_each_type_at_its_level(
         order.start = 1
         order_id = await market.rest(number, order, asset_id=asset_id)
         await market.tick(2, price, asset_id=asset_id)
-        assert {number: _fired(2, price) if expected else NEVER} == await market.outcomes(asset_id)
+        watermark = None if order.amount is None and order.bps is None else Decimal(50)
+        outcome = _fired(2, price)._replace(watermark=watermark) if expected else NEVER
+        assert {number: outcome} == await market.outcomes(asset_id)
         assert expected == (order_id in market.fired)
 
 
@@ -152,7 +157,8 @@ async def test_the_mark_moves_in_the_last_round_only(market: StoredMarket) -> No
         crash_points.watch(None)
     await market.judge(*ticks, member=member)
     assert [4] == rounds
-    assert dict.fromkeys(range(9), _fired(2, "95")) == await market.outcomes()
+    at_level, trailed = _fired(2, "95"), _fired(2, "95")._replace(watermark=Decimal(100))
+    assert {number: trailed if number % 2 else at_level for number in range(9)} == await market.outcomes()
     assert [(3,)] == await market.rows("SELECT sequence FROM orders.marks")
 
 
@@ -224,11 +230,11 @@ async def test_a_row_that_changed_in_spite_of_the_gate_is_not_overwritten(market
     await market.rest(1, level(SELL, down="95"))
     async with begin(market.engine) as tx:
         _, now = await store.read_market(tx, ["A"])
-        spans = {"A": store.Span(Decimal(90), Decimal(90), 1, 1)}
-        [row] = await store.levels(tx, spans, {"A": [store.Point(1, Decimal(90), fires=True)]}, now, 10)
+        spans = {"A": Span(Decimal(90), Decimal(90), 1, 1)}
+        [row] = await store.levels(tx, spans, {"A": [Point(1, Decimal(90), fires=True)]}, now, 10)
     await market.execute("UPDATE orders.resting SET revision = 2")
     async with begin(market.engine) as tx:
-        hit = store.Hit(row, "down", store.Point(1, Decimal(90), fires=True))
+        hit = Hit(row, "down", Point(1, Decimal(90), fires=True))
         store.write_hits(tx, [hit], {("A", 1): now}, now)
         with pytest.raises(Contention):
             await tx.flush()
@@ -270,13 +276,13 @@ async def test_queries_use_the_partial_indexes(market: StoredMarket, *, custom: 
     async with begin(market.engine) as tx:
         await tx.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         now = await tx.fetchval("SELECT clock_timestamp()")
-        spans = {"A1": store.Span(Decimal(99), Decimal(101), 40_000, 40_001)}
-        points = {"A1": [store.Point(40_000, Decimal(99), fires=True), store.Point(40_001, Decimal(101), fires=True)]}
+        spans = {"A1": Span(Decimal(99), Decimal(101), 40_000, 40_001)}
+        points = {"A1": [Point(40_000, Decimal(99), fires=True), Point(40_001, Decimal(101), fires=True)]}
         plan = await _plan(tx, lambda explain: store.levels(explain, spans, points, now, 100), custom=custom)
         for index in ("resting_up", "resting_down", "resting_queued"):
             assert f"using {index} " in plan
         assert "Seq Scan on resting" not in plan
-        probes = [("A1", store.Trail(SELL, Decimal(7), None), 9), ("A1", store.Trail(SELL, None, 50), 9)]
+        probes = [("A1", Trail(SELL, Decimal(7), None), 9), ("A1", Trail(SELL, None, 50), 9)]
         plan = await _plan(tx, lambda explain: store.queues(explain, probes, now, 100), custom=custom)
         for index in ("resting_amount", "resting_bps"):
             assert f"using {index} " in plan

@@ -1,0 +1,223 @@
+"""The orchestrator's statements on the tables of the market: gates, marks, and rows that wait for a price."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final, cast
+
+from order_saga.core.phases import MAX_TICK_AGE_S
+from order_saga.worker import resting_store as resting
+from tests.evidence.simulation.database import (
+    CHECK_VIOLATION,
+    Result,
+    Row,
+    ServerError,
+    Statement,
+    Transaction,
+    UniqueViolation,
+)
+from tests.evidence.simulation.statements.values import as_text, columns, numeric
+
+_OPEN: Final = frozenset({"PENDING", "CONFIRMED", "PROCESSING"})
+_FIRED_BY: Final = ("fired_sequence", "fired_price", "fired_as_of")
+_TICKS_ALONE: Final = (
+    "triggered_sequence", "triggered_price", *_FIRED_BY, "fired_watermark", "fired_at", "fired_rank",
+)  # fmt: skip
+"""Columns that only ticks write."""
+
+
+def resting_statements() -> dict[str, Statement]:
+    """Map the text of every statement to what it does."""
+    return {
+        resting._ASSETS: assets,
+        resting._SHARE: share_gates,
+        resting._MARKS: read_marks,
+        resting._NEWS: news,
+        resting._INSERT: insert_rows,
+        resting._UPDATE: update_rows,
+        resting._DELETE: delete_rows,
+        resting._TRAILS: insert_trails,
+        resting._PEAKS: insert_peaks,
+        resting._FIRED: list_fired,
+        resting._EXPIRED: list_expired,
+        resting._OPEN: count_open,
+    }
+
+
+async def assets(tx: Transaction, order_ids: list[Any]) -> Result:
+    """Name the assets of these rows."""
+    found = {row["asset_id"] for row in (tx.get("resting", one) for one in order_ids) if row is not None}
+    return Result([(asset_id,) for asset_id in sorted(found)])
+
+
+async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
+    """Share locks by number, one after the other."""
+    for number in numbers:
+        await tx.take_number((gate, number), exclusive=False)
+    return Result([("",) for _ in numbers])
+
+
+async def read_marks(tx: Transaction, asset_ids: list[str]) -> Result:
+    """Read marks, and whether each could fire an order now."""
+    now = tx.database.now()
+    there = [(one, row) for one in asset_ids if (row := tx.get("marks", one)) is not None]
+    return Result(
+        [
+            (
+                asset_id,
+                row["sequence"],
+                as_text(row["price"]),
+                row["as_of"],
+                row["trading"] == "OPEN"
+                and now - min(row["appended_at"], row["confirmed_at"]) <= timedelta(seconds=MAX_TICK_AGE_S),
+            )
+            for asset_id, row in there
+        ]
+    )
+
+
+def is_fired(row: Row) -> bool:
+    """Tell whether a tick has done something to a row that its order does not show."""
+    return row["fired_sequence"] is not None or (row["triggered_sequence"] is not None and not row["told"])
+
+
+async def news(tx: Transaction, order_ids: list[Any]) -> Result:
+    """Read what ticks have done to orders."""
+    rows = [(one, row) for one in order_ids if (row := tx.get("resting", one)) is not None and is_fired(row)]
+    return Result(
+        [
+            (
+                order_id,
+                row["triggered_sequence"],
+                as_text(row["triggered_price"]),
+                row["told"],
+                row["fired_sequence"],
+                as_text(row["fired_price"]),
+                row["fired_as_of"],
+                as_text(row["fired_watermark"]),
+            )
+            for order_id, row in rows
+        ]
+    )
+
+
+async def insert_rows(tx: Transaction, *arguments: Any) -> Result:
+    """Insert rows for orders that may rest."""
+    *arrays, revision = arguments
+    for values in columns(*arrays):
+        order_id, asset_id, side, amount, bps, expires_at, up, down, limit, *since, live, told = values
+        row = {
+            "asset_id": asset_id,
+            "side": side,
+            "revision": revision,
+            "live": live,
+            "queued": False,
+            "up_price": numeric(up),
+            "down_price": numeric(down),
+            "limit_price": numeric(limit),
+            "trail_amount": numeric(amount),
+            "trail_bps": bps,
+            "from_sequence": since[0],
+            "entered_at": since[1],
+            "expires_at": expires_at,
+            "told": told,
+            **dict.fromkeys(_TICKS_ALONE),
+        }
+        check_resting(order_id, row)
+        if not await tx.insert("resting", order_id, row):
+            raise UniqueViolation("resting_pkey")
+    return Result(written=len(arrays[0]))
+
+
+def check_resting(order_id: Any, row: Row) -> None:
+    """Keep the checks of the table."""
+    fired = [name for name in _FIRED_BY if row[name] is not None]
+    fits = len(fired) in {0, len(_FIRED_BY)} and not (fired and row["fired_sequence"] <= row["from_sequence"])
+    triggered = (row["triggered_sequence"] is None) == (row["triggered_price"] is None)
+    since = row["from_sequence"] is not None and row["entered_at"] is not None
+    if not (fits and triggered and (since or not row["live"])):
+        raise ServerError(CHECK_VIOLATION, f"resting: {order_id} violates a check")
+
+
+async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
+    """Write what follows the order."""
+    written = 0
+    for order_id, up, down, limit, from_sequence, entered_at, live, told in columns(*arrays):
+        before = await tx.lock("resting", order_id)
+        if before is None:
+            continue
+        row = {
+            **before,
+            "up_price": numeric(up),
+            "down_price": numeric(down),
+            "limit_price": numeric(limit),
+            "from_sequence": from_sequence,
+            "entered_at": entered_at,
+            "live": live,
+            "told": told,
+        }
+        check_resting(order_id, row)
+        tx.put("resting", order_id, row)
+        written += 1
+    return Result(written=written)
+
+
+async def delete_rows(tx: Transaction, order_ids: list[Any]) -> Result:
+    """Delete rows."""
+    written = 0
+    for order_id in order_ids:
+        if tx.get("resting", order_id) is not None and await tx.lock("resting", order_id) is not None:
+            tx.put("resting", order_id, None)
+            written += 1
+    return Result(written=written)
+
+
+async def insert_trails(tx: Transaction, *arrays: list[Any]) -> Result:
+    """Insert trails, or make their bounds smaller."""
+    written = 0
+    for asset_id, side, kind, trail, oldest in columns(*arrays):
+        key = (asset_id, side, kind, numeric(trail))
+        known = tx.get("trails", key)
+        if known is not None and known["oldest"] <= oldest:
+            continue
+        if not await tx.insert("trails", key, {"oldest": oldest}):
+            row = cast("Row", await tx.lock("trails", key))
+            tx.put("trails", key, {"oldest": min(row["oldest"], oldest)})
+        written += 1
+    return Result(written=written)
+
+
+async def insert_peaks(tx: Transaction, *arrays: list[Any]) -> Result:
+    """Insert the quotes from which trailing orders rest, unless they are there."""
+    done = [
+        await tx.insert("peaks", (asset_id, side, upto), {"price": numeric(price), "set_by": upto})
+        for asset_id, side, upto, price in columns(*arrays)
+    ]
+    return Result(written=sum(done))
+
+
+async def list_fired(tx: Transaction, most: int) -> Result:
+    """List rows that a tick has fired or triggered, in the order of the fires."""
+    rows = sorted((row["fired_at"], row["fired_rank"], key) for key, row in tx.rows("resting") if is_fired(row))
+    return Result([(order_id,) for *_, order_id in rows[:most]])
+
+
+async def list_expired(tx: Transaction, most: int) -> Result:
+    """List rows whose time has come."""
+    now = tx.database.now()
+    rows = sorted(
+        (row["expires_at"], order_id)
+        for order_id, row in tx.rows("resting")
+        if row["expires_at"] is not None and row["expires_at"] <= now and row["fired_sequence"] is None and row["live"]
+    )
+    return Result([(order_id,) for _, order_id in rows[:most]])
+
+
+async def count_open(tx: Transaction, users: list[str], asset_ids: list[str]) -> Result:
+    """Count the open conditional orders of each pair."""
+    held = [
+        (row["user_id"], row["asset_id"])
+        for _, row in tx.rows("orders")
+        if row["terms"] is not None and row["status"] in _OPEN
+    ]
+    return Result([(held.count(pair),) for pair in columns(users, asset_ids)])
