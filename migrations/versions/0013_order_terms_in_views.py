@@ -1,7 +1,7 @@
-"""The views of orders show what a conditional order waits for, and how far it has come.
+"""The views of orders show what a conditional order waits for, and how far it has come; others show the market.
 
-`order_saga.core.saga.snapshot` has the same rules for events. A watermark, and the trigger price that is worked out
-from it, are those of the order's version.
+`order_saga.core.saga.snapshot` has the same rules for events. But the watermark of a trailing stop that rests, and the
+trigger price that is worked out from it, are those of the read: the market moves them without a new version.
 """
 # ruff: noqa: S608 - what the statements are made of is written here
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.owner import replace_views
+from migrations.owner import replace_views, run
 
 revision = "0013"
 down_revision = "0012"
@@ -18,10 +18,12 @@ down_revision = "0012"
 def upgrade() -> None:
     """Show the fields of conditional orders, in columns behind those that were there."""
     replace_views(op.get_bind(), _views(conditional=f", {_CONDITIONAL}", terms=", terms::jsonb AS terms"))
+    run(_MARKET)
 
 
 def downgrade() -> None:
     """Show the columns that were there before."""
+    run(("DROP VIEW audit.marks, audit.resting",))
     replace_views(op.get_bind(), _views(conditional="", terms=""))
 
 
@@ -36,7 +38,17 @@ _ARCHIVED = _AUDITED.format(
 _CURRENCIES = """
     CASE WHEN status <> 'PENDING' THEN progress -> 'quote' ->> 'cash_asset_id' END AS cash_asset_id,
     CASE WHEN status <> 'PENDING' THEN progress -> 'quote' ->> 'cash_asset_id' END AS fee_asset_id"""
-_WATERMARK = "coalesce(progress -> 'fire' ->> 'watermark', progress -> 'rest' ->> 'watermark')::numeric(38, 18)"
+# The watermark is that of the first step which the order's `from_sequence` has not passed.
+_WATERMARK = """(CASE
+        WHEN progress -> 'fire' ->> 'watermark' IS NOT NULL THEN (progress -> 'fire' ->> 'watermark')::numeric
+        WHEN phase = 'WORKING' AND progress -> 'rest' ->> 'watermark' IS NOT NULL THEN coalesce((
+            SELECT step.price FROM orders.peaks AS step
+            WHERE step.asset_id = every.asset_id
+                AND step.side = CASE right(every.order_type, 4) WHEN '_BUY' THEN 'BUY' ELSE 'SELL' END
+                AND step.upto >= (progress -> 'rest' ->> 'from_sequence')::bigint
+            ORDER BY step.upto LIMIT 1
+        ), (progress -> 'rest' ->> 'watermark')::numeric)
+        ELSE (progress -> 'rest' ->> 'watermark')::numeric END)::numeric(38, 18)"""
 _TRAIL = "coalesce((terms ->> 'trail_amount')::numeric, watermark * (terms ->> 'trail_bps')::numeric * 0.0001)"
 # As `order_saga.core.trail.trail_level`: exact, and rounded to the tick away from early firing.
 _TRAIL_LEVEL = f"""(
@@ -67,6 +79,25 @@ _CONDITIONAL = f"""
     CASE WHEN terms IS NOT NULL AND phase = 'WORKING' THEN progress -> 'hold' ->> 'asset_id' END AS held_asset_id,
     CASE WHEN terms IS NOT NULL AND phase = 'WORKING'
         THEN (progress -> 'hold' ->> 'amount')::numeric(38, 18) END AS held_amount"""
+
+_MARKET = (
+    """
+    CREATE VIEW audit.marks AS
+    SELECT asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live FROM orders.marks""",
+    """
+    CREATE VIEW audit.resting AS
+    SELECT waits.order_id, waits.asset_id, waits.side, waits.revision, waits.live, waits.up_price, waits.down_price,
+        waits.from_sequence, waits.entered_at, waits.expires_at, waits.triggered_sequence, waits.fired_sequence,
+        waits.fired_price, step.price AS watermark, step.set_by AS watermark_sequence
+    FROM orders.resting AS waits
+    LEFT JOIN LATERAL (
+        SELECT price, set_by FROM orders.peaks AS peak
+        WHERE num_nonnulls(waits.trail_amount, waits.trail_bps) > 0
+            AND peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
+        ORDER BY peak.upto LIMIT 1
+    ) AS step ON true""",
+    "GRANT SELECT ON audit.marks, audit.resting TO saga_auditor",
+)
 
 
 def _views(*, conditional: str, terms: str) -> dict[str, str]:

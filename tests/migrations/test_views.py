@@ -65,6 +65,9 @@ PROMISED = {
     "audit.pauses": "participant paused_by reason paused_at",
     "audit.repairs": "run_id action item done_by at result",
     "audit.ledger": "began_at closed_at successor",
+    "audit.marks": "asset_id sequence price as_of confirmed_at appended_at trading live",
+    "audit.resting": "order_id asset_id side revision live up_price down_price from_sequence entered_at expires_at"
+    " triggered_sequence fired_sequence fired_price watermark watermark_sequence",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
@@ -261,6 +264,44 @@ async def test_a_conditional_order_is_shown_as_its_saga_shows_it(owner: asyncpg.
     assert expected == await seen()
 
 
+@pytest.mark.parametrize(("side", "trigger"), [("SELL", "52497.5"), ("BUY", "57502.5")])
+async def test_a_trailing_stop_shows_its_watermark_as_of_the_read(
+    owner: asyncpg.Connection, side: str, trigger: str
+) -> None:
+    """The best price since it rests, by the steps of its side, moves its trigger; its version stays."""
+    order_type = OrderType(f"TRAILING_STOP_{side}")
+    saga = _conditional(order_type, {"trail_bps": 455}, reserved())
+    rest = saga.progress.rest
+    assert rest is not None
+    await owner.execute(
+        """
+        INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, terms, phase, status, version,
+            cancel_requested, filled_quantity, fee, progress, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', 'BTC', $2, '{"trail_bps": 455}', 'WORKING', 'CONFIRMED', 2, false, 0, 0, $3, 0, $4, $4)""",
+        *(ORDER, order_type, encode(saga.progress).decode(), AT),
+    )
+    await owner.execute(
+        """
+        INSERT INTO orders.resting (order_id, asset_id, side, revision, live, queued, trail_bps, from_sequence,
+            entered_at, told)
+        VALUES ($1, 'BTC', $2, 1, true, false, 455, $3, $4, false)""",
+        *(ORDER, side, rest.from_sequence, AT),
+    )
+    other = "BUY" if side == "SELL" else "SELL"
+    steps = [("BTC", side, -1, 1, 1), ("BTC", side, 2, 55_000, 1), ("BTC", side, 9, 7, 9), ("ETH", side, 1, 8, 1)]
+    for asset_id, of_side, after, price, by in [*steps, ("BTC", other, 1, 9, 1)]:
+        await owner.execute(
+            "INSERT INTO orders.peaks (asset_id, side, upto, price, set_by) VALUES ($1, $2, $3, $4, $5)",
+            *(asset_id, of_side, rest.from_sequence + after, price, rest.from_sequence + by),
+        )
+
+    for view in ("api.orders", "audit.orders"):
+        [row] = await owner.fetch(f"SELECT watermark, trigger_price, version FROM {view}")
+        assert (55_000, Price(trigger), 2) == tuple(row)
+    [row] = await owner.fetch("SELECT watermark, watermark_sequence FROM audit.resting")
+    assert (55_000, rest.from_sequence + 1) == tuple(row)
+
+
 _ARCHIVE_ENDED = """
     WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED', 'CANCELLED') RETURNING *)
     INSERT INTO orders.archive (order_id, user_id, order_type, terms, phase, status, version, reason_code,
@@ -330,6 +371,10 @@ LOOK_UPS = [
     ("audit.history", ONE_ORDER, "history_pkey"),
     ("audit.versions", ONE_ORDER, "history_pkey"),
     ("audit.questions", ONE_ORDER, "orders_pkey"),
+    ("audit.resting", ONE_ORDER, "resting_pkey"),
+    ("audit.resting", ONE_ORDER, "peaks_pkey"),
+    ("audit.marks", "asset_id = 'BTC'", "marks_pkey"),
+    ("api.orders", ONE_ORDER, "peaks_pkey"),
     ("audit.repairs", "run_id = 'x'", "repairs_pkey"),
     ("audit.fills", ONE_ORDER, "ix_orders_fills_order_id"),
     ("audit.holds", f"hold_id = '{ORDER}:reserve'", "holds_pkey"),
