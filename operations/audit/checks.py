@@ -162,7 +162,7 @@ _MONEY: Final = AuditLook(
         Check(
             "I6", "wakeable",
             """o.status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED') AND o.due_at IS NULL
-                AND o.parked_reason IS NULL""",
+                AND o.parked_reason IS NULL AND o.phase <> 'WORKING'""",
             "format('it is %s in phase %s, neither due nor parked: nothing will ever wake it', o.status, o.phase)",
         ),
         Check(
@@ -230,6 +230,58 @@ _PATH: Final = AuditLook(
             "I7", "history ends here", "v.is_last AND (o.version, o.status) <> (v.version, v.status)",
             """format('it is %s at version %s, its history ends with %s at version %s', o.status, o.version, v.status,
                 v.version)""",
+        ),
+    ),
+)  # fmt: skip
+
+# An order and its row are written in one transaction, so one snapshot shows both as they are.
+_RESTING: Final = AuditLook(
+    ("order_id",),
+    """
+    (SELECT order_id, phase, status, parked_reason, revision FROM audit.orders
+     WHERE {orders} AND phase IN ('VALIDATING', 'RESERVING', 'WORKING')) AS o
+    FULL JOIN (SELECT order_id, live, revision AS row_revision, asset_id FROM audit.resting WHERE {orders}) AS r
+        USING (order_id)""",
+    (
+        Check(
+            "I12", "rests by a row",
+            "o.phase = 'WORKING' AND o.parked_reason IS NULL AND (r.live IS NOT TRUE OR r.row_revision <> o.revision)",
+            """format('it rests with revision %s, and %s: no tick can fire it', o.revision, CASE
+                WHEN r.live IS NULL THEN 'has no row to be found by'
+                WHEN NOT r.live THEN 'its row may not fire' ELSE 'its row has revision ' || r.row_revision END)""",
+        ),
+        Check(
+            "I12", "row of an order", "r.asset_id IS NOT NULL AND o.phase IS NULL",
+            "format('it waits for a price of %s, and no such order does', r.asset_id)",
+        ),
+    ),
+)  # fmt: skip
+
+# A feed whose numbers an operator has reset begins anew, so only other orders have newer ticks with greater numbers.
+_FIRES: Final = AuditLook(
+    ("order_id",),
+    """
+    (SELECT * FROM audit.fires WHERE {orders}) AS f
+    LEFT JOIN (
+        SELECT order_id, max(price) AS price FROM audit.fills WHERE {orders} GROUP BY order_id
+    ) AS filled USING (order_id)""",
+    (
+        Check(
+            "I13", "newer than its acceptance",
+            """f.fired_sequence <= f.from_sequence AND NOT EXISTS (
+                SELECT FROM audit.repairs AS reset
+                WHERE reset.action = 'feed reset' AND reset.item = f.asset_id AND reset.at >= f.created_at)""",
+            """format('the tick %s fired it, and it waits for those after %s', f.fired_sequence, f.from_sequence)""",
+        ),
+        Check(
+            "I13", "filled at its tick", "filled.price <> f.fired_price",
+            """format('it filled at %s, and the tick that fired it was %s', trim_scale(filled.price),
+                trim_scale(f.fired_price))""",
+        ),
+        Check(
+            "I13", "fired by a tick",
+            "filled.price IS NOT NULL AND f.from_sequence IS NOT NULL AND f.fired_sequence IS NULL",
+            "'it rested and filled, and no tick fired it'",
         ),
     ),
 )  # fmt: skip
@@ -370,6 +422,8 @@ LOOKS: Final = (
     _MONEY,
     _ENTRY,
     _PATH,
+    _RESTING,
+    _FIRES,
     _CLAIM,
     _ACCOUNTS,
     _ASSETS,

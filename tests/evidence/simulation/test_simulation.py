@@ -47,7 +47,7 @@ def tally() -> Tally:
 
 @pytest.mark.timeout(900)
 def test_no_history_loses_or_doubles_anything(tally: Tally) -> None:
-    """I1 to I11 hold after every commit and at the end of each history, and every order ends."""
+    """I1 to I13 hold after every commit and at the end of each history, and every order ends."""
     assert {} == tally.failed
     assert HISTORIES == tally.histories
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from tests.operations.audit.rows import BUSTED, BUY, CANCELLED, LIVE, PARKED, REFUSED, SELL
+from tests.operations.audit.rows import BUSTED, BUY, CANCELLED, FIRED, LIVE, PARKED, REFUSED, RESTS, SELL
 from tests.support.journal import WITHOUT_CHECK
 
 NOBODY: Final = UUID(int=5)
@@ -66,7 +66,7 @@ ACCOUNTS: Final = (
         "asset balanced",
     ),
     Fault(
-        "I1", None, "alice has 655.26 USD available and 45.04 held, the journal says 699.3 in all",
+        "I1", None, "alice has 635.24 USD available and 65.06 held, the journal says 699.3 in all",
         ("UPDATE balances.accounts SET available = available + 1 WHERE asset_id = 'USD'",),
         "account is journal",
     ),
@@ -76,7 +76,7 @@ ACCOUNTS: Final = (
         "account is journal",
     ),
     Fault(
-        "I1", None, "alice has 46.04 USD held, the active holds sum to 45.04",
+        "I1", None, "alice has 66.06 USD held, the active holds sum to 65.06",
         ("UPDATE balances.accounts SET available = available - 1, held = held + 1 WHERE asset_id = 'USD'",),
         "held is holds",
     ),
@@ -261,5 +261,39 @@ KEYS: Final = (
     ),
 )  # fmt: skip
 
-FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS)
+MARKET: Final = (
+    Fault(
+        "I12", RESTS, "has no row to be found by",
+        (f"DELETE FROM orders.resting WHERE order_id = '{RESTS}'",),
+        "rests by a row",
+    ),
+    Fault("I12", RESTS, "its row may not fire", ("UPDATE orders.resting SET live = false",), "rests by a row"),
+    Fault("I12", RESTS, "its row has revision 2", ("UPDATE orders.resting SET revision = 2",), "rests by a row"),
+    Fault(
+        "I12", NOBODY, "it waits for a price of ACME, and no such order does",
+        (
+            f"""
+            INSERT INTO orders.resting
+            SELECT (jsonb_populate_record(one, '{{"order_id": "{NOBODY}"}}')).* FROM orders.resting AS one""",
+        ),
+        "row of an order",
+    ),
+    Fault(
+        "I13", FIRED, "the tick 7 fired it, and it waits for those after 7",
+        (_order(FIRED, """progress = replace(progress, '"sequence": 8', '"sequence": 7')"""),),
+        "newer than its acceptance",
+    ),
+    Fault(
+        "I13", FIRED, "it filled at 20, and the tick that fired it was 21",
+        (_order(FIRED, """progress = replace(progress, '"20"', '"21"')"""),),
+        "filled at its tick",
+    ),
+    Fault(
+        "I13", FIRED, "it rested and filled, and no tick fired it",
+        (_order(FIRED, """progress = '{"rest": {"from_sequence": 7}}'"""),),
+        "fired by a tick",
+    ),
+)  # fmt: skip
+
+FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *MARKET)
 """All but I9 and I11, which depend on time: see `test_audit`."""

@@ -11,8 +11,8 @@ import asyncpg
 
 from tests.support.journal import insert_lines
 
-BUY, SELL, REFUSED, CANCELLED, LIVE, BUSTED, PARKED, STUB, DUPLICATE, EARLY = (
-    UUID(int=number * 10**30) for number in range(1, 11)
+BUY, SELL, REFUSED, CANCELLED, LIVE, BUSTED, PARKED, STUB, DUPLICATE, EARLY, RESTS, FIRED = (
+    UUID(int=number * 10**30) for number in range(1, 13)
 )
 FILLED: Final = (">PENDING", "PENDING>CONFIRMED", "CONFIRMED>PROCESSING")
 COMPLETED: Final = (*FILLED, "PROCESSING>COMPLETED")
@@ -35,8 +35,12 @@ class Order:
     order_type: str = "MARKET_BUY"
     parked_reason: str | None = None
     client_order_id: str | None = None
+    terms: str | None = None
+    progress: str = "{}"
 
 
+_REST: Final = '{"rest": {"from_sequence": 7}}'
+_FIRE: Final = '{"rest": {"from_sequence": 7}, "fire": {"sequence": 8, "price": "20"}}'
 ORDERS: Final = (
     Order(BUY, "COMPLETED", COMPLETED, None, "0.01", "50000", "0.5", client_order_id="mine"),
     Order(SELL, "COMPLETED", COMPLETED, None, "10", "20", "0.2", "ACME", "MARKET_SELL"),
@@ -48,12 +52,15 @@ ORDERS: Final = (
     Order(STUB, "NEW", ()),  # a cancel whose request has not come
     Order(DUPLICATE, "FAILED", REJECTED, "DUPLICATE_CLIENT_ORDER_ID", client_order_id="mine"),
     Order(EARLY, "CANCELLED", WITHDRAWN, "OPERATOR"),  # its refund overtook its reservation
+    Order(RESTS, "WORKING", FILLED[:2], asset_id="ACME", order_type="LIMIT_SELL", terms="{}", progress=_REST),
+    Order(FIRED, "SETTLING", FILLED, None, "1", "20", "0.02", "ACME", "LIMIT_BUY", terms="{}", progress=_FIRE),
 )
 FILLS: Final = (
     (BUY, "0.01", "50000", "0.5", False),
     (SELL, "10", "20", "0.2", False),
     (BUSTED, "1", "20", "0.02", True),
     (PARKED, "1", "20", "0.02", False),
+    (FIRED, "1", "20", "0.02", False),
 )
 HOLDS: Final = (
     (BUY, "USD", "500.5", "500.5", "0", "SETTLED"),
@@ -64,8 +71,10 @@ HOLDS: Final = (
     (BUSTED, "USD", "20.02", "0", "20.02", "REFUNDED"),
     (PARKED, "USD", "20.02", "0", "0", "HELD"),
     (EARLY, "USD", "3", "0", "0", "TOMBSTONE"),
+    (RESTS, "ACME", "5", "0", "0", "HELD"),
+    (FIRED, "USD", "20.02", "0", "0", "HELD"),
 )
-ACCOUNTS: Final = (("USD", "654.26", "45.04"), ("BTC", "0.01", "0"), ("ACME", "90", "0"))
+ACCOUNTS: Final = (("USD", "634.24", "65.06"), ("BTC", "0.01", "0"), ("ACME", "85", "5"))
 JOURNAL: Final = (
     ("deposit:1", None, "alice", "USD", "1000"),
     ("deposit:1", None, "@external", "USD", "-1000"),
@@ -89,6 +98,7 @@ async def insert(owner: asyncpg.Connection) -> None:
     for order in ORDERS:
         await insert_order(owner, order)
     await owner.executemany(_FILL, FILLS)
+    await owner.execute(_RESTING, RESTS)
     await insert_holds(owner)
     await owner.executemany(_ACCOUNT, ACCOUNTS)
     await insert_lines(owner, JOURNAL)
@@ -123,6 +133,8 @@ async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
             order.fee,
             order.parked_reason,
             order.client_order_id,
+            order.progress,
+            order.terms,
         ),
     )
     for first in range(0, max(len(moves), 1), 2):
@@ -146,10 +158,14 @@ async def insert_event(owner: asyncpg.Connection, order_id: UUID, *, version: in
 _ORDER = """
     INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, quantity, phase, status, version, reason_code,
         cancel_requested, filled_quantity, average_price, fee, progress, due_at, parked_reason, history_seq,
-        client_order_id, created_at, updated_at)
+        client_order_id, terms, created_at, updated_at)
     VALUES ($1, 'alice', $2, $3, 1, $4, $5, $6, $7, false, $8::text::numeric, $9::text::numeric, $10::text::numeric,
-        '{}', CASE WHEN $4 IN ('RESERVING', 'SETTLING') AND $11::text IS NULL THEN now() END, $11, $6, $12,
-        now(), now())"""
+        $13, CASE WHEN $4 IN ('RESERVING', 'SETTLING') AND $11::text IS NULL THEN now() END, $11, $6, $12,
+        $14, now(), now())"""
+_RESTING = """
+    INSERT INTO orders.resting (order_id, asset_id, side, revision, live, queued, up_price, from_sequence, entered_at,
+        told)
+    VALUES ($1, 'ACME', 'SELL', 1, true, false, 21, 7, now(), false)"""
 _HISTORY = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
     VALUES ($1, $2, now(), $3, $4, $5, $6)"""
