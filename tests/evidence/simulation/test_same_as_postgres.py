@@ -23,10 +23,10 @@ from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
 from saga_kit.runtime.transactions import begin
 from tests.evidence.simulation import database as simulated
+from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.loop import VirtualLoop
 from tests.evidence.simulation.replay import CLOCK, Still, on_postgres, on_simulation, record
 from tests.evidence.simulation.run import quiet
-from tests.evidence.simulation.scenario import draw
 from tests.evidence.simulation.statements import statements
 from tests.support.infrastructure import Database
 

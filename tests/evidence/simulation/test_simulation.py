@@ -21,8 +21,9 @@ from saga_kit.messaging.poller import Poller
 from saga_kit.participant import barrier, handler
 from saga_kit.participant.barrier import CommandKind
 from saga_kit.runtime.crash_points import CrashPoint
+from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.run import Tally, add, quiet, run, run_many
-from tests.evidence.simulation.scenario import Fault, OrderPlan, Rates, Scenario, draw
+from tests.evidence.simulation.scenario import Fault, OrderPlan, Rates, Scenario
 from tests.evidence.simulation.scenario import Kind as FaultKind
 from tests.evidence.simulation.shrink import shrink
 
