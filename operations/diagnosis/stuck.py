@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from operations.access.database import stream
+from operations.access.database import rows, stream
 from operations.diagnosis.why import cause, why
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ _STUCK: Final = """
     ORDER BY since"""
 
 
+# By the index of open orders.
+_RESTING: Final = """
+    SELECT count(*) AS number FROM audit.orders
+    WHERE status = 'CONFIRMED' AND phase = 'WORKING' AND parked_reason IS NULL"""
+
+
 class Item(NamedTuple):
     """One order, claim or event that does not move. `row` has its `cause` and `why` in words, too."""
 
@@ -69,6 +75,12 @@ async def find(engine: AsyncEngine, older_than_s: float, pauses: Mapping[str, An
         found = cause(row, pauses)
         row["cause"], row["why"] = found.name, why(row, pauses)
         yield Item(row, found.name, found.advice)
+
+
+async def count_resting(engine: AsyncEngine) -> int:
+    """Count the orders that wait for a price: they may do so for long, and nothing is the matter with them."""
+    [row] = await rows(engine, _RESTING)
+    return int(row["number"])
 
 
 def count(groups: dict[str, Group], item: Item) -> None:

@@ -8,9 +8,11 @@ from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from msgspec import structs
 
+from contracts.decimals import Money, Price
 from contracts.topics import ORDERS_REQUESTS
-from contracts.vocabulary import Side
+from contracts.vocabulary import OrderType, Side
 from tests.operations.cli.support import Terminal
 from tests.order_saga.core.sample import approved, cancel, park, reserved
 from tests.order_saga.core.test_fold import of
@@ -36,6 +38,19 @@ async def test_nothing_to_say_is_exit_0(db: Terminal) -> None:
     await db.begin(1)
     assert (0, "no order is stuck\n") == (await db.cli("stuck"))[:2]
     assert {} == await said(db)
+
+
+async def test_orders_that_rest_are_counted_apart(db: Terminal) -> None:
+    """However long they do; one that is parked is stuck."""
+    for number in (1, 2, 3):
+        terms = {"order_type": OrderType.LIMIT_SELL, "price": None, "limit_price": Price(60_000)}
+        held = structs.replace(reserved(), amount=Money("0.01"))
+        await db.begin(number, Side.SELL, approved(), held, *([park("a lie")] if number == 3 else []), **terms)
+    await db.execute(YESTERDAY)
+    assert {str(UUID(int=3))} == (await said(db)).keys()
+    counted = "2 orders rest until a price fires them: these are not stuck\n"
+    assert (await db.cli("stuck")).out.endswith(counted)
+    assert counted == (await db.cli("stuck", "--json")).err
 
 
 @pytest.mark.parametrize(
