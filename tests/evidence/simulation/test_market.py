@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
+from order_saga.triggers import feed
 from order_saga.triggers import process as triggers
-from order_saga.worker import market, resting_store
+from order_saga.worker import resting_store
 from saga_kit.messaging.batch import Received
 from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.run import Outcome, quiet, run
@@ -63,6 +64,16 @@ def test_a_price_at_its_level_fires_an_order(kind: str, level: str, fires: bool)
     assert {"COMPLETED" if fires else "CANCELLED USER_REQUESTED": 1} == dict(outcome.ends)
 
 
+@pytest.mark.parametrize(
+    ("kind", "end"), [("LIMIT_SELL", "COMPLETED"), ("STOP_LOSS_BUY", "FAILED WOULD_TRIGGER_IMMEDIATELY")]
+)
+def test_a_quote_at_its_level_counts(kind: str, end: str) -> None:
+    """An order whose level is the very price that it is quoted does not rest: it fills, or is refused."""
+    kind, _, side = kind.rpartition("_")
+    terms = Terms(kind, limit_price="100") if kind == "LIMIT" else Terms(kind, trigger_price="100")
+    assert {end: 1} == dict(_run([_order(1, side, terms)], _ticks(101)).ends)
+
+
 def test_an_order_that_enters_at_a_tick_waits_for_the_next_one() -> None:
     """A trailing stop begins at the price of its quote: the same tick that quoted it neither fires nor moves it."""
     terms = Terms("TRAILING_STOP", trail_amount="1")
@@ -100,6 +111,12 @@ def test_a_stale_tick_fires_nothing() -> None:
     assert {"CANCELLED USER_REQUESTED": 1} == dict(outcome.ends)
 
 
+def test_a_tick_in_a_halt_fires_nothing() -> None:
+    """A tick of an asset that is halted fires nothing; the opening tick is judged for itself."""
+    halted = (TickPlan(10.0, "WAVE", "98", "HALTED"), *_ticks(100, at=12.0))
+    assert {"CANCELLED USER_REQUESTED": 1} == dict(_run([_order(1, "SELL", _STOP)], halted).ends)
+
+
 def test_the_repetition_of_a_stale_tick_fires() -> None:
     """A tick that came too late fires by its heartbeat, also an order that began to rest in between."""
     stale = (TickPlan(10.0, "WAVE", "98", how=How.STALE),)
@@ -123,12 +140,12 @@ def _take_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fire_at_any_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = triggers.judge_age
+    real = feed.judge_age
     monkeypatch.setattr(triggers, "judge_age", lambda tick, now, _age_max: real(tick, now, timedelta(days=1)))
 
 
 def _hide_the_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = market.resting_store.look
+    real = resting_store.look
 
     async def look(tx: Any, order_ids: Any, assets: Any) -> Any:
         return (await real(tx, order_ids, assets))._replace(news={})
