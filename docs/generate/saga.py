@@ -10,23 +10,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from contracts.terms import EXPIRES_WITHIN
 from contracts.vocabulary import REASONS, Side
 from order_saga.core.phases import (
     BY_OUTCOME,
     LOOK_AGAIN_S,
     MAX_QUOTE_AGE_S,
     MAX_REQUEST_AGE_S,
+    MAX_TICK_AGE_S,
     MOVES,
     PHASES,
     QUESTIONS,
+    RESTING,
     TERMINAL,
+    PhaseRow,
     Way,
     steps,
 )
 from order_saga.core.saga import Phase, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "saga.md"
@@ -39,15 +43,24 @@ Generated from `order_saga/core/phases.py` by `make docs`. Times are in seconds 
 `ORDER_SAGA_TIME_SCALE`."""
 PHASE_HEAD: Final = (
     *("phase", "on entry", "public status", "a buy asks", "a sell asks", "all yes"),
-    *("a no", "timeout", "a cancel", "a stale quote"),
+    *("a no", "timeout", "a cancel", "left at once", "a tick fires it", "its expires_at", "cannot be filled on entry"),
 )
 QUESTION_HEAD: Final = (
     *("question", "asks", "yes", "no", "asked again after", "at most every"),
     *("attempts", "given up after", "overdue after"),
 )
 AGES: Final = f"""\
-A quote older than {MAX_QUOTE_AGE_S:g} s at the fill is stale. A request first handled more than {MAX_REQUEST_AGE_S:g} s
-after it was made has expired (this one does not scale)."""
+An order cannot be filled on entry to SETTLING when no tick has fired it and its quote is older than
+{MAX_QUOTE_AGE_S:g} s there; when the tick that fired it is above what its slippage allows; or when the fee would take
+all that its sale brings. A request for an order that does not wait has expired when it is first handled more than
+{MAX_REQUEST_AGE_S:g} s after it was made. A tick that is older than {MAX_TICK_AGE_S:g} s when it is judged fires
+nothing. These two do not scale."""
+RESTS: Final = f"""\
+An order with a price rests in {", ".join(sorted(RESTING))}: its money is held, nobody is asked, and it waits for a
+tick, a cancel or its `expires_at`, which is at most {EXPIRES_WITHIN.days} days away. What it waits for stands on
+[the page of its type](orders/README.md). A tick that fires it is binding: whatever comes after it is too late. ENTRY
+asks nothing and is left in the decision that reaches it: "the market meets it" means that the order is filled, because
+it is a market order, or because a price that counts meets its own."""
 PAUSE: Final = f"""\
 An operator may pause a participant (`order-saga pause`). Then an order that still needs it, in its phase or in those
 that a yes leads to, asks nobody anything: a quote that is taken now would be stale when the money can move. Its
@@ -55,7 +68,8 @@ questions are held back, or, if they were asked before, not asked again; it look
 must still wait. Nothing times out against a pause and nothing is overdue: patience and attempts begin anew when it is
 over. Answers that come all the same count. A cancel ends an order whose reserve was never sent at once; any other waits
 for its refund. A buy in RESERVING whose quote grows older than {MAX_QUOTE_AGE_S:g} s meanwhile ends FAILED,
-STALE_PRICE, with its money back."""
+STALE_PRICE, with its money back; one that may rest does so instead. An order that rests needs nobody, so it goes on to
+rest and to fire. If the balance service is paused then, its settlement waits, at the price that fired it."""
 
 
 def diagram() -> str:
@@ -63,13 +77,11 @@ def diagram() -> str:
     lines = ["```mermaid", "stateDiagram-v2"]
     for phase, row in PHASES.items():
         lines += [line for side, to in row.yes for line in _arrows(phase, side, to)]
+        lines += [f"    {phase} --> {to}: {entry}" for entry, to in row.entry]
         leads: dict[Phase, list[str]] = {}
-        for why, to in (("no", row.no), ("timeout", row.timeout), ("cancel", row.cancel)):
-            if isinstance(to, Phase):
-                leads.setdefault(to, []).append(why)
+        for why, to in _ways(row):
+            leads.setdefault(to, []).append(why)
         lines += [f"    {phase} --> {to}: {', '.join(whys)}" for to, whys in leads.items()]
-        if row.stale is not None:
-            lines.append(f"    {phase} --> {row.stale}: the quote is too old on entry")
     lines += [f"    {phase} --> [*]" for phase in PHASES if phase in TERMINAL]
     return "\n".join([*dict.fromkeys(lines), "```"])
 
@@ -86,6 +98,8 @@ def page() -> str:
         _table(PHASE_HEAD, map(_phase, PHASES)),
         "## Questions",
         _table(QUESTION_HEAD, map(_question, QUESTIONS)),
+        "## Waiting for a price",
+        RESTS,
         AGES,
         "## Pauses",
         PAUSE,
@@ -116,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _phase(phase: Phase) -> tuple[object, ...]:
     row = PHASES[phase]
-    shown = " → ".join((*row.via, row.status)) if row.status else "as before" if row.asks else "none"
+    shown = " → ".join((*row.via, row.status)) if row.status else "as before" if row.asks or row.entry else "none"
     return (
         phase,
         _listed(row.on_entry),
@@ -127,8 +141,20 @@ def _phase(phase: Phase) -> tuple[object, ...]:
         row.no or "",
         row.timeout or "",
         row.cancel or "",
+        _listed(f"{entry}: {to}" for entry, to in row.entry),
+        row.fired or "",
+        row.expiry or "",
         row.stale or "",
     )
+
+
+def _ways(row: PhaseRow) -> Iterator[tuple[str, Phase]]:
+    """Name what leads out of a phase besides a yes, and where to."""
+    ways = (
+        *(("no", row.no), ("timeout", row.timeout), ("cancel", row.cancel)),
+        *(("a tick fires it", row.fired), ("expires_at", row.expiry), ("cannot be filled on entry", row.stale)),
+    )
+    yield from ((why, to) for why, to in ways if isinstance(to, Phase))
 
 
 def _question(step: Step) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from contracts.assets import AssetPriceChanged
 from contracts.codec import decode
 from contracts.envelope import UnreadableMessage
 from contracts.topics import ASSETS_PRICES
+from order_saga.core.phases import MAX_TICK_AGE_S
 from order_saga.triggers import store
 from order_saga.triggers.book import Book
 from order_saga.triggers.feed import Tick, admit, judge_age
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from saga_kit.messaging.batch import Received, Record
     from saga_kit.runtime.transactions import Begins, Transaction
 
-TICK_AGE_MAX: Final = timedelta(seconds=30)
+TICK_AGE_MAX: Final = timedelta(seconds=MAX_TICK_AGE_S)
 """An older tick moves watermarks and fires nothing. It does not scale with the saga's clock."""
 ROUND_MAX: Final = 2_000
 """Rows that one statement of a round may find."""
@@ -71,6 +72,8 @@ class TriggerHandler:
     """The trigger engine's handler: see `saga_kit.messaging.batch.Handler`. Its rounds begin their own transactions."""
 
     topics = (ASSETS_PRICES.name,)
+    compacted = (ASSETS_PRICES.name,)
+    """Those of its topics that are to be compacted."""
 
     def __init__(
         self,

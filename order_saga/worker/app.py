@@ -12,7 +12,7 @@ from order_saga.triggers.process import TriggerHandler
 from order_saga.worker.admission import AdmissionLimit
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics, refresh_gauges
-from order_saga.worker.process import SagaHandler
+from order_saga.worker.process import CancelHandler, SagaHandler
 from order_saga.worker.settings import OrchestratorSettings
 from order_saga.worker.tables import SCHEMA
 from order_saga.worker.timers import run_expiries, run_fires, run_timers
@@ -57,6 +57,9 @@ def run() -> int:
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
         await refresh_gauges(kit.transactions, metrics, kit.stopping)
 
+    def cancels(_kit: Kit) -> CancelHandler:
+        return CancelHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
+
     def triggers(kit: Kit) -> TriggerHandler:
         trigger_metrics.register(kit.registry)
         return TriggerHandler(kit.transactions, metrics=trigger_metrics, on_fired=lambda _ids: fired.set())
@@ -73,6 +76,6 @@ def run() -> int:
         schema=SCHEMA,
         handler=handler,
         tasks=(timers, expiries, fires, gauges, ages, tidying),
-        # Ticks have a consumer of their own: they wait behind no batch of orders, and no order waits behind them.
-        further=[FurtherConsumer("triggers", triggers)],
+        # Ticks and cancels have consumers of their own: they wait behind no batch of orders, nor these behind them.
+        further=[FurtherConsumer("triggers", triggers), FurtherConsumer("cancels", cancels)],
     )

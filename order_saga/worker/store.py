@@ -196,8 +196,10 @@ _PAUSE: Final = """
     INSERT INTO orders.pauses (participant, paused_by, reason) VALUES ($1, $2, $3)
     ON CONFLICT (participant) DO NOTHING"""
 _UNPAUSE: Final = "DELETE FROM orders.pauses WHERE participant = $1"
+# It is asked of a database that may lack the newest column, which this version would add: it is null then.
+_IN_FLIGHT_COLUMNS: Final = _COLUMNS.replace(" terms,", " to_jsonb(one) ->> 'terms',")
 _IN_FLIGHT: Final = f"""
-    SELECT {_COLUMNS} FROM orders.orders
+    SELECT {_IN_FLIGHT_COLUMNS} FROM orders.orders AS one
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL OR phase = 'NEW'"""  # noqa: S608 - our own names
 _IS_REPAIRED: Final = "SELECT count(*) FROM orders.repairs WHERE run_id = $1 AND action = $2 AND item = $3"
 _NOTE_REPAIR: Final = "INSERT INTO orders.repairs (run_id, action, item, done_by, result) VALUES ($1, $2, $3, $4, $5)"

@@ -12,7 +12,8 @@ from docs.generate import saga as documents
 from docs.generate import settings
 from operations.access.settings import settings as all_settings
 from operations.audit.checks import LOOKS
-from order_saga.core.phases import PHASES
+from order_saga.core.phases import BY_OUTCOME, PHASES, Way
+from order_saga.core.saga import Phase
 from tests.bench import page as performance
 from tests.bench import scaling
 from tests.evidence import record as evidence
@@ -35,6 +36,32 @@ def test_the_readme_draws_the_saga_from_its_table() -> None:
 def test_the_diagram_shows_every_phase_that_anybody_can_see() -> None:
     """No phase is left out of the drawing but the hidden one."""
     assert {phase for phase in PHASES if phase in documents.diagram()} == PHASES.keys() - {"NEW"}
+
+
+def test_the_diagram_has_an_arrow_for_every_way_out_of_a_phase() -> None:
+    """Wherever the table leads by an answer, a timeout, a cancel, a tick, a time or the market, an arrow leads too."""
+    drawn = set(re.findall(r"^    ([A-Z]+) --> ([A-Z]+): ", documents.diagram(), re.MULTILINE))
+    assert drawn == {
+        (str(phase), str(to))
+        for phase, row in PHASES.items()
+        for to in (
+            *(to for ways in (row.yes, row.entry) for _, to in ways),
+            *(row.no, row.timeout, row.cancel, row.fired, row.expiry, row.stale),
+            *(BY_OUTCOME if Way.BY_OUTCOME in dict(row.yes).values() else ()),
+        )
+        if phase is not Phase.NEW and isinstance(to, Phase)
+    }
+
+
+def test_the_table_of_phases_says_what_ends_the_wait_for_a_price() -> None:
+    """Each phase has its row, with the way of a tick, of `expires_at`, and of the market on entry, in their columns."""
+    head, _, *rows = re.findall(r"^\| (.*) \|$", documents.page().partition("## Questions")[0], re.MULTILINE)
+    told = {cells[0]: dict(zip(head.split(" | "), cells, strict=True)) for row in rows if (cells := row.split(" | "))}
+    assert told.keys() == PHASES.keys()
+    for phase, row in PHASES.items():
+        cells = told[phase]
+        assert (row.fired or "", row.expiry or "") == (cells["a tick fires it"], cells["its expires_at"])
+        assert ", ".join(f"{entry}: {to}" for entry, to in row.entry) == cells["left at once"]
 
 
 def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None:

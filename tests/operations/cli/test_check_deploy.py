@@ -105,9 +105,9 @@ async def test_a_phase_of_the_future_is_named(db: Terminal) -> None:
     """An order in a phase that only a later version knows is reported."""
     order_id = await db.begin(1)
     await db.execute("ALTER TABLE orders.orders DROP CONSTRAINT orders_phase_shows_status")
-    await db.execute("UPDATE orders.orders SET phase = 'WORKING'")
+    await db.execute("UPDATE orders.orders SET phase = 'SUSPENDED'")
     [problem] = (await checked(db))["problems"]
-    assert ("can't be loaded: ValueError: 'WORKING' is not a valid Phase", [str(order_id)]) == (
+    assert ("can't be loaded: ValueError: 'SUSPENDED' is not a valid Phase", [str(order_id)]) == (
         problem["reason"],
         problem["examples"],
     )

@@ -142,7 +142,7 @@ def check_resting(order_id: Any, row: Row) -> None:
 async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Write what follows the order."""
     written = 0
-    for order_id, up, down, limit, from_sequence, entered_at, live, told in columns(*arrays):
+    for order_id, up, down, limit, from_sequence, entered_at, live, told, anew in columns(*arrays):
         before = await tx.lock("resting", order_id)
         if before is None:
             continue
@@ -151,7 +151,7 @@ async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
-            "from_sequence": from_sequence,
+            "from_sequence": from_sequence if anew else before["from_sequence"],
             "entered_at": entered_at,
             "live": live,
             "told": told,
