@@ -26,8 +26,10 @@ orchestrators, two balance services and one asset service on a simulated Postgre
 Messages are lost, doubled, late and out of order; batches are cut anywhere; processes die at every crash point and
 anywhere else, freeze, and work on the same records after a rebalance; commits and publishes have unknown outcomes;
 the database and the broker are away, or the database only reads; somebody else holds a row locked; clocks jump;
-participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment. After every
-commit and at the end I1 to I13 are judged by rules of their own, and every order must end once faults stop."""
+participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment. Ticks come late,
+twice, never, backward, stale and in halts, and meet orders of every type that rest, cancels and expiries. After every
+commit and at the end I1 to I13 are judged by rules of their own, what ticks do by an oracle that judges each alone, and
+every order must end once faults stop."""
 
 
 def main(

@@ -189,7 +189,7 @@ def _value(value: Any) -> Any:
         return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str) and value[:1] in "[{":
+    if isinstance(value, str) and value.startswith(("[", "{")):
         return json.dumps(json.loads(value, parse_float=str, object_hook=_alike), sort_keys=True)
     if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0] if value else None, dict)):
         return json.dumps(value, sort_keys=True)

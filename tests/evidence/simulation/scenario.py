@@ -29,6 +29,8 @@ HOLDINGS: Final = {
     **{(user, "WAVE"): "9" for user in ("alice", "bob")},
 }
 """What users hold at the beginning: enough for some of the orders. The first asset that carol buys makes an account."""
+ROUND_MOST: Final = 2_000
+"""Rows that one round of the trigger engine may find, as in production."""
 BUSY_S: Final = 120.0
 """Orders are made, and faults begin, within this time."""
 SETTING_ASIDE: Final = {CrashPoint.SET_ASIDE_WRITTEN, CrashPoint.SET_ASIDE_COMMITTED}
@@ -180,5 +182,5 @@ class Scenario(msgspec.Struct, frozen=True):
     """The number of repeated questions without an answer that opens the circuit breaker of a participant."""
     ticks: tuple[TickPlan, ...] = ()
     """Of the feed; without any, nobody publishes prices."""
-    round_most: int = 2_000
+    round_most: int = ROUND_MOST
     """Rows that one round of the trigger engine may find."""

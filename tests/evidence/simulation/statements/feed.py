@@ -58,7 +58,7 @@ async def try_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
 async def wait_for_gate(tx: Transaction, gate: int, number: int) -> Result:
     """Take a lock by number exclusively."""
     await tx.take_number((gate, number), exclusive=True)
-    return Result([("",)])
+    return Result([(None,)])
 
 
 async def read_market(tx: Transaction, asset_ids: list[str]) -> Result:

@@ -54,7 +54,7 @@ async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
     """Share locks by number, one after the other."""
     for number in numbers:
         await tx.take_number((gate, number), exclusive=False)
-    return Result([("",) for _ in numbers])
+    return Result([(None,) for _ in numbers])
 
 
 async def read_marks(tx: Transaction, asset_ids: list[str]) -> Result:
