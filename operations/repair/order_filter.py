@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PAGE: Final = 1_000
 APPLIES_TO: Final = {
     "resume": "o.parked_reason IS NOT NULL",
-    "cancel": "o.status IN ('PENDING', 'CONFIRMED') AND (o.due_at IS NOT NULL OR o.parked_reason IS NOT NULL)",
+    "cancel": "o.status IN ('PENDING', 'CONFIRMED')",
     "ask-again": "o.due_at IS NOT NULL AND o.parked_reason IS NULL",
 }
 """What a repair by filter is about; an order that is named by its id is tried, whatever state it is in."""

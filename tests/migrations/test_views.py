@@ -68,6 +68,7 @@ PROMISED = {
     "audit.marks": "asset_id sequence price as_of confirmed_at appended_at trading live",
     "audit.resting": "order_id asset_id side revision live up_price down_price from_sequence entered_at expires_at"
     " triggered_sequence fired_sequence fired_price watermark watermark_sequence",
+    "audit.fires": "order_id from_sequence sequence price as_of",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
