@@ -375,6 +375,8 @@ LOOK_UPS = [
     ("audit.questions", ONE_ORDER, "orders_pkey"),
     ("audit.resting", ONE_ORDER, "resting_pkey"),
     ("audit.resting", ONE_ORDER, "peaks_pkey"),
+    ("audit.fires", ONE_ORDER, "orders_pkey"),
+    ("audit.fires", ONE_ORDER, "archive_pkey"),
     ("audit.marks", "asset_id = 'BTC'", "marks_pkey"),
     ("api.orders", ONE_ORDER, "peaks_pkey"),
     ("audit.repairs", "run_id = 'x'", "repairs_pkey"),
