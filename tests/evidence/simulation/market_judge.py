@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 TICK: Final = Fraction(1, 100)
 SLIPPAGE_BPS: Final = 100
 FRESH_S: Final = 30.0
-UNSURE_S: Final = 2.0
-"""So near the age at which a price grows old, the judge does not say whether it was fresh."""
+UNSURE_S: Final = 12.0
+"""So near the age at which a price grows old, the judge does not say whether it was fresh: statements may be slow."""
 BEFORE_THE_FIRE: Final = frozenset({"VALIDATING", "RESERVING", "WORKING"})
 REFUSED_AT_THE_FIRE: Final = frozenset({"SLIPPAGE_EXCEEDED", "NOTIONAL_OUT_OF_RANGE"})
 

@@ -40,6 +40,8 @@ def with_market(chance: Random, scenario: Scenario) -> Scenario:
     faults = tuple(_crash(chance) for _ in range(chance.choice((0, 0, 1, 1, 2))))
     if _one_in(chance, 4):
         faults += (Fault(Kind.REBALANCE, "orchestrator", chance.choice(ticks).at + chance.uniform(0, 0.05)),)
+    if _one_in(chance, 5):
+        faults += (_on_an_order(chance, len(scenario.orders), orders, ticks),)
     if _one_in(chance, 2):
         rates = structs.replace(scenario.rates, lost=0.0, late=min(scenario.rates.late, 0.05), connection_lost=0.0)
         scenario = structs.replace(scenario, faults=scenario.faults[:1], rates=rates)
@@ -50,6 +52,14 @@ def with_market(chance: Random, scenario: Scenario) -> Scenario:
         ticks=ticks,
         round_most=chance.choice((1, 1, 2, 2_000)),
     )
+
+
+def _on_an_order(chance: Random, before: int, orders: tuple[OrderPlan, ...], ticks: tuple[TickPlan, ...]) -> Fault:
+    """Have something go wrong with a conditional order, when it begins or when a tick meets it."""
+    number = chance.randrange(len(orders))
+    at = max(0.0, chance.choice((orders[number].at, chance.choice(ticks).at)) + chance.uniform(-0.5, 0.5))
+    kind = chance.choice((Kind.POISON, Kind.POISON, Kind.LOCKED_ROW, Kind.ASK_AGAIN))
+    return Fault(kind, str(before + number), at, chance.choice((0.3, 5.0, chance.uniform(5, 60))))
 
 
 def _one_in(chance: Random, number: int) -> bool:

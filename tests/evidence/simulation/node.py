@@ -181,7 +181,15 @@ class Node:
             timers.run_fires(cast("Any", fires), process, admission, fired, self.stopping, **every),
             timers.run_expiries(cast("Any", ends), process, self.stopping, **every),
         ]
-        return tasks + ([keep_tidy(engine, self.stopping)] if self.world.scenario.ticks else [])
+        return tasks + ([self._tidy(engine)] if self.world.scenario.ticks else [])
+
+    async def _tidy(self, engine: Any) -> None:
+        """Do single rounds of what is done once a minute, at any moment."""
+        while True:
+            await asyncio.sleep(self.world.chance.uniform(0.5, 20))
+            ending = asyncio.Event()
+            asyncio.get_running_loop().call_soon(ending.set)
+            await keep_tidy(engine, ending)
 
     async def _is_missed(self, members: Sequence[Member]) -> None:
         await asyncio.sleep(SESSION_S)

@@ -164,6 +164,8 @@ class World:
         self._do(self.prices.confirm())
         for tick in self.scenario.ticks:
             self._do(self.prices.tick(tick))
+        if self.scenario.ticks:  # a parked order may enter the market anew while prices move
+            self._do(self._operate())
 
     def _do(self, work: Any) -> None:
         self._tasks.append(asyncio.create_task(work))
@@ -188,7 +190,8 @@ class World:
         self.prices.confirmed = dict.fromkeys(self.prices.confirmed, True)
         for node in self._nodes.values():
             node.thawed.set()
-        self._do(self._operate())
+        if not self.scenario.ticks:
+            self._do(self._operate())
         self._do(self._leave_the_market())
 
     def _all_ended(self) -> bool:
@@ -258,6 +261,8 @@ class World:
 
     async def _leave_the_market(self) -> None:
         """Cancel what still rests, when every order that should have fired has had the time for it."""
+        while not all(node.alive for node in self._nodes.values()):
+            await asyncio.sleep(1)
         await asyncio.sleep(self.rates.late_s + CANCEL_AFTER_S)
         self.broken += self.judge.market.still()
         plans = [plan for plan in self.scenario.orders if plan.terms is not None]
@@ -269,12 +274,12 @@ class World:
             await asyncio.sleep(SEND_AGAIN_S)
 
     async def _operate(self) -> None:
-        """Resume orders that a poisoned message has parked, now that it can be written."""
+        """Resume orders that a poisoned message has parked, as soon as it can be written."""
         for number in count():
             for order_id, row in sorted(self.database.tables["orders"].items()):
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
-                    with suppress(asyncpg.PostgresError):  # a lock was not granted in time: the next round tries again
+                    with suppress(asyncpg.PostgresError, OSError):  # not now: the next round tries again
                         await orders.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from tests.operations.audit.rows import BUSTED, BUY, CANCELLED, FIRED, LIVE, PARKED, REFUSED, RESTS, SELL
+from tests.operations.audit.rows import (
+    BUSTED,
+    BUY,
+    CANCELLED,
+    FIRED,
+    LIVE,
+    PARKED,
+    REFUSED,
+    SELL,
+    WAITS,
+    WORKS,
+)
 from tests.support.journal import WITHOUT_CHECK
 
 NOBODY: Final = UUID(int=5)
@@ -50,6 +61,10 @@ def _entry(entry_id: str, order_id: str, first: str, second: str, amount: int = 
             ARRAY['USD', 'USD'], ARRAY[{amount}, {-amount}])"""
 
 
+def _row(order_id: UUID, change: str) -> str:
+    return f"UPDATE orders.resting SET {change} WHERE order_id = '{order_id}'"
+
+
 def _without(table: str, constraint: str) -> str:
     return f"ALTER TABLE {table} DROP CONSTRAINT {constraint}"
 
@@ -66,7 +81,7 @@ ACCOUNTS: Final = (
         "asset balanced",
     ),
     Fault(
-        "I1", None, "alice has 635.24 USD available and 65.06 held, the journal says 699.3 in all",
+        "I1", None, "alice has 655.26 USD available and 45.04 held, the journal says 699.3 in all",
         ("UPDATE balances.accounts SET available = available + 1 WHERE asset_id = 'USD'",),
         "account is journal",
     ),
@@ -76,7 +91,7 @@ ACCOUNTS: Final = (
         "account is journal",
     ),
     Fault(
-        "I1", None, "alice has 66.06 USD held, the active holds sum to 65.06",
+        "I1", None, "alice has 46.04 USD held, the active holds sum to 45.04",
         ("UPDATE balances.accounts SET available = available - 1, held = held + 1 WHERE asset_id = 'USD'",),
         "held is holds",
     ),
@@ -261,39 +276,63 @@ KEYS: Final = (
     ),
 )  # fmt: skip
 
-MARKET: Final = (
+RESTING: Final = (
     Fault(
-        "I12", RESTS, "has no row to be found by",
-        (f"DELETE FROM orders.resting WHERE order_id = '{RESTS}'",),
-        "rests by a row",
+        "I12", WORKS, "no tick can find it: it has no row", ("DELETE FROM orders.resting WHERE live",),
+        "rests by its row",
     ),
-    Fault("I12", RESTS, "its row may not fire", ("UPDATE orders.resting SET live = false",), "rests by a row"),
-    Fault("I12", RESTS, "its row has revision 2", ("UPDATE orders.resting SET revision = 2",), "rests by a row"),
+    Fault("I12", WORKS, "its row is not live", (_row(WORKS, "live = false"),), "rests by its row"),
     Fault(
-        "I12", NOBODY, "it waits for a price of ACME, and no such order does",
-        (
-            f"""
-            INSERT INTO orders.resting
-            SELECT (jsonb_populate_record(one, '{{"order_id": "{NOBODY}"}}')).* FROM orders.resting AS one""",
-        ),
-        "row of an order",
+        "I12", WORKS, "it waits under its terms 1, a tick would fire its terms 2", (_row(WORKS, "revision = 2"),),
+        "rests by its row",
     ),
     Fault(
-        "I13", FIRED, "the tick 7 fired it, and it waits for those after 7",
-        (_order(FIRED, """progress = replace(progress, '"sequence": 8', '"sequence": 7')"""),),
+        "I12", NOBODY, "a tick of BTC could fire it, and there is no such order",
+        (_row(WAITS, f"order_id = '{NOBODY}'"),),
+        "row of a resting order",
+    ),
+    Fault(
+        "I12", LIVE, "and it is PENDING in phase RESERVING",
+        (_row(WAITS, f"order_id = '{LIVE}', live = true, from_sequence = 7, entered_at = now()"),),
+        "row of a resting order",
+    ),
+    Fault(
+        "I12", FIRED, "and it is PROCESSING in phase SETTLING", (_row(WAITS, f"order_id = '{FIRED}'"),),
+        "row of a resting order",
+    ),
+    Fault("I12", WORKS, "and it is parked", (_order(WORKS, "parked_reason = 'a lie'"),), "row of a resting order"),
+    Fault(
+        "I13", FIRED, "the tick 8 has fired it, its history has 0 fires",
+        (f"UPDATE orders.history SET entries = '[]' WHERE order_id = '{FIRED}'",),
+        "one fire",
+    ),
+    Fault(
+        "I13", FIRED, "the tick 8 has fired it, which rests since the tick 8",
+        (_order(FIRED, """progress = replace(progress, '"from_sequence":7', '"from_sequence":8')"""),),
         "newer than its acceptance",
     ),
     Fault(
-        "I13", FIRED, "it filled at 20, and the tick that fired it was 21",
-        (_order(FIRED, """progress = replace(progress, '"20"', '"21"')"""),),
+        "I13", FIRED, "has fired it at 100, it is filled at 101",
+        (_fill(FIRED, "price = 101"), _order(FIRED, "average_price = 101")),
         "filled at its tick",
     ),
     Fault(
-        "I13", FIRED, "it rested and filled, and no tick fired it",
-        (_order(FIRED, """progress = '{"rest": {"from_sequence": 7}}'"""),),
-        "fired by a tick",
+        "I13", WORKS, "the tick 8 has fired it at",
+        (
+            _row(
+                WORKS,
+                "fired_sequence = 8, fired_price = 99, fired_as_of = now(), fired_rank = 0,"
+                " fired_at = now() - interval '11 minutes'",
+            ),
+        ),
+        "fire is executed",
+    ),
+    Fault(
+        "I13", WORKS, "the tick 9 has triggered it at",
+        (_row(WORKS, "triggered_sequence = 9, triggered_price = 99, fired_at = now() - interval '11 minutes'"),),
+        "fire is executed",
     ),
 )  # fmt: skip
 
-FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *MARKET)
+FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *RESTING)
 """All but I9 and I11, which depend on time: see `test_audit`."""
