@@ -104,4 +104,4 @@ def _print_rest(played: Played) -> None:
     for finding in played.findings:
         out.print(f"[red]{finding.invariant} {finding.order_id}: {escape(finding.what)}[/]")
     findings = len(played.findings)
-    out.print(f"[red]audit: {findings} findings[/]" if findings else "[green]audit: I1 to I11 hold[/]")
+    out.print(f"[red]audit: {findings} findings[/]" if findings else "[green]audit: I1 to I13 hold[/]")

@@ -68,6 +68,7 @@ PROMISED = {
     "audit.marks": "asset_id sequence price as_of confirmed_at appended_at trading live",
     "audit.resting": "order_id asset_id side revision live up_price down_price from_sequence entered_at expires_at"
     " triggered_sequence fired_sequence fired_price watermark watermark_sequence",
+    "audit.fires": "order_id from_sequence sequence price as_of",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
@@ -373,6 +374,8 @@ LOOK_UPS = [
     ("audit.questions", ONE_ORDER, "orders_pkey"),
     ("audit.resting", ONE_ORDER, "resting_pkey"),
     ("audit.resting", ONE_ORDER, "peaks_pkey"),
+    ("audit.fires", ONE_ORDER, "orders_pkey"),
+    ("audit.fires", ONE_ORDER, "archive_pkey"),
     ("audit.marks", "asset_id = 'BTC'", "marks_pkey"),
     ("api.orders", ONE_ORDER, "peaks_pkey"),
     ("audit.repairs", "run_id = 'x'", "repairs_pkey"),

@@ -66,7 +66,7 @@ def _fields(kind: OrderKind, column: int) -> str:
         required, optional = (), tuple(name for name in optional if name not in trails)
         if not column:
             return "one of " + ", ".join(f"`{name}`" for name in trails)
-    return ", ".join(f"`{name}`" for name in (optional if column else required))
+    return ", ".join(f"`{name}`" for name in (optional if column else required)) or "nothing"
 
 
 READERS: Final = (Scope.READ, Scope.OPERATE)
