@@ -20,6 +20,8 @@ class Topic(NamedTuple):
     meaning: str
     partitions: int = 12
     """Enough for twelve members of a group. All topics have as many, so one member gets all records of an order."""
+    compacted: bool = False
+    """The broker keeps the newest message of each key: of a value that changes, and of which only the last counts."""
     also: tuple[type[msgspec.Struct], ...] = ()
     """Messages of another topic that it takes too, from producers of older versions."""
 
@@ -51,7 +53,9 @@ ASSETS_COMMANDS: Final = Topic("assets.commands", "asset_id", (CheckAsset,), "Wh
 ASSETS_REPLIES: Final = Topic(
     "assets.replies", "order_id", (AssetApproved, AssetRefused), "What the asset service answers."
 )
-ASSETS_PRICES: Final = Topic("assets.prices", "asset_id", (AssetPriceChanged,), "Prices as they change.")
+ASSETS_PRICES: Final = Topic(
+    "assets.prices", "asset_id", (AssetPriceChanged,), "Prices as they change.", compacted=True
+)
 
 TOPICS: Final = (
     ORDERS_REQUESTS,

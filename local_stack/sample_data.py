@@ -31,6 +31,10 @@ class SampleAsset:
     """The most that one order may take; None: no limit."""
     price_confirmed: bool = True
     """False: its price source is dead, so every price is stale."""
+    walks_per_second: float = 0.0
+    """More than 0: its price walks within a tenth of `price`, by the same path each time."""
+    open: bool = True
+    """False: its market is closed, until somebody opens it."""
     answer_after_s: float = 0.0
     """How long its service delays an answer. An order waits 30 s for the answer to its check."""
 
@@ -63,6 +67,8 @@ ASSETS = (
     SampleAsset("RARE", Decimal("100.00"), available_quantity=Decimal("0.5")),
     SampleAsset("OLD", Decimal("10.00"), price_confirmed=False),
     SampleAsset("SLOW", Decimal("10.00"), answer_after_s=45.0),
+    SampleAsset("WAVE", Decimal("100.00"), walks_per_second=2.0),
+    SampleAsset("NIGHT", Decimal("10.00"), open=False),
 )
 
 HOLDINGS: Mapping[str, Mapping[str, Decimal]] = {

@@ -3,7 +3,7 @@
 `__all__` is the public surface: a service of another team imports these names from here, and messages from `contracts`.
 All modules below are internal and may change in any release.
 
-    run a service     run_service, Service, Kit, KitSettings, KafkaSettings, load, parse_database_url
+    run a service     run_service, Service, Kit, FurtherConsumer, KitSettings, KafkaSettings, load, parse_database_url
     handle batches    Handler, Received, Record, Effects, OutboxMessage, RejectedRecord, Intake, BatchProcess
     answer on holds   ParticipantHandler, Ledger, HoldCommand, CommandKind, Hold, Refusal, Adapter, BalanceAdapter
     store, publish    Transaction, Transactions, Begins, Outbox, DeadLetters, DeadLetter, Holds, Publisher, RawMessage

@@ -330,7 +330,8 @@ class Service:
         return f"missing topics (or hidden from this login): {', '.join(missing)}" if missing else None
 
     async def _topics_fit(self) -> str | None:
-        self._metrics.topic_deviations.set(await check_topics(self._kit.settings, self._topics))
+        compacted = [name for one in self._consumers for name in getattr(one.handler, "compacted", ())]
+        self._metrics.topic_deviations.set(await check_topics(self._kit.settings, self._topics, compacted))
         return None
 
     async def _database_trouble(self) -> str | None:

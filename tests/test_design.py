@@ -235,6 +235,7 @@ SQL_MODULES = {
         "deployment/check_deploy.py",
         "repair/dead_letters.py",
         "demo/play.py",
+        "market/feed_reset.py",
         "retention/erase.py",
         "deployment/hand_over.py",
         "diagnosis/locks.py",

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from operations.access.conditions import is_resting
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Api(NamedTuple):
 def call(
     api: Api, user: str, method: str, path: str, body: Mapping[str, Any] | None = None, **headers: str
 ) -> dict[str, Any]:
-    """Call the API as a user and return the answer's body.
+    """Call the API as a user and return the answer's body; it is empty when nothing has changed (304).
 
     Raises `WrongRequest` for a request that breaks a rule, `OutcomeUnknown` after no answer or a server's error, and
     `Trouble` for any other problem.
@@ -54,6 +55,8 @@ def call(
         raise OutcomeUnknown(f"the API at {api.address} can't be reached: {words}") from None
     if answer.is_error:
         raise _error(answer)
+    if answer.status_code == httpx.codes.NOT_MODIFIED:
+        return {}
     try:
         data = answer.json()
     except ValueError:
@@ -95,12 +98,14 @@ def submit(api: Api, user: str, order: Mapping[str, Any], key: str) -> dict[str,
 
 
 def wait_for_end(api: Api, user: str, order: dict[str, Any], patience_s: float) -> dict[str, Any]:
-    """Return an order as it is when it has ended, or after `patience_s`."""
+    """Return an order as it is when it has ended, or rests until a price fires it, or after `patience_s`."""
     deadline = time.monotonic() + patience_s
-    while order["status"] not in ENDED and (left_s := deadline - time.monotonic()) > 0:
+    while order["status"] not in ENDED and not is_resting(order) and (left_s := deadline - time.monotonic()) > 0:
         wait = {"Prefer": f"wait={math.ceil(left_s)}"}  # the API waits at most 30 s in one request
-        order = call(api, user, "GET", f"/orders/{order['order_id']}", None, **wait)
-        if order["status"] not in ENDED:
+        if order.get("time_in_force") is not None:
+            wait["If-None-Match"] = f'"{order["version"]}"'  # it answers each change, so also that the order rests
+        order = call(api, user, "GET", f"/orders/{order['order_id']}", None, **wait) or order
+        if order["status"] not in ENDED and not is_resting(order):
             time.sleep(0.1)  # with too many requests that wait, the API answers this one at once
     return order
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
@@ -24,6 +24,23 @@ def time_of_day(at: datetime | str) -> str:
 def full_time(at: datetime) -> str:
     """Write a time with its date, to the second."""
     return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def moment(what: str, text: str) -> str:
+    """Read a time as it may be typed: from now on (`+90s`, `+30m`, `+2h`, `+7d`), or as it is written for programs.
+
+    The latter is returned as it is. Raises `WrongRequest` for a `+` with anything else behind it.
+    """
+    if not text.startswith("+"):
+        return text
+    asked = re.fullmatch(r"\+([0-9]{1,6})([smhd])", text, re.ASCII)
+    if asked is None:
+        raise WrongRequest(f"{what} is {text!r}; from now on is written +90s, +30m, +2h or +7d")
+    ahead = timedelta(seconds=int(asked[1]) * _SECONDS[asked[2]])
+    return f"{datetime.now(UTC) + ahead:%Y-%m-%dT%H:%M:%SZ}"
+
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def amount(value: Any) -> str:

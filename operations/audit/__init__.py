@@ -1,4 +1,4 @@
-"""The audit: do the invariants I1 to I11 hold on the live system? It reads the auditors' views and nothing else.
+"""The audit: do the invariants I1 to I13 hold on the live system? It reads the auditors' views and nothing else.
 
 `checks` is the table of what may be wrong, `look` runs it once, `watch` again and again, `serve` as a process. `ledger`
 finds the ledger's views.

@@ -162,7 +162,7 @@ _MONEY: Final = AuditLook(
         Check(
             "I6", "wakeable",
             """o.status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED') AND o.due_at IS NULL
-                AND o.parked_reason IS NULL""",
+                AND o.parked_reason IS NULL AND o.phase <> 'WORKING'""",
             "format('it is %s in phase %s, neither due nor parked: nothing will ever wake it', o.status, o.phase)",
         ),
         Check(
@@ -250,6 +250,61 @@ _CLAIM: Final = AuditLook(
         ),
     ),
     in_flight=True,
+)  # fmt: skip
+
+# A row is written in the transaction of its order, so one snapshot never shows one without the other.
+_REST: Final = AuditLook(
+    ("coalesce(o.order_id, r.order_id) AS order_id",),
+    """
+    (SELECT order_id, status, phase, parked_reason, revision FROM audit.orders WHERE {orders}) AS o
+    FULL JOIN (
+        SELECT order_id, asset_id, revision, live FROM audit.resting WHERE {orders}) AS r USING (order_id)""",
+    (
+        Check(
+            "I12", "rests by its row",
+            """o.phase = 'WORKING' AND o.parked_reason IS NULL
+                AND (r.live IS NOT TRUE OR r.revision IS DISTINCT FROM o.revision)""",
+            """CASE WHEN r.order_id IS NULL THEN 'it waits for a price, and no tick can find it: it has no row'
+                WHEN r.live THEN format('it waits under its terms %s, a tick would fire its terms %s', o.revision,
+                    r.revision)
+                ELSE 'it waits for a price, and its row is not live: no tick can fire it' END""",
+        ),
+        Check(
+            "I12", "row of a resting order",
+            """r.order_id IS NOT NULL AND (o.order_id IS NULL OR o.phase NOT IN ('VALIDATING', 'RESERVING', 'WORKING')
+                OR r.live AND (o.phase <> 'WORKING' OR o.parked_reason IS NOT NULL))""",
+            """format('it has a row on which a tick of %s could fire it, and %s', r.asset_id, CASE
+                WHEN o.order_id IS NULL THEN 'there is no such order'
+                WHEN o.parked_reason IS NOT NULL THEN 'it is parked'
+                ELSE format('it is %s in phase %s', o.status, o.phase) END)""",
+        ),
+    ),
+)  # fmt: skip
+
+# Of each fired order its history is read, by its id; of all others it is not.
+_FIRE: Final = AuditLook(
+    ("order_id",),
+    """
+    (SELECT *, (SELECT count(*) FROM audit.history AS line WHERE line.order_id = fire.order_id AND line.kind = 'fired')
+        AS told FROM audit.fires AS fire WHERE {orders}) AS t
+    LEFT JOIN (
+        SELECT order_id, min(price) AS lowest, max(price) AS highest FROM audit.fills WHERE {orders}
+        GROUP BY order_id) AS f USING (order_id)""",
+    (
+        Check(
+            "I13", "one fire", "t.told <> 1",
+            "format('the tick %s has fired it, its history has %s fires', t.sequence, t.told)",
+        ),
+        Check(
+            "I13", "newer than its acceptance", "t.sequence <= t.from_sequence",
+            "format('the tick %s has fired it, which rests since the tick %s', t.sequence, t.from_sequence)",
+        ),
+        Check(
+            "I13", "filled at its tick", "f.lowest <> t.price OR f.highest <> t.price",
+            """format('the tick %s has fired it at %s, it is filled at %s', t.sequence, trim_scale(t.price),
+                trim_scale(CASE WHEN f.lowest <> t.price THEN f.lowest ELSE f.highest END))""",
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -353,6 +408,23 @@ _EVENTS: Final = AuditLook(
     by_order=False,
 )  # fmt: skip
 
+# A tick may fire many orders, and what it fired is worked off one after the other: that takes minutes, and no more.
+_UNEXECUTED: Final = AuditLook(
+    ("order_id", "fired_sequence"),
+    "audit.resting AS r",
+    (
+        Check(
+            "I13", "fire is executed",
+            """(fired_sequence IS NOT NULL OR (triggered_sequence IS NOT NULL AND NOT told))
+                AND fired_at < statement_timestamp() - interval '10 minutes'""",
+            """format('the tick %s has %s it at %s, and it does not know yet', coalesce(fired_sequence,
+                triggered_sequence), CASE WHEN fired_sequence IS NULL THEN 'triggered' ELSE 'fired' END, fired_at)""",
+        ),
+    ),
+    by_order=False,
+    in_flight=True,
+)  # fmt: skip
+
 
 def _twice(table: str, column: str, name: str, words: str) -> AuditLook:
     """Find values that must be unique for a user, and are not."""
@@ -371,12 +443,15 @@ LOOKS: Final = (
     _ENTRY,
     _PATH,
     _CLAIM,
+    _REST,
+    _FIRE,
     _ACCOUNTS,
     _ASSETS,
     _OTHER_HOLDS,
     _OTHER_ENTRIES,
     _UNSENT,
     _EVENTS,
+    _UNEXECUTED,
     _twice(
         "(SELECT * FROM audit.claims WHERE idempotency_key IS NOT NULL)", "idempotency_key", "one order a key",
         "its idempotency key %s of %s made another order too",

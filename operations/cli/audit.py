@@ -35,7 +35,7 @@ def audit(
     ] = PORT,
     host: Annotated[str, typer.Option(help="With --watch: the address that /metrics listens on.")] = "127.0.0.1",
 ) -> None:
-    """Check the invariants I1 to I11 on the live system. Exit 1 and each order's name when one does not hold.
+    """Check the invariants I1 to I13 on the live system. Exit 1 and each order's name when one does not hold.
 
     It reads the auditors' views and writes nothing; the auditor's login will do. What may be a message on its way is
     looked at again for up to 40 s. Every run reads everything: an old row can be corrupted as well as a new one. What
@@ -68,7 +68,7 @@ def _print(done: Audited) -> None:
     elif done.hidden:
         out.print("[green]audit: what can be seen holds[/]")
     else:
-        out.print("[green]audit: I1 to I11 hold[/]")
+        out.print("[green]audit: I1 to I13 hold[/]")
 
 
 def _unseen(why: str) -> str:

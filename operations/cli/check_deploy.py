@@ -30,7 +30,8 @@ def check_deploy(json: Json = False) -> None:
     """Try whether this version could go on with everything that is in flight. Run it before a deploy.
 
     Each order is loaded and told whatever may come next, each message in an outbox is decoded, the schema's revision is
-    compared; nothing is changed. Exit 1 when anything could not be handled.
+    compared; nothing is changed. Of orders that rest, one of each shape is tried. Exit 1 when anything could not be
+    handled.
 
     Examples: order-saga check-deploy, or order-saga check-deploy --json
     """

@@ -92,7 +92,7 @@ def print_scenes(shown: list[tuple[Scene, str]]) -> None:
         colour = status_colour(ended.split(" ")[0])
         good = f"[green]✓[/] [{colour}]{ended}[/]"
         verdict = good if ended == scene.ends else f"[red]✗ {ended}, not {scene.ends}[/]"
-        side = scene.body["order_type"].removeprefix("MARKET_").lower()
+        side = scene.body["order_type"].removeprefix("MARKET_").lower().replace("_", " ")
         table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
     print_table(table)
 
@@ -104,4 +104,4 @@ def _print_rest(played: Played) -> None:
     for finding in played.findings:
         out.print(f"[red]{finding.invariant} {finding.order_id}: {escape(finding.what)}[/]")
     findings = len(played.findings)
-    out.print(f"[red]audit: {findings} findings[/]" if findings else "[green]audit: I1 to I11 hold[/]")
+    out.print(f"[red]audit: {findings} findings[/]" if findings else "[green]audit: I1 to I13 hold[/]")

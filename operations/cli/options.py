@@ -76,6 +76,7 @@ class OrderOptions:
     phase: Annotated[str, typer.Option(help="Orders in this phase, such as REFUNDING.")] = ""
     user: Annotated[str, typer.Option(help="Orders of this user.")] = ""
     asset: Annotated[str, typer.Option(help="Orders in this asset.")] = ""
+    order_type: Annotated[str, typer.Option("--type", help="Orders of this type, such as STOP_LOSS_SELL.")] = ""
     waiting_for: Annotated[str, typer.Option(help="Orders that wait for an answer of: balance, assets.")] = ""
     older_than: Annotated[
         float, typer.Option(min=0, callback=finite, help="Orders that have not moved for this many seconds.")
@@ -85,7 +86,9 @@ class OrderOptions:
         """Give what was chosen."""
         from operations.repair.order_filter import OrderFilter
 
-        return OrderFilter(self.phase, self.user, self.asset, self.waiting_for, self.older_than, parked_reason)
+        return OrderFilter(
+            self.phase, self.user, self.asset, self.waiting_for, self.older_than, parked_reason, self.order_type
+        )
 
 
 ParkedReason = Annotated[str, typer.Option(help="Orders that were parked for a reason with this text in it.")]

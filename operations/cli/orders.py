@@ -25,14 +25,14 @@ def orders(  # noqa: PLR0913, PLR0917 - each is an option of the command
         bool | None, typer.Option("--open/--closed", help="Only those that have not ended, or that have.")
     ] = None,
     asset: Annotated[str, typer.Option(help="Only orders in this asset.")] = "",
-    order_type: Annotated[str, typer.Option("--type", help="Only orders of this type: MARKET_BUY, MARKET_SELL.")] = "",
+    order_type: Annotated[str, typer.Option("--type", help="Only orders of this type, such as LIMIT_BUY.")] = "",
     created_from: Annotated[str, typer.Option("--from", metavar="TIME", help="Such as 2026-01-31T12:00:00Z.")] = "",
     created_to: Annotated[str, typer.Option("--to", metavar="TIME", help="Up to here, this instant excluded.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=200, help="Orders of a page.")] = 50,
     cursor: Annotated[str, typer.Option(help="Of the page before, for the next one.")] = "",
     json: Json = False,
 ) -> None:
-    """List a user's orders, newest first, through the REST API.
+    """List a user's orders, newest first, through the REST API. The level is the price that an order waits for.
 
     Examples: order-saga orders --user alice --open, or order-saga orders --status FAILED --asset BTC --json
     """
@@ -51,14 +51,16 @@ def orders(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 def _print_page(page: dict[str, Any], user: str) -> None:
+    from operations.access.conditions import level_or_trail
+
     if not page["orders"]:
         out.print("no orders")
         return
-    table = Table("order", "created", "type", "asset", "quantity", "status", "why", title=f"orders of {user}")
+    table = Table("order", "created", "type", "level", "asset", "quantity", "status", "why", title=f"orders of {user}")
     for order in page["orders"]:
         created = order["created_at"][:19].replace("T", " ")
         status = f"[{status_colour(order['status'])}]{order['status']}[/]"
-        what = order["order_type"], order["asset_id"], order["quantity"]
+        what = order["order_type"], level_or_trail(order), order["asset_id"], order["quantity"]
         table.add_row(order["order_id"], created, *what, status, escape(order["reason_code"] or ""))
     print_table(table)
     if page["has_more"]:

@@ -38,27 +38,36 @@ def stuck(
     """Say what needs a look and why: parked, overdue or long without a move; accepted and not seen; events not sent.
 
     Grouped by cause, the one with the oldest order first. A pause is named as long as it lasts, and what it holds back
-    is listed, however young it is. Locks on our tables and open transactions in our topics that are somebody else's are
-    named, too. Exit 1 when there is anything.
+    is listed, however young it is. Orders that rest until a price fires them are counted apart; what a tick fired and
+    nobody carries out is listed. Named, too: assets with orders that rest and a price that nobody has confirmed for a
+    minute; locks on our tables and open transactions in our topics that are somebody else's. Exit 1 when there is
+    anything.
 
     Examples: order-saga stuck --details, or order-saga stuck --older-than 600 --json
     """
-    groups, held = asyncio.run(_look(older_than, details=details, json=json))
+    groups, held, resting = asyncio.run(_look(older_than, details=details, json=json))
     if not json:
         _print_groups(groups)
+    if resting:
+        (err if json else out).print(f"{resting} orders rest until a price fires them: these are not stuck")
     if groups or held:
         raise typer.Exit(1)
 
 
-async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool]:
-    """Print what is stuck; return it by cause, and whether another session or producer holds what our services need."""
-    from operations.diagnosis.stuck import count, find
+async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool, int]:
+    """Print what is stuck; return it by cause, and how many orders rest.
+
+    Between them stands whether a feed is silent, or another session or producer holds what our services need.
+    """
+    from operations.diagnosis.stuck import count, count_resting, find, silent_feeds
     from operations.diagnosis.why import describe_pause
     from operations.repair import pauses
 
     groups: dict[str, Group] = {}
     async with database() as engine:
-        held = await _held(engine)
+        silent = await silent_feeds(engine)
+        _complain(silent)
+        held = await _held(engine) or bool(silent)
         paused = await pauses.current(engine)
         _complain(map(describe_pause, paused.values()))
         with JsonArray() if json else nullcontext() as array:
@@ -68,7 +77,8 @@ async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict
                     array.add(item.row)
                 elif details:
                     _print_item(item)
-    return groups, held
+        resting = await count_resting(engine)
+    return groups, held, resting
 
 
 async def _held(engine: AsyncEngine) -> bool:

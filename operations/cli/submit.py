@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shlex
 import uuid
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from operations.access.errors import OutcomeUnknown
 from operations.access.system import api
-from operations.cli.options import TRADING, Json, User, finite
+from operations.cli.options import TRADING, Json, User, finite, grouped
 from operations.cli.printing import describe_order, err, out, print_json
 
 if TYPE_CHECKING:
@@ -26,13 +27,76 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=TRADING)(submit)
 
 
-def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
-    order_type: Annotated[str, typer.Argument(help="MARKET_BUY or MARKET_SELL.")],
+@dataclass(frozen=True, slots=True)
+class TermOptions:
+    """What a conditional order waits for, by the names of the REST API; None: not said."""
+
+    limit_price: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="The worst price to fill at. LIMIT needs it; a STOP_LOSS or TAKE_PROFIT may have it.",
+        ),
+    ] = None
+    trigger_price: Annotated[
+        str | None,
+        typer.Option(help="The price that fires the order. STOP_LOSS and TAKE_PROFIT need it."),
+    ] = None
+    trail_amount: Annotated[
+        str | None, typer.Option(help="How far from its best price a TRAILING_STOP fires, in cash.")
+    ] = None
+    trail_bps: Annotated[
+        int | None,
+        typer.Option(help="The same in 1/10,000: 300 is 3 %. A TRAILING_STOP needs one of the two."),
+    ] = None
+    time_in_force: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="GTC: waits until cancelled. GTD: until --expires-at. IOC, FOK: fills at once or never.",
+        ),
+    ] = None
+    expires_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            show_default=False,
+            help="When it ends unfilled: 2026-01-31T12:00:00Z, or +90s, +30m, +2h, +7d.",
+        ),
+    ] = None
+    queue_when_closed: Annotated[
+        bool, typer.Option("--queue-when-closed", help="Let it begin to wait while the asset is halted or closed.")
+    ] = False
+
+    def fields(self) -> dict[str, Any]:
+        """Give what was said, as the REST API wants it. Raises `WrongRequest` for a time that can't be read."""
+        from operations.access.words import moment
+
+        given = asdict(self)
+        if self.expires_at is not None:
+            given["expires_at"] = moment("--expires-at", self.expires_at)
+            given["time_in_force"] = self.time_in_force or "GTD"
+        return given | {"queue_when_closed": self.queue_when_closed or None}
+
+
+@grouped
+def submit(  # noqa: PLR0913 - each is an option of the command
+    order_type: Annotated[
+        str,
+        typer.Argument(help="MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT or TRAILING_STOP, with _BUY or _SELL behind it."),
+    ],
     asset: Annotated[str, typer.Argument(help="What to trade.")],
     quantity: Annotated[str, typer.Argument(help="How much.")],
+    *,
     user: User = "alice",
-    price: Annotated[str | None, typer.Option(help="The price that you saw; refused when the quote is worse.")] = None,
-    slippage_bps: Annotated[int | None, typer.Option(help="By how much it may be worse, in 1/10,000.")] = None,
+    terms: TermOptions,
+    price: Annotated[
+        str | None, typer.Option(help="MARKET only: the price that you saw; refused when the quote is worse.")
+    ] = None,
+    slippage_bps: Annotated[
+        int | None,
+        typer.Option(help="By how much it may be worse, in 1/10,000; of a BUY stop, by how much above its trigger."),
+    ] = None,
     client_order_id: Annotated[
         str | None, typer.Option(help="Your own id; the same id never makes two orders.")
     ] = None,
@@ -44,46 +108,63 @@ def submit(  # noqa: PLR0913, PLR0917 - each is an option of the command
     ] = 30.0,
     json: Json = False,
 ) -> None:
-    """Submit an order through the REST API, and say how it ended. Exit 1 when it did not complete.
+    """Submit an order through the REST API, and say how it ended, or what it waits for. Exit 1 when it did neither.
 
-    Before it sends anything it prints the command that can be typed again, whatever happens: the order is the same one.
+    A MARKET order is filled at the quote of the moment. Every other one rests until a price fires it: a LIMIT fills at
+    its limit or better; a STOP_LOSS leaves a falling market (a BUY: enters a rising one), a TAKE_PROFIT takes a gain; a
+    TRAILING_STOP follows the best price at a distance. An order that rests is an answer: exit 0. Before it sends
+    anything it prints the command that can be typed again, whatever happens: the order is the same one.
 
     Examples: order-saga submit MARKET_BUY BTC 0.01 --user alice, or with the price that you saw and a limit of 0.5 %:
-    order-saga submit MARKET_SELL ACME 3 --user bob --price 20 --slippage-bps 50
+    order-saga submit MARKET_SELL ACME 3 --user bob --price 20 --slippage-bps 50, or
+    order-saga submit LIMIT_BUY BTC 0.1 --limit-price 48000 --expires-at +2h, or
+    order-saga submit STOP_LOSS_SELL BTC 0.1 --trigger-price 47500, or
+    order-saga submit TRAILING_STOP_SELL BTC 0.1 --trail-bps 300
     """
+    from operations.access.conditions import is_resting
     from operations.access.rest import check_key, wait_for_end
     from operations.access.words import check_name
 
     check_name("--user", user)
     key = key or str(uuid.uuid4())
     check_key(key)
-    body: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
-    body |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id}
-    given = {name: value for name, value in body.items() if value is not None}
+    given: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
+    given |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id} | terms.fields()
+    given = {name: value for name, value in given.items() if value is not None}
     again = _again(given, user, key, wait)
     err.print(f"to do this again, with no second order: {again}", markup=False, soft_wrap=True)
     target = api()
     order = _submitted(target, given, user, key, again)
     err.print(f"order {order['order_id']} is accepted", markup=False, soft_wrap=True)
     order = wait_for_end(target, user, order, wait)
+    _print(order, json=json)
+    if wait and order["status"] != "COMPLETED" and not is_resting(order):
+        raise typer.Exit(1)
+
+
+def _print(order: dict[str, Any], *, json: bool) -> None:
+    from operations.access.conditions import condition, is_resting, money
+
     if json:
         print_json(order)
-    else:
-        out.print(f"order {order['order_id']}: {describe_order(order)}")
-        out.print(f"[dim]order-saga inspect {order['order_id']}[/]")
-    if wait and order["status"] != "COMPLETED":
-        raise typer.Exit(1)
+        return
+    rests = f"rests: {condition(order)}" if is_resting(order) else ""
+    out.print(f"order {order['order_id']}{' ' + rests if rests else ': ' + describe_order(order)}")
+    if rests:
+        out.print(f"it holds {money(order['held_amount'])} {order['held_asset_id']}")
+        out.print(f"[dim]order-saga cancel {order['order_id']} --as {order['user_id']}[/]")
+    out.print(f"[dim]order-saga inspect {order['order_id']}[/]")
 
 
 def _again(given: dict[str, Any], user: str, key: str, wait_s: float) -> str:
     """Write the command that asks for the same order."""
-    options: dict[str, Any] = {
-        name: given[name] for name in ("price", "slippage_bps", "client_order_id") if name in given
-    }
+    asked = ("order_type", "asset_id", "quantity")
+    options = {name: value for name, value in given.items() if name not in asked}
     options |= {"user": user, "wait": f"{wait_s:g}", "key": key}
+    queued = options.pop("queue_when_closed", False)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    asked = [given[name] for name in ("order_type", "asset_id", "quantity")]
-    return shlex.join(["order-saga", "submit", *words, "--", *asked])
+    words += ["--queue-when-closed"] if queued else []
+    return shlex.join(["order-saga", "submit", *words, "--", *(given[name] for name in asked)])
 
 
 def _submitted(target: Api, given: dict[str, Any], user: str, key: str, again: str) -> dict[str, Any]:

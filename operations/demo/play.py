@@ -15,7 +15,7 @@ import msgspec
 
 from contracts.balance import ReserveBalance
 from contracts.codec import outgoing
-from contracts.decimals import Money
+from contracts.decimals import Money, Price
 from contracts.envelope import Envelope, Outgoing, write_headers
 from contracts.topics import ORDERS_REQUESTS
 from operations.access.database import connected, rows
@@ -23,8 +23,10 @@ from operations.access.rest import ENDED
 from operations.access.system import publishing
 from operations.access.tokens import SCOPES
 from operations.audit import audit
-from operations.demo.scenes import Scene, scenes
+from operations.demo.scenes import MARKET, PATH, Scene, conditional_scenes, scenes
 from operations.diagnosis.story import story
+from operations.market.prices import set_price
+from operations.repair.runs import Run
 from participants.balance.store import deposit
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 TIME_SCALE: Final = 0.1
 PATIENCE_S: Final = 90.0
 """Twice what the slowest asset takes, at time scale 1."""
+PRICE_EVERY_S: Final = 0.3
+"""How long each price stands, so that it is a tick of its own on any machine."""
 STARTING_S: Final = 40.0
 """More for a system that has just started on a busy machine."""
 STORY_OF: Final = 17
@@ -89,6 +93,7 @@ async def play(target: Target, tell: Tell) -> Played:
         acts = _Acts(target, api, publisher)
         await acts.prepare(engine)
         shown = await acts.play(scenes(), tell)
+        shown += await acts.play_on_a_market(conditional_scenes(), engine, tell)
         extras = await acts.faults(shown[0][0].order_id, engine)
         tell("auditing ...")
         findings = await audit(engine)
@@ -119,6 +124,22 @@ class _Acts:
         ended.append(await self._end(last))
         return list(zip(played, ended, strict=True))
 
+    async def play_on_a_market(self, scenes: list[Scene], engine: AsyncEngine, tell: Tell) -> list[tuple[Scene, str]]:
+        """Submit conditional orders, move the price when all of them rest, and wait for their ends."""
+        tell("conditional orders ...")
+        played = [await self._submit(scene) for scene in scenes]
+        for scene in played:
+            if scene.rests:
+                await self._wait_for(scene, lambda status: status != "PENDING")
+            if scene.cancel_by is not None:
+                await self._cancel(scene, scene.cancel_by)
+        tell("the price moves ...")
+        for price in PATH:
+            await set_price(engine, MARKET, Price(price), Run(f"demo-{uuid.uuid4()}", "demo"))
+            await asyncio.sleep(PRICE_EVERY_S)
+        ended = await asyncio.gather(*(self._end(scene) for scene in played))
+        return list(zip(played, ended, strict=True))
+
     async def _submit(self, scene: Scene) -> Scene:
         if scene.by_kafka:
             request = {"order_id": scene.order_id, "user_id": scene.user, **scene.body}
@@ -127,13 +148,19 @@ class _Acts:
         answer = await self._api.post("/orders", json=dict(scene.body), headers=self._as(scene.user))
         answer.raise_for_status()
         placed = replace(scene, order_id=answer.json()["order_id"])
-        if scene.cancel_by is not None:
-            operator = scene.cancel_by.startswith("@")
-            headers = self._as("ops", "orders:operate") if operator else self._as(scene.cancel_by)
-            (await self._api.put(f"/orders/{placed.order_id}/cancel", headers=headers)).raise_for_status()
+        if scene.cancel_by is not None and not scene.rests:
+            await self._cancel(placed, scene.cancel_by)
         return placed
 
+    async def _cancel(self, scene: Scene, by: str) -> None:
+        headers = self._as("ops", "orders:operate") if by.startswith("@") else self._as(by)
+        (await self._api.put(f"/orders/{scene.order_id}/cancel", headers=headers)).raise_for_status()
+
     async def _end(self, scene: Scene) -> str:
+        return await self._wait_for(scene, lambda status: status in ENDED)
+
+    async def _wait_for(self, scene: Scene, is_reached: Callable[[str], bool]) -> str:
+        """Wait for a status of an order; return the last one, with its reason."""
         deadline = time.monotonic() + self._target.patience_s
         status = "nothing heard"
         while time.monotonic() < deadline:
@@ -141,7 +168,7 @@ class _Acts:
             if answer.is_success:
                 order = answer.json()
                 status = " ".join(filter(None, (order["status"], order["reason_code"])))
-                if order["status"] in ENDED:
+                if is_reached(order["status"]):
                     return status
             await asyncio.sleep(0.1)
         return status

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
 
-from contracts.decimals import Money, Price
+from contracts.assets import Trading
+from contracts.decimals import Money, Price, multiply
 from local_stack.sample_data import CASH, CASH_SCALE, load
 from operations.access.database import connected
 from participants.assets import price_store
 from participants.assets import store as assets_store
 from participants.assets.rules import Asset
+from participants.assets.simulator import Walk
 from participants.balance import store as balance_store
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from local_stack.sample_data import SampleAsset, SampleDeposit
+
+WALK_SEED: Final = 7
+WALK_STEP: Final = 10
 
 
 class Stores:
@@ -50,8 +56,14 @@ class Stores:
             answer_delay_s=answer_after_s or None,
         )
         await assets_store.put_asset(self._assets, rules)
-        source = price_store.Source.FIXED if asset.price_confirmed else price_store.Source.DEAD
-        await price_store.set_price(self._assets, asset.asset_id, Price(asset.price), source)
+        source, terms = price_store.Source.FIXED if asset.price_confirmed else price_store.Source.DEAD, None
+        price = Price(asset.price)
+        if asset.walks_per_second:
+            floor, ceiling = (Price(multiply(asset.price, Decimal(share))) for share in ("0.9", "1.1"))
+            source = price_store.Source.WALK
+            terms = Walk(WALK_SEED, asset.walks_per_second, WALK_STEP, floor, ceiling, Price(asset.tick))
+        trading = Trading.OPEN if asset.open else Trading.CLOSED
+        await price_store.set_price(self._assets, asset.asset_id, price, source, trading, terms)
 
 
 async def load_samples(logins: Mapping[str, str], time_scale: float) -> None:

@@ -1,11 +1,11 @@
-"""The demo's orders: one for every way in which a market order can end, with the end that is announced."""
+"""The demo's orders: one for every way in which an order can end, with the end that is announced."""
 
 from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,9 @@ class Scene:
     body: Mapping[str, Any]
     ends: str
     cancel_by: str | None = None
+    """Who cancels it: a market order at once, a conditional one when it rests."""
+    rests: bool = False
+    """It waits for a price before it ends."""
     by_kafka: bool = False
     order_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -64,4 +67,47 @@ def scenes() -> list[Scene]:
         Scene("a request that is five minutes old", "bob", old, "CANCELLED EXPIRED", by_kafka=True),
         Scene("a client order id", "bob", buy("BTC", "0.01", client_order_id=name), "COMPLETED"),
         Scene("the same id on another order", "bob", twin, "FAILED DUPLICATE_CLIENT_ORDER_ID", by_kafka=True),
+    ]  # fmt: skip
+
+
+MARKET: Final = "ACME"
+PATH: Final = ("20.50", "21.00", "20.90", "19.70", "19.00", "20.10", "20.00")
+"""How the price of `MARKET` moves while the conditional orders rest, from 20.00 and back."""
+
+
+def conditional(order_type: str, **terms: object) -> dict[str, Any]:
+    """Describe a conditional order for five of `MARKET`."""
+    return {"order_type": order_type, "asset_id": MARKET, "quantity": "5", **terms}
+
+
+def conditional_scenes() -> list[Scene]:
+    """List a conditional order of each kind, and what else can become of one; the price is 20.00 when they come."""
+    soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+    far = {"limit_price": "10.00"}
+    return [
+        Scene("a limit that the market meets", "bob", conditional("LIMIT_BUY", limit_price="20.05"), "COMPLETED"),
+        Scene("a limit that waits", "bob", conditional("LIMIT_BUY", limit_price="19.50"), "COMPLETED", rests=True),
+        Scene("the same to sell", "alice", conditional("LIMIT_SELL", limit_price="20.95"), "COMPLETED", rests=True),
+        Scene("a stop loss, through a gap", "alice", conditional("STOP_LOSS_SELL", trigger_price="19.80"), "COMPLETED",
+              rests=True),
+        Scene("a stop with a limit, past it and back", "alice",
+              conditional("STOP_LOSS_SELL", trigger_price="19.50", limit_price="19.90"), "COMPLETED", rests=True),
+        Scene("a take profit", "alice", conditional("TAKE_PROFIT_SELL", trigger_price="21.00"), "COMPLETED",
+              rests=True),
+        Scene("a trailing stop", "alice", conditional("TRAILING_STOP_SELL", trail_bps=200), "COMPLETED", rests=True),
+        Scene("the same to buy", "bob", conditional("TRAILING_STOP_BUY", trail_amount="1.05"), "COMPLETED",
+              rests=True),
+        Scene("a stop that the price jumped over", "bob",
+              conditional("STOP_LOSS_BUY", trigger_price="20.80", slippage_bps=10), "FAILED SLIPPAGE_EXCEEDED",
+              rests=True),
+        Scene("a limit that does not wait", "bob",
+              conditional("LIMIT_BUY", limit_price="19.00", time_in_force="IOC"), "CANCELLED UNFILLED"),
+        Scene("a stop that is met already", "alice", conditional("STOP_LOSS_SELL", trigger_price="20.40"),
+              "FAILED WOULD_TRIGGER_IMMEDIATELY"),
+        Scene("a trail beyond the price", "alice", conditional("TRAILING_STOP_SELL", trail_amount="25.00"),
+              "FAILED PRICE_OUT_OF_RANGE"),
+        Scene("a limit until a time", "bob",
+              conditional("LIMIT_BUY", **far, time_in_force="GTD", expires_at=soon), "CANCELLED EXPIRED", rests=True),
+        Scene("cancelled while it waits", "bob", conditional("LIMIT_BUY", **far), "CANCELLED USER_REQUESTED",
+              cancel_by="bob", rests=True),
     ]  # fmt: skip

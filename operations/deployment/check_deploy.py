@@ -74,6 +74,7 @@ class Tried(NamedTuple):
 async def check(database_url: str, progress: Callable[[dict[str, int]], None] | None = None) -> DeployReport:
     """Load each order and try whatever may come to it next, decode every message and claim, compare the revision.
 
+    Of orders that rest until a price fires them, it tries one of each shape.
     `progress` is called with what was looked at so far, for each thing. Raises `Trouble` for a database that can't be
     reached.
     """

@@ -32,7 +32,7 @@ from contracts.orders import OrderCancelRequested, OrderRequested
 from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderType
 from order_saga.core.advance import ALL_AVAILABLE, advance
 from order_saga.core.commands import command
-from order_saga.core.phases import PHASES, QUESTIONS, TERMINAL, steps
+from order_saga.core.phases import PHASES, QUESTIONS, RESTING, TERMINAL, steps
 from order_saga.core.saga import (
     Answer,
     AskAgainRequested,
@@ -76,7 +76,7 @@ def obstacle(saga: Saga, now: datetime) -> str | None:
     for question in waiting:
         if question.step not in steps(saga.phase, saga.side):
             return f"phase {saga.phase} does not ask {question.step}"
-    if not waiting and saga.phase not in TERMINAL and saga.phase is not Phase.NEW:
+    if not waiting and saga.phase not in TERMINAL | RESTING and saga.phase is not Phase.NEW:
         return f"it waits for nothing in phase {saga.phase}"
     for message, later, availability in product(could_come(saga, now), LATER, AVAILABILITY):
         try:

@@ -46,16 +46,18 @@ async def ensure(settings: KafkaSettings, *, replication: int, check_only: bool)
     admin = AIOKafkaAdminClient(**settings.kafka_client_options(), metadata_max_age_ms=METADATA_MAX_AGE_MS)
     await admin.start()
     names = [settings.kafka_topic_prefix + topic.name for topic in TOPICS]
+    compacted = {settings.kafka_topic_prefix + topic.name for topic in TOPICS if topic.compacted}
     refused: dict[str, str] = {}
     late: list[str] = []
     try:
-        found = await look(admin, names)
+        found = await look(admin, names, compacted)
         if not check_only:
             if missing := {one.name for one in found if not one.exists}:
                 refused = await _create(admin, missing, settings.kafka_topic_prefix, replication)
                 found, late = await _visible(admin, names, missing - refused.keys())
+                found = [one._replace(compacted=one.name in compacted) for one in found]
             if not late:
-                found, unset = await _set(admin, names, found)
+                found, unset = await _set(admin, names, compacted, found)
                 refused |= unset
     finally:
         await admin.close()
@@ -100,9 +102,17 @@ async def _create(admin: AIOKafkaAdminClient, names: set[str], prefix: str, repl
     from saga_kit.messaging.topic_settings import wanted
 
     partitions = {prefix + topic.name: topic.partitions for topic in TOPICS}
-    configs = wanted(replication)
+    compacted = {prefix + topic.name for topic in TOPICS if topic.compacted}
     answer = await admin.create_topics(
-        [NewTopic(name, partitions[name], replication, topic_configs=configs) for name in sorted(names)]
+        [
+            NewTopic(
+                name,
+                partitions[name],
+                replication,
+                topic_configs=wanted(replication, compacted=name in compacted),
+            )
+            for name in sorted(names)
+        ]
     )
     return {
         name: (message and message[0]) or for_code(code).__name__
@@ -127,7 +137,7 @@ async def _visible(
 
 
 async def _set(
-    admin: AIOKafkaAdminClient, names: Sequence[str], found: list[TopicSettings]
+    admin: AIOKafkaAdminClient, names: Sequence[str], compacted: set[str], found: list[TopicSettings]
 ) -> tuple[list[TopicSettings], dict[str, str]]:
     """Set what deviates, and leave a topic's other settings as they are.
 
@@ -139,7 +149,8 @@ async def _set(
     from saga_kit.messaging.topic_settings import deviations, look, wanted
 
     changes = {
-        one.name: dict(one.own) | {each.setting: wanted(one.copies)[each.setting] for each in deviations(one)}
+        one.name: dict(one.own)
+        | {each.setting: wanted(one.copies, compacted=one.compacted)[each.setting] for each in deviations(one)}
         for one in found
         if deviations(one)
     }
@@ -154,7 +165,7 @@ async def _set(
                 changes.pop(name, None)
     until = time.monotonic() + VISIBLE_WITHIN_S
     while True:
-        now = await look(admin, names)
+        now = await look(admin, names, compacted)
         if time.monotonic() > until or not any(deviations(one) for one in now if one.name in changes):
             return now, refused
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from operations.access.conditions import condition, level, money
 from operations.access.words import amount, full_time
 from operations.diagnosis.why import waits_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+
+    from operations.access.conditions import Level
 
     Row: TypeAlias = Mapping[str, Any]
 
@@ -23,6 +26,11 @@ QUESTIONS: Final = {
     "settle": "balance: settle both legs",
     "refund": "balance: refund whatever is held",
 }
+
+
+MINUTE_S: Final = 60.0
+CONFIRMED_LATER_S: Final = 1.0
+"""A source that stands by an older price says so later than this."""
 
 
 class Tone(StrEnum):
@@ -85,7 +93,11 @@ def explain(story: Row) -> Explanation:
         known = f"order {claim['order_id']} of {claim['user_id']}"
         first = (Span(f"{known}: accepted by the API, not yet seen by the orchestrator"),)
         return Explanation([first, *map(_request, story["requests"])], None, [], [], [])
-    header = [*_header(order, waits_for(order, story["questions"], story["pauses"])), *map(_request, story["requests"])]
+    header = [
+        *_header(order, waits_for(order, story["questions"], story["pauses"])),
+        *_rests(order, story["resting"], story["mark"]),
+        *map(_request, story["requests"]),
+    ]
     return Explanation(
         header, list(timeline(story["history"])), list(_money(story)), list(map(_posting, story["journal"])),
         list(_unsent(story["events_unsent"])),
@@ -118,7 +130,27 @@ def sentence(entry: Row) -> Line:  # noqa: PLR0911 - one for each kind of entry
         case "overdue":
             return Span("OVERDUE", Tone.STRONG_WARNING), Span(f" {name}, {detail.get('attempts')} attempts")
         case _:
-            return (Span(f"{entry['kind']} {name} {_details(detail)}".rstrip()),)
+            return (Span(_of_the_market(entry["kind"], name, detail)),)
+
+
+def _of_the_market(kind: str, name: str, detail: Row) -> str:
+    """Say how an order met the market, or, of any other kind of entry, what it holds."""
+    if kind == "expired":
+        return "expires: its time has come"
+    if kind not in {"rests", "triggered", "fired"}:
+        return f"{kind} {name} {_details(detail)}".rstrip()
+    if kind == "rests":
+        begins = "waits for a price"
+        if detail.get("level") is not None:
+            begins = f"waits for the price {money(detail['level'])}"
+        elif detail.get("watermark") is not None:
+            begins = f"follows the price from {money(detail['watermark'])}"
+        return f"rests: {begins}; ticks after sequence {int(detail['from_sequence']):,} count"
+    tick = f"the price {money(detail['price'])} of sequence {int(detail['sequence']):,}"
+    if kind == "triggered":
+        return f"triggered by {tick}: from now on it waits for its limit"
+    best = f", its best price being {money(detail['watermark'])}" if detail.get("watermark") is not None else ""
+    return f"fired{' on its way in' if name == 'Entry' else ''} by {tick}{best}"
 
 
 def _details(detail: Row) -> str:
@@ -147,6 +179,37 @@ def _header(order: Row, waits: str) -> Iterator[Line]:
         yield (Span(waits, Tone.WARNING),)
     if order["archived_at"]:
         yield (Span(f"archived {full_time(order['archived_at'])}", Tone.FAINT),)
+
+
+def _rests(order: Row, resting: Row | None, mark: Row | None) -> Iterator[Line]:
+    """Say what price an order that rests waits for, and how far away the market is."""
+    if order["phase"] != "WORKING" or resting is None:
+        return
+    if resting["fired_sequence"] is not None:
+        at = f"{money(resting['fired_price'])} of sequence {resting['fired_sequence']:,}"
+        yield (Span(f"fired by {at}, about to be filled"),)
+        return
+    where = f"; {market(mark, level(order))}" if mark is not None else "; no tick has come yet"
+    yield (Span(f"rests: {condition(order, resting['watermark_sequence'])}{where}"),)
+
+
+def market(mark: Row, waits_for: Level | None) -> str:
+    """Say what the orders know of an asset's market: the last tick, how old it is, and whether it could fire."""
+    words = f"last tick {money(mark['price'])}, sequence {mark['sequence']:,}, {_ago(mark['age_s'])}"
+    if mark["age_s"] - mark["confirmed_age_s"] >= CONFIRMED_LATER_S:
+        words += f", confirmed {_ago(mark['confirmed_age_s'])}"
+    if mark["trading"] != "OPEN":
+        words += f", trading is {mark['trading']}"
+    elif not mark["live"]:
+        words += ", too old to fire when it came"
+    if waits_for is not None:
+        away = abs(mark["price"] - waits_for.price) / mark["price"] * 100
+        words += f", {away:.2f} % away"
+    return words
+
+
+def _ago(seconds: float) -> str:
+    return f"{max(seconds, 0):.1f} s ago" if seconds < MINUTE_S * 2 else f"{seconds / MINUTE_S:,.0f} min ago"
 
 
 def _request(request: Row) -> Line:

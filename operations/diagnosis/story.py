@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+_MARK = """
+    SELECT mark.*, extract(epoch FROM clock_timestamp() - mark.as_of)::float AS age_s,
+        extract(epoch FROM clock_timestamp() - greatest(mark.as_of, mark.confirmed_at))::float AS confirmed_age_s
+    FROM audit.marks AS mark JOIN audit.resting AS waits USING (asset_id) WHERE waits.order_id = $1"""
+
 
 async def story(engine: AsyncEngine, order_id: UUID, ledger_setting: str = "") -> dict[str, Any]:
     """Gather what the auditors' views show of an order, by the views' names; `explain` puts it into words.
 
-    `order` is None while only its `claim` is known. `ledger_setting`: as for `audit.ledger.find`; `ledger_unseen` says
-    why there are no holds and no journal, if so. Raises `Trouble` for an order that no view shows.
+    `order` is None while only its `claim` is known. `resting` and `mark`, the market as the orders know it, are given
+    for an order that waits for a price. `ledger_setting`: as for `audit.ledger.find`; `ledger_unseen` says why there
+    are no holds and no journal, if so. Raises `Trouble` for an order that no view shows.
     """
     ledger = await find_ledger(engine, ledger_setting)
     parts: dict[str, tuple[str, object]] = {
@@ -29,6 +35,8 @@ async def story(engine: AsyncEngine, order_id: UUID, ledger_setting: str = "") -
         "history": ("SELECT * FROM audit.history WHERE order_id = $1 ORDER BY seq", order_id),
         "fills": ("SELECT * FROM audit.fills WHERE order_id = $1", order_id),
         "questions": ("SELECT * FROM audit.questions WHERE order_id = $1 AND answer = 'OPEN'", order_id),
+        "resting": ("SELECT * FROM audit.resting WHERE order_id = $1", order_id),
+        "mark": (_MARK, order_id),
         "events_unsent": ("SELECT * FROM audit.events_unsent WHERE order_id = $1 ORDER BY version", order_id),
     }
     if ledger.schema is not None:
@@ -38,9 +46,9 @@ async def story(engine: AsyncEngine, order_id: UUID, ledger_setting: str = "") -
         parts["journal"] = f"{journal} WHERE entry_id = $1 ORDER BY asset_id, account", f"{order_id}:settle"
     unseen: dict[str, Any] = {"holds": [], "journal": [], "ledger_unseen": ledger.hidden or None}
     found = unseen | {name: await rows(engine, *query) for name, query in parts.items()}
+    for one in ("order", "claim", "resting", "mark"):
+        found[one] = found[one][0] if found[one] else None
     found["pauses"] = await pauses.current(engine)
-    found["order"] = found["order"][0] if found["order"] else None
-    found["claim"] = found["claim"][0] if found["claim"] else None
     if not found["order"] and not found["claim"]:
         raise Trouble(f"there is no order {order_id}")
     return found

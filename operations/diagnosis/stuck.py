@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from operations.access.database import stream
+from operations.access.database import rows, stream
 from operations.diagnosis.why import cause, why
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ CAUSES_MAX: Final = 40
 EVENT_AGE_S: Final = 30.0
 """The relay's own time for an event; an older one is not on its way."""
 
+FEED_AGE_S: Final = 60.0
+"""Six times the time between two confirmations of a price: a quiet market is no silent feed."""
+
 _STUCK: Final = """
     SELECT 'order' AS kind, o.order_id, o.user_id, o.asset_id, o.phase, o.status, o.updated_at AS since, o.due_at,
         o.overdue_since, o.parked_reason, CAST(NULL AS integer) AS version,
@@ -30,6 +33,11 @@ _STUCK: Final = """
         OR (o.due_at IS NOT NULL AND EXISTS (SELECT FROM audit.pauses) AND EXISTS (
             SELECT FROM audit.questions AS q WHERE q.order_id = o.order_id AND q.answer = 'OPEN' AND q.held_back))
     UNION ALL
+    SELECT 'fire', r.order_id, o.user_id, r.asset_id, o.phase, o.status, r.fired_at, NULL, NULL, NULL, NULL, NULL
+    FROM audit.resting AS r JOIN audit.orders AS o USING (order_id)
+    WHERE (r.fired_sequence IS NOT NULL OR (r.triggered_sequence IS NOT NULL AND NOT r.told))
+        AND r.fired_at < clock_timestamp() - make_interval(secs => :older_than_s) AND o.parked_reason IS NULL
+    UNION ALL
     SELECT 'claim', c.order_id, c.user_id, NULL, NULL, NULL, c.created_at, NULL, NULL, NULL, NULL, NULL
     FROM audit.claims AS c
     WHERE NOT c.settled AND c.created_at < clock_timestamp() - make_interval(secs => :older_than_s)
@@ -41,8 +49,23 @@ _STUCK: Final = """
     ORDER BY since"""
 
 
+# By the index of open orders.
+_RESTING: Final = """
+    SELECT count(*) AS number FROM audit.orders
+    WHERE status = 'CONFIRMED' AND phase = 'WORKING' AND parked_reason IS NULL"""
+
+
+_SILENT: Final = """
+    SELECT of_asset.asset_id, m.sequence, m.trading,
+        extract(epoch FROM clock_timestamp() - least(m.confirmed_at, m.appended_at))::float8 AS age_s
+    FROM (SELECT DISTINCT asset_id FROM audit.resting WHERE live) AS of_asset
+    LEFT JOIN audit.marks AS m USING (asset_id)
+    WHERE m.asset_id IS NULL OR least(m.confirmed_at, m.appended_at) < clock_timestamp() - make_interval(secs => $1)
+    ORDER BY of_asset.asset_id"""
+
+
 class Item(NamedTuple):
-    """One order, claim or event that does not move. `row` has its `cause` and `why` in words, too."""
+    """One order, claim, fire or event that does not move. `row` has its `cause` and `why` in words, too."""
 
     row: dict[str, Any]
     cause: str
@@ -63,12 +86,34 @@ async def find(engine: AsyncEngine, older_than_s: float, pauses: Mapping[str, An
     """Find what does not move, the oldest first. `pauses`: those of `pauses.current`.
 
     These are orders that are parked, overdue, held back by a pause, or without a move for `older_than_s`; claims that
-    the orchestrator has not seen; events that were not sent.
+    the orchestrator has not seen; orders that a tick fired and nobody carries out; events that were not sent.
     """
     async for row in stream(engine, _STUCK, older_than_s=older_than_s, event_age_s=EVENT_AGE_S):
         found = cause(row, pauses)
         row["cause"], row["why"] = found.name, why(row, pauses)
         yield Item(row, found.name, found.advice)
+
+
+async def silent_feeds(engine: AsyncEngine) -> list[str]:
+    """Say, a line each, of which assets with orders that rest nobody has confirmed a price for a minute.
+
+    The price is as old as its confirmation, or as its arrival at the broker, whichever is older: so ticks that come
+    late show as well as a feed that is silent.
+    """
+    return [_silent(row) for row in await rows(engine, _SILENT, FEED_AGE_S)]
+
+
+def _silent(row: Mapping[str, Any]) -> str:
+    if row["age_s"] is None:
+        return f"{row['asset_id']}: orders rest, and no price of it has ever been judged: is its feed up?"
+    last = f"the price of sequence {row['sequence']:,} was confirmed {row['age_s']:,.0f} s ago"
+    return f"{row['asset_id']}: orders rest, and {last}: nothing fires until its feed is back"
+
+
+async def count_resting(engine: AsyncEngine) -> int:
+    """Count the orders that wait for a price: they may do so for long, and nothing is the matter with them."""
+    [row] = await rows(engine, _RESTING)
+    return int(row["number"])
 
 
 def count(groups: dict[str, Group], item: Item) -> None:

@@ -33,6 +33,7 @@ OVER: Final = Cause(
 PAUSE_ADVICE: Final = "order-saga unpause {who}"
 NO_ORDERS: Final = {
     "claim": Cause("accepted, not seen by the orchestrator", "is one running? the API sends it again by itself"),
+    "fire": Cause("fired, not carried out", "is an orchestrator running? it carries fires out by itself"),
     "event": Cause("event not sent", "is the broker up? the relay sends it again by itself"),
 }
 
@@ -56,6 +57,8 @@ def why(item: Mapping[str, Any], pauses: Mapping[str, Any]) -> str:
     """Say why one item does not move."""
     if item["kind"] == "claim":
         return f"accepted by the API at {time_of_day(item['since'])}, not yet seen by the orchestrator"
+    if item["kind"] == "fire":
+        return f"a tick fired it at {time_of_day(item['since'])}, the orchestrator has not carried that out"
     if item["kind"] == "event":
         return f"the event of version {item['version']} is not sent, since {time_of_day(item['since'])}"
     return waits_for(item, item["questions"] or (), pauses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from contracts.vocabulary import OrderType
 from operations.access.database import rows
 from operations.access.errors import WrongRequest
 from order_saga.core.saga import Participant, Phase
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 PAGE: Final = 1_000
 APPLIES_TO: Final = {
     "resume": "o.parked_reason IS NOT NULL",
-    "cancel": "o.status IN ('PENDING', 'CONFIRMED') AND (o.due_at IS NOT NULL OR o.parked_reason IS NOT NULL)",
+    "cancel": "o.status IN ('PENDING', 'CONFIRMED')",
     "ask-again": "o.due_at IS NOT NULL AND o.parked_reason IS NULL",
 }
 """What a repair by filter is about; an order that is named by its id is tried, whatever state it is in."""
@@ -28,9 +29,10 @@ _MATCHING: Final = """
             WHERE q.order_id = o.order_id AND q.answer = 'OPEN' AND q.participant = $5))
         AND o.updated_at <= clock_timestamp() - make_interval(secs => $6)
         AND ($7 = '' OR position(lower($7) IN lower(o.parked_reason)) > 0)
+        AND ($8 = '' OR o.order_type = $8)
         AND NOT EXISTS (SELECT FROM audit.repairs AS r
-            WHERE r.run_id = $8 AND r.action = $9 AND r.item = o.order_id::text)"""
-_PAGE: Final = "SELECT o.order_id, o.user_id {matching} ORDER BY o.order_id LIMIT $10"
+            WHERE r.run_id = $9 AND r.action = $10 AND r.item = o.order_id::text)"""
+_PAGE: Final = "SELECT o.order_id, o.user_id {matching} ORDER BY o.order_id LIMIT $11"
 _COUNT: Final = "SELECT count(*) AS orders {matching}"
 _BY_ID: Final = """
     SELECT coalesce(o.user_id, c.user_id) AS user_id
@@ -47,6 +49,7 @@ class OrderFilter(NamedTuple):
     waiting_for: str = ""
     older_than_s: float = 0.0
     parked_reason: str = ""
+    order_type: str = ""
 
 
 class ChosenOrder(NamedTuple):
@@ -62,11 +65,13 @@ class ChosenOrder(NamedTuple):
 
 
 def check(wanted: OrderFilter) -> None:
-    """Expect a participant and a phase that exist. Raises `WrongRequest`."""
+    """Expect a participant, a phase and a type that exist. Raises `WrongRequest`."""
     if wanted.waiting_for and wanted.waiting_for not in set(Participant):
         raise WrongRequest(f"--waiting-for must be one of {', '.join(sorted(Participant))}")
     if wanted.phase and wanted.phase not in set(Phase):
         raise WrongRequest(f"--phase must be one of {', '.join(Phase)}")
+    if wanted.order_type and wanted.order_type not in set(OrderType):
+        raise WrongRequest(f"--type must be one of {', '.join(OrderType)}")
 
 
 async def named(engine: AsyncEngine, ids: Iterable[uuid.UUID]) -> AsyncIterator[ChosenOrder]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from contracts.terms import SLIPPAGE_BPS_DEFAULT
-from contracts.vocabulary import OrderStatus, OrderType
+from contracts.terms import EXPIRES_WITHIN, SLIPPAGE_BPS_DEFAULT
+from contracts.vocabulary import OrderStatus, OrderType, TimeInForce
 
 STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.PENDING: "It is being checked, and its money reserved.",
-    OrderStatus.CONFIRMED: "It is allowed and its money is held. It can still be cancelled.",
+    OrderStatus.CONFIRMED: "It is allowed and its money is held; a conditional order rests. It can still be cancelled.",
     OrderStatus.PROCESSING: "It is filled and being settled. There is no way back.",
     OrderStatus.COMPLETED: "It is filled and settled.",
     OrderStatus.CANCELLED: "Its user, its time or an operator ended it; nothing is held any more.",
@@ -21,6 +21,25 @@ STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
 TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     OrderType.MARKET_BUY: "Buy at the quote of the moment.",
     OrderType.MARKET_SELL: "Sell at the quote of the moment.",
+    OrderType.LIMIT_BUY: "Buy at a price of `limit_price` or less. It fills at the market price, so at the limit or"
+    " better; while the market is above it, it rests.",
+    OrderType.LIMIT_SELL: "Sell at a price of `limit_price` or more; as LIMIT_BUY otherwise.",
+    OrderType.STOP_LOSS_BUY: "Buy once the price is `trigger_price` or more: at that price, if it is within"
+    " `slippage_bps`; or, with a `limit_price`, as a LIMIT_BUY from then on.",
+    OrderType.STOP_LOSS_SELL: "Sell once the price is `trigger_price` or less: at that price, whatever it is; or, with"
+    " a `limit_price`, as a LIMIT_SELL from then on.",
+    OrderType.TAKE_PROFIT_BUY: "Buy once the price is `trigger_price` or less; as STOP_LOSS_BUY otherwise.",
+    OrderType.TAKE_PROFIT_SELL: "Sell once the price is `trigger_price` or more; as STOP_LOSS_SELL otherwise.",
+    OrderType.TRAILING_STOP_BUY: "Buy once the price has risen by `trail_amount`, or by `trail_bps`, above the lowest"
+    " one since the order rests.",
+    OrderType.TRAILING_STOP_SELL: "Sell once the price has fallen by `trail_amount`, or by `trail_bps`, below the"
+    " highest one since the order rests.",
+}
+TIME_IN_FORCE_MEANINGS: Final[dict[TimeInForce, str]] = {
+    TimeInForce.GTC: "Good till cancelled: it rests as long as it must. The default of a conditional order.",
+    TimeInForce.GTD: "Good till a date: from `expires_at` on it can no longer fill; it ends CANCELLED / EXPIRED.",
+    TimeInForce.IOC: "Immediate or cancel: it fills at once or ends CANCELLED / UNFILLED. Only for LIMIT orders.",
+    TimeInForce.FOK: "Fill or kill: the same as IOC here, since an order is filled as a whole.",
 }
 FIELD_MEANINGS: Final[dict[str, str]] = {
     "order_id": "The order's id, minted when it was accepted.",
@@ -31,9 +50,39 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "status": "Where the order stands. COMPLETED, CANCELLED and FAILED are final: the money is at rest.",
     "quantity": "How much of the asset, more than 0; its step and its limits are the asset's.",
     "price": "The price that the client saw, if it says so: the quote may be worse by `slippage_bps` and no more.",
-    "slippage_bps": "How much worse than `price` the quote may be, in 1/10,000.",
-    "OrderBody.slippage_bps": "How much worse than `price` the quote may be, in 1/10,000; left out, "
-    f"{SLIPPAGE_BPS_DEFAULT}.",
+    "slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far above its"
+    " trigger a BUY stop without `limit_price` may still fill. Null where there is no such bound.",
+    "OrderBody.price": "Of a MARKET order only: the price that the client saw. The quote may be worse by"
+    " `slippage_bps` and no more.",
+    "OrderBody.slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far"
+    " above its trigger a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price` may still fill."
+    f" Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
+    "limit_price": "The worst price at which the order fills. Null where it has none.",
+    "OrderBody.limit_price": "The worst price at which the order fills. Required for LIMIT orders; of a STOP_LOSS or"
+    " TAKE_PROFIT optional: after its trigger the order is a limit order. A multiple of the asset's tick.",
+    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT. Of a TRAILING_STOP that rests: the price that"
+    " would fire it now, worked out from `watermark`. Null for other orders.",
+    "OrderBody.trigger_price": "Required for STOP_LOSS and TAKE_PROFIT orders and refused for others: the price that"
+    " fires the order. A price that meets it already ends the order FAILED / WOULD_TRIGGER_IMMEDIATELY.",
+    "trail_amount": "How far from its best price a TRAILING_STOP fires, in cash.",
+    "OrderBody.trail_amount": "How far from its best price a TRAILING_STOP fires, in cash. Such an order takes exactly"
+    " one of `trail_amount` and `trail_bps`; others take neither.",
+    "trail_bps": "The same in 1/10,000 of the best price.",
+    "OrderBody.trail_bps": "The same in 1/10,000 of the best price: 5 to 5,000, a multiple of 5.",
+    "time_in_force": "How long a conditional order may wait; null for a MARKET order.",
+    "OrderBody.time_in_force": "How long a conditional order may wait; left out, GTC. Refused for a MARKET order.",
+    "expires_at": "With GTD: when the order ends if nothing has fired it. At this instant it can no longer fill.",
+    "OrderBody.expires_at": "Required with GTD and refused otherwise: when the order ends if nothing has fired it."
+    f" Later than now and at most {EXPIRES_WITHIN.days} days away.",
+    "queue_when_closed": "Whether the order may begin to rest while the asset is not traded.",
+    "OrderBody.queue_when_closed": "Of a conditional order: let it begin to rest while the asset is halted or closed."
+    " Left out, it ends FAILED / ASSET_NOT_TRADABLE then.",
+    "triggered": "The trigger of a STOP_LOSS or TAKE_PROFIT with a `limit_price` was met: it waits for its limit now.",
+    "watermark": "Of a TRAILING_STOP: its best price since it rests, the highest for a SELL and the lowest for a BUY."
+    " It moves without a new `version`.",
+    "revision": "The number of the order's terms, from 1; null until it rests, and for a MARKET order.",
+    "held_asset_id": "What is held while it rests: cash for a BUY, the asset for a SELL; null otherwise.",
+    "held_amount": "How much of that is held: for a BUY what it costs at its worst price, fee included.",
     "filled_quantity": "How much is filled: nothing or all.",
     "average_price": "What one unit cost, in `cash_asset_id`; null until it is filled.",
     "fee": "What was charged for the fill, in `fee_asset_id`.",
@@ -52,8 +101,8 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "next_cursor": "Give it as `cursor` to get the next page; null on the last one.",
     "Entry.seq": "Its place in the order's history, from 1.",
     "Entry.at": "When it happened.",
-    "Entry.kind": "`received`, `asked`, `answered`, `waits`, `timed_out`, `ignored`, `status`, `overdue`, `parked`, "
-    "`resumed`, `woken`.",
+    "Entry.kind": "`received`, `asked`, `answered`, `waits`, `rests`, `triggered`, `fired`, `expired`, `timed_out`, "
+    "`ignored`, `status`, `overdue`, `parked`, `resumed`, `woken`.",
     "Entry.name": "The message, the question or the status that it is about.",
     "Entry.status": "The status that it led to, if it led to one.",
     "Entry.version": "The version that it led to, if it led to one.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
-from contracts import codec
 from contracts.orders import Order
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, OrderStatus
 from order_api.http.bodies import JSON, read_json_body
@@ -29,6 +28,7 @@ from order_api.orders.description.parts import (
     CANCELLED,
     CANCELLERS,
     CLIENT_ORDER_ID,
+    CONDITIONAL_TEXT,
     IF_NONE_MATCH,
     KEY,
     ORDER_ID,
@@ -44,7 +44,7 @@ from order_api.orders.list_parameters import LIST_PARAMETERS, read_wanted
 from order_api.orders.listing import Page
 from order_api.orders.service import OrderService, address
 from order_api.orders.submission import OrderBody, make_claim, read_body
-from order_api.orders.views import History, refuse_late_cancel, state_of
+from order_api.orders.views import History, refuse_late_cancel, state_of, written
 from order_api.orders.waiting import Waiting
 
 _ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -91,7 +91,7 @@ class OrderRoutes:
         description="Give an `Idempotency-Key`, a `client_order_id` or both, and repeat the request as often as you"
         " like: the same order is answered, with `Idempotency-Replayed: true`. What breaks a rule of this document is"
         " a `422`, and no order exists; what only the asset's rules can tell (step, tick, limits) ends the order FAILED"
-        " with a reason.",
+        " with a reason.\n\n" + CONDITIONAL_TEXT,
         parameters=(KEY, WAIT),
         scopes=(Scope.WRITE,),
         problems=(
@@ -311,5 +311,5 @@ def _etag(order: Order) -> str:
     return f'"{order.version}"'
 
 
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(codec.encode(body), status, headers, JSON)
+def _json(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(written(body), status, headers, JSON)

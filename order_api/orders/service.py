@@ -14,17 +14,18 @@ from uuid import UUID
 import msgspec
 from prometheus_client import Counter
 
-from contracts.envelope import Outgoing
+from contracts.envelope import Outgoing, format_time
 from contracts.orders import Order
 from contracts.vocabulary import OPERATOR_PREFIX, OrderStatus
-from order_api.http.problems import Code, Problem
+from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import REPLAYED, Action, Origin
 from order_api.orders.batcher import Batcher, Overloaded
 from order_api.orders.listing import Page, Wanted, make_page
-from order_api.orders.publication.messages import Claim, Claimed, cancel_message, request_message
+from order_api.orders.publication.messages import Claim, Claimed, cancel_message, expires_at, request_message
 from order_api.orders.publication.unpublished import Unpublished
-from order_api.orders.store import Entry, Found, Store
+from order_api.orders.store import Entry, Found, OutOfTime, Store
+from order_api.orders.submission import EXPIRES_AT_RULE
 from order_api.orders.views import listed, pending, refuse_late_cancel, shown
 from saga_kit.messaging.outbox import Publishes
 
@@ -53,7 +54,7 @@ class OrderService:
         self._accepted = accepted
         self._unpublished = unpublished
         self._keys_kept_days = keys_kept_days
-        self._claims: Batcher[tuple[Claim, Origin], datetime | None] = Batcher(store.claim)
+        self._claims: Batcher[tuple[Claim, Origin], datetime | OutOfTime | None] = Batcher(store.claim)
         self._reads: Batcher[UUID, Found] = Batcher(store.find)
 
         async def publish(messages: Sequence[Outgoing]) -> list[bool]:
@@ -66,16 +67,18 @@ class OrderService:
     async def submit(self, claim: Claim, caller: Caller, origin: Origin) -> tuple[Order, bool]:
         """Accept an order; return it, and whether it had been accepted before under the same keys."""
         for _ in range(CLAIM_TRIES):
-            created_at = await self._claims.do((claim, origin))
-            if created_at is not None:
+            outcome = await self._claims.do((claim, origin))
+            if isinstance(outcome, datetime):
                 self._accepted.inc()
-                claimed = Claimed(claim, created_at)
+                claimed = Claimed(claim, outcome)
                 await self._publish(request_message(claimed), claim.order_id)
                 return pending(claimed), False
             if await self._store.release_key(claim, self._keys_kept_days):
                 continue
             if holders := await self._store.holders(claim):  # else a twin has just released the key: try again
                 return await self._again(claim, holders, caller, origin), True
+            if outcome is not None:  # an order that was accepted in time is answered again later, too
+                raise _out_of_time(claim, outcome)
         raise Problem(Code.UNAVAILABLE)
 
     async def order(self, order_id: UUID, caller: Caller) -> Order:
@@ -143,6 +146,11 @@ class OrderService:
         if not published:
             where = address(order_id)
             raise Problem(Code.NOT_PUBLISHED, instance=where, headers={"location": where}, order_id=order_id)
+
+
+def _out_of_time(claim: Claim, refused: OutOfTime) -> Problem:
+    rule = f"must be {EXPIRES_AT_RULE}; it is {format_time(refused.now)}"
+    return invalid(BrokenRule("expires_at", rule, expires_at(claim)))
 
 
 def _shown(found: Found | None, caller: Caller) -> Order:

@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import Order
-from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode
+from contracts.terms import EXPIRES_WITHIN
+from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode, TimeInForce
 from order_api.orders.audit_trail import ACCEPTED, Action, Origin
 from order_api.orders.listing import Wanted
-from order_api.orders.publication.messages import Cancel, Claim, Claimed
+from order_api.orders.publication.messages import Cancel, Claim, Claimed, expires_at
 from saga_kit.runtime.lookback import LookBack
 from saga_kit.runtime.transactions import Begins, alone
 
@@ -58,6 +59,12 @@ class Entry(msgspec.Struct, frozen=True):
     detail: msgspec.Raw
 
 
+class OutOfTime(msgspec.Struct, frozen=True):
+    """A claim is not committed because of its `expires_at`. `now`: the database's time."""
+
+    now: datetime
+
+
 class Due(msgspec.Struct, Generic[T], frozen=True):
     """The claims or cancels that were due, by what the orchestrator shows of them."""
 
@@ -76,14 +83,19 @@ class Store:
         self._grace_s = grace_s
         self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
 
-    async def claim(self, asked: Sequence[tuple[Claim, Origin]]) -> list[datetime | None]:
+    async def claim(self, asked: Sequence[tuple[Claim, Origin]]) -> list[datetime | OutOfTime | None]:
         """Commit those claims whose keys are free; return the time of each, None for one whose keys are taken.
 
+        One whose `expires_at` is not ahead, or too far ahead, is not committed either, whatever its keys.
         Of twins, in one call or two or in two processes, exactly one gets its keys: `ON CONFLICT` waits for the other.
         """
         claims = [[getattr(claim, name) for claim, _ in asked] for name in _CLAIM]
         origins = [[getattr(origin, name) for _, origin in asked] for name in _ORIGIN]
-        times = {row[0]: row[1] for row in await self._run_again(_INSERT_CLAIMS, self._grace_s, *claims, *origins)}
+        ends = [expires_at(claim) for claim, _ in asked]
+        rows = await self._run_again(
+            _INSERT_CLAIMS, self._grace_s, *claims, *origins, ends, EXPIRES_WITHIN.total_seconds()
+        )
+        times = {order_id: at if in_time else OutOfTime(at) for order_id, at, in_time in rows}
         return [times.get(claim.order_id) for claim, _ in asked]
 
     async def release_key(self, claim: Claim, kept_days: int) -> bool:
@@ -197,6 +209,9 @@ _KINDS: Final[dict[str, type]] = {
     "average_price": Exact,
     "fee": Money,
     "reason_code": ReasonCode,
+    **dict.fromkeys(("limit_price", "trigger_price", "trail_amount", "watermark"), Price),
+    "time_in_force": TimeInForce,
+    "held_amount": Money,
 }
 
 
@@ -208,15 +223,18 @@ _BOTH: Final = f"{_columns('c', _CLAIM)}, c.created_at, {_columns('o', _ORDER)}"
 _WITH_BOTH: Final = "LEFT JOIN api.claims c USING (order_id) LEFT JOIN api.orders o USING (order_id)"
 _NOTED: Final = f"INSERT INTO api.requests (order_id, action, outcome, {', '.join(_ORIGIN)})"
 
+_IN_TIME: Final = (
+    "n.expires_at IS NULL OR (n.expires_at > now() AND n.expires_at <= now() + make_interval(secs => $14))"
+)
 _INSERT_CLAIMS: Final = f"""
     WITH n AS (
         SELECT * FROM unnest(
             $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[],
-            $9::text[], $10::text[], $11::text[], $12::text[]
-        ) AS asked ({", ".join(_CLAIM)}, {", ".join(_ORIGIN)})
+            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[]::timestamptz[]
+        ) AS asked ({", ".join(_CLAIM)}, {", ".join(_ORIGIN)}, expires_at)
     ), claimed AS (
         INSERT INTO api.claims ({", ".join(_CLAIM)}, next_publish_at)
-        SELECT {_columns("n", _CLAIM)}, now() + make_interval(secs => $1) FROM n
+        SELECT {_columns("n", _CLAIM)}, now() + make_interval(secs => $1) FROM n WHERE {_IN_TIME}
         ORDER BY n.user_id, n.idempotency_key, n.client_order_id
         ON CONFLICT DO NOTHING
         RETURNING order_id, created_at
@@ -224,7 +242,8 @@ _INSERT_CLAIMS: Final = f"""
         {_NOTED} SELECT n.order_id, '{Action.SUBMIT}', '{ACCEPTED}', {_columns("n", _ORIGIN)}
         FROM n JOIN claimed USING (order_id)
     )
-    SELECT order_id, created_at FROM claimed"""  # noqa: S608 - names are the program's own; the order: all lock alike
+    SELECT order_id, created_at, true FROM claimed
+    UNION ALL SELECT order_id, now(), false FROM n WHERE NOT ({_IN_TIME})"""  # noqa: S608 - names are the program's own; the order: all lock alike
 
 _RELEASE_KEY: Final = """
     UPDATE api.claims SET idempotency_key = NULL

@@ -9,12 +9,15 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.decimals import Exact, Money, Price, Quantity
+from contracts import codec
+from contracts.decimals import Exact, Money, Price
 from contracts.orders import Order
-from contracts.vocabulary import AssetId, Count, Instant, OrderStatus, OrderType, ReasonCode
+from contracts.terms import slippage_of, terms_of
+from contracts.vocabulary import AssetId, Count, Instant, OrderStatus, ReasonCode
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
-from order_api.orders.publication.messages import Claimed
+from order_api.orders.listing import Page
+from order_api.orders.publication.messages import Claimed, asked_for
 from order_api.orders.store import Entry, Found
 
 TAKEN_REASON: Final = "another producer used this order id for an order of its own"
@@ -35,6 +38,12 @@ class OrderState(msgspec.Struct, frozen=True):
     updated_at: Instant
     cash_asset_id: AssetId | None
     fee_asset_id: AssetId | None
+    trigger_price: Price | None
+    triggered: bool
+    watermark: Price | None
+    revision: Count | None
+    held_asset_id: AssetId | None
+    held_amount: Money | None
 
 
 class History(msgspec.Struct, frozen=True):
@@ -78,17 +87,18 @@ def state_of(order: Order) -> OrderState:
 def pending(claimed: Claimed) -> Order:
     """Show a claim as the order that it will be, with the time that the order will keep."""
     claim = claimed.claim
-    asked = msgspec.json.decode(claim.request)
+    asked = asked_for(claim)
+    terms = terms_of(asked)
     return Order(
         order_id=claim.order_id,
         client_order_id=claim.client_order_id,
         user_id=claim.user_id,
-        asset_id=asked["asset_id"],
-        order_type=OrderType(asked["order_type"]),
+        asset_id=asked.asset_id,
+        order_type=asked.order_type,
         status=OrderStatus.PENDING,
-        quantity=Quantity(asked["quantity"]),
-        price=None if asked["price"] is None else Price(asked["price"]),
-        slippage_bps=asked["slippage_bps"],
+        quantity=asked.quantity,
+        price=asked.price,
+        slippage_bps=slippage_of(asked),
         filled_quantity=Money(0),
         average_price=None,
         fee=Money(0),
@@ -98,9 +108,20 @@ def pending(claimed: Claimed) -> Order:
         version=0,
         created_at=claimed.created_at,
         updated_at=claimed.created_at,
-        cash_asset_id=None,
-        fee_asset_id=None,
+        **({} if terms is None else msgspec.structs.asdict(terms)),
     )
+
+
+def written(body: msgspec.Struct) -> bytes:
+    """Write the body of an answer: an order with all its fields, null where they do not apply; events leave them out.
+
+    So a client can rely on each field.
+    """
+    if isinstance(body, Order):
+        return codec.encode(msgspec.structs.asdict(body))
+    if isinstance(body, Page):
+        return codec.encode(msgspec.structs.asdict(body) | {"orders": [msgspec.structs.asdict(o) for o in body.orders]})
+    return codec.encode(body)
 
 
 def refuse_late_cancel(order: Order, headers: Mapping[str, str] | None = None) -> None:

@@ -72,6 +72,8 @@ class TriggerHandler:
     """The trigger engine's handler: see `saga_kit.messaging.batch.Handler`. Its rounds begin their own transactions."""
 
     topics = (ASSETS_PRICES.name,)
+    compacted = (ASSETS_PRICES.name,)
+    """Those of its topics that are to be compacted."""
 
     def __init__(
         self,

@@ -48,13 +48,16 @@ _INSERT: Final = """
             $9::text[], $10::bigint[], $11::timestamptz[], $12::bool[], $13::bool[])
         AS new (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price, limit_price,
             from_sequence, entered_at, live, told)"""
-# What fires an order is written by ticks alone; what triggered it stays.
+# What fires an order is written by ticks alone; what triggered it stays. So does the tick from which it counts, unless
+# it rests anew: an operator may have reset the numbers of the feed meanwhile.
 _UPDATE: Final = """
     UPDATE orders.resting AS old
     SET up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
-        from_sequence = new.from_sequence, entered_at = new.entered_at, live = new.live, told = new.told
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bool[], $8::bool[])
-        AS new (order_id, up_price, down_price, limit_price, from_sequence, entered_at, live, told)
+        from_sequence = CASE WHEN new.rests_anew THEN new.from_sequence ELSE old.from_sequence END,
+        entered_at = new.entered_at, live = new.live, told = new.told
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bool[], $8::bool[],
+            $9::bool[])
+        AS new (order_id, up_price, down_price, limit_price, from_sequence, entered_at, live, told, rests_anew)
     WHERE old.order_id = new.order_id"""
 _DELETE: Final = "DELETE FROM orders.resting WHERE order_id = ANY($1::uuid[])"
 # A trail that is known to be as old needs no write, so acceptances do not wait for each other here.
@@ -139,7 +142,8 @@ def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, market: Ma
         otherwise = "another member stored one of these orders this instant"
         tx.write(_INSERT, *columns, REVISION, rows=len(new), otherwise=otherwise)
     if changed:
-        columns = map(list, zip(*((saga.order_id, *_moving(saga)) for saga in changed), strict=True))
+        rows = ((one.order_id, *_moving(one), _rests_anew(before[one.order_id], one)) for one in changed)
+        columns = map(list, zip(*rows, strict=True))
         tx.write(_UPDATE, *columns, rows=len(changed), otherwise="a resting order's row is gone")
     if gone:
         tx.write(_DELETE, gone, rows=len(gone), otherwise="a resting order's row is gone")
@@ -208,6 +212,10 @@ def _moving(saga: Saga) -> tuple[Any, ...]:
     live = saga.phase is Phase.WORKING and saga.parked_reason is None
     since = (None, None) if rest is None else (rest.from_sequence, rest.entered_at)
     return _text(up), _text(down), _text(limit), *since, live, triggered
+
+
+def _rests_anew(before: Saga, now: Saga) -> bool:
+    return before.progress.rest != now.progress.rest
 
 
 def _text(price: Price | None) -> str | None:

@@ -1,13 +1,14 @@
 """Checks the settings of topics: what each must be, and with which deviation a service must not work.
 
 With its producers' timestamps a topic says nothing of a record's age: a fast clock makes an old price look fresh. A
-compacted topic loses commands. A topic that retains records beyond the replay horizon delivers orders whose rows are
-gone. With three replicas, a write that only one of them has can be lost.
+compacted topic loses commands, so only one of values that change, such as prices, may be compacted. A topic that
+retains records beyond the replay horizon delivers orders whose rows are gone. With three replicas, a write that only
+one of them has can be lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
@@ -29,12 +30,15 @@ CLEANUP_POLICY: Final = "cleanup.policy"
 RETENTION_MS: Final = "retention.ms"
 MIN_IN_SYNC: Final = "min.insync.replicas"
 BYTES_MAX: Final = "max.message.bytes"
+COMPACTION_LAG_MS: Final = "min.compaction.lag.ms"
+"""Whoever was away for less still reads every value, also those that were replaced."""
 BATCH_BYTES_MIN: Final = 1024 * 1024
 """Twice our own largest message."""
 MAJORITY_FROM: Final = 3
 """From so many replicas on, a write needs two of them."""
 NO_SUCH_REQUEST: Final = "the broker does not tell settings (the embedded one has none)"
-_WEEK_MS: Final = 7 * 86_400_000
+_DAY_MS: Final = 86_400_000
+_WEEK_MS: Final = 7 * _DAY_MS
 _SET_ON_TOPIC: Final = 1
 """The protocol's number for a value that was set for this topic."""
 _NOT_THERE: Final = 3
@@ -54,6 +58,8 @@ class TopicSettings(NamedTuple):
     """Those of `settings` that were set for this topic."""
     untold: str = ""
     exists: bool = True
+    compacted: bool = False
+    """Whether it is to be."""
 
 
 class Deviation(NamedTuple):
@@ -70,11 +76,11 @@ class Deviation(NamedTuple):
         return f"{self.topic}: {self.setting} is {self.found}, it must be {self.wanted}: {self.why}"
 
 
-def wanted(copies: int) -> dict[str, str]:
+def wanted(copies: int, *, compacted: bool = False) -> dict[str, str]:
     """Return the settings of a new topic with so many replicas."""
-    return {
+    cleanup = {CLEANUP_POLICY: "compact", COMPACTION_LAG_MS: str(_DAY_MS)} if compacted else {CLEANUP_POLICY: "delete"}
+    return cleanup | {
         TIMESTAMP_TYPE: "LogAppendTime",
-        CLEANUP_POLICY: "delete",
         RETENTION_MS: str(_WEEK_MS),
         MIN_IN_SYNC: "2" if copies >= MAJORITY_FROM else "1",
         BYTES_MAX: str(BATCH_BYTES_MIN),
@@ -93,10 +99,14 @@ def deviations(topic: TopicSettings) -> list[Deviation]:
     kind, policy = found.get(TIMESTAMP_TYPE), found.get(CLEANUP_POLICY)
     why = "orders are too old or not by the broker's clock, not by their producer's"
     expect(TIMESTAMP_TYPE, kind == "LogAppendTime", "LogAppendTime", why, stops=True)
-    expect(CLEANUP_POLICY, policy == "delete", "delete", "compaction loses messages", stops=True)
-    retention = int(found.get(RETENTION_MS, "0"))
-    most = f"from 1 to {REPLAY_HORIZON_S * 1000}"
-    expect(RETENTION_MS, 0 < retention <= REPLAY_HORIZON_S * 1000, most, "orders are remembered as seen for 30 days")
+    if topic.compacted:
+        expect(CLEANUP_POLICY, policy == "compact", "compact", "the newest value of each key must stay")
+    else:
+        expect(CLEANUP_POLICY, policy == "delete", "delete", "compaction loses messages", stops=True)
+        retention = int(found.get(RETENTION_MS, "0"))
+        most = f"from 1 to {REPLAY_HORIZON_S * 1000}"
+        kept = 0 < retention <= REPLAY_HORIZON_S * 1000
+        expect(RETENTION_MS, kept, most, "orders are remembered as seen for 30 days")
     least = 2 if topic.copies >= MAJORITY_FROM else 1
     in_sync = int(found.get(MIN_IN_SYNC, "0"))
     must = f"at least {least}" if in_sync < least else f"at most {topic.copies}, the number of copies"
@@ -108,34 +118,42 @@ def deviations(topic: TopicSettings) -> list[Deviation]:
     return wrong
 
 
-async def look(admin: AIOKafkaAdminClient, names: Sequence[str]) -> list[TopicSettings]:
+async def look(
+    admin: AIOKafkaAdminClient, names: Sequence[str], compacted: Collection[str] = ()
+) -> list[TopicSettings]:
     """Describe topics without creating any; one that the broker does not have has `exists` False.
 
+    `compacted`: the names of those that are to be.
     Raises `KafkaError` or `OSError` when it can't be reached.
     """
     existing = await admin.list_topics()
     there = [name for name in names if name in existing]
     shapes = {one["topic"]: one["partitions"] for one in await admin.describe_topics(there)} if there else {}
     told = await _told(admin, there)
-    return [_topic(name, shapes.get(name, ()), told.get(name)) for name in names]
+    found = (_topic(name, shapes.get(name, ()), told.get(name)) for name in names)
+    return [one._replace(compacted=one.name in compacted) for one in found]
 
 
-async def look_once(settings: KafkaSettings, names: Iterable[str]) -> list[TopicSettings]:
-    """Describe topics with a client of its own; `names` are without the prefix."""
+async def look_once(
+    settings: KafkaSettings, names: Iterable[str], compacted: Iterable[str] = ()
+) -> list[TopicSettings]:
+    """Describe topics with a client of its own; names are without the prefix."""
     admin = AIOKafkaAdminClient(**settings.kafka_client_options(), metadata_max_age_ms=METADATA_MAX_AGE_MS)
     await admin.start()
     try:
-        return await look(admin, [settings.kafka_topic_prefix + name for name in names])
+        prefix = settings.kafka_topic_prefix
+        return await look(admin, [prefix + name for name in names], {prefix + name for name in compacted})
     finally:
         await admin.close()
 
 
-async def check(settings: KafkaSettings, names: Iterable[str]) -> int:
-    """Log what is wrong with topics and return how many settings are; `names` are without the prefix.
+async def check(settings: KafkaSettings, names: Iterable[str], compacted: Iterable[str] = ()) -> int:
+    """Log what is wrong with topics and return how many settings are; names are without the prefix.
 
+    `compacted`: those of the names that are to be compacted.
     Raises `CannotStart` for a deviation with which no service may work, and whatever `look` raises.
     """
-    found = [one for one in await look_once(settings, names) if one.exists]
+    found = [one for one in await look_once(settings, names, compacted) if one.exists]
     untold = [one for one in found if one.settings is None]
     if untold:
         say = log.info if untold[0].untold == NO_SUCH_REQUEST else log.warning

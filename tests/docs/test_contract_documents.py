@@ -26,6 +26,11 @@ from docs.generate.contracts import DOCS, documents, face, main
 from tests.contracts.strategies import EDGE_VALUES, THOROUGH, any_message, body, broken_texts, paths, with_value
 
 FRESH = documents()
+CONDITIONAL = {
+    *("limit_price", "trigger_price", "trail_amount", "trail_bps", "time_in_force", "expires_at", "queue_when_closed"),
+    *("revision", "purpose", "trading", "reopens_at"),
+}
+"""What the examples' market order in an open market has no use for."""
 ASYNCAPI: dict[str, Any] = json.loads(FRESH["asyncapi.json"])
 
 
@@ -201,8 +206,8 @@ def test_schemas_accept_every_message(message: Message) -> None:
         ("price", ["0", "-1", 1, True]),
         ("order_id", ["", "{3f2a7c9e-1b4d-4e8a-9c6f-5d7e8a9b0c1d}", "3f2a7c9e", 7]),
         ("user_id", ["", "@fees", "a b", "x" * 65, "ä", None]),
-        ("order_type", ["LIMIT_BUY", "market_buy", 0, None]),
-        ("slippage_bps", [-1, 10_001, "100", 1.5, None]),
+        ("order_type", ["LIMIT", "market_buy", 0, None]),
+        ("slippage_bps", [-1, 10_001, "100", 1.5]),
         ("client_order_id", ["", "a/b", 7]),
         ("requested_at", [1_700_000_000, True]),
     ],
@@ -346,5 +351,6 @@ def test_the_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.sampled_from(list(MESSAGES)))
 def test_examples_say_everything(message_type: str) -> None:
-    """An example leaves no field out."""
-    assert list(MESSAGES[message_type].__struct_fields__) == list(body(message_type))
+    """An example leaves no field out but those that have no meaning for its order, as they are left out on the wire."""
+    fields = [name for name in MESSAGES[message_type].__struct_fields__ if name not in CONDITIONAL]
+    assert fields == [name for name in body(message_type) if name not in CONDITIONAL]

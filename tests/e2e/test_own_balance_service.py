@@ -235,9 +235,9 @@ async def test_a_cut_over_by_the_page_executes_every_order_once(site: Site) -> N
         await site.completed(held + waiting)
         await site.completed(await site.send(*_orders(3)))
         await site.ended(unanswered, {"COMPLETED", "FAILED"})
-        assert (0, "audit: I1 to I11 hold\n") == (await site.type("audit"))[:2]
+        assert (0, "audit: I1 to I13 hold\n") == (await site.type("audit"))[:2]
         assert 0 == (await site.follow("deposit")).code
-        assert (0, "audit: I1 to I11 hold\n") == (await site.type("audit"))[:2]
+        assert (0, "audit: I1 to I13 hold\n") == (await site.type("audit"))[:2]
     [(bought,)] = await site.rows("SELECT count(*)::int FROM audit.fills WHERE NOT busted AND quantity > 0")
     assert isinstance(bought, int)
     assert 10 <= bought <= 13
@@ -272,7 +272,7 @@ async def test_a_cut_over_without_a_take_over_moves_nothing_twice(site: Site) ->
             assert 0 == (await site.follow("go on")).code
             assert 0 == (await site.type("resume --parked-reason HOLD_CONFLICT --yes")).code
             await site.completed(in_doubt)
-            assert (0, "audit: I1 to I11 hold\n") == (await site.type("audit"))[:2]
+            assert (0, "audit: I1 to I13 hold\n") == (await site.type("audit"))[:2]
     assert Decimal(100000) - 4 * COST == await site.cash("alice")
 
 

@@ -43,6 +43,15 @@ def test_each_setting_that_a_promise_rests_on_is_judged(setting: str, value: str
     assert f"t: {setting} is {value}, it must be" in str(found)
 
 
+def test_a_topic_of_values_is_compacted() -> None:
+    """The newest price of each asset stays, so its topic must not drop it; that stops no service."""
+    good = wanted(1, compacted=True)
+    assert {"compact", str(86_400_000)} == {good["cleanup.policy"], good["min.compaction.lag.ms"]}
+    assert [] == deviations(TopicSettings("t", 12, 1, good, compacted=True))
+    [found] = deviations(TopicSettings("t", 12, 1, wanted(1), compacted=True))
+    assert ("cleanup.policy", "delete", False) == (found.setting, found.found, found.stops)
+
+
 @pytest.mark.apache_kafka
 async def test_several_at_once_create_the_topics_and_find_nothing_missing(
     infrastructure: Infrastructure, topic_prefix: str

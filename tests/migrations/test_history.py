@@ -109,6 +109,7 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
     await asyncio.to_thread(migrations.upgrade, empty_url)
     async with connected(empty_url) as connection:
         await rows.insert(connection)
+        await connection.execute("DELETE FROM orders.orders WHERE terms IS NOT NULL")  # no older version could go on
     before = {table: await _column(empty_url, _EVERYTHING.format(table=table)) for table in _OF_ORDERS}
     pages = ("(0,0)", "(1000,0)")
     async with connected_engine(empty_url) as engine, begin(engine) as tx:

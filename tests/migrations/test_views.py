@@ -12,17 +12,46 @@ import pytest
 from msgspec import structs
 
 from contracts.codec import encode
+from contracts.decimals import Price
 from contracts.orders import Order
+from contracts.vocabulary import OrderType, TimeInForce
+from order_saga.core.advance import advance
 from order_saga.core.phases import QUESTIONS
-from order_saga.core.saga import Answer, Progress, Question, Step, snapshot
+from order_saga.core.saga import (
+    Answer,
+    Decision,
+    Fire,
+    Fired,
+    Incoming,
+    Progress,
+    Question,
+    Saga,
+    Step,
+    Triggered,
+    snapshot,
+)
 from tests.migrations.support import views
-from tests.order_saga.core.sample import Story, approved, not_approved, not_reserved, requested, reserved, settled
+from tests.order_saga.core.sample import (
+    NOW,
+    ORDER_ID,
+    Story,
+    approved,
+    blank,
+    cancel,
+    fitting,
+    not_approved,
+    not_reserved,
+    requested,
+    reserved,
+    settled,
+)
 from tests.support.infrastructure import Database
 
 PROMISED = {
     "audit.orders": "order_id user_id asset_id order_type status phase version parked_reason overdue_since due_at"
     " reason_code filled_quantity average_price fee created_at updated_at client_order_id archived_at cash_asset_id"
-    " fee_asset_id",
+    " fee_asset_id limit_price trigger_price trail_amount trail_bps time_in_force expires_at queue_when_closed"
+    " triggered watermark revision held_asset_id held_amount",
     "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
@@ -36,6 +65,11 @@ PROMISED = {
     "audit.pauses": "participant paused_by reason paused_at",
     "audit.repairs": "run_id action item done_by at result",
     "audit.ledger": "began_at closed_at successor",
+    "audit.fires": "order_id asset_id phase created_at from_sequence fired_sequence fired_price",
+    "audit.marks": "asset_id sequence price as_of confirmed_at appended_at trading live",
+    "audit.resting": "order_id asset_id side revision live up_price down_price from_sequence entered_at expires_at"
+    " triggered_sequence fired_sequence fired_price watermark watermark_sequence",
+    "audit.fires": "order_id from_sequence sequence price as_of",
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
@@ -157,11 +191,124 @@ async def test_an_order_names_its_currencies_as_its_saga_shows_them(owner: async
     assert expected == await _asks(owner, view)
 
 
+def _conditional(order_type: OrderType, terms: dict[str, Any], *messages: Incoming, quote: str = "50000") -> Saga:
+    """Let a conditional order in at a quote, and tell it what comes then."""
+    saga = blank()
+    for message in (requested(order_type=order_type, price=None, **terms), approved(quote), *messages):
+        decision = advance(saga, fitting(saga, message), NOW)
+        assert isinstance(decision, Decision), decision
+        saga = decision.saga
+    return saga
+
+
+def _fired(price: str, watermark: str | None = None) -> Fired:
+    return Fired(ORDER_ID, Fire(9, Price(price), AT, None if watermark is None else Price(watermark)))
+
+
+def _conditional_orders() -> list[Saga]:
+    """Make conditional orders in every state that shows something of its own."""
+    gtd = {"time_in_force": TimeInForce.GTD, "expires_at": NOW + timedelta(days=3)}
+    limit, stop = {"limit_price": Price(48_000)}, {"trigger_price": Price(48_000)}
+    stop_limit = stop | {"limit_price": Price(47_000)}
+    bps, amount = {"trail_bps": 335}, {"trail_amount": Price("999.5")}
+    falls, rises, triggered = (
+        OrderType.TRAILING_STOP_SELL,
+        OrderType.TRAILING_STOP_BUY,
+        Triggered(ORDER_ID, 9, Price(1)),
+    )
+    return [
+        Story(requested()).saga,
+        _conditional(OrderType.LIMIT_BUY, limit),
+        _conditional(OrderType.LIMIT_BUY, limit | gtd | {"queue_when_closed": True}, reserved()),
+        _conditional(OrderType.LIMIT_BUY, limit, reserved(), cancel()),
+        _conditional(OrderType.LIMIT_BUY, {"limit_price": Price(40_000), "time_in_force": TimeInForce.IOC}),
+        _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved()),
+        _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved(), triggered),
+        _conditional(OrderType.STOP_LOSS_SELL, stop, reserved(), _fired("47999")),
+        _conditional(falls, bps, reserved(), quote="49999.99"),
+        _conditional(falls, amount, reserved()),
+        _conditional(falls, bps, reserved(), _fired("50000", "52001.01"), settled()),
+        _conditional(falls, amount, reserved(), _fired("500", "900")),
+        _conditional(rises, bps, reserved(), quote="49999.99"),
+        _conditional(rises, {"trail_bps": 500}, reserved()),
+        _conditional(rises, amount, reserved(), _fired("49000", "48000.01")),
+    ]
+
+
+@pytest.mark.parametrize("view", ["audit.orders", "api.orders"])
+async def test_a_conditional_order_is_shown_as_its_saga_shows_it(owner: asyncpg.Connection, view: str) -> None:
+    """In each state, in its table or archived, the views say what its event says, to the last digit."""
+    sagas = [structs.replace(saga, order_id=UUID(int=n)) for n, saga in enumerate(_conditional_orders(), 1)]
+    await owner.executemany(
+        """
+        INSERT INTO orders.orders (order_id, user_id, order_type, terms, phase, status, version, reason_code,
+            cancel_requested, filled_quantity, fee, progress, due_at, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', $2, $3, $4, $5, $6, $7, false, 0, 0, $8, $9, 0, $10, $10)""",
+        [
+            (
+                *(saga.order_id, saga.order_type, saga.terms and encode(saga.terms).decode(), saga.phase, saga.status),
+                *(saga.version, saga.reason_code, encode(saga.progress).decode(), saga.due_at, saga.created_at),
+            )
+            for saga in sagas
+        ],
+    )
+    names = [name for name in Order.__struct_fields__ if name in PROMISED["audit.orders"].split()[-14:]]
+    expected = [tuple(getattr(order, name) for name in names) for order in map(snapshot, sagas)]
+    assert 14 == len(names)
+    assert not any(all(not order[place] for order in expected) for place in range(len(names)))
+
+    async def seen() -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await owner.fetch(f"SELECT {', '.join(names)} FROM {view} ORDER BY order_id")]
+
+    assert expected == await seen()
+    await owner.execute(_ARCHIVE_ENDED)
+    assert 2 == await owner.fetchval("SELECT count(*) FROM orders.archive")
+    assert expected == await seen()
+
+
+@pytest.mark.parametrize(("side", "trigger"), [("SELL", "52497.5"), ("BUY", "57502.5")])
+async def test_a_trailing_stop_shows_its_watermark_as_of_the_read(
+    owner: asyncpg.Connection, side: str, trigger: str
+) -> None:
+    """The best price since it rests, by the steps of its side, moves its trigger; its version stays."""
+    order_type = OrderType(f"TRAILING_STOP_{side}")
+    saga = _conditional(order_type, {"trail_bps": 455}, reserved())
+    rest = saga.progress.rest
+    assert rest is not None
+    await owner.execute(
+        """
+        INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, terms, phase, status, version,
+            cancel_requested, filled_quantity, fee, progress, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', 'BTC', $2, '{"trail_bps": 455}', 'WORKING', 'CONFIRMED', 2, false, 0, 0, $3, 0, $4, $4)""",
+        *(ORDER, order_type, encode(saga.progress).decode(), AT),
+    )
+    await owner.execute(
+        """
+        INSERT INTO orders.resting (order_id, asset_id, side, revision, live, queued, trail_bps, from_sequence,
+            entered_at, told)
+        VALUES ($1, 'BTC', $2, 1, true, false, 455, $3, $4, false)""",
+        *(ORDER, side, rest.from_sequence, AT),
+    )
+    other = "BUY" if side == "SELL" else "SELL"
+    steps = [("BTC", side, -1, 1, 1), ("BTC", side, 2, 55_000, 1), ("BTC", side, 9, 7, 9), ("ETH", side, 1, 8, 1)]
+    for asset_id, of_side, after, price, by in [*steps, ("BTC", other, 1, 9, 1)]:
+        await owner.execute(
+            "INSERT INTO orders.peaks (asset_id, side, upto, price, set_by) VALUES ($1, $2, $3, $4, $5)",
+            *(asset_id, of_side, rest.from_sequence + after, price, rest.from_sequence + by),
+        )
+
+    for view in ("api.orders", "audit.orders"):
+        [row] = await owner.fetch(f"SELECT watermark, trigger_price, version FROM {view}")
+        assert (55_000, Price(trigger), 2) == tuple(row)
+    [row] = await owner.fetch("SELECT watermark, watermark_sequence FROM audit.resting")
+    assert (55_000, rest.from_sequence + 1) == tuple(row)
+
+
 _ARCHIVE_ENDED = """
-    WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED') RETURNING *)
-    INSERT INTO orders.archive (order_id, user_id, phase, status, version, reason_code, cancel_requested,
-        filled_quantity, fee, progress, history_seq, created_at, updated_at, history, fills)
-    SELECT order_id, user_id, phase, status, version, reason_code, cancel_requested,
+    WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED', 'CANCELLED') RETURNING *)
+    INSERT INTO orders.archive (order_id, user_id, order_type, terms, phase, status, version, reason_code,
+        cancel_requested, filled_quantity, fee, progress, history_seq, created_at, updated_at, history, fills)
+    SELECT order_id, user_id, order_type, terms, phase, status, version, reason_code, cancel_requested,
         filled_quantity, fee, progress::jsonb, history_seq, created_at, updated_at, '[]', '[]' FROM ended"""
 
 
@@ -226,6 +373,12 @@ LOOK_UPS = [
     ("audit.history", ONE_ORDER, "history_pkey"),
     ("audit.versions", ONE_ORDER, "history_pkey"),
     ("audit.questions", ONE_ORDER, "orders_pkey"),
+    ("audit.resting", ONE_ORDER, "resting_pkey"),
+    ("audit.resting", ONE_ORDER, "peaks_pkey"),
+    ("audit.fires", ONE_ORDER, "orders_pkey"),
+    ("audit.fires", ONE_ORDER, "archive_pkey"),
+    ("audit.marks", "asset_id = 'BTC'", "marks_pkey"),
+    ("api.orders", ONE_ORDER, "peaks_pkey"),
     ("audit.repairs", "run_id = 'x'", "repairs_pkey"),
     ("audit.fills", ONE_ORDER, "ix_orders_fills_order_id"),
     ("audit.holds", f"hold_id = '{ORDER}:reserve'", "holds_pkey"),

@@ -30,6 +30,14 @@ SECRET = "a-secret-of-the-tests-with-40-characters"
 TRADER = "orders:read orders:write"
 BUY: dict[str, Any] = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}
 NEVER_S = 3600.0
+LIMIT: dict[str, Any] = {"order_type": "LIMIT_BUY", "limit_price": "48000"}
+NOT_CONDITIONAL: dict[str, Any] = {
+    **dict.fromkeys(("limit_price", "trigger_price", "trail_amount", "trail_bps", "time_in_force", "expires_at")),
+    **dict.fromkeys(("watermark", "revision", "held_asset_id", "held_amount")),
+    "queue_when_closed": False,
+    "triggered": False,
+}
+"""What an order shows of these that does not rest."""
 
 
 def token(user: str = "alice", scope: str = TRADER, *, secret: str = SECRET, **claims: Any) -> str:
@@ -179,6 +187,7 @@ _STATUS = {
     "VALIDATING": "PENDING",
     "RESERVING": "PENDING",
     "SETTLING": "PROCESSING",
+    "WORKING": "CONFIRMED",
     "REFUNDING": "PENDING",
     "NEW": None,
 }

@@ -51,10 +51,10 @@ class OrderDatabase:
             effects.after_commit()
         return [message.id for message in effects.messages]
 
-    async def begin(self, number: int, side: Side = Side.BUY, *further: Incoming) -> UUID:
-        """Begin the order with this number, and handle further messages for it."""
+    async def begin(self, number: int, side: Side = Side.BUY, *further: Incoming, **changes: Any) -> UUID:
+        """Begin the order with this number, and handle further messages for it; `changes` are fields of its request."""
         order_id = UUID(int=number)
-        request = of(requested(side), order_id)
+        request = of(requested(side, **changes), order_id)
         [now] = [row["now"] for row in await self.rows("SELECT clock_timestamp() AS now")]
         await self.tell(structs.replace(request, sent_at=now), *(of(message, order_id) for message in further))
         return order_id

@@ -12,8 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from contracts import codec
-from contracts.decimals import Exact, Money
+from contracts.decimals import Exact, Money, Price
 from contracts.examples import ORDER_ID, TIME
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus, ReasonCode
@@ -22,7 +21,7 @@ from order_api.orders.listing import make_page, write_cursor
 from order_api.orders.publication.messages import Claimed
 from order_api.orders.store import Entry
 from order_api.orders.submission import make_claim, read_body
-from order_api.orders.views import History, pending, state_of
+from order_api.orders.views import History, pending, state_of, written
 
 USER_ID: Final = "alice"
 KEY: Final = "0d3c5f8e-alice-17"
@@ -37,11 +36,50 @@ BODY: Final[dict[str, Any]] = {
 MINIMAL_BODY: Final[dict[str, Any]] = {"asset_id": "ETH", "order_type": "MARKET_SELL", "quantity": "1.5"}
 
 
+CONDITIONAL_BODIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "limit": (
+        "Buy at 48,000 or less, until a time",
+        {
+            "asset_id": "BTC",
+            "order_type": "LIMIT_BUY",
+            "quantity": "0.1",
+            "limit_price": "48000",
+            "time_in_force": "GTD",
+            "expires_at": "2026-03-09T12:00:00Z",
+        },
+    ),
+    "stop loss": (
+        "Sell once the price is 47,500 or less, at any price",
+        {"asset_id": "BTC", "order_type": "STOP_LOSS_SELL", "quantity": "0.1", "trigger_price": "47500"},
+    ),
+    "stop limit": (
+        "Buy once the price is 52,000 or more, but for no more than 52,300",
+        {
+            "asset_id": "BTC",
+            "order_type": "STOP_LOSS_BUY",
+            "quantity": "0.1",
+            "trigger_price": "52000",
+            "limit_price": "52300",
+        },
+    ),
+    "take profit": (
+        "Sell once the price is 55,000 or more",
+        {"asset_id": "BTC", "order_type": "TAKE_PROFIT_SELL", "quantity": "0.1", "trigger_price": "55000"},
+    ),
+    "trailing stop": (
+        "Sell once the price is 3 % below its highest",
+        {"asset_id": "BTC", "order_type": "TRAILING_STOP_SELL", "quantity": "0.1", "trail_bps": 300},
+    ),
+}
+"""One of each kind of conditional order, as it is submitted."""
+
+
 def bodies() -> dict[str, Example]:
-    """Give two orders as they are submitted."""
+    """Give an order of each kind as it is submitted."""
     return {
-        "buy": Example("Buy, with all that can be said", BODY),
+        "buy": Example("Buy, with all that can be said of a market order", BODY),
         "sell": Example("As short as can be", MINIMAL_BODY),
+        **{name: Example(summary, body) for name, (summary, body) in CONDITIONAL_BODIES.items()},
     }
 
 
@@ -51,19 +89,19 @@ def accepted() -> dict[str, Example]:
 
 
 def every_order() -> dict[str, Example]:
-    """Give the order in each status."""
-    return _written(orders_by_status())
+    """Give the order in each status, and conditional ones that rest."""
+    return _written(orders_by_status() | resting_orders())
 
 
 def ended() -> dict[str, Example]:
     """Give the order as it may end."""
-    orders = every_order()
+    orders = _written(orders_by_status())
     return {name: orders[name] for name in ("completed", "failed", "cancelled")}
 
 
 def cancelled() -> dict[str, Example]:
     """Give the order as it is when it was cancelled in time."""
-    return {"cancelled": every_order()["cancelled"]}
+    return {"cancelled": _written(orders_by_status())["cancelled"]}
 
 
 def cancel_requested() -> dict[str, Example]:
@@ -73,9 +111,9 @@ def cancel_requested() -> dict[str, Example]:
 
 
 def every_state() -> dict[str, Example]:
-    """Give what changes of the order, in each status."""
-    states = {f"state {name}": (summary, state_of(order)) for name, (summary, order) in orders_by_status().items()}
-    return _written(states)
+    """Give what changes of the order, in each status, and of conditional ones that rest."""
+    orders = orders_by_status() | resting_orders()
+    return _written({f"state {name}": (summary, state_of(order)) for name, (summary, order) in orders.items()})
 
 
 def history() -> dict[str, Example]:
@@ -105,8 +143,29 @@ def example_cursor() -> str:
 
 def accepted_order() -> Order:
     """Give the order as it is answered first."""
-    body = read_body(msgspec.json.encode(BODY))
-    return pending(Claimed(make_claim(UUID(ORDER_ID), USER_ID, KEY, body, None), _ACCEPTED_AT))
+    return _accepted(BODY)
+
+
+def resting_orders() -> dict[str, tuple[str, Order]]:
+    """Give conditional orders that rest, with what to say about them."""
+    rests = {"status": OrderStatus.CONFIRMED, "version": 2, "revision": 1}
+    quoted = {"cash_asset_id": "USD", "fee_asset_id": "USD"}
+    cash = quoted | {"held_asset_id": "USD", "held_amount": Money("4804.8")}
+    coins = quoted | {"held_asset_id": "BTC", "held_amount": Money("0.1")}
+    trail = {"watermark": Price("49998.5"), "trigger_price": Price("48498.54")}
+    shown = {
+        "limit": ("A limit order that rests", cash),
+        "trailing stop": ("A trailing stop that rests, with its trigger as of now", coins | trail),
+    }
+    return {
+        name: (summary, msgspec.structs.replace(_accepted(CONDITIONAL_BODIES[name][1]), **rests, **changes))
+        for name, (summary, changes) in shown.items()
+    }
+
+
+def _accepted(body: Mapping[str, Any]) -> Order:
+    claim = make_claim(UUID(ORDER_ID), USER_ID, KEY, read_body(msgspec.json.encode(body)), None)
+    return pending(Claimed(claim, _ACCEPTED_AT))
 
 
 def orders_by_status() -> dict[str, tuple[str, Order]]:
@@ -156,4 +215,4 @@ def _raw(detail: Any) -> msgspec.Raw:
 
 def _written(made: Mapping[str, tuple[str, Any]]) -> dict[str, Example]:
     """Write bodies as the routes do, and read them as JSON."""
-    return {name: Example(summary, msgspec.json.decode(codec.encode(body))) for name, (summary, body) in made.items()}
+    return {name: Example(summary, msgspec.json.decode(written(body))) for name, (summary, body) in made.items()}

@@ -6,7 +6,8 @@ from typing import Final
 
 from contracts.examples import ORDER_ID as EXAMPLE_ID
 from contracts.orders import Order
-from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN
+from contracts.terms import FIELDS
+from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN, OrderKind
 from order_api.http.problems import Code
 from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
 from order_api.http.tokens import Scope
@@ -54,6 +55,20 @@ KEY: Final = Parameter(
     examples.KEY,
 )
 
+
+def _fields(kind: OrderKind, column: int) -> str:
+    """List the fields that a kind of order takes besides `quantity`, in words."""
+    rules = FIELDS[kind]
+    waits = ("time_in_force", "expires_at", "queue_when_closed") if rules.times_in_force else ()
+    required, optional = rules.required, (*rules.optional, *waits)
+    if kind is OrderKind.TRAILING_STOP:
+        trails = ("trail_amount", "trail_bps")
+        required, optional = (), tuple(name for name in optional if name not in trails)
+        if not column:
+            return "one of " + ", ".join(f"`{name}`" for name in trails)
+    return ", ".join(f"`{name}`" for name in (optional if column else required)) or "nothing"
+
+
 READERS: Final = (Scope.READ, Scope.OPERATE)
 CANCELLERS: Final = (Scope.WRITE, Scope.OPERATE)
 
@@ -69,6 +84,14 @@ CANCELLED: Final = {
 }
 WAITING_TEXT: Final = (
     "With `Prefer: wait` it answers when the order has ended; with `If-None-Match` besides, when it has changed."
+)
+CONDITIONAL_TEXT: Final = (
+    "Every order but a MARKET order is conditional. Once its money is held it rests, as CONFIRMED, until a price fires"
+    " it, its `expires_at` comes, or it is cancelled; the price that fires it is the price that it fills at. `Prefer:"
+    " wait` waits for the end, so of an order that rests it answers `202`.\n\n"
+    "| `order_type` | required | optional |\n| --- | --- | --- |\n"
+    + "\n".join(f"| `{kind}_BUY`, `{kind}_SELL` | {_fields(kind, 0)} | {_fields(kind, 1)} |" for kind in OrderKind)
+    + "\n\nEvery other field of these is refused by its name."
 )
 CANCEL_TEXT: Final = (
     "An order can be cancelled until it is filled. Asking again is safe. With `Prefer: wait` it answers when the order"

@@ -5,16 +5,19 @@ So every process that publishes one, however often, sends the same bytes under t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from contracts import codec
+from contracts.decimals import Price, Quantity
 from contracts.envelope import Envelope, Outgoing, format_time, write_headers
 from contracts.orders import OrderCancelRequested, OrderRequested
 from contracts.topics import ORDERS_REQUESTS
+from contracts.vocabulary import OrderType, TimeInForce
 
 SOURCE: Final = "order-saga/api"
 
@@ -55,6 +58,35 @@ def request_message(claimed: Claimed) -> Outgoing:
     envelope = Envelope(message_id, OrderRequested.__name__, SOURCE, claimed.created_at, claim.traceparent)
     topic = ORDERS_REQUESTS.name
     return Outgoing(topic, str(claim.order_id), message_id, msgspec.json.encode(body), write_headers(envelope))
+
+
+def asked_for(claim: Claim) -> OrderRequested:
+    """Read what a claim asks for. Its fields pass as they were stored, too: a rule may have become narrower since."""
+    fields = msgspec.json.decode(claim.request)
+    kinds = {name: kind for name, kind in _KINDS.items() if fields.get(name) is not None}
+    return OrderRequested(**(fields | {name: kind(fields[name]) for name, kind in kinds.items()}))
+
+
+_KINDS: Final[dict[str, Callable[[str], Any]]] = {
+    "order_id": UUID,
+    "order_type": OrderType,
+    "quantity": Quantity,
+    **dict.fromkeys(("price", "limit_price", "trigger_price", "trail_amount"), Price),
+    "time_in_force": TimeInForce,
+    "expires_at": datetime.fromisoformat,
+}
+
+
+def expires_at(claim: Claim) -> str | None:
+    """Return the time at which a claimed order ends, as text; None if it has none."""
+    return _read_expiry(claim.request).expires_at
+
+
+class _Expiry(msgspec.Struct):
+    expires_at: str | None = None
+
+
+_read_expiry: Final = msgspec.json.Decoder(_Expiry).decode
 
 
 def cancel_message(cancel: Cancel) -> Outgoing:

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.evidence import record as evidence
+from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.run import Tally, add, be_quiet, run, run_many
-from tests.evidence.simulation.scenario import NODES, Scenario, draw
+from tests.evidence.simulation.scenario import NODES, Scenario
 from tests.evidence.simulation.shrink import shrink
 
 FAILURES_MAX: Final = 5
@@ -25,8 +26,10 @@ orchestrators, two balance services and one asset service on a simulated Postgre
 Messages are lost, doubled, late and out of order; batches are cut anywhere; processes die at every crash point and
 anywhere else, freeze, and work on the same records after a rebalance; commits and publishes have unknown outcomes;
 the database and the broker are away, or the database only reads; somebody else holds a row locked; clocks jump;
-participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment. After every
-commit and at the end I1 to I11 are judged by rules of their own, and every order must end once faults stop."""
+participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment. Ticks come late,
+twice, never, backward, stale and in halts, and meet orders of every type that rest, cancels and expiries. After every
+commit and at the end I1 to I13 are judged by rules of their own, what ticks do by an oracle that judges each alone, and
+every order must end once faults stop."""
 
 
 def main(
@@ -103,7 +106,7 @@ def _show(tally: Tally, seconds: float) -> None:
         out.print(f"[red]seed {seed}[/]: {faults[0]}", markup=True)
         out.print(f"  again: make simulate N=1 SEED={seed}")
     out.print(
-        "[red]broken[/]" if tally.failed else "[green]I1 to I11 hold in every history, and every order has ended[/]"
+        "[red]broken[/]" if tally.failed else "[green]I1 to I13 hold in every history, and every order has ended[/]"
     )
 
 

@@ -118,7 +118,7 @@ class Member:
     def __init__(self, broker: Broker, group: Group, poller: Poller, most: Callable[[], int]) -> None:
         """`most` draws how many records the next poll may take at most: batches are cut anywhere."""
         self._broker = broker
-        self._group = group
+        self.group = group
         self._most = most
         self.poller = poller
         self.positions: dict[TopicPartition, int] = {}
@@ -142,9 +142,9 @@ class Member:
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
         """Commit offsets; fail when the group has rebalanced since this member was assigned its partitions."""
-        if self not in self._group.members or self.generation != self._group.generation:
+        if self not in self.group.members or self.generation != self.group.generation:
             raise CommitFailedError("the group has rebalanced")
-        self._group.committed.update(offsets)
+        self.group.committed.update(offsets)
 
     def position(self, tp: TopicPartition) -> Any:
         """Return the next offset to be taken."""

@@ -135,6 +135,7 @@ class Transaction(KitTransaction):
         self.is_committed = False
         self._needs_begin = False
         """Whether a statement was run that is one of a transaction, and no transaction by itself."""
+        self.node: Any = world
         self._world = world
         self._locked: list[tuple[str, Key]] = []
         self.lock_timeout_s = LOCK_TIMEOUT_S

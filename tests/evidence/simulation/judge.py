@@ -1,4 +1,4 @@
-"""Judges whether I1 to I11 hold, after every commit and at the end, by rules that share no code with the saga.
+"""Judges whether I1 to I13 hold, after every commit and at the end, by rules that share no code with the saga.
 
 It compares the events with the tables, the tables with each other, and every cent with the orders that were published
 as COMPLETED, computed in fractions.
@@ -13,13 +13,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.evidence.simulation.database import EPOCH
+from tests.evidence.simulation.market_judge import MarketJudge
 from tests.evidence.simulation.scenario import HOLDINGS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from contracts.orders import OrderStatusChanged
-    from tests.evidence.simulation.database import Key, Row
+    from tests.evidence.simulation.database import Key, Row, Transaction
     from tests.evidence.simulation.world import World
 
 ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
@@ -45,6 +46,7 @@ class Judge:
         self._world = world
         self._faults: list[str] = world.broken
         self._tables = world.database.tables
+        self.market = MarketJudge(world)
         self._shown: dict[Any, tuple[str | None, int]] = {}
         self._clocks_agree = not CLOCKS & {fault.kind for fault in world.scenario.faults}
 
@@ -54,8 +56,10 @@ class Judge:
         if known != event:
             self._faults.append(f"I9: version {event.version} of {event.order_id} was told in two ways")
 
-    def after_commit(self, writes: Mapping[str, Mapping[Key, Row | None]]) -> None:
+    def after_commit(self, tx: Transaction) -> None:
         """Check every order that a commit has changed, together with its present hold."""
+        writes = tx.writes
+        self._faults.extend(self.market.after_commit(tx))
         for order_id, order in writes.get("orders", {}).items():
             if order is not None:
                 self._faults.extend(self._step_faults(order_id, order))
@@ -71,7 +75,8 @@ class Judge:
             yield f"I7: {order_id} went on after {status}"
         if order["version"] < version:
             yield f"I7: {order_id} went back to version {order['version']}"
-        if status in {None, "PENDING"} and order["average_price"] is not None and self._clocks_agree:
+        at_the_quote = order["average_price"] is not None and '"fire":' not in order["progress"]
+        if status in {None, "PENDING"} and at_the_quote and self._clocks_agree:
             yield from self._price_faults(order_id, order)
         self._shown[order_id] = (order["status"], order["version"])
         hold = self._every("holds").get(f"{order_id}:reserve")
@@ -80,13 +85,14 @@ class Judge:
             yield f"I3: {order_id} is {order['status']} while its hold is {state}"
         if order["status"] == "COMPLETED" and state != "SETTLED":
             yield f"I4: {order_id} is COMPLETED while its hold is {state}"
-        if order["status"] not in {None, *ENDED} and order["due_at"] is None and order["parked_reason"] is None:
+        waits = order["due_at"] is not None or order["parked_reason"] is not None or order["phase"] == "WORKING"
+        if order["status"] not in {None, *ENDED} and not waits:
             yield f"I6: {order_id} will never wake"
 
     def _price_faults(self, order_id: Any, order: Row) -> Iterator[str]:
         """Expect that the price of a fill was the asset's price shortly before, even if a process stood still."""
         decided_s = (order["updated_at"] - EPOCH).total_seconds()
-        known = self._world.prices[order["asset_id"]]
+        known = self._world.prices.known[order["asset_id"]]
         ends = [*(began_s for began_s, _ in known[1:]), math.inf]
         fresh = [
             price
@@ -120,7 +126,7 @@ class Judge:
                 )
             else:
                 faults += [*self._wire(order), *self._ends(order), *self._history(order)]
-        faults += self._clients()
+        faults += [*self._clients(), *self.market.final(self._every("orders"), self._every("holds"))]
         return [
             *faults,
             *(f"outbox: {name} is not empty" for name, rows in self._tables.items() if "outbox" in name and rows),
@@ -230,7 +236,7 @@ def _effect(order: Any) -> dict[str, Fraction]:
     quantity = Fraction(order.filled_quantity)
     gross = quantity * Fraction(order.average_price)
     fee = Fraction(math.ceil(gross * FEE * 100), 100)
-    if order.order_type == "MARKET_BUY":
+    if order.order_type.endswith("_BUY"):
         return {order.asset_id: quantity, "USD": -Fraction(math.ceil(gross * 100), 100) - fee}
     return {order.asset_id: -quantity, "USD": Fraction(math.floor(gross * 100), 100) - fee}
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from contracts.envelope import UnreadableMessage, read_envelope
+from order_saga.triggers.metrics import TriggerMetrics, keep_tidy
+from order_saga.triggers.process import Price, TriggerHandler
 from order_saga.worker import timers
+from order_saga.worker.admission import AdmissionLimit
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
-from order_saga.worker.process import SagaHandler
+from order_saga.worker.process import CancelHandler, SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.messaging.batch import BatchProcess, Received, RejectedRecord
@@ -23,14 +27,19 @@ from saga_kit.runtime.crash_points import CrashPoint, reached
 from saga_kit.runtime.telemetry import KitMetrics
 from tests.evidence.simulation.broker import Member
 from tests.evidence.simulation.database import Engine
+from tests.evidence.simulation.statements.resting import is_fired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from datetime import datetime
+    from enum import StrEnum
 
     from contracts.envelope import Outgoing
-    from saga_kit.messaging.batch import Handler
+    from order_saga.triggers.feed import Tick
+    from saga_kit.messaging.batch import Effects, Handler
+    from saga_kit.runtime.transactions import Transaction as KitTransaction
     from tests.evidence.simulation.broker import Record
-    from tests.evidence.simulation.database import Transaction
+    from tests.evidence.simulation.database import Database, Transaction
     from tests.evidence.simulation.world import World
 
 SCHEMAS: Final = {"orchestrator": "orders", "balance": "balances", "assets": "assets"}
@@ -43,6 +52,7 @@ current: ContextVar[Node | None] = ContextVar("current", default=None)
 """The process that the running code belongs to."""
 _METRICS: Final = KitMetrics()
 _SAGA_METRICS: Final = SagaMetrics()
+_TRIGGER_METRICS: Final = TriggerMetrics()
 
 
 class Died(BaseException):
@@ -61,12 +71,16 @@ class Node:
         self.world = world
         self.name = name
         self.service = name.partition("-")[0]
-        self.passed: Counter[CrashPoint] = Counter()
+        self.passed: Counter[StrEnum] = Counter()
+        self.members: list[Member] = []
+        self.batch = BatchOfTicks({}, {})
+        """What its trigger engine judges at present."""
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.changed = asyncio.Event()
         """Something was committed in the service's schema."""
-        self.watches = {f"{SCHEMAS[self.service]}.outbox", *(["orders"] if self.service == "orchestrator" else [])}
+        rows = ["orders", "resting"] if self.service == "orchestrator" else []
+        self.watches = {f"{SCHEMAS[self.service]}.outbox", *rows}
         """The tables whose rows fall due for it."""
         self.down_s = 0.0
         self.alive = False
@@ -76,7 +90,7 @@ class Node:
         """Run; when killed, stay down for a while and start again with an empty memory."""
         current.set(self)
         while True:
-            member = await self._start()
+            members = await self._start()
             self.alive = True
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             self.alive = False
@@ -86,7 +100,7 @@ class Node:
                 if isinstance(end, Exception):
                     self.world.broken.append(f"{self.name} ended: {end!r}")
             self.world.tell(self.name, "dies")
-            asyncio.get_running_loop().create_task(self._is_missed(member))
+            asyncio.get_running_loop().create_task(self._is_missed(members))
             await asyncio.sleep(max(0.01, self.down_s))
             self.thawed.set()
             self.world.tell(self.name, "starts again")
@@ -100,7 +114,7 @@ class Node:
         """Stop at the next call that leaves the process."""
         self.thawed.clear()
 
-    def pass_point(self, point: CrashPoint, work: Collection[object]) -> None:
+    def pass_point(self, point: StrEnum, work: Collection[object]) -> None:
         """Die here if that is planned."""
         self.passed[point] += 1
         fault = self.world.crashes.pop((self.name, point, self.passed[point]), None)
@@ -110,42 +124,77 @@ class Node:
             self.world.seen[point] += 1
             raise Died
 
-    async def _start(self) -> Member:
-        world, schema = self.world, SCHEMAS[self.service]
-        engine = cast("Any", Engine(world.database, self, self.world.lingers_s))
-        outbox, breaker, self.stopping = (
-            Outbox(schema),
-            CircuitBreaker(world.scenario.breaker_opens_after),
-            asyncio.Event(),
-        )
-        handler = self._handler(breaker)
+    async def _start(self) -> list[Member]:
+        schema = SCHEMAS[self.service]
+        engine = cast("Any", Engine(self.world.database, self, self.world.lingers_s))
+        outbox, self.stopping = Outbox(schema), asyncio.Event()
         dead_letters, publisher = DeadLetters(self), Publisher(self)
-        process: BatchProcess[Any] = BatchProcess(
-            transactions=engine,
-            handler=handler,
-            outbox=outbox,
-            dead_letters=cast("Any", dead_letters),
-            publisher=publisher,
-            metrics=_METRICS,
-            stopping=self.stopping,
-        )
-        member = self.member = Member(world.broker, world.broker.groups[self.service], Poller(), world.batch_size)
-        relay = Relay(engine, schema, outbox, publisher)
-        work = [self._consume(member, handler, process), self._relay(relay, outbox)]
+        self.members, work, processes = [], [self._relay(Relay(engine, schema, outbox, publisher), outbox)], []
+        breaker, fired = CircuitBreaker(self.world.scenario.breaker_opens_after), asyncio.Event()
+        for group, handler in self._handlers(engine, breaker, fired).items():
+            process: BatchProcess[Any] = BatchProcess(
+                transactions=engine,
+                handler=handler,
+                outbox=outbox,
+                dead_letters=cast("Any", dead_letters),
+                publisher=publisher,
+                metrics=_METRICS,
+                stopping=self.stopping,
+            )
+            member = Member(self.world.broker, self.world.broker.groups[group], Poller(), self.world.batch_size)
+            self.members.append(member)
+            processes.append(process)
+            work.append(self._consume(member, handler, process))
         if self.service == "orchestrator":
-            work.append(self._timers(engine, process, breaker))
+            work += self._tasks_of_orders(engine, processes[0], breaker, fired)
         self._tasks = [asyncio.create_task(one) for one in work]
-        await world.broker.groups[self.service].join(member)
-        return member
+        for member in self.members:
+            await member.group.join(member)
+        return self.members
 
-    def _handler(self, breaker: CircuitBreaker) -> Handler[Any]:
-        if self.service == "orchestrator":
-            return SagaHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker)
-        return participant() if self.service == "balance" else AssetHandler(self.world.STALE_AFTER, _no_feed_here)
+    def _handlers(self, engine: Any, breaker: CircuitBreaker, fired: asyncio.Event) -> dict[str, Handler[Any]]:
+        """Make what handles the batches of each group."""
+        if self.service == "balance":
+            return {"balance": participant()}
+        if self.service == "assets":
+            return {"assets": AssetHandler(self.world.STALE_AFTER, _no_feed_here)}
+        return {
+            "orchestrator": SagaHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker),
+            "cancels": CancelHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker),
+            "triggers": WatchedTriggers(
+                engine,
+                metrics=_TRIGGER_METRICS,
+                on_fired=lambda _ids: fired.set(),
+                round_max=self.world.scenario.round_most,
+            ),
+        }
 
-    async def _is_missed(self, member: Member) -> None:
+    def _tasks_of_orders(
+        self, engine: Any, process: BatchProcess[Any], breaker: CircuitBreaker, fired: asyncio.Event
+    ) -> list[Any]:
+        """List what an orchestrator does beside its consumers."""
+        admission = AdmissionLimit(asyncio.get_running_loop().time, young_s=2.0)
+        fires, ends = WhenThereIs(engine, self, has_fired), WhenThereIs(engine, self, has_expired)
+        every = {"interval_s": SCAN_EVERY_S}
+        tasks = [
+            self._timers(engine, process, breaker),
+            timers.run_fires(cast("Any", fires), process, admission, fired, self.stopping, **every),
+            timers.run_expiries(cast("Any", ends), process, self.stopping, **every),
+        ]
+        return tasks + ([self._tidy(engine)] if self.world.scenario.ticks else [])
+
+    async def _tidy(self, engine: Any) -> None:
+        """Do single rounds of what is done once a minute, at any moment."""
+        while True:
+            await asyncio.sleep(self.world.chance.uniform(0.5, 20))
+            ending = asyncio.Event()
+            asyncio.get_running_loop().call_soon(ending.set)
+            await keep_tidy(engine, ending)
+
+    async def _is_missed(self, members: Sequence[Member]) -> None:
         await asyncio.sleep(SESSION_S)
-        await self.world.broker.groups[self.service].leave(member)
+        for member in members:
+            await member.group.leave(member)
 
     # What the kit's consumer does, with its own poller ----------------------------------------------------------------
 
@@ -197,9 +246,18 @@ class Node:
 
     async def _until_due(self, column: str, every_s: float, at_once: Callable[[], bool]) -> None:
         """Leave out the rounds in which nothing could be found: the same work, in less time of ours."""
+        await self.until(lambda: self.world.next_due(SCHEMAS[self.service], column), every_s, at_once)
+
+    async def until(
+        self,
+        due_at: Callable[[], datetime | None],
+        every_s: float = SCAN_EVERY_S,
+        at_once: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait for a moment, which every commit may change."""
         await self.breathe()
         while not at_once():
-            moment = self.world.next_due(SCHEMAS[self.service], column)
+            moment = due_at()
             seconds = 1e6 if moment is None else (moment - self.world.database.now()).total_seconds()
             if seconds <= every_s:
                 await asyncio.sleep(max(0.0, seconds))
@@ -236,6 +294,52 @@ class Node:
             raise ConnectionResetError("connection lost during COMMIT")
         await asyncio.sleep(self.world.pause_s())
         await self.breathe()
+
+
+def has_fired(database: Database) -> datetime | None:
+    """Tell since when a tick has fired an order that is not executed."""
+    return min((row["fired_at"] for row in database.tables["resting"].values() if is_fired(row)), default=None)
+
+
+def has_expired(database: Database) -> datetime | None:
+    """Tell when the next resting order expires."""
+    rows = [row for row in database.tables["resting"].values() if row["live"] and row["fired_sequence"] is None]
+    return min((row["expires_at"] for row in rows if row["expires_at"] is not None), default=None)
+
+
+class WhenThereIs:
+    """Begins transactions when something is to be found, and leaves out the looks that would find nothing."""
+
+    def __init__(self, engine: Engine, node: Node, since: Callable[[Database], datetime | None]) -> None:
+        self._engine, self._node, self._since = engine, node, since
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Transaction]:
+        """Wait, and begin a transaction."""
+        await self._node.until(lambda: self._since(self._node.world.database))
+        async with self._engine.begin() as tx:
+            yield tx
+
+
+class BatchOfTicks(NamedTuple):
+    """A batch as its handler took it, and when the market of each of its assets was read first."""
+
+    prices: dict[str, list[Tick]]
+    read_at: dict[str, datetime]
+
+
+class WatchedTriggers(TriggerHandler):
+    """The trigger engine; its process notes what it is about to judge, so that the judge can judge the same."""
+
+    async def handle(self, tx: KitTransaction, received: Sequence[Received[Price]]) -> Effects:
+        """Note the batch, and have it judged."""
+        prices: dict[str, list[Tick]] = defaultdict(list)
+        for price in (each.message for each in received):
+            prices[price.asset_id].append(price.tick)
+        node = current.get()
+        assert node is not None
+        node.batch = BatchOfTicks(prices, {})
+        return await super().handle(tx, received)
 
 
 class Publisher:
@@ -292,5 +396,5 @@ def read(handler: Handler[Any], records: Sequence[Record]) -> tuple[list[Receive
 def watcher(point: StrEnum, work: Collection[object]) -> None:
     """Tell the process that passes a crash point."""
     node = current.get()
-    if node is not None and isinstance(point, CrashPoint):
+    if node is not None:
         node.pass_point(point, work)

@@ -42,6 +42,7 @@ RULES: Final = (
     *(Decimal(text) for text in ("0.01", "0.00000001", "0.001")), None, Decimal(10), Decimal(10_000), 10, "USD", 2,
     True, None, None, None, 1,
 )  # fmt: skip
+PRICES: Final = {"BTC": 50_000, "WAVE": 100}
 _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_notional, max_notional, fee_bps,
     cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, max_deviation_bps, rules_version"""
 _NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 16))
@@ -57,6 +58,18 @@ TABLES: Final = {
         "order_id",
         (*(column.name for column in tables.archive.columns if column.name not in {"order_id", "archived_at"}),),
     ),
+    "resting": (
+        "orders.resting",
+        "order_id",
+        (*(column.name for column in tables.resting.columns if column.name != "order_id"),),
+    ),
+    "marks": (
+        "orders.marks",
+        "asset_id",
+        ("sequence", "price", "as_of", "confirmed_at", "appended_at", "trading", "live"),
+    ),
+    "peaks": ("orders.peaks", "asset_id, side, upto", ("price", "set_by")),
+    "trails": ("orders.trails", "asset_id, side, kind, trail", ("oldest",)),
     "pauses": ("orders.pauses", "participant", ("paused_by", "reason")),
     "accounts": ("balances.accounts", "user_id, asset_id", ("available", "held")),
     "journal": ("balances.journal", "entry_id", ("order_id", "accounts", "asset_ids", "amounts")),
@@ -92,7 +105,8 @@ async def on_simulation(said: Sequence[Said]) -> tuple[list[Seen], dict[str, lis
     database = Database(statements(), lambda: clock[0])
     for account, amount in HOLDINGS.items():
         database.tables["accounts"][account] = {"available": numeric(amount), "held": numeric("0")}
-    database.tables["assets"]["BTC"] = {"rules": RULES, "price": (Decimal(50_000), 1, EPOCH, EPOCH, "OPEN")}
+    for asset_id, price in PRICES.items():
+        database.tables["assets"][asset_id] = {"rules": RULES, "price": (Decimal(price), 1, EPOCH, EPOCH, "OPEN")}
     answers = []
     for one in said:
         clock[0] = (one.at - EPOCH).total_seconds()
@@ -109,12 +123,15 @@ async def on_postgres(engine: AsyncEngine, said: Sequence[Said]) -> tuple[list[S
                 "INSERT INTO balances.accounts (user_id, asset_id, available, held) VALUES ($1, $2, $3, 0)",
                 (*account, Decimal(amount)),
             )
-        await tx.exec_driver_sql(f"INSERT INTO assets.assets ({_RULE_NAMES}) VALUES ({_NUMBERS})", ("BTC", *RULES))
-        await tx.exec_driver_sql(
-            "INSERT INTO assets.prices (asset_id, price, sequence, as_of, confirmed_at, source)"
-            " VALUES ('BTC', 50000, 1, $1, $1, 'fixed')",
-            (EPOCH,),
-        )
+        for asset_id, price in PRICES.items():
+            await tx.exec_driver_sql(
+                f"INSERT INTO assets.assets ({_RULE_NAMES}) VALUES ({_NUMBERS})", (asset_id, *RULES)
+            )
+            await tx.exec_driver_sql(
+                "INSERT INTO assets.prices (asset_id, price, sequence, as_of, confirmed_at, source)"
+                " VALUES ($1, $2, 1, $3, $3, 'fixed')",
+                (asset_id, Decimal(price), EPOCH),
+            )
     answers = []
     for one in said:
         answers += await _say(engine, one, f"SET LOCAL fake.now = '{one.at.isoformat()}'")
@@ -172,7 +189,7 @@ def _value(value: Any) -> Any:
         return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str) and value[:1] in "[{":
+    if isinstance(value, str) and value.startswith(("[", "{")):
         return json.dumps(json.loads(value, parse_float=str, object_hook=_alike), sort_keys=True)
     if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0] if value else None, dict)):
         return json.dumps(value, sort_keys=True)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.loop import StandingStill, VirtualLoop
-from tests.evidence.simulation.scenario import Scenario, draw
+from tests.evidence.simulation.scenario import Scenario
 from tests.evidence.simulation.world import Told, World
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Makes a failing scenario smaller while it still fails: fewer orders, fewer faults, lower rates."""
+"""Makes a failing scenario smaller while it still fails: fewer orders, faults and ticks, lower rates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import structs
 
 from tests.evidence.simulation.run import run
-from tests.evidence.simulation.scenario import Kind, Rates, Scenario
+from tests.evidence.simulation.scenario import ROUND_MOST, Kind, Rates, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +42,7 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
     for number in range(len(scenario.orders)):
         if len(scenario.orders) > 1 and (not poisoned or max(poisoned) < len(scenario.orders) - 1):
             yield structs.replace(scenario, orders=_without(scenario.orders, number))
+    yield from _with_fewer_ticks(scenario)
     for name, rate in structs.asdict(scenario.rates).items():
         if rate and name not in {"batch_most", "late_s"}:
             yield structs.replace(scenario, rates=structs.replace(scenario.rates, **{name: 0.0}))
@@ -51,6 +52,16 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
             if plainer != plan:
                 orders = (*scenario.orders[:number], plainer, *scenario.orders[number + 1 :])
                 yield structs.replace(scenario, orders=orders)
+
+
+def _with_fewer_ticks(scenario: Scenario) -> Iterator[Scenario]:
+    if scenario.round_most != ROUND_MOST:
+        yield structs.replace(scenario, round_most=ROUND_MOST)
+    half = len(scenario.ticks) // 2
+    for ticks in (scenario.ticks[half:], scenario.ticks[:half]) if half else ():
+        yield structs.replace(scenario, ticks=ticks)
+    for number in range(len(scenario.ticks)):
+        yield structs.replace(scenario, ticks=_without(scenario.ticks, number))
 
 
 def _without(items: tuple, number: int) -> tuple:  # type: ignore[type-arg]

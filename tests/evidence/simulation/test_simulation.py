@@ -14,6 +14,7 @@ import pytest
 
 from contracts.vocabulary import HoldState
 from order_saga.core import advance, judgement
+from order_saga.triggers.process import TriggerPoint
 from order_saga.worker import store
 from order_saga.worker.process import SagaHandler
 from saga_kit.messaging.outbox import Outbox
@@ -21,13 +22,17 @@ from saga_kit.messaging.poller import Poller
 from saga_kit.participant import barrier, handler
 from saga_kit.participant.barrier import CommandKind
 from saga_kit.runtime.crash_points import CrashPoint
+from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.run import Tally, add, quiet, run, run_many
-from tests.evidence.simulation.scenario import Fault, OrderPlan, Rates, Scenario, draw
+from tests.evidence.simulation.scenario import Fault, How, OrderPlan, Rates, Scenario
 from tests.evidence.simulation.scenario import Kind as FaultKind
 from tests.evidence.simulation.shrink import shrink
 
 HISTORIES: Final = int(os.environ.get("SIMULATED_HISTORIES", "1500"))
 FIRST_SEED: Final = 1
+FIRES: Final = (
+    "fires at a tick", "is triggered", "fires after its trigger", "trailing stop fires", "fires on entry",
+)  # fmt: skip
 SEEDS_MAX: Final = 600
 """Within so many histories a planted defect must show."""
 
@@ -46,7 +51,7 @@ def tally() -> Tally:
 
 @pytest.mark.timeout(900)
 def test_no_history_loses_or_doubles_anything(tally: Tally) -> None:
-    """I1 to I11 hold after every commit and at the end of each history, and every order ends."""
+    """I1 to I13 hold after every commit and at the end of each history, and every order ends."""
     assert {} == tally.failed
     assert HISTORIES == tally.histories
 
@@ -60,7 +65,10 @@ def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
         "commit of unknown outcome",
         "connection lost",
     }
-    missing = {*map(str, FaultKind), *map(str, CrashPoint), *chances} - {str(name) for name in tally.seen}
+    chances |= {f"tick {how}" for how in How if how is not How.WELL} | {"tick in a halt", "full round of ticks"}
+    chances |= {f"order {what}" for what in FIRES}
+    points = (*CrashPoint, *TriggerPoint)
+    missing = {*map(str, FaultKind), *map(str, points), *chances} - {str(name) for name in tally.seen}
     assert {FaultKind.CRASH.value} == missing, "a crash is counted by its point"
     ends = {
         "COMPLETED",
@@ -70,6 +78,7 @@ def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
         "FAILED SLIPPAGE_EXCEEDED",
     }
     ends |= {"CANCELLED USER_REQUESTED", "CANCELLED OPERATOR", "CANCELLED EXPIRED", "FAILED DUPLICATE_CLIENT_ORDER_ID"}
+    ends |= {"CANCELLED UNFILLED", "FAILED WOULD_TRIGGER_IMMEDIATELY"}
     assert set() == ends - tally.ends.keys()
 
 

@@ -15,19 +15,21 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import asyncpg
+from msgspec import structs
 
 from contracts.codec import decode, outgoing
-from contracts.decimals import Money, Price, Quantity
+from contracts.decimals import Price, Quantity
 from contracts.envelope import Outgoing, read_envelope
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
-from contracts.vocabulary import OrderType
+from contracts.vocabulary import OrderType, TimeInForce
 from operations.repair import orders
 from operations.repair.pauses import pause, unpause, wake
 from operations.repair.runs import Run
 from operations.retention import archive
 from order_saga.core.saga import Participant
+from order_saga.triggers.process import TriggerHandler
 from order_saga.worker import store
-from order_saga.worker.process import SagaHandler
+from order_saga.worker.process import CancelHandler, SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.participant.holds import Holds
@@ -36,7 +38,8 @@ from tests.evidence.simulation.broker import Broker, Group, Record
 from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerError, Transaction
 from tests.evidence.simulation.judge import Judge
 from tests.evidence.simulation.node import SESSION_S, Node, watcher
-from tests.evidence.simulation.scenario import HOLDINGS, NODES, Fault, Kind, OrderPlan, Scenario
+from tests.evidence.simulation.prices import Prices
+from tests.evidence.simulation.scenario import GROUPS, HOLDINGS, NODES, Fault, Kind, OrderPlan, Scenario
 from tests.evidence.simulation.statements import statements
 from tests.evidence.simulation.statements.values import numeric
 
@@ -49,13 +52,23 @@ QUIET_S: Final = 400.0
 """Liveness: every order ends within this time after the last fault has stopped."""
 SEND_AGAIN_S: Final = 20.0
 """A producer sends a request again until it has seen the order."""
-TOLERATES_LOSS: Final = frozenset({"balance.commands", "balance.replies", "assets.commands", "assets.replies"})
-"""Topics whose messages may be lost, since they repeat until answered. Users repeat requests; no event may be lost."""
+CANCEL_AFTER_S: Final = 45.0
+"""Users cancel what still rests so long after the last fault has stopped."""
+TOLERATES_LOSS: Final = frozenset(
+    {"balance.commands", "balance.replies", "assets.commands", "assets.replies", "assets.prices"}
+)
+"""Topics whose messages may be lost, since they come again: questions, answers and the newest prices. Users repeat
+requests; no event may be lost."""
 _PAGES: Final = ("(0,0)", "(100000,0)")
 _YEARS_S: Final = 1e9
 _STATEMENTS: Final = statements()
-_TOPICS: Final = {"orchestrator": SagaHandler.topics, "balance": participant().topics, "assets": AssetHandler.topics}
-_RULES: Final = (Price("0.01"), Quantity("0.00000001"), Quantity("0.001"), None, Money(10), Money(10_000), 10, "USD", 2)
+_TOPICS: Final = {
+    "orchestrator": SagaHandler.topics,
+    "cancels": CancelHandler.topics,
+    "triggers": TriggerHandler.topics,
+    "balance": participant().topics,
+    "assets": AssetHandler.topics,
+}
 
 
 class Told(NamedTuple):
@@ -90,7 +103,7 @@ class World:
         self.crashes: dict[tuple[str, Any, int], Fault] = {}
         self.broker_is_away = False
         self._traced = traced
-        self._database_is_away = False
+        self.database_is_away = False
         self._broker_is_off_s = 0.0
         self._calm = False
         self._poisoned: set[Any] = set()
@@ -109,7 +122,8 @@ class World:
             self._begin()
             last_fault_s = max((fault.at + fault.for_s for fault in self.scenario.faults), default=0.0)
             last_order_s = max((plan.at for plan in self.scenario.orders), default=0.0)
-            await asyncio.sleep(max(last_fault_s, last_order_s) + 5)
+            last_tick_s = max((tick.at for tick in self.scenario.ticks), default=0.0)
+            await asyncio.sleep(max(last_fault_s, last_order_s, last_tick_s) + 5)
             self._calm_down()
             calm_at = self.loop.time()
             while not self._all_ended() and self.loop.time() - calm_at < QUIET_S:
@@ -130,12 +144,8 @@ class World:
         self.broker.groups = {service: Group(self.broker, topics) for service, topics in _TOPICS.items()}
         for account, amount in HOLDINGS.items():
             self.database.tables["accounts"][account] = {"available": numeric(amount), "held": numeric("0")}
-        self._price = {"BTC": 50_000.0, "HALT": 10.0}
-        self.prices: dict[str, list[tuple[float, float]]] = {asset: [(0.0, at)] for asset, at in self._price.items()}
-        """Each price that an asset had, and from when on."""
-        self._confirmed = {"BTC": True, "HALT": True}
-        for asset in self._price:
-            self._show_price(asset)
+        self.prices = Prices(self)
+        self.prices.begin()
 
     def _begin(self) -> None:
         watch(watcher)
@@ -151,7 +161,11 @@ class World:
                 self.crashes[fault.target, fault.point, fault.nth] = fault
             else:
                 self._do(self._fault(fault))
-        self._do(self._confirm_prices())
+        self._do(self.prices.confirm())
+        for tick in self.scenario.ticks:
+            self._do(self.prices.tick(tick))
+        if self.scenario.ticks:  # a parked order may enter the market anew while prices move
+            self._do(self._operate())
 
     def _do(self, work: Any) -> None:
         self._tasks.append(asyncio.create_task(work))
@@ -172,12 +186,13 @@ class World:
         self._calm = True
         self.crashes.clear()
         self._poisoned.clear()
-        self._database_is_away = self.broker_is_away = self.database.read_only = False
-        for asset in self._confirmed:
-            self._confirmed[asset] = True
+        self.database_is_away = self.broker_is_away = self.database.read_only = False
+        self.prices.confirmed = dict.fromkeys(self.prices.confirmed, True)
         for node in self._nodes.values():
             node.thawed.set()
-        self._do(self._operate())
+        if not self.scenario.ticks:
+            self._do(self._operate())
+        self._do(self._leave_the_market())
 
     def _all_ended(self) -> bool:
         orders = {**self.database.tables["archive"], **self.database.tables["orders"]}
@@ -207,15 +222,27 @@ class World:
             taken.append(self._send(request, invalid=plan.invalid))
 
     def _request(self, plan: OrderPlan) -> OrderRequested:
-        return OrderRequested(
+        terms, at = plan.terms, EPOCH + timedelta(seconds=self.loop.time())
+        request = OrderRequested(
             order_id=plan.order_id,
             user_id=plan.user_id,
             asset_id=plan.asset_id,
-            order_type=OrderType(f"MARKET_{plan.side}"),
+            order_type=OrderType(f"{'MARKET' if terms is None else terms.kind}_{plan.side}"),
             quantity=Quantity(plan.quantity),
             price=None if plan.price is None else Price(plan.price),
             client_order_id=plan.client_order_id,
-            requested_at=EPOCH + timedelta(seconds=self.loop.time() + plan.stamped_off_s),
+            requested_at=at + timedelta(seconds=plan.stamped_off_s),
+        )
+        if terms is None:
+            return request
+        prices = {name: getattr(terms, name) for name in ("limit_price", "trigger_price", "trail_amount")}
+        return structs.replace(
+            request,
+            **{name: None if text is None else Price(text) for name, text in prices.items()},
+            trail_bps=terms.trail_bps,
+            slippage_bps=terms.slippage_bps,
+            time_in_force=None if terms.time_in_force is None else TimeInForce(terms.time_in_force),
+            expires_at=None if terms.expires_after_s is None else at + timedelta(seconds=terms.expires_after_s),
         )
 
     def _send(self, message: OrderRequested | OrderCancelRequested, *, invalid: bool = False) -> bool:
@@ -232,13 +259,27 @@ class World:
         self.broker.send(self, [sent])
         return True
 
+    async def _leave_the_market(self) -> None:
+        """Cancel what still rests, when every order that should have fired has had the time for it."""
+        while not all(node.alive for node in self._nodes.values()):
+            await asyncio.sleep(1)
+        await asyncio.sleep(self.rates.late_s + CANCEL_AFTER_S)
+        self.broken += self.judge.market.still()
+        plans = [plan for plan in self.scenario.orders if plan.terms is not None]
+        while True:
+            for plan in plans:
+                row = self.database.tables["orders"].get(plan.order_id)
+                if row is not None and row["phase"] == "WORKING":
+                    self._send(OrderCancelRequested(plan.order_id, row["user_id"], row["user_id"]))
+            await asyncio.sleep(SEND_AGAIN_S)
+
     async def _operate(self) -> None:
-        """Resume orders that a poisoned message has parked, now that it can be written."""
+        """Resume orders that a poisoned message has parked, as soon as it can be written."""
         for number in count():
             for order_id, row in sorted(self.database.tables["orders"].items()):
                 if row["parked_reason"] is not None:
                     self.tell("operator", f"resumes {_short(order_id)}")
-                    with suppress(asyncpg.PostgresError):  # a lock was not granted in time: the next round tries again
+                    with suppress(asyncpg.PostgresError, OSError):  # not now: the next round tries again
                         await orders.resume(self._operators_engine(), Run(f"resume-{number}", "olga"), order_id)
             await asyncio.sleep(5)
 
@@ -259,10 +300,10 @@ class World:
                 names = [name for name in NODES if fault.target in {name, name.partition("-")[0]}]
                 await asyncio.gather(*(self._freeze(self._nodes[name], fault.for_s) for name in names))
             case Kind.DATABASE_AWAY:
-                self._database_is_away = True
+                self.database_is_away = True
                 self.database.restart()
                 await asyncio.sleep(fault.for_s)
-                self._database_is_away = False
+                self.database_is_away = False
             case Kind.DATABASE_READ_ONLY:
                 self.database.read_only = True
                 await asyncio.sleep(fault.for_s)
@@ -274,7 +315,8 @@ class World:
                 await asyncio.sleep(fault.for_s)
                 self.broker_is_away = False
             case Kind.REBALANCE:
-                await self.broker.groups[fault.target].rebalance()
+                for group in GROUPS[fault.target]:
+                    await self.broker.groups[group].rebalance()
             case Kind.POISON:
                 order_id = self.scenario.orders[int(fault.target)].order_id
                 self._poisoned.add(order_id)
@@ -312,13 +354,11 @@ class World:
             case Kind.ARCHIVE:
                 await self._archive(self.loop.time() + fault.for_s)
             case Kind.PRICE:
-                self._price[fault.target] = fault.amount
-                self.prices[fault.target].append((self.loop.time(), fault.amount))
-                self._show_price(fault.target)
+                self.prices.move(fault.target, fault.amount)
             case Kind.NO_PRICE:
-                self._confirmed[fault.target] = False
+                self.prices.confirmed[fault.target] = False
                 await asyncio.sleep(fault.for_s)
-                self._confirmed[fault.target] = True
+                self.prices.confirmed[fault.target] = True
 
     async def _pause(self, participant: Participant, for_s: float) -> None:
         engine = self._operators_engine()
@@ -357,15 +397,17 @@ class World:
                 return
 
     async def _freeze(self, node: Node, for_s: float) -> None:
-        group, member = self.broker.groups[node.service], node.member
+        members = node.members
         node.freeze()
         if for_s > SESSION_S:
             await asyncio.sleep(SESSION_S)
-            await group.leave(member)
+            for member in members:
+                await member.group.leave(member)
         await asyncio.sleep(max(0.0, for_s - SESSION_S) if for_s > SESSION_S else for_s)
         node.thawed.set()
-        if node.alive and member is node.member and member not in group.members:
-            await group.join(member)
+        for member in members:
+            if node.alive and member in node.members and member not in member.group.members:
+                await member.group.join(member)
 
     # Chances ----------------------------------------------------------------------------------------------------------
 
@@ -419,7 +461,7 @@ class World:
 
     def fail_if_database_is_away(self) -> None:
         """Raise as the driver does."""
-        if self._database_is_away:
+        if self.database_is_away:
             raise ConnectionRefusedError("the database is away")
         if not self._calm and self.rates.connection_lost and self.chance.random() < self.rates.connection_lost:
             self.seen["connection lost"] += 1
@@ -447,7 +489,7 @@ class World:
         return min(moments, default=None)
 
     def _after_commit(self, tx: Transaction) -> None:
-        self.judge.after_commit(tx.writes)
+        self.judge.after_commit(tx)
         for node in self._nodes.values():
             if not node.watches.isdisjoint(tx.writes):
                 node.changed.set()
@@ -461,20 +503,6 @@ class World:
             self.tell(
                 "broker", f"{record.topic}/{record.partition}@{record.offset} {envelope.type} {envelope.id[-24:]}"
             )
-
-    async def _confirm_prices(self) -> None:
-        """Do what the asset service's price feed does."""
-        while True:
-            await asyncio.sleep(4)
-            for asset, confirmed in self._confirmed.items():
-                if confirmed and not self._database_is_away:
-                    self._show_price(asset)
-
-    def _show_price(self, asset: str) -> None:
-        now = self.database.now()
-        rules = (*_RULES, asset != "HALT", None, None, None, 1)
-        price = (Price(str(self._price[asset])), 1, now, now, "OPEN")
-        self.database.tables["assets"][asset] = {"rules": rules, "price": price}
 
 
 class _Patient:

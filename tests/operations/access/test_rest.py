@@ -79,6 +79,15 @@ def test_the_end_is_waited_for(answers: list[Any]) -> None:
     assert "PENDING" == rest.wait_for_end(API, "alice", {"order_id": "1", "status": "PENDING"}, 0)["status"]
 
 
+def test_an_order_that_rests_is_waited_for_no_longer(answers: list[Any]) -> None:
+    """Each change of a conditional order is asked for; an answer that nothing has changed is none."""
+    order: dict[str, Any] = {"order_id": "1", "status": "PENDING", "version": 1, "time_in_force": "GTC"}
+    rests = order | {"status": "CONFIRMED", "version": 2, "revision": 1}
+    answers += [httpx.Response(304), httpx.Response(200, json=rests)]
+    assert rests == rest.wait_for_end(API, "alice", order, 5)
+    assert ['"1"', '"1"'] == [more["headers"]["If-None-Match"] for _, _, more in answers]
+
+
 def test_a_key_is_visible_ascii() -> None:
     """As the API's rule is."""
     rest.check_key("k" * 255)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from tests.operations.audit.rows import BUSTED, BUY, CANCELLED, LIVE, PARKED, REFUSED, SELL
+from tests.operations.audit.rows import (
+    BUSTED,
+    BUY,
+    CANCELLED,
+    FIRED,
+    LIVE,
+    PARKED,
+    REFUSED,
+    SELL,
+    WAITS,
+    WORKS,
+)
 from tests.support.journal import WITHOUT_CHECK
 
 NOBODY: Final = UUID(int=5)
@@ -48,6 +59,10 @@ def _entry(entry_id: str, order_id: str, first: str, second: str, amount: int = 
     return f"""
         INSERT INTO balances.journal VALUES ('{entry_id}', {order_id}, ARRAY['{first}', '{second}'],
             ARRAY['USD', 'USD'], ARRAY[{amount}, {-amount}])"""
+
+
+def _row(order_id: UUID, change: str) -> str:
+    return f"UPDATE orders.resting SET {change} WHERE order_id = '{order_id}'"
 
 
 def _without(table: str, constraint: str) -> str:
@@ -261,5 +276,63 @@ KEYS: Final = (
     ),
 )  # fmt: skip
 
-FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS)
+RESTING: Final = (
+    Fault(
+        "I12", WORKS, "no tick can find it: it has no row", ("DELETE FROM orders.resting WHERE live",),
+        "rests by its row",
+    ),
+    Fault("I12", WORKS, "its row is not live", (_row(WORKS, "live = false"),), "rests by its row"),
+    Fault(
+        "I12", WORKS, "it waits under its terms 1, a tick would fire its terms 2", (_row(WORKS, "revision = 2"),),
+        "rests by its row",
+    ),
+    Fault(
+        "I12", NOBODY, "a tick of BTC could fire it, and there is no such order",
+        (_row(WAITS, f"order_id = '{NOBODY}'"),),
+        "row of a resting order",
+    ),
+    Fault(
+        "I12", LIVE, "and it is PENDING in phase RESERVING",
+        (_row(WAITS, f"order_id = '{LIVE}', live = true, from_sequence = 7, entered_at = now()"),),
+        "row of a resting order",
+    ),
+    Fault(
+        "I12", FIRED, "and it is PROCESSING in phase SETTLING", (_row(WAITS, f"order_id = '{FIRED}'"),),
+        "row of a resting order",
+    ),
+    Fault("I12", WORKS, "and it is parked", (_order(WORKS, "parked_reason = 'a lie'"),), "row of a resting order"),
+    Fault(
+        "I13", FIRED, "the tick 8 has fired it, its history has 0 fires",
+        (f"UPDATE orders.history SET entries = '[]' WHERE order_id = '{FIRED}'",),
+        "one fire",
+    ),
+    Fault(
+        "I13", FIRED, "the tick 8 has fired it, which rests since the tick 8",
+        (_order(FIRED, """progress = replace(progress, '"from_sequence":7', '"from_sequence":8')"""),),
+        "newer than its acceptance",
+    ),
+    Fault(
+        "I13", FIRED, "has fired it at 100, it is filled at 101",
+        (_fill(FIRED, "price = 101"), _order(FIRED, "average_price = 101")),
+        "filled at its tick",
+    ),
+    Fault(
+        "I13", WORKS, "the tick 8 has fired it at",
+        (
+            _row(
+                WORKS,
+                "fired_sequence = 8, fired_price = 99, fired_as_of = now(), fired_rank = 0,"
+                " fired_at = now() - interval '11 minutes'",
+            ),
+        ),
+        "fire is executed",
+    ),
+    Fault(
+        "I13", WORKS, "the tick 9 has triggered it at",
+        (_row(WORKS, "triggered_sequence = 9, triggered_price = 99, fired_at = now() - interval '11 minutes'"),),
+        "fire is executed",
+    ),
+)  # fmt: skip
+
+FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *RESTING)
 """All but I9 and I11, which depend on time: see `test_audit`."""

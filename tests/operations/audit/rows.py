@@ -11,13 +11,16 @@ import asyncpg
 
 from tests.support.journal import insert_lines
 
-BUY, SELL, REFUSED, CANCELLED, LIVE, BUSTED, PARKED, STUB, DUPLICATE, EARLY = (
-    UUID(int=number * 10**30) for number in range(1, 11)
+BUY, SELL, REFUSED, CANCELLED, LIVE, BUSTED, PARKED, STUB, DUPLICATE, EARLY, WORKS, FIRED, WAITS = (
+    UUID(int=number * 10**30) for number in range(1, 14)
 )
 FILLED: Final = (">PENDING", "PENDING>CONFIRMED", "CONFIRMED>PROCESSING")
 COMPLETED: Final = (*FILLED, "PROCESSING>COMPLETED")
 REJECTED: Final = (">PENDING", "PENDING>FAILED")
 WITHDRAWN: Final = (">PENDING", "PENDING>PENDING", "PENDING>CANCELLED")
+LIMIT: Final = '{"limit_price":"100"}'
+RESTS: Final = '{"rest":{"from_sequence":7,"entered_at":"2026-01-02T00:00:00Z"}}'
+HAS_FIRED: Final = RESTS[:-1] + ',"fire":{"sequence":8,"price":"100","as_of":"2026-01-02T00:00:00Z"}}'
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Order:
     order_type: str = "MARKET_BUY"
     parked_reason: str | None = None
     client_order_id: str | None = None
+    terms: str | None = None
+    progress: str = "{}"
 
 
 ORDERS: Final = (
@@ -48,12 +53,24 @@ ORDERS: Final = (
     Order(STUB, "NEW", ()),  # a cancel whose request has not come
     Order(DUPLICATE, "FAILED", REJECTED, "DUPLICATE_CLIENT_ORDER_ID", client_order_id="mine"),
     Order(EARLY, "CANCELLED", WITHDRAWN, "OPERATOR"),  # its refund overtook its reservation
+    Order(
+        *(WORKS, "WORKING", (">PENDING", "PENDING>CONFIRMED"), None, "0", None, "0", "BTC", "LIMIT_BUY"),
+        terms=LIMIT,
+        progress=RESTS,
+    ),
+    Order(
+        *(FIRED, "SETTLING", FILLED, None, "0.01", "100", "0.01", "BTC", "LIMIT_BUY"),
+        terms=LIMIT,
+        progress=HAS_FIRED,
+    ),
+    Order(WAITS, "RESERVING", (">PENDING",), order_type="LIMIT_BUY", terms=LIMIT),
 )
 FILLS: Final = (
     (BUY, "0.01", "50000", "0.5", False),
     (SELL, "10", "20", "0.2", False),
     (BUSTED, "1", "20", "0.02", True),
     (PARKED, "1", "20", "0.02", False),
+    (FIRED, "0.01", "100", "0.01", False),
 )
 HOLDS: Final = (
     (BUY, "USD", "500.5", "500.5", "0", "SETTLED"),
@@ -96,6 +113,8 @@ async def insert(owner: asyncpg.Connection) -> None:
     await insert_claim(owner, SELL, key="k2", age_s=60)
     await insert_claim(owner, UUID(int=7), key="k3", age_s=0)  # accepted this instant, and still on its way
     await insert_event(owner, LIVE, version=1, age_s=0)
+    await insert_resting(owner, WORKS, live=True)
+    await insert_resting(owner, WAITS, live=False)
 
 
 async def insert_holds(owner: asyncpg.Connection) -> None:
@@ -123,11 +142,16 @@ async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
             order.fee,
             order.parked_reason,
             order.client_order_id,
+            order.terms,
+            order.progress,
         ),
     )
     for first in range(0, max(len(moves), 1), 2):
         some = moves[first : first + 2]
-        entries = json.dumps([{"kind": "status", "name": move.partition(">")[2]} for move in some])
+        lines = [{"kind": "status", "name": move.partition(">")[2]} for move in some]
+        if "fire" in order.progress and first > 0:
+            lines.append({"kind": "fired", "name": "Fired"})
+        entries = json.dumps(lines)
         await owner.execute(_HISTORY, order.order_id, first + 1, first, first + len(some), some, entries)
 
 
@@ -138,6 +162,11 @@ async def insert_claim(
     await owner.execute(_CLAIM, order_id, key, client, age_s)
 
 
+async def insert_resting(owner: asyncpg.Connection, order_id: UUID, *, live: bool) -> None:
+    """Insert the row by which ticks find an order."""
+    await owner.execute(_RESTING, order_id, live)
+
+
 async def insert_event(owner: asyncpg.Connection, order_id: UUID, *, version: int, age_s: float) -> None:
     """Insert an event that waits to be sent."""
     await owner.execute(_EVENT, f"{order_id}:v{version}", age_s)
@@ -146,9 +175,9 @@ async def insert_event(owner: asyncpg.Connection, order_id: UUID, *, version: in
 _ORDER = """
     INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, quantity, phase, status, version, reason_code,
         cancel_requested, filled_quantity, average_price, fee, progress, due_at, parked_reason, history_seq,
-        client_order_id, created_at, updated_at)
+        client_order_id, terms, created_at, updated_at)
     VALUES ($1, 'alice', $2, $3, 1, $4, $5, $6, $7, false, $8::text::numeric, $9::text::numeric, $10::text::numeric,
-        '{}', CASE WHEN $4 IN ('RESERVING', 'SETTLING') AND $11::text IS NULL THEN now() END, $11, $6, $12,
+        $14, CASE WHEN $4 IN ('RESERVING', 'SETTLING') AND $11::text IS NULL THEN now() END, $11, $6, $12, $13,
         now(), now())"""
 _HISTORY = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
@@ -170,3 +199,7 @@ _CLAIM = """
 _EVENT = """
     INSERT INTO orders.outbox (created_at, due_at, available_at, refs, payload)
     SELECT at, at, at, ARRAY[$1], '' FROM (SELECT now() - make_interval(secs => $2)) AS sent (at)"""
+_RESTING: Final = """
+    INSERT INTO orders.resting (order_id, asset_id, side, revision, live, queued, told, down_price, from_sequence,
+        entered_at)
+    VALUES ($1, 'BTC', 'BUY', 1, $2, false, false, 100, CASE WHEN $2 THEN 7 END, CASE WHEN $2 THEN now() END)"""

@@ -135,7 +135,7 @@ def test_every_check_has_a_planted_fault() -> None:
     """Every invariant has a check, and every check finds a planted fault."""
     planted = {fault.check for fault in FAULTS} | {"event is sent", "event of a version", "claim becomes an order"}
 
-    assert {f"I{number}" for number in range(1, 12)} == {check.invariant for check in CHECKS}
+    assert {f"I{number}" for number in range(1, 14)} == {check.invariant for check in CHECKS}
     assert {check.name for check in CHECKS} == planted
     assert len(CHECKS) == len(planted)
 
@@ -155,7 +155,7 @@ async def test_what_was_only_on_its_way_is_no_finding(database: Database, health
         await looked.wait()
         await insert_order(healthy, Order(NOBODY, "FAILED", REJECTED, "TIMED_OUT"))
         assert [] == await running
-    assert [9] == seen
+    assert [12] == seen
 
 
 async def test_what_each_look_sees_anew_is_no_finding(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ async def test_pages_find_what_one_look_finds(
 
     assert expected == await audit(database.url_of("auditor"), settle_s=SOON_S, progress=seen.append)
 
-    assert [3, 6, 9, 9] == seen
+    assert [3, 6, 9, 12, 12] == seen
     assert 3 == sum(finding.invariant == "I11" for finding in expected)
 
 

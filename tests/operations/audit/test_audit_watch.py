@@ -48,7 +48,7 @@ async def test_a_watch_shows_each_run_and_tells_each_finding_once(
         assert ": 1 findings" in await lines.get()
         assert ": 1 findings" in await lines.get()
         assert 1 == metrics.registry.get_sample_value("audit_findings", {"invariant": "I4"})
-        assert 9 == metrics.registry.get_sample_value("audit_orders")
+        assert 12 == metrics.registry.get_sample_value("audit_orders")
         stopping.set()
         assert 1 == await watching
 

@@ -51,7 +51,7 @@ async def order_id(db: Terminal) -> str:
 async def test_a_ledger_that_shows_itself_is_audited(db: Terminal, order_id: str) -> None:
     """With its views the audit runs all checks: a sound order has no finding, missing money has one."""
     sound = await db.cli("audit", LEDGER_VIEWS="theirs_audit")
-    assert (0, "audit: I1 to I11 hold\n") == (sound.code, sound.out)
+    assert (0, "audit: I1 to I13 hold\n") == (sound.code, sound.out)
     assert [] == await audit(db.engine, settle_s=0, ledger="theirs_audit")
 
     await db.execute("UPDATE theirs.my_journal SET amount = amount - 1 WHERE account = '@market' AND asset_id = 'USD'")

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from operations.cli import demo
 from operations.cli.printing import describe_order, out, print_table
-from operations.demo.scenes import scenes
+from operations.demo.scenes import conditional_scenes, scenes
 
 Print = Callable[[int, Callable[[], None]], list[str]]
 
@@ -29,7 +29,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
     """At each width every order's title, request and end are there, in whole words."""
-    played = scenes()
+    played = [*scenes(), *conditional_scenes()]
     lines = printed(width, lambda: demo.print_scenes([(scene, scene.ends) for scene in played]))
     told = " ".join(" ".join(lines).replace("│", " ").replace("·", " ").split())
     assert [] == [line for line in lines if len(line) > max(width, 80)]

@@ -8,12 +8,15 @@ from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from msgspec import structs
 
+from contracts.decimals import Money, Price
 from contracts.topics import ORDERS_REQUESTS
-from contracts.vocabulary import Side
+from contracts.vocabulary import OrderType, Side
 from tests.operations.cli.support import Terminal
 from tests.order_saga.core.sample import approved, cancel, park, reserved
 from tests.order_saga.core.test_fold import of
+from tests.order_saga.worker.test_market import MARK, rests
 from tests.support.infrastructure import Infrastructure
 from tests.support.order_database import CLAIM, YESTERDAY
 
@@ -36,6 +39,29 @@ async def test_nothing_to_say_is_exit_0(db: Terminal) -> None:
     await db.begin(1)
     assert (0, "no order is stuck\n") == (await db.cli("stuck"))[:2]
     assert {} == await said(db)
+
+
+async def test_orders_that_rest_are_counted_apart(db: Terminal) -> None:
+    """However long they do; one that is parked is stuck."""
+    for number in (1, 2, 3):
+        terms = {"order_type": OrderType.LIMIT_SELL, "price": None, "limit_price": Price(60_000)}
+        held = structs.replace(reserved(), amount=Money("0.01"))
+        await db.begin(number, Side.SELL, approved(), held, *([park("a lie")] if number == 3 else []), **terms)
+    await db.execute(YESTERDAY)
+    await db.execute(MARK, 8, "50000", 0.0)
+    assert {str(UUID(int=3))} == (await said(db)).keys()
+    counted = "2 orders rest until a price fires them: these are not stuck\n"
+    assert (await db.cli("stuck")).out.endswith(counted)
+    assert counted == (await db.cli("stuck", "--json")).err
+
+
+async def test_a_silent_feed_is_trouble(db: Terminal) -> None:
+    """It is named on stderr, and the command fails, though no order is stuck."""
+    await rests(db, OrderType.LIMIT_BUY)
+    await db.execute(MARK, 8, "50000", 120.0)
+    result = await db.cli("stuck")
+    assert 1 == result.code
+    assert "BTC: orders rest, and the price of sequence 8 was confirmed 12" in result.err
 
 
 @pytest.mark.parametrize(

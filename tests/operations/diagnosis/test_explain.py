@@ -6,8 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
-from contracts.vocabulary import Side
+from contracts.decimals import Money
+from contracts.vocabulary import OrderType, Side
 from operations.access.errors import Trouble
 from operations.diagnosis.explain import Line, Span, Tone, explain, sentence
 from operations.diagnosis.story import story
@@ -40,6 +42,53 @@ async def test_an_order_that_waits_says_for_what(db: OrderDatabase) -> None:
     assert (Span(f"parked: a lie; 'order-saga resume {order_id}' lets it go on", Tone.WARNING),) == waits
 
 
+HELD = structs.replace(reserved(), amount=Money("0.01"))
+SELLS: dict[str, Any] = {"order_type": OrderType.TRAILING_STOP_SELL, "price": None, "trail_bps": 300}
+
+
+async def test_an_order_that_rests_says_at_which_price_it_fires(db: OrderDatabase) -> None:
+    """And how far away the market is, as far as the orders know it."""
+    order_id = await db.begin(1, Side.SELL, approved(), HELD, **SELLS)
+    assert "rests: fires at a price <= 48,500 (3 % below 50,000 of sequence 7); no tick has come yet" == await _rests(
+        db, order_id
+    )
+    await db.execute(
+        """
+        INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
+        VALUES ('BTC', 8301, 49120, now() - interval '100 s', now(), now(), 'OPEN', true)"""
+    )
+    await db.execute(
+        "INSERT INTO orders.peaks (asset_id, side, upto, price, set_by) VALUES ('BTC', 'SELL', 8301, 49120, 8301)"
+    )
+    await db.execute("UPDATE orders.peaks SET price = 51000, set_by = 8123 WHERE upto = 7")
+    said = await _rests(db, order_id)
+    assert "fires at a price <= 49,470 (3 % below 51,000 of sequence 8,123)" in said
+    assert "last tick 49,120, sequence 8,301, 100." in said
+    assert "s ago, confirmed " in said
+    assert said.endswith("0.71 % away")
+    for change, words in (("trading = 'HALTED'", "trading is HALTED"), ("live = false", "too old to fire")):
+        await db.execute(f"UPDATE orders.marks SET trading = 'OPEN', {change}".replace("'OPEN', trading =", ""))
+        assert words in await _rests(db, order_id)
+
+
+async def test_an_order_that_is_fired_and_not_filled_yet_says_so(db: OrderDatabase) -> None:
+    """The tick that fired it stands in its row before the order shows it."""
+    order_id = await db.begin(1, Side.SELL, approved(), HELD, **SELLS)
+    await db.execute(
+        """
+        UPDATE orders.resting SET fired_sequence = 8302, fired_price = 48400, fired_as_of = now(), fired_at = now(),
+            fired_rank = 1"""
+    )
+    assert "fired by 48,400 of sequence 8,302, about to be filled" == await _rests(db, order_id)
+
+
+async def _rests(db: OrderDatabase, order_id: UUID) -> str:
+    """Say what stands behind the order's status."""
+    _, status, rests, *_ = explain(await story(db.engine, order_id)).header
+    assert "CONFIRMED in phase WORKING, version 2" == text(status)
+    return text(rests)
+
+
 async def test_a_claim_has_no_timeline(db: OrderDatabase) -> None:
     """It was accepted, and that is all that is known; of an order that nobody knows nothing is."""
     await db.execute(CLAIM, UUID(int=5))
@@ -62,6 +111,24 @@ async def test_a_claim_has_no_timeline(db: OrderDatabase) -> None:
         ("timed_out", "check", {"attempts": 4}, "gives up on check after 4 attempts"),
         ("parked", "parked", {"reason": "[red]"}, "PARKED [red]"),
         ("overdue", "settle", {"attempts": 9}, "OVERDUE settle, 9 attempts"),
+        (
+            *("rests", "Rests", {"from_sequence": 8123, "level": "48500"}),
+            "rests: waits for the price 48,500; ticks after sequence 8,123 count",
+        ),
+        (
+            *("rests", "Rests", {"from_sequence": 7, "watermark": "50000"}),
+            "rests: follows the price from 50,000; ticks after sequence 7 count",
+        ),
+        (
+            *("triggered", "Triggered", {"sequence": 9, "price": "46000.5"}),
+            "triggered by the price 46,000.5 of sequence 9: from now on it waits for its limit",
+        ),
+        (
+            *("fired", "Fired", {"sequence": 8301, "price": "48400", "as_of": "x", "watermark": "50000"}),
+            "fired by the price 48,400 of sequence 8,301, its best price being 50,000",
+        ),
+        ("fired", "Entry", {"sequence": 9, "price": "1"}, "fired on its way in by the price 1 of sequence 9"),
+        ("expired", "ExpiryDue", {}, "expires: its time has come"),
         ("resumed", "operator", {"requested_by": "ann"}, "resumed operator requested by ann"),
     ],
 )

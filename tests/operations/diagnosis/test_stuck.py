@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from contracts.vocabulary import Side
+from contracts.vocabulary import OrderType, Side
 from operations.diagnosis.locks import held_rows
-from operations.diagnosis.stuck import Group, Item, count, find
+from operations.diagnosis.stuck import Group, Item, count, find, silent_feeds
 from operations.diagnosis.why import cause, why
 from operations.repair import pauses
 from operations.repair.runs import Run
 from order_saga.core.saga import Participant
 from tests.order_saga.core.sample import park
+from tests.order_saga.worker.test_market import FIRE, MARK, rests
 from tests.support.order_database import CLAIM, YESTERDAY, OrderDatabase
 
 
@@ -61,6 +62,42 @@ async def test_a_phase_of_a_newer_version_is_explained_too(db: OrderDatabase) ->
     newer, paused = {**item.row, "phase": "NEWER"}, await pauses.current(db.engine)
     assert item.cause == cause(newer, paused).name
     assert item.row["why"] == why(newer, paused)
+
+
+async def test_an_order_that_rests_is_stuck_only_once_a_tick_has_fired_it(db: OrderDatabase) -> None:
+    """However long it rests, and unless the fire is young."""
+    order_id = await rests(db, OrderType.LIMIT_BUY)
+    await db.execute(YESTERDAY)
+    assert [] == await found(db)
+    await db.execute(FIRE, order_id, "49000")
+    assert [] == await found(db)
+    await db.execute("UPDATE orders.resting SET fired_at = fired_at - interval '2 hours'")
+    [item] = await found(db)
+    assert ("fire", order_id, "fired, not carried out") == (item.row["kind"], item.row["order_id"], item.cause)
+    assert "a tick fired it at" in item.row["why"]
+
+
+async def test_a_pause_holds_no_resting_order_back(db: OrderDatabase) -> None:
+    """It needs nobody until a tick fires it."""
+    await rests(db, OrderType.LIMIT_BUY)
+    await pauses.begin(db.engine, Participant.BALANCE, Run("r", "ann"), "new disks")
+    assert [] == await found(db)
+    assert 0 == await pauses.wake(db.engine)
+
+
+async def test_a_silent_feed_is_named_while_orders_rest_on_its_asset(db: OrderDatabase) -> None:
+    """Never a price, a fresh one, one that nobody confirms any more; and nothing where no order rests."""
+    assert [] == await silent_feeds(db.engine)
+    await rests(db, OrderType.LIMIT_BUY)
+    [never] = await silent_feeds(db.engine)
+    assert "BTC: orders rest, and no price of it has ever been judged" in never
+    await db.execute(MARK, 8, "50000", 0.0)
+    assert [] == await silent_feeds(db.engine)
+    await db.execute("UPDATE orders.marks SET confirmed_at = confirmed_at - interval '5 minutes'")
+    [late] = await silent_feeds(db.engine)
+    assert "BTC: orders rest, and the price of sequence 8 was confirmed 300 s ago" in late
+    await db.execute("UPDATE orders.resting SET live = false")
+    assert [] == await silent_feeds(db.engine)
 
 
 async def test_a_lock_of_somebody_else_is_a_line(db: OrderDatabase) -> None:

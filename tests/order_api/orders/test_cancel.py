@@ -47,12 +47,12 @@ async def test_the_answer_follows_from_the_status(
 
 
 async def test_a_claim_can_be_cancelled(api: Api) -> None:
-    """An order that the orchestrator does not have yet can be cancelled: the saga is told, under the same key."""
+    """An order that the orchestrator does not have yet can be cancelled: the saga is told, in the lane of cancels."""
     posted = (await api.submit()).json()
     answer = await api.cancel(posted["order_id"])
     assert (202, {**posted, "cancel_requested": True}) == (answer.status_code, answer.json())
     request, cancel = api.wire.asked
-    assert (request.topic, request.key) == (cancel.topic, cancel.key)
+    assert (request.key, "orders.cancels") == (cancel.key, cancel.topic)
     message = codec.decode("OrderCancelRequested", cancel.value)
     assert isinstance(message, OrderCancelRequested)
     assert (posted["order_id"], "alice", "alice") == (str(message.order_id), message.user_id, message.requested_by)

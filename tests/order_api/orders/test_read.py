@@ -6,7 +6,7 @@ import json
 from typing import Any
 from uuid import uuid4
 
-from tests.order_api.support import Api, Orchestrator
+from tests.order_api.support import NOT_CONDITIONAL, Api, Orchestrator
 
 
 async def test_an_order_is_shown_as_the_view_has_it(api: Api, orchestrator: Orchestrator) -> None:
@@ -31,6 +31,7 @@ async def test_an_order_is_shown_as_the_view_has_it(api: Api, orchestrator: Orch
         "order_type": "MARKET_BUY", "status": "COMPLETED", "quantity": "0.01", "price": "50000",
         "filled_quantity": "0.01", "average_price": "49999.99", "fee": "0.000000000000000001", "reason_code": None,
         "reason": None, "cancel_requested": False, "version": 4, "cash_asset_id": "USD", "fee_asset_id": "USD",
+        **NOT_CONDITIONAL,
     } == order  # fmt: skip
 
 
@@ -69,7 +70,8 @@ async def test_the_status_is_the_fields_that_change(api: Api, orchestrator: Orch
     answer = await api.get(f"/orders/{order_id}/status")
     names = {
         "order_id", "status", "reason_code", "reason", "cancel_requested", "filled_quantity", "average_price", "fee",
-        "version", "updated_at", "cash_asset_id", "fee_asset_id",
+        "version", "updated_at", "cash_asset_id", "fee_asset_id", "trigger_price", "triggered", "watermark", "revision",
+        "held_asset_id", "held_amount",
     }  # fmt: skip
     assert ({name: order[name] for name in names}, '"2"') == (answer.json(), answer.headers["etag"])
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.order_api.support import BUY, Api, Orchestrator
+from tests.order_api.support import BUY, NOT_CONDITIONAL, Api, Orchestrator
 
 
 async def test_an_accepted_order_is_a_202_with_the_order_as_pending(api: Api) -> None:
@@ -24,7 +24,7 @@ async def test_an_accepted_order_is_a_202_with_the_order_as_pending(api: Api) ->
         "order_type": "MARKET_BUY", "status": "PENDING", "quantity": "0.01", "price": "50000", "slippage_bps": 100,
         "filled_quantity": "0", "average_price": None, "fee": "0", "reason_code": None, "reason": None,
         "cash_asset_id": None, "fee_asset_id": None,
-        "cancel_requested": False, "version": 0,
+        "cancel_requested": False, "version": 0, **NOT_CONDITIONAL,
     } == order  # fmt: skip
 
 
@@ -52,6 +52,7 @@ GOOD = [
     {"quantity": "999999999999999999.999999999999999999"},
     {"price": None},
     {"price": "1000000"},
+    {"slippage_bps": None},
     {"slippage_bps": 0},
     {"slippage_bps": 10_000},
     {"client_order_id": None},
@@ -68,12 +69,22 @@ AMOUNTS: list[Any] = [
 ]  # fmt: skip
 BAD: dict[str, list[Any]] = {
     "asset_id": [None, *NAMES],
-    "order_type": [None, "", "market_buy", "LIMIT_BUY", "BUY", 1, [], {}],
+    "order_type": [None, "", "market_buy", "BRACKET_SELL", "BUY", 1, [], {}],
     "quantity": [None, *AMOUNTS],
     "price": [*AMOUNTS, "1000000.01"],
-    "slippage_bps": [None, -1, 10_001, 1.5, 1.0, "100", True, 10**30, [], {}],
+    "slippage_bps": [-1, 10_001, 1.5, 1.0, "100", True, 10**30, [], {}],
     "client_order_id": NAMES,
     "user_id": NAMES,
+    "limit_price": [*AMOUNTS, "1000000.01"],
+    "trigger_price": ["0"],
+    "trail_amount": [1],
+    "trail_bps": [0, 4, 7, 5_005, 10.5, "100"],
+    "time_in_force": ["", "gtc", "DAY", 1],
+    "expires_at": [
+        *("", "tomorrow", "2026-03-09", "2026-03-09T12:00:00", "2026-13-09T12:00:00Z", "2026-03-09T12:00:00 UTC"),
+        *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", 1_800_000_000, True),
+    ],
+    "queue_when_closed": ["true", 1, []],
 }
 
 
@@ -104,7 +115,7 @@ async def test_every_broken_field_is_listed_at_once(api: Api) -> None:
     errors = {error["field"]: error for error in answer.json()["errors"]}
     assert {"asset_id", "order_type", "quantity", "prise", "leverage"} == errors.keys()
     assert "is required" == errors["asset_id"]["rule"]
-    assert "must be one of MARKET_BUY, MARKET_SELL" == errors["order_type"]["rule"]
+    assert errors["order_type"]["rule"].startswith("must be one of MARKET_BUY, MARKET_SELL, LIMIT_BUY, LIMIT_SELL, ")
     assert errors["prise"]["rule"].startswith("is not a field of an order; these are: asset_id, order_type, quantity")
     assert '{"x":10}' == errors["leverage"]["got"]
     assert ["stop_price"] == [error["field"] for error in (await api.submit({"stop_price": "1"})).json()["errors"]]

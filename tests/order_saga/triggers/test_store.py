@@ -338,3 +338,19 @@ async def test_tidying_changes_no_outcome(market: StoredMarket) -> None:
     await market.tick(8, "68")
     outcomes = await market.outcomes()
     assert [1, 6, 7] == sorted(number for number, outcome in outcomes.items() if outcome.fired == 8)
+
+
+async def test_a_moving_watermark_writes_nothing_to_the_orders(market: StoredMarket) -> None:
+    """Over a rising and falling path no row of a resting order is written, and the steps of its watermark stay few."""
+    await market.tick(1, "100")
+    for number in range(50):
+        await market.rest(number, trailing(SELL, 1, bps=4_000 + 5 * number))
+    versions = "SELECT order_id, ctid::text, xmin::text FROM orders.resting ORDER BY 1"
+    before = await market.rows(versions)
+    for sequence in range(2, 50):
+        await market.tick(sequence, str(100 + sequence % 30))
+    assert before == await market.rows(versions)
+    assert [(29, Decimal(129), 29)] == await market.rows("SELECT upto, price, set_by FROM orders.peaks")
+    await market.tick(60, "77.4")
+    fired = {number: outcome for number, outcome in (await market.outcomes()).items() if outcome.fired}
+    assert {0: Outcome(60, Decimal("77.4"), None, Decimal(129))} == fired

@@ -194,7 +194,7 @@ async def test_a_triggered_stop_is_told_once(db: OrderDatabase) -> None:
     await db.execute(
         """
         UPDATE orders.resting SET triggered_sequence = 8, triggered_price = 47000, down_price = NULL,
-            up_price = limit_price, limit_price = NULL, told = false WHERE order_id = $1""",
+            up_price = limit_price, limit_price = NULL, told = false, from_sequence = 0 WHERE order_id = $1""",
         order_id,
     )
     await db.tell(TimerDue(order_id))
@@ -202,6 +202,7 @@ async def test_a_triggered_stop_is_told_once(db: OrderDatabase) -> None:
     assert (True, 48500, None, None, 8) == (
         row["told"], row["up_price"], row["down_price"], row["limit_price"], row["triggered_sequence"],
     )  # fmt: skip
+    assert row["from_sequence"] == 0, "the feed was reset meanwhile, and that stays"
     async with begin(db.engine) as tx:
         assert await resting_store.fired(tx, 10) == []
     [told] = await db.history(order_id, "triggered")

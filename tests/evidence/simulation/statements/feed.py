@@ -58,7 +58,7 @@ async def try_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
 async def wait_for_gate(tx: Transaction, gate: int, number: int) -> Result:
     """Take a lock by number exclusively."""
     await tx.take_number((gate, number), exclusive=True)
-    return Result([("",)])
+    return Result([(None,)])
 
 
 async def read_market(tx: Transaction, asset_ids: list[str]) -> Result:
@@ -93,7 +93,7 @@ def _waits(row: Row, now: datetime) -> bool:
 def _start(row: Row) -> int:
     """Work out `greatest`, which leaves out what is null."""
     known = (row["from_sequence"], row["triggered_sequence"])
-    return max(sequence for sequence in known if sequence is not None)
+    return max((sequence for sequence in known if sequence is not None), default=0)
 
 
 def _as_read(order_id: Any, row: Row) -> tuple[Any, ...]:
@@ -160,9 +160,9 @@ async def find_by_trail(tx: Transaction, now: datetime, most: int, *arrays: list
 
 async def write_hits(tx: Transaction, *arguments: Any) -> Result:
     """Bind rows to ticks, or note that a tick triggered them."""
-    *arrays, now = arguments
+    *arrays, now, watermarks = arguments
     written = 0
-    for values in columns(*arrays):
+    for *values, watermark in columns(*arrays, watermarks):
         order_id, place, revision, sequence, price, as_of, triggered, triggered_price, up, down, limit = values
         old = tx.get("resting", order_id) and await tx.lock("resting", order_id)
         if not old or old["revision"] != revision or not old["live"] or old["fired_sequence"] is not None:
@@ -178,6 +178,7 @@ async def write_hits(tx: Transaction, *arguments: Any) -> Result:
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
+            "fired_watermark": numeric(watermark),
         }
         if triggered is not None:
             row |= {"triggered_sequence": triggered, "triggered_price": numeric(triggered_price)}
@@ -264,7 +265,8 @@ def _with_trail(tx: Transaction, key: Any) -> list[Row]:
 
 async def drop_unused_steps(tx: Transaction, asset_ids: list[str]) -> Result:
     """Delete steps up to the mark in whose interval no waiting order begins."""
-    gone, before = [], {}
+    gone: list[Any] = []
+    before: dict[Any, int] = {}
     for key, _ in sorted(tx.rows("peaks"), key=lambda one: one[0]):
         asset_id, side, upto = key
         low = before.get((asset_id, side), -1)

@@ -54,7 +54,7 @@ async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
     """Share locks by number, one after the other."""
     for number in numbers:
         await tx.take_number((gate, number), exclusive=False)
-    return Result([("",) for _ in numbers])
+    return Result([(None,) for _ in numbers])
 
 
 async def read_marks(tx: Transaction, asset_ids: list[str]) -> Result:
@@ -142,7 +142,7 @@ def check_resting(order_id: Any, row: Row) -> None:
 async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Write what follows the order."""
     written = 0
-    for order_id, up, down, limit, from_sequence, entered_at, live, told in columns(*arrays):
+    for order_id, up, down, limit, from_sequence, entered_at, live, told, anew in columns(*arrays):
         before = await tx.lock("resting", order_id)
         if before is None:
             continue
@@ -151,7 +151,7 @@ async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
-            "from_sequence": from_sequence,
+            "from_sequence": from_sequence if anew else before["from_sequence"],
             "entered_at": entered_at,
             "live": live,
             "told": told,

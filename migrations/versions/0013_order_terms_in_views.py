@@ -1,0 +1,116 @@
+"""The views of orders show what a conditional order waits for, and how far it has come; others show the market.
+
+`order_saga.core.saga.snapshot` has the same rules for events. But the watermark of a trailing stop that rests, and the
+trigger price that is worked out from it, are those of the read: the market moves them without a new version.
+"""
+# ruff: noqa: S608 - what the statements are made of is written here
+
+from __future__ import annotations
+
+from alembic import op
+
+from migrations.owner import replace_views, run
+
+revision = "0013"
+down_revision = "0012"
+
+
+def upgrade() -> None:
+    """Show the fields of conditional orders, in columns behind those that were there."""
+    replace_views(op.get_bind(), _views(conditional=f", {_CONDITIONAL}", terms=", terms::jsonb AS terms"))
+    run(_MARKET)
+
+
+def downgrade() -> None:
+    """Show the columns that were there before."""
+    run(("DROP VIEW audit.marks, audit.resting",))
+    replace_views(op.get_bind(), _views(conditional="", terms=""))
+
+
+_ASKED = """order_id, client_order_id, user_id, asset_id, order_type, status, quantity, price, slippage_bps,
+    filled_quantity, average_price, fee, reason_code, reason, cancel_requested, version, created_at, updated_at"""
+_AUDITED = """order_id, user_id, asset_id, order_type, status, phase, version, {trouble}
+    reason_code, filled_quantity, average_price, fee, created_at, updated_at, client_order_id"""
+_SHOWN = _AUDITED.format(trouble="parked_reason, overdue_since, due_at,")
+_ARCHIVED = _AUDITED.format(
+    trouble="NULL::text AS parked_reason, NULL::timestamptz AS overdue_since, NULL::timestamptz AS due_at,"
+)
+_CURRENCIES = """
+    CASE WHEN status <> 'PENDING' THEN progress -> 'quote' ->> 'cash_asset_id' END AS cash_asset_id,
+    CASE WHEN status <> 'PENDING' THEN progress -> 'quote' ->> 'cash_asset_id' END AS fee_asset_id"""
+# The watermark is that of the first step which the order's `from_sequence` has not passed.
+_WATERMARK = """(CASE
+        WHEN progress -> 'fire' ->> 'watermark' IS NOT NULL THEN (progress -> 'fire' ->> 'watermark')::numeric
+        WHEN phase = 'WORKING' AND progress -> 'rest' ->> 'watermark' IS NOT NULL THEN coalesce((
+            SELECT step.price FROM orders.peaks AS step
+            WHERE step.asset_id = every.asset_id
+                AND step.side = CASE right(every.order_type, 4) WHEN '_BUY' THEN 'BUY' ELSE 'SELL' END
+                AND step.upto >= (progress -> 'rest' ->> 'from_sequence')::bigint
+            ORDER BY step.upto LIMIT 1
+        ), (progress -> 'rest' ->> 'watermark')::numeric)
+        ELSE (progress -> 'rest' ->> 'watermark')::numeric END)::numeric(38, 18)"""
+_TRAIL = "coalesce((terms ->> 'trail_amount')::numeric, watermark * (terms ->> 'trail_bps')::numeric * 0.0001)"
+# As `order_saga.core.trail.trail_level`: exact, and rounded to the tick away from early firing.
+_TRAIL_LEVEL = f"""(
+        SELECT CASE
+            WHEN is_buy THEN level - mod(level, tick) + CASE WHEN mod(level, tick) > 0 THEN tick ELSE 0 END
+            ELSE greatest(level, 0) - mod(greatest(level, 0), tick) END
+        FROM (
+            SELECT is_buy, tick, CASE WHEN is_buy THEN watermark + {_TRAIL} ELSE watermark - {_TRAIL} END AS level
+            FROM (
+                SELECT {_WATERMARK} AS watermark, (progress -> 'quote' ->> 'tick')::numeric AS tick,
+                    right(order_type, 4) = '_BUY' AS is_buy
+            ) AS begun
+        ) AS levels
+    )"""
+# A market order has no terms, and nobody looks into its document for them.
+_CONDITIONAL = f"""
+    (terms ->> 'limit_price')::numeric(38, 18) AS limit_price,
+    CASE WHEN terms IS NULL THEN NULL WHEN terms ->> 'trigger_price' IS NOT NULL
+        THEN (terms ->> 'trigger_price')::numeric(38, 18) ELSE {_TRAIL_LEVEL}::numeric(38, 18) END AS trigger_price,
+    (terms ->> 'trail_amount')::numeric(38, 18) AS trail_amount,
+    (terms ->> 'trail_bps')::integer AS trail_bps,
+    CASE WHEN terms IS NOT NULL THEN coalesce(terms ->> 'time_in_force', 'GTC') END AS time_in_force,
+    (terms ->> 'expires_at')::timestamptz AS expires_at,
+    coalesce((terms ->> 'queue_when_closed')::boolean, false) AS queue_when_closed,
+    CASE WHEN terms IS NULL THEN false ELSE coalesce((progress ->> 'triggered')::boolean, false) END AS triggered,
+    CASE WHEN terms IS NOT NULL THEN {_WATERMARK} END AS watermark,
+    CASE WHEN terms IS NOT NULL AND progress -> 'rest' IS NOT NULL THEN 1 END AS revision,
+    CASE WHEN terms IS NOT NULL AND phase = 'WORKING' THEN progress -> 'hold' ->> 'asset_id' END AS held_asset_id,
+    CASE WHEN terms IS NOT NULL AND phase = 'WORKING'
+        THEN (progress -> 'hold' ->> 'amount')::numeric(38, 18) END AS held_amount"""
+
+_MARKET = (
+    """
+    CREATE VIEW audit.marks AS
+    SELECT asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live FROM orders.marks""",
+    """
+    CREATE VIEW audit.resting AS
+    SELECT waits.order_id, waits.asset_id, waits.side, waits.revision, waits.live, waits.up_price, waits.down_price,
+        waits.from_sequence, waits.entered_at, waits.expires_at, waits.triggered_sequence, waits.fired_sequence,
+        waits.fired_price, step.price AS watermark, step.set_by AS watermark_sequence
+    FROM orders.resting AS waits
+    LEFT JOIN LATERAL (
+        SELECT price, set_by FROM orders.peaks AS peak
+        WHERE num_nonnulls(waits.trail_amount, waits.trail_bps) > 0
+            AND peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
+        ORDER BY peak.upto LIMIT 1
+    ) AS step ON true""",
+    "GRANT SELECT ON audit.marks, audit.resting TO saga_auditor",
+)
+
+
+def _views(*, conditional: str, terms: str) -> dict[str, str]:
+    live, archived = f"progress::jsonb AS progress{terms}", f"progress{terms}"
+    return {
+        "api.orders": f"""
+        SELECT {_ASKED}, {_CURRENCIES}{conditional} FROM (
+            SELECT {_ASKED}, phase, {live} FROM orders.orders
+            UNION ALL SELECT {_ASKED}, phase, {archived} FROM orders.archive
+        ) AS every WHERE phase <> 'NEW'""",
+        "audit.orders": f"""
+        SELECT {_SHOWN}, archived_at, {_CURRENCIES}{conditional} FROM (
+            SELECT {_SHOWN}, NULL::timestamptz AS archived_at, {live} FROM orders.orders
+            UNION ALL SELECT {_ARCHIVED}, archived_at, {archived} FROM orders.archive
+        ) AS every WHERE phase <> 'NEW'""",
+    }
