@@ -72,6 +72,7 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m docs.generate.contracts
 	@$(BIN)/python -m docs.generate.openapi
 	@$(BIN)/python -m docs.generate.saga
+	@$(BIN)/python -m docs.generate.pictures
 	@$(BIN)/python -m docs.generate.settings
 	@$(BIN)/python -m tests.evidence.record
 	@$(BIN)/python -m tests.bench.page

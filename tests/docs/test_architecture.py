@@ -25,7 +25,14 @@ ARCHITECTURE: Final = (DOCS / "architecture.md").read_text()
 NAMING: Final = (DOCS / "architecture.md", DOCS / "glossary.md", ROOT / "CONTRIBUTING.md")
 RECORDED: Final = {DOCS / "evidence.md"}  # its words are those of records of earlier versions
 PAGES: Final = sorted(
-    {*ROOT.glob("[RS]*.md"), ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *DOCS.glob("problems/*.md")} - RECORDED
+    {
+        *ROOT.glob("[RS]*.md"),
+        ROOT / "CONTRIBUTING.md",
+        *DOCS.glob("*.md"),
+        *DOCS.glob("orders/*.md"),
+        *DOCS.glob("problems/*.md"),
+    }
+    - RECORDED
 )
 
 PRIVATE: Final = {

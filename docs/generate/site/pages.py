@@ -23,12 +23,14 @@ ROOT: Final = Path(__file__).parents[3]
 
 NAVIGATION: Final = {
     "Use it": (
+        "docs/orders/README.md",
         "docs/rest.md",
         reference.CALLS,
         "docs/problems/README.md",
         "docs/kafka.md",
         reference.MESSAGES,
         "docs/own-balance-service.md",
+        "docs/price-feed.md",
     ),
     "Operate it": (
         "docs/operating.md",
@@ -151,7 +153,7 @@ def _destination(path: str, target: str, made: Stage) -> str:
         return f"{name(page)}.md"
     if not (ROOT / target).exists():
         raise SiteError(f"{path} links to {target}, which does not exist")
-    if target.endswith(".json"):
+    if target.endswith((".json", ".svg")):
         made.downloads.add(target)
         return target.removeprefix("docs/")
     made.sources.add(target)
