@@ -63,11 +63,18 @@ _TRAIL_LEVEL = f"""(
             ) AS begun
         ) AS levels
     )"""
+# Where the market has moved since the quote, no price may be there that fires the order.
+_SHOWN_LEVEL = f"""(
+        SELECT stands.at::numeric(38, 18) FROM (SELECT {_TRAIL_LEVEL} AS at) AS stands
+        WHERE stands.at > 0 AND stands.at <= 1000000
+    )"""
+# What an order holds is shown from its rest on until the money has moved.
+_UNMOVED = "terms IS NOT NULL AND phase IN ('WORKING', 'REFUNDING') AND progress -> 'rest' IS NOT NULL"
 # A market order has no terms, and nobody looks into its document for them.
 _CONDITIONAL = f"""
     (terms ->> 'limit_price')::numeric(38, 18) AS limit_price,
     CASE WHEN terms IS NULL THEN NULL WHEN terms ->> 'trigger_price' IS NOT NULL
-        THEN (terms ->> 'trigger_price')::numeric(38, 18) ELSE {_TRAIL_LEVEL}::numeric(38, 18) END AS trigger_price,
+        THEN (terms ->> 'trigger_price')::numeric(38, 18) ELSE {_SHOWN_LEVEL} END AS trigger_price,
     (terms ->> 'trail_amount')::numeric(38, 18) AS trail_amount,
     (terms ->> 'trail_bps')::integer AS trail_bps,
     CASE WHEN terms IS NOT NULL THEN coalesce(terms ->> 'time_in_force', 'GTC') END AS time_in_force,
@@ -76,9 +83,8 @@ _CONDITIONAL = f"""
     CASE WHEN terms IS NULL THEN false ELSE coalesce((progress ->> 'triggered')::boolean, false) END AS triggered,
     CASE WHEN terms IS NOT NULL THEN {_WATERMARK} END AS watermark,
     CASE WHEN terms IS NOT NULL AND progress -> 'rest' IS NOT NULL THEN 1 END AS revision,
-    CASE WHEN terms IS NOT NULL AND phase = 'WORKING' THEN progress -> 'hold' ->> 'asset_id' END AS held_asset_id,
-    CASE WHEN terms IS NOT NULL AND phase = 'WORKING'
-        THEN (progress -> 'hold' ->> 'amount')::numeric(38, 18) END AS held_amount"""
+    CASE WHEN {_UNMOVED} THEN progress -> 'hold' ->> 'asset_id' END AS held_asset_id,
+    CASE WHEN {_UNMOVED} THEN (progress -> 'hold' ->> 'amount')::numeric(38, 18) END AS held_amount"""
 
 _MARKET = (
     """

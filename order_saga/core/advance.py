@@ -28,7 +28,7 @@ from order_saga.core.asking import (
     paused_for,
     postpone,
 )
-from order_saga.core.commands import asked_for, fill_price, fill_sums, settlement_terms
+from order_saga.core.commands import asked_for, fill_price, fill_sums, hold_terms, settlement_terms
 from order_saga.core.draft import Draft
 from order_saga.core.entry import enter, unfillable
 from order_saga.core.judgement import (
@@ -84,6 +84,7 @@ from order_saga.core.saga import (
     Triggered,
     Why,
     requested_fields,
+    snapshot,
 )
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _cancel(draft: Draft, message: OrderCancelRequested) -> Ignored | None:
         return Ignored(Why.NOT_ALLOWED, name, {"requested_by": message.requested_by})
     if saga.cancel_requested:
         return Ignored(Why.DUPLICATE, name, {"requested_by": message.requested_by})
-    if PHASES[saga.phase].cancel is None:
+    if PHASES[saga.phase].cancel is None or saga.progress.fire is not None:  # a fire is binding, also while parked
         return Ignored(Why.TOO_LATE, name, {"requested_by": message.requested_by})
     draft.note("received", name, requested_by=message.requested_by)
     draft.set(cancel_requested=True)
@@ -164,6 +165,8 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
     if not question.sent:  # an answer proves that the command was sent, whatever was stored
         question = structs.replace(question, sent=True)
         draft.put(question)
+        if step is Step.RESERVE and saga.progress.hold is None:
+            draft.learn(hold=hold_terms(saga))
     if impossible := contradiction(saga, question, message):
         draft.note("answered", name, **told_by(message))
         _park(draft, impossible)
@@ -211,6 +214,8 @@ def _fired(draft: Draft, message: Fired) -> Ignored | None:
     told = {"sequence": fire.sequence, "price": fire.price}
     if leads_to is None or draft.saga.progress.fire is not None:
         return Ignored(Why.DUPLICATE, "Fired", told)
+    if draft.saga.progress.outcome is not None:  # cancelled while it was parked
+        return Ignored(Why.TOO_LATE, "Fired", told)
     told |= {"as_of": fire.as_of} | ({} if fire.watermark is None else {"watermark": fire.watermark})
     draft.note("fired", "Fired", **told)
     draft.learn(fire=fire)
@@ -221,8 +226,10 @@ def _fired(draft: Draft, message: Fired) -> Ignored | None:
 
 def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
     saga, told = draft.saga, {"sequence": message.sequence, "price": message.price}
-    if PHASES[saga.phase].fired is None or saga.progress.triggered:
+    if PHASES[saga.phase].fired is None or saga.progress.triggered or saga.progress.fire is not None:
         return Ignored(Why.DUPLICATE, "Triggered", told)
+    if saga.terms is None or saga.terms.trigger_price is None or saga.terms.limit_price is None:
+        return Ignored(Why.CONFLICT, "Triggered", told)
     draft.note("triggered", "Triggered", **told)
     draft.learn(triggered=True)
     draft.show()
@@ -251,6 +258,7 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     """Wake a parked order: its open questions are due at once; a cancel that came meanwhile is carried out.
 
     A resting order enters the market anew, unless a tick had fired it: what came while it was parked does not count.
+    A trailing stop's new start, or a trigger that is met now, is a version.
     """
     saga = draft.saga
     if saga.parked_reason is None:
@@ -261,7 +269,10 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     if outcome is not None and leads_to is not None:
         _enter(draft, leads_to, outcome)
     elif (fired := PHASES[saga.phase].fired) is not None:
+        before = snapshot(saga)
         _enter(draft, Phase.ENTRY if saga.progress.fire is None else fired, None)
+        if not draft.events and snapshot(draft.saga) != before:
+            draft.show()
     else:
         for question in saga.progress.open():
             draft.put(begin_anew(question, draft.now))
@@ -409,7 +420,12 @@ def _enter_market(draft: Draft) -> None:
     quote, mark = saga.progress.quote, draft.marks.get(saga.asset_id or "")
     fresh = quote is not None and not is_stale(draft, quote.made_at)
     entered_as = enter(saga, mark, draft.now, quote_is_fresh=fresh)
-    draft.learn(fire=entered_as.fire, rest=entered_as.rest, triggered=entered_as.triggered)
+    known = saga.progress
+    draft.learn(
+        fire=entered_as.fire,
+        rest=entered_as.rest or known.rest,
+        triggered=entered_as.triggered or known.triggered,
+    )
     if entered_as.fire is not None:
         told = {"sequence": entered_as.fire.sequence, "price": entered_as.fire.price, "as_of": entered_as.fire.as_of}
         draft.note("fired", "Entry", **told)

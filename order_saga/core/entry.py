@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from contracts.vocabulary import OrderKind, OrderStatus, ReasonCode
 from order_saga.core.commands import fill_sums, sums_at
-from order_saga.core.levels import PRICE_MAX, level, meets_limit, slippage_cap, worst_price
+from order_saga.core.levels import PRICE_MAX, level, meets_limit, sale_floor, slippage_cap, worst_price
 from order_saga.core.money import uncarried
 from order_saga.core.phases import Entry
 from order_saga.core.saga import Fire, Mark, Outcome, Quote, Rest, Saga
@@ -39,8 +39,9 @@ def objection_to_terms(saga: Saga, terms: Terms, quote: Quote, now: datetime) ->
     waits_for = level(saga.order_type, terms, triggered=False)
     met = waits_for is not None and waits_for.is_reached(quote.price)
     if saga.order_type.kind is OrderKind.LIMIT:
-        if not met and not terms.time_in_force.rests:
-            return ReasonCode.UNFILLED, f"the quote {quote.price:f} does not meet the limit {terms.limit_price:f}"
+        if not (met and quote.is_open) and not terms.time_in_force.rests:
+            why = f"does not meet the limit {terms.limit_price:f}" if quote.is_open else "is not traded at now"
+            return ReasonCode.UNFILLED, f"the quote {quote.price:f} {why}"
     elif met:
         return ReasonCode.WOULD_TRIGGER_IMMEDIATELY, f"the quote {quote.price:f} meets the trigger already"
     if waits_for is None:
@@ -82,9 +83,12 @@ def unfillable(saga: Saga) -> Outcome | None:
     fire = saga.progress.fire
     if fire is None:
         return None
-    cap = slippage_cap(saga, fire.watermark)
+    cap, floor = slippage_cap(saga, fire.watermark), sale_floor(saga)
     if cap is not None and fire.price > cap:
         reason = f"the price {fire.price:f} of sequence {fire.sequence} is above {cap:f}, the most that the order pays"
+        return Outcome(OrderStatus.FAILED, ReasonCode.SLIPPAGE_EXCEEDED, reason)
+    if floor is not None and fire.price < floor:
+        reason = f"the price {fire.price:f} of sequence {fire.sequence} is below the limit {floor:f}"
         return Outcome(OrderStatus.FAILED, ReasonCode.SLIPPAGE_EXCEEDED, reason)
     found = uncarried(fill_sums(saga))
     return None if found is None else Outcome(OrderStatus.FAILED, *found)

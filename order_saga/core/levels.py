@@ -70,15 +70,23 @@ def worst_price(saga: Saga) -> Price:
 
 
 def slippage_cap(saga: Saga, watermark: Price | None) -> Price | None:
-    """Return the most that a BUY stop without a limit pays when it fires, or None for an order without such a bound."""
+    """Return the most that a BUY pays when a tick fires it, or None for a SELL.
+
+    No tick fires a BUY above its limit or its trigger; should one come all the same, its hold is never exceeded.
+    """
     terms, quote = saga.terms, saga.progress.quote
-    if terms is None or quote is None or saga.side is Side.SELL or terms.limit_price is not None:
+    if terms is None or quote is None or saga.side is Side.SELL:
         return None
     worst = worst_price(saga)
     if watermark is None:
         return worst
     trigger = trail_level(saga.side, watermark, terms.trail_amount, terms.trail_bps, quote.tick)
     return min(worst, _slipped(trigger, saga.slippage_bps, quote.tick))
+
+
+def sale_floor(saga: Saga) -> Price | None:
+    """Return the least that a SELL takes, its limit; None for a BUY, and for a SELL that exits at any price."""
+    return None if saga.terms is None or saga.side is Side.BUY else saga.terms.limit_price
 
 
 def _slipped(price: Price, slippage_bps: int | None, tick: Decimal) -> Price:

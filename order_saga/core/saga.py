@@ -401,26 +401,32 @@ def snapshot(saga: Saga) -> Order:
 
 
 def _conditional(saga: Saga, terms: Terms) -> dict[str, Any]:
-    """Show the fields of a conditional order. What it holds, and its watermark, are shown while it rests."""
+    """Show the fields of a conditional order. What it holds is shown from its rest on until the money has moved."""
     shown = {name: getattr(terms, name) for name in Terms.__struct_fields__}
     progress = saga.progress
     shown |= {"triggered": progress.triggered, "revision": REVISION if progress.rest is not None else None}
-    if saga.phase is Phase.WORKING and progress.hold is not None:
+    if saga.phase in _UNMOVED and progress.rest is not None and progress.hold is not None:
         shown |= {"held_asset_id": progress.hold.asset_id, "held_amount": progress.hold.amount}
-    if (watermark := _watermark(progress)) is not None and progress.quote is not None:
+    if (watermark := _watermark(saga)) is not None and progress.quote is not None:
         shown["watermark"] = watermark
         tick = progress.quote.tick
-        shown["trigger_price"] = trail_level(saga.side, watermark, terms.trail_amount, terms.trail_bps, tick)
+        stands_at = trail_level(saga.side, watermark, terms.trail_amount, terms.trail_bps, tick)
+        if 0 < stands_at <= Price.maximum:  # where the market has moved since the quote; no price there can fire it
+            shown["trigger_price"] = stands_at
     return shown
 
 
-def _watermark(progress: Progress) -> Price | None:
+def _watermark(saga: Saga) -> Price | None:
     """Give the watermark as of the last version: where a trailing stop began, or, once fired, the last that counted."""
-    if progress.fire is not None and progress.fire.watermark is not None:
-        return progress.fire.watermark
-    return None if progress.rest is None else progress.rest.watermark
+    fire, rest = saga.progress.fire, saga.progress.rest
+    if fire is not None and fire.watermark is not None and saga.phase not in _UNMOVED:
+        return fire.watermark
+    return None if rest is None else rest.watermark
 
 
+_UNMOVED: Final = frozenset({Phase.WORKING, Phase.REFUNDING})
+"""The phases of an order whose money is where it was put when it began to rest: a fire or an expiry in them shows
+nothing yet, since it makes no version."""
 REVISION: Final = 1
 """The number of an order's first terms. Nothing changes an order's terms yet."""
 REQUESTED_FIELDS: Final = ("user_id", "asset_id", "order_type", "quantity", "price", "client_order_id")

@@ -502,7 +502,8 @@ def test_salvage_keeps_what_is_good(request: Message, data: st.DataObject) -> No
     whole = json.loads(encode(request))
     names = data.draw(st.lists(st.sampled_from([*whole][2:]), min_size=1, unique=True))
     for name in names:
-        whole[name] = data.draw(st.sampled_from(["\0", "?", -1, 1.5, [], {}, True]))
+        broken = ["\0", "?", -1, 1.5, [], {}, *([] if name == "queue_when_closed" else [True])]
+        whole[name] = data.draw(st.sampled_from(broken))
     invalid = salvaged(as_sent(whole))
     for name in request.__struct_fields__:
         if name in names:

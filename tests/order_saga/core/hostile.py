@@ -41,6 +41,7 @@ def lies(side: Side) -> dict[str, Incoming]:
             told[f"not reserved {state} {code}"] = sample.not_reserved(code, state)
             told[f"not settled {state} {code}"] = sample.not_settled(code, state)
             told[f"not refunded {state} {code}"] = sample.not_refunded(code, state)
+    told |= {"fired": sample.fired("50000"), "triggered": sample.triggered("50000"), "expiry due": sample.expiry_due()}
     for reply in one_of_each():
         told[f"{type(reply).__name__} to another command"] = structs.replace(reply, command_id="another:command")
     return told

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
-from contracts.vocabulary import HoldState, OrderStatus
+from contracts.vocabulary import HoldState, OrderKind, OrderStatus
 from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps
 from order_saga.core.saga import Answer, Availability, Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
 
@@ -20,13 +20,14 @@ RANK: Final = {
     Phase.NEW: 0,
     Phase.VALIDATING: 1,
     Phase.RESERVING: 2,
-    Phase.SETTLING: 3,
-    Phase.REFUNDING: 3,
-    Phase.COMPLETED: 4,
-    Phase.CANCELLED: 4,
-    Phase.FAILED: 4,
+    Phase.WORKING: 3,
+    Phase.SETTLING: 4,
+    Phase.REFUNDING: 4,
+    Phase.COMPLETED: 5,
+    Phase.CANCELLED: 5,
+    Phase.FAILED: 5,
 }
-"""A saga moves only to a phase of a higher rank."""
+"""A saga moves only to a phase of a higher rank, and never stops in ENTRY, which has none."""
 KINDS: Final = frozenset(
     {
         "received",
@@ -40,6 +41,10 @@ KINDS: Final = frozenset(
         "parked",
         "resumed",
         "woken",
+        "rests",
+        "triggered",
+        "fired",
+        "expired",
     }
 )
 NOBODY: Final[frozenset[Participant]] = frozenset()
@@ -66,14 +71,17 @@ def check(before: Saga, now: datetime, outcome: Decision | Ignored, paused: froz
     _pauses(before, outcome, paused)
     _cancels(before, after)
     _fills(before, outcome)
+    _waits(before, after)
     check_saga(after)
 
 
 def check_saga(saga: Saga) -> None:
     """Fail unless this saga may exist between two steps."""
     shown = PHASES[saga.phase].status
+    assert saga.phase in RANK, "nothing stops in ENTRY"
     if saga.phase is Phase.REFUNDING:
-        assert saga.status is OrderStatus.PENDING, "a refunding order shows what it showed before"
+        before = OrderStatus.PENDING if saga.progress.rest is None else OrderStatus.CONFIRMED
+        assert saga.status is before, "a refunding order shows what it showed before"
     else:
         assert saga.status is shown
     ended_badly = saga.status in {OrderStatus.CANCELLED, OrderStatus.FAILED}
@@ -82,6 +90,7 @@ def check_saga(saga: Saga) -> None:
     _always_wakeable(saga)
     _money_at_rest(saga)
     _outcome(saga)
+    _conditional(saga)
     if saga.overdue_since is not None:
         assert saga.phase in {Phase.SETTLING, Phase.REFUNDING}, "only what is never given up becomes overdue"
     filled = saga.status in {OrderStatus.PROCESSING, OrderStatus.COMPLETED}
@@ -99,6 +108,11 @@ def _always_wakeable(saga: Saga) -> None:
         assert not waiting
         assert saga.due_at is None
         return
+    if saga.phase is Phase.WORKING:
+        assert not waiting, "a resting order asks nothing; the market wakes it"
+        assert saga.due_at is None
+        assert saga.progress.rest is not None, "and it knows since when it waits"
+        return
     assert waiting, "an order that has not ended waits for an answer"
     assert {question.step for question in waiting} <= set(steps(saga.phase, saga.side)), "only for its phase's answers"
     if saga.parked_reason is None:
@@ -115,8 +129,12 @@ def _money_at_rest(saga: Saga) -> None:
     if saga.phase in {Phase.CANCELLED, Phase.FAILED}:
         never_asked = reserve is None or not reserve.sent
         assert (never_asked and state is None) or (state is not None and state.nothing_held)
-    if saga.phase is Phase.SETTLING:
+    if saga.phase in {Phase.WORKING, Phase.SETTLING}:
         assert state is HoldState.HELD
+    sent = {question.step for question in saga.progress.questions if question.sent}
+    assert not {Step.SETTLE, Step.REFUND} <= sent, "a hold is settled or refunded, never both"
+    if saga.phase in TERMINAL and saga.terms is not None:
+        assert snapshot(saga).held_amount is None, "an order that has ended holds nothing"
 
 
 def _outcome(saga: Saga) -> None:
@@ -124,12 +142,55 @@ def _outcome(saga: Saga) -> None:
     fixed = saga.progress.outcome
     if fixed is None:
         assert saga.phase is not Phase.REFUNDING
-    elif saga.phase in {Phase.VALIDATING, Phase.RESERVING}:
+    elif saga.phase in {Phase.VALIDATING, Phase.RESERVING, Phase.WORKING}:
         assert saga.parked_reason is not None
         assert saga.cancel_requested
     else:
         assert saga.phase in {Phase.REFUNDING, Phase.CANCELLED, Phase.FAILED}
         assert saga.phase is Phase.REFUNDING or saga.reason_code is fixed.reason_code, "the outcome does not change"
+
+
+def _conditional(saga: Saga) -> None:
+    """Expect that a fire is binding, and that an order shows what it holds and how it waits while it rests."""
+    progress = saga.progress
+    if saga.terms is None:
+        assert (progress.rest, progress.fire, progress.triggered) == (None, None, False), "a market order waits never"
+        return
+    if progress.fire is not None:
+        assert saga.phase in {Phase.WORKING, Phase.SETTLING, Phase.REFUNDING, Phase.COMPLETED, Phase.FAILED}
+        assert saga.phase is not Phase.WORKING or saga.parked_reason is not None, "a fired order fills at once"
+        assert not saga.cancel_requested, "a fired order is never cancelled"
+        fixed = progress.outcome
+        assert fixed is None or fixed.status is OrderStatus.FAILED, "nor does it expire"
+    if saga.status is None:
+        return
+    shown, rests = snapshot(saga), saga.phase in {Phase.WORKING, Phase.REFUNDING} and progress.rest is not None
+    assert shown.triggered == progress.triggered
+    assert (shown.held_amount is not None) == (shown.held_asset_id is not None) == rests
+    assert (shown.revision is not None) == (progress.rest is not None)
+    if rests:
+        assert progress.hold is not None
+        assert (shown.held_asset_id, shown.held_amount) == (progress.hold.asset_id, progress.hold.amount)
+    trails = saga.order_type is not None and saga.order_type.kind is OrderKind.TRAILING_STOP
+    assert trails or shown.watermark is None
+    assert (shown.watermark is not None) == (trails and progress.rest is not None)
+
+
+def _waits(before: Saga, after: Saga) -> None:
+    """Expect that what is fixed stays: the terms, the hold, the settlement, the trigger that was met, and the fire."""
+    assert before.phase is Phase.NEW or after.terms == before.terms
+    was, now = before.progress, after.progress
+    for name in ("hold", "settlement", "fire"):
+        fixed = getattr(was, name)
+        assert fixed is None or getattr(now, name) == fixed, f"the {name} is fixed once"
+    assert now.triggered >= was.triggered, "a trigger is never tested again"
+    if was.rest is not None:
+        assert now.rest is not None
+        assert now.rest == was.rest or (before.parked_reason and after.parked_reason is None), (
+            "only a resume begins it anew"
+        )
+    if after.phase is Phase.CANCELLED:
+        assert now.fire is None, "a fired order is never cancelled and never expires"
 
 
 def _goes_on(before: Saga, after: Saga) -> None:
@@ -153,7 +214,7 @@ def _versions(before: Saga, decision: Decision, now: datetime) -> None:
         assert event.order.version == version
         assert event.order.updated_at == now
         if event.status is status:
-            assert decision.saga.cancel_requested > before.cancel_requested, "the same status again shows a cancel"
+            _says_something(before, decision)
         else:
             assert event.status in MOVES[status], f"{status} -> {event.status}"
         status = event.status
@@ -162,6 +223,15 @@ def _versions(before: Saga, decision: Decision, now: datetime) -> None:
         assert decision.events[-1].order == snapshot(decision.saga), "the last event shows the order as it is"
     elif before.status is not None:
         assert snapshot(decision.saga) == snapshot(before), "what a client can see changes only with a version"
+
+
+def _says_something(before: Saga, decision: Decision) -> None:
+    """Expect of a version with the status of the last one that a client sees why there is one."""
+    after = decision.saga
+    cancelled = after.cancel_requested > before.cancel_requested
+    triggered = after.progress.triggered > before.progress.triggered
+    began_anew = after.progress.rest != before.progress.rest and snapshot(after).watermark != snapshot(before).watermark
+    assert cancelled or triggered or began_anew, "the same status again shows a cancel, a trigger or a new start"
 
 
 def _history(before: Saga, decision: Decision) -> None:
@@ -251,4 +321,8 @@ def _fills(before: Saga, decision: Decision) -> None:
         assert decision.fill.busted == taken_back
         assert decision.fill.quantity == decision.saga.quantity
         assert decision.fill.price == (before if taken_back else decision.saga).average_price
+        fire, quote = decision.saga.progress.fire, decision.saga.progress.quote
+        assert quote is not None
+        assert decision.fill.price == (quote.price if fire is None else fire.price), "it fills at what fired it"
+        assert before.phase is not Phase.WORKING or fire is not None, "only a tick fills what rests"
         assert decision.fill.fee == (before if taken_back else decision.saga).fee

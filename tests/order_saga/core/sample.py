@@ -21,7 +21,7 @@ from contracts.balance import (
     SettleBalance,
     SettlementRefused,
 )
-from contracts.decimals import Money, Price, Quantity
+from contracts.decimals import Money, Price, Quantity, subtract
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
 from order_saga.core.advance import advance
@@ -31,8 +31,12 @@ from order_saga.core.saga import (
     AskAgainRequested,
     Command,
     Decision,
+    ExpiryDue,
+    Fire,
+    Fired,
     Ignored,
     Incoming,
+    Mark,
     ParkRequested,
     Participant,
     Phase,
@@ -43,6 +47,7 @@ from order_saga.core.saga import (
     Saga,
     Step,
     TimerDue,
+    Triggered,
     Why,
 )
 from tests.order_saga.core.invariants import NOBODY, availability, check
@@ -67,6 +72,14 @@ def request(side: Side = Side.BUY, **changes: Any) -> OrderRequested:
     """Request 0.01 BTC at 50,000, within the default slippage."""
     order = OrderRequested(ORDER_ID, USER, "BTC", _TYPES[side], Quantity("0.01"), price=Price(50_000))
     return structs.replace(order, **changes)
+
+
+def conditional(order_type: OrderType, **terms: Any) -> Requested:
+    """Wrap a request for a conditional order of 0.01 BTC; prices are given as text."""
+    prices = ("limit_price", "trigger_price", "trail_amount")
+    given = {name: Price(value) if name in prices else value for name, value in terms.items()}
+    fields = {"quantity": Quantity("0.01"), **given}
+    return Requested(OrderRequested(ORDER_ID, USER, "BTC", order_type, **fields), sent_at=NOW)
 
 
 def requested(side: Side = Side.BUY, **changes: Any) -> Requested:
@@ -153,7 +166,8 @@ def fitting(saga: Saga, message: Incoming) -> Incoming:
     if isinstance(message, BalanceReserved) and message.amount == HOLD and isinstance(asked, ReserveBalance):
         return structs.replace(message, amount=asked.amount)
     if isinstance(message, BalanceSettled) and message.captured == HOLD and isinstance(asked, SettleBalance):
-        return structs.replace(message, captured=asked.capture)
+        returned = Money(subtract(asked.amount, asked.capture))
+        return structs.replace(message, captured=asked.capture, returned=returned)
     if isinstance(message, BalanceRefunded) and message.refunded == HOLD and isinstance(asked, RefundBalance):
         return structs.replace(message, refunded=asked.amount)
     return message
@@ -177,6 +191,27 @@ def resume() -> ResumeRequested:
 def ask_again() -> AskAgainRequested:
     """Ask, as an operator, that the order's questions are sent again."""
     return AskAgainRequested(ORDER_ID, OPERATOR)
+
+
+def fired(price: str, sequence: int = 12, watermark: str | None = None) -> Fired:
+    """Report that a tick has fired the order."""
+    best = None if watermark is None else Price(watermark)
+    return Fired(ORDER_ID, Fire(sequence, Price(price), NOW, best))
+
+
+def triggered(price: str, sequence: int = 11) -> Triggered:
+    """Report that a tick has met the order's trigger, but not its limit."""
+    return Triggered(ORDER_ID, sequence, Price(price))
+
+
+def expiry_due() -> ExpiryDue:
+    """Report that the order's `expires_at` has come."""
+    return ExpiryDue(ORDER_ID)
+
+
+def mark(price: str, sequence: int = 9, *, live: bool = True) -> Mark:
+    """Make what is known of the market: by default newer than the quote of `approved`."""
+    return Mark(sequence, Price(price), NOW, live)
 
 
 def _id(step: str) -> str:
@@ -212,6 +247,7 @@ class Story:
         self.now = NOW
         self.time_scale = time_scale
         self.paused = self.silent = NOBODY
+        self.marks: dict[str, Mark] = {}
         self.told: list[Decision | Ignored] = []
         self.tell(*messages)
 
@@ -219,7 +255,7 @@ class Story:
         """Give these messages to the order, one after the other, at the present time."""
         for message in messages:
             away = availability(self.paused, self.silent)
-            outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, away)
+            outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, away, self.marks)
             check(self.saga, self.now, outcome, self.paused)
             if isinstance(outcome, Decision):
                 self.saga = outcome.saga
@@ -234,6 +270,11 @@ class Story:
     def make_silent(self, *participants: Participant) -> Story:
         """Make these participants silent and all others available."""
         self.silent = frozenset(participants)
+        return self
+
+    def trade(self, price: str, sequence: int = 9, *, live: bool = True) -> Story:
+        """Let the market stand at this price."""
+        self.marks = {"BTC": mark(price, sequence, live=live)}
         return self
 
     def wait(self, seconds: float) -> Story:

@@ -25,16 +25,34 @@ from contracts.balance import (
 from contracts.codec import decoder, encode
 from contracts.decimals import Money, Price, Quantity
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
-from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
-from order_saga.core.advance import advance
-from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, Way, steps, target
+from contracts.vocabulary import HoldState, OrderKind, OrderStatus, OrderType, Side, TimeInForce
+from order_saga.core.advance import NO_MARKS, advance
+from order_saga.core.phases import (
+    MOVES,
+    PHASES,
+    QUESTIONS,
+    RESTING,
+    TERMINAL,
+    Entry,
+    PhaseRow,
+    Way,
+    entered,
+    needed,
+    steps,
+    target,
+)
 from order_saga.core.saga import (
     Answer,
     AskAgainRequested,
     Decision,
+    ExpiryDue,
+    Fire,
+    Fired,
     Ignored,
     Incoming,
+    Mark,
     ParkRequested,
+    Participant,
     Phase,
     Progress,
     Requested,
@@ -42,20 +60,24 @@ from order_saga.core.saga import (
     Saga,
     Step,
     TimerDue,
+    Triggered,
     Why,
     snapshot,
 )
 from tests.order_saga.core import sample
+from tests.order_saga.core.conditional import Case, walked_conditional
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY, availability, check
 from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
 from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
+STOP_LIMIT: Final = Case(OrderType.STOP_LOSS_BUY, has_limit=True, time_in_force=TimeInForce.GTD)
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
 
 
 def _walks() -> list[Walk]:
-    return [walked(side)[0] for side in Side]
+    """Return the walks of both market orders, and of one that rests, may be triggered, and expires."""
+    return [*(walked(side)[0] for side in Side), walked_conditional(STOP_LIMIT)[0]]
 
 
 # The table is whole ---------------------------------------------------------------------------------------------------
@@ -80,6 +102,7 @@ def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
     for phase in TERMINAL:
         row = PHASES[phase]
         assert (row.asks, row.yes, row.no, row.timeout, row.cancel) == ((), (), None, None, None)
+        assert (row.fired, row.expiry, row.entry) == (None, None, ())
         assert row.status is not None
         assert MOVES[row.status] == ()
     assert {PHASES[phase].status for phase in TERMINAL} == {status for status in OrderStatus if status.terminal}
@@ -104,8 +127,29 @@ def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
 def test_only_what_is_before_the_pivot_can_be_cancelled() -> None:
     """Cancel is allowed in PENDING and CONFIRMED, until the fill."""
     cancelable = {phase for phase, row in PHASES.items() if row.cancel is not None}
-    assert cancelable == {Phase.VALIDATING, Phase.RESERVING}
+    assert cancelable == {Phase.VALIDATING, Phase.RESERVING, Phase.WORKING}
     assert {PHASES[phase].cancel for phase in cancelable} == {Phase.REFUNDING}
+
+
+def test_only_a_resting_order_is_fired_or_expires() -> None:
+    """A resting order asks nothing and needs nobody; a tick takes it to the pivot, its time or a cancel back."""
+    assert {Phase.WORKING} == RESTING
+    assert {phase for phase, row in PHASES.items() if row.expiry is not None} == RESTING
+    row = PHASES[Phase.WORKING]
+    assert (row.status, row.asks, row.yes, row.no, row.timeout) == (OrderStatus.CONFIRMED, (), (), None, None)
+    assert (row.fired, row.cancel, row.expiry) == (Phase.SETTLING, Phase.REFUNDING, Phase.REFUNDING)
+    assert all(not needed(Phase.WORKING, side) for side in Side)
+
+
+def test_entry_asks_nothing_and_has_a_way_out_for_everything_that_it_can_find() -> None:
+    """ENTRY is left in the decision that reaches it, so it shows nothing and has only its ways out."""
+    assert PHASES[Phase.ENTRY] == PhaseRow(None, entry=PHASES[Phase.ENTRY].entry)
+    assert [entry for entry, _ in PHASES[Phase.ENTRY].entry] == list(Entry)
+    ways = {Entry.FILLS: Phase.SETTLING, Entry.RESTS: Phase.WORKING, Entry.ENDS: Phase.REFUNDING}
+    assert {entry: entered(entry) for entry in Entry} == ways
+    assert not [phase for phase in set(Phase) - {Phase.ENTRY} if PHASES[phase].entry]
+    for side in Side:  # nobody is asked for a quote while the money could not move
+        assert needed(Phase.VALIDATING, side) == {Participant.ASSETS, Participant.BALANCE}
 
 
 @pytest.mark.parametrize("step", Step)
@@ -133,9 +177,9 @@ def test_steps_and_targets_by_side() -> None:
     assert steps(Phase.VALIDATING, Side.SELL) == (Step.CHECK, Step.RESERVE)
     assert steps(Phase.VALIDATING, Side.BUY) == (Step.CHECK,)
     assert steps(Phase.RESERVING, Side.BUY) == (Step.RESERVE,)
-    assert target(Phase.VALIDATING, Side.SELL) is Phase.SETTLING
+    assert target(Phase.VALIDATING, Side.SELL) is Phase.ENTRY
     assert target(Phase.VALIDATING, Side.BUY) is Phase.RESERVING
-    assert target(Phase.RESERVING, Side.BUY) is Phase.SETTLING
+    assert target(Phase.RESERVING, Side.BUY) is Phase.ENTRY
     assert target(Phase.REFUNDING, Side.BUY) is Way.BY_OUTCOME
 
 
@@ -143,11 +187,12 @@ def test_steps_and_targets_by_side() -> None:
 
 
 def test_every_message_is_handled_in_every_phase() -> None:
-    """The walk tries each message type in each phase, and none raises."""
+    """The walks try each message type in each phase that an order can stand in, and none raises."""
     tried = {
         (walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name, _ in walk.edges
     }
-    assert tried == {(phase, kind) for phase in Phase for kind in get_args(Incoming)}
+    stands = set(Phase) - {Phase.ENTRY}
+    assert tried == {(phase, kind) for phase in stands for kind in get_args(Incoming)}
 
 
 def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> None:
@@ -158,7 +203,8 @@ def test_a_decision_depends_on_nothing_but_its_arguments_and_changes_none() -> N
                 continue  # the outcome must not depend on the order of calls
             saga, message = walk.states[state], walk.messages[name]
             before, away = hash((saga, message)), availability(paused, SILENT.get(name, NOBODY))
-            assert advance(saga, message, NOW, availability=away) == advance(saga, message, NOW, availability=away)
+            first = advance(saga, message, NOW, availability=away, marks=walk.market(name))
+            assert first == advance(saga, message, NOW, availability=away, marks=walk.market(name))
             assert hash((saga, message)) == before
 
 
@@ -233,11 +279,26 @@ def _any(kind: type[msgspec.Struct], **fields: st.SearchStrategy[Any]) -> st.Sea
 
 _OPTIONAL: Final = ("asset_id", "order_type", "quantity", "price", "slippage_bps", "client_order_id")
 _INVALID: Final = {name: st.none() | FIELDS[name] for name in _OPTIONAL}
+CONDITIONAL: Final = _any(
+    OrderRequested,
+    order_type=st.sampled_from([name for name in OrderType if name.kind is not OrderKind.MARKET]),
+    price=st.none(),
+    slippage_bps=st.none() | st.integers(0, 10_000),
+    limit_price=st.none() | PRICES,
+    trigger_price=st.none() | PRICES,
+    trail_amount=st.none() | PRICES,
+    trail_bps=st.none() | st.integers(1, 1_000).map(lambda fives: 5 * fives),
+    time_in_force=st.none() | st.sampled_from(TimeInForce),
+    expires_at=st.none() | st.sampled_from((NOW, NOW + timedelta(days=1), NOW + timedelta(days=31))),
+    queue_when_closed=st.none() | st.booleans(),
+)
+MARKS: Final = st.builds(Mark, st.integers(0, 2**53 - 1), PRICES, st.just(NOW), st.booleans())
+FIRES: Final = st.builds(Fire, st.integers(0, 2**53 - 1), PRICES, TIMES, st.none() | PRICES)
 _BALANCE_NO: Final = st.sampled_from(BalanceRefusal)
 MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
     Requested: st.builds(
         Requested,
-        _any(OrderRequested, price=st.none() | PRICES) | _any(InvalidOrder, **_INVALID),
+        _any(OrderRequested, price=st.none() | PRICES) | CONDITIONAL | _any(InvalidOrder, **_INVALID),
         st.sampled_from((NOW, NOW - timedelta(seconds=61), NOW + timedelta(days=1))) | TIMES,
         duplicate_of=st.none() | st.uuids(),
     ),
@@ -251,6 +312,9 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
     BalanceRefunded: _any(BalanceRefunded),
     RefundRefused: _any(RefundRefused, reason_code=_BALANCE_NO),
     TimerDue: _any(TimerDue),
+    Fired: st.builds(Fired, st.just(ORDER_ID), FIRES),
+    Triggered: _any(Triggered),
+    ExpiryDue: _any(ExpiryDue),
     ParkRequested: _any(ParkRequested),
     ResumeRequested: _any(ResumeRequested),
     AskAgainRequested: _any(AskAgainRequested),
@@ -269,7 +333,8 @@ def test_no_wording_of_any_message_raises_or_breaks_an_order(data: st.DataObject
     moves = st.tuples(anything, st.sampled_from((0, 2, 31, 301, -5)), st.sampled_from(PAUSES), st.sampled_from(PAUSES))
     for message, seconds, paused, silent in data.draw(st.lists(moves, max_size=8)):
         now += timedelta(seconds=seconds)
-        outcome = advance(saga, message, now, availability=availability(paused, silent))
+        marks = {"BTC": data.draw(MARKS)} if data.draw(st.booleans()) else NO_MARKS
+        outcome = advance(saga, message, now, availability=availability(paused, silent), marks=marks)
         check(saga, now, outcome, paused)
         if isinstance(outcome, Decision):
             saga = outcome.saga

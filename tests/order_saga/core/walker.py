@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import structs
 
-from order_saga.core.advance import advance
+from contracts.orders import OrderRequested
+from order_saga.core.advance import NO_MARKS, advance
 from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, TERMINAL
 from order_saga.core.saga import (
     Answer,
@@ -27,10 +28,12 @@ from order_saga.core.saga import (
     Fill,
     Ignored,
     Incoming,
+    Mark,
     Participant,
     Phase,
     Progress,
     Question,
+    Requested,
     Saga,
     Step,
     Why,
@@ -41,10 +44,14 @@ from tests.order_saga.core.sample import NOW, blank, fitting, with_question
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from contracts.terms import Terms
+
 _ZERO: Final = timedelta(0)
 _TOO_OLD: Final = timedelta(seconds=MAX_QUOTE_AGE_S, microseconds=1)
 _ATTEMPTS_TOLD_APART: Final = 6
 """From this attempt on, the wait before the next attempt does not grow."""
+EXPIRES_AT: Final = NOW + timedelta(days=1)
+"""When an order expires whose time has not come yet."""
 PAUSES: Final = (NOBODY, frozenset({Participant.BALANCE}), frozenset({Participant.ASSETS}))
 """Who may be paused when a message comes. A pause of balance stops all questions, so both equal balance alone."""
 SILENT: Final = {
@@ -54,6 +61,9 @@ SILENT: Final = {
 """The silent participants when a message of this name comes; with any other name there are none."""
 DECIDING: Final = frozenset({Phase.VALIDATING, Phase.RESERVING})
 """The phases in which a quote's age, or the reason of a refusal, can still affect a decision."""
+
+EXPIRING: Final = DECIDING | {Phase.WORKING}
+"""The phases in which an order's `expires_at` can still affect a decision."""
 
 
 # Any graph ------------------------------------------------------------------------------------------------------------
@@ -125,8 +135,13 @@ class Walk:
         messages: Mapping[str, Incoming],
         clock: Clock = Clock.REGIONS,
         during_pauses: Collection[str] | None = None,
+        marks: Mapping[str, Mark] = NO_MARKS,
     ) -> None:
-        """Take every message that may come, by name; only those of `during_pauses` (or all) come in pauses too."""
+        """Take every message that may come, by name; only those of `during_pauses` (or all) come in pauses too.
+
+        `marks` says how the market of the order's asset stands when a message of this name comes.
+        """
+        self.marks = marks
         self.messages = messages
         self._during_pauses = messages.keys() if during_pauses is None else during_pauses
         self.clock = clock
@@ -162,10 +177,15 @@ class Walk:
         """Return the number of a saga's state; None if the walk has not met it."""
         return self._numbers.get(canonical(saga, now, self.clock))
 
+    def market(self, name: str) -> Mapping[str, Mark]:
+        """Say what is known of the market when a message of this name comes."""
+        return {"BTC": self.marks[name]} if name in self.marks else NO_MARKS
+
     def _tell(self, state: int, name: str, paused: frozenset[Participant]) -> Edge:
-        before, message = self.states[state], self.messages[name]
+        before = self.states[state]
+        message = _as_seen(before, self.messages[name])
         away = availability(paused, SILENT.get(name, NOBODY))
-        outcome = advance(before, fitting(before, message), NOW, availability=away)
+        outcome = advance(before, fitting(before, message), NOW, availability=away, marks=self.market(name))
         check(before, NOW, outcome, paused)
         if isinstance(outcome, Ignored):
             return Edge(state, ignored=outcome.why)
@@ -180,6 +200,15 @@ class Walk:
         return number
 
 
+def _as_seen(saga: Saga, message: Incoming) -> Incoming:
+    """Let a repeated request name the same `expires_at` as its order, which may have come (`_terms`)."""
+    asked = message.request if isinstance(message, Requested) else None
+    if not isinstance(asked, OrderRequested) or asked.expires_at is None or saga.terms is None:
+        return message
+    assert isinstance(message, Requested)
+    return structs.replace(message, request=structs.replace(asked, expires_at=saga.terms.expires_at))
+
+
 # What tells two states apart ------------------------------------------------------------------------------------------
 
 
@@ -192,7 +221,7 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
     woken = saga.due_at is not None and saga.due_at <= now
     quote = progress.quote
     if quote is not None:
-        age = min(now - quote.made_at, _TOO_OLD) if saga.phase in DECIDING else _ZERO
+        age = min(now - quote.made_at, _TOO_OLD) if _quote_counts(saga) else _ZERO
         known_age = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
         quote = structs.replace(quote, made_at=NOW - known_age)
     outcome = None if progress.outcome is None else structs.replace(progress.outcome, reason=None)
@@ -206,14 +235,33 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
         due_at=(NOW if woken else due_at) if asking else None,
         overdue_since=None if saga.overdue_since is None else NOW,
         parked_reason=None if saga.parked_reason is None else "parked",
+        terms=_terms(saga, now),
         progress=Progress(
             questions=questions,
             quote=quote,
+            hold=None if saga.terms is None else progress.hold,
+            rest=None if progress.rest is None else structs.replace(progress.rest, from_sequence=0, entered_at=NOW),
+            fire=progress.fire,
+            triggered=progress.triggered,
             hold_state=progress.hold_state,
             outcome=None if saga.phase in TERMINAL else outcome,
             early_cancels=progress.early_cancels if saga.phase is Phase.NEW else (),
         ),
     )
+
+
+def _quote_counts(saga: Saga) -> bool:
+    """Tell whether the age of the quote can still affect a decision: a resting order may be resumed into the market."""
+    return saga.phase in DECIDING or (saga.phase is Phase.WORKING and saga.progress.fire is None)
+
+
+def _terms(saga: Saga, now: datetime) -> Terms | None:
+    """Keep of `expires_at` only whether it has come, and that only as long as the order can expire."""
+    terms = saga.terms
+    if terms is None or terms.expires_at is None:
+        return terms
+    has_come = terms.expires_at <= now and saga.phase in EXPIRING
+    return structs.replace(terms, expires_at=NOW if has_come else EXPIRES_AT)
 
 
 def _question(saga: Saga, question: Question, now: datetime, clock: Clock) -> Question:
@@ -248,9 +296,12 @@ def _limit(step: Step) -> timedelta:
 def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime]]]:
     """Make one condition of time true, independent of the others; or wake the order early, as the worker may."""
     progress, quote = saga.progress, saga.progress.quote
-    if saga.phase in DECIDING and quote is not None and quote.made_at == NOW:
+    if _quote_counts(saga) and quote is not None and quote.made_at == NOW:
         stale = structs.replace(quote, made_at=NOW - _TOO_OLD)
         yield "the quote is too old", (structs.replace(saga, progress=structs.replace(progress, quote=stale)), NOW)
+    terms = saga.terms
+    if saga.phase in EXPIRING and terms is not None and terms.expires_at is not None and terms.expires_at > NOW:
+        yield "it expires", (structs.replace(saga, terms=structs.replace(terms, expires_at=NOW)), NOW)
     if saga.parked_reason is not None:
         return
     for question in progress.open():
