@@ -31,8 +31,9 @@ from order_saga.core.saga import (
 )
 from order_saga.worker import resting_store, store
 from order_saga.worker.market import open_batch, save_batch
+from order_saga.worker.tables import SCHEMA
 from saga_kit.messaging.batch import Effects, Intake, Received, RejectedRecord
-from saga_kit.messaging.outbox import OutboxMessage
+from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -131,7 +132,11 @@ class SagaHandler:
             return False
         # What a tick has done to it comes first: parked, it would not wait for the market any more.
         messages = [*opened.market.news.get(order_id, ()), ParkRequested(order_id, reason)]
-        save_batch(tx, opened, fold(known, messages, now, self._time_scale, marks=opened.market.marks), now)
+        folded = fold(known, messages, now, self._time_scale, marks=opened.market.marks)
+        save_batch(tx, opened, folded, now)
+        # Nobody publishes them from memory. What the fire asks is asked when the order is resumed.
+        events = [structs.replace(_event(event, folded), delay_s=AT_ONCE_S) for event in folded.events]
+        Outbox(SCHEMA).write(tx, events)
         return True
 
     async def _within_limit(

@@ -15,7 +15,7 @@ from tests.e2e.system import System, eventually
 from tests.e2e.trader import ENDED, Trader
 
 PRICES = {"BTC": Fraction(50_000), "ETH": Fraction(2_500), "ACME": Fraction(20), "SLOW": Fraction(10)}
-"""What the sample assets cost, in USD."""
+"""What the sample assets cost, in USD. A conditional order fills at the tick that fires it, as its own test checks."""
 FEE_RATE = Fraction(10, 10_000)
 LEGAL = {
     (): {"PENDING"},
@@ -72,14 +72,16 @@ def effect_of(order: Any) -> Effect:
     """Work out what a completed order does to its user's accounts."""
     user, asset, quantity = order["user_id"], order["asset_id"], Fraction(order["filled_quantity"])
     gross = quantity * Fraction(order["average_price"])
-    if order["order_type"] == "MARKET_BUY":
+    if order["order_type"].endswith("_BUY"):
         return {(user, asset): quantity, (user, "USD"): -_up(gross) - fee_of(order)}
     return {(user, asset): -quantity, (user, "USD"): _down(gross) - fee_of(order)}
 
 
 def fee_of(order: Any) -> Fraction:
     """Work out the fee, rounded up to the cent."""
-    return _up(Fraction(order["filled_quantity"]) * PRICES[order["asset_id"]] * FEE_RATE)
+    conditional = not order["order_type"].startswith("MARKET_")
+    price = Fraction(order["average_price"]) if conditional else PRICES[order["asset_id"]]
+    return _up(Fraction(order["filled_quantity"]) * price * FEE_RATE)
 
 
 async def accounts(system: System) -> Effect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ class Wanted:
     price: str | None = None
     ends: str = COMPLETED
     cancel: bool = False
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of a conditional order."""
     order_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     """For orders by Kafka; the API mints its own."""
 
@@ -32,7 +34,7 @@ class Wanted:
     def body(self) -> dict[str, Any]:
         """The body of `POST /orders`."""
         asked = {"order_type": self.order_type, "asset_id": self.asset_id, "quantity": self.quantity}
-        return asked if self.price is None else asked | {"price": self.price}
+        return {**asked, **self.terms, **({} if self.price is None else {"price": self.price})}
 
     @property
     def announced(self) -> set[str]:

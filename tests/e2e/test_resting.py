@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
@@ -14,8 +13,10 @@ from local_stack.sample_data import SampleAsset
 from operations.access.database import connected
 from operations.demo.samples import sample_stores
 from participants.assets.price_store import set_price
+from tests.e2e.checker import assert_all_is_well
+from tests.e2e.orders import Wanted
 from tests.e2e.system import System, eventually
-from tests.e2e.wire import Message, message
+from tests.e2e.trader import Trader
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -27,13 +28,11 @@ ENDED = """
     AND status IN ('COMPLETED', 'CANCELLED', 'FAILED')"""
 
 
-def _order(order_type: str, **terms: object) -> tuple[str, Message]:
-    order_id = str(uuid.uuid4())
-    body: dict[str, Any] = {"order_id": order_id, "user_id": "waiter", "asset_id": WAVE.asset_id, "quantity": "1"}
-    return order_id, message("orders.requests", order_id, "OrderRequested", body | {"order_type": order_type} | terms)
+def _order(order_type: str, **terms: object) -> Wanted:
+    return Wanted("waiter", order_type, WAVE.asset_id, "1", terms=terms)
 
 
-async def test_resting_orders_fire_at_the_tick_that_reaches_them(system: System) -> None:
+async def test_resting_orders_fire_at_the_tick_that_reaches_them(system: System, trader: Trader) -> None:
     """Each order fills at the price of the first tick that fires it, gaps included, and the money adds up.
 
     The path is 100, 110, 104, 92. A trail of 5 fires at 104, below the peak that no order was told of.
@@ -48,8 +47,7 @@ async def test_resting_orders_fire_at_the_tick_that_reaches_them(system: System)
         (_order("STOP_LOSS_SELL", trigger_price="95"), Decimal(92)),
         (_order("LIMIT_BUY", limit_price="93"), Decimal(92)),
     ]
-    ids = [order_id for (order_id, _), _ in orders]
-    await system.producer.send(*(request for (_, request), _ in orders))
+    ids = await trader.produce(*(wanted for wanted, _ in orders))
     await eventually(_counts(system, ids, len(ids)), "all orders rest")
     async with connected(system.stack.logins["assets"]) as engine:
         for number, price in enumerate(("110", "104", "92"), 1):
@@ -57,8 +55,8 @@ async def test_resting_orders_fire_at_the_tick_that_reaches_them(system: System)
             ended = {1: 1, 2: 2, 3: 5}[number]
             await eventually(_have_ended(system, ids, ended), f"{ended} orders have ended at {price}")
     rows = {row[0]: (row[1], row[2]) for row in await system.rows(ENDED, ids)}
-    assert {order_id: ("COMPLETED", price) for (order_id, _), price in orders} == rows
-    assert [] == await system.audit()
+    assert {wanted.order_id: ("COMPLETED", price) for wanted, price in orders} == rows
+    await assert_all_is_well(system, trader)
 
 
 def _counts(system: System, ids: list[str], number: int) -> Callable[[], Coroutine[Any, Any, bool]]:

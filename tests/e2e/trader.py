@@ -155,4 +155,4 @@ def request_of(wanted: Wanted, *, partition: int = -1) -> Message:
 def cancel_of(wanted: Wanted, *, by: str | None = None) -> Message:
     """Write the message that asks for an order's cancel."""
     body = {"order_id": wanted.order_id, "user_id": wanted.user_id, "requested_by": by or wanted.user_id}
-    return message("orders.requests", wanted.order_id, "OrderCancelRequested", body)
+    return message("orders.cancels", wanted.order_id, "OrderCancelRequested", body)

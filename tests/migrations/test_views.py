@@ -65,7 +65,6 @@ PROMISED = {
     "audit.pauses": "participant paused_by reason paused_at",
     "audit.repairs": "run_id action item done_by at result",
     "audit.ledger": "began_at closed_at successor",
-    "audit.fires": "order_id asset_id phase created_at from_sequence fired_sequence fired_price",
     "audit.marks": "asset_id sequence price as_of confirmed_at appended_at trading live",
     "audit.resting": "order_id asset_id side revision live up_price down_price from_sequence entered_at expires_at"
     " triggered_sequence fired_sequence fired_price watermark watermark_sequence",

@@ -1032,4 +1032,15 @@ MUTANTS: Final = (
         "return {trail: upto + 3 for trail, upto in self.probes}",
         ("tests/order_saga/triggers/test_engine.py::test_batches_fire_what_single_ticks_fire",),
     ),
+    Mutant(
+        "market: a parked fire is not told",
+        "Every version is told, also that of a fire that is written while its order is parked (I9).",
+        "order_saga/worker/process.py",
+        "        Outbox(SCHEMA).write(tx, events)\n",
+        "        Outbox(SCHEMA).write(tx, events[1:])\n",
+        (
+            "tests/evidence/simulation/test_market.py::test_a_fire_of_an_order_that_is_parked_is_told",
+            "tests/order_saga/worker/test_market.py::test_a_poisonous_message_parks_a_fired_order_after_its_fire",
+        ),
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contracts.assets import AssetPriceChanged, Trading
@@ -78,13 +79,14 @@ class Prices:
             self._publish(asset_id, moment, stale_s)
 
     async def confirm(self) -> None:
-        """Confirm prices for ever, as their sources do, and publish each once more."""
-        while True:
+        """Confirm prices for ever, as their sources do, and publish each once more, every second time."""
+        for number in count():
             await asyncio.sleep(CONFIRM_S)
             for asset_id, confirmed in self.confirmed.items():
                 if confirmed and not self._world.database_is_away:
                     self._show(asset_id)
-                    self._publish(asset_id, self.moments[asset_id][-1])
+                    if number % 2:
+                        self._publish(asset_id, self.moments[asset_id][-1])
 
     def _note(self, asset_id: str, price: float, trading: Trading) -> None:
         seconds, moments = self._world.loop.time(), self.moments[asset_id]

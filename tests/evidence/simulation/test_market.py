@@ -124,6 +124,12 @@ def test_the_repetition_of_a_stale_tick_fires() -> None:
     assert {"COMPLETED": 1} == dict(_run(orders, stale).ends)
 
 
+def test_a_fire_of_an_order_that_is_parked_is_told() -> None:
+    """An order that can't be written when it fires is parked after its fire: each version is told, and it ends well."""
+    poison = Fault(Kind.POISON, "0", 9.5, 10.0)
+    assert {"COMPLETED": 1} == dict(_run([_order(1, "SELL", _STOP)], _ticks(98), (poison,)).ends)
+
+
 def test_nobody_fires_at_the_end_of_its_time() -> None:
     """A tick that comes when the time of an order is over does not fire it, though nobody has ended the order yet."""
     terms = Terms("STOP_LOSS", trigger_price="99", time_in_force="GTD", expires_after_s=10.0)

@@ -105,6 +105,7 @@ async def test_expires_at_is_later_than_now_and_not_too_far_away(api: Api, orche
     bodies = [LIMIT | GTD | {"expires_at": time.isoformat()} for time in late]
     refused = await asyncio.gather(*(api.submit(body) for body in bodies), *(api.submit(LIMIT) for _ in late))
     assert [422] * 3 + [202] * 3 == [answer.status_code for answer in refused]
+    assert 3 == len(await orchestrator.run("SELECT FROM api.claims"))
     for answer in refused[:3]:
         [error] = answer.json()["errors"]
         assert "expires_at" == error["field"]

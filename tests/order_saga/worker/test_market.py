@@ -186,6 +186,8 @@ async def test_a_poisonous_message_parks_a_fired_order_after_its_fire(db: OrderD
     async with begin(db.engine) as tx:
         assert await orchestrator().park(tx, Received(of(cancel(), order_id)), "a reason")
     assert await phase(db) == "SETTLING"
+    [stored] = await db.rows("SELECT refs FROM orders.outbox WHERE refs[1] LIKE '%:v3'")
+    assert [f"{order_id}:v3"] == stored["refs"], "what the fire shows is told, though nobody publishes it from memory"
 
 
 async def test_a_triggered_stop_is_told_once(db: OrderDatabase) -> None:
