@@ -66,6 +66,7 @@ STARTED_BY_NAME = {
     "migrations.env",  # alembic
     "docs.generate.contracts",  # make docs
     "docs.generate.openapi",
+    "docs.generate.pictures",
     "docs.generate.saga",
     "docs.generate.settings",
     "docs.generate.site.__main__",  # make docs-site

@@ -154,7 +154,7 @@ def page(records: list[Record]) -> str:
     one = model(records)
     if one is None:
         absent = 'Absent: no full run of the whole loop has been recorded. `make bench ARGS="loop --record"`'
-        parts = [_HEAD, _MODEL_HEAD, absent, _FORMULAE, _CELLS, _CHANGES]
+        parts = [_HEAD, _MODEL_HEAD, absent, _FORMULAE, _RESTING, _CELLS, _CHANGES]
     else:
         parts = [
             _HEAD,
@@ -164,6 +164,7 @@ def page(records: list[Record]) -> str:
             _FORMULAE,
             _sizes(one),
             _limits(one),
+            _RESTING,
             _CELLS,
             _CHANGES,
         ]
@@ -291,6 +292,15 @@ Assumed, not measured: a PostgreSQL server of {POSTGRES_CORES} cores whose log d
 broker that takes in {BROKER_MB_PER_S} MB/s; cores as fast as those that were measured; {REPLICAS} replicas of each
 partition; orders that are spread over accounts and assets (one that is hot: below). A batch of up to 500 messages
 shares a commit, and batches grow with the load, so commits a second are no limit of their own."""
+
+_RESTING: Final = """## Orders that rest
+
+An order that rests costs two rows and no work: nothing looks at it until a tick, its end, or its user does. What
+would read all of them was changed: the count of open orders by phase leaves them out (`saga_resting_orders` counts
+their narrow rows), a pause does not look at them, `check-deploy` tries one of each shape, and a user's open orders
+have indexes of their own ([indexes](indexes.md)). `tests/order_saga/worker/test_resting_plans.py` holds these
+look-ups to their indexes with 100,000 orders that rest. The audit reads each of them, as it reads each order; its
+pages are ranges of ids, so it is all the same how old an open order is."""
 
 _CELLS: Final = """## Cells
 

@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 
+import msgspec
 from aiokafka import AIOKafkaConsumer
 
 from contracts.assets import AssetPriceChanged
 from contracts.codec import decode
 from contracts.envelope import read_envelope
 from contracts.topics import ASSETS_PRICES
+from operations.market.feed_check import HEARTBEAT_MAX_S, RATE_MAX
+from order_saga.core.phases import MAX_TICK_AGE_S
+from order_saga.triggers.metrics import BACKWARDS_AFTER
 from tests.support.infrastructure import Infrastructure
 
+PAGE = Path(__file__).parents[2] / "docs" / "price-feed.md"
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "price_feed.py"
+
+
+def test_the_page_lists_the_fields_of_a_price() -> None:
+    """Its table has every field of the message, says which are required, and its example is one that can be read."""
+    text = PAGE.read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (required|optional) \|", text, re.MULTILINE)
+    fields = msgspec.structs.fields(AssetPriceChanged)
+    assert rows == [(field.name, "required" if field.required else "optional") for field in fields]
+    (example,) = re.findall(r"^```json\n(.*)\n```$", text, re.MULTILINE)
+    event = decode("AssetPriceChanged", example.encode())
+    assert isinstance(event, AssetPriceChanged)
+
+
+def test_the_page_says_the_limits_of_the_code() -> None:
+    """How old a tick may be, how many late ones are a new beginning, and what `feed check` wants of a feed."""
+    text = PAGE.read_text()
+    assert f"at most {MAX_TICK_AGE_S:g} s old, `OPEN`" in text
+    assert f"| {BACKWARDS_AFTER} smaller ones in a row" in text
+    assert f"at least every {HEARTBEAT_MAX_S:g} s**" in text
+    assert f"above {RATE_MAX:g} a second" in text
 
 
 async def test_its_messages_are_prices_on_rising_sequences(infrastructure: Infrastructure, topic_prefix: str) -> None:
