@@ -78,7 +78,7 @@ def conditional(order_type: OrderType, **terms: Any) -> Requested:
     """Wrap a request for a conditional order of 0.01 BTC; prices are given as text."""
     prices = ("limit_price", "trigger_price", "trail_amount")
     given = {name: Price(value) if name in prices else value for name, value in terms.items()}
-    fields = {"quantity": Quantity("0.01"), **given}
+    fields: dict[str, Any] = {"quantity": Quantity("0.01"), **given}
     return Requested(OrderRequested(ORDER_ID, USER, "BTC", order_type, **fields), sent_at=NOW)
 
 
@@ -166,7 +166,7 @@ def fitting(saga: Saga, message: Incoming) -> Incoming:
     if isinstance(message, BalanceReserved) and message.amount == HOLD and isinstance(asked, ReserveBalance):
         return structs.replace(message, amount=asked.amount)
     if isinstance(message, BalanceSettled) and message.captured == HOLD and isinstance(asked, SettleBalance):
-        returned = Money(subtract(asked.amount, asked.capture))
+        returned = message.returned or Money(subtract(asked.amount, asked.capture))
         return structs.replace(message, captured=asked.capture, returned=returned)
     if isinstance(message, BalanceRefunded) and message.refunded == HOLD and isinstance(asked, RefundBalance):
         return structs.replace(message, refunded=asked.amount)
