@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from contracts.balance import ReserveBalance, SettleBalance
 from contracts.decimals import Money, Price, Quantity
 from contracts.vocabulary import OrderKind, OrderType
