@@ -405,6 +405,14 @@ def test_a_resumed_stop_may_be_triggered_by_the_market_and_keeps_that() -> None:
     assert story.saga.average_price == Price(50_900), "within its limit, although below the trigger"
 
 
+def test_only_a_tick_fills_an_order_that_has_rested() -> None:
+    """Even if the clock goes back, so that its quote counts as fresh again: then it is fired by the quote's tick."""
+    told = (conditional(LIMIT_BUY, **LIMIT), approved(quoted_at=NOW - timedelta(seconds=20)))
+    story = Story(*told).wait(15).tell(reserved(), park()).wait(-10).tell(resume())
+    assert story.saga.progress.fire is not None
+    assert (story.saga.progress.fire.sequence, story.saga.average_price) == (7, Price(50_000))
+
+
 def test_a_trailing_stop_whose_level_no_price_reaches_shows_none() -> None:
     """Where the market fell by more than the trail since the quote, the level is shown once a price can be there."""
     request = conditional(OrderType.TRAILING_STOP_SELL, trail_amount="40000")
