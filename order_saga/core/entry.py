@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from contracts.decimals import plain_text
 from contracts.vocabulary import OrderKind, OrderStatus, ReasonCode
 from order_saga.core.commands import fill_sums, sums_at
 from order_saga.core.levels import PRICE_MAX, level, meets_limit, sale_floor, slippage_cap, worst_price
@@ -47,7 +48,10 @@ def objection_to_terms(saga: Saga, terms: Terms, quote: Quote, now: datetime) ->
     if waits_for is None:
         start = trail_level(saga.side, quote.price, terms.trail_amount, terms.trail_bps, quote.tick)
         if not 0 < start <= PRICE_MAX:
-            return ReasonCode.PRICE_OUT_OF_RANGE, f"the trail leads from the quote {quote.price:f} to {start:f}"
+            return (
+                ReasonCode.PRICE_OUT_OF_RANGE,
+                f"the trail leads from the quote {quote.price:f} to {plain_text(start)}",
+            )
     return uncarried(sums_at(saga, worst_price(saga)))
 
 
@@ -85,7 +89,8 @@ def unfillable(saga: Saga) -> Outcome | None:
         return None
     cap, floor = slippage_cap(saga, fire.watermark), sale_floor(saga)
     if cap is not None and fire.price > cap:
-        reason = f"the price {fire.price:f} of sequence {fire.sequence} is above {cap:f}, the most that the order pays"
+        most = plain_text(cap)
+        reason = f"the price {fire.price:f} of sequence {fire.sequence} is above {most}, the most that the order pays"
         return Outcome(OrderStatus.FAILED, ReasonCode.SLIPPAGE_EXCEEDED, reason)
     if floor is not None and fire.price < floor:
         reason = f"the price {fire.price:f} of sequence {fire.sequence} is below the limit {floor:f}"

@@ -166,7 +166,7 @@ def fitting(saga: Saga, message: Incoming) -> Incoming:
     if isinstance(message, BalanceReserved) and message.amount == HOLD and isinstance(asked, ReserveBalance):
         return structs.replace(message, amount=asked.amount)
     if isinstance(message, BalanceSettled) and message.captured == HOLD and isinstance(asked, SettleBalance):
-        returned = Money(subtract(asked.amount, asked.capture))
+        returned = message.returned or Money(subtract(asked.amount, asked.capture))
         return structs.replace(message, captured=asked.capture, returned=returned)
     if isinstance(message, BalanceRefunded) and message.refunded == HOLD and isinstance(asked, RefundBalance):
         return structs.replace(message, refunded=asked.amount)
