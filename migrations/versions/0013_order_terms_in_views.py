@@ -40,7 +40,8 @@ _CURRENCIES = """
     CASE WHEN status <> 'PENDING' THEN progress -> 'quote' ->> 'cash_asset_id' END AS fee_asset_id"""
 # The watermark is that of the first step which the order's `from_sequence` has not passed.
 _WATERMARK = """(CASE
-        WHEN progress -> 'fire' ->> 'watermark' IS NOT NULL THEN (progress -> 'fire' ->> 'watermark')::numeric
+        WHEN progress -> 'fire' ->> 'watermark' IS NOT NULL AND phase NOT IN ('WORKING', 'REFUNDING')
+            THEN (progress -> 'fire' ->> 'watermark')::numeric
         WHEN phase = 'WORKING' AND progress -> 'rest' ->> 'watermark' IS NOT NULL THEN coalesce((
             SELECT step.price FROM orders.peaks AS step
             WHERE step.asset_id = every.asset_id

@@ -231,6 +231,7 @@ def _conditional_orders() -> list[Saga]:
         _conditional(rises, bps, reserved(), quote="49999.99"),
         _conditional(rises, {"trail_bps": 500}, reserved()),
         _conditional(rises, amount, reserved(), _fired("49000", "48000.01")),
+        _conditional(rises, amount, reserved(), _fired("60000", "48000.01")),
     ]
 
 
