@@ -296,7 +296,11 @@ _FIRE: Final = AuditLook(
             "format('the tick %s has fired it, its history has %s fires', t.sequence, t.told)",
         ),
         Check(
-            "I13", "newer than its acceptance", "t.sequence <= t.from_sequence",
+            "I13", "newer than its acceptance",
+            # The numbers of a feed that an operator has reset begin anew.
+            """t.sequence <= t.from_sequence AND NOT EXISTS (
+                SELECT FROM audit.repairs AS reset JOIN audit.orders AS o ON o.asset_id = reset.item
+                WHERE reset.action = 'feed reset' AND o.order_id = t.order_id AND o.created_at <= reset.at)""",
             "format('the tick %s has fired it, which rests since the tick %s', t.sequence, t.from_sequence)",
         ),
         Check(

@@ -29,8 +29,12 @@ _RESET: Final = """
         confirmed_at = excluded.confirmed_at, appended_at = excluded.appended_at, trading = excluded.trading,
         live = excluded.live
     RETURNING sequence, price"""
+# An order with a level may be fired by that repetition; a trailing stop takes its start from the price. What triggered
+# a stop is behind it, by whichever number.
 _REST_ANEW: Final = """
-    UPDATE orders.resting SET from_sequence = $2
+    UPDATE orders.resting
+    SET from_sequence = CASE WHEN num_nonnulls(trail_amount, trail_bps) = 0 THEN greatest($2 - 1, 0) ELSE $2 END,
+        triggered_sequence = CASE WHEN triggered_sequence IS NOT NULL THEN least(triggered_sequence, $2 - 1) END
     WHERE asset_id = $1 AND from_sequence IS NOT NULL AND fired_sequence IS NULL"""
 _BEGIN_STEPS_ANEW: Final = "DELETE FROM orders.peaks WHERE asset_id = $1"
 _BEGIN_TRAILS_ANEW: Final = "UPDATE orders.trails SET oldest = $2 WHERE asset_id = $1"

@@ -17,6 +17,7 @@ from tests.operations.audit.faults import FAULTS, NOBODY, Fault
 from tests.operations.audit.rows import (
     BUY,
     CANCELLED,
+    FIRED,
     REFUSED,
     REJECTED,
     SELL,
@@ -211,3 +212,18 @@ async def test_the_audit_cannot_write(database: Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(checks, "LOOKS", (AuditLook(("order_id",), rows, (writing,), by_order=False),))
     with pytest.raises(DBAPIError, match="read-only transaction"):
         await audit(database.url, settle_s=SOON_S)
+
+
+async def test_an_order_of_a_feed_that_was_reset_is_no_finding(database: Database, healthy: asyncpg.Connection) -> None:
+    """I13: where an operator let a feed number anew, a tick with a smaller number may be the newer one."""
+    await healthy.execute(
+        "UPDATE orders.orders SET progress = replace(progress, '\"from_sequence\":7', '\"from_sequence\":9000')"
+    )
+    assert ["newer than its acceptance"] == [finding.check for finding in await _audit(database)]
+    await healthy.execute(
+        """
+        INSERT INTO orders.repairs (run_id, action, item, done_by, result)
+        SELECT 'run', 'feed reset', asset_id, 'ann', '' FROM orders.orders WHERE order_id = $1""",
+        FIRED,
+    )
+    assert [] == await _audit(database)

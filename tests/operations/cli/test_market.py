@@ -156,7 +156,7 @@ async def test_a_feed_is_reset_with_its_resting_orders(market: Terminal) -> None
     [mark] = await market.rows("SELECT sequence, price, live FROM orders.marks")
     assert {"sequence": 1, "price": Decimal(100), "live": False} == mark
     rested = await market.rows("SELECT from_sequence FROM orders.resting ORDER BY 1")
-    assert [1, 8000] == [row["from_sequence"] for row in rested]
+    assert [0, 8000] == [row["from_sequence"] for row in rested]
     assert [] == await market.rows("SELECT upto FROM orders.peaks")
     assert [{"oldest": 1}] == await market.rows("SELECT oldest FROM orders.trails")
     assert [("feed reset", "BTC", "ann", "mark 1, 1 orders rest anew")] == await trail(market)
