@@ -25,7 +25,12 @@ from local_stack.ports import require_free
 from local_stack.stack import FIXED_PORTS
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = (ROOT / "README.md", ROOT / "docs" / "kafka.md", ROOT / "docs" / "rest.md")
+PAGES: Final = (
+    ROOT / "README.md",
+    ROOT / "docs" / "kafka.md",
+    ROOT / "docs" / "rest.md",
+    ROOT / "docs" / "orders" / "README.md",
+)
 SCRIPT: Final = re.compile(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
 READY: Final = "Ctrl-C ends it"
 PATIENCE_S: Final = 120.0
@@ -38,6 +43,8 @@ _MASKS: Final = (
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\d\d:\d\d:\d\d(?:\.\d{3})?"), "TIME"),
     (re.compile(r"\+\d+\.\d{3} s"), "AFTER"),
+    (re.compile(r", confirmed \d+(?:\.\d+)? s ago"), ""),  # once the price is old enough for the two to differ
+    (re.compile(r"\d+(?:\.\d+)? s ago"), "AGO"),
 )
 
 
