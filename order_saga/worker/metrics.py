@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from order_saga.core.phases import PHASES, TERMINAL
+from order_saga.core.phases import PHASES, RESTING, TERMINAL
 from order_saga.core.saga import Participant, Phase
 from order_saga.worker import resting_store, store
 from saga_kit.runtime.backoff import RESTS, keep_doing
 from saga_kit.runtime.transactions import begin
 
 if TYPE_CHECKING:
-    import asyncio
-
     from prometheus_client import CollectorRegistry
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from saga_kit.runtime.transactions import Begins
 
 INTERVAL_S: Final = 5.0
+COUNT_INTERVAL_S: Final = 60.0
 ARCHIVED: Final = "archived"
 """Besides the core's reasons to ignore a message: its order ended long ago and is archived."""
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -70,21 +70,28 @@ class SagaMetrics:
 
 
 async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, stopping: asyncio.Event) -> None:
-    """Set the gauges from the tables, every few seconds, until told to stop."""
+    """Set the gauges from the tables, every few seconds, until told to stop; once a minute for resting orders."""
 
     async def look() -> None:
         async with begin(source) as tx:
             phases, parked, overdue = await store.counts(tx)
             paused = await store.paused(tx)
-            resting, fired = await resting_store.counts(tx)
-        for phase in PHASES.keys() - TERMINAL - {Phase.NEW}:
+            fired = await resting_store.count_fired(tx)
+        for phase in PHASES.keys() - TERMINAL - RESTING - {Phase.NEW, Phase.ENTRY}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
-        metrics.phases.labels(Phase.WORKING.value).set(resting)
-        metrics.resting.set(resting)
         metrics.unexecuted.set(fired)
         metrics.parked_now.set(parked)
         metrics.overdue.set(overdue)
         for participant in Participant:
             metrics.paused.labels(participant.value).set(participant in paused)
 
-    await keep_doing("gauges", look, stopping, every_s=INTERVAL_S, rests=RESTS)
+    async def count_resting() -> None:
+        async with begin(source) as tx:
+            resting = await resting_store.count_resting(tx)
+        metrics.resting.set(resting)
+        metrics.phases.labels(Phase.WORKING.value).set(resting)
+
+    await asyncio.gather(
+        keep_doing("gauges", look, stopping, every_s=INTERVAL_S, rests=RESTS),
+        keep_doing("count of resting orders", count_resting, stopping, every_s=COUNT_INTERVAL_S, rests=RESTS),
+    )

@@ -12,12 +12,14 @@ from uuid import UUID
 import asyncpg
 import pytest
 from msgspec import structs
+from prometheus_client import Gauge
 
 from contracts.decimals import Price
 from contracts.vocabulary import OrderType, TimeInForce
 from order_saga.core.gate import GATE, gate_key
 from order_saga.core.saga import ExpiryDue, TimerDue
 from order_saga.worker import market, resting_store
+from order_saga.worker.metrics import SagaMetrics, refresh_gauges
 from order_saga.worker.process import MAX_OPEN_ORDERS
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.errors import Contention
@@ -273,6 +275,24 @@ async def test_a_parked_order_does_not_fire_and_enters_anew_when_it_is_resumed(d
     await db.tell(of(resume(), order_id))
     row = await resting_row(db)
     assert (True, 20) == (row["live"], row["from_sequence"])
+
+
+async def test_the_gauges_tell_resting_orders_from_fired_ones(db: OrderDatabase) -> None:
+    """An order is counted as resting until a tick fires it, and as fired until that is carried out."""
+    await rests(db, OrderType.LIMIT_SELL, 1)
+    await db.execute(FIRE, await rests(db, OrderType.LIMIT_SELL, 2), "51000")
+    metrics, stopping = SagaMetrics(), asyncio.Event()
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(refresh_gauges(db.engine, metrics, stopping))
+        while (1.0, 1.0) != (_value(metrics.resting), _value(metrics.unexecuted)):
+            await asyncio.sleep(0.01)
+        stopping.set()
+    assert _value(metrics.phases.labels("WORKING")) == 1.0
+
+
+def _value(gauge: Gauge) -> float:
+    [sample] = [sample for metric in gauge.collect() for sample in metric.samples]
+    return sample.value
 
 
 async def test_a_user_has_only_so_many_open_orders_in_an_asset(db: OrderDatabase) -> None:
