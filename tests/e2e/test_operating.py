@@ -136,7 +136,7 @@ async def test_wrong_usage_is_told_in_plain_words(system: System) -> None:
         ("deposit", "alice", "USD", "1e3"): (2, "AMOUNT must be a decimal as a string"),
         ("dead-letters", "show", "17"): (2, "'17' is not a dead letter's id"),
         ("inspect", str(UUID(int=0))): (1, f"there is no order {UUID(int=0)}"),
-        ("submit", "LIMIT_BUY", "BTC", "1"): (2, "order_type: must be one of MARKET_BUY, MARKET_SELL"),
+        ("submit", "STOP_BUY", "BTC", "1"): (2, "order_type: must be one of MARKET_BUY, MARKET_SELL"),
     }
     outputs = dict(zip(expected, await asyncio.gather(*(system.cli(*words) for words in expected)), strict=True))
     assert [] == [

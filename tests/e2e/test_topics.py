@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.topics import ORDERS_REQUESTS, TOPICS
 from saga_kit.messaging.topic_settings import TopicSettings, check, deviations, wanted
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.settings import KafkaSettings
-from tests.e2e.system import command
+from tests.e2e.system import command, eventually
 from tests.support.infrastructure import Database, Infrastructure, kafka_admin
 
 
@@ -103,7 +104,15 @@ async def test_a_service_does_not_start_on_a_topic_of_its_producers_times(
     async with kafka_admin(infrastructure.kafka_bootstrap_servers) as admin:
         wrong = {"message.timestamp.type": "CreateTime"}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=wrong)])
+        await eventually(lambda: _is_set(admin, name, wrong), "the broker shows the setting")
     own = {"DATABASE_URL": database.url_of("balance"), "HTTP_PORT": "0"}
     ended = await command("balance", env={**environment, **own})
     assert 1 == ended.code
     assert f"{name}: message.timestamp.type is CreateTime, it must be LogAppendTime" in ended.err.splitlines()[-1]
+
+
+async def _is_set(admin: AIOKafkaAdminClient, topic: str, wanted: dict[str, str]) -> bool:
+    """Tell whether the broker shows settings of a topic: it takes them before it does."""
+    [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    shown = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+    return wanted.items() <= shown.items()
