@@ -654,7 +654,7 @@ MUTANTS: Final = (
         "    _write_history(tx, [row for row in folded.history.values() if row.entries], at)",
         "    _write_history(tx, [], at)",
         (
-            "tests/integration/test_statements.py::test_an_orchestrators_batch_is_four_round_trips",
+            "tests/integration/test_statements.py::test_an_orchestrators_batch_is_five_round_trips",
             "tests/operations/cli/test_stuck.py::test_attempts_and_overdue_are_told",
         ),
     ),
