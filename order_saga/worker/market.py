@@ -44,7 +44,7 @@ async def open_batch(tx: Transaction, order_ids: Collection[UUID], names: Sequen
         raise Contention("an order of this batch entered its market this instant")
     if not waiting:
         return Opened(taken, resting_store.NO_MARKET)
-    return Opened(taken, await resting_store.look(tx, [saga.order_id for saga in waiting], assets))
+    return Opened(taken, await resting_store.look(tx, [saga.order_id for saga in waiting], assets, taken.now))
 
 
 def save_batch(tx: Transaction, opened: Opened, folded: Folded, at: datetime) -> None:

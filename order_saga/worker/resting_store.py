@@ -33,7 +33,7 @@ _ASSETS: Final = "SELECT DISTINCT asset_id FROM orders.resting WHERE order_id = 
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
 _MARKS: Final = f"""
     SELECT asset_id, sequence, price::text, as_of, trading = 'OPEN'
-        AND clock_timestamp() - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live
+        AND $2::timestamptz - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live
     FROM orders.marks WHERE asset_id = ANY($1::text[])"""  # noqa: S608 - our own words
 _NEWS: Final = f"""
     SELECT order_id, triggered_sequence, triggered_price::text, told, fired_sequence, fired_price::text, fired_as_of,
@@ -118,10 +118,14 @@ async def share_gates(tx: Transaction, assets: Iterable[str]) -> None:
     await tx.fetch(_SHARE, GATE, sorted({gate_key(asset_id) for asset_id in assets}))
 
 
-async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str]) -> Market:
-    """Read the marks of assets, and what ticks have done to orders. The gates must be held."""
+async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str], now: datetime) -> Market:
+    """Read the marks of assets, and what ticks have done to orders. The gates must be held.
+
+    Whether a mark is live is judged at `now`, the time of the batch, like everything else that the batch decides.
+    """
     marks = {
-        row[0]: Mark(row[1], Price.parse(row[2]), row[3], live=row[4]) for row in await tx.fetch(_MARKS, list(assets))
+        row[0]: Mark(row[1], Price.parse(row[2]), row[3], live=row[4])
+        for row in await tx.fetch(_MARKS, list(assets), now)
     }
     news = {row[0]: _news(*row) for row in await tx.fetch(_NEWS, list(order_ids))}
     return Market(marks, news)

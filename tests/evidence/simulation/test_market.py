@@ -153,8 +153,8 @@ def _fire_at_any_age(monkeypatch: pytest.MonkeyPatch) -> None:
 def _hide_the_news(monkeypatch: pytest.MonkeyPatch) -> None:
     real = resting_store.look
 
-    async def look(tx: Any, order_ids: Any, assets: Any) -> Any:
-        return (await real(tx, order_ids, assets))._replace(news={})
+    async def look(tx: Any, order_ids: Any, assets: Any, now: Any) -> Any:
+        return (await real(tx, order_ids, assets, now))._replace(news={})
 
     monkeypatch.setattr(resting_store, "look", look)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from order_saga.core.phases import MAX_TICK_AGE_S
@@ -57,9 +57,8 @@ async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
     return Result([(None,) for _ in numbers])
 
 
-async def read_marks(tx: Transaction, asset_ids: list[str]) -> Result:
-    """Read marks, and whether each could fire an order now."""
-    now = tx.database.now()
+async def read_marks(tx: Transaction, asset_ids: list[str], now: datetime) -> Result:
+    """Read marks, and whether each could fire an order at a time."""
     there = [(one, row) for one in asset_ids if (row := tx.get("marks", one)) is not None]
     return Result(
         [
