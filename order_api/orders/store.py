@@ -272,6 +272,7 @@ def _list(only: str) -> str:
     """Take a page of the orders that are there, one of the claims that are not orders yet, and of both the newest.
 
     A claim shows as PENDING, or as FAILED when its id was taken: `order_api.orders.views` says so with the same rule.
+    `OFFSET 0` has the order of each claim looked up: the planner would rather read all orders, for few claims.
     """
     return f"""
         SELECT {_BOTH} FROM (
@@ -287,7 +288,9 @@ def _list(only: str) -> str:
                 SELECT order_id, created_at FROM (
                     SELECT claim.order_id, claim.created_at, convert_from(claim.request, 'UTF8')::jsonb AS asked,
                         CASE WHEN taker.order_id IS NULL THEN 'PENDING' ELSE 'FAILED' END AS status
-                    FROM api.claims claim LEFT JOIN api.orders taker USING (order_id)
+                    FROM api.claims claim LEFT JOIN LATERAL (
+                        SELECT order_id, user_id FROM api.orders WHERE order_id = claim.order_id OFFSET 0
+                    ) AS taker ON true
                     WHERE claim.user_id = $1 AND (NOT claim.settled OR claim.taken)
                         AND taker.user_id IS DISTINCT FROM $1
                 ) AS waiting
