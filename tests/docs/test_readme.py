@@ -24,7 +24,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         yield one
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_shows_of_a_terminal_is_what_its_commands_print(page: Path, checkout: Checkout) -> None:
     """Each command of a transcript, typed as it stands, prints what stands there but for ids, times and durations."""
     text = page.read_text()

@@ -116,7 +116,9 @@ def shape(text: str) -> str:
     text = re.sub(r"^events not yet acknowledged by the broker: .*\n", "", text, flags=re.MULTILINE)
     for pattern, mask in _MASKS:
         text = pattern.sub(mask, text)
-    return re.sub(r"[ ━─]+", " ", text)
+    text = re.sub(r"[ ━─]+", " ", text)
+    # Where the last cell of a row is folded follows from how wide its times are.
+    return re.sub(r" │\n│ │ │ │ ([^│\n]*) │", r" \1 │", text)
 
 
 def played(page: str, checkout: Checkout) -> str:
