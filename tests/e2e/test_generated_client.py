@@ -101,12 +101,12 @@ async def test_a_generated_client_trades(client: Client, system: System, trader:
     assert (200, False, None) == (status, last.has_more, last.next_cursor)
     assert [ended.order_id, accepted.order_id] == [order.order_id for page in (first, last) for order in page.orders]
 
-    with system.paused("orchestrator"):
+    with system.paused("assets"):  # so that the order waits, whichever of the two topics is read first
         _, pending = await client.submit()
         status, cancelled = await client.call("cancel_order", pending.order_id)
         assert (202, client.models.Order, True) == (status, type(cancelled), cancelled.cancel_requested)
-    status, ended = await client.call("cancel_order", pending.order_id, prefer="wait=30")
-    assert (200, client.models.OrderStatus.CANCELLED) == (status, ended.status)
+        status, ended = await client.call("cancel_order", pending.order_id, prefer="wait=30")
+        assert (200, client.models.OrderStatus.CANCELLED) == (status, ended.status)
     assert client.models.ReasonCode.USER_REQUESTED == ended.reason_code
     await assert_all_is_well(system, trader)
 

@@ -77,6 +77,7 @@ async def test_what_deviates_is_named_and_set(infrastructure: Infrastructure, to
         await admin.alter_configs(
             [ConfigResource(ConfigResourceType.TOPIC, name, configs=wrong | {"segment.ms": "123456789"})]
         )
+        await eventually(lambda: _is_set(admin, name, wrong), "the broker shows the settings")
         for _ in range(2):
             told = await command("topics", "--check", env=environment)
             assert 1 == told.code
