@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from contracts.assets import CheckAsset
+from contracts.orders import OrderRequested
 from order_saga.core.advance import advance
 from order_saga.core.saga import Command, Ignored, Participant, Requested, Saga
 from tests.order_saga.core.invariants import NOBODY, availability, check
 from tests.order_saga.core.sample import NOW, fitting
-from tests.order_saga.core.walker import SILENT, Walk
+from tests.order_saga.core.walker import SILENT, Walk, as_seen
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,7 +31,7 @@ def retold(
         return saga, now
     state = walk.find(saga, now)
     assert state is not None
-    edge, message = walk.edge(state, move, paused), _made_now(walk.messages[move], now)
+    edge, message = walk.edge(state, move, paused), as_seen(saga, _made_now(walk.messages[move], now))
     away = availability(paused, SILENT.get(move, NOBODY))
     outcome = advance(saga, fitting(saga, message), now, availability=away, marks=walk.market(move))
     check(saga, now, outcome, paused)
@@ -51,10 +52,12 @@ def _timeless(command: Command) -> Command:
 
 
 def _made_now(message: Incoming, now: datetime) -> Incoming:
-    """Move a request of the walk, which is always made at `NOW`, to the present time."""
+    """Move a request of the walk, which is always made at `NOW`, to the present time, and its order's end with it."""
     if not isinstance(message, Requested):
         return message
     request, later = message.request, now - NOW
     if request.requested_at is not None:
         request = structs.replace(request, requested_at=request.requested_at + later)
+    if isinstance(request, OrderRequested) and request.expires_at is not None:
+        request = structs.replace(request, expires_at=request.expires_at + later)
     return structs.replace(message, request=request, sent_at=message.sent_at + later)

@@ -183,7 +183,7 @@ class Walk:
 
     def _tell(self, state: int, name: str, paused: frozenset[Participant]) -> Edge:
         before = self.states[state]
-        message = _as_seen(before, self.messages[name])
+        message = as_seen(before, self.messages[name])
         away = availability(paused, SILENT.get(name, NOBODY))
         outcome = advance(before, fitting(before, message), NOW, availability=away, marks=self.market(name))
         check(before, NOW, outcome, paused)
@@ -200,7 +200,7 @@ class Walk:
         return number
 
 
-def _as_seen(saga: Saga, message: Incoming) -> Incoming:
+def as_seen(saga: Saga, message: Incoming) -> Incoming:
     """Let a repeated request name the same `expires_at` as its order, which may have come (`_terms`)."""
     asked = message.request if isinstance(message, Requested) else None
     if not isinstance(asked, OrderRequested) or asked.expires_at is None or saga.terms is None:
