@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import cache_from_source
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
@@ -69,6 +70,7 @@ def _try(mutant: Mutant, copy: Path, servers: Mapping[str, str]) -> Verdict:
     path, began = copy / mutant.file, time.monotonic()
     original = path.read_text()
     path.write_text(original.replace(mutant.old, mutant.new))
+    _forget(path)
     try:
         done = _pytest(copy, list(mutant.killers), servers, fail_fast=True, timeout_s=TIMEOUT_S)
         failed = _FAILED.search(done.stdout)
@@ -80,14 +82,20 @@ def _try(mutant: Mutant, copy: Path, servers: Mapping[str, str]) -> Verdict:
         caught_by = None
     finally:
         path.write_text(original)
+        _forget(path)
     return Verdict(mutant, caught_by, time.monotonic() - began)
+
+
+def _forget(path: Path) -> None:
+    """Remove a module's bytecode: size and time in seconds, by which it is known, may be those of another source."""
+    Path(cache_from_source(path)).unlink(missing_ok=True)
 
 
 def _pytest(
     copy: Path, tests: list[str], servers: Mapping[str, str], *, fail_fast: bool, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     words = ["-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *(["-x"] if fail_fast else []), *tests]
-    environment = os.environ | servers | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | servers | {"PYTHONPATH": str(copy)}  # bytecode is kept, since compiling takes longest
     return subprocess.run(  # noqa: S603 - our own tests
         [sys.executable, *words],
         cwd=copy,
