@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from contracts.assets import AssetApproved, AssetRefused
-from contracts.decimals import Exact, Money, Price
 from contracts.orders import OrderCancelRequested
-from contracts.vocabulary import OrderStatus, ReasonCode, id_text
+from contracts.vocabulary import OrderStatus, ReasonCode
 from order_saga.core.asking import (
     ask_again,
     ask_all,
@@ -28,9 +27,8 @@ from order_saga.core.asking import (
     paused_for,
     postpone,
 )
-from order_saga.core.commands import asked_for, fill_price, fill_sums, hold_terms, settlement_terms
+from order_saga.core.commands import hold_terms
 from order_saga.core.draft import Draft
-from order_saga.core.entry import enter, unfillable
 from order_saga.core.judgement import (
     cancel_outcome,
     contradiction,
@@ -45,16 +43,11 @@ from order_saga.core.judgement import (
     resolved_fields,
     told_by,
 )
-from order_saga.core.levels import level
 from order_saga.core.phases import (
     EARLY_CANCELS_MAX,
-    MAX_QUOTE_AGE_S,
     PHASES,
     QUESTIONS,
     STEP_OF,
-    EntryAction,
-    Way,
-    entered,
     steps,
     target,
 )
@@ -65,7 +58,6 @@ from order_saga.core.saga import (
     Availability,
     Decision,
     ExpiryDue,
-    Fill,
     Fired,
     Ignored,
     Incoming,
@@ -86,6 +78,7 @@ from order_saga.core.saga import (
     requested_fields,
     snapshot,
 )
+from order_saga.core.transition import arrive, enter_phase, next_phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,10 +117,10 @@ def _requested(draft: Draft, message: Requested) -> Ignored | None:
         return Ignored(Why.DUPLICATE if is_same_request(saga, request) else Why.CONFLICT, "OrderRequested")
     _record_request(draft, message)
     draft.note("received", "OrderRequested")
-    _arrive(draft, _next(target(saga.phase, draft.saga.side)))
+    arrive(draft, next_phase(target(saga.phase, draft.saga.side)))
     if outcome := ends_at_once(draft.saga, message, draft.now):
         draft.set(cancel_requested=outcome.reason_code in _BY_CANCEL)
-        _enter(draft, PHASES[draft.saga.phase].no, outcome)
+        enter_phase(draft, PHASES[draft.saga.phase].no, outcome)
     else:
         ask_all(draft)
     return None
@@ -149,7 +142,7 @@ def _cancel(draft: Draft, message: OrderCancelRequested) -> Ignored | None:
     if saga.parked_reason is not None:
         draft.learn(outcome=outcome)
     else:
-        _enter(draft, PHASES[saga.phase].cancel, outcome)
+        enter_phase(draft, PHASES[saga.phase].cancel, outcome)
     if not draft.events:
         draft.show()
     return None
@@ -220,7 +213,7 @@ def _fired(draft: Draft, message: Fired) -> Ignored | None:
     draft.note("fired", "Fired", **told)
     draft.learn(fire=fire)
     if draft.saga.parked_reason is None:
-        _enter(draft, leads_to, None)
+        enter_phase(draft, leads_to, None)
     return None
 
 
@@ -243,7 +236,7 @@ def _expiry_due(draft: Draft, _message: ExpiryDue) -> Ignored | None:
     if leads_to is None or outcome is None or saga.parked_reason is not None or saga.progress.fire is not None:
         return Ignored(Why.NOT_DUE, "ExpiryDue")
     draft.note("expired", "ExpiryDue")
-    _enter(draft, leads_to, outcome)
+    enter_phase(draft, leads_to, outcome)
     return None
 
 
@@ -267,10 +260,10 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     draft.set(parked_reason=None)
     outcome, leads_to = saga.progress.outcome, PHASES[saga.phase].cancel
     if outcome is not None and leads_to is not None:
-        _enter(draft, leads_to, outcome)
+        enter_phase(draft, leads_to, outcome)
     elif (fired := PHASES[saga.phase].fired) is not None:
         before = snapshot(saga)
-        _enter(draft, Phase.ENTRY if saga.progress.fire is None else fired, None)
+        enter_phase(draft, Phase.ENTRY if saga.progress.fire is None else fired, None)
         if not draft.events and snapshot(draft.saga) != before:
             draft.show()
     else:
@@ -359,9 +352,9 @@ def _go_on(draft: Draft) -> None:
     if refused is not None and QUESTIONS[refused.step].no_waits_for not in still_open:
         code = refused.reason_code or ReasonCode.EXECUTION_FAILED
         outcome = Outcome(_CANCELLED_BY.get(code, OrderStatus.FAILED), code, refused.reason)
-        _enter(draft, PHASES[draft.saga.phase].no, outcome)
+        enter_phase(draft, PHASES[draft.saga.phase].no, outcome)
     elif not still_open:
-        _enter(draft, target(draft.saga.phase, draft.saga.side), draft.saga.progress.outcome)
+        enter_phase(draft, target(draft.saga.phase, draft.saga.side), draft.saga.progress.outcome)
 
 
 def _asked(saga: Saga) -> list[Question]:
@@ -386,143 +379,9 @@ def _give_up(draft: Draft, question: Question) -> None:
     else:
         unanswered = f"no answer to {question.step} after {question.attempts} attempts"
         outcome = Outcome(OrderStatus.FAILED, ReasonCode.TIMED_OUT, unanswered)
-    _enter(draft, PHASES[saga.phase].timeout, outcome)
+    enter_phase(draft, PHASES[saga.phase].timeout, outcome)
 
 
 def _park(draft: Draft, reason: str) -> None:
     draft.note("parked", "Parked", reason=reason)
     draft.set(parked_reason=reason)
-
-
-# Where it leads -------------------------------------------------------------------------------------------------------
-
-
-def _enter(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | None) -> None:
-    """Go where the table leads, and ask what that phase asks. `outcome` says how an order ends that does not fill."""
-    phase = _next(leads_to, outcome)
-    row = PHASES[phase]
-    if row.entry:
-        _enter_market(draft)
-        return
-    if row.stale is not None and (stale := unfillable(draft.saga) or _stale_quote(draft)):
-        _enter(draft, row.stale, stale)
-        return
-    _arrive(draft, phase, outcome)
-    if row.passed_if_nothing_held and _nothing_held(draft.saga):
-        _enter(draft, target(phase, draft.saga.side), outcome)
-    else:
-        ask_all(draft)
-
-
-def _enter_market(draft: Draft) -> None:
-    """Fill an order that the market meets, and lay any other one to rest."""
-    saga = draft.saga
-    quote, mark = saga.progress.quote, draft.marks.get(saga.asset_id or "")
-    fresh = quote is not None and not is_stale(draft, quote.made_at)
-    entered_as = enter(saga, mark, draft.now, quote_is_fresh=fresh)
-    known = saga.progress
-    draft.learn(
-        fire=entered_as.fire,
-        rest=entered_as.rest or known.rest,
-        triggered=entered_as.triggered or known.triggered,
-    )
-    if entered_as.fire is not None:
-        told = {"sequence": entered_as.fire.sequence, "price": entered_as.fire.price, "as_of": entered_as.fire.as_of}
-        draft.note("fired", "Entry", **told)
-    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
-    _enter(draft, entered(entered_as.entry), outcome)
-
-
-def _next(leads_to: Phase | Way | None, outcome: Outcome | None = None) -> Phase:
-    """Name the phase that a target of the table means for this order."""
-    if isinstance(leads_to, Phase):
-        return leads_to
-    assert leads_to is Way.BY_OUTCOME  # noqa: S101 - `contradiction` parks, and what can't end a phase is not handled
-    assert outcome is not None  # noqa: S101 - fixed on entry into the phase that leads there
-    return Phase(outcome.status)
-
-
-def _arrive(draft: Draft, phase: Phase, outcome: Outcome | None = None) -> None:
-    """Do what the table says of entering a phase, and show its statuses. It asks nothing yet."""
-    row = PHASES[phase]
-    draft.set(phase=phase)
-    for status in row.via:
-        if status is not draft.saga.status:
-            draft.show(status)
-    for action in row.on_entry:
-        _ACTIONS[action](draft, outcome)
-    if row.status is not None and row.status is not draft.saga.status:
-        draft.show(row.status)
-
-
-def _stale_quote(draft: Draft) -> Outcome | None:
-    """Say how an order ends whose quote has grown too old to be traded on, or None while it has not."""
-    quote = draft.saga.progress.quote
-    if draft.saga.progress.fire is not None or (quote is not None and not is_stale(draft, quote.made_at)):
-        return None  # the age of a tick that fires is judged when it fires
-    age = f"the quote was older than {draft.scaled(MAX_QUOTE_AGE_S).total_seconds():g} s at the fill"
-    return Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age)
-
-
-def _nothing_held(saga: Saga) -> bool:
-    """Tell whether no money can be held: RESERVE was never sent, or was refused."""
-    reserve = saga.progress.question(Step.RESERVE)
-    return reserve is None or reserve.answer is Answer.NO or not reserve.sent
-
-
-def _record_fill(draft: Draft, _outcome: Outcome | None) -> None:
-    """Record the fill at the quote, or at the tick that fired the order; that fixes the terms of the settlement."""
-    saga = draft.saga
-    price = fill_price(saga)
-    _, quantity = asked_for(saga)
-    fee = fill_sums(saga).fee
-    draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, fee)
-    draft.learn(settlement=settlement_terms(saga))
-    draft.set(filled_quantity=Money(quantity), average_price=Exact(price), fee=fee)
-
-
-def _begin_to_rest(draft: Draft, _outcome: Outcome | None) -> None:
-    """Say from where on the market counts."""
-    saga = draft.saga
-    rest, terms = saga.progress.rest, saga.terms
-    assert rest is not None and terms is not None and saga.order_type is not None  # noqa: S101, PT018 - `enter` says so
-    told: dict[str, Any] = {"from_sequence": rest.from_sequence}
-    waits_for = level(saga.order_type, terms, triggered=saga.progress.triggered)
-    if waits_for is not None:
-        told["level"] = waits_for.price
-    if rest.watermark is not None:
-        told["watermark"] = rest.watermark
-    draft.note("rests", "Rests", **told)
-
-
-def _fix_outcome(draft: Draft, outcome: Outcome | None) -> None:
-    """Fix how the order will end, and stop waiting for what is open."""
-    for question in draft.saga.progress.open():
-        draft.put(structs.replace(question, answer=Answer.ABANDONED))
-    draft.learn(outcome=outcome)
-
-
-def _take_back_fill(draft: Draft, _outcome: Outcome | None) -> None:
-    """Take a fill back, if there is one: its row stays, marked, and the order shows that nothing was filled."""
-    saga = draft.saga
-    if saga.average_price is None:
-        return
-    _, quantity = asked_for(saga)
-    price = Price(saga.average_price)
-    draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, saga.fee, busted=True)
-    draft.set(filled_quantity=Money(0), average_price=None, fee=Money(0))
-
-
-def _give_reason(draft: Draft, outcome: Outcome | None) -> None:
-    """Show why the order ends."""
-    assert outcome is not None  # noqa: S101 - an order fails or is cancelled only with an outcome
-    draft.set(reason_code=outcome.reason_code, reason=outcome.reason)
-
-
-_ACTIONS: Final[dict[EntryAction, Callable[[Draft, Outcome | None], None]]] = {
-    EntryAction.BEGIN_TO_REST: _begin_to_rest,
-    EntryAction.RECORD_FILL: _record_fill,
-    EntryAction.FIX_OUTCOME: _fix_outcome,
-    EntryAction.TAKE_BACK_FILL: _take_back_fill,
-    EntryAction.GIVE_REASON: _give_reason,
-}

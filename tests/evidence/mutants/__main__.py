@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.evidence import record as evidence
+from tests.evidence.mutants.mutant import Mutant
 from tests.evidence.mutants.run import Verdict, failing, hunt, stale
-from tests.evidence.mutants.table import MUTANTS, Mutant
+from tests.evidence.mutants.table import MUTANTS
 
 out = Console(highlight=False, soft_wrap=True)
 WHAT: Final = """Each mutant is one deliberate defect in the protocol, applied in a copy of the sources. The tests

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from tests.evidence.mutants.table import Mutant
+from tests.evidence.mutants.mutant import Mutant
 from tests.support.infrastructure import Session
 from tests.support.project import ROOT, project_files
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.evidence.mutants.mutant import Mutant
 from tests.evidence.mutants.run import stale
-from tests.evidence.mutants.table import MUTANTS, Mutant
+from tests.evidence.mutants.table import MUTANTS
 from tests.support.project import ROOT
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 READ_ONLY_CHANCE: Final = 0.15
 LOCKED_ROW_CHANCE: Final = 0.3
-MARKET_CHANCE: Final = 0.6
+MARKET_CHANCE: Final = 0.4
 """Of a history with a feed of prices and conditional orders."""
 
 

@@ -1,0 +1,156 @@
+"""How an order changes its phase: the way that the table in `phases` names, and what it does on arrival.
+
+Pure, as `advance` is. Entering the market is a way of its own: it leads to a fill, to rest, or to an end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
+
+from contracts.decimals import Exact, Money, Price
+from contracts.vocabulary import OrderStatus, ReasonCode, id_text
+from order_saga.core.asking import ask_all
+from order_saga.core.commands import asked_for, fill_price, fill_sums, settlement_terms
+from order_saga.core.entry import enter, unfillable
+from order_saga.core.judgement import expired_outcome, is_stale
+from order_saga.core.levels import level
+from order_saga.core.phases import MAX_QUOTE_AGE_S, PHASES, EntryAction, Way, entered, target
+from order_saga.core.saga import Answer, Fill, Outcome, Phase, Saga, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from order_saga.core.draft import Draft
+
+
+def enter_phase(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | None) -> None:
+    """Go where the table leads, and ask what that phase asks. `outcome` says how an order ends that does not fill."""
+    phase = next_phase(leads_to, outcome)
+    row = PHASES[phase]
+    if row.entry:
+        _enter_market(draft)
+        return
+    if row.stale is not None and (stale := unfillable(draft.saga) or _stale_quote(draft)):
+        enter_phase(draft, row.stale, stale)
+        return
+    arrive(draft, phase, outcome)
+    if row.passed_if_nothing_held and _nothing_held(draft.saga):
+        enter_phase(draft, target(phase, draft.saga.side), outcome)
+    else:
+        ask_all(draft)
+
+
+def _enter_market(draft: Draft) -> None:
+    """Fill an order that the market meets, and lay any other one to rest."""
+    saga = draft.saga
+    quote, mark = saga.progress.quote, draft.marks.get(saga.asset_id or "")
+    fresh = quote is not None and not is_stale(draft, quote.made_at)
+    entered_as = enter(saga, mark, draft.now, quote_is_fresh=fresh)
+    known = saga.progress
+    draft.learn(
+        fire=entered_as.fire,
+        rest=entered_as.rest or known.rest,
+        triggered=entered_as.triggered or known.triggered,
+    )
+    if entered_as.fire is not None:
+        told = {"sequence": entered_as.fire.sequence, "price": entered_as.fire.price, "as_of": entered_as.fire.as_of}
+        draft.note("fired", "Entry", **told)
+    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    enter_phase(draft, entered(entered_as.entry), outcome)
+
+
+def next_phase(leads_to: Phase | Way | None, outcome: Outcome | None = None) -> Phase:
+    """Name the phase that a target of the table means for this order."""
+    if isinstance(leads_to, Phase):
+        return leads_to
+    assert leads_to is Way.BY_OUTCOME  # noqa: S101 - `contradiction` parks, and what can't end a phase is not handled
+    assert outcome is not None  # noqa: S101 - fixed on entry into the phase that leads there
+    return Phase(outcome.status)
+
+
+def arrive(draft: Draft, phase: Phase, outcome: Outcome | None = None) -> None:
+    """Do what the table says of entering a phase, and show its statuses. It asks nothing yet."""
+    row = PHASES[phase]
+    draft.set(phase=phase)
+    for status in row.via:
+        if status is not draft.saga.status:
+            draft.show(status)
+    for action in row.on_entry:
+        _ACTIONS[action](draft, outcome)
+    if row.status is not None and row.status is not draft.saga.status:
+        draft.show(row.status)
+
+
+def _stale_quote(draft: Draft) -> Outcome | None:
+    """Say how an order ends whose quote has grown too old to be traded on, or None while it has not."""
+    quote = draft.saga.progress.quote
+    if draft.saga.progress.fire is not None or (quote is not None and not is_stale(draft, quote.made_at)):
+        return None  # the age of a tick that fires is judged when it fires
+    age = f"the quote was older than {draft.scaled(MAX_QUOTE_AGE_S).total_seconds():g} s at the fill"
+    return Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age)
+
+
+def _nothing_held(saga: Saga) -> bool:
+    """Tell whether no money can be held: RESERVE was never sent, or was refused."""
+    reserve = saga.progress.question(Step.RESERVE)
+    return reserve is None or reserve.answer is Answer.NO or not reserve.sent
+
+
+def _record_fill(draft: Draft, _outcome: Outcome | None) -> None:
+    """Record the fill at the quote, or at the tick that fired the order; that fixes the terms of the settlement."""
+    saga = draft.saga
+    price = fill_price(saga)
+    _, quantity = asked_for(saga)
+    fee = fill_sums(saga).fee
+    draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, fee)
+    draft.learn(settlement=settlement_terms(saga))
+    draft.set(filled_quantity=Money(quantity), average_price=Exact(price), fee=fee)
+
+
+def _begin_to_rest(draft: Draft, _outcome: Outcome | None) -> None:
+    """Say from where on the market counts."""
+    saga = draft.saga
+    rest, terms = saga.progress.rest, saga.terms
+    assert rest is not None and terms is not None and saga.order_type is not None  # noqa: S101, PT018 - `enter` says so
+    told: dict[str, Any] = {"from_sequence": rest.from_sequence}
+    waits_for = level(saga.order_type, terms, triggered=saga.progress.triggered)
+    if waits_for is not None:
+        told["level"] = waits_for.price
+    if rest.watermark is not None:
+        told["watermark"] = rest.watermark
+    draft.note("rests", "Rests", **told)
+
+
+def _fix_outcome(draft: Draft, outcome: Outcome | None) -> None:
+    """Fix how the order will end, and stop waiting for what is open."""
+    for question in draft.saga.progress.open():
+        draft.put(structs.replace(question, answer=Answer.ABANDONED))
+    draft.learn(outcome=outcome)
+
+
+def _take_back_fill(draft: Draft, _outcome: Outcome | None) -> None:
+    """Take a fill back, if there is one: its row stays, marked, and the order shows that nothing was filled."""
+    saga = draft.saga
+    if saga.average_price is None:
+        return
+    _, quantity = asked_for(saga)
+    price = Price(saga.average_price)
+    draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, saga.fee, busted=True)
+    draft.set(filled_quantity=Money(0), average_price=None, fee=Money(0))
+
+
+def _give_reason(draft: Draft, outcome: Outcome | None) -> None:
+    """Show why the order ends."""
+    assert outcome is not None  # noqa: S101 - an order fails or is cancelled only with an outcome
+    draft.set(reason_code=outcome.reason_code, reason=outcome.reason)
+
+
+_ACTIONS: Final[dict[EntryAction, Callable[[Draft, Outcome | None], None]]] = {
+    EntryAction.BEGIN_TO_REST: _begin_to_rest,
+    EntryAction.RECORD_FILL: _record_fill,
+    EntryAction.FIX_OUTCOME: _fix_outcome,
+    EntryAction.TAKE_BACK_FILL: _take_back_fill,
+    EntryAction.GIVE_REASON: _give_reason,
+}
