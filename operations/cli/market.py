@@ -139,7 +139,9 @@ def script(
 
 
 def prices(json: Json = False) -> None:
-    """List the price of each asset: its sequence, how long ago its source stood by it, and whether it trades.
+    """List the price of each asset: its sequence, its age, whether it trades, and what rests there.
+
+    'fires at': the nearest prices, below and above, at which orders of a fixed level fire. Trailing stops are counted.
 
     Example: order-saga prices --json
     """
@@ -154,13 +156,19 @@ def prices(json: Json = False) -> None:
     if json:
         print_json(found)
         return
-    table = Table("asset", "price", "sequence", "age", "trading", "source", title="prices")
+    columns = ("asset", "price", "sequence", "age", "trading", "source", "resting", "fires at")
+    table = Table(*columns, title="prices")
     for row in found:
         trading = row["trading"] if row["trading"] == "OPEN" else f"[yellow]{row['trading']}[/]"
         if row["reopens_at"]:
             trading += f" until {row['reopens_at']:%Y-%m-%d %H:%M} UTC"
         age = "[red]never confirmed[/]" if row["age_s"] is None else f"{row['age_s']:.1f} s"
-        table.add_row(row["asset_id"], amount(row["price"]), str(row["sequence"]), age, trading, row["source"])
+        levels = " ".join(
+            f"{way} {amount(row[name])}" for way, name in (("▼", "next_below"), ("▲", "next_above")) if row[name]
+        )
+        resting = f"{row['resting']:,}" + (f", {row['trailing']:,} trailing" if row["trailing"] else "")
+        known = (row["asset_id"], amount(row["price"]), str(row["sequence"]), age, trading, row["source"])
+        table.add_row(*known, resting, levels)
     print_table(table)
 
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 WALK_RANGE: Final = Decimal("0.1")
 """How far a walk goes from where it began, when it is not told, as a share of the price."""
 
+_RESTING: Final = """
+    SELECT asset_id, count(*), count(*) FILTER (WHERE trail_amount IS NOT NULL OR trail_bps IS NOT NULL),
+        min(up_price), max(down_price)
+    FROM orders.resting WHERE live AND fired_sequence IS NULL GROUP BY asset_id"""
+_RESTS: Final = ("resting", "trailing", "next_above", "next_below")
+_NOTHING_RESTS: Final = (0, 0, None, None)
+
 
 def read_price(what: str, text: str) -> Price:
     """Read a price. Raises `WrongRequest`."""
@@ -119,7 +126,13 @@ async def set_trading(
 
 
 async def prices(engine: AsyncEngine) -> list[dict[str, Any]]:
-    """List the newest price of each asset; `age_s` is how long ago its source stood by it, null: never."""
+    """List the newest price of each asset, and what rests there.
+
+    `age_s` is how long ago its source stood by it, null: never. `next_above` and `next_below` are the nearest prices at
+    which orders of a fixed level fire; the level of a trailing stop moves with the price, so that it is not among them.
+    """
+    async with begin(engine) as tx:
+        waiting = {row[0]: row[1:] for row in await tx.fetch(_RESTING)}
     return [
         {
             "asset_id": one.asset_id,
@@ -130,6 +143,7 @@ async def prices(engine: AsyncEngine) -> list[dict[str, Any]]:
             "reopens_at": one.reopens_at,
             "source": one.source.value,
             "as_of": one.as_of,
+            **dict(zip(_RESTS, waiting.get(one.asset_id, _NOTHING_RESTS), strict=True)),
         }
         for one in await newest_prices(engine)
     ]
