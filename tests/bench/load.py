@@ -64,6 +64,7 @@ class Seen(msgspec.Struct):
     order_id: uuid.UUID
     status: OrderStatus
     order: Whose | None = None
+    reason_code: str | None = None
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Watch:
             moment.set_result(now)
         if event.status.terminal:
             for key in [key for key in self._awaited if key[0] == event.order_id]:
-                error = LoadError(f"an order that was to be {key[1]} ended as {event.status}")
+                error = LoadError(f"an order that was to be {key[1]} ended as {event.status}: {event.reason_code}")
                 self._awaited.pop(key).set_exception(error)
 
 
