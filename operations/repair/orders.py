@@ -114,7 +114,7 @@ async def _decide(
     """Have an order handle a message unless there is a reason not to; note what was done, or that reason."""
     order_id = message.order_id
     async with begin(engine) as tx:
-        known, _, _, archived, _ = (await open_batch(tx, [order_id])).taken
+        known, _, _, _, archived, _ = (await open_batch(tx, [order_id])).taken
         if await store.is_repaired(tx, run.run_id, action, str(order_id)):
             return DONE_BEFORE
         saga = known.get(order_id)

@@ -99,7 +99,7 @@ class SagaHandler:
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
         opened = await open_batch(tx, named, _client_ids(messages))
-        known, now, paused, archived, holders = opened.taken
+        known, now, _, paused, archived, holders = opened.taken
         missing = named - known.keys() - archived
         if missing and any(order_of(one) in missing for one in messages if type(one) is not Requested):
             archived |= await store.archived(tx, missing)

@@ -18,7 +18,7 @@ from order_saga.core.saga import REVISION, Fire, Fired, Mark, Phase, Triggered
 from order_saga.worker.tables import FIRED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, Phase.WORKING})
 """The phases in which a conditional order has a row."""
 
-_ASSETS: Final = "SELECT DISTINCT asset_id FROM orders.resting WHERE order_id = ANY($1::uuid[])"
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
 _MARKS: Final = f"""
     SELECT asset_id, sequence, price::text, as_of, trading = 'OPEN'
@@ -106,11 +105,6 @@ NO_MARKET: Final = Market(MappingProxyType({}), MappingProxyType({}))
 def has_row(saga: Saga) -> bool:
     """Tell whether an order has a row in `orders.resting`."""
     return saga.terms is not None and saga.phase in _BEFORE_THE_FIRE
-
-
-async def assets_of(tx: Transaction, order_ids: Collection[UUID]) -> frozenset[str]:
-    """Name the assets on which any of these orders rests or may rest soon."""
-    return frozenset(row[0] for row in await tx.read(_ASSETS, list(order_ids)))
 
 
 async def share_gates(tx: Transaction, assets: Iterable[str]) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 CLIENT_ID_INDEX: Final = "orders_client_order_id"
-_EXTRA: Final = 4
+_EXTRA: Final = 5
 """Columns of `_TAKE` before those of an order."""
 
 
@@ -144,9 +144,12 @@ _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING), f" AND {_NAME_IS_FREE}")
 _COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
+_RESTS_ON: Final = "SELECT DISTINCT asset_id FROM orders.resting WHERE order_id = ANY($1::uuid[])"
+# The condition names no column, so it is judged once, before any row is locked.
 _LOCK: Final = f"""
     SELECT {_COLUMNS}
-    FROM orders.orders WHERE order_id = ANY($1::uuid[]) ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
+    FROM orders.orders WHERE order_id = ANY($1::uuid[]) AND ($4::bool OR NOT EXISTS (SELECT FROM rests_on))
+    ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
 _PAUSED: Final = "SELECT participant FROM orders.pauses"
 _HOLDERS: Final = f"""
     SELECT (
@@ -159,10 +162,11 @@ _HOLDERS: Final = f"""
 # The last row comes after all orders are locked, so its clock is read after the last wait for a lock. Everything else
 # is as it was when the statement began: `archived` and the insert look again for orders that were archived meanwhile.
 _TAKE: Final = f"""
-    WITH live AS MATERIALIZED ({_LOCK})
-    SELECT NULL::timestamptz, NULL::text[], NULL::uuid[], NULL::uuid[], live.* FROM live
+    WITH rests_on AS MATERIALIZED ({_RESTS_ON}), live AS MATERIALIZED ({_LOCK})
+    SELECT NULL::timestamptz, NULL::text[], NULL::text[], NULL::uuid[], NULL::uuid[], live.* FROM live
     UNION ALL
-    SELECT clock_timestamp(), ARRAY({_PAUSED}), ARRAY({_ARCHIVED}), ARRAY({_HOLDERS}){", NULL" * len(_ALL)}"""  # noqa: S608
+    SELECT clock_timestamp(), ARRAY(SELECT asset_id FROM rests_on), ARRAY({_PAUSED}), ARRAY({_ARCHIVED}),
+        ARRAY({_HOLDERS}){", NULL" * len(_ALL)}"""  # noqa: S608 - the same
 _HISTORY: Final = """
     INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
     SELECT order_id, seq, $7, version_from, version_to, string_to_array(moves, ','), entries
@@ -233,6 +237,8 @@ class Taken(NamedTuple):
     known: dict[UUID, Saga]
     """The orders that exist, locked."""
     now: datetime
+    rests_on: frozenset[str]
+    """The assets on which any of the orders rests, or may rest soon; whoever locks such an order holds their gates."""
     paused: frozenset[Participant]
     archived: frozenset[UUID]
     """Which of the ids are archived orders."""
@@ -240,17 +246,21 @@ class Taken(NamedTuple):
     """The order that holds each pair of user and client order id, where there is one."""
 
 
-async def take(tx: Transaction, order_ids: Iterable[UUID], names: Sequence[tuple[str, str]] = ()) -> Taken:
+async def take(
+    tx: Transaction, order_ids: Iterable[UUID], names: Sequence[tuple[str, str]] = (), *, gates_held: bool = False
+) -> Taken:
     """Lock and load orders in id order, and read whatever else a batch must know, in one statement.
 
-    `names`: pairs of user and client order id that new requests bear.
+    `names`: pairs of user and client order id that new requests bear. Without `gates_held` nothing is locked and
+    `known` is empty when any of the orders rests: the gates come before any row (`market.open_batch`).
     """
     users, client_ids = [user for user, _ in names], [client_id for _, client_id in names]
-    *locked, last = await tx.fetch(_TAKE, list(order_ids), users, client_ids)
-    now, paused, archived, holders = last[:_EXTRA]
+    *locked, last = await tx.fetch(_TAKE, list(order_ids), users, client_ids, gates_held)
+    now, rests_on, paused, archived, holders = last[:_EXTRA]
     return Taken(
         {row[_EXTRA]: read(row[_EXTRA:]) for row in locked},
         now,
+        frozenset(rests_on),
         frozenset(map(Participant, paused)),
         frozenset(archived),
         {name: order_id for name, order_id in zip(names, holders, strict=True) if order_id is not None},

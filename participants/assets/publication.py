@@ -80,7 +80,7 @@ class Publication:
         """Make and publish the steps that are due; rest before, as long as fits. Return that there may be more."""
         moving = [one for one in self._feed.newest.values() if one.terms is not None and one.trading is Trading.OPEN]
         self._moved_at = {one.asset_id: self._moved_at.get(one.asset_id, self._clock()) for one in moving}
-        await asyncio.sleep(MOVE_EVERY_S if moving else IDLE_S)
+        await asyncio.sleep(self._rest_s(moving))
         changes = [change for one in moving if (change := self._due(one)) is not None]
         if changes:
             moved = await set_prices(self._source, changes, self._feed.instance)
@@ -105,6 +105,16 @@ class Publication:
     def _stands_by(self, one: Newest) -> bool:
         recently = timedelta(seconds=self._heartbeat_s)
         return one.source is not Source.DEAD and one.confirmed_at is not None and one.now - one.confirmed_at <= recently
+
+    def _rest_s(self, moving: Sequence[Newest]) -> float:
+        """Say how long no price is due: a slow walk is not looked at fifty times a second."""
+        rests_s = [
+            self._moved_at[one.asset_id] + 1 / one.terms.per_second - self._clock()
+            if isinstance(one.terms, Walk)
+            else MOVE_EVERY_S
+            for one in moving
+        ]
+        return max(MOVE_EVERY_S, min((IDLE_S, *rests_s)))
 
     def _due(self, one: Newest) -> PriceChange | None:
         if isinstance(one.terms, Walk):

@@ -190,7 +190,15 @@ def _chosen(wanted: argparse.Namespace) -> list[Scenario]:
             out.print(f"{scenario.name} needs --broker kafka: {scenario.needs_kafka}", style="yellow")
     if not fit:
         raise BenchError("nothing to measure on the embedded broker")
-    return fit
+    here = [scenario for scenario in fit if not (why := scenario.why_absent()) or _say_absent(scenario, why)]
+    if not here:
+        raise BenchError("nothing to measure here")
+    return here
+
+
+def _say_absent(scenario: Scenario, why: str) -> bool:
+    out.print(f"{scenario.name} is left out: {why}", style="yellow")
+    return False
 
 
 def _arguments() -> argparse.Namespace:

@@ -8,8 +8,10 @@ one, the Apache Kafka that KAFKA_BOOTSTRAP_SERVERS names, or one in a container.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from local_stack import broker
 from local_stack.errors import StackError
 from local_stack.ports import free_ports
 from local_stack.postgres import Postgres
+from local_stack.processes import run_to_end
 from local_stack.stack import LocalStack, StackOptions
 from local_stack.supervisor import Supervisor
 from operations.demo.samples import load_samples
@@ -38,6 +41,11 @@ from tests.support.infrastructure import create_topics, delete_topics
 from tests.support.servers import DockerServer, docker_trouble, start_docker_kafka
 
 BrokerChoice = Literal["embedded", "kafka"]
+_LOAD_SAMPLES = """
+import asyncio, json, os
+from operations.demo.samples import load_samples
+asyncio.run(load_samples(json.loads(os.environ["LOGINS"]), 1.0))
+"""
 LIBRARIES = ("aiokafka", "asyncpg", "dbos", "fastapi", "faststream", "msgspec", "pydantic", "sqlalchemy", "uvloop")
 Prepare = Callable[[str], Awaitable[None]]
 """Prepares a system's database before its services start, given the owner's address."""
@@ -88,8 +96,12 @@ class Ground:
         environment_of: Mapping[str, Mapping[str, str]] | None = None,
         prepare: Prepare | None = None,
         users: int = ACCOUNTS,
+        source: Path | None = None,
     ) -> System:
-        """Return the system of this name; start it the first time. Without `replicas` it has no API."""
+        """Return the system of this name; start it the first time. Without `replicas` it has no API.
+
+        `source`: the folder of another version of the program, which then runs instead of this one.
+        """
         if name in self.systems:
             return self.systems[name]
         prefix, url = f"{self.prefix}{name}.", await create_database(self.database_url, f"bench_{name}")
@@ -97,12 +109,16 @@ class Ground:
         async def samples(logins: Mapping[str, str]) -> None:
             if prepare is not None:
                 await prepare(url)
-            await load_samples(logins, 1.0)
+            if source is None:
+                await load_samples(logins, 1.0)
+            else:
+                await _load_other_samples(source, logins, self.folder / name / "logs")
             await accounts.fill(url, users)
 
         options = StackOptions(
             load_samples=samples,
-            environment={"KAFKA_TOPIC_PREFIX": prefix, **(environment or {})},
+            command=_command(source),
+            environment={"KAFKA_TOPIC_PREFIX": prefix, **_path(source), **(environment or {})},
             environment_of=environment_of or {},
             replicas={"api": 0, **(replicas or {})},
             database_url=url,
@@ -135,6 +151,21 @@ async def ground(
         async with AsyncExitStack() as everything:
             versions = f"{words}, {await _versions(postgres.database_url)}"
             yield Ground(kafka, postgres.database_url, prefix, folder, out, versions, kind, pids, everything)
+
+
+def _path(source: Path | None) -> dict[str, str]:
+    return {} if source is None else {"PYTHONPATH": str(source)}
+
+
+def _command(source: Path | None) -> Sequence[str]:
+    """Return how the program is started; without `-P` the folder that we are in would come before `PYTHONPATH`."""
+    return (sys.executable, *(() if source is None else ("-P",)), "-m", "operations.cli")
+
+
+async def _load_other_samples(source: Path, logins: Mapping[str, str], logs: Path) -> None:
+    """Load the sample data as that version of the program writes it."""
+    argv = (sys.executable, "-P", "-c", _LOAD_SAMPLES)
+    await run_to_end("samples", argv, logs, env={**os.environ, **_path(source), "LOGINS": json.dumps(dict(logins))})
 
 
 async def create_database(admin_url: str, name: str) -> str:

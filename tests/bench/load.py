@@ -1,7 +1,7 @@
-"""Submits orders by Kafka and times each until it is completed: a fixed number open, at a fixed rate, or all at once.
+"""Submits orders by Kafka and times each until it has ended: a fixed number open, at a fixed rate, or all at once.
 
-An order that ends otherwise is an error. Latency at a rate counts from the moment when an order was due, so a stall of
-the system also counts for the orders that were due meanwhile.
+An order that ends otherwise than it should is an error. Latency at a rate counts from the moment when an order was due,
+so a stall of the system also counts for the orders that were due meanwhile.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from uuid_utils.compat import uuid7
 
 from contracts.codec import outgoing
-from contracts.decimals import Quantity
+from contracts.decimals import Price, Quantity
 from contracts.envelope import Outgoing
-from contracts.orders import OrderRequested
+from contracts.orders import OrderCancelRequested, OrderRequested
 from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus, OrderType
 from saga_kit.messaging.publisher import Publisher
@@ -51,11 +52,33 @@ def ordinary(number: int) -> str:
     return f"bench-{number % ACCOUNTS}"
 
 
-class Ended(msgspec.Struct):
-    """The two fields of an event that the timing needs."""
+class Whose(msgspec.Struct):
+    """The field of an order that its cancel needs."""
+
+    user_id: str
+
+
+class Seen(msgspec.Struct):
+    """The fields of an event that the load needs."""
 
     order_id: uuid.UUID
     status: OrderStatus
+    order: Whose | None = None
+    reason_code: str | None = None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the orders of a load are, and how each must end."""
+
+    order_type: OrderType = OrderType.MARKET_BUY
+    limit_price: Price | None = None
+    ends: OrderStatus = OrderStatus.COMPLETED
+    cancels: bool = False
+    """Whether each is cancelled as soon as it is CONFIRMED, which says that it rests."""
+
+
+MARKET: Final = Course()
 
 
 @dataclass(frozen=True)
@@ -105,12 +128,22 @@ class _Book:
     first_event_at: float | None = None
     last_ended_at: float = 0.0
 
+    def end(self, event: Seen, now: float) -> None:
+        """Take note that an order has ended, if it is one of these."""
+        if (since := self.open.pop(event.order_id, None)) is not None:
+            self.took_s.append(now - since)
+            self.ended[event.status] += 1
+            self.free.release()
+            self.last_ended_at = now
+
 
 class Load:
     """Buys a small amount for one of its users after the other."""
 
-    def __init__(self, bootstrap_servers: str, prefix: str = "", users: Users = ordinary) -> None:
-        self._servers, self._prefix, self._users = bootstrap_servers, prefix, users
+    def __init__(
+        self, bootstrap_servers: str, prefix: str = "", users: Users = ordinary, course: Course = MARKET
+    ) -> None:
+        self._servers, self._prefix, self._users, self._course = bootstrap_servers, prefix, users, course
 
     async def run(self, orders: int, in_flight: int) -> Result:
         """Keep `in_flight` orders open until so many have ended.
@@ -162,14 +195,14 @@ class Load:
             await consumer.seek_to_end()
             book = _Book(asyncio.Semaphore(in_flight))
             async with asyncio.TaskGroup() as group:
-                following = group.create_task(_follow(consumer, book, orders))
+                following = group.create_task(self._follow(consumer, book, orders, publisher))
                 yield book, publisher
                 await _ended(following, book, orders)
         finally:
             await consumer.stop()
             await publisher.stop()
-        if book.ended.total() != book.ended[OrderStatus.COMPLETED]:
-            raise LoadError(f"not every order of the load was completed: {_counted(book)}")
+        if book.ended.total() != book.ended[self._course.ends]:
+            raise LoadError(f"not every order of the load was {self._course.ends}: {_counted(book)}")
 
     async def _ask(
         self, publisher: Publisher, book: _Book, numbers: Sequence[int], due_at: Sequence[float] | None = None
@@ -182,10 +215,34 @@ class Load:
 
     def _request(self, number: int) -> Outgoing:
         now = datetime.now(UTC)
+        user_id, course = self._users(number), self._course
         request = OrderRequested(
-            uuid7(), self._users(number), "ACME", OrderType.MARKET_BUY, Quantity(1), requested_at=now
+            uuid7(),
+            user_id,
+            "ACME",
+            course.order_type,
+            Quantity(1),
+            requested_at=now,
+            limit_price=course.limit_price,
         )
-        return outgoing(request, message_id=str(uuid.uuid4()), source="/bench", time=now)
+        return _said(request, now)
+
+    async def _follow(self, consumer: AIOKafkaConsumer, book: _Book, orders: int, publisher: Publisher) -> None:
+        read = msgspec.json.Decoder(Seen).decode
+        while len(book.took_s) < orders:
+            batches: dict[TopicPartition, Sequence[object]] = await consumer.getmany(timeout_ms=100)
+            now = time.monotonic()
+            if batches and book.first_event_at is None:
+                book.first_event_at = now
+            cancels: list[Outgoing] = []
+            for record in (record for records in batches.values() for record in records):
+                event = read(record.value)  # type: ignore[attr-defined]  # aiokafka has no types
+                if event.status.terminal:
+                    book.end(event, now)
+                elif self._course.cancels and event.status is OrderStatus.CONFIRMED and event.order_id in book.open:
+                    cancels.append(_cancel(event))
+            if cancels and not await publisher.publish(cancels):
+                raise LoadError("the broker did not take the cancels")
 
 
 async def _ended(following: asyncio.Task[None], book: _Book, orders: int) -> None:
@@ -202,17 +259,11 @@ def _counted(book: _Book) -> str:
     return ", ".join(f"{count} {status}" for status, count in sorted(book.ended.items()))
 
 
-async def _follow(consumer: AIOKafkaConsumer, book: _Book, orders: int) -> None:
-    read = msgspec.json.Decoder(Ended).decode
-    while len(book.took_s) < orders:
-        batches: dict[TopicPartition, Sequence[object]] = await consumer.getmany(timeout_ms=100)
-        now = time.monotonic()
-        if batches and book.first_event_at is None:
-            book.first_event_at = now
-        for record in (record for records in batches.values() for record in records):
-            event = read(record.value)  # type: ignore[attr-defined]  # aiokafka has no types
-            if event.status.terminal and (since := book.open.pop(event.order_id, None)) is not None:
-                book.took_s.append(now - since)
-                book.ended[event.status] += 1
-                book.free.release()
-                book.last_ended_at = now
+def _cancel(event: Seen) -> Outgoing:
+    assert event.order is not None  # the system's events show the order; only peers' do not
+    now, user_id = datetime.now(UTC), event.order.user_id
+    return _said(OrderCancelRequested(event.order_id, user_id, user_id, now), now)
+
+
+def _said(message: OrderRequested | OrderCancelRequested, now: datetime) -> Outgoing:
+    return outgoing(message, message_id=str(uuid.uuid4()), source="/bench", time=now)

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from order_saga.core.phases import MAX_REQUEST_AGE_S
-from tests.bench import drift, growth, hot, idle, loop, pair, rate, recovery, rest_api
+from tests.bench import cancel, drift, fire, growth, hot, idle, limit, loop, market, pair, rate, recovery, rest_api
 from tests.bench.ground import BrokerChoice
 from tests.bench.scenario import RATIOS, Scenario, Target
 from tests.evidence import record as evidence
@@ -24,7 +24,13 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 README: Final = ROOT / "README.md"
 BEGIN, END = "<!-- the speed, from docs/performance/*.json -->", "<!-- end of the speed -->"
 RECORDS: Final = ROOT / "docs" / "performance"
-SCENARIOS: Final = tuple(module.SCENARIO for module in (loop, rest_api, rate, idle, recovery, growth, drift, pair, hot))
+SCENARIOS: Final = tuple(
+    module.SCENARIO
+    for module in (
+        *(loop, rest_api, rate, idle, recovery, growth, drift, pair, hot),
+        *(market, limit, fire, cancel),
+    )
+)
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
 _HEAD: Final = """# Performance
 

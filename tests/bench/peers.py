@@ -108,7 +108,7 @@ class KafkaContender:
         """Carry a load of any kind; see `Contender`."""
         result = await self._unless_one_dies(work(Load(self._place.kafka_bootstrap_servers, self._prefix, users)))
         self._asked += result.orders
-        await check_rows(self.name, self._place.database_url, self._statuses, self._asked)
+        await check_rows(self.name, self._place.database_url, self._statuses, {"COMPLETED": self._asked})
         return result
 
     async def _unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
@@ -126,15 +126,15 @@ class KafkaContender:
             await asyncio.gather(working, dying, return_exceptions=True)
 
 
-async def check_rows(name: str, database_url: str, statuses: str, orders: int) -> None:
-    """Raise `PeerError` unless there are so many orders and all are completed."""
+async def check_rows(name: str, database_url: str, statuses: str, expected: Mapping[str, int]) -> None:
+    """Raise `PeerError` unless there are exactly so many orders by status."""
     connection = await asyncpg.connect(database_url)
     try:
         found = dict(await connection.fetch(statuses))
     finally:
         await connection.close()
-    if found != {"COMPLETED": orders}:
-        raise PeerError(f"{name} was asked for {orders} orders; in its table are {found}")
+    if found != expected:
+        raise PeerError(f"{name} was asked for {expected}; in its table are {found}")
 
 
 @asynccontextmanager
@@ -211,7 +211,7 @@ class DbosContender:
         """Carry a load; see `Contender`."""
         line = await self.ask(f"{orders} {in_flight}\n")
         self._asked += orders
-        await check_rows(self.name, self.database_url, STATUSES_OF_DBOS, self._asked)
+        await check_rows(self.name, self.database_url, STATUSES_OF_DBOS, {"COMPLETED": self._asked})
         return msgspec.json.decode(line, type=Result)
 
     async def ask(self, line: str) -> bytes:

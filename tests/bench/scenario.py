@@ -106,6 +106,8 @@ class Scenario:
     measure: Callable[[Ground, Options], Awaitable[Outcome]]
     needs_kafka: str = ""
     """Why the embedded broker is not enough; empty when it is."""
+    why_absent: Callable[[], str] = str
+    """Says why it can't be measured in this place; empty when it can."""
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -92,9 +92,11 @@ async def test_a_peer_that_dies_ends_the_run(place: Place, running: Running, row
 
 async def test_an_order_that_is_not_completed_is_a_fault(place: Place) -> None:
     """An order whose row is not completed is an error, even if its events say so."""
-    await check_rows("it", place.database_url, "SELECT 'COMPLETED', 2", 2)
-    with pytest.raises(PeerError, match=r"asked for 2 orders; in its table are \{'PENDING': 1, 'COMPLETED': 1\}"):
-        await check_rows("it", place.database_url, "VALUES ('PENDING', 1), ('COMPLETED', 1)", 2)
+    await check_rows("it", place.database_url, "SELECT 'COMPLETED', 2", {"COMPLETED": 2})
+    with pytest.raises(
+        PeerError, match=r"asked for \{'COMPLETED': 2\}; in its table are \{'PENDING': 1, 'COMPLETED': 1\}"
+    ):
+        await check_rows("it", place.database_url, "VALUES ('PENDING', 1), ('COMPLETED', 1)", {"COMPLETED": 2})
 
 
 async def _has_more_than_one(database_url: str, rows: str) -> bool:

@@ -93,11 +93,11 @@ async def as_fast_as_it_goes(port: int, requests: Iterator[bytes], *, connection
     sample, end = Sample(), time.perf_counter() + seconds
 
     async def client() -> None:
-        connection = await _connect(port)
+        connection = await connect(port)
         while (began := time.perf_counter()) < end:
             await _one(connection, next(requests), sample, began)
             if not connection.alive:
-                connection = await _connect(port)
+                connection = await connect(port)
         connection.close()
 
     began = time.perf_counter()
@@ -113,14 +113,14 @@ async def steadily(
     sample, began, due = Sample(), time.perf_counter(), iter(range(int(per_s * seconds)))
 
     async def client() -> None:
-        connection = await _connect(port)
+        connection = await connect(port)
         for number in due:
             at = began + number / per_s
             if (early_s := at - time.perf_counter()) > 0:
                 await asyncio.sleep(early_s)
             await _one(connection, next(requests), sample, at, keep_body=keep_bodies)
             if not connection.alive:
-                connection = await _connect(port)
+                connection = await connect(port)
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(connections)))
@@ -138,6 +138,7 @@ async def _one(
         sample.bodies.append(body)
 
 
-async def _connect(port: int) -> Connection:
+async def connect(port: int) -> Connection:
+    """Open a connection to a server on this machine."""
     _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
     return connection

@@ -128,7 +128,7 @@ def _moved(order_id: UUID) -> tuple[Any, ...]:
 
 
 def _only(*order_ids: UUID) -> tuple[Any, ...]:
-    return list(order_ids), [], []
+    return list(order_ids), [], [], False
 
 
 _GATE: Final = 7
@@ -266,7 +266,7 @@ class _Actor:
         if "RETURNING" in sql or not sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
             rows = await self._tx.fetch(sql, *args)
             told = [str(row[store._EXTRA] if sql == store._TAKE else row[0]) for row in rows]
-            return f"{told} {[sorted(row[1]) for row in rows if sql == store._TAKE and row[1] is not None]}"
+            return f"{told} {[sorted(row[2]) for row in rows if sql == store._TAKE and row[2] is not None]}"
         return f"{await self._tx.execute(sql, *args)} rows"
 
     async def end(self, *, commit: bool) -> None:

@@ -18,7 +18,7 @@ from contracts.decimals import Price
 from contracts.vocabulary import OrderType, TimeInForce
 from order_saga.core.gate import GATE, gate_key
 from order_saga.core.saga import ExpiryDue, TimerDue
-from order_saga.worker import market, resting_store
+from order_saga.worker import market, resting_store, store
 from order_saga.worker.metrics import SagaMetrics, refresh_gauges
 from order_saga.worker.process import MAX_OPEN_ORDERS
 from saga_kit.messaging.batch import Received
@@ -228,21 +228,33 @@ async def test_a_cancel_waits_for_the_gate_and_takes_the_row_away(db: OrderDatab
     assert await db.rows("SELECT * FROM orders.resting WHERE order_id = $1", other) == []
 
 
+async def test_no_order_is_locked_before_its_gate_is_held(db: OrderDatabase) -> None:
+    """A batch that waits for a gate has locked none of its orders, those included that rest nowhere."""
+    order_id = await rests(db, OrderType.LIMIT_SELL, 2)
+    await db.tell(of(structs.replace(requested(), sent_at=await clock(db)), ONE))
+    async with asyncio.TaskGroup() as group:
+        async with gate(db) as ticks:
+            batch = group.create_task(db.tell(of(cancel(), order_id), of(approved(), ONE)))
+            await somebody_waits(db.engine)
+            free = await ticks.fetch("SELECT order_id FROM orders.orders FOR UPDATE SKIP LOCKED")
+            assert {order_id, ONE} == {row[0] for row in free}
+        await batch
+
+
 async def test_an_order_that_begins_to_wait_meanwhile_is_contention(
     db: OrderDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that looked for gates before the order was stored must not decide about it without its gate."""
     asked = structs.replace(request(), order_type=OrderType.LIMIT_BUY, price=None, limit_price=Price("49000"))
     message = of(structs.replace(requested(), request=asked, sent_at=await clock(db)), ONE)
-    looked = resting_store.assets_of
+    take = store.take
 
-    async def looks_too_early(tx: Transaction, order_ids: Any) -> frozenset[str]:
-        found = await looked(tx, order_ids)
+    async def looks_too_early(tx: Transaction, order_ids: Any, names: Any) -> store.Taken:
         monkeypatch.undo()
         await db.tell(message)
-        return found
+        return (await take(tx, order_ids, names, gates_held=True))._replace(rests_on=frozenset())
 
-    monkeypatch.setattr(resting_store, "assets_of", looks_too_early)
+    monkeypatch.setattr(store, "take", looks_too_early)
     async with begin(db.engine) as tx:
         with pytest.raises(Contention):
             await market.open_batch(tx, [ONE])

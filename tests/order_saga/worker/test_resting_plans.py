@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest_asyncio
 
-from order_saga.worker import resting_store
+from order_saga.worker import resting_store, store
 from tests.support.order_database import OrderDatabase
 
 MANY: Final = 100_000
@@ -35,7 +35,7 @@ NAMED: Final = ([UUID(int=1), UUID(int=2)],)
 LOOKS: Final = {
     "fired": (resting_store._FIRED, (500,), "resting_fired"),
     "expired": (resting_store._EXPIRED, (500,), "resting_expiry"),
-    "their assets": (resting_store._ASSETS, NAMED, "resting_pkey"),
+    "orders to be locked": (store._TAKE, (*NAMED, [], [], False), "resting_pkey"),
     "their news": (resting_store._NEWS, NAMED, "resting_pkey resting_fired"),
     "open orders of a user and an asset": (
         resting_store._OPEN,

@@ -54,18 +54,23 @@ def order_statements() -> dict[str, Statement]:
     }
 
 
-async def take(tx: Transaction, order_ids: list[Any], users: list[str], names: list[str]) -> Result:
-    """Lock orders in the order of their ids; tell the time after that, and the rest as it was at the beginning."""
+async def take(tx: Transaction, order_ids: list[Any], users: list[str], names: list[str], gates_held: bool) -> Result:  # noqa: FBT001 - as the statement has it
+    """Lock orders in the order of their ids; tell the time after that, and the rest as it was at the beginning.
+
+    Without gates nothing is locked when one of the orders rests.
+    """
+    rests_on = {row["asset_id"] for row in (tx.get("resting", one) for one in order_ids) if row is not None}
     pauses = [participant for participant, _ in tx.rows("pauses")]
     archived = [order_id for order_id in order_ids if tx.get("archive", order_id) is not None]
     holders = [_holder(tx, key) for key in columns(users, names)]
-    there = sorted(order_id for order_id in set(order_ids) if tx.get("orders", order_id) is not None)
+    wanted = set(order_ids) if gates_held or not rests_on else set()
+    there = sorted(order_id for order_id in wanted if tx.get("orders", order_id) is not None)
     locked = [await tx.lock("orders", order_id) for order_id in there]
     rows = [(*_NOTHING, *(_read(name, row[name]) for name in _READ)) for row in locked if row is not None]
-    return Result([*rows, (tx.database.now(), pauses, archived, holders, *(None for _ in _READ))])
+    return Result([*rows, (tx.database.now(), sorted(rests_on), pauses, archived, holders, *(None for _ in _READ))])
 
 
-_NOTHING: Final = (None,) * 4
+_NOTHING: Final = (None,) * 5
 
 
 async def find_archived(tx: Transaction, order_ids: list[Any]) -> Result:

@@ -29,7 +29,6 @@ _TICKS_ALONE: Final = (
 def resting_statements() -> dict[str, Statement]:
     """Map the text of every statement to what it does."""
     return {
-        resting._ASSETS: assets,
         resting._SHARE: share_gates,
         resting._MARKS: read_marks,
         resting._NEWS: news,
@@ -42,12 +41,6 @@ def resting_statements() -> dict[str, Statement]:
         resting._EXPIRED: list_expired,
         resting._OPEN: count_open,
     }
-
-
-async def assets(tx: Transaction, order_ids: list[Any]) -> Result:
-    """Name the assets of these rows."""
-    found = {row["asset_id"] for row in (tx.get("resting", one) for one in order_ids) if row is not None}
-    return Result([(asset_id,) for asset_id in sorted(found)])
 
 
 async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:

@@ -1,0 +1,135 @@
+"""The parts of the scenarios about orders that rest, as far as they need no system."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from contracts.decimals import Price
+from contracts.envelope import Outgoing
+from contracts.vocabulary import OrderStatus
+from tests.bench import __main__ as command_line
+from tests.bench import before, cancel, fire, limit, market
+from tests.bench.cancel import CALM, LOADED, RATIO, Cancelled
+from tests.bench.fire import P50, P99, Took
+from tests.bench.load import Load, LoadError, Result, Seen
+from tests.bench.rounds import Measurement
+from tests.bench.scenario import RATIOS, SPEED, BenchError, Figures
+from tests.bench.watch import Watch
+
+ONE = uuid.UUID(int=1)
+
+
+def figures() -> Figures:
+    """Make empty groups."""
+    return {RATIOS: {}, SPEED: {}}
+
+
+class Broker:
+    """A publisher that takes everything, or nothing."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.takes = takes
+
+    async def publish(self, _messages: Sequence[Outgoing]) -> bool:
+        """Take messages."""
+        return self.takes
+
+
+def watch(*, takes: bool = True) -> Watch:
+    """Make a watch without a broker."""
+    return Watch(cast("Any", Broker(takes=takes)))
+
+
+async def test_a_moment_is_when_the_wanted_event_was_read() -> None:
+    """Only the event of the order and status that are waited for ends a wait, and it tells when it was read."""
+    one = watch()
+    moment = one.expect(ONE, OrderStatus.PROCESSING)
+    one.see(Seen(ONE, OrderStatus.CONFIRMED), 1.0)
+    one.see(Seen(uuid.UUID(int=2), OrderStatus.PROCESSING), 2.0)
+    assert not moment.done()
+    one.see(Seen(ONE, OrderStatus.PROCESSING), 3.0)
+    one.see(Seen(ONE, OrderStatus.PROCESSING), 4.0)
+    assert await moment == 3.0
+
+
+async def test_an_order_that_ends_otherwise_is_an_error() -> None:
+    """A wait does not hang when its order can't get there any more."""
+    one = watch()
+    moment = one.expect(ONE, OrderStatus.CONFIRMED)
+    one.see(Seen(ONE, OrderStatus.FAILED), 1.0)
+    with pytest.raises(LoadError, match="was to be CONFIRMED ended as FAILED"):
+        await asyncio.wait_for(moment, 1)
+    with pytest.raises(LoadError, match="did not take"):
+        await watch(takes=False).publish([])
+
+
+def test_a_limit_order_waits_below_the_market() -> None:
+    """The load's limit orders are far from the sample data's price, so that only their cancels end them."""
+    request = Load("nowhere", "", lambda number: f"limit-{number}", limit.COURSE)._request(7)  # noqa: SLF001 - what it sends
+    assert b'"limit_price":"15' in request.value
+    assert b'"user_id":"limit-7"' in request.value
+    assert (OrderStatus.CANCELLED, True) == (limit.COURSE.ends, limit.COURSE.cancels)
+    assert cast("Price", limit.COURSE.limit_price) < 20
+
+
+def test_fires_are_told_by_their_percentiles() -> None:
+    """Half of the fires took no longer than p50; the ratio is to the hops of the tick and of the event."""
+    found = figures()
+    fire._tell(found, [Took(float(number), 2.0 * number) for number in range(100, 0, -1)], hop=5.0)  # noqa: SLF001
+    assert ([51.0], [100.0]) == (found[SPEED][P50], found[SPEED][P99])
+    assert [102.0] == found[SPEED]["tick to the order's end, p50 ms"]
+    assert [5.1] == found[RATIOS][fire.HOPS]
+
+
+def test_a_cancel_is_compared_with_one_in_peace() -> None:
+    """The ratio is p99 under load to p99 in peace; the time until the 202 is told apart."""
+    found = figures()
+    took = {CALM: [Cancelled(1.0, 10.0)] * 10, LOADED: [Cancelled(2.0, 15.0)] * 9 + [Cancelled(2.0, 30.0)]}
+    cancel._tell(found, took, Result(10, 100.0, 1.0, 2.0))  # noqa: SLF001 - what makes its figures
+    assert ([1.5], [3.0]) == (found[RATIOS][RATIO.replace("p99", "p50")], found[RATIOS][RATIO])
+    assert [2.0] == found[SPEED][f"{LOADED}, request to 202 p50 ms"]
+
+
+def test_the_load_is_no_part_of_the_system() -> None:
+    """What the load's own process uses is none of what an order costs the system."""
+    one = Measurement(Result(1, 1.0, 1.0, 1.0), {"orchestrator": 3.0, "postgres": 2.0, "load": 100.0})
+    assert market._used(one) == 5.0  # noqa: SLF001 - what the ratio is made of
+
+
+async def test_the_source_of_before_knows_no_conditional_orders(tmp_path: Path) -> None:
+    """It is a whole program, of the commit before the first one about them."""
+    if why := before.why_absent():
+        pytest.skip(why)
+    source = await before.source(tmp_path)
+    assert (source / "order_saga" / "worker" / "store.py").exists()
+    assert (source / "operations" / "cli" / "__main__.py").exists()
+    assert not (source / "order_saga" / "triggers").exists()
+
+
+async def test_without_history_the_scenario_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no such commit it is left out, with a reason."""
+    monkeypatch.setattr(before, "ROOT", tmp_path)
+    assert "it needs the repository's history back to 1acba55" in before.why_absent()
+    with pytest.raises(RuntimeError, match="history"):
+        await before.source(tmp_path)
+
+
+def test_what_cannot_be_measured_here_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`all` measures the others; alone it is an error."""
+    absent = replace(market.SCENARIO, why_absent=lambda: "it needs what is not here")
+    monkeypatch.setattr(command_line, "SCENARIOS", (absent, limit.SCENARIO))
+    wanted = Namespace(scenario="all", broker="embedded", record=False, quick=True)
+    assert [limit.SCENARIO] == command_line._chosen(wanted)  # noqa: SLF001 - what `all` measures
+    assert "market is left out: it needs what is not here" in capsys.readouterr().out
+    with pytest.raises(BenchError, match="nothing to measure here"):
+        command_line._chosen(Namespace(scenario="market", broker="embedded", record=False, quick=True))  # noqa: SLF001
