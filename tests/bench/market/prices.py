@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,6 +31,7 @@ PACE_S: Final = 0.005
 """At a rate, ticks that are due in the same interval go out together."""
 LOOK_S: Final = 0.01
 DEADLINE_S: Final = 120.0
+_SEQUENCES: Final = "SELECT asset_id, sequence FROM orders.marks"
 _JUDGED: Final = """
     SELECT coalesce(sum(sequence), 0)::bigint, coalesce(bool_and(live), true) FROM orders.marks
     WHERE asset_id = ANY($1::text[])"""
@@ -39,9 +40,9 @@ _JUDGED: Final = """
 class Feed:
     """The source of a system's prices. Each asset has a sequence that counts by one."""
 
-    def __init__(self, publisher: Publisher, connection: asyncpg.Connection) -> None:
+    def __init__(self, publisher: Publisher, connection: asyncpg.Connection, sequences: Mapping[str, int]) -> None:
         self._publisher, self._connection = publisher, connection
-        self._sequences: dict[str, int] = {}
+        self._sequences = dict(sequences)
         self._number = 0
 
     async def publish(self, prices: Sequence[tuple[str, Decimal]]) -> None:
@@ -92,12 +93,12 @@ class Feed:
 
 @asynccontextmanager
 async def feed(ground: Ground, system: System) -> AsyncIterator[Feed]:
-    """Give a system's feed, whose prices begin anew."""
+    """Give a system's feed, which goes on from the prices that were judged."""
     settings = KafkaSettings(kafka_bootstrap_servers=ground.kafka_bootstrap_servers, kafka_topic_prefix=system.prefix)
     publisher = Publisher(settings, client_id="bench-feed")
     connection = await asyncpg.connect(system.contender.database_url)
     try:
-        yield Feed(publisher, connection)
+        yield Feed(publisher, connection, dict(await connection.fetch(_SEQUENCES)))
     finally:
         await connection.close()
         await publisher.stop()
