@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from local_stack.ports import free_ports
@@ -49,6 +49,15 @@ class Orchestrator:
     async def start(self) -> None:
         """Start it; return when it is ready."""
         await self._supervisor.start(self._spec)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Mapping[str, Sequence[int]]]:
+        """Let it run inside; gives its process."""
+        await self.start()
+        try:
+            yield self.pids
+        finally:
+            await self.stop()
 
     async def kill(self) -> None:
         """Kill it, and wait until its consumer group has removed it."""

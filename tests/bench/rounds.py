@@ -159,6 +159,11 @@ def _family_s(pid: int) -> float:
     return sum(process.cpu_times()[:4]) + sum(_own_s(child.pid) for child in process.children(recursive=True))
 
 
+def memory_mib(pid: int) -> float:
+    """Return the memory of a process that it shares with no other."""
+    return float(psutil.Process(pid).memory_full_info().uss) / 2**20
+
+
 def per_order_us(before: Mapping[str, float], after: Mapping[str, float], orders: int) -> dict[str, float]:
     """Return the processor time that each used for an order."""
     return {name: round((after[name] - used) * 1e6 / orders, 1) for name, used in before.items() if name in after}

@@ -40,6 +40,8 @@ class Options:
     """How long a steady load lasts."""
     orders: int = 0
     """How many orders wait in the topic, or are in the tables."""
+    ticks: int = 0
+    """Ticks that wait in the topic."""
     in_flight: int = 1000
     """Orders that may be open at once."""
     in_flight_slow: int = 50
