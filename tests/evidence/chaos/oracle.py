@@ -1,0 +1,339 @@
+"""Judges conditional orders tick by tick, one order at a time, from what was read on `assets.prices`.
+
+It is as simple as it can be and shares no code with the system. An order fires at the first live tick after the one it
+rests from that meets what it waits for. Whether a tick was live depends on when the system judged it. The marks that
+were looked at during the run say when at the earliest and at the latest. A tick that may have been too old to fire may
+be passed over; it may not fire if it was surely too old.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
+
+from tests.evidence.chaos.books import Books, Row
+from tests.evidence.chaos.finding import Finding, Findings
+from tests.evidence.chaos.story import Point, Rest, Story, number, terms_of
+
+MAX_AGE: Final = timedelta(seconds=30)
+PRICE_TICK: Final = Fraction(1, 100)
+BPS: Final = 10_000
+FEE_RATE: Final = Fraction(10, BPS)
+NEVER_YET: Final = datetime.min.replace(tzinfo=UTC)
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
+Terms = Mapping[str, Any]
+
+
+class Tick(NamedTuple):
+    """A record of `assets.prices`. `confirmed_at`: by its source or by the broker, whichever is earlier."""
+
+    sequence: int
+    price: Fraction
+    trading: str
+    confirmed_at: datetime
+
+
+class Look(NamedTuple):
+    """A look at an asset's mark: the database read it after `since` and before `until`."""
+
+    sequence: int
+    since: datetime
+    until: datetime
+
+
+class Moment(NamedTuple):
+    """A tick that counts: when its source stood by it, first and last, and when the system judged it."""
+
+    sequence: int
+    price: Fraction
+    is_open: bool
+    first: datetime
+    last: datetime
+    judged_after: datetime = NEVER_YET
+    judged_by: datetime = NEVER
+
+    @property
+    def surely_fires(self) -> bool:
+        """Whether it was young enough even if it was judged as late as can be."""
+        return self.is_open and self.judged_by - self.first <= MAX_AGE
+
+    @property
+    def may_fire(self) -> bool:
+        """Whether it was young enough if it was judged as soon as can be."""
+        return self.is_open and (self.judged_after == NEVER_YET or self.judged_after - self.last <= MAX_AGE)
+
+
+class Market(NamedTuple):
+    """One asset: its ticks that count, in order, and every price that was told under a sequence."""
+
+    path: list[Moment]
+    told: dict[int, Fraction]
+    missed: dict[int, Fraction]
+    """Prices that an order was quoted and that were never published: they move watermarks if an order rests from
+    them."""
+
+
+def market(ticks: Sequence[Tick], looks: Sequence[Look]) -> Market:
+    """Leave out late ticks and repetitions, and find out when each of the others was judged."""
+    path: list[Moment] = []
+    for tick in ticks:
+        if not path or tick.sequence > path[-1].sequence:
+            is_open = tick.trading == "OPEN"
+            path.append(Moment(tick.sequence, tick.price, is_open, tick.confirmed_at, tick.confirmed_at))
+        elif tick.sequence == path[-1].sequence:
+            path[-1] = path[-1]._replace(last=max(path[-1].last, tick.confirmed_at))
+    before, at = NEVER_YET, 0
+    for place, moment in enumerate(path):
+        while at < len(looks) and looks[at].sequence < moment.sequence:
+            before, at = looks[at].since, at + 1
+        by = looks[at].until if at < len(looks) else NEVER
+        path[place] = moment._replace(judged_after=before, judged_by=by)
+    return Market(path, {tick.sequence: tick.price for tick in ticks}, {})
+
+
+def two_prices(asset_id: str, ticks: Sequence[Tick]) -> Findings:
+    """Expect one price and one trading state under each sequence."""
+    known: dict[int, tuple[Fraction, str]] = {}
+    for tick in ticks:
+        said = (tick.price, tick.trading)
+        if known.setdefault(tick.sequence, said) != said:
+            yield Finding("wire", "assets.prices", f"{asset_id} {tick.sequence} is {known[tick.sequence]} and {said}")
+
+
+def judge_all(
+    books: Books,
+    stories: Mapping[str, Story],
+    ticks: Mapping[str, Sequence[Tick]],
+    looks: Mapping[str, Sequence[Look]],
+    seen: Counter[str],
+) -> Findings:
+    """Judge all conditional orders, each with its asset's ticks; `seen` counts what happened."""
+    waiting = {order_id: order for order_id, order in books.orders.items() if terms_of(order)}
+    assets: dict[str, Market] = {}
+    for asset_id in {order["asset_id"] for order in waiting.values()} | ticks.keys():
+        assets[asset_id] = market(ticks.get(asset_id, ()), looks.get(asset_id, ()))
+        yield from two_prices(asset_id, ticks.get(asset_id, ()))
+    for order_id, order in waiting.items():
+        rest, asset = stories.get(order_id, Story()).rest, assets[order["asset_id"]]
+        if rest is not None and rest.watermark is not None and rest.from_sequence not in asset.told:
+            asset.missed[rest.from_sequence] = rest.watermark
+    for order_id, order in waiting.items():
+        story = stories.get(order_id, Story())
+        yield from judge(order_id, order, story, assets[order["asset_id"]], seen)
+        yield from held_at_worst(order_id, order, story, books.holds.get(order_id, []))
+
+
+def judge(order_id: str, order: Row, story: Story, asset: Market, seen: Counter[str]) -> Findings:
+    """Expect that a conditional order fired when it had to, and not otherwise."""
+    terms = terms_of(order)
+    if len(story.fired) > 1:
+        yield Finding("trigger", order_id, f"it fired {len(story.fired)} times: {story.fired}")
+    for point in (*story.fired, *story.triggered):
+        if asset.told.get(point.sequence, point.price) != point.price:
+            yield Finding("trigger", order_id, f"{point} is not the price that was published")
+    if story.rest is not None:
+        words = _rested(order, terms, story, story.rest, asset, seen)
+    elif story.fired:
+        seen["fired on entry"] += 1
+        words = _fired_on_entry(order, terms, story.fired[0])
+    else:
+        words = _by_quote(order, terms, story)
+    yield from (Finding("trigger", order_id, text) for text in words)
+    yield from (Finding("trigger", order_id, text) for text in _end(order, terms, story))
+
+
+# What an order waits for ----------------------------------------------------------------------------------------------
+
+
+def _meets(order: Row, terms: Terms, price: Fraction, *, triggered: bool, watermark: Fraction | None) -> bool:
+    """Tell whether a price meets what an order waits for."""
+    kind, buys = order["order_type"].rpartition("_")[0], order["order_type"].endswith("_BUY")
+    if kind == "TRAILING_STOP":
+        assert watermark is not None
+        trail = number(terms.get("trail_amount")) or watermark * int(terms.get("trail_bps") or 0) / BPS
+        return price >= watermark + trail if buys else price <= watermark - trail
+    if kind == "LIMIT" or triggered:
+        return within_limit(order, terms, price)
+    trigger = Fraction(terms["trigger_price"])
+    return price >= trigger if buys is (kind == "STOP_LOSS") else price <= trigger
+
+
+def within_limit(order: Row, terms: Terms, price: Fraction) -> bool:
+    """Tell whether a price is the limit or better."""
+    if terms.get("limit_price") is None:
+        return True
+    limit = Fraction(terms["limit_price"])
+    return price <= limit if order["order_type"].endswith("_BUY") else price >= limit
+
+
+# An order that rests --------------------------------------------------------------------------------------------------
+
+
+def _rested(order: Row, terms: Terms, story: Story, rest: Rest, asset: Market, seen: Counter[str]) -> Iterator[str]:
+    fired = story.fired[0] if story.fired else None
+    if rest.watermark is not None and asset.told.get(rest.from_sequence, rest.watermark) != rest.watermark:
+        yield f"its watermark began at {rest.watermark}, the price was {asset.told[rest.from_sequence]}"
+    triggered = _triggered_on_entry(terms, rest)
+    told = {point.sequence for point in story.triggered}
+    for tick, marks in _ticks(order, rest, asset):
+        met = {_meets(order, terms, tick.price, triggered=triggered, watermark=mark) for mark in marks}
+        if fired is not None and tick.sequence >= fired.sequence:
+            yield from _fire_faults(terms, fired, tick, marks, met, seen)
+            return
+        if tick.sequence in told and not triggered:
+            triggered = True
+            if True not in met or within_limit(order, terms, tick.price):
+                yield f"it was triggered by {float(tick.price)} of {tick.sequence}, which does not trigger it"
+        elif False not in met:
+            if _must_fire(terms, story, rest, tick):
+                yield f"{float(tick.price)} of {tick.sequence} did not fire it, {_what_then(story)}"
+                return
+            seen["passed over by a tick that may not fire"] += 1
+    if fired is not None:
+        yield f"it was fired by {fired}, which was never published"
+
+
+def _ticks(order: Row, rest: Rest, asset: Market) -> Iterator[tuple[Moment, set[Fraction | None]]]:
+    """Go through the ticks that count for an order, with what its watermark may be at each of them."""
+    marks = {rest.watermark}
+    missed = sorted(one for one in asset.missed if one > rest.from_sequence)
+    for tick in asset.path:
+        if tick.sequence <= rest.from_sequence:
+            continue
+        while missed and missed[0] < tick.sequence:
+            price = asset.missed[missed.pop(0)]
+            marks |= {_best(order, mark, price) for mark in marks}
+        marks = {_best(order, mark, tick.price) for mark in marks}
+        yield tick, marks
+
+
+def _triggered_on_entry(terms: Terms, rest: Rest) -> bool:
+    """Tell whether an order with a trigger rests with its limit as its level."""
+    return terms.get("trigger_price") is not None and rest.level != number(terms["trigger_price"])
+
+
+def _best(order: Row, mark: Fraction | None, price: Fraction) -> Fraction | None:
+    if mark is None:
+        return None
+    return min(mark, price) if order["order_type"].endswith("_BUY") else max(mark, price)
+
+
+def _fire_faults(
+    terms: Terms, fired: Point, tick: Moment, marks: set[Fraction | None], met: set[bool], seen: Counter[str]
+) -> Iterator[str]:
+    seen["fired by a tick"] += 1
+    if tick.sequence != fired.sequence:
+        yield f"it was fired by {fired}, which was late or never published"
+    elif True not in met:
+        yield f"it was fired by {float(tick.price)} of {tick.sequence}, which does not meet it"
+    elif fired.watermark not in marks:
+        yield f"its watermark was {fired.watermark} when it fired, and must be one of {marks}"
+    if not tick.may_fire:
+        yield f"it was fired by {tick}, which was too old or not open"
+    if (expires_at := _expires_at(terms)) is not None and tick.judged_after >= expires_at:
+        yield f"it was fired by {tick} after it expired at {expires_at}"
+
+
+def _must_fire(terms: Terms, story: Story, rest: Rest, tick: Moment) -> bool:
+    """Tell whether a tick that meets an order had to fire it: it was live, and the order was at rest."""
+    if not tick.surely_fires or tick.judged_by >= (_expires_at(terms) or NEVER):
+        return False
+    if tick.sequence == rest.from_sequence + 1 and rest.at - tick.first > MAX_AGE:
+        return False  # the order rests from before this tick only because it was too old then
+    return bool(story.fired) or tick.judged_by < (story.left_at or NEVER)
+
+
+def _expires_at(terms: Terms) -> datetime | None:
+    return datetime.fromisoformat(terms["expires_at"]) if terms.get("expires_at") else None
+
+
+def _what_then(story: Story) -> str:
+    return f"{story.fired[0]} did" if story.fired else f"and nothing did; its rest ended at {story.left_at}"
+
+
+# An order that never rested -------------------------------------------------------------------------------------------
+
+
+def _fired_on_entry(order: Row, terms: Terms, point: Point) -> Iterator[str]:
+    trails = order["order_type"].startswith("TRAILING_STOP")
+    meets = not trails and _meets(order, terms, point.price, triggered=False, watermark=None)
+    if not (meets and within_limit(order, terms, point.price)):
+        yield f"it was fired on entry by {point}, which does not meet it"
+
+
+def _by_quote(order: Row, terms: Terms, story: Story) -> Iterator[str]:
+    """Expect that the quote alone decided rightly: filled at it, refused for it, or not filled at once."""
+    is_limit = order["order_type"].startswith("LIMIT")
+    fills = story.quote is not None and is_limit and within_limit(order, terms, story.quote[1])
+    if order["status"] == "COMPLETED" and not fills:
+        yield f"it was filled without a tick, at the quote {story.quote}"
+    if story.quote is None or order["order_type"].startswith("TRAILING_STOP"):
+        return
+    meets = _meets(order, terms, story.quote[1], triggered=False, watermark=None)
+    if order["reason_code"] == "WOULD_TRIGGER_IMMEDIATELY" and not meets:
+        yield f"it was refused, and its quote {story.quote} does not trigger it"
+    if order["reason_code"] == "UNFILLED" and meets:
+        yield f"it was not filled, and its quote {story.quote} meets its limit"
+
+
+# What it may pay ------------------------------------------------------------------------------------------------------
+
+
+def _end(order: Row, terms: Terms, story: Story) -> Iterator[str]:
+    """Expect that who fired is filled, unless a buy would pay more than it may."""
+    if not story.fired:
+        return
+    point, most = story.fired[0], cap(order, terms, story)
+    wanted = "COMPLETED" if most is None or point.price <= most else "FAILED SLIPPAGE_EXCEEDED"
+    if (end := " ".join(filter(None, (order["status"], order["reason_code"])))) != wanted:
+        yield f"it was fired at {float(point.price)} and ended as {end}, not as {wanted}"
+
+
+def held_at_worst(order_id: str, order: Row, story: Story, holds: Sequence[Row]) -> Findings:
+    """Expect that a conditional buy held its money at the worst price of its terms."""
+    if order["order_type"].endswith("_SELL") or story.quote is None:
+        return
+    gross = Fraction(order["quantity"]) * worst_price(order, terms_of(order), story.quote[1])
+    worst = up(gross) + up(gross * FEE_RATE)
+    for hold in holds:
+        if hold["state"] != "TOMBSTONE" and Fraction(hold["amount"]) != worst:
+            yield Finding("money", order_id, f"it held {hold['amount']}, its terms cost up to {float(worst)}")
+
+
+def up(amount: Fraction) -> Fraction:
+    """Round up to the cent."""
+    return Fraction(math.ceil(amount * 100), 100)
+
+
+def worst_price(order: Row, terms: Terms, quote: Fraction) -> Fraction:
+    """Work out the most that a buy pays under its terms; its money is held at that price."""
+    kind = order["order_type"].rpartition("_")[0]
+    if terms.get("limit_price") is not None:
+        return Fraction(terms["limit_price"])
+    if kind == "TRAILING_STOP":
+        return _slipped(_trail_from(terms, quote), order)
+    trigger = Fraction(terms["trigger_price"])
+    return trigger if kind == "TAKE_PROFIT" else _slipped(trigger, order)
+
+
+def cap(order: Row, terms: Terms, story: Story) -> Fraction | None:
+    """Work out the most that a buy pays at the tick that fired it; None for a sale."""
+    if order["order_type"].endswith("_SELL") or story.quote is None:
+        return None
+    worst = worst_price(order, terms, story.quote[1])
+    watermark = story.fired[0].watermark
+    return worst if watermark is None else min(worst, _slipped(_trail_from(terms, watermark), order))
+
+
+def _trail_from(terms: Terms, price: Fraction) -> Fraction:
+    trail = number(terms.get("trail_amount")) or price * int(terms.get("trail_bps") or 0) / BPS
+    return math.ceil((price + trail) / PRICE_TICK) * PRICE_TICK
+
+
+def _slipped(price: Fraction, order: Row) -> Fraction:
+    worse = price * (BPS + int(order["slippage_bps"])) / BPS
+    return max(price, math.floor(worse / PRICE_TICK) * PRICE_TICK)
