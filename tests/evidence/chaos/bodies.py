@@ -10,12 +10,12 @@ from typing import Any, Final
 FEED: Final = ("WAVE", "SWELL")
 """The assets whose prices walk; conditional orders are for these."""
 START: Final = Fraction(100)
-NEAR: Final = (0.02, 1.0)
+NEAR: Final = (0.02, 0.6)
 FAR: Final = (4.0, 30.0)
 """How far from the newest price a level is. A walk at 50 a second moves by about 0.4 in a second, and by 3 in 60."""
-NEAR_SHARE: Final = 0.6
-AMOUNTS: Final = ((0.05, 0.10, 0.30, 0.50, 1.00), (5.0, 10.0, 20.0))
-TRAILS_BPS: Final = ((5, 10, 25, 50, 100), (500, 1_000, 2_000))
+NEAR_SHARE: Final = 0.75
+AMOUNTS: Final = ((0.05, 0.10, 0.20, 0.30, 0.50), (5.0, 10.0, 20.0))
+TRAILS_BPS: Final = ((5, 10, 20, 30, 50), (500, 1_000, 2_000))
 """Trails, near and far: few different ones, as users choose them."""
 LIFE_S: Final = (3.0, 60.0)
 TYPES: Final = tuple(

@@ -9,8 +9,9 @@ be passed over; it may not fire if it was surely too old.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,8 @@ from tests.evidence.chaos.story import Point, Rest, Story, number, terms_of
 MAX_AGE: Final = timedelta(seconds=30)
 PRICE_TICK: Final = Fraction(1, 100)
 BPS: Final = 10_000
+UNITS: Final = 10**8
+"""Units of a price in one of cash."""
 FEE_RATE: Final = Fraction(10, BPS)
 NEVER_YET: Final = datetime.min.replace(tzinfo=UTC)
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
@@ -49,12 +52,17 @@ class Moment(NamedTuple):
     """A tick that counts: when its source stood by it, first and last, and when the system judged it."""
 
     sequence: int
-    price: Fraction
+    price: int
+    """In units."""
     is_open: bool
     first: datetime
     last: datetime
     judged_after: datetime = NEVER_YET
     judged_by: datetime = NEVER
+
+    def __str__(self) -> str:
+        """Name the tick."""
+        return f"{self.price / UNITS} of {self.sequence}"
 
     @property
     def surely_fires(self) -> bool:
@@ -81,9 +89,10 @@ def market(ticks: Sequence[Tick], looks: Sequence[Look]) -> Market:
     """Leave out late ticks and repetitions, and find out when each of the others was judged."""
     path: list[Moment] = []
     for tick in ticks:
+        price = units(tick.price)
         if not path or tick.sequence > path[-1].sequence:
             is_open = tick.trading == "OPEN"
-            path.append(Moment(tick.sequence, tick.price, is_open, tick.confirmed_at, tick.confirmed_at))
+            path.append(Moment(tick.sequence, price, is_open, tick.confirmed_at, tick.confirmed_at))
         elif tick.sequence == path[-1].sequence:
             path[-1] = path[-1]._replace(last=max(path[-1].last, tick.confirmed_at))
     before, at = NEVER_YET, 0
@@ -149,17 +158,31 @@ def judge(order_id: str, order: Row, story: Story, asset: Market, seen: Counter[
 # What an order waits for ----------------------------------------------------------------------------------------------
 
 
-def _meets(order: Row, terms: Terms, price: Fraction, *, triggered: bool, watermark: Fraction | None) -> bool:
-    """Tell whether a price meets what an order waits for."""
-    kind, buys = order["order_type"].rpartition("_")[0], order["order_type"].endswith("_BUY")
+Meets = Callable[[int, int], bool]
+"""Whether a price meets what an order waits for, at a watermark; both in units."""
+
+
+def _waits_for(order: Row, terms: Terms, *, triggered: bool) -> Meets:
+    """Say what an order waits for."""
+    kind, _, side = order["order_type"].rpartition("_")
     if kind == "TRAILING_STOP":
-        assert watermark is not None
-        trail = number(terms.get("trail_amount")) or watermark * int(terms.get("trail_bps") or 0) / BPS
-        return price >= watermark + trail if buys else price <= watermark - trail
-    if kind == "LIMIT" or triggered:
-        return within_limit(order, terms, price)
-    trigger = Fraction(terms["trigger_price"])
-    return price >= trigger if buys is (kind == "STOP_LOSS") else price <= trigger
+        amount, bps = units(Fraction(terms.get("trail_amount") or 0)), int(terms.get("trail_bps") or 0)
+        if side == "BUY":
+            return lambda price, mark: BPS * price >= mark * (BPS + bps) + BPS * amount
+        return lambda price, mark: BPS * price <= mark * (BPS - bps) - BPS * amount
+    is_limit = kind == "LIMIT" or triggered
+    level = units(Fraction(terms["limit_price" if is_limit else "trigger_price"]))
+    if (side == "BUY") is (kind == "STOP_LOSS" and not is_limit):
+        return lambda price, _: price >= level
+    return lambda price, _: price <= level
+
+
+def units(price: Fraction) -> int:
+    """Count a price in units, exactly: comparing fractions is slow."""
+    counted = price * UNITS
+    if counted.denominator != 1:
+        raise ValueError(f"{price} has too many places")
+    return counted.numerator
 
 
 def within_limit(order: Row, terms: Terms, price: Fraction) -> bool:
@@ -175,40 +198,52 @@ def within_limit(order: Row, terms: Terms, price: Fraction) -> bool:
 
 def _rested(order: Row, terms: Terms, story: Story, rest: Rest, asset: Market, seen: Counter[str]) -> Iterator[str]:
     fired = story.fired[0] if story.fired else None
+    last, left_at = fired.sequence if fired else math.inf, _left_at(terms, story)
     if rest.watermark is not None and asset.told.get(rest.from_sequence, rest.watermark) != rest.watermark:
         yield f"its watermark began at {rest.watermark}, the price was {asset.told[rest.from_sequence]}"
     triggered = _triggered_on_entry(terms, rest)
+    meets = _waits_for(order, terms, triggered=triggered)
     told = {point.sequence for point in story.triggered}
     for tick, marks in _ticks(order, rest, asset):
-        met = {_meets(order, terms, tick.price, triggered=triggered, watermark=mark) for mark in marks}
-        if fired is not None and tick.sequence >= fired.sequence:
+        met = [meets(tick.price, mark) for mark in marks]
+        if tick.sequence >= last:
+            assert fired is not None
             yield from _fire_faults(terms, fired, tick, marks, met, seen)
             return
+        if tick.judged_after >= left_at:
+            return
         if tick.sequence in told and not triggered:
-            triggered = True
-            if True not in met or within_limit(order, terms, tick.price):
-                yield f"it was triggered by {float(tick.price)} of {tick.sequence}, which does not trigger it"
+            triggered, meets = True, _waits_for(order, terms, triggered=True)
+            if True not in met or within_limit(order, terms, Fraction(tick.price, UNITS)):
+                yield f"it was triggered by {tick}, which does not trigger it"
         elif False not in met:
             if _must_fire(terms, story, rest, tick):
-                yield f"{float(tick.price)} of {tick.sequence} did not fire it, {_what_then(story)}"
+                yield f"{tick} did not fire it, {_what_then(story)}"
                 return
-            seen["passed over by a tick that may not fire"] += 1
+            seen["passed over by a tick that may not fire"] += not tick.surely_fires
     if fired is not None:
         yield f"it was fired by {fired}, which was never published"
 
 
-def _ticks(order: Row, rest: Rest, asset: Market) -> Iterator[tuple[Moment, set[Fraction | None]]]:
+def _ticks(order: Row, rest: Rest, asset: Market) -> Iterator[tuple[Moment, list[int]]]:
     """Go through the ticks that count for an order, with what its watermark may be at each of them."""
-    marks = {rest.watermark}
-    missed = sorted(one for one in asset.missed if one > rest.from_sequence)
-    for tick in asset.path:
-        if tick.sequence <= rest.from_sequence:
-            continue
+    begin = bisect_right(asset.path, rest.from_sequence, key=lambda tick: tick.sequence)
+    best = min if order["order_type"].endswith("_BUY") else max
+    trails = rest.watermark is not None
+    marks = [units(rest.watermark or Fraction(0))]
+    missed = sorted(one for one in asset.missed if one > rest.from_sequence) if trails else []
+    for tick in asset.path[begin:]:
         while missed and missed[0] < tick.sequence:
-            price = asset.missed[missed.pop(0)]
-            marks |= {_best(order, mark, price) for mark in marks}
-        marks = {_best(order, mark, tick.price) for mark in marks}
+            price = units(asset.missed[missed.pop(0)])
+            marks = list({*marks, *(best(mark, price) for mark in marks)})
+        if trails:
+            marks = [best(mark, tick.price) for mark in marks]
         yield tick, marks
+
+
+def _left_at(terms: Terms, story: Story) -> datetime:
+    """Return when an order had left its rest, without a tick, at the latest."""
+    return NEVER if story.fired else min(story.left_at or NEVER, _expires_at(terms) or NEVER)
 
 
 def _triggered_on_entry(terms: Terms, rest: Rest) -> bool:
@@ -216,21 +251,15 @@ def _triggered_on_entry(terms: Terms, rest: Rest) -> bool:
     return terms.get("trigger_price") is not None and rest.level != number(terms["trigger_price"])
 
 
-def _best(order: Row, mark: Fraction | None, price: Fraction) -> Fraction | None:
-    if mark is None:
-        return None
-    return min(mark, price) if order["order_type"].endswith("_BUY") else max(mark, price)
-
-
 def _fire_faults(
-    terms: Terms, fired: Point, tick: Moment, marks: set[Fraction | None], met: set[bool], seen: Counter[str]
+    terms: Terms, fired: Point, tick: Moment, marks: list[int], met: list[bool], seen: Counter[str]
 ) -> Iterator[str]:
     seen["fired by a tick"] += 1
     if tick.sequence != fired.sequence:
         yield f"it was fired by {fired}, which was late or never published"
     elif True not in met:
-        yield f"it was fired by {float(tick.price)} of {tick.sequence}, which does not meet it"
-    elif fired.watermark not in marks:
+        yield f"it was fired by {tick}, which does not meet it"
+    elif fired.watermark is not None and units(fired.watermark) not in marks:
         yield f"its watermark was {fired.watermark} when it fired, and must be one of {marks}"
     if not tick.may_fire:
         yield f"it was fired by {tick}, which was too old or not open"
@@ -260,7 +289,7 @@ def _what_then(story: Story) -> str:
 
 def _fired_on_entry(order: Row, terms: Terms, point: Point) -> Iterator[str]:
     trails = order["order_type"].startswith("TRAILING_STOP")
-    meets = not trails and _meets(order, terms, point.price, triggered=False, watermark=None)
+    meets = not trails and _waits_for(order, terms, triggered=False)(units(point.price), 0)
     if not (meets and within_limit(order, terms, point.price)):
         yield f"it was fired on entry by {point}, which does not meet it"
 
@@ -273,7 +302,7 @@ def _by_quote(order: Row, terms: Terms, story: Story) -> Iterator[str]:
         yield f"it was filled without a tick, at the quote {story.quote}"
     if story.quote is None or order["order_type"].startswith("TRAILING_STOP"):
         return
-    meets = _meets(order, terms, story.quote[1], triggered=False, watermark=None)
+    meets = _waits_for(order, terms, triggered=False)(units(story.quote[1]), 0)
     if order["reason_code"] == "WOULD_TRIGGER_IMMEDIATELY" and not meets:
         yield f"it was refused, and its quote {story.quote} does not trigger it"
     if order["reason_code"] == "UNFILLED" and meets:
