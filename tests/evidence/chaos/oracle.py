@@ -76,10 +76,12 @@ class Moment(NamedTuple):
 
 
 class Market(NamedTuple):
-    """One asset: its ticks that count, in order, and every price that was told under a sequence."""
+    """One asset: its ticks that count, in order, and what was told under each sequence."""
 
     path: list[Moment]
     told: dict[int, Fraction]
+    closed: set[int]
+    """Sequences under which the asset did not trade."""
     missed: dict[int, Fraction]
     """Prices that an order was quoted and that were never published: they move watermarks if an order rests from
     them."""
@@ -101,7 +103,8 @@ def market(ticks: Sequence[Tick], looks: Sequence[Look]) -> Market:
             before, at = looks[at].since, at + 1
         by = looks[at].until if at < len(looks) else NEVER
         path[place] = moment._replace(judged_after=before, judged_by=by)
-    return Market(path, {tick.sequence: tick.price for tick in ticks}, {})
+    closed = {tick.sequence for tick in ticks if tick.trading != "OPEN"}
+    return Market(path, {tick.sequence: tick.price for tick in ticks}, closed, {})
 
 
 def two_prices(asset_id: str, ticks: Sequence[Tick]) -> Findings:
@@ -148,9 +151,9 @@ def judge(order_id: str, order: Row, story: Story, asset: Market, seen: Counter[
         words = _rested(order, terms, story, story.rest, asset, seen)
     elif story.fired:
         seen["fired on entry"] += 1
-        words = _fired_on_entry(order, terms, story.fired[0])
+        words = _fired_on_entry(order, terms, story.fired[0], asset)
     else:
-        words = _by_quote(order, terms, story)
+        words = _by_quote(order, terms, story, asset)
     yield from (Finding("trigger", order_id, text) for text in words)
     yield from (Finding("trigger", order_id, text) for text in _end(order, terms, story))
 
@@ -287,17 +290,23 @@ def _what_then(story: Story) -> str:
 # An order that never rested -------------------------------------------------------------------------------------------
 
 
-def _fired_on_entry(order: Row, terms: Terms, point: Point) -> Iterator[str]:
+def _fired_on_entry(order: Row, terms: Terms, point: Point, asset: Market) -> Iterator[str]:
     trails = order["order_type"].startswith("TRAILING_STOP")
     meets = not trails and _waits_for(order, terms, triggered=False)(units(point.price), 0)
     if not (meets and within_limit(order, terms, point.price)):
         yield f"it was fired on entry by {point}, which does not meet it"
+    if point.sequence in asset.closed:
+        yield f"it was fired on entry by {point}, when the asset did not trade"
 
 
-def _by_quote(order: Row, terms: Terms, story: Story) -> Iterator[str]:
+def _by_quote(order: Row, terms: Terms, story: Story, asset: Market) -> Iterator[str]:
     """Expect that the quote alone decided rightly: filled at it, refused for it, or not filled at once."""
     is_limit = order["order_type"].startswith("LIMIT")
     fills = story.quote is not None and is_limit and within_limit(order, terms, story.quote[1])
+    if story.quote is not None and asset.told.get(story.quote[0], story.quote[1]) != story.quote[1]:
+        yield f"its quote {story.quote} is not the price that was published"
+    if order["status"] == "COMPLETED" and story.quote is not None and story.quote[0] in asset.closed:
+        yield f"it was filled at the quote {story.quote}, when the asset did not trade"
     if order["status"] == "COMPLETED" and not fills:
         yield f"it was filled without a tick, at the quote {story.quote}"
     if story.quote is None or order["order_type"].startswith("TRAILING_STOP"):
