@@ -32,7 +32,7 @@ from tests.evidence.chaos.run import run
 from tests.evidence.chaos.schedule import kills_of, schedule
 from tests.support.servers import KAFKA_IMAGE, POSTGRES_IMAGE
 
-RATE = 30.0
+RATE = 24.0
 FAR = 2_500
 
 

@@ -25,6 +25,7 @@ PRICE_TICK: Final = Fraction(1, 100)
 BPS: Final = 10_000
 UNITS: Final = 10**8
 """Units of a price in one of cash."""
+UNSURE: Final = "ticks that may have been too old to fire, or were not to"
 FEE_RATE: Final = Fraction(10, BPS)
 NEVER_YET: Final = datetime.min.replace(tzinfo=UTC)
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
@@ -32,16 +33,26 @@ Terms = Mapping[str, Any]
 
 
 class Tick(NamedTuple):
-    """A record of `assets.prices`. `confirmed_at`: by its source or by the broker, whichever is earlier."""
+    """A record of `assets.prices`: its source stands by it as of `confirmed_at`, the broker has it since `appended_at`."""
 
     sequence: int
     price: Fraction
     trading: str
     confirmed_at: datetime
+    appended_at: datetime
+
+    @property
+    def as_of(self) -> datetime:
+        """Return from when on its age counts."""
+        return min(self.confirmed_at, self.appended_at)
 
 
 class Look(NamedTuple):
-    """A look at an asset's mark: the database read it after `since` and before `until`."""
+    """A look at an asset's mark: the database read it after `since` and before `until`.
+
+    A batch of ticks is judged after the mark of the batch before was committed, and before its own mark is. So a tick
+    was judged before any look at a mark that is as new, and after the last look at an older mark than the one before.
+    """
 
     sequence: int
     since: datetime
@@ -57,7 +68,7 @@ class Moment(NamedTuple):
     is_open: bool
     first: datetime
     last: datetime
-    judged_after: datetime = NEVER_YET
+    judged_after: datetime
     judged_by: datetime = NEVER
 
     def __str__(self) -> str:
@@ -72,7 +83,7 @@ class Moment(NamedTuple):
     @property
     def may_fire(self) -> bool:
         """Whether it was young enough if it was judged as soon as can be."""
-        return self.is_open and (self.judged_after == NEVER_YET or self.judged_after - self.last <= MAX_AGE)
+        return self.is_open and self.judged_after - self.last <= MAX_AGE
 
 
 class Market(NamedTuple):
@@ -94,15 +105,17 @@ def market(ticks: Sequence[Tick], looks: Sequence[Look]) -> Market:
         price = units(tick.price)
         if not path or tick.sequence > path[-1].sequence:
             is_open = tick.trading == "OPEN"
-            path.append(Moment(tick.sequence, price, is_open, tick.confirmed_at, tick.confirmed_at))
+            path.append(Moment(tick.sequence, price, is_open, tick.as_of, tick.as_of, tick.appended_at))
         elif tick.sequence == path[-1].sequence:
-            path[-1] = path[-1]._replace(last=max(path[-1].last, tick.confirmed_at))
-    before, at = NEVER_YET, 0
+            path[-1] = path[-1]._replace(last=max(path[-1].last, tick.as_of))
+    mark, older, at = -1, NEVER_YET, 0
     for place, moment in enumerate(path):
         while at < len(looks) and looks[at].sequence < moment.sequence:
-            before, at = looks[at].since, at + 1
+            if looks[at].sequence > mark and at > 0:
+                older = looks[at - 1].since
+            mark, at = looks[at].sequence, at + 1
         by = looks[at].until if at < len(looks) else NEVER
-        path[place] = moment._replace(judged_after=before, judged_by=by)
+        path[place] = moment._replace(judged_after=max(moment.judged_after, older), judged_by=by)
     closed = {tick.sequence for tick in ticks if tick.trading != "OPEN"}
     return Market(path, {tick.sequence: tick.price for tick in ticks}, closed, {})
 
@@ -126,9 +139,11 @@ def judge_all(
     """Judge all conditional orders, each with its asset's ticks; `seen` counts what happened."""
     waiting = {order_id: order for order_id, order in books.orders.items() if terms_of(order)}
     assets: dict[str, Market] = {}
-    for asset_id in {order["asset_id"] for order in waiting.values()} | ticks.keys():
+    for asset_id in {order["asset_id"] for order in waiting.values()}:
         assets[asset_id] = market(ticks.get(asset_id, ()), looks.get(asset_id, ()))
-        yield from two_prices(asset_id, ticks.get(asset_id, ()))
+        seen[UNSURE] += sum(not tick.surely_fires for tick in assets[asset_id].path)
+    for asset_id, told in ticks.items():
+        yield from two_prices(asset_id, told)
     for order_id, order in waiting.items():
         rest, asset = stories.get(order_id, Story()).rest, assets[order["asset_id"]]
         if rest is not None and rest.watermark is not None and rest.from_sequence not in asset.told:
@@ -219,11 +234,9 @@ def _rested(order: Row, terms: Terms, story: Story, rest: Rest, asset: Market, s
             triggered, meets = True, _waits_for(order, terms, triggered=True)
             if True not in met or within_limit(order, terms, Fraction(tick.price, UNITS)):
                 yield f"it was triggered by {tick}, which does not trigger it"
-        elif False not in met:
-            if _must_fire(terms, story, rest, tick):
-                yield f"{tick} did not fire it, {_what_then(story)}"
-                return
-            seen["passed over by a tick that may not fire"] += not tick.surely_fires
+        elif False not in met and _must_fire(terms, story, rest, tick):
+            yield f"{tick} did not fire it, {_what_then(story)}"
+            return
     if fired is not None:
         yield f"it was fired by {fired}, which was never published"
 

@@ -36,12 +36,8 @@ class Prices(Reader):
         body = json.loads(value)
         appended_at = datetime.fromtimestamp(record.timestamp()[1] / 1000, UTC)
         confirmed_at = datetime.fromisoformat(body.get("confirmed_at") or body["as_of"])
-        tick = Tick(
-            int(body["sequence"]),
-            Fraction(body["price"]),
-            body.get("trading", "OPEN"),
-            min(appended_at, confirmed_at),
-        )
+        price, trading = Fraction(body["price"]), body.get("trading", "OPEN")
+        tick = Tick(int(body["sequence"]), price, trading, confirmed_at, appended_at)
         self.ticks[body["asset_id"]].append(tick)
         self.raw[body["asset_id"]].append((record.key() or b"", value, list(record.headers() or ())))
 
