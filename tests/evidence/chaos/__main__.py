@@ -3,7 +3,9 @@
 A schedule made from the seed kills (-9) and freezes orchestrators, APIs and participants, two of each. It shuts
 PostgreSQL down immediately and kills Kafka; it cuts, delays and half-opens their connections; it freezes whole consumer
 groups, rolls segments of topics, deletes records that were read, and sets the wall clock of single processes wrong.
-Meanwhile orders come by REST and by Kafka. At the end every accepted order must have ended, no effect may be lost or
+It halts assets, publishes old prices again, and freezes the orchestrators until ticks are too old to fire. Meanwhile
+orders come by REST and by Kafka; half of them are conditional orders on two assets whose prices walk 50 times a second.
+At the end every accepted order must have ended, no effect may be lost or
 doubled, every cent must add up, and every version must have been published. The same seed makes the same faults; their
 exact timing depends on the machine. It needs a Docker engine, and for wrong clocks Debian's package `faketime`.
 """
@@ -30,7 +32,8 @@ from tests.evidence.chaos.run import run
 from tests.evidence.chaos.schedule import kills_of, schedule
 from tests.support.servers import KAFKA_IMAGE, POSTGRES_IMAGE
 
-RATE = 20.0
+RATE = 24.0
+FAR = 2_500
 
 
 def main() -> int:
@@ -56,7 +59,9 @@ def main() -> int:
 
     command = f"make chaos KILLS={wanted.kills} SEED={wanted.seed}"
     timed = evidence.Run("chaos", "Chaos", _WHAT, command)
-    outcome = asyncio.run(run(faults, seed=wanted.seed, rate=wanted.rate, folder=folder, console=console, told=told))
+    outcome = asyncio.run(
+        run(faults, seed=wanted.seed, rate=wanted.rate, far=FAR, folder=folder, console=console, told=told)
+    )
     show(outcome, console)
     for line in not_done(outcome):
         console.print(line, style="yellow", markup=False)
@@ -96,8 +101,10 @@ def _arguments() -> argparse.Namespace:
 
 _WHAT = """Two orchestrators, two APIs and two of each participant on Apache Kafka and PostgreSQL, with steady load by
 REST and Kafka, while a seeded schedule killed and froze processes and servers, cut, delayed and half-opened their
-connections, froze whole groups, rolled segments and set clocks wrong. An independent checker then compared what was
-submitted, what `orders.events` told and the base tables.""".replace("\n", " ")
+connections, froze whole groups, rolled segments, set clocks wrong, halted assets and repeated old prices. Half of the
+orders waited for prices that walked 50 times a second, with thousands at rest. An independent checker then compared
+what was submitted, what `orders.events` told and the base tables, and judged every conditional order tick by tick by
+what it had read on `assets.prices`.""".replace("\n", " ")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sysconfig
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,11 +25,12 @@ from aiokafka.errors import KafkaError
 from contracts.decimals import Money
 from contracts.topics import TOPICS
 from local_stack.ports import free_ports
-from local_stack.sample_data import DEPOSITS
+from local_stack.sample_data import DEPOSITS, SampleAsset
 from local_stack.stack import LocalStack, StackOptions
 from operations.access.database import connected
-from operations.demo.samples import load_samples
+from operations.demo.samples import load_samples, sample_stores
 from participants.balance.store import deposit
+from tests.evidence.chaos.bodies import FEED, START
 from tests.evidence.chaos.proxy import Proxy
 from tests.evidence.chaos.schedule import REPLICAS, SERVICES, SESSION_S
 from tests.support.infrastructure import create_topics, delete_topics, drop_database
@@ -38,6 +39,8 @@ from tests.support.servers import Server, docker_trouble, prepare_docker, start_
 PARTITIONS: Final = 12
 TIME_SCALE: Final = 0.5
 """Gives a check or a reservation a patience of 15 s: longer than a group session, shorter than some faults."""
+
+WALKS: Final = tuple(SampleAsset(asset_id, Decimal(int(START)), walks_per_second=50.0) for asset_id in FEED)
 
 
 @dataclass
@@ -86,7 +89,7 @@ async def arena(folder: Path, *, session_s: float) -> AsyncIterator[Arena]:
     try:
         async with (
             _servers(proxies) as (postgres, kafka),
-            system_on(postgres, kafka, folder, proxies=proxies, session_s=session_s) as one,
+            system_on(postgres, kafka, folder, proxies=proxies, session_s=session_s, assets=WALKS) as one,
         ):
             yield one
     finally:
@@ -133,8 +136,12 @@ async def system_on(
     session_s: float = SESSION_S,
     time_scale: float = TIME_SCALE,
     replicas: Mapping[str, int] | None = None,
+    assets: Sequence[SampleAsset] = (),
 ) -> AsyncIterator[Arena]:
-    """Start a system on these servers, through `proxies` where there are any; `replicas` where not two of each."""
+    """Start a system on these servers, through `proxies` where there are any; `replicas` where not two of each.
+
+    `assets`: those that the sample data lacks, or has with other rules.
+    """
     prefix, database = f"t{secrets.token_hex(4)}.", f"chaos_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(postgres.address)
     await connection.execute(f'CREATE DATABASE "{database}"')
@@ -158,7 +165,7 @@ async def system_on(
         environment_of={name: _with_clock(file) for name, file in clocks.items()},
         replicas=dict.fromkeys(SERVICES, REPLICAS) | dict(replicas or {}),
         time_scale=time_scale,
-        load_samples=lambda logins: load_samples(logins, time_scale),
+        load_samples=lambda logins: _load(logins, time_scale, assets),
     )
     try:
         async with LocalStack(folder, options) as stack:
@@ -167,6 +174,13 @@ async def system_on(
         with suppress(OSError, asyncpg.PostgresError, KafkaError):  # their servers may be gone already
             await drop_database(postgres.address, database)
             await delete_topics(kafka_address, prefix)
+
+
+async def _load(logins: Mapping[str, str], time_scale: float, assets: Sequence[SampleAsset]) -> None:
+    await load_samples(logins, time_scale)
+    async with sample_stores(logins["balance"], logins["assets"]) as stores:
+        for asset in assets:
+            await stores.put_asset(asset, answer_after_s=asset.answer_after_s)
 
 
 def _clocks(folder: Path) -> dict[str, Path]:

@@ -1,8 +1,8 @@
 """Finds what was lost, doubled, or off by a cent, with code that shares nothing with the system.
 
-It compares three sources: what was submitted and answered (`record`), what `orders.events` holds (`witness`), and the
-base tables (`books`). It is pure: it reads no clock and no server. Every rule is one function, and every finding is one
-line that names the order.
+It compares four sources: what was submitted and answered (`record`), what `orders.events` holds (`witness`), what
+`assets.prices` holds (`prices`), and the base tables (`books`). It is pure: it reads no clock and no server. Every rule
+is one function, and every finding is one line that names the order.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from tests.evidence.chaos import oracle
 from tests.evidence.chaos.books import Books, Row
+from tests.evidence.chaos.finding import Finding, Findings
+from tests.evidence.chaos.oracle import FEE_RATE, Look, Tick, up
 from tests.evidence.chaos.record import Record
+from tests.evidence.chaos.story import Story, number, story_of, terms_of
 from tests.evidence.chaos.witness import Wire
 
 ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
 EXCUSED: Final = frozenset({"FAILED TIMED_OUT", "FAILED STALE_PRICE", "CANCELLED EXPIRED"})
 """How any order may end while services, servers and clocks fail."""
 PRICES: Final = {"BTC": Fraction(50_000), "ETH": Fraction(2_500), "ACME": Fraction(20)}
-FEE_RATE: Final = Fraction(10, 10_000)
+AT: Final = "@price"
+"""Under which name `judge` adds to an order's row the price that it is filled at, if it is."""
+TERMS: Final = ("limit_price", "trigger_price", "trail_amount", "trail_bps")
 MOVES: Final = {
     "": {"PENDING"},
     "PENDING": {"PENDING", "CONFIRMED", "CANCELLED", "FAILED"},
@@ -35,24 +41,21 @@ SHOWN_AS_TEXT: Final = ("order_id", "user_id", "asset_id", "order_type", "client
 SHOWN_AS_NUMBER: Final = ("quantity", "price", "filled_quantity", "average_price", "fee", "slippage_bps")
 
 
-class Finding(NamedTuple):
-    """A fault. `kind` is lost, doubled, money, wire, history, outcome or invented."""
-
-    kind: str
-    subject: str
-    text: str
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        return f"{self.kind}: {self.subject}: {self.text}"
-
-
-Findings = Iterator[Finding]
-
-
-def judge(record: Record, wire: Wire, books: Books) -> list[Finding]:
-    """Return all findings; none when all is well."""
+def judge(
+    record: Record,
+    wire: Wire,
+    books: Books,
+    ticks: Mapping[str, Sequence[Tick]] | None = None,
+    looks: Mapping[str, Sequence[Look]] | None = None,
+    seen: Counter[str] | None = None,
+) -> list[Finding]:
+    """Return all findings; none when all is well. `ticks`, `looks`: see `oracle`; `seen` counts what orders did."""
+    stories = {order_id: story_of(rows) for order_id, rows in books.history.items()}
+    for order_id, order in books.orders.items():
+        waits = bool(terms_of(order))
+        order[AT] = stories.get(order_id, Story()).price if waits else PRICES.get(order["asset_id"])
     rules = (
+        oracle.judge_all(books, stories, ticks or {}, looks or {}, Counter() if seen is None else seen),
         _lost(record, wire, books),
         _left_over(books),
         _one_order_each(record, books),
@@ -160,16 +163,24 @@ def _as_wanted(record: Record, books: Books) -> Findings:
 
 
 def _same(order: Row, body: dict[str, Any]) -> bool:
+    terms = terms_of(order)
     return (
         order["asset_id"] == body["asset_id"]
         and order["order_type"] == body["order_type"]
-        and _number(order["quantity"]) == _number(body["quantity"])
-        and _number(order["price"]) == _number(body.get("price"))
+        and number(order["quantity"]) == number(body["quantity"])
+        and number(order["price"]) == number(body.get("price"))
+        and all(number(terms.get(name)) == number(body.get(name)) for name in TERMS)
+        and terms.get("time_in_force", "GTC") == body.get("time_in_force", "GTC")
+        and _instant(terms.get("expires_at")) == _instant(body.get("expires_at"))
     )
 
 
 def _content(order: Row) -> dict[str, str]:
-    return {name: str(order[name]) for name in ("asset_id", "order_type", "quantity", "price")}
+    return {name: str(order[name]) for name in ("asset_id", "order_type", "quantity", "price")} | terms_of(order)
+
+
+def _instant(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
 
 
 def _one_of_each_name(books: Books) -> Findings:
@@ -179,9 +190,9 @@ def _one_of_each_name(books: Books) -> Findings:
         for order in books.orders.values()
         if order["client_order_id"] and order["reason_code"] not in {"DUPLICATE_CLIENT_ORDER_ID", "INVALID_ORDER"}
     )
-    for (user_id, name), number in names.items():
-        if number > 1:
-            yield Finding("doubled", f"{user_id} {name}", f"{number} orders bear this client order id")
+    for (user_id, name), bearers in names.items():
+        if bearers > 1:
+            yield Finding("doubled", f"{user_id} {name}", f"{bearers} orders bear this client order id")
 
 
 # The history of one order ---------------------------------------------------------------------------------------------
@@ -241,10 +252,10 @@ def _as_in_history(order_id: str, event: dict[str, Any], move: str, at: datetime
 def _as_in_row(order_id: str, event: dict[str, Any], order: Row) -> Findings:
     shown = event["order"]
     told: dict[str, Any] = {name: shown[name] for name in SHOWN_AS_TEXT} | {"cancelled": shown["cancel_requested"]}
-    told |= {name: _number(shown[name]) for name in SHOWN_AS_NUMBER}
+    told |= {name: number(shown[name]) for name in SHOWN_AS_NUMBER}
     told |= {name: datetime.fromisoformat(shown[name]) for name in ("created_at", "updated_at")}
     known: dict[str, Any] = {name: order[name] for name in SHOWN_AS_TEXT} | {"cancelled": order["cancel_requested"]}
-    known |= {name: _number(order[name]) for name in SHOWN_AS_NUMBER}
+    known |= {name: number(order[name]) for name in SHOWN_AS_NUMBER}
     known |= {name: order[name] for name in ("created_at", "updated_at")}
     for name, value in told.items():
         if value != known[name]:
@@ -278,31 +289,31 @@ def _unpaid(order_id: str, order: Row, holds: list[Row], fills: list[Row]) -> Fi
 
 def _paid(order_id: str, order: Row, holds: list[Row], fills: list[Row]) -> Findings:
     unit, cost = _cost(order)
-    if [("SETTLED", unit, cost)] != [(hold["state"], hold["unit"], _number(hold["captured"])) for hold in holds]:
+    if [("SETTLED", unit, cost)] != [(hold["state"], hold["unit"], number(hold["captured"])) for hold in holds]:
         yield Finding("money", order_id, f"it cost {cost} {unit}, its holds are {holds}")
     if any(hold["amount"] != hold["captured"] + hold["refunded"] for hold in holds):
         yield Finding("money", order_id, f"its hold does not add up: {holds}")
-    filled = (_number(order["filled_quantity"]), PRICES.get(order["asset_id"]), _fee(order), False)
-    if [filled] != [(*(_number(fill[n]) for n in ("quantity", "price", "fee")), fill["busted"]) for fill in fills]:
+    filled = (number(order["filled_quantity"]), order[AT], _fee(order), False)
+    if [filled] != [(*(number(fill[n]) for n in ("quantity", "price", "fee")), fill["busted"]) for fill in fills]:
         yield Finding("money", order_id, f"it should be filled as {filled}, its fills are {fills}")
-    shown = (_number(order["filled_quantity"]), _number(order["average_price"]), _number(order["fee"]))
-    if (_number(order["quantity"]), *filled[1:3]) != shown:
+    shown = (number(order["filled_quantity"]), number(order["average_price"]), number(order["fee"]))
+    if (number(order["quantity"]), *filled[1:3]) != shown:
         yield Finding("money", order_id, f"it shows {shown}, wanted were {order['quantity']} {order['asset_id']}")
 
 
 def _gross(order: Row) -> Fraction:
     """Work out the order's value without the fee, to the cent: rounded up for a buy, down for a sale."""
-    exact = Fraction(order["filled_quantity"]) * PRICES.get(order["asset_id"], Fraction(0))
-    return _up(exact) if order["order_type"] == "MARKET_BUY" else Fraction(math.floor(exact * 100), 100)
+    exact = Fraction(order["filled_quantity"]) * (order[AT] or Fraction(0))
+    return up(exact) if order["order_type"].endswith("_BUY") else Fraction(math.floor(exact * 100), 100)
 
 
 def _fee(order: Row) -> Fraction:
-    return _up(Fraction(order["filled_quantity"]) * PRICES.get(order["asset_id"], Fraction(0)) * FEE_RATE)
+    return up(Fraction(order["filled_quantity"]) * (order[AT] or Fraction(0)) * FEE_RATE)
 
 
 def _cost(order: Row) -> tuple[str, Fraction]:
     """Work out what an order takes from its hold: cash with the fee for a buy, the asset for a sale."""
-    if order["order_type"] == "MARKET_BUY":
+    if order["order_type"].endswith("_BUY"):
         return "USD", _gross(order) + _fee(order)
     return order["asset_id"], Fraction(order["filled_quantity"])
 
@@ -310,7 +321,7 @@ def _cost(order: Row) -> tuple[str, Fraction]:
 def _legs(order: Row) -> dict[tuple[str, str], Fraction]:
     """Work out what a completed order moves, by account and asset."""
     quantity, gross, fee = Fraction(order["filled_quantity"]), _gross(order), _fee(order)
-    sign = 1 if order["order_type"] == "MARKET_BUY" else -1
+    sign = 1 if order["order_type"].endswith("_BUY") else -1
     legs = {
         (order["user_id"], order["asset_id"]): sign * quantity,
         ("@market", order["asset_id"]): -sign * quantity,
@@ -370,9 +381,9 @@ def _dead_letters(record: Record, books: Books) -> Findings:
     """Expect one dead letter for each unreadable message, with its bytes, and no other dead letter."""
     places = Counter((row["topic"], row["partition"], row["record_offset"]) for row in books.dead_letters)
     values = {(row["topic"], row["partition"], row["record_offset"]): row["value"] for row in books.dead_letters}
-    for place, number in places.items():
-        if number > 1:
-            yield Finding("doubled", str(place), f"{number} dead letters")
+    for place, times in places.items():
+        if times > 1:
+            yield Finding("doubled", str(place), f"{times} dead letters")
     for one in record.unreadable:
         kept = values.get((one.topic, one.partition, one.offset))
         if kept != one.value:
@@ -389,9 +400,7 @@ def ends(books: Books) -> Counter[str]:
     return Counter(" ".join(filter(None, (order["status"], order["reason_code"]))) for order in books.orders.values())
 
 
-def _up(amount: Fraction) -> Fraction:
-    return Fraction(math.ceil(amount * 100), 100)
-
-
-def _number(value: Any) -> Fraction | None:
-    return None if value is None else Fraction(value)
+def types(books: Books) -> Counter[str]:
+    """Count how the conditional orders of each type ended."""
+    waiting = [order for order in books.orders.values() if terms_of(order)]
+    return Counter(f"{order['order_type']} {order['status']}" for order in waiting)

@@ -7,13 +7,14 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
 import psutil
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them in a way that mypy does not see
     AdminClient,
     AlterConfigOpType,
@@ -22,20 +23,32 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
     ResourceType,
 )
 from docker import from_env
+from sqlalchemy.exc import SQLAlchemyError
 
+from contracts.assets import Trading
+from operations.access.database import connected
+from operations.access.errors import Trouble
+from participants.assets.price_store import set_trading
 from tests.evidence.chaos.arena import PARTITIONS, Arena
+from tests.evidence.chaos.prices import Raw
 from tests.evidence.chaos.schedule import Fault, Kind
 from tests.support.servers import Server
 
 ALIVE_WITHIN_S: Final = 30.0
+TRADED_WITHIN_S: Final = 60.0
 GROUP_OF: Final = {
     "orders.requests": "orchestrator",
+    "orders.cancels": "orchestrator",
     "balance.replies": "orchestrator",
     "assets.replies": "orchestrator",
     "balance.commands": "balance",
     "assets.commands": "assets",
 }
 ROLLED: Final = (*GROUP_OF, "orders.events")
+PRICES: Final = "assets.prices"
+"""Its segments roll, too, but it is compacted, so no record of it can be deleted."""
+ECHOES: Final = 30
+"""Fewer than what looks like a feed that has begun anew."""
 ROLL_S: Final = 3.0
 
 
@@ -58,13 +71,23 @@ class Done:
 
 
 class Faults:
-    """Injects faults, those to one target one after the other. `witness_at`: see `_roll_segments`."""
+    """Injects faults, those to one target one after the other.
 
-    def __init__(self, arena: Arena, in_flight: Callable[[], int], witness_at: Callable[[], dict[int, int]]) -> None:
+    `witness_at`: see `_roll_segments`; `prices`: the records of an asset's prices, as they were read.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        in_flight: Callable[[], int],
+        witness_at: Callable[[], dict[int, int]],
+        prices: Mapping[str, Sequence[Raw]],
+    ) -> None:
         self.done: list[Done] = []
         self._arena = arena
         self._in_flight = in_flight
         self._witness_at = witness_at
+        self._prices = prices
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._docker = from_env()
         self._ways = {
@@ -79,6 +102,9 @@ class Faults:
             Kind.SWALLOW: self._swallow,
             Kind.ROLL: self._roll,
             Kind.CLOCK: self._clock,
+            Kind.STALE: self._freeze,
+            Kind.HALT: self._halt,
+            Kind.ECHO: self._echo,
         }
 
     async def do(self, fault: Fault) -> Done:
@@ -205,6 +231,47 @@ class Faults:
         proxy.heal()
         return f"{number} connections"
 
+    # The market -------------------------------------------------------------------------------------------------------
+
+    async def _halt(self, fault: Fault) -> str:
+        await self._trade(fault.target, Trading.HALTED)
+        try:
+            await asyncio.sleep(fault.hold_s)
+        finally:
+            await self._trade(fault.target, Trading.OPEN)
+        return ""
+
+    async def _trade(self, asset_id: str, trading: Trading) -> None:
+        """Set an asset's trading state, through whatever faults there are."""
+        give_up_at = time.monotonic() + TRADED_WITHIN_S
+        while True:
+            try:
+                async with connected(self._arena.stack.logins["assets"]) as engine, asyncio.timeout(10):
+                    await set_trading(engine, asset_id, trading)
+                    return
+            except (Trouble, SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if time.monotonic() > give_up_at:
+                    raise NotDoneError(f"{asset_id} could not be {trading}: {error}") from error
+            await asyncio.sleep(0.2)
+
+    async def _echo(self, fault: Fault) -> str:
+        """Publish old records again, the newest one included: all are late or repeat what is known."""
+        known = self._prices[fault.target]
+        echoes = [*known[-10 * ECHOES :: 10], *known[-1:]]
+        producer = Producer(
+            {
+                "bootstrap.servers": self._arena.stack.kafka_bootstrap_servers,
+                "partitioner": "murmur2_random",
+                "log_level": 0,
+            }
+        )
+        for key, value, headers in echoes:
+            producer.produce(self._arena.prefix + PRICES, key=key, value=value, headers=list(headers))
+        left = await asyncio.to_thread(producer.flush, ALIVE_WITHIN_S)
+        if left:
+            raise NotDoneError(f"the broker did not take {left} of {len(echoes)} records")
+        return f"{len(echoes)} records"
+
     # The broker's log -------------------------------------------------------------------------------------------------
 
     async def _roll(self, _fault: Fault) -> str:
@@ -242,7 +309,7 @@ class Faults:
         entry = ConfigEntry("segment.ms", segment_ms, incremental_operation=AlterConfigOpType.SET)
         resources = [
             ConfigResource(ResourceType.TOPIC, self._arena.prefix + topic, incremental_configs=[entry])
-            for topic in ROLLED
+            for topic in (*ROLLED, PRICES)
         ]
         answers: dict[Any, Any] = admin.incremental_alter_configs(resources, request_timeout=10)
         for outcome in answers.values():

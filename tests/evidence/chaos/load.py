@@ -12,17 +12,19 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any, Final, Self
 
 import httpx
 import jwt
 from confluent_kafka import KafkaException, Producer
 
+from tests.evidence.chaos.bodies import FEED, HOPELESS, START, conditional_body, conditional_ends, good_body
 from tests.evidence.chaos.record import NO, YES, Placed, Record, Unreadable
 
-HOLDINGS: Final = {"USD": "10000000.00", "BTC": "500", "ETH": "500", "ACME": "100000"}
+HOLDINGS: Final = {"USD": "10000000.00", "BTC": "500", "ETH": "500", "ACME": "100000", **dict.fromkeys(FEED, "1000000")}
 """The holdings of each user: enough for any run, so that no order is refused for lack of balance."""
 CALL_S: Final = 8.0
 INSIST_S: Final = 40.0
@@ -43,15 +45,23 @@ MIX: Final = {
     "unreadable": 5,
 }
 """The weight of each kind of request."""
+MIX_WITH_FEED: Final = MIX | {"conditional": 100}
+"""The same, and as many orders that wait for a price."""
+CONDITIONAL: Final = "conditional"
+"""The kind of such an order in the record: it ends when the market or its user wants it."""
+CANCEL_AGAIN_S: Final = 5.0
 COMPLETED, WITHDRAWN = "COMPLETED", "CANCELLED USER_REQUESTED"
 
 Headers = list[tuple[str, bytes]]
 
 
 class Load:
-    """Sends requests until stopped. `apis`: the addresses of the API's replicas; `mix`: the weight of each kind."""
+    """Sends requests until stopped. `apis`: the addresses of the API's replicas; `mix`: the weight of each kind.
 
-    def __init__(
+    `newest` tells the newest price of an asset, if it is known: conditional orders wait for prices near it.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a load needs of a system
         self,
         record: Record,
         *,
@@ -62,9 +72,12 @@ class Load:
         users: Sequence[str],
         seed: int,
         mix: Mapping[str, int] | None = None,
+        newest: Callable[[str], Fraction | None] = lambda _: None,
     ) -> None:
         self.record = record
         self._mix = dict(mix or MIX)
+        self._newest = newest
+        self._cancelled_at: dict[str, float] = {}
         self._prefix, self._secret, self._users = prefix, secret, users
         self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self._apis = [httpx.AsyncClient(base_url=url, timeout=CALL_S) for url in apis]
@@ -112,8 +125,23 @@ class Load:
 
     async def burst(self, orders: int) -> None:
         """Send this number of good orders by Kafka as fast as possible; return when the broker has them."""
-        for _ in range(orders):
-            placed, act = self._by_kafka(self._rng)
+        await self._burst(self._by_kafka(self._rng) for _ in range(orders))
+
+    async def rest(self, orders: int) -> None:
+        """Send this number of conditional orders by Kafka whose levels are far away, as fast as possible."""
+        await self._burst(self._far(self._rng) for _ in range(orders))
+
+    async def cancel_resting(self, resting: Mapping[str, str]) -> None:
+        """Cancel these orders of users, and again while they are not gone."""
+        now_s = time.monotonic()
+        for order_id, user_id in list(resting.items()):
+            if now_s - self._cancelled_at.get(order_id, -CANCEL_AGAIN_S) >= CANCEL_AGAIN_S:
+                self._cancelled_at[order_id] = now_s
+                self._send(*self._cancel(order_id, user_id))
+                await asyncio.sleep(0)
+
+    async def _burst(self, wanted: Iterable[tuple[Placed, Coroutine[Any, Any, None]]]) -> None:
+        for placed, act in wanted:
             self.record.placed.append(placed)
             task = asyncio.create_task(act)
             self._under_way.add(task)
@@ -165,16 +193,16 @@ class Load:
 
     def _good(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         if rng.random() < 0.5:
-            placed = self._placed("plain", "rest", _good_body(rng))
+            placed = self._placed("plain", "rest", good_body(rng))
             return placed, self._post(placed, insist=rng.random() < 0.7)
         return self._by_kafka(rng)
 
     def _by_kafka(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        placed = self._placed("plain", "kafka", _good_body(rng))
+        placed = self._placed("plain", "kafka", good_body(rng))
         return placed, self._produce(placed)
 
     def _hopeless(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        body, ends, user_id = rng.choice(_HOPELESS)
+        body, ends, user_id = rng.choice(HOPELESS)
         placed = self._placed("hopeless", rng.choice(("rest", "kafka")), body, ends, user_id=user_id)
         return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
 
@@ -185,7 +213,7 @@ class Load:
         return placed, self._produce(placed)
 
     def _withdrawn(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        placed = self._placed("cancelled", rng.choice(("rest", "kafka")), _good_body(rng), COMPLETED, WITHDRAWN)
+        placed = self._placed("cancelled", rng.choice(("rest", "kafka")), good_body(rng), COMPLETED, WITHDRAWN)
         placed.cancelled = True
         pause_s = rng.choice((0.0, 0.0, 0.02, 0.3))
         if placed.channel == "rest":
@@ -193,24 +221,24 @@ class Load:
         return placed, self._produce_and_cancel(placed, pause_s, first=rng.random() < 0.2)
 
     def _foreign_cancel(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
-        placed = self._placed("cancelled by another user", "kafka", _good_body(rng))
+        placed = self._placed("cancelled by another user", "kafka", good_body(rng))
 
         async def act() -> None:
             await self._produce(placed)
-            self._send(*self._cancel(placed, by="mallory"))
+            self._send(*self._cancel(placed.order_id or "", placed.user_id, by="mallory"))
 
         return placed, act()
 
     def _doubled(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         """Send the same request twice: with one key to both replicas at once, or the same bytes to the topic."""
         if rng.random() < 0.5:
-            placed = self._placed("doubled", "rest", _good_body(rng))
+            placed = self._placed("doubled", "rest", good_body(rng))
 
             async def both() -> None:
                 await asyncio.gather(*(self._post(placed, insist=True, first=number) for number in (0, 1)))
 
             return placed, both()
-        placed = self._placed("doubled", "kafka", _good_body(rng))
+        placed = self._placed("doubled", "kafka", good_body(rng))
 
         async def twice() -> None:
             message = self._request(placed, placed.bodies[0])
@@ -220,8 +248,8 @@ class Load:
 
     def _contradiction(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         """Send two contents under one key or one order id: only the first to be accepted counts."""
-        placed = self._placed("contradicted", rng.choice(("rest", "kafka")), _good_body(rng))
-        placed.bodies.append(_good_body(rng))
+        placed = self._placed("contradicted", rng.choice(("rest", "kafka")), good_body(rng))
+        placed.bodies.append(good_body(rng))
 
         async def act() -> None:
             if placed.channel == "rest":
@@ -235,7 +263,7 @@ class Load:
     def _twins(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         """Send two orders of one user with the same client order id: one of them is refused as a duplicate."""
         name = f"twin-{rng.getrandbits(48):x}"
-        body = _good_body(rng) | {"client_order_id": name}
+        body = good_body(rng) | {"client_order_id": name}
         one = self._placed("twin", "kafka", body, COMPLETED, "FAILED DUPLICATE_CLIENT_ORDER_ID")
         self.record.placed.append(one)
         two = self._placed("twin", "kafka", body, *one.ends, user_id=one.user_id)
@@ -246,9 +274,29 @@ class Load:
 
         return two, act()
 
+    def _conditional(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Wait for a price; some are cancelled meanwhile."""
+        placed = self._waiting(rng, rng.choice(("rest", "kafka")))
+        placed.cancelled = rng.random() < 0.25
+        if not placed.cancelled:
+            return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
+        pause_s = rng.choice((0.0, 0.1, 1.0, 5.0, 15.0))
+        if placed.channel == "rest":
+            return placed, self._post_and_cancel(placed, pause_s)
+        return placed, self._produce_and_cancel(placed, pause_s, first=rng.random() < 0.1)
+
+    def _far(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        placed = self._waiting(rng, "kafka", far=True)
+        return placed, self._produce(placed)
+
+    def _waiting(self, rng: random.Random, channel: str, *, far: bool | None = None) -> Placed:
+        asset_id = rng.choice(FEED)
+        body = conditional_body(rng, asset_id, self._newest(asset_id) or START, far=far)
+        return self._placed(CONDITIONAL, channel, body, *conditional_ends(body))
+
     def _invalid(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         """Break a rule: REST refuses the request; by Kafka it becomes an order that fails, so the producer is told."""
-        body = _good_body(rng) | rng.choice(({"quantity": "-1"}, {"quantity": 1}, {"order_type": "WISH"}))
+        body = good_body(rng) | rng.choice(({"quantity": "-1"}, {"quantity": 1}, {"order_type": "WISH"}))
         placed = self._placed("invalid", rng.choice(("rest", "kafka")), body, "FAILED INVALID_ORDER")
         return placed, self._post(placed, insist=True) if placed.channel == "rest" else self._produce(placed)
 
@@ -299,7 +347,7 @@ class Load:
 
     async def _post_and_cancel(self, placed: Placed, pause_s: float) -> None:
         await self._post(placed, insist=True)
-        await asyncio.sleep(pause_s)
+        await self._pause(pause_s)
         if placed.order_id is not None:
             with contextlib.suppress(httpx.TransportError):
                 api = self._apis[placed.number % len(self._apis)]
@@ -309,11 +357,17 @@ class Load:
         await self._deliver(placed, self._request(placed, placed.bodies[0]))
 
     async def _produce_and_cancel(self, placed: Placed, pause_s: float, *, first: bool) -> None:
+        cancel = self._cancel(placed.order_id or "", placed.user_id)
         if first:
-            self._send(*self._cancel(placed))
-        await asyncio.gather(self._produce(placed), asyncio.sleep(pause_s))
+            self._send(*cancel)
+        await asyncio.gather(self._produce(placed), self._pause(pause_s))
         if not first:
-            self._send(*self._cancel(placed))
+            self._send(*cancel)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait for so long, or until the load stops."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def _deliver(self, placed: Placed, message: tuple[str, str, bytes, Headers]) -> None:
         if await self._acknowledged(*message) is not None:
@@ -370,45 +424,16 @@ class Load:
         value = json.dumps({"order_id": order_id, "user_id": placed.user_id, **body}).encode()
         return "orders.requests", order_id, value, _headers("OrderRequested")
 
-    def _cancel(self, placed: Placed, *, by: str | None = None) -> tuple[str, str, bytes, Headers]:
-        order_id = placed.order_id or ""
-        body = {"order_id": order_id, "user_id": placed.user_id, "requested_by": by or placed.user_id}
-        return "orders.requests", order_id, json.dumps(body).encode(), _headers("OrderCancelRequested")
+    def _cancel(self, order_id: str, user_id: str, *, by: str | None = None) -> tuple[str, str, bytes, Headers]:
+        body = {"order_id": order_id, "user_id": user_id, "requested_by": by or user_id}
+        topic = self._rng.choice(("orders.cancels", "orders.cancels", "orders.requests"))
+        return topic, order_id, json.dumps(body).encode(), _headers("OrderCancelRequested")
 
     def _authorized(self, user_id: str) -> dict[str, str]:
         if user_id not in self._tokens:
             claims = {"sub": user_id, "scope": "orders:read orders:write", "exp": int(time.time()) + 24 * 3600}
             self._tokens[user_id] = jwt.encode(claims, self._secret, "HS256")
         return {"Authorization": f"Bearer {self._tokens[user_id]}"}
-
-
-_HOPELESS: Final = (
-    ({"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01"}, "FAILED INSUFFICIENT_BALANCE", "carol"),
-    ({"order_type": "MARKET_SELL", "asset_id": "BTC", "quantity": "0.01"}, "FAILED INSUFFICIENT_BALANCE", "carol"),
-    ({"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01"}, "FAILED ACCOUNT_NOT_FOUND", "nobody"),
-    ({"order_type": "MARKET_BUY", "asset_id": "NOPE", "quantity": "1"}, "FAILED ASSET_NOT_FOUND", None),
-    ({"order_type": "MARKET_SELL", "asset_id": "ACME", "quantity": "1.5"}, "FAILED INVALID_STEP", None),
-    ({"order_type": "MARKET_BUY", "asset_id": "HALT", "quantity": "5"}, "FAILED ASSET_NOT_TRADABLE", None),
-    (
-        {"order_type": "MARKET_BUY", "asset_id": "BTC", "quantity": "0.01", "price": "45000.00"},
-        "FAILED SLIPPAGE_EXCEEDED",
-        None,
-    ),
-)
-"""Orders that must be refused: content, expected end, and the user where that matters."""
-
-
-def _good_body(rng: random.Random) -> dict[str, Any]:
-    side, asset, quantity = rng.choice(
-        (
-            ("MARKET_BUY", "BTC", f"0.{rng.randrange(100_000, 2_000_000):08d}"),
-            ("MARKET_BUY", "ETH", f"0.{rng.randrange(1_000_000, 50_000_000):08d}"),
-            ("MARKET_BUY", "ACME", str(rng.randrange(1, 20))),
-            ("MARKET_SELL", "BTC", f"0.{rng.randrange(100_000, 2_000_000):08d}"),
-            ("MARKET_SELL", "ACME", str(rng.randrange(1, 20))),
-        )
-    )
-    return {"order_type": side, "asset_id": asset, "quantity": quantity}
 
 
 def _headers(kind: str) -> Headers:

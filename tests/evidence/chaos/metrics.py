@@ -22,6 +22,9 @@ KEPT: Final = {
     "batch_retries_total": None,
     "messages_set_aside_total": "outcome",
     "orders_published_again_total": None,
+    "price_ticks_ignored_total": "why",
+    "triggers_fired_total": None,
+    "price_unsent_total": None,
 }
 
 

@@ -12,6 +12,8 @@ from tests.evidence.chaos.run import Outcome
 from tests.evidence.chaos.schedule import KILLS, Kind
 
 FINDINGS_SHOWN = 40
+KINDS = ("lost", "doubled", "money", "trigger")
+"""Findings that have a figure of their own."""
 
 
 def figures(outcome: Outcome) -> dict[str, int | float | str]:
@@ -25,10 +27,15 @@ def figures(outcome: Outcome) -> dict[str, int | float | str]:
         "orders lost": _found(outcome, "lost"),
         "effects doubled": _found(outcome, "doubled"),
         "sums of money that are off": _found(outcome, "money"),
-        "other findings": len(outcome.findings) - sum(_found(outcome, kind) for kind in ("lost", "doubled", "money")),
+        "other findings": len(outcome.findings) - sum(_found(outcome, kind) for kind in KINDS),
         "versions told on the wire": outcome.events,
         "told more than once": outcome.repeated_events,
         "unreadable messages kept": outcome.dead_letters,
+        "prices read": outcome.ticks,
+        "conditional orders": sum(outcome.types.values()),
+        "of these, resting at most at a time": outcome.resting_most,
+        **{f"of these, {what}": number for what, number in sorted(outcome.waited.items())},
+        "ticks that disagree with the oracle": _found(outcome, "trigger"),
         "latency p50, s": _percentile(outcome.latencies_s, 0.50),
         "latency p95, s": _percentile(outcome.latencies_s, 0.95),
         "latency p99, s": _percentile(outcome.latencies_s, 0.99),
@@ -44,6 +51,7 @@ def tables(outcome: Outcome) -> list[evidence.Table]:
     made: list[evidence.Table] = [_faults(outcome)]
     for title, columns, counts in (
         ("Wishes", ["what, by REST or Kafka", "number"], outcome.placed),
+        ("How conditional orders ended", ["type and status", "orders"], outcome.types),
         ("How orders ended", ["status and reason", "orders"], outcome.ends),
         ("What the API answered", ["status code", "answers"], outcome.answers),
         ("What the system counted itself (at least)", ["metric", "count"], Counter(outcome.counters)),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+from confluent_kafka import KafkaException
 from rich.console import Console
 
+from operations.audit import audit
 from tests.evidence.chaos import books, checker
 from tests.evidence.chaos.arena import PARTITIONS, Arena, arena
-from tests.evidence.chaos.checker import Finding
 from tests.evidence.chaos.faults import Done, Faults
-from tests.evidence.chaos.load import HOLDINGS, Load
+from tests.evidence.chaos.finding import Finding
+from tests.evidence.chaos.load import CONDITIONAL, HOLDINGS, MIX_WITH_FEED, Load
 from tests.evidence.chaos.metrics import Counters
+from tests.evidence.chaos.prices import Marks, Prices
 from tests.evidence.chaos.record import Record
 from tests.evidence.chaos.schedule import SESSION_S, Fault
 from tests.evidence.chaos.witness import Witness
@@ -29,6 +32,9 @@ from tests.evidence.chaos.witness import Witness
 USERS: Final = 40
 OVERLAP_MAX: Final = 3
 """The most faults at a time."""
+RESTING_WITHIN_S: Final = 60.0
+MOST: Final = 0.8
+"""Some are refused, or expire."""
 QUIET_WITHIN_S: Final = 120.0
 """The time after the last fault within which every accepted order must end: the longest patience and pause between two
 questions at the run's time scale (30 s), a member's session, and two of the sweeper's doubling pauses."""
@@ -54,6 +60,14 @@ class Outcome:
     events: int = 0
     repeated_events: int = 0
     dead_letters: int = 0
+    ticks: int = 0
+    """Records that were read on `assets.prices`."""
+    resting_most: int = 0
+    """The most orders that waited for a price at a time."""
+    types: Counter[str] = field(default_factory=Counter)
+    """How the conditional orders of each type ended."""
+    waited: Counter[str] = field(default_factory=Counter)
+    """What the oracle saw of them."""
     counters: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -63,6 +77,7 @@ async def run(
     *,
     seed: int,
     rate: float,
+    far: int,
     folder: Path,
     console: Console,
     shortness: float = 1.0,
@@ -70,47 +85,85 @@ async def run(
 ) -> Outcome:
     """Inject all faults under load, wait until every order has ended, and judge. Logs and records stay in `folder`.
 
-    `shortness`: as in the schedule; it shortens the session of consumer groups as much as the faults.
+    `far`: orders that come to rest far from the market before the first fault. `shortness`: as in the schedule; it
+    shortens the session of consumer groups as much as the faults.
     """
     async with arena(folder, session_s=SESSION_S * shortness) as one:
         console.print(f"running: {one.stack.pids}", highlight=False)
         record = Record(deposits=await one.endow([f"user-{number}" for number in range(USERS)], HOLDINGS))
-        topic = f"{one.prefix}orders.events"
-        load = Load(
-            record,
-            apis=[f"http://127.0.0.1:{port}" for port in one.ports("api")],
-            kafka=one.stack.kafka_bootstrap_servers,
-            prefix=one.prefix,
-            secret=one.stack.jwt_secret,
-            users=[f"user-{number}" for number in range(USERS)],
-            seed=seed,
-        )
-        counters = Counters(one)
-        with Witness(one.stack.kafka_bootstrap_servers, topic, PARTITIONS) as witness:
-            faulty = Faults(one, lambda: in_flight(record, witness), witness.positions)
-            async with load, beside(load.run(rate), counters.watch()):
-                await asyncio.sleep(2)
+        kafka = one.stack.kafka_bootstrap_servers
+        counters, marks = Counters(one), Marks(one.owner_url)
+        with (
+            Witness(kafka, f"{one.prefix}orders.events", PARTITIONS) as witness,
+            Prices(kafka, f"{one.prefix}assets.prices", PARTITIONS) as prices,
+        ):
+            load = _load(one, record, seed, prices)
+            faulty = Faults(one, lambda: in_flight(record, witness), witness.positions, prices.raw)
+            async with load, beside(load.run(rate), counters.watch(), marks.watch()):
+                await load.rest(far)
+                await _until_most_rest(witness, far)
                 await _do_all(faulty, faults, told)
                 faulty.undo()
                 faulty.close()
                 over_at = time.monotonic()
                 console.print("no more faults; waiting until every order has ended ...")
                 await load.stop()
-                findings = await quiet(one, record, witness, over_at)
+                findings = await quiet(one, record, witness, over_at, lambda: load.cancel_resting(witness.resting))
+                await _read_up_to_now(prices)
             outcome = Outcome(faults=faulty.done, quiet_after_s=time.monotonic() - over_at, counters=counters.sums())
         final = await books.read(one.owner_url)
-        _save(folder, record)
-        outcome.findings = [*findings, *_without_load(faulty.done), *checker.judge(record, witness.wire, final)]
+        _save(folder, record, prices, marks)
+        outcome.findings = [
+            *findings,
+            *_without_load(faulty.done),
+            *checker.judge(record, witness.wire, final, prices.ticks, marks.looks, outcome.waited),
+            *(Finding("wire", "assets.prices", fault) for fault in prices.faults),
+            *[Finding("audit", str(found.order_id), str(found)) for found in await audit(one.owner_url)],
+        ]
         outcome.dead_letters = len(final.dead_letters)
         outcome.ends = checker.ends(final)
+        outcome.types = checker.types(final)
         outcome.orders = len(final.orders)
+        outcome.ticks = sum(map(len, prices.ticks.values()))
+        outcome.resting_most = witness.resting_most
         _measure(outcome, record, witness)
         return outcome
 
 
+def _load(one: Arena, record: Record, seed: int, prices: Prices) -> Load:
+    return Load(
+        record,
+        apis=[f"http://127.0.0.1:{port}" for port in one.ports("api")],
+        kafka=one.stack.kafka_bootstrap_servers,
+        prefix=one.prefix,
+        secret=one.stack.jwt_secret,
+        users=[f"user-{number}" for number in range(USERS)],
+        seed=seed,
+        mix=MIX_WITH_FEED,
+        newest=prices.newest,
+    )
+
+
+async def _until_most_rest(witness: Witness, far: int) -> None:
+    """Wait until most of the orders that are far from the market rest."""
+    give_up_at = time.monotonic() + RESTING_WITHIN_S
+    while len(witness.resting) < far * MOST and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.2)
+
+
+async def _read_up_to_now(prices: Prices) -> None:
+    """Read the prices that were published up to now; they go on."""
+    give_up_at = time.monotonic() + RESTING_WITHIN_S
+    with suppress(KafkaException):
+        ends = await asyncio.to_thread(prices.ends)
+        while not prices.has_read(ends) and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.1)
+
+
 def in_flight(record: Record, witness: Witness) -> int:
-    """Count accepted orders whose end was not seen yet; it looks at the newest only."""
-    return sum(one.accepted and one.order_id not in witness.ended_at for one in record.placed[-500:])
+    """Count accepted orders whose end was not seen yet, of those that do not wait for a price; only of the newest."""
+    newest = record.placed[-500:]
+    return sum(one.accepted and one.order_id not in witness.ended_at for one in newest if one.kind != CONDITIONAL)
 
 
 async def _do_all(faulty: Faults, faults: list[Fault], told: Callable[[Done], None]) -> None:
@@ -129,10 +182,20 @@ async def _do_all(faulty: Faults, faults: list[Fault], told: Callable[[Done], No
             group.create_task(one(fault))
 
 
-async def quiet(one: Arena, record: Record, witness: Witness, over_at: float) -> list[Finding]:
-    """Wait until nothing is unfinished and the witness has read everything; what remains is a finding."""
+async def _nothing() -> None:
+    pass
+
+
+async def quiet(
+    one: Arena, record: Record, witness: Witness, over_at: float, end: Callable[[], Awaitable[None]] = _nothing
+) -> list[Finding]:
+    """Wait until nothing is unfinished and the witness has read everything; what remains is a finding.
+
+    `end`, called again and again, ends orders that do not end by themselves.
+    """
     left: Any = "nobody could ask"
     while time.monotonic() - over_at < QUIET_WITHIN_S:
+        await end()
         promised = [placed.order_id for placed in record.placed if placed.accepted and placed.order_id]
         with suppress(OSError, asyncpg.PostgresError):
             left = await books.unfinished(one.owner_url, promised)
@@ -150,7 +213,7 @@ def _measure(outcome: Outcome, record: Record, witness: Witness) -> None:
     lives = {
         placed.order_id: (placed.at_s, witness.ended_at[placed.order_id])
         for placed in record.placed
-        if placed.order_id in witness.ended_at
+        if placed.order_id in witness.ended_at and placed.kind != CONDITIONAL
     }
     outcome.placed = Counter(f"{placed.kind} by {placed.channel}" for placed in record.placed)
     outcome.answers = Counter(str(answer or "none") for placed in record.placed for answer in placed.answers)
@@ -168,8 +231,10 @@ def _measure(outcome: Outcome, record: Record, witness: Witness) -> None:
     outcome.repeated_events = witness.wire.repeats
 
 
-def _save(folder: Path, record: Record) -> None:
+def _save(folder: Path, record: Record, prices: Prices, marks: Marks) -> None:
     (folder / "submitted.json").write_text(json.dumps(record.dump(), indent=1))
+    read = {"ticks": prices.ticks, "looks": marks.looks}
+    (folder / "market.json").write_text(json.dumps(read, default=str))
 
 
 class beside:  # noqa: N801 - used as a word of the statement

@@ -11,6 +11,8 @@ from enum import StrEnum
 from itertools import cycle, islice
 from typing import Final, NamedTuple
 
+from tests.evidence.chaos.bodies import FEED
+
 SERVICES: Final = ("orchestrator", "balance", "assets", "api")
 REPLICAS: Final = 2
 SERVERS: Final = ("postgres", "kafka")
@@ -32,6 +34,9 @@ class Kind(StrEnum):
     SWALLOW = "half-open connections"
     ROLL = "segments rolled, records deleted"
     CLOCK = "wrong clock"
+    STALE = "all frozen until their ticks are too old"
+    HALT = "an asset's trading halted"
+    ECHO = "old prices published again"
 
 
 KILLS: Final = frozenset({Kind.KILL, Kind.IMMEDIATE, Kind.SERVER_KILL})
@@ -67,6 +72,9 @@ _SHARES: Final = {
     Kind.SWALLOW: (6, 2.0, 8.0),
     Kind.ROLL: (6, 0.0, 0.0),
     Kind.CLOCK: (8, 5.0, 15.0),
+    Kind.STALE: (2, 33.0, 37.0),
+    Kind.HALT: (4, 2.0, 8.0),
+    Kind.ECHO: (4, 0.0, 0.0),
 }
 _AMOUNTS: Final = {Kind.DELAY: (0.02, 0.05, 0.15), Kind.CLOCK: (600.0, -600.0, 90.0, -90.0)}
 GAP_S: Final = (2.5, 7.5)
@@ -114,6 +122,9 @@ def _targets(rng: random.Random, kind: Kind, number: int) -> list[str]:
         Kind.SWALLOW: list(SERVERS),
         Kind.ROLL: ["kafka"],
         Kind.CLOCK: [f"{service}-{REPLICAS}" for service in SERVICES],
+        Kind.STALE: ["orchestrator"],
+        Kind.HALT: list(FEED),
+        Kind.ECHO: list(FEED),
     }.get(kind, replicas)
     rng.shuffle(possible)
     return list(islice(cycle(possible), number))

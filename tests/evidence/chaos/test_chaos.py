@@ -20,7 +20,9 @@ async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> 
     """Under every kind of fault all orders end once, every cent adds up, and every version is published."""
     faults = schedule(SEED, KILLS, gap_s=(0.8, 1.6), shortness=0.5)
     assert (KILLS, set(Kind)) == (kills_of(faults), {fault.kind for fault in faults})
-    outcome = await run(faults, seed=SEED, rate=20, folder=tmp_path, console=Console(quiet=True), shortness=0.5)
+    outcome = await run(
+        faults, seed=SEED, rate=24, far=300, folder=tmp_path, console=Console(quiet=True), shortness=0.5
+    )
     assert [] == list(map(str, outcome.findings)), figures(outcome)
     missing = [] if clock_library() else ["not done: wrong clock (1 times): the library `faketime` is not installed"]
     assert missing == not_done(outcome)
