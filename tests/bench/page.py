@@ -13,7 +13,21 @@ from typing import Final
 import psutil
 
 from order_saga.core.phases import MAX_REQUEST_AGE_S
-from tests.bench import cancel, drift, fire, growth, hot, idle, limit, loop, market, pair, rate, recovery, rest_api
+from tests.bench import (
+    cancel,
+    drift,
+    fire,
+    growth,
+    hot,
+    idle,
+    limit,
+    loop,
+    market_orders,
+    pair,
+    rate,
+    recovery,
+    rest_api,
+)
 from tests.bench.ground import BrokerChoice
 from tests.bench.market import crash, ratchet, ticks
 from tests.bench.scenario import RATIOS, Scenario, Target
@@ -29,7 +43,7 @@ SCENARIOS: Final = tuple(
     module.SCENARIO
     for module in (
         *(loop, rest_api, rate, idle, recovery, growth, drift, pair, hot),
-        *(market, limit, fire, cancel, ticks, ratchet, crash),
+        *(market_orders, limit, fire, cancel, ticks, ratchet, crash),
     )
 )
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}

@@ -16,7 +16,7 @@ from contracts.decimals import Price
 from contracts.envelope import Outgoing
 from contracts.vocabulary import OrderStatus
 from tests.bench import __main__ as command_line
-from tests.bench import before, cancel, fire, limit, market
+from tests.bench import before, cancel, fire, limit, market_orders
 from tests.bench.cancel import CALM, LOADED, RATIO, Cancelled
 from tests.bench.fire import P50, P99, Took
 from tests.bench.load import Load, LoadError, Result, Seen
@@ -126,7 +126,7 @@ def test_what_cannot_be_measured_here_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`all` measures the others; alone it is an error."""
-    absent = replace(market.SCENARIO, why_absent=lambda: "it needs what is not here")
+    absent = replace(market_orders.SCENARIO, why_absent=lambda: "it needs what is not here")
     monkeypatch.setattr(command_line, "SCENARIOS", (absent, limit.SCENARIO))
     wanted = Namespace(scenario="all", broker="embedded", record=False, quick=True)
     assert [limit.SCENARIO] == command_line._chosen(wanted)  # noqa: SLF001 - what `all` measures
