@@ -101,7 +101,7 @@ def test_a_cancel_is_compared_with_one_in_peace() -> None:
 def test_the_load_is_no_part_of_the_system() -> None:
     """What the load's own process uses is none of what an order costs the system."""
     one = Measurement(Result(1, 1.0, 1.0, 1.0), {"orchestrator": 3.0, "postgres": 2.0, "load": 100.0})
-    assert market._used(one) == 5.0  # noqa: SLF001 - what the ratio is made of
+    assert market_orders._used(one) == 5.0  # noqa: SLF001 - what the ratio is made of
 
 
 async def test_the_source_of_before_knows_no_conditional_orders(tmp_path: Path) -> None:
