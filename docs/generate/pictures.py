@@ -171,7 +171,7 @@ class _Axis:
 
 def _tick(axis: _Axis, place: int, price: int, *, shows: bool) -> str:
     x, y = axis.x(place), axis.y(price)
-    text = f'<text x="{x - 20:g}" y="{y - 12:g}">{price:,}</text>' if shows else ""
+    text = f'<text x="{x + 8:g}" y="{y - 8:g}">{price:,}</text>' if shows else ""  # clear of the line that leads here
     return f'<circle class="tick" cx="{x:g}" cy="{y:g}" r="4"/>{text}'
 
 

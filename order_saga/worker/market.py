@@ -7,9 +7,11 @@ against a tick. A batch of ticks takes the same gates exclusively, before any ro
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from order_saga.worker import resting_store, store
+from saga_kit.runtime.crash_points import reached
 from saga_kit.runtime.errors import Contention
 
 if TYPE_CHECKING:
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from order_saga.worker.resting_store import Market
     from order_saga.worker.store import Taken
     from saga_kit.runtime.transactions import Transaction
+
+
+class RestingPoint(StrEnum):
+    """Places in the work on resting orders between two effects: see `saga_kit.runtime.crash_points`."""
+
+    GATES_SHARED = "gates shared"
+    """A batch shares the gates of its orders' assets; no row is locked."""
+    FIRES_FOUND = "fires found"
+    """Fired orders are listed and their rows are free again; none is executed."""
+    EXPIRIES_FOUND = "expiries found"
+    """Orders whose time has come are listed and their rows are free again; none has ended."""
 
 
 class Opened(NamedTuple):
@@ -40,6 +53,7 @@ async def open_batch(tx: Transaction, order_ids: Collection[UUID], names: Sequen
     assets = taken.rests_on
     if assets:
         await resting_store.share_gates(tx, assets)
+        reached(RestingPoint.GATES_SHARED, order_ids)
         taken = await store.take(tx, order_ids, names, gates_held=True)
     waiting = [saga for saga in taken.known.values() if resting_store.has_row(saga)]
     if any(saga.asset_id not in assets for saga in waiting):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from order_saga.core.saga import ExpiryDue, Incoming, TimerDue
 from order_saga.worker import resting_store, store
+from order_saga.worker.market import RestingPoint
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.crash_points import CrashPoint, reached
@@ -65,6 +66,8 @@ async def run_expiries(
     async def expire() -> bool:
         async with alone(source) as tx:
             order_ids = await resting_store.expired(tx, ROUND_MAX)
+        if order_ids:
+            reached(RestingPoint.EXPIRIES_FOUND, order_ids)
         await process.run([Received(ExpiryDue(order_id)) for order_id in order_ids])
         return len(order_ids) == ROUND_MAX
 
@@ -90,6 +93,8 @@ async def run_fires(
         most = min(FIRED_MAX, admission.room_for_fires())
         async with alone(source) as tx:
             order_ids = await resting_store.fired(tx, most)
+        if order_ids:
+            reached(RestingPoint.FIRES_FOUND, order_ids)
         await process.run([Received(TimerDue(order_id)) for order_id in order_ids])
         if len(order_ids) == most:
             admission.note_fires()

@@ -10,6 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participants.assets.price_store import Newest, confirm_prices, release
 from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.crash_points import reached
 from saga_kit.runtime.errors import describe
 from saga_kit.runtime.transactions import Begins
 
@@ -31,6 +33,17 @@ LEASE_INTERVALS: Final = 5
 
 
 log = structlog.get_logger(__name__)
+
+
+class FeedPoint(StrEnum):
+    """Places in the work on prices between two effects: see `saga_kit.runtime.crash_points`."""
+
+    PRICES_LEASED = "prices leased"
+    """Prices are confirmed and their leases renewed; this instance does not know yet which of them it has."""
+    PRICES_MOVED = "prices moved"
+    """New prices are committed; nothing is published."""
+    PRICES_PUBLISHED = "prices published"
+    """The broker has acknowledged them, or has not: the heartbeat repeats them in any case."""
 
 
 class Feed:
@@ -94,6 +107,7 @@ class Feed:
     async def _confirm(self) -> None:
         begun_at = self._clock()
         found = await confirm_prices(self._source, self.instance, LEASE_INTERVALS * self._every_s)
+        reached(FeedPoint.PRICES_LEASED, found)
         self._confirmed_at, self._failing_since = begun_at, None
         for mine, one in found:
             if mine:

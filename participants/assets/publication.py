@@ -17,11 +17,12 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.assets import Trading
-from participants.assets.feed import Feed
+from participants.assets.feed import Feed, FeedPoint
 from participants.assets.price_store import Newest, PriceChange, Source, price_message, set_prices
 from participants.assets.simulator import Script, Walk, conflate, script_due, walk
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.crash_points import reached
 from saga_kit.runtime.transactions import Begins
 
 MOVE_EVERY_S: Final = 0.02
@@ -84,6 +85,7 @@ class Publication:
         changes = [change for one in moving if (change := self._due(one)) is not None]
         if changes:
             moved = await set_prices(self._source, changes, self._feed.instance)
+            reached(FeedPoint.PRICES_MOVED, moved)
             for one in moved:
                 self._feed.show(one)
             if await self._publish(moved, repeats=False):
@@ -139,6 +141,7 @@ class Publication:
 
     async def _publish(self, prices: Sequence[Newest], *, repeats: bool) -> bool:
         sent = not prices or await self._publisher.publish([price_message(one, repeats=repeats) for one in prices])
+        reached(FeedPoint.PRICES_PUBLISHED, prices)
         if not sent:
             self._metrics.unsent.inc(len(prices))
         return sent

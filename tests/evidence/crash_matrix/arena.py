@@ -32,6 +32,10 @@ TIME_SCALE: Final = 0.5
 HIT_WITHIN_S: Final = 180.0
 PARKED_FOR: Final = re.compile(rf"{PLANTED}|a lie")
 """The only reasons for which orders may park."""
+FIRED: Final = """
+    SELECT o.order_id::text, o.average_price,
+        (SELECT count(*) FROM audit.history h WHERE h.order_id = o.order_id AND h.name = 'Fired') AS fires
+    FROM audit.orders o WHERE o.order_id = ANY($1::uuid[])"""
 SCHEMAS: Final = ("orders", "balances", "assets")
 LEASE_OVER_S: Final = 60.0
 """Longer than the lease on a row whose relay was killed."""
@@ -117,6 +121,11 @@ class Arena:
         assert unexpected == {}, f"orders ended otherwise than announced: {unexpected}"
         await self._replay_dead_letters(cells)
         await assert_all_is_well(self._system, self._trader)
+        planned = self._provoker.planned
+        rows = await self._system.rows(FIRED, list(planned))
+        fired_at = {row["order_id"]: row["average_price"] for row in rows}
+        assert planned == fired_at, "an order was fired by a tick that was not planned"
+        assert [] == [row["order_id"] for row in rows if row["fires"] != 1], "not fired exactly once"
 
     async def _operate(self) -> None:
         """Resume parked orders as an operator would; an order that this matrix did not park is a fault."""
@@ -125,6 +134,7 @@ class Arena:
             for order_id, reason in await self._system.rows(statement):
                 assert PARKED_FOR.search(reason), f"order {order_id} is parked: {reason}"
                 await self._system.cli("resume", order_id)
+            await self._provoker.repeat()
             await asyncio.sleep(0.2)
 
     async def _replay_dead_letters(self, cells: Sequence[Cell]) -> None:

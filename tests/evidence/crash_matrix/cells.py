@@ -6,6 +6,7 @@ The types come from the topics, so a new message is in the matrix as soon as it 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
 from fnmatch import fnmatch
 from typing import Final, NamedTuple, Self
 
@@ -15,14 +16,27 @@ from contracts.topics import (
     ASSETS_REPLIES,
     BALANCE_COMMANDS,
     BALANCE_REPLIES,
+    ORDERS_CANCELS,
     ORDERS_EVENTS,
     ORDERS_REQUESTS,
     Topic,
 )
+from order_saga.triggers.process import TriggerPoint
+from order_saga.worker.market import RestingPoint
+from participants.assets.feed import FeedPoint
 from saga_kit.runtime.crash_points import CrashPoint
 
-TIMER: Final = "TimerDue"
-"""The orchestrator's own message, which comes by no topic."""
+TIMER, FIRE, EXPIRY = "TimerDue", "FireDue", "ExpiryDue"
+OWN: Final = (TIMER, FIRE, EXPIRY)
+"""The orchestrator's own messages, which come by no topic. The product's name of a fire is `TimerDue`, too."""
+RESTING: Final = "OrderRequested-resting"
+"""The request of a conditional order."""
+PRICE: Final = "AssetPriceChanged"
+RISING: Final = "RISE"
+"""The asset on which the matrix lets orders rest. The matrix writes its ticks itself."""
+
+POINTS: Final[tuple[StrEnum, ...]] = (*CrashPoint, *TriggerPoint, *RestingPoint, *FeedPoint)
+_BY_NAME: Final = {point.name: point for point in POINTS}
 
 
 def _types(*topics: Topic) -> tuple[str, ...]:
@@ -30,7 +44,12 @@ def _types(*topics: Topic) -> tuple[str, ...]:
 
 
 RECEIVED: Final = {
-    "orchestrator": (*_types(ORDERS_REQUESTS, ASSETS_REPLIES, BALANCE_REPLIES), TIMER),
+    "orchestrator": (
+        *_types(ORDERS_REQUESTS),
+        RESTING,
+        *_types(ORDERS_CANCELS, ASSETS_REPLIES, BALANCE_REPLIES, ASSETS_PRICES),
+        *OWN,
+    ),
     "balance": _types(BALANCE_COMMANDS),
     "assets": _types(ASSETS_COMMANDS),
 }
@@ -47,13 +66,16 @@ OUTBOX: Final = {*RELAY, CrashPoint.SWEPT}
 PUBLISHING: Final = {*OUTBOX, CrashPoint.PUBLISH_BEGUN}
 TIMERS: Final = {CrashPoint.TIMERS_FOUND}
 BATCH: Final = set(CrashPoint) - PUBLISHING - TIMERS
+_FOUND: Final = {CrashPoint.TIMERS_FOUND: TIMER, RestingPoint.FIRES_FOUND: FIRE, RestingPoint.EXPIRIES_FOUND: EXPIRY}
+_TOUCH_RESTING: Final = {"BalanceReserved", "AssetApproved", "OrderCancelRequested", FIRE, EXPIRY}
+"""What comes for an order that enters a market, or rests on it."""
 
 
 class Cell(NamedTuple):
     """A case to test: this service dies at this point while it handles a message of this type."""
 
     service: str
-    point: CrashPoint
+    point: StrEnum
     message: str
 
     @property
@@ -65,14 +87,14 @@ class Cell(NamedTuple):
     def parse(cls, name: str) -> Self:
         """Make the cell of a name."""
         service, point, message = name.split(":")
-        return cls(service, CrashPoint[point.upper().replace("-", "_")], message)
+        return cls(service, _BY_NAME[point.upper().replace("-", "_")], message)
 
 
 class Rule(NamedTuple):
     """Cells that cannot happen, and the reason. `messages` by service."""
 
     reason: str
-    points: Collection[CrashPoint]
+    points: Collection[StrEnum]
     messages: Mapping[str, Collection[str]]
 
     def forbids(self, cell: Cell) -> bool:
@@ -80,10 +102,18 @@ class Rule(NamedTuple):
         return cell.point in self.points and cell.message in self.messages.get(cell.service, ())
 
 
+def _everything(service: str) -> set[str]:
+    return {*RECEIVED[service], *SENT[service]}
+
+
+def _all_of(*services: str) -> dict[str, set[str]]:
+    return {service: _everything(service) for service in services}
+
+
 RULES: Final = (
     Rule("a batch is made of what a service receives, not of what it sends", BATCH, SENT),
     Rule("what a service receives, it does not publish", PUBLISHING, RECEIVED),
-    Rule("a timer is no record of Kafka, it has no offset", {CrashPoint.OFFSETS_COMMITTED}, {"orchestrator": [TIMER]}),
+    Rule("a timer is no record of Kafka, it has no offset", {CrashPoint.OFFSETS_COMMITTED}, {"orchestrator": OWN}),
     Rule(
         "a question is kept in the saga and asked again until it is answered: it has no row in the outbox",
         OUTBOX,
@@ -94,15 +124,33 @@ RULES: Final = (
         {CrashPoint.SWEPT},
         {"assets": _types(ASSETS_PRICES)},
     ),
-    Rule(
-        "timers find orders whose time has come, nothing else",
-        TIMERS,
-        {"orchestrator": {*RECEIVED["orchestrator"], *SENT["orchestrator"]} - {TIMER}},
+    *(
+        Rule(
+            f"'{point}' lists orders for {message}, nothing else",
+            {point},
+            {"orchestrator": _everything("orchestrator") - {message}},
+        )
+        for point, message in _FOUND.items()
     ),
     Rule(
-        "only the orchestrator has timers",
-        TIMERS,
-        {service: (*RECEIVED[service], *SENT[service]) for service in ("balance", "assets")},
+        "only a batch with an order that enters a market or rests on it shares its gate",
+        {RestingPoint.GATES_SHARED},
+        {"orchestrator": _everything("orchestrator") - _TOUCH_RESTING},
+    ),
+    Rule(
+        "only ticks are judged by the trigger engine",
+        set(TriggerPoint),
+        {"orchestrator": _everything("orchestrator") - {PRICE}},
+    ),
+    Rule(
+        "only the feed of prices leases and moves them",
+        set(FeedPoint),
+        {"assets": _everything("assets") - {PRICE}, **_all_of("orchestrator", "balance")},
+    ),
+    Rule(
+        "only the orchestrator has timers and resting orders",
+        {*TIMERS, *RestingPoint, *TriggerPoint},
+        _all_of("balance", "assets"),
     ),
 )
 """Every cell of the full product that is not in the matrix is here."""
@@ -120,9 +168,7 @@ def messages(service: str) -> tuple[str, ...]:
 
 def all_cells() -> list[Cell]:
     """List every cell that can happen, by service and point."""
-    every = (
-        Cell(service, point, message) for service in SERVICES for point in CrashPoint for message in messages(service)
-    )
+    every = (Cell(service, point, message) for service in SERVICES for point in POINTS for message in messages(service))
     return [cell for cell in every if why_not(cell) is None]
 
 
@@ -135,7 +181,7 @@ def chosen(patterns: Iterable[str]) -> list[Cell]:
 def sample() -> list[Cell]:
     """Choose a few cells that cover every crash point, with services and message types that vary."""
     cells = []
-    for number, point in enumerate(CrashPoint):
+    for number, point in enumerate(POINTS):
         here = [cell for cell in all_cells() if cell.point is point]
         services = sorted({cell.service for cell in here}, key=SERVICES.index)
         of_one = [cell for cell in here if cell.service == services[number % len(services)]]

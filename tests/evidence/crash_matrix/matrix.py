@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from local_stack.errors import StackError
-from saga_kit.runtime.crash_points import CrashPoint
 from tests.e2e.system import Servers
 from tests.evidence import record as evidence
 from tests.evidence.crash_matrix.arena import Outcome, arena
-from tests.evidence.crash_matrix.cells import RULES, SERVICES, Cell, messages, rounds, why_not
+from tests.evidence.crash_matrix.cells import POINTS, RULES, SERVICES, Cell, messages, rounds, why_not
 
 SURVIVED, BROKEN, MISSED, CANNOT = "●", "✗", "?", "·"
 LEGEND: Final = f"{SURVIVED} hit and survived   {BROKEN} found broken   {MISSED} never hit   {CANNOT} cannot happen"
@@ -89,10 +89,7 @@ def record(run_: evidence.Run, outcomes: Sequence[Outcome], began: float) -> evi
         evidence.Table(
             f"The {service}: where it died, and under which message",
             ["point", *messages(service)],
-            [
-                [point.value, *(symbols.get((point, message), "") for message in messages(service))]
-                for point in CrashPoint
-            ],
+            [[point.value, *(symbols.get((point, message), "") for message in messages(service))] for point in POINTS],
         )
         for service in SERVICES
         if (symbols := _symbols(outcomes, service))
@@ -114,7 +111,7 @@ def _wrong(one: Outcome) -> str | None:
     return one.trouble or (None if one.hit else "never hit")
 
 
-def _symbols(outcomes: Sequence[Outcome], service: str) -> Mapping[tuple[CrashPoint, str], str]:
+def _symbols(outcomes: Sequence[Outcome], service: str) -> Mapping[tuple[StrEnum, str], str]:
     """Map each crash point and message type of a service to the symbol of its outcome, impossible cells included."""
     played = {
         (one.cell.point, one.cell.message): (MISSED if not one.hit else BROKEN if one.trouble else SURVIVED)
@@ -123,15 +120,15 @@ def _symbols(outcomes: Sequence[Outcome], service: str) -> Mapping[tuple[CrashPo
     }
     if not played:
         return {}
-    every = (Cell(service, point, message) for point in CrashPoint for message in messages(service))
+    every = (Cell(service, point, message) for point in POINTS for message in messages(service))
     return {(cell.point, cell.message): CANNOT for cell in every if why_not(cell)} | played
 
 
-def _table(service: str, symbols: Mapping[tuple[CrashPoint, str], str]) -> Table:
+def _table(service: str, symbols: Mapping[tuple[StrEnum, str], str]) -> Table:
     table = Table("", title=f"{service}: where it died")
     for message in messages(service):
         table.add_column("\n".join(message), justify="center")  # upright: there are many
-    for point in CrashPoint:
+    for point in POINTS:
         table.add_row(point.value, *(_coloured(symbols.get((point, message), "")) for message in messages(service)))
     return table
 
@@ -143,4 +140,4 @@ def _coloured(symbol: str) -> str:
 
 def _reasons() -> Iterator[list[str]]:
     for rule in RULES:
-        yield [", ".join(point.value for point in CrashPoint if point in rule.points), rule.reason]
+        yield [", ".join(point.value for point in POINTS if point in rule.points), rule.reason]

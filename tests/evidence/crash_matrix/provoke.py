@@ -7,8 +7,10 @@ hold was settled before. The forged messages come by Kafka, as from any producer
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -16,20 +18,28 @@ from contracts.decimals import Price
 from local_stack.sample_data import ASSETS, SampleAsset
 from operations.access.database import connected
 from operations.demo.samples import sample_stores
+from order_saga.worker.market import RestingPoint
 from participants.assets.price_store import set_price
 from saga_kit.runtime.crash_points import CrashPoint
 from tests.e2e.orders import Wanted, buy, sell
 from tests.e2e.system import System, eventually
 from tests.e2e.trader import Trader, cancel_of, request_of
 from tests.e2e.wire import Message, message
-from tests.evidence.crash_matrix.cells import RELAY, TIMER, Cell
+from tests.evidence.crash_matrix.cells import EXPIRY, FIRE, PRICE, RELAY, RESTING, RISING, TIMER, Cell
 
 USERS: Final = [f"matrix-{number}" for number in range(10)]
-HOLDINGS: Final = {"USD": "1000000.00", "ACME": "10000", "SLOW": "10000"}
+HOLDINGS: Final = {"USD": "1000000.00", "ACME": "10000", "SLOW": "10000", RISING: "100000"}
 SLOW_ANSWER_S: Final = 1.5
 """The delay of an answer about SLOW: time to send a forged message, and for a timer to find the order."""
 TICKER: Final = SampleAsset("TICK", Decimal("10.00"))
 """An asset that nobody trades, whose price moves."""
+RISE: Final = SampleAsset(RISING, Decimal("10.00"), price_max=Decimal(100_000))
+FIRST_SEQUENCE: Final = 1_000_000
+"""The forged ticks are newer than all that the reference service publishes of their asset."""
+OF_A_TICK: Final = 3
+"""Orders that fire at each tick: a full round and one more."""
+REPEAT_S: Final = 5.0
+EXPIRES_AFTER_S: Final = 2.0
 SETTLEMENT_REFUSED: Final = "FAILED EXECUTION_FAILED"
 
 
@@ -41,6 +51,11 @@ class Provoker:
         self._trader = trader
         self._users = itertools.cycle(USERS)
         self._prices = itertools.count(11)
+        self._ticks = itertools.count(11)
+        self._newest: Mapping[str, object] | None = None
+        self._repeated_at = 0.0
+        self.planned: dict[str, Decimal] = {}
+        """By order: the price of the tick that must fire it."""
         buys = dict.fromkeys(_OF_A_GOOD_ORDER, self._good)
         self._ways: Mapping[str, Callable[[], Awaitable[None]]] = {
             **buys,
@@ -53,6 +68,9 @@ class Provoker:
             "RefundRefused": self._refunded_too_late,
             "AssetPriceChanged": self._price_moves,
             TIMER: self._slow,
+            RESTING: self._fires,
+            FIRE: self._fires,
+            EXPIRY: self._expires,
         }
 
     async def prepare(self) -> None:
@@ -63,11 +81,16 @@ class Provoker:
         async with sample_stores(logins["balance"], logins["assets"]) as stores:
             await stores.put_asset(slow, answer_after_s=SLOW_ANSWER_S)
             await stores.put_asset(TICKER, answer_after_s=0)
+            await stores.put_asset(RISE, answer_after_s=0)
 
     async def provoke(self, cell: Cell) -> None:
         """Do once what leads to the cell's message."""
         if cell.service == "orchestrator" and cell.message == "RefundRefused":
             await self._lied_to()
+        elif cell.service == "orchestrator" and cell.message == PRICE:
+            await self._fires()
+        elif cell.point is RestingPoint.GATES_SHARED:
+            await self._of_a_resting_order(cell.message)
         elif cell.point is CrashPoint.SWEPT and cell.message == "BalanceReserved":
             await self._slow_sale()  # else the settlement's batch deletes the row before it is swept
         else:
@@ -114,6 +137,53 @@ class Provoker:
         await self._is_reserved(wanted)
         await self._say(cancel_of(wanted), _refund_refused(wanted))
 
+    async def _fires(self) -> None:
+        """Let orders rest, then publish the tick that fires them. No other tick has its price."""
+        number = next(self._ticks)
+        orders = [self._limit(Decimal(number) - Decimal("0.5")) for _ in range(OF_A_TICK)]
+        await self._trader.produce(*orders)
+        await self._rest(orders)
+        self.planned |= {one.order_id: Decimal(number) for one in orders}
+        body = {"asset_id": RISING, "sequence": FIRST_SEQUENCE + number, "price": str(number)}
+        await self._tick({**body, "as_of": datetime.now(UTC).isoformat(), "trading": "OPEN"})
+
+    async def _of_a_resting_order(self, what: str) -> None:
+        ways = {EXPIRY: self._expires, "OrderCancelRequested": self._cancels_resting}
+        await ways.get(what, self._fires)()
+
+    async def repeat(self) -> None:
+        """Confirm the newest tick from time to time, as each feed must, so that it fires after a long restart too."""
+        if self._newest is not None and time.monotonic() - self._repeated_at > REPEAT_S:
+            await self._tick({**self._newest, "confirmed_at": datetime.now(UTC).isoformat()})
+
+    async def _tick(self, body: Mapping[str, object]) -> None:
+        self._newest, self._repeated_at = body, time.monotonic()
+        await self._say(message("assets.prices", RISING, PRICE, dict(body)))
+
+    async def _expires(self) -> None:
+        expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_AFTER_S)
+        times = {"time_in_force": "GTD", "expires_at": expires_at.isoformat()}
+        await self._trader.produce(self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **times))
+
+    async def _cancels_resting(self) -> None:
+        wanted = self._limit(Decimal(9_000), ends="CANCELLED USER_REQUESTED")
+        await self._trader.produce(wanted)
+        await self._rest([wanted])
+        await self._say(cancel_of(wanted))
+
+    def _limit(self, limit: Decimal, ends: str = "COMPLETED", **times: str) -> Wanted:
+        terms = {"limit_price": str(limit), **times}
+        return Wanted(next(self._users), "LIMIT_SELL", RISING, "1", ends=ends, terms=terms)
+
+    async def _rest(self, orders: Sequence[Wanted]) -> None:
+        statement = "SELECT count(*) FROM audit.orders WHERE order_id = ANY($1::uuid[]) AND phase = 'WORKING'"
+
+        async def rest() -> bool:
+            counted = await self._system.rows(statement, [one.order_id for one in orders])
+            return bool(counted[0]["count"] == len(orders))
+
+        await eventually(rest, f"{len(orders)} orders rest", poll_s=0.05)
+
     async def _price_moves(self) -> None:
         async with connected(self._system.stack.logins["assets"]) as engine:
             await set_price(engine, TICKER.asset_id, Price(Decimal(next(self._prices))))
@@ -135,6 +205,8 @@ def wait_s(cell: Cell) -> float:
     """Return the seconds until the next attempt: a relay and a sweep need time, and a sweep an idle service."""
     if cell.point in RELAY:
         return 7.0  # longer than the grace of a row
+    if cell.message == EXPIRY:
+        return 2 * EXPIRES_AFTER_S
     return 3.0 if cell.point is CrashPoint.SWEPT else 2.0
 
 

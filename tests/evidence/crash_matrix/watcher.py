@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Collection
+from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +23,21 @@ import asyncpg
 import msgspec
 
 from contracts.envelope import Outgoing
+from contracts.orders import OrderRequested
+from contracts.vocabulary import OrderKind
+from order_saga.core.saga import Requested, TimerDue
+from order_saga.triggers.process import Price, TriggerPoint
+from order_saga.worker.market import RestingPoint
+from participants.assets.feed import FeedPoint
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.crash_points import CrashPoint
-from tests.evidence.crash_matrix.cells import RELAY, SET_ASIDE, Cell
+from tests.evidence.crash_matrix.cells import EXPIRY, FIRE, POINTS, PRICE, RELAY, RESTING, RISING, SET_ASIDE, Cell
 
 PLANTED: Final = "planted by the crash matrix"
+_FIRES: ContextVar[bool] = ContextVar("fires", default=False)
+"""Set in the task that executes fired orders, and in no other."""
+_BATCH: ContextVar[frozenset[str]] = ContextVar("batch", default=frozenset())
+"""The types of the messages of the task's batch."""
 
 
 class Armoury:
@@ -94,19 +105,19 @@ class Watcher:
 
     def __call__(self, point: StrEnum, work: Collection[object]) -> None:
         """Die here, or plant the fault that leads to the crash point, or do nothing."""
+        if point is RestingPoint.FIRES_FOUND:
+            _FIRES.set(True)
+        if point is CrashPoint.BATCH_TAKEN:
+            _BATCH.set(frozenset(map(_type, work)))
         cell = self._armoury.armed(self._service)
-        if (
-            cell is None
-            or not isinstance(point, CrashPoint)
-            or cell.message not in (held := self._held(point, work, cell))
-        ):
+        if cell is None or point not in POINTS or cell.message not in (held := self._held(point, work, cell)):
             return
         if point is cell.point:
             self._armoury.mark(cell, held)
             os.kill(os.getpid(), signal.SIGKILL)
         self._plant(cell, point)
 
-    def _plant(self, cell: Cell, point: CrashPoint) -> None:
+    def _plant(self, cell: Cell, point: StrEnum) -> None:
         if point is CrashPoint.RELAY_CLAIMED:
             self._relayed = True
         if cell.point in SET_ASIDE and point is CrashPoint.BATCH_HANDLED:
@@ -114,7 +125,15 @@ class Watcher:
         if cell.point in RELAY and point is CrashPoint.PUBLISH_BEGUN and not self._relayed:
             raise ConnectionError(PLANTED)
 
-    def _held(self, point: CrashPoint, work: Collection[object], cell: Cell) -> set[str]:
+    def _held(self, point: StrEnum, work: Collection[object], cell: Cell) -> Collection[str]:
+        if isinstance(point, RestingPoint):
+            own = {RestingPoint.FIRES_FOUND: {FIRE}, RestingPoint.EXPIRIES_FOUND: {EXPIRY}}
+            return own.get(point, _BATCH.get())
+        if isinstance(point, TriggerPoint):
+            of_matrix = work if point is not TriggerPoint.TICKS_TAKEN else [one for one in work if one == RISING]
+            return {PRICE} if of_matrix else set()
+        if isinstance(point, FeedPoint):
+            return {PRICE} if work else set()
         if point is not CrashPoint.SWEPT:
             return {_type(one) for one in work}
         return self._types_of_rows(work) if cell.point is point else set()
@@ -144,4 +163,11 @@ def _type(work: Any) -> str:
     """Name the type of a message, on its way in or out."""
     if not isinstance(work, Received):
         return (dict(work.headers)["ce_type"] or b"").decode()
+    message = work.message
+    if isinstance(message, Price) and message.asset_id != RISING:
+        return "another asset's price"
+    if isinstance(message, TimerDue) and _FIRES.get():
+        return FIRE
+    if isinstance(message, Requested) and isinstance(message.request, OrderRequested):
+        return "OrderRequested" if message.request.order_type.kind is OrderKind.MARKET else RESTING
     return work.envelope.type if work.envelope is not None else type(work.message).__name__
