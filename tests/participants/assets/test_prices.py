@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -249,6 +250,18 @@ async def test_a_walk_makes_its_path_and_another_instance_goes_on(engine: AsyncE
     assert walk(WALK, Price("100"), 0, last.position)[-1] == last.price == seen[-1].price
     assert 40 == last.position
     assert list(range(2, last.sequence + 1)) == [event.sequence for event in seen]
+
+
+async def test_a_slow_walk_is_looked_at_when_its_next_step_is_due(engine: AsyncEngine) -> None:
+    """Two steps a second need no fifty looks; a walk of as many steps does."""
+    for per_second, least_s, most_s in ((2.0, 0.15, 1.0), (1000.0, 0.0, 0.1)):
+        await set_source(engine, "BTC", Source.WALK, structs.replace(WALK, per_second=per_second))
+        one = Instance(engine)
+        await one.confirm()
+        assert await one.publication.move_once()
+        rests_s = one.publication._rest_s(list(one.feed.newest.values()))  # noqa: SLF001 - what it sleeps, without sleeping
+        assert least_s <= rests_s <= most_s
+        await give_up(one)
 
 
 async def give_up(instance: Instance) -> None:
