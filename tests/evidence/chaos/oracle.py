@@ -33,7 +33,7 @@ Terms = Mapping[str, Any]
 
 
 class Tick(NamedTuple):
-    """A record of `assets.prices`: its source stands by it as of `confirmed_at`, the broker has it since `appended_at`."""
+    """A record of `assets.prices`: when its source stood by it, as it says, and since when the broker has it."""
 
     sequence: int
     price: Fraction

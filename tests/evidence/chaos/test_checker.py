@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
 
 from tests.evidence.chaos import books, world
-from tests.evidence.chaos.checker import judge
+from tests.evidence.chaos.checker import judge, types
+from tests.evidence.chaos.oracle import Look, Tick
 from tests.evidence.chaos.record import Record
 from tests.evidence.chaos.witness import Told, Wire
 from tests.evidence.chaos.world import BOUGHT, CANCELLED, REFUSED, SOLD
@@ -212,3 +215,35 @@ async def test_each_planted_fault_is_found(database: Database, owner: asyncpg.Co
     plant.spoil(record, wire)
     found = judge(record, wire, await books.read(database.url))
     assert [] != [one for one in found if one.kind == plant.kind and plant.words in str(one)], list(map(str, found))
+
+
+WAITED = f"{BOUGHT[:-1]}7"
+WAITS = """
+    INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, quantity, phase, status, version, terms,
+        cancel_requested, filled_quantity, average_price, fee, progress, history_seq, created_at, updated_at)
+    VALUES ($1::text::uuid, 'alice', 'WAVE', 'LIMIT_BUY', 1, 'COMPLETED', 'COMPLETED', 1, $2, false, 1, 98.5, 0.1, '{}',
+        3, now(), now())"""
+STORY = """
+    INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
+    VALUES ($1::text::uuid, 1, $2, 0, 0, '{}', $3)"""
+
+
+@pytest.mark.parametrize(("limit", "found"), [("98.5", False), ("98.9", False), ("99", True), ("98", True)])
+async def test_a_conditional_order_is_judged_by_its_rows(
+    database: Database, owner: asyncpg.Connection, limit: str, *, found: bool
+) -> None:
+    """The oracle reads terms and history as the tables have them: 98.5 fires a limit below 99 that is no lower."""
+    ticks = [Tick(1, Fraction(100), "OPEN", world.AT, world.AT), Tick(2, Fraction(99), "OPEN", world.AT, world.AT)]
+    ticks.append(Tick(3, Fraction("98.5"), "OPEN", world.AT, world.AT))
+    told = [
+        {"kind": "answered", "name": "AssetApproved", "detail": {"sequence": 1, "price": "100"}},
+        {"kind": "rests", "name": "Rests", "detail": {"from_sequence": 1, "level": limit}},
+        {"kind": "fired", "name": "Fired", "detail": {"sequence": 3, "price": "98.5"}},
+    ]
+    await owner.execute(WAITS, WAITED, json.dumps({"limit_price": limit}))
+    await owner.execute(STORY, WAITED, world.AT, json.dumps(told))
+    seen: Counter[str] = Counter()
+    rows = await books.read(database.url)
+    judged = judge(world.record(), world.wire(), rows, {"WAVE": ticks}, {"WAVE": [Look(3, world.AT, world.AT)]}, seen)
+    assert found is any(one.kind == "trigger" for one in judged), list(map(str, judged))
+    assert ("LIMIT_BUY COMPLETED", 1) in types(rows).items()
