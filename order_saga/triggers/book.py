@@ -6,7 +6,7 @@ the asset's steps and trails when all of them are judged.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from contracts.vocabulary import Side
@@ -85,21 +85,24 @@ class Levels:
     def __init__(self, points: Sequence[Point]) -> None:
         """Take the path in ascending order."""
         self.points = [point for point in points if point.fires]
-        self._rises: list[Point] = []
-        self._falls: list[Point] = []
-        for point in self.points:
-            if not self._rises or point.price > self._rises[-1].price:
-                self._rises.append(point)
-            if not self._falls or point.price < self._falls[-1].price:
-                self._falls.append(point)
+        self._rises = _records(self.points, Side.SELL)
+        self._falls = _records(self.points, Side.BUY)[::-1]
+        """Records of the highest price, and of the lowest; both in the order of their prices."""
+        self._highs = [point.price for point in self._rises]
+        self._lows = [point.price for point in self._falls]
 
     @property
     def span(self) -> Span | None:
         """Return the extremes of the points; None when none fires."""
         if not self.points:
             return None
-        first, last = self.points[0].sequence, self.points[-1].sequence
-        return Span(self._falls[-1].price, self._rises[-1].price, first, last)
+        return Span(self._lows[0], self._highs[-1], self.points[0].sequence, self.points[-1].sequence)
+
+    @property
+    def extremes(self) -> list[Point]:
+        """List the points than which none later is higher, or none lower: one of them reaches what any point does."""
+        later = self.points[::-1]
+        return sorted({*_records(later, Side.SELL), *_records(later, Side.BUY)})
 
     def judge(self, row: Row) -> Hit | None:
         """Find the first point after the row's start that fires or triggers it."""
@@ -128,12 +131,20 @@ class Levels:
     def _first_of_all(self, up: Decimal | None, down: Decimal | None) -> Point | None:
         found = []
         if up is not None:
-            place = bisect_left(self._rises, up, key=lambda point: point.price)
+            place = bisect_left(self._highs, up)
             found += self._rises[place : place + 1]
-        if down is not None:
-            place = bisect_left(self._falls, -down, key=lambda point: -point.price)
-            found += self._falls[place : place + 1]
+        if down is not None and (place := bisect_right(self._lows, down)):
+            found.append(self._falls[place - 1])
         return min(found, default=None)
+
+
+def _records(points: Sequence[Point], side: Side) -> list[Point]:
+    """List the points with a better price than all before: higher for a SELL, lower for a BUY."""
+    records: list[Point] = []
+    for point in points:
+        if not records or better(side, point.price, records[-1].price):
+            records.append(point)
+    return records
 
 
 class Book:

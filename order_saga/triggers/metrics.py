@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counted
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -55,11 +56,9 @@ class TriggerMetrics:
 
     def count_hits(self, hits: Sequence[Hit], ticks: Mapping[tuple[str, int], Tick], now: datetime) -> None:
         """Count what a committed round fired, and for each tick that fired how long it took."""
-        fired = {(hit.row.asset_id, hit.fired.sequence) for hit in hits if hit.fired is not None}
-        for hit in hits:
-            if hit.fired is not None:
-                self.fired.labels(hit.kind).inc()
-        for key in fired:
+        for kind, number in Counted(hit.kind for hit in hits if hit.fired is not None).items():
+            self.fired.labels(kind).inc(number)
+        for key in {(hit.row.asset_id, hit.fired.sequence) for hit in hits if hit.fired is not None}:
             self.lag.observe(max(0.0, (now - ticks[key].appended_at).total_seconds()))
 
     def count_ticks(self, admitted: Admitted) -> None:

@@ -231,7 +231,7 @@ class _Batch:
         most = self._round_max
         spans = {asset_id: span for asset_id, book in books.items() if (span := book.levels.span) is not None}
         probes = [(asset_id, trail, upto) for asset_id, book in books.items() for trail, upto in book.probes]
-        points = {asset_id: books[asset_id].levels.points for asset_id in spans}
+        points = {asset_id: books[asset_id].levels.extremes for asset_id in spans}
         by_level = await store.levels(tx, spans, points, now, most) if spans else []
         by_trail = await store.queues(tx, probes, now, most) if probes else []
         rows = {row.order_id: row for row in (*by_level, *by_trail)}

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 WAITS: Final = "live AND NOT queued AND fired_sequence IS NULL"
 """A tick may fire the row: as the partial indexes have it."""
+_SIDES: Final = {side.value: side for side in Side}
+_SAME: Final = (None, None, None)
+"""The new levels of a row that keeps those that it has."""
 _START: Final = "greatest(from_sequence, triggered_sequence)"
 _NOT_EXPIRED: Final = "(expires_at IS NULL OR expires_at > $1)"
 _ROW: Final = f"""order_id, revision, asset_id, side, queued, up_price, down_price, limit_price, trail_amount,
@@ -94,7 +97,9 @@ _HIT: Final = """
         triggered_sequence = coalesce(new.triggered_sequence, old.triggered_sequence),
         triggered_price = coalesce(new.triggered_price::numeric, old.triggered_price),
         told = old.told AND new.triggered_sequence IS NULL,
-        up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
+        up_price = CASE WHEN new.triggered_sequence IS NULL THEN old.up_price ELSE new.up_price::numeric END,
+        down_price = CASE WHEN new.triggered_sequence IS NULL THEN old.down_price ELSE new.down_price::numeric END,
+        limit_price = CASE WHEN new.triggered_sequence IS NULL THEN old.limit_price ELSE new.limit_price::numeric END,
         fired_watermark = new.watermark::numeric
     FROM unnest($1::uuid[], $2::int[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::bigint[], $8::text[],
             $9::text[], $10::text[], $11::text[], $13::text[])
@@ -239,7 +244,7 @@ async def queues(tx: Transaction, probes: Sequence[tuple[str, Trail, int]], now:
 
 def _row(row: Sequence[Any]) -> Row:
     order_id, revision, asset_id, side, *rest = row
-    return Row(order_id, revision, asset_id, Side(side), *rest)
+    return Row(order_id, revision, asset_id, _SIDES[side], *rest)
 
 
 def _text(price: Decimal | None) -> str | None:
@@ -255,17 +260,18 @@ def write_hits(tx: Transaction, hits: Sequence[Hit], as_of: Mapping[tuple[str, i
         return
     fired = [(hit.row.asset_id, hit.fired) for hit in hits]
     triggered = [hit.triggered for hit in hits]
-    new_levels = [hit.levels for hit in hits]
+    new_levels = [_SAME if hit.triggered is None else hit.levels for hit in hits]
+    prices = {point: exact_text(point.price) for hit in hits for point in (hit.fired, hit.triggered) if point}
     tx.write(
         _HIT,
         [hit.row.order_id for hit in hits],
         list(range(len(hits))),
         [hit.row.revision for hit in hits],
         [point and point.sequence for _, point in fired],
-        [_text(point and point.price) for _, point in fired],
+        [point and prices[point] for _, point in fired],
         [None if point is None else as_of[asset_id, point.sequence] for asset_id, point in fired],
         [point and point.sequence for point in triggered],
-        [_text(point and point.price) for point in triggered],
+        [point and prices[point] for point in triggered],
         [_text(up) for up, _, _ in new_levels],
         [_text(down) for _, down, _ in new_levels],
         [_text(limit) for _, _, limit in new_levels],

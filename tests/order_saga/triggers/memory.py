@@ -90,7 +90,7 @@ def _found(rows: Iterable[Row], book: Book, limit: int) -> list[Row]:
     rows = list(rows)
     found: list[Row] = []
     if (span := book.levels.span) is not None:
-        waiting = [row for row in rows if _is_reached(row, span, book.levels.points)]
+        waiting = [row for row in rows if _is_reached(row, span, book.levels.extremes)]
         found += sorted(waiting, key=lambda row: (row.entered_at, row.order_id))[:limit]
     for trail, upto in book.probes:
         queue = [row for row in rows if Trail(row.side, row.trail_amount, row.trail_bps) == trail and row.start <= upto]

@@ -175,13 +175,11 @@ async def write_hits(tx: Transaction, *arguments: Any) -> Result:
             "fired_at": now,
             "fired_rank": place,
             "told": old["told"] and triggered is None,
-            "up_price": numeric(up),
-            "down_price": numeric(down),
-            "limit_price": numeric(limit),
             "fired_watermark": numeric(watermark),
         }
         if triggered is not None:
             row |= {"triggered_sequence": triggered, "triggered_price": numeric(triggered_price)}
+            row |= {"up_price": numeric(up), "down_price": numeric(down), "limit_price": numeric(limit)}
         check_resting(order_id, row)
         tx.put("resting", order_id, row)
         written += 1
