@@ -261,7 +261,8 @@ def write_hits(tx: Transaction, hits: Sequence[Hit], as_of: Mapping[tuple[str, i
     fired = [(hit.row.asset_id, hit.fired) for hit in hits]
     triggered = [hit.triggered for hit in hits]
     new_levels = [_SAME if hit.triggered is None else hit.levels for hit in hits]
-    prices = {point: exact_text(point.price) for hit in hits for point in (hit.fired, hit.triggered) if point}
+    points = {point for hit in hits for point in (hit.fired, hit.triggered) if point is not None}
+    prices = {point: exact_text(point.price) for point in points}
     tx.write(
         _HIT,
         [hit.row.order_id for hit in hits],

@@ -15,7 +15,7 @@ import psutil
 from order_saga.core.phases import MAX_REQUEST_AGE_S
 from tests.bench import drift, growth, hot, idle, loop, pair, rate, recovery, rest_api
 from tests.bench.ground import BrokerChoice
-from tests.bench.market import crash, ticks
+from tests.bench.market import crash, ratchet, ticks
 from tests.bench.scenario import RATIOS, Scenario, Target
 from tests.evidence import record as evidence
 from tests.evidence.record import Record, Spread, table_of
@@ -25,9 +25,8 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 README: Final = ROOT / "README.md"
 BEGIN, END = "<!-- the speed, from docs/performance/*.json -->", "<!-- end of the speed -->"
 RECORDS: Final = ROOT / "docs" / "performance"
-SCENARIOS: Final = tuple(
-    module.SCENARIO for module in (loop, rest_api, rate, idle, recovery, growth, drift, pair, hot, ticks, crash)
-)
+_MODULES: Final = (loop, rest_api, rate, idle, recovery, growth, drift, pair, hot, ticks, ratchet, crash)
+SCENARIOS: Final = tuple(module.SCENARIO for module in _MODULES)
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
 _HEAD: Final = """# Performance
 

@@ -18,6 +18,8 @@ from tests.bench.scenario import RATIOS, SPEED, Figures, Options, Outcome, Scena
 
 FEW: Final = 1000
 PER_S: Final = 1000.0
+NOBODY: Final = {"orchestrator": 0, "balance": 0, "assets": 0}
+"""A system without services: the scenario starts the orchestrator when it is its turn."""
 ONE: Final = ["B0"]
 MANY: Final = [f"B{number}" for number in range(1, 501)]
 EACH: Final = 200
@@ -62,9 +64,8 @@ async def measure(ground: Ground, options: Options) -> Outcome:
 
 
 async def _market(ground: Ground, feeds: AsyncExitStack, name: str, orders: int) -> Market:
-    nobody = {"orchestrator": 0, "balance": 0, "assets": 0}
     number = (NONE, SOME, ALL).index(name)
-    system = await ground.system(f"ticks-{number}", replicas=nobody, prepare=_filled(ground, orders, many=name == ALL))
+    system = await ground.system(f"ticks-{number}", replicas=NOBODY, prepare=_filled(ground, orders, many=name == ALL))
     orchestrator = Orchestrator(system)
     ground.everything.push_async_callback(orchestrator.stop)
     return Market(orchestrator, await feeds.enter_async_context(feed(ground, system)))
@@ -140,7 +141,7 @@ SCENARIO: Final = Scenario(
     ),
     takes="8 min",
     sizes=("rounds", "seconds", "orders", "ticks"),
-    full=Options(orders=1_000_000, ticks=60_000, warm_up=3000),
+    full=Options(orders=1_000_000, ticks=40_000, warm_up=3000),
     quick=Options(1, 0.4, orders=1000, ticks=2000, warm_up=100),
     systems=("ticks-0", "ticks-1", "ticks-2"),
     targets=(
