@@ -141,7 +141,7 @@ SCENARIO: Final = Scenario(
     ),
     takes="8 min",
     sizes=("rounds", "seconds", "orders", "ticks"),
-    full=Options(orders=1_000_000, ticks=40_000, warm_up=3000),
+    full=Options(orders=1_000_000, ticks=20_000, warm_up=3000),
     quick=Options(1, 0.4, orders=1000, ticks=2000, warm_up=100),
     systems=("ticks-0", "ticks-1", "ticks-2"),
     targets=(
