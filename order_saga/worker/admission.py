@@ -9,10 +9,12 @@ the clock, which is an argument.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from uuid import UUID
 
     from order_saga.core.saga import Ask, Incoming
 
@@ -29,9 +31,11 @@ SHRINK_MAX: Final = 0.7
 ROUND_S: Final = 0.1
 FORGET_S: Final = 120.0
 """When answers have taken longer than the least for all this time, the least may be another one by now."""
-FIRES_MIN: Final = 32
-"""Fired orders that are executed at once even when no place is free: each of them frees the one it needs."""
-FIRES_HAVE_PRIORITY_S: Final = 1.0
+FIRES_SHARE: Final = 0.5
+"""How many fired orders may be asked about at once, as a share of the limit, which is for new orders. A fired order
+asks one question and a new one asks three in turn, so they are executed faster than new ones, and crowd nobody out."""
+FIRE_YOUNG_S: Final = 0.5
+"""A fired order counts for so long at most: another process may get its answer, for any may execute it."""
 NEAR: Final = 1.2
 """Times the least that count as the least."""
 
@@ -63,7 +67,9 @@ class AdmissionLimit:
         self._round_s = ROUND_S
         self._late = 0
         self._most = 0
-        self._fires_until = self._round_began
+        self._firing: frozenset[UUID] = frozenset()
+        self._fires: dict[str, float] = {}
+        """When each open question about a fired order was asked; the oldest first. They tell nothing of the limit."""
 
     @property
     def limit(self) -> int:
@@ -77,23 +83,28 @@ class AdmissionLimit:
         return len(self._asked)
 
     def room(self) -> int:
-        """Return how many more orders may be let in now: a quarter of the free places while fired orders need them."""
-        free = self._free()
-        return free if self._clock() >= self._fires_until else free // 4
-
-    def room_for_fires(self) -> int:
-        """Return how many fired orders may be executed now; at least one batch of a few, whatever else is under way."""
-        return max(FIRES_MIN, self._free() * 3 // 4)
-
-    def note_fires(self) -> None:
-        """Note that fired orders wait to be executed; for a moment they have the larger share of what is free."""
-        self._fires_until = self._clock() + FIRES_HAVE_PRIORITY_S
-
-    def _free(self) -> int:
+        """Return how many more orders may be let in now."""
         self._end_round()
         in_flight = len(self._asked)
         self._most = max(self._most, in_flight)
         return max(0, int(self._limit) - in_flight)
+
+    def room_for_fires(self) -> int:
+        """Return how many fired orders may be executed now: what is left of their share, also when no place is free."""
+        self._end_round()
+        long_ago = self._clock() - FIRE_YOUNG_S
+        while self._fires and self._fires[oldest := next(iter(self._fires))] <= long_ago:
+            del self._fires[oldest]
+        return max(0, int(self._limit * FIRES_SHARE) - len(self._fires))
+
+    @contextmanager
+    def firing(self, order_ids: Iterable[UUID]) -> Iterator[None]:
+        """Count what is asked about these orders, while the block runs, as questions about fired orders."""
+        self._firing = frozenset(order_ids)
+        try:
+            yield
+        finally:
+            self._firing = frozenset()
 
     def note(self, messages: Iterable[Incoming], asks: Iterable[Ask]) -> None:
         """Note the answers and questions of a batch that is committed and published."""
@@ -103,6 +114,8 @@ class AdmissionLimit:
         for ask in asks:
             if ask.attempt > 1:
                 self.asked_again(ask.command_id)
+            elif ask.message.order_id in self._firing:
+                self._fires[ask.command_id] = self._clock()
             else:
                 self.asked(ask.command_id, ask.step)
 
@@ -115,12 +128,14 @@ class AdmissionLimit:
     def answered(self, command_id: str) -> None:
         """Note an answer; one to a question that is not waited for tells nothing."""
         question = self._asked.pop(command_id, None)
+        self._fires.pop(command_id, None)
         if question is not None:
             self._count(question[1], self._clock() - question[0])
 
     def asked_again(self, command_id: str) -> None:
         """Forget a question whose answer could now be to either asking."""
         self._asked.pop(command_id, None)
+        self._fires.pop(command_id, None)
 
     def _count(self, kind: str, took_s: float) -> None:
         one = self._kinds.get(kind)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 FIRED_MAX: Final = 192
 """Fired orders of one batch: the orders beside them wait no longer for it than for a usual one."""
+FIRED_MIN: Final = 96
+"""With less room for them than this, they wait for more: small batches cost more for each order."""
+ROOM_EVERY_S: Final = 0.005
 ROUND_MAX: Final = 500
 """Orders of one round: as many as a batch of messages."""
 WAKE_MAX: Final = 5_000
@@ -85,19 +88,22 @@ async def run_fires(
 ) -> None:
     """Execute orders that ticks have fired until told to stop: when `woken`, and every `interval_s` in any case.
 
-    The admission limit says how many at once, so that a mass of them leaves room for other orders.
+    The admission limit says how many at once, so that a mass of them leaves room for other orders; while it has not
+    much room for them, it is waited for, since larger batches cost less.
     """
 
     async def execute() -> bool:
         woken.clear()
         most = min(FIRED_MAX, admission.room_for_fires())
+        if most < FIRED_MIN:
+            await asyncio.sleep(ROOM_EVERY_S)
+            return True
         async with alone(source) as tx:
             order_ids = await resting_store.fired(tx, most)
         if order_ids:
             reached(RestingPoint.FIRES_FOUND, order_ids)
-        await process.run([Received(TimerDue(order_id)) for order_id in order_ids])
-        if len(order_ids) == most:
-            admission.note_fires()
+        with admission.firing(order_ids):
+            await process.run([Received(TimerDue(order_id)) for order_id in order_ids])
         return bool(order_ids)
 
     await keep_doing("fires", execute, stopping, every_s=interval_s, woken=woken)
