@@ -101,6 +101,9 @@ def deviations(topic: TopicSettings) -> list[Deviation]:
     expect(TIMESTAMP_TYPE, kind == "LogAppendTime", "LogAppendTime", why, stops=True)
     if topic.compacted:
         expect(CLEANUP_POLICY, policy == "compact", "compact", "the newest value of each key must stay")
+        unread = "values go that a reader who is behind has not read: a price among them fires nothing"
+        lag = int(found.get(COMPACTION_LAG_MS, "0"))
+        expect(COMPACTION_LAG_MS, lag >= _DAY_MS, f"at least {_DAY_MS}", unread)
     else:
         expect(CLEANUP_POLICY, policy == "delete", "delete", "compaction loses messages", stops=True)
         retention = int(found.get(RETENTION_MS, "0"))

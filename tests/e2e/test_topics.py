@@ -9,8 +9,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from contracts.topics import ORDERS_REQUESTS, TOPICS
-from saga_kit.messaging.topic_settings import TopicSettings, check, deviations, wanted
+from contracts.topics import ASSETS_PRICES, ORDERS_REQUESTS, TOPICS
+from saga_kit.messaging.topic_settings import TopicSettings, check, deviations, look, wanted
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.system import command, eventually
@@ -51,6 +51,23 @@ def test_a_topic_of_values_is_compacted() -> None:
     assert [] == deviations(TopicSettings("t", 12, 1, good, compacted=True))
     [found] = deviations(TopicSettings("t", 12, 1, wanted(1), compacted=True))
     assert ("cleanup.policy", "delete", False) == (found.setting, found.found, found.stops)
+    [found] = deviations(TopicSettings("t", 12, 1, good | {"min.compaction.lag.ms": "0"}, compacted=True))
+    assert ("min.compaction.lag.ms", "0", False) == (found.setting, found.found, found.stops)
+
+
+@pytest.mark.apache_kafka
+async def test_a_topic_that_was_there_keeps_unread_prices_for_as_long(
+    infrastructure: Infrastructure, topic_prefix: str
+) -> None:
+    """Where somebody else created the topic of prices, it is compacted, and none is removed before it is a day old."""
+    name = topic_prefix + ASSETS_PRICES.name
+    await infrastructure.create_topics({name: 12})
+    assert 0 == (await command("topics", env=_environment(infrastructure, topic_prefix))).code
+    async with kafka_admin(infrastructure.kafka_bootstrap_servers) as admin:
+        [prices] = await look(admin, [name], [name])
+    assert prices.settings is not None
+    told = [prices.settings[name] for name in ("cleanup.policy", "min.compaction.lag.ms")]
+    assert ["compact", "86400000"] == told
 
 
 @pytest.mark.apache_kafka

@@ -17,7 +17,7 @@ SEED, KILLS = 2, 4
 
 
 async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> None:
-    """Under every kind of fault all orders end once, every cent adds up, and every version is published."""
+    """Under every kind of fault all orders end once, at the right tick and to the cent, and all versions are told."""
     faults = schedule(SEED, KILLS, gap_s=(0.8, 1.6), shortness=0.5)
     assert (KILLS, set(Kind)) == (kills_of(faults), {fault.kind for fault in faults})
     outcome = await run(
@@ -27,3 +27,5 @@ async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> 
     missing = [] if clock_library() else ["not done: wrong clock (1 times): the library `faketime` is not installed"]
     assert missing == not_done(outcome)
     assert 200 < outcome.orders
+    assert 100 < outcome.resting_most
+    assert 10 < outcome.waited["fired by a tick"]
