@@ -31,7 +31,7 @@ SHRINK_MAX: Final = 0.7
 ROUND_S: Final = 0.1
 FORGET_S: Final = 120.0
 """When answers have taken longer than the least for all this time, the least may be another one by now."""
-FIRES_SHARE: Final = 0.5
+FIRES_SHARE: Final = 0.25
 """How many fired orders may be asked about at once, as a share of the limit, which is for new orders. A fired order
 asks one question and a new one asks three in turn, so they are executed faster than new ones, and crowd nobody out."""
 FIRE_YOUNG_S: Final = 0.5

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FIRED_MAX: Final = 192
 """Fired orders of one batch: the orders beside them wait no longer for it than for a usual one."""
-FIRED_MIN: Final = 96
+FIRED_MIN: Final = 64
 """With less room for them than this, they wait for more: small batches cost more for each order."""
 ROOM_EVERY_S: Final = 0.005
 ROUND_MAX: Final = 500

@@ -24,7 +24,7 @@ from tests.bench.load import Result
 from tests.bench.market.prices import Feed, feed
 from tests.bench.market.twins import FIRST_USER, add_twins, add_users
 from tests.bench.rounds import in_words
-from tests.bench.scenario import RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
+from tests.bench.scenario import RATIOS, SPEED, BenchError, Figures, Options, Outcome, Scenario, Target
 
 ASSET: Final = "BTC"
 LIMIT, REACHES, ABOVE = Decimal(20_000), Decimal(19_000), Decimal(50_000)
@@ -32,17 +32,17 @@ LIMIT, REACHES, ABOVE = Decimal(20_000), Decimal(19_000), Decimal(50_000)
 SHARE: Final = 0.15
 """How many market orders come meanwhile, of the peak."""
 DEADLINE_S: Final = 600.0
-LOOK_S: Final = 0.1
+LOOK_S: Final = 0.2
 DURABLE: Final = "until all are bound to the tick, s"
 EXECUTED: Final = "executed / peak of market orders, orders/s"
 MEANWHILE: Final = "market orders meanwhile / before, p99"
 _RESTS: Final = "SELECT phase = 'WORKING' FROM orders.orders WHERE order_id = $1"
+# The second look reads all orders, and is taken when nothing rests any more.
 _ENDED: Final = """
-    SELECT NOT EXISTS (SELECT FROM orders.orders
-                   WHERE terms IS NOT NULL AND status IN ('PENDING', 'CONFIRMED', 'PROCESSING') AND order_id <> $1)"""
-_STATUSES: Final = (
-    "SELECT status, count(*) FROM orders.orders WHERE terms IS NOT NULL AND order_id <> $1 GROUP BY status"
-)
+    SELECT CASE WHEN EXISTS (SELECT FROM orders.resting) THEN false ELSE NOT EXISTS (SELECT FROM orders.orders
+                       WHERE terms IS NOT NULL AND status IN ('PENDING', 'CONFIRMED', 'PROCESSING')) END"""
+_RESTING: Final = "SELECT count(*) FROM orders.resting WHERE live AND fired_sequence IS NULL"
+_STATUSES: Final = "SELECT status, count(*) FROM orders.orders WHERE terms IS NOT NULL GROUP BY status"
 
 
 class Crash(NamedTuple):
@@ -59,21 +59,20 @@ async def measure(ground: Ground, options: Options) -> Outcome:
     connection = await asyncpg.connect(system.contender.database_url)
     try:
         async with feed(ground, system) as prices:
-            model = await _rests(ground, system, connection)
             await system.contender.run(options.warm_up, options.in_flight)
             with bar(ground.out, options.rounds, "rounds") as done:
                 for number in range(1, options.rounds + 1):
-                    values = await _round(ground, options, system, connection, prices, model)
+                    values = await _round(ground, options, system, connection, prices)
                     ground.out.print(
                         f"round {number}: " + ", ".join(f"{name} {one:.4g}" for name, one in values.items())
                     )
                     for name, value in values.items():
                         figures[RATIOS if name in {EXECUTED, MEANWHILE} else SPEED].setdefault(name, []).append(value)
                     done()
-            statuses = dict(await connection.fetch(_STATUSES, model))
+            statuses = dict(await connection.fetch(_STATUSES))
     finally:
         await connection.close()
-    expected = {"COMPLETED": options.orders * options.rounds}
+    expected = {"COMPLETED": (options.orders + 1) * options.rounds}
     found = [] if statuses == expected else [f"the orders that fired are {statuses} and not {expected}"]
     return Outcome(figures, {"orders that fire": options.orders}, found=found)
 
@@ -102,7 +101,7 @@ async def _rests(ground: Ground, system: System, connection: asyncpg.Connection)
 
 
 async def _round(
-    ground: Ground, options: Options, system: System, connection: asyncpg.Connection, prices: Feed, model: uuid.UUID
+    ground: Ground, options: Options, system: System, connection: asyncpg.Connection, prices: Feed
 ) -> dict[str, float]:
     peak = await system.contender.run(max(options.in_flight, round(options.orders * SHARE)), options.in_flight)
     seconds = options.orders / peak.orders_per_s
@@ -110,12 +109,14 @@ async def _round(
     ground.out.print(f"peak {in_words(peak)}; before {in_words(before)}")
     await prices.publish([(ASSET, ABOVE)])
     await prices.judged([ASSET])
-    await add_twins(connection, model, options.orders)
+    await add_twins(connection, await _rests(ground, system, connection), options.orders)
+    if (resting := await connection.fetchval(_RESTING)) != options.orders + 1:
+        raise BenchError(f"{resting} orders rest, and not {options.orders + 1}")
     meanwhile: asyncio.Task[Result] = asyncio.create_task(
         system.contender.carry(lambda load: load.paced(SHARE * peak.orders_per_s, seconds))
     )
     try:
-        crash = await _crash(connection, prices, model)
+        crash = await _crash(connection, prices)
         after = await meanwhile
     finally:
         meanwhile.cancel()
@@ -132,20 +133,20 @@ async def _round(
     }
 
 
-async def _crash(connection: asyncpg.Connection, prices: Feed, model: uuid.UUID) -> Crash:
+async def _crash(connection: asyncpg.Connection, prices: Feed) -> Crash:
     """Publish the tick, and watch what it does."""
     began = time.monotonic()
     await prices.publish([(ASSET, REACHES)])
     await prices.judged([ASSET])  # the mark moves with the last orders that fire
     durable_s = time.monotonic() - began
-    await _until(connection, _ENDED, model)
+    await _until(connection, _ENDED)
     return Crash(durable_s, time.monotonic() - began)
 
 
-async def _until(connection: asyncpg.Connection, question: str, order_id: uuid.UUID) -> None:
+async def _until(connection: asyncpg.Connection, question: str, *about: uuid.UUID) -> None:
     """Wait until a question is answered with yes."""
     async with asyncio.timeout(DEADLINE_S):
-        while not await connection.fetchval(question, order_id):
+        while not await connection.fetchval(question, *about):
             await asyncio.sleep(LOOK_S)
 
 
