@@ -33,7 +33,7 @@ FORGET_S: Final = 120.0
 """When answers have taken longer than the least for all this time, the least may be another one by now."""
 FIRES_SHARE: Final = 0.25
 """How many fired orders may be asked about at once, as a share of the limit, which is for new orders. A fired order
-asks one question and a new one asks three in turn, so they are executed faster than new ones, and crowd nobody out."""
+asks one question and a new one three in turn, so they are executed about as fast as new ones, and crowd nobody out."""
 FIRE_YOUNG_S: Final = 0.5
 """A fired order counts for so long at most: another process may get its answer, for any may execute it."""
 NEAR: Final = 1.2

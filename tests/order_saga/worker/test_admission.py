@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from order_saga.core.saga import Ask, Step
-from order_saga.worker.admission import CEILING, FIRE_YOUNG_S, FLOOR, SAMPLES_MIN, AdmissionLimit
+from order_saga.worker.admission import CEILING, FIRE_YOUNG_S, FIRES_SHARE, FLOOR, SAMPLES_MIN, AdmissionLimit
 from tests.participants.support import refund
 
 YOUNG_S = 2.0
@@ -220,11 +220,11 @@ def about(order_id: UUID, attempt: int = 1) -> Ask:
     return Ask(Step.SETTLE, refund(order_id, "alice", "USD", "1"), f"{order_id}:settle", attempt, None)
 
 
-def test_fired_orders_have_half_as_many_places_beside_the_limit() -> None:
+def test_fired_orders_have_places_of_their_own_beside_the_limit() -> None:
     """However many fired, they take no place of a new order, and new orders none of theirs; each answer frees one."""
     admission = AdmissionLimit(lambda: 0.0, young_s=YOUNG_S)
     share = admission.room_for_fires()
-    assert FLOOR // 2 == share
+    assert FLOOR * FIRES_SHARE == share
     ids = [uuid4() for _ in range(share)]
     with admission.firing(ids):
         admission.note([], map(about, ids))
@@ -241,10 +241,10 @@ def test_a_fired_order_whose_answer_comes_elsewhere_does_not_count_for_long() ->
     """Another process may get the answer: that costs a place for half a second, and says nothing about the limit."""
     now = [0.0]
     admission = AdmissionLimit(lambda: now[0], young_s=YOUNG_S)
-    ids = [uuid4() for _ in range(FLOOR // 2)]
+    ids = [uuid4() for _ in range(admission.room_for_fires())]
     with admission.firing(ids):
         admission.note([], map(about, ids))
     now[0] = FIRE_YOUNG_S - 0.01
     assert 0 == admission.room_for_fires()
     now[0] = 10.0
-    assert (FLOOR // 2, FLOOR) == (admission.room_for_fires(), admission.room())
+    assert (len(ids), FLOOR) == (admission.room_for_fires(), admission.room())
