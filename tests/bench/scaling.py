@@ -300,12 +300,12 @@ would read all of them was changed: the count of open orders by phase leaves the
 their narrow rows), a pause does not look at them, `check-deploy` tries one of each shape, and a user's open orders
 have indexes of their own ([indexes](indexes.md)). `tests/order_saga/worker/test_resting_plans.py` holds these
 look-ups to their indexes with 100,000 orders that rest. The audit reads each of them, as it reads each order; its
-pages are ranges of ids, so it is all the same how old an open order is."""
+pages are ranges of ids, so it is all the same how old an open order is.
 
-_CELLS: Final = """A tick that fires very many orders binds them to itself first, thousands a second, and no crash changes that; then they
-are executed at about the pace of market orders, and these go on beside them, slower ([performance](performance.md)).
+A tick that fires very many orders binds them to itself first, thousands a second, and no crash changes that; then they
+are executed at about the pace of market orders, and these go on beside them, slower ([performance](performance.md))."""
 
-## Cells
+_CELLS: Final = """## Cells
 
 A cell is a whole system: topics under a prefix of their own, orchestrators, participants, API, and one PostgreSQL that
 no other cell knows. A user belongs to one cell, by a hash of the user's id; nothing ever spans two cells, because an
