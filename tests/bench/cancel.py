@@ -103,6 +103,7 @@ class _Clients:
 
     async def cancel(self, number: int, order_id: uuid.UUID) -> float:
         """Cancel an order as its user; return the time of the answer. Raises `LoadError` for another one than 202."""
+        self._free = [one for one in self._free if one.alive]  # the API ends those that were idle for long
         connection = self._free.pop() if self._free else await connect(self._port)
         self.sent += 1
         status, body = await connection.ask(
