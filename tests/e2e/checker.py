@@ -20,10 +20,11 @@ FEE_RATE = Fraction(10, 10_000)
 LEGAL = {
     (): {"PENDING"},
     ("PENDING",): {"PENDING", "CONFIRMED", "CANCELLED", "FAILED"},
-    ("CONFIRMED",): {"PROCESSING", "CANCELLED", "FAILED"},
+    ("CONFIRMED",): {"CONFIRMED", "PROCESSING", "CANCELLED", "FAILED"},
     ("PROCESSING",): {"COMPLETED", "FAILED"},
 }
-"""Which statuses may follow the earlier one; PENDING after PENDING means that a cancel was requested."""
+"""Which statuses may follow the earlier one. PENDING after PENDING means that a cancel was requested; CONFIRMED after
+CONFIRMED means that of an order that rests, or that it was triggered."""
 
 Effect = dict[tuple[str, str], Fraction]
 
