@@ -237,6 +237,7 @@ SQL_MODULES = {
         "repair/dead_letters.py",
         "demo/play.py",
         "market/feed_reset.py",
+        "market/prices.py",
         "retention/erase.py",
         "deployment/hand_over.py",
         "diagnosis/locks.py",

@@ -11,14 +11,14 @@ from typing import Final
 
 from tests.support.project import ROOT
 
-COMMIT: Final = "1acba551343a22971e1ae81e05d721c5529c1ed9"
+COMMIT: Final = "1acba55"
 """The last commit without them."""
 
 
 def why_absent() -> str:
     """Say why there is no such source here; empty when there is."""
     found = _git("cat-file", "-e", f"{COMMIT}^{{commit}}")
-    return "" if found is not None else f"it needs the repository's history back to {COMMIT[:7]}, which is not here"
+    return "" if found is not None else f"it needs the repository's history back to {COMMIT}, which is not here"
 
 
 async def source(folder: Path) -> Path:

@@ -45,10 +45,10 @@ async def _begun(db: Terminal, *words: str) -> asyncio.subprocess.Process:
 
 
 SLOWLY: Final = (
-    "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END'",
+    "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END'",
     "CREATE TRIGGER slowly BEFORE INSERT ON orders.archive FOR EACH ROW EXECUTE FUNCTION slowly()",
 )
-"""A hundred orders take five seconds, so the signal comes in the middle even on a slow machine."""
+"""A hundred orders take twenty seconds, so the signal comes in the middle even on a slow machine."""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -70,6 +70,7 @@ async def test_a_run_that_is_broken_off_leaves_each_order_whole(db: Terminal, ho
     if how is signal.SIGINT:
         assert (1, True) == (process.returncode, "stopped before the end; the next run goes on" in said)
         assert f"{archived} orders and 0 holds archived" in said
+    await db.execute("DROP TRIGGER slowly ON orders.archive")
     last = await db.cli("archive", "--yes")
     assert f"{100 - archived} orders and 0 holds archived\n" == last.out
     assert without_archived_at(before) == without_archived_at(await shown(db))
