@@ -41,6 +41,8 @@ async def _begun(db: Terminal, *words: str) -> asyncio.subprocess.Process:
         env={**os.environ, "DATABASE_URL": db.url},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # A shell has what it starts in the background ignore SIGINT, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
