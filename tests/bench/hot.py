@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tests.bench.ground import Ground
-from tests.bench.load import ACCOUNTS, Result, Users
-from tests.bench.peers import KafkaContender
+from tests.bench.load import ACCOUNTS, Users
+from tests.bench.peers import Crowd
 from tests.bench.rounds import Round, figures_of, likeness, rounds_of
 from tests.bench.scenario import RATIOS, SPEED, Options, Outcome, Scenario, Target
 
 STRIDE: Final = 7919
 """A prime step, which visits all accounts and never two neighbours one after the other."""
-
-
-class Crowd:
-    """A contender: the one system, with orders of certain users."""
-
-    def __init__(self, name: str, system: KafkaContender, users: Users) -> None:
-        self.name = name
-        self._system, self._users = system, users
-
-    @property
-    def pids(self) -> Mapping[str, Sequence[int]]:
-        """The system's processes."""
-        return self._system.pids
-
-    @property
-    def database_url(self) -> str:
-        """The system's."""
-        return self._system.database_url
-
-    async def run(self, orders: int, in_flight: int) -> Result:
-        """Carry a load; see `Contender`."""
-        return await self._system.run(orders, in_flight, self._users)
 
 
 def even(accounts: int) -> Users:

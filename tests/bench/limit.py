@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 from contracts.decimals import Price
@@ -10,7 +9,7 @@ from contracts.vocabulary import OrderStatus, OrderType
 from tests.bench import accounts
 from tests.bench.ground import Ground, System
 from tests.bench.load import ACCOUNTS, Course, Load, Result
-from tests.bench.peers import check_rows
+from tests.bench.peers import Crowd, check_rows
 from tests.bench.rounds import figures_of, likeness, rounds_of
 from tests.bench.scenario import RATIOS, Options, Outcome, Scenario, Target
 
@@ -21,62 +20,28 @@ STATUSES: Final = "SELECT status, count(*) FROM orders.orders WHERE user_id LIKE
 LEFT: Final = "SELECT count(*) FROM orders.resting"
 
 
-class Limits:
+class Limits(Crowd):
     """A contender: the system that also carries the market orders, with limit orders that rest until their cancel."""
 
-    name = "limit"
-
     def __init__(self, system: System, servers: str) -> None:
-        self._system, self._servers = system, servers
+        super().__init__(NAME, system.contender, lambda number: f"{NAME}-{number % ACCOUNTS}")
+        self._prefix, self._servers = system.prefix, servers
         self._asked = 0
-
-    @property
-    def pids(self) -> Mapping[str, Sequence[int]]:
-        """The system's processes."""
-        return self._system.contender.pids
-
-    @property
-    def database_url(self) -> str:
-        """The system's."""
-        return self._system.contender.database_url
 
     async def run(self, orders: int, in_flight: int) -> Result:
         """Let so many orders rest and cancel each; see `Contender`."""
-        load = Load(self._servers, self._system.prefix, lambda number: f"{NAME}-{number % ACCOUNTS}", COURSE)
+        load = Load(self._servers, self._prefix, self._users, COURSE)
         result = await load.run(orders, in_flight)
         self._asked += orders
         await check_rows(self.name, self.database_url, STATUSES, {"CANCELLED": self._asked})
         return result
 
 
-class Markets:
-    """A contender: the same system, with market orders."""
-
-    name = "market"
-
-    def __init__(self, system: System) -> None:
-        self._contender = system.contender
-
-    @property
-    def pids(self) -> Mapping[str, Sequence[int]]:
-        """The system's processes."""
-        return self._contender.pids
-
-    @property
-    def database_url(self) -> str:
-        """The system's."""
-        return self._contender.database_url
-
-    async def run(self, orders: int, in_flight: int) -> Result:
-        """Carry market orders; see `Contender`."""
-        return await self._contender.run(orders, in_flight)
-
-
 async def measure(ground: Ground, options: Options) -> Outcome:
     """Measure both kinds of orders alternately; in the end no order may rest any more."""
     system = await ground.system("resting", replicas={"api": 1})
     await accounts.fill(system.contender.database_url, ACCOUNTS, NAME)
-    limits, markets = Limits(system, ground.kafka_bootstrap_servers), Markets(system)
+    limits, markets = Limits(system, ground.kafka_bootstrap_servers), Crowd("market", system.contender)
     rounds = await rounds_of(ground, options, [limits, markets])
     figures = figures_of(rounds, [("limit", "market")])
     figures[RATIOS] |= likeness(rounds, "limit", "market")

@@ -126,6 +126,28 @@ class KafkaContender:
             await asyncio.gather(working, dying, return_exceptions=True)
 
 
+class Crowd:
+    """A contender: one system, with orders of certain users. So one system carries several loads in turn."""
+
+    def __init__(self, name: str, system: KafkaContender, users: Users = ordinary) -> None:
+        self.name = name
+        self._system, self._users = system, users
+
+    @property
+    def pids(self) -> Mapping[str, Sequence[int]]:
+        """The system's processes."""
+        return self._system.pids
+
+    @property
+    def database_url(self) -> str:
+        """The system's."""
+        return self._system.database_url
+
+    async def run(self, orders: int, in_flight: int) -> Result:
+        """Carry a load; see `Contender`."""
+        return await self._system.run(orders, in_flight, self._users)
+
+
 async def check_rows(name: str, database_url: str, statuses: str, expected: Mapping[str, int]) -> None:
     """Raise `PeerError` unless there are exactly so many orders by status."""
     connection = await asyncpg.connect(database_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import uuid
 from argparse import Namespace
 from collections.abc import Sequence
@@ -104,14 +105,25 @@ def test_the_load_is_no_part_of_the_system() -> None:
     assert market_orders._used(one) == 5.0  # noqa: SLF001 - what the ratio is made of
 
 
-async def test_the_source_of_before_knows_no_conditional_orders(tmp_path: Path) -> None:
-    """It is a whole program, of the commit before the first one about them."""
-    if why := before.why_absent():
-        pytest.skip(why)
-    source = await before.source(tmp_path)
-    assert (source / "order_saga" / "worker" / "store.py").exists()
-    assert (source / "operations" / "cli" / "__main__.py").exists()
-    assert not (source / "order_saga" / "triggers").exists()
+async def test_the_source_of_before_is_that_of_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what the commit holds, and nothing that came later; here in a repository of two commits."""
+    repository, source = tmp_path / "repository", tmp_path / "source"
+
+    def git(*words: str) -> str:
+        named = ("-c", "user.name=a", "-c", "user.email=a@example.com", "-C", str(repository))
+        done = subprocess.run(["git", *named, *words], check=True, capture_output=True, text=True)  # noqa: S603, S607
+        return done.stdout.strip()
+
+    repository.mkdir()
+    git("init", "-q")
+    for name in ("old.py", "new.py"):
+        (repository / name).write_text(name)
+        git("add", name)
+        git("commit", "-q", "-m", name)
+    monkeypatch.setattr(before, "ROOT", repository)
+    monkeypatch.setattr(before, "COMMIT", git("rev-parse", "HEAD~1"))
+    assert "" == before.why_absent()
+    assert ["old.py"] == [path.name for path in (await before.source(source)).iterdir()]
 
 
 async def test_without_history_the_scenario_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
@@ -130,25 +131,39 @@ class Producer:
         return [places[number] for number in range(len(messages))]
 
 
+def consumer_of(
+    kafka_bootstrap_servers: str,
+    topic: str,
+    partitions: int = PARTITIONS,
+    *,
+    from_end: bool = False,
+    more: Mapping[str, str | int] = MappingProxyType({}),
+) -> Consumer:
+    """Make a consumer of all partitions of a topic, of the library that the system does not use."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka_bootstrap_servers,
+            "group.id": f"reader-{uuid.uuid4()}",  # the library requires a group; nothing is ever committed
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 100,
+            "reconnect.backoff.max.ms": 500,
+            "log_level": 0,
+            **more,
+        }
+    )
+    begin = OFFSET_END if from_end else OFFSET_BEGINNING
+    consumer.assign([TopicPartition(topic, partition, begin) for partition in range(partitions)])
+    return consumer
+
+
 class Follower:
     """Reads a topic in a thread of its own and keeps all records; it waits while the broker is away."""
 
     def __init__(self, kafka_bootstrap_servers: str, topic: str, *, from_end: bool = False) -> None:
         self.records: list[Record] = []
         self._stopping = threading.Event()
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": kafka_bootstrap_servers,
-                "group.id": f"follower-{uuid.uuid4()}",  # the library requires a group; nothing is ever committed
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 100,
-                "reconnect.backoff.max.ms": 500,
-                "log_level": 0,
-            }
-        )
-        begin = OFFSET_END if from_end else OFFSET_BEGINNING
-        self._consumer.assign([TopicPartition(topic, partition, begin) for partition in range(PARTITIONS)])
+        self._consumer = consumer_of(kafka_bootstrap_servers, topic, from_end=from_end)
         self._thread = threading.Thread(target=self._read, name=f"follower of {topic}", daemon=True)
         self._thread.start()
 

@@ -252,7 +252,7 @@ class Faults:
             except (Trouble, SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if time.monotonic() > give_up_at:
                     raise NotDoneError(f"{asset_id} could not be {trading}: {error}") from error
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # between tries
 
     async def _echo(self, fault: Fault) -> str:
         """Publish old records again, the newest one included: all are late or repeat what is known."""

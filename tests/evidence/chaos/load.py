@@ -138,7 +138,7 @@ class Load:
             if now_s - self._cancelled_at.get(order_id, -CANCEL_AGAIN_S) >= CANCEL_AGAIN_S:
                 self._cancelled_at[order_id] = now_s
                 self._send(*self._cancel(order_id, user_id))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # thousands of them hold up nobody else's turn
 
     async def _burst(self, wanted: Iterable[tuple[Placed, Coroutine[Any, Any, None]]]) -> None:
         for placed, act in wanted:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-import uuid
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is there
 
+from tests.e2e.wire import consumer_of
 
-class Reader:
+
+class Reader(ABC):
     """Reads in a thread of its own and waits while the broker is away; a subclass takes each record in `take`."""
 
     def __init__(self, kafka: str, topic: str, partitions: int) -> None:
@@ -19,19 +21,12 @@ class Reader:
         self._next = dict.fromkeys(range(partitions), 0)
         self._kafka, self._topic = kafka, topic
         self._stopping = threading.Event()
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": kafka,
-                "group.id": f"witness-{uuid.uuid4()}",  # the library requires a group; nothing is ever committed
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "fetch.wait.max.ms": 50,
-                "socket.timeout.ms": 10_000,
-                "reconnect.backoff.max.ms": 500,
-                "log_level": 0,
-            }
-        )
-        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in self._next])
+        more: dict[str, str | int] = {
+            "auto.offset.reset": "error",  # what is gone is a fault
+            "fetch.wait.max.ms": 50,
+            "socket.timeout.ms": 10_000,
+        }
+        self._consumer = consumer_of(kafka, topic, partitions, more=more)
         self._thread = threading.Thread(target=self._read, name="witness", daemon=True)
 
     def __enter__(self) -> Self:
@@ -43,9 +38,9 @@ class Reader:
         self._thread.join()
         self._consumer.close()
 
+    @abstractmethod
     def take(self, record: Any) -> None:
         """Take note of a record. Raises `ValueError`, `KeyError` or `TypeError` for one that can't be read."""
-        raise NotImplementedError
 
     def positions(self) -> dict[int, int]:
         """Return the next offset of each partition."""
