@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -81,18 +81,31 @@ def _instants(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
 class _Reader(NamedTuple):
     decode: Callable[[bytes], Message]
     instants: tuple[Callable[[Message], datetime | None], ...]
-    names: int | None
-    """How many names each body has; None where some are optional, or objects are nested."""
+    given: Callable[[Message, bytes], int] | None
+    """Counts the fields that a message was certainly given by its body; None where objects are nested."""
 
 
-def _needed_names(kind: type[msgspec.Struct]) -> int | None:
+def _given(kind: type[msgspec.Struct]) -> Callable[[Message, bytes], int] | None:
+    """Make the counter of `_Reader.given`.
+
+    A field with another value than its default was given. So was one that is always written, even at its default (it
+    has a `default_factory`), when its name stands in the body once.
+    """
     fields = msgspec.structs.fields(kind)
-    flat = all(not (isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)) for field in fields)
-    return len(fields) if flat and all(field.required for field in fields) else None
+    if any(isinstance(field.type, type) and issubclass(field.type, msgspec.Struct) for field in fields):
+        return None
+    told = [field for field in fields if field.default_factory is msgspec.NODEFAULT]
+    values, defaults = attrgetter(*(field.name for field in told)), tuple(field.default for field in told)
+    names = [f'"{field.name}":'.encode() for field in fields if field not in told]
+
+    def count(message: Message, body: bytes) -> int:
+        return sum(map(is_not, values(message), defaults)) + sum(body.count(name) == 1 for name in names)
+
+    return count
 
 
 _READERS: Final = {
-    name: _Reader(decoder(message).decode, tuple(map(attrgetter, _instants(message))), _needed_names(message))
+    name: _Reader(decoder(message).decode, tuple(map(attrgetter, _instants(message))), _given(message))
     for name, message in MESSAGES.items()
 }
 _ORDER_FIELDS: Final = {
@@ -118,7 +131,7 @@ def decode(message_type: str, value: bytes | None) -> Message:
         for get in reader.instants:
             if (time := get(message)) is not None:
                 check_instant(time)
-        _check_names(value, reader.names)
+        _check_names(value, reader.given and reader.given(message, value))
         if _BACKSLASH in value:  # JSON has a NUL only as an escape, and our own bodies have hardly any
             _check_text(message)
     except _UNREADABLE as error:
@@ -150,12 +163,12 @@ _find_doubled: Final = json.JSONDecoder(object_pairs_hook=_doubled, parse_int=st
 _find_space_behind_name: Final = re.compile(rb'"[ \t\r\n]').search
 
 
-def _check_names(value: bytes, needed: int | None) -> None:
+def _check_names(value: bytes, given: int | None) -> None:
     """Raise `ValueError` when a name comes twice.
 
-    Where every name is needed, counting the names in the bytes is enough, at a third of the cost.
+    Where the bytes have no more names than fields are `given`, each came once; that costs a third.
     """
-    if needed is not None and value.count(b'":') == needed and _find_space_behind_name(value) is None:
+    if given is not None and value.count(b'":') == given and _find_space_behind_name(value) is None:
         return
     if names := doubled_names(value):
         raise ValueError("must come once - at " + ", ".join(f"`$.{_plain(name)}`" for name in names[:3]))

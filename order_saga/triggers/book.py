@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from contracts.vocabulary import Side
-from order_saga.triggers.path import Front, Moved, SidePath, Step, Trail, better
+from order_saga.triggers.path import BEATS, Front, Moved, SidePath, Step, Trail, better
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,9 +140,10 @@ class Levels:
 
 def _records(points: Sequence[Point], side: Side) -> list[Point]:
     """List the points with a better price than all before: higher for a SELL, lower for a BUY."""
-    records: list[Point] = []
+    beats, best, records = BEATS[side], None, []
     for point in points:
-        if not records or better(side, point.price, records[-1].price):
+        if best is None or beats(point.price, best):
+            best = point.price
             records.append(point)
     return records
 

@@ -59,7 +59,7 @@ class Admitted(NamedTuple):
 
 def judge_age(tick: Tick, now: datetime, age_max: timedelta) -> Tick:
     """Tell whether a tick is live at `now`, the database's clock: its asset is open, and it was confirmed lately."""
-    return tick._replace(live=tick.trading is Trading.OPEN and now - confirmed(tick) <= age_max)
+    return Tick(*tick[:-1], live=tick.trading is Trading.OPEN and now - confirmed(tick) <= age_max)
 
 
 def confirmed(tick: Tick) -> datetime:
@@ -88,10 +88,10 @@ def admit(mark: Tick | None, ticks: Iterable[Tick]) -> Admitted:
                 path.append(Point(mark.sequence, mark.price, fires=True))
             ignored[DUPLICATE] += not comes_alive
             mark = _renewed(mark, tick)
-    of_sequence = {tick.sequence: tick for tick in ticks}
-    for point in path:
-        if not point.fires:
-            ignored[STALE if of_sequence[point.sequence].trading is Trading.OPEN else CLOSED] += 1
+    if silent := {point.sequence for point in path if not point.fires}:
+        of_sequence = {tick.sequence: tick for tick in ticks}
+        for sequence in silent:
+            ignored[STALE if of_sequence[sequence].trading is Trading.OPEN else CLOSED] += 1
     return Admitted(path, mark, ignored, gaps)
 
 

@@ -18,7 +18,8 @@ Every tick moves watermarks, also one that may not fire. Otherwise a younger ord
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from operator import gt, lt
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contracts.decimals import multiply, subtract
 from contracts.vocabulary import Side
@@ -26,7 +27,7 @@ from order_saga.core.trail import trail_reached
 from order_saga.triggers.feed import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from decimal import Decimal
 
     from order_saga.triggers.feed import Tick
@@ -64,9 +65,13 @@ class Moved(NamedTuple):
     put: list[Step]
 
 
+BEATS: Final[Mapping[Side, Callable[[Decimal, Decimal], bool]]] = {Side.SELL: gt, Side.BUY: lt}
+"""Of each side: whether a price is a strictly better watermark than another."""
+
+
 def better(side: Side, price: Decimal, other: Decimal) -> bool:
     """Tell whether a price is a strictly better watermark than another."""
-    return price > other if side is Side.SELL else price < other
+    return BEATS[side](price, other)
 
 
 class Conflated:
@@ -82,26 +87,25 @@ class Conflated:
         """The same, as a share of the best price."""
         self._best: list[Point] = []
         """Records of the best price among all points."""
-        farthest: Decimal | None = None
-        best: Decimal | None = None
+        beats = BEATS[side]
+        worst = best = farthest = rate = None
         for point in points:
-            if best is None or better(side, point.price, best):
-                best = point.price
+            price = point.price
+            if best is None or beats(price, best):
+                best = price
                 self._best.append(point)
             if not point.fires:
                 continue
-            if not self._worst or better(side, self._worst[-1].price, point.price):
+            if worst is None or beats(worst, price):
+                worst = price
                 self._worst.append(point)
-            distance = _distance(side, best, point.price)
+            distance = _distance(side, best, price)
             if farthest is None or distance > farthest:
                 farthest = distance
                 self._far.append((point, best))
-            if not self._far_by_rate or self._is_farther_by_rate(distance, best):
+            if rate is None or _is_greater((distance, best), rate):
+                rate = distance, best
                 self._far_by_rate.append((point, best))
-
-    def _is_farther_by_rate(self, distance: Decimal, best: Decimal) -> bool:
-        point, top = self._far_by_rate[-1]
-        return multiply(distance, top) > multiply(_distance(self._side, top, point.price), best)
 
     def first(self, trail: Trail, watermark: Decimal) -> Point | None:
         """Return the point that fires an order with this trail, whose watermark before the run is given."""
@@ -126,6 +130,14 @@ class Conflated:
         place = bisect_left(self._best, sequence + 1, key=lambda point: point.sequence)
         best = self._best[place - 1].price if place else before
         return best if better(self._side, best, before) else before
+
+
+def _is_greater(rate: tuple[Decimal, Decimal], other: tuple[Decimal, Decimal]) -> bool:
+    """Compare two fractions with denominators above zero. Most have the same one, and need no product."""
+    (above, below), (others_above, others_below) = rate, other
+    if below is others_below:
+        return above > others_above
+    return multiply(above, others_below) > multiply(others_above, below)
 
 
 def _distance(side: Side, best: Decimal, price: Decimal) -> Decimal:

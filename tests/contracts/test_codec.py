@@ -479,6 +479,31 @@ def test_no_message_has_a_name_twice(name: str) -> None:
                     decode(name, doubled)
 
 
+@given(any_message(), st.data())
+@THOROUGH
+def test_a_repeated_name_is_found_beside_any_optional_fields(message: Message, data: st.DataObject) -> None:
+    """Whichever fields are left out, null or at their default, a name that comes twice is not read over."""
+    kind, pairs = type(message), list(json.loads(encode(message)).items())
+    name = data.draw(st.sampled_from(kind.__struct_fields__))
+    value = data.draw(st.sampled_from([*(told for known, told in pairs if known == name), None, 0, False, "OPEN"]))
+    pairs += [(name, value)] * (1 if name in dict(pairs) else 2)
+    mixed = data.draw(st.permutations(pairs))
+    body = "{" + ",".join(f"{json.dumps(known)}:{json.dumps(told)}" for known, told in mixed) + "}"
+    try:
+        read = decode(kind.__name__, body.encode())
+    except UnreadableMessage:
+        return
+    assert isinstance(read, InvalidOrder)
+
+
+def test_our_own_flat_bodies_are_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for repeated names is left to bodies that have more names than fields."""
+    examples = [example(name) for name in MESSAGES.keys() - {"OrderStatusChanged"}]
+    monkeypatch.setattr("contracts.codec.doubled_names", lambda value: pytest.fail(f"searched: {value!r}"))
+    for message in examples:
+        assert message == decode(type(message).__name__, encode(message))
+
+
 @pytest.mark.parametrize("name", [".", "..", "", "x" * 65])
 def test_a_client_order_id_is_one_that_a_path_can_carry(name: str) -> None:
     """`.` and `..` are refused: clients resolve them in a path, so the order could not be fetched or cancelled."""
