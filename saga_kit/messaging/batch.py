@@ -247,7 +247,6 @@ class BatchProcess(Generic[M]):
     async def _commit(
         self, messages: Sequence[Received[M]], unreadable: Sequence[RejectedRecord], *, short_locks: bool = False
     ) -> None:
-        sent = self._outbox.sent
         reached(CrashPoint.BATCH_TAKEN, messages)
         async with self._transactions.begin() as tx:
             if short_locks:
@@ -257,6 +256,8 @@ class BatchProcess(Generic[M]):
             reached(CrashPoint.BATCH_HANDLED, messages)
             if rejected := [*unreadable, *effects.dead_letters]:
                 await self._dead_letters.write(tx, rejected)
+            # Sent rows are deleted with what is written anyway; a batch without a transaction needs none for them.
+            sent = [] if tx.is_empty and not effects.outbox else self._outbox.sent
             rows = self._outbox.write(tx, effects.outbox, sent)
             await tx.flush(last=True)
             reached(CrashPoint.BATCH_WRITTEN, messages)

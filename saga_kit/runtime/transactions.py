@@ -84,6 +84,11 @@ class Transaction:
         self._begun = begun
         self._writes: list[Write] = []
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has begun and nothing is put off: the database has not heard of it."""
+        return not self._begun and not self._writes
+
     async def read(self, sql: str, *args: Any) -> list[Any]:
         """Run a statement that locks and writes nothing, and need not see the same as the next one; return its rows."""
         return await self._connection.fetch(sql, *args)

@@ -144,6 +144,11 @@ class Transaction(KitTransaction):
         self.looked_at: tuple[tuple[str, ...], datetime] = ((), EPOCH)
         """Of a batch of ticks: the assets whose market it read, and the clock then."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has begun and nothing is put off."""
+        return not self._needs_begin and not self._writes
+
     async def read(self, sql: str, *args: Any) -> list[Any]:
         """Run one of the statements that there are, which begins no transaction; return its rows."""
         await self._world.round_trip()

@@ -181,6 +181,25 @@ async def test_what_was_not_acknowledged_stays_for_the_relay(schema: Schema) -> 
     assert await schema.rows("SELECT * FROM {s}.outbox") == []
 
 
+class Idle(Worker):
+    """Works without the transaction that it is given."""
+
+    async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:  # noqa: ARG002
+        """Do nothing."""
+        return Effects()
+
+
+async def test_a_batch_that_writes_nothing_begins_no_transaction_to_delete_sent_rows(schema: Schema) -> None:
+    """Rows that the broker has wait for a batch that writes, or for the sweep."""
+    outbox = Outbox(schema.name)
+    await process(schema, Worker(schema.name), FakePublisher(), outbox=outbox).run(received(Item("a", 1)))
+    await process(schema, Idle(schema.name), FakePublisher(), outbox=outbox).run(received(Item("b", 2)))
+    assert len(outbox.sent) == 1
+    assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["a:1"],)]
+    await process(schema, Worker(schema.name), FakePublisher(), outbox=outbox).run(received(Item("c", 3)))
+    assert await schema.rows("SELECT refs FROM {s}.outbox") == [(["c:3"],)]
+
+
 async def test_unreadable_records_are_stored_in_the_batches_transaction(schema: Schema) -> None:
     """Dead letters commit with the batch; if the batch contains poison they are stored anyway, once."""
     worker = Worker(schema.name)
