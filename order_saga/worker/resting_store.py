@@ -30,14 +30,16 @@ _BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, Phase.WO
 """The phases in which a conditional order has a row."""
 
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
-_MARKS: Final = f"""
-    SELECT asset_id, sequence, price::text, as_of, trading = 'OPEN'
-        AND $2::timestamptz - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live
-    FROM orders.marks WHERE asset_id = ANY($1::text[])"""  # noqa: S608 - our own words
-_NEWS: Final = f"""
-    SELECT order_id, triggered_sequence, triggered_price::text, told, fired_sequence, fired_price::text, fired_as_of,
-        fired_watermark::text
-    FROM orders.resting WHERE order_id = ANY($1::uuid[]) AND ({FIRED})"""  # noqa: S608 - the same
+# Marks by asset, with whether each is live, and the news of orders.
+_LOOK: Final = f"""
+    SELECT asset_id, sequence, price::text, trading = 'OPEN'
+            AND $2::timestamptz - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live, as_of,
+        NULL::uuid AS order_id, NULL::bigint AS fired_sequence, NULL::text AS fired_price, NULL::text AS fired_watermark
+    FROM orders.marks WHERE asset_id = ANY($1::text[])
+    UNION ALL
+    SELECT NULL, triggered_sequence, triggered_price::text, told, fired_as_of,
+        order_id, fired_sequence, fired_price::text, fired_watermark::text
+    FROM orders.resting WHERE order_id = ANY($3::uuid[]) AND ({FIRED})"""  # noqa: S608 - our own words
 _INSERT: Final = """
     INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price,
         limit_price, from_sequence, entered_at, live, told, revision, queued)
@@ -117,11 +119,15 @@ async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str]
 
     Whether a mark is live is judged at `now`, the time of the batch, like everything else that the batch decides.
     """
-    marks = {
-        row[0]: Mark(row[1], Price.parse(row[2]), row[3], live=row[4])
-        for row in await tx.fetch(_MARKS, list(assets), now)
-    }
-    news = {row[0]: _news(*row) for row in await tx.fetch(_NEWS, list(order_ids))}
+    marks: dict[str, Mark] = {}
+    news: dict[UUID, list[FromMarket]] = {}
+    for asset_id, sequence, price, flag, as_of, order_id, *fired in await tx.fetch(
+        _LOOK, list(assets), now, list(order_ids)
+    ):
+        if order_id is None:
+            marks[asset_id] = Mark(sequence, Price.parse(price), as_of, live=flag)
+        else:
+            news[order_id] = _news(order_id, sequence, price, flag, as_of, *fired)
     return Market(marks, news)
 
 
@@ -179,9 +185,9 @@ def _news(
     triggered_sequence: int | None,
     triggered_price: str | None,
     told: bool,  # noqa: FBT001 - a row's column
+    fired_as_of: datetime,
     fired_sequence: int | None,
     fired_price: str | None,
-    fired_as_of: datetime,
     watermark: str | None,
 ) -> list[FromMarket]:
     """Say what a row tells: first that the order was triggered, then that it was fired."""

@@ -211,7 +211,7 @@ class Transaction:
             await self._own.commit()
             return
         # What failed says more than a rollback that fails after it; the pool takes no connection in a transaction.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with suppress(*DATABASE_ERRORS, OSError):
             await self._own.rollback()
 
 

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import asyncpg
 import psutil
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them in a way that mypy does not see
@@ -29,6 +28,7 @@ from contracts.assets import Trading
 from operations.access.database import connected
 from operations.access.errors import Trouble
 from participants.assets.price_store import set_trading
+from saga_kit.runtime.errors import DATABASE_ERRORS
 from tests.evidence.chaos.arena import PARTITIONS, Arena
 from tests.evidence.chaos.prices import Raw
 from tests.evidence.chaos.schedule import Fault, Kind
@@ -249,7 +249,7 @@ class Faults:
                 async with connected(self._arena.stack.logins["assets"]) as engine, asyncio.timeout(10):
                     await set_trading(engine, asset_id, trading)
                     return
-            except (Trouble, SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (Trouble, SQLAlchemyError, OSError, *DATABASE_ERRORS) as error:
                 if time.monotonic() > give_up_at:
                     raise NotDoneError(f"{asset_id} could not be {trading}: {error}") from error
             await asyncio.sleep(0.2)  # between tries

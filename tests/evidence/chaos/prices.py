@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from saga_kit.runtime.errors import DATABASE_ERRORS
 from tests.evidence.chaos.oracle import Look, Tick
 from tests.evidence.chaos.reader import Reader
 
@@ -57,7 +58,7 @@ class Marks:
     async def watch(self) -> None:
         """Look until cancelled; while the database is away there is nothing to see, for nothing is judged."""
         while True:
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*DATABASE_ERRORS, OSError):
                 await self._look()
             await asyncio.sleep(LOOK_EVERY_S)
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from msgspec import structs
 
 from order_saga.triggers.process import TriggerPoint
+from order_saga.worker.market import RestingPoint
 from tests.evidence.simulation.scenario import (
     BUSY_S,
     Cancel,
@@ -155,6 +156,7 @@ def _cancel(chance: Random, at: float, ticks: tuple[TickPlan, ...]) -> Cancel:
 def _crash(chance: Random) -> Fault:
     node = chance.choice(("orchestrator-0", "orchestrator-1"))
     for_s = chance.choice((0.0, 0.3, chance.uniform(0, 12), chance.uniform(0, 60)))
-    point = chance.choice((*TriggerPoint, TriggerPoint.ROUND_COMMITTED, TriggerPoint.FIRED_HANDED))
-    often = point in {TriggerPoint.TICKS_TAKEN, TriggerPoint.MARK_MOVED, TriggerPoint.ROUND_WRITTEN}
+    rare = TriggerPoint.ROUND_COMMITTED, TriggerPoint.FIRED_HANDED
+    point = chance.choice((*TriggerPoint, *rare, *RestingPoint))
+    often = point not in {*rare, RestingPoint.EXPIRIES_FOUND}
     return Fault(Kind.CRASH, node, 0.0, for_s, point, chance.choice((1, 2, 3, 5, 8, 13)) if often else 1)

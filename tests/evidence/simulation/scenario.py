@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from order_saga.triggers.process import TriggerPoint
+from order_saga.worker.market import RestingPoint
 from saga_kit.runtime.crash_points import CrashPoint
 
 GROUPS: Final = {
@@ -151,7 +152,7 @@ class Fault(msgspec.Struct, frozen=True):
     target: str = ""
     at: float = 0.0
     for_s: float = 0.0
-    point: CrashPoint | TriggerPoint | None = None
+    point: CrashPoint | TriggerPoint | RestingPoint | None = None
     nth: int = 0
     amount: float = 0.0
 

@@ -16,6 +16,7 @@ from contracts.vocabulary import HoldState
 from order_saga.core import advance, judgement
 from order_saga.triggers.process import TriggerPoint
 from order_saga.worker import store
+from order_saga.worker.market import RestingPoint
 from order_saga.worker.process import SagaHandler
 from saga_kit.messaging.outbox import Outbox
 from saga_kit.messaging.poller import Poller
@@ -67,7 +68,7 @@ def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
     }
     chances |= {f"tick {how}" for how in How if how is not How.WELL} | {"tick in a halt", "full round of ticks"}
     chances |= {f"order {what}" for what in FIRES}
-    points = (*CrashPoint, *TriggerPoint)
+    points = (*CrashPoint, *TriggerPoint, *RestingPoint)
     missing = {*map(str, FaultKind), *map(str, points), *chances} - {str(name) for name in tally.seen}
     assert {FaultKind.CRASH.value} == missing, "a crash is counted by its point"
     ends = {

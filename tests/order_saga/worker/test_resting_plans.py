@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -32,11 +33,12 @@ OPEN: Final = """
     SELECT * FROM api.orders WHERE user_id = 'user7' AND status IN ('PENDING', 'CONFIRMED', 'PROCESSING')
     ORDER BY created_at DESC, order_id DESC LIMIT 50"""
 NAMED: Final = ([UUID(int=1), UUID(int=2)],)
+NOW: Final = datetime(2026, 3, 2, tzinfo=UTC)
 LOOKS: Final = {
     "fired": (resting_store._FIRED, (500,), "resting_fired"),
     "expired": (resting_store._EXPIRED, (500,), "resting_expiry"),
     "orders to be locked": (store._TAKE, (*NAMED, [], [], False), "resting_pkey"),
-    "their news": (resting_store._NEWS, NAMED, "resting_pkey resting_fired"),
+    "their news": (resting_store._LOOK, (["BTC"], NOW, *NAMED), "resting_pkey resting_fired"),
     "open orders of a user and an asset": (
         resting_store._OPEN,
         (["user7"], ["BTC"]),

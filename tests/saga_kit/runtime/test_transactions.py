@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import asyncpg
 import pytest
@@ -333,3 +334,16 @@ async def test_only_a_last_flush_may_commit(names: Schema, only: Transactions, *
     with pytest.raises(Failed):
         await work()
     assert ([("a", 1)] if last else []) == await rows(names)
+
+
+@pytest.mark.parametrize(
+    "fault", [asyncpg.InterfaceError("x"), asyncpg.InternalClientError("x"), asyncpg.PostgresError("x"), OSError("x")]
+)
+async def test_a_rollback_that_fails_hides_no_error(fault: Exception) -> None:
+    """What went wrong in a transaction is raised, whatever the driver says when it is to be rolled back after that."""
+    connection = AsyncMock()
+    connection.transaction = Mock(return_value=Mock(start=AsyncMock(), rollback=AsyncMock(side_effect=fault)))
+    connection.fetch.side_effect = ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        async with Transaction(connection, begun=False) as tx:
+            await tx.fetch("SELECT 1")

@@ -30,8 +30,7 @@ def resting_statements() -> dict[str, Statement]:
     """Map the text of every statement to what it does."""
     return {
         resting._SHARE: share_gates,
-        resting._MARKS: read_marks,
-        resting._NEWS: news,
+        resting._LOOK: look,
         resting._INSERT: insert_rows,
         resting._UPDATE: update_rows,
         resting._DELETE: delete_rows,
@@ -50,22 +49,22 @@ async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
     return Result([(None,) for _ in numbers])
 
 
-async def read_marks(tx: Transaction, asset_ids: list[str], now: datetime) -> Result:
-    """Read marks, and whether each could fire an order at a time."""
+async def look(tx: Transaction, asset_ids: list[str], now: datetime, order_ids: list[Any]) -> Result:
+    """Read marks, and whether each could fire an order at a time; then what ticks have done to orders."""
     there = [(one, row) for one in asset_ids if (row := tx.get("marks", one)) is not None]
-    return Result(
-        [
-            (
-                asset_id,
-                row["sequence"],
-                as_text(row["price"]),
-                row["as_of"],
-                row["trading"] == "OPEN"
-                and now - min(row["appended_at"], row["confirmed_at"]) <= timedelta(seconds=MAX_TICK_AGE_S),
-            )
-            for asset_id, row in there
-        ]
-    )
+    marks = [
+        (
+            asset_id,
+            row["sequence"],
+            as_text(row["price"]),
+            row["trading"] == "OPEN"
+            and now - min(row["appended_at"], row["confirmed_at"]) <= timedelta(seconds=MAX_TICK_AGE_S),
+            row["as_of"],
+            *(None, None, None, None),
+        )
+        for asset_id, row in there
+    ]
+    return Result([*marks, *_news(tx, order_ids)])
 
 
 def is_fired(row: Row) -> bool:
@@ -73,24 +72,22 @@ def is_fired(row: Row) -> bool:
     return row["fired_sequence"] is not None or (row["triggered_sequence"] is not None and not row["told"])
 
 
-async def news(tx: Transaction, order_ids: list[Any]) -> Result:
-    """Read what ticks have done to orders."""
+def _news(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
     rows = [(one, row) for one in order_ids if (row := tx.get("resting", one)) is not None and is_fired(row)]
-    return Result(
-        [
-            (
-                order_id,
-                row["triggered_sequence"],
-                as_text(row["triggered_price"]),
-                row["told"],
-                row["fired_sequence"],
-                as_text(row["fired_price"]),
-                row["fired_as_of"],
-                as_text(row["fired_watermark"]),
-            )
-            for order_id, row in rows
-        ]
-    )
+    return [
+        (
+            None,
+            row["triggered_sequence"],
+            as_text(row["triggered_price"]),
+            row["told"],
+            row["fired_as_of"],
+            order_id,
+            row["fired_sequence"],
+            as_text(row["fired_price"]),
+            as_text(row["fired_watermark"]),
+        )
+        for order_id, row in rows
+    ]
 
 
 async def insert_rows(tx: Transaction, *arguments: Any) -> Result:
