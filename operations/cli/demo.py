@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Final
 from rich.markup import escape
 from rich.table import Table
 
-from local_stack.errors import StackError
-from local_stack.stack import LocalStack, StackOptions
 from operations.access.system import api_url, database_url, kafka_settings, ledger_setting, signer
 from operations.cli.inspect import print_story
 from operations.cli.printing import err, log_to_stderr, out, print_json, print_table, status_colour
@@ -22,6 +20,7 @@ from saga_kit.runtime.settings import KafkaSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from local_stack.stack import LocalStack
     from operations.demo.play import Played
     from operations.demo.scenes import Scene
 
@@ -38,6 +37,9 @@ async def run_here(*, json: bool) -> int:
 
 async def run_demo(*, keep: bool, json: bool) -> int:
     """Play against a system of its own, at a tenth of its pace; 0 when everything came out as announced."""
+    from local_stack.errors import StackError  # its packages are an extra, and `run_here` needs none of them
+    from local_stack.stack import LocalStack, StackOptions
+
     began = time.monotonic()
 
     async def samples(logins: Mapping[str, str]) -> None:
