@@ -37,7 +37,7 @@ async def run_here(*, json: bool) -> int:
 
 async def run_demo(*, keep: bool, json: bool) -> int:
     """Play against a system of its own, at a tenth of its pace; 0 when everything came out as announced."""
-    from local_stack.errors import StackError  # its packages are an extra, and `run_here` needs none of them
+    from local_stack.errors import StackError  # it needs the extra `local`, which `run_here` does without
     from local_stack.stack import LocalStack, StackOptions
 
     began = time.monotonic()

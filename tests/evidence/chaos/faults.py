@@ -29,6 +29,7 @@ from operations.access.database import connected
 from operations.access.errors import Trouble
 from participants.assets.price_store import set_trading
 from saga_kit.runtime.errors import DATABASE_ERRORS
+from tests.e2e.system import eventually
 from tests.evidence.chaos.arena import PARTITIONS, Arena
 from tests.evidence.chaos.prices import Raw
 from tests.evidence.chaos.schedule import Fault, Kind
@@ -243,16 +244,18 @@ class Faults:
 
     async def _trade(self, asset_id: str, trading: Trading) -> None:
         """Set an asset's trading state, through whatever faults there are."""
-        give_up_at = time.monotonic() + TRADED_WITHIN_S
-        while True:
-            try:
+
+        async def is_set() -> bool:
+            with suppress(Trouble, SQLAlchemyError, OSError, *DATABASE_ERRORS):
                 async with connected(self._arena.stack.logins["assets"]) as engine, asyncio.timeout(10):
                     await set_trading(engine, asset_id, trading)
-                    return
-            except (Trouble, SQLAlchemyError, OSError, *DATABASE_ERRORS) as error:
-                if time.monotonic() > give_up_at:
-                    raise NotDoneError(f"{asset_id} could not be {trading}: {error}") from error
-            await asyncio.sleep(0.2)  # between tries
+                    return True
+            return False
+
+        try:
+            await eventually(is_set, f"{asset_id} is {trading}", within_s=TRADED_WITHIN_S)
+        except AssertionError as error:
+            raise NotDoneError(str(error)) from error
 
     async def _echo(self, fault: Fault) -> str:
         """Publish old records again, the newest one included: all are late or repeat what is known."""
