@@ -66,6 +66,8 @@ HOT: Final = "submitOrder"
 """The one call that is served without FastAPI."""
 CHECKS: Final = 2
 """Connections for checks, apart from those of requests: whether a pooler shares sessions is seen with two."""
+STATEMENT_TIMEOUT_S: Final = 5
+"""Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
 CORS_METHODS: Final = ("GET", "POST", "PUT")
@@ -99,7 +101,12 @@ async def serve(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT, then answer the requests that are under way."""
     sock = listen(settings.http_host, settings.http_port)
     engine = create_engine(settings.sqlalchemy_url, application_name=NAME, pool_size=CHECKS)
-    transactions = Transactions(settings.sqlalchemy_url, application_name=NAME, size=settings.api_database_pool_size)
+    transactions = Transactions(
+        settings.sqlalchemy_url,
+        application_name=NAME,
+        size=settings.api_database_pool_size,
+        statement_timeout_s=STATEMENT_TIMEOUT_S,
+    )
     publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{NAME}")
     app = create_app(settings, transactions, publisher, health=readiness(engine, publisher))
     server = server_for(app, settings.trusted_proxies)

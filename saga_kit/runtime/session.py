@@ -7,7 +7,7 @@ What a client can't set is checked. A session on a server that takes no writes i
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -113,6 +113,23 @@ class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no an
 
     async def _itself(self) -> Session:
         return self
+
+    async def fetch(self, *args: Any, **options: Any) -> Any:
+        """Fetch as asyncpg does; end the session when the server gives no answer in time."""
+        return await self._answered(super().fetch(*args, **options))
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        """Execute as asyncpg does; end the session when the server gives no answer in time."""
+        return await self._answered(super().execute(*args, **options))
+
+    async def _answered(self, waiting: Awaitable[Any]) -> Any:
+        try:
+            return await waiting
+        except TimeoutError:
+            # The server would have ended the statement before. Whatever comes next, a rollback or giving the session
+            # back, would wait as long again: for the server to acknowledge that the driver cancels it.
+            self.terminate()
+            raise
 
 
 async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout_s: float, **options: Any) -> Session:

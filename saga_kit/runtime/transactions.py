@@ -30,11 +30,13 @@ from saga_kit.runtime.database import (
     settings_of,
 )
 from saga_kit.runtime.errors import DATABASE_ERRORS, Contention
-from saga_kit.runtime.session import Session, open_session
+from saga_kit.runtime.session import STATEMENT_TIMEOUT_S, Session, open_session
 
 STATEMENTS_MAX: Final = 500
 """Statements that a connection keeps prepared; ours are fewer than a hundred, whatever writes they are made of."""
 CLOSE_TIMEOUT_S: Final = 5.0
+GIVE_BACK_TIMEOUT_S: Final = 5.0
+"""How long a server may take to roll back, and to acknowledge that a statement was cancelled."""
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _WRITTEN: Final = re.compile(r"\d+$")
 
@@ -212,7 +214,8 @@ class Transaction:
             return
         # What failed says more than a rollback that fails after it; the pool takes no connection in a transaction.
         with suppress(*DATABASE_ERRORS, OSError):
-            await self._own.rollback()
+            async with asyncio.timeout(GIVE_BACK_TIMEOUT_S):
+                await self._own.rollback()
 
 
 class Begins(Protocol):
@@ -225,10 +228,25 @@ class Begins(Protocol):
 class Transactions:
     """A pool of connections of its own, with the limits and checks of `database`."""
 
-    def __init__(self, url: URL, *, application_name: str, size: int = 5, by_key: bool = False) -> None:
-        """Connect to nothing yet. `by_key`: as for `database.create_engine`."""
+    def __init__(
+        self,
+        url: URL,
+        *,
+        application_name: str,
+        size: int = 5,
+        by_key: bool = False,
+        statement_timeout_s: int = STATEMENT_TIMEOUT_S,
+    ) -> None:
+        """Connect to nothing yet. `by_key`: as for `database.create_engine`.
+
+        The server ends a statement after `statement_timeout_s`; one that no longer answers is given up a third later.
+        """
         self._url = url
-        self._settings: Mapping[str, str] = settings_of(url, application_name, by_key=by_key)
+        self._settings: Mapping[str, str] = {
+            **settings_of(url, application_name, by_key=by_key),
+            "statement_timeout": f"{statement_timeout_s}s",
+        }
+        self._command_timeout_s = statement_timeout_s * COMMAND_TIMEOUT_S / STATEMENT_TIMEOUT_S
         self._size = size
         self._free = asyncio.Semaphore(size)
         self._pool: asyncpg.Pool | None = None
@@ -280,8 +298,12 @@ class Transactions:
             await self._free.acquire()
         try:
             # No timeout here: it would count connecting too, which tries one host of several after the other.
-            async with pool.acquire() as connection:
+            connection = await pool.acquire()
+            try:
                 yield connection
+            finally:
+                with suppress(TimeoutError):  # then the pool has ended it
+                    await pool.release(connection, timeout=GIVE_BACK_TIMEOUT_S)
         except DATABASE_ERRORS as error:
             self._stale = self._stale or ends_sessions(error)
             raise
@@ -305,7 +327,7 @@ class Transactions:
         session = await open_session(
             self._url,
             self._settings,
-            command_timeout_s=COMMAND_TIMEOUT_S,
+            command_timeout_s=self._command_timeout_s,
             statement_cache_size=STATEMENTS_MAX,
             max_cached_statement_lifetime=0,  # for as long as the connection
             max_cacheable_statement_size=0,  # however long its text is

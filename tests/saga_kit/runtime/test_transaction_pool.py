@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -13,7 +16,7 @@ from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import classify
 from saga_kit.runtime.transactions import Begins, Transactions, begin
 from tests.saga_kit.runtime.names_table import INSERT, equals, insert, rows, until, value
-from tests.saga_kit.support import Schema
+from tests.saga_kit.support import CuttingProxy, Schema
 
 
 async def test_a_cancelled_task_leaves_no_open_transaction(names: Schema, only: Transactions) -> None:
@@ -78,11 +81,73 @@ async def test_connecting_may_take_longer_than_waiting_for_a_session(
 
 async def test_a_statement_that_is_not_answered_ends(only: Transactions, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's own limit ends a statement, as an outage, and the pool goes on."""
-    monkeypatch.setattr("saga_kit.runtime.transactions.COMMAND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(only, "_command_timeout_s", 0.3)
     with pytest.raises(TimeoutError) as late:
         await value(only, "SELECT pg_sleep(60)")
     assert "infrastructure" == classify(late.value)
     assert 1 == await value(only, "SELECT 1")
+
+
+async def test_a_server_that_falls_silent_is_given_up_once(names: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a statement that is not answered, neither the rollback nor giving the session back waits as long again."""
+    async with silent_server(names) as (pool, proxy):
+        monkeypatch.setattr(pool, "_command_timeout_s", 1.0)
+        assert 1 == await value(pool, "SELECT 1")
+
+        async def falls_silent() -> None:
+            async with pool.begin() as tx:
+                await tx.execute(INSERT.format(s=names.name), ["a"], [1])
+                proxy.silent = True
+                async with tx.savepoint():
+                    await tx.fetchval("SELECT 2")
+
+        begin_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await falls_silent()
+        assert 1.0 <= time.monotonic() - begin_s < 1.9
+        proxy.silent = False
+        assert 3 == await value(pool, "SELECT 3")
+
+
+async def test_a_task_that_is_cancelled_leaves_a_silent_server_soon(
+    names: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks a task to end waits for a silent server no longer than for one that rolls back."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.GIVE_BACK_TIMEOUT_S", 0.3)
+    async with silent_server(names) as (pool, proxy):
+        asked = asyncio.Event()
+
+        async def work() -> None:
+            async with pool.begin() as tx:
+                await tx.fetchval("SELECT 1")
+                proxy.silent = True
+                asked.set()
+                await tx.fetchval("SELECT 2")
+
+        task = asyncio.create_task(work())
+        await asked.wait()
+        await asyncio.sleep(0)
+        begin_s = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - begin_s < 2.0
+        proxy.silent = False
+        assert 3 == await value(pool, "SELECT 3")
+
+
+@asynccontextmanager
+async def silent_server(names: Schema) -> AsyncIterator[tuple[Transactions, CuttingProxy]]:
+    """Give a pool of one session, and the proxy through which it goes."""
+    url = parse_database_url(names.url)
+    proxy = CuttingProxy(url.host or "localhost", url.port or 5432)
+    there = url.set(host="127.0.0.1", port=await proxy.start())
+    pool = Transactions(there, application_name="kit-tests", size=1)
+    try:
+        yield pool, proxy
+    finally:
+        await pool.close()
+        await proxy.stop()
 
 
 @pytest.mark.parametrize("sql", ["SELECT pg_terminate_backend(pg_backend_pid())", "{read_only}"])
