@@ -28,8 +28,8 @@ CORE_MUTANTS: Final = (
         "if question is None or message.command_id != saga.command_id(step):",
         "if question is None:",
         (
-            "tests/order_saga/core/test_table.py::test_no_wording_of_any_message_raises_or_breaks_an_order",
             "tests/order_saga/core/test_replies_out_of_time.py::test_a_reply_to_a_question_that_was_never_asked_is_unknown",
+            "tests/order_saga/core/test_table.py::test_no_wording_of_any_message_raises_or_breaks_an_order",
             "tests/order_saga/core/test_every_history.py::test_no_lie_breaks_an_order",
             "tests/order_saga/core/test_every_history.py::test_what_must_never_move_an_order_never_does",
         ),

@@ -18,6 +18,8 @@ from tests.order_saga.core.retold import retold
 from tests.order_saga.core.sample import NOW, blank
 from tests.order_saga.core.walker import PAUSES
 
+pytestmark = pytest.mark.no_cover  # other tests take every branch, and these take each a million times
+
 EACH: Final = pytest.mark.parametrize("case", CASES, ids=str)
 WAITS: Final = (2.0, 30.0, 30.000001, 300.0, 86_400.0)
 AFTER_A_FIRE: Final = {ReasonCode.SLIPPAGE_EXCEEDED, ReasonCode.EXECUTION_FAILED}

@@ -27,6 +27,8 @@ from tests.order_saga.core.world import State, World, always
 if TYPE_CHECKING:
     from datetime import datetime
 
+pytestmark = pytest.mark.no_cover  # other tests take every branch, and these take each a million times
+
 DEPTH: Final = int(os.environ.get("CORE_WALK_DEPTH", "8"))
 BOTH: Final = pytest.mark.parametrize("side", Side)
 NEVER_SEEN: Final = {"CONFIRMED>CANCELLED", "CONFIRMED>FAILED"}
