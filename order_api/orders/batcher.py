@@ -54,6 +54,9 @@ class Batcher(Generic[T, R]):
             try:
                 results = await self._work([item for item, _ in batch])
             except Exception as error:  # noqa: BLE001 - each who waits gets it
+                if isinstance(error, TimeoutError):  # whoever waits behind it would wait as long again, for the same
+                    batch += self._waiting
+                    self._waiting.clear()
                 for _, waiter in batch:
                     if not waiter.done():
                         waiter.set_exception(error)

@@ -183,6 +183,8 @@ def _close_all_after(context: Any) -> None:
 
 
 def ends_sessions(error: BaseException | None) -> bool:
-    """Tell whether a pool must close its sessions: the server ends them, or refuses a write in one."""
+    """Tell whether a pool must close its sessions: the server ends them, refuses a write in one, or gives no answer."""
+    if isinstance(error, TimeoutError):
+        return True
     sqlstate = sqlstate_of(error) or ""
     return sqlstate == READ_ONLY_TRANSACTION or sqlstate in _SESSION_ENDED or sqlstate[:2] == "08"

@@ -304,7 +304,7 @@ class Transactions:
             finally:
                 with suppress(TimeoutError):  # then the pool has ended it
                     await pool.release(connection, timeout=GIVE_BACK_TIMEOUT_S)
-        except DATABASE_ERRORS as error:
+        except (*DATABASE_ERRORS, TimeoutError) as error:
             self._stale = self._stale or ends_sessions(error)
             raise
         finally:
@@ -357,7 +357,7 @@ async def begin(source: AsyncEngine | Begins) -> AsyncIterator[Transaction]:
         try:
             yield tx
             await tx.flush()
-        except DATABASE_ERRORS as error:
+        except (*DATABASE_ERRORS, TimeoutError) as error:
             # SQLAlchemy sees no error of the driver's, and would roll back on a connection that is no more.
             if ends_sessions(error) or session.is_closed():
                 await begun.invalidate(error)

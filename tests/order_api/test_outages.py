@@ -114,10 +114,11 @@ async def see(one: Running, outage: Outage, check: str, order: str) -> Seen:
     """Look at an outage from outside: readiness, three new orders, and an order that is there."""
     headers = {"Authorization": f"Bearer {token()}"}
     # So that there are idle connections, as under load: they are the first to be used when the server is gone.
-    await asyncio.gather(*(one.client.get(order, headers=headers) for _ in range(20)))
+    await asyncio.gather(*(one.client.get("/orders", headers=headers) for _ in range(20)))
     await outage.begin()
     red_s = await seconds_until(one, red_for(check))
     posted = [await post(one, f"{outage.name}-{number}") for number in range(3)]
+    posted += await asyncio.gather(*(post(one, f"{outage.name}-{number}") for number in range(3, 9)))
     read = await one.client.get(order, headers=headers)
     await outage.end()
     green_s = await seconds_until(one, green)

@@ -226,8 +226,6 @@ class CuttingProxy:
         self.cuts = 0
         self.refusing = False
         """Whether new connections are closed at once."""
-        self.silent = False
-        """Whether nothing that is sent arrives, as with a server that is frozen."""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -258,10 +256,6 @@ class CuttingProxy:
             return
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if self.silent:
-            await reader.read()
-            writer.close()
-            return
         up_reader, up_writer = await asyncio.open_connection(*self._target)
         cut = asyncio.Event()
         try:
@@ -274,8 +268,6 @@ class CuttingProxy:
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event) -> None:
         while data := await reader.read(65536):
-            if self.silent:
-                continue
             if self.armed and b"COMMIT;\0" in data:
                 self.armed = False
                 self.cuts += 1

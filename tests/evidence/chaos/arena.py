@@ -31,9 +31,9 @@ from operations.access.database import connected
 from operations.demo.samples import load_samples, sample_stores
 from participants.balance.store import deposit
 from tests.evidence.chaos.bodies import FEED, START
-from tests.evidence.chaos.proxy import Proxy
 from tests.evidence.chaos.schedule import REPLICAS, SERVICES, SESSION_S
 from tests.support.infrastructure import create_topics, delete_topics, drop_database
+from tests.support.proxy import Proxy
 from tests.support.servers import Server, docker_trouble, prepare_docker, start_docker_kafka, start_docker_postgres
 
 PARTITIONS: Final = 12

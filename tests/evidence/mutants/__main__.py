@@ -36,6 +36,8 @@ def main(
 
     PostgreSQL and Kafka are started once, or those are used that DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name.
     """
+    if tested and record:
+        raise typer.BadParameter("a record says that the killers pass without a mutant: leave out --tested")
     mutants = [mutant for mutant in MUTANTS if only in mutant.name or only in mutant.file]
     if list_them:
         out.print(_table([Verdict(mutant, "; ".join(mutant.killers), 0.0) for mutant in mutants]))

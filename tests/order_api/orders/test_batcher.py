@@ -50,6 +50,34 @@ async def test_a_failed_batch_fails_for_its_own_and_the_next_goes_on() -> None:
     assert ["negative", "negative", "4", "6"] == [str(result) for result in results]
 
 
+async def test_who_waits_behind_a_batch_without_an_answer_is_told_at_once() -> None:
+    """After a time-out those who wait get it too: they would wait as long again. Whoever comes later is tried."""
+    began, all_wait, answers = asyncio.Event(), asyncio.Event(), False
+    batches: list[list[int]] = []
+
+    async def silent(numbers: Sequence[int]) -> list[int]:
+        batches.append(list(numbers))
+        if not answers:
+            began.set()
+            await all_wait.wait()
+            raise TimeoutError
+        return list(numbers)
+
+    async def say_so() -> None:
+        all_wait.set()
+
+    batcher = Batcher(silent)
+    first = asyncio.create_task(batcher.do(0))
+    await began.wait()
+    *others, _ = await asyncio.gather(*(batcher.do(n) for n in (1, 2, 3)), say_so(), return_exceptions=True)
+    assert [TimeoutError] * 3 == [type(one) for one in others]
+    with pytest.raises(TimeoutError):
+        await first
+    answers = True
+    assert 5 == await batcher.do(5)
+    assert [[0], [5]] == batches, "those who waited behind it were not tried"
+
+
 async def test_who_hangs_up_does_not_disturb_the_others() -> None:
     """A cancelled caller loses its result; its batch goes on."""
     work = Work()

@@ -12,11 +12,14 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from local_stack.ports import free_ports
+from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import classify
 from saga_kit.runtime.transactions import Begins, Transactions, begin
 from tests.saga_kit.runtime.names_table import INSERT, equals, insert, rows, until, value
-from tests.saga_kit.support import CuttingProxy, Schema
+from tests.saga_kit.support import Schema
+from tests.support.proxy import Proxy
 
 
 async def test_a_cancelled_task_leaves_no_open_transaction(names: Schema, only: Transactions) -> None:
@@ -88,25 +91,69 @@ async def test_a_statement_that_is_not_answered_ends(only: Transactions, monkeyp
     assert 1 == await value(only, "SELECT 1")
 
 
-async def test_a_server_that_falls_silent_is_given_up_once(names: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a statement that is not answered, neither the rollback nor giving the session back waits as long again."""
-    async with silent_server(names) as (pool, proxy):
-        monkeypatch.setattr(pool, "_command_timeout_s", 1.0)
-        assert 1 == await value(pool, "SELECT 1")
+PATIENCE_S = 3
+"""How long a statement waits for a server that is silent; SQLAlchemy then gives an orderly end two seconds."""
+
+
+@pytest.mark.parametrize("kind", ["transactions", "engine"])
+async def test_a_server_that_falls_silent_is_given_up_once(
+    names: Schema, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a statement that is not answered, neither a rollback nor a session's return to its pool waits as long."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.COMMAND_TIMEOUT_S", PATIENCE_S)
+    async with silent_server(names, kind) as (source, proxy):
+        assert 1 == await value(source, "SELECT 1")
 
         async def falls_silent() -> None:
-            async with pool.begin() as tx:
+            async with begin(source) as tx:
                 await tx.execute(INSERT.format(s=names.name), ["a"], [1])
-                proxy.silent = True
+                proxy.swallow()
                 async with tx.savepoint():
                     await tx.fetchval("SELECT 2")
 
         begin_s = time.monotonic()
         with pytest.raises(TimeoutError):
             await falls_silent()
-        assert 1.0 <= time.monotonic() - begin_s < 1.9
-        proxy.silent = False
-        assert 3 == await value(pool, "SELECT 3")
+        assert PATIENCE_S <= time.monotonic() - begin_s < 2 * PATIENCE_S
+        proxy.heal()
+        assert 3 == await value(source, "SELECT 3")
+
+
+@pytest.mark.parametrize("kind", ["transactions", "engine"])
+async def test_whoever_comes_after_a_silent_server_gets_a_new_session(
+    names: Schema, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One statement without an answer is enough: sessions that were idle then are as dead, and nobody tries them."""
+    monkeypatch.setattr("saga_kit.runtime.transactions.COMMAND_TIMEOUT_S", PATIENCE_S)
+    async with silent_server(names, kind, size=2) as (source, proxy):
+        async with begin(source) as one, begin(source) as other:
+            assert (1, 2) == (await one.fetchval("SELECT 1"), await other.fetchval("SELECT 2"))
+        proxy.swallow()
+        with pytest.raises(TimeoutError):
+            await value(source, "SELECT 3")
+        proxy.heal()
+        begin_s = time.monotonic()
+        assert 4 == await value(source, "SELECT 4")
+        assert time.monotonic() - begin_s < PATIENCE_S
+
+
+async def test_sqlalchemys_own_statement_gives_a_silent_server_up_once(names: Schema) -> None:
+    """A report, or a health check, that gets no answer does not wait for its rollback too."""
+    async with silent_server(names, "engine") as (source, proxy):
+        assert isinstance(source, AsyncEngine)
+
+        async def falls_silent() -> None:
+            async with source.connect() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+                proxy.swallow()
+                await connection.exec_driver_sql("SELECT 2")
+
+        begin_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await falls_silent()
+        assert PATIENCE_S <= time.monotonic() - begin_s < 2 * PATIENCE_S
+        proxy.heal()
+        assert 3 == await value(source, "SELECT 3")
 
 
 async def test_a_task_that_is_cancelled_leaves_a_silent_server_soon(
@@ -114,40 +161,42 @@ async def test_a_task_that_is_cancelled_leaves_a_silent_server_soon(
 ) -> None:
     """Whoever asks a task to end waits for a silent server no longer than for one that rolls back."""
     monkeypatch.setattr("saga_kit.runtime.transactions.GIVE_BACK_TIMEOUT_S", 0.3)
-    async with silent_server(names) as (pool, proxy):
-        asked = asyncio.Event()
+    async with silent_server(names, "transactions") as (source, proxy):
 
         async def work() -> None:
-            async with pool.begin() as tx:
+            async with begin(source) as tx:
                 await tx.fetchval("SELECT 1")
-                proxy.silent = True
-                asked.set()
+                proxy.swallow()
                 await tx.fetchval("SELECT 2")
 
         task = asyncio.create_task(work())
-        await asked.wait()
-        await asyncio.sleep(0)
+        await proxy.swallowed.wait()
         begin_s = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert time.monotonic() - begin_s < 2.0
-        proxy.silent = False
-        assert 3 == await value(pool, "SELECT 3")
+        proxy.heal()
+        assert 3 == await value(source, "SELECT 3")
 
 
 @asynccontextmanager
-async def silent_server(names: Schema) -> AsyncIterator[tuple[Transactions, CuttingProxy]]:
-    """Give a pool of one session, and the proxy through which it goes."""
+async def silent_server(names: Schema, kind: str, size: int = 1) -> AsyncIterator[tuple[AsyncEngine | Begins, Proxy]]:
+    """Give a pool of sessions, the kit's own or an engine, and the proxy through which they go."""
     url = parse_database_url(names.url)
-    proxy = CuttingProxy(url.host or "localhost", url.port or 5432)
-    there = url.set(host="127.0.0.1", port=await proxy.start())
-    pool = Transactions(there, application_name="kit-tests", size=1)
+    [port] = free_ports(1)
+    proxy = Proxy(port)
+    proxy.target = (url.host or "localhost", url.port or 5432)
+    await proxy.start()
+    there = url.set(host="127.0.0.1", port=port)
+    pool = Transactions(there, application_name="kit-tests", size=size)
+    engine = create_engine(there, application_name="kit-tests", pool_size=size, command_timeout_s=PATIENCE_S)
     try:
-        yield pool, proxy
+        yield (engine if kind == "engine" else pool), proxy
     finally:
         await pool.close()
-        await proxy.stop()
+        await engine.dispose()
+        await proxy.close()
 
 
 @pytest.mark.parametrize("sql", ["SELECT pg_terminate_backend(pg_backend_pid())", "{read_only}"])

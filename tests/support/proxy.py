@@ -27,6 +27,8 @@ class Proxy:
         self.delay_s = 0.0
         """How much later data arrives, in each direction."""
         self.passed_bytes = 0
+        self.swallowed = asyncio.Event()
+        """Set when the first byte was swallowed."""
         self._mood: Mood = "pass"
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
@@ -149,7 +151,9 @@ class _Side(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self.other is not None
-        if not self.link.swallowed:
+        if self.link.swallowed:
+            self.link.proxy.swallowed.set()
+        else:
             self.other.send(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's interface

@@ -1,4 +1,4 @@
-"""The chaos proxy passes bytes unchanged, and its faults do what they say."""
+"""The proxy passes bytes unchanged, and its faults do what they say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from local_stack.ports import free_ports
-from tests.evidence.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 @asynccontextmanager
