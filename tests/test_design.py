@@ -230,9 +230,11 @@ SQL_MODULES = {
     "operations": {
         "access/accounts.py",
         "retention/archive.py",
-        "audit/checks.py",
         "audit/ledger.py",
         "audit/look.py",
+        "audit/order_checks.py",
+        "audit/query.py",
+        "audit/total_checks.py",
         "deployment/check_deploy.py",
         "repair/dead_letters.py",
         "demo/play.py",

@@ -19,8 +19,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from operations.audit import checks
-from operations.audit.checks import ONE, PAGE, AuditLook, Check
 from operations.audit.ledger import find
+from operations.audit.query import ONE, PAGE, AuditLook, Check, statement
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 
@@ -167,7 +167,7 @@ async def _pages(connection: AsyncConnection) -> AsyncIterator[tuple[int, tuple[
 
 async def _look(connection: AsyncConnection, look: AuditLook, ids: Sequence[UUID] = ()) -> list[Suspect]:
     """Look at all, at a page (its first and last id), or at one order."""
-    sql = checks.statement(look, ONE if len(ids) == 1 else PAGE, FINDINGS_MAX)
+    sql = statement(look, ONE if len(ids) == 1 else PAGE, FINDINGS_MAX)
     rows: Any = await connection.exec_driver_sql(sql, tuple(ids))
     return [Suspect(look, look.checks[number - 1], tuple(key), what) for number, _nth, what, *key in rows]
 

@@ -112,7 +112,7 @@ SERVICES_MUTANTS: Final = (
     Mutant(
         "audit believes a refund of what is held",
         "An order that has ended holds nothing (I3).",
-        "operations/audit/checks.py",
+        "operations/audit/order_checks.py",
         "\"o.status IN ('CANCELLED', 'FAILED') AND h.state IN ('HELD', 'SETTLED')\"",
         "\"o.status IN ('CANCELLED', 'FAILED') AND h.state = 'SETTLED'\"",
         ("tests/operations/audit/test_audit.py::test_a_planted_fault_is_found_by_its_order",),

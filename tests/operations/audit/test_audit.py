@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from operations.audit import Finding, audit, checks, look
-from operations.audit.checks import CHECKS, AuditLook, Check
+from operations.audit.checks import CHECKS
+from operations.audit.query import AuditLook, Check
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from tests.operations.audit.faults import FAULTS, NOBODY, Fault
