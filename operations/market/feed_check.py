@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -124,10 +123,9 @@ async def listen(settings: KafkaSettings, seconds: float, ticks: Mapping[str, De
 async def _partitions(consumer: Any, topic: str) -> list[Any]:
     from aiokafka import TopicPartition
 
-    for _ in range(20):
-        if topic in await consumer.topics() and (found := consumer.partitions_for_topic(topic)):
-            return [TopicPartition(topic, number) for number in sorted(found)]
-        await asyncio.sleep(0.1)
+    cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - asked by name, a topic would be created
+    if found := cluster.partitions_for_topic(topic):
+        return [TopicPartition(topic, number) for number in sorted(found)]
     raise Trouble(f"there is no topic {topic}, or this login may not see it ('order-saga topics' creates it)")
 
 
