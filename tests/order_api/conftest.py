@@ -1,4 +1,4 @@
-"""Fixtures of the API's tests: a migrated database, the topic of requests, and an API that serves over both."""
+"""Fixtures of the API's tests: a migrated database, the topic of requests, an API that serves over both, an issuer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from contracts.topics import ORDERS_CANCELS, ORDERS_EVENTS, ORDERS_REQUESTS
 from order_api.settings import ApiSettings
+from tests.order_api.issuer import ALGORITHMS, Issuer, issuing
 from tests.order_api.support import SECRET, Api, Orchestrator, running
 from tests.support.infrastructure import Database, Infrastructure
 
@@ -50,3 +51,12 @@ async def api(settings: ApiSettings) -> AsyncIterator[Api]:
 def orchestrator(database: Database) -> Orchestrator:
     """Stand in for the orchestrator."""
     return Orchestrator(database.url)
+
+
+@pytest_asyncio.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """Run an issuer with one key of each kind."""
+    async with issuing() as one:
+        for alg in ALGORITHMS:
+            one.add(alg, alg)
+        yield one
