@@ -19,6 +19,7 @@ def test_the_topics_of_the_protocol() -> None:
     assert {
         "orders.requests": ("order_id", {"OrderRequested"}),
         "orders.cancels": ("order_id", {"OrderCancelRequested"}),
+        "orders.changes": ("order_id", {"OrderAmendRequested", "OrderHoldRequested", "OrderReleaseRequested"}),
         "orders.events": ("order_id", {"OrderStatusChanged"}),
         "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance"}),
         "balance.replies": (
