@@ -20,12 +20,13 @@ def test_the_topics_of_the_protocol() -> None:
         "orders.requests": ("order_id", {"OrderRequested"}),
         "orders.cancels": ("order_id", {"OrderCancelRequested"}),
         "orders.events": ("order_id", {"OrderStatusChanged"}),
-        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance"}),
+        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance", "AdjustBalance"}),
         "balance.replies": (
             "order_id",
             {
                 *("BalanceReserved", "BalanceRefused", "BalanceSettled"),
                 *("SettlementRefused", "BalanceRefunded", "RefundRefused"),
+                *("BalanceAdjusted", "AdjustmentRefused"),
             },
         ),
         "assets.commands": ("asset_id", {"CheckAsset"}),
