@@ -81,6 +81,7 @@ _CHECK: Final = {"command_id": f"{ORDER_ID}:check"}
 _RESERVE: Final = {"command_id": f"{ORDER_ID}:reserve", "asset_id": "USD", "hold_state": "HELD"}
 _SETTLE: Final = {"command_id": f"{ORDER_ID}:settle", "asset_id": "USD", "hold_state": "SETTLED"}
 _REFUND: Final = {"command_id": f"{ORDER_ID}:refund", "asset_id": "USD", "hold_state": "REFUNDED"}
+_ADJUST: Final = {"command_id": f"{ORDER_ID}:adjust.1", "asset_id": "USD", "hold_state": "HELD", "revision": 1}
 _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
     "OrderAmendRequested": {
         **dict.fromkeys(("trigger_price", "trail_amount", "trail_bps", "slippage_bps", "time_in_force", "expires_at")),
@@ -110,6 +111,13 @@ _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
     "RefundBalance": _REFUND,
     "BalanceRefunded": _REFUND,
     "RefundRefused": {**_REFUND, "hold_state": "SETTLED", "reason_code": "CLOSED", "reason": "the hold is settled"},
+    "AdjustBalance": {**_ADJUST, "amount": "520.52"},
+    "BalanceAdjusted": {**_ADJUST, "amount": "520.52"},
+    "AdjustmentRefused": {
+        **_ADJUST,
+        "reason_code": "INSUFFICIENT_BALANCE",
+        "reason": "20.02 USD more needed, 5 available",
+    },
 }
 
 

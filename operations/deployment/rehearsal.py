@@ -21,7 +21,6 @@ from contracts.balance import (
     BalanceSettled,
     RefundBalance,
     RefundRefused,
-    RefusalReply,
     ReserveBalance,
     SettleBalance,
     SettlementRefused,
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
 
 LATER: Final = (timedelta(0), timedelta(days=1))
 """At once, and when every question has timed out and every quote is too old."""
-_NO: Final[dict[Step, Callable[..., RefusalReply]]] = {
+_NO: Final[dict[Step, Callable[..., BalanceRefused | SettlementRefused | RefundRefused]]] = {
     Step.RESERVE: BalanceRefused,
     Step.SETTLE: SettlementRefused,
     Step.REFUND: RefundRefused,

@@ -10,7 +10,15 @@ from uuid import UUID
 import msgspec
 
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset
-from contracts.balance import BalanceCommand, BalanceReply
+from contracts.balance import (
+    BalanceCommand,
+    BalanceRefunded,
+    BalanceRefused,
+    BalanceReserved,
+    BalanceSettled,
+    RefundRefused,
+    SettlementRefused,
+)
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import InvalidOrder, Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.terms import Terms
@@ -320,7 +328,9 @@ class AskAgainRequested(msgspec.Struct, frozen=True):
     requested_by: str
 
 
-Reply = AssetApproved | AssetRefused | BalanceReply
+HoldReply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
+"""What the balance service may answer an order. No order adjusts its hold, so no such answer is expected."""
+Reply = AssetApproved | AssetRefused | HoldReply
 Command = CheckAsset | BalanceCommand
 FromMarket = Fired | Triggered
 Incoming = (

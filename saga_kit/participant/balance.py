@@ -19,7 +19,6 @@ from contracts.balance import (
     BalanceSettled,
     RefundBalance,
     RefundRefused,
-    RefusalReply,
     ReserveBalance,
     SettleBalance,
     SettlementRefused,
@@ -38,7 +37,7 @@ _KINDS: Final = {
     SettleBalance: CommandKind.SETTLE,
     RefundBalance: CommandKind.REFUND,
 }
-_REFUSALS: Final[dict[CommandKind, type[RefusalReply]]] = {
+_REFUSALS: Final[dict[CommandKind, type[BalanceRefused | SettlementRefused | RefundRefused]]] = {
     CommandKind.RESERVE: BalanceRefused,
     CommandKind.SETTLE: SettlementRefused,
     CommandKind.REFUND: RefundRefused,
@@ -56,7 +55,7 @@ class BalanceAdapter:
     def command(self, envelope: Envelope, record: Record) -> HoldCommand[BalanceCommand]:
         """Read a command; raises `UnreadableMessage` for anything else."""
         message = decode(envelope.type, record.value)
-        if not isinstance(message, BalanceCommand):
+        if not isinstance(message, BalanceCommand) or type(message) not in _KINDS:
             raise UnreadableMessage(f"{envelope.type} is not a command for the balance service")
         if isinstance(message, ReserveBalance) and not message.amount:
             raise UnreadableMessage("ReserveBalance: amount must be more than 0")

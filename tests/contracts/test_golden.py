@@ -34,6 +34,9 @@ from contracts.assets import (
     Trading,
 )
 from contracts.balance import (
+    AdjustBalance,
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
@@ -60,6 +63,7 @@ TRACEPARENT: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 RESERVE: Final[tuple[str, UUID, str]] = (f"{ORDER}:reserve", ORDER_ID, f"{ORDER}:reserve")
 SETTLE: Final[tuple[str, UUID, str]] = (f"{ORDER}:settle", ORDER_ID, f"{ORDER}:reserve")
 REFUND: Final[tuple[str, UUID, str]] = (f"{ORDER}:refund", ORDER_ID, f"{ORDER}:reserve")
+ADJUST: Final[tuple[str, UUID, str]] = (f"{ORDER}:adjust.2", ORDER_ID, f"{ORDER}:reserve")
 
 COMPLETED: Final = OrderStatusChanged(
     order_id=ORDER_ID,
@@ -245,6 +249,15 @@ GOLDEN: Final[dict[str, Message]] = {
     "RefundBalance.told": RefundBalance(*REFUND, "alice", "USD", Money("500.5"), EARLIER),
     "BalanceRefunded": BalanceRefunded(*REFUND, HoldState.REFUNDED, Money("500.5")),
     "RefundRefused": RefundRefused(*REFUND, HoldState.SETTLED, BalanceRefusal.CLOSED, "the hold is settled"),
+    "SettleBalance.adjusted": SettleBalance(
+        *SETTLE, "alice", "USD", Money("520.52"), Money("500.49"), "BTC", Money("0.01"), "USD", Money("0.5"), EARLIER, 2
+    ),
+    "RefundBalance.adjusted": RefundBalance(*REFUND, "alice", "USD", Money("520.52"), EARLIER, 2),
+    "AdjustBalance": AdjustBalance(*ADJUST, "alice", "USD", Money("520.52"), 2, EARLIER),
+    "BalanceAdjusted": BalanceAdjusted(*ADJUST, HoldState.HELD, 2, Money("520.52"), "alice", "USD"),
+    "AdjustmentRefused": AdjustmentRefused(
+        *ADJUST, HoldState.HELD, BalanceRefusal.INSUFFICIENT_BALANCE, "20.02 USD more needed, 5 available", 2
+    ),
     "CheckAsset": CheckAsset(
         f"{ORDER}:check", ORDER_ID, "BTC", OrderType.MARKET_BUY, Quantity("999999999999999999.999999999999999999"), None
     ),

@@ -21,12 +21,13 @@ def test_the_topics_of_the_protocol() -> None:
         "orders.cancels": ("order_id", {"OrderCancelRequested"}),
         "orders.changes": ("order_id", {"OrderAmendRequested", "OrderHoldRequested", "OrderReleaseRequested"}),
         "orders.events": ("order_id", {"OrderStatusChanged"}),
-        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance"}),
+        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance", "AdjustBalance"}),
         "balance.replies": (
             "order_id",
             {
                 *("BalanceReserved", "BalanceRefused", "BalanceSettled"),
                 *("SettlementRefused", "BalanceRefunded", "RefundRefused"),
+                *("BalanceAdjusted", "AdjustmentRefused"),
             },
         ),
         "assets.commands": ("asset_id", {"CheckAsset"}),

@@ -54,7 +54,8 @@ def test_asset_refusals_are_reason_codes() -> None:
 
 def test_balance_refusals_that_end_an_order_are_reason_codes() -> None:
     """A balance refusal that can end an order has a reason code of its name; one about a hold's state has none."""
-    assert {"CLOSED", "NOT_HELD", "EXCEEDS_HOLD"} == set(BalanceRefusal) - set(ReasonCode)
+    about_the_hold = {"CLOSED", "NOT_HELD", "EXCEEDS_HOLD", "SUPERSEDED", "NOT_SUPPORTED"}
+    assert about_the_hold == set(BalanceRefusal) - set(ReasonCode)
 
 
 @pytest.mark.parametrize("names", [OrderType, OrderStatus, HoldState, ReasonCode, AssetRefusal, BalanceRefusal, Side])
