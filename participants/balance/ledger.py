@@ -1,4 +1,4 @@
-"""The ledger's arithmetic: reserve, refund, settle and deposit on accounts in memory, in message order. No I/O.
+"""The ledger's arithmetic: reserve, adjust, refund, settle and deposit on accounts in memory, in message order. No I/O.
 
 A hold moves an amount inside its user's account, so it makes no journal entry: per user and asset, available plus held
 equals the journal's sum. An amount that is not there is refused, never reduced.
@@ -69,6 +69,15 @@ class AccountLedger:
             reason = f"{plain_text(command.amount)} {command.unit} needed, {plain_text(available)} available"
             return Refusal(BalanceRefusal.INSUFFICIENT_BALANCE, reason)
         self._move(command.owner, command.unit, available=negate(command.amount), held=command.amount)
+        return None
+
+    def adjust(self, command: HoldCommand[BalanceCommand], hold: Hold, delta: Decimal) -> Refusal | None:
+        """Move the difference from available to held, or back from held when it is negative."""
+        account = self.accounts.get((hold.owner, hold.unit))
+        if account is not None and account.available < delta:
+            more = f"{plain_text(delta)} {hold.unit} more needed for {plain_text(command.amount)}"
+            return Refusal(BalanceRefusal.INSUFFICIENT_BALANCE, f"{more}, {plain_text(account.available)} available")
+        self._move(hold.owner, hold.unit, available=negate(delta), held=delta)
         return None
 
     def refund(self, _command: HoldCommand[BalanceCommand], hold: Hold) -> None:
