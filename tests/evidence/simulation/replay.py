@@ -170,11 +170,16 @@ async def _answer(tx: Transaction, step: Step) -> Seen:
     first = step.writes[0]
     if step.reads:
         rows = [_plain(row) for row in await tx.fetch(first.sql, *first.args)]
-        in_order = "ORDER BY" in first.sql and "SKIP LOCKED" not in first.sql
-        return rows if in_order else sorted(rows, key=repr)
+        return rows if _is_in_order(first.sql) else sorted(rows, key=repr)
     if len(step.writes) == 1 and not first.returning:
         return [await tx.execute(first.sql, *first.args)]
     return [(number, returned) for number, returned in await tx._send(step.writes)]
+
+
+def _is_in_order(sql: str) -> bool:
+    """Tell whether a statement's own rows are ordered, and not only those of a part of it."""
+    _, ordered, rest = sql.rpartition("ORDER BY")
+    return bool(ordered) and rest.count("(") >= rest.count(")") and "SKIP LOCKED" not in sql
 
 
 def _row(table: str, key: Any, row: dict[str, Any]) -> tuple[Any, ...]:
