@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from msgspec import structs
@@ -41,6 +41,11 @@ from tests.order_saga.core.sample import (
     timer,
     triggered,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from order_saga.core.saga import Incoming
 
 PENDING, APPLIED, REFUSED = AmendState.PENDING, AmendState.APPLIED, AmendState.REFUSED
 GTC, GTD, IOC = TimeInForce.GTC, TimeInForce.GTD, TimeInForce.IOC
@@ -79,7 +84,11 @@ def lowering() -> Story:
     return amending(LESS).tell(rechecked())
 
 
-IN_DOUBT: Final = {Phase.AMENDING: amending, Phase.RAISING: raising, Phase.LOWERING: lowering}
+IN_DOUBT: Final[dict[Phase, Callable[[], Story]]] = {
+    Phase.AMENDING: amending,
+    Phase.RAISING: raising,
+    Phase.LOWERING: lowering,
+}
 
 
 # From the question to the new terms -----------------------------------------------------------------------------------
@@ -493,7 +502,8 @@ def test_what_ends_the_rest_comes_before_an_open_amend(phase: Phase, end: str) -
     terms = story.saga.terms
     if end == "expired":
         story.wait(3_600)
-    story.tell({"fired": fired("48900"), "cancelled": cancel(), "expired": expiry_due()}[end])
+    ends: dict[str, Incoming] = {"fired": fired("48900"), "cancelled": cancel(), "expired": expiry_due()}
+    story.tell(ends[end])
     is_open = phase is not Phase.LOWERING
     assert story.verdict == ("first", REFUSED if is_open else APPLIED, AmendRefusal.TOO_LATE if is_open else None)
     if is_open or end != "expired":
@@ -613,7 +623,7 @@ def test_a_trailing_stop_is_weighed_from_its_watermark() -> None:
     [raise_] = story.commands
     assert isinstance(raise_, AdjustBalance)
     assert raise_.amount == Money("511.48"), "0.01 at 1 % above 49,990 + 600, with the fee of 0.1 %"
-    story.best_price("49000").tell(adjusted())
+    story.best_price("49000").trade("49100", 30).tell(adjusted())
     assert story.verdict == ("first", APPLIED, None)
     assert story.saga.progress.trails_from == Price(49_990)
 
