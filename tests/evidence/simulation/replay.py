@@ -46,7 +46,10 @@ PRICES: Final = {"BTC": 50_000, "WAVE": 100}
 _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_notional, max_notional, fee_bps,
     cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, max_deviation_bps, rules_version"""
 _NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 16))
-_OF_HOLD: Final = ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason")
+_OF_HOLD: Final = (
+    *("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason"),
+    *("revision", "asked", "adjust_code", "adjust_reason"),
+)
 _DOCUMENTS: Final = frozenset({"history", "fills"})
 """Columns of JSON documents, which are compared with all their digits."""
 TABLES: Final = {
