@@ -52,7 +52,7 @@ PROMISED = {
     " reason_code filled_quantity average_price fee created_at updated_at client_order_id archived_at cash_asset_id"
     " fee_asset_id limit_price trigger_price trail_amount trail_bps time_in_force expires_at queue_when_closed"
     " triggered watermark revision held_asset_id held_amount",
-    "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
+    "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state revision",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
     "balances.journal_lines": "entry_id account asset_id order_id amount created_at",

@@ -16,6 +16,17 @@ SERVICES_MUTANTS: Final = (
         ("tests/participants/assets/test_asset_service.py::test_after_an_outage_the_source_comes_first",),
     ),
     Mutant(
+        "raise not covered",
+        "A raise of a hold that the available balance does not cover is refused.",
+        "participants/balance/ledger.py",
+        "        if account is not None and account.available < delta:",
+        "        if account is not None and account.available < ZERO:",
+        (
+            "tests/participants/balance/test_adjustments.py::test_two_raises_of_one_account_at_once_do_not_overdraw",
+            "tests/participants/balance/test_balance_money.py::test_any_script_ends_as_in_the_model",
+        ),
+    ),
+    Mutant(
         "remainder not returned",
         "What is not captured returns to its owner.",
         "participants/balance/ledger.py",

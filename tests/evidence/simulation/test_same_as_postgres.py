@@ -6,27 +6,33 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from contracts.decimals import ZERO
+from contracts.vocabulary import HoldState
 from order_saga.core.saga import Phase, Saga
 from order_saga.triggers import store as triggers
 from order_saga.worker import resting_store, store
 from participants.balance import store as balances
 from saga_kit.messaging.batch import SHORT_LOCK_TIMEOUT
 from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.participant.barrier import Hold
+from saga_kit.participant.holds import Holds, _arrays
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
 from saga_kit.runtime.transactions import begin
 from tests.evidence.simulation import database as simulated
 from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.loop import VirtualLoop
-from tests.evidence.simulation.replay import CLOCK, Still, on_postgres, on_simulation, record
+from tests.evidence.simulation.replay import CLOCK, Still, _plain, on_postgres, on_simulation, record
 from tests.evidence.simulation.run import quiet
 from tests.evidence.simulation.scenario import (
     Change,
@@ -149,6 +155,48 @@ def _of_few_histories() -> set[str]:
 def _on_simulation(said: Sequence[simulated.Said]) -> Any:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(on_simulation(said))
+
+
+def _held(**adjustment: Any) -> tuple[Any, ...]:
+    hold = Hold("h", "s", "alice", "USD", Decimal("10.50"), HoldState.HELD)
+    return _arrays([msgspec.structs.replace(hold, **adjustment)])
+
+
+ADJUSTED: Final = {
+    "raised": {"amount": Decimal(12), "revision": 1, "asked": Decimal(12)},
+    "refused": {"revision": 2, "asked": Decimal("99.90"), "adjust_code": "POOR", "adjust_reason": "not enough"},
+    "numbered without an amount": {"revision": 3},
+    "ended": {
+        "state": HoldState.REFUNDED,
+        "amount": Decimal(12),
+        "refunded": Decimal(12),
+        "revision": 1,
+        "asked": ZERO,
+    },
+}
+"""Some of these are rare in histories, or in none, so what they store is compared here."""
+
+
+@pytest.mark.parametrize("adjustment", ADJUSTED.values(), ids=ADJUSTED)
+async def test_an_adjusted_hold_is_stored_alike(engine: AsyncEngine, adjustment: dict[str, Any]) -> None:
+    """Both databases store the same of an adjusted hold, read the same, and refuse the same."""
+    holds: Any = Holds("balances")
+    steps = ((holds._insert_sql, _held()), (holds._update_sql, _held(**adjustment)))
+
+    async def play(source: Any) -> list[Any]:
+        told: list[Any] = []
+        for sql, args in steps:
+            with suppress(asyncpg.PostgresError):
+                async with begin(source) as tx:
+                    told.append(await tx.execute(sql, *args))
+        async with begin(source) as tx:
+            return [told, [_plain(row) for row in await tx.fetch(holds._lock_sql, ["h"])]]
+
+    def simulate() -> list[Any]:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(play(simulated.Engine(simulated.Database(statements(), lambda: 0.0), Still())))
+
+    assert await asyncio.to_thread(simulate) == await play(engine)
 
 
 # Two at the same time -------------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ def _without(table: str, constraint: str) -> str:
     return f"ALTER TABLE {table} DROP CONSTRAINT {constraint}"
 
 
+_RAISED: Final = "amount = amount + 5, revision = 1, asked = amount + 5"
+
 ACCOUNTS: Final = (
     Fault(
         "I1", BUY, "sums to 0.25 USD",
@@ -93,6 +95,11 @@ ACCOUNTS: Final = (
     Fault(
         "I1", None, "alice has 46.04 USD held, the active holds sum to 45.04",
         ("UPDATE balances.accounts SET available = available - 1, held = held + 1 WHERE asset_id = 'USD'",),
+        "held is holds",
+    ),
+    Fault(
+        "I1", None, "alice has 45.04 USD held, the active holds sum to 50.04",
+        (_hold(LIVE, _RAISED),),
         "held is holds",
     ),
 )  # fmt: skip
@@ -177,6 +184,11 @@ ENDS: Final = (
             _without("balances.holds", "holds_within_amount"),
             _hold(CANCELLED, "captured = 3"),
         ),
+        "hold ends once",
+    ),
+    Fault(
+        "I5", BUY, "its hold of 505.5 USD is SETTLED with 500.5 captured and 0 refunded",
+        (_without("balances.holds", "holds_end_once"), _hold(BUY, _RAISED)),
         "hold ends once",
     ),
     Fault(
