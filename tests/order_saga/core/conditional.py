@@ -1,8 +1,8 @@
 """Conditional orders of every kind and side, the prices that tell their histories apart, and a walk over each of them.
 
 A price matters in four ways only: it fires the order and may be paid, it fires but breaks the limit, it fires but is
-beyond what the order pays at all, or it does nothing. A bracket has a fifth, on the other side. `PRICES` names one price of each, away from the quote of 50,000
-by so much in the direction in which the order waits.
+beyond what the order pays at all, or it does nothing. A bracket has a fifth, beyond its limit on the other side.
+`PRICES` names one price of each, away from the quote of 50,000 by so much in the direction in which the order waits.
 """
 
 from __future__ import annotations

@@ -102,9 +102,9 @@ def _is_reached(row: Row, span: Span, points: Sequence[Point]) -> bool:
     if row.queued:
         return row.start < span.last
     later = [point.price for point in points if point.sequence > row.start]
-    if row.up_price is not None and row.up_price <= span.high:
-        if row.start < span.first or any(price >= row.up_price for price in later):
-            return True
-    if row.down_price is not None and row.down_price >= span.low:
-        return row.start < span.first or any(price <= row.down_price for price in later)
-    return False
+    up, down = row.up_price, row.down_price
+    is_up = up is not None and up <= span.high and (row.start < span.first or any(price >= up for price in later))
+    is_down = (
+        down is not None and down >= span.low and (row.start < span.first or any(price <= down for price in later))
+    )
+    return is_up or is_down
