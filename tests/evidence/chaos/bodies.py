@@ -98,10 +98,12 @@ def _trail(rng: random.Random, far: bool) -> dict[str, Any]:  # noqa: FBT001 - a
 
 
 def _bracket(price: float, limit: float, away: float, *, sells: bool) -> dict[str, Any]:
-    """Put the stop on the other side of the market, so far away; a tick beyond the limit if that is there itself."""
-    near = round(limit, 2)
-    trigger = min(near - 0.01, price - away) if sells else max(near + 0.01, price + away)
-    return {"limit_price": f"{near:.2f}", "trigger_price": f"{trigger:.2f}"}
+    """Put the stop on the other side of the market, so far away; a limit that is there itself stays a tick before."""
+    if sells:
+        trigger = round(min(limit, price - away), 2)
+        return {"limit_price": f"{max(limit, trigger + 0.01):.2f}", "trigger_price": f"{trigger:.2f}"}
+    trigger = round(max(limit, price + away), 2)
+    return {"limit_price": f"{min(limit, trigger - 0.01):.2f}", "trigger_price": f"{trigger:.2f}"}
 
 
 def _trigger(rng: random.Random, level: float) -> dict[str, Any]:
