@@ -226,7 +226,7 @@ def _conditional_orders() -> list[Saga]:
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved(), triggered),
         _conditional(OrderType.STOP_LOSS_SELL, stop, reserved(), _fired("47999")),
         _conditional(OrderType.BRACKET_SELL, bracket, reserved()),
-        _conditional(OrderType.BRACKET_SELL, bracket, reserved(), _fired("51000"), settled()),
+        _conditional(OrderType.BRACKET_SELL, bracket, reserved(), _fired("51000")),
         _conditional(falls, bps, reserved(), quote="49999.99"),
         _conditional(falls, amount, reserved()),
         _conditional(falls, bps, reserved(), _fired("50000", "52001.01"), settled()),

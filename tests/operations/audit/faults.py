@@ -288,7 +288,7 @@ RESTING: Final = (
     ),
     Fault(
         "I12", WORKS, "it waits for 100 and for 120, a tick would fire it at 100 and at no price",
-        (_order(WORKS, """order_type = 'BRACKET_SELL', terms = '{"limit_price": "120", "trigger_price": "100.00"}'"""),),
+        (_order(WORKS, """order_type = 'BRACKET_SELL', terms = '{"limit_price":"120","trigger_price":"100.00"}'"""),),
         "both levels of a bracket",
     ),
     Fault(

@@ -133,7 +133,7 @@ async def test_prices_are_listed(market: Terminal) -> None:
 
 
 async def test_the_list_says_what_rests_on_an_asset(market: Terminal) -> None:
-    """How many orders wait, and the nearest fixed levels, both of a bracket among them; what has fired or is held waits for no price."""
+    """How many orders wait, and the nearest fixed levels, both of a bracket too; who has fired or is held waits not."""
     await put_asset(market.engine, Asset("OLD", Decimal("0.01")))
     await set_price(market.engine, "OLD", Price("10"))
     async with market.engine.begin() as connection:
