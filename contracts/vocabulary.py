@@ -93,6 +93,8 @@ class OrderType(Word):
     TAKE_PROFIT_SELL = "TAKE_PROFIT_SELL"
     TRAILING_STOP_BUY = "TRAILING_STOP_BUY"
     TRAILING_STOP_SELL = "TRAILING_STOP_SELL"
+    BRACKET_BUY = "BRACKET_BUY"
+    BRACKET_SELL = "BRACKET_SELL"
 
     @property
     def side(self) -> Side:
@@ -113,6 +115,7 @@ class OrderKind(Word):
     STOP_LOSS = "STOP_LOSS"
     TAKE_PROFIT = "TAKE_PROFIT"
     TRAILING_STOP = "TRAILING_STOP"
+    BRACKET = "BRACKET"
 
 
 _SIDES = {order_type: Side(order_type.rpartition("_")[2]) for order_type in OrderType}

@@ -175,9 +175,11 @@ _CLAIM: Final = AuditLook(
 _REST: Final = AuditLook(
     ("coalesce(o.order_id, r.order_id) AS order_id",),
     """
-    (SELECT order_id, status, phase, parked_reason, revision FROM audit.orders WHERE {orders}) AS o
+    (SELECT order_id, status, phase, parked_reason, revision, order_type, limit_price, trigger_price FROM audit.orders
+        WHERE {orders}) AS o
     FULL JOIN (
-        SELECT order_id, asset_id, revision, live FROM audit.resting WHERE {orders}) AS r USING (order_id)""",
+        SELECT order_id, asset_id, revision, live, up_price, down_price FROM audit.resting WHERE {orders}
+    ) AS r USING (order_id)""",
     (
         Check(
             "I12", "rests by its row",
@@ -187,6 +189,16 @@ _REST: Final = AuditLook(
                 WHEN r.live THEN format('it waits under its terms %s, a tick would fire its terms %s', o.revision,
                     r.revision)
                 ELSE 'it waits for a price, and its row is not live: no tick can fire it' END""",
+        ),
+        Check(
+            "I12", "both levels of a bracket",
+            """o.order_type IN ('BRACKET_BUY', 'BRACKET_SELL') AND r.live
+                AND (r.down_price, r.up_price) IS DISTINCT FROM
+                    (least(o.limit_price, o.trigger_price), greatest(o.limit_price, o.trigger_price))""",
+            """format('it waits for %s and for %s, a tick would fire it at %s and at %s',
+                trim_scale(least(o.limit_price, o.trigger_price)), trim_scale(greatest(o.limit_price, o.trigger_price)),
+                coalesce(trim_scale(r.down_price)::text, 'no price'),
+                coalesce(trim_scale(r.up_price)::text, 'no price'))""",
         ),
         Check(
             "I12", "row of a resting order",

@@ -94,6 +94,8 @@ def conditional_scenes() -> list[Scene]:
               conditional("STOP_LOSS_SELL", trigger_price="19.50", limit_price="19.90"), "COMPLETED", rests=True),
         Scene("a take profit", "alice", conditional("TAKE_PROFIT_SELL", trigger_price="21.00"), "COMPLETED",
               rests=True),
+        Scene("a gain or a stop, whichever comes first", "alice",
+              conditional("BRACKET_SELL", limit_price="20.95", trigger_price="19.10"), "COMPLETED", rests=True),
         Scene("a trailing stop", "alice", conditional("TRAILING_STOP_SELL", trail_bps=200), "COMPLETED", rests=True),
         Scene("the same to buy", "bob", conditional("TRAILING_STOP_BUY", trail_amount="1.05"), "COMPLETED",
               rests=True),

@@ -34,6 +34,10 @@ TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     " one since the order rests.",
     OrderType.TRAILING_STOP_SELL: "Sell once the price has fallen by `trail_amount`, or by `trail_bps`, below the"
     " highest one since the order rests.",
+    OrderType.BRACKET_BUY: "Buy once the price is `limit_price` or less, or once it is `trigger_price` or more, which"
+    " ever comes first: at that price, above the trigger if it is within `slippage_bps`.",
+    OrderType.BRACKET_SELL: "Sell once the price is `limit_price` or more, or once it is `trigger_price` or less, which"
+    " ever comes first: at that price, whatever it is. It takes a gain and stops a loss with one hold.",
 }
 TIME_IN_FORCE_MEANINGS: Final[dict[TimeInForce, str]] = {
     TimeInForce.GTC: "Good till cancelled: it rests as long as it must. The default of a conditional order.",
@@ -51,19 +55,23 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "quantity": "How much of the asset, more than 0; its step and its limits are the asset's.",
     "price": "The price that the client saw, if it says so: the quote may be worse by `slippage_bps` and no more.",
     "slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far above its"
-    " trigger a BUY stop without `limit_price` may still fill. Null where there is no such bound.",
+    " trigger a BUY stop without `limit_price`, or a BRACKET_BUY, may still fill. Null where there is no such bound.",
     "OrderBody.price": "Of a MARKET order only: the price that the client saw. The quote may be worse by"
     " `slippage_bps` and no more.",
     "OrderBody.slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far"
-    " above its trigger a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price` may still fill."
-    f" Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
-    "limit_price": "The worst price at which the order fills. Null where it has none.",
+    " above its trigger a BRACKET_BUY, or a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price`"
+    f" may still fill. Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
+    "limit_price": "The worst price at which the order fills; of a BRACKET the level with the gain, which fires it."
+    " Null where it has none.",
     "OrderBody.limit_price": "The worst price at which the order fills. Required for LIMIT orders; of a STOP_LOSS or"
-    " TAKE_PROFIT optional: after its trigger the order is a limit order. A multiple of the asset's tick.",
-    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT. Of a TRAILING_STOP that rests: the price that"
-    " would fire it now, worked out from `watermark`. Null for other orders.",
-    "OrderBody.trigger_price": "Required for STOP_LOSS and TAKE_PROFIT orders and refused for others: the price that"
-    " fires the order. A price that meets it already ends the order FAILED / WOULD_TRIGGER_IMMEDIATELY.",
+    " TAKE_PROFIT optional: after its trigger the order is a limit order. Required for BRACKET orders, as the price"
+    " that fires them on the side of the gain: above `trigger_price` for a SELL, below it for a BUY. A multiple of the"
+    " asset's tick.",
+    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT, or a BRACKET on the side of the loss. Of a"
+    " TRAILING_STOP that rests: the price that would fire it now, worked out from `watermark`. Null for other orders.",
+    "OrderBody.trigger_price": "Required for STOP_LOSS, TAKE_PROFIT and BRACKET orders and refused for others: the"
+    " price that fires the order. A price that meets it already, or the `limit_price` of a BRACKET, ends the order"
+    " FAILED / WOULD_TRIGGER_IMMEDIATELY.",
     "trail_amount": "How far from its best price a TRAILING_STOP fires, in cash.",
     "OrderBody.trail_amount": "How far from its best price a TRAILING_STOP fires, in cash. Such an order takes exactly"
     " one of `trail_amount` and `trail_bps`; others take neither.",

@@ -43,6 +43,7 @@ from order_saga.core.judgement import (
     resolved_fields,
     told_by,
 )
+from order_saga.core.levels import limit_behind
 from order_saga.core.phases import (
     EARLY_CANCELS_MAX,
     PHASES,
@@ -221,7 +222,7 @@ def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
     saga, told = draft.saga, {"sequence": message.sequence, "price": message.price}
     if PHASES[saga.phase].fired is None or saga.progress.triggered or saga.progress.fire is not None:
         return Ignored(Why.DUPLICATE, "Triggered", told)
-    if saga.terms is None or saga.terms.trigger_price is None or saga.terms.limit_price is None:
+    if saga.terms is None or saga.order_type is None or limit_behind(saga.order_type, saga.terms) is None:
         return Ignored(Why.CONFLICT, "Triggered", told)
     draft.note("triggered", "Triggered", **told)
     draft.learn(triggered=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from contracts.decimals import plain_text
 from contracts.vocabulary import OrderKind, OrderStatus, ReasonCode
 from order_saga.core.commands import fill_sums, sums_at
-from order_saga.core.levels import PRICE_MAX, level, meets_limit, sale_floor, slippage_cap, worst_price
+from order_saga.core.levels import PRICE_MAX, levels, meets_limit, sale_floor, slippage_cap, worst_price
 from order_saga.core.money import uncarried
 from order_saga.core.phases import Entry
 from order_saga.core.saga import Fire, Mark, Outcome, Quote, Rest, Saga
@@ -37,22 +37,26 @@ def objection_to_terms(saga: Saga, terms: Terms, quote: Quote, now: datetime) ->
     assert saga.order_type is not None  # noqa: S101 - an order with terms has a type
     if terms.expires_at is not None and terms.expires_at <= now:
         return ReasonCode.EXPIRED, f"expires_at {terms.expires_at.isoformat()} has come"
-    waits_for = level(saga.order_type, terms, triggered=False)
-    met = waits_for is not None and waits_for.is_reached(quote.price)
+    waits_for = levels(saga.order_type, terms, triggered=False)
+    met = next((level for level in waits_for if level.is_reached(quote.price)), None)
     if saga.order_type.kind is OrderKind.LIMIT:
-        if not (met and quote.is_open) and not terms.time_in_force.rests:
+        if not (met is not None and quote.is_open) and not terms.time_in_force.rests:
             why = f"does not meet the limit {terms.limit_price:f}" if quote.is_open else "is not traded at now"
             return ReasonCode.UNFILLED, f"the quote {quote.price:f} {why}"
-    elif met:
-        return ReasonCode.WOULD_TRIGGER_IMMEDIATELY, f"the quote {quote.price:f} meets the trigger already"
-    if waits_for is None:
+    elif met is not None:
+        which = "trigger" if met.price == terms.trigger_price else "limit"
+        return ReasonCode.WOULD_TRIGGER_IMMEDIATELY, f"the quote {quote.price:f} meets the {which} already"
+    if not waits_for:
         start = trail_level(saga.side, quote.price, terms.trail_amount, terms.trail_bps, quote.tick)
         if not 0 < start <= PRICE_MAX:
             return (
                 ReasonCode.PRICE_OUT_OF_RANGE,
                 f"the trail leads from the quote {quote.price:f} to {plain_text(start)}",
             )
-    return uncarried(sums_at(saga, worst_price(saga)))
+    prices = [worst_price(saga)]
+    if saga.order_type.kind is OrderKind.BRACKET:  # it may fill by either level
+        prices += [level.price for level in waits_for]
+    return next((found for price in prices if (found := uncarried(sums_at(saga, price))) is not None), None)
 
 
 def enter(saga: Saga, mark: Mark | None, now: datetime, *, quote_is_fresh: bool) -> Entered:
@@ -64,20 +68,20 @@ def enter(saga: Saga, mark: Mark | None, now: datetime, *, quote_is_fresh: bool)
     if terms.expires_at is not None and terms.expires_at <= now:
         return Entered(Entry.ENDS)
     triggered = saga.progress.triggered
-    waits_for = level(order_type, terms, triggered=triggered)
+    waits_for = levels(order_type, terms, triggered=triggered)
     quote_counts = quote_is_fresh and quote.is_open
     first = saga.progress.rest is None
     if first and quote_counts and order_type.kind is OrderKind.LIMIT and meets_limit(order_type, terms, quote.price):
         return Entered(Entry.FILLS)
     if mark is None or mark.sequence < quote.sequence:
         mark = Mark(quote.sequence, quote.price, quote.as_of, live=quote_counts)
-    if waits_for is not None and mark.live and waits_for.is_reached(mark.price):
+    if mark.live and any(level.is_reached(mark.price) for level in waits_for):
         if meets_limit(order_type, terms, mark.price):
             return Entered(Entry.FILLS, fire=Fire(mark.sequence, mark.price, mark.as_of))
         triggered = True
     # A tick that could not fire counts once more when it is repeated; a trailing stop takes its start from it.
-    counted = mark.live or waits_for is None
-    watermark = mark.price if waits_for is None else None
+    counted = mark.live or not waits_for
+    watermark = None if waits_for else mark.price
     rest = Rest(mark.sequence if counted else max(0, mark.sequence - 1), now, watermark)
     return Entered(Entry.RESTS, rest=rest, triggered=triggered)
 

@@ -15,7 +15,7 @@ from order_saga.core.asking import ask_all
 from order_saga.core.commands import asked_for, fill_price, fill_sums, settlement_terms
 from order_saga.core.entry import enter, unfillable
 from order_saga.core.judgement import expired_outcome, is_stale
-from order_saga.core.levels import level
+from order_saga.core.levels import levels
 from order_saga.core.phases import MAX_QUOTE_AGE_S, PHASES, EntryAction, Way, entered, target
 from order_saga.core.saga import Answer, Fill, Outcome, Phase, Saga, Step
 
@@ -115,9 +115,8 @@ def _begin_to_rest(draft: Draft, _outcome: Outcome | None) -> None:
     rest, terms = saga.progress.rest, saga.terms
     assert rest is not None and terms is not None and saga.order_type is not None  # noqa: S101, PT018 - `enter` says so
     told: dict[str, Any] = {"from_sequence": rest.from_sequence}
-    waits_for = level(saga.order_type, terms, triggered=saga.progress.triggered)
-    if waits_for is not None:
-        told["level"] = waits_for.price
+    waits_for = levels(saga.order_type, terms, triggered=saga.progress.triggered)
+    told |= zip(("level", "other_level"), (level.price for level in waits_for), strict=False)
     if rest.watermark is not None:
         told["watermark"] = rest.watermark
     draft.note("rests", "Rests", **told)

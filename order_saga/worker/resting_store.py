@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from contracts.decimals import Price, format_decimal
 from order_saga.core.gate import GATE, gate_key
-from order_saga.core.levels import level
+from order_saga.core.levels import levels, limit_behind
 from order_saga.core.phases import MAX_TICK_AGE_S
 from order_saga.core.saga import REVISION, Fire, Fired, Mark, Phase, Triggered
 from order_saga.worker.tables import FIRED
@@ -213,10 +213,9 @@ def _moving(saga: Saga) -> tuple[Any, ...]:
     terms, rest = saga.terms, saga.progress.rest
     assert terms is not None and saga.order_type is not None  # noqa: S101, PT018 - see `has_row`
     triggered = saga.progress.triggered
-    waits_for = level(saga.order_type, terms, triggered=triggered)
-    up = waits_for.price if waits_for is not None and waits_for.is_up else None
-    down = waits_for.price if waits_for is not None and not waits_for.is_up else None
-    limit = terms.limit_price if terms.trigger_price is not None and not triggered else None
+    waits_for = {level.is_up: level.price for level in levels(saga.order_type, terms, triggered=triggered)}
+    up, down = waits_for.get(True), waits_for.get(False)
+    limit = None if triggered else limit_behind(saga.order_type, terms)
     live = saga.phase is Phase.WORKING and saga.parked_reason is None
     since = (None, None) if rest is None else (rest.from_sequence, rest.entered_at)
     return _text(up), _text(down), _text(limit), *since, live, triggered

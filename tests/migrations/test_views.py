@@ -209,6 +209,7 @@ def _conditional_orders() -> list[Saga]:
     gtd = {"time_in_force": TimeInForce.GTD, "expires_at": NOW + timedelta(days=3)}
     limit, stop = {"limit_price": Price(48_000)}, {"trigger_price": Price(48_000)}
     stop_limit = stop | {"limit_price": Price(47_000)}
+    bracket = stop | {"limit_price": Price(50_500)}
     bps, amount = {"trail_bps": 335}, {"trail_amount": Price("999.5")}
     falls, rises, triggered = (
         OrderType.TRAILING_STOP_SELL,
@@ -224,6 +225,8 @@ def _conditional_orders() -> list[Saga]:
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved()),
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved(), triggered),
         _conditional(OrderType.STOP_LOSS_SELL, stop, reserved(), _fired("47999")),
+        _conditional(OrderType.BRACKET_SELL, bracket, reserved()),
+        _conditional(OrderType.BRACKET_SELL, bracket, reserved(), _fired("51000")),
         _conditional(falls, bps, reserved(), quote="49999.99"),
         _conditional(falls, amount, reserved()),
         _conditional(falls, bps, reserved(), _fired("50000", "52001.01"), settled()),

@@ -65,6 +65,8 @@ class MarketJudge:
         waits = order["phase"] == "WORKING" and order["parked_reason"] is None
         if row["live"] != waits or row["asset_id"] != order["asset_id"] or row["revision"] != 1:
             yield f"I12: {order_id} is in phase {order['phase']}, its row says {row}"
+        if order["order_type"].startswith("BRACKET") and _levels(row) != _both(order):
+            yield f"I12: {order_id} waits for {_both(order)}, its row says {row}"
 
     # Ticks ------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +117,8 @@ class MarketJudge:
             "fires at a tick": hit.fired,
             "fires after its trigger": hit.fired and hit.triggered,
         }
+        if hit.fired and before["up_price"] is not None and before["down_price"] is not None:
+            kinds[f"bracket fires {'up' if hit.fired[1] >= before['up_price'] else 'down'}"] = True
         kinds["is triggered"] = hit.triggered and not _hit(before).triggered
         kinds["trailing stop fires"] = hit.watermark
         self._world.seen.update(f"order {what}" for what, there in kinds.items() if there)
@@ -232,6 +236,16 @@ def _hit(row: Row) -> Hit:
     )
 
 
+def _levels(row: Row) -> tuple[Any, ...]:
+    return tuple(_fraction(row[name]) for name in ("down_price", "up_price", "limit_price"))
+
+
+def _both(order: Row) -> tuple[Any, ...]:
+    """Return the levels of a bracket, the lower one first, and no limit behind them."""
+    terms = _terms(order)
+    return (*sorted(Fraction(terms[name]) for name in ("limit_price", "trigger_price")), None)
+
+
 def _words(hit: Hit | None) -> str:
     if hit is None:
         return "rest"
@@ -278,7 +292,7 @@ def _fraction(value: Any) -> Fraction | None:
 def _worst(order: Row, progress: Mapping[str, Any]) -> Fraction:
     """Return the highest price that a BUY can ever pay."""
     terms = _terms(order)
-    if "limit_price" in terms:
+    if "limit_price" in terms and not order["order_type"].startswith("BRACKET"):
         return Fraction(terms["limit_price"])
     if "trigger_price" in terms:
         start = Fraction(terms["trigger_price"])
@@ -287,9 +301,9 @@ def _worst(order: Row, progress: Mapping[str, Any]) -> Fraction:
 
 
 def _cap(order: Row, progress: Mapping[str, Any], watermark: Fraction | None) -> Fraction | None:
-    """Return the most that a BUY without a limit pays when it fires."""
-    terms = _terms(order)
-    if not order["order_type"].endswith("_BUY") or "limit_price" in terms:
+    """Return the most that a BUY pays when it fires, if no limit bounds it already."""
+    terms, bracket = _terms(order), order["order_type"].startswith("BRACKET")
+    if not order["order_type"].endswith("_BUY") or ("limit_price" in terms and not bracket):
         return None
     worst = _worst(order, progress)
     return worst if watermark is None else min(worst, _slipped(order, _trail_level(terms, watermark)))

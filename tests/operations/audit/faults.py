@@ -299,6 +299,11 @@ RESTING: Final = (
         "rests by its row",
     ),
     Fault(
+        "I12", WORKS, "it waits for 100 and for 120, a tick would fire it at 100 and at no price",
+        (_order(WORKS, """order_type = 'BRACKET_SELL', terms = '{"limit_price":"120","trigger_price":"100.00"}'"""),),
+        "both levels of a bracket",
+    ),
+    Fault(
         "I12", NOBODY, "a tick of BTC could fire it, and there is no such order",
         (_row(WAITS, f"order_id = '{NOBODY}'"),),
         "row of a resting order",

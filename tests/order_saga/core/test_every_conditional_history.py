@@ -152,7 +152,7 @@ def test_a_stop_with_a_limit_is_triggered_once_and_others_never() -> None:
 @settings(max_examples=150, deadline=None)
 def test_long_histories_are_those_of_the_walk(data: st.DataObject) -> None:
     """Long random histories, with their real versions, texts and times, match the walk."""
-    few = (CASES[1], Case(OrderType.STOP_LOSS_SELL, has_limit=True, time_in_force=TimeInForce.GTC), CASES[-1])
+    few = (CASES[1], Case(OrderType.STOP_LOSS_SELL, has_limit=True, time_in_force=TimeInForce.GTC), *CASES[-2:])
     case = data.draw(st.sampled_from(few))
     walk, _ = walked_conditional(case)
     moves = st.sampled_from(sorted(walk.messages))
