@@ -46,7 +46,7 @@ class CancelTimerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
 
 
 class CancelAllAnswer(msgspec.Struct, frozen=True):
-    """A cancel of all open orders, and how far it is: `orders` cancels are asked for, all when `completed_at` is set."""
+    """A cancel of all open orders, and how far it is."""
 
     MEANINGS: ClassVar = {
         "mass_cancel_id": "The id of this cancel of all orders.",
@@ -75,7 +75,7 @@ class CancelTimer(msgspec.Struct, frozen=True):
         "user_id": "Whose timer.",
         "timeout_s": "What the last call asked for, in seconds; 0: it is off.",
         "set_at": "When the last call came; null: none ever did.",
-        "fires_at": "When all open orders will be cancelled unless another call comes before; null: it is off, or it has"
+        "fires_at": "When all open orders will be cancelled unless another call comes before; null: it is off, or has"
         " fired.",
         "fired_at": "When it fired last; null: it never has.",
         "orders": "How many cancels its last firing has asked for.",

@@ -1,8 +1,8 @@
 """Cancels all of a user's open orders, page by page, and fires the timers that were not renewed in time.
 
 A mass cancel is a row before anything is cancelled, and its place moves with each page of cancels, in one commit. So
-whoever finds one that is not completed goes on where it is: the request that made it, or the sweeper of any process. The
-cancels themselves are those of single orders from then on: published until the order shows them.
+whoever finds one that is not completed goes on where it is: the request that made it, or the sweeper of any process.
+The cancels themselves are those of single orders from then on: published until the order shows them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MassCancels:
         keys_kept_days: int,
         interval_s: float = 1.0,
     ) -> None:
-        """`fired` counts timers."""
+        """Take what it needs; `fired` counts timers."""
         self._store = store
         self._publisher = publisher
         self._fired = fired
