@@ -49,6 +49,9 @@ from order_api.orders.routes import OrderRoutes
 from order_api.orders.service import OrderService
 from order_api.orders.store import GRACE_S, Store
 from order_api.orders.waiting import Waiters, Waiting
+from order_api.preview.inquiry import Inquiry
+from order_api.preview.routes import PreviewRoutes
+from order_api.preview.service import Previews
 from order_api.settings import ApiSettings
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
@@ -183,7 +186,8 @@ def create_app(
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
-    background = [sweeper.run, follower.run, mass_cancels.run]
+    inquiry = Inquiry(settings, publisher)
+    background = [sweeper.run, follower.run, mass_cancels.run, inquiry.run]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -197,9 +201,10 @@ def create_app(
     waiting = Waiting(service.order, waiters, in_flight)
     orders = OrderRoutes(service, waiting, in_flight, body_bytes_max=settings.api_body_bytes_max)
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
-    served = _served((many, orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
+    served = _served((many, previews, orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -208,6 +213,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
+    app.state.inquiry = inquiry
     return app
 
 

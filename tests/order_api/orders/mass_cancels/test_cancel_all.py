@@ -204,8 +204,7 @@ async def test_thousands_of_orders_in_bounded_pages(api: Api, orchestrator: Orch
     began = time.monotonic()
     body = (await cancel_all(api)).json()
     took_s = time.monotonic() - began
-    print(f"TOOK {took_s:.2f}")
-    assert took_s < 5
+    assert took_s < 5  # 0.9 s on two cores that others use too
     assert 5_000 == body["orders"]
     assert PAGE == max(len(batch) for batch in api.wire.batches)
     assert {1} == set(Counter(message.id for message in api.wire.asked).values())
