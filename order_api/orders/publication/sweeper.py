@@ -49,8 +49,8 @@ class Unconfirmed(NamedTuple):
 class Lane(NamedTuple):
     """A table of accepted changes that are published until the orchestrator shows them.
 
-    `due` leases a page of rows and settles those that are shown; `unconfirmed` makes the message of one that is not, from
-    stored values alone. Whatever a user may ask of an order fits in: a table with these columns, a statement of
+    `due` leases a page of rows and settles those that are shown; `unconfirmed` makes the message of one that is not,
+    from stored values alone. Whatever a user may ask of an order fits in: a table with these columns, a statement of
     `order_api.orders.store`, and a message.
     """
 
