@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from contracts.terms import EXPIRES_WITHIN, SLIPPAGE_BPS_DEFAULT
-from contracts.vocabulary import OrderStatus, OrderType, TimeInForce
+from contracts.vocabulary import OrderStatus, OrderType, Side, TimeInForce
 
 STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.PENDING: "It is being checked, and its money reserved.",
@@ -17,6 +17,10 @@ STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.COMPLETED: "It is filled and settled.",
     OrderStatus.CANCELLED: "Its user, its time or an operator ended it; nothing is held any more.",
     OrderStatus.FAILED: "Somebody said no, or did not answer in time; nothing is held any more.",
+}
+SIDE_MEANINGS: Final[dict[Side, str]] = {
+    Side.BUY: "The asset comes in and cash goes out.",
+    Side.SELL: "Cash comes in and the asset goes out.",
 }
 TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     OrderType.MARKET_BUY: "Buy at the quote of the moment.",
@@ -115,6 +119,19 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Entry.status": "The status that it led to, if it led to one.",
     "Entry.version": "The version that it led to, if it led to one.",
     "Entry.detail": "What else is known of it, such as amounts and reasons.",
+    "PreviewQuote.price": "The asset's price.",
+    "PreviewQuote.sequence": "The number of that price, on `assets.prices`.",
+    "PreviewQuote.as_of": "When it last changed.",
+    "PreviewQuote.age_ms": "How long ago that was, in milliseconds.",
+    "PreviewQuote.trading": "Whether the asset trades: OPEN, HALTED or CLOSED.",
+    "PreviewQuote.tick": "Prices are multiples of this.",
+    "PreviewQuote.step": "Quantities are multiples of this.",
+    "PreviewQuote.fee_bps": "The fee rate in 1/10,000.",
+    "PreviewQuote.cash_asset_id": "What the price is in.",
+    "PreviewQuote.rules_version": "The number of the asset's rules.",
+    "PreviewRefusal.reason_code": "The order's `reason_code`.",
+    "PreviewRefusal.reason": "The same in words.",
+    "PreviewRefusal.retryable": "The same order may succeed later.",
     "FieldError.field": "The field, the parameter or the header.",
     "FieldError.rule": "The rule that it breaks.",
     "FieldError.got": "What was sent, as JSON and cut short; null: nothing.",
