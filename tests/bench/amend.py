@@ -185,8 +185,8 @@ SCENARIO: Final = Scenario(
     title="Amends of orders that rest",
     what=(
         "One system carries two loads in turn, each with 1,000 open at once: market orders to their end, and amends, "
-        "by Kafka, that raise the price of limit orders far from the market, so that the asset service is asked and more "
-        "money is held before the new price counts. An amend counts from its request until the event that it is "
+        "by Kafka, that raise the price of limit orders far from the market, so that the asset service is asked and "
+        "more money is held before the new price counts. An amend counts from its request until the event that it is "
         "applied. Then, with nothing else to do, orders are amended at random moments, 20 a second, so that they need "
         "less money, and cancelled in the same way: from the request until the event of the new terms, or of the "
         "cancelled order."
