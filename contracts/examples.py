@@ -69,6 +69,11 @@ _VALUES: Final[dict[str, Any]] = {
     "revision": 0,
     "held_asset_id": None,
     "held_amount": None,
+    "on_hold": False,
+    "release_refused": None,
+    "amend": None,
+    "amend_id": "alice-amend-1",
+    "expected_version": 2,
 }
 """A field's value in every message, unless `_OWN_VALUES` has another one for that message."""
 
@@ -78,6 +83,12 @@ _SETTLE: Final = {"command_id": f"{ORDER_ID}:settle", "asset_id": "USD", "hold_s
 _REFUND: Final = {"command_id": f"{ORDER_ID}:refund", "asset_id": "USD", "hold_state": "REFUNDED"}
 _ADJUST: Final = {"command_id": f"{ORDER_ID}:adjust.1", "asset_id": "USD", "hold_state": "HELD", "revision": 1}
 _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
+    "OrderAmendRequested": {
+        **dict.fromkeys(("trigger_price", "trail_amount", "trail_bps", "slippage_bps", "time_in_force", "expires_at")),
+        "quantity": "0.02",
+        "limit_price": "48500",
+    },
+    "OrderHoldRequested": {"reason": "an announcement is due"},
     "CheckAsset": _CHECK,
     "AssetApproved": _CHECK,
     "AssetRefused": {**_CHECK, "reason_code": "STALE_PRICE", "reason": "the price of BTC is 95 s old"},

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, get_args
 
 import msgspec
 
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefused, CheckAsset
 from contracts.balance import BalanceCommand, BalanceReply
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
@@ -36,6 +37,12 @@ ORDERS_REQUESTS: Final = Topic(
 ORDERS_CANCELS: Final = Topic(
     "orders.cancels", "order_id", (OrderCancelRequested,), "Cancels, which no new order holds up."
 )
+ORDERS_CHANGES: Final = Topic(
+    "orders.changes",
+    "order_id",
+    (OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested),
+    "What changes an order that rests: amends, suspensions, releases.",
+)
 ORDERS_EVENTS: Final = Topic("orders.events", "order_id", (OrderStatusChanged,), "Every version of every order.")
 BALANCE_COMMANDS: Final = Topic(
     "balance.commands",
@@ -60,6 +67,7 @@ ASSETS_PRICES: Final = Topic(
 TOPICS: Final = (
     ORDERS_REQUESTS,
     ORDERS_CANCELS,
+    ORDERS_CHANGES,
     ORDERS_EVENTS,
     BALANCE_COMMANDS,
     BALANCE_REPLIES,

@@ -53,10 +53,23 @@ def objection_to_terms(saga: Saga, terms: Terms, quote: Quote, now: datetime) ->
                 ReasonCode.PRICE_OUT_OF_RANGE,
                 f"the trail leads from the quote {quote.price:f} to {plain_text(start)}",
             )
+    return uncarried_terms(saga)
+
+
+def uncarried_terms(saga: Saga) -> tuple[ReasonCode, str | None] | None:
+    """Say why the sums of an order can't be moved at a price that its terms allow, or None."""
+    assert saga.order_type is not None and saga.terms is not None  # noqa: S101, PT018 - see callers
     prices = [worst_price(saga)]
     if saga.order_type.kind is OrderKind.BRACKET:  # it may fill by either level
-        prices += [level.price for level in waits_for]
+        prices += [level.price for level in levels(saga.order_type, saga.terms, triggered=False)]
     return next((found for price in prices if (found := uncarried(sums_at(saga, price))) is not None), None)
+
+
+def newest(quote: Quote, mark: Mark | None, *, quote_is_fresh: bool) -> Mark:
+    """Give the newer of an asset's mark and an order's quote: no order is judged by a price from before its quote."""
+    if mark is not None and mark.sequence >= quote.sequence:
+        return mark
+    return Mark(quote.sequence, quote.price, quote.as_of, live=quote_is_fresh and quote.is_open)
 
 
 def enter(saga: Saga, mark: Mark | None, now: datetime, *, quote_is_fresh: bool) -> Entered:
@@ -73,8 +86,7 @@ def enter(saga: Saga, mark: Mark | None, now: datetime, *, quote_is_fresh: bool)
     first = saga.progress.rest is None
     if first and quote_counts and order_type.kind is OrderKind.LIMIT and meets_limit(order_type, terms, quote.price):
         return Entered(Entry.FILLS)
-    if mark is None or mark.sequence < quote.sequence:
-        mark = Mark(quote.sequence, quote.price, quote.as_of, live=quote_counts)
+    mark = newest(quote, mark, quote_is_fresh=quote_is_fresh)
     if mark.live and any(level.is_reached(mark.price) for level in waits_for):
         if meets_limit(order_type, terms, mark.price):
             return Entered(Entry.FILLS, fire=Fire(mark.sequence, mark.price, mark.as_of))

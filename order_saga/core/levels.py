@@ -80,7 +80,8 @@ def worst_price(saga: Saga) -> Price:
         return limit
     start = terms.trigger_price
     if start is None:
-        start = trail_level(saga.side, quote.price, terms.trail_amount, terms.trail_bps, quote.tick)
+        began_at = saga.progress.trails_from or quote.price
+        start = trail_level(saga.side, began_at, terms.trail_amount, terms.trail_bps, quote.tick)
     if saga.side is Side.SELL or saga.order_type.kind is OrderKind.TAKE_PROFIT:
         return start
     return _slipped(start, saga.slippage_bps, quote.tick)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from order_saga.core.phases import PHASES, RESTING, TERMINAL
+from order_saga.core.phases import IDLE, PASSED, PHASES, TERMINAL
 from order_saga.core.saga import Participant, Phase
 from order_saga.worker import resting_store, store
 from saga_kit.runtime.backoff import RESTS, keep_doing
@@ -77,7 +77,7 @@ async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, sto
             phases, parked, overdue = await store.counts(tx)
             paused = await store.paused(tx)
             fired = await resting_store.count_fired(tx)
-        for phase in PHASES.keys() - TERMINAL - RESTING - {Phase.NEW, Phase.ENTRY}:
+        for phase in PHASES.keys() - TERMINAL - IDLE - PASSED - {Phase.NEW}:
             metrics.phases.labels(phase.value).set(phases.get(phase.value, 0))
         metrics.unexecuted.set(fired)
         metrics.parked_now.set(parked)

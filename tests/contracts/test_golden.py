@@ -16,6 +16,14 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
+from contracts.amends import (
+    AmendRefusal,
+    AmendState,
+    OrderAmendment,
+    OrderAmendRequested,
+    OrderHoldRequested,
+    OrderReleaseRequested,
+)
 from contracts.assets import (
     AssetApproved,
     AssetPriceChanged,
@@ -146,6 +154,28 @@ RESTING: Final = structs.replace(
     ),
 )
 
+AMENDED: Final = structs.replace(
+    RESTING,
+    version=5,
+    previous_status=OrderStatus.CONFIRMED,
+    order=structs.replace(
+        RESTING.order,
+        version=5,
+        revision=2,
+        on_hold=True,
+        release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY,
+        amend=OrderAmendment(
+            "my-amend.2",
+            AmendState.REFUSED,
+            AmendRefusal.INSUFFICIENT_BALANCE,
+            "5 USD available, 500.5 needed",
+            quantity=Quantity("0.02"),
+            time_in_force=TimeInForce.GTD,
+            expires_at=LATER,
+        ),
+    ),
+)
+
 GOLDEN: Final[dict[str, Message]] = {
     "OrderRequested": OrderRequested(
         order_id=ORDER_ID,
@@ -175,6 +205,26 @@ GOLDEN: Final[dict[str, Message]] = {
         queue_when_closed=True,
     ),
     "OrderCancelRequested": OrderCancelRequested(ORDER_ID, "alice", "@operator:ann", LATER),
+    "OrderAmendRequested": OrderAmendRequested(
+        order_id=ORDER_ID,
+        user_id="alice",
+        requested_by="@operator:ann",
+        amend_id="my-amend.1",
+        expected_version=3,
+        requested_at=EARLIER,
+        quantity=Quantity("0.02"),
+        limit_price=Price("47900"),
+        trigger_price=Price("48000"),
+        trail_amount=Price("0.01"),
+        trail_bps=5,
+        slippage_bps=0,
+        time_in_force=TimeInForce.GTD,
+        expires_at=LATER,
+    ),
+    "OrderAmendRequested.minimal": OrderAmendRequested(ORDER_ID, "alice", "alice", "!", quantity=Quantity("0.02")),
+    "OrderHoldRequested": OrderHoldRequested(ORDER_ID, "alice", "@operator:ann", LATER, "an announcement is due"),
+    "OrderReleaseRequested": OrderReleaseRequested(ORDER_ID, "alice", "alice", LATER),
+    "OrderStatusChanged.amended": AMENDED,
     "OrderStatusChanged": COMPLETED,
     "OrderStatusChanged.invalid": INVALID,
     "OrderStatusChanged.told": CONFIRMED,

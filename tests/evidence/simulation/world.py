@@ -29,7 +29,7 @@ from operations.retention import archive
 from order_saga.core.saga import Participant
 from order_saga.triggers.process import TriggerHandler
 from order_saga.worker import store
-from order_saga.worker.process import CancelHandler, SagaHandler
+from order_saga.worker.process import ChangeHandler, SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.participant.holds import Holds
@@ -64,7 +64,7 @@ _YEARS_S: Final = 1e9
 _STATEMENTS: Final = statements()
 _TOPICS: Final = {
     "orchestrator": SagaHandler.topics,
-    "cancels": CancelHandler.topics,
+    "cancels": ChangeHandler.topics,
     "triggers": TriggerHandler.topics,
     "balance": participant().topics,
     "assets": AssetHandler.topics,
