@@ -191,9 +191,10 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
         return Ignored(Why.STALE, name, told_by(message))
     else:
         draft.note("answered", name, **told_by(message))
+        shown = snapshot(saga) if saga.phase in RESTING else None
         _answer(draft, question, message)
         _go_on(draft, message)
-        if saga.phase in RESTING and not draft.events and snapshot(draft.saga) != snapshot(saga):
+        if shown is not None and not draft.events and snapshot(draft.saga) != shown:
             draft.show()  # less is held than before
     return None
 
