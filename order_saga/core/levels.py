@@ -35,7 +35,10 @@ class Level(NamedTuple):
 
 
 def level(order_type: OrderType, terms: Terms, *, triggered: bool) -> Level | None:
-    """Name the level that an order waits for next, or None for a trailing stop, whose level follows the market."""
+    """Name the level that an order waits for next, or None for one that waits for none of its own.
+
+    That is a trailing stop, whose level follows the market, and a market order, which waits for an opening.
+    """
     buy = order_type.side is Side.BUY
     if order_type.kind is OrderKind.LIMIT or triggered:
         assert terms.limit_price is not None  # noqa: S101 - `contracts.terms.faults` refuses such a request
@@ -62,6 +65,10 @@ def worst_price(saga: Saga) -> Price:
     if terms.limit_price is not None:
         return terms.limit_price
     start = terms.trigger_price
+    if saga.order_type.kind is OrderKind.MARKET:
+        if quote.is_open:
+            return quote.price  # it fills there, or not at all
+        start = saga.price
     if start is None:
         start = trail_level(saga.side, quote.price, terms.trail_amount, terms.trail_bps, quote.tick)
     if saga.side is Side.SELL or saga.order_type.kind is OrderKind.TAKE_PROFIT:
@@ -85,8 +92,15 @@ def slippage_cap(saga: Saga, watermark: Price | None) -> Price | None:
 
 
 def sale_floor(saga: Saga) -> Price | None:
-    """Return the least that a SELL takes, its limit; None for a BUY, and for a SELL that exits at any price."""
-    return None if saga.terms is None or saga.side is Side.BUY else saga.terms.limit_price
+    """Return the least that a SELL takes: its limit, or, of one that queued, its price less its slippage.
+
+    None for a BUY, and for a SELL that exits at any price.
+    """
+    if saga.terms is None or saga.side is Side.BUY:
+        return None
+    if saga.price is None or saga.slippage_bps is None:
+        return saga.terms.limit_price
+    return Price(multiply(saga.price, subtract(Decimal(1), multiply(Decimal(saga.slippage_bps), _BASIS_POINT))))
 
 
 def _slipped(price: Price, slippage_bps: int | None, tick: Decimal) -> Price:

@@ -52,13 +52,13 @@ def _enter_market(draft: Draft) -> None:
     draft.learn(
         fire=entered_as.fire,
         rest=entered_as.rest or known.rest,
+        ends_at=known.ends_at if entered_as.rest is None or saga.expires_at is not None else entered_as.ends_at,
         triggered=entered_as.triggered or known.triggered,
     )
     if entered_as.fire is not None:
         told = {"sequence": entered_as.fire.sequence, "price": entered_as.fire.price, "as_of": entered_as.fire.as_of}
         draft.note("fired", "Entry", **told)
-    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
-    enter_phase(draft, entered(entered_as.entry), outcome)
+    enter_phase(draft, entered(entered_as.entry), expired_outcome(entered_as.ends_at, draft.now))
 
 
 def next_phase(leads_to: Phase | Way | None, outcome: Outcome | None = None) -> Phase:

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from contracts.decimals import Price, format_decimal
+from contracts.vocabulary import OrderKind
 from order_saga.core.gate import GATE, gate_key
 from order_saga.core.levels import level
-from order_saga.core.phases import MAX_TICK_AGE_S
+from order_saga.core.phases import MAX_TICK_AGE_S, RESTING
 from order_saga.core.saga import REVISION, Fire, Fired, Mark, Phase, Triggered
 from order_saga.worker.tables import FIRED
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from order_saga.core.saga import FromMarket, Saga
     from saga_kit.runtime.transactions import Transaction
 
-_BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, Phase.WORKING})
+_BEFORE_THE_FIRE: Final = RESTING | {Phase.VALIDATING, Phase.RESERVING}
 """The phases in which a conditional order has a row."""
 
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
@@ -41,24 +42,26 @@ _LOOK: Final = f"""
         order_id, fired_sequence, fired_price::text, fired_watermark::text
     FROM orders.resting WHERE order_id = ANY($3::uuid[]) AND ({FIRED})"""  # noqa: S608 - our own words
 _INSERT: Final = """
-    INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price,
-        limit_price, from_sequence, entered_at, live, told, revision, queued)
-    SELECT order_id, asset_id, side, trail_amount::numeric, trail_bps, expires_at, up_price::numeric,
-        down_price::numeric, limit_price::numeric, from_sequence, entered_at, live, told, $14, false
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::text[],
-            $9::text[], $10::bigint[], $11::timestamptz[], $12::bool[], $13::bool[])
-        AS new (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price, limit_price,
-            from_sequence, entered_at, live, told)"""
+    INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, queued, up_price, down_price,
+        limit_price, expires_at, from_sequence, entered_at, live, told, revision)
+    SELECT order_id, asset_id, side, trail_amount::numeric, trail_bps, queued, up_price::numeric,
+        down_price::numeric, limit_price::numeric, expires_at, from_sequence, entered_at, live, told, $15
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bool[], $7::text[], $8::text[],
+            $9::text[], $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::bool[], $14::bool[])
+        AS new (order_id, asset_id, side, trail_amount, trail_bps, queued, up_price, down_price, limit_price,
+            expires_at, from_sequence, entered_at, live, told)"""
 # What fires an order is written by ticks alone; what triggered it stays. So does the tick from which it counts, unless
 # it rests anew: an operator may have reset the numbers of the feed meanwhile.
 _UPDATE: Final = """
     UPDATE orders.resting AS old
     SET up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
+        expires_at = new.expires_at,
         from_sequence = CASE WHEN new.rests_anew THEN new.from_sequence ELSE old.from_sequence END,
         entered_at = new.entered_at, live = new.live, told = new.told
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bool[], $8::bool[],
-            $9::bool[])
-        AS new (order_id, up_price, down_price, limit_price, from_sequence, entered_at, live, told, rests_anew)
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[],
+            $8::bool[], $9::bool[], $10::bool[])
+        AS new (order_id, up_price, down_price, limit_price, expires_at, from_sequence, entered_at, live, told,
+            rests_anew)
     WHERE old.order_id = new.order_id"""
 _DELETE: Final = "DELETE FROM orders.resting WHERE order_id = ANY($1::uuid[])"
 # A trail that is known to be as old needs no write, so acceptances do not wait for each other here.
@@ -88,7 +91,9 @@ _OPEN: Final = """
             WHERE open.user_id = asked.user_id AND open.asset_id = asked.asset_id AND open.terms IS NOT NULL
                 AND open.status IN ('PENDING', 'CONFIRMED', 'PROCESSING'))
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (user_id, asset_id, place) ORDER BY place"""
-_COUNT_RESTING: Final = "SELECT count(*) FROM orders.resting WHERE live AND fired_sequence IS NULL"
+_COUNT_RESTING: Final = """
+    SELECT count(*) FILTER (WHERE NOT queued), count(*) FILTER (WHERE queued) FROM orders.resting
+    WHERE live AND fired_sequence IS NULL"""
 _COUNT_FIRED: Final = f"SELECT count(*) FROM orders.resting WHERE {FIRED}"  # noqa: S608 - our own words
 
 
@@ -151,7 +156,7 @@ def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, market: Ma
         tx.write(_UPDATE, *columns, rows=len(changed), otherwise="a resting order's row is gone")
     if gone:
         tx.write(_DELETE, gone, rows=len(gone), otherwise="a resting order's row is gone")
-    _write_trails(tx, [saga for saga in (*new, *changed) if saga.phase is Phase.WORKING], market)
+    _write_trails(tx, [saga for saga in (*new, *changed) if saga.phase in RESTING], market)
 
 
 async def fired(tx: Transaction, most: int) -> list[UUID]:
@@ -170,9 +175,10 @@ async def open_orders(tx: Transaction, pairs: Sequence[tuple[str, str]]) -> list
     return [row[0] for row in await tx.fetch(_OPEN, users, assets)]
 
 
-async def count_resting(tx: Transaction) -> int:
-    """Count the orders that wait for a price. It reads the whole table, which may have a million rows."""
-    return int(await tx.fetchval(_COUNT_RESTING))
+async def count_resting(tx: Transaction) -> dict[Phase, int]:
+    """Count the orders that wait for a price, or for an opening. It reads the whole table, maybe a million rows."""
+    [(working, queued)] = await tx.fetch(_COUNT_RESTING)
+    return {Phase.WORKING: working, Phase.QUEUED: queued}
 
 
 async def count_fired(tx: Transaction) -> int:
@@ -205,11 +211,12 @@ def _fixed(saga: Saga) -> tuple[Any, ...]:
     terms = saga.terms
     assert terms is not None  # noqa: S101 - see `has_row`
     amount = _text(terms.trail_amount)
-    return saga.order_id, saga.asset_id, saga.side.value, amount, terms.trail_bps, terms.expires_at
+    queued = saga.order_type is not None and saga.order_type.kind is OrderKind.MARKET
+    return saga.order_id, saga.asset_id, saga.side.value, amount, terms.trail_bps, queued
 
 
 def _moving(saga: Saga) -> tuple[Any, ...]:
-    """Give the columns of a row that follow the order: its levels, since when it waits, whether a tick may fire it."""
+    """Give the columns of a row that follow the order: its levels, how long it waits, whether a tick may fire it."""
     terms, rest = saga.terms, saga.progress.rest
     assert terms is not None and saga.order_type is not None  # noqa: S101, PT018 - see `has_row`
     triggered = saga.progress.triggered
@@ -217,9 +224,9 @@ def _moving(saga: Saga) -> tuple[Any, ...]:
     up = waits_for.price if waits_for is not None and waits_for.is_up else None
     down = waits_for.price if waits_for is not None and not waits_for.is_up else None
     limit = terms.limit_price if terms.trigger_price is not None and not triggered else None
-    live = saga.phase is Phase.WORKING and saga.parked_reason is None
+    live = saga.phase in RESTING and saga.parked_reason is None
     since = (None, None) if rest is None else (rest.from_sequence, rest.entered_at)
-    return _text(up), _text(down), _text(limit), *since, live, triggered
+    return _text(up), _text(down), _text(limit), saga.expires_at, *since, live, triggered
 
 
 def _rests_anew(before: Saga, now: Saga) -> bool:

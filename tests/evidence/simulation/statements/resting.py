@@ -94,13 +94,13 @@ async def insert_rows(tx: Transaction, *arguments: Any) -> Result:
     """Insert rows for orders that may rest."""
     *arrays, revision = arguments
     for values in columns(*arrays):
-        order_id, asset_id, side, amount, bps, expires_at, up, down, limit, *since, live, told = values
+        order_id, asset_id, side, amount, bps, queued, up, down, limit, expires_at, *since, live, told = values
         row = {
             "asset_id": asset_id,
             "side": side,
             "revision": revision,
             "live": live,
-            "queued": False,
+            "queued": queued,
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
@@ -131,7 +131,7 @@ def check_resting(order_id: Any, row: Row) -> None:
 async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Write what follows the order."""
     written = 0
-    for order_id, up, down, limit, from_sequence, entered_at, live, told, anew in columns(*arrays):
+    for order_id, up, down, limit, expires_at, from_sequence, entered_at, live, told, anew in columns(*arrays):
         before = await tx.lock("resting", order_id)
         if before is None:
             continue
@@ -140,6 +140,7 @@ async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
+            "expires_at": expires_at,
             "from_sequence": from_sequence if anew else before["from_sequence"],
             "entered_at": entered_at,
             "live": live,
