@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
-from contracts.vocabulary import HoldState, OrderKind, OrderStatus
+from contracts.vocabulary import HoldState, OrderKind, OrderStatus, TimeInForce
 from order_saga.core.phases import MOVES, PHASES, QUESTIONS, TERMINAL, steps
 from order_saga.core.saga import Answer, Availability, Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
 
@@ -20,6 +20,7 @@ RANK: Final = {
     Phase.NEW: 0,
     Phase.VALIDATING: 1,
     Phase.RESERVING: 2,
+    Phase.QUEUED: 3,
     Phase.WORKING: 3,
     Phase.SETTLING: 4,
     Phase.REFUNDING: 4,
@@ -28,6 +29,8 @@ RANK: Final = {
     Phase.FAILED: 5,
 }
 """A saga moves only to a phase of a higher rank, and never stops in ENTRY, which has none."""
+RESTING: Final = frozenset({Phase.QUEUED, Phase.WORKING})
+"""The phases in which an order waits for the market."""
 KINDS: Final = frozenset(
     {
         "received",
@@ -108,7 +111,7 @@ def _always_wakeable(saga: Saga) -> None:
         assert not waiting
         assert saga.due_at is None
         return
-    if saga.phase is Phase.WORKING:
+    if saga.phase in RESTING:
         assert not waiting, "a resting order asks nothing; the market wakes it"
         assert saga.due_at is None
         assert saga.progress.rest is not None, "and it knows since when it waits"
@@ -129,7 +132,7 @@ def _money_at_rest(saga: Saga) -> None:
     if saga.phase in {Phase.CANCELLED, Phase.FAILED}:
         never_asked = reserve is None or not reserve.sent
         assert (never_asked and state is None) or (state is not None and state.nothing_held)
-    if saga.phase in {Phase.WORKING, Phase.SETTLING}:
+    if saga.phase in {*RESTING, Phase.SETTLING}:
         assert state is HoldState.HELD
     sent = {question.step for question in saga.progress.questions if question.sent}
     assert not {Step.SETTLE, Step.REFUND} <= sent, "a hold is settled or refunded, never both"
@@ -142,7 +145,7 @@ def _outcome(saga: Saga) -> None:
     fixed = saga.progress.outcome
     if fixed is None:
         assert saga.phase is not Phase.REFUNDING
-    elif saga.phase in {Phase.VALIDATING, Phase.RESERVING, Phase.WORKING}:
+    elif saga.phase in {Phase.VALIDATING, Phase.RESERVING, *RESTING}:
         assert saga.parked_reason is not None
         assert saga.cancel_requested
     else:
@@ -157,17 +160,22 @@ def _conditional(saga: Saga) -> None:
         assert (progress.rest, progress.fire, progress.triggered) == (None, None, False), "a market order waits never"
         return
     if progress.fire is not None:
-        assert saga.phase in {Phase.WORKING, Phase.SETTLING, Phase.REFUNDING, Phase.COMPLETED, Phase.FAILED}
-        assert saga.phase is not Phase.WORKING or saga.parked_reason is not None, "a fired order fills at once"
+        assert saga.phase in {*RESTING, Phase.SETTLING, Phase.REFUNDING, Phase.COMPLETED, Phase.FAILED}
+        assert saga.phase not in RESTING or saga.parked_reason is not None, "a fired order fills at once"
         assert not saga.cancel_requested, "a fired order is never cancelled"
         fixed = progress.outcome
         assert fixed is None or fixed.status is OrderStatus.FAILED, "nor does it expire"
     if saga.status is None:
         return
-    shown, rests = snapshot(saga), saga.phase in {Phase.WORKING, Phase.REFUNDING} and progress.rest is not None
+    shown, rests = snapshot(saga), saga.phase in {*RESTING, Phase.REFUNDING} and progress.rest is not None
     assert shown.triggered == progress.triggered
     assert (shown.held_amount is not None) == (shown.held_asset_id is not None) == rests
     assert (shown.revision is not None) == (progress.rest is not None)
+    market = saga.order_type is not None and saga.order_type.kind is OrderKind.MARKET
+    assert (saga.phase is Phase.QUEUED) <= market <= (saga.phase is not Phase.WORKING), "what waits for an opening"
+    ends = market or saga.terms.time_in_force in {TimeInForce.GTD, TimeInForce.DAY}
+    if rests:
+        assert (shown.expires_at is not None) == ends, "whoever waits sees until when"
     if rests:
         assert progress.hold is not None
         assert (shown.held_asset_id, shown.held_amount) == (progress.hold.asset_id, progress.hold.amount)
@@ -180,7 +188,7 @@ def _waits(before: Saga, after: Saga) -> None:
     """Expect that what is fixed stays: the terms, the hold, the settlement, the trigger that was met, and the fire."""
     assert before.phase is Phase.NEW or after.terms == before.terms
     was, now = before.progress, after.progress
-    for name in ("hold", "settlement", "fire"):
+    for name in ("hold", "settlement", "fire", "ends_at"):
         fixed = getattr(was, name)
         assert fixed is None or getattr(now, name) == fixed, f"the {name} is fixed once"
     assert now.triggered >= was.triggered, "a trigger is never tested again"
@@ -324,5 +332,5 @@ def _fills(before: Saga, decision: Decision) -> None:
         fire, quote = decision.saga.progress.fire, decision.saga.progress.quote
         assert quote is not None
         assert decision.fill.price == (quote.price if fire is None else fire.price), "it fills at what fired it"
-        assert before.phase is not Phase.WORKING or fire is not None, "only a tick fills what rests"
+        assert before.phase not in RESTING or fire is not None, "only a tick fills what rests"
         assert decision.fill.fee == (before if taken_back else decision.saga).fee

@@ -72,12 +72,13 @@ from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
 from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
 STOP_LIMIT: Final = Case(OrderType.STOP_LOSS_BUY, has_limit=True, time_in_force=TimeInForce.GTD)
+QUEUES: Final = Case(OrderType.MARKET_SELL, has_limit=False, time_in_force=TimeInForce.GTD)
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
 
 
 def _walks() -> list[Walk]:
-    """Return the walks of both market orders, and of one that rests, may be triggered, and expires."""
-    return [*(walked(side)[0] for side in Side), walked_conditional(STOP_LIMIT)[0]]
+    """Return the walks of both market orders, of a stop that may be triggered and expires, and of one that queues."""
+    return [*(walked(side)[0] for side in Side), walked_conditional(STOP_LIMIT)[0], walked_conditional(QUEUES)[0]]
 
 
 # The table is whole ---------------------------------------------------------------------------------------------------
@@ -127,26 +128,27 @@ def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
 def test_only_what_is_before_the_pivot_can_be_cancelled() -> None:
     """Cancel is allowed in PENDING and CONFIRMED, until the fill."""
     cancelable = {phase for phase, row in PHASES.items() if row.cancel is not None}
-    assert cancelable == {Phase.VALIDATING, Phase.RESERVING, Phase.WORKING}
+    assert cancelable == {Phase.VALIDATING, Phase.RESERVING, Phase.QUEUED, Phase.WORKING}
     assert {PHASES[phase].cancel for phase in cancelable} == {Phase.REFUNDING}
 
 
 def test_only_a_resting_order_is_fired_or_expires() -> None:
     """A resting order asks nothing and needs nobody; a tick takes it to the pivot, its time or a cancel back."""
-    assert {Phase.WORKING} == RESTING
+    assert {Phase.QUEUED, Phase.WORKING} == RESTING
     assert {phase for phase, row in PHASES.items() if row.expiry is not None} == RESTING
-    row = PHASES[Phase.WORKING]
-    assert (row.status, row.asks, row.yes, row.no, row.timeout) == (OrderStatus.CONFIRMED, (), (), None, None)
-    assert (row.fired, row.cancel, row.expiry) == (Phase.SETTLING, Phase.REFUNDING, Phase.REFUNDING)
-    assert all(not needed(Phase.WORKING, side) for side in Side)
+    for phase in RESTING:
+        row = PHASES[phase]
+        assert (row.status, row.asks, row.yes, row.no, row.timeout) == (OrderStatus.CONFIRMED, (), (), None, None)
+        assert (row.fired, row.cancel, row.expiry) == (Phase.SETTLING, Phase.REFUNDING, Phase.REFUNDING)
+        assert all(not needed(phase, side) for side in Side)
 
 
 def test_entry_asks_nothing_and_has_a_way_out_for_everything_that_it_can_find() -> None:
     """ENTRY is left in the decision that reaches it, so it shows nothing and has only its ways out."""
     assert PHASES[Phase.ENTRY] == PhaseRow(None, entry=PHASES[Phase.ENTRY].entry)
     assert [entry for entry, _ in PHASES[Phase.ENTRY].entry] == list(Entry)
-    ways = {Entry.FILLS: Phase.SETTLING, Entry.RESTS: Phase.WORKING, Entry.ENDS: Phase.REFUNDING}
-    assert {entry: entered(entry) for entry in Entry} == ways
+    ways = {Entry.FILLS: Phase.SETTLING, Entry.QUEUES: Phase.QUEUED, Entry.RESTS: Phase.WORKING}
+    assert {entry: entered(entry) for entry in Entry} == {**ways, Entry.ENDS: Phase.REFUNDING}
     assert not [phase for phase in set(Phase) - {Phase.ENTRY} if PHASES[phase].entry]
     for side in Side:  # nobody is asked for a quote while the money could not move
         assert needed(Phase.VALIDATING, side) == {Participant.ASSETS, Participant.BALANCE}
