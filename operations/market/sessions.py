@@ -48,7 +48,7 @@ async def remove(engine: AsyncEngine, asset_id: str, run: Run) -> None:
 
 
 async def show(engine: AsyncEngine, asset_id: str) -> dict[str, Any]:
-    """Say how an asset stands, and list its next sessions, in its own time zone. Raises `Trouble` when it has none."""
+    """Say how an asset stands, and list its next sessions, by its own clock. Raises `Trouble` when it has none."""
     now = await known_price(engine, asset_id)
     found = (await session_store.calendars(engine)).get(asset_id)
     if found is None:

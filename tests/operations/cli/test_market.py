@@ -74,7 +74,7 @@ async def test_an_external_price_is_nobodys_to_confirm(market: Terminal) -> None
         (("market", "sessions", "XYZ"), "XYZ has no price here; known are BTC"),
         (("market", "sessions", "BTC"), "BTC has no sessions"),
         (("market", "sessions", "BTC", "--remove"), "BTC has no sessions"),
-        (("market", "sessions", "BTC", "nowhere.toml"), "nowhere.toml can't be read"),
+        (("market", "sessions", "BTC", "nowhere.txt"), "nowhere.txt can't be read"),
         (("market", "sessions", "BTC", "nowhere.toml", "--remove"), "--remove goes without a calendar"),
         (("feed", "reset", "XYZ", "--yes"), "XYZ has no price here"),
     ],
@@ -82,7 +82,7 @@ async def test_an_external_price_is_nobodys_to_confirm(market: Terminal) -> None
 async def test_what_can_not_be_is_one_clear_line(market: Terminal, words: tuple[str, ...], said: str) -> None:
     """What is not there ends with status 1, what can't be with status 2; nothing is changed or noted."""
     output = await market.cli(*words)
-    assert (1 if "XYZ" in words or "nowhere.txt" in words else 2) == output.code
+    assert (1 if "XYZ" in words or "nowhere.txt" in words or "has no sessions" in said else 2) == output.code
     assert said in output.err
     assert 1 == (await price_of(market)).sequence
     assert [] == await trail(market)
@@ -146,7 +146,7 @@ async def test_sessions_are_set_shown_and_removed(market: Terminal, tmp_path: Pa
     shown = json.loads((await market.cli("market", "sessions", "BTC", "--json")).out)
     assert (now.trading, now.trading is Trading.OPEN) == (shown["trading"], shown["in_session"])
     assert 5 == len(shown["sessions"])
-    assert shown["sessions"][0]["closes"].endswith("+09:00")
+    assert shown["session_ends_at"] == shown["sessions"][0]["closes"]
     [row] = json.loads((await market.cli("prices", "--json")).out)
     assert shown["session_ends_at"] == row["session_ends_at"]
     assert 0 == (await market.cli("market", "sessions", "BTC", "--remove", "--by", "bob")).code
