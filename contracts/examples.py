@@ -56,6 +56,7 @@ _VALUES: Final[dict[str, Any]] = {
     "confirmed_at": TIME,
     "trading": "OPEN",
     "reopens_at": None,
+    "session_ends_at": None,
     "purpose": "ENTRY",
     "limit_price": None,
     "trigger_price": None,

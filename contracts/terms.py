@@ -21,7 +21,10 @@ EXPIRES_WITHIN: Final = timedelta(days=30)
 
 
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a conditional order waits for, as its request says it. A market order has none."""
+    """What a conditional order waits for, as its request says it. A market order has none, unless it may queue.
+
+    A market order that may queue waits for the opening, and at most for so long as any order may: it is GTD.
+    """
 
     limit_price: Price | None = None
     trigger_price: Price | None = None
@@ -45,10 +48,16 @@ class FieldRules(NamedTuple):
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     times_in_force: tuple[TimeInForce, ...] = ()
-    """None: `time_in_force`, `expires_at` and `queue_when_closed` are refused. The first one is the default."""
+    """None: `time_in_force` is refused, and `expires_at` without `queue_when_closed`. The first one is the default."""
+
+    @property
+    def of_time(self) -> tuple[str, ...]:
+        """Name the fields that say when the order may wait, and for how long."""
+        return ("time_in_force", *_QUEUES) if self.times_in_force else _QUEUES
 
 
-_WAITS: Final = (TimeInForce.GTC, TimeInForce.GTD)
+_QUEUES: Final = ("expires_at", "queue_when_closed")
+_WAITS: Final = (TimeInForce.GTC, TimeInForce.GTD, TimeInForce.DAY)
 
 FIELDS: Final = {
     OrderKind.MARKET: FieldRules(optional=("price", "slippage_bps")),
@@ -81,9 +90,10 @@ def faults(asked: OrderRequested) -> tuple[Fault, ...]:
 
 
 def terms_of(asked: OrderRequested) -> Terms | None:
-    """Take the terms of a request without faults; a market order has none."""
+    """Take the terms of a request without faults; a market order that does not queue has none."""
     if asked.order_type.kind is OrderKind.MARKET:
-        return None
+        queues = Terms(time_in_force=TimeInForce.GTD, expires_at=asked.expires_at, queue_when_closed=True)
+        return queues if asked.queue_when_closed else None
     return Terms(
         limit_price=asked.limit_price,
         trigger_price=asked.trigger_price,
@@ -136,9 +146,7 @@ def _no_slippage(asked: OrderRequested) -> str:
 def _faults_of_time(asked: OrderRequested, allowed: tuple[TimeInForce, ...]) -> list[Fault]:
     found: list[Fault] = []
     if not allowed:
-        given = [name for name in ("time_in_force", "expires_at") if not _absent(asked, name)]
-        given += ["queue_when_closed"] if asked.queue_when_closed else []
-        return [Fault(name, f"is not a field of {asked.order_type}") for name in given]
+        return _faults_of_queue(asked)
     force = asked.time_in_force or allowed[0]
     if force not in allowed:
         found.append(Fault("time_in_force", f"must be one of {', '.join(allowed)} for {asked.order_type}"))
@@ -146,4 +154,16 @@ def _faults_of_time(asked: OrderRequested, allowed: tuple[TimeInForce, ...]) -> 
         found.append(Fault("expires_at", "is required with time_in_force GTD"))
     if force is not TimeInForce.GTD and asked.expires_at is not None:
         found.append(Fault("expires_at", "is a field of time_in_force GTD only"))
+    return found
+
+
+def _faults_of_queue(asked: OrderRequested) -> list[Fault]:
+    """List what is wrong with when a market order may wait: only for an opening, and for a price that is bounded."""
+    found: list[Fault] = []
+    if not _absent(asked, "time_in_force"):
+        found.append(Fault("time_in_force", f"is not a field of {asked.order_type}"))
+    if not asked.queue_when_closed and not _absent(asked, "expires_at"):
+        found.append(Fault("expires_at", f"is a field of {asked.order_type} with queue_when_closed only"))
+    if asked.queue_when_closed and _absent(asked, "price"):
+        found.append(Fault("price", f"is required for {asked.order_type} with queue_when_closed"))
     return found

@@ -30,7 +30,7 @@ class Level(NamedTuple):
 
 
 def is_resting(order: Row) -> bool:
-    """Tell whether an order, as the REST API shows it, waits for a price."""
+    """Tell whether an order, as the REST API shows it, waits for a price or for an opening."""
     return order["status"] == "CONFIRMED" and order.get("revision") is not None and not order.get("cancel_requested")
 
 
@@ -58,6 +58,9 @@ def level_or_trail(order: Row) -> str:
 def condition(order: Row, watermark_sequence: int | None = None) -> str:
     """Say what an order waits for and until when: "fires at a price <= 48,500 (3 % below 50,000)"."""
     waits_for, order_type = levels(order), _type(order)
+    until = "" if order["expires_at"] is None else f", until {_time(order['expires_at'])}"
+    if order_type is not None and order_type.kind is OrderKind.MARKET:
+        return f"waits for the opening of {order['asset_id']}{until}"
     if not waits_for or order_type is None:
         return "waits for a price"
     found = waits_for[0]
@@ -70,7 +73,7 @@ def condition(order: Row, watermark_sequence: int | None = None) -> str:
         side = "below" if found.sign == "<=" else "above"
         by = "" if watermark_sequence is None else f" of sequence {watermark_sequence:,}"
         words += f" ({trail(order)} {side} {money(order['watermark'])}{by})"
-    return words + ("" if order["expires_at"] is None else f", until {_time(order['expires_at'])}")
+    return words + until
 
 
 def trail(order: Row) -> str:

@@ -81,7 +81,7 @@ _MONEY: Final = AuditLook(
         Check(
             "I6", "wakeable",
             """o.status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED') AND o.due_at IS NULL
-                AND o.parked_reason IS NULL AND o.phase <> 'WORKING'""",
+                AND o.parked_reason IS NULL AND o.phase NOT IN ('QUEUED', 'WORKING')""",
             "format('it is %s in phase %s, neither due nor parked: nothing will ever wake it', o.status, o.phase)",
         ),
         Check(
@@ -183,7 +183,7 @@ _REST: Final = AuditLook(
     (
         Check(
             "I12", "rests by its row",
-            """o.phase = 'WORKING' AND o.parked_reason IS NULL
+            """o.phase IN ('QUEUED', 'WORKING') AND o.parked_reason IS NULL
                 AND (r.live IS NOT TRUE OR r.revision IS DISTINCT FROM o.revision)""",
             """CASE WHEN r.order_id IS NULL THEN 'it waits for a price, and no tick can find it: it has no row'
                 WHEN r.live THEN format('it waits under its terms %s, a tick would fire its terms %s', o.revision,
@@ -202,8 +202,9 @@ _REST: Final = AuditLook(
         ),
         Check(
             "I12", "row of a resting order",
-            """r.order_id IS NOT NULL AND (o.order_id IS NULL OR o.phase NOT IN ('VALIDATING', 'RESERVING', 'WORKING')
-                OR r.live AND (o.phase <> 'WORKING' OR o.parked_reason IS NOT NULL))""",
+            """r.order_id IS NOT NULL AND (o.order_id IS NULL OR o.phase NOT IN (
+                    'VALIDATING', 'RESERVING', 'QUEUED', 'WORKING')
+                OR r.live AND (o.phase NOT IN ('QUEUED', 'WORKING') OR o.parked_reason IS NOT NULL))""",
             """format('it has a row on which a tick of %s could fire it, and %s', r.asset_id, CASE
                 WHEN o.order_id IS NULL THEN 'there is no such order'
                 WHEN o.parked_reason IS NOT NULL THEN 'it is parked'

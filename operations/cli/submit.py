@@ -54,7 +54,7 @@ class TermOptions:
         str | None,
         typer.Option(
             show_default=False,
-            help="GTC: waits until cancelled. GTD: until --expires-at. IOC, FOK: fills at once or never.",
+            help="GTC: waits until cancelled. GTD: until --expires-at. DAY: until the session ends. IOC, FOK: at once.",
         ),
     ] = None
     expires_at: Annotated[
@@ -66,17 +66,22 @@ class TermOptions:
         ),
     ] = None
     queue_when_closed: Annotated[
-        bool, typer.Option("--queue-when-closed", help="Let it begin to wait while the asset is halted or closed.")
+        bool,
+        typer.Option(
+            "--queue-when-closed",
+            help="Let it begin to wait while the asset is halted or closed. A MARKET order needs --price then.",
+        ),
     ] = False
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self, order_type: str) -> dict[str, Any]:
         """Give what was said, as the REST API wants it. Raises `WrongRequest` for a time that can't be read."""
         from operations.access.words import moment
 
         given = asdict(self)
         if self.expires_at is not None:
             given["expires_at"] = moment("--expires-at", self.expires_at)
-            given["time_in_force"] = self.time_in_force or "GTD"
+            implied = None if order_type.startswith("MARKET_") else "GTD"
+            given["time_in_force"] = self.time_in_force or implied
         return given | {"queue_when_closed": self.queue_when_closed or None}
 
 
@@ -134,7 +139,7 @@ def submit(  # noqa: PLR0913 - each is an option of the command
     key = key or str(uuid.uuid4())
     check_key(key)
     given: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
-    given |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id} | terms.fields()
+    given |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id} | terms.fields(order_type)
     given = {name: value for name, value in given.items() if value is not None}
     again = _again(given, user, key, wait)
     err.print(f"to do this again, with no second order: {again}", markup=False, soft_wrap=True)

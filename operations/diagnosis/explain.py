@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from operations.access.conditions import condition, levels, money
 from operations.access.words import amount, full_time
 from operations.diagnosis.why import waits_for
+from order_saga.core.phases import RESTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -140,7 +141,7 @@ def _of_the_market(kind: str, name: str, detail: Row) -> str:
     if kind not in {"rests", "triggered", "fired"}:
         return f"{kind} {name} {_details(detail)}".rstrip()
     if kind == "rests":
-        begins = "waits for a price"
+        begins = "waits for the opening"
         if detail.get("level") is not None:
             begins = f"waits for the price {money(detail['level'])}"
             begins += f" or {money(detail['other_level'])}" if detail.get("other_level") is not None else ""
@@ -183,8 +184,8 @@ def _header(order: Row, waits: str) -> Iterator[Line]:
 
 
 def _rests(order: Row, resting: Row | None, mark: Row | None) -> Iterator[Line]:
-    """Say what price an order that rests waits for, and how far away the market is."""
-    if order["phase"] != "WORKING" or resting is None:
+    """Say what an order that rests waits for, and how far away the market is."""
+    if order["phase"] not in RESTING or resting is None:
         return
     if resting["fired_sequence"] is not None:
         at = f"{money(resting['fired_price'])} of sequence {resting['fired_sequence']:,}"

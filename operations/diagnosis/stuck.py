@@ -52,7 +52,7 @@ _STUCK: Final = """
 # By the index of open orders.
 _RESTING: Final = """
     SELECT count(*) AS number FROM audit.orders
-    WHERE status = 'CONFIRMED' AND phase = 'WORKING' AND parked_reason IS NULL"""
+    WHERE status = 'CONFIRMED' AND phase IN ('QUEUED', 'WORKING') AND parked_reason IS NULL"""
 
 
 _SILENT: Final = """
@@ -111,7 +111,7 @@ def _silent(row: Mapping[str, Any]) -> str:
 
 
 async def count_resting(engine: AsyncEngine) -> int:
-    """Count the orders that wait for a price: they may do so for long, and nothing is the matter with them."""
+    """Count the orders that rest: they may wait for long, and nothing is the matter with them."""
     [row] = await rows(engine, _RESTING)
     return int(row["number"])
 

@@ -251,7 +251,7 @@ def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
 def _expiry_due(draft: Draft, _message: ExpiryDue) -> Ignored | None:
     saga = draft.saga
     leads_to = PHASES[saga.phase].expiry
-    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    outcome = expired_outcome(saga.expires_at, draft.now)
     if leads_to is None or outcome is None or saga.parked_reason is not None or saga.progress.fire is not None:
         return Ignored(Why.NOT_DUE, "ExpiryDue")
     draft.note("expired", "ExpiryDue")

@@ -38,7 +38,8 @@ class Level(NamedTuple):
 def levels(order_type: OrderType, terms: Terms, *, triggered: bool) -> tuple[Level, ...]:
     """Name the levels that an order waits for next, each of which fires it; its limit comes first.
 
-    A bracket has two, on both sides of the market. A trailing stop has none: its level follows the market.
+    A bracket has two, on both sides of the market. A trailing stop has none, since its level follows the market, and
+    neither has a market order, which waits for an opening.
     """
     buy, kind = order_type.side is Side.BUY, order_type.kind
     limit, trigger = terms.limit_price, terms.trigger_price
@@ -79,6 +80,10 @@ def worst_price(saga: Saga) -> Price:
     if limit is not None:
         return limit
     start = terms.trigger_price
+    if saga.order_type.kind is OrderKind.MARKET:
+        if quote.is_open:
+            return quote.price  # it fills there, or not at all
+        start = saga.price
     if start is None:
         began_at = saga.progress.trails_from or quote.price
         start = trail_level(saga.side, began_at, terms.trail_amount, terms.trail_bps, quote.tick)
@@ -103,10 +108,15 @@ def slippage_cap(saga: Saga, watermark: Price | None) -> Price | None:
 
 
 def sale_floor(saga: Saga) -> Price | None:
-    """Return the least that a SELL takes, its limit; None for a BUY, and for a SELL that exits at any price."""
+    """Return the least that a SELL takes: its limit, or, of one that queued, its price less its slippage.
+
+    None for a BUY, and for a SELL that exits at any price.
+    """
     if saga.terms is None or saga.order_type is None or saga.side is Side.BUY:
         return None
-    return _bound(saga.order_type, saga.terms)
+    if saga.price is None or saga.slippage_bps is None:
+        return _bound(saga.order_type, saga.terms)
+    return Price(multiply(saga.price, subtract(Decimal(1), multiply(Decimal(saga.slippage_bps), _BASIS_POINT))))
 
 
 def _slipped(price: Price, slippage_bps: int | None, tick: Decimal) -> Price:

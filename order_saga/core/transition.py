@@ -68,6 +68,7 @@ def _enter_market(draft: Draft) -> None:
     draft.learn(
         fire=entered_as.fire,
         rest=entered_as.rest or known.rest,
+        ends_at=known.ends_at if entered_as.rest is None or saga.expires_at is not None else entered_as.ends_at,
         triggered=entered_as.triggered or known.triggered,
     )
     if entered_as.fire is not None:
@@ -79,8 +80,7 @@ def _enter_market(draft: Draft) -> None:
             for question in saga.progress.open():
                 draft.put(begin_anew(question, draft.now))
             return
-    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
-    enter_phase(draft, entered(Phase.ENTRY, entered_as.entry), outcome)
+    enter_phase(draft, entered(Phase.ENTRY, entered_as.entry), expired_outcome(entered_as.ends_at, draft.now))
 
 
 def _revise(draft: Draft) -> None:
@@ -136,6 +136,7 @@ def put_in_force(draft: Draft, new: Saga, judged: Judged) -> None:
         trails_from=known.trails_from,
         revision=known.revision,
         as_requested=known.as_requested,
+        ends_at=known.ends_at,
         rest=judged.rest,
         amending=None,
         amend=structs.replace(amending.asked, state=AmendState.APPLIED),

@@ -88,8 +88,9 @@ async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, sto
     async def count_resting() -> None:
         async with begin(source) as tx:
             resting = await resting_store.count_resting(tx)
-        metrics.resting.set(resting)
-        metrics.phases.labels(Phase.WORKING.value).set(resting)
+        metrics.resting.set(sum(resting.values()))
+        for phase, number in resting.items():
+            metrics.phases.labels(phase.value).set(number)
 
     await asyncio.gather(
         keep_doing("gauges", look, stopping, every_s=INTERVAL_S, rests=RESTS),

@@ -53,7 +53,8 @@ def _worst_price(command: CheckAsset, tick: Decimal, quote: Decimal, trading: Tr
     """Return the worst price at which an order may fill, and what it is; None for a trail that leaves no price.
 
     A limit is the worst price of its order, but of a bracket. A buy with only a trigger or a trail may pay its slippage
-    more; a TAKE_PROFIT_BUY fires below its trigger, and so pays no more than that.
+    more; a TAKE_PROFIT_BUY fires below its trigger, and so pays no more than that. A market order that waits for the
+    opening is judged by the price that it names.
     """
     if command.limit_price is not None and not _is_bracket(command):
         return "limit_price", command.limit_price
@@ -64,7 +65,7 @@ def _worst_price(command: CheckAsset, tick: Decimal, quote: Decimal, trading: Tr
         name, price, waits = "first trigger", trail_level(command, tick, quote), True
         if not Decimal(0) < price <= _PRICE_MAX or (command.trail_amount or 0) >= quote:
             return None
-    elif trading is not Trading.OPEN and command.price is not None and _may_slip(command):
+    elif trading is not Trading.OPEN and command.price is not None:
         name, price, waits = "price", command.price, True
     if waits and _may_slip(command):
         return f"{name} with slippage", _slipped(command, price, tick)

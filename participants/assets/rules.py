@@ -45,7 +45,8 @@ class Asset:
 class CurrentPrice:
     """An asset's price and trading state.
 
-    `as_of` is when it last changed, `confirmed_at` when its source last confirmed it.
+    `as_of` is when it last changed, `confirmed_at` when its source last confirmed it. `session_ends_at` is when the
+    asset's session ends, or, if none runs, its next one; None without sessions.
     """
 
     price: Decimal
@@ -53,6 +54,7 @@ class CurrentPrice:
     as_of: datetime
     confirmed_at: datetime | None
     trading: Trading = Trading.OPEN
+    session_ends_at: datetime | None = None
 
 
 def judge(
@@ -61,13 +63,14 @@ def judge(
     """Approve at this price, or refuse with the first objection.
 
     `now` is of the clock that confirmed the price. Changed terms of a resting order (`Purpose.AMEND`) are judged by the
-    same rules, at whatever price was last known: neither a halt nor a stale price refuses them.
+    same rules, at whatever price was last known: neither a halt nor a stale price refuses them. Nor does the age of the
+    last price of a market that is closed refuse an order that may wait for its opening: nobody confirms it meanwhile.
     """
     if asset is None:
         return _refused(command, AssetRefusal.ASSET_NOT_FOUND, f"no asset {command.asset_id} is traded here")
     if (objection := next(_rule_objections(command, asset, quote), None)) is not None:
         return _refused(command, *objection)
-    if quote is None or (command.purpose is Purpose.ENTRY and _is_stale(quote, now, stale_after)):
+    if quote is None or (command.purpose is Purpose.ENTRY and _is_stale(command, quote, now, stale_after)):
         return _refused(command, AssetRefusal.STALE_PRICE, _staleness(quote, now, stale_after))
     if (objection := next(_price_objections(command, asset, quote), None)) is not None:
         return _refused(command, *objection)
@@ -121,8 +124,11 @@ def _price_objections(command: CheckAsset, asset: Asset, quote: CurrentPrice) ->
             yield AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason
 
 
-def _is_stale(quote: CurrentPrice, now: datetime, stale_after: timedelta) -> bool:
-    return quote.confirmed_at is None or now - quote.confirmed_at > stale_after
+def _is_stale(command: CheckAsset, quote: CurrentPrice, now: datetime, stale_after: timedelta) -> bool:
+    if quote.confirmed_at is None:
+        return True
+    waits = command.queue_when_closed and quote.trading is not Trading.OPEN
+    return not waits and now - quote.confirmed_at > stale_after
 
 
 def _staleness(quote: CurrentPrice | None, now: datetime, stale_after: timedelta) -> str:
@@ -151,4 +157,5 @@ def _approved(command: CheckAsset, asset: Asset, quote: CurrentPrice) -> AssetAp
         cash_scale=asset.cash_scale,
         rules_version=asset.rules_version,
         trading=quote.trading,
+        session_ends_at=quote.session_ends_at,
     )

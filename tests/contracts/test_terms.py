@@ -100,9 +100,20 @@ def test_a_refusal_says_what_would_be_right() -> None:
     assert "a sell exits at any price" in faults(stop)[0].rule
     stop_limit = asked(OrderType.STOP_LOSS_BUY, trigger_price=Price("1"), limit_price=Price("2"), slippage_bps=1)
     assert "beside limit_price" in faults(stop_limit)[0].rule
-    assert faults(asked(OrderType.MARKET_BUY, queue_when_closed=True))[0].field == "queue_when_closed"
     trailing = asked(OrderType.TRAILING_STOP_SELL, time_in_force=TimeInForce.FOK, trail_bps=5)
-    assert faults(trailing)[0].rule == "must be one of GTC, GTD for TRAILING_STOP_SELL"
+    assert faults(trailing)[0].rule == "must be one of GTC, GTD, DAY for TRAILING_STOP_SELL"
+
+
+@pytest.mark.parametrize("order_type", [OrderType.MARKET_BUY, OrderType.MARKET_SELL])
+def test_a_market_order_queues_only_for_a_price_and_names_its_end_only_then(order_type: OrderType) -> None:
+    """All sixteen sets of what a market order may say of its wait; `false` is as if nothing was said."""
+    for priced, queues, ends, timed in product((False, True), repeat=4):
+        fields: dict[str, Any] = {"price": Price("1")} if priced else {}
+        fields |= {"expires_at": LATER} if ends else {}
+        fields |= {"time_in_force": TimeInForce.GTD} if timed else {}
+        found = faults(asked(order_type, queue_when_closed=queues, **fields))
+        wrong = {"price"} if queues and not priced else {"expires_at"} if ends and not queues else set()
+        assert {fault.field for fault in found} == wrong | ({"time_in_force"} if timed else set()), fields
 
 
 @pytest.mark.parametrize(
@@ -146,8 +157,11 @@ def test_slippage_is_resolved_by_the_type(order_type: OrderType, fields: dict[st
 
 
 def test_a_market_order_has_no_terms_and_every_other_keeps_all_of_them() -> None:
-    """Terms are what the request says; GTC unless it says otherwise."""
-    assert terms_of(asked(OrderType.MARKET_BUY, price=Price("1"))) is None
+    """Terms are what the request says; GTC unless it says otherwise. One that may queue waits until a time."""
+    market = asked(OrderType.MARKET_BUY, price=Price("1"), queue_when_closed=False)
+    assert terms_of(market) is None
+    queues = structs.replace(market, queue_when_closed=True, expires_at=LATER)
+    assert terms_of(queues) == Terms(queue_when_closed=True, time_in_force=TimeInForce.GTD, expires_at=LATER)
     request = asked(OrderType.TRAILING_STOP_SELL, trail_bps=100, queue_when_closed=True)
     assert terms_of(request) == Terms(trail_bps=100, queue_when_closed=True)
     gtd = structs.replace(request, time_in_force=TimeInForce.GTD, expires_at=LATER)

@@ -84,6 +84,9 @@ def _examples() -> list[Example]:
 EXAMPLES: Final = _examples()
 
 
+_QUEUES: Final = "with `queue_when_closed`"
+
+
 @pytest.mark.parametrize("kind", OrderKind)
 def test_a_page_lists_the_fields_of_its_type(kind: OrderKind) -> None:
     """Its table has the fields that the contract takes, required or not, and the times in force."""
@@ -92,8 +95,9 @@ def test_a_page_lists_the_fields_of_its_type(kind: OrderKind) -> None:
     one_of_two = {name for name in rules.optional if name.startswith("trail_")}
     wanted = {"quantity": "required"} | dict.fromkeys(rules.required, "required")
     wanted |= {name: "one of the two" if name in one_of_two else "optional" for name in rules.optional}
+    wanted |= {"queue_when_closed": "optional", "expires_at": "with `GTD`" if rules.times_in_force else _QUEUES}
     if rules.times_in_force:
-        wanted |= {"time_in_force": "optional", "expires_at": "with `GTD`", "queue_when_closed": "optional"}
+        wanted |= {"time_in_force": "optional"}
         named = re.findall(r"`([A-Z]{3})`", rows["time_in_force"][1])
         assert list(rules.times_in_force) == named
     assert wanted == {name: row[0] for name, row in rows.items()}

@@ -69,6 +69,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
     "assets": {
         "assets.assets": {*KEEP, "LOCK"},
         "assets.prices": CHANGE,
+        "assets.sessions": QUEUE,
         "assets.dead_letters": CHANGE,
         "assets.outbox": QUEUE,
     },

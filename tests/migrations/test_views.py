@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from msgspec import structs
 
+from contracts.assets import Trading
 from contracts.codec import encode
 from contracts.decimals import Price
 from contracts.orders import Order
@@ -192,14 +193,26 @@ async def test_an_order_names_its_currencies_as_its_saga_shows_them(owner: async
     assert expected == await _asks(owner, view)
 
 
-def _conditional(order_type: OrderType, terms: dict[str, Any], *messages: Incoming, quote: str = "50000") -> Saga:
-    """Let a conditional order in at a quote, and tell it what comes then."""
+def _conditional(
+    order_type: OrderType, terms: dict[str, Any], *messages: Incoming, quote: str = "50000", **changes: Any
+) -> Saga:
+    """Let a conditional order in at a quote, with changes of its approval, and tell it what comes then."""
     saga = blank()
-    for message in (requested(order_type=order_type, price=None, **terms), approved(quote), *messages):
+    for message in (
+        requested(**{"order_type": order_type, "price": None, **terms}),
+        approved(quote, **changes),
+        *messages,
+    ):
         decision = advance(saga, fitting(saga, message), NOW)
         assert isinstance(decision, Decision), decision
         saga = decision.saga
     return saga
+
+
+def _queued(*messages: Incoming) -> Saga:
+    """Let a market order wait for the opening."""
+    terms = {"queue_when_closed": True, "price": Price(50_000)}
+    return _conditional(OrderType.MARKET_BUY, terms, reserved(), *messages, trading=Trading.CLOSED)
 
 
 def _fired(price: str, watermark: str | None = None) -> Fired:
@@ -224,6 +237,14 @@ def _conditional_orders() -> list[Saga]:
         _conditional(OrderType.LIMIT_BUY, limit | gtd | {"queue_when_closed": True}, reserved()),
         _conditional(OrderType.LIMIT_BUY, limit, reserved(), cancel()),
         _conditional(OrderType.LIMIT_BUY, {"limit_price": Price(40_000), "time_in_force": TimeInForce.IOC}),
+        _queued(),
+        _queued(_fired("50100")),
+        _conditional(
+            OrderType.LIMIT_BUY,
+            limit | {"time_in_force": TimeInForce.DAY},
+            reserved(),
+            session_ends_at=NOW + timedelta(1),
+        ),
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved()),
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved(), triggered),
         _conditional(OrderType.STOP_LOSS_SELL, stop, reserved(), _fired("47999")),

@@ -107,7 +107,7 @@ def cancel(by: str = USER, user: str = USER) -> OrderCancelRequested:
 def amend(amend_id: str = "first", by: str = USER, user: str = USER, **changes: Any) -> OrderAmendRequested:
     """Request an amend of `user`'s order, sent by `by`; decimals are given as text."""
     kinds = {"quantity": Quantity, "limit_price": Price, "trigger_price": Price, "trail_amount": Price}
-    given = {name: kinds[name](value) if name in kinds else value for name, value in changes.items()}
+    given: dict[str, Any] = {name: kinds[name](value) if name in kinds else value for name, value in changes.items()}
     return OrderAmendRequested(ORDER_ID, user, by, amend_id, **given)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -123,6 +123,27 @@ def test_a_queued_market_buy_is_judged_at_the_worst_price_that_it_takes(trading:
     command = check(OrderType.MARKET_BUY, "0.83", price="120", queue_when_closed=True)
     code, reason = verdict(command, quote=replace(QUOTE, trading=trading))
     assert ("NOTIONAL_OUT_OF_RANGE" if Decimal("0.83") * Decimal(price) > 100 else "") == code, reason
+
+
+def test_a_queued_market_sell_is_judged_at_the_price_that_it_names() -> None:
+    """As any sell that waits; its slippage makes it no smaller."""
+    command = check(OrderType.MARKET_SELL, "0.9", price="120", queue_when_closed=True)
+    assert "NOTIONAL_OUT_OF_RANGE" == verdict(command, quote=replace(QUOTE, trading=Trading.CLOSED))[0]
+    assert "" == verdict(command)[0]
+
+
+@pytest.mark.parametrize("trading", Trading)
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("confirmed_at", [None, NOW - timedelta(days=3)])
+def test_the_price_of_a_closed_market_is_old_by_nature(
+    trading: Trading, confirmed_at: datetime | None, *, waits: bool
+) -> None:
+    """It refuses no order that waits for the opening; one that nobody ever stood by does, and an open market's too."""
+    command = check(OrderType.MARKET_BUY, price="100", queue_when_closed=waits)
+    code, _ = verdict(command, quote=replace(QUOTE, trading=trading, confirmed_at=confirmed_at))
+    closed = trading is not Trading.OPEN
+    stale = "" if closed and confirmed_at is not None else "STALE_PRICE"
+    assert ("ASSET_NOT_TRADABLE" if closed and not waits else stale) == code
 
 
 @pytest.mark.parametrize(
