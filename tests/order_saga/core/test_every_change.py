@@ -85,7 +85,7 @@ def test_every_pending_amend_ends_by_its_timers_alone(case: Case) -> None:
 
 @EACH
 def test_an_order_can_be_fired_exactly_in_the_phases_in_which_it_rests(case: Case) -> None:
-    """A fire takes it to the pivot from each of them by the terms in force, and is late or a duplicate elsewhere."""
+    """A fire takes it to the pivot from each of them by the terms in force; elsewhere it moves nothing."""
     walk, explored = walked_changes(case)
     for number in explored.nodes:
         saga, edge = walk.states[number], walk.edge(number, "fired")

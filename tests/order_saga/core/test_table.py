@@ -73,7 +73,7 @@ from order_saga.core.saga import (
     snapshot,
 )
 from tests.order_saga.core import sample
-from tests.order_saga.core.changes import CHANGES, walked_changes
+from tests.order_saga.core.changes import CHANGES, QUEUED, walked_changes
 from tests.order_saga.core.conditional import Case, walked_conditional
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY, availability, check
@@ -87,7 +87,7 @@ PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is n
 
 def _walks() -> list[Walk]:
     """Return the walks of market orders, of a stop that may be triggered and expires, of a queue, and of changes."""
-    changed = [walked_changes(CHANGES[0])[0]]
+    changed = [walked_changes(case)[0] for case in (CHANGES[0], QUEUED)]
     waits = [walked_conditional(case)[0] for case in (STOP_LIMIT, QUEUES)]
     return [*(walked(side)[0] for side in Side), *waits, *changed]
 
