@@ -56,7 +56,7 @@ _VALUES: Final[dict[str, Any]] = {
     "confirmed_at": TIME,
     "trading": "OPEN",
     "reopens_at": None,
-    "session_ends_at": None,
+    "session_ends_at": "2026-03-02T21:00:00Z",
     "purpose": "ENTRY",
     "limit_price": None,
     "trigger_price": None,

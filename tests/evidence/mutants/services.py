@@ -70,8 +70,8 @@ SERVICES_MUTANTS: Final = (
         "a stale price approved",
         "An asset whose source does not stand by its price is refused.",
         "participants/assets/rules.py",
-        "or now - quote.confirmed_at > stale_after\n",
-        "or now < quote.as_of\n",
+        "return not waits and now - quote.confirmed_at > stale_after\n",
+        "return not waits and now < quote.as_of\n",
         (
             "tests/participants/assets/test_asset_rules.py::test_a_price_counts_for_as_long_as_its_source_confirms_it",
             "tests/participants/assets/test_asset_service.py::test_a_dead_source_is_stale_from_the_start_and_for_ever",
