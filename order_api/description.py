@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
+from order_api.holds.routes import HoldRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
@@ -12,7 +13,9 @@ from order_api.openapi.pages import PageRoutes
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.routes import OrderRoutes
 
-OPERATIONS: Final = tuple(one for routes in (OrderRoutes, PageRoutes, HealthRoutes) for one, _ in operations_of(routes))
+OPERATIONS: Final = tuple(
+    one for routes in (OrderRoutes, HoldRoutes, PageRoutes, HealthRoutes) for one, _ in operations_of(routes)
+)
 
 
 @cache

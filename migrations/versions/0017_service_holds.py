@@ -76,6 +76,7 @@ API = (
     """
     CREATE UNIQUE INDEX holds_idempotency_key_of_service ON api.holds (service, idempotency_key)
     WHERE idempotency_key IS NOT NULL""",
+    "CREATE INDEX holds_held ON api.holds (expires_at) WHERE status = 'HELD'",
     """
     CREATE TABLE api.hold_requests (
         hold_id uuid,
