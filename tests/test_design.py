@@ -251,6 +251,7 @@ SQL_MODULES = {
         "market/prices.py",
         "retention/erase.py",
         "deployment/hand_over.py",
+        "diagnosis/holds.py",
         "diagnosis/locks.py",
         "repair/order_filter.py",
         "repair/pauses.py",

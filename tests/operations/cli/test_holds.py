@@ -1,0 +1,75 @@
+"""The command `holds`: what services hold, in a list and one by one."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_asyncio
+
+from tests.migrations.support import connected
+from tests.operations.audit.rows import (
+    BURIED,
+    CAPTURED,
+    DENIED,
+    EXPIRED,
+    HELD_FOR_SERVICE,
+    RELEASED,
+    SERVICE_JOURNAL,
+    insert_service_holds,
+)
+from tests.operations.cli.support import Terminal
+from tests.support.journal import insert_lines
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _holds(db: Terminal) -> None:
+    """Put a hold of each kind into the database."""
+    async with connected(db.url) as owner:
+        await insert_service_holds(owner)
+        await insert_lines(owner, SERVICE_JOURNAL)
+
+
+async def test_every_hold_is_listed(db: Terminal) -> None:
+    """All of them, or those of a user or in a state; for people and for programs."""
+    table = await db.cli("holds")
+    assert 0 == table.code
+    for hold_id in (HELD_FOR_SERVICE, CAPTURED, RELEASED, EXPIRED, DENIED, BURIED):
+        assert str(hold_id) in table.out
+    assert "95 to @external" in table.out
+    assert "overdue" not in table.out
+    held = (await db.cli("holds", "--state", "HELD", "--user", "bob", "--json")).out
+    assert str(HELD_FOR_SERVICE) in held
+    assert str(CAPTURED) not in held
+    assert "no holds" in (await db.cli("holds", "--user", "alice")).out
+
+
+async def test_one_hold_is_shown_with_its_entry(db: Terminal) -> None:
+    """Its amounts, where they went, and the lines of the journal; the ledger's own name for it does as well."""
+    shown = (await db.cli("holds", f"hold:{CAPTURED}")).out
+    assert f"hold {CAPTURED}: 100 USD of bob, CAPTURED" in shown
+    assert "95 were paid to @external, 5 went back" in shown
+    assert f"hold:{CAPTURED}:capture" in shown
+    assert "-95" in shown
+    assert "30 went back" in (await db.cli("holds", str(EXPIRED))).out
+    assert "refused: INSUFFICIENT_BALANCE" in (await db.cli("holds", str(DENIED))).out
+
+
+async def test_a_hold_that_should_have_expired_is_overdue(db: Terminal) -> None:
+    """Its scanner does not run."""
+    async with connected(db.url) as owner:
+        await owner.execute("UPDATE balances.service_holds SET expires_at = now() - interval '1 s' WHERE ended IS NULL")
+    assert "HELD, overdue" in (await db.cli("holds")).out
+    assert "overdue: it was to end at" in (await db.cli("holds", str(HELD_FOR_SERVICE))).out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("x",), 2, "is not a hold id"),
+        (("--state", "held"), 2, "--state must be one of HELD"),
+        (("00000000-0000-0000-0000-000000000001",), 1, "knows no hold"),
+    ],
+)
+async def test_what_is_no_hold(db: Terminal, words: tuple[str, ...], status: int, said: str) -> None:
+    """Wrong words are a wrong request, and an unknown hold is trouble."""
+    answer = await db.cli("holds", *words)
+    assert (status, True) == (answer.code, said in answer.err)
