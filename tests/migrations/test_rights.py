@@ -34,7 +34,7 @@ VERBS: Final = {
 
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
-    *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires"),
+    *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "service_holds"),
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -59,6 +59,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "balances.accounts": CHANGE,
         "balances.holds": CHANGE,
         "balances.holds_archive": {"SELECT"},
+        "balances.service_holds": CHANGE,
         "balances.ledger_start": {"SELECT"},
         "balances.journal": KEEP,
         "balances.journal_lines": {"SELECT"},
@@ -76,6 +77,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.claims": CHANGE,
         "api.cancels": CHANGE,
         "api.requests": KEEP,
+        "api.holds": CHANGE,
+        "api.hold_requests": CHANGE,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
     },

@@ -100,7 +100,7 @@ JOURNAL: Final = (
     (f"{SELL}:settle", SELL, "@fees", "USD", "0.2"),
 )
 
-# What services hold: of bob, so that alice's sums are those of her orders.
+# What services hold: of carol, so that alice's sums are those of her orders.
 HELD_FOR_SERVICE, CAPTURED, RELEASED, EXPIRED, DENIED, BURIED = (UUID(int=number) for number in range(21, 27))
 SERVICE_HOLDS: Final = (
     (HELD_FOR_SERVICE, "50", "0", "0", "HELD", None, None),
@@ -111,9 +111,9 @@ SERVICE_HOLDS: Final = (
     (BURIED, "1", "0", "0", "TOMBSTONE", "BURIED", None),
 )
 SERVICE_JOURNAL: Final = (
-    ("deposit:3", None, "bob", "USD", "300"),
-    ("deposit:3", None, "@external", "USD", "-300"),
-    (f"hold:{CAPTURED}:capture", None, "bob", "USD", "-95"),
+    ("deposit:9", None, "carol", "USD", "300"),
+    ("deposit:9", None, "@external", "USD", "-300"),
+    (f"hold:{CAPTURED}:capture", None, "carol", "USD", "-95"),
     (f"hold:{CAPTURED}:capture", None, "@external", "USD", "95"),
 )
 
@@ -141,9 +141,9 @@ async def insert_holds(owner: asyncpg.Connection) -> None:
 
 
 async def insert_service_holds(owner: asyncpg.Connection) -> None:
-    """Insert what services hold of bob, and his account."""
+    """Insert what services hold of carol, and his account."""
     await owner.executemany(_SERVICE_HOLD, SERVICE_HOLDS)
-    await owner.execute("INSERT INTO balances.accounts VALUES ('bob', 'USD', 155, 50)")
+    await owner.execute("INSERT INTO balances.accounts VALUES ('carol', 'USD', 155, 50)")
 
 
 async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
@@ -214,7 +214,7 @@ _SERVICE_HOLD = """
         INSERT INTO balances.service_holds (hold_id, expires_at, ended, captured_to)
         VALUES ('hold:' || $1::uuid, CASE $6::text WHEN 'BURIED' THEN NULL ELSE now() + interval '1 hour' END, $6, $7))
     INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code)
-    VALUES ('hold:' || $1::uuid, $1, 'bob', 'USD', $2::text::numeric, $3::text::numeric, $4::text::numeric, $5,
+    VALUES ('hold:' || $1::uuid, $1, 'carol', 'USD', $2::text::numeric, $3::text::numeric, $4::text::numeric, $5,
         CASE $5 WHEN 'REFUSED' THEN 'INSUFFICIENT_BALANCE' END)"""
 _HOLD = """
     INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code)

@@ -36,7 +36,7 @@ async def test_every_hold_is_listed(db: Terminal) -> None:
         assert str(hold_id) in table.out
     assert "95 to @external" in table.out
     assert "overdue" not in table.out
-    held = (await db.cli("holds", "--state", "HELD", "--user", "bob", "--json")).out
+    held = (await db.cli("holds", "--state", "HELD", "--user", "carol", "--json")).out
     assert str(HELD_FOR_SERVICE) in held
     assert str(CAPTURED) not in held
     assert "no holds" in (await db.cli("holds", "--user", "alice")).out
@@ -45,7 +45,7 @@ async def test_every_hold_is_listed(db: Terminal) -> None:
 async def test_one_hold_is_shown_with_its_entry(db: Terminal) -> None:
     """Its amounts, where they went, and the lines of the journal; the ledger's own name for it does as well."""
     shown = (await db.cli("holds", f"hold:{CAPTURED}")).out
-    assert f"hold {CAPTURED}: 100 USD of bob, CAPTURED" in shown
+    assert f"hold {CAPTURED}: 100 USD of carol, CAPTURED" in shown
     assert "95 were paid to @external, 5 went back" in shown
     assert f"hold:{CAPTURED}:capture" in shown
     assert "-95" in shown
