@@ -73,3 +73,29 @@ async def test_what_is_no_hold(db: Terminal, words: tuple[str, ...], status: int
     """Wrong words are a wrong request, and an unknown hold is trouble."""
     answer = await db.cli("holds", *words)
     assert (status, True) == (answer.code, said in answer.err)
+
+
+OF_API = """
+    WITH held AS (
+        INSERT INTO api.holds (hold_id, service, idempotency_key, user_id, asset_id, amount, expires_at, status)
+        VALUES ($1, 'cashier', 'of-carol', 'carol', 'USD', 20, now(), $2))
+    INSERT INTO api.hold_requests (hold_id, action, request, token_id, traceparent, next_publish_at, settled)
+    VALUES ($1, 'place', '', 'a-token', 'a-trace', now(), true)"""
+LEFT = """
+    SELECT idempotency_key, token_id, traceparent FROM api.holds JOIN api.hold_requests USING (hold_id)"""
+
+
+async def test_what_services_called_a_users_holds_is_erased(db: Terminal) -> None:
+    """Nothing while money is held or about to be; then the keys and traces go, and the holds stay."""
+    async with connected(db.url) as owner:
+        await owner.execute(OF_API, RELEASED, "PENDING")
+        refused = await db.cli("erase-user", "carol")
+        assert 1 == refused.code
+        assert f"hold hold:{HELD_FOR_SERVICE} is held until" in refused.out
+        assert f"hold {RELEASED} is PENDING" in refused.out
+        await owner.execute("UPDATE balances.service_holds SET ended = 'RELEASED' WHERE ended IS NULL")
+        await owner.execute("UPDATE api.holds SET status = 'RELEASED'")
+        erased = await db.cli("erase-user", "carol")
+        assert 0 == erased.code, erased.out
+        assert [(None, None, None)] == [tuple(row) for row in await owner.fetch(LEFT)]
+        assert "api.holds: 0 rows" in (await db.cli("erase-user", "carol")).out
