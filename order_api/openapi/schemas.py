@@ -44,6 +44,8 @@ class Members(msgspec.Struct, frozen=True):
     order: str
     order_ids: list[UUID]
     order_status: OrderStatus
+    hold_id: UUID
+    hold_status: str
 
 
 def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:

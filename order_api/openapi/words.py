@@ -152,5 +152,7 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Members.order": "Where that order is found.",
     "Members.order_ids": "The orders that it is about.",
     "Members.order_status": "Where that order stands.",
+    "Members.hold_id": "The hold that it is about.",
+    "Members.hold_status": "Where that hold stands.",
 }
 """What each field says: by the names of its Struct and its own, or by its own where it is the same everywhere."""

@@ -27,8 +27,8 @@ from contracts.vocabulary import (
     TrailBps,
     UserId,
 )
+from order_api.http.fields import BodyReader
 from order_api.http.problems import BrokenRule, invalid
-from order_api.orders.body_reader import BodyReader
 from order_api.orders.publication.messages import Claim
 
 
@@ -77,9 +77,8 @@ RULES: Final = {
 """The rules of the types above, in words."""
 _ASKED: Final = tuple(name for name in OrderBody.__struct_fields__ if name != "user_id")
 """The fields that are those of `OrderRequested`, whoever the user is."""
-
-
-read_body: Final = BodyReader(OrderBody, RULES, "an order")
+read_body: Final = BodyReader(OrderBody, RULES, "an order").read
+"""Reads an order; raises the problem that says where the JSON breaks, or lists every field that breaks its rule."""
 
 
 def make_claim(order_id: UUID, user_id: str, key: str | None, body: OrderBody, traceparent: str | None) -> Claim:

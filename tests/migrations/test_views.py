@@ -54,6 +54,8 @@ PROMISED = {
     " fee_asset_id limit_price trigger_price trail_amount trail_bps time_in_force expires_at queue_when_closed"
     " triggered watermark revision held_asset_id held_amount",
     "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state revision",
+    "audit.service_holds": "hold_id user_id asset_id amount captured refunded state reason_code reason expires_at ended"
+    " captured_to created_at updated_at",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
     "balances.journal_lines": "entry_id account asset_id order_id amount created_at",

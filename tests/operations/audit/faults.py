@@ -9,10 +9,14 @@ from tests.operations.audit.rows import (
     BUSTED,
     BUY,
     CANCELLED,
+    CAPTURED,
+    EXPIRED,
     FIRED,
+    HELD_FOR_SERVICE,
     LIVE,
     PARKED,
     REFUSED,
+    RELEASED,
     SELL,
     WAITS,
     WORKS,
@@ -351,5 +355,51 @@ RESTING: Final = (
     ),
 )  # fmt: skip
 
-FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *RESTING)
+OF_SERVICES: Final = (
+    Fault(
+        "I2", None, f"of hold:{CAPTURED} 95 USD are captured to @fees, the journal took 95 from carol to @external",
+        (f"UPDATE balances.service_holds SET captured_to = '@fees' WHERE hold_id = 'hold:{CAPTURED}'",),
+        "service captured once",
+    ),
+    Fault(
+        "I2", None, f"of hold:{CAPTURED} 95 USD are captured to @external, the journal took 0 from nobody to nobody",
+        (f"DELETE FROM balances.journal WHERE entry_id = 'hold:{CAPTURED}:capture'",),
+        "service captured once",
+    ),
+    Fault(
+        "I2", None, f"of hold:{RELEASED} 0 USD are captured to nobody, the journal took 1 from carol to @fees",
+        (_entry(f"hold:{RELEASED}:capture", "NULL", "@fees", "carol", 1),),
+        "service captured once",
+    ),
+    Fault(
+        "I5", None, f"hold:{EXPIRED} of 30 USD is REFUNDED and ended as nothing yet, with 0 captured and 30 refunded",
+        (f"UPDATE balances.service_holds SET ended = NULL WHERE hold_id = 'hold:{EXPIRED}'",),
+        "service hold ends once",
+    ),
+    Fault(
+        "I5", None, f"hold:{CAPTURED} of 100 USD is SETTLED and ended as CAPTURED, with 95 captured and 4 refunded",
+        (
+            _without("balances.holds", "holds_end_once"),
+            f"UPDATE balances.holds SET refunded = 4 WHERE hold_id = 'hold:{CAPTURED}'",
+        ),
+        "service hold ends once",
+    ),
+    Fault(
+        "I8", None, f"hold:{HELD_FOR_SERVICE} is HELD, and no service has asked for it",
+        (f"DELETE FROM balances.service_holds WHERE hold_id = 'hold:{HELD_FOR_SERVICE}'",),
+        "hold has a service",
+    ),
+    Fault(
+        "I8", None, f"hold:{RELEASED} is no hold, and a service has asked for it",
+        (f"DELETE FROM balances.holds WHERE hold_id = 'hold:{RELEASED}'",),
+        "hold has a service",
+    ),
+    Fault(
+        "I8", None, f"50 USD of carol are still held for hold:{HELD_FOR_SERVICE}, which was to end at",
+        ("UPDATE balances.service_holds SET expires_at = now() - interval '11 minutes' WHERE ended IS NULL",),
+        "hold expires",
+    ),
+)  # fmt: skip
+
+FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *RESTING, *OF_SERVICES)
 """All but I9 and I11, which depend on time: see `test_audit`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_a_queued_order_changes_its_time_at_once() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"quantity": "0.02"}, {"slippage_bps": 5}, {"time_in_force": TimeInForce.GTC}])
-def test_a_queued_order_changes_in_nothing_else(changes: dict[str, object]) -> None:
+def test_a_queued_order_changes_in_nothing_else(changes: dict[str, Any]) -> None:
     """It keeps its place by asking for what it asked for; the refusal names the field."""
     refused = queued().tell(amend(**changes)).shown.amend
     assert refused is not None
@@ -65,11 +65,8 @@ def test_a_queued_order_changes_in_nothing_else(changes: dict[str, object]) -> N
 
 def test_a_queued_order_that_is_released_after_the_opening_fills_at_the_market() -> None:
     """While it was on hold the opening did not fire it; the price of its release does."""
-    story = queued().tell(suspend()).trade("49900")
-    assert story.saga.phase is Phase.QUEUED
-    story.tell(release())
-    assert story.saga.phase is Phase.SETTLING
-    assert story.saga.average_price == Price("49900")
+    story = queued().tell(suspend()).trade("49900").tell(release())
+    assert (story.saga.phase, story.saga.average_price) == (Phase.SETTLING, Price("49900"))
 
 
 def test_a_queued_order_that_is_released_before_the_opening_waits_on() -> None:
@@ -82,9 +79,8 @@ def test_a_queued_order_that_is_released_before_the_opening_waits_on() -> None:
 
 def test_an_order_of_the_day_can_be_made_to_wait_for_ever() -> None:
     """The session's end is its end no more."""
-    story = of_the_day()
-    assert story.shown.expires_at == LATER
-    story.tell(amend(time_in_force=TimeInForce.GTC))
+    assert of_the_day().shown.expires_at == LATER
+    story = of_the_day().tell(amend(time_in_force=TimeInForce.GTC))
     assert (story.shown.time_in_force, story.shown.expires_at) == (TimeInForce.GTC, None)
     story.now = LATER
     assert story.tell(expiry_due()).saga.phase is Phase.WORKING
