@@ -204,12 +204,10 @@ def not_refunded(code: BalanceRefusal = BalanceRefusal.CLOSED, state: HoldState 
 
 def fitting(saga: Saga, message: Incoming) -> Incoming:
     """Give a reply made above, with the amounts of this order's command in place of those of a buy at 50,000."""
-    if (
-        isinstance(message, BalanceAdjusted)
-        and message.revision == saga.progress.adjustments
-        and saga.progress.adjusting
-    ):
-        return structs.replace(message, amount=saga.progress.adjusting) if message.amount == HOLD else message
+    known = saga.progress
+    if isinstance(message, BalanceAdjusted) and message.command_id == _id(f"adjust.{known.adjustments}"):
+        fits = known.adjusting is not None and message.amount == HOLD
+        return structs.replace(message, amount=known.adjusting) if fits else message
     steps = ANSWERS[type(message)] if isinstance(message, (BalanceReserved, BalanceSettled, BalanceRefunded)) else ()
     if not steps or saga.progress.question(steps[0]) is None:
         return message
