@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -38,6 +39,19 @@ class Purpose(StrEnum):
 
     ENTRY = "ENTRY"
     AMEND = "AMEND"
+
+
+_PREVIEW: Final = ":preview"
+
+
+def preview_id(order_id: UUID) -> str:
+    """Name the check of a preview: it is about no order, and its answer is for whoever previews."""
+    return f"{order_id}{_PREVIEW}"
+
+
+def is_for_preview(command_id: str) -> bool:
+    """Tell whether a check, or its answer, belongs to a preview."""
+    return command_id.endswith(_PREVIEW)
 
 
 class CheckAsset(msgspec.Struct, frozen=True, omit_defaults=True):

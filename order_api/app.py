@@ -40,12 +40,18 @@ from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes, swagger_routes
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.follower import Follower
+from order_api.orders.mass_cancels.routes import MassCancelRoutes
+from order_api.orders.mass_cancels.service import MassCancels
+from order_api.orders.mass_cancels.store import MassCancelStore
 from order_api.orders.publication.sweeper import Sweeper
 from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.routes import OrderRoutes
 from order_api.orders.service import OrderService
 from order_api.orders.store import GRACE_S, Store
 from order_api.orders.waiting import Waiters, Waiting
+from order_api.preview.inquiry import Inquiry
+from order_api.preview.routes import PreviewRoutes
+from order_api.preview.service import Previews
 from order_api.settings import ApiSettings
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
@@ -169,10 +175,19 @@ def create_app(
     followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
     followed.set_function(lambda: follower.following)
     sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
+    mass_cancels = MassCancels(
+        MassCancelStore(source, grace_s=grace_s),
+        publisher,
+        Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry),
+        unpublished=unpublished,
+        keys_kept_days=settings.api_idempotency_key_days,
+        interval_s=settings.api_sweep_interval_s,
+    )
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
-    background = [sweeper.run, follower.run]
+    inquiry = Inquiry(settings, publisher)
+    background = [sweeper.run, follower.run, mass_cancels.run, inquiry.run]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -185,9 +200,11 @@ def create_app(
     )
     waiting = Waiting(service.order, waiters, in_flight)
     orders = OrderRoutes(service, waiting, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
-    served = _served((orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
+    served = _served((many, previews, orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -196,6 +213,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
+    app.state.inquiry = inquiry
     return app
 
 

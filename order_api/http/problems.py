@@ -48,6 +48,7 @@ class Code(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
     CLIENT_ORDER_ID_REUSED = "client-order-id-reused"
     KEYS_DISAGREE = "keys-disagree"
+    CANCEL_ALL_KEY_REUSED = "cancel-all-key-reused"
     ORDER_NOT_CANCELABLE = "order-not-cancelable"
     TOO_LATE_TO_CANCEL = "too-late-to-cancel"
     BAD_REQUEST = "bad-request"
@@ -193,6 +194,13 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "The `Idempotency-Key` belongs to one order of the user and the `client_order_id` to another.",
         "Look at both orders; then repeat the one you mean with its own two keys, or use two new keys for a new order.",
         ("order_ids",),
+    ),
+    Code.CANCEL_ALL_KEY_REUSED: Kind(
+        422,
+        "The Idempotency-Key was used for a cancel of other orders",
+        "Nothing is cancelled by this request.",
+        "A cancel of all orders with other filters was accepted with this `Idempotency-Key` before.",
+        "Use a new key for each cancel of all orders. The same request again, with its own key, is always safe.",
     ),
     Code.ORDER_NOT_CANCELABLE: Kind(
         409,

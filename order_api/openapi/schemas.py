@@ -16,9 +16,15 @@ from pydantic import TypeAdapter
 
 from contracts.decimals import PLACES_MAX, Exact
 from contracts.orders import Order
-from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, TimeInForce
+from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, Side, TimeInForce
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
-from order_api.openapi.words import FIELD_MEANINGS, STATUS_MEANINGS, TIME_IN_FORCE_MEANINGS, TYPE_MEANINGS
+from order_api.openapi.words import (
+    FIELD_MEANINGS,
+    SIDE_MEANINGS,
+    STATUS_MEANINGS,
+    TIME_IN_FORCE_MEANINGS,
+    TYPE_MEANINGS,
+)
 
 ORDER_ID: Final[dict[str, Any]] = {
     "type": "string",
@@ -72,6 +78,7 @@ def _enums() -> dict[str, Any]:
     reasons = {code: row.meaning + " May succeed later." * row.retryable for code, row in REASONS.items()}
     return {
         OrderType.__name__: _enum("What a trader may ask for.", TYPE_MEANINGS),
+        Side.__name__: _enum("Which way the asset goes.", SIDE_MEANINGS),
         OrderStatus.__name__: _enum("Where an order stands.", STATUS_MEANINGS),
         TimeInForce.__name__: _enum("How long a conditional order may wait.", TIME_IN_FORCE_MEANINGS),
         ReasonCode.__name__: _enum("Why an order was cancelled or failed.", reasons),

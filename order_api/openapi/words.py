@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from contracts.terms import EXPIRES_WITHIN, SLIPPAGE_BPS_DEFAULT
-from contracts.vocabulary import OrderStatus, OrderType, TimeInForce
+from contracts.vocabulary import OrderStatus, OrderType, Side, TimeInForce
 
 STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.PENDING: "It is being checked, and its money reserved.",
@@ -17,6 +17,10 @@ STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.COMPLETED: "It is filled and settled.",
     OrderStatus.CANCELLED: "Its user, its time or an operator ended it; nothing is held any more.",
     OrderStatus.FAILED: "Somebody said no, or did not answer in time; nothing is held any more.",
+}
+SIDE_MEANINGS: Final[dict[Side, str]] = {
+    Side.BUY: "The asset comes in and cash goes out.",
+    Side.SELL: "Cash comes in and the asset goes out.",
 }
 TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     OrderType.MARKET_BUY: "Buy at the quote of the moment.",

@@ -1,4 +1,4 @@
-"""Follows `orders.events` from its end, and notifies the requests that wait. It decides nothing and commits no offset.
+"""Follows a topic from its end, and notifies the requests that wait. It decides nothing and commits no offset.
 
 Each process follows all partitions, without a consumer group: every process has its own waiters. An event is published
 after the commit that it is about, so a request that it wakes finds the change in the database. At a start, and after
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaConsumer
 
 from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus
-from order_api.orders.waiting import Waiters
 from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, LostRecord, bound_fetches, taking
 from saga_kit.messaging.fetch_wait import FetchWait
 from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
@@ -48,14 +47,32 @@ class _Event(msgspec.Struct):
     status: OrderStatus
 
 
+class Notifies(Protocol):
+    """Those who wait, by the key of the records that they wait for."""
+
+    def __contains__(self, key: bytes | None) -> bool: ...
+    def notify(self, key: bytes, *args: Any, **told: Any) -> None: ...  # noqa: D102 - a record came
+    def notify_all(self) -> None: ...  # noqa: D102 - records may have been missed
+
+
 class Follower:
     """Follows the events as long as it runs; after a failure it starts anew."""
 
-    def __init__(self, settings: KitSettings, waiters: Waiters, *, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        settings: KitSettings,
+        waiters: Notifies,
+        *,
+        idle_s: float = IDLE_S,
+        topic: str = ORDERS_EVENTS.name,
+        read: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
+        """`read` makes of a record what its waiters are told; by default what an event of an order says."""
         self._settings = settings
         self._waiters = waiters
         self._idle_s = idle_s
-        self._topic = settings.kafka_topic_prefix + ORDERS_EVENTS.name
+        self._topic = settings.kafka_topic_prefix + topic
+        self._read = read or (lambda record: _relevance(record.value))
         self.following = False
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -118,7 +135,7 @@ class Follower:
                 if isinstance(record, LostRecord):  # its order is not known for sure
                     self._waiters.notify_all()
                 elif record.key in self._waiters:
-                    self._waiters.notify(record.key, **_relevance(record.value))
+                    self._waiters.notify(record.key, **self._read(record))
 
     async def _check(self, consumer: Any) -> None:
         """Raise when the broker has events that do not come, or does not answer."""

@@ -14,13 +14,12 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import Order
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, OrderStatus
-from order_api.http.bodies import JSON, read_json_body
+from order_api.http.bodies import read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.request_headers import knows, read_key, read_wait
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.declarations import Body, Parameter, Returns, operation
-from order_api.orders.audit_trail import Origin
 from order_api.orders.description import examples
 from order_api.orders.description.parts import (
     CANCEL_PROBLEMS,
@@ -42,16 +41,15 @@ from order_api.orders.description.parts import (
 )
 from order_api.orders.list_parameters import LIST_PARAMETERS, read_wanted
 from order_api.orders.listing import Page
+from order_api.orders.requests import json_response, once, origin_of
 from order_api.orders.service import OrderService, address
 from order_api.orders.submission import OrderBody, make_claim, read_body
-from order_api.orders.views import History, refuse_late_cancel, state_of, written
+from order_api.orders.views import History, refuse_late_cancel, state_of
 from order_api.orders.waiting import Waiting
 
 _ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEQ: Final = re.compile(r"[0-9]{1,9}")
 _NAME: Final = re.compile(NAME_PATTERN)
-ADDRESS_LENGTH_MAX: Final = 64
-"""Characters of an address in the trail: a trusted proxy passes on what a client claims."""
 
 
 SEQ_MAX: Final = 999_999_999
@@ -107,7 +105,7 @@ class OrderRoutes:
         The answer is 202 with the order as PENDING, or 201 with the order that has ended while its client waited. The
         same keys again give the order that they have made before.
         """
-        origin = _origin(request, caller)
+        origin = origin_of(request, caller)
         wait_s, key = read_wait(request.headers), read_key(request.headers)
         raw = await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)
         body = read_body(raw)
@@ -122,7 +120,7 @@ class OrderRoutes:
         headers = _waited(wait_s if waited else 0) | {"location": address(order.order_id), "etag": _etag(order)}
         if replayed:
             headers["idempotency-replayed"] = "true"
-        return _json(order, 201 if waited and order.status.terminal else 202, headers)
+        return json_response(order, 201 if waited and order.status.terminal else 202, headers)
 
     @operation(
         "GET",
@@ -136,7 +134,7 @@ class OrderRoutes:
     )
     async def orders(self, request: Request, caller: Caller) -> Response:
         """List orders."""
-        return _json(await self._service.orders(read_wanted(request.query_params.multi_items()), caller))
+        return json_response(await self._service.orders(read_wanted(request.query_params.multi_items()), caller))
 
     @operation(
         "GET",
@@ -194,11 +192,11 @@ class OrderRoutes:
     )
     async def history(self, request: Request, caller: Caller) -> Response:
         """Read what happened to an order."""
-        after = _once(request, "after", "0")
+        after = once(request, "after", "0")
         if _SEQ.fullmatch(after) is None:
             raise invalid(BrokenRule("after", "must be the seq of an entry, a whole number", after))
         number = _about(request, _order_id(request))
-        return _json(History(number, *await self._service.history(number, caller, int(after))))
+        return json_response(History(number, *await self._service.history(number, caller, int(after))))
 
     @operation(
         "PUT",
@@ -230,7 +228,7 @@ class OrderRoutes:
 
     async def _named(self, request: Request, caller: Caller) -> UUID:
         client_order_id = request.path_params["client_order_id"]
-        user_id = _once(request, "user_id", caller.user_id)
+        user_id = once(request, "user_id", caller.user_id)
         if _NAME.fullmatch(user_id) is None:
             raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
         if _NAME.fullmatch(client_order_id) is None:  # what was taken before . and .. were refused is still found
@@ -255,11 +253,11 @@ class OrderRoutes:
         headers = _waited(wait_s) | {"etag": _etag(order)}
         if knows(known, _etag(order)):
             return Response(status_code=304, headers=headers)
-        return _json(order if view is None else view(order), 200, headers)
+        return json_response(order if view is None else view(order), 200, headers)
 
     async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
         """Accept a cancel; wait for the order's end if the client prefers, and answer as if it were asked for then."""
-        order, over = await self._service.cancel(_about(request, order_id), caller, _origin(request, caller))
+        order, over = await self._service.cancel(_about(request, order_id), caller, origin_of(request, caller))
         headers: dict[str, str] = {}
         if not over:
             wait_s = read_wait(request.headers)
@@ -267,8 +265,8 @@ class OrderRoutes:
             headers = _waited(wait_s if waited else 0)
             refuse_late_cancel(order, headers)
             if order.status is not OrderStatus.CANCELLED:
-                return _json(msgspec.structs.replace(order, cancel_requested=True), 202, headers)
-        return _json(order, 200, headers | {"etag": _etag(order)})
+                return json_response(msgspec.structs.replace(order, cancel_requested=True), 202, headers)
+        return json_response(order, 200, headers | {"etag": _etag(order)})
 
 
 def _about(request: Request, order_id: UUID) -> UUID:
@@ -278,26 +276,9 @@ def _about(request: Request, order_id: UUID) -> UUID:
     return order_id
 
 
-def _origin(request: Request, caller: Caller) -> Origin:
-    return Origin(
-        caller=caller.user_id,
-        token_id=caller.token_id,
-        address=request.client.host[:ADDRESS_LENGTH_MAX] if request.client is not None else None,
-        trace_id=request.scope["state"].get("trace_id"),
-    )
-
-
 def _waited(wait_s: int) -> dict[str, str]:
     """Say in the answer's headers how long its client was waited for at most, if it was."""
     return {"preference-applied": f"wait={wait_s}"} if wait_s else {}
-
-
-def _once(request: Request, name: str, default: str) -> str:
-    """Return a parameter of the query; refuse two of one name."""
-    values = request.query_params.getlist(name)
-    if len(values) > 1:
-        raise invalid(BrokenRule(name, "must come once", values))
-    return values[0] if values else default
 
 
 def _order_id(request: Request) -> UUID:
@@ -309,7 +290,3 @@ def _order_id(request: Request) -> UUID:
 
 def _etag(order: Order) -> str:
     return f'"{order.version}"'
-
-
-def _json(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(written(body), status, headers, JSON)

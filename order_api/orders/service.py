@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from contracts.envelope import Outgoing, format_time
 from contracts.orders import Order
+from contracts.terms import EXPIRES_WITHIN
 from contracts.vocabulary import OPERATOR_PREFIX, OrderStatus
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.tokens import Caller
@@ -146,6 +147,13 @@ class OrderService:
         if not published:
             where = address(order_id)
             raise Problem(Code.NOT_PUBLISHED, instance=where, headers={"location": where}, order_id=order_id)
+
+
+def refuse_out_of_time(claim: Claim, now: datetime) -> None:
+    """Raise the problem of an order whose `expires_at` would be refused at this time, as the store judges it."""
+    ends = expires_at(claim)
+    if ends is not None and not now < datetime.fromisoformat(ends) <= now + EXPIRES_WITHIN:
+        raise _out_of_time(claim, OutOfTime(now))
 
 
 def _out_of_time(claim: Claim, refused: OutOfTime) -> Problem:

@@ -83,6 +83,12 @@ class Store:
         self._grace_s = grace_s
         self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
 
+    async def now(self) -> datetime:
+        """Return the database's time."""
+        [row] = await self._run("SELECT now()")
+        at: datetime = row[0]
+        return at
+
     async def claim(self, asked: Sequence[tuple[Claim, Origin]]) -> list[datetime | OutOfTime | None]:
         """Commit those claims whose keys are free; return the time of each, None for one whose keys are taken.
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
@@ -79,7 +80,75 @@ requests = Table(
     CheckConstraint("action IN ('submit', 'cancel')", name="action"),
 )
 
+mass_cancels = Table(
+    "mass_cancels",
+    metadata,
+    Column("mass_cancel_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False, comment="whose orders"),
+    Column("requested_by", Text, nullable=False, comment="the user, or @operator:<name>"),
+    Column("idempotency_key", Text),
+    Column("asset_id", Text, comment="only this asset; null: every one"),
+    Column("side", Text, comment="only this side; null: both"),
+    Column("order_type", Text, comment="only this type; null: every one"),
+    Column("caller", Text, nullable=False, comment="the token's sub"),
+    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
+    Column("address", Text, comment="where the request came from; null: erased"),
+    Column("trace_id", Text),
+    Column(
+        "created_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="orders that were accepted later are left alone",
+    ),
+    Column(
+        "after_created_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="the place of the last order that was looked at",
+    ),
+    Column("after_order_id", Uuid, nullable=False, server_default=sql("'ffffffff-ffff-ffff-ffff-ffffffffffff'")),
+    Column("orders", BigInteger, nullable=False, server_default=sql("0"), comment="cancels that it has made so far"),
+    Column("completed_at", DateTime(timezone=True), comment="when the last order had been looked at"),
+    Column("next_run_at", DateTime(timezone=True), nullable=False, comment="when a sweeper goes on with it"),
+    CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+)
+
+cancel_timers = Table(
+    "cancel_timers",
+    metadata,
+    Column("user_id", Text, primary_key=True, comment="whose open orders it cancels"),
+    Column("timeout_s", Integer, nullable=False, comment="as the last call asked for; 0: off"),
+    Column(
+        "set_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="when the last call came",
+    ),
+    Column("fires_at", DateTime(timezone=True), comment="null: off, or it has fired"),
+    Column("fired_at", DateTime(timezone=True), comment="when it fired last"),
+    Column("mass_cancel_id", Uuid, comment="what it asked for when it fired last"),
+    Column("caller", Text, nullable=False, comment="the token's sub, of the last call"),
+    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
+    Column("address", Text, comment="where the last call came from; null: erased"),
+    Column("trace_id", Text),
+)
+
 Index("requests_order_id", requests.c.order_id)
+Index(
+    "mass_cancels_idempotency_key",
+    *(mass_cancels.c.user_id, mass_cancels.c.idempotency_key),
+    unique=True,
+    postgresql_where=mass_cancels.c.idempotency_key.is_not(None),
+)
+Index(
+    "mass_cancels_next_run_at",
+    mass_cancels.c.next_run_at,
+    postgresql_where=mass_cancels.c.completed_at.is_(None),
+)
+Index("cancel_timers_fires_at", cancel_timers.c.fires_at, postgresql_where=cancel_timers.c.fires_at.is_not(None))
 Index(
     "claims_not_yet_orders",
     *(claims.c.user_id, claims.c.created_at, claims.c.order_id),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 import structlog
 from msgspec import structs
 
-from contracts.assets import AssetApproved
+from contracts.assets import AssetApproved, AssetRefused, is_for_preview
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
@@ -97,6 +97,7 @@ class SagaHandler:
 
     async def handle(self, tx: Transaction, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
+        received = [each for each in received if not _is_for_preview(each.message)]
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
         opened = await open_batch(tx, named, _client_ids(messages))
@@ -198,6 +199,11 @@ class ChangeHandler(SagaHandler):
 
 def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
     return saga.order_id in known and known[saga.order_id].parked_reason is not None
+
+
+def _is_for_preview(message: Incoming) -> bool:
+    """Tell whether an answer is for the API, which has asked it for a preview: it is about no order."""
+    return isinstance(message, (AssetApproved, AssetRefused)) and is_for_preview(message.command_id)
 
 
 def _sent_at(envelope: Envelope, record: Record) -> datetime:

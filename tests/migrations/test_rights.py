@@ -34,7 +34,7 @@ VERBS: Final = {
 
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
-    *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires"),
+    *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "mass_cancels", "cancel_timers"),
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -76,6 +76,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.claims": CHANGE,
         "api.cancels": CHANGE,
         "api.requests": KEEP,
+        "api.mass_cancels": CHANGE,
+        "api.cancel_timers": CHANGE,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
     },

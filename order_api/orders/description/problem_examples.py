@@ -64,6 +64,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.IDEMPOTENCY_KEY_REUSED, belongs, **holder), _SUBMIT),
         (Problem(Code.CLIENT_ORDER_ID_REUSED, belongs, **holder), _SUBMIT),
         (Problem(Code.KEYS_DISAGREE, order_ids=[_ORDER, UUID(OTHER_ORDER_ID)]), _SUBMIT),
+        (Problem(Code.CANCEL_ALL_KEY_REUSED), "/orders/cancel-all"),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.COMPLETED])), _CANCEL),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.PROCESSING])), _CANCEL),
         (Problem(Code.BAD_REQUEST, headers=CLOSE), "/"),
