@@ -27,10 +27,10 @@ def downgrade() -> None:
 
 
 def _holds(more: str) -> str:
-    columns = f"hold_id, saga_id, owner, unit, amount, captured, refunded, state{more}"
+    same = f"amount, captured, refunded, state{more}"
+    columns = f"hold_id, saga_id, owner, unit, {same}"
     return f"""
-    SELECT hold_id, saga_id::uuid AS order_id, owner AS user_id, unit AS asset_id, amount, captured, refunded, state{more}
-    FROM (
+    SELECT hold_id, saga_id::uuid AS order_id, owner AS user_id, unit AS asset_id, {same} FROM (
         SELECT {columns} FROM balances.holds UNION ALL SELECT {columns} FROM balances.holds_archive) AS hold"""  # noqa: S608
 
 

@@ -57,7 +57,7 @@ def run() -> int:
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
         await refresh_gauges(kit.transactions, metrics, kit.stopping)
 
-    def cancels(_kit: Kit) -> ChangeHandler:
+    def changes(_kit: Kit) -> ChangeHandler:
         return ChangeHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
 
     def triggers(kit: Kit) -> TriggerHandler:
@@ -76,6 +76,7 @@ def run() -> int:
         schema=SCHEMA,
         handler=handler,
         tasks=(timers, expiries, fires, gauges, ages, tidying),
-        # Ticks and cancels have consumers of their own: they wait behind no batch of orders, nor these behind them.
-        further=[FurtherConsumer("triggers", triggers), FurtherConsumer("cancels", cancels)],
+        # Ticks and changes have consumers of their own: they wait behind no batch of orders, nor these behind them. The
+        # group is still called as when it took cancels alone, so that it goes on where it is.
+        further=[FurtherConsumer("triggers", triggers), FurtherConsumer("cancels", changes)],
     )

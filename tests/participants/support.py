@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
+from contracts.balance import AdjustBalance, RefundBalance, ReserveBalance, SettleBalance
 from contracts.codec import Message, decode, outgoing
 from contracts.decimals import Money
 from contracts.envelope import read_envelope
@@ -46,9 +46,16 @@ def reserve(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal) 
     return ReserveBalance(f"{order_id}:reserve", order_id, f"{order_id}:reserve", user_id, asset_id, Money(amount))
 
 
-def refund(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal) -> RefundBalance:
-    """Make a command that gives the hold back."""
-    return RefundBalance(f"{order_id}:refund", order_id, f"{order_id}:reserve", user_id, asset_id, Money(amount))
+def adjust(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal, revision: int) -> AdjustBalance:
+    """Make a command that makes an amount the whole of the hold."""
+    command_id, hold_id = f"{order_id}:adjust.{revision}", f"{order_id}:reserve"
+    return AdjustBalance(command_id, order_id, hold_id, user_id, asset_id, Money(amount), revision)
+
+
+def refund(order_id: UUID, user_id: str, asset_id: str, amount: str | Decimal, revision: int = 0) -> RefundBalance:
+    """Make a command that gives the hold back; `revision` is the last adjustment that was confirmed."""
+    command_id, hold_id = f"{order_id}:refund", f"{order_id}:reserve"
+    return RefundBalance(command_id, order_id, hold_id, user_id, asset_id, Money(amount), revision=revision)
 
 
 def settle(
@@ -60,6 +67,7 @@ def settle(
     capture: str | Decimal,
     credit: tuple[str, str | Decimal],
     fee: tuple[str, str | Decimal],
+    revision: int = 0,
 ) -> SettleBalance:
     """Make a command that captures from the hold and credits the other leg; `credit` and `fee` are asset and amount."""
     return SettleBalance(
@@ -74,6 +82,7 @@ def settle(
         credit=Money(credit[1]),
         fee_asset_id=fee[0],
         fee=Money(fee[1]),
+        revision=revision,
     )
 
 
