@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from contracts.topics import ORDERS_CANCELS, ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS, ORDERS_REQUESTS
 from order_api.description import api_document
 from order_api.http.access_log import AccessLog
 from order_api.http.addresses import Addresses
@@ -38,6 +38,9 @@ from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes, swagger_routes
+from order_api.orders.changes.routes import ChangeRoutes
+from order_api.orders.changes.service import Changes
+from order_api.orders.changes.store import ChangeStore
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.follower import Follower
 from order_api.orders.mass_cancels.routes import MassCancelRoutes
@@ -76,8 +79,10 @@ STATEMENT_TIMEOUT_S: Final = 5
 """Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
-CORS_METHODS: Final = ("GET", "POST", "PUT")
-CORS_HEADERS: Final = ("authorization", "content-type", "idempotency-key", "if-none-match", "prefer", "traceparent")
+CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
+CORS_HEADERS: Final = (
+    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "prefer", "traceparent"),
+)
 CORS_EXPOSED: Final = (
     *("etag", "idempotency-replayed", "location", "preference-applied", "retry-after", "www-authenticate"),
     *("ratelimit-limit", "ratelimit-policy", "ratelimit-remaining", "ratelimit-reset"),
@@ -150,7 +155,9 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
     """Log what is wrong with the topics. Requests are served all the same: their orders are safe in the database."""
 
     async def check() -> None:
-        await check_topics(settings, (ORDERS_REQUESTS.name, ORDERS_CANCELS.name, ORDERS_EVENTS.name))
+        await check_topics(
+            settings, (ORDERS_REQUESTS.name, ORDERS_CANCELS.name, ORDERS_CHANGES.name, ORDERS_EVENTS.name)
+        )
 
     with suppress(CannotStart):  # each deviation is in the log by now
         await wait_for("settings of topics", check, stopping)
@@ -168,13 +175,18 @@ def create_app(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
-    republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
+    republished = Counter(
+        "orders_published_again", "Requests, cancels and changes that the sweeper published.", registry=registry
+    )
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
+    change_store = ChangeStore(source, grace_s=grace_s)
     waiters = _waiters(settings, registry)
     follower = Follower(settings, waiters)
     followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
     followed.set_function(lambda: follower.following)
-    sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
+    sweeper = Sweeper(
+        *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
+    )
     mass_cancels = MassCancels(
         MassCancelStore(source, grace_s=grace_s),
         publisher,
@@ -200,11 +212,16 @@ def create_app(
     )
     waiting = Waiting(service.order, waiters, in_flight)
     orders = OrderRoutes(service, waiting, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    changes = ChangeRoutes(
+        *(service, Changes(service, change_store), waiting, in_flight), body_bytes_max=settings.api_body_bytes_max
+    )
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
-    served = _served((many, previews, orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
+    served = _served(
+        (many, previews, orders, changes, pages, HealthRoutes(health_routes(health, registry))), authentication
+    )
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),

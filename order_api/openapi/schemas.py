@@ -14,11 +14,13 @@ from uuid import UUID
 import msgspec
 from pydantic import TypeAdapter
 
+from contracts.amends import AMEND_REFUSALS, AmendRefusal, AmendState
 from contracts.decimals import PLACES_MAX, Exact
 from contracts.orders import Order
 from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, Side, TimeInForce
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
 from order_api.openapi.words import (
+    AMEND_STATE_MEANINGS,
     FIELD_MEANINGS,
     SIDE_MEANINGS,
     STATUS_MEANINGS,
@@ -44,6 +46,8 @@ class Members(msgspec.Struct, frozen=True):
     order: str
     order_ids: list[UUID]
     order_status: OrderStatus
+    amend_refusal: AmendRefusal
+    release_refused: ReasonCode
 
 
 def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
@@ -82,6 +86,8 @@ def _enums() -> dict[str, Any]:
         OrderStatus.__name__: _enum("Where an order stands.", STATUS_MEANINGS),
         TimeInForce.__name__: _enum("How long a conditional order may wait.", TIME_IN_FORCE_MEANINGS),
         ReasonCode.__name__: _enum("Why an order was cancelled or failed.", reasons),
+        AmendState.__name__: _enum("How far an amend has come.", AMEND_STATE_MEANINGS),
+        AmendRefusal.__name__: _enum("Why an amend changed nothing.", AMEND_REFUSALS),
         Code.__name__: _enum("All problems.", {code: kind.title + "." for code, kind in PROBLEMS.items()}),
     }
 
