@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "order_api.http": {"contracts", "saga_kit"},
     "order_api.openapi": {"contracts", "saga_kit", "order_api.http"},
     "order_api.orders": {"contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"},
-    # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0039.
+    # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0047.
     "order_api.preview": {
         "contracts", "saga_kit", "order_api.http", "order_api.openapi", "order_api.orders", "order_saga.core",
     },

@@ -16,6 +16,7 @@ from operations.access.errors import Trouble, WrongRequest
 from operations.cli import (
     archive,
     audit,
+    cancel_all,
     check_deploy,
     dead_letters,
     hand_over,
@@ -24,6 +25,7 @@ from operations.cli import (
     market,
     orders,
     pauses,
+    preview,
     repair,
     services,
     stuck,
@@ -47,8 +49,10 @@ app = typer.Typer(
 for group in (
     local,
     trading,
+    preview,
     submit,
     orders,
+    cancel_all,
     inspect,
     stuck,
     repair,

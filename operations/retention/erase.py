@@ -68,6 +68,8 @@ _KNOWN: Final = " OR ".join(
         "audit.orders": "user_id",
         "api.claims": "user_id",
         "api.requests": "caller",
+        "api.mass_cancels": "user_id",
+        "api.cancel_timers": "user_id",
         "balances.accounts": "user_id",
     }.items()
 ).join(("SELECT ", ""))
@@ -107,6 +109,19 @@ _REQUESTS: Final = """
     UPDATE api.requests SET token_id = NULL, address = NULL, trace_id = NULL
     WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
 
+# Where another caller's request came from, such as an operator's, is not the user's to have erased.
+_MASS_CANCELS: Final = """
+    UPDATE api.mass_cancels SET
+        idempotency_key = CASE WHEN user_id <> $1 THEN idempotency_key END,
+        token_id = CASE WHEN caller <> $1 THEN token_id END,
+        address = CASE WHEN caller <> $1 THEN address END,
+        trace_id = CASE WHEN caller <> $1 THEN trace_id END
+    WHERE (user_id = $1 AND idempotency_key IS NOT NULL)
+        OR (caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0)"""
+_CANCEL_TIMERS: Final = """
+    UPDATE api.cancel_timers SET token_id = NULL, address = NULL, trace_id = NULL
+    WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
+
 # An order may have got a claim's id and another user; then the claim itself has ended.
 _CLAIMS: Final = f"""
     UPDATE api.claims c SET idempotency_key = NULL, client_order_id = NULL, traceparent = NULL,
@@ -139,6 +154,8 @@ def _dead_letters(schema: str) -> str:
 
 _ERASE: Final = {
     "api.requests": _REQUESTS,
+    "api.mass_cancels": _MASS_CANCELS,
+    "api.cancel_timers": _CANCEL_TIMERS,
     "api.claims": _CLAIMS,
     "orders.orders": _orders("orders.orders", "::text"),
     "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile

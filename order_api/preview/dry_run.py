@@ -50,8 +50,9 @@ class DryRun:
         assert isinstance(check, CheckAsset)  # noqa: S101 - the command of this step
         return structs.replace(check, command_id=preview_id(self._order_id))
 
-    def answered(self, reply: AssetApproved | AssetRefused) -> bool:
+    def answered(self, reply: AssetApproved | AssetRefused, now: datetime) -> bool:
         """Go on with the asset service's answer; return whether it could be believed."""
+        self._now = now
         after = self._after(self._saga, structs.replace(reply, command_id=self._saga.command_id(Step.CHECK)))
         if after.parked_reason is not None:
             return False

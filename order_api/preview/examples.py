@@ -41,7 +41,7 @@ def _preview(body: dict[str, Any], answer: AssetApproved | AssetRefused | None) 
     request = asked_for(make_claim(_ID, USER_ID, None, read_body(msgspec.json.encode(body)), None))
     run = DryRun(request, _NOW)
     if answer is not None:
-        run.answered(answer)
+        run.answered(answer, _NOW)
     return msgspec.json.decode(written(make_preview(request, run, answer, _NOW, duplicate_of=None)))
 
 

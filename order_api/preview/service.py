@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from uuid import uuid4
 
 from contracts.assets import AssetApproved, AssetRefused
@@ -38,8 +40,11 @@ class Previews:
         run = DryRun(request, now)
         answer: AssetApproved | AssetRefused | None = None
         if (question := run.question) is not None:
+            clock = asyncio.get_running_loop().time
+            asked_at = clock()
             answer = await self._inquiry.ask(question, now)
-            if answer is not None and not run.answered(answer):
+            now += timedelta(seconds=clock() - asked_at)
+            if answer is not None and not run.answered(answer, now):
                 answer = None
         known = None if holder is None else holder.order or (holder.claimed and holder.claimed.claim)
         return make_preview(request, run, answer, now, duplicate_of=known.order_id if known else None)

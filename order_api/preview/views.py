@@ -38,18 +38,6 @@ _BY_THE_BALANCE: Final = (ReasonCode.ACCOUNT_NOT_FOUND, ReasonCode.INSUFFICIENT_
 class PreviewQuote(msgspec.Struct, frozen=True):
     """The quote that a preview was made with, and the asset's rules of that moment."""
 
-    MEANINGS: ClassVar = {
-        "price": "The asset's price.",
-        "sequence": "The number of that price, on `assets.prices`.",
-        "as_of": "When it last changed.",
-        "age_ms": "How long ago that was, in milliseconds.",
-        "trading": "Whether the asset trades: OPEN, HALTED or CLOSED.",
-        "tick": "Prices are multiples of this.",
-        "step": "Quantities are multiples of this.",
-        "fee_bps": "The fee rate in 1/10,000.",
-        "cash_asset_id": "What the price is in.",
-        "rules_version": "The number of the asset's rules.",
-    }
     price: Price
     sequence: Count
     as_of: Instant
@@ -65,11 +53,6 @@ class PreviewQuote(msgspec.Struct, frozen=True):
 class PreviewRefusal(msgspec.Struct, frozen=True):
     """Why the order would end without a fill."""
 
-    MEANINGS: ClassVar = {
-        "reason_code": "The order's `reason_code`.",
-        "reason": "The same in words.",
-        "retryable": "The same order may succeed later.",
-    }
     reason_code: ReasonCode
     reason: str | None
     retryable: bool
