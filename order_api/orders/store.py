@@ -209,6 +209,12 @@ def _order(*row: Any) -> Order:
     return Order(**values)
 
 
+def _amendment(document: Any) -> OrderAmendment:
+    """Read the last amend of an order. The driver may have read the document as JSON already."""
+    return _read_amendment(document if isinstance(document, str) else msgspec.json.encode(document))
+
+
+_read_amendment: Final = codec.decoder(OrderAmendment).decode
 _KINDS: Final[dict[str, Callable[[Any], Any]]] = {
     "order_type": OrderType,
     "status": OrderStatus,
@@ -222,7 +228,7 @@ _KINDS: Final[dict[str, Callable[[Any], Any]]] = {
     "time_in_force": TimeInForce,
     "held_amount": Money,
     "release_refused": ReasonCode,
-    "amend": codec.decoder(OrderAmendment).decode,
+    "amend": _amendment,
 }
 
 

@@ -127,7 +127,7 @@ class ChangeStore:
         return HoldState(held_by, None if wish is None else Wish(wish))
 
     async def suspend(self, order_id: UUID, user_id: str, requested_by: str, wish: Wish, origin: Origin) -> Suspension:
-        """Commit a wish. Of several of one requester the last stands; the same one, while it is open, keeps its time."""
+        """Commit a wish. Of several of a requester the last stands; the same one, while it is open, keeps its time."""
         asked = (order_id, user_id, requested_by, wish.value, *msgspec.structs.astuple(origin))
         [row] = await self._run(_UPSERT_SUSPENSION, self._grace_s, *asked)
         return _suspension(row)
