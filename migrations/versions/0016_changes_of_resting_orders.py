@@ -15,13 +15,16 @@ def upgrade() -> None:
     """Know the phases, keep suspended orders apart, and show what became of the last amend."""
     run(UP)
     views = _views(resting=_RESTING, revision="coalesce((progress ->> 'revision')::integer, 1)", more=_CHANGED)
-    replace_views(op.get_bind(), {**views, "audit.resting": _resting(more=", waits.suspended")})
+    questions = _questions(assets="IN ('check', 'recheck')")
+    resting = _resting(more=", waits.suspended")
+    replace_views(op.get_bind(), {**views, "audit.resting": resting, "audit.questions": questions})
 
 
 def downgrade() -> None:
     """Forget them. It fails while an order is being changed, since that could not go on."""
     views = _views(resting="'WORKING'", revision="1", more="")
-    replace_views(op.get_bind(), {**views, "audit.resting": _resting(more="")})
+    resting, questions = _resting(more=""), _questions(assets="= 'check'")
+    replace_views(op.get_bind(), {**views, "audit.resting": resting, "audit.questions": questions})
     run(DOWN)
 
 
@@ -59,6 +62,23 @@ _CHANGED = """,
     terms IS NOT NULL AND phase IN (RESTING, 'REFUNDING') AND progress ? 'suspended' AS on_hold,
     CASE WHEN terms IS NOT NULL THEN progress ->> 'release_refused' END AS release_refused,
     CASE WHEN terms IS NOT NULL THEN progress -> 'amend' END AS amend"""
+
+
+def _questions(assets: str) -> str:
+    return f"""
+    SELECT owner.order_id, question.step,
+        CASE WHEN question.step {assets} THEN 'assets' ELSE 'balance' END AS participant,
+        question.asked_at, question.due_at, coalesce(question.attempts, 1) AS attempts,
+        coalesce(question.answer, 'OPEN') AS answer, coalesce(question.sent, true) AS sent,
+        coalesce(question.held_back, false) AS held_back
+    FROM (
+        SELECT order_id, phase, progress::jsonb AS progress FROM orders.orders
+        UNION ALL SELECT order_id, phase, progress FROM orders.archive
+    ) AS owner
+    CROSS JOIN jsonb_to_recordset(owner.progress -> 'questions') AS question (
+        step text, asked_at timestamptz, due_at timestamptz, attempts integer, answer text, sent boolean,
+        held_back boolean)
+    WHERE owner.phase <> 'NEW'"""
 
 
 def _step(column: str) -> str:

@@ -192,6 +192,8 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
         draft.note("answered", name, **told_by(message))
         _answer(draft, question, message)
         _go_on(draft, message)
+        if saga.phase in RESTING and not draft.events and snapshot(draft.saga) != snapshot(saga):
+            draft.show()  # less is held than before
     return None
 
 
@@ -276,7 +278,7 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     outcome, leads_to = saga.progress.outcome, PHASES[saga.phase].cancel
     if outcome is not None and leads_to is not None:
         enter_phase(draft, leads_to, outcome)
-    elif saga.phase in RESTING and saga.progress.suspended is not None:
+    elif saga.phase in RESTING and saga.progress.suspended is not None and saga.progress.fire is None:
         _ask_anew(draft)  # its release will be a new acceptance
     elif (fired := PHASES[saga.phase].fired) is not None:
         before = snapshot(saga)
@@ -365,7 +367,7 @@ def _answer(draft: Draft, question: Question, message: Reply) -> None:
         hold = structs.replace(hold_terms(draft.saga), amount=message.amount, revision=message.revision)
         draft.learn(hold=hold, unconfirmed=())
     elif isinstance(message, AdjustmentRefused) and message.reason_code is not BalanceRefusal.NOT_SUPPORTED:
-        draft.learn(unconfirmed=())
+        draft.learn(unconfirmed=draft.saga.progress.unconfirmed[:-1])
     no = objection(draft.saga, message, draft.now)
     code, reason = no or (None, None)
     answer = Answer.YES if no is None else Answer.NO

@@ -21,7 +21,7 @@ from order_saga.core.judgement import cancel_outcome, expired_outcome
 from order_saga.core.phases import AMENDS_MAX, PHASES, RESTING, SUSPENSIONS_MAX
 from order_saga.core.revision import revised
 from order_saga.core.saga import Amending, Ignored, Phase, Suspension, Why
-from order_saga.core.transition import enter_phase, fire, note_rest, put_in_force, refuse
+from order_saga.core.transition import enter_phase, fire, market, note_rest, put_in_force, refuse
 from order_saga.core.weighing import Judged, judge_release, only_time_changes, refusal_at_once
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
     if known.suspensions >= SUSPENSIONS_MAX and not by_operator:
         return Ignored(Why.TOO_MANY, name, detail)
     draft.note("held", name, **detail, **({} if message.reason is None else {"reason": message.reason}))
-    shows = known.suspended is None
+    shows = known.suspended is None or known.release_refused is not None
     draft.learn(
         suspended=Suspension(message.requested_by, message.reason),
         suspensions=known.suspensions + 1,
@@ -93,12 +93,14 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     if _is_operator(suspended.requested_by) and not _is_operator(message.requested_by):
         return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
     expired = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
-    if expired is not None:
+    if expired is not None and saga.parked_reason is None:  # a parked order expires when it is resumed
         draft.note("expired", name)
         enter_phase(draft, PHASES[saga.phase].expiry, expired)
         return None
-    found = judge_release(saga, draft.marks.get(saga.asset_id or ""), draft.now)
+    found = judge_release(saga, market(draft, saga), draft.now)
     if isinstance(found, str):
+        if saga.progress.release_refused is not None:  # everybody sees that already
+            return Ignored(Why.CONFLICT, name, detail | {"reason": found})
         draft.note("ignored", name, why=Why.CONFLICT, **detail, reason=found)
         draft.learn(release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY)
         draft.show()
@@ -109,6 +111,7 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
         fire(draft, found.fire, PHASES[saga.phase].fired)
     else:
         note_rest(draft)
+    if not draft.events:
         draft.show()
     return None
 

@@ -55,6 +55,13 @@ def objection_to_terms(saga: Saga, terms: Terms, quote: Quote, now: datetime) ->
     return uncarried(sums_at(saga, worst_price(saga)))
 
 
+def newest(quote: Quote, mark: Mark | None, *, quote_is_fresh: bool) -> Mark:
+    """Give the newer of an asset's mark and an order's quote: no order is judged by a price from before its quote."""
+    if mark is not None and mark.sequence >= quote.sequence:
+        return mark
+    return Mark(quote.sequence, quote.price, quote.as_of, live=quote_is_fresh and quote.is_open)
+
+
 def enter(saga: Saga, mark: Mark | None, now: datetime, *, quote_is_fresh: bool) -> Entered:
     """Decide what becomes of an order that may reach the market now, its money being held."""
     terms, quote, order_type = saga.terms, saga.progress.quote, saga.order_type
@@ -69,8 +76,7 @@ def enter(saga: Saga, mark: Mark | None, now: datetime, *, quote_is_fresh: bool)
     first = saga.progress.rest is None
     if first and quote_counts and order_type.kind is OrderKind.LIMIT and meets_limit(order_type, terms, quote.price):
         return Entered(Entry.FILLS)
-    if mark is None or mark.sequence < quote.sequence:
-        mark = Mark(quote.sequence, quote.price, quote.as_of, live=quote_counts)
+    mark = newest(quote, mark, quote_is_fresh=quote_is_fresh)
     if waits_for is not None and mark.live and waits_for.is_reached(mark.price):
         if meets_limit(order_type, terms, mark.price):
             return Entered(Entry.FILLS, fire=Fire(mark.sequence, mark.price, mark.as_of))

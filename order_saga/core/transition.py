@@ -14,7 +14,7 @@ from contracts.decimals import Exact, Money, Price
 from contracts.vocabulary import OrderStatus, ReasonCode, id_text
 from order_saga.core.asking import ask_all, begin_anew
 from order_saga.core.commands import asked_for, fill_price, fill_sums, required_hold, settlement_terms
-from order_saga.core.entry import enter, unfillable
+from order_saga.core.entry import enter, newest, unfillable
 from order_saga.core.judgement import expired_outcome, is_stale
 from order_saga.core.levels import level
 from order_saga.core.phases import (
@@ -29,7 +29,7 @@ from order_saga.core.phases import (
     target,
 )
 from order_saga.core.revision import revised
-from order_saga.core.saga import Answer, Fill, Fire, Outcome, Phase, Saga, Step
+from order_saga.core.saga import Answer, Fill, Fire, Mark, Outcome, Phase, Saga, Step
 from order_saga.core.weighing import Judged, Refusal, judge, needs_more, objection_to_change
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def enter_phase(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | N
     if row.entry:
         _PASSES[phase](draft)
         return
-    if draft.saga.phase in RESTING and phase not in RESTING:
-        _stop_changing(draft)
     if row.stale is not None and (stale := unfillable(draft.saga) or _stale_quote(draft)):
         enter_phase(draft, row.stale, stale)
         return
+    overtaken = draft.saga.phase in RESTING and phase not in RESTING and _stop_changing(draft)
     arrive(draft, phase, outcome)
+    if overtaken and not draft.events:
+        draft.show()
     if row.passed_if_nothing_held and _nothing_held(draft.saga):
         enter_phase(draft, target(phase, draft.saga.side), outcome)
     else:
@@ -92,11 +93,11 @@ def _revise(draft: Draft) -> None:
         amending = structs.replace(amending, trails_from=watermark)
         draft.learn(amending=amending)
     new = revised(saga, amending)
-    found = objection_to_change(new)
+    found = objection_to_change(saga, new, draft.now)
     if found is None and needs_more(new):
         enter_phase(draft, entered(Phase.REVISING, Change.RAISES), None)
         return
-    judged = found or judge(saga, new, draft.marks.get(saga.asset_id or ""), watermark, draft.now)
+    judged = found or judge(saga, new, market(draft, new), watermark, draft.now)
     if isinstance(judged, Refusal):
         end_amend(draft, judged)
     else:
@@ -106,6 +107,13 @@ def _revise(draft: Draft) -> None:
         fire(draft, judged.fire, entered(Phase.REVISING, Change.FILLS))
     else:
         rest_with_what_is_needed(draft)
+
+
+def market(draft: Draft, saga: Saga) -> Mark:
+    """Give the newest that is known of an order's market: its asset's mark, or the quote of its terms."""
+    quote = saga.progress.quote
+    assert quote is not None  # noqa: S101 - an order rests after its approval
+    return newest(quote, draft.marks.get(saga.asset_id or ""), quote_is_fresh=not is_stale(draft, quote.made_at))
 
 
 def rest_with_what_is_needed(draft: Draft) -> None:
@@ -160,12 +168,18 @@ def fire(draft: Draft, met: Fire, leads_to: Phase | None) -> None:
     enter_phase(draft, leads_to, None)
 
 
-def _stop_changing(draft: Draft) -> None:
-    """Have a resting order ask for nothing more: it was fired, cancelled or has expired. An open amend is too late."""
+def _stop_changing(draft: Draft) -> bool:
+    """Have a resting order ask for nothing more: it was fired, cancelled or has expired. Tell if an amend was open.
+
+    It is too late. What the hold was to be stays unconfirmed.
+    """
     for question in draft.saga.progress.open():
         draft.put(structs.replace(question, answer=Answer.ABANDONED))
-    if draft.saga.progress.amending is not None:
-        end_amend(draft, Refusal(AmendRefusal.TOO_LATE, "the order was fired, cancelled or had expired before"))
+    draft.set(overdue_since=None)
+    if draft.saga.progress.amending is None:
+        return False
+    end_amend(draft, Refusal(AmendRefusal.TOO_LATE, "the order was fired, cancelled or had expired before"))
+    return True
 
 
 def next_phase(leads_to: Phase | Way | None, outcome: Outcome | None = None) -> Phase:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PRICES: Final = ("limit_price", "trigger_price", "trail_amount", "trail_bps")
 _TIMES: Final = ("time_in_force", "expires_at")
+_TRIGGERED: Final = "trigger_price: the trigger was met, and is not tested again"
 
 
 class Refusal(NamedTuple):
@@ -59,7 +60,16 @@ def refusal_at_once(saga: Saga, asked: OrderAmendRequested, now: datetime) -> Re
     if asked.expected_version is not None and asked.expected_version != saga.version:
         why = f"the order's version is {saga.version}, not {asked.expected_version}"
         return Refusal(AmendRefusal.VERSION_MISMATCH, why)
-    return _unfit(saga, changes_of(asked)) or _expiry_out_of_range(changes_of(asked), now)
+    return _overtaken(saga, now) or _unfit(saga, changes_of(asked)) or _expiry_out_of_range(changes_of(asked), now)
+
+
+def _overtaken(saga: Saga, now: datetime) -> Refusal | None:
+    """Say that the order's own time has come, by the terms in force: it only waits to be ended."""
+    assert saga.terms is not None  # noqa: S101 - a resting order has terms
+    ends_at = saga.terms.expires_at
+    if ends_at is None or ends_at > now:
+        return None
+    return Refusal(AmendRefusal.TOO_LATE, f"the order's expires_at {ends_at.isoformat()} has come")
 
 
 def _unfit(saga: Saga, changes: dict[str, Any]) -> Refusal | None:
@@ -82,7 +92,7 @@ def _unchangeable(saga: Saga, changes: dict[str, Any]) -> str | None:
     if lacking:
         return f"{lacking[0]}: the order has none, and an amend adds none"
     if "trigger_price" in changes and saga.progress.triggered:
-        return "trigger_price: the trigger was met, and is not tested again"
+        return _TRIGGERED
     force = changes.get("time_in_force")
     return None if force is None or force.rests else f"time_in_force: a resting order can't become {force}"
 
@@ -103,7 +113,19 @@ def only_time_changes(asked: OrderAmendRequested) -> bool:
     return all(name in _TIMES for name in changes_of(asked))
 
 
-def objection_to_change(new: Saga) -> Refusal | None:
+def objection_to_change(saga: Saga, new: Saga, now: datetime) -> Refusal | None:
+    """Say what keeps new terms from ever being put in force: what became of the order meanwhile, or their sums."""
+    return _overtaken(saga, now) or _triggered_meanwhile(saga, new) or _not_carried(new)
+
+
+def _triggered_meanwhile(saga: Saga, new: Saga) -> Refusal | None:
+    assert saga.terms is not None and new.terms is not None  # noqa: S101, PT018 - a resting order has terms
+    if not saga.progress.triggered or new.terms.trigger_price == saga.terms.trigger_price:
+        return None
+    return Refusal(AmendRefusal.NOT_AMENDABLE, _TRIGGERED)
+
+
+def _not_carried(new: Saga) -> Refusal | None:
     """Say what is wrong with new terms at the quote by which they were approved, or None."""
     terms, quote = new.terms, new.progress.quote
     assert terms is not None and quote is not None  # noqa: S101, PT018 - a resting order has both
@@ -118,23 +140,23 @@ def objection_to_change(new: Saga) -> Refusal | None:
 
 
 def needs_more(new: Saga) -> bool:
-    """Tell whether an order under new terms must hold more than it does."""
+    """Tell whether an order under new terms must hold more than it surely does."""
     hold = new.progress.hold
     assert hold is not None  # noqa: S101 - a resting order holds money
-    return required_hold(new).amount > hold.amount
+    return required_hold(new).amount > min((hold.amount, *new.progress.unconfirmed))
 
 
-def judge(saga: Saga, new: Saga, mark: Mark | None, watermark: Price | None, now: datetime) -> Judged | Refusal:
+def judge(saga: Saga, new: Saga, mark: Mark, watermark: Price | None, now: datetime) -> Judged | Refusal:
     """Decide whether new terms may be put in force now, and from where on the market counts under them.
 
-    No price from before counts: what moves an order in the queue starts at the mark. A trailing stop keeps its
-    watermark, and so its place.
+    `mark` is the newest that is known of the market (`entry.newest`). No price from before counts: what moves an order
+    in the queue starts at the mark. A trailing stop keeps its watermark, and so its place.
     """
     terms, order_type, rest = new.terms, new.order_type, saga.progress.rest
     assert terms is not None and order_type is not None and rest is not None  # noqa: S101, PT018 - it rests
     if terms.expires_at is not None and terms.expires_at <= now:
         return Refusal(AmendRefusal.EXPIRED, f"expires_at {terms.expires_at.isoformat()} has come")
-    if mark is None:
+    if mark.sequence < rest.from_sequence:  # the market as it was before the order rested
         return Judged(None, rest)
     waits_for = level(order_type, terms, triggered=saga.progress.triggered)
     if waits_for is None:
@@ -166,7 +188,7 @@ def _from_mark(mark: Mark, now: datetime) -> Rest:
     return Rest(mark.sequence if mark.live else max(0, mark.sequence - 1), now)
 
 
-def judge_release(saga: Saga, mark: Mark | None, now: datetime) -> Judged | str:
+def judge_release(saga: Saga, mark: Mark, now: datetime) -> Judged | str:
     """Decide what becomes of a suspended order that is released: a new acceptance, or why it is not possible.
 
     No order is released into its own trigger. A trailing stop's watermark begins anew, and a limit that the market
@@ -174,7 +196,7 @@ def judge_release(saga: Saga, mark: Mark | None, now: datetime) -> Judged | str:
     """
     terms, order_type, rest = saga.terms, saga.order_type, saga.progress.rest
     assert terms is not None and order_type is not None and rest is not None  # noqa: S101, PT018 - it rests
-    if mark is None:
+    if mark.sequence < rest.from_sequence:  # the market as it was before the order rested
         return Judged(None, structs.replace(rest, entered_at=now))
     waits_for = level(order_type, terms, triggered=saga.progress.triggered)
     if waits_for is None:

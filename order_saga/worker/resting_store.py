@@ -10,6 +10,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec import structs
+
 from contracts.decimals import Price, format_decimal
 from order_saga.core.gate import GATE, gate_key
 from order_saga.core.levels import level
@@ -30,7 +32,7 @@ _BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, *RESTING
 """The phases in which a conditional order has a row."""
 
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
-# Marks by asset, with whether each is live; the news of orders; and the watermarks of orders that trail the market.
+# Marks by asset, with whether each is live; the news of orders; from where orders rest, and their watermarks.
 _LOOK: Final = f"""
     SELECT asset_id, sequence, price::text, trading = 'OPEN'
             AND $2::timestamptz - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live, as_of,
@@ -41,13 +43,13 @@ _LOOK: Final = f"""
         order_id, fired_sequence, fired_price::text, fired_watermark::text
     FROM orders.resting WHERE order_id = ANY($3::uuid[]) AND ({FIRED})
     UNION ALL
-    SELECT waits.asset_id, NULL, (
+    SELECT waits.asset_id, from_sequence, (
             SELECT price::text FROM orders.peaks AS peak
-            WHERE peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
+            WHERE num_nonnulls(waits.trail_amount, waits.trail_bps) > 0 AND waits.live
+                AND peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
             ORDER BY peak.upto LIMIT 1), NULL, NULL, order_id, NULL, NULL, NULL
     FROM orders.resting AS waits
-    WHERE order_id = ANY($3::uuid[]) AND num_nonnulls(trail_amount, trail_bps) > 0 AND live
-        AND fired_sequence IS NULL"""  # noqa: S608 - our own words
+    WHERE order_id = ANY($3::uuid[]) AND from_sequence IS NOT NULL AND fired_sequence IS NULL"""  # noqa: S608 - our own words
 _INSERT: Final = """
     INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price,
         limit_price, from_sequence, entered_at, live, suspended, told, revision, queued)
@@ -113,9 +115,11 @@ class Market(NamedTuple):
     """What ticks have done to orders of the batch that do not know it yet."""
     watermarks: Mapping[UUID, Price]
     """The best price since each trailing stop of the batch rests."""
+    rests_from: Mapping[UUID, int]
+    """The sequence that each resting order of the batch rests from."""
 
 
-NO_MARKET: Final = Market(MappingProxyType({}), MappingProxyType({}), MappingProxyType({}))
+NO_MARKET: Final = Market(*[MappingProxyType[Any, Any]({})] * 4)
 
 
 def has_row(saga: Saga) -> bool:
@@ -136,6 +140,7 @@ async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str]
     marks: dict[str, Mark] = {}
     news: dict[UUID, list[FromMarket]] = {}
     watermarks: dict[UUID, Price] = {}
+    rests_from: dict[UUID, int] = {}
     for asset_id, sequence, price, flag, as_of, order_id, *fired in await tx.fetch(
         _LOOK, list(assets), now, list(order_ids)
     ):
@@ -143,9 +148,27 @@ async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str]
             marks[asset_id] = Mark(sequence, Price.parse(price), as_of, live=flag)
         elif asset_id is None:
             news[order_id] = _news(order_id, sequence, price, flag, as_of, *fired)
-        elif price is not None:
-            watermarks[order_id] = Price.parse(price)
-    return Market(marks, news, watermarks)
+        else:
+            rests_from[order_id] = sequence
+            if price is not None:
+                watermarks[order_id] = Price.parse(price)
+    return Market(marks, news, watermarks, rests_from)
+
+
+def renumbered(saga: Saga, market: Market) -> Saga:
+    """Give an order the sequence that its row rests from, after an operator has reset the numbers of its feed.
+
+    Its quote has a number of before then, which must not pass for a newer price than the mark.
+    """
+    rest, quote, begins = saga.progress.rest, saga.progress.quote, market.rests_from.get(saga.order_id)
+    if rest is None or quote is None or begins is None or begins >= rest.from_sequence:
+        return saga
+    progress = structs.replace(
+        saga.progress,
+        rest=structs.replace(rest, from_sequence=begins),
+        quote=structs.replace(quote, sequence=min(quote.sequence, begins)),
+    )
+    return structs.replace(saga, progress=progress)
 
 
 def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, market: Market) -> None:

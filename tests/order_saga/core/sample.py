@@ -26,7 +26,7 @@ from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, Side
 from order_saga.core.advance import advance
 from order_saga.core.commands import command
-from order_saga.core.phases import STEP_OF
+from order_saga.core.phases import ANSWERS
 from order_saga.core.saga import (
     AskAgainRequested,
     Command,
@@ -159,8 +159,10 @@ def not_refunded(code: BalanceRefusal = BalanceRefusal.CLOSED, state: HoldState 
 
 def fitting(saga: Saga, message: Incoming) -> Incoming:
     """Give a reply made above, with the amounts of this order's command in place of those of a buy at 50,000."""
-    step = REPLIES.get(type(message))
-    if step is None or step is Step.CHECK or saga.progress.question(step) is None:
+    if not isinstance(message, (BalanceReserved, BalanceSettled, BalanceRefunded)):
+        return message
+    step = next(one for one in ANSWERS[type(message)])
+    if saga.progress.question(step) is None:
         return message
     asked = command(saga, step)
     if isinstance(message, BalanceReserved) and message.amount == HOLD and isinstance(asked, ReserveBalance):
@@ -330,4 +332,4 @@ class Story:
         return question
 
 
-REPLIES: Final = STEP_OF
+REPLIES: Final = ANSWERS

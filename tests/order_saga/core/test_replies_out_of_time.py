@@ -11,12 +11,13 @@ from contracts.assets import AssetRefusal
 from contracts.balance import (
     BalanceRefusal,
     BalanceRefused,
+    BalanceReply,
     BalanceReserved,
 )
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState, OrderStatus, ReasonCode, Side
 from order_saga.core.fold import fold
-from order_saga.core.saga import Answer, Decision, HoldReply, Ignored, Incoming, Phase, Reply, Step, Why
+from order_saga.core.saga import Answer, Decision, Ignored, Incoming, Phase, Reply, Step, Why
 from tests.order_saga.core.hostile import lies, one_of_each
 from tests.order_saga.core.sample import (
     NOW,
@@ -198,7 +199,7 @@ def test_a_settlement_is_refused_only_with_a_proof(state: HoldState) -> None:
     assert story.ending == (FAILED, ReasonCode.EXECUTION_FAILED)
 
 
-IMPOSSIBLE: Final[list[tuple[str, tuple[Incoming, ...], HoldReply]]] = [
+IMPOSSIBLE: Final[list[tuple[str, tuple[Incoming, ...], BalanceReply]]] = [
     ("refund refused because settled", (approved(), cancel()), not_refunded()),
     ("refund refused, whatever the hold", (approved(), cancel()), not_refunded(state=HoldState.REFUNDED)),
     ("reserved, the hold being no more", (approved(),), reserved(HoldState.TOMBSTONE)),
@@ -214,7 +215,7 @@ IMPOSSIBLE: Final[list[tuple[str, tuple[Incoming, ...], HoldReply]]] = [
 
 
 @pytest.mark.parametrize(("told", "lie"), [row[1:] for row in IMPOSSIBLE], ids=[row[0] for row in IMPOSSIBLE])
-def test_an_impossible_reply_parks_the_order(told: tuple[Incoming, ...], lie: HoldReply) -> None:
+def test_an_impossible_reply_parks_the_order(told: tuple[Incoming, ...], lie: BalanceReply) -> None:
     """An impossible reply is recorded in full, changes nothing else, and parks the order for an operator."""
     story = Story(requested(), *told)
     phase, open_before = story.saga.phase, story.saga.progress.open()
@@ -246,7 +247,7 @@ def test_reserved_again_after_the_refund_is_no_contradiction() -> None:
     assert Story(requested(), approved(), cancel(), refunded(), reserved()).why is Why.LATE
 
 
-CONFLICTS: Final[dict[str, tuple[tuple[Incoming, ...], HoldReply]]] = {
+CONFLICTS: Final[dict[str, tuple[tuple[Incoming, ...], BalanceReply]]] = {
     "reserve": ((approved(),), not_reserved(BalanceRefusal.HOLD_CONFLICT, HoldState.REFUSED)),
     "settle": ((approved(), reserved()), not_settled(BalanceRefusal.HOLD_CONFLICT, HoldState.REFUNDED)),
     "refund": ((approved(), cancel()), not_refunded(BalanceRefusal.HOLD_CONFLICT, HoldState.HELD)),
