@@ -170,11 +170,11 @@ class Orchestrator:
             row["reason_code"] = row["reason_code"] or "OPERATOR"
         names = ", ".join(row)
         places = ", ".join(f"(${n + 1}::text)::{_TYPES.get(name, 'text')}" for n, name in enumerate(row))
-        await self.run("DELETE FROM orders.orders WHERE order_id = $1", row["order_id"])
-        await self.run(
-            f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())",
-            *(None if value is None else str(value) for value in row.values()),
-        )
+        values = [None if value is None else str(value) for value in row.values()]
+        insert = f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())"
+        async with self._connected() as connection, connection.transaction():  # nobody sees it gone
+            await connection.execute("DELETE FROM orders.orders WHERE order_id = $1", row["order_id"])
+            await connection.execute(insert, *values)
 
     async def says(self, order_id: str, kind: str, name: str, **detail: Any) -> None:
         """Add an entry to an order's history, now."""
@@ -188,9 +188,14 @@ class Orchestrator:
 
     async def run(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement."""
+        async with self._connected() as connection:
+            return list(await connection.fetch(statement, *values))
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
         connection = await asyncpg.connect(self.url)
         try:
-            return list(await connection.fetch(statement, *values))
+            yield connection
         finally:
             await connection.close()
 
