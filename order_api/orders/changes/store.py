@@ -127,7 +127,7 @@ class ChangeStore:
         return HoldState(held_by, None if wish is None else Wish(wish))
 
     async def suspend(self, order_id: UUID, user_id: str, requested_by: str, wish: Wish, origin: Origin) -> Suspension:
-        """Commit a wish. Of several of a requester the last stands; the same one, while it is open, keeps its time."""
+        """Commit a wish. Of several of a requester the last stands; the same one, until it was read, keeps its time."""
         asked = (order_id, user_id, requested_by, wish.value, *msgspec.structs.astuple(origin))
         [row] = await self._run(_UPSERT_SUSPENSION, self._grace_s, *asked)
         return _suspension(row)
@@ -218,7 +218,7 @@ _UPSERT_SUSPENSION: Final = f"""
     VALUES ($2, $3, $4, $5, now() + make_interval(secs => $1))
     ON CONFLICT (order_id, requested_by) DO UPDATE SET
         user_id = excluded.user_id, wish = excluded.wish,
-        created_at = CASE WHEN NOT c.settled AND (c.user_id, c.wish) = (excluded.user_id, excluded.wish)
+        created_at = CASE WHEN NOT c.settled AND NOT {_WISH_READ} AND (c.user_id, c.wish) = (excluded.user_id, excluded.wish)
                      THEN c.created_at ELSE excluded.created_at END,
         settled = false, next_publish_at = excluded.next_publish_at
     RETURNING {_SUSPENSION}"""  # noqa: S608 - the same

@@ -182,6 +182,21 @@ async def test_a_wish_is_published_until_the_history_tells_of_it(
         assert [first] * len(api.wire.asked) == api.wire.asked
 
 
+async def test_a_release_that_was_refused_can_be_asked_for_again(api: Api, orchestrator: Orchestrator) -> None:
+    """It is another one: with a time of its own, so that the first refusal does not answer it."""
+    order_id = await _on_hold(orchestrator)
+    await put(api, order_id, "release")
+    await orchestrator.says(order_id, "ignored", RELEASE, requested_by="alice", why="conflict")
+    waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
+    await until(lambda: len(told(api)) == 2)
+    await orchestrator.says(order_id, "released", RELEASE, requested_by="alice")
+    await rests(orchestrator, order_id, version=3)
+
+    assert (200, False) == ((await waits).status_code, waits.result().json()["on_hold"])
+    first, second = told(api)
+    assert first.requested_at < second.requested_at
+
+
 async def test_every_wish_leaves_a_line(api: Api, orchestrator: Orchestrator) -> None:
     """Accepted, granted before, refused."""
     order_id = await rests(orchestrator)
