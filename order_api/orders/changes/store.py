@@ -218,7 +218,8 @@ _UPSERT_SUSPENSION: Final = f"""
     VALUES ($2, $3, $4, $5, now() + make_interval(secs => $1))
     ON CONFLICT (order_id, requested_by) DO UPDATE SET
         user_id = excluded.user_id, wish = excluded.wish,
-        created_at = CASE WHEN NOT c.settled AND NOT {_WISH_READ} AND (c.user_id, c.wish) = (excluded.user_id, excluded.wish)
+        created_at = CASE WHEN NOT c.settled AND NOT {_WISH_READ}
+                         AND (c.user_id, c.wish) = (excluded.user_id, excluded.wish)
                      THEN c.created_at ELSE excluded.created_at END,
         settled = false, next_publish_at = excluded.next_publish_at
     RETURNING {_SUSPENSION}"""  # noqa: S608 - the same
