@@ -83,6 +83,7 @@ async def test_resting_orders_are_changed_to_the_cent(system: System, trader: Tr
     await _hold_and_release(system, client, buy)
     await _amend_into_a_fill(client)
     await _release_into_a_trigger(system, trader, client)
+    await _operators_work(system, trader, client)
 
     assert "COMPLETED" == (await client.order(buy))["status"]
     await assert_all_is_well(system, trader)
@@ -119,7 +120,7 @@ async def _hold_and_release(system: System, client: Client, buy: str) -> None:
     assert (True, "CONFIRMED") == (order["on_hold"], order["status"])
     released = await client.wish(buy, "release")
     assert (200, False) == (released.status_code, released.json()["on_hold"]), released.text
-    await eventually(_has_status(client, buy, "COMPLETED"), "it fills at the mark")
+    await eventually(_shows(client, buy, status="COMPLETED"), "it fills at the mark")
     assert "79" == (await client.order(buy))["average_price"]
     await client.has("604.60", "0")  # 5 at 79, and a fee of 0.40
 
@@ -128,7 +129,7 @@ async def _amend_into_a_fill(client: Client) -> None:
     sell = await client.rests(_order("LIMIT_SELL", "1", limit_price="120"))
     filled = await client.amend(sell, limit_price="70")
     assert (200, "APPLIED") == (filled.status_code, filled.json()["amend"]["state"]), filled.text
-    await eventually(_has_status(client, sell, "COMPLETED"), "it fills")
+    await eventually(_shows(client, sell, status="COMPLETED"), "it fills")
     assert "79" == (await client.order(sell))["average_price"]
     late = await client.amend(sell, limit_price="60")
     assert (409, "TOO_LATE") == (late.status_code, late.json()["amend_refusal"])
@@ -147,7 +148,31 @@ async def _release_into_a_trigger(system: System, trader: Trader, client: Client
     again = await client.wish(stop, "release")
     assert (200, False) == (again.status_code, again.json().get("on_hold")), again.text
     assert 202 == await trader.cancel(stop)
-    await eventually(_has_status(client, stop, "CANCELLED"), "it is cancelled")
+    await eventually(_shows(client, stop, status="CANCELLED"), "it is cancelled")
+
+
+async def _operators_work(system: System, trader: Trader, client: Client) -> None:
+    sell = await client.rests(_order("LIMIT_SELL", "1", limit_price="120"))
+    assert 0 == (await system.cli("hold", sell, "--reason", "wrong price", "--by", "ann")).code
+    await eventually(_shows(client, sell, on_hold=True), "it is on hold")
+    refused = await client.wish(sell, "release")
+    assert (409, "held-by-operator") == (refused.status_code, refused.json()["code"]), refused.text
+
+    assert 0 == (await system.cli("amend", sell, "--limit-price", "130", "--by", "ann")).code
+    await eventually(_shows(client, sell, limit_price="130", revision=2, on_hold=True), "it is amended on hold")
+
+    assert 0 == (await system.cli("release", "--asset", ASSET.asset_id, "--by", "ann", "--yes")).code
+    await eventually(_shows(client, sell, on_hold=False), "it rests again")
+    assert 202 == await trader.cancel(sell)
+    await eventually(_shows(client, sell, status="CANCELLED"), "it is cancelled")
+
+
+def _shows(client: Client, order_id: str, **fields: object) -> Callable[[], Coroutine[Any, Any, bool]]:
+    async def shows() -> bool:
+        order = await client.order(order_id)
+        return fields == {name: order[name] for name in fields}
+
+    return shows
 
 
 async def _tick(system: System, price: str) -> None:
@@ -160,10 +185,3 @@ async def _tick(system: System, price: str) -> None:
         return [Decimal(price)] == [row["price"] for row in rows]
 
     await eventually(is_known, f"the orders know the price {price}")
-
-
-def _has_status(client: Client, order_id: str, status: str) -> Callable[[], Coroutine[Any, Any, bool]]:
-    async def has() -> bool:
-        return bool(status == (await client.order(order_id))["status"])
-
-    return has

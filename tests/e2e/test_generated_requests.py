@@ -28,7 +28,10 @@ RANDOM_MAX = 80
 """Random requests for each operation; the other phases of Schemathesis choose their own number."""
 REQUESTS_MIN = 2_000
 NAMED: Mapping[str, str] = {
-    **{"completed": "ACME", "failed": "HALT", "cancelled": "SLOW", "waiting": "SLOW"},
+    "completed": "ACME",
+    "failed": "HALT",
+    "cancelled": "SLOW",
+    "waiting": "SLOW",
     **dict.fromkeys(("resting", "resting-too"), "BTC"),
 }
 """Orders that the generated requests can name: by client order id, the asset that brings each to its status."""

@@ -28,6 +28,7 @@ from order_api.openapi.words import STATUS_MEANINGS, TYPE_MEANINGS
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.views import OrderState
 from order_api.settings import ApiSettings
+from tests.order_api.orders.changes.support import patch, put, rests
 from tests.order_api.support import Api, Orchestrator, running, token
 
 PROBLEM = "application/problem+json"
@@ -175,6 +176,8 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
     await orchestrator.shows(ended, phase="COMPLETED")
     await orchestrator.shows(filled, phase="SETTLING")
     invalid = {"asset_id": "BTC", "quantity": 0.01, "side": "BUY"}
+    held = await rests(orchestrator, progress={"suspended": {"requested_by": "@operator:ann"}})
+    await orchestrator.says(held, "held", "OrderHoldRequested", requested_by="@operator:ann")
     api.wire.works = False
     unpublished = await api.submit()
     api.wire.works = True
@@ -195,6 +198,10 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
         Code.KEYS_DISAGREE: await api.submit({"client_order_id": "b"}, key="a"),
         Code.ORDER_NOT_CANCELABLE: await api.cancel(ended),
         Code.TOO_LATE_TO_CANCEL: await api.cancel(filled),
+        Code.AMEND_REFUSED: await patch(api, ended),
+        Code.VERSION_MISMATCH: await patch(api, held, headers={"if-match": '"9"'}),
+        Code.ORDER_NOT_RESTING: await put(api, ended, "hold"),
+        Code.HELD_BY_OPERATOR: await put(api, held, "release"),
         Code.NOT_PUBLISHED: unpublished,
     }
 
