@@ -59,7 +59,8 @@ class CheckAsset(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `price` is the price that the client saw. The fields after it are written only when they say something, so that a
     plain market order's check has the bytes that it always had. With `queue_when_closed` the order may be accepted
-    while the asset does not trade.
+    while the asset does not trade. A `command_id` that ends with `:preview` is about no order: somebody asks what would
+    become of one. It is answered like every other, and nothing of it is remembered.
     """
 
     command_id: StepId

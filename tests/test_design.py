@@ -131,7 +131,7 @@ EVERY_TEST_MAY_IMPORT = {"local_stack", "migrations"}
 """Servers of a test's own, and a migrated database."""
 SOME_TESTS_MAY_IMPORT = {
     "migrations": {"order_saga.core", "operations", "saga_kit.participant"},  # orders and holds to migrate
-    "order_api": {"operations"},  # orders that are archived
+    "order_api": {"operations", "participants.assets.rules"},  # orders that are archived; previews that are judged
 }
 
 
@@ -230,7 +230,7 @@ SQL: re.Pattern[str] = re.compile(
 )
 SQL_MODULES = {
     "order_saga": {"worker/store.py", "worker/resting_store.py", "triggers/store.py"},
-    "order_api": {"orders/store.py"},
+    "order_api": {"orders/store.py", "orders/mass_cancels/store.py"},
     "operations": {
         "access/accounts.py",
         "retention/archive.py",

@@ -61,5 +61,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["price"] is not None:
         what = {"PROCESSING": "it would fill at once at", "CONFIRMED": "it would rest; at"}.get(found["status"], "at")
         brings = f"it brings {found['credit']} {found['credit_asset_id']}"
-        lines.append(f"{what} {found['price']} {brings} for a fee of {found['fee']} {found['fee_asset_id']}")
+        lines.append(f"{what} {found['price']}: {brings} for a fee of {found['fee']} {found['fee_asset_id']}")
     return [*lines, f"not checked: {', '.join(found['not_checked'])}"]

@@ -22,7 +22,10 @@ from contracts.topics import ORDERS_REQUESTS
 from contracts.vocabulary import id_text
 from order_api.orders.changes.store import ChangeStore
 from order_api.orders.publication.messages import (
+    Amend,
+    Cancel,
     Claimed,
+    Suspension,
     amend_message,
     cancel_message,
     request_message,
@@ -53,12 +56,18 @@ class Unconfirmed(NamedTuple):
     message: Outgoing
 
 
-class Swept(NamedTuple):
-    """A table of what was accepted here, what is due of it, and the message of each row."""
+class Lane(NamedTuple):
+    """A table of accepted changes that are published until the orchestrator shows them.
+
+    `due` leases a page of rows and settles those that are shown; `unconfirmed` makes the message of one that is not,
+    from stored values alone. Whatever a user may ask of an order fits in: a table with these columns, a statement of
+    `order_api.orders.store`, and a message.
+    """
 
     table: str
     due: Callable[[int], Awaitable[Due[Any]]]
-    message: Callable[[Any], Outgoing]
+    unconfirmed: Callable[[Any], Unconfirmed]
+    read: ReadPositions
     hand_back: Callable[[str, Sequence[UUID]], Awaitable[None]]
 
 
@@ -75,35 +84,31 @@ class Sweeper:
         *,
         interval_s: float = 1.0,
     ) -> None:
-        self._swept = (
-            Swept("claims", store.due_claims, request_message, store.hand_back),
-            Swept("cancels", store.due_cancels, cancel_message, store.hand_back),
-            Swept("amends", changes.due_amends, amend_message, changes.hand_back),
-            Swept("suspensions", changes.due_suspensions, suspension_message, changes.hand_back),
-        )
         self._publisher = publisher
         self._republished = republished
         self._unpublished = unpublished
         self._interval_s = interval_s
-        self._read = {one.table: ReadPositions() for one in self._swept}
+        self._lanes = (
+            Lane("claims", store.due_claims, _request, ReadPositions(), store.hand_back),
+            Lane("cancels", store.due_cancels, _cancel, ReadPositions(), store.hand_back),
+            Lane("amends", changes.due_amends, _amend, ReadPositions(), changes.hand_back),
+            Lane("suspensions", changes.due_suspensions, _suspension, ReadPositions(), changes.hand_back),
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until `stopping`; whatever fails is tried again."""
         await keep_doing("sweep", self.sweep, stopping, every_s=self._interval_s)
 
     async def sweep(self) -> bool:
-        """Look at one page of each table; return whether more may be due at once."""
-        pages = [(one, await one.due(PAGE)) for one in self._swept]
-        done = True
-        for one, due in pages:
-            done &= await self._publish(one, due)
-        return done and max(due.number for _, due in pages) == PAGE
+        """Look at one page of each lane; return whether more may be due at once."""
+        found = [await lane.due(PAGE) for lane in self._lanes]
+        done = [await self._publish(lane, due) for lane, due in zip(self._lanes, found, strict=True)]
+        return all(done) and max(due.number for due in found) == PAGE
 
-    async def _publish(self, swept: Swept, due: Due[Any]) -> bool:
+    async def _publish(self, lane: Lane, due: Due[Any]) -> bool:
         """Publish what is lost and a few of the rest, hand back all others; return whether all were published."""
-        table, read = swept.table, self._read[swept.table]
+        table, read, found = lane.table, lane.read, [lane.unconfirmed(one) for one in due.missing]
         read.note(due.shown)
-        found = [Unconfirmed(_order_of(one), one.created_at, swept.message(one)) for one in due.missing]
         lost: list[Unconfirmed] = []
         unsure: list[Unconfirmed] = []
         for one in found:
@@ -118,7 +123,7 @@ class Sweeper:
             else:  # this failure does not prove that they are lost: each may have been published before
                 later = [*now, *later]
         if later:
-            await swept.hand_back(table, [one.order_id for one in later])
+            await lane.hand_back(table, [one.order_id for one in later])
         return not later
 
 
@@ -143,9 +148,20 @@ class ReadPositions:
         return read_until is not None and one.created_at < read_until - MARGIN
 
 
-def _order_of(one: Any) -> UUID:
-    order_id: UUID = one.claim.order_id if isinstance(one, Claimed) else one.order_id
-    return order_id
+def _request(one: Claimed) -> Unconfirmed:
+    return Unconfirmed(one.claim.order_id, one.created_at, request_message(one))
+
+
+def _cancel(one: Cancel) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, cancel_message(one))
+
+
+def _amend(one: Amend) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, amend_message(one))
+
+
+def _suspension(one: Suspension) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, suspension_message(one))
 
 
 def _partition(order_id: UUID) -> int:

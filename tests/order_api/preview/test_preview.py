@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -217,8 +218,8 @@ async def test_a_broker_that_is_away(api: Api, assets: AssetService) -> None:
     assert [] == assets.asked
 
 
-def _about(reply: Reply, **changes: Any) -> Reply:
-    return structs.replace(reply, **changes)
+def _changed(changes: dict[str, Any], reply: Reply) -> list[Reply]:
+    return [structs.replace(reply, **changes)]
 
 
 async def test_answers_that_can_not_be_believed(api: Api, assets: AssetService) -> None:
@@ -229,13 +230,13 @@ async def test_answers_that_can_not_be_believed(api: Api, assets: AssetService) 
 
     def twice(reply: Reply) -> list[Any]:
         assert isinstance(reply, AssetApproved)
-        return [reply, _about(reply, price=Price("1"))]
+        return [reply, structs.replace(reply, price=Price("1"))]
 
     for answers in (garbage, twice):
         assets.answers = answers
         assert "50000" == (await _preview(api)).json()["quote"]["price"]
     for changes in ({"asset_id": "ETH"}, {"cash_asset_id": "BTC"}):
-        assets.answers = lambda reply, changes=changes: [_about(reply, **changes)]
+        assets.answers = partial(_changed, changes)
         found = (await _preview(api)).json()
         assert (None, "PENDING") == (found["quote"], found["status"])
 
