@@ -175,26 +175,16 @@ def create_app(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
-    republished = Counter(
-        "orders_published_again", "Requests, cancels and changes that the sweeper published.", registry=registry
-    )
+    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
     change_store = ChangeStore(source, grace_s=grace_s)
     waiters = _waiters(settings, registry)
-    follower = Follower(settings, waiters)
-    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
-    followed.set_function(lambda: follower.following)
+    follower = _follower(settings, waiters, registry)
     sweeper = Sweeper(
         *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
     )
-    mass_cancels = MassCancels(
-        MassCancelStore(source, grace_s=grace_s),
-        publisher,
-        Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry),
-        unpublished=unpublished,
-        keys_kept_days=settings.api_idempotency_key_days,
-        interval_s=settings.api_sweep_interval_s,
-    )
+    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
+    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, fired, unpublished)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
@@ -232,6 +222,26 @@ def create_app(
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
     app.state.inquiry = inquiry
     return app
+
+
+def _follower(settings: ApiSettings, waiters: Waiters, registry: CollectorRegistry) -> Follower:
+    follower = Follower(settings, waiters)
+    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
+    followed.set_function(lambda: follower.following)
+    return follower
+
+
+def _mass_cancels(
+    settings: ApiSettings, store: MassCancelStore, publisher: Publishes, fired: Counter, unpublished: Unpublished
+) -> MassCancels:
+    return MassCancels(
+        store,
+        publisher,
+        fired,
+        unpublished=unpublished,
+        keys_kept_days=settings.api_idempotency_key_days,
+        interval_s=settings.api_sweep_interval_s,
+    )
 
 
 def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:

@@ -230,7 +230,7 @@ SQL: re.Pattern[str] = re.compile(
 )
 SQL_MODULES = {
     "order_saga": {"worker/store.py", "worker/resting_store.py", "triggers/store.py"},
-    "order_api": {"orders/store.py", "orders/mass_cancels/store.py"},
+    "order_api": {"orders/store.py", "orders/changes/store.py", "orders/mass_cancels/store.py"},
     "operations": {
         "access/accounts.py",
         "retention/archive.py",

@@ -310,7 +310,8 @@ RESTING: Final = (
         "rests by its row",
     ),
     Fault(
-        "I12", WORKS, "its row is not live", (_order(WORKS, "phase = 'AMENDING'"), _row(WORKS, "live = false")),
+        "I12", WORKS, "it waits for a price, and its row is not live: no tick",
+        (_order(WORKS, "phase = 'AMENDING'"), _row(WORKS, "live = false")),
         "rests by its row",
     ),
     Fault("I12", WORKS, "and it is parked", (_order(WORKS, "parked_reason = 'a lie'"),), "row of a resting order"),
