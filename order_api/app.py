@@ -22,7 +22,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from contracts.topics import HOLDS_EVENTS, HOLDS_REQUESTS, ORDERS_CANCELS, ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import (
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
+    ORDERS_CANCELS,
+    ORDERS_CHANGES,
+    ORDERS_EVENTS,
+    ORDERS_REQUESTS,
+)
 from order_api.description import api_document
 from order_api.holds.routes import HoldRoutes
 from order_api.holds.service import HoldListener, HoldService, HoldSweeper
@@ -41,6 +48,9 @@ from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes, swagger_routes
+from order_api.orders.changes.routes import ChangeRoutes
+from order_api.orders.changes.service import Changes
+from order_api.orders.changes.store import ChangeStore
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.follower import Follower
 from order_api.orders.mass_cancels.routes import MassCancelRoutes
@@ -80,8 +90,10 @@ STATEMENT_TIMEOUT_S: Final = 5
 """Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
-CORS_METHODS: Final = ("GET", "POST", "PUT")
-CORS_HEADERS: Final = ("authorization", "content-type", "idempotency-key", "if-none-match", "prefer", "traceparent")
+CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
+CORS_HEADERS: Final = (
+    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "prefer", "traceparent"),
+)
 CORS_EXPOSED: Final = (
     *("etag", "idempotency-replayed", "location", "preference-applied", "retry-after", "www-authenticate"),
     *("ratelimit-limit", "ratelimit-policy", "ratelimit-remaining", "ratelimit-reset"),
@@ -157,7 +169,7 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
     """Log what is wrong with the topics. Requests are served all the same: their orders are safe in the database."""
 
     async def check() -> None:
-        topics = (ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_EVENTS, HOLDS_REQUESTS, HOLDS_EVENTS)
+        topics = (ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS, HOLDS_REQUESTS, HOLDS_EVENTS)
         await check_topics(settings, [topic.name for topic in topics])
 
     with suppress(CannotStart):  # each deviation is in the log by now
@@ -176,21 +188,16 @@ def create_app(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
-    republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
+    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
+    change_store = ChangeStore(source, grace_s=grace_s)
     waiters = _waiters(settings, registry)
-    follower = Follower(settings, waiters)
-    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
-    followed.set_function(lambda: follower.following)
-    sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
-    mass_cancels = MassCancels(
-        MassCancelStore(source, grace_s=grace_s),
-        publisher,
-        Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry),
-        unpublished=unpublished,
-        keys_kept_days=settings.api_idempotency_key_days,
-        interval_s=settings.api_sweep_interval_s,
+    follower = _follower(settings, waiters, registry)
+    sweeper = Sweeper(
+        *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
     )
+    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
+    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, fired, unpublished)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
@@ -209,12 +216,15 @@ def create_app(
     )
     waiting = Waiting(service.order, waiters, in_flight)
     orders = OrderRoutes(service, waiting, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    changes = ChangeRoutes(
+        *(service, Changes(service, change_store), waiting, in_flight), body_bytes_max=settings.api_body_bytes_max
+    )
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, holds, pages, health_pages), authentication)
+    served = _served((many, previews, orders, changes, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -248,6 +258,26 @@ def _holds(
     sweeper = HoldSweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
     routes = HoldRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
     return routes, follower.run, sweeper.run
+
+
+def _follower(settings: ApiSettings, waiters: Waiters, registry: CollectorRegistry) -> Follower:
+    follower = Follower(settings, waiters)
+    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
+    followed.set_function(lambda: follower.following)
+    return follower
+
+
+def _mass_cancels(
+    settings: ApiSettings, store: MassCancelStore, publisher: Publishes, fired: Counter, unpublished: Unpublished
+) -> MassCancels:
+    return MassCancels(
+        store,
+        publisher,
+        fired,
+        unpublished=unpublished,
+        keys_kept_days=settings.api_idempotency_key_days,
+        interval_s=settings.api_sweep_interval_s,
+    )
 
 
 def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:

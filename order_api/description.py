@@ -10,12 +10,16 @@ from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes
+from order_api.orders.changes.routes import ChangeRoutes
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.mass_cancels.routes import MassCancelRoutes
 from order_api.orders.routes import OrderRoutes
 from order_api.preview.routes import PreviewRoutes
 
-_ROUTES: Final = (MassCancelRoutes, PreviewRoutes, OrderRoutes, HoldRoutes, PageRoutes, HealthRoutes)
+_ROUTES: Final = (
+    *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
+    *(HoldRoutes, PageRoutes, HealthRoutes),
+)
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 
 

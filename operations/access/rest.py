@@ -115,6 +115,24 @@ def cancel(api: Api, user: str, order_id: object) -> dict[str, Any]:
     return call(api, user, "PUT", f"/orders/{order_id}/cancel")
 
 
+def amend(api: Api, user: str, order_id: object, changes: Mapping[str, Any], key: str, wait_s: float) -> dict[str, Any]:
+    """Amend an order as its user, and return it when the amend is in force, or after `wait_s`.
+
+    The same key amends once. Raises `Trouble` with the reason when it is refused.
+    """
+    headers = {"Idempotency-Key": key} | _wait(wait_s)
+    return call(api, user, "PATCH", f"/orders/{order_id}", changes, **headers)
+
+
+def suspend(api: Api, user: str, order_id: object, wish: str, wait_s: float) -> dict[str, Any]:
+    """Hold or release an order as its user, and return it when that is done, or after `wait_s`."""
+    return call(api, user, "PUT", f"/orders/{order_id}/{wish}", None, **_wait(wait_s))
+
+
+def _wait(wait_s: float) -> dict[str, str]:
+    return {"Prefer": f"wait={math.ceil(wait_s)}"} if wait_s else {}
+
+
 def orders(api: Api, user: str, **filters: object) -> dict[str, Any]:
     """List a page of a user's orders; filters by the names of the API's query, empty ones left out."""
     query = urlencode({name: value for name, value in filters.items() if value}, doseq=True)

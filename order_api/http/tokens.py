@@ -38,7 +38,7 @@ class Scope(StrEnum):
     ACT_FOR_USERS = "orders:act-for-users"
     """Do for any user what that user may do."""
     OPERATE = "orders:operate"
-    """Read and cancel any order, in the operator's own name."""
+    """Read, cancel and change any order, in the operator's own name."""
     READ_HOLDS = "holds:read"
     WRITE_HOLDS = "holds:write"
     """Hold any user's money, and capture it: for services, never for a trader's token."""

@@ -14,11 +14,13 @@ from uuid import UUID
 import msgspec
 from pydantic import TypeAdapter
 
+from contracts.amends import AMEND_REFUSALS, AmendRefusal, AmendState
 from contracts.decimals import PLACES_MAX, Exact
 from contracts.orders import Order
 from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, Side, TimeInForce
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
 from order_api.openapi.words import (
+    AMEND_STATE_MEANINGS,
     FIELD_MEANINGS,
     SIDE_MEANINGS,
     STATUS_MEANINGS,
@@ -46,6 +48,8 @@ class Members(msgspec.Struct, frozen=True):
     order_status: OrderStatus
     hold_id: UUID
     hold_status: str
+    amend_refusal: AmendRefusal
+    release_refused: ReasonCode
 
 
 def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
@@ -84,6 +88,8 @@ def _enums() -> dict[str, Any]:
         OrderStatus.__name__: _enum("Where an order stands.", STATUS_MEANINGS),
         TimeInForce.__name__: _enum("How long a conditional order may wait.", TIME_IN_FORCE_MEANINGS),
         ReasonCode.__name__: _enum("Why an order was cancelled or failed.", reasons),
+        AmendState.__name__: _enum("How far an amend has come.", AMEND_STATE_MEANINGS),
+        AmendRefusal.__name__: _enum("Why an amend changed nothing.", AMEND_REFUSALS),
         Code.__name__: _enum("All problems.", {code: kind.title + "." for code, kind in PROBLEMS.items()}),
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from contracts.amends import CHANGES, AmendState
 from contracts.terms import EXPIRES_WITHIN, SLIPPAGE_BPS_DEFAULT
 from contracts.vocabulary import OrderStatus, OrderType, Side, TimeInForce
 
@@ -50,6 +51,11 @@ TIME_IN_FORCE_MEANINGS: Final[dict[TimeInForce, str]] = {
     " asset without sessions refuses it: FAILED / NO_SESSION.",
     TimeInForce.IOC: "Immediate or cancel: it fills at once or ends CANCELLED / UNFILLED. Only for LIMIT orders.",
     TimeInForce.FOK: "Fill or kill: the same as IOC here, since an order is filled as a whole.",
+}
+AMEND_STATE_MEANINGS: Final[dict[AmendState, str]] = {
+    AmendState.PENDING: "It is being checked. The old terms stay in force.",
+    AmendState.APPLIED: "The new terms are in force.",
+    AmendState.REFUSED: "It changed nothing; `reason_code` and `reason` say why.",
 }
 FIELD_MEANINGS: Final[dict[str, str]] = {
     "order_id": "The order's id, minted when it was accepted.",
@@ -100,6 +106,15 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "revision": "The number of the order's terms, from 1; null until it rests.",
     "held_asset_id": "What is held while it rests: cash for a BUY, the asset for a SELL; null otherwise.",
     "held_amount": "How much of that is held: for a BUY what it costs at its worst price, fee included.",
+    "on_hold": "It is suspended: no price fires it until it is released. Its money stays held; it can be amended and"
+    " cancelled, and it expires.",
+    "release_refused": "Why its last release was not possible; null when it was, and when nobody tried.",
+    "amend": "The last amend that was asked for or decided; null when there was none.",
+    "OrderAmendment.amend_id": "The amend's name: the `Idempotency-Key` of its request, or an id of our own making.",
+    "OrderAmendment.state": "How far it has come.",
+    "OrderAmendment.reason_code": "Why it was refused.",
+    "OrderAmendment.reason": "The same in words.",
+    **{f"OrderAmendment.{name}": f"The `{name}` that it asked for, if it asked for one." for name in CHANGES},
     "filled_quantity": "How much is filled: nothing or all.",
     "average_price": "What one unit cost, in `cash_asset_id`; null until it is filled.",
     "fee": "What was charged for the fill, in `fee_asset_id`.",
@@ -119,7 +134,7 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Entry.seq": "Its place in the order's history, from 1.",
     "Entry.at": "When it happened.",
     "Entry.kind": "`received`, `asked`, `answered`, `waits`, `rests`, `triggered`, `fired`, `expired`, `timed_out`, "
-    "`ignored`, `status`, `overdue`, `parked`, `resumed`, `woken`.",
+    "`ignored`, `amended`, `amend_refused`, `held`, `released`, `status`, `overdue`, `parked`, `resumed`, `woken`.",
     "Entry.name": "The message, the question or the status that it is about.",
     "Entry.status": "The status that it led to, if it led to one.",
     "Entry.version": "The version that it led to, if it led to one.",
@@ -154,5 +169,7 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Members.order_status": "Where that order stands.",
     "Members.hold_id": "The hold that it is about.",
     "Members.hold_status": "Where that hold stands.",
+    "Members.amend_refusal": "Why the amend changes nothing.",
+    "Members.release_refused": "Why the order can't be released.",
 }
 """What each field says: by the names of its Struct and its own, or by its own where it is the same everywhere."""

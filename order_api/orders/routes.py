@@ -13,7 +13,7 @@ from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
 from contracts.orders import Order
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, OrderStatus
+from contracts.vocabulary import OrderStatus
 from order_api.http.bodies import read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
@@ -41,15 +41,22 @@ from order_api.orders.description.parts import (
 )
 from order_api.orders.list_parameters import LIST_PARAMETERS, read_wanted
 from order_api.orders.listing import Page
-from order_api.orders.requests import json_response, once, origin_of
+from order_api.orders.requests import (
+    about,
+    etag_of,
+    json_response,
+    named_order_id,
+    once,
+    order_id_of,
+    origin_of,
+    waited_header,
+)
 from order_api.orders.service import OrderService, address
 from order_api.orders.submission import OrderBody, make_claim, read_body
 from order_api.orders.views import History, refuse_late_cancel, state_of
 from order_api.orders.waiting import Waiting
 
-_ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEQ: Final = re.compile(r"[0-9]{1,9}")
-_NAME: Final = re.compile(NAME_PATTERN)
 
 
 SEQ_MAX: Final = 999_999_999
@@ -114,10 +121,10 @@ class OrderRoutes:
             raise Problem(Code.OTHER_USER)
         # RFC 9562: ids in the order of time lie side by side in every index
         claim = make_claim(uuid7(), user_id, key, body, request.scope["state"].get("traceparent"))
-        _about(request, claim.order_id)
+        about(request, claim.order_id)
         order, replayed = await self._service.submit(claim, caller, origin)
         order, waited = await self._waiting.for_end(request, order, caller, wait_s)
-        headers = _waited(wait_s if waited else 0) | {"location": address(order.order_id), "etag": _etag(order)}
+        headers = waited_header(wait_s if waited else 0) | {"location": address(order.order_id), "etag": etag_of(order)}
         if replayed:
             headers["idempotency-replayed"] = "true"
         return json_response(order, 201 if waited and order.status.terminal else 202, headers)
@@ -149,7 +156,7 @@ class OrderRoutes:
     )
     async def order(self, request: Request, caller: Caller) -> Response:
         """Read an order."""
-        return await self._show(request, _order_id(request), caller)
+        return await self._show(request, order_id_of(request), caller)
 
     @operation(
         "GET",
@@ -163,7 +170,7 @@ class OrderRoutes:
     )
     async def named_order(self, request: Request, caller: Caller) -> Response:
         """Read an order by the user's own name for it."""
-        return await self._show(request, await self._named(request, caller), caller)
+        return await self._show(request, await named_order_id(request, self._service, caller), caller)
 
     @operation(
         "GET",
@@ -177,7 +184,7 @@ class OrderRoutes:
     )
     async def status(self, request: Request, caller: Caller) -> Response:
         """Read what changes about an order."""
-        return await self._show(request, _order_id(request), caller, state_of)
+        return await self._show(request, order_id_of(request), caller, state_of)
 
     @operation(
         "GET",
@@ -195,7 +202,7 @@ class OrderRoutes:
         after = once(request, "after", "0")
         if _SEQ.fullmatch(after) is None:
             raise invalid(BrokenRule("after", "must be the seq of an entry, a whole number", after))
-        number = _about(request, _order_id(request))
+        number = about(request, order_id_of(request))
         return json_response(History(number, *await self._service.history(number, caller, int(after))))
 
     @operation(
@@ -210,7 +217,7 @@ class OrderRoutes:
     )
     async def cancel(self, request: Request, caller: Caller) -> Response:
         """Cancel an order."""
-        return await self._cancel(request, _order_id(request), caller)
+        return await self._cancel(request, order_id_of(request), caller)
 
     @operation(
         "PUT",
@@ -224,69 +231,37 @@ class OrderRoutes:
     )
     async def cancel_named(self, request: Request, caller: Caller) -> Response:
         """Cancel an order by the user's own name for it."""
-        return await self._cancel(request, await self._named(request, caller), caller)
-
-    async def _named(self, request: Request, caller: Caller) -> UUID:
-        client_order_id = request.path_params["client_order_id"]
-        user_id = once(request, "user_id", caller.user_id)
-        if _NAME.fullmatch(user_id) is None:
-            raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
-        if _NAME.fullmatch(client_order_id) is None:  # what was taken before . and .. were refused is still found
-            raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {PATH_NAME_RULE}")
-        return (await self._service.named(user_id, client_order_id, caller)).order_id
+        return await self._cancel(request, await named_order_id(request, self._service, caller), caller)
 
     async def _show(
         self, request: Request, order_id: UUID, caller: Caller, view: Callable[[Order], msgspec.Struct] | None = None
     ) -> Response:
         """Answer with an order, or with 304 when the client has this version; wait for something new if it prefers."""
-        _about(request, order_id)
+        about(request, order_id)
         known = request.headers.getlist("if-none-match")
 
         def fits(order: Order) -> bool:
-            return order.status.terminal or (bool(known) and not knows(known, _etag(order)))
+            return order.status.terminal or (bool(known) and not knows(known, etag_of(order)))
 
         wait_s = 0 if self._waiting.full(caller) else read_wait(request.headers)
         if wait_s:
             order = await self._waiting.until(request, fits, order_id, caller, wait_s, for_end=not known)
         else:
             order = await self._service.order(order_id, caller)
-        headers = _waited(wait_s) | {"etag": _etag(order)}
-        if knows(known, _etag(order)):
+        headers = waited_header(wait_s) | {"etag": etag_of(order)}
+        if knows(known, etag_of(order)):
             return Response(status_code=304, headers=headers)
         return json_response(order if view is None else view(order), 200, headers)
 
     async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
         """Accept a cancel; wait for the order's end if the client prefers, and answer as if it were asked for then."""
-        order, over = await self._service.cancel(_about(request, order_id), caller, origin_of(request, caller))
+        order, over = await self._service.cancel(about(request, order_id), caller, origin_of(request, caller))
         headers: dict[str, str] = {}
         if not over:
             wait_s = read_wait(request.headers)
             order, waited = await self._waiting.for_end(request, order, caller, wait_s)
-            headers = _waited(wait_s if waited else 0)
+            headers = waited_header(wait_s if waited else 0)
             refuse_late_cancel(order, headers)
             if order.status is not OrderStatus.CANCELLED:
                 return json_response(msgspec.structs.replace(order, cancel_requested=True), 202, headers)
-        return json_response(order, 200, headers | {"etag": _etag(order)})
-
-
-def _about(request: Request, order_id: UUID) -> UUID:
-    """Note which order a request is about: a failure from here on names the order's address."""
-    request.state.order_id = order_id
-    request.state.instance = address(order_id)
-    return order_id
-
-
-def _waited(wait_s: int) -> dict[str, str]:
-    """Say in the answer's headers how long its client was waited for at most, if it was."""
-    return {"preference-applied": f"wait={wait_s}"} if wait_s else {}
-
-
-def _order_id(request: Request) -> UUID:
-    text = request.path_params["order_id"]
-    if _ORDER_ID.fullmatch(text) is None:
-        raise Problem(Code.ORDER_NOT_FOUND, "an order id is a UUID in its canonical text, in lower case")
-    return UUID(text)
-
-
-def _etag(order: Order) -> str:
-    return f'"{order.version}"'
+        return json_response(order, 200, headers | {"etag": etag_of(order)})

@@ -80,7 +80,7 @@ requests = Table(
     Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
     Column("address", Text, comment="where the request came from; null: erased"),
     Column("trace_id", Text),
-    CheckConstraint("action IN ('submit', 'cancel')", name="action"),
+    CheckConstraint("action IN ('submit', 'cancel', 'amend', 'hold', 'release')", name="action"),
 )
 
 mass_cancels = Table(
@@ -139,6 +139,46 @@ cancel_timers = Table(
     Column("trace_id", Text),
 )
 
+amends = Table(
+    "amends",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("amend_id", Text, primary_key=True, comment="the Idempotency-Key, or an id of our own making"),
+    Column("user_id", Text, nullable=False, comment="the order's user"),
+    Column("requested_by", Text, nullable=False, comment="the user, or @operator:<name>"),
+    Column("expected_version", BigInteger, comment="the version that If-Match named"),
+    Column("changes", Text, nullable=False, comment="the new terms as a JSON object, canonical"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
+    Column(
+        "settled",
+        Boolean,
+        nullable=False,
+        server_default=sql("false"),
+        comment="the orchestrator has read it, or the order is past it",
+    ),
+)
+
+suspensions = Table(
+    "suspensions",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("requested_by", Text, primary_key=True, comment="the user, or @operator:<name>"),
+    Column("user_id", Text, nullable=False, comment="the order's user"),
+    Column("wish", Text, nullable=False, comment="what they asked for last"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
+    Column(
+        "settled",
+        Boolean,
+        nullable=False,
+        server_default=sql("false"),
+        comment="the orchestrator has read it, or the order is past it",
+    ),
+    CheckConstraint("wish IN ('hold', 'release')", name="wish"),
+)
+
+Index("amends_one_at_a_time", amends.c.order_id, unique=True, postgresql_where=~amends.c.settled)
 Index("requests_order_id", requests.c.order_id)
 Index(
     "mass_cancels_idempotency_key",
@@ -159,7 +199,7 @@ Index(
 )
 for _key in ("idempotency_key", "client_order_id"):
     Index(f"claims_{_key}", claims.c.user_id, claims.c[_key], unique=True, postgresql_where=claims.c[_key].is_not(None))
-for _table in (claims, cancels):
+for _table in (claims, cancels, amends, suspensions):
     Index(f"{_table.name}_next_publish_at", _table.c.next_publish_at, postgresql_where=~_table.c.settled)
 
 add_tables(metadata)

@@ -78,6 +78,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
     "api": {
         "api.claims": CHANGE,
         "api.cancels": CHANGE,
+        "api.amends": CHANGE,
+        "api.suspensions": CHANGE,
         "api.requests": KEEP,
         "api.mass_cancels": CHANGE,
         "api.cancel_timers": CHANGE,

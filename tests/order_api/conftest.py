@@ -16,6 +16,7 @@ from contracts.topics import (
     HOLDS_EVENTS,
     HOLDS_REQUESTS,
     ORDERS_CANCELS,
+    ORDERS_CHANGES,
     ORDERS_EVENTS,
     ORDERS_REQUESTS,
 )
@@ -30,7 +31,7 @@ def shared_prefix(infrastructure: Infrastructure) -> Iterator[str]:
     """Create one topic of requests for all tests of the API: they know their records by the order ids."""
     prefix = f"api{secrets.token_hex(4)}."
     topics = (
-        *(ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_EVENTS),
+        *(ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS),
         *(ASSETS_COMMANDS, ASSETS_REPLIES, HOLDS_REQUESTS, HOLDS_EVENTS),
     )
     asyncio.run(infrastructure.create_topics({prefix + topic.name: topic.partitions for topic in topics}))

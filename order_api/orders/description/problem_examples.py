@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.examples import HOLD_ID, ORDER_ID
-from contracts.vocabulary import OrderStatus
+from contracts.vocabulary import OrderStatus, ReasonCode
 from order_api.holds import examples as holds
 from order_api.holds.holds import address as address_of_hold
 from order_api.holds.holds import ask_release
@@ -22,6 +22,7 @@ from order_api.http.limits import RETRY_AFTER_S, RateLimit
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.problem_pages import ProblemExample, ProblemExamples
+from order_api.orders.changes.outcomes import refuse_amend_by_status, refuse_unless_resting
 from order_api.orders.description.examples import USER_ID, orders_by_status
 from order_api.orders.service import address
 from order_api.orders.submission import read_body
@@ -77,6 +78,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.HOLD_KEY_REUSED, f"it belongs to hold {HOLD_ID}", hold_id=_HOLD), _HOLDS),
         (Problem(Code.HOLD_CAPTURE_DIFFERS, hold_id=_HOLD), f"{_HOLD_ADDRESS}/capture"),
         (_raised(lambda: ask_release(holds.captured())), f"{_HOLD_ADDRESS}/release"),
+        *_problems_of_changes(),
         (Problem(Code.BAD_REQUEST, headers=CLOSE), "/"),
         (Problem(Code.HEADERS_TOO_LARGE, headers=CLOSE), "/"),
         (Problem(Code.REQUEST_TIMEOUT, headers=CLOSE), _SUBMIT),
@@ -85,6 +87,28 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.NOT_PUBLISHED, instance=_ADDRESS, headers={"location": _ADDRESS}, order_id=_ORDER), _SUBMIT),
         (Problem(Code.UNAVAILABLE), _ADDRESS),
         (Problem(Code.INTERNAL_ERROR), _ADDRESS),
+    ]
+
+
+def _problems_of_changes() -> list[tuple[Problem, str]]:
+    processing, pending = (orders_by_status()[name][1] for name in ("processing", "pending"))
+    rests: dict[str, Any] = {"order_id": _ORDER, "order_status": OrderStatus.CONFIRMED}
+    release = f"{_ADDRESS}/release"
+    return [
+        (_raised(lambda: refuse_amend_by_status(processing)), _ADDRESS),
+        (Problem(Code.VERSION_MISMATCH, "the order's version is 4", order_id=_ORDER), _ADDRESS),
+        (_raised(lambda: refuse_unless_resting(pending)), f"{_ADDRESS}/hold"),
+        (Problem(Code.HELD_BY_OPERATOR, **rests), release),
+        (Problem(Code.TOO_MANY_HOLDS, **rests), f"{_ADDRESS}/hold"),
+        (
+            Problem(
+                Code.RELEASE_REFUSED,
+                "the price 47400 meets the trigger already",
+                release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY,
+                **rests,
+            ),
+            release,
+        ),
     ]
 
 

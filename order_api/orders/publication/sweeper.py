@@ -20,7 +20,17 @@ from prometheus_client import Counter
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_REQUESTS
 from contracts.vocabulary import id_text
-from order_api.orders.publication.messages import Cancel, Claimed, cancel_message, request_message
+from order_api.orders.changes.store import ChangeStore
+from order_api.orders.publication.messages import (
+    Amend,
+    Cancel,
+    Claimed,
+    Suspension,
+    amend_message,
+    cancel_message,
+    request_message,
+    suspension_message,
+)
 from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.store import Due, Store
 from saga_kit.messaging.murmur2 import murmur2, partition_of
@@ -29,8 +39,8 @@ from saga_kit.runtime.backoff import keep_doing
 
 PAGE: Final = 500
 UNSURE_MAX: Final = 100
-"""The most that a look publishes of claims that may only wait in the topic, and of such cancels. When there are more,
-the next look comes after the interval. Each process looks by itself."""
+"""The most that a look publishes of claims that may only wait in the topic, and of the others alike. When there are
+more, the next look comes after the interval. Each process looks by itself."""
 MARGIN: Final = timedelta(seconds=3)
 """Several producers write to a partition, each a moment after it has accepted an order: by so much the order of their
 messages may differ from the order of acceptance."""
@@ -58,6 +68,7 @@ class Lane(NamedTuple):
     due: Callable[[int], Awaitable[Due[Any]]]
     unconfirmed: Callable[[Any], Unconfirmed]
     read: ReadPositions
+    hand_back: Callable[[str, Sequence[UUID]], Awaitable[None]]
 
 
 class Sweeper:
@@ -66,20 +77,22 @@ class Sweeper:
     def __init__(
         self,
         store: Store,
+        changes: ChangeStore,
         publisher: Publishes,
         republished: Counter,
         unpublished: Unpublished,
         *,
         interval_s: float = 1.0,
     ) -> None:
-        self._store = store
         self._publisher = publisher
         self._republished = republished
         self._unpublished = unpublished
         self._interval_s = interval_s
         self._lanes = (
-            Lane("claims", store.due_claims, _request, ReadPositions()),
-            Lane("cancels", store.due_cancels, _cancel, ReadPositions()),
+            Lane("claims", store.due_claims, _request, ReadPositions(), store.hand_back),
+            Lane("cancels", store.due_cancels, _cancel, ReadPositions(), store.hand_back),
+            Lane("amends", changes.due_amends, _amend, ReadPositions(), changes.hand_back),
+            Lane("suspensions", changes.due_suspensions, _suspension, ReadPositions(), changes.hand_back),
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -110,7 +123,7 @@ class Sweeper:
             else:  # this failure does not prove that they are lost: each may have been published before
                 later = [*now, *later]
         if later:
-            await self._store.hand_back(table, [one.order_id for one in later])
+            await lane.hand_back(table, [one.order_id for one in later])
         return not later
 
 
@@ -141,6 +154,14 @@ def _request(one: Claimed) -> Unconfirmed:
 
 def _cancel(one: Cancel) -> Unconfirmed:
     return Unconfirmed(one.order_id, one.created_at, cancel_message(one))
+
+
+def _amend(one: Amend) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, amend_message(one))
+
+
+def _suspension(one: Suspension) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, suspension_message(one))
 
 
 def _partition(order_id: UUID) -> int:

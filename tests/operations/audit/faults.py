@@ -292,6 +292,7 @@ KEYS: Final = (
     ),
 )  # fmt: skip
 
+_SUSPENDED: Final = """progress = jsonb_set(progress::jsonb, '{suspended}', '{"requested_by": "alice"}')::text"""
 RESTING: Final = (
     Fault(
         "I12", WORKS, "no tick can find it: it has no row", ("DELETE FROM orders.resting WHERE live",),
@@ -320,6 +321,19 @@ RESTING: Final = (
     Fault(
         "I12", FIRED, "and it is PROCESSING in phase SETTLING", (_row(WAITS, f"order_id = '{FIRED}'"),),
         "row of a resting order",
+    ),
+    Fault(
+        "I12", WORKS, "it is on hold, and a tick could fire it", (_order(WORKS, _SUSPENDED),), "rests by its row",
+    ),
+    Fault(
+        "I12", WORKS, "it is on hold, and its row would not let it expire",
+        (_order(WORKS, _SUSPENDED), _row(WORKS, "live = false")),
+        "rests by its row",
+    ),
+    Fault(
+        "I12", WORKS, "it waits for a price, and its row is not live: no tick",
+        (_order(WORKS, "phase = 'AMENDING'"), _row(WORKS, "live = false")),
+        "rests by its row",
     ),
     Fault("I12", WORKS, "and it is parked", (_order(WORKS, "parked_reason = 'a lie'"),), "row of a resting order"),
     Fault(

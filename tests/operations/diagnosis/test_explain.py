@@ -147,6 +147,19 @@ async def test_a_claim_has_no_timeline(db: OrderDatabase) -> None:
         ),
         ("fired", "Entry", {"sequence": 9, "price": "1"}, "fired on its way in by the price 1 of sequence 9"),
         ("expired", "ExpiryDue", {}, "expires: its time has come"),
+        ("asked", "recheck", {}, "asks assets: are the new terms allowed?"),
+        ("asked", "raise", {}, "asks balance: hold more, for the new terms"),
+        ("asked", "lower", {"attempt": 2}, "asks balance: hold no more than the terms need (attempt 2)"),
+        (
+            *("amended", "Amended", {"revision": 2, "limit_price": "48500"}),
+            "amended: the terms 2 are in force: limit price 48500",
+        ),
+        (
+            *("amend_refused", "AmendRefused", {"amend_id": "k", "reason_code": "TIMED_OUT", "reason": None}),
+            "amend k is refused, TIMED_OUT",
+        ),
+        ("held", "OrderHoldRequested", {"requested_by": "alice"}, "put on hold by alice"),
+        ("released", "OrderReleaseRequested", {"requested_by": "@operator:ann"}, "released by @operator:ann"),
         ("resumed", "operator", {"requested_by": "ann"}, "resumed operator requested by ann"),
     ],
 )

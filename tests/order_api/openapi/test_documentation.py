@@ -28,6 +28,7 @@ from order_api.openapi.words import STATUS_MEANINGS, TYPE_MEANINGS
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.views import OrderState
 from order_api.settings import ApiSettings
+from tests.order_api.orders.changes.support import patch, put, rests
 from tests.order_api.support import Api, Orchestrator, running, token
 
 PROBLEM = "application/problem+json"
@@ -183,6 +184,8 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
     await api.call("POST", "/holds", json=hold, **named)
     await api.call("PUT", f"{held}/capture", json={"amount": "1", "to": "@fees"}, **service)
     await orchestrator.run("UPDATE api.holds SET status = 'CAPTURED' WHERE hold_id::text = $1", over[-36:])
+    on_hold = await rests(orchestrator, progress={"suspended": {"requested_by": "@operator:ann"}})
+    await orchestrator.says(on_hold, "held", "OrderHoldRequested", requested_by="@operator:ann")
     api.wire.works = False
     unpublished = await api.submit()
     api.wire.works = True
@@ -209,6 +212,10 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
             "PUT", f"{held}/capture", json={"amount": "2", "to": "@fees"}, **service
         ),
         Code.HOLD_NOT_HELD: await api.call("PUT", f"{over}/release", **service),
+        Code.AMEND_REFUSED: await patch(api, ended),
+        Code.VERSION_MISMATCH: await patch(api, on_hold, headers={"if-match": '"9"'}),
+        Code.ORDER_NOT_RESTING: await put(api, ended, "hold"),
+        Code.HELD_BY_OPERATOR: await put(api, on_hold, "release"),
         Code.NOT_PUBLISHED: unpublished,
     }
 
