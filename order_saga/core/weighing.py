@@ -178,6 +178,7 @@ def _waits_for_its_limit(saga: Saga) -> bool:
 def _keeps_its_place(saga: Saga, new: Saga) -> bool:
     """Tell whether new terms ask no more of the market: only a smaller quantity, or another time."""
     same = all(getattr(saga.terms, name) == getattr(new.terms, name) for name in _PRICES)
+    same = same and saga.slippage_bps == new.slippage_bps
     assert saga.quantity is not None and new.quantity is not None  # noqa: S101, PT018 - a resting order has one
     return same and new.quantity <= saga.quantity
 
