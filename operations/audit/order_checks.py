@@ -221,8 +221,10 @@ _REST: Final = AuditLook(
 _FIRE: Final = AuditLook(
     ("order_id",),
     """
-    (SELECT *, (SELECT count(*) FROM audit.history AS line WHERE line.order_id = fire.order_id AND line.kind = 'fired')
-        AS told FROM audit.fires AS fire WHERE {orders}) AS t
+    (SELECT * FROM audit.fires AS fire CROSS JOIN LATERAL (
+        SELECT count(*) AS told, coalesce(bool_or(line.name = 'Entry'), false) AS on_entry
+        FROM audit.history AS line WHERE line.order_id = fire.order_id AND line.kind = 'fired') AS lines
+        WHERE {orders}) AS t
     LEFT JOIN (
         SELECT order_id, min(price) AS lowest, max(price) AS highest FROM audit.fills WHERE {orders}
         GROUP BY order_id) AS f USING (order_id)""",
@@ -233,8 +235,9 @@ _FIRE: Final = AuditLook(
         ),
         Check(
             "I13", "newer than its acceptance",
-            # The numbers of a feed that an operator has reset begin anew.
-            """t.sequence <= t.from_sequence AND NOT EXISTS (
+            # The numbers of a feed that an operator has reset begin anew. New terms, and an order that is released, may
+            # be met by the mark itself.
+            """(t.sequence < t.from_sequence OR t.sequence = t.from_sequence AND NOT t.on_entry) AND NOT EXISTS (
                 SELECT FROM audit.repairs AS reset JOIN audit.orders AS o ON o.asset_id = reset.item
                 WHERE reset.action = 'feed reset' AND o.order_id = t.order_id AND o.created_at <= reset.at)""",
             "format('the tick %s has fired it, which rests since the tick %s', t.sequence, t.from_sequence)",

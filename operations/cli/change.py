@@ -162,8 +162,8 @@ def _amend_by_rest(order_ids: list[str], user: str, changes: dict[str, Any], key
         except OutcomeUnknown as trouble:
             raise OutcomeUnknown(f"{trouble}; to go on, with no second amend: --key {key}") from None
         state = (order["amend"] or {}).get("state") if (order["amend"] or {}).get("amend_id") == key else "PENDING"
-        done = "amended" if state == "APPLIED" else "amend accepted, not decided yet"
-        out.print(f"order {order['order_id']}: {describe_order(order)}, {done}")
+        done = "done" if state == "APPLIED" else "accepted, not decided yet"
+        out.print(f"order {order['order_id']}: {describe_order(order)}; amend {done}")
 
 
 def _suspend_by_rest(order_ids: list[str], user: str, wish: str, wait_s: float) -> None:
@@ -172,5 +172,5 @@ def _suspend_by_rest(order_ids: list[str], user: str, wish: str, wait_s: float) 
     for order_id in _ids(order_ids, user):
         order = rest.suspend(api(), user, order_id, wish, wait_s)
         done = order["on_hold"] is (wish == "hold")
-        words = ("on hold" if wish == "hold" else "released") if done else f"{wish} accepted, not decided yet"
-        out.print(f"order {order['order_id']}: {describe_order(order)}, {words}")
+        words = "done" if done else "accepted, not decided yet"
+        out.print(f"order {order['order_id']}: {describe_order(order)}; {wish} {words}")

@@ -36,7 +36,7 @@ def test_each_topic_has_one_writer_besides_people_and_producers() -> None:
         topic.name: {right.login for right in read(ACLS.read_text()) if right == (right.login, "write", topic.name)}
         for topic in TOPICS
     }
-    for asked in ("orders.requests", "orders.cancels"):
+    for asked in ("orders.requests", "orders.cancels", "orders.changes"):
         assert {"api", "desk", "operator", "orchestrator"} == writers.pop(asked)
     assert {"api", "operator", "balance"} == writers.pop("holds.requests")
     assert {

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from contracts.amends import AmendRefusal
 from contracts.decimals import Price, Quantity, add, format_decimal, subtract
 from contracts.orders import OrderRequested
 from contracts.terms import FIELDS, Terms, faults, slippage_of, terms_of
@@ -201,9 +202,9 @@ def test_the_pictures_are_those_of_today() -> None:
 
 
 def test_a_reason_that_a_page_names_is_one() -> None:
-    """No page invents a reason."""
+    """No page invents a reason, of an order or of an amend."""
     for page in FOLDER.glob("*.md"):
         named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", page.read_text()))
-        strange = named - set(REASONS) - set(OrderType) - {"ORDER_SAGA_MAX_OPEN_ORDERS"}
+        strange = named - set(REASONS) - set(AmendRefusal) - set(OrderType) - {"ORDER_SAGA_MAX_OPEN_ORDERS"}
         elsewhere = page.read_text().partition("## Elsewhere")[2]
         assert set() == {name for name in strange if f"`{name}`" not in elsewhere}, page.name
