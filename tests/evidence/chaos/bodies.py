@@ -80,6 +80,19 @@ def conditional_body(rng: random.Random, asset_id: str, price: Fraction, *, far:
     return body | _time(rng, kind, waits_long)
 
 
+def amend_of(rng: random.Random, body: dict[str, Any]) -> dict[str, Any]:
+    """Make what an amend changes: the quantity, and perhaps what the order waits for. None is like another."""
+    changed = {"quantity": f"{rng.uniform(0.5, 2.0):.8f}"}
+    if rng.random() < 0.5:
+        return changed
+    if "trail_amount" in body:
+        return changed | {"trail_amount": f"{rng.choice(AMOUNTS[rng.random() < 0.5]):.2f}"}
+    if "trail_bps" in body:
+        return changed | {"trail_bps": rng.choice(TRAILS_BPS[rng.random() < 0.5])}
+    name = "trigger_price" if "trigger_price" in body else "limit_price"
+    return changed | {name: f"{float(body[name]) + rng.choice((-1, 1)) * rng.uniform(*NEAR):.2f}"}
+
+
 def conditional_ends(body: dict[str, Any]) -> list[str]:
     """List how a conditional order may end, as "STATUS REASON", whatever its price does."""
     kind, _, side = body["order_type"].rpartition("_")

@@ -36,9 +36,6 @@ PRICE: Final = "AssetPriceChanged"
 RISING: Final = "RISE"
 """The asset on which the matrix lets orders rest. The matrix writes its ticks itself."""
 
-NOT_ASKED: Final = ("AdjustBalance", "BalanceAdjusted", "AdjustmentRefused")
-"""What the balance service can do and no order asks for."""
-
 POINTS: Final[tuple[StrEnum, ...]] = (*CrashPoint, *TriggerPoint, *RestingPoint, *FeedPoint)
 _BY_NAME: Final = {point.name: point for point in POINTS}
 
@@ -118,7 +115,6 @@ def _all_of(*services: str) -> dict[str, set[str]]:
 
 
 RULES: Final = (
-    Rule("no order adjusts its hold", POINTS, dict.fromkeys(("orchestrator", "balance"), NOT_ASKED)),
     Rule("a batch is made of what a service receives, not of what it sends", BATCH, SENT),
     Rule("what a service receives, it does not publish", PUBLISHING, RECEIVED),
     Rule("a timer is no record of Kafka, it has no offset", {CrashPoint.OFFSETS_COMMITTED}, {"orchestrator": OWN}),

@@ -44,6 +44,7 @@ EXPIRES_AFTER_S: Final = 2.0
 MORE: Final = "2"
 TOO_MUCH: Final = "100001"
 """More of the asset than anybody has."""
+AMENDED_WITHIN_S: Final = 8.0
 ENDS_WITHIN_S: Final = 3.0
 """Most changes are done by then; one whose message was set aside never is."""
 SETTLEMENT_REFUSED: Final = "FAILED EXECUTION_FAILED"
@@ -102,6 +103,8 @@ class Provoker:
             await self._of_a_resting_order(cell.message)
         elif cell.point is CrashPoint.SWEPT and cell.message == "BalanceReserved":
             await self._slow_sale()  # else the settlement's batch deletes the row before it is swept
+        elif cell.point is CrashPoint.SWEPT and cell.message in {"BalanceAdjusted", "AdjustmentRefused"}:
+            await self._raises(MORE if cell.message == "BalanceAdjusted" else TOO_MUCH, expires=True)  # the same
         else:
             await self._ways[cell.message]()
 
@@ -171,9 +174,7 @@ class Provoker:
         await self._say(message("assets.prices", RISING, PRICE, dict(body)))
 
     async def _expires(self) -> None:
-        expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_AFTER_S)
-        times = {"time_in_force": "GTD", "expires_at": expires_at.isoformat()}
-        await self._trader.produce(self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **times))
+        await self._trader.produce(self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **_until(EXPIRES_AFTER_S)))
 
     async def _cancels_resting(self) -> None:
         wanted = self._limit(Decimal(9_000), ends="CANCELLED USER_REQUESTED")
@@ -181,14 +182,17 @@ class Provoker:
         await self._rest([wanted])
         await self._say(cancel_of(wanted))
 
-    async def _raises(self, quantity: str = MORE) -> None:
-        """Amend a resting order, so that it must hold more, and cancel it when that has been decided."""
+    async def _raises(self, quantity: str = MORE, *, expires: bool = False) -> None:
+        """Amend a resting order, so that it must hold more; cancel it when that is decided, or have it expire later."""
         wanted = self._limit(Decimal(9_000), ends="CANCELLED USER_REQUESTED")
+        if expires:
+            wanted = self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **_until(AMENDED_WITHIN_S))
         await self._trader.produce(wanted)
         await self._rest([wanted])
         await self._say(_change(wanted, "OrderAmendRequested", amend_id="more", quantity=quantity))
         await self._has_noted(wanted, "amended", "amend_refused")
-        await self._say(cancel_of(wanted))
+        if not expires:
+            await self._say(cancel_of(wanted))
 
     async def _suspends(self) -> None:
         """Suspend and release a resting order, and cancel it."""
@@ -254,6 +258,11 @@ _OF_A_GOOD_ORDER: Final = (
 )
 
 _OF_A_RAISE: Final = ("OrderAmendRequested", "AdjustBalance", "BalanceAdjusted")
+
+
+def _until(seconds: float) -> dict[str, str]:
+    """Give the fields of an order that expires so much later."""
+    return {"time_in_force": "GTD", "expires_at": (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()}
 
 
 def _change(wanted: Wanted, name: str, **fields: str) -> Message:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from order_saga.worker import store, tables
-from saga_kit.participant.holds import ADJUSTMENT
 from saga_kit.runtime.transactions import Transaction, begin
 from tests.evidence.simulation.database import EPOCH, Database, Engine, Said, Step
 from tests.evidence.simulation.loop import VirtualLoop
@@ -48,8 +47,9 @@ _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_no
     cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, max_deviation_bps, rules_version"""
 _NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 16))
 _OF_HOLD: Final = (
-    *("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason"), *ADJUSTMENT,
-)  # fmt: skip
+    *("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason"),
+    *("revision", "asked", "adjust_code", "adjust_reason"),
+)
 _DOCUMENTS: Final = frozenset({"history", "fills"})
 """Columns of JSON documents, which are compared with all their digits."""
 TABLES: Final = {

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
-from order_saga.core import changes, transition
+from order_saga.core import changes, transition, weighing
 from order_saga.core.commands import required_hold
 from order_saga.core.phases import PHASES
 from order_saga.core.saga import Phase, Rest
@@ -215,7 +215,7 @@ def _compare_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _release_from_the_old_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = changes.judge_release
+    real: Callable[..., Any] = weighing.judge_release
 
     def judge_release(saga: Any, mark: Any, now: Any) -> Any:
         found = real(saga, mark, now)
@@ -226,7 +226,7 @@ def _release_from_the_old_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _amend_from_the_old_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = transition.judge
+    real = weighing.judge
 
     def judge(saga: Any, new: Any, *more: Any) -> Any:
         found = real(saga, new, *more)

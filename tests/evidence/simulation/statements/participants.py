@@ -153,7 +153,7 @@ async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end
 
 
 async def update_holds(tx: Transaction, *arrays: list[Any]) -> Result:
-    """Write the states, the amounts and the last adjustments of holds."""
+    """Write the states and amounts of holds."""
     written = 0
     for hold_id, row in (_hold(values) for values in columns(*arrays)):
         before = await tx.lock("holds", hold_id)
@@ -189,9 +189,8 @@ def _hold(values: Iterable[Any]) -> tuple[str, Row]:
 def _check_hold(hold_id: str, row: Row) -> None:
     ends = {"SETTLED": (row["captured"] + row["refunded"], row["amount"]), "REFUNDED": (row["refunded"], row["amount"])}
     total, expected = ends.get(row["state"], (row["captured"] + row["refunded"], 0))
-    adjusted = row["revision"] > 0
-    negative = min(row["amount"], row["captured"], row["refunded"], row["revision"]) < 0
-    if total != expected or negative or adjusted != (row["asked"] is not None):
+    numbered = row["revision"] >= 0 and (row["revision"] == 0) == (row["asked"] is None)
+    if total != expected or min(row["amount"], row["captured"], row["refunded"]) < 0 or not numbered:
         raise ServerError(CHECK_VIOLATION, f"holds: {hold_id} violates a check")
 
 
