@@ -314,7 +314,7 @@ def _what_then(story: Story) -> str:
 def _fired_on_entry(order: Row, terms: Terms, story: Story, asset: Market) -> Iterator[str]:
     """Expect that it meets the newest price: as it comes in, is amended, or is released."""
     point, trails = story.fired[0], order["order_type"].startswith("TRAILING_STOP")
-    triggered = story.rest is not None and (bool(story.triggered) or _triggered_on_entry(terms, story.rest))
+    triggered = story.rest is not None and (bool(story.triggered) or _triggered_on_entry(order, terms, story.rest))
     meets = not trails and _waits_for(order, terms, triggered=triggered)(units(point.price), 0)
     if not (meets and within_limit(order, terms, point.price)):
         yield f"it was fired on entry by {point}, which does not meet it"
