@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import httpx
 import msgspec
 
+from contracts.assets import Trading
 from contracts.balance import ReserveBalance
 from contracts.codec import outgoing
 from contracts.decimals import Money, Price
@@ -23,9 +24,9 @@ from operations.access.rest import ENDED
 from operations.access.system import publishing
 from operations.access.tokens import SCOPES
 from operations.audit import audit
-from operations.demo.scenes import MARKET, PATH, Scene, conditional_scenes, scenes
+from operations.demo.scenes import CLOSED, MARKET, OPENING, PATH, Scene, conditional_scenes, scenes
 from operations.diagnosis.story import story
-from operations.market.prices import set_price
+from operations.market.prices import set_price, set_trading
 from operations.repair.runs import Run
 from participants.balance.store import deposit
 
@@ -127,18 +128,29 @@ class _Acts:
     async def play_on_a_market(self, scenes: list[Scene], engine: AsyncEngine, tell: Tell) -> list[tuple[Scene, str]]:
         """Submit conditional orders, move the price when all of them rest, and wait for their ends."""
         tell("conditional orders ...")
+        await self._trade(engine, Trading.CLOSED)
         played = [await self._submit(scene) for scene in scenes]
         for scene in played:
             if scene.rests:
                 await self._wait_for(scene, lambda status: status != "PENDING")
             if scene.cancel_by is not None:
                 await self._cancel(scene, scene.cancel_by)
+            await self._change(scene)
         tell("the price moves ...")
         for price in PATH:
             await set_price(engine, MARKET, Price(price), Run(f"demo-{uuid.uuid4()}", "demo"))
             await asyncio.sleep(PRICE_EVERY_S)
+        tell("the closed market opens ...")
+        await self._trade(engine, Trading.OPEN, Price(OPENING))
+        for scene in played:
+            if scene.held:
+                await self._cancel(scene, scene.user)
         ended = await asyncio.gather(*(self._end(scene) for scene in played))
+        await self._trade(engine, Trading.CLOSED)
         return list(zip(played, ended, strict=True))
+
+    async def _trade(self, engine: AsyncEngine, trading: Trading, price: Price | None = None) -> None:
+        await set_trading(engine, CLOSED, trading, Run(f"demo-{uuid.uuid4()}", "demo"), price=price)
 
     async def _submit(self, scene: Scene) -> Scene:
         if scene.by_kafka:
@@ -155,6 +167,15 @@ class _Acts:
     async def _cancel(self, scene: Scene, by: str) -> None:
         headers = self._as("ops", "orders:operate") if by.startswith("@") else self._as(by)
         (await self._api.put(f"/orders/{scene.order_id}/cancel", headers=headers)).raise_for_status()
+
+    async def _change(self, scene: Scene) -> None:
+        """Amend an order that rests, or put it on hold, and wait until that counts."""
+        headers = self._as(scene.user) | {"Prefer": "wait=10"}
+        if scene.amend is not None:
+            answer = await self._api.patch(f"/orders/{scene.order_id}", json=dict(scene.amend), headers=headers)
+            answer.raise_for_status()
+        if scene.held:
+            (await self._api.put(f"/orders/{scene.order_id}/hold", headers=headers)).raise_for_status()
 
     async def _end(self, scene: Scene) -> str:
         return await self._wait_for(scene, lambda status: status in ENDED)

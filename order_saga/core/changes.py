@@ -87,7 +87,7 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     saga, name, detail = draft.saga, "OrderReleaseRequested", _by(message)
     if ignored := _not_now(draft, message, detail) or _not_released_by(saga, message, detail):
         return ignored
-    expired = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    expired = expired_outcome(saga.expires_at, draft.now)
     if expired is not None and saga.parked_reason is None:  # a parked order expires when it is resumed
         draft.note("expired", name)
         enter_phase(draft, PHASES[saga.phase].expiry, expired)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final, cast
 import structlog
 from msgspec import structs
 
-from contracts.assets import AssetApproved
+from contracts.assets import AssetApproved, AssetRefused, is_for_preview
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.terms import terms_of
 from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_REQUESTS
-from contracts.vocabulary import OrderKind, id_text
+from contracts.vocabulary import id_text
 from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import ANSWERS
@@ -97,6 +98,7 @@ class SagaHandler:
 
     async def handle(self, tx: Transaction, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
+        received = [each for each in received if not _is_for_preview(each.message)]
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
         opened = await open_batch(tx, named, _client_ids(messages))
@@ -200,6 +202,11 @@ def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
     return saga.order_id in known and known[saga.order_id].parked_reason is not None
 
 
+def _is_for_preview(message: Incoming) -> bool:
+    """Tell whether an answer is for the API, which has asked it for a preview: it is about no order."""
+    return isinstance(message, (AssetApproved, AssetRefused)) and is_for_preview(message.command_id)
+
+
 def _sent_at(envelope: Envelope, record: Record) -> datetime:
     """Return the earlier of the broker's time and the sender's: publishing it again makes no message younger."""
     return min(datetime.fromtimestamp(record.timestamp / 1000, UTC), envelope.time)
@@ -234,7 +241,7 @@ def _begins_to_wait(message: Incoming, known: Mapping[UUID, Saga]) -> bool:
     if not isinstance(message, Requested) or not isinstance(message.request, OrderRequested):
         return False
     begun = known.get(message.request.order_id)
-    return message.request.order_type.kind is not OrderKind.MARKET and (begun is None or begun.phase is Phase.NEW)
+    return terms_of(message.request) is not None and (begun is None or begun.phase is Phase.NEW)
 
 
 def _holder_and_asset(message: Incoming) -> tuple[str, str]:

@@ -189,6 +189,9 @@ def _waits_for(order: Row, terms: Terms, *, triggered: bool) -> Meets:
         if side == "BUY":
             return lambda price, mark: BPS * price >= mark * (BPS + bps) + BPS * amount
         return lambda price, mark: BPS * price <= mark * (BPS - bps) - BPS * amount
+    if kind == "BRACKET":
+        low, high = sorted(units(Fraction(terms[name])) for name in ("limit_price", "trigger_price"))
+        return lambda price, _: price <= low or price >= high
     is_limit = kind == "LIMIT" or triggered
     level = units(Fraction(terms["limit_price" if is_limit else "trigger_price"]))
     if (side == "BUY") is (kind == "STOP_LOSS" and not is_limit):
@@ -205,8 +208,8 @@ def units(price: Fraction) -> int:
 
 
 def within_limit(order: Row, terms: Terms, price: Fraction) -> bool:
-    """Tell whether a price is the limit or better."""
-    if terms.get("limit_price") is None:
+    """Tell whether a price is the limit or better; a bracket's limit is only a level, and bounds nothing."""
+    if terms.get("limit_price") is None or order["order_type"].startswith("BRACKET"):
         return True
     limit = Fraction(terms["limit_price"])
     return price <= limit if order["order_type"].endswith("_BUY") else price >= limit
@@ -220,7 +223,7 @@ def _rested(order: Row, terms: Terms, story: Story, rest: Rest, asset: Market, s
     last, left_at = fired.sequence if fired else math.inf, _left_at(terms, story)
     if rest.watermark is not None and asset.told.get(rest.from_sequence, rest.watermark) != rest.watermark:
         yield f"its watermark began at {rest.watermark}, the price was {asset.told[rest.from_sequence]}"
-    triggered = _triggered_on_entry(terms, rest)
+    triggered = _triggered_on_entry(order, terms, rest)
     meets = _waits_for(order, terms, triggered=triggered)
     told = {point.sequence for point in story.triggered}
     for tick, marks in _ticks(order, rest, asset):
@@ -263,8 +266,10 @@ def _left_at(terms: Terms, story: Story) -> datetime:
     return NEVER if story.fired else min(story.left_at or NEVER, _expires_at(terms) or NEVER)
 
 
-def _triggered_on_entry(terms: Terms, rest: Rest) -> bool:
-    """Tell whether an order with a trigger rests with its limit as its level."""
+def _triggered_on_entry(order: Row, terms: Terms, rest: Rest) -> bool:
+    """Tell whether an order with a trigger rests with its limit as its level; a bracket is never triggered."""
+    if order["order_type"].startswith("BRACKET"):
+        return False
     return terms.get("trigger_price") is not None and rest.level != number(terms["trigger_price"])
 
 
@@ -309,7 +314,7 @@ def _what_then(story: Story) -> str:
 def _fired_on_entry(order: Row, terms: Terms, story: Story, asset: Market) -> Iterator[str]:
     """Expect that it meets the newest price: as it comes in, is amended, or is released."""
     point, trails = story.fired[0], order["order_type"].startswith("TRAILING_STOP")
-    triggered = story.rest is not None and (bool(story.triggered) or _triggered_on_entry(terms, story.rest))
+    triggered = story.rest is not None and (bool(story.triggered) or _triggered_on_entry(order, terms, story.rest))
     meets = not trails and _waits_for(order, terms, triggered=triggered)(units(point.price), 0)
     if not (meets and within_limit(order, terms, point.price)):
         yield f"it was fired on entry by {point}, which does not meet it"
@@ -369,7 +374,7 @@ def up(amount: Fraction) -> Fraction:
 def worst_price(order: Row, terms: Terms, quote: Fraction) -> Fraction:
     """Work out the most that a buy pays under its terms; its money is held at that price."""
     kind = order["order_type"].rpartition("_")[0]
-    if terms.get("limit_price") is not None:
+    if terms.get("limit_price") is not None and kind != "BRACKET":
         return Fraction(terms["limit_price"])
     if kind == "TRAILING_STOP":
         return _slipped(_trail_from(terms, quote), order)

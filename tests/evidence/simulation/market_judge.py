@@ -28,7 +28,7 @@ SLIPPAGE_BPS: Final = 100
 FRESH_S: Final = 30.0
 UNSURE_S: Final = 12.0
 """So near the age at which a price grows old, the judge does not say whether it was fresh: statements may be slow."""
-RESTING: Final = frozenset({"WORKING", "AMENDING", "RAISING", "LOWERING"})
+RESTING: Final = frozenset({"QUEUED", "WORKING", "AMENDING", "RAISING", "LOWERING"})
 BEFORE_THE_FIRE: Final = frozenset({"VALIDATING", "RESERVING"}) | RESTING
 REFUSED_AT_THE_FIRE: Final = frozenset({"SLIPPAGE_EXCEEDED", "NOTIONAL_OUT_OF_RANGE"})
 
@@ -143,6 +143,8 @@ class MarketJudge:
             "fires at a tick": hit.fired,
             "fires after its trigger": hit.fired and hit.triggered,
         }
+        if hit.fired and before["up_price"] is not None and before["down_price"] is not None:
+            kinds[f"bracket fires {'up' if hit.fired[1] >= before['up_price'] else 'down'}"] = True
         kinds["is triggered"] = hit.triggered and not _hit(before).triggered
         kinds["trailing stop fires"] = hit.watermark
         self._world.seen.update(f"order {what}" for what, there in kinds.items() if there)
@@ -357,8 +359,10 @@ def _levels(order: Row, *, triggered: bool) -> tuple[Fraction | None, ...]:
     """Return what an order waits for by its terms: a price from below, one from above, and the limit behind them."""
     terms, (kind, _, side) = _terms(order), order["order_type"].rpartition("_")
     limit, trigger = (_fraction(terms.get(name)) for name in ("limit_price", "trigger_price"))
-    if kind == "TRAILING_STOP":
+    if kind in {"TRAILING_STOP", "MARKET"}:
         return None, None, None
+    if kind == "BRACKET" and limit is not None and trigger is not None:
+        return max(limit, trigger), min(limit, trigger), None
     at_limit = kind == "LIMIT" or triggered
     is_up = (side == "SELL") is (at_limit or kind == "TAKE_PROFIT")
     price = limit if at_limit else trigger
@@ -388,7 +392,7 @@ def _asks_no_more(before: Row, order: Row) -> bool:
 def _worst(order: Row, progress: Mapping[str, Any]) -> Fraction:
     """Return the highest price that a BUY can ever pay."""
     terms = _terms(order)
-    if "limit_price" in terms:
+    if "limit_price" in terms and not order["order_type"].startswith("BRACKET"):
         return Fraction(terms["limit_price"])
     if "trigger_price" in terms:
         start = Fraction(terms["trigger_price"])
@@ -397,9 +401,9 @@ def _worst(order: Row, progress: Mapping[str, Any]) -> Fraction:
 
 
 def _cap(order: Row, progress: Mapping[str, Any], watermark: Fraction | None) -> Fraction | None:
-    """Return the most that a BUY without a limit pays when it fires."""
-    terms = _terms(order)
-    if not order["order_type"].endswith("_BUY") or "limit_price" in terms:
+    """Return the most that a BUY pays when it fires, if no limit bounds it already."""
+    terms, bracket = _terms(order), order["order_type"].startswith("BRACKET")
+    if not order["order_type"].endswith("_BUY") or ("limit_price" in terms and not bracket):
         return None
     worst = _worst(order, progress)
     return worst if watermark is None else min(worst, _slipped(order, _trail_level(terms, watermark)))

@@ -37,6 +37,7 @@ from tests.evidence.simulation.run import quiet
 from tests.evidence.simulation.scenario import (
     Change,
     Fault,
+    How,
     Kind,
     OrderPlan,
     Rates,
@@ -49,6 +50,7 @@ from tests.evidence.simulation.statements import statements
 from tests.support.infrastructure import Database
 
 HISTORIES: Final = 24
+_TRAILS: Final = Terms("TRAILING_STOP", trail_amount="1")
 HELD_BACK: Final = Scenario(
     24,
     (OrderPlan(UUID(int=24), "alice", "BTC", "SELL", "0.01", None, None, at=1.0),),
@@ -56,6 +58,14 @@ HELD_BACK: Final = Scenario(
     Rates(),
 )
 """An order that waits while somebody is paused, which is rare in histories."""
+AHEAD: Final = Scenario(
+    25,
+    (OrderPlan(UUID(int=25), "bob", "WAVE", "SELL", "1", None, None, at=10.5, terms=_TRAILS),),
+    (),
+    Rates(),
+    ticks=(TickPlan(10.0, "WAVE", "101", how=How.MISSING), TickPlan(14.0, "WAVE", "99")),
+)
+"""A trailing stop that rests from a quote whose tick was not published, which is as rare."""
 
 
 def _changed(number: int, side: str, terms: Terms, *changes: Change) -> OrderPlan:
@@ -119,7 +129,7 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
 async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
     """The statements of many histories give the same answers and the same rows of every table on both databases."""
     said = []
-    for scenario in (*map(draw, range(HISTORIES)), HELD_BACK, CHANGED):
+    for scenario in (*map(draw, range(HISTORIES)), HELD_BACK, AHEAD, CHANGED):
         said += _few_heartbeats(await asyncio.to_thread(record, scenario))
     simulation_answers, simulation_rows = await asyncio.to_thread(_on_simulation, said)
     postgres_answers, postgres_rows = await on_postgres(engine, said)

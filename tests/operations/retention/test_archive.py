@@ -23,7 +23,7 @@ from operations.repair.orders import resume
 from operations.repair.runs import Result, Run
 from operations.retention import archive
 from operations.retention.erase import erase
-from order_saga.core.phases import STEP_OF
+from order_saga.core.phases import ANSWERS
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
@@ -58,7 +58,7 @@ TO_ORDERS: Final = [
     message.__name__
     for topic in (ORDERS_REQUESTS, BALANCE_REPLIES, ASSETS_REPLIES)
     for message in topic.messages
-    if message is OrderRequested or message in STEP_OF
+    if message is OrderRequested or message in ANSWERS
 ]
 TO_BALANCE: Final = [message.__name__ for message in BALANCE_COMMANDS.messages]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import structs
 
-from contracts.assets import CheckAsset
+from contracts.assets import CheckAsset, Trading
 from contracts.balance import (
     AdjustBalance,
     AdjustmentRefused,
@@ -26,7 +26,7 @@ from contracts.balance import (
     SettlementRefused,
 )
 from contracts.decimals import Money, subtract
-from contracts.vocabulary import HoldState, OrderType
+from contracts.vocabulary import HoldState, OrderKind, OrderType
 from order_saga.core.phases import RESTING, TERMINAL
 from order_saga.core.saga import Command, Incoming, Mark, Phase, Reply, Saga, Step
 from tests.order_saga.core import sample
@@ -49,7 +49,7 @@ class Case(NamedTuple):
     """A resting order, an amend of it that needs more money, and the market's prices that tell their terms apart."""
 
     order_type: OrderType
-    terms: tuple[tuple[str, str], ...]
+    terms: tuple[tuple[str, Any], ...]
     more: tuple[tuple[str, str], ...]
     met_by_neither: str
     met_by_more: str
@@ -64,8 +64,9 @@ class Case(NamedTuple):
         return sample.conditional(self.order_type, **dict(self.terms))
 
     def resting(self) -> Saga:
-        """Give the order as it rests at first."""
-        return sample.Story(self.requested(), sample.approved(), sample.reserved()).saga
+        """Give the order as it rests at first; the asset of a market order is closed."""
+        trading = Trading.CLOSED if self.order_type.kind is OrderKind.MARKET else Trading.OPEN
+        return sample.Story(self.requested(), sample.approved(trading=trading), sample.reserved()).saga
 
     def marks(self) -> dict[str, Mark]:
         """List the stands of the market, all newer than any quote."""
@@ -84,6 +85,17 @@ CHANGES: Final = (
         "47000",
     ),
 )
+
+
+QUEUED: Final = Case(
+    OrderType.MARKET_SELL,
+    (("price", "50000"), ("queue_when_closed", True)),
+    (("quantity", "0.02"),),
+    "50000",
+    "50000",
+    "50000",
+)
+"""One that waits for the opening: no amend changes it but in its time, and every live price fires it."""
 
 
 def at_any_time(case: Case) -> dict[str, Incoming]:

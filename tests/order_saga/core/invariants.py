@@ -13,7 +13,7 @@ from msgspec import structs
 
 from contracts.amends import AmendState
 from contracts.balance import AdjustBalance, RefundBalance, ReserveBalance, SettleBalance
-from contracts.vocabulary import HoldState, OrderKind, OrderStatus, Side
+from contracts.vocabulary import HoldState, OrderKind, OrderStatus, Side, TimeInForce
 from order_saga.core.levels import worst_price
 from order_saga.core.phases import IDLE, MOVES, PHASES, QUESTIONS, RESTING, TERMINAL, steps
 from order_saga.core.saga import Answer, Availability, Decision, Ignored, Participant, Phase, Saga, Step, Why, snapshot
@@ -28,6 +28,7 @@ RANK: Final = {
     Phase.NEW: 0,
     Phase.VALIDATING: 1,
     Phase.RESERVING: 2,
+    Phase.QUEUED: 3,
     Phase.WORKING: 3,
     Phase.AMENDING: 3,
     Phase.RAISING: 3,
@@ -211,6 +212,11 @@ def _conditional(saga: Saga) -> None:
     assert shown.triggered == progress.triggered
     assert (shown.held_amount is not None) == (shown.held_asset_id is not None) == rests
     assert (shown.revision is not None) == (progress.rest is not None)
+    market = saga.order_type is not None and saga.order_type.kind is OrderKind.MARKET
+    assert (saga.phase is Phase.QUEUED) <= market <= (saga.phase is not Phase.WORKING), "what waits for an opening"
+    ends = market or saga.terms.time_in_force in {TimeInForce.GTD, TimeInForce.DAY}
+    if rests:
+        assert (shown.expires_at is not None) == ends, "whoever waits sees until when"
     if rests:
         assert progress.hold is not None
         assert (shown.held_asset_id, shown.held_amount) == (progress.hold.asset_id, progress.hold.amount)
@@ -258,6 +264,7 @@ def _terms_in_force(before: Saga, decision: Decision) -> None:
         assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
     assert before.phase not in RESTING or now.quote == was.quote, "the rules of the terms in force stay"
     assert now.trails_from == was.trails_from
+    assert was.ends_at is None or now.ends_at == was.ends_at, "only an amend moves the end"
 
 
 def _waits(before: Saga, decision: Decision) -> None:

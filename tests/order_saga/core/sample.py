@@ -82,7 +82,7 @@ def request(side: Side = Side.BUY, **changes: Any) -> OrderRequested:
 
 def conditional(order_type: OrderType, **terms: Any) -> Requested:
     """Wrap a request for a conditional order of 0.01 BTC; prices are given as text."""
-    prices = ("limit_price", "trigger_price", "trail_amount")
+    prices = ("price", "limit_price", "trigger_price", "trail_amount")
     given = {name: Price(value) if name in prices else value for name, value in terms.items()}
     fields: dict[str, Any] = {"quantity": Quantity("0.01"), **given}
     return Requested(OrderRequested(ORDER_ID, USER, "BTC", order_type, **fields), sent_at=NOW)

@@ -112,7 +112,7 @@ def test_the_walk_sees_every_phase_every_ending_and_every_reason_to_ignore(side:
     assert {saga.phase for saga in sagas} == phases
     others = {ReasonCode.ORDER_ID_TAKEN, ReasonCode.WOULD_TRIGGER_IMMEDIATELY, ReasonCode.HOLD_CONFLICT}
     others |= {ReasonCode.ACCOUNT_NOT_FOUND}  # as INSUFFICIENT_BALANCE
-    others |= {ReasonCode.UNFILLED, ReasonCode.TOO_MANY_OPEN_ORDERS}  # conditional ones
+    others |= {ReasonCode.UNFILLED, ReasonCode.TOO_MANY_OPEN_ORDERS, ReasonCode.NO_SESSION}  # conditional ones
     assert {saga.reason_code for saga in sagas} - {None} == set(ReasonCode) - others
     cancelled = {saga.reason_code for saga in sagas if saga.status is OrderStatus.CANCELLED}
     assert cancelled == {ReasonCode.USER_REQUESTED, ReasonCode.OPERATOR, ReasonCode.EXPIRED}

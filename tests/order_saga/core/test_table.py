@@ -73,7 +73,7 @@ from order_saga.core.saga import (
     snapshot,
 )
 from tests.order_saga.core import sample
-from tests.order_saga.core.changes import CHANGES, walked_changes
+from tests.order_saga.core.changes import CHANGES, QUEUED, walked_changes
 from tests.order_saga.core.conditional import Case, walked_conditional
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY, availability, check
@@ -81,13 +81,15 @@ from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
 from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
 STOP_LIMIT: Final = Case(OrderType.STOP_LOSS_BUY, has_limit=True, time_in_force=TimeInForce.GTD)
+QUEUES: Final = Case(OrderType.MARKET_SELL, has_limit=False, time_in_force=TimeInForce.GTD)
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
 
 
 def _walks() -> list[Walk]:
-    """Return the walks of both market orders, of one that rests, may be triggered, and expires, and of changed ones."""
-    changed = [walked_changes(CHANGES[0])[0]]
-    return [*(walked(side)[0] for side in Side), walked_conditional(STOP_LIMIT)[0], *changed]
+    """Return the walks of market orders, of a stop that may be triggered and expires, of a queue, and of changes."""
+    changed = [walked_changes(case)[0] for case in (CHANGES[0], QUEUED)]
+    waits = [walked_conditional(case)[0] for case in (STOP_LIMIT, QUEUES)]
+    return [*(walked(side)[0] for side in Side), *waits, *changed]
 
 
 # The table is whole ---------------------------------------------------------------------------------------------------
@@ -155,16 +157,17 @@ def test_only_what_is_before_the_pivot_can_be_cancelled() -> None:
 
 def test_only_a_resting_order_is_fired_or_expires() -> None:
     """In each of its phases a tick takes a resting order to the pivot, its time or a cancel back; it needs nobody."""
-    assert {Phase.WORKING, Phase.AMENDING, Phase.RAISING, Phase.LOWERING} == RESTING
+    assert IDLE | {Phase.AMENDING, Phase.RAISING, Phase.LOWERING} == RESTING
     assert {phase for phase, row in PHASES.items() if row.expiry is not None} == RESTING
     for row in (PHASES[phase] for phase in RESTING):
         assert row.status is OrderStatus.CONFIRMED
         assert (row.fired, row.cancel, row.expiry) == (Phase.SETTLING, Phase.REFUNDING, Phase.REFUNDING)
         assert (row.on_entry, row.via, row.stale) == ((), (), None)
-    row = PHASES[Phase.WORKING]
-    assert {Phase.WORKING} == IDLE
-    assert (row.asks, row.yes, row.no, row.timeout) == ((), (), None, None)
-    assert all(not needed(Phase.WORKING, side) for side in Side)
+    assert {Phase.QUEUED, Phase.WORKING} == IDLE
+    for phase in IDLE:
+        row = PHASES[phase]
+        assert (row.asks, row.yes, row.no, row.timeout) == ((), (), None, None)
+        assert all(not needed(phase, side) for side in Side)
 
 
 @pytest.mark.parametrize("side", Side)
@@ -192,7 +195,7 @@ def test_a_phase_that_is_passed_asks_nothing_and_has_a_way_out_for_everything_th
         assert PHASES[phase] == PhaseRow(None, entry=PHASES[phase].entry)
         assert [entry for entry, _ in PHASES[phase].entry] == list(finds)
     ways: dict[Entry | Change, Phase] = {Entry.FILLS: Phase.SETTLING, Entry.RESTS: Phase.WORKING}
-    ways[Entry.ENDS] = Phase.REFUNDING
+    ways |= {Entry.QUEUES: Phase.QUEUED, Entry.ENDS: Phase.REFUNDING}
     assert {entry: entered(Phase.ENTRY, entry) for entry in Entry} == ways
     ways = {Change.LOWERS: Phase.LOWERING, Change.RAISES: Phase.RAISING, Change.RESTS: Phase.WORKING}
     ways[Change.FILLS] = Phase.SETTLING

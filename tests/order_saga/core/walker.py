@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from msgspec import structs
 
 from contracts.orders import OrderRequested
+from contracts.vocabulary import TimeInForce
 from order_saga.core.advance import NO_MARKS, advance
 from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, RESTING, TERMINAL
 from order_saga.core.saga import (
@@ -228,7 +229,8 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
     if quote is not None:
         age = min(now - quote.made_at, _TOO_OLD) if _quote_counts(saga) else _ZERO
         known_age = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
-        quote = structs.replace(quote, made_at=NOW - known_age)
+        ends_at = _end(saga, quote.session_ends_at, now)
+        quote = structs.replace(quote, made_at=NOW - known_age, session_ends_at=ends_at)
     outcome = None if progress.outcome is None else structs.replace(progress.outcome, reason=None)
     return structs.replace(
         saga,
@@ -246,6 +248,7 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
             quote=quote,
             hold=None if saga.terms is None else progress.hold,
             rest=None if progress.rest is None else structs.replace(progress.rest, from_sequence=0, entered_at=NOW),
+            ends_at=_end(saga, progress.ends_at, now),
             fire=progress.fire,
             triggered=progress.triggered,
             hold_state=progress.hold_state,
@@ -283,10 +286,14 @@ def _quote_counts(saga: Saga) -> bool:
 def _terms(saga: Saga, now: datetime) -> Terms | None:
     """Keep of `expires_at` only whether it has come, and that only as long as the order can expire."""
     terms = saga.terms
-    if terms is None or terms.expires_at is None:
-        return terms
-    has_come = terms.expires_at <= now and saga.phase in EXPIRING
-    return structs.replace(terms, expires_at=NOW if has_come else EXPIRES_AT)
+    return None if terms is None else structs.replace(terms, expires_at=_end(saga, terms.expires_at, now))
+
+
+def _end(saga: Saga, ends_at: datetime | None, now: datetime) -> datetime | None:
+    """Keep of an end only whether it has come, and that only as long as the order can expire."""
+    if ends_at is None:
+        return None
+    return NOW if ends_at <= now and saga.phase in EXPIRING else EXPIRES_AT
 
 
 def _question(saga: Saga, question: Question, now: datetime, clock: Clock) -> Question:
@@ -326,9 +333,8 @@ def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime
     if _quote_counts(saga) and quote is not None and quote.made_at == NOW:
         stale = structs.replace(quote, made_at=NOW - _TOO_OLD)
         yield "the quote is too old", (structs.replace(saga, progress=structs.replace(progress, quote=stale)), NOW)
-    terms = saga.terms
-    if saga.phase in EXPIRING and terms is not None and terms.expires_at is not None and terms.expires_at > NOW:
-        yield "it expires", (structs.replace(saga, terms=structs.replace(terms, expires_at=NOW)), NOW)
+    if saga.phase in EXPIRING and (ends := _ending(saga)) is not None:
+        yield "it expires", (ends, NOW)
     if saga.parked_reason is not None:
         return
     for question in progress.open():
@@ -339,6 +345,22 @@ def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime
             yield f"{question.step} was long ago", (_with(saga, long_ago), NOW)
     if saga.due_at is not None and saga.due_at > NOW:
         yield "woken early", (structs.replace(saga, due_at=NOW), NOW)
+
+
+def _ending(saga: Saga) -> Saga | None:
+    """Let the time come at which an order ends: its own, the one that was fixed for it, or that of the session."""
+    terms, progress, quote = saga.terms, saga.progress, saga.progress.quote
+    if terms is None:
+        return None
+    if terms.expires_at is not None:
+        return structs.replace(saga, terms=structs.replace(terms, expires_at=NOW)) if terms.expires_at > NOW else None
+    if progress.ends_at is not None:
+        ends = structs.replace(progress, ends_at=NOW)
+        return structs.replace(saga, progress=ends) if progress.ends_at > NOW else None
+    if terms.time_in_force is TimeInForce.DAY and quote is not None and (quote.session_ends_at or NOW) > NOW:
+        ends = structs.replace(progress, quote=structs.replace(quote, session_ends_at=NOW))
+        return structs.replace(saga, progress=ends)
+    return None
 
 
 def _with(saga: Saga, question: Question) -> Saga:

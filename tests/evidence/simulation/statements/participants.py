@@ -198,4 +198,4 @@ async def listings(tx: Transaction, asset_ids: list[str]) -> Result:
     """Read assets with their prices; the world stores both as one row, as the statement returns them."""
     now = tx.database.now()
     rows = ((asset_id, tx.get("assets", asset_id)) for asset_id in sorted(set(asset_ids)))
-    return Result([(asset_id, *row["rules"], now, *row["price"]) for asset_id, row in rows if row is not None])
+    return Result([(asset_id, *row["rules"], now, None, *row["price"]) for asset_id, row in rows if row is not None])

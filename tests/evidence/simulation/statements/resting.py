@@ -50,7 +50,7 @@ async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
 
 
 async def look(tx: Transaction, asset_ids: list[str], now: datetime, order_ids: list[Any]) -> Result:
-    """Read marks, and whether each could fire an order at a time; what ticks have done to orders; and watermarks."""
+    """Read marks, and whether each could fire an order at a time; the news of orders; where these began."""
     there = [(one, row) for one in asset_ids if (row := tx.get("marks", one)) is not None]
     marks = [
         (
@@ -64,7 +64,7 @@ async def look(tx: Transaction, asset_ids: list[str], now: datetime, order_ids: 
         )
         for asset_id, row in there
     ]
-    return Result([*marks, *_news(tx, order_ids), *_watermarks(tx, order_ids)])
+    return Result([*marks, *_news(tx, order_ids), *_begun(tx, order_ids)])
 
 
 def is_fired(row: Row) -> bool:
@@ -90,17 +90,18 @@ def _news(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _watermarks(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
+def _begun(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
     rows = [(one, row) for one in order_ids if (row := tx.get("resting", one)) is not None]
-    trailing = [
-        (one, row)
+    return [
+        (row["asset_id"], row["from_sequence"], _watermark(tx, row), None, None, one, None, None, None)
         for one, row in rows
-        if (row["trail_amount"], row["trail_bps"]) != (None, None) and row["live"] and row["fired_sequence"] is None
+        if row["from_sequence"] is not None and row["fired_sequence"] is None
     ]
-    return [(row["asset_id"], None, _watermark(tx, row), None, None, one, None, None, None) for one, row in trailing]
 
 
 def _watermark(tx: Transaction, row: Row) -> str | None:
+    if (row["trail_amount"], row["trail_bps"]) == (None, None) or not row["live"]:
+        return None
     steps = sorted(
         (upto, step["price"])
         for (asset_id, side, upto), step in tx.rows("peaks")
@@ -112,16 +113,30 @@ def _watermark(tx: Transaction, row: Row) -> str | None:
 async def insert_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Insert rows for orders that may rest."""
     for values in columns(*arrays):
-        order_id, asset_id, side, amount, bps, expires_at, up, down, limit, *since, live, suspended, told, revision = (
-            values
-        )
+        (
+            order_id,
+            asset_id,
+            side,
+            queued,
+            amount,
+            bps,
+            expires_at,
+            up,
+            down,
+            limit,
+            *since,
+            live,
+            suspended,
+            told,
+            revision,
+        ) = values
         row = {
             "asset_id": asset_id,
             "side": side,
             "revision": revision,
             "live": live,
             "suspended": suspended,
-            "queued": False,
+            "queued": queued,
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
