@@ -120,6 +120,7 @@ class Arena:
         unexpected = {k: v for k, v in surprises.items() if v not in RETRYABLE and k not in interfered}
         assert unexpected == {}, f"orders ended otherwise than announced: {unexpected}"
         await self._replay_dead_letters(cells)
+        await self._provoker.settle_holds()
         await assert_all_is_well(self._system, self._trader)
         planned = self._provoker.planned
         rows = await self._system.rows(FIRED, list(planned))

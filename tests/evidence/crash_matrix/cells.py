@@ -16,6 +16,8 @@ from contracts.topics import (
     ASSETS_REPLIES,
     BALANCE_COMMANDS,
     BALANCE_REPLIES,
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
     ORDERS_CANCELS,
     ORDERS_CHANGES,
     ORDERS_EVENTS,
@@ -51,12 +53,12 @@ RECEIVED: Final = {
         *_types(ORDERS_CANCELS, ORDERS_CHANGES, ASSETS_REPLIES, BALANCE_REPLIES, ASSETS_PRICES),
         *OWN,
     ),
-    "balance": _types(BALANCE_COMMANDS),
+    "balance": _types(BALANCE_COMMANDS, HOLDS_REQUESTS),
     "assets": _types(ASSETS_COMMANDS),
 }
 SENT: Final = {
     "orchestrator": _types(ASSETS_COMMANDS, BALANCE_COMMANDS, ORDERS_EVENTS),
-    "balance": _types(BALANCE_REPLIES),
+    "balance": _types(BALANCE_REPLIES, HOLDS_EVENTS),
     "assets": _types(ASSETS_REPLIES, ASSETS_PRICES),
 }
 SERVICES: Final = tuple(RECEIVED)

@@ -13,7 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Final
+from uuid import uuid4
 
 from contracts.decimals import Price
 from local_stack.sample_data import ASSETS, SampleAsset
@@ -21,6 +23,7 @@ from operations.access.database import connected
 from operations.demo.samples import sample_stores
 from order_saga.worker.market import RestingPoint
 from participants.assets.price_store import set_price
+from participants.balance.service_holds import PREFIX
 from saga_kit.runtime.crash_points import CrashPoint
 from tests.e2e.orders import Wanted, buy, sell
 from tests.e2e.system import System, eventually
@@ -45,6 +48,7 @@ MORE: Final = "2"
 TOO_MUCH: Final = "100001"
 """More of the asset than anybody has."""
 AMENDED_WITHIN_S: Final = 8.0
+HELD_FOR_S: Final = 6.0
 ENDS_WITHIN_S: Final = 3.0
 """Most changes are done by then; one whose message was set aside never is."""
 SETTLEMENT_REFUSED: Final = "FAILED EXECUTION_FAILED"
@@ -81,7 +85,11 @@ class Provoker:
             **dict.fromkeys(_OF_A_RAISE, self._raises),
             "AdjustmentRefused": lambda: self._raises(TOO_MUCH),
             **dict.fromkeys(("OrderHoldRequested", "OrderReleaseRequested"), self._suspends),
+            **{name: partial(self._holds, *asked) for name, asked in _OF_HOLDS.items()},
         }
+        self._held: dict[str, str] = {}
+        """Holds beside the saga, and whose money each is."""
+        self._given: Mapping[tuple[str, str], Decimal] | None = None
 
     async def prepare(self) -> None:
         """Give the users their holdings, and set the assets up."""
@@ -203,6 +211,30 @@ class Provoker:
         await self._has_noted(wanted, "released")
         await self._say(cancel_of(wanted))
 
+    async def _holds(self, *asked: tuple[str, Mapping[str, str]], lives_s: float = HELD_FOR_S) -> None:
+        """Ask for a hold beside the saga, and more of it, all by one partition. It ends by itself at the latest."""
+        hold_id, user_id = str(uuid4()), next(self._users)
+        self._held[hold_id] = user_id
+        terms = {"hold_id": hold_id, "user_id": user_id, "asset_id": "USD", "amount": "1.00"}
+        ends = {"HoldRequested": {"expires_at": (datetime.now(UTC) + timedelta(seconds=lives_s)).isoformat()}}
+        for name, fields in asked:
+            body = {**terms, **ends.get(name, {}), **fields}
+            await self._say(message("holds.requests", user_id, name, body))
+
+    async def settle_holds(self) -> None:
+        """Wait until all holds beside the saga have ended, and take what was captured off the users' deposits."""
+        statement = "SELECT hold_id, captured FROM balances.holds WHERE hold_id = ANY($1::text[]) AND state <> 'HELD'"
+        stored = {f"{PREFIX}{hold_id}": user_id for hold_id, user_id in self._held.items()}
+
+        async def ended() -> bool:
+            return len(await self._system.owner_rows(statement, list(stored))) == len(stored)
+
+        await eventually(ended, "all holds beside the saga have ended")
+        given = self._given = self._given or dict(self._system.deposits)
+        self._system.deposits |= given
+        for hold_id, captured in await self._system.owner_rows(statement, list(stored)):
+            self._system.deposits[stored[hold_id], "USD"] -= captured
+
     async def _has_noted(self, wanted: Wanted, *kinds: str) -> None:
         """Wait a while for a line of an order's history."""
         statement = "SELECT 1 FROM audit.history WHERE order_id = $1::text::uuid AND kind = ANY($2::text[])"
@@ -257,6 +289,18 @@ _OF_A_GOOD_ORDER: Final = (
     *("BalanceSettled", "OrderStatusChanged"),
 )
 
+_CAPTURE: Final = ("HoldCaptureRequested", {"capture": "0.40", "to": "@fees"})
+_RELEASE: Final[tuple[str, Mapping[str, str]]] = ("HoldReleaseRequested", {})
+_HOLD: Final[tuple[str, Mapping[str, str]]] = ("HoldRequested", {})
+_OF_HOLDS: Final[Mapping[str, Sequence[tuple[str, Mapping[str, str]]]]] = {
+    **dict.fromkeys(("HoldRequested", "HoldPlaced", "HoldExpired"), (_HOLD,)),
+    "HoldRefused": (("HoldRequested", {"amount": "9000000.00"}),),
+    **dict.fromkeys(("HoldCaptureRequested", "HoldCaptured"), (_HOLD, _CAPTURE)),
+    **dict.fromkeys(("HoldReleaseRequested", "HoldReleased"), (_HOLD, _RELEASE)),
+    "HoldCaptureRefused": (_CAPTURE,),
+    "HoldReleaseRefused": (_HOLD, _CAPTURE, _RELEASE),
+}
+"""What is asked of a hold so that each message of holds is sent. The last event has nothing after it: it is swept."""
 _OF_A_RAISE: Final = ("OrderAmendRequested", "AdjustBalance", "BalanceAdjusted")
 
 
