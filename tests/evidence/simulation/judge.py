@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.evidence.simulation.database import EPOCH
-from tests.evidence.simulation.market_judge import MarketJudge
+from tests.evidence.simulation.market_judge import RESTING, MarketJudge
 from tests.evidence.simulation.scenario import HOLDINGS, Kind
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Judge:
             yield f"I3: {order_id} is {order['status']} while its hold is {state}"
         if order["status"] == "COMPLETED" and state != "SETTLED":
             yield f"I4: {order_id} is COMPLETED while its hold is {state}"
-        waits = order["due_at"] is not None or order["parked_reason"] is not None or order["phase"] == "WORKING"
+        waits = order["due_at"] is not None or order["parked_reason"] is not None or order["phase"] in RESTING
         if order["status"] not in {None, *ENDED} and not waits:
             yield f"I6: {order_id} will never wake"
 

@@ -26,7 +26,8 @@ SLIPPAGE_BPS: Final = 100
 FRESH_S: Final = 30.0
 UNSURE_S: Final = 12.0
 """So near the age at which a price grows old, the judge does not say whether it was fresh: statements may be slow."""
-BEFORE_THE_FIRE: Final = frozenset({"VALIDATING", "RESERVING", "WORKING"})
+RESTING: Final = frozenset({"QUEUED", "WORKING"})
+BEFORE_THE_FIRE: Final = RESTING | {"VALIDATING", "RESERVING"}
 REFUSED_AT_THE_FIRE: Final = frozenset({"SLIPPAGE_EXCEEDED", "NOTIONAL_OUT_OF_RANGE"})
 
 
@@ -62,7 +63,7 @@ class MarketJudge:
             yield f"I12: {order_id} is {order and order['phase']} with the row {row}"
         if order is None or row is None:
             return
-        waits = order["phase"] == "WORKING" and order["parked_reason"] is None
+        waits = order["phase"] in RESTING and order["parked_reason"] is None
         if row["live"] != waits or row["asset_id"] != order["asset_id"] or row["revision"] != 1:
             yield f"I12: {order_id} is in phase {order['phase']}, its row says {row}"
 

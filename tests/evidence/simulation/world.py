@@ -37,6 +37,7 @@ from saga_kit.runtime.crash_points import watch
 from tests.evidence.simulation.broker import Broker, Group, Record
 from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerError, Transaction
 from tests.evidence.simulation.judge import Judge
+from tests.evidence.simulation.market_judge import RESTING
 from tests.evidence.simulation.node import SESSION_S, Node, watcher
 from tests.evidence.simulation.prices import Prices
 from tests.evidence.simulation.scenario import GROUPS, HOLDINGS, NODES, Fault, Kind, OrderPlan, Scenario
@@ -269,7 +270,7 @@ class World:
         while True:
             for plan in plans:
                 row = self.database.tables["orders"].get(plan.order_id)
-                if row is not None and row["phase"] == "WORKING":
+                if row is not None and row["phase"] in RESTING:
                     self._send(OrderCancelRequested(plan.order_id, row["user_id"], row["user_id"]))
             await asyncio.sleep(SEND_AGAIN_S)
 
