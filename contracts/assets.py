@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -40,12 +41,26 @@ class Purpose(StrEnum):
     AMEND = "AMEND"
 
 
+_PREVIEW: Final = ":preview"
+
+
+def preview_id(order_id: UUID) -> str:
+    """Name the check of a preview: it is about no order, and its answer is for whoever previews."""
+    return f"{order_id}{_PREVIEW}"
+
+
+def is_for_preview(command_id: str) -> bool:
+    """Tell whether a check, or its answer, belongs to a preview."""
+    return command_id.endswith(_PREVIEW)
+
+
 class CheckAsset(msgspec.Struct, frozen=True, omit_defaults=True):
     """Check an order against the asset's rules, and quote a price.
 
     `price` is the price that the client saw. The fields after it are written only when they say something, so that a
     plain market order's check has the bytes that it always had. With `queue_when_closed` the order may be accepted
-    while the asset does not trade.
+    while the asset does not trade. A `command_id` that ends with `:preview` is about no order: somebody asks what would
+    become of one. It is answered like every other, and nothing of it is remembered.
     """
 
     command_id: StepId

@@ -1,10 +1,11 @@
-"""The messages of the balance service: reserve, settle, refund, and the replies.
+"""The messages of the balance service: reserve, adjust, settle, refund, and the replies.
 
 A command carries final amounts: the balance service computes no price and no fee. `amount` is the whole hold in every
 command, so that other terms under a known hold id are noticed. `hold_asked_at`, also in every command, is when the
 order first asked for its hold. A ledger that began later and does not know the hold must move nothing, because the
 ledger before it may hold the money; it answers HOLD_CONFLICT with the state HELD. Every reply carries the hold's state.
-`revision` counts the adjustments of the hold that the order knows of: 0, as long as no order changes its hold.
+`revision` counts the adjustments of a hold, which has 0 as it was reserved. Reserve, settle and refund carry the last
+one that the order has confirmed, and as `amount` what that one made of the hold.
 A reply that says yes also names the hold's user and asset; when it does not, the saga does not check them.
 """
 
@@ -16,11 +17,15 @@ from uuid import UUID
 import msgspec
 
 from contracts.decimals import Money
-from contracts.vocabulary import AssetId, Count, HoldState, Instant, ReasonText, StepId, UserId
+from contracts.vocabulary import AssetId, Count, HoldState, Instant, ReasonText, Revision, StepId, UserId
 
 
 class BalanceRefusal(StrEnum):
-    """Why the balance service refuses. CLOSED: the hold was already refunded, refused or settled."""
+    """Why the balance service refuses. CLOSED: the hold was already refunded, refused or settled.
+
+    Only adjustments are refused as SUPERSEDED (a newer one was answered before) and NOT_SUPPORTED (the service adjusts
+    no hold).
+    """
 
     ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
     INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
@@ -28,6 +33,8 @@ class BalanceRefusal(StrEnum):
     CLOSED = "CLOSED"
     NOT_HELD = "NOT_HELD"
     EXCEEDS_HOLD = "EXCEEDS_HOLD"
+    SUPERSEDED = "SUPERSEDED"
+    NOT_SUPPORTED = "NOT_SUPPORTED"
 
 
 class _Command(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,6 +76,18 @@ class RefundBalance(_Command, frozen=True):
 
     hold_asked_at: Instant | None = None
     revision: Count = 0
+
+
+class AdjustBalance(_Command, frozen=True):
+    """Make `amount` the whole of the hold: more is taken from the available balance, less is returned to it.
+
+    The order counts `revision` up from 1. Each one that was asked for is used up, whatever the answer, so none is ever
+    asked for with another amount. Refund and settlement end the hold as it is, and an adjustment that comes later is
+    refused.
+    """
+
+    revision: Revision
+    hold_asked_at: Instant | None = None
 
 
 class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,6 +143,30 @@ class RefundRefused(_Refusal, frozen=True):
     """The hold is settled, or known with other terms: nothing was refunded."""
 
 
-BalanceCommand = ReserveBalance | SettleBalance | RefundBalance
-RefusalReply = BalanceRefused | SettlementRefused | RefundRefused
-BalanceReply = BalanceReserved | BalanceRefused | BalanceSettled | SettlementRefused | BalanceRefunded | RefundRefused
+class BalanceAdjusted(_Reply, frozen=True):
+    """The hold is `amount` as of `revision`."""
+
+    revision: Revision
+    amount: Money
+    user_id: UserId | None = None
+    asset_id: AssetId | None = None
+
+
+class AdjustmentRefused(_Refusal, frozen=True):
+    """The hold is what it was, and `revision` will never change it."""
+
+    revision: Revision
+
+
+BalanceCommand = ReserveBalance | SettleBalance | RefundBalance | AdjustBalance
+RefusalReply = BalanceRefused | SettlementRefused | RefundRefused | AdjustmentRefused
+BalanceReply = (
+    BalanceReserved
+    | BalanceRefused
+    | BalanceSettled
+    | SettlementRefused
+    | BalanceRefunded
+    | RefundRefused
+    | BalanceAdjusted
+    | AdjustmentRefused
+)

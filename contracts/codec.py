@@ -6,8 +6,9 @@ import json
 import re
 from collections import Counter
 from datetime import datetime
+from functools import partial
 from operator import attrgetter, is_not
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -69,13 +70,27 @@ def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(kind, dec_hook=_read_value)
 
 
-def _instants(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all times in a message."""
+def _instants(kind: type[msgspec.Struct]) -> Iterator[Callable[[Any], datetime | None]]:
+    """Yield a reader of each time in a message, also of those in objects within it."""
     for field in msgspec.structs.fields(kind):
         if field.type in (Instant, Instant | None):
-            yield prefix + field.name
-        elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from _instants(field.type, f"{prefix}{field.name}.")
+            yield attrgetter(field.name)
+        elif (within := _object(field.type)) is not None:
+            for get in _instants(within):
+                yield partial(_within, attrgetter(field.name), get)
+
+
+def _object(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the type of the object that a field holds, or may hold; None for a plain value."""
+    for each in get_args(kind) or (kind,):
+        if isinstance(each, type) and issubclass(each, msgspec.Struct):
+            return each
+    return None
+
+
+def _within(outer: Callable[[Any], Any], get: Callable[[Any], datetime | None], message: Message) -> datetime | None:
+    found = outer(message)
+    return None if found is None else get(found)
 
 
 class _Reader(NamedTuple):
@@ -92,7 +107,7 @@ def _given(kind: type[msgspec.Struct]) -> Callable[[Message, bytes], int] | None
     has a `default_factory`), when its name stands in the body once.
     """
     fields = msgspec.structs.fields(kind)
-    if any(isinstance(field.type, type) and issubclass(field.type, msgspec.Struct) for field in fields):
+    if any(_object(field.type) is not None for field in fields):
         return None
     told = [field for field in fields if field.default_factory is msgspec.NODEFAULT]
     values, defaults = attrgetter(*(field.name for field in told)), tuple(field.default for field in told)
@@ -105,7 +120,7 @@ def _given(kind: type[msgspec.Struct]) -> Callable[[Message, bytes], int] | None
 
 
 _READERS: Final = {
-    name: _Reader(decoder(message).decode, tuple(map(attrgetter, _instants(message))), _given(message))
+    name: _Reader(decoder(message).decode, tuple(_instants(message)), _given(message))
     for name, message in MESSAGES.items()
 }
 _ORDER_FIELDS: Final = {

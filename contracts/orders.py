@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from contracts.amends import OrderAmendment
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.vocabulary import (
     AssetId,
@@ -68,7 +69,9 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The fields after `fee_asset_id` are those of conditional orders; what does not apply is left out. Of a trailing
     stop, `watermark` and `trigger_price` are as of this version: the market moves them without a new one.
-    `held_amount` of `held_asset_id` is what the order holds while it rests.
+    `held_amount` of `held_asset_id` is what the order holds while it rests. `revision` numbers the terms that are in
+    force, from 1. `on_hold`: no price fires the order until it is released; `release_refused` says why the last release
+    was not possible.
     """
 
     order_id: UUID
@@ -103,6 +106,9 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     revision: Count | None = None
     held_asset_id: AssetId | None = None
     held_amount: Money | None = None
+    on_hold: bool = False
+    release_refused: ReasonCode | None = None
+    amend: OrderAmendment | None = None
 
 
 class OrderStatusChanged(msgspec.Struct, frozen=True):

@@ -65,6 +65,7 @@ FIELDS: Final = {
     OrderKind.STOP_LOSS: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), _WAITS),
     OrderKind.TAKE_PROFIT: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), _WAITS),
     OrderKind.TRAILING_STOP: FieldRules((), ("trail_amount", "trail_bps", "slippage_bps"), _WAITS),
+    OrderKind.BRACKET: FieldRules(("limit_price", "trigger_price"), ("slippage_bps",), _WAITS),
 }
 """Every other field of these is refused by name, so that no term of an order is silently dropped."""
 
@@ -81,6 +82,8 @@ def faults(asked: OrderRequested) -> tuple[Fault, ...]:
     found += [Fault(name, f"is not a field of {asked.order_type}{_INSTEAD.get(name, '')}") for name in strange]
     if kind is OrderKind.TRAILING_STOP and (asked.trail_amount is None) == (asked.trail_bps is None):
         found.append(Fault("trail_amount", "exactly one of trail_amount and trail_bps is required"))
+    if kind is OrderKind.BRACKET and (why := _wrong_side(asked)):
+        found.append(Fault("trigger_price", why))
     if "slippage_bps" in rules.optional and asked.slippage_bps is not None and (why := _no_slippage(asked)):
         found.append(Fault("slippage_bps", why))
     return (*found, *_faults_of_time(asked, rules.times_in_force))
@@ -116,12 +119,27 @@ def _absent(asked: OrderRequested, name: str) -> bool:
     return getattr(asked, name) is None
 
 
+def _wrong_side(asked: OrderRequested) -> str:
+    """Say why a bracket's trigger does not stand on the other side of the market than its limit, or nothing."""
+    limit, trigger = asked.limit_price, asked.trigger_price
+    if limit is None or trigger is None:
+        return ""
+    buy = asked.order_type.side is Side.BUY
+    if trigger > limit if buy else trigger < limit:
+        return ""
+    return f"must be {'above' if buy else 'below'} limit_price for {asked.order_type}"
+
+
 def _no_slippage(asked: OrderRequested) -> str:
     """Say why slippage has no meaning for a request, or nothing."""
     if asked.order_type.kind is OrderKind.MARKET:
         return ""
+    bracket = asked.order_type.kind is OrderKind.BRACKET
     if asked.order_type.side is Side.SELL:
-        return f"is not a field of {asked.order_type}: a sell exits at any price; give limit_price to bound it"
+        bound = "" if bracket else "; give limit_price to bound it"
+        return f"is not a field of {asked.order_type}: a sell exits at any price{bound}"
+    if bracket:
+        return ""  # its limit is a level of its own, and bounds nothing
     return "has no meaning beside limit_price, which bounds the price" if asked.limit_price is not None else ""
 
 

@@ -6,8 +6,10 @@ from typing import Final, NamedTuple, get_args
 
 import msgspec
 
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefused, CheckAsset
 from contracts.balance import BalanceCommand, BalanceReply
+from contracts.holds import HoldEvent, HoldRequest
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
 
 
@@ -36,6 +38,12 @@ ORDERS_REQUESTS: Final = Topic(
 ORDERS_CANCELS: Final = Topic(
     "orders.cancels", "order_id", (OrderCancelRequested,), "Cancels, which no new order holds up."
 )
+ORDERS_CHANGES: Final = Topic(
+    "orders.changes",
+    "order_id",
+    (OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested),
+    "What changes an order that rests: amends, suspensions, releases.",
+)
 ORDERS_EVENTS: Final = Topic("orders.events", "order_id", (OrderStatusChanged,), "Every version of every order.")
 BALANCE_COMMANDS: Final = Topic(
     "balance.commands",
@@ -56,14 +64,26 @@ ASSETS_REPLIES: Final = Topic(
 ASSETS_PRICES: Final = Topic(
     "assets.prices", "asset_id", (AssetPriceChanged,), "Prices as they change.", compacted=True
 )
+HOLDS_REQUESTS: Final = Topic(
+    "holds.requests",
+    "user_id",
+    get_args(HoldRequest),
+    "What services ask of holds beside the saga; keyed by the account's owner.",
+)
+HOLDS_EVENTS: Final = Topic(
+    "holds.events", "user_id", get_args(HoldEvent), "What became of each request, and holds that expire."
+)
 
 TOPICS: Final = (
     ORDERS_REQUESTS,
     ORDERS_CANCELS,
+    ORDERS_CHANGES,
     ORDERS_EVENTS,
     BALANCE_COMMANDS,
     BALANCE_REPLIES,
     ASSETS_COMMANDS,
     ASSETS_REPLIES,
     ASSETS_PRICES,
+    HOLDS_REQUESTS,
+    HOLDS_EVENTS,
 )

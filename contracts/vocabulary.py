@@ -43,6 +43,7 @@ ReasonText = Annotated[str, Meta(max_length=500, description="Why, in words.")]
 TrailBps = Annotated[int, Meta(ge=5, le=5_000, multiple_of=5, description="A distance in 1/10,000 of the best price.")]
 BasisPoints = Annotated[int, Meta(ge=0, le=10_000, description="A rate in 1/10,000.")]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Revision = Annotated[int, Meta(ge=1, le=2**53 - 1, description="Which change it is, counted from 1.")]
 Scale = Annotated[int, Meta(ge=0, le=18, description="Digits after the point.")]
 Instant = Annotated[datetime, Meta(tz=True)]
 YEAR_MIN: Final = 1970
@@ -92,6 +93,8 @@ class OrderType(Word):
     TAKE_PROFIT_SELL = "TAKE_PROFIT_SELL"
     TRAILING_STOP_BUY = "TRAILING_STOP_BUY"
     TRAILING_STOP_SELL = "TRAILING_STOP_SELL"
+    BRACKET_BUY = "BRACKET_BUY"
+    BRACKET_SELL = "BRACKET_SELL"
 
     @property
     def side(self) -> Side:
@@ -112,6 +115,7 @@ class OrderKind(Word):
     STOP_LOSS = "STOP_LOSS"
     TAKE_PROFIT = "TAKE_PROFIT"
     TRAILING_STOP = "TRAILING_STOP"
+    BRACKET = "BRACKET"
 
 
 _SIDES = {order_type: Side(order_type.rpartition("_")[2]) for order_type in OrderType}

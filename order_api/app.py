@@ -22,8 +22,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from contracts.topics import ORDERS_CANCELS, ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import (
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
+    ORDERS_CANCELS,
+    ORDERS_CHANGES,
+    ORDERS_EVENTS,
+    ORDERS_REQUESTS,
+)
 from order_api.description import api_document
+from order_api.holds.routes import HoldRoutes
+from order_api.holds.service import HoldListener, HoldService, HoldSweeper
+from order_api.holds.store import Store as HoldStore
 from order_api.http.access_log import AccessLog
 from order_api.http.addresses import Addresses
 from order_api.http.authentication import Authentication
@@ -38,15 +48,25 @@ from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes, swagger_routes
+from order_api.orders.changes.routes import ChangeRoutes
+from order_api.orders.changes.service import Changes
+from order_api.orders.changes.store import ChangeStore
 from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.follower import Follower
+from order_api.orders.mass_cancels.routes import MassCancelRoutes
+from order_api.orders.mass_cancels.service import MassCancels
+from order_api.orders.mass_cancels.store import MassCancelStore
 from order_api.orders.publication.sweeper import Sweeper
 from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.routes import OrderRoutes
 from order_api.orders.service import OrderService
 from order_api.orders.store import GRACE_S, Store
 from order_api.orders.waiting import Waiters, Waiting
+from order_api.preview.inquiry import Inquiry
+from order_api.preview.routes import PreviewRoutes
+from order_api.preview.service import Previews
 from order_api.settings import ApiSettings
+from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.messaging.topic_settings import check as check_topics
@@ -70,8 +90,10 @@ STATEMENT_TIMEOUT_S: Final = 5
 """Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
-CORS_METHODS: Final = ("GET", "POST", "PUT")
-CORS_HEADERS: Final = ("authorization", "content-type", "idempotency-key", "if-none-match", "prefer", "traceparent")
+CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
+CORS_HEADERS: Final = (
+    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "prefer", "traceparent"),
+)
 CORS_EXPOSED: Final = (
     *("etag", "idempotency-replayed", "location", "preference-applied", "retry-after", "www-authenticate"),
     *("ratelimit-limit", "ratelimit-policy", "ratelimit-remaining", "ratelimit-reset"),
@@ -79,6 +101,9 @@ CORS_EXPOSED: Final = (
 """What a script in a browser may read of an answer, besides its body."""
 CORS_S: Final = 600
 """How long a browser remembers what it was allowed."""
+
+Background = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+"""What runs beside the requests until the event is set."""
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +169,8 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
     """Log what is wrong with the topics. Requests are served all the same: their orders are safe in the database."""
 
     async def check() -> None:
-        await check_topics(settings, (ORDERS_REQUESTS.name, ORDERS_CANCELS.name, ORDERS_EVENTS.name))
+        topics = (ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS, HOLDS_REQUESTS, HOLDS_EVENTS)
+        await check_topics(settings, [topic.name for topic in topics])
 
     with suppress(CannotStart):  # each deviation is in the log by now
         await wait_for("settings of topics", check, stopping)
@@ -162,17 +188,22 @@ def create_app(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
-    republished = Counter("orders_published_again", "Claims and cancels that the sweeper published.", registry=registry)
+    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
+    change_store = ChangeStore(source, grace_s=grace_s)
     waiters = _waiters(settings, registry)
-    follower = Follower(settings, waiters)
-    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
-    followed.set_function(lambda: follower.following)
-    sweeper = Sweeper(store, publisher, republished, unpublished, interval_s=settings.api_sweep_interval_s)
+    follower = _follower(settings, waiters, registry)
+    sweeper = Sweeper(
+        *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
+    )
+    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
+    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, fired, unpublished)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
-    background = [sweeper.run, follower.run]
+    inquiry = Inquiry(settings, publisher)
+    holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
+    background = [sweeper.run, follower.run, mass_cancels.run, inquiry.run, *of_holds]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -185,9 +216,15 @@ def create_app(
     )
     waiting = Waiting(service.order, waiters, in_flight)
     orders = OrderRoutes(service, waiting, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    changes = ChangeRoutes(
+        *(service, Changes(service, change_store), waiting, in_flight), body_bytes_max=settings.api_body_bytes_max
+    )
+    many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
-    served = _served((orders, pages, HealthRoutes(health_routes(health, registry))), authentication)
+    health_pages = HealthRoutes(health_routes(health, registry))
+    served = _served((many, previews, orders, changes, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -196,7 +233,51 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
+    app.state.inquiry = inquiry
     return app
+
+
+def _holds(
+    settings: ApiSettings,
+    source: AsyncEngine | Begins,
+    publisher: Publishes,
+    registry: CollectorRegistry,
+    in_flight: InFlight,
+    grace_s: float,
+) -> tuple[HoldRoutes, Background, Background]:
+    """Make the routes of holds, and what runs beside them: what hears of holds, and what asks again."""
+    accepted = Counter(
+        "hold_requests_accepted", "Requests for holds that are committed.", ["action"], registry=registry
+    )
+    republished = Counter("hold_requests_published_again", "Requests that the sweeper published.", registry=registry)
+    store = HoldStore(source, grace_s=grace_s)
+    service = HoldService(store, publisher, accepted, keys_kept_days=settings.api_idempotency_key_days)
+    follower = TopicFollower(settings, HOLDS_EVENTS.name, HoldListener(store), name="api-holds")
+    followed = Gauge("hold_events_followed", "1 while the events of holds are written down.", registry=registry)
+    followed.set_function(lambda: follower.following)
+    sweeper = HoldSweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
+    routes = HoldRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    return routes, follower.run, sweeper.run
+
+
+def _follower(settings: ApiSettings, waiters: Waiters, registry: CollectorRegistry) -> Follower:
+    follower = Follower(settings, waiters)
+    followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
+    followed.set_function(lambda: follower.following)
+    return follower
+
+
+def _mass_cancels(
+    settings: ApiSettings, store: MassCancelStore, publisher: Publishes, fired: Counter, unpublished: Unpublished
+) -> MassCancels:
+    return MassCancels(
+        store,
+        publisher,
+        fired,
+        unpublished=unpublished,
+        keys_kept_days=settings.api_idempotency_key_days,
+        interval_s=settings.api_sweep_interval_s,
+    )
 
 
 def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:
@@ -230,7 +311,7 @@ def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
     return app
 
 
-def _lifespan(tasks: Sequence[Callable[[asyncio.Event], Coroutine[Any, Any, None]]]) -> Lifespan[Starlette]:
+def _lifespan(tasks: Sequence[Background]) -> Lifespan[Starlette]:
     """Run what goes on beside the requests, until the application ends."""
 
     @asynccontextmanager

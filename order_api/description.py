@@ -5,14 +5,22 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
+from order_api.holds.routes import HoldRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
 from order_api.openapi.pages import PageRoutes
+from order_api.orders.changes.routes import ChangeRoutes
 from order_api.orders.description.problem_examples import problem_examples
+from order_api.orders.mass_cancels.routes import MassCancelRoutes
 from order_api.orders.routes import OrderRoutes
+from order_api.preview.routes import PreviewRoutes
 
-OPERATIONS: Final = tuple(one for routes in (OrderRoutes, PageRoutes, HealthRoutes) for one, _ in operations_of(routes))
+_ROUTES: Final = (
+    *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
+    *(HoldRoutes, PageRoutes, HealthRoutes),
+)
+OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 
 
 @cache

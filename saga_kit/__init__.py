@@ -5,7 +5,8 @@ All modules below are internal and may change in any release.
 
     run a service     run_service, Service, Kit, FurtherConsumer, KitSettings, KafkaSettings, load, parse_database_url
     handle batches    Handler, Received, Record, Effects, OutboxMessage, RejectedRecord, Intake, BatchProcess
-    answer on holds   ParticipantHandler, Ledger, HoldCommand, CommandKind, Hold, Refusal, Adapter, BalanceAdapter
+    answer on holds   ParticipantHandler, HoldCommand, CommandKind, Hold, Refusal, Adapter, BalanceAdapter
+    keep a ledger     Ledger, Adjusts
     store, publish    Transaction, Transactions, Begins, Outbox, DeadLetters, DeadLetter, Holds, Publisher, RawMessage
     describe tables   outbox_table, dead_letters_table, holds_table, holds_archive_table, ledger_start_table
     repeat            keep_doing, pause, Backoff
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from saga_kit.messaging.outbox import Outbox, OutboxMessage, outbox_table
     from saga_kit.messaging.publisher import Publisher, RawMessage
     from saga_kit.participant.balance import BalanceAdapter
-    from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Ledger, Refusal
+    from saga_kit.participant.barrier import Adjusts, CommandKind, Hold, HoldCommand, Ledger, Refusal
     from saga_kit.participant.handler import Adapter, ParticipantHandler
     from saga_kit.participant.holds import Holds, holds_archive_table, holds_table
     from saga_kit.participant.ledger_start import ledger_start_table
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "Adjusts",
     "Backoff",
     "BalanceAdapter",
     "BatchProcess",
@@ -107,7 +109,7 @@ _MODULES: Final = {
     "saga_kit.messaging.outbox": ("Outbox", "OutboxMessage", "outbox_table"),
     "saga_kit.messaging.publisher": ("Publisher", "RawMessage"),
     "saga_kit.participant.balance": ("BalanceAdapter",),
-    "saga_kit.participant.barrier": ("CommandKind", "Hold", "HoldCommand", "Ledger", "Refusal"),
+    "saga_kit.participant.barrier": ("Adjusts", "CommandKind", "Hold", "HoldCommand", "Ledger", "Refusal"),
     "saga_kit.participant.handler": ("Adapter", "ParticipantHandler"),
     "saga_kit.participant.holds": ("Holds", "holds_archive_table", "holds_table"),
     "saga_kit.participant.ledger_start": ("ledger_start_table",),

@@ -58,6 +58,11 @@ class Wallets:
             return Refusal("INSUFFICIENT_BALANCE", "the wallet does not hold that much")
         self._gain(command.owner, command.unit, command.amount.copy_negate())
 
+    def adjust(self, command, hold, delta):
+        if self.free[hold.owner, hold.unit] < delta:
+            return Refusal("INSUFFICIENT_BALANCE", "the wallet does not hold that much more")
+        self._gain(hold.owner, hold.unit, delta.copy_negate())
+
     def refund(self, command, hold):
         self._gain(hold.owner, hold.unit, hold.amount)
 
@@ -100,6 +105,15 @@ TABLES = (
         entry_id text, account text, unit text, order_id uuid, amount numeric(38, 18) NOT NULL CHECK (amount <> 0),
         created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (entry_id, account, unit))""",
     "CREATE TABLE IF NOT EXISTS wallet.deposits (deposit_id text PRIMARY KEY)",
+)
+ADJUSTMENT = """ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS asked numeric(38, 18),
+    ADD COLUMN IF NOT EXISTS adjust_code text, ADD COLUMN IF NOT EXISTS adjust_reason text"""
+UPGRADES = (  # of tables that an older kit described
+    f"ALTER TABLE wallet.holds {ADJUSTMENT}",
+    f"ALTER TABLE wallet.holds_archive {ADJUSTMENT}",
+    """ALTER TABLE wallet.holds DROP CONSTRAINT IF EXISTS holds_revision,
+        ADD CONSTRAINT holds_revision CHECK (revision >= 0 AND (revision = 0) = (asked IS NULL))""",
 )
 VIEWS = (
     "CREATE SCHEMA IF NOT EXISTS wallet_audit",
@@ -149,7 +163,7 @@ async def migrate(tx):
         role = "SELECT format('CREATE ROLE wallet LOGIN PASSWORD %L', $1::text)"
         quoted = await tx.exec_driver_sql(role, (os.environ["WALLET_DB_PASSWORD"],))
         await tx.exec_driver_sql(quoted.scalar_one())
-    for statement in (*TABLES, *VIEWS, *RIGHTS):
+    for statement in (*TABLES, *UPGRADES, *VIEWS, *RIGHTS):
         await tx.execute(text(statement))
     return "the schema wallet and its views are there"
 

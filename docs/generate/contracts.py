@@ -39,6 +39,7 @@ from contracts.topics import (
     BALANCE_COMMANDS,
     BALANCE_REPLIES,
     ORDERS_CANCELS,
+    ORDERS_CHANGES,
     ORDERS_EVENTS,
     ORDERS_REQUESTS,
     TOPICS,
@@ -72,6 +73,7 @@ NO_NUL: Final = r"^[^\u0000]*$"
 SAGA_ACTIONS: Final = {
     ORDERS_REQUESTS: "receive",
     ORDERS_CANCELS: "receive",
+    ORDERS_CHANGES: "receive",
     ORDERS_EVENTS: "send",
     BALANCE_COMMANDS: "send",
     BALANCE_REPLIES: "receive",

@@ -1,6 +1,7 @@
 """Market orders may wait for an opening (QUEUED), orders may end with the session (DAY), and assets have sessions.
 
-The views of orders show `expires_at` also where the order did not name it: as it was fixed when it began to rest.
+The views of orders show `expires_at` also where the order did not name it, as it was fixed when it began to rest; and
+what amends, suspensions and releases (0016) have made of an order.
 """
 # ruff: noqa: S608 - what the statements are made of is written here
 
@@ -11,21 +12,29 @@ from alembic import op
 from migrations.owner import replace_views, run
 
 revision = "0019"
-down_revision = "0014"
+down_revision = "0018"
 
 
 def upgrade() -> None:
     """Know the phase and the reason, show when an order ends, and keep the sessions of assets."""
-    replace_views(op.get_bind(), _views(resting="'QUEUED', 'WORKING'", ends_at=_ENDS_AT))
+    now = _views(resting=_RESTING, ends_at=_ENDS_AT, revision=_REVISION, more=_CHANGED)
+    replace_views(op.get_bind(), now)
     run(UP)
 
 
 def downgrade() -> None:
     """Forget them. It fails while an order queues, since that could not go on."""
     run(DOWN)
-    replace_views(op.get_bind(), _views(resting="'WORKING'", ends_at=_EXPIRES_AT))
+    replace_views(op.get_bind(), _views(resting="'WORKING'", ends_at=_EXPIRES_AT, revision="1", more=""))
 
 
+_RESTING = "'QUEUED', 'WORKING', 'AMENDING', 'RAISING', 'LOWERING'"
+_REVISION = "coalesce((progress ->> 'revision')::integer, 1)"
+# A market order that does not queue has no terms, and shows nothing of this.
+_CHANGED = """,
+    terms IS NOT NULL AND phase IN (RESTING, 'REFUNDING') AND progress ? 'suspended' AS on_hold,
+    CASE WHEN terms IS NOT NULL THEN progress ->> 'release_refused' END AS release_refused,
+    CASE WHEN terms IS NOT NULL THEN progress -> 'amend' END AS amend"""
 _EXPIRES_AT = "(terms ->> 'expires_at')::timestamptz"
 # What was fixed when the order began to rest counts where it asked for no time.
 _ENDS_AT = "coalesce(terms ->> 'expires_at', CASE WHEN terms IS NOT NULL THEN progress ->> 'ends_at' END)::timestamptz"
@@ -34,6 +43,9 @@ _STATUSES = """(
     OR (phase = 'VALIDATING' AND status IN ('PENDING'))
     OR (phase = 'RESERVING' AND status IN ('PENDING')){queued}
     OR (phase = 'WORKING' AND status IN ('CONFIRMED'))
+    OR (phase = 'AMENDING' AND status IN ('CONFIRMED'))
+    OR (phase = 'RAISING' AND status IN ('CONFIRMED'))
+    OR (phase = 'LOWERING' AND status IN ('CONFIRMED'))
     OR (phase = 'SETTLING' AND status IN ('PROCESSING'))
     OR (phase = 'REFUNDING' AND status IN ('CONFIRMED', 'PENDING'))
     OR (phase = 'COMPLETED' AND status IN ('COMPLETED'))
@@ -133,8 +145,8 @@ _SHOWN_LEVEL = f"""(
     )"""
 # What an order holds is shown from its rest on until the money has moved.
 _UNMOVED = "terms IS NOT NULL AND phase IN (RESTING, 'REFUNDING') AND progress -> 'rest' IS NOT NULL"
-# A market order that does not queue has no terms, and nobody looks into its document for them. `RESTING` and `ENDS_AT`
-# are filled in by `_views`.
+# A market order that does not queue has no terms, and nobody looks into its document for them. `RESTING`, `ENDS_AT` and
+# `REVISION` are filled in by `_views`.
 _CONDITIONAL = f"""
     (terms ->> 'limit_price')::numeric(38, 18) AS limit_price,
     CASE WHEN terms IS NULL THEN NULL WHEN terms ->> 'trigger_price' IS NOT NULL
@@ -146,13 +158,14 @@ _CONDITIONAL = f"""
     coalesce((terms ->> 'queue_when_closed')::boolean, false) AS queue_when_closed,
     CASE WHEN terms IS NULL THEN false ELSE coalesce((progress ->> 'triggered')::boolean, false) END AS triggered,
     CASE WHEN terms IS NOT NULL THEN {_WATERMARK} END AS watermark,
-    CASE WHEN terms IS NOT NULL AND progress -> 'rest' IS NOT NULL THEN 1 END AS revision,
+    CASE WHEN terms IS NOT NULL AND progress -> 'rest' IS NOT NULL THEN REVISION END AS revision,
     CASE WHEN {_UNMOVED} THEN progress -> 'hold' ->> 'asset_id' END AS held_asset_id,
     CASE WHEN {_UNMOVED} THEN (progress -> 'hold' ->> 'amount')::numeric(38, 18) END AS held_amount"""
 
 
-def _views(*, resting: str, ends_at: str) -> dict[str, str]:
-    shown = _CONDITIONAL.replace("RESTING", resting).replace("ENDS_AT", ends_at)
+def _views(*, resting: str, ends_at: str, revision: str, more: str) -> dict[str, str]:
+    shown = f"{_CONDITIONAL}{more}".replace("RESTING", resting).replace("ENDS_AT", ends_at)
+    shown = shown.replace("REVISION", revision)
     live, archived = "progress::jsonb AS progress, terms::jsonb AS terms", "progress, terms::jsonb AS terms"
     return {
         "api.orders": f"""

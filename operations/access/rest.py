@@ -115,7 +115,60 @@ def cancel(api: Api, user: str, order_id: object) -> dict[str, Any]:
     return call(api, user, "PUT", f"/orders/{order_id}/cancel")
 
 
+def amend(api: Api, user: str, order_id: object, changes: Mapping[str, Any], key: str, wait_s: float) -> dict[str, Any]:
+    """Amend an order as its user, and return it when the amend is in force, or after `wait_s`.
+
+    The same key amends once. Raises `Trouble` with the reason when it is refused.
+    """
+    headers = {"Idempotency-Key": key} | _wait(wait_s)
+    return call(api, user, "PATCH", f"/orders/{order_id}", changes, **headers)
+
+
+def suspend(api: Api, user: str, order_id: object, wish: str, wait_s: float) -> dict[str, Any]:
+    """Hold or release an order as its user, and return it when that is done, or after `wait_s`."""
+    return call(api, user, "PUT", f"/orders/{order_id}/{wish}", None, **_wait(wait_s))
+
+
+def _wait(wait_s: float) -> dict[str, str]:
+    return {"Prefer": f"wait={math.ceil(wait_s)}"} if wait_s else {}
+
+
 def orders(api: Api, user: str, **filters: object) -> dict[str, Any]:
     """List a page of a user's orders; filters by the names of the API's query, empty ones left out."""
     query = urlencode({name: value for name, value in filters.items() if value}, doseq=True)
     return call(api, user, "GET", f"/orders?{query}")
+
+
+def given(**fields: str) -> dict[str, str]:
+    """Keep the fields that say something."""
+    return {name: value for name, value in fields.items() if value}
+
+
+def preview(api: Api, user: str, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask what would become of an order."""
+    return call(api, user, "POST", "/orders/preview", order)
+
+
+def cancel_all(api: Api, user: str, wanted: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Cancel a user's open orders that fit; the same key cancels once, and tells how far it is."""
+    return call(api, user, "POST", "/orders/cancel-all", wanted, **{"Idempotency-Key": key})
+
+
+def count_cancelable(api: Api, user: str, wanted: Mapping[str, str]) -> int:
+    """Count the orders that a cancel of all would be about, page by page."""
+    filters: dict[str, Any] = {name: value for name, value in wanted.items() if name != "side"}
+    number, cursor = 0, ""
+    while True:
+        page = orders(api, user, **filters, status=("PENDING", "CONFIRMED"), limit=200, cursor=cursor)
+        fitting = (one for one in page["orders"] if one["order_type"].endswith(wanted.get("side", "")))
+        number += sum(not one["cancel_requested"] for one in fitting)
+        if not page["has_more"]:
+            return number
+        cursor = page["next_cursor"]
+
+
+def cancel_timer(api: Api, user: str, timeout_s: int | None) -> dict[str, Any]:
+    """Set a user's cancel timer, or read it; 0 switches it off."""
+    if timeout_s is None:
+        return call(api, user, "GET", "/orders/cancel-all-after")
+    return call(api, user, "PUT", "/orders/cancel-all-after", {"timeout_s": timeout_s})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from operations.audit.query import AuditLook, Check
+from order_saga.core.phases import RESTING
 from order_saga.worker.tables import legal_moves
 
 _MONEY: Final = AuditLook(
@@ -172,27 +173,42 @@ _CLAIM: Final = AuditLook(
 )  # fmt: skip
 
 # A row is written in the transaction of its order, so one snapshot never shows one without the other.
+_RESTING: Final = ", ".join(f"'{phase}'" for phase in sorted(RESTING))
 _REST: Final = AuditLook(
     ("coalesce(o.order_id, r.order_id) AS order_id",),
     """
-    (SELECT order_id, status, phase, parked_reason, revision FROM audit.orders WHERE {orders}) AS o
+    (SELECT order_id, status, phase, parked_reason, revision, on_hold, order_type, limit_price, trigger_price
+        FROM audit.orders WHERE {orders}) AS o
     FULL JOIN (
-        SELECT order_id, asset_id, revision, live FROM audit.resting WHERE {orders}) AS r USING (order_id)""",
+        SELECT order_id, asset_id, revision, live, suspended, up_price, down_price FROM audit.resting WHERE {orders}
+    ) AS r USING (order_id)""",
     (
         Check(
             "I12", "rests by its row",
-            """o.phase IN ('QUEUED', 'WORKING') AND o.parked_reason IS NULL
-                AND (r.live IS NOT TRUE OR r.revision IS DISTINCT FROM o.revision)""",
+            f"""o.phase IN ({_RESTING}) AND o.parked_reason IS NULL AND (r.revision IS DISTINCT FROM o.revision
+                OR (r.live, r.suspended) IS DISTINCT FROM (NOT o.on_hold, o.on_hold))""",
             """CASE WHEN r.order_id IS NULL THEN 'it waits for a price, and no tick can find it: it has no row'
+                WHEN o.on_hold AND r.live THEN 'it is on hold, and a tick could fire it'
+                WHEN o.on_hold AND NOT r.suspended THEN 'it is on hold, and its row would not let it expire'
                 WHEN r.live THEN format('it waits under its terms %s, a tick would fire its terms %s', o.revision,
                     r.revision)
                 ELSE 'it waits for a price, and its row is not live: no tick can fire it' END""",
         ),
         Check(
+            "I12", "both levels of a bracket",
+            """o.order_type IN ('BRACKET_BUY', 'BRACKET_SELL') AND r.live
+                AND (r.down_price, r.up_price) IS DISTINCT FROM
+                    (least(o.limit_price, o.trigger_price), greatest(o.limit_price, o.trigger_price))""",
+            """format('it waits for %s and for %s, a tick would fire it at %s and at %s',
+                trim_scale(least(o.limit_price, o.trigger_price)), trim_scale(greatest(o.limit_price, o.trigger_price)),
+                coalesce(trim_scale(r.down_price)::text, 'no price'),
+                coalesce(trim_scale(r.up_price)::text, 'no price'))""",
+        ),
+        Check(
             "I12", "row of a resting order",
-            """r.order_id IS NOT NULL AND (o.order_id IS NULL OR o.phase NOT IN (
-                    'VALIDATING', 'RESERVING', 'QUEUED', 'WORKING')
-                OR r.live AND (o.phase NOT IN ('QUEUED', 'WORKING') OR o.parked_reason IS NOT NULL))""",
+            f"""r.order_id IS NOT NULL AND (o.order_id IS NULL
+                OR o.phase NOT IN ('VALIDATING', 'RESERVING', {_RESTING})
+                OR (r.live OR r.suspended) AND (o.phase NOT IN ({_RESTING}) OR o.parked_reason IS NOT NULL))""",
             """format('it has a row on which a tick of %s could fire it, and %s', r.asset_id, CASE
                 WHEN o.order_id IS NULL THEN 'there is no such order'
                 WHEN o.parked_reason IS NOT NULL THEN 'it is parked'
@@ -205,8 +221,10 @@ _REST: Final = AuditLook(
 _FIRE: Final = AuditLook(
     ("order_id",),
     """
-    (SELECT *, (SELECT count(*) FROM audit.history AS line WHERE line.order_id = fire.order_id AND line.kind = 'fired')
-        AS told FROM audit.fires AS fire WHERE {orders}) AS t
+    (SELECT * FROM audit.fires AS fire CROSS JOIN LATERAL (
+        SELECT count(*) AS told, coalesce(bool_or(line.name = 'Entry'), false) AS on_entry
+        FROM audit.history AS line WHERE line.order_id = fire.order_id AND line.kind = 'fired') AS lines
+        WHERE {orders}) AS t
     LEFT JOIN (
         SELECT order_id, min(price) AS lowest, max(price) AS highest FROM audit.fills WHERE {orders}
         GROUP BY order_id) AS f USING (order_id)""",
@@ -217,8 +235,9 @@ _FIRE: Final = AuditLook(
         ),
         Check(
             "I13", "newer than its acceptance",
-            # The numbers of a feed that an operator has reset begin anew.
-            """t.sequence <= t.from_sequence AND NOT EXISTS (
+            # The numbers of a feed that an operator has reset begin anew. New terms, and an order that is released, may
+            # be met by the mark itself.
+            """(t.sequence < t.from_sequence OR t.sequence = t.from_sequence AND NOT t.on_entry) AND NOT EXISTS (
                 SELECT FROM audit.repairs AS reset JOIN audit.orders AS o ON o.asset_id = reset.item
                 WHERE reset.action = 'feed reset' AND o.order_id = t.order_id AND o.created_at <= reset.at)""",
             "format('the tick %s has fired it, which rests since the tick %s', t.sequence, t.from_sequence)",

@@ -60,6 +60,7 @@ def _print_page(page: dict[str, Any], user: str) -> None:
     for order in page["orders"]:
         created = order["created_at"][:19].replace("T", " ")
         status = f"[{status_colour(order['status'])}]{order['status']}[/]"
+        status += ", on hold" if order.get("on_hold") else ""
         what = order["order_type"], level_or_trail(order), order["asset_id"], order["quantity"]
         table.add_row(order["order_id"], created, *what, status, escape(order["reason_code"] or ""))
     print_table(table)

@@ -90,6 +90,8 @@ def describe_order(order: dict[str, Any]) -> str:
     line = f"[{status_colour(status)}]{status}[/]"
     if order.get("average_price"):
         line += f" {order['filled_quantity']} {order['asset_id']} at {order['average_price']}, fee {order['fee']}"
+    if order.get("on_hold"):
+        line += ", on hold"
     if order.get("reason_code"):
         line += f" {order['reason_code']}" + (f" ({escape(order['reason'])})" if order.get("reason") else "")
     return line

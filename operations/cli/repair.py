@@ -15,6 +15,7 @@ from operations.cli.running import ask, print_results
 
 if TYPE_CHECKING:
     from operations.repair.order_filter import OrderFilter
+    from operations.repair.orders import Asked
 
 OrderIds = Annotated[list[str] | None, typer.Argument(metavar="ORDER_ID", help="Orders; or say which by filter.")]
 
@@ -36,7 +37,7 @@ def resume(
 
     Examples: order-saga resume ORDER_ID, or order-saga resume --parked-reason overflow --by ann --dry-run
     """
-    _repair("resume", order_ids, orders.filter(parked_reason), run)
+    repair("resume", order_ids, orders.filter(parked_reason), run)
 
 
 @grouped
@@ -55,7 +56,7 @@ def cancel(
     Examples: order-saga cancel ORDER_ID --as alice, or order-saga cancel --user alice --asset BTC --yes
     """
     if not as_user:
-        _repair("cancel", order_ids, orders.filter(parked_reason), run)
+        repair("cancel", order_ids, orders.filter(parked_reason), run)
     elif parked_reason or orders != OrderOptions() or run != RunOptions():
         raise WrongRequest("with --as, orders are cancelled one by one, as their owner would: it takes no other option")
     else:
@@ -68,13 +69,21 @@ def ask_again(order_ids: OrderIds = None, *, orders: OrderOptions, run: RunOptio
 
     Examples: order-saga ask-again ORDER_ID, or order-saga ask-again --waiting-for balance --rate 50 --yes
     """
-    _repair("ask-again", order_ids, orders.filter(), run)
+    repair("ask-again", order_ids, orders.filter(), run)
 
 
-def _repair(action: str, order_ids: list[str] | None, wanted: OrderFilter, options: RunOptions) -> None:
+def repair(
+    action: str,
+    order_ids: list[str] | None,
+    wanted: OrderFilter,
+    options: RunOptions,
+    asked: Asked | None = None,
+) -> None:
+    """Do it to the orders of these ids or of this filter, and print what became of each. Raises `typer.Exit`."""
     from operations.access import words
     from operations.repair import order_filter
-    from operations.repair.orders import repair
+    from operations.repair.orders import PLAINLY
+    from operations.repair.orders import repair as work_off
     from operations.repair.runs import check_choice
 
     run = options.run()
@@ -87,7 +96,8 @@ def _repair(action: str, order_ids: list[str] | None, wanted: OrderFilter, optio
             if not (ids or options.yes or options.dry_run):
                 number = await order_filter.count(engine, action, wanted, run.run_id)
                 ask(f"{action} {min(number, options.limit or number)} orders")
-            return await print_results(repair(engine, action, ids or wanted, run, options.pace), run, options)
+            results = work_off(engine, action, ids or wanted, run, options.pace, asked or PLAINLY)
+            return await print_results(results, run, options)
 
     if not asyncio.run(work()):
         raise typer.Exit(1)

@@ -45,17 +45,19 @@ def stuck(
 
     Examples: order-saga stuck --details, or order-saga stuck --older-than 600 --json
     """
-    groups, held, resting = asyncio.run(_look(older_than, details=details, json=json))
+    groups, held, (resting, on_hold) = asyncio.run(_look(older_than, details=details, json=json))
     if not json:
         _print_groups(groups)
     if resting:
         (err if json else out).print(f"{resting} orders rest until a price fires them: these are not stuck")
+    if on_hold:
+        (err if json else out).print(f"{on_hold} orders are on hold: order-saga release ... lets them rest again")
     if groups or held:
         raise typer.Exit(1)
 
 
-async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool, int]:
-    """Print what is stuck; return it by cause, and how many orders rest.
+async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool, tuple[int, int]]:
+    """Print what is stuck; return it by cause, how many orders rest, and how many are on hold.
 
     Between them stands whether a feed is silent, or another session or producer holds what our services need.
     """

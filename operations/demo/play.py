@@ -135,12 +135,16 @@ class _Acts:
                 await self._wait_for(scene, lambda status: status != "PENDING")
             if scene.cancel_by is not None:
                 await self._cancel(scene, scene.cancel_by)
+            await self._change(scene)
         tell("the price moves ...")
         for price in PATH:
             await set_price(engine, MARKET, Price(price), Run(f"demo-{uuid.uuid4()}", "demo"))
             await asyncio.sleep(PRICE_EVERY_S)
         tell("the closed market opens ...")
         await self._trade(engine, Trading.OPEN, Price(OPENING))
+        for scene in played:
+            if scene.held:
+                await self._cancel(scene, scene.user)
         ended = await asyncio.gather(*(self._end(scene) for scene in played))
         await self._trade(engine, Trading.CLOSED)
         return list(zip(played, ended, strict=True))
@@ -163,6 +167,15 @@ class _Acts:
     async def _cancel(self, scene: Scene, by: str) -> None:
         headers = self._as("ops", "orders:operate") if by.startswith("@") else self._as(by)
         (await self._api.put(f"/orders/{scene.order_id}/cancel", headers=headers)).raise_for_status()
+
+    async def _change(self, scene: Scene) -> None:
+        """Amend an order that rests, or put it on hold, and wait until that counts."""
+        headers = self._as(scene.user) | {"Prefer": "wait=10"}
+        if scene.amend is not None:
+            answer = await self._api.patch(f"/orders/{scene.order_id}", json=dict(scene.amend), headers=headers)
+            answer.raise_for_status()
+        if scene.held:
+            (await self._api.put(f"/orders/{scene.order_id}/hold", headers=headers)).raise_for_status()
 
     async def _end(self, scene: Scene) -> str:
         return await self._wait_for(scene, lambda status: status in ENDED)

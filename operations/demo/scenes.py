@@ -24,6 +24,10 @@ class Scene:
     rests: bool = False
     """It waits for a price before it ends."""
     by_kafka: bool = False
+    amend: Mapping[str, Any] | None = None
+    """How its user amends it when it rests."""
+    held: bool = False
+    """Its user puts it on hold when it rests, so that no price fires it, and cancels it in the end."""
     order_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -97,6 +101,8 @@ def conditional_scenes() -> list[Scene]:
               conditional("STOP_LOSS_SELL", trigger_price="19.50", limit_price="19.90"), "COMPLETED", rests=True),
         Scene("a take profit", "alice", conditional("TAKE_PROFIT_SELL", trigger_price="21.00"), "COMPLETED",
               rests=True),
+        Scene("a gain or a stop, whichever comes first", "alice",
+              conditional("BRACKET_SELL", limit_price="20.95", trigger_price="19.10"), "COMPLETED", rests=True),
         Scene("a trailing stop", "alice", conditional("TRAILING_STOP_SELL", trail_bps=200), "COMPLETED", rests=True),
         Scene("the same to buy", "bob", conditional("TRAILING_STOP_BUY", trail_amount="1.05"), "COMPLETED",
               rests=True),
@@ -120,4 +126,8 @@ def conditional_scenes() -> list[Scene]:
               rests=True),
         Scene("the session's end, without sessions", "bob", conditional("LIMIT_BUY", **far, time_in_force="DAY"),
               "FAILED NO_SESSION"),
+        Scene("a limit that is amended, and then met", "bob", conditional("LIMIT_BUY", **far), "COMPLETED",
+              rests=True, amend={"limit_price": "19.40", "quantity": "6"}),
+        Scene("on hold while its price comes by", "alice", conditional("LIMIT_SELL", limit_price="20.60"),
+              "CANCELLED USER_REQUESTED", rests=True, held=True),
     ]  # fmt: skip

@@ -8,13 +8,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from operations.access.conditions import condition, level, money
-from operations.access.words import amount, full_time
+from contracts.amends import CHANGES, AmendState
+from operations.access.conditions import condition, levels, money
+from operations.access.words import amount, full_time, time_of_day
 from operations.diagnosis.why import waits_for
 from order_saga.core.phases import RESTING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from operations.access.conditions import Level
@@ -26,6 +27,9 @@ QUESTIONS: Final = {
     "reserve": "balance: reserve what it can cost",
     "settle": "balance: settle both legs",
     "refund": "balance: refund whatever is held",
+    "recheck": "assets: are the new terms allowed?",
+    "raise": "balance: hold more, for the new terms",
+    "lower": "balance: hold no more than the terms need",
 }
 
 
@@ -97,6 +101,7 @@ def explain(story: Row) -> Explanation:
     header = [
         *_header(order, waits_for(order, story["questions"], story["pauses"])),
         *_rests(order, story["resting"], story["mark"]),
+        *_changes(order, story["history"]),
         *map(_request, story["requests"]),
     ]
     return Explanation(
@@ -138,12 +143,15 @@ def _of_the_market(kind: str, name: str, detail: Row) -> str:
     """Say how an order met the market, or, of any other kind of entry, what it holds."""
     if kind == "expired":
         return "expires: its time has come"
+    if kind in _CHANGED:
+        return _CHANGED[kind](detail)
     if kind not in {"rests", "triggered", "fired"}:
         return f"{kind} {name} {_details(detail)}".rstrip()
     if kind == "rests":
         begins = "waits for the opening"
         if detail.get("level") is not None:
             begins = f"waits for the price {money(detail['level'])}"
+            begins += f" or {money(detail['other_level'])}" if detail.get("other_level") is not None else ""
         elif detail.get("watermark") is not None:
             begins = f"follows the price from {money(detail['watermark'])}"
         return f"rests: {begins}; ticks after sequence {int(detail['from_sequence']):,} count"
@@ -152,6 +160,24 @@ def _of_the_market(kind: str, name: str, detail: Row) -> str:
         return f"triggered by {tick}: from now on it waits for its limit"
     best = f", its best price being {money(detail['watermark'])}" if detail.get("watermark") is not None else ""
     return f"fired{' on its way in' if name == 'Entry' else ''} by {tick}{best}"
+
+
+def _said(words: str, *names: str) -> Callable[[Row], str]:
+    """Make the words of a change: with the members of these names, and then with what else there is."""
+
+    def say(detail: Row) -> str:
+        more = _details({name: value for name, value in detail.items() if name not in names})
+        return words.format(**{name: detail.get(name) for name in names}) + (f": {more}" if more else "")
+
+    return say
+
+
+_CHANGED: Final = {
+    "amended": _said("amended: the terms {revision} are in force", "revision"),
+    "amend_refused": _said("amend {amend_id} is refused, {reason_code}", "amend_id", "reason_code"),
+    "held": _said("put on hold by {requested_by}", "requested_by"),
+    "released": _said("released by {requested_by}", "requested_by"),
+}
 
 
 def _details(detail: Row) -> str:
@@ -190,12 +216,53 @@ def _rests(order: Row, resting: Row | None, mark: Row | None) -> Iterator[Line]:
         at = f"{money(resting['fired_price'])} of sequence {resting['fired_sequence']:,}"
         yield (Span(f"fired by {at}, about to be filled"),)
         return
-    where = f"; {market(mark, level(order))}" if mark is not None else "; no tick has come yet"
-    yield (Span(f"rests: {condition(order, resting['watermark_sequence'])}{where}"),)
+    where = f"; {market(mark, levels(order))}" if mark is not None else "; no tick has come yet"
+    rests = "would rest" if order["on_hold"] else "rests"
+    yield (Span(f"{rests}: {condition(order, resting['watermark_sequence'])}{where}"),)
 
 
-def market(mark: Row, waits_for: Level | None) -> str:
-    """Say what the orders know of an asset's market: the last tick, how old it is, and whether it could fire."""
+def _changes(order: Row, history: Sequence[Row]) -> Iterator[Line]:
+    """Say who keeps an order on hold, and what became of its last amend."""
+    if order["on_hold"]:
+        yield Span("on hold", Tone.STRONG_WARNING), Span(_held(history))
+    if order["release_refused"]:
+        yield (Span(f"its last release was refused: {order['release_refused']}", Tone.WARNING),)
+    amend = order["amend"]
+    if amend is None:
+        return
+    what = f"amend {amend['amend_id']}"
+    asked = {name: amend[name] for name in CHANGES if amend.get(name) is not None}
+    wanted = f" ({_details(asked)})" if asked else ""
+    if amend["state"] == AmendState.REFUSED:
+        why = f": {amend['reason']}" if amend.get("reason") else ""
+        yield (Span(f"{what}{wanted} was refused, {amend['reason_code']}{why}", Tone.WARNING),)
+    elif amend["state"] == AmendState.PENDING:
+        yield (Span(f"{what}{wanted} is under way: {UNDER_WAY.get(order['phase'], 'it is being decided')}"),)
+    else:
+        yield (Span(f"{what}{wanted} is in force: revision {order['revision']}", Tone.FAINT),)
+
+
+UNDER_WAY: Final = {
+    "AMENDING": "the asset service is asked about the new terms, the old ones are in force",
+    "RAISING": "the balance service is asked to hold more first, the old terms are in force",
+}
+
+
+def _held(history: Sequence[Row]) -> str:
+    """Say since when an order is on hold, by whom, and why."""
+    last = next((entry for entry in reversed(history) if entry["kind"] == "held"), None)
+    if last is None:
+        return ""
+    detail = last["detail"] or {}
+    why = f": {detail['reason']}" if detail.get("reason") else ""
+    return f" since {time_of_day(last['at'])} by {detail.get('requested_by')}{why}"
+
+
+def market(mark: Row, waits_for: Sequence[Level]) -> str:
+    """Say what the orders know of an asset's market: the last tick, how old it is, and whether it could fire.
+
+    How far away the nearest of the prices is that an order waits for.
+    """
     words = f"last tick {money(mark['price'])}, sequence {mark['sequence']:,}, {_ago(mark['age_s'])}"
     if mark["age_s"] - mark["confirmed_age_s"] >= CONFIRMED_LATER_S:
         words += f", confirmed {_ago(mark['confirmed_age_s'])}"
@@ -203,8 +270,8 @@ def market(mark: Row, waits_for: Level | None) -> str:
         words += f", trading is {mark['trading']}"
     elif not mark["live"]:
         words += ", too old to fire when it came"
-    if waits_for is not None:
-        away = abs(mark["price"] - waits_for.price) / mark["price"] * 100
+    if waits_for:
+        away = min(abs(mark["price"] - level.price) for level in waits_for) / mark["price"] * 100
         words += f", {away:.2f} % away"
     return words
 

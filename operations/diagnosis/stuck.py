@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from operations.access.database import rows, stream
 from operations.diagnosis.why import cause, why
+from order_saga.core.phases import RESTING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -51,8 +52,8 @@ _STUCK: Final = """
 
 # By the index of open orders.
 _RESTING: Final = """
-    SELECT count(*) AS number FROM audit.orders
-    WHERE status = 'CONFIRMED' AND phase IN ('QUEUED', 'WORKING') AND parked_reason IS NULL"""
+    SELECT count(*) FILTER (WHERE NOT on_hold) AS number, count(*) FILTER (WHERE on_hold) AS on_hold FROM audit.orders
+    WHERE status = 'CONFIRMED' AND phase = ANY ($1) AND parked_reason IS NULL"""
 
 
 _SILENT: Final = """
@@ -110,10 +111,10 @@ def _silent(row: Mapping[str, Any]) -> str:
     return f"{row['asset_id']}: orders rest, and {last}: nothing fires until its feed is back"
 
 
-async def count_resting(engine: AsyncEngine) -> int:
-    """Count the orders that rest: they may wait for long, and nothing is the matter with them."""
-    [row] = await rows(engine, _RESTING)
-    return int(row["number"])
+async def count_resting(engine: AsyncEngine) -> tuple[int, int]:
+    """Count the orders that rest, and those on hold: they may do so for long, and nothing is the matter with them."""
+    [row] = await rows(engine, _RESTING, sorted(RESTING))
+    return int(row["number"]), int(row["on_hold"])
 
 
 def count(groups: dict[str, Group], item: Item) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from contracts.vocabulary import OrderType
 from operations.access.database import rows
 from operations.access.errors import WrongRequest
+from order_saga.core.phases import RESTING
 from order_saga.core.saga import Participant, Phase
 
 if TYPE_CHECKING:
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 PAGE: Final = 1_000
+_RESTS: Final = "o.phase IN ({})".format(", ".join(f"'{phase}'" for phase in sorted(RESTING)))
 APPLIES_TO: Final = {
     "resume": "o.parked_reason IS NOT NULL",
     "cancel": "o.status IN ('PENDING', 'CONFIRMED')",
+    "amend": _RESTS,
+    "hold": _RESTS,
+    "release": "o.on_hold",
     "ask-again": "o.due_at IS NOT NULL AND o.parked_reason IS NULL",
 }
 """What a repair by filter is about; an order that is named by its id is tried, whatever state it is in."""

@@ -1,16 +1,22 @@
-"""Repair orders: resume, cancel, ask again. A repair and its note in `orders.repairs` are one transaction.
+"""Repair orders: resume, ask again, cancel, amend, hold, release. A repair and its note are one transaction.
 
 The order decides as it does for every other message, by the orchestrator's own handler. Nothing is published from here:
-questions that fall due are asked by the orchestrator's scanner, and events and cancels leave through its outbox.
+questions that fall due are asked by the orchestrator's scanner, and events, cancels and changes leave through its
+outbox. Whether a cancel or a change comes in time each order judges by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
 
 from msgspec import structs
 
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.codec import outgoing
 from contracts.orders import OrderCancelRequested
 from contracts.vocabulary import OPERATOR_PREFIX
@@ -28,8 +34,7 @@ from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
 from saga_kit.runtime.transactions import begin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from uuid import UUID
+    from collections.abc import AsyncIterator, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -38,18 +43,29 @@ if TYPE_CHECKING:
     from saga_kit.runtime.transactions import Transaction
 
 SOURCE: Final = "order-saga/operator"
+Sent = OrderCancelRequested | OrderAmendRequested | OrderHoldRequested | OrderReleaseRequested
+
+
+class Asked(NamedTuple):
+    """What a change says besides its order: an amend's new terms by their names, why an order is put on hold."""
+
+    changes: Mapping[str, Any] = MappingProxyType({})
+    reason: str | None = None
+
+
+PLAINLY: Final = Asked()
 
 
 async def repair(
-    engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run, pace: Pace
+    engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run, pace: Pace, words: Asked = PLAINLY
 ) -> AsyncIterator[ItemResult]:
-    """Repair the orders of these ids, or those that match a filter; `action` is resume, cancel or ask-again.
+    """Repair the orders of these ids, or those that match a filter; `action` is one of those of `order_filter`.
 
     A result comes for each order, done or not. Started again with the same run, it goes on.
     """
     targets = _targets(engine, action, chosen, run)
     rest = await rest_of(engine, run, action, pace)
-    async for result in work_off(targets, partial(_act, engine, action, run), rest):
+    async for result in work_off(targets, partial(_act, engine, action, run, words), rest):
         yield result
 
 
@@ -61,11 +77,11 @@ def _targets(
     return named(engine, chosen)
 
 
-async def _act(engine: AsyncEngine, action: str, run: Run, target: ChosenOrder) -> Result:
+async def _act(engine: AsyncEngine, action: str, run: Run, words: Asked, target: ChosenOrder) -> Result:
     if target.user_id is None:
         return Result(done=False, words="there is no such order")
-    if action == "cancel":
-        return await cancel(engine, run, target.order_id, target.user_id)
+    if action in _SENT:
+        return await _send(engine, run, action, target.order_id, target.user_id, words)
     act = {"resume": resume, "ask-again": ask_again}[action]
     return await act(engine, run, target.order_id)
 
@@ -90,17 +106,45 @@ async def ask_again(engine: AsyncEngine, run: Run, order_id: UUID) -> Result:
     return await _decide(engine, run, "ask-again", AskAgainRequested(order_id, run.by), refusal, "asks again")
 
 
-async def cancel(engine: AsyncEngine, run: Run, order_id: UUID, user_id: str) -> Result:
-    """Send an operator's cancel of a user's order, as the API does; the saga judges whether it comes in time."""
+async def _send(engine: AsyncEngine, run: Run, action: str, order_id: UUID, user_id: str, asked: Asked) -> Result:
+    """Send what an operator asks of a user's order, as the API does; the saga judges whether it comes in time."""
     async with begin(engine) as tx:
-        if await store.is_repaired(tx, run.run_id, "cancel", str(order_id)):
+        if await store.is_repaired(tx, run.run_id, action, str(order_id)):
             return DONE_BEFORE
         now = (await store.take(tx, [])).now
-        message = OrderCancelRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
-        message_id = f"{order_id}:cancel:{message.requested_by}"
+        message = _SENT[action](order_id, user_id, run, now, asked)
+        message_id = f"{order_id}:{action}:{message.requested_by}"
+        if action != "cancel":  # an order may be changed often, and is cancelled once
+            message_id += f":{run.run_id}"
         sent = OutboxMessage(message_id, outgoing(message, message_id=message_id, source=SOURCE, time=now), AT_ONCE_S)
         Outbox(SCHEMA).write(tx, [sent])
-        return await _noted(tx, run, "cancel", order_id, Result(done=True, words="cancel sent"))
+        return await _noted(tx, run, action, order_id, Result(done=True, words=f"{action} sent"))
+
+
+def _cancel(order_id: UUID, user_id: str, run: Run, now: datetime, _asked: Asked) -> OrderCancelRequested:
+    return OrderCancelRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
+
+
+def _amend(order_id: UUID, user_id: str, run: Run, now: datetime, asked: Asked) -> OrderAmendRequested:
+    """Name the amend by its run: sent again by the same run it is the same one."""
+    by, amend_id = OPERATOR_PREFIX + run.by, f"run:{run.run_id}"
+    return OrderAmendRequested(order_id, user_id, by, amend_id, requested_at=now, **asked.changes)
+
+
+def _hold(order_id: UUID, user_id: str, run: Run, now: datetime, asked: Asked) -> OrderHoldRequested:
+    return OrderHoldRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now, asked.reason)
+
+
+def _release(order_id: UUID, user_id: str, run: Run, now: datetime, _asked: Asked) -> OrderReleaseRequested:
+    return OrderReleaseRequested(order_id, user_id, OPERATOR_PREFIX + run.by, now)
+
+
+_SENT: Final[dict[str, Callable[[UUID, str, Run, datetime, Asked], Sent]]] = {
+    "cancel": _cancel,
+    "amend": _amend,
+    "hold": _hold,
+    "release": _release,
+}
 
 
 async def _decide(

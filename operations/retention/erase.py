@@ -68,6 +68,8 @@ _KNOWN: Final = " OR ".join(
         "audit.orders": "user_id",
         "api.claims": "user_id",
         "api.requests": "caller",
+        "api.mass_cancels": "user_id",
+        "api.cancel_timers": "user_id",
         "balances.accounts": "user_id",
     }.items()
 ).join(("SELECT ", ""))
@@ -81,6 +83,13 @@ _OPEN_ORDERS: Final = f"""
 _OPEN_CLAIMS: Final = """
     SELECT format('order %s is accepted and not yet begun', order_id) FROM api.claims c
     WHERE user_id = $1 AND NOT EXISTS (SELECT FROM api.orders o WHERE o.order_id = c.order_id) LIMIT $2"""
+
+_OPEN_HOLDS: Final = """
+    SELECT format('hold %s is %s', hold_id, status) FROM (
+        SELECT hold_id, 'held until ' || expires_at AS status FROM audit.service_holds
+        WHERE user_id = $1 AND ended IS NULL
+        UNION ALL SELECT hold_id::text, status FROM api.holds WHERE user_id = $1 AND status = 'PENDING'
+    ) AS open LIMIT $2"""
 
 _UNSENT: Final = """
     SELECT format('event %s of order %s is not sent yet', e.version, e.order_id)
@@ -98,13 +107,26 @@ def _open_dead_letters(schema: str) -> str:
         WHERE replayed_at IS NULL AND discarded_at IS NULL AND {_NAMES_THE_USER} LIMIT $2"""  # noqa: S608 - the same
 
 
-_IN_THE_WAY: Final = (_OPEN_ORDERS, _OPEN_CLAIMS, _UNSENT, *map(_open_dead_letters, schemas.CONSUMERS))
+_IN_THE_WAY: Final = (_OPEN_ORDERS, _OPEN_CLAIMS, _OPEN_HOLDS, _UNSENT, *map(_open_dead_letters, schemas.CONSUMERS))
 
 
 # What is erased: $1 is the user; a row that has nothing to erase is not counted ---------------------------------------
 
 _REQUESTS: Final = """
     UPDATE api.requests SET token_id = NULL, address = NULL, trace_id = NULL
+    WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
+
+# Where another caller's request came from, such as an operator's, is not the user's to have erased.
+_MASS_CANCELS: Final = """
+    UPDATE api.mass_cancels SET
+        idempotency_key = CASE WHEN user_id <> $1 THEN idempotency_key END,
+        token_id = CASE WHEN caller <> $1 THEN token_id END,
+        address = CASE WHEN caller <> $1 THEN address END,
+        trace_id = CASE WHEN caller <> $1 THEN trace_id END
+    WHERE (user_id = $1 AND idempotency_key IS NOT NULL)
+        OR (caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0)"""
+_CANCEL_TIMERS: Final = """
+    UPDATE api.cancel_timers SET token_id = NULL, address = NULL, trace_id = NULL
     WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
 
 # An order may have got a claim's id and another user; then the claim itself has ended.
@@ -117,6 +139,16 @@ _CLAIMS: Final = f"""
     WHERE c.user_id = $1 AND o.order_id = c.order_id AND (o.user_id <> c.user_id OR o.status {_ENDED})
         AND num_nonnulls(c.idempotency_key, c.client_order_id, c.traceparent,
             convert_from(c.request, 'UTF8')::jsonb ->> 'client_order_id') > 0"""  # noqa: S608 - the same
+
+
+# A service may have made its keys of what it knows about the user.
+_HOLDS: Final = """
+    UPDATE api.holds SET idempotency_key = NULL
+    WHERE user_id = $1 AND status NOT IN ('PENDING', 'HELD') AND idempotency_key IS NOT NULL"""
+_HOLD_REQUESTS: Final = """
+    UPDATE api.hold_requests AS asked SET token_id = NULL, traceparent = NULL FROM api.holds AS h
+    WHERE h.hold_id = asked.hold_id AND h.user_id = $1 AND h.status NOT IN ('PENDING', 'HELD')
+        AND num_nonnulls(asked.token_id, asked.traceparent) > 0"""
 
 
 def _orders(table: str, cast: str) -> str:
@@ -139,7 +171,11 @@ def _dead_letters(schema: str) -> str:
 
 _ERASE: Final = {
     "api.requests": _REQUESTS,
+    "api.mass_cancels": _MASS_CANCELS,
+    "api.cancel_timers": _CANCEL_TIMERS,
     "api.claims": _CLAIMS,
+    "api.holds": _HOLDS,
+    "api.hold_requests": _HOLD_REQUESTS,
     "orders.orders": _orders("orders.orders", "::text"),
     "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile
     **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},

@@ -48,8 +48,19 @@ class Code(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
     CLIENT_ORDER_ID_REUSED = "client-order-id-reused"
     KEYS_DISAGREE = "keys-disagree"
+    CANCEL_ALL_KEY_REUSED = "cancel-all-key-reused"
     ORDER_NOT_CANCELABLE = "order-not-cancelable"
     TOO_LATE_TO_CANCEL = "too-late-to-cancel"
+    HOLD_NOT_FOUND = "hold-not-found"
+    HOLD_KEY_REUSED = "hold-key-reused"
+    HOLD_CAPTURE_DIFFERS = "hold-capture-differs"
+    HOLD_NOT_HELD = "hold-not-held"
+    AMEND_REFUSED = "amend-refused"
+    VERSION_MISMATCH = "version-mismatch"
+    ORDER_NOT_RESTING = "order-not-resting"
+    HELD_BY_OPERATOR = "held-by-operator"
+    TOO_MANY_HOLDS = "too-many-holds"
+    RELEASE_REFUSED = "release-refused"
     BAD_REQUEST = "bad-request"
     HEADERS_TOO_LARGE = "headers-too-large"
     REQUEST_TIMEOUT = "request-timeout"
@@ -136,8 +147,9 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         403,
         "The token does not allow this",
         "`detail` names the scope that it lacks.",
-        "Reading needs `orders:read`, submitting and cancelling `orders:write`; an operator's `orders:operate` reads"
-        " and cancels any order.",
+        "Reading needs `orders:read`, submitting, cancelling and changing `orders:write`; an operator's"
+        " `orders:operate` reads, cancels and changes any order. Holds of money are for services: `holds:read` and"
+        " `holds:write`.",
         "Get a token with the scope that `detail` and the header `WWW-Authenticate` name.",
     ),
     Code.OTHER_USER: Kind(
@@ -171,11 +183,11 @@ PROBLEMS: Final[dict[Code, Kind]] = {
     ),
     Code.IDEMPOTENCY_KEY_REUSED: Kind(
         422,
-        "The Idempotency-Key was used for another order",
-        "`order_id` is the order that has this key.",
-        "An order that asks for something else was accepted with this `Idempotency-Key` before. The same order again,"
-        " be it `1.0` or `1.00`, would have been answered with the first one.",
-        "Use a new key for each order. To look at the first order, follow `order`.",
+        "The Idempotency-Key was used for something else",
+        "`order_id` is the order that has this key, or whose amend has it.",
+        "An order that asks for something else was accepted with this `Idempotency-Key` before, or another amend of the"
+        " same order was. The same again, be it `1.0` or `1.00`, would have been answered with the first one.",
+        "Use a new key for each order and for each amend. To look at the first order, follow `order`.",
         ("order_id", "order"),
     ),
     Code.CLIENT_ORDER_ID_REUSED: Kind(
@@ -194,6 +206,13 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "Look at both orders; then repeat the one you mean with its own two keys, or use two new keys for a new order.",
         ("order_ids",),
     ),
+    Code.CANCEL_ALL_KEY_REUSED: Kind(
+        422,
+        "The Idempotency-Key was used for a cancel of other orders",
+        "Nothing is cancelled by this request.",
+        "A cancel of all orders with other filters was accepted with this `Idempotency-Key` before.",
+        "Use a new key for each cancel of all orders. The same request again, with its own key, is always safe.",
+    ),
     Code.ORDER_NOT_CANCELABLE: Kind(
         409,
         "The order has ended",
@@ -209,6 +228,88 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "A cancel came while the order was `PROCESSING`: it is filled, and settling it can't be undone.",
         "Wait for the order to end. A position that is not wanted is left by an order the other way.",
         ("order_id", "order_status"),
+    ),
+    Code.HOLD_NOT_FOUND: Kind(
+        404,
+        "No such hold",
+        "It does not exist, or another service asked for it.",
+        "The caller has asked for no hold of this id here. One that was asked for by Kafka is not seen here.",
+        "Compare the id with `Location` of the answer that accepted the hold, and the token's `sub` with the service.",
+    ),
+    Code.HOLD_KEY_REUSED: Kind(
+        422,
+        "The Idempotency-Key was used for another hold",
+        "`hold_id` is the hold that has this key.",
+        "The service has asked for a hold of another user, asset, amount or `expires_at` with this key before.",
+        "Use a new key for each hold.",
+        ("hold_id",),
+    ),
+    Code.HOLD_CAPTURE_DIFFERS: Kind(
+        409,
+        "Another capture is under way",
+        "A hold is captured once, and another amount or account was asked for before.",
+        "A capture of the hold that asks for something else is accepted and not answered yet.",
+        "Wait until the hold shows what became of that one. If it was refused, capture again.",
+        ("hold_id",),
+    ),
+    Code.HOLD_NOT_HELD: Kind(
+        409,
+        "The hold has ended",
+        "`hold_status` says how.",
+        "A capture came after the hold had ended otherwise, or a release after it was captured.",
+        "There is nothing left to capture or to release. Ask for a new hold if the money is still needed.",
+        ("hold_id", "hold_status"),
+    ),
+    Code.AMEND_REFUSED: Kind(
+        409,
+        "The amend was refused",
+        "`amend_refusal` says why. The order's terms are what they were.",
+        "An amend of an order that does not rest yet, or no more; or the answer to `Prefer: wait` when the new terms"
+        " could not be put in force: their money is not there, the asset's rules forbid them, the market meets the new"
+        " trigger already, or another amend is not decided yet.",
+        "Read the order: it shows its last amend and the reason. Send another amend, with a key of its own.",
+        ("order_id", "order_status", "amend_refusal"),
+    ),
+    Code.VERSION_MISMATCH: Kind(
+        412,
+        "The order has another version",
+        "`If-Match` names another one. Nothing is changed.",
+        "An amend came with an `If-Match` that does not name the order's version, which is its `ETag`.",
+        "Read the order, decide again, and send the amend with the new `ETag`.",
+        ("order_id",),
+    ),
+    Code.ORDER_NOT_RESTING: Kind(
+        409,
+        "The order does not rest",
+        "`order_status` says where it stands. Nothing is changed.",
+        "A hold or a release of an order that does not rest yet, that was fired or has ended, or whose cancel is"
+        " accepted.",
+        "Of a PENDING order try again when it is CONFIRMED. Of any other one nothing is left to be held or released.",
+        ("order_id", "order_status"),
+    ),
+    Code.HELD_BY_OPERATOR: Kind(
+        409,
+        "An operator holds the order",
+        "Only an operator can release it.",
+        "A user would release an order that an operator has put on hold.",
+        "Ask whoever runs the service. The order can still be amended and cancelled.",
+        ("order_id", "order_status"),
+    ),
+    Code.TOO_MANY_HOLDS: Kind(
+        409,
+        "The order was held too often",
+        "Its user can put it on hold no more; it goes on resting.",
+        "The order was put on hold as often as is allowed.",
+        "Cancel the order, and submit it again when it is wanted.",
+        ("order_id", "order_status"),
+    ),
+    Code.RELEASE_REFUSED: Kind(
+        409,
+        "The order can't be released now",
+        "The market meets its trigger already: it stays on hold.",
+        "A stop, a take profit or a trailing stop is never released into its own trigger, which it has not seen met.",
+        "Amend the trigger, or wait until the market has left it, and release the order again; or cancel it.",
+        ("order_id", "order_status", "release_refused"),
     ),
     Code.BAD_REQUEST: Kind(
         400,
@@ -250,7 +351,7 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         503,
         "Stored, but not yet passed on",
         "The request is kept and will be passed on as soon as the broker takes it. " + _OUTCOME_UNKNOWN,
-        "The order or the cancel is committed, and the broker did not take its message in time.",
+        "The order, the cancel or the change is committed, and the broker did not take its message in time.",
         "There is no need to send it again; whoever does makes no second order. `GET` the address in `Location`.",
         ("order_id",),
     ),

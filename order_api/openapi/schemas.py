@@ -14,11 +14,19 @@ from uuid import UUID
 import msgspec
 from pydantic import TypeAdapter
 
+from contracts.amends import AMEND_REFUSALS, AmendRefusal, AmendState
 from contracts.decimals import PLACES_MAX, Exact
 from contracts.orders import Order
-from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, TimeInForce
+from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, Side, TimeInForce
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
-from order_api.openapi.words import FIELD_MEANINGS, STATUS_MEANINGS, TIME_IN_FORCE_MEANINGS, TYPE_MEANINGS
+from order_api.openapi.words import (
+    AMEND_STATE_MEANINGS,
+    FIELD_MEANINGS,
+    SIDE_MEANINGS,
+    STATUS_MEANINGS,
+    TIME_IN_FORCE_MEANINGS,
+    TYPE_MEANINGS,
+)
 
 ORDER_ID: Final[dict[str, Any]] = {
     "type": "string",
@@ -38,6 +46,10 @@ class Members(msgspec.Struct, frozen=True):
     order: str
     order_ids: list[UUID]
     order_status: OrderStatus
+    hold_id: UUID
+    hold_status: str
+    amend_refusal: AmendRefusal
+    release_refused: ReasonCode
 
 
 def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
@@ -72,9 +84,12 @@ def _enums() -> dict[str, Any]:
     reasons = {code: row.meaning + " May succeed later." * row.retryable for code, row in REASONS.items()}
     return {
         OrderType.__name__: _enum("What a trader may ask for.", TYPE_MEANINGS),
+        Side.__name__: _enum("Which way the asset goes.", SIDE_MEANINGS),
         OrderStatus.__name__: _enum("Where an order stands.", STATUS_MEANINGS),
         TimeInForce.__name__: _enum("How long a conditional order may wait.", TIME_IN_FORCE_MEANINGS),
         ReasonCode.__name__: _enum("Why an order was cancelled or failed.", reasons),
+        AmendState.__name__: _enum("How far an amend has come.", AMEND_STATE_MEANINGS),
+        AmendRefusal.__name__: _enum("Why an amend changed nothing.", AMEND_REFUSALS),
         Code.__name__: _enum("All problems.", {code: kind.title + "." for code, kind in PROBLEMS.items()}),
     }
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from contracts.amends import CHANGES, AmendState
 from contracts.terms import EXPIRES_WITHIN, SLIPPAGE_BPS_DEFAULT
-from contracts.vocabulary import OrderStatus, OrderType, TimeInForce
+from contracts.vocabulary import OrderStatus, OrderType, Side, TimeInForce
 
 STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.PENDING: "It is being checked, and its money reserved.",
@@ -17,6 +18,10 @@ STATUS_MEANINGS: Final[dict[OrderStatus, str]] = {
     OrderStatus.COMPLETED: "It is filled and settled.",
     OrderStatus.CANCELLED: "Its user, its time or an operator ended it; nothing is held any more.",
     OrderStatus.FAILED: "Somebody said no, or did not answer in time; nothing is held any more.",
+}
+SIDE_MEANINGS: Final[dict[Side, str]] = {
+    Side.BUY: "The asset comes in and cash goes out.",
+    Side.SELL: "Cash comes in and the asset goes out.",
 }
 TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     OrderType.MARKET_BUY: "Buy at the quote of the moment.",
@@ -34,6 +39,10 @@ TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     " one since the order rests.",
     OrderType.TRAILING_STOP_SELL: "Sell once the price has fallen by `trail_amount`, or by `trail_bps`, below the"
     " highest one since the order rests.",
+    OrderType.BRACKET_BUY: "Buy once the price is `limit_price` or less, or once it is `trigger_price` or more, which"
+    " ever comes first: at that price, above the trigger if it is within `slippage_bps`.",
+    OrderType.BRACKET_SELL: "Sell once the price is `limit_price` or more, or once it is `trigger_price` or less, which"
+    " ever comes first: at that price, whatever it is. It takes a gain and stops a loss with one hold.",
 }
 TIME_IN_FORCE_MEANINGS: Final[dict[TimeInForce, str]] = {
     TimeInForce.GTC: "Good till cancelled: it rests as long as it must. The default of a conditional order.",
@@ -42,6 +51,11 @@ TIME_IN_FORCE_MEANINGS: Final[dict[TimeInForce, str]] = {
     " asset without sessions refuses it: FAILED / NO_SESSION.",
     TimeInForce.IOC: "Immediate or cancel: it fills at once or ends CANCELLED / UNFILLED. Only for LIMIT orders.",
     TimeInForce.FOK: "Fill or kill: the same as IOC here, since an order is filled as a whole.",
+}
+AMEND_STATE_MEANINGS: Final[dict[AmendState, str]] = {
+    AmendState.PENDING: "It is being checked. The old terms stay in force.",
+    AmendState.APPLIED: "The new terms are in force.",
+    AmendState.REFUSED: "It changed nothing; `reason_code` and `reason` say why.",
 }
 FIELD_MEANINGS: Final[dict[str, str]] = {
     "order_id": "The order's id, minted when it was accepted.",
@@ -53,19 +67,23 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "quantity": "How much of the asset, more than 0; its step and its limits are the asset's.",
     "price": "The price that the client saw, if it says so: the quote may be worse by `slippage_bps` and no more.",
     "slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far above its"
-    " trigger a BUY stop without `limit_price` may still fill. Null where there is no such bound.",
+    " trigger a BUY stop without `limit_price`, or a BRACKET_BUY, may still fill. Null where there is no such bound.",
     "OrderBody.price": "Of a MARKET order only: the price that the client saw. The quote, or with `queue_when_closed`"
     " the opening price, may be worse by `slippage_bps` and no more. Required with `queue_when_closed`.",
     "OrderBody.slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far"
-    " above its trigger a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price` may still fill."
-    f" Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
-    "limit_price": "The worst price at which the order fills. Null where it has none.",
+    " above its trigger a BRACKET_BUY, or a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price`"
+    f" may still fill. Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
+    "limit_price": "The worst price at which the order fills; of a BRACKET the level with the gain, which fires it."
+    " Null where it has none.",
     "OrderBody.limit_price": "The worst price at which the order fills. Required for LIMIT orders; of a STOP_LOSS or"
-    " TAKE_PROFIT optional: after its trigger the order is a limit order. A multiple of the asset's tick.",
-    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT. Of a TRAILING_STOP that rests: the price that"
-    " would fire it now, worked out from `watermark`. Null for other orders.",
-    "OrderBody.trigger_price": "Required for STOP_LOSS and TAKE_PROFIT orders and refused for others: the price that"
-    " fires the order. A price that meets it already ends the order FAILED / WOULD_TRIGGER_IMMEDIATELY.",
+    " TAKE_PROFIT optional: after its trigger the order is a limit order. Required for BRACKET orders, as the price"
+    " that fires them on the side of the gain: above `trigger_price` for a SELL, below it for a BUY. A multiple of the"
+    " asset's tick.",
+    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT, or a BRACKET on the side of the loss. Of a"
+    " TRAILING_STOP that rests: the price that would fire it now, worked out from `watermark`. Null for other orders.",
+    "OrderBody.trigger_price": "Required for STOP_LOSS, TAKE_PROFIT and BRACKET orders and refused for others: the"
+    " price that fires the order. A price that meets it already, or the `limit_price` of a BRACKET, ends the order"
+    " FAILED / WOULD_TRIGGER_IMMEDIATELY.",
     "trail_amount": "How far from its best price a TRAILING_STOP fires, in cash.",
     "OrderBody.trail_amount": "How far from its best price a TRAILING_STOP fires, in cash. Such an order takes exactly"
     " one of `trail_amount` and `trail_bps`; others take neither.",
@@ -88,6 +106,15 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "revision": "The number of the order's terms, from 1; null until it rests.",
     "held_asset_id": "What is held while it rests: cash for a BUY, the asset for a SELL; null otherwise.",
     "held_amount": "How much of that is held: for a BUY what it costs at its worst price, fee included.",
+    "on_hold": "It is suspended: no price fires it until it is released. Its money stays held; it can be amended and"
+    " cancelled, and it expires.",
+    "release_refused": "Why its last release was not possible; null when it was, and when nobody tried.",
+    "amend": "The last amend that was asked for or decided; null when there was none.",
+    "OrderAmendment.amend_id": "The amend's name: the `Idempotency-Key` of its request, or an id of our own making.",
+    "OrderAmendment.state": "How far it has come.",
+    "OrderAmendment.reason_code": "Why it was refused.",
+    "OrderAmendment.reason": "The same in words.",
+    **{f"OrderAmendment.{name}": f"The `{name}` that it asked for, if it asked for one." for name in CHANGES},
     "filled_quantity": "How much is filled: nothing or all.",
     "average_price": "What one unit cost, in `cash_asset_id`; null until it is filled.",
     "fee": "What was charged for the fill, in `fee_asset_id`.",
@@ -107,11 +134,24 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Entry.seq": "Its place in the order's history, from 1.",
     "Entry.at": "When it happened.",
     "Entry.kind": "`received`, `asked`, `answered`, `waits`, `rests`, `triggered`, `fired`, `expired`, `timed_out`, "
-    "`ignored`, `status`, `overdue`, `parked`, `resumed`, `woken`.",
+    "`ignored`, `amended`, `amend_refused`, `held`, `released`, `status`, `overdue`, `parked`, `resumed`, `woken`.",
     "Entry.name": "The message, the question or the status that it is about.",
     "Entry.status": "The status that it led to, if it led to one.",
     "Entry.version": "The version that it led to, if it led to one.",
     "Entry.detail": "What else is known of it, such as amounts and reasons.",
+    "PreviewQuote.price": "The asset's price.",
+    "PreviewQuote.sequence": "The number of that price, on `assets.prices`.",
+    "PreviewQuote.as_of": "When it last changed.",
+    "PreviewQuote.age_ms": "How long ago that was, in milliseconds.",
+    "PreviewQuote.trading": "Whether the asset trades: OPEN, HALTED or CLOSED.",
+    "PreviewQuote.tick": "Prices are multiples of this.",
+    "PreviewQuote.step": "Quantities are multiples of this.",
+    "PreviewQuote.fee_bps": "The fee rate in 1/10,000.",
+    "PreviewQuote.cash_asset_id": "What the price is in.",
+    "PreviewQuote.rules_version": "The number of the asset's rules.",
+    "PreviewRefusal.reason_code": "The order's `reason_code`.",
+    "PreviewRefusal.reason": "The same in words.",
+    "PreviewRefusal.retryable": "The same order may succeed later.",
     "FieldError.field": "The field, the parameter or the header.",
     "FieldError.rule": "The rule that it breaks.",
     "FieldError.got": "What was sent, as JSON and cut short; null: nothing.",
@@ -127,5 +167,9 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Members.order": "Where that order is found.",
     "Members.order_ids": "The orders that it is about.",
     "Members.order_status": "Where that order stands.",
+    "Members.hold_id": "The hold that it is about.",
+    "Members.hold_status": "Where that hold stands.",
+    "Members.amend_refusal": "Why the amend changes nothing.",
+    "Members.release_refused": "Why the order can't be released.",
 }
 """What each field says: by the names of its Struct and its own, or by its own where it is the same everywhere."""

@@ -21,6 +21,9 @@ class Action(StrEnum):
 
     SUBMIT = "submit"
     CANCEL = "cancel"
+    AMEND = "amend"
+    HOLD = "hold"
+    RELEASE = "release"
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -13,14 +13,13 @@ from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
 from contracts.orders import Order
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE, OrderStatus
-from order_api.http.bodies import JSON, read_json_body
+from contracts.vocabulary import OrderStatus
+from order_api.http.bodies import read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.request_headers import knows, read_key, read_wait
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.declarations import Body, Parameter, Returns, operation
-from order_api.orders.audit_trail import Origin
 from order_api.orders.description import examples
 from order_api.orders.description.parts import (
     CANCEL_PROBLEMS,
@@ -42,16 +41,22 @@ from order_api.orders.description.parts import (
 )
 from order_api.orders.list_parameters import LIST_PARAMETERS, read_wanted
 from order_api.orders.listing import Page
+from order_api.orders.requests import (
+    about,
+    etag_of,
+    json_response,
+    named_order_id,
+    once,
+    order_id_of,
+    origin_of,
+    waited_header,
+)
 from order_api.orders.service import OrderService, address
 from order_api.orders.submission import OrderBody, make_claim, read_body
-from order_api.orders.views import History, refuse_late_cancel, state_of, written
+from order_api.orders.views import History, refuse_late_cancel, state_of
 from order_api.orders.waiting import Waiting
 
-_ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEQ: Final = re.compile(r"[0-9]{1,9}")
-_NAME: Final = re.compile(NAME_PATTERN)
-ADDRESS_LENGTH_MAX: Final = 64
-"""Characters of an address in the trail: a trusted proxy passes on what a client claims."""
 
 
 SEQ_MAX: Final = 999_999_999
@@ -107,7 +112,7 @@ class OrderRoutes:
         The answer is 202 with the order as PENDING, or 201 with the order that has ended while its client waited. The
         same keys again give the order that they have made before.
         """
-        origin = _origin(request, caller)
+        origin = origin_of(request, caller)
         wait_s, key = read_wait(request.headers), read_key(request.headers)
         raw = await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)
         body = read_body(raw)
@@ -116,13 +121,13 @@ class OrderRoutes:
             raise Problem(Code.OTHER_USER)
         # RFC 9562: ids in the order of time lie side by side in every index
         claim = make_claim(uuid7(), user_id, key, body, request.scope["state"].get("traceparent"))
-        _about(request, claim.order_id)
+        about(request, claim.order_id)
         order, replayed = await self._service.submit(claim, caller, origin)
         order, waited = await self._waiting.for_end(request, order, caller, wait_s)
-        headers = _waited(wait_s if waited else 0) | {"location": address(order.order_id), "etag": _etag(order)}
+        headers = waited_header(wait_s if waited else 0) | {"location": address(order.order_id), "etag": etag_of(order)}
         if replayed:
             headers["idempotency-replayed"] = "true"
-        return _json(order, 201 if waited and order.status.terminal else 202, headers)
+        return json_response(order, 201 if waited and order.status.terminal else 202, headers)
 
     @operation(
         "GET",
@@ -136,7 +141,7 @@ class OrderRoutes:
     )
     async def orders(self, request: Request, caller: Caller) -> Response:
         """List orders."""
-        return _json(await self._service.orders(read_wanted(request.query_params.multi_items()), caller))
+        return json_response(await self._service.orders(read_wanted(request.query_params.multi_items()), caller))
 
     @operation(
         "GET",
@@ -151,7 +156,7 @@ class OrderRoutes:
     )
     async def order(self, request: Request, caller: Caller) -> Response:
         """Read an order."""
-        return await self._show(request, _order_id(request), caller)
+        return await self._show(request, order_id_of(request), caller)
 
     @operation(
         "GET",
@@ -165,7 +170,7 @@ class OrderRoutes:
     )
     async def named_order(self, request: Request, caller: Caller) -> Response:
         """Read an order by the user's own name for it."""
-        return await self._show(request, await self._named(request, caller), caller)
+        return await self._show(request, await named_order_id(request, self._service, caller), caller)
 
     @operation(
         "GET",
@@ -179,7 +184,7 @@ class OrderRoutes:
     )
     async def status(self, request: Request, caller: Caller) -> Response:
         """Read what changes about an order."""
-        return await self._show(request, _order_id(request), caller, state_of)
+        return await self._show(request, order_id_of(request), caller, state_of)
 
     @operation(
         "GET",
@@ -194,11 +199,11 @@ class OrderRoutes:
     )
     async def history(self, request: Request, caller: Caller) -> Response:
         """Read what happened to an order."""
-        after = _once(request, "after", "0")
+        after = once(request, "after", "0")
         if _SEQ.fullmatch(after) is None:
             raise invalid(BrokenRule("after", "must be the seq of an entry, a whole number", after))
-        number = _about(request, _order_id(request))
-        return _json(History(number, *await self._service.history(number, caller, int(after))))
+        number = about(request, order_id_of(request))
+        return json_response(History(number, *await self._service.history(number, caller, int(after))))
 
     @operation(
         "PUT",
@@ -212,7 +217,7 @@ class OrderRoutes:
     )
     async def cancel(self, request: Request, caller: Caller) -> Response:
         """Cancel an order."""
-        return await self._cancel(request, _order_id(request), caller)
+        return await self._cancel(request, order_id_of(request), caller)
 
     @operation(
         "PUT",
@@ -226,90 +231,37 @@ class OrderRoutes:
     )
     async def cancel_named(self, request: Request, caller: Caller) -> Response:
         """Cancel an order by the user's own name for it."""
-        return await self._cancel(request, await self._named(request, caller), caller)
-
-    async def _named(self, request: Request, caller: Caller) -> UUID:
-        client_order_id = request.path_params["client_order_id"]
-        user_id = _once(request, "user_id", caller.user_id)
-        if _NAME.fullmatch(user_id) is None:
-            raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
-        if _NAME.fullmatch(client_order_id) is None:  # what was taken before . and .. were refused is still found
-            raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {PATH_NAME_RULE}")
-        return (await self._service.named(user_id, client_order_id, caller)).order_id
+        return await self._cancel(request, await named_order_id(request, self._service, caller), caller)
 
     async def _show(
         self, request: Request, order_id: UUID, caller: Caller, view: Callable[[Order], msgspec.Struct] | None = None
     ) -> Response:
         """Answer with an order, or with 304 when the client has this version; wait for something new if it prefers."""
-        _about(request, order_id)
+        about(request, order_id)
         known = request.headers.getlist("if-none-match")
 
         def fits(order: Order) -> bool:
-            return order.status.terminal or (bool(known) and not knows(known, _etag(order)))
+            return order.status.terminal or (bool(known) and not knows(known, etag_of(order)))
 
         wait_s = 0 if self._waiting.full(caller) else read_wait(request.headers)
         if wait_s:
             order = await self._waiting.until(request, fits, order_id, caller, wait_s, for_end=not known)
         else:
             order = await self._service.order(order_id, caller)
-        headers = _waited(wait_s) | {"etag": _etag(order)}
-        if knows(known, _etag(order)):
+        headers = waited_header(wait_s) | {"etag": etag_of(order)}
+        if knows(known, etag_of(order)):
             return Response(status_code=304, headers=headers)
-        return _json(order if view is None else view(order), 200, headers)
+        return json_response(order if view is None else view(order), 200, headers)
 
     async def _cancel(self, request: Request, order_id: UUID, caller: Caller) -> Response:
         """Accept a cancel; wait for the order's end if the client prefers, and answer as if it were asked for then."""
-        order, over = await self._service.cancel(_about(request, order_id), caller, _origin(request, caller))
+        order, over = await self._service.cancel(about(request, order_id), caller, origin_of(request, caller))
         headers: dict[str, str] = {}
         if not over:
             wait_s = read_wait(request.headers)
             order, waited = await self._waiting.for_end(request, order, caller, wait_s)
-            headers = _waited(wait_s if waited else 0)
+            headers = waited_header(wait_s if waited else 0)
             refuse_late_cancel(order, headers)
             if order.status is not OrderStatus.CANCELLED:
-                return _json(msgspec.structs.replace(order, cancel_requested=True), 202, headers)
-        return _json(order, 200, headers | {"etag": _etag(order)})
-
-
-def _about(request: Request, order_id: UUID) -> UUID:
-    """Note which order a request is about: a failure from here on names the order's address."""
-    request.state.order_id = order_id
-    request.state.instance = address(order_id)
-    return order_id
-
-
-def _origin(request: Request, caller: Caller) -> Origin:
-    return Origin(
-        caller=caller.user_id,
-        token_id=caller.token_id,
-        address=request.client.host[:ADDRESS_LENGTH_MAX] if request.client is not None else None,
-        trace_id=request.scope["state"].get("trace_id"),
-    )
-
-
-def _waited(wait_s: int) -> dict[str, str]:
-    """Say in the answer's headers how long its client was waited for at most, if it was."""
-    return {"preference-applied": f"wait={wait_s}"} if wait_s else {}
-
-
-def _once(request: Request, name: str, default: str) -> str:
-    """Return a parameter of the query; refuse two of one name."""
-    values = request.query_params.getlist(name)
-    if len(values) > 1:
-        raise invalid(BrokenRule(name, "must come once", values))
-    return values[0] if values else default
-
-
-def _order_id(request: Request) -> UUID:
-    text = request.path_params["order_id"]
-    if _ORDER_ID.fullmatch(text) is None:
-        raise Problem(Code.ORDER_NOT_FOUND, "an order id is a UUID in its canonical text, in lower case")
-    return UUID(text)
-
-
-def _etag(order: Order) -> str:
-    return f'"{order.version}"'
-
-
-def _json(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(written(body), status, headers, JSON)
+                return json_response(msgspec.structs.replace(order, cancel_requested=True), 202, headers)
+        return json_response(order, 200, headers | {"etag": etag_of(order)})

@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from contracts.envelope import Outgoing, format_time
 from contracts.orders import Order
+from contracts.terms import EXPIRES_WITHIN
 from contracts.vocabulary import OPERATOR_PREFIX, OrderStatus
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.tokens import Caller
@@ -71,7 +72,7 @@ class OrderService:
             if isinstance(outcome, datetime):
                 self._accepted.inc()
                 claimed = Claimed(claim, outcome)
-                await self._publish(request_message(claimed), claim.order_id)
+                await self.publish(request_message(claimed), claim.order_id)
                 return pending(claimed), False
             if await self._store.release_key(claim, self._keys_kept_days):
                 continue
@@ -117,8 +118,23 @@ class OrderService:
         else:
             requested_by = order.user_id if caller.acts_for(order.user_id) else OPERATOR_PREFIX + caller.user_id
             cancel = await self._store.cancel(order_id, order.user_id, requested_by, origin)
-            await self._publish(cancel_message(cancel), order_id)
+            await self.publish(cancel_message(cancel), order_id)
         return (order, True) if over else (msgspec.structs.replace(order, cancel_requested=True), False)
+
+    async def note(self, order_id: UUID, action: Action, outcome: str, origin: Origin) -> None:
+        """Add a request that changed nothing to the trail."""
+        await self._store.note(order_id, action, outcome, origin)
+
+    async def publish(self, message: Outgoing, order_id: UUID) -> None:
+        """Publish what is committed; raise the problem that says that it could not be, and will be."""
+        try:
+            published = await self._messages.do(message)
+        except Overloaded:
+            published = False
+            self._unpublished.note([message], published=False)
+        if not published:
+            where = address(order_id)
+            raise Problem(Code.NOT_PUBLISHED, instance=where, headers={"location": where}, order_id=order_id)
 
     async def _again(self, claim: Claim, holders: Sequence[Found], caller: Caller, origin: Origin) -> Order:
         """Return the order that a claim's keys have made before, when it is the very order that is asked for."""
@@ -134,18 +150,15 @@ class OrderService:
             raise Problem(Code.UNAVAILABLE)
         await self._store.note(order.order_id, Action.SUBMIT, REPLAYED, origin)
         if found.order is None:  # perhaps it is not published yet, and every 202 promises that it is
-            await self._publish(request_message(found.claimed), order.order_id)
+            await self.publish(request_message(found.claimed), order.order_id)
         return order
 
-    async def _publish(self, message: Outgoing, order_id: UUID) -> None:
-        try:
-            published = await self._messages.do(message)
-        except Overloaded:
-            published = False
-            self._unpublished.note([message], published=False)
-        if not published:
-            where = address(order_id)
-            raise Problem(Code.NOT_PUBLISHED, instance=where, headers={"location": where}, order_id=order_id)
+
+def refuse_out_of_time(claim: Claim, now: datetime) -> None:
+    """Raise the problem of an order whose `expires_at` would be refused at this time, as the store judges it."""
+    ends = expires_at(claim)
+    if ends is not None and not now < datetime.fromisoformat(ends) <= now + EXPIRES_WITHIN:
+        raise _out_of_time(claim, OutOfTime(now))
 
 
 def _out_of_time(claim: Claim, refused: OutOfTime) -> Problem:

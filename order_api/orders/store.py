@@ -15,6 +15,8 @@ import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts import codec
+from contracts.amends import OrderAmendment
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.orders import Order
 from contracts.terms import EXPIRES_WITHIN
@@ -83,6 +85,12 @@ class Store:
         self._grace_s = grace_s
         self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
 
+    async def now(self) -> datetime:
+        """Return the database's time."""
+        [row] = await self._run("SELECT now()")
+        at: datetime = row[0]
+        return at
+
     async def claim(self, asked: Sequence[tuple[Claim, Origin]]) -> list[datetime | OutOfTime | None]:
         """Commit those claims whose keys are free; return the time of each, None for one whose keys are taken.
 
@@ -142,12 +150,12 @@ class Store:
 
     async def due_claims(self, limit: int) -> Due[Claimed]:
         """Lease claims that are due; of those whose order's row exists, none is ever due again."""
-        return _due(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
+        return due(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
 
     async def due_cancels(self, limit: int) -> Due[Cancel]:
         """Lease cancels that are due; of those that the order shows, none is ever due again."""
         rows = await self._sweep("cancels", _SWEEP_CANCELS, limit)
-        return _due(rows, lambda row: Cancel(*row[:-2]))
+        return due(rows, lambda row: Cancel(*row[:-2]))
 
     async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
         """End the lease of what was not published: it is due again soon."""
@@ -173,7 +181,8 @@ class Store:
             return await tx.fetch(statement, *values)
 
 
-def _due(rows: Sequence[Any], read: Callable[[Any], T]) -> Due[T]:
+def due(rows: Sequence[Any], read: Callable[[Any], T]) -> Due[T]:
+    """Sort what a sweep has leased."""
     shown = [(row["order_id"], row["created_at"]) for row in rows if row["shown"]]
     return Due(len(rows), shown, [read(row) for row in rows if not row["settled"]])
 
@@ -200,7 +209,13 @@ def _order(*row: Any) -> Order:
     return Order(**values)
 
 
-_KINDS: Final[dict[str, type]] = {
+def _amendment(document: Any) -> OrderAmendment:
+    """Read the last amend of an order. The driver may have read the document as JSON already."""
+    return _read_amendment(document if isinstance(document, str) else msgspec.json.encode(document))
+
+
+_read_amendment: Final = codec.decoder(OrderAmendment).decode
+_KINDS: Final[dict[str, Callable[[Any], Any]]] = {
     "order_type": OrderType,
     "status": OrderStatus,
     "quantity": Quantity,
@@ -212,6 +227,8 @@ _KINDS: Final[dict[str, type]] = {
     **dict.fromkeys(("limit_price", "trigger_price", "trail_amount", "watermark"), Price),
     "time_in_force": TimeInForce,
     "held_amount": Money,
+    "release_refused": ReasonCode,
+    "amend": _amendment,
 }
 
 
@@ -221,7 +238,8 @@ def _columns(alias: str, names: Sequence[str]) -> str:
 
 _BOTH: Final = f"{_columns('c', _CLAIM)}, c.created_at, {_columns('o', _ORDER)}"
 _WITH_BOTH: Final = "LEFT JOIN api.claims c USING (order_id) LEFT JOIN api.orders o USING (order_id)"
-_NOTED: Final = f"INSERT INTO api.requests (order_id, action, outcome, {', '.join(_ORIGIN)})"
+NOTED: Final = f"INSERT INTO api.requests (order_id, action, outcome, {', '.join(_ORIGIN)})"
+"""Adds a line to the trail, with the values behind it."""
 
 _IN_TIME: Final = (
     "n.expires_at IS NULL OR (n.expires_at > now() AND n.expires_at <= now() + make_interval(secs => $14))"
@@ -239,7 +257,7 @@ _INSERT_CLAIMS: Final = f"""
         ON CONFLICT DO NOTHING
         RETURNING order_id, created_at
     ), noted AS (
-        {_NOTED} SELECT n.order_id, '{Action.SUBMIT}', '{ACCEPTED}', {_columns("n", _ORIGIN)}
+        {NOTED} SELECT n.order_id, '{Action.SUBMIT}', '{ACCEPTED}', {_columns("n", _ORIGIN)}
         FROM n JOIN claimed USING (order_id)
     )
     SELECT order_id, created_at, true FROM claimed
@@ -314,7 +332,7 @@ _SELECT_HISTORY: Final = """
     WHERE order_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"""
 
 _UPSERT_CANCEL: Final = f"""
-    WITH noted AS ({_NOTED} VALUES ($2, '{Action.CANCEL}', '{ACCEPTED}', $5, $6, $7, $8))
+    WITH noted AS ({NOTED} VALUES ($2, '{Action.CANCEL}', '{ACCEPTED}', $5, $6, $7, $8))
     INSERT INTO api.cancels AS c (order_id, user_id, requested_by, next_publish_at)
     VALUES ($2, $3, $4, now() + make_interval(secs => $1))
     ON CONFLICT (order_id) DO UPDATE SET
@@ -324,14 +342,15 @@ _UPSERT_CANCEL: Final = f"""
                      THEN c.created_at ELSE excluded.created_at END
     RETURNING order_id, user_id, requested_by, created_at"""  # noqa: S608 - the same
 
-_INSERT_REQUEST: Final = f"{_NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
+_INSERT_REQUEST: Final = f"{NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
 
 
-def _sweep(table: str, columns: str, settled: str, shown: str, also: str = "") -> str:
+def sweep_statement(table: str, columns: str, settled: str, shown: str, also: str = "") -> str:
     """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).
 
     What is `shown` was read by the orchestrator (a cancel of the order was), which is more than that nothing is to be
-    done about it any more.
+    done about it any more. Both are conditions on the row `c`. Its parameters: how many, the shortest pause, the
+    longest one, and how far back to look, all in seconds.
     """
     return f"""
         WITH due AS (
@@ -339,34 +358,37 @@ def _sweep(table: str, columns: str, settled: str, shown: str, also: str = "") -
                 AND next_publish_at > statement_timestamp() - make_interval(secs => $4)
             ORDER BY next_publish_at LIMIT $1 FOR UPDATE SKIP LOCKED)
         UPDATE api.{table} AS c SET
-            settled = {_order_exists(settled)}, {also}
+            settled = {settled}, {also}
             next_publish_at = now()
                 + least(greatest(now() - c.created_at, make_interval(secs => $2)), make_interval(secs => $3))
-        FROM due WHERE c.order_id = due.order_id
-        RETURNING {columns}, c.created_at, c.settled, {_order_exists(shown)} AS shown"""  # noqa: S608 - the same
+        FROM due WHERE c.order_id = due.order_id AND NOT c.settled
+        RETURNING {columns}, c.created_at, c.settled, {shown} AS shown"""  # noqa: S608 - the same
 
 
-def _order_exists(such: str) -> str:
+def order_exists(such: str) -> str:
+    """Write the condition that the orchestrator shows the order of a row `c`, as `such` says of it."""
     return f"EXISTS (SELECT FROM api.orders o WHERE o.order_id = c.order_id AND {such})"
 
 
-_SWEEP_CLAIMS: Final = _sweep(
+def hand_back_statement(table: str) -> str:
+    """End the leases of orders: they are due again after some seconds."""
+    return f"""
+        UPDATE api.{table} SET next_publish_at = now() + make_interval(secs => $2)
+        WHERE order_id = ANY($1::uuid[]) AND NOT settled"""  # noqa: S608 - the same
+
+
+_SWEEP_CLAIMS: Final = sweep_statement(
     "claims",
     _columns("c", _CLAIM),
-    "true",
-    "o.user_id = c.user_id",
-    f"taken = {_order_exists('o.user_id <> c.user_id')},",
+    order_exists("true"),
+    order_exists("o.user_id = c.user_id"),
+    f"taken = {order_exists('o.user_id <> c.user_id')},",
 )
-_SWEEP_CANCELS: Final = _sweep(
+_SWEEP_CANCELS: Final = sweep_statement(
     "cancels",
     "c.order_id, c.user_id, c.requested_by",
     # Past these statuses nothing can be cancelled; the row of another user's order is not what was to be cancelled.
-    "(o.cancel_requested OR o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)",
-    "o.cancel_requested",
+    order_exists("(o.cancel_requested OR o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)"),
+    order_exists("o.cancel_requested"),
 )
-_HAND_BACK: Final = {
-    table: f"""
-        UPDATE api.{table} SET next_publish_at = now() + make_interval(secs => $2)
-        WHERE order_id = ANY($1::uuid[]) AND NOT settled"""  # noqa: S608 - the same
-    for table in ("claims", "cancels")
-}
+_HAND_BACK: Final = {table: hand_back_statement(table) for table in ("claims", "cancels")}

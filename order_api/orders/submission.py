@@ -5,15 +5,14 @@ Whether `expires_at` is in time only the database's clock can tell: the store as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import UTC
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from contracts import codec
-from contracts.decimals import Exact, Price, Quantity
+from contracts.decimals import Price, Quantity
 from contracts.orders import OrderRequested
 from contracts.terms import EXPIRES_WITHIN, faults, slippage_of
 from contracts.vocabulary import (
@@ -27,9 +26,9 @@ from contracts.vocabulary import (
     TimeInForce,
     TrailBps,
     UserId,
-    check_instant,
 )
-from order_api.http.problems import BrokenRule, Code, FieldError, Problem, invalid
+from order_api.http.fields import BodyReader
+from order_api.http.problems import BrokenRule, invalid
 from order_api.orders.publication.messages import Claim
 
 
@@ -76,28 +75,10 @@ RULES: Final = {
     "queue_when_closed": "true or false",
 }
 """The rules of the types above, in words."""
-_NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _ASKED: Final = tuple(name for name in OrderBody.__struct_fields__ if name != "user_id")
 """The fields that are those of `OrderRequested`, whoever the user is."""
-
-
-def read_body(raw: bytes) -> OrderBody:
-    """Read an order; raise the problem that says where the JSON breaks, or lists every field that breaks its rule."""
-    body: OrderBody | None = None
-    fields: Any = None
-    try:
-        try:
-            body = _read(raw)
-            _check_time(body.expires_at)
-        except msgspec.ValidationError:  # it stopped at the first fault: look for all of them
-            body, fields = None, _read_any(raw)
-        doubled = codec.doubled_names(raw)
-        if body is not None and not doubled:
-            return body
-        broken = _broken(fields if body is None else _read_any(raw), doubled)
-    except _NOT_JSON as error:
-        raise _malformed(error) from None
-    raise invalid(*broken)
+read_body: Final = BodyReader(OrderBody, RULES, "an order").read
+"""Reads an order; raises the problem that says where the JSON breaks, or lists every field that breaks its rule."""
 
 
 def make_claim(order_id: UUID, user_id: str, key: str | None, body: OrderBody, traceparent: str | None) -> Claim:
@@ -129,54 +110,3 @@ def _intent(body: OrderBody, request: OrderRequested) -> OrderBody:
         time_in_force=None if body.time_in_force is TimeInForce.GTC else body.time_in_force,
         queue_when_closed=True if body.queue_when_closed else None,
     )
-
-
-def _malformed(error: Exception) -> Problem:
-    return Problem(Code.MALFORMED_JSON, str(error), errors=[FieldError("body", f"must be JSON in UTF-8: {error}")])
-
-
-def _broken(fields: Any, doubled: Sequence[str]) -> list[BrokenRule]:
-    """Judge field by field what the decoder refused as a whole."""
-    if not isinstance(fields, dict):
-        return [BrokenRule("body", "must be a JSON object", fields)]
-    known = {field.name: field for field in msgspec.structs.fields(OrderBody)}
-    missing = [name for name, field in known.items() if field.required and name not in fields]
-    broken = [BrokenRule(name, "must come once", fields[name], repeated=True) for name in doubled]
-    broken += [BrokenRule(name, "is required") for name in missing]
-    for name, value in fields.items():
-        if name in doubled:
-            continue
-        if name not in known:
-            rule = f"is not a field of an order; these are: {', '.join(known)}"
-            broken.append(BrokenRule(name, rule, value))
-        elif not _fits(value, known[name].type):
-            broken.append(BrokenRule(name, f"must be {RULES[name]}", value))
-    return broken
-
-
-def _fits(value: object, kind: Any) -> bool:
-    try:
-        _check_time(msgspec.convert(value, kind, dec_hook=_read_decimal))
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def _check_time(value: object) -> None:
-    """Refuse, as the decoder does, a time so far away that another offset could not tell it."""
-    if isinstance(value, datetime):
-        try:
-            check_instant(value)
-        except ValueError as error:
-            raise msgspec.ValidationError(str(error)) from None
-
-
-def _read_decimal(kind: type, value: object) -> object:
-    if issubclass(kind, Exact):
-        return kind.parse(value)
-    # msgspec's contract: by this error a hook says that a type is not one of its own, and msgspec reports it.
-    raise NotImplementedError(f"no reader for {kind}")
-
-
-_read_any: Final = msgspec.json.decode
-_read: Final = msgspec.json.Decoder(OrderBody, dec_hook=_read_decimal).decode

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from contracts import codec
+from contracts.amends import OrderAmendment
 from contracts.decimals import Exact, Money, Price
 from contracts.orders import Order
 from contracts.terms import slippage_of, terms_of
@@ -44,6 +45,9 @@ class OrderState(msgspec.Struct, frozen=True):
     revision: Count | None
     held_asset_id: AssetId | None
     held_amount: Money | None
+    on_hold: bool
+    release_refused: ReasonCode | None
+    amend: OrderAmendment | None
 
 
 class History(msgspec.Struct, frozen=True):

@@ -124,10 +124,23 @@ class Waiting:
 
         The order stays accepted whatever happens: when the database fails meanwhile, the answer is what there was.
         """
+        return await self.patiently(request, order, _ended, caller, wait_s, for_end=True)
+
+    async def patiently(
+        self,
+        request: Request,
+        order: Order,
+        fits: Callable[[Order], bool],
+        caller: Caller,
+        wait_s: int,
+        *,
+        for_end: bool = False,
+    ) -> tuple[Order, bool]:
+        """Wait until what was accepted about an order shows; the same as `for_end` otherwise."""
         if not wait_s or self.full(caller):
             return order, False
         try:
-            return await self.until(request, _ended, order.order_id, caller, wait_s, for_end=True), True
+            return await self.until(request, fits, order.order_id, caller, wait_s, for_end=for_end), True
         except Exception as error:
             if classify(error) != "infrastructure":
                 raise

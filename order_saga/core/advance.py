@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
+from contracts.amends import AmendRefusal, OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetRefused
+from contracts.balance import AdjustmentRefused, BalanceAdjusted, BalanceRefusal
 from contracts.orders import OrderCancelRequested
 from contracts.vocabulary import OrderStatus, ReasonCode
 from order_saga.core.asking import (
@@ -27,9 +29,11 @@ from order_saga.core.asking import (
     paused_for,
     postpone,
 )
+from order_saga.core.changes import amend, hold, release
 from order_saga.core.commands import hold_terms
 from order_saga.core.draft import Draft
 from order_saga.core.judgement import (
+    amend_refusal,
     cancel_outcome,
     contradiction,
     created_at,
@@ -43,11 +47,14 @@ from order_saga.core.judgement import (
     resolved_fields,
     told_by,
 )
+from order_saga.core.levels import limit_behind
 from order_saga.core.phases import (
+    ANSWERS,
     EARLY_CANCELS_MAX,
     PHASES,
     QUESTIONS,
-    STEP_OF,
+    RESTING,
+    Way,
     steps,
     target,
 )
@@ -78,15 +85,21 @@ from order_saga.core.saga import (
     requested_fields,
     snapshot,
 )
-from order_saga.core.transition import arrive, enter_phase, next_phase
+from order_saga.core.transition import arrive, end_amend, enter_phase, next_phase
+from order_saga.core.weighing import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from uuid import UUID
+
+    from contracts.decimals import Price
 
 ALL_AVAILABLE: Final[Mapping[Participant, Availability]] = MappingProxyType({})
 """Whoever is not named is available."""
 NO_MARKS: Final[Mapping[str, Mark]] = MappingProxyType({})
 """Nothing is known of any market but what a quote says."""
+NO_WATERMARKS: Final[Mapping[UUID, Price]] = MappingProxyType({})
+"""Nothing is known of any trailing stop's best price but where it began."""
 
 
 def advance(
@@ -96,14 +109,16 @@ def advance(
     time_scale: float = 1.0,
     availability: Mapping[Participant, Availability] = ALL_AVAILABLE,
     marks: Mapping[str, Mark] = NO_MARKS,
+    watermarks: Mapping[UUID, Price] = NO_WATERMARKS,
 ) -> Decision | Ignored:
     """Decide what a message does to a saga.
 
     `now` is the database's clock, read after the saga was locked; `time_scale` multiplies the table's times;
     `availability` says of whom it is not AVAILABLE whether it is SILENT or PAUSED. `marks` say what is known of the
-    market; they hold still while a conditional order is decided on.
+    market, `watermarks` the best price since each trailing stop rests; they hold still while an order that rests is
+    decided on.
     """
-    draft = Draft(saga, now, time_scale, availability, marks)
+    draft = Draft(saga, now, time_scale, availability, marks, watermarks)
     ignored = _HANDLERS[type(message)](draft, message)
     return ignored if ignored is not None else draft.decision()
 
@@ -149,9 +164,10 @@ def _cancel(draft: Draft, message: OrderCancelRequested) -> Ignored | None:
 
 
 def _reply(draft: Draft, message: Reply) -> Ignored | None:
-    saga, name, step = draft.saga, type(message).__name__, STEP_OF[type(message)]
-    question = saga.progress.question(step)
-    if question is None or message.command_id != saga.command_id(step):
+    saga, name = draft.saga, type(message).__name__
+    step = next((one for one in ANSWERS[type(message)] if saga.command_id(one) == message.command_id), None)
+    question = None if step is None else saga.progress.question(step)
+    if question is None:
         return Ignored(Why.UNKNOWN, name, {"command_id": message.command_id})
     if saga.parked_reason is not None:
         return Ignored(Why.PARKED, name, told_by(message))
@@ -175,8 +191,11 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
         return Ignored(Why.STALE, name, told_by(message))
     else:
         draft.note("answered", name, **told_by(message))
+        shown = snapshot(saga) if saga.phase in RESTING else None
         _answer(draft, question, message)
-        _go_on(draft)
+        _go_on(draft, message)
+        if shown is not None and not draft.events and snapshot(draft.saga) != shown:
+            draft.show()  # less is held than before
     return None
 
 
@@ -221,7 +240,7 @@ def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
     saga, told = draft.saga, {"sequence": message.sequence, "price": message.price}
     if PHASES[saga.phase].fired is None or saga.progress.triggered or saga.progress.fire is not None:
         return Ignored(Why.DUPLICATE, "Triggered", told)
-    if saga.terms is None or saga.terms.trigger_price is None or saga.terms.limit_price is None:
+    if saga.terms is None or saga.order_type is None or limit_behind(saga.order_type, saga.terms) is None:
         return Ignored(Why.CONFLICT, "Triggered", told)
     draft.note("triggered", "Triggered", **told)
     draft.learn(triggered=True)
@@ -261,15 +280,21 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     outcome, leads_to = saga.progress.outcome, PHASES[saga.phase].cancel
     if outcome is not None and leads_to is not None:
         enter_phase(draft, leads_to, outcome)
+    elif saga.phase in RESTING and saga.progress.suspended is not None and saga.progress.fire is None:
+        _ask_anew(draft)  # its release will be a new acceptance
     elif (fired := PHASES[saga.phase].fired) is not None:
         before = snapshot(saga)
         enter_phase(draft, Phase.ENTRY if saga.progress.fire is None else fired, None)
         if not draft.events and snapshot(draft.saga) != before:
             draft.show()
     else:
-        for question in saga.progress.open():
-            draft.put(begin_anew(question, draft.now))
+        _ask_anew(draft)
     return None
+
+
+def _ask_anew(draft: Draft) -> None:
+    for question in draft.saga.progress.open():
+        draft.put(begin_anew(question, draft.now))
 
 
 def _ask_again_requested(draft: Draft, message: AskAgainRequested) -> Ignored | None:
@@ -289,6 +314,9 @@ def _ask_again_requested(draft: Draft, message: AskAgainRequested) -> Ignored | 
 _HANDLERS: Final[dict[type, Callable[[Draft, Any], Ignored | None]]] = {
     Requested: _requested,
     OrderCancelRequested: _cancel,
+    OrderAmendRequested: amend,
+    OrderHoldRequested: hold,
+    OrderReleaseRequested: release,
     TimerDue: _timer,
     Fired: _fired,
     Triggered: _triggered,
@@ -296,7 +324,7 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], Ignored | None]]] = {
     ParkRequested: _park_requested,
     ResumeRequested: _resume,
     AskAgainRequested: _ask_again_requested,
-    **dict.fromkeys(STEP_OF, _reply),
+    **dict.fromkeys(ANSWERS, _reply),
 }
 _CANCELLED_BY: Final = dict.fromkeys((ReasonCode.UNFILLED, ReasonCode.EXPIRED), OrderStatus.CANCELLED)
 """What ends an order without anybody's fault: its market was not there in its time."""
@@ -332,11 +360,16 @@ def _cancel_early(draft: Draft, message: OrderCancelRequested) -> Ignored | None
 
 
 def _answer(draft: Draft, question: Question, message: Reply) -> None:
-    """Write an answer to its question, and keep what it tells: the quote, or the hold's state."""
+    """Write an answer to its question, and keep what it tells: the quote, or the hold's state and amount."""
     if isinstance(message, AssetApproved):
-        draft.learn(quote=quote_of(message, draft.now))
+        _learn_quote(draft, message)
     elif not isinstance(message, AssetRefused):
         draft.learn(hold_state=message.hold_state)
+    if isinstance(message, BalanceAdjusted):
+        hold = structs.replace(hold_terms(draft.saga), amount=message.amount, revision=message.revision)
+        draft.learn(hold=hold, unconfirmed=())
+    elif isinstance(message, AdjustmentRefused) and message.reason_code is not BalanceRefusal.NOT_SUPPORTED:
+        draft.learn(unconfirmed=draft.saga.progress.unconfirmed[:-1])
     no = objection(draft.saga, message, draft.now)
     code, reason = no or (None, None)
     answer = Answer.YES if no is None else Answer.NO
@@ -344,12 +377,24 @@ def _answer(draft: Draft, question: Question, message: Reply) -> None:
     draft.set(overdue_since=None)
 
 
-def _go_on(draft: Draft) -> None:
+def _learn_quote(draft: Draft, message: AssetApproved) -> None:
+    """Keep the quote: of an amend until its terms are in force."""
+    quote, amending = quote_of(message, draft.now), draft.saga.progress.amending
+    if amending is None:
+        draft.learn(quote=quote)
+    else:
+        draft.learn(amending=structs.replace(amending, quote=quote))
+
+
+def _go_on(draft: Draft, message: Reply) -> None:
     """Leave the phase if its answers allow it: by a no that need not wait, or by the last yes."""
     asked = _asked(draft.saga)
     still_open = [question.step for question in asked if question.answer is Answer.OPEN]
     refused = _first_no(asked)
     if refused is not None and QUESTIONS[refused.step].no_waits_for not in still_open:
+        if draft.saga.progress.amending is not None:
+            _refuse_amend(draft, amend_refusal(message), PHASES[draft.saga.phase].no)
+            return
         code = refused.reason_code or ReasonCode.EXECUTION_FAILED
         outcome = Outcome(_CANCELLED_BY.get(code, OrderStatus.FAILED), code, refused.reason)
         enter_phase(draft, PHASES[draft.saga.phase].no, outcome)
@@ -373,6 +418,11 @@ def _give_up(draft: Draft, question: Question) -> None:
     """End a phase by a timeout. A no that waited for the unanswered question is the better reason."""
     saga = draft.saga
     draft.note("timed_out", question.step, attempts=question.attempts)
+    if saga.progress.amending is not None:
+        why = f"no answer to {question.step} after {question.attempts} attempts"
+        draft.put(structs.replace(question, answer=Answer.ABANDONED))
+        _refuse_amend(draft, Refusal(AmendRefusal.TIMED_OUT, why), PHASES[saga.phase].timeout)
+        return
     refused = _first_no(_asked(saga))
     if refused is not None and refused.reason_code is not None:
         outcome = Outcome(OrderStatus.FAILED, refused.reason_code, refused.reason)
@@ -380,6 +430,13 @@ def _give_up(draft: Draft, question: Question) -> None:
         unanswered = f"no answer to {question.step} after {question.attempts} attempts"
         outcome = Outcome(OrderStatus.FAILED, ReasonCode.TIMED_OUT, unanswered)
     enter_phase(draft, PHASES[saga.phase].timeout, outcome)
+
+
+def _refuse_amend(draft: Draft, refusal: Refusal, leads_to: Phase | Way | None) -> None:
+    """End an open amend where everybody sees it; the order goes on resting by its terms in force."""
+    end_amend(draft, refusal)
+    draft.show()
+    enter_phase(draft, leads_to, None)
 
 
 def _park(draft: Draft, reason: str) -> None:

@@ -6,23 +6,44 @@ from datetime import datetime, timedelta
 
 from msgspec import structs
 
-from order_saga.core.commands import command, hold_terms
+from order_saga.core.commands import command, hold_terms, required_hold
 from order_saga.core.draft import Draft
 from order_saga.core.phases import JITTER, LOOK_AGAIN_S, QUESTIONS, needed, steps
+from order_saga.core.revision import revised
 from order_saga.core.saga import Answer, Ask, Availability, Participant, Question, Saga, Step
 
 
 def ask_all(draft: Draft) -> None:
     """Ask everything that the saga's phase asks; while somebody whom it needs is paused, only write it down."""
-    paused = paused_for(draft)
-    for step in steps(draft.saga.phase, draft.saga.side):
-        question = Question(step, draft.now, draft.now, attempts=0, sent=False)
-        if paused:
-            draft.put(question)
-        else:
-            ask_again(draft, question)
-    if paused:
+    asked = [
+        Question(step, draft.now, draft.now, attempts=0, sent=False, number=_next_number(draft, step))
+        for step in steps(draft.saga.phase, draft.saga.side)
+    ]
+    for question in asked:  # all are open before anybody is asked: who answered one like it needs not have answered it
+        draft.put(question)
+    if paused := paused_for(draft):
         hold_back(draft, paused)
+        return
+    for question in asked:
+        ask_again(draft, question)
+
+
+def _next_number(draft: Draft, step: Step) -> int | None:
+    """Give the number of a question that an order may ask several times, and use it up.
+
+    What an adjustment asks for is fixed here, and the hold may be that from now on.
+    """
+    known = draft.saga.progress
+    if step is Step.RECHECK:
+        draft.learn(checks=known.checks + 1)
+        return draft.saga.progress.checks
+    if step in {Step.RAISE, Step.LOWER}:
+        amending = known.amending
+        amount = required_hold(draft.saga if amending is None else revised(draft.saga, amending)).amount
+        adjustments = known.adjustments + 1
+        draft.learn(adjustments=adjustments, adjusting=amount, unconfirmed=(*known.unconfirmed, amount))
+        return draft.saga.progress.adjustments
+    return None
 
 
 def due_questions(saga: Saga, now: datetime) -> tuple[Question, ...]:

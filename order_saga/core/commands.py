@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from contracts.assets import CheckAsset
-from contracts.balance import RefundBalance, ReserveBalance, SettleBalance
+from msgspec import structs
+
+from contracts.assets import CheckAsset, Purpose
+from contracts.balance import AdjustBalance, RefundBalance, ReserveBalance, SettleBalance
 from contracts.decimals import Money, Price
 from contracts.terms import Terms
 from contracts.vocabulary import Side
 from order_saga.core import money
 from order_saga.core.levels import worst_price
+from order_saga.core.revision import revised
 from order_saga.core.saga import Command, HoldTerms, Saga, SettlementTerms, Step
 
 
@@ -23,6 +26,11 @@ def command(saga: Saga, step: Step) -> Command:
         if saga.terms is None:
             return CheckAsset(command_id, order_id, asset_id, saga.order_type, quantity, saga.price)
         return _check_of_terms(saga, saga.terms, command_id)
+    if step is Step.RECHECK:
+        assert saga.progress.amending is not None  # noqa: S101 - it is asked for an amend
+        new = revised(saga, saga.progress.amending)
+        assert new.terms is not None  # noqa: S101 - as the order had them
+        return structs.replace(_check_of_terms(new, new.terms, command_id), purpose=Purpose.AMEND)
     hold, reserve = hold_terms(saga), saga.progress.question(Step.RESERVE)
     # An older version did not note when it first asked: not before the order was.
     hold_asked_at = saga.created_at if reserve is None or reserve.sent_at is None else reserve.sent_at
@@ -31,10 +39,16 @@ def command(saga: Saga, step: Step) -> Command:
         return SettleBalance(
             command_id, order_id, hold_id, saga.user_id, hold.asset_id, hold.amount,
             terms.capture, terms.credit_asset_id, terms.credit, terms.fee_asset_id, terms.fee,
-            hold_asked_at,
+            hold_asked_at, hold.revision,
+        )  # fmt: skip
+    if step in {Step.RAISE, Step.LOWER}:
+        number, amount = saga.progress.adjustments, saga.progress.adjusting
+        assert amount is not None  # noqa: S101 - fixed before it is asked for
+        return AdjustBalance(
+            command_id, order_id, hold_id, saga.user_id, hold.asset_id, amount, number, hold_asked_at
         )  # fmt: skip
     kind = ReserveBalance if step is Step.RESERVE else RefundBalance
-    return kind(command_id, order_id, hold_id, saga.user_id, hold.asset_id, hold.amount, hold_asked_at)
+    return kind(command_id, order_id, hold_id, saga.user_id, hold.asset_id, hold.amount, hold_asked_at, hold.revision)
 
 
 def _check_of_terms(saga: Saga, terms: Terms, command_id: str) -> CheckAsset:
@@ -59,12 +73,17 @@ def _check_of_terms(saga: Saga, terms: Terms, command_id: str) -> CheckAsset:
 def hold_terms(saga: Saga) -> HoldTerms:
     """Give the terms of the hold: those that were fixed, or, as long as none are, those that the order makes now.
 
-    A market buy holds what its quote costs, a conditional one what its worst price costs, a sell what it sells. An
-    order that was stored before terms were has none; its quote and its request are still the ones that its first
+    An order that was stored before terms were has none; its quote and its request are still the ones that its first
     command was made from.
     """
-    if saga.progress.hold is not None:
-        return saga.progress.hold
+    return saga.progress.hold or required_hold(saga)
+
+
+def required_hold(saga: Saga) -> HoldTerms:
+    """Work out what the order must hold by its terms in force.
+
+    A market buy holds what its quote costs, a conditional one what its worst price costs, a sell what it sells.
+    """
     if saga.side is Side.SELL:
         asset_id, quantity = asked_for(saga)
         return HoldTerms(asset_id, Money(quantity))

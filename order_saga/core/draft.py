@@ -25,6 +25,9 @@ from order_saga.core.saga import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
+
+    from contracts.decimals import Price
 
 
 _set: Final = structs.force_setattr
@@ -33,7 +36,18 @@ _set: Final = structs.force_setattr
 class Draft:
     """A decision in the making. It lives for one call of `advance`."""
 
-    __slots__ = ("asks", "availability", "entries", "events", "fill", "marks", "now", "saga", "time_scale")
+    __slots__ = (
+        "asks",
+        "availability",
+        "entries",
+        "events",
+        "fill",
+        "marks",
+        "now",
+        "saga",
+        "time_scale",
+        "watermarks",
+    )
 
     def __init__(
         self,
@@ -42,6 +56,7 @@ class Draft:
         time_scale: float,
         availability: Mapping[Participant, Availability],
         marks: Mapping[str, Mark],
+        watermarks: Mapping[UUID, Price],
     ) -> None:
         # Copies of its own, changed in place until the decision is made.
         self.saga = structs.replace(saga, progress=structs.replace(saga.progress))
@@ -49,6 +64,7 @@ class Draft:
         self.time_scale = time_scale
         self.availability = availability
         self.marks = marks
+        self.watermarks = watermarks
         self.entries: list[HistoryEntry] = []
         self.asks: list[Ask] = []
         self.events: list[OrderStatusChanged] = []

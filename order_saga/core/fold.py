@@ -9,7 +9,7 @@ import msgspec
 from msgspec import structs
 
 from contracts.orders import OrderCancelRequested, OrderStatusChanged
-from order_saga.core.advance import ALL_AVAILABLE, NO_MARKS, advance
+from order_saga.core.advance import ALL_AVAILABLE, NO_MARKS, NO_WATERMARKS, advance
 from order_saga.core.saga import (
     Ask,
     Availability,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
+
+    from contracts.decimals import Price
 
 
 class HistoryRow(msgspec.Struct):
@@ -70,10 +72,12 @@ def fold(
     time_scale: float = 1.0,
     availability: Mapping[Participant, Availability] = ALL_AVAILABLE,
     marks: Mapping[str, Mark] = NO_MARKS,
+    watermarks: Mapping[UUID, Price] = NO_WATERMARKS,
 ) -> Folded:
     """Advance every saga by its messages, in their order.
 
-    `known` holds each named saga that exists, `marks` what is known of the market of each asset that they wait for.
+    `known` holds each named saga that exists, `marks` what is known of the market of each asset that they wait for,
+    `watermarks` the best prices since those of them rest that trail the market.
     """
     folded = Folded({}, {}, [], [], {}, [], Counter())
     for message in messages:
@@ -82,7 +86,7 @@ def fold(
         if saga is None:
             folded.unknown.append(message)
             continue
-        outcome = advance(saga, message, now, time_scale, availability, marks)
+        outcome = advance(saga, message, now, time_scale, availability, marks, watermarks)
         if isinstance(outcome, Ignored):
             _ignore(folded, saga, outcome)
         else:

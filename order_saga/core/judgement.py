@@ -8,8 +8,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import structs
+
+from contracts.amends import AmendRefusal
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset, Trading
 from contracts.balance import (
+    AdjustBalance,
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
@@ -26,7 +32,7 @@ from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, Reason
 from order_saga.core import money
 from order_saga.core.commands import asked_for, command
 from order_saga.core.entry import objection_to_terms
-from order_saga.core.phases import MAX_QUOTE_AGE_S, MAX_REQUEST_AGE_S, PHASES, QUESTIONS, STEP_OF, Way
+from order_saga.core.phases import ANSWERS, MAX_QUOTE_AGE_S, MAX_REQUEST_AGE_S, PHASES, QUESTIONS, Way
 from order_saga.core.saga import (
     Answer,
     Outcome,
@@ -38,8 +44,11 @@ from order_saga.core.saga import (
     Step,
     requested_fields,
 )
+from order_saga.core.weighing import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from order_saga.core.draft import Draft
 
 
@@ -93,6 +102,9 @@ def expired_outcome(expires_at: datetime | None, now: datetime) -> Outcome | Non
 
 def is_same_request(saga: Saga, request: OrderRequested | InvalidOrder) -> bool:
     """Tell whether a repeated request asks for the very order that is known."""
+    first = saga.progress.as_requested
+    if first is not None:  # it was amended since
+        saga = structs.replace(saga, quantity=first.quantity, slippage_bps=first.slippage_bps, terms=first.terms)
     resolved = resolved_fields(request)
     return bool(requested_fields(saga) == requested_fields(request)) and resolved == {
         name: getattr(saga, name) for name in resolved
@@ -141,8 +153,9 @@ def contradiction(saga: Saga, question: Question, message: Reply) -> str | None:
     if question.answer is not Answer.OPEN:
         return None
     row = QUESTIONS[question.step]
-    if isinstance(message, (BalanceRefused, SettlementRefused, RefundRefused)):
-        parks = PHASES[saga.phase].no is Way.PARKED or message.reason_code is BalanceRefusal.HOLD_CONFLICT
+    if isinstance(message, _REFUSALS):
+        parks = PHASES[saga.phase].no is Way.PARKED or message.reason_code in _NEVER_TRUE
+        parks = parks and not _is_unsupported(message)
         believable = message.hold_state in row.no_proof and not parks
         return None if believable else f"{_hold_in(message)} ({message.reason_code}): {message.reason}"
     return None if message.hold_state in row.proof else _hold_in(message)
@@ -156,22 +169,28 @@ def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
         return None if message.asset_id == saga.asset_id else f"is about {message.asset_id}, not {saga.asset_id}"
     if message.hold_id != saga.command_id(Step.RESERVE):
         return f"is about the hold {message.hold_id}"
-    if isinstance(message, (BalanceRefused, SettlementRefused, RefundRefused)):
-        return None
+    if isinstance(message, _REFUSALS):
+        number = saga.progress.adjustments
+        other = isinstance(message, AdjustmentRefused) and message.revision != number
+        return f"is about another revision than {number}" if other else None
     asked = command(saga, step)
     assert not isinstance(asked, CheckAsset)  # noqa: S101 - that question is answered above
-    held = asked.amount if message.hold_state not in _NEVER_HELD else Money(0)
+    may_hold = (asked.amount, *saga.progress.unconfirmed) if message.hold_state not in _NEVER_HELD else (Money(0),)
     if message.user_id not in {None, asked.user_id}:
         return "is about another user"  # whose name is nobody's business who reads this order's history
-    pairs: list[tuple[object, object]] = [(message.asset_id or asked.asset_id, asked.asset_id)]
+    pairs: list[tuple[object, Sequence[object]]] = [(message.asset_id or asked.asset_id, (asked.asset_id,))]
     if isinstance(message, BalanceReserved):
-        pairs.append((message.amount, asked.amount))
+        pairs.append((message.amount, (asked.amount,)))
+    elif isinstance(message, BalanceAdjusted):
+        assert isinstance(asked, AdjustBalance)  # noqa: S101 - only an adjustment has this answer
+        pairs += [(message.amount, (asked.amount,)), (message.revision, (asked.revision,))]
     elif isinstance(message, BalanceRefunded):
-        pairs.append((message.refunded, held))
+        pairs.append((message.refunded, may_hold))
     else:
         assert isinstance(asked, SettleBalance)  # noqa: S101 - only a settlement has this answer
-        pairs += [(message.captured, asked.capture), (message.returned, subtract(asked.amount, asked.capture))]
-    told = [f"says {said}, not {wanted}" for said, wanted in pairs if said != wanted]
+        returned = [subtract(amount, asked.capture) for amount in may_hold]
+        pairs += [(message.captured, (asked.capture,)), (message.returned, returned)]
+    told = [f"says {said}, not {wanted[0]}" for said, wanted in pairs if said not in wanted]
     return told[0] if told else None
 
 
@@ -179,22 +198,40 @@ def _hold_in(message: BalanceReply) -> str:
     return f"{type(message).__name__} with a hold that is {message.hold_state}"
 
 
+def _is_unsupported(message: Reply) -> bool:
+    """Tell whether the balance service can't change holds at all; then this one is what it was."""
+    return isinstance(message, AdjustmentRefused) and message.reason_code is BalanceRefusal.NOT_SUPPORTED
+
+
 _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
+_NEVER_TRUE: Final = frozenset({BalanceRefusal.HOLD_CONFLICT, BalanceRefusal.SUPERSEDED})
+"""Why nothing is refused that this order asked: its terms are its own, and its last adjustment is the newest."""
+_REFUSALS: Final = (BalanceRefused, SettlementRefused, RefundRefused, AdjustmentRefused)
 
 
 def objection(saga: Saga, message: Reply, now: datetime) -> tuple[ReasonCode, str | None] | None:
     """Read the no in an answer, or None for a yes; an approval at a quote that the order can't take is a no."""
+    if saga.progress.amending is not None and isinstance(message, AssetApproved):
+        return None  # its terms are weighed when they are put in force
     if isinstance(message, AssetApproved):
         assert saga.progress.quote is not None  # noqa: S101 - just learnt
         if saga.terms is not None:
             return objection_to_terms(saga, saga.terms, saga.progress.quote, now)
         asset_id, quantity = asked_for(saga)
         return money.refusal(saga.side, asset_id, quantity, saga.price, saga.slippage_bps or 0, saga.progress.quote)
+    can_be_ignored = isinstance(message, AdjustmentRefused) and PHASES[saga.phase].no is Way.PARKED
+    if not isinstance(message, (AssetRefused, *_REFUSALS)) or can_be_ignored:
+        return None  # what can't be lowered stays larger than it need be
     if isinstance(message, (AssetRefused, BalanceRefused)) and message.reason_code in ReasonCode.__members__:
         return ReasonCode(message.reason_code), message.reason
-    if isinstance(message, (AssetRefused, BalanceRefused, SettlementRefused, RefundRefused)):
-        return ReasonCode.EXECUTION_FAILED, message.reason
-    return None
+    return ReasonCode.EXECUTION_FAILED, message.reason
+
+
+def amend_refusal(message: Reply) -> Refusal:
+    """Read why a participant refuses an amend."""
+    assert isinstance(message, (AssetRefused, AdjustmentRefused))  # noqa: S101 - nobody else is asked about one
+    code = AmendRefusal.__members__.get(message.reason_code, AmendRefusal.INSUFFICIENT_BALANCE)
+    return Refusal(code, message.reason)
 
 
 def quote_of(message: AssetApproved, now: datetime) -> Quote:
@@ -230,5 +267,16 @@ def told_by(message: Reply) -> dict[str, Any]:
     return {name: getattr(message, name) for name in _TOLD_BY[type(message)]}
 
 
-_TOLD = ("reason_code", "reason", "hold_state", "price", "sequence", "amount", "captured", "returned", "refunded")
-_TOLD_BY: Final = {answer: [name for name in _TOLD if name in answer.__struct_fields__] for answer in STEP_OF}
+_TOLD = (
+    "reason_code",
+    "reason",
+    "hold_state",
+    "revision",
+    "price",
+    "sequence",
+    "amount",
+    "captured",
+    "returned",
+    "refunded",
+)
+_TOLD_BY: Final = {answer: [name for name in _TOLD if name in answer.__struct_fields__] for answer in ANSWERS}

@@ -5,6 +5,8 @@ A sell:         VALIDATING (check and reserve side by side) -> ENTRY
 From ENTRY:     -> SETTLING (settle) -> COMPLETED, for a market order, or if the market meets the order's price
                 -> WORKING (wait for a tick) -> SETTLING when a tick fires it
                 -> QUEUED (wait for the opening) -> SETTLING, for a market order while its asset does not trade
+An amend:       WORKING -> AMENDING (check the new terms) -> REVISING -> WORKING, with the new terms in force
+                REVISING -> RAISING (hold more first) -> REVISING, or REVISING -> LOWERING (hold less, after) -> WORKING
 Anything else:  -> REFUNDING (refund what is held or may be held) -> FAILED or CANCELLED
 
 Theory of operation
@@ -27,9 +29,14 @@ What the table does not say, and why:
   keeps all that it knows and moves only when a person resumes it. A wrong guess here would lose or double money.
 - A paused participant is not asked, and no timeout counts against its pause. A silent one gets a few probes. Whom to
   ask is not the saga's business: it comes in from outside (`Availability`), and no phase differs by it.
-- ENTRY asks nothing and is left in the decision that reaches it. What an order does there follows from its terms and
-  the market (`entry`). What a resting order waits for is no question: the trigger engine watches the market for it, and
-  its tick is binding, since it was committed first. A cancel or an expiry that comes later is too late.
+- ENTRY and REVISING ask nothing and are left in the decision that reaches them. What an order does there follows from
+  its terms and the market (`entry`, `weighing`). What a resting order waits for is no question: the trigger engine
+  watches the market for it, and its tick is binding, since it was committed first. A cancel or an expiry that comes
+  later is too late.
+- An amend changes nothing until its new terms are put in force, in one decision: an order rests by its old terms in
+  AMENDING and RAISING, and by the new ones in LOWERING. More money is held before they count and less after, so what
+  is held always pays for the terms in force, whatever becomes of a question. A refused or unanswered amend leads back.
+- A suspended order stays in its phase: no tick fires it, and everything else goes on.
 - A quote ages while other questions wait, so its age is judged on entry into the pivot, not by a timer.
 - A command that is sent again is the very same command, and the participant's barrier makes it one effect. So the terms
   of the hold and of the settlement are fixed before the first command is sent, and never reckoned again.
@@ -43,6 +50,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contracts.assets import AssetApproved, AssetRefused
 from contracts.balance import (
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceRefunded,
     BalanceRefused,
     BalanceReserved,
@@ -88,7 +97,8 @@ class QuestionRow(NamedTuple):
     proof: tuple[HoldState, ...] = ()
     """The hold states that a yes may report; any other is impossible and parks the order."""
     no_proof: tuple[HoldState, ...] = ()
-    """The same for a no. Unless the no parks the order, each of them proves that nothing is held."""
+    """The same for a no. Unless the no parks the order, each of them proves that nothing is held, or that nothing has
+    changed."""
 
 
 QUESTIONS: Final = {
@@ -96,6 +106,16 @@ QUESTIONS: Final = {
     Step.RESERVE: QuestionRow(
         Participant.BALANCE, BalanceReserved, BalanceRefused, 2, 8, 5, 30, no_waits_for=Step.CHECK,
         proof=(HoldState.HELD,), no_proof=(HoldState.REFUSED,),
+    ),
+    Step.RECHECK: QuestionRow(Participant.ASSETS, AssetApproved, AssetRefused, 2, 8, 5, 30),
+    Step.RAISE: QuestionRow(
+        Participant.BALANCE, BalanceAdjusted, AdjustmentRefused, 2, 8, 5, 30,
+        proof=(HoldState.HELD,), no_proof=(HoldState.HELD,),
+    ),
+    # Refused as NOT_SUPPORTED it is a yes all the same: the hold stays larger than it need be, until the order ends.
+    Step.LOWER: QuestionRow(
+        Participant.BALANCE, BalanceAdjusted, AdjustmentRefused, 2, 60, None, None, overdue_s=300,
+        proof=(HoldState.HELD,), no_proof=(HoldState.HELD,),
     ),
     Step.SETTLE: QuestionRow(
         Participant.BALANCE, BalanceSettled, SettlementRefused, 2, 60, None, None, overdue_s=300,
@@ -120,8 +140,6 @@ class Way(Word):
 class EntryAction(Word):
     """What a saga does on entering a phase, before it shows the phase's status and asks its questions."""
 
-    BEGIN_TO_REST = "begin to rest"
-    """From which tick on the market counts is fixed."""
     RECORD_FILL = "record the fill"
     FIX_OUTCOME = "fix the outcome"
     """How the order will end is known from here on, and shown at the end. What is still open is waited for no more."""
@@ -137,6 +155,15 @@ class Entry(Word):
     QUEUES = "it waits for the opening"
     RESTS = "it waits for a price"
     ENDS = "its time is over"
+
+
+class Change(Word):
+    """What becomes of an order whose new terms the asset service has approved."""
+
+    LOWERS = "they are in force, and hold less"
+    RAISES = "they need more money first"
+    RESTS = "they are in force, or refused, and hold as much"
+    FILLS = "they are in force, and the market meets them"
 
 
 class PhaseRow(NamedTuple):
@@ -158,8 +185,8 @@ class PhaseRow(NamedTuple):
     """A tick meets what the order waits for."""
     expiry: Phase | None = None
     """Its `expires_at` has come."""
-    entry: tuple[tuple[Entry, Phase], ...] = ()
-    """Left at once, by what the market says."""
+    entry: tuple[tuple[Entry | Change, Phase], ...] = ()
+    """Left at once, by what the market says. The first way is the one that asks most."""
     stale: Phase | None = None
     """The quote is too old on entry: the order goes there instead, and nothing of this phase is done."""
     passed_if_nothing_held: bool = False
@@ -194,13 +221,38 @@ PHASES: Final = {
     ),
     # The order rests, as in WORKING, but for no price of its own: the first tick of the opening fires it.
     Phase.QUEUED: PhaseRow(
-        CONFIRMED, on_entry=(EntryAction.BEGIN_TO_REST,),
-        fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
+        CONFIRMED, fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
     ),
     # The order rests: its money is held, nobody is asked, and a tick, a cancel or its time ends the wait.
     Phase.WORKING: PhaseRow(
-        CONFIRMED, on_entry=(EntryAction.BEGIN_TO_REST,),
-        fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
+        CONFIRMED, fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
+    ),
+    # An amend. In all of its phases the order rests: a tick, a cancel or its time ends it by the terms in force.
+    Phase.AMENDING: PhaseRow(
+        CONFIRMED, fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
+        asks=((BUY, Step.RECHECK), (SELL, Step.RECHECK)),
+        yes=((BUY, Phase.REVISING), (SELL, Phase.REVISING)),
+        no=Phase.WORKING, timeout=Phase.WORKING, lacks="an amend is not approved",
+    ),
+    Phase.REVISING: PhaseRow(
+        None,
+        entry=(
+            (Change.LOWERS, Phase.LOWERING), (Change.RAISES, Phase.RAISING), (Change.RESTS, Phase.WORKING),
+            (Change.FILLS, Phase.SETTLING),
+        ),
+    ),
+    # A raise that nobody answers may come yet. The adjustment after it undoes it, or keeps it from counting.
+    Phase.RAISING: PhaseRow(
+        CONFIRMED, fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
+        asks=((BUY, Step.RAISE), (SELL, Step.RAISE)),
+        yes=((BUY, Phase.REVISING), (SELL, Phase.REVISING)),
+        no=Phase.WORKING, timeout=Phase.LOWERING, lacks="money for an amend is not held",
+    ),
+    Phase.LOWERING: PhaseRow(
+        CONFIRMED, fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
+        asks=((BUY, Step.LOWER), (SELL, Step.LOWER)),
+        yes=((BUY, Phase.WORKING), (SELL, Phase.WORKING)),
+        no=Way.PARKED, lacks="money beyond the order's terms is still held",
     ),
     # The pivot: from here on only forward.
     Phase.SETTLING: PhaseRow(
@@ -244,11 +296,19 @@ LOOK_AGAIN_S: Final = 60.0
 """An order that waits for a paused participant looks this often whether that is over; whoever ends it wakes it too."""
 JITTER: Final = 0.2
 EARLY_CANCELS_MAX: Final = 8
+AMENDS_MAX: Final = 100
+"""Amends of one order; each adds to its history. One more is refused where everybody sees it, others in the history."""
+SUSPENSIONS_MAX: Final = 100
+"""How often one order may be suspended, for the same reason."""
 
 TERMINAL: Final = frozenset(phase for phase, row in PHASES.items() if row.status is not None and row.status.terminal)
 
-STEP_OF: Final = {answer: step for step, row in QUESTIONS.items() for answer in (row.yes, row.no)}
-"""Every type of reply, and the question that it answers."""
+ANSWERS: Final = {
+    answer: tuple(step for step, row in QUESTIONS.items() if answer in (row.yes, row.no))
+    for question in QUESTIONS.values()
+    for answer in (question.yes, question.no)
+}
+"""Every type of reply, and the questions that it may answer; the id of its command tells which one."""
 
 BY_OUTCOME: Final = tuple(phase for phase, row in PHASES.items() if EntryAction.GIVE_REASON in row.on_entry)
 """The phases that an outcome can lead to."""
@@ -262,6 +322,10 @@ _TARGETS: Final = {(phase, side): to for phase, row in PHASES.items() for side, 
 _ENTRIES: Final = {(phase, entry): to for phase, row in PHASES.items() for entry, to in row.entry}
 RESTING: Final = frozenset(phase for phase, row in PHASES.items() if row.fired is not None)
 """The phases in which a tick can fire an order."""
+IDLE: Final = frozenset(phase for phase in RESTING if not PHASES[phase].asks)
+"""Those of them in which nothing is asked: such an order wakes by its row in `orders.resting` alone."""
+PASSED: Final = frozenset(phase for phase, row in PHASES.items() if row.entry)
+"""The phases that are left in the decision that reaches them."""
 
 
 def steps(phase: Phase, side: Side) -> tuple[Step, ...]:
@@ -274,9 +338,9 @@ def target(phase: Phase, side: Side) -> Phase | Way | None:
     return _TARGETS.get((phase, side))
 
 
-def entered(entry: Entry) -> Phase:
-    """Name the phase that an order goes on to when it reaches the market."""
-    return _ENTRIES[Phase.ENTRY, entry]
+def entered(phase: Phase, by: Entry | Change) -> Phase:
+    """Name the phase that an order goes on to from one that it only passes."""
+    return _ENTRIES[phase, by]
 
 
 def needed(phase: Phase, side: Side, answered: Collection[Step] = ()) -> frozenset[Participant]:
@@ -285,5 +349,5 @@ def needed(phase: Phase, side: Side, answered: Collection[Step] = ()) -> frozens
     Nobody is asked while one of them is paused: a quote that is taken now would be stale when the money can move.
     """
     asked = frozenset(QUESTIONS[step].participant for step in steps(phase, side) if step not in answered)
-    following = _ENTRIES.get((phase, Entry.FILLS)) or target(phase, side)
+    following = PHASES[phase].entry[0][1] if PHASES[phase].entry else target(phase, side)
     return asked | needed(following, side) if isinstance(following, Phase) else asked

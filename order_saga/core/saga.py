@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from contracts.amends import OrderAmendment, OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetRefused, CheckAsset
 from contracts.balance import BalanceCommand, BalanceReply
 from contracts.decimals import Exact, Money, Price, Quantity
@@ -30,6 +31,10 @@ class Phase(Word):
     ENTRY = "ENTRY"
     QUEUED = "QUEUED"
     WORKING = "WORKING"
+    AMENDING = "AMENDING"
+    REVISING = "REVISING"
+    RAISING = "RAISING"
+    LOWERING = "LOWERING"
     SETTLING = "SETTLING"
     REFUNDING = "REFUNDING"
     COMPLETED = "COMPLETED"
@@ -38,10 +43,16 @@ class Phase(Word):
 
 
 class Step(Word):
-    """A question that a saga can ask; its command's id is `<order_id>:<step>`."""
+    """A question that a saga can ask; its command's id is `<order_id>:<step>`, see `Saga.command_id`."""
 
     CHECK = "check"
     RESERVE = "reserve"
+    RECHECK = "recheck"
+    """May the terms be changed? Asked for each amend, as `<order_id>:check.<n>`."""
+    RAISE = "raise"
+    """More money for new terms, as `<order_id>:adjust.<n>`."""
+    LOWER = "lower"
+    """What is held beyond the terms in force goes back; `<order_id>:adjust.<n>` too."""
     SETTLE = "settle"
     REFUND = "refund"
 
@@ -79,6 +90,8 @@ class Why(Word):
     LATE = "late"
     UNKNOWN = "unknown"
     CONFLICT = "conflict"
+    TOO_EARLY = "too_early"
+    """A change of an order that does not rest yet."""
     NOT_ALLOWED = "not_allowed"
     TOO_LATE = "too_late"
     PARKED = "parked"
@@ -108,6 +121,8 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     """It waits, unasked and without a timeout, for a participant that is paused."""
     reason_code: ReasonCode | None = None
     reason: str | None = None
+    number: int | None = None
+    """Of a question that an order may ask several times: the how manieth of its kind it is, from 1."""
 
 
 class Quote(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -158,11 +173,16 @@ class Rest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a trailing stop: the price that it started from."""
 
 
-class HoldTerms(msgspec.Struct, frozen=True):
-    """The terms of the order's hold, as RESERVE asks for them; REFUND and SETTLE name the same ones."""
+class HoldTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The terms of the order's hold, as RESERVE asked for them, or as the last adjustment that was confirmed left them.
+
+    REFUND and SETTLE name the same ones.
+    """
 
     asset_id: str
     amount: Money
+    revision: int = 0
+    """The number of that adjustment."""
 
 
 class SettlementTerms(msgspec.Struct, frozen=True):
@@ -174,6 +194,31 @@ class SettlementTerms(msgspec.Struct, frozen=True):
     credit: Money
     fee_asset_id: str
     fee: Money
+
+
+class Amending(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An amend that is not done yet. The terms in force are the old ones."""
+
+    asked: OrderAmendment
+    quote: Quote | None = None
+    """As it was approved: the rules that the new terms go by."""
+    trails_from: Price | None = None
+    """Of a trailing stop: its watermark when the new terms were weighed."""
+
+
+class AsRequested(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an amended order was asked with, by which a repeated request is known."""
+
+    quantity: Quantity
+    terms: Terms
+    slippage_bps: int | None = None
+
+
+class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who keeps a resting order from being fired."""
+
+    requested_by: str
+    reason: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -205,6 +250,31 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stop with a limit whose trigger was met: it waits for its limit, and the trigger is never tested again."""
     early_cancels: tuple[str, ...] = ()
     """Who asked to cancel before the request came (see `advance`)."""
+    revision: int = 1
+    """The number of the terms in force."""
+    amend: OrderAmendment | None = None
+    """The amend that the order shows: the last one that was asked for or that ended."""
+    amending: Amending | None = None
+    """The amend that is open."""
+    amend_ids: tuple[str, ...] = ()
+    """Every amend that was acted on, so that none counts twice."""
+    as_requested: AsRequested | None = None
+    """Kept when the first amend is put in force."""
+    trails_from: Price | None = None
+    """Of an amended trailing stop: the price that its worst price is reckoned from, instead of its quote."""
+    checks: int = 0
+    """Amends that the asset service was asked about."""
+    adjustments: int = 0
+    """Adjustments of the hold that were asked for; each number is used once, whatever the answer."""
+    adjusting: Money | None = None
+    """The amount that the last of them asked for."""
+    unconfirmed: tuple[Money, ...] = ()
+    """What the hold may be besides its known amount: what was asked for since, and not refused."""
+    suspended: Suspension | None = None
+    suspensions: int = 0
+    """How often the order was suspended."""
+    release_refused: ReasonCode | None = None
+    """Why the last release was not possible."""
 
     def question(self, step: Step) -> Question | None:
         """Find a question that was asked."""
@@ -260,11 +330,18 @@ class Saga(msgspec.Struct, frozen=True):
         return None if self.terms is None else self.terms.expires_at or self.progress.ends_at
 
     def command_id(self, step: Step) -> str:
-        """Name a question's command; also the id of what it makes (`<order_id>:reserve` is the hold)."""
+        """Name a question's command; also the id of what it makes (`<order_id>:reserve` is the hold).
+
+        A question that may be asked several times has its number in the name; before the first time it has none.
+        """
+        if step in _NUMBERED:
+            question = self.progress.question(step)
+            return "" if question is None else f"{id_text(self.order_id)}:{_NUMBERED[step]}.{question.number}"
         return id_text(self.order_id) + _ID_ENDS[step]
 
 
 _ID_ENDS = {step: f":{step}" for step in Step}
+_NUMBERED: Final = {Step.RECHECK: "check", Step.RAISE: "adjust", Step.LOWER: "adjust"}
 
 
 class Requested(msgspec.Struct, frozen=True):
@@ -333,9 +410,11 @@ class AskAgainRequested(msgspec.Struct, frozen=True):
 Reply = AssetApproved | AssetRefused | BalanceReply
 Command = CheckAsset | BalanceCommand
 FromMarket = Fired | Triggered
+ChangeRequested = OrderAmendRequested | OrderHoldRequested | OrderReleaseRequested
 Incoming = (
     Requested
     | OrderCancelRequested
+    | ChangeRequested
     | Reply
     | TimerDue
     | FromMarket
@@ -349,8 +428,8 @@ Incoming = (
 class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of an order's history.
 
-    `kind` is received, asked, answered, waits, rests, triggered, fired, expired, timed_out, ignored, status, overdue,
-    parked, resumed or woken.
+    `kind` is received, asked, answered, waits, rests, amended, amend_refused, held, released, triggered, fired,
+    expired, timed_out, ignored, status, overdue, parked, resumed or woken.
     """
 
     kind: str
@@ -414,7 +493,9 @@ def _conditional(saga: Saga, terms: Terms) -> dict[str, Any]:
     """Show the fields of a conditional order. What it holds is shown from its rest on until the money has moved."""
     shown = {name: getattr(terms, name) for name in Terms.__struct_fields__} | {"expires_at": saga.expires_at}
     progress = saga.progress
-    shown |= {"triggered": progress.triggered, "revision": REVISION if progress.rest is not None else None}
+    shown |= {"triggered": progress.triggered, "amend": progress.amend, "release_refused": progress.release_refused}
+    shown |= {"revision": progress.revision if progress.rest is not None else None}
+    shown |= {"on_hold": progress.suspended is not None and saga.phase in _UNMOVED}
     if saga.phase in _UNMOVED and progress.rest is not None and progress.hold is not None:
         shown |= {"held_asset_id": progress.hold.asset_id, "held_amount": progress.hold.amount}
     if (watermark := _watermark(saga)) is not None and progress.quote is not None:
@@ -434,11 +515,11 @@ def _watermark(saga: Saga) -> Price | None:
     return None if rest is None else rest.watermark
 
 
-_UNMOVED: Final = frozenset({Phase.QUEUED, Phase.WORKING, Phase.REFUNDING})
-"""The phases of an order whose money is where it was put when it began to rest: a fire or an expiry in them shows
-nothing yet, since it makes no version."""
-REVISION: Final = 1
-"""The number of an order's first terms. Nothing changes an order's terms yet."""
+_UNMOVED: Final = frozenset(
+    {Phase.QUEUED, Phase.WORKING, Phase.AMENDING, Phase.RAISING, Phase.LOWERING, Phase.REFUNDING}
+)
+"""The phases of an order whose money is held as it rests: a fire or an expiry in them shows nothing yet, since it makes
+no version."""
 REQUESTED_FIELDS: Final = ("user_id", "asset_id", "order_type", "quantity", "price", "client_order_id")
 """What a request says of its order by the same names as the saga; `slippage_bps` and `terms` are resolved first."""
 requested_fields: Final = attrgetter(*REQUESTED_FIELDS)

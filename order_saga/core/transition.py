@@ -9,15 +9,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
+from contracts.amends import AmendRefusal, AmendState, OrderAmendment, changes_of
 from contracts.decimals import Exact, Money, Price
 from contracts.vocabulary import OrderStatus, ReasonCode, id_text
-from order_saga.core.asking import ask_all
-from order_saga.core.commands import asked_for, fill_price, fill_sums, settlement_terms
-from order_saga.core.entry import enter, unfillable
+from order_saga.core.asking import ask_all, begin_anew
+from order_saga.core.commands import asked_for, fill_price, fill_sums, required_hold, settlement_terms
+from order_saga.core.entry import enter, newest, unfillable
 from order_saga.core.judgement import expired_outcome, is_stale
-from order_saga.core.levels import level
-from order_saga.core.phases import MAX_QUOTE_AGE_S, PHASES, EntryAction, Way, entered, target
-from order_saga.core.saga import Answer, Fill, Outcome, Phase, Saga, Step
+from order_saga.core.levels import levels
+from order_saga.core.phases import (
+    MAX_QUOTE_AGE_S,
+    PASSED,
+    PHASES,
+    RESTING,
+    Change,
+    EntryAction,
+    Way,
+    entered,
+    target,
+)
+from order_saga.core.revision import revised
+from order_saga.core.saga import Answer, Fill, Fire, Mark, Outcome, Phase, Saga, Step
+from order_saga.core.weighing import Judged, Refusal, judge, needs_more, objection_to_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +43,15 @@ def enter_phase(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | N
     phase = next_phase(leads_to, outcome)
     row = PHASES[phase]
     if row.entry:
-        _enter_market(draft)
+        _PASSES[phase](draft)
         return
     if row.stale is not None and (stale := unfillable(draft.saga) or _stale_quote(draft)):
         enter_phase(draft, row.stale, stale)
         return
+    overtaken = draft.saga.phase in RESTING and phase not in RESTING and _stop_changing(draft)
     arrive(draft, phase, outcome)
+    if overtaken and not draft.events:
+        draft.show()
     if row.passed_if_nothing_held and _nothing_held(draft.saga):
         enter_phase(draft, target(phase, draft.saga.side), outcome)
     else:
@@ -58,7 +74,113 @@ def _enter_market(draft: Draft) -> None:
     if entered_as.fire is not None:
         told = {"sequence": entered_as.fire.sequence, "price": entered_as.fire.price, "as_of": entered_as.fire.as_of}
         draft.note("fired", "Entry", **told)
-    enter_phase(draft, entered(entered_as.entry), expired_outcome(entered_as.ends_at, draft.now))
+    if entered_as.rest is not None:
+        note_rest(draft)
+        if saga.phase in RESTING:  # resumed: what it asked there it asks again
+            for question in saga.progress.open():
+                draft.put(begin_anew(question, draft.now))
+            return
+    enter_phase(draft, entered(Phase.ENTRY, entered_as.entry), expired_outcome(entered_as.ends_at, draft.now))
+
+
+def _revise(draft: Draft) -> None:
+    """Put approved terms in force, have more money held first, or refuse them; and hold less if they need less."""
+    saga, amending = draft.saga, draft.saga.progress.amending
+    assert amending is not None  # noqa: S101 - only an open amend leads here
+    watermark = None if saga.progress.rest is None else saga.progress.rest.watermark
+    watermark = draft.watermarks.get(saga.order_id, watermark)
+    if amending.trails_from is None and watermark is not None:  # fixed, so that a raise is asked for once
+        amending = structs.replace(amending, trails_from=watermark)
+        draft.learn(amending=amending)
+    new = revised(saga, amending)
+    found = objection_to_change(saga, new, draft.now)
+    if found is None and needs_more(new):
+        enter_phase(draft, entered(Phase.REVISING, Change.RAISES), None)
+        return
+    judged = found or judge(saga, new, market(draft, new), watermark, draft.now)
+    if isinstance(judged, Refusal):
+        end_amend(draft, judged)
+    else:
+        put_in_force(draft, new, judged)
+    draft.show()
+    if not isinstance(judged, Refusal) and judged.fire is not None:
+        fire(draft, judged.fire, entered(Phase.REVISING, Change.FILLS))
+    else:
+        rest_with_what_is_needed(draft)
+
+
+def market(draft: Draft, saga: Saga) -> Mark:
+    """Give the newest that is known of an order's market: its asset's mark, or the quote of its terms."""
+    quote = saga.progress.quote
+    assert quote is not None  # noqa: S101 - an order rests after its approval
+    return newest(quote, draft.marks.get(saga.asset_id or ""), quote_is_fresh=not is_stale(draft, quote.made_at))
+
+
+def rest_with_what_is_needed(draft: Draft) -> None:
+    """Go on resting by the terms in force; what is held beyond them goes back."""
+    saga = draft.saga
+    needed, hold = required_hold(saga), saga.progress.hold
+    lowers = hold is not None and (needed.amount < hold.amount or bool(saga.progress.unconfirmed))
+    enter_phase(draft, entered(Phase.REVISING, Change.LOWERS if lowers else Change.RESTS), None)
+
+
+def put_in_force(draft: Draft, new: Saga, judged: Judged) -> None:
+    """Let new terms count from here on."""
+    amending = draft.saga.progress.amending
+    assert amending is not None  # noqa: S101 - an amend is open
+    moved = judged.rest != draft.saga.progress.rest
+    draft.set(quantity=new.quantity, slippage_bps=new.slippage_bps, terms=new.terms)
+    known = new.progress
+    draft.learn(
+        quote=known.quote,
+        trails_from=known.trails_from,
+        revision=known.revision,
+        as_requested=known.as_requested,
+        ends_at=known.ends_at,
+        rest=judged.rest,
+        amending=None,
+        amend=structs.replace(amending.asked, state=AmendState.APPLIED),
+    )
+    draft.note("amended", "Amended", revision=known.revision, **changes_of(amending.asked))
+    if moved:
+        note_rest(draft)
+
+
+def end_amend(draft: Draft, refusal: Refusal) -> None:
+    """Refuse the amend that is open; the terms in force stay."""
+    amending = draft.saga.progress.amending
+    assert amending is not None  # noqa: S101 - an amend is open
+    refuse(draft, amending.asked, refusal)
+    draft.learn(amending=None)
+
+
+def refuse(draft: Draft, asked: OrderAmendment, refusal: Refusal) -> None:
+    """Have the order show that an amend was refused, and why."""
+    code, reason = refusal
+    shown = structs.replace(asked, state=AmendState.REFUSED, reason_code=code, reason=reason or None)
+    draft.note("amend_refused", "AmendRefused", amend_id=asked.amend_id, reason_code=code, reason=reason)
+    draft.learn(amend=shown)
+
+
+def fire(draft: Draft, met: Fire, leads_to: Phase | None) -> None:
+    """Bind an order to the mark that it meets on entering the market, or entering it anew."""
+    draft.note("fired", "Entry", sequence=met.sequence, price=met.price, as_of=met.as_of)
+    draft.learn(fire=met)
+    enter_phase(draft, leads_to, None)
+
+
+def _stop_changing(draft: Draft) -> bool:
+    """Have a resting order ask for nothing more: it was fired, cancelled or has expired. Tell if an amend was open.
+
+    It is too late. What the hold was to be stays unconfirmed.
+    """
+    for question in draft.saga.progress.open():
+        draft.put(structs.replace(question, answer=Answer.ABANDONED))
+    draft.set(overdue_since=None)
+    if draft.saga.progress.amending is None:
+        return False
+    end_amend(draft, Refusal(AmendRefusal.TOO_LATE, "the order was fired, cancelled or had expired before"))
+    return True
 
 
 def next_phase(leads_to: Phase | Way | None, outcome: Outcome | None = None) -> Phase:
@@ -109,15 +231,14 @@ def _record_fill(draft: Draft, _outcome: Outcome | None) -> None:
     draft.set(filled_quantity=Money(quantity), average_price=Exact(price), fee=fee)
 
 
-def _begin_to_rest(draft: Draft, _outcome: Outcome | None) -> None:
+def note_rest(draft: Draft) -> None:
     """Say from where on the market counts."""
     saga = draft.saga
     rest, terms = saga.progress.rest, saga.terms
     assert rest is not None and terms is not None and saga.order_type is not None  # noqa: S101, PT018 - `enter` says so
     told: dict[str, Any] = {"from_sequence": rest.from_sequence}
-    waits_for = level(saga.order_type, terms, triggered=saga.progress.triggered)
-    if waits_for is not None:
-        told["level"] = waits_for.price
+    waits_for = levels(saga.order_type, terms, triggered=saga.progress.triggered)
+    told |= zip(("level", "other_level"), (level.price for level in waits_for), strict=False)
     if rest.watermark is not None:
         told["watermark"] = rest.watermark
     draft.note("rests", "Rests", **told)
@@ -148,9 +269,10 @@ def _give_reason(draft: Draft, outcome: Outcome | None) -> None:
 
 
 _ACTIONS: Final[dict[EntryAction, Callable[[Draft, Outcome | None], None]]] = {
-    EntryAction.BEGIN_TO_REST: _begin_to_rest,
     EntryAction.RECORD_FILL: _record_fill,
     EntryAction.FIX_OUTCOME: _fix_outcome,
     EntryAction.TAKE_BACK_FILL: _take_back_fill,
     EntryAction.GIVE_REASON: _give_reason,
 }
+_PASSES: Final[dict[Phase, Callable[[Draft], None]]] = {Phase.ENTRY: _enter_market, Phase.REVISING: _revise}
+assert _PASSES.keys() == PASSED  # noqa: S101 - each phase that asks nothing and is left at once has its way out

@@ -12,7 +12,7 @@ from order_saga.triggers.process import TriggerHandler
 from order_saga.worker.admission import AdmissionLimit
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics, refresh_gauges
-from order_saga.worker.process import CancelHandler, SagaHandler
+from order_saga.worker.process import ChangeHandler, SagaHandler
 from order_saga.worker.settings import OrchestratorSettings
 from order_saga.worker.tables import SCHEMA
 from order_saga.worker.timers import run_expiries, run_fires, run_timers
@@ -57,8 +57,8 @@ def run() -> int:
     async def gauges(kit: Kit, _process: BatchProcess[Incoming]) -> None:
         await refresh_gauges(kit.transactions, metrics, kit.stopping)
 
-    def cancels(_kit: Kit) -> CancelHandler:
-        return CancelHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
+    def changes(_kit: Kit) -> ChangeHandler:
+        return ChangeHandler(time_scale=scale, metrics=metrics, breaker=breaker, admission=admission)
 
     def triggers(kit: Kit) -> TriggerHandler:
         trigger_metrics.register(kit.registry)
@@ -76,6 +76,7 @@ def run() -> int:
         schema=SCHEMA,
         handler=handler,
         tasks=(timers, expiries, fires, gauges, ages, tidying),
-        # Ticks and cancels have consumers of their own: they wait behind no batch of orders, nor these behind them.
-        further=[FurtherConsumer("triggers", triggers), FurtherConsumer("cancels", cancels)],
+        # Ticks and changes have consumers of their own: they wait behind no batch of orders, nor these behind them. The
+        # group is still called as when it took cancels alone, so that it goes on where it is.
+        further=[FurtherConsumer("triggers", triggers), FurtherConsumer("cancels", changes)],
     )

@@ -60,7 +60,9 @@ async def open_batch(tx: Transaction, order_ids: Collection[UUID], names: Sequen
         raise Contention("an order of this batch entered its market this instant")
     if not waiting:
         return Opened(taken, resting_store.NO_MARKET)
-    return Opened(taken, await resting_store.look(tx, [saga.order_id for saga in waiting], assets, taken.now))
+    market = await resting_store.look(tx, [saga.order_id for saga in waiting], assets, taken.now)
+    known = {order_id: resting_store.renumbered(saga, market) for order_id, saga in taken.known.items()}
+    return Opened(taken._replace(known=known), market)
 
 
 def save_batch(tx: Transaction, opened: Opened, folded: Folded, at: datetime) -> None:

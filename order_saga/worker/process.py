@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final, cast
 import structlog
 from msgspec import structs
 
-from contracts.assets import AssetApproved
+from contracts.assets import AssetApproved, AssetRefused, is_for_preview
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.terms import terms_of
-from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_REQUESTS
+from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_REQUESTS
 from contracts.vocabulary import id_text
 from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
-from order_saga.core.phases import STEP_OF
+from order_saga.core.phases import ANSWERS
 from order_saga.core.saga import (
     Ask,
     Availability,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 SOURCE: Final = "order-saga/orchestrator"
 MAX_OPEN_ORDERS: Final = 200
+CHANGES: Final = ORDERS_CHANGES.messages
 
 log = structlog.get_logger(__name__)
 
@@ -87,16 +88,17 @@ class SagaHandler:
         if isinstance(message, AssetApproved):
             sent_at = _sent_at(envelope, record)
             return structs.replace(message, quoted_at=min(sent_at, message.quoted_at or sent_at))
-        if isinstance(message, (OrderCancelRequested, *STEP_OF)):
+        if isinstance(message, (OrderCancelRequested, *CHANGES, *ANSWERS)):
             return cast("Incoming", message)
         raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
 
     def comes_again(self, message: Incoming) -> bool:
-        """Tell whether a dropped message comes again: replies and timers do, requests and cancels may not."""
-        return not isinstance(message, (Requested, OrderCancelRequested))
+        """Tell whether a dropped message comes again: replies and timers do, requests and changes may not."""
+        return not isinstance(message, (Requested, OrderCancelRequested, *CHANGES))
 
     async def handle(self, tx: Transaction, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
+        received = [each for each in received if not _is_for_preview(each.message)]
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
         opened = await open_batch(tx, named, _client_ids(messages))
@@ -109,7 +111,9 @@ class SagaHandler:
         living = _with_duplicates(living, known, holders)
         living = await self._within_limit(tx, living, known)
         living = _after_news(living, opened.market.news)
-        folded = fold(known, living, now, self._time_scale, self._availability(paused), opened.market.marks)
+        market = opened.market
+        available = self._availability(paused)
+        folded = fold(known, living, now, self._time_scale, available, market.marks, market.watermarks)
         save_batch(tx, opened, folded, now)
         parked = [saga for saga in folded.sagas.values() if saga.parked_reason and not _was_parked(known, saga)]
         unknown = {id(message) for message in folded.unknown}
@@ -171,8 +175,8 @@ class SagaHandler:
         `archived`: messages of archived orders, which nobody acts on any more.
         """
         for message in messages:
-            if type(message) in STEP_OF:
-                self._breaker.answered(STEP_OF[type(message)])
+            if type(message) in ANSWERS:
+                self._breaker.answered(ANSWERS[type(message)][0])
         for ask in folded.asks:
             if ask.attempt > 1:
                 self._breaker.asked_again(ask.step)
@@ -185,17 +189,22 @@ class SagaHandler:
         self._metrics.count(folded, archived)
 
 
-class CancelHandler(SagaHandler):
-    """The same handler for the topic of cancels, in a consumer of its own: no order that waits holds them up.
+class ChangeHandler(SagaHandler):
+    """The same handler for cancels and for changes of resting orders, in a consumer of its own: nothing holds them up.
 
-    A cancel that comes before its request is kept until that comes (`advance`), so the two topics need no order.
+    A cancel that comes before its request is kept until that comes (`advance`), so the topics need no order.
     """
 
-    topics = (ORDERS_CANCELS.name,)
+    topics = (ORDERS_CANCELS.name, ORDERS_CHANGES.name)
 
 
 def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
     return saga.order_id in known and known[saga.order_id].parked_reason is not None
+
+
+def _is_for_preview(message: Incoming) -> bool:
+    """Tell whether an answer is for the API, which has asked it for a preview: it is about no order."""
+    return isinstance(message, (AssetApproved, AssetRefused)) and is_for_preview(message.command_id)
 
 
 def _sent_at(envelope: Envelope, record: Record) -> datetime:

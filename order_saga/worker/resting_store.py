@@ -10,12 +10,14 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec import structs
+
 from contracts.decimals import Price, format_decimal
 from contracts.vocabulary import OrderKind
 from order_saga.core.gate import GATE, gate_key
-from order_saga.core.levels import level
+from order_saga.core.levels import levels, limit_behind
 from order_saga.core.phases import MAX_TICK_AGE_S, RESTING
-from order_saga.core.saga import REVISION, Fire, Fired, Mark, Phase, Triggered
+from order_saga.core.saga import Fire, Fired, Mark, Phase, Triggered
 from order_saga.worker.tables import FIRED
 
 if TYPE_CHECKING:
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
     from order_saga.core.saga import FromMarket, Saga
     from saga_kit.runtime.transactions import Transaction
 
-_BEFORE_THE_FIRE: Final = RESTING | {Phase.VALIDATING, Phase.RESERVING}
+_BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, *RESTING})
 """The phases in which a conditional order has a row."""
 
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
-# Marks by asset, with whether each is live, and the news of orders.
+# Marks by asset, with whether each is live; the news of orders; from where orders rest, and their watermarks.
 _LOOK: Final = f"""
     SELECT asset_id, sequence, price::text, trading = 'OPEN'
             AND $2::timestamptz - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live, as_of,
@@ -40,28 +42,38 @@ _LOOK: Final = f"""
     UNION ALL
     SELECT NULL, triggered_sequence, triggered_price::text, told, fired_as_of,
         order_id, fired_sequence, fired_price::text, fired_watermark::text
-    FROM orders.resting WHERE order_id = ANY($3::uuid[]) AND ({FIRED})"""  # noqa: S608 - our own words
+    FROM orders.resting WHERE order_id = ANY($3::uuid[]) AND ({FIRED})
+    UNION ALL
+    SELECT waits.asset_id, from_sequence, (
+            SELECT price::text FROM orders.peaks AS peak
+            WHERE num_nonnulls(waits.trail_amount, waits.trail_bps) > 0 AND waits.live
+                AND peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
+            ORDER BY peak.upto LIMIT 1), NULL, NULL, order_id, NULL, NULL, NULL
+    FROM orders.resting AS waits
+    WHERE order_id = ANY($3::uuid[]) AND from_sequence IS NOT NULL AND fired_sequence IS NULL"""  # noqa: S608 - our own words
 _INSERT: Final = """
-    INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, queued, up_price, down_price,
-        limit_price, expires_at, from_sequence, entered_at, live, told, revision)
-    SELECT order_id, asset_id, side, trail_amount::numeric, trail_bps, queued, up_price::numeric,
-        down_price::numeric, limit_price::numeric, expires_at, from_sequence, entered_at, live, told, $15
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bool[], $7::text[], $8::text[],
-            $9::text[], $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::bool[], $14::bool[])
-        AS new (order_id, asset_id, side, trail_amount, trail_bps, queued, up_price, down_price, limit_price,
-            expires_at, from_sequence, entered_at, live, told)"""
+    INSERT INTO orders.resting (order_id, asset_id, side, queued, trail_amount, trail_bps, expires_at, up_price,
+        down_price, limit_price, from_sequence, entered_at, live, suspended, told, revision)
+    SELECT order_id, asset_id, side, queued, trail_amount::numeric, trail_bps, expires_at, up_price::numeric,
+        down_price::numeric, limit_price::numeric, from_sequence, entered_at, live, suspended, told, revision
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bool[], $5::text[], $6::int[], $7::timestamptz[], $8::text[],
+            $9::text[], $10::text[], $11::bigint[], $12::timestamptz[], $13::bool[], $14::bool[], $15::bool[],
+            $16::int[])
+        AS new (order_id, asset_id, side, queued, trail_amount, trail_bps, expires_at, up_price, down_price,
+            limit_price, from_sequence, entered_at, live, suspended, told, revision)"""
 # What fires an order is written by ticks alone; what triggered it stays. So does the tick from which it counts, unless
 # it rests anew: an operator may have reset the numbers of the feed meanwhile.
 _UPDATE: Final = """
     UPDATE orders.resting AS old
-    SET up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
-        expires_at = new.expires_at,
+    SET trail_amount = new.trail_amount::numeric, trail_bps = new.trail_bps, expires_at = new.expires_at,
+        up_price = new.up_price::numeric, down_price = new.down_price::numeric, limit_price = new.limit_price::numeric,
         from_sequence = CASE WHEN new.rests_anew THEN new.from_sequence ELSE old.from_sequence END,
-        entered_at = new.entered_at, live = new.live, told = new.told
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[],
-            $8::bool[], $9::bool[], $10::bool[])
-        AS new (order_id, up_price, down_price, limit_price, expires_at, from_sequence, entered_at, live, told,
-            rests_anew)
+        entered_at = new.entered_at, live = new.live, suspended = new.suspended, told = new.told,
+        revision = new.revision
+    FROM unnest($1::uuid[], $2::text[], $3::int[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+            $9::timestamptz[], $10::bool[], $11::bool[], $12::bool[], $13::int[], $14::bool[])
+        AS new (order_id, trail_amount, trail_bps, expires_at, up_price, down_price, limit_price, from_sequence,
+            entered_at, live, suspended, told, revision, rests_anew)
     WHERE old.order_id = new.order_id"""
 _DELETE: Final = "DELETE FROM orders.resting WHERE order_id = ANY($1::uuid[])"
 # A trail that is known to be as old needs no write, so acceptances do not wait for each other here.
@@ -84,7 +96,8 @@ _PEAKS: Final = """
 _FIRED: Final = f"SELECT order_id FROM orders.resting WHERE {FIRED} ORDER BY fired_at, fired_rank LIMIT $1"  # noqa: S608
 _EXPIRED: Final = """
     SELECT order_id FROM orders.resting
-    WHERE expires_at <= statement_timestamp() AND expires_at IS NOT NULL AND fired_sequence IS NULL AND live
+    WHERE expires_at <= statement_timestamp() AND expires_at IS NOT NULL AND fired_sequence IS NULL
+        AND (live OR suspended)
     ORDER BY expires_at LIMIT $1"""
 _OPEN: Final = """
     SELECT (SELECT count(*) FROM orders.orders AS open
@@ -104,9 +117,13 @@ class Market(NamedTuple):
     """By asset."""
     news: Mapping[UUID, Sequence[FromMarket]]
     """What ticks have done to orders of the batch that do not know it yet."""
+    watermarks: Mapping[UUID, Price]
+    """The best price since each trailing stop of the batch rests."""
+    rests_from: Mapping[UUID, int]
+    """The sequence that each resting order of the batch rests from."""
 
 
-NO_MARKET: Final = Market(MappingProxyType({}), MappingProxyType({}))
+NO_MARKET: Final = Market(*[MappingProxyType[Any, Any]({})] * 4)
 
 
 def has_row(saga: Saga) -> bool:
@@ -126,14 +143,36 @@ async def look(tx: Transaction, order_ids: Sequence[UUID], assets: Iterable[str]
     """
     marks: dict[str, Mark] = {}
     news: dict[UUID, list[FromMarket]] = {}
+    watermarks: dict[UUID, Price] = {}
+    rests_from: dict[UUID, int] = {}
     for asset_id, sequence, price, flag, as_of, order_id, *fired in await tx.fetch(
         _LOOK, list(assets), now, list(order_ids)
     ):
         if order_id is None:
             marks[asset_id] = Mark(sequence, Price.parse(price), as_of, live=flag)
-        else:
+        elif asset_id is None:
             news[order_id] = _news(order_id, sequence, price, flag, as_of, *fired)
-    return Market(marks, news)
+        else:
+            rests_from[order_id] = sequence
+            if price is not None:
+                watermarks[order_id] = Price.parse(price)
+    return Market(marks, news, watermarks, rests_from)
+
+
+def renumbered(saga: Saga, market: Market) -> Saga:
+    """Give an order the sequence that its row rests from, after an operator has reset the numbers of its feed.
+
+    Its quote has a number of before then, which must not pass for a newer price than the mark.
+    """
+    rest, quote, begins = saga.progress.rest, saga.progress.quote, market.rests_from.get(saga.order_id)
+    if rest is None or quote is None or begins is None or begins >= rest.from_sequence:
+        return saga
+    progress = structs.replace(
+        saga.progress,
+        rest=structs.replace(rest, from_sequence=begins),
+        quote=structs.replace(quote, sequence=min(quote.sequence, begins)),
+    )
+    return structs.replace(saga, progress=progress)
 
 
 def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, market: Market) -> None:
@@ -149,7 +188,7 @@ def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, market: Ma
     if new:
         columns = map(list, zip(*((*_fixed(saga), *_moving(saga)) for saga in new), strict=True))
         otherwise = "another member stored one of these orders this instant"
-        tx.write(_INSERT, *columns, REVISION, rows=len(new), otherwise=otherwise)
+        tx.write(_INSERT, *columns, rows=len(new), otherwise=otherwise)
     if changed:
         rows = ((one.order_id, *_moving(one), _rests_anew(before[one.order_id], one)) for one in changed)
         columns = map(list, zip(*rows, strict=True))
@@ -208,25 +247,25 @@ def _news(
 
 def _fixed(saga: Saga) -> tuple[Any, ...]:
     """Give the columns of a row that no batch of orders changes."""
-    terms = saga.terms
-    assert terms is not None  # noqa: S101 - see `has_row`
-    amount = _text(terms.trail_amount)
     queued = saga.order_type is not None and saga.order_type.kind is OrderKind.MARKET
-    return saga.order_id, saga.asset_id, saga.side.value, amount, terms.trail_bps, queued
+    return saga.order_id, saga.asset_id, saga.side.value, queued
 
 
 def _moving(saga: Saga) -> tuple[Any, ...]:
-    """Give the columns of a row that follow the order: its levels, how long it waits, whether a tick may fire it."""
+    """Give the columns of a row that follow the order: its terms, since when it waits, whether a tick may fire it."""
     terms, rest = saga.terms, saga.progress.rest
     assert terms is not None and saga.order_type is not None  # noqa: S101, PT018 - see `has_row`
     triggered = saga.progress.triggered
-    waits_for = level(saga.order_type, terms, triggered=triggered)
-    up = waits_for.price if waits_for is not None and waits_for.is_up else None
-    down = waits_for.price if waits_for is not None and not waits_for.is_up else None
-    limit = terms.limit_price if terms.trigger_price is not None and not triggered else None
-    live = saga.phase in RESTING and saga.parked_reason is None
+    waits_for = {level.is_up: level.price for level in levels(saga.order_type, terms, triggered=triggered)}
+    up, down = waits_for.get(True), waits_for.get(False)
+    limit = None if triggered else limit_behind(saga.order_type, terms)
+    suspended = saga.progress.suspended is not None
+    live = saga.phase in RESTING and saga.parked_reason is None and not suspended
     since = (None, None) if rest is None else (rest.from_sequence, rest.entered_at)
-    return _text(up), _text(down), _text(limit), saga.expires_at, *since, live, triggered
+    trail = _text(terms.trail_amount), terms.trail_bps
+    stands_at = _text(up), _text(down), _text(limit)
+    suspended = suspended and saga.parked_reason is None
+    return *trail, saga.expires_at, *stands_at, *since, live, suspended, triggered, saga.progress.revision
 
 
 def _rests_anew(before: Saga, now: Saga) -> bool:

@@ -16,7 +16,7 @@ from contracts.codec import decoder, encode
 from contracts.decimals import Exact, Money, Price, Quantity, format_decimal
 from contracts.terms import Terms
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Word
-from order_saga.core.phases import RESTING
+from order_saga.core.phases import IDLE
 from order_saga.core.saga import Participant, Phase, Progress, Saga
 from saga_kit.runtime.database import PATIENTLY
 from saga_kit.runtime.errors import Contention
@@ -105,6 +105,8 @@ _MOVING: Final = (
     _plain("history_seq", "int"),
     _plain("updated_at", "timestamptz"),
 )
+_AMENDED: Final = tuple(column for column in _ASKED_FOR if column.name in {"quantity", "slippage_bps", "terms"})
+"""What an amend changes of what was asked for."""
 _ALL: Final = (_ID, *_ASKED_FOR, *_MOVING)
 _BY_FIELD: Final = itemgetter(*([column.name for column in _ALL].index(name) for name in Saga.__struct_fields__))
 """Sorts a row, which is in the order of `_ALL`, by the fields of a saga."""
@@ -142,6 +144,7 @@ _NAME_IS_FREE: Final = f"""
         SELECT named.order_id FROM orders.archive AS named WHERE {_HOLDS_NAME} LIMIT 1) IS NULL)"""  # noqa: S608 - our own words
 _INSERT: Final = _insert(_ALL)
 _UPDATE: Final = _update(_MOVING)
+_UPDATE_AMENDED: Final = _update((*_AMENDED, *_MOVING))
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING), f" AND {_NAME_IS_FREE}")
 _COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
 _RESTS_ON: Final = "SELECT DISTINCT asset_id FROM orders.resting WHERE order_id = ANY($1::uuid[])"
@@ -221,7 +224,7 @@ _IN_FLIGHT: Final = f"""
     SELECT {_IN_FLIGHT_COLUMNS} FROM orders.orders AS one
     WHERE due_at IS NOT NULL OR parked_reason IS NOT NULL OR phase = 'NEW' OR order_id IN (
         SELECT min(order_id::text)::uuid FROM orders.orders AS one
-        WHERE phase IN ({", ".join(f"'{phase}'" for phase in sorted(RESTING))}) AND due_at IS NULL
+        WHERE phase IN ({", ".join(f"'{phase}'" for phase in sorted(IDLE))}) AND due_at IS NULL
             AND parked_reason IS NULL
         GROUP BY {_SHAPE})"""  # noqa: S608 - our own names
 _IS_REPAIRED: Final = "SELECT count(*) FROM orders.repairs WHERE run_id = $1 AND action = $2 AND item = $3"
@@ -293,7 +296,9 @@ def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, at: dateti
     stubs = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is Phase.NEW]
     _change(tx, _UPDATE_ALL, (_ID, *_ASKED_FOR, *_MOVING), stubs)
     moved = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is not Phase.NEW]
-    _change(tx, _UPDATE, (_ID, *_MOVING), moved)
+    amended = [saga for saga in moved if saga.progress.revision != known[saga.order_id].progress.revision]
+    _change(tx, _UPDATE_AMENDED, (_ID, *_AMENDED, *_MOVING), amended)
+    _change(tx, _UPDATE, (_ID, *_MOVING), [saga for saga in moved if saga not in amended] if amended else moved)
     _write_history(tx, [row for row in folded.history.values() if row.entries], at)
     _write_fills(tx, list(folded.fills.values()))
 

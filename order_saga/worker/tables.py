@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from contracts.assets import Trading
 from contracts.decimals import PLACES_MAX
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side
-from order_saga.core.phases import MOVES, PHASES, RESTING, TERMINAL
+from order_saga.core.phases import IDLE, MOVES, PHASES, TERMINAL
 from order_saga.core.saga import Participant
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
@@ -112,7 +112,7 @@ orders = Table(
     ),
     CheckConstraint(
         f"phase = 'NEW' OR {_TERMINAL_SQL} OR parked_reason IS NOT NULL OR due_at IS NOT NULL"
-        f" OR {_in('phase', sorted(RESTING))}",
+        f" OR {_in('phase', sorted(IDLE))}",
         name="orders_always_wakeable",
     ),
     CheckConstraint("filled_quantity >= 0 AND fee >= 0 AND quantity > 0 AND price > 0", name="orders_amounts"),
@@ -315,6 +315,7 @@ resting = Table(
     Column("fired_watermark", AMOUNT, comment="of a trailing stop: its best price up to the tick that fired it"),
     Column("fired_at", MOMENT),
     Column("fired_rank", Integer, comment="its place among the rows of one fired_at"),
+    Column("suspended", Boolean, nullable=False, server_default=text("false"), comment="on hold: it still expires"),
     CheckConstraint(_in("side", Side), name="resting_side"),
     CheckConstraint("num_nonnulls(trail_amount, trail_bps) <= 1", name="resting_one_trail"),
     CheckConstraint("trail_amount > 0 AND trail_bps > 0", name="resting_trail"),

@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused, CheckAsset, Purpose, Trading
 from contracts.decimals import Price, Quantity, format_decimal, is_multiple, multiply, plain_text
-from participants.assets.pricing import deviates, price_to_judge, reference_prices
+from participants.assets.pricing import deviates, prices_to_judge, reference_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +111,17 @@ def _price_objections(command: CheckAsset, asset: Asset, quote: CurrentPrice) ->
             allowed = f"{asset.max_deviation_bps} bps from the quote of {format_decimal(quote.price)}"
             reason = f"{chosen} {format_decimal(level)} is farther than {allowed}"
             yield AssetRefusal.PRICE_OUT_OF_RANGE, reason
-    judged = price_to_judge(command, asset.tick, quote.price, quote.trading)
-    if judged is None:
+    judged = prices_to_judge(command, asset.tick, quote.price, quote.trading)
+    if not judged:
         reason = f"the trail leaves no price from 0 to 1000000 at a quote of {format_decimal(quote.price)}"
         yield AssetRefusal.PRICE_OUT_OF_RANGE, reason
-        return
-    name, price = judged
-    gross = multiply(command.quantity, price)
-    if not asset.min_notional <= gross <= asset.max_notional:
-        limits = f"{format_decimal(asset.min_notional)} to {format_decimal(asset.max_notional)} {asset.cash_asset_id}"
-        # Not `format_decimal`: a product may have more places than the wire carries.
-        reason = f"quantity times {name} is {plain_text(gross)}, allowed are {limits}"
-        yield AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason
+    limits = f"{format_decimal(asset.min_notional)} to {format_decimal(asset.max_notional)} {asset.cash_asset_id}"
+    for name, price in judged:
+        gross = multiply(command.quantity, price)
+        if not asset.min_notional <= gross <= asset.max_notional:
+            # Not `format_decimal`: a product may have more places than the wire carries.
+            reason = f"quantity times {name} is {plain_text(gross)}, allowed are {limits}"
+            yield AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason
 
 
 def _is_stale(command: CheckAsset, quote: CurrentPrice, now: datetime, stale_after: timedelta) -> bool:

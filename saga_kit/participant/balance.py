@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from contracts.balance import (
+    AdjustBalance,
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceCommand,
     BalanceRefunded,
     BalanceRefusal,
@@ -19,7 +23,6 @@ from contracts.balance import (
     BalanceSettled,
     RefundBalance,
     RefundRefused,
-    RefusalReply,
     ReserveBalance,
     SettleBalance,
     SettlementRefused,
@@ -28,7 +31,7 @@ from contracts.codec import decode, outgoing
 from contracts.decimals import ZERO, Money
 from contracts.envelope import Envelope, UnreadableMessage
 from contracts.topics import BALANCE_COMMANDS
-from contracts.vocabulary import id_text
+from contracts.vocabulary import HoldState, id_text
 from saga_kit.messaging.batch import Received, Record
 from saga_kit.messaging.outbox import OutboxMessage
 from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, Refusal
@@ -37,8 +40,9 @@ _KINDS: Final = {
     ReserveBalance: CommandKind.RESERVE,
     SettleBalance: CommandKind.SETTLE,
     RefundBalance: CommandKind.REFUND,
+    AdjustBalance: CommandKind.ADJUST,
 }
-_REFUSALS: Final[dict[CommandKind, type[RefusalReply]]] = {
+_REFUSALS: Final[dict[CommandKind, type[BalanceRefused | SettlementRefused | RefundRefused]]] = {
     CommandKind.RESERVE: BalanceRefused,
     CommandKind.SETTLE: SettlementRefused,
     CommandKind.REFUND: RefundRefused,
@@ -58,8 +62,8 @@ class BalanceAdapter:
         message = decode(envelope.type, record.value)
         if not isinstance(message, BalanceCommand):
             raise UnreadableMessage(f"{envelope.type} is not a command for the balance service")
-        if isinstance(message, ReserveBalance) and not message.amount:
-            raise UnreadableMessage("ReserveBalance: amount must be more than 0")
+        if isinstance(message, (ReserveBalance, AdjustBalance)) and not message.amount:
+            raise UnreadableMessage(f"{envelope.type}: amount must be more than 0")
         return HoldCommand(
             kind=_KINDS[type(message)],
             hold_id=message.hold_id,
@@ -70,6 +74,7 @@ class BalanceAdapter:
             message=message,
             capture=message.capture if isinstance(message, SettleBalance) else ZERO,
             hold_asked_at=message.hold_asked_at,
+            revision=message.revision,
         )
 
     def reply(
@@ -92,10 +97,22 @@ def answer(command: HoldCommand[BalanceCommand], hold: Hold, refusal: Refusal | 
     """Choose the reply: `hold` is as the command left it, and `refusal` is why it was refused, if it was."""
     asked = command.message
     head = (asked.command_id, asked.order_id, asked.hold_id, hold.state)
+    if isinstance(asked, AdjustBalance):
+        return _adjustment(head, asked.revision, hold, refusal)
     if refusal is not None:
         return _REFUSALS[command.kind](*head, BalanceRefusal(refusal.code), refusal.reason)
     if command.kind is CommandKind.RESERVE:
-        return BalanceReserved(*head, Money(hold.amount), hold.owner, hold.unit)
+        # An adjustment since has changed the amount; then the command is a repetition, and is told what it asked for.
+        reserved = hold.amount if hold.revision == command.revision else command.amount
+        return BalanceReserved(*head, Money(reserved), hold.owner, hold.unit)
     if command.kind is CommandKind.SETTLE:
         return BalanceSettled(*head, Money(hold.captured), Money(hold.refunded), hold.owner, hold.unit)
     return BalanceRefunded(*head, Money(hold.refunded), hold.owner, hold.unit)
+
+
+def _adjustment(
+    head: tuple[str, UUID, str, HoldState], revision: int, hold: Hold, refusal: Refusal | None
+) -> BalanceAdjusted | AdjustmentRefused:
+    if refusal is not None:
+        return AdjustmentRefused(*head, BalanceRefusal(refusal.code), refusal.reason, revision)
+    return BalanceAdjusted(*head, revision, Money(hold.amount), hold.owner, hold.unit)

@@ -3,6 +3,10 @@
 A hold's row is idempotency key, verdict and tombstone in one. `ACTIONS` is the whole protocol and `apply` interprets
 it: pure, no clock and no I/O. The barrier knows no order and no asset. A ledger (accounts, stock, seats) does what an
 action asks for, in memory; `holds` stores the holds, `handler` runs batches, an adapter translates the messages.
+
+An active hold can be adjusted. Its adjustments are numbered: `Hold.revision` is the newest that was asked for, and each
+is used up by its first answer. The other commands carry the last one that their sender has confirmed; while a newer one
+is known, the hold's amount may be another than theirs. They then act on the hold as it is, and end it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum, StrEnum, auto
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -24,11 +28,15 @@ C = TypeVar("C")
 HOLD_CONFLICT: Final = "HOLD_CONFLICT"
 """The id is known with another amount, unit or owner, or may be known to another ledger. Nothing changes."""
 CLOSED: Final = "CLOSED"
-"""The hold has ended, so it can't be reserved or refunded any more."""
+"""The hold has ended, so it can't be reserved, refunded or adjusted any more."""
 NOT_HELD: Final = "NOT_HELD"
-"""There is nothing to settle, and there never will be."""
+"""There is nothing to settle or to adjust, and there never will be."""
 EXCEEDS_HOLD: Final = "EXCEEDS_HOLD"
 """More is to be captured than is held. The settlement is refused for good, and the hold is refunded."""
+SUPERSEDED: Final = "SUPERSEDED"
+"""A newer adjustment was answered before. Nothing changes, now or later."""
+NOT_SUPPORTED: Final = "NOT_SUPPORTED"
+"""The ledger changes no hold. Nothing moves."""
 
 
 class CommandKind(StrEnum):
@@ -37,6 +45,7 @@ class CommandKind(StrEnum):
     RESERVE = "RESERVE"
     REFUND = "REFUND"
     SETTLE = "SETTLE"
+    ADJUST = "ADJUST"
 
 
 class HoldAction(Enum):
@@ -50,6 +59,8 @@ class HoldAction(Enum):
     """Ask the ledger to settle: SETTLED, or REFUNDED when it refuses."""
     BURY = auto()
     """Store a tombstone, so that a reservation that comes later is refused."""
+    RESIZE = auto()
+    """Ask the ledger for the difference, if the adjustment is a new one."""
     CONFIRM = auto()
     """Say yes again; nothing changes."""
     DENY = auto()
@@ -75,6 +86,12 @@ ACTIONS: Final[Mapping[tuple[CommandKind, HoldState | None], HoldAction]] = {
     (CommandKind.SETTLE, HoldState.TOMBSTONE): HoldAction.DENY,
     (CommandKind.SETTLE, HoldState.REFUNDED): HoldAction.DENY,
     (CommandKind.SETTLE, HoldState.SETTLED): HoldAction.CONFIRM,
+    (CommandKind.ADJUST, None): HoldAction.BURY,
+    (CommandKind.ADJUST, HoldState.HELD): HoldAction.RESIZE,
+    (CommandKind.ADJUST, HoldState.REFUSED): HoldAction.DENY,
+    (CommandKind.ADJUST, HoldState.TOMBSTONE): HoldAction.DENY,
+    (CommandKind.ADJUST, HoldState.REFUNDED): HoldAction.DENY,
+    (CommandKind.ADJUST, HoldState.SETTLED): HoldAction.DENY,
 }
 """Total: every command in every state (None: no row)."""
 
@@ -89,8 +106,8 @@ class Refusal(msgspec.Struct, frozen=True):
 class HoldCommand(msgspec.Struct, Generic[C], frozen=True):
     """A command of the wire as the barrier sees it.
 
-    `amount` is the whole hold in every kind; the adapter refuses a reservation of 0. A SETTLE alone
-    uses `capture`: the part that does not return to the owner.
+    `amount` is the whole hold in every kind; the adapter refuses a reservation of 0, and an adjustment to 0. A SETTLE
+    alone uses `capture`: the part that does not return to the owner.
     """
 
     kind: CommandKind
@@ -103,10 +120,12 @@ class HoldCommand(msgspec.Struct, Generic[C], frozen=True):
     capture: Decimal = ZERO
     hold_asked_at: datetime | None = None
     """When the hold was first asked for; None when the command does not say."""
+    revision: int = 0
+    """Of an ADJUST: its number, from 1. Of any other: the last adjustment that its sender has confirmed."""
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A stored hold. `refunded` of a SETTLED hold is the part that was not captured."""
+    """A stored hold. `amount` is what is held now. `refunded` of a SETTLED hold is the part that was not captured."""
 
     hold_id: str
     saga_id: str
@@ -118,6 +137,17 @@ class Hold(msgspec.Struct, frozen=True):
     refunded: Decimal = ZERO
     reason_code: str | None = None
     reason: str | None = None
+    revision: int = 0
+    """The newest adjustment that was asked for, whatever the answer; 0 as it was reserved."""
+    asked: Decimal | None = None
+    """The amount that it asked for; None as it was reserved."""
+    adjust_code: str | None = None
+    adjust_reason: str | None = None
+
+    @property
+    def adjustment_refusal(self) -> Refusal | None:
+        """Why the newest adjustment was refused, if it was: the amount is what it was before."""
+        return None if self.adjust_code is None else Refusal(self.adjust_code, self.adjust_reason or self.adjust_code)
 
     @property
     def refusal(self) -> Refusal | None:
@@ -144,9 +174,17 @@ class Ledger(Protocol[C]):
         """Write each changed row once."""
 
 
+@runtime_checkable
+class Adjusts(Protocol[C]):
+    """What a ledger has besides, if its holds can be adjusted; without it every adjustment is NOT_SUPPORTED."""
+
+    def adjust(self, command: HoldCommand[C], hold: Hold, delta: Decimal) -> Refusal | None:
+        """Take `delta` more from the owner, or return `-delta`, in memory; a refusal changes nothing. It is never 0."""
+
+
 def apply(command: HoldCommand[C], hold: Hold | None, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
     """Apply a command to its hold (None: no row); return the hold after it, and the refusal if it is refused."""
-    if hold is not None and _terms(command) != (hold.owner, hold.unit, hold.amount):
+    if hold is not None and _has_other_terms(command, hold):
         return hold, Refusal(HOLD_CONFLICT, f"hold {hold.hold_id} is known with another amount, unit or owner")
     action = ACTIONS[command.kind, hold.state if hold is not None else None]
     if hold is None or action in (HoldAction.OPEN, HoldAction.BURY):
@@ -157,10 +195,10 @@ def apply(command: HoldCommand[C], hold: Hold | None, ledger: Ledger[C]) -> tupl
             return msgspec.structs.replace(hold, state=HoldState.REFUNDED, refunded=hold.amount), None
         case HoldAction.CAPTURE:
             return _capture(command, hold, ledger)
-        case HoldAction.DENY:
-            return hold, _denial(command, hold)
-        case HoldAction.CONFIRM:
-            return hold, None
+        case HoldAction.RESIZE:
+            return _resize(command, hold, ledger)
+        case HoldAction.DENY | HoldAction.CONFIRM:
+            return hold, _denial(command, hold) if action is HoldAction.DENY else None
 
 
 def may_be_elsewhere(command: HoldCommand[C]) -> tuple[Hold, Refusal]:
@@ -173,12 +211,19 @@ def may_be_elsewhere(command: HoldCommand[C]) -> tuple[Hold, Refusal]:
     return _new(command, HoldState.HELD), Refusal(HOLD_CONFLICT, reason)
 
 
+def not_adjustable(command: HoldCommand[C], hold: Hold | None) -> tuple[Hold, Refusal]:
+    """Refuse an adjustment where holds have no place for one. Nothing is stored; of an unknown hold it says HELD."""
+    refusal = Refusal(NOT_SUPPORTED, "this ledger has no place for adjustments of its holds")
+    return hold or _new(command, HoldState.HELD), refusal
+
+
 def _begin(command: HoldCommand[C], action: HoldAction, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
     if action is HoldAction.OPEN:
         refusal = ledger.reserve(command)
         return _new(command, HoldState.REFUSED if refusal else HoldState.HELD, refusal), refusal
     buried = _new(command, HoldState.TOMBSTONE)
-    return buried, _denial(command, buried) if command.kind is CommandKind.SETTLE else None
+    nothing = Refusal(NOT_HELD, f"the hold is {buried.state}")
+    return buried, None if command.kind is CommandKind.REFUND else nothing
 
 
 def _capture(command: HoldCommand[C], hold: Hold, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
@@ -197,6 +242,35 @@ def _capture(command: HoldCommand[C], hold: Hold, ledger: Ledger[C]) -> tuple[Ho
     return refunded, refusal
 
 
+def _resize(command: HoldCommand[C], hold: Hold, ledger: Ledger[C]) -> tuple[Hold, Refusal | None]:
+    """Adjust an active hold, once for each revision; a revision that was answered is answered the same again."""
+    if command.revision < hold.revision:
+        return hold, Refusal(SUPERSEDED, f"the hold is at revision {hold.revision}")
+    if command.revision == hold.revision:
+        if command.amount == hold.asked:
+            return hold, hold.adjustment_refusal
+        return hold, Refusal(HOLD_CONFLICT, f"revision {hold.revision} of the hold was asked for with another amount")
+    refusal = _move_difference(command, hold, ledger)
+    resized = msgspec.structs.replace(
+        hold,
+        amount=hold.amount if refusal else command.amount,
+        revision=command.revision,
+        asked=command.amount,
+        adjust_code=refusal.code if refusal else None,
+        adjust_reason=refusal.reason if refusal else None,
+    )
+    return resized, refusal
+
+
+def _move_difference(command: HoldCommand[C], hold: Hold, ledger: Ledger[C]) -> Refusal | None:
+    delta = subtract(command.amount, hold.amount)
+    if not delta:
+        return None
+    if not isinstance(ledger, Adjusts):
+        return Refusal(NOT_SUPPORTED, "this ledger adjusts no hold")
+    return ledger.adjust(command, hold, delta)
+
+
 def _denial(command: HoldCommand[C], hold: Hold) -> Refusal:
     """Refuse a command on a hold that has ended, with the ledger's own refusal if it answered the same question."""
     asked_before = {CommandKind.RESERVE: HoldState.REFUSED, CommandKind.SETTLE: HoldState.REFUNDED}.get(command.kind)
@@ -205,12 +279,21 @@ def _denial(command: HoldCommand[C], hold: Hold) -> Refusal:
     return Refusal(NOT_HELD if command.kind is CommandKind.SETTLE else CLOSED, f"the hold is {hold.state}")
 
 
-def _terms(command: HoldCommand[C]) -> tuple[str, str, Decimal]:
-    return command.owner, command.unit, command.amount
+def _has_other_terms(command: HoldCommand[C], hold: Hold) -> bool:
+    """Tell whether the command is about another hold than the known one, or about one that it can't know."""
+    if (command.owner, command.unit) != (hold.owner, hold.unit):
+        return True
+    if command.kind is CommandKind.ADJUST or hold.revision > command.revision:
+        return False  # it asks for another amount, or the hold's has moved on since
+    if hold.state is HoldState.HELD and hold.revision < command.revision:
+        return True  # an adjustment that was never answered here was confirmed: another ledger's hold
+    return command.amount != hold.amount
 
 
 def _new(command: HoldCommand[C], state: HoldState, refusal: Refusal | None = None) -> Hold:
     hold = Hold(command.hold_id, command.saga_id, command.owner, command.unit, command.amount, state)
+    if command.revision:
+        hold = msgspec.structs.replace(hold, revision=command.revision, asked=command.amount)
     if refusal is None:
         return hold
     return msgspec.structs.replace(hold, reason_code=refusal.code, reason=refusal.reason)

@@ -13,7 +13,16 @@ from typing import Final, Generic, Protocol, TypeVar
 from contracts.envelope import Envelope
 from saga_kit.messaging.batch import Effects, Received, Record
 from saga_kit.messaging.outbox import OutboxMessage
-from saga_kit.participant.barrier import Hold, HoldCommand, Ledger, Refusal, apply, may_be_elsewhere
+from saga_kit.participant.barrier import (
+    CommandKind,
+    Hold,
+    HoldCommand,
+    Ledger,
+    Refusal,
+    apply,
+    may_be_elsewhere,
+    not_adjustable,
+)
 from saga_kit.participant.holds import Holds
 from saga_kit.participant.ledger_start import LedgerStart, made_at
 from saga_kit.runtime.transactions import Transaction
@@ -49,6 +58,7 @@ class ParticipantHandler(Generic[C]):
         self._holds = Holds(schema)
         self._start = LedgerStart(schema)
         self._began_at: datetime | None = None
+        self._adjustable = True
 
     @property
     def topics(self) -> Sequence[str]:
@@ -60,8 +70,12 @@ class ParticipantHandler(Generic[C]):
         return self._adapter.command(envelope, record)
 
     async def prepare(self, tx: Transaction) -> None:
-        """Read when the ledger began, before the first batch. Raises `CannotStart` when it must not answer."""
+        """Read when the ledger began, before the first batch. Raises `CannotStart` when it must not answer.
+
+        Tables of before adjustments are worked with as they are: each adjustment is then NOT_SUPPORTED.
+        """
         self._began_at = await self._start.read(tx)
+        self._adjustable = await self._holds.prepare(tx)
 
     async def handle(self, tx: Transaction, messages: Sequence[Received[HoldCommand[C]]]) -> Effects:
         """Fold the batch in message order; every reply goes through the outbox.
@@ -83,6 +97,9 @@ class ParticipantHandler(Generic[C]):
             command = received.message
             if command.hold_id not in holds and self._is_earlier(command.hold_asked_at):
                 replies.append(self._adapter.reply(received, *may_be_elsewhere(command), at))
+                continue
+            if command.kind is CommandKind.ADJUST and not self._adjustable:
+                replies.append(self._adapter.reply(received, *not_adjustable(command, holds.get(command.hold_id)), at))
                 continue
             hold, refusal = apply(command, holds.get(command.hold_id), ledger)
             holds[command.hold_id] = hold

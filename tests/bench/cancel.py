@@ -7,21 +7,15 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from uuid_utils.compat import uuid7
-
-from contracts.codec import outgoing
-from contracts.decimals import Quantity
-from contracts.orders import OrderRequested
 from contracts.vocabulary import OrderStatus
 from operations.access.tokens import Signer
 from tests.bench import accounts
 from tests.bench.bar import bar
 from tests.bench.ground import Ground, System
-from tests.bench.limit import COURSE, LEFT
+from tests.bench.limit import LEFT, lay_to_rest
 from tests.bench.load import ACCOUNTS, LoadError, Result
 from tests.bench.rounds import in_words
 from tests.bench.scenario import RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
@@ -59,10 +53,10 @@ async def measure(ground: Ground, options: Options) -> Outcome:
         clients = _Clients(system.stack.ports["api"], tokens)
         with bar(ground.out, options.rounds * 2) as done:
             for number in range(1, options.rounds + 1):
-                calm = await _cancel(watch, clients, await _lay_to_rest(watch, options.orders))
+                calm = await _cancel(watch, clients, await lay_to_rest(watch, options.orders, _user))
                 ground.out.print(f"round {number}: {CALM}: {_in_words(calm)}")
                 done()
-                order_ids = await _lay_to_rest(watch, options.orders)
+                order_ids = await lay_to_rest(watch, options.orders, _user)
                 loaded, peak, late = await _beside_load(system, options, peak, watch, clients, order_ids)
                 ground.out.print(f"round {number}: {LOADED}: {_in_words(loaded)}; {in_words(peak)}")
                 _tell(figures, {CALM: calm, LOADED: loaded}, peak)
@@ -122,27 +116,6 @@ class _Clients:
             connection.close()
 
 
-async def _lay_to_rest(watch: Watch, orders: int) -> list[uuid.UUID]:
-    """Let so many limit orders rest, one for each user in turn."""
-    now = datetime.now(UTC)
-    requests = [
-        OrderRequested(
-            uuid.UUID(str(uuid7())),
-            f"{NAME}-{number % ACCOUNTS}",
-            "ACME",
-            COURSE.order_type,
-            Quantity(1),
-            requested_at=now,
-            limit_price=COURSE.limit_price,
-        )
-        for number in range(orders)
-    ]
-    rest = [watch.expect(one.order_id, OrderStatus.CONFIRMED) for one in requests]
-    await watch.publish([outgoing(one, message_id=str(uuid.uuid4()), source="/bench", time=now) for one in requests])
-    await asyncio.wait_for(asyncio.gather(*rest), PATIENCE_S)
-    return [one.order_id for one in requests]
-
-
 async def _cancel(watch: Watch, clients: _Clients, order_ids: Sequence[uuid.UUID]) -> list[Cancelled]:
     """Cancel orders at random moments, `PER_S` of them a second, whatever becomes of those before."""
     chance, began = random.Random(len(order_ids)), time.monotonic()  # noqa: S311 - a load, no secret
@@ -157,6 +130,10 @@ async def _cancel(watch: Watch, clients: _Clients, order_ids: Sequence[uuid.UUID
         return Cancelled((answered - asked) * 1e3, max(0.0, seen - answered) * 1e3)
 
     return list(await asyncio.gather(*(one(number, order_id) for number, order_id in enumerate(order_ids))))
+
+
+def _user(number: int) -> str:
+    return f"{NAME}-{number % ACCOUNTS}"
 
 
 def _tell(figures: Figures, took: Mapping[str, Sequence[Cancelled]], peak: Result) -> None:

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
+from datetime import UTC, datetime
 from typing import Final
 
-from contracts.decimals import Price
+from uuid_utils.compat import uuid7
+
+from contracts.codec import outgoing
+from contracts.decimals import Price, Quantity
+from contracts.orders import OrderRequested
 from contracts.vocabulary import OrderStatus, OrderType
 from tests.bench import accounts
 from tests.bench.ground import Ground, System
-from tests.bench.load import ACCOUNTS, Course, Load, Result
+from tests.bench.load import ACCOUNTS, Course, Load, Result, Users
 from tests.bench.peers import Crowd, check_rows
 from tests.bench.rounds import figures_of, likeness, rounds_of
 from tests.bench.scenario import RATIOS, Options, Outcome, Scenario, Target
+from tests.bench.watch import PATIENCE_S, Watch
 
 NAME: Final = "limit"
 COURSE: Final = Course(OrderType.LIMIT_BUY, Price("15.00"), OrderStatus.CANCELLED, cancels=True)
 """The sample data's price of ACME stays at 20."""
 STATUSES: Final = "SELECT status, count(*) FROM orders.orders WHERE user_id LIKE 'limit-%' GROUP BY status"
 LEFT: Final = "SELECT count(*) FROM orders.resting"
+
+
+async def lay_to_rest(watch: Watch, orders: int, users: Users) -> list[uuid.UUID]:
+    """Let so many limit orders rest, far from the market; return their ids."""
+    now = datetime.now(UTC)
+    requests = [
+        OrderRequested(
+            uuid.UUID(str(uuid7())),
+            users(number),
+            "ACME",
+            COURSE.order_type,
+            Quantity(1),
+            requested_at=now,
+            limit_price=COURSE.limit_price,
+        )
+        for number in range(orders)
+    ]
+    rest = [watch.expect(one.order_id, OrderStatus.CONFIRMED) for one in requests]
+    await watch.publish([outgoing(one, message_id=str(uuid.uuid4()), source="/bench", time=now) for one in requests])
+    await asyncio.wait_for(asyncio.gather(*rest), PATIENCE_S)
+    return [one.order_id for one in requests]
 
 
 class Limits(Crowd):

@@ -22,6 +22,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from uuid_utils.compat import uuid7
 
+from contracts.amends import AmendState
 from contracts.codec import outgoing
 from contracts.decimals import Price, Quantity
 from contracts.envelope import Outgoing
@@ -52,10 +53,19 @@ def ordinary(number: int) -> str:
     return f"bench-{number % ACCOUNTS}"
 
 
+class SeenAmend(msgspec.Struct):
+    """The fields of an order's last amend that the load needs."""
+
+    amend_id: str
+    state: AmendState
+    reason: str | None = None
+
+
 class Whose(msgspec.Struct):
-    """The field of an order that its cancel needs."""
+    """The fields of an order that its cancel, or its next amend, needs."""
 
     user_id: str
+    amend: SeenAmend | None = None
 
 
 class Seen(msgspec.Struct):

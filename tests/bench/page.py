@@ -14,6 +14,7 @@ import psutil
 
 from order_saga.core.phases import MAX_REQUEST_AGE_S
 from tests.bench import (
+    amend,
     cancel,
     drift,
     fire,
@@ -43,7 +44,7 @@ SCENARIOS: Final = tuple(
     module.SCENARIO
     for module in (
         *(loop, rest_api, rate, idle, recovery, growth, drift, pair, hot),
-        *(market_orders, limit, fire, cancel, ticks, ratchet, crash),
+        *(market_orders, limit, fire, cancel, amend, ticks, ratchet, crash),
     )
 )
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}

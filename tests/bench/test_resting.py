@@ -13,14 +13,15 @@ from typing import Any, cast
 
 import pytest
 
+from contracts.amends import AmendState
 from contracts.decimals import Price
 from contracts.envelope import Outgoing
 from contracts.vocabulary import OrderStatus
 from tests.bench import __main__ as command_line
-from tests.bench import before, cancel, fire, limit, market_orders
+from tests.bench import amend, before, cancel, fire, limit, market_orders
 from tests.bench.cancel import CALM, LOADED, RATIO, Cancelled
 from tests.bench.fire import P50, P99, Took
-from tests.bench.load import Load, LoadError, Result, Seen
+from tests.bench.load import Load, LoadError, Result, Seen, SeenAmend, Whose
 from tests.bench.rounds import Measurement
 from tests.bench.scenario import RATIOS, SPEED, BenchError, Figures
 from tests.bench.watch import Watch
@@ -70,6 +71,28 @@ async def test_an_order_that_ends_otherwise_is_an_error() -> None:
         await asyncio.wait_for(moment, 1)
     with pytest.raises(LoadError, match="did not take"):
         await watch(takes=False).publish([])
+
+
+async def test_an_amend_is_done_when_it_is_applied() -> None:
+    """A pending one is waited for, another one's end is not its own, and a refused one is an error."""
+    one = watch()
+    moment, refused = one.expect_amend(ONE, "1"), one.expect_amend(ONE, "2")
+    for number, (amend_id, state) in enumerate(
+        [("1", "PENDING"), ("3", "APPLIED"), ("1", "APPLIED"), ("2", "REFUSED")]
+    ):
+        shown = Whose("amend-1", SeenAmend(amend_id, AmendState(state), "no money"))
+        one.see(Seen(ONE, OrderStatus.CONFIRMED, shown), float(number))
+    assert await moment == 2.0
+    with pytest.raises(LoadError, match="no money"):
+        await refused
+
+
+def test_each_amend_needs_more_money_than_the_one_before() -> None:
+    """So that each asks both services; and none of a round comes near the market."""
+    prices = [amend._price(times) for times in range(1, 101)]  # noqa: SLF001 - what it asks for
+    assert prices == sorted(set(prices))
+    assert cast("Price", limit.COURSE.limit_price) < prices[0]
+    assert prices[-1] < 20
 
 
 def test_a_limit_order_waits_below_the_market() -> None:

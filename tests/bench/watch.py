@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from contracts.amends import AmendState
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus
@@ -28,6 +29,7 @@ class Watch:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._awaited: dict[tuple[uuid.UUID, OrderStatus], asyncio.Future[float]] = {}
+        self._amends: dict[tuple[uuid.UUID, str], asyncio.Future[float]] = {}
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish messages; raises `LoadError` when the broker does not take them."""
@@ -43,8 +45,21 @@ class Watch:
         self._awaited[order_id, status] = moment
         return moment
 
+    def expect_amend(self, order_id: uuid.UUID, amend_id: str) -> asyncio.Future[float]:
+        """Return the moment when the event is read that an amend is applied. It raises `LoadError` if it is refused."""
+        moment: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._amends[order_id, amend_id] = moment
+        return moment
+
     def see(self, event: Seen, now: float) -> None:
         """Take note of an event."""
+        amend = None if event.order is None else event.order.amend
+        if amend is not None and amend.state is not AmendState.PENDING:
+            moment = self._amends.pop((event.order_id, amend.amend_id), None)
+            if moment is not None and amend.state is AmendState.APPLIED:
+                moment.set_result(now)
+            elif moment is not None:
+                moment.set_exception(LoadError(f"an amend was refused: {amend.reason}"))
         if (moment := self._awaited.pop((event.order_id, event.status), None)) is not None and not moment.done():
             moment.set_result(now)
         if event.status.terminal:

@@ -16,6 +16,14 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
+from contracts.amends import (
+    AmendRefusal,
+    AmendState,
+    OrderAmendment,
+    OrderAmendRequested,
+    OrderHoldRequested,
+    OrderReleaseRequested,
+)
 from contracts.assets import (
     AssetApproved,
     AssetPriceChanged,
@@ -26,6 +34,9 @@ from contracts.assets import (
     Trading,
 )
 from contracts.balance import (
+    AdjustBalance,
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
@@ -40,6 +51,19 @@ from contracts.balance import (
 from contracts.codec import MESSAGES, Message, decode, encode, outgoing
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.envelope import Envelope, read_envelope
+from contracts.holds import (
+    HoldCaptured,
+    HoldCaptureRefused,
+    HoldCaptureRequested,
+    HoldExpired,
+    HoldPlaced,
+    HoldRefusal,
+    HoldRefused,
+    HoldReleased,
+    HoldReleaseRefused,
+    HoldReleaseRequested,
+    HoldRequested,
+)
 from contracts.orders import Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, TimeInForce
 
@@ -52,6 +76,9 @@ TRACEPARENT: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 RESERVE: Final[tuple[str, UUID, str]] = (f"{ORDER}:reserve", ORDER_ID, f"{ORDER}:reserve")
 SETTLE: Final[tuple[str, UUID, str]] = (f"{ORDER}:settle", ORDER_ID, f"{ORDER}:reserve")
 REFUND: Final[tuple[str, UUID, str]] = (f"{ORDER}:refund", ORDER_ID, f"{ORDER}:reserve")
+ADJUST: Final[tuple[str, UUID, str]] = (f"{ORDER}:adjust.2", ORDER_ID, f"{ORDER}:reserve")
+
+HOLD: Final[tuple[UUID, str, str, Quantity]] = (ORDER_ID, "alice", "USD", Quantity("250.000000000000000001"))
 
 COMPLETED: Final = OrderStatusChanged(
     order_id=ORDER_ID,
@@ -142,6 +169,28 @@ RESTING: Final = structs.replace(
     ),
 )
 
+AMENDED: Final = structs.replace(
+    RESTING,
+    version=5,
+    previous_status=OrderStatus.CONFIRMED,
+    order=structs.replace(
+        RESTING.order,
+        version=5,
+        revision=2,
+        on_hold=True,
+        release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY,
+        amend=OrderAmendment(
+            "my-amend.2",
+            AmendState.REFUSED,
+            AmendRefusal.INSUFFICIENT_BALANCE,
+            "5 USD available, 500.5 needed",
+            quantity=Quantity("0.02"),
+            time_in_force=TimeInForce.GTD,
+            expires_at=LATER,
+        ),
+    ),
+)
+
 GOLDEN: Final[dict[str, Message]] = {
     "OrderRequested": OrderRequested(
         order_id=ORDER_ID,
@@ -190,6 +239,26 @@ GOLDEN: Final[dict[str, Message]] = {
         queue_when_closed=True,
     ),
     "OrderCancelRequested": OrderCancelRequested(ORDER_ID, "alice", "@operator:ann", LATER),
+    "OrderAmendRequested": OrderAmendRequested(
+        order_id=ORDER_ID,
+        user_id="alice",
+        requested_by="@operator:ann",
+        amend_id="my-amend.1",
+        expected_version=3,
+        requested_at=EARLIER,
+        quantity=Quantity("0.02"),
+        limit_price=Price("47900"),
+        trigger_price=Price("48000"),
+        trail_amount=Price("0.01"),
+        trail_bps=5,
+        slippage_bps=0,
+        time_in_force=TimeInForce.GTD,
+        expires_at=LATER,
+    ),
+    "OrderAmendRequested.minimal": OrderAmendRequested(ORDER_ID, "alice", "alice", "!", quantity=Quantity("0.02")),
+    "OrderHoldRequested": OrderHoldRequested(ORDER_ID, "alice", "@operator:ann", LATER, "an announcement is due"),
+    "OrderReleaseRequested": OrderReleaseRequested(ORDER_ID, "alice", "alice", LATER),
+    "OrderStatusChanged.amended": AMENDED,
     "OrderStatusChanged": COMPLETED,
     "OrderStatusChanged.invalid": INVALID,
     "OrderStatusChanged.told": CONFIRMED,
@@ -214,6 +283,15 @@ GOLDEN: Final[dict[str, Message]] = {
     "RefundBalance.told": RefundBalance(*REFUND, "alice", "USD", Money("500.5"), EARLIER),
     "BalanceRefunded": BalanceRefunded(*REFUND, HoldState.REFUNDED, Money("500.5")),
     "RefundRefused": RefundRefused(*REFUND, HoldState.SETTLED, BalanceRefusal.CLOSED, "the hold is settled"),
+    "SettleBalance.adjusted": SettleBalance(
+        *SETTLE, "alice", "USD", Money("520.52"), Money("500.49"), "BTC", Money("0.01"), "USD", Money("0.5"), EARLIER, 2
+    ),
+    "RefundBalance.adjusted": RefundBalance(*REFUND, "alice", "USD", Money("520.52"), EARLIER, 2),
+    "AdjustBalance": AdjustBalance(*ADJUST, "alice", "USD", Money("520.52"), 2, EARLIER),
+    "BalanceAdjusted": BalanceAdjusted(*ADJUST, HoldState.HELD, 2, Money("520.52"), "alice", "USD"),
+    "AdjustmentRefused": AdjustmentRefused(
+        *ADJUST, HoldState.HELD, BalanceRefusal.INSUFFICIENT_BALANCE, "20.02 USD more needed, 5 available", 2
+    ),
     "CheckAsset": CheckAsset(
         f"{ORDER}:check", ORDER_ID, "BTC", OrderType.MARKET_BUY, Quantity("999999999999999999.999999999999999999"), None
     ),
@@ -283,6 +361,20 @@ GOLDEN: Final[dict[str, Message]] = {
     "AssetPriceChanged.closed": AssetPriceChanged(
         "BTC", 1209, Price("50000.01"), EARLIER, confirmed_at=LATER, trading=Trading.CLOSED, reopens_at=LATER
     ),
+    "HoldRequested": HoldRequested(*HOLD, LATER),
+    "HoldCaptureRequested": HoldCaptureRequested(*HOLD, Quantity("240"), "@external"),
+    "HoldCaptureRequested.told": HoldCaptureRequested(*HOLD, Quantity("240"), "@external", EARLIER),
+    "HoldReleaseRequested": HoldReleaseRequested(*HOLD),
+    "HoldReleaseRequested.told": HoldReleaseRequested(*HOLD, EARLIER),
+    "HoldPlaced": HoldPlaced(*HOLD, LATER),
+    "HoldRefused": HoldRefused(*HOLD, HoldRefusal.INSUFFICIENT_BALANCE, "250 USD needed, 5 available"),
+    "HoldCaptured": HoldCaptured(*HOLD, Money("240"), "@fees", Money("10.000000000000000001")),
+    "HoldReleased": HoldReleased(*HOLD, Money("0")),
+    "HoldExpired": HoldExpired(*HOLD, Money("250.000000000000000001")),
+    "HoldCaptureRefused": HoldCaptureRefused(
+        *HOLD, Quantity("240"), "@external", HoldRefusal.NOT_HELD, "it was released"
+    ),
+    "HoldReleaseRefused": HoldReleaseRefused(*HOLD, HoldRefusal.CLOSED, "the hold is captured"),
 }
 
 NOT_WRITTEN: Final = {

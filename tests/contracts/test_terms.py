@@ -42,6 +42,9 @@ def is_allowed(order_type: OrderType, given: set[str]) -> bool:
         case OrderKind.STOP_LOSS | OrderKind.TAKE_PROFIT:
             plain = {"trigger_price"}
             return given in (plain, plain | {"limit_price"}) or (buy and given == plain | {"slippage_bps"})
+        case OrderKind.BRACKET:
+            both = {"limit_price", "trigger_price"}
+            return given == both or (buy and given == both | {"slippage_bps"})
         case OrderKind.TRAILING_STOP:
             return len(given & {"trail_amount", "trail_bps"}) == 1 and not given & {
                 *("price", "limit_price", "trigger_price"),
@@ -54,6 +57,8 @@ def test_every_set_of_fields_is_judged_as_the_table_says(order_type: OrderType) 
     """Of all 64 sets of price fields, those of the table have no fault; every other one names a field."""
     for chosen in product((False, True), repeat=len(GIVEN)):
         fields = {name: value for (name, value), taken in zip(GIVEN.items(), chosen, strict=True) if taken}
+        if order_type is OrderType.BRACKET_BUY and "trigger_price" in fields:
+            fields["trigger_price"] = Price("49000.01")  # above its limit
         found = faults(asked(order_type, **fields))
         assert (not found) == is_allowed(order_type, set(fields)), fields
         assert all(fault.field in OrderRequested.__struct_fields__ for fault in found)
@@ -65,6 +70,7 @@ _GOOD: Final[dict[OrderKind, dict[str, Any]]] = {
     OrderKind.STOP_LOSS: {"trigger_price": Price("48000")},
     OrderKind.TAKE_PROFIT: {"trigger_price": Price("52000")},
     OrderKind.TRAILING_STOP: {"trail_bps": 100},
+    OrderKind.BRACKET: {"limit_price": Price("52000"), "trigger_price": Price("48000")},
 }
 
 
@@ -76,7 +82,10 @@ def test_times_in_force(order_type: OrderType, force: TimeInForce | None, expire
     allowed = FIELDS[order_type.kind].times_in_force
     good = force is None if not allowed else (force or TimeInForce.GTC) in allowed
     good = good and (expires_at is not None) == (force is TimeInForce.GTD)
-    found = faults(asked(order_type, **_GOOD[order_type.kind], time_in_force=force, expires_at=expires_at))
+    fields = _GOOD[order_type.kind]
+    if order_type is OrderType.BRACKET_BUY:
+        fields = {"limit_price": fields["trigger_price"], "trigger_price": fields["limit_price"]}
+    found = faults(asked(order_type, **fields, time_in_force=force, expires_at=expires_at))
     assert (not found) == good
 
 
@@ -108,6 +117,25 @@ def test_a_market_order_queues_only_for_a_price_and_names_its_end_only_then(orde
 
 
 @pytest.mark.parametrize(
+    ("order_type", "trigger", "rule"),
+    [
+        (OrderType.BRACKET_SELL, "48999.99", None),
+        (OrderType.BRACKET_SELL, "49000", "must be below limit_price for BRACKET_SELL"),
+        (OrderType.BRACKET_SELL, "49000.01", "must be below limit_price for BRACKET_SELL"),
+        (OrderType.BRACKET_BUY, "49000.01", None),
+        (OrderType.BRACKET_BUY, "49000", "must be above limit_price for BRACKET_BUY"),
+        (OrderType.BRACKET_BUY, "48999.99", "must be above limit_price for BRACKET_BUY"),
+    ],
+)
+def test_the_levels_of_a_bracket_leave_room_for_the_market(
+    order_type: OrderType, trigger: str, rule: str | None
+) -> None:
+    """A sell takes its gain above its stop, a buy gets in below its breakout; one price for both is refused too."""
+    found = faults(asked(order_type, limit_price=Price("49000"), trigger_price=Price(trigger)))
+    assert found == (() if rule is None else (("trigger_price", rule),))
+
+
+@pytest.mark.parametrize(
     ("order_type", "fields", "expected"),
     [
         (OrderType.MARKET_SELL, {}, 100),
@@ -118,6 +146,9 @@ def test_a_market_order_queues_only_for_a_price_and_names_its_end_only_then(orde
         (OrderType.STOP_LOSS_SELL, {"trigger_price": Price("1")}, None),
         (OrderType.TRAILING_STOP_BUY, {"trail_bps": 5, "slippage_bps": 7}, 7),
         (OrderType.TRAILING_STOP_SELL, {"trail_bps": 5}, None),
+        (OrderType.BRACKET_BUY, {"limit_price": Price("1"), "trigger_price": Price("2")}, 100),
+        (OrderType.BRACKET_BUY, {"limit_price": Price("1"), "trigger_price": Price("2"), "slippage_bps": 0}, 0),
+        (OrderType.BRACKET_SELL, {"limit_price": Price("2"), "trigger_price": Price("1")}, None),
     ],
 )
 def test_slippage_is_resolved_by_the_type(order_type: OrderType, fields: dict[str, Any], expected: int | None) -> None:

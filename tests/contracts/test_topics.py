@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from contracts import assets, balance, orders
+from contracts import amends, assets, balance, holds, orders
 from contracts.codec import MESSAGES
 from contracts.topics import TOPICS, Topic
 
@@ -19,27 +19,37 @@ def test_the_topics_of_the_protocol() -> None:
     assert {
         "orders.requests": ("order_id", {"OrderRequested"}),
         "orders.cancels": ("order_id", {"OrderCancelRequested"}),
+        "orders.changes": ("order_id", {"OrderAmendRequested", "OrderHoldRequested", "OrderReleaseRequested"}),
         "orders.events": ("order_id", {"OrderStatusChanged"}),
-        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance"}),
+        "balance.commands": ("user_id", {"ReserveBalance", "SettleBalance", "RefundBalance", "AdjustBalance"}),
         "balance.replies": (
             "order_id",
             {
                 *("BalanceReserved", "BalanceRefused", "BalanceSettled"),
                 *("SettlementRefused", "BalanceRefunded", "RefundRefused"),
+                *("BalanceAdjusted", "AdjustmentRefused"),
             },
         ),
         "assets.commands": ("asset_id", {"CheckAsset"}),
         "assets.replies": ("order_id", {"AssetApproved", "AssetRefused"}),
         "assets.prices": ("asset_id", {"AssetPriceChanged"}),
+        "holds.requests": ("user_id", {"HoldRequested", "HoldCaptureRequested", "HoldReleaseRequested"}),
+        "holds.events": (
+            "user_id",
+            {
+                *("HoldPlaced", "HoldRefused", "HoldCaptured", "HoldReleased", "HoldExpired"),
+                *("HoldCaptureRefused", "HoldReleaseRefused"),
+            },
+        ),
     } == {topic.name: (topic.key, {message.__name__ for message in topic.messages}) for topic in TOPICS}
 
 
 def test_every_message_lives_in_exactly_one_topic() -> None:
     """A message's type decides its topic: each Struct of a conversation is in exactly one topic."""
-    not_messages = {orders.Order, orders.InvalidOrder}
+    not_messages = {orders.Order, orders.InvalidOrder, amends.OrderAmendment}
     defined = {
         value
-        for module in (orders, balance, assets)
+        for module in (amends, orders, balance, assets, holds)
         for name, value in vars(module).items()
         if not name.startswith("_")  # shared base classes
         and isinstance(value, type)

@@ -54,7 +54,8 @@ def test_asset_refusals_are_reason_codes() -> None:
 
 def test_balance_refusals_that_end_an_order_are_reason_codes() -> None:
     """A balance refusal that can end an order has a reason code of its name; one about a hold's state has none."""
-    assert {"CLOSED", "NOT_HELD", "EXCEEDS_HOLD"} == set(BalanceRefusal) - set(ReasonCode)
+    about_the_hold = {"CLOSED", "NOT_HELD", "EXCEEDS_HOLD", "SUPERSEDED", "NOT_SUPPORTED"}
+    assert about_the_hold == set(BalanceRefusal) - set(ReasonCode)
 
 
 @pytest.mark.parametrize("names", [OrderType, OrderStatus, HoldState, ReasonCode, AssetRefusal, BalanceRefusal, Side])
@@ -65,7 +66,7 @@ def test_a_name_is_its_value(names: type[ReasonCode]) -> None:
 
 def test_sides() -> None:
     """Each order is a buy or a sell."""
-    assert [Side.BUY, Side.SELL] * 5 == [order_type.side for order_type in OrderType]
+    assert [Side.BUY, Side.SELL] * 6 == [order_type.side for order_type in OrderType]
     kinds = [kind for kind in OrderKind for _ in Side]
     assert kinds == [order_type.kind for order_type in OrderType]
 

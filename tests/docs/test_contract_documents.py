@@ -352,5 +352,6 @@ def test_the_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.sampled_from(list(MESSAGES)))
 def test_examples_say_everything(message_type: str) -> None:
     """An example leaves no field out but those that have no meaning for its order, as they are left out on the wire."""
-    fields = [name for name in MESSAGES[message_type].__struct_fields__ if name not in CONDITIONAL]
+    left_out = {*CONDITIONAL, "slippage_bps"} if message_type == "OrderAmendRequested" else CONDITIONAL
+    fields = [name for name in MESSAGES[message_type].__struct_fields__ if name not in left_out]
     assert fields == [name for name in body(message_type) if name not in CONDITIONAL]

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from contracts.amends import AmendRefusal
 from contracts.decimals import Price, Quantity, add, format_decimal, subtract
 from contracts.orders import OrderRequested
 from contracts.terms import FIELDS, Terms, faults, slippage_of, terms_of
@@ -18,7 +19,7 @@ from contracts.vocabulary import REASONS, OrderKind, OrderType, Side
 from docs.generate import pictures
 from order_saga.core.commands import fill_sums, hold_terms
 from order_saga.core.entry import unfillable
-from order_saga.core.levels import level
+from order_saga.core.levels import levels
 from order_saga.core.saga import REQUESTED_FIELDS, Fire, Phase, Progress, Quote, Saga
 from order_saga.core.trail import trail_level, trail_reached
 from tests.support.project import ROOT
@@ -103,6 +104,12 @@ def test_a_page_lists_the_fields_of_its_type(kind: OrderKind) -> None:
     assert wanted == {name: row[0] for name, row in rows.items()}
 
 
+def _is_met(order_type: OrderType, terms: Terms, price: Price) -> bool:
+    waits_for = levels(order_type, terms, triggered=False)
+    assert waits_for
+    return any(level.is_reached(price) for level in waits_for)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in OrderKind if kind is not OrderKind.MARKET])
 def test_a_page_says_which_prices_fire(kind: OrderKind) -> None:
     """A tick below, at and above its level fires each side, or does not, as the core says."""
@@ -119,11 +126,15 @@ def test_a_page_says_which_prices_fire(kind: OrderKind) -> None:
             fires = [
                 trail_reached(order_type.side, price, watermark, amount, None if amount else bps) for price in around
             ]
+        elif kind is OrderKind.BRACKET:
+            below, above = Price("48500"), Price("52000")
+            at_both = {Side.SELL: Terms(limit_price=above, trigger_price=below)}
+            at_both[Side.BUY] = Terms(limit_price=below, trigger_price=above)
+            around = [Price(add(at, TICK * n)) for at in (below, above) for n in (-1, 0, 1)]
+            fires = [_is_met(order_type, at_both[order_type.side], price) for price in around]
         else:
             terms = Terms(limit_price=at) if kind is OrderKind.LIMIT else Terms(trigger_price=at)
-            waits_for = level(order_type, terms, triggered=False)
-            assert waits_for is not None
-            fires = [waits_for.is_reached(price) for price in around]
+            fires = [_is_met(order_type, terms, price) for price in around]
         assert ["fires" if one else "waits" for one in fires] == cells
 
 
@@ -156,8 +167,8 @@ def test_the_tick_of_an_example_fires_it_and_the_quote_does_not(example: Example
     terms, order_type, tick = terms_of(example.order), example.order.order_type, example.tick
     assert terms is not None
     assert tick is not None
-    if (waits_for := level(order_type, terms, triggered=False)) is not None:
-        assert (False, True) == (waits_for.is_reached(example.quote), waits_for.is_reached(tick))
+    if terms.trail_amount is None and terms.trail_bps is None:
+        assert (False, True) == tuple(_is_met(order_type, terms, price) for price in (example.quote, tick))
     else:
         assert example.watermark is not None
         trail = (terms.trail_amount, terms.trail_bps)
@@ -168,7 +179,7 @@ def test_the_tick_of_an_example_fires_it_and_the_quote_does_not(example: Example
 def test_every_type_has_an_example_or_stands_beside_one() -> None:
     """Each page has an example, and each kind that waits has one."""
     assert {one.order.order_type.kind for one in EXAMPLES} == set(OrderKind)
-    assert len(EXAMPLES) == 10
+    assert len(EXAMPLES) == 13
 
 
 @pytest.mark.parametrize("name", pictures.SCENES)
@@ -191,9 +202,9 @@ def test_the_pictures_are_those_of_today() -> None:
 
 
 def test_a_reason_that_a_page_names_is_one() -> None:
-    """No page invents a reason."""
+    """No page invents a reason, of an order or of an amend."""
     for page in FOLDER.glob("*.md"):
         named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", page.read_text()))
-        strange = named - set(REASONS) - set(OrderType) - {"ORDER_SAGA_MAX_OPEN_ORDERS"}
+        strange = named - set(REASONS) - set(AmendRefusal) - set(OrderType) - {"ORDER_SAGA_MAX_OPEN_ORDERS"}
         elsewhere = page.read_text().partition("## Elsewhere")[2]
         assert set() == {name for name in strange if f"`{name}`" not in elsewhere}, page.name

@@ -23,12 +23,19 @@ from tests.support.infrastructure import Infrastructure
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 USER = "alice"
-SCOPES = "orders:read orders:write orders:act-for-users"
+SCOPES = "orders:read orders:write orders:act-for-users holds:read holds:write"
 RANDOM_MAX = 80
 """Random requests for each operation; the other phases of Schemathesis choose their own number."""
 REQUESTS_MIN = 2_000
-NAMED: Mapping[str, str] = {"completed": "ACME", "failed": "HALT", "cancelled": "SLOW", "waiting": "SLOW"}
+NAMED: Mapping[str, str] = {
+    "completed": "ACME",
+    "failed": "HALT",
+    "cancelled": "SLOW",
+    "waiting": "SLOW",
+    **dict.fromkeys(("resting", "resting-too"), "BTC"),
+}
 """Orders that the generated requests can name: by client order id, the asset that brings each to its status."""
+RESTS: Mapping[str, str] = {"order_type": "LIMIT_BUY", "limit_price": "20000", "quantity": "0.01"}
 
 
 async def test_no_generated_request_gets_an_answer_that_is_not_documented(
@@ -58,6 +65,7 @@ async def _submit_named(system: System) -> list[str]:
         ids = []
         for name, asset_id in NAMED.items():
             body = {"asset_id": asset_id, "order_type": "MARKET_BUY", "quantity": "1", "client_order_id": name}
+            body |= RESTS if name.startswith("resting") else {}
             ids.append((await trader.call(USER, "POST", "/orders", json=body)).json()["order_id"])
             if name == "cancelled":
                 await trader.call(USER, "PUT", f"/orders/{ids[-1]}/cancel")
@@ -91,7 +99,7 @@ async def _attack(system: System, order_ids: list[str], folder: Path, seed: int)
 
 
 async def _all_ended(system: System) -> bool:
-    """Tell whether no order is on its way; one that rests until a price fires it is not."""
+    """Tell whether no order is on its way, nor an amend; one that rests until a price fires it is not."""
     return not await system.rows(
         "SELECT 1 FROM audit.orders WHERE status IN ('PENDING', 'CONFIRMED', 'PROCESSING')"
         " AND phase NOT IN ('QUEUED', 'WORKING')"

@@ -68,6 +68,10 @@ async def live(api: Api, producer: Producer, user: str, database: Database) -> N
                 assert httpx.codes.ACCEPTED == answer.status_code, answer.text
                 where = answer.headers["location"]
         await client.put(f"{where}/cancel")
+        headers = {"Idempotency-Key": f"planted-key-{user}-all"}
+        answer = await client.post("/orders/cancel-all", json={"asset_id": "NOTHING"}, headers=headers)
+        assert httpx.codes.ACCEPTED == answer.status_code, answer.text
+        assert httpx.codes.OK == (await client.put("/orders/cancel-all-after", json={"timeout_s": 3_600})).status_code
     broken = buy(user, "BTC", f"planted-quote-{user}")
     unreadable = request_of(buy(user, "BTC", "1"))._replace(
         value=json.dumps({"order_id": f"planted-dead-letter-{user}", "user_id": user}).encode()
@@ -167,7 +171,8 @@ async def test_an_erased_user_is_a_pseudonym_in_books_that_hold(
     assert books(before) == books(await everything(database))
     done, said = await erase_user(database, "alice")
     assert (0, told["rows"]) == (done.code, said["rows"])
-    assert {"api.requests": 9, "api.claims": 4, "orders.orders": 5, "orders.dead_letters": 1} == {
+    marks = {"api.mass_cancels": 1, "api.cancel_timers": 1}
+    assert marks | {"api.requests": 9, "api.claims": 4, "orders.orders": 5, "orders.dead_letters": 1} == {
         table: number for table, number in said["rows"].items() if number
     }
 

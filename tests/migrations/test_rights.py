@@ -34,7 +34,8 @@ VERBS: Final = {
 
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
-    *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires"),
+    *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "mass_cancels", "cancel_timers"),
+    "service_holds",
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -59,6 +60,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "balances.accounts": CHANGE,
         "balances.holds": CHANGE,
         "balances.holds_archive": {"SELECT"},
+        "balances.service_holds": CHANGE,
         "balances.ledger_start": {"SELECT"},
         "balances.journal": KEEP,
         "balances.journal_lines": {"SELECT"},
@@ -76,7 +78,13 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
     "api": {
         "api.claims": CHANGE,
         "api.cancels": CHANGE,
+        "api.amends": CHANGE,
+        "api.suspensions": CHANGE,
         "api.requests": KEEP,
+        "api.mass_cancels": CHANGE,
+        "api.cancel_timers": CHANGE,
+        "api.holds": CHANGE,
+        "api.hold_requests": CHANGE,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
     },

@@ -10,7 +10,16 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from contracts.topics import ORDERS_CANCELS, ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import (
+    ASSETS_COMMANDS,
+    ASSETS_REPLIES,
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
+    ORDERS_CANCELS,
+    ORDERS_CHANGES,
+    ORDERS_EVENTS,
+    ORDERS_REQUESTS,
+)
 from order_api.settings import ApiSettings
 from tests.order_api.issuer import ALGORITHMS, Issuer, issuing
 from tests.order_api.support import SECRET, Api, Orchestrator, running
@@ -21,7 +30,10 @@ from tests.support.infrastructure import Database, Infrastructure
 def shared_prefix(infrastructure: Infrastructure) -> Iterator[str]:
     """Create one topic of requests for all tests of the API: they know their records by the order ids."""
     prefix = f"api{secrets.token_hex(4)}."
-    topics = (ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_EVENTS)
+    topics = (
+        *(ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS),
+        *(ASSETS_COMMANDS, ASSETS_REPLIES, HOLDS_REQUESTS, HOLDS_EVENTS),
+    )
     asyncio.run(infrastructure.create_topics({prefix + topic.name: topic.partitions for topic in topics}))
     yield prefix
     asyncio.run(infrastructure.delete_topics(prefix))

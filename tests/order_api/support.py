@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -33,9 +34,10 @@ NEVER_S = 3600.0
 LIMIT: dict[str, Any] = {"order_type": "LIMIT_BUY", "limit_price": "48000"}
 NOT_CONDITIONAL: dict[str, Any] = {
     **dict.fromkeys(("limit_price", "trigger_price", "trail_amount", "trail_bps", "time_in_force", "expires_at")),
-    **dict.fromkeys(("watermark", "revision", "held_asset_id", "held_amount")),
+    **dict.fromkeys(("watermark", "revision", "held_asset_id", "held_amount", "release_refused", "amend")),
     "queue_when_closed": False,
     "triggered": False,
+    "on_hold": False,
 }
 """What an order shows of these that does not rest."""
 
@@ -168,17 +170,32 @@ class Orchestrator:
             row["reason_code"] = row["reason_code"] or "OPERATOR"
         names = ", ".join(row)
         places = ", ".join(f"(${n + 1}::text)::{_TYPES.get(name, 'text')}" for n, name in enumerate(row))
-        await self.run("DELETE FROM orders.orders WHERE order_id = $1", row["order_id"])
+        values = [None if value is None else str(value) for value in row.values()]
+        insert = f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())"
+        async with self._connected() as connection, connection.transaction():  # nobody sees it gone
+            await connection.execute("DELETE FROM orders.orders WHERE order_id = $1", row["order_id"])
+            await connection.execute(insert, *values)
+
+    async def says(self, order_id: str, kind: str, name: str, **detail: Any) -> None:
+        """Add an entry to an order's history, now."""
         await self.run(
-            f"INSERT INTO orders.orders ({names}, created_at, updated_at) VALUES ({places}, now(), now())",
-            *(None if value is None else str(value) for value in row.values()),
+            """
+            INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
+            SELECT $1, coalesce(max(seq), 0) + 1, clock_timestamp(), 0, 0, '{}', $2
+            FROM orders.history WHERE order_id = $1""",
+            *(UUID(order_id), json.dumps([{"kind": kind, "name": name, "detail": detail}])),
         )
 
     async def run(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement."""
+        async with self._connected() as connection:
+            return list(await connection.fetch(statement, *values))
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
         connection = await asyncpg.connect(self.url)
         try:
-            return list(await connection.fetch(statement, *values))
+            yield connection
         finally:
             await connection.close()
 

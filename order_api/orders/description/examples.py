@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from contracts.amends import AmendState, OrderAmendment
 from contracts.decimals import Exact, Money, Price
 from contracts.examples import ORDER_ID, TIME
 from contracts.orders import Order
@@ -70,6 +71,16 @@ CONDITIONAL_BODIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Sell once the price is 3 % below its highest",
         {"asset_id": "BTC", "order_type": "TRAILING_STOP_SELL", "quantity": "0.1", "trail_bps": 300},
     ),
+    "bracket": (
+        "Sell once the price is 55,000 or more, or 47,500 or less",
+        {
+            "asset_id": "BTC",
+            "order_type": "BRACKET_SELL",
+            "quantity": "0.1",
+            "limit_price": "55000",
+            "trigger_price": "47500",
+        },
+    ),
 }
 """One of each kind of conditional order, as it is submitted."""
 
@@ -97,6 +108,62 @@ def ended() -> dict[str, Example]:
     """Give the order as it may end."""
     orders = _written(orders_by_status())
     return {name: orders[name] for name in ("completed", "failed", "cancelled")}
+
+
+AMEND_KEY: Final = "0d3c5f8e-alice-18"
+_AMEND: Final[dict[str, Any]] = {"limit_price": "48500"}
+
+
+def amend_bodies() -> dict[str, Example]:
+    """Give amends as they are sent."""
+    return {
+        "limit": Example("Another limit", _AMEND),
+        "quantity": Example("Another quantity: the new whole", {"quantity": "0.05"}),
+        "time": Example("Until another time", {"time_in_force": "GTD", "expires_at": "2026-03-10T12:00:00Z"}),
+    }
+
+
+def amend_requested() -> dict[str, Example]:
+    """Give an order whose amend is under way."""
+    order = _amended(resting_orders()["limit"][1], AmendState.PENDING, version=3)
+    return _written({"amend requested": ("The amend is under way", order)})
+
+
+def amended() -> dict[str, Example]:
+    """Give an order whose new terms are in force."""
+    order = _amended(resting_orders()["limit"][1], AmendState.APPLIED, version=4)
+    terms = {"limit_price": Price("48500"), "revision": 2, "held_amount": Money("4854.85")}
+    return _written({"amended": ("The new limit counts", msgspec.structs.replace(order, **terms))})
+
+
+def hold_requested() -> dict[str, Example]:
+    """Give an order whose hold is under way: it shows none yet."""
+    return _written({"hold requested": ("The hold is under way", resting_orders()["limit"][1])})
+
+
+def held() -> dict[str, Example]:
+    """Give an order on hold."""
+    return _written({"on hold": ("No price fires it", _held())})
+
+
+def release_requested() -> dict[str, Example]:
+    """Give an order whose release is under way: it is still on hold."""
+    return _written({"release requested": ("The release is under way", _held())})
+
+
+def released() -> dict[str, Example]:
+    """Give an order that was released."""
+    order = msgspec.structs.replace(resting_orders()["limit"][1], version=4)
+    return _written({"released": ("It rests again", order)})
+
+
+def _held() -> Order:
+    return msgspec.structs.replace(resting_orders()["limit"][1], version=3, on_hold=True)
+
+
+def _amended(order: Order, state: AmendState, version: int) -> Order:
+    shown = OrderAmendment(AMEND_KEY, state, limit_price=Price(_AMEND["limit_price"]))
+    return msgspec.structs.replace(order, version=version, amend=shown)
 
 
 def cancelled() -> dict[str, Example]:

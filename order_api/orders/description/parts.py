@@ -56,6 +56,22 @@ KEY: Final = Parameter(
 )
 
 
+IF_MATCH: Final = Parameter(
+    "If-Match",
+    "header",
+    "The ETag that the caller has seen: when the order's version is another, nothing is changed.",
+    _TEXT,
+    '"3"',
+)
+AMEND_KEY: Final = Parameter(
+    KEY_HEADER,
+    "header",
+    f"Makes repeating the request safe: {KEY_RULE}, another for each amend of the order. It is the `amend_id`.",
+    KEY.schema,
+    examples.AMEND_KEY,
+)
+
+
 def _fields(kind: OrderKind, column: int) -> str:
     """List the fields that a kind of order takes besides `quantity`, in words."""
     rules = FIELDS[kind]
@@ -72,6 +88,7 @@ READERS: Final = (Scope.READ, Scope.OPERATE)
 CANCELLERS: Final = (Scope.WRITE, Scope.OPERATE)
 
 _WAITED_FOR: Final = ("ETag", "Preference-Applied")
+_CHANGED: Final = ("ETag", "Idempotency-Replayed", "Preference-Applied")
 _UNCHANGED: Final = Returns("It is as `If-None-Match` says.", headers=_WAITED_FOR)
 THE_ORDER: Final = {200: Returns("The order.", Order, examples.every_order, _WAITED_FOR), 304: _UNCHANGED}
 THE_STATE: Final = {200: Returns("Its state.", OrderState, examples.every_state, _WAITED_FOR), 304: _UNCHANGED}
@@ -97,11 +114,54 @@ CANCEL_TEXT: Final = (
     "An order can be cancelled until it is filled. Asking again is safe. With `Prefer: wait` it answers when the order"
     " has ended: `200` when the cancel was in time, else `409`."
 )
+AMENDED: Final = {
+    200: Returns("With `Prefer: wait`, or asked again: the new terms are in force.", Order, examples.amended, _CHANGED),
+    202: Returns("The amend is accepted; the saga decides it.", Order, examples.amend_requested, _CHANGED),
+}
+AMEND_TEXT: Final = (
+    "Name only what changes; `quantity` is the new whole. The order keeps its id, and its old terms stay in"
+    " force until the new ones are, in one step: a refused amend changes nothing. When the new terms need more money it"
+    " is held first. An order that is fired, cancelled or expires meanwhile is past it. What the market meets already"
+    " fills a LIMIT, and refuses the amend of any other order.\n\nOne amend of an order is under way at a time, and at"
+    " most 100 are taken. Give an `Idempotency-Key` and repeat the request as often as you like: it is one amend, whose"
+    " `amend_id` is the key, and the answer is what became of it, if that is known. With `Prefer: wait` it answers when"
+    " the amend is decided: `200` when it is in force, else `409`. While the order shows another amend, the history"
+    " tells of this one."
+)
+AMEND_PROBLEMS: Final = (
+    *(Code.AMEND_REFUSED, Code.VERSION_MISMATCH, Code.IDEMPOTENCY_KEY_REUSED, Code.NOT_PUBLISHED),
+    *(Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),
+)
+HELD: Final = {
+    200: Returns("It is on hold.", Order, examples.held, _WAITED_FOR),
+    202: Returns("The hold is accepted; the saga decides it.", Order, examples.hold_requested, ("Preference-Applied",)),
+}
+HOLD_TEXT: Final = (
+    "Suspends an order that rests: no price fires it until it is released. Its money stays held, it can be amended and"
+    " cancelled, and it expires. Asking again is safe. With `Prefer: wait` it answers when the order shows it. A hold"
+    " by an operator (`orders:operate`) takes the place of its user's, and only an operator can end it."
+)
+HOLD_PROBLEMS: Final = (Code.ORDER_NOT_RESTING, Code.TOO_MANY_HOLDS, Code.NOT_PUBLISHED)
+RELEASED: Final = {
+    200: Returns("It is not on hold: it rests, or was filled at once.", Order, examples.released, _WAITED_FOR),
+    202: Returns(
+        "The release is accepted; the saga decides it.", Order, examples.release_requested, ("Preference-Applied",)
+    ),
+}
+RELEASE_TEXT: Final = (
+    "Lets an order rest again as if it were accepted now: prices from before do not count, and a trailing stop begins"
+    " anew. A LIMIT that the market meets is filled; any other order is not released into its own trigger: it stays on"
+    " hold, and `release_refused` says so. Asking again is safe. With `Prefer: wait` it answers when the order shows"
+    " it."
+)
+RELEASE_PROBLEMS: Final = (*(Code.ORDER_NOT_RESTING, Code.HELD_BY_OPERATOR, Code.RELEASE_REFUSED, Code.NOT_PUBLISHED),)
 CANCEL_PROBLEMS: Final = (Code.ORDER_NOT_CANCELABLE, Code.TOO_LATE_TO_CANCEL, Code.NOT_PUBLISHED)
 _SUBMITTED: Final = ("Location", "ETag", "Idempotency-Replayed", "Preference-Applied")
 _LINKS: Final = {
     **dict.fromkeys(("readOrder", "readOrderStatus", "readOrderHistory", "cancelOrder"), "order_id"),
+    **dict.fromkeys(("amendOrder", "holdOrder", "releaseOrder"), "order_id"),
     **dict.fromkeys(("readOrderByClientId", "cancelOrderByClientId"), "client_order_id"),
+    **dict.fromkeys(("amendOrderByClientId", "holdOrderByClientId", "releaseOrderByClientId"), "client_order_id"),
 }
 SUBMITTED: Final = {
     201: Returns(

@@ -12,13 +12,17 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.examples import ORDER_ID
-from contracts.vocabulary import OrderStatus
+from contracts.examples import HOLD_ID, ORDER_ID
+from contracts.vocabulary import OrderStatus, ReasonCode
+from order_api.holds import examples as holds
+from order_api.holds.holds import address as address_of_hold
+from order_api.holds.holds import ask_release
 from order_api.http.bodies import CLOSE
 from order_api.http.limits import RETRY_AFTER_S, RateLimit
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.problem_pages import ProblemExample, ProblemExamples
+from order_api.orders.changes.outcomes import refuse_amend_by_status, refuse_unless_resting
 from order_api.orders.description.examples import USER_ID, orders_by_status
 from order_api.orders.service import address
 from order_api.orders.submission import read_body
@@ -29,6 +33,9 @@ OTHER_ORDER_ID: Final = "b7a4e2d0-6c1f-4f3b-8a55-0e9d3c2b1a48"
 _ORDER: Final = UUID(ORDER_ID)
 _ADDRESS: Final = address(_ORDER)
 _SUBMIT: Final = "/orders"
+_HOLDS: Final = "/holds"
+_HOLD: Final = UUID(HOLD_ID)
+_HOLD_ADDRESS: Final = address_of_hold(_HOLD)
 _CANCEL: Final = f"{_ADDRESS}/cancel"
 
 
@@ -64,8 +71,14 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.IDEMPOTENCY_KEY_REUSED, belongs, **holder), _SUBMIT),
         (Problem(Code.CLIENT_ORDER_ID_REUSED, belongs, **holder), _SUBMIT),
         (Problem(Code.KEYS_DISAGREE, order_ids=[_ORDER, UUID(OTHER_ORDER_ID)]), _SUBMIT),
+        (Problem(Code.CANCEL_ALL_KEY_REUSED), "/orders/cancel-all"),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.COMPLETED])), _CANCEL),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.PROCESSING])), _CANCEL),
+        (Problem(Code.HOLD_NOT_FOUND), _HOLD_ADDRESS),
+        (Problem(Code.HOLD_KEY_REUSED, f"it belongs to hold {HOLD_ID}", hold_id=_HOLD), _HOLDS),
+        (Problem(Code.HOLD_CAPTURE_DIFFERS, hold_id=_HOLD), f"{_HOLD_ADDRESS}/capture"),
+        (_raised(lambda: ask_release(holds.captured())), f"{_HOLD_ADDRESS}/release"),
+        *_problems_of_changes(),
         (Problem(Code.BAD_REQUEST, headers=CLOSE), "/"),
         (Problem(Code.HEADERS_TOO_LARGE, headers=CLOSE), "/"),
         (Problem(Code.REQUEST_TIMEOUT, headers=CLOSE), _SUBMIT),
@@ -74,6 +87,28 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.NOT_PUBLISHED, instance=_ADDRESS, headers={"location": _ADDRESS}, order_id=_ORDER), _SUBMIT),
         (Problem(Code.UNAVAILABLE), _ADDRESS),
         (Problem(Code.INTERNAL_ERROR), _ADDRESS),
+    ]
+
+
+def _problems_of_changes() -> list[tuple[Problem, str]]:
+    processing, pending = (orders_by_status()[name][1] for name in ("processing", "pending"))
+    rests: dict[str, Any] = {"order_id": _ORDER, "order_status": OrderStatus.CONFIRMED}
+    release = f"{_ADDRESS}/release"
+    return [
+        (_raised(lambda: refuse_amend_by_status(processing)), _ADDRESS),
+        (Problem(Code.VERSION_MISMATCH, "the order's version is 4", order_id=_ORDER), _ADDRESS),
+        (_raised(lambda: refuse_unless_resting(pending)), f"{_ADDRESS}/hold"),
+        (Problem(Code.HELD_BY_OPERATOR, **rests), release),
+        (Problem(Code.TOO_MANY_HOLDS, **rests), f"{_ADDRESS}/hold"),
+        (
+            Problem(
+                Code.RELEASE_REFUSED,
+                "the price 47400 meets the trigger already",
+                release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY,
+                **rests,
+            ),
+            release,
+        ),
     ]
 
 

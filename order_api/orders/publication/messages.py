@@ -1,4 +1,4 @@
-"""The messages that this room publishes: a claim's request and a cancel, made from stored values alone.
+"""The messages that this room publishes: requests, cancels, changes of orders that rest. Made from stored values alone.
 
 So every process that publishes one, however often, sends the same bytes under the same id.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from contracts import codec
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.decimals import Price, Quantity
 from contracts.envelope import Envelope, Outgoing, format_time, write_headers
 from contracts.orders import OrderCancelRequested, OrderRequested
-from contracts.topics import ORDERS_REQUESTS
+from contracts.topics import ORDERS_CHANGES, ORDERS_REQUESTS
 from contracts.vocabulary import OrderType, TimeInForce
 
 SOURCE: Final = "order-saga/api"
@@ -47,6 +49,35 @@ class Cancel(msgspec.Struct, frozen=True):
     order_id: UUID
     user_id: str
     requested_by: str
+    created_at: datetime
+
+
+class Amend(msgspec.Struct, frozen=True):
+    """An amend that is committed. `changes` are the new terms as they were accepted, by the names of the wire."""
+
+    order_id: UUID
+    amend_id: str
+    user_id: str
+    requested_by: str
+    expected_version: int | None
+    changes: str
+    created_at: datetime
+
+
+class Wish(StrEnum):
+    """Whether an order shall be on hold."""
+
+    HOLD = "hold"
+    RELEASE = "release"
+
+
+class Suspension(msgspec.Struct, frozen=True):
+    """A hold or a release that is committed."""
+
+    order_id: UUID
+    user_id: str
+    requested_by: str
+    wish: Wish
     created_at: datetime
 
 
@@ -96,4 +127,29 @@ def cancel_message(cancel: Cancel) -> Outgoing:
         message_id=f"{cancel.order_id}:cancel:{cancel.requested_by}",
         source=SOURCE,
         time=cancel.created_at,
+    )
+
+
+def amend_message(amend: Amend) -> Outgoing:
+    """Make the `OrderAmendRequested` of an amend. What changes passes as it was stored, like a request's fields."""
+    asked = OrderAmendRequested(
+        *(amend.order_id, amend.user_id, amend.requested_by, amend.amend_id),
+        expected_version=amend.expected_version,
+        requested_at=amend.created_at,
+    )
+    body = msgspec.json.decode(codec.encode(asked)) | msgspec.json.decode(amend.changes)
+    message_id = f"{amend.order_id}:amend:{amend.amend_id}"
+    envelope = Envelope(message_id, OrderAmendRequested.__name__, SOURCE, amend.created_at)
+    topic = ORDERS_CHANGES.name
+    return Outgoing(topic, str(amend.order_id), message_id, msgspec.json.encode(body), write_headers(envelope))
+
+
+def suspension_message(one: Suspension) -> Outgoing:
+    """Make the `OrderHoldRequested` or `OrderReleaseRequested` of a wish. An order may be held and released often."""
+    kind = OrderHoldRequested if one.wish is Wish.HOLD else OrderReleaseRequested
+    return codec.outgoing(
+        kind(one.order_id, one.user_id, one.requested_by, one.created_at),
+        message_id=f"{one.order_id}:{one.wish}:{one.requested_by}:{format_time(one.created_at)}",
+        source=SOURCE,
+        time=one.created_at,
     )

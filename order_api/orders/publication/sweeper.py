@@ -9,7 +9,7 @@ well after it in the same partition. Of all else a look publishes only a few. AD
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -20,7 +20,17 @@ from prometheus_client import Counter
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_REQUESTS
 from contracts.vocabulary import id_text
-from order_api.orders.publication.messages import cancel_message, request_message
+from order_api.orders.changes.store import ChangeStore
+from order_api.orders.publication.messages import (
+    Amend,
+    Cancel,
+    Claimed,
+    Suspension,
+    amend_message,
+    cancel_message,
+    request_message,
+    suspension_message,
+)
 from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.store import Due, Store
 from saga_kit.messaging.murmur2 import murmur2, partition_of
@@ -29,8 +39,8 @@ from saga_kit.runtime.backoff import keep_doing
 
 PAGE: Final = 500
 UNSURE_MAX: Final = 100
-"""The most that a look publishes of claims that may only wait in the topic, and of such cancels. When there are more,
-the next look comes after the interval. Each process looks by itself."""
+"""The most that a look publishes of claims that may only wait in the topic, and of the others alike. When there are
+more, the next look comes after the interval. Each process looks by itself."""
 MARGIN: Final = timedelta(seconds=3)
 """Several producers write to a partition, each a moment after it has accepted an order: by so much the order of their
 messages may differ from the order of acceptance."""
@@ -46,40 +56,58 @@ class Unconfirmed(NamedTuple):
     message: Outgoing
 
 
+class Lane(NamedTuple):
+    """A table of accepted changes that are published until the orchestrator shows them.
+
+    `due` leases a page of rows and settles those that are shown; `unconfirmed` makes the message of one that is not,
+    from stored values alone. Whatever a user may ask of an order fits in: a table with these columns, a statement of
+    `order_api.orders.store`, and a message.
+    """
+
+    table: str
+    due: Callable[[int], Awaitable[Due[Any]]]
+    unconfirmed: Callable[[Any], Unconfirmed]
+    read: ReadPositions
+    hand_back: Callable[[str, Sequence[UUID]], Awaitable[None]]
+
+
 class Sweeper:
     """Settles what the orchestrator shows, and publishes the rest again."""
 
     def __init__(
         self,
         store: Store,
+        changes: ChangeStore,
         publisher: Publishes,
         republished: Counter,
         unpublished: Unpublished,
         *,
         interval_s: float = 1.0,
     ) -> None:
-        self._store = store
         self._publisher = publisher
         self._republished = republished
         self._unpublished = unpublished
         self._interval_s = interval_s
-        self._claims, self._cancels = ReadPositions(), ReadPositions()
+        self._lanes = (
+            Lane("claims", store.due_claims, _request, ReadPositions(), store.hand_back),
+            Lane("cancels", store.due_cancels, _cancel, ReadPositions(), store.hand_back),
+            Lane("amends", changes.due_amends, _amend, ReadPositions(), changes.hand_back),
+            Lane("suspensions", changes.due_suspensions, _suspension, ReadPositions(), changes.hand_back),
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until `stopping`; whatever fails is tried again."""
         await keep_doing("sweep", self.sweep, stopping, every_s=self._interval_s)
 
     async def sweep(self) -> bool:
-        """Look at one page of claims and one of cancels; return whether more may be due at once."""
-        claims, cancels = await self._store.due_claims(PAGE), await self._store.due_cancels(PAGE)
-        requests = [Unconfirmed(one.claim.order_id, one.created_at, request_message(one)) for one in claims.missing]
-        requested = [Unconfirmed(one.order_id, one.created_at, cancel_message(one)) for one in cancels.missing]
-        done = await self._publish("claims", self._claims, claims, requests)
-        done &= await self._publish("cancels", self._cancels, cancels, requested)
-        return done and max(claims.number, cancels.number) == PAGE
+        """Look at one page of each lane; return whether more may be due at once."""
+        found = [await lane.due(PAGE) for lane in self._lanes]
+        done = [await self._publish(lane, due) for lane, due in zip(self._lanes, found, strict=True)]
+        return all(done) and max(due.number for due in found) == PAGE
 
-    async def _publish(self, table: str, read: ReadPositions, due: Due[Any], found: Sequence[Unconfirmed]) -> bool:
+    async def _publish(self, lane: Lane, due: Due[Any]) -> bool:
         """Publish what is lost and a few of the rest, hand back all others; return whether all were published."""
+        table, read, found = lane.table, lane.read, [lane.unconfirmed(one) for one in due.missing]
         read.note(due.shown)
         lost: list[Unconfirmed] = []
         unsure: list[Unconfirmed] = []
@@ -95,7 +123,7 @@ class Sweeper:
             else:  # this failure does not prove that they are lost: each may have been published before
                 later = [*now, *later]
         if later:
-            await self._store.hand_back(table, [one.order_id for one in later])
+            await lane.hand_back(table, [one.order_id for one in later])
         return not later
 
 
@@ -118,6 +146,22 @@ class ReadPositions:
         """Return whether a message should have been read before what was read, so that it must be lost."""
         read_until = self._read_until.get(_partition(one.order_id))
         return read_until is not None and one.created_at < read_until - MARGIN
+
+
+def _request(one: Claimed) -> Unconfirmed:
+    return Unconfirmed(one.claim.order_id, one.created_at, request_message(one))
+
+
+def _cancel(one: Cancel) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, cancel_message(one))
+
+
+def _amend(one: Amend) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, amend_message(one))
+
+
+def _suspension(one: Suspension) -> Unconfirmed:
+    return Unconfirmed(one.order_id, one.created_at, suspension_message(one))
 
 
 def _partition(order_id: UUID) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.topics import TOPICS
 from order_saga.triggers.process import TriggerHandler
-from order_saga.worker.process import CancelHandler, SagaHandler
+from order_saga.worker.process import ChangeHandler, SagaHandler
 from tests.evidence.crash_matrix.cells import (
     OWN,
     POINTS,
@@ -52,7 +52,7 @@ def test_the_matrix_has_every_message_and_every_point_of_the_product() -> None:
     carried = {message.__name__ for topic in TOPICS for message in topic.messages}
     held = {message for of in (RECEIVED, SENT) for messages_ in of.values() for message in messages_}
     assert carried == held - {*OWN, RESTING}
-    received = {topic for handler in (SagaHandler, CancelHandler, TriggerHandler) for topic in handler.topics}
+    received = {topic for handler in (SagaHandler, ChangeHandler, TriggerHandler) for topic in handler.topics}
     carried_to_it = {one.__name__ for topic in TOPICS if topic.name in received for one in topic.messages}
     assert carried_to_it == {*RECEIVED["orchestrator"]} - {*OWN, RESTING}
     named = {

@@ -16,7 +16,7 @@ from order_saga.worker import timers
 from order_saga.worker.admission import AdmissionLimit
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
-from order_saga.worker.process import CancelHandler, SagaHandler
+from order_saga.worker.process import ChangeHandler, SagaHandler
 from participants.assets.service import AssetHandler
 from participants.balance.service import participant
 from saga_kit.messaging.batch import BatchProcess, Received, RejectedRecord
@@ -160,7 +160,7 @@ class Node:
             return {"assets": AssetHandler(self.world.STALE_AFTER, _no_feed_here)}
         return {
             "orchestrator": SagaHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker),
-            "cancels": CancelHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker),
+            "cancels": ChangeHandler(time_scale=1.0, metrics=_SAGA_METRICS, breaker=breaker),
             "triggers": WatchedTriggers(
                 engine,
                 metrics=_TRIGGER_METRICS,
@@ -303,7 +303,11 @@ def has_fired(database: Database) -> datetime | None:
 
 def has_expired(database: Database) -> datetime | None:
     """Tell when the next resting order expires."""
-    rows = [row for row in database.tables["resting"].values() if row["live"] and row["fired_sequence"] is None]
+    rows = [
+        row
+        for row in database.tables["resting"].values()
+        if (row["live"] or row["suspended"]) and row["fired_sequence"] is None
+    ]
     return min((row["expires_at"] for row in rows if row["expires_at"] is not None), default=None)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import httpx
+import pytest
 import pytest_asyncio
 
 from operations.access.database import connected
-from tests.operations.cli.support import Terminal
+from tests.operations.cli.support import Answering, Terminal
 from tests.support.infrastructure import Database
 
 
@@ -16,3 +18,11 @@ async def db(database: Database) -> AsyncIterator[Terminal]:
     """Give a terminal at a database without any order."""
     async with connected(database.url) as engine:
         yield Terminal(database, engine)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Answering:
+    """Stand in for the API."""
+    one = Answering()
+    monkeypatch.setattr(httpx, "request", one.request)
+    return one

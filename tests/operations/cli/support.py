@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 from typer.testing import CliRunner
 
 from operations.access.errors import Trouble
@@ -21,6 +22,29 @@ class Terminal(OrderDatabase):
     async def cli(self, *words: str, **environment: str) -> Output:
         """Type a command."""
         return await asyncio.to_thread(_typed, words, {"DATABASE_URL": self.url, "COLUMNS": "300", **environment})
+
+
+class Answering:
+    """Stands in for the API: gives the answers one after the other, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[dict[str, Any]] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.calls: list[str] = []
+        self.keys: list[str | None] = []
+
+    def request(self, method: str, url: str, **more: Any) -> httpx.Response:
+        """Answer the next."""
+        self.calls.append(f"{method} {url.removeprefix('http://api.test')}")
+        self.bodies.append(more["json"])
+        self.keys.append(more["headers"].get("Idempotency-Key"))
+        return httpx.Response(200, json=self.answers.pop(0))
+
+
+def typed(*words: str) -> Any:
+    """Type a command that calls the API."""
+    environment = {"ORDER_API_URL": "http://api.test", "JWT_SECRET": "x" * 32, "COLUMNS": "200"}
+    return CliRunner().invoke(app, list(words), env=environment)
 
 
 def _typed(words: tuple[str, ...], environment: dict[str, str]) -> Output:

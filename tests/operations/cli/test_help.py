@@ -18,7 +18,17 @@ SELDOM_TYPED: Final = frozenset(
     {"acls", "accounts", "deposit", "migrate", "pauses", "sample-data", "settings", "token", "topics"}
 )
 """They start or prepare a system, or need no option."""
-ELSEWHERE: Final = ("orders", "submit", "--as", "--watch", "replay", "--seconds")
+ELSEWHERE: Final = (
+    "orders",
+    "submit",
+    "preview",
+    "cancel-all",
+    "cancel-all-after",
+    "--as",
+    "--watch",
+    "replay",
+    "--seconds",
+)
 """Words of examples that need the API or a broker, or that stay."""
 ORDER: Final = str(UUID(int=1))
 

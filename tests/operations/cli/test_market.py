@@ -185,7 +185,7 @@ async def test_prices_are_listed(market: Terminal) -> None:
 
 
 async def test_the_list_says_what_rests_on_an_asset(market: Terminal) -> None:
-    """How many orders wait, and the nearest fixed levels; what has fired or is held waits for no price."""
+    """How many orders wait, and the nearest fixed levels, both of a bracket too; who has fired or is held waits not."""
     await put_asset(market.engine, Asset("OLD", Decimal("0.01")))
     await set_price(market.engine, "OLD", Price("10"))
     async with market.engine.begin() as connection:
@@ -194,13 +194,13 @@ async def test_the_list_says_what_rests_on_an_asset(market: Terminal) -> None:
                 told, up_price, down_price, trail_bps)
             SELECT gen_random_uuid(), 'BTC', 'SELL', 0, live, false, 1, now(), false, up, down, bps
             FROM (VALUES (true, 101, NULL, NULL), (true, 120, NULL, NULL), (true, NULL, 99.5, NULL),
-                (true, NULL, 50, NULL), (false, 100.5, NULL, NULL), (true, NULL, NULL, 100))
+                (true, NULL, 50, NULL), (false, 100.5, NULL, NULL), (true, NULL, NULL, 100), (true, 100.9, 99.6, NULL))
                 AS new (live, up, down, bps)""")
     btc, old = json.loads((await market.cli("prices", "--json")).out)
     names = ("resting", "trailing", "next_below", "next_above")
-    assert (5, 1, "99.5", "101") == tuple(btc[name] for name in names)
+    assert (6, 1, "99.6", "100.9") == tuple(btc[name] for name in names)
     assert (0, 0, None, None) == tuple(old[name] for name in names)
-    assert "5, 1 trailing │ ▼ 99.5 ▲ 101" in (await market.cli("prices")).out
+    assert "6, 1 trailing │ ▼ 99.6 ▲ 100.9" in (await market.cli("prices")).out
 
 
 async def test_a_feed_is_reset_with_its_resting_orders(market: Terminal) -> None:

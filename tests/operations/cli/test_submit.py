@@ -6,13 +6,11 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
-from typer.testing import CliRunner
 
 from operations.access.errors import WrongRequest
-from operations.cli import app
 from tests.operations.access.test_conditions import NOTHING
+from tests.operations.cli.support import Answering, typed
 
 ORDER: dict[str, Any] = NOTHING | {
     "order_id": "1",
@@ -31,33 +29,6 @@ ORDER: dict[str, Any] = NOTHING | {
 }
 RESTS = ORDER | {"status": "CONFIRMED", "revision": 1, "held_amount": "4804.8", "held_asset_id": "USD"}
 LIMIT = ("LIMIT_BUY", "BTC", "0.1", "--limit-price", "48000")
-
-
-class Answering:
-    """The API: gives the answers one after the other, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: list[dict[str, Any]] = []
-        self.bodies: list[dict[str, Any]] = []
-
-    def request(self, _method: str, _url: str, **more: Any) -> httpx.Response:
-        """Answer the next."""
-        self.bodies.append(more["json"])
-        return httpx.Response(200, json=self.answers.pop(0))
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Answering:
-    """Stand in for the API."""
-    one = Answering()
-    monkeypatch.setattr(httpx, "request", one.request)
-    return one
-
-
-def typed(*words: str) -> Any:
-    """Type a command."""
-    environment = {"ORDER_API_URL": "http://api.test", "JWT_SECRET": "x" * 32, "COLUMNS": "200"}
-    return CliRunner().invoke(app, list(words), env=environment)
 
 
 def test_an_order_that_rests_is_an_answer(api: Answering) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
-from contracts.decimals import Money
+from contracts.decimals import Money, Price
 from contracts.vocabulary import OrderType, Side
 from operations.access.errors import Trouble
 from operations.diagnosis.explain import Line, Span, Tone, explain, sentence
@@ -71,6 +71,20 @@ async def test_an_order_that_rests_says_at_which_price_it_fires(db: OrderDatabas
         assert words in await _rests(db, order_id)
 
 
+async def test_a_bracket_that_rests_says_both_prices(db: OrderDatabase) -> None:
+    """And how far away the nearer one is."""
+    both = {"limit_price": Price("55000"), "trigger_price": Price("49000")}
+    order_id = await db.begin(1, Side.SELL, approved(), HELD, order_type=OrderType.BRACKET_SELL, price=None, **both)
+    await db.execute(
+        """
+        INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
+        VALUES ('BTC', 8, 50000, now(), now(), now(), 'OPEN', true)"""
+    )
+    said = await _rests(db, order_id)
+    assert said.startswith("rests: fires at a price >= 55,000 or <= 49,000; last tick 50,000, sequence 8, ")
+    assert said.endswith(", 2.00 % away")
+
+
 async def test_an_order_that_is_fired_and_not_filled_yet_says_so(db: OrderDatabase) -> None:
     """The tick that fired it stands in its row before the order shows it."""
     order_id = await db.begin(1, Side.SELL, approved(), HELD, **SELLS)
@@ -116,6 +130,10 @@ async def test_a_claim_has_no_timeline(db: OrderDatabase) -> None:
             "rests: waits for the price 48,500; ticks after sequence 8,123 count",
         ),
         (
+            *("rests", "Rests", {"from_sequence": 7, "level": "55000", "other_level": "47500.5"}),
+            "rests: waits for the price 55,000 or 47,500.5; ticks after sequence 7 count",
+        ),
+        (
             *("rests", "Rests", {"from_sequence": 7, "watermark": "50000"}),
             "rests: follows the price from 50,000; ticks after sequence 7 count",
         ),
@@ -129,6 +147,19 @@ async def test_a_claim_has_no_timeline(db: OrderDatabase) -> None:
         ),
         ("fired", "Entry", {"sequence": 9, "price": "1"}, "fired on its way in by the price 1 of sequence 9"),
         ("expired", "ExpiryDue", {}, "expires: its time has come"),
+        ("asked", "recheck", {}, "asks assets: are the new terms allowed?"),
+        ("asked", "raise", {}, "asks balance: hold more, for the new terms"),
+        ("asked", "lower", {"attempt": 2}, "asks balance: hold no more than the terms need (attempt 2)"),
+        (
+            *("amended", "Amended", {"revision": 2, "limit_price": "48500"}),
+            "amended: the terms 2 are in force: limit price 48500",
+        ),
+        (
+            *("amend_refused", "AmendRefused", {"amend_id": "k", "reason_code": "TIMED_OUT", "reason": None}),
+            "amend k is refused, TIMED_OUT",
+        ),
+        ("held", "OrderHoldRequested", {"requested_by": "alice"}, "put on hold by alice"),
+        ("released", "OrderReleaseRequested", {"requested_by": "@operator:ann"}, "released by @operator:ann"),
         ("resumed", "operator", {"requested_by": "ann"}, "resumed operator requested by ann"),
     ],
 )

@@ -1,8 +1,8 @@
 """Conditional orders of every kind and side, the prices that tell their histories apart, and a walk over each of them.
 
 A price matters in four ways only: it fires the order and may be paid, it fires but breaks the limit, it fires but is
-beyond what the order pays at all, or it does nothing. `PRICES` names one price of each, away from the quote of 50,000
-by so much in the direction in which the order waits.
+beyond what the order pays at all, or it does nothing. A bracket has a fifth, beyond its limit on the other side.
+`PRICES` names one price of each, away from the quote of 50,000 by so much in the direction in which the order waits.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from order_saga.core.saga import Incoming
 
 QUOTE: Final = 50_000
-MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP = (
+MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP, BRACKET = (
     OrderKind.MARKET,
     OrderKind.LIMIT,
     OrderKind.STOP_LOSS,
     OrderKind.TAKE_PROFIT,
     OrderKind.TRAILING_STOP,
+    OrderKind.BRACKET,
 )
 GTC, GTD, IOC, FOK = TimeInForce.GTC, TimeInForce.GTD, TimeInForce.IOC, TimeInForce.FOK
 DAY: Final = TimeInForce.DAY
@@ -44,11 +45,18 @@ PRICES: Final = {
     STOP_LOSS: {"fires": 1_100, "breaks the limit": 1_400, "too far": 1_600, "neither": 500},
     TAKE_PROFIT: {"fires": 1_300, "breaks the limit": 1_100, "too far": 900, "neither": 500},
     TRAILING_STOP: {"fires": 600, "breaks the limit": 600, "too far": 1_600, "neither": 100},
+    BRACKET: {
+        "fires": 1_100,
+        "breaks the limit": 1_100,
+        "too far": 1_600,
+        "neither": 500,
+        "fires by its limit": -1_100,
+    },
 }
 
 
 class Case(NamedTuple):
-    """A conditional order: its type, whether a stop has a limit too, and for how long it waits.
+    """A conditional order: its type, whether a stop becomes a limit order, and for how long it waits.
 
     A market order of these may queue, and its asset is closed; with GTD it names its end, with GTC it names none.
     """
@@ -63,8 +71,13 @@ class Case(NamedTuple):
 
     @property
     def rises(self) -> bool:
-        """Whether the order waits for a higher price; of one that queues: whether a higher price is the worse one."""
-        return (self.order_type.side is Side.BUY) is (self.order_type.kind in {MARKET, STOP_LOSS, TRAILING_STOP})
+        """Whether the order waits for a higher price; of a bracket, whether its stop does.
+
+        Of one that queues: whether a higher price is the worse one.
+        """
+        return (self.order_type.side is Side.BUY) is (
+            self.order_type.kind in {MARKET, STOP_LOSS, TRAILING_STOP, BRACKET}
+        )
 
     @property
     def rests_in(self) -> Phase | None:
@@ -89,8 +102,9 @@ class Case(NamedTuple):
 
     def regions(self) -> list[str]:
         """List the names of the prices that differ for this order."""
-        names = {self.at(name): name for name in reversed(PRICES[LIMIT])}
-        return [name for name in PRICES[LIMIT] if name in names.values()]
+        every = PRICES[self.order_type.kind]
+        names = {self.at(name): name for name in reversed(every)}
+        return [name for name in every if name in names.values()]
 
     def terms(self) -> dict[str, Any]:
         """Give the fields of the request."""
@@ -104,7 +118,9 @@ class Case(NamedTuple):
             terms |= {"trail_bps": 100} if self.order_type.side is Side.BUY else {"trail_amount": Price(500)}
         else:
             terms["trigger_price"] = self.away(1_000)
-            if self.has_limit:
+            if self.order_type.kind is BRACKET:
+                terms["limit_price"] = self.away(-1_000)
+            elif self.has_limit:
                 terms["limit_price"] = self.away(1_200)
         return {**terms, "time_in_force": self.time_in_force, **expires}
 
@@ -135,6 +151,7 @@ def _cases() -> Iterator[Case]:
         for kind, has_limit in product((STOP_LOSS, TAKE_PROFIT), (False, True)):
             waits = GTD if has_limit is (side is Side.BUY) else GTC
             yield Case(OrderType[f"{kind}_{side}"], has_limit, waits)
+        yield Case(OrderType[f"BRACKET_{side}"], has_limit=False, time_in_force=GTD)
         yield Case(OrderType[f"TRAILING_STOP_{side}"], has_limit=False, time_in_force=GTD)
 
 

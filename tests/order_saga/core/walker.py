@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import structs
 
 from contracts.orders import OrderRequested
 from contracts.vocabulary import TimeInForce
 from order_saga.core.advance import NO_MARKS, advance
-from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, TERMINAL
+from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, RESTING, TERMINAL
 from order_saga.core.saga import (
     Answer,
     Ask,
@@ -39,7 +39,7 @@ from order_saga.core.saga import (
     Step,
     Why,
 )
-from tests.order_saga.core.invariants import NOBODY, RESTING, availability, check
+from tests.order_saga.core.invariants import NOBODY, availability, check
 from tests.order_saga.core.sample import NOW, blank, fitting, with_question
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Edge(NamedTuple):
 
 
 class Walk:
-    """The graph of one order's states, built on demand. State 0 is an order without any message."""
+    """The graph of one order's states, built on demand. State 0 is an order without any message, or the one given."""
 
     def __init__(
         self,
@@ -137,6 +137,7 @@ class Walk:
         clock: Clock = Clock.REGIONS,
         during_pauses: Collection[str] | None = None,
         marks: Mapping[str, Mark] = NO_MARKS,
+        start: Saga | None = None,
     ) -> None:
         """Take every message that may come, by name; only those of `during_pauses` (or all) come in pauses too.
 
@@ -146,9 +147,9 @@ class Walk:
         self.messages = messages
         self._during_pauses = messages.keys() if during_pauses is None else during_pauses
         self.clock = clock
-        self.states: list[Saga] = [blank()]
+        self.states: list[Saga] = [blank() if start is None else self.reduced(start, NOW)]
         self.edges: dict[tuple[int, str, frozenset[Participant]], Edge] = {}
-        self._numbers: dict[Saga, int] = {blank(): 0}
+        self._numbers: dict[Saga, int] = {self.states[0]: 0}
         self._passes: dict[int, dict[str, int]] = {}
 
     def edge(self, state: int, name: str, paused: frozenset[Participant] = NOBODY) -> Edge:
@@ -164,7 +165,7 @@ class Walk:
         if passes is None:
             pass_time = _pass_to_next_region if self.clock is Clock.REGIONS else _pass_to_next_instant
             found = pass_time(self.states[state])
-            passes = self._passes[state] = {name: self._number(canonical(*then, self.clock)) for name, then in found}
+            passes = self._passes[state] = {name: self._number(self.reduced(*then)) for name, then in found}
         return passes
 
     def successors(self, state: int) -> Iterator[int]:
@@ -176,7 +177,11 @@ class Walk:
 
     def find(self, saga: Saga, now: datetime) -> int | None:
         """Return the number of a saga's state; None if the walk has not met it."""
-        return self._numbers.get(canonical(saga, now, self.clock))
+        return self._numbers.get(self.reduced(saga, now))
+
+    def reduced(self, saga: Saga, now: datetime) -> Saga:
+        """Reduce a saga to what tells its state from others."""
+        return canonical(saga, now, self.clock)
 
     def market(self, name: str) -> Mapping[str, Mark]:
         """Say what is known of the market when a message of this name comes."""
@@ -191,7 +196,7 @@ class Walk:
         if isinstance(outcome, Ignored):
             return Edge(state, ignored=outcome.why)
         moves = tuple(f"{event.previous_status or ''}>{event.status}" for event in outcome.events)
-        to = self._number(canonical(outcome.saga, NOW, self.clock))
+        to = self._number(self.reduced(outcome.saga, NOW))
         return Edge(to, outcome.asks, moves, outcome.fill)
 
     def _number(self, saga: Saga) -> int:
@@ -249,8 +254,28 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
             hold_state=progress.hold_state,
             outcome=None if saga.phase in TERMINAL else outcome,
             early_cancels=progress.early_cancels if saga.phase is Phase.NEW else (),
+            **_changes(progress),
         ),
     )
+
+
+def _changes(progress: Progress) -> dict[str, Any]:
+    """Keep of the changes of an order what is open, what was used up, and what the hold may be; not what it shows."""
+    amending = progress.amending
+    return {
+        "revision": progress.revision,
+        "amend": None if amending is None else amending.asked,
+        "amending": amending,
+        "amend_ids": tuple(sorted(progress.amend_ids)),
+        "as_requested": progress.as_requested,
+        "trails_from": progress.trails_from,
+        "checks": progress.checks,
+        "adjustments": progress.adjustments,
+        "adjusting": progress.adjusting,
+        "unconfirmed": progress.unconfirmed,
+        "suspended": progress.suspended,
+        "release_refused": progress.release_refused,
+    }
 
 
 def _quote_counts(saga: Saga) -> bool:
@@ -274,7 +299,9 @@ def _end(saga: Saga, ends_at: datetime | None, now: datetime) -> datetime | None
 def _question(saga: Saga, question: Question, now: datetime, clock: Clock) -> Question:
     step, reason_code = question.step, question.reason_code if saga.phase in DECIDING else None
     attempts = 1 if question.sent else 0
-    known = Question(step, NOW, NOW, question.answer, attempts, question.sent, reason_code=reason_code)
+    known = Question(
+        step, NOW, NOW, question.answer, attempts, question.sent, reason_code=reason_code, number=question.number
+    )
     if question.answer is not Answer.OPEN or saga.parked_reason is not None:
         return known
     wait = max(question.due_at - now, _ZERO)

@@ -28,7 +28,7 @@ def test_the_first_answer_closes_it_and_names_the_waiting_phases() -> None:
     breaker = _opened_by(Step.CHECK)
     breaker.answered(Step.CHECK)
     assert () == breaker.silent()
-    assert [Phase.VALIDATING] == breaker.closed_again()
+    assert [Phase.VALIDATING, Phase.AMENDING] == breaker.closed_again()
     assert [] == breaker.closed_again()
 
 

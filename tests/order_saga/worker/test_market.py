@@ -38,6 +38,8 @@ TERMS: Final[dict[OrderType, dict[str, Any]]] = {
     OrderType.STOP_LOSS_SELL: {"trigger_price": Price("48000"), "limit_price": Price("48500")},
     OrderType.TRAILING_STOP_SELL: {"trail_bps": 100},
     OrderType.TRAILING_STOP_BUY: {"trail_amount": Price("500")},
+    OrderType.BRACKET_SELL: {"limit_price": Price("51000"), "trigger_price": Price("48000")},
+    OrderType.BRACKET_BUY: {"limit_price": Price("48000"), "trigger_price": Price("51000")},
 }
 MARK: Final = """
     INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
@@ -98,6 +100,8 @@ async def gate(db: OrderDatabase) -> AsyncIterator[asyncpg.Connection]:
         (OrderType.LIMIT_BUY, None, 49000, None),
         (OrderType.STOP_LOSS_SELL, None, 48000, 48500),
         (OrderType.TRAILING_STOP_SELL, None, None, None),
+        (OrderType.BRACKET_SELL, 51000, 48000, None),
+        (OrderType.BRACKET_BUY, 51000, 48000, None),
     ],
 )
 async def test_an_order_rests_by_its_row(

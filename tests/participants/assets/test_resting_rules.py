@@ -77,6 +77,45 @@ def test_an_order_is_judged_at_the_price_at_which_it_can_fill(
 
 
 @pytest.mark.parametrize(
+    ("order_type", "limit", "trigger", "quantity", "refused"),
+    [
+        (OrderType.BRACKET_SELL, "125", "80", "0.8", ""),
+        (OrderType.BRACKET_SELL, "125", "80", "0.80000001", "limit_price"),
+        (OrderType.BRACKET_SELL, "125", "80", "0.125", ""),
+        (OrderType.BRACKET_SELL, "125", "80", "0.12499999", "trigger_price"),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.8", ""),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.80006", "trigger_price with slippage"),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.125", ""),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.12499999", "limit_price"),
+    ],
+)
+def test_a_bracket_is_judged_at_both_prices_at_which_it_can_fill(
+    order_type: OrderType, limit: str, trigger: str, quantity: str, refused: str
+) -> None:
+    """Its dearer level is bound by the greatest notional, its cheaper one by the least; a buy's stop with slippage."""
+    asset = replace(ASSET, step=Decimal("0.00000001"), min_quantity=Decimal("0.00000001"))
+    code, reason = verdict(check(order_type, quantity, limit_price=limit, trigger_price=trigger), asset)
+    assert ("NOTIONAL_OUT_OF_RANGE" if refused else "") == code, reason
+    assert reason.startswith(f"quantity times {refused} is " if refused else "")
+
+
+@pytest.mark.parametrize(
+    ("terms", "code", "words"),
+    [
+        ({"limit_price": "120.001", "trigger_price": "90"}, "INVALID_TICK", "limit_price 120.001"),
+        ({"limit_price": "120", "trigger_price": "90.001"}, "INVALID_TICK", "trigger_price 90.001"),
+        ({"limit_price": "150.01", "trigger_price": "90"}, "PRICE_OUT_OF_RANGE", "limit_price 150.01"),
+        ({"limit_price": "120", "trigger_price": "49.99"}, "PRICE_OUT_OF_RANGE", "trigger_price 49.99"),
+    ],
+)
+def test_each_price_of_a_bracket_is_judged_by_itself(terms: dict[str, Any], code: str, words: str) -> None:
+    """Both are on the tick, and neither is too far from the quote."""
+    actual, reason = verdict(check(OrderType.BRACKET_SELL, **terms))
+    assert code == actual, reason
+    assert words in reason
+
+
+@pytest.mark.parametrize(
     ("trading", "price"), [(Trading.OPEN, "100"), (Trading.HALTED, "121.2"), (Trading.CLOSED, "121.2")]
 )
 def test_a_queued_market_buy_is_judged_at_the_worst_price_that_it_takes(trading: Trading, price: str) -> None:

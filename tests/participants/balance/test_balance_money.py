@@ -18,7 +18,7 @@ from contracts.decimals import Money
 from contracts.envelope import UnreadableMessage
 from contracts.orders import OrderCancelRequested
 from participants.balance.store import AccountBalance, accounts, deposit
-from tests.participants.support import TRACEPARENT, Balance, order, refund, reserve, settle
+from tests.participants.support import TRACEPARENT, Balance, adjust, order, refund, reserve, settle
 
 ZERO = Decimal(0)
 
@@ -43,6 +43,9 @@ class Step(NamedTuple):
     capture: str = "0"
     credit: tuple[str, str] = ("USD", "0")
     fee: tuple[str, str] = ("USD", "0")
+    revision: int = 1
+    whole: str = "1.5"
+    """What an adjustment asks for, and under which number."""
 
     @property
     def terms(self) -> tuple[str, str, str]:
@@ -54,11 +57,13 @@ AMOUNTS = st.sampled_from(["0", "0.000000000000000001", "0.01", "1.5", "7.000000
 ASSETS = st.sampled_from(["USD", "BTC", "ETH"])
 STEPS = st.builds(
     Step,
-    st.sampled_from(["reserve", "reserve", "settle", "refund"]),
+    st.sampled_from(["reserve", "reserve", "adjust", "settle", "refund"]),
     st.integers(0, 3),
     AMOUNTS,
     st.tuples(ASSETS, AMOUNTS),
     st.tuples(ASSETS, AMOUNTS),
+    st.integers(1, 3),
+    AMOUNTS.filter(lambda amount: amount != "0"),
 )
 BATCHES = st.lists(STEPS, min_size=1, max_size=8)
 SCRIPTS = st.tuples(
@@ -80,6 +85,8 @@ class Model:
     held: defaultdict[tuple[str, str], Fraction] = field(default_factory=sums)
     booked: defaultdict[tuple[str, str], Fraction] = field(default_factory=sums)
     holds: dict[int, str] = field(default_factory=dict)
+    amounts: dict[int, Fraction] = field(default_factory=dict)
+    revisions: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     deposits: set[int] = field(default_factory=set)
 
     def deposit(self, number: int, user_id: str, asset_id: str, amount: Fraction) -> None:
@@ -92,8 +99,14 @@ class Model:
     def handle(self, step: Step) -> str:
         """Execute a command if its hold's state allows it; return the state."""
         user_id, asset_id, text = step.terms
-        key, amount, state = (user_id, asset_id), Fraction(text), self.holds.get(step.number, "")
-        if step.kind == "reserve" and not state:
+        key, state = (user_id, asset_id), self.holds.get(step.number, "")
+        amount = self.amounts.setdefault(step.number, Fraction(text))
+        if step.kind == "adjust" and state == "HELD" and step.revision > self.revisions[step.number]:
+            self.revisions[step.number] = step.revision
+            if Fraction(step.whole) - amount <= self.available[key]:
+                self.move(key, amount - Fraction(step.whole))
+                self.amounts[step.number] = Fraction(step.whole)
+        elif step.kind == "reserve" and not state:
             state = "HELD" if self.available[key] >= amount else "REFUSED"
             if state == "HELD":
                 self.move(key, -amount)
@@ -138,6 +151,8 @@ class Example:
         """Make the command for a step."""
         user_id, asset_id, amount = step.terms
         terms = (order((self.prefix, step.number)), f"{self.prefix}.{user_id}", asset_id, amount)
+        if step.kind == "adjust":
+            return adjust(*terms[:3], step.whole, step.revision)
         if step.kind == "settle":
             return settle(*terms, capture=step.capture, credit=step.credit, fee=step.fee)
         return reserve(*terms) if step.kind == "reserve" else refund(*terms)
@@ -183,11 +198,18 @@ BUY = [Deposit(6), [Step("reserve", 0), Step("settle", 0, "0.01", ("BTC", "7"), 
 """Credits an asset of which the user had no account, and returns a remainder."""
 SELL_THE_SAME = [Deposit(6), [Step("reserve", 0), Step("settle", 0, "1.5", ("USD", "7"), ("USD", "0.01"))]]
 """Both legs in one asset, so that two journal lines concern one account."""
+AMENDED = [
+    Deposit(6),
+    [Step("reserve", 0), Step("adjust", 0, revision=1, whole="1000"), Step("adjust", 0, revision=3, whole="0.01")],
+    [Step("adjust", 0, revision=2, whole="100"), Step("settle", 0, "0.01", ("BTC", "7"))],
+]
+"""A hold that is raised and lowered; what is late changes nothing."""
 
 
 @given(SCRIPTS)
 @example(BUY)
 @example(SELL_THE_SAME)
+@example(AMENDED)
 @settings(
     max_examples=100,
     deadline=None,

@@ -23,7 +23,7 @@ from saga_kit.runtime.telemetry import KitMetrics
 from saga_kit.runtime.transactions import Transaction
 from tests.saga_kit.support import FakePublisher, FakeRecord, Schema, message, process
 
-AMOUNT, CAPTURE = Decimal("10.5"), Decimal("7.25")
+AMOUNT, MORE, CAPTURE = Decimal("10.5"), Decimal("12.5"), Decimal("7.25")
 
 
 class Accounts:
@@ -67,6 +67,17 @@ class Accounts:
         )
 
 
+class AdjustedAccounts(Accounts):
+    """The same ledger, of which holds can be adjusted."""
+
+    def adjust(self, command: HoldCommand[None], _: Hold, delta: Decimal) -> Refusal | None:
+        """Take the difference, or give it back."""
+        if self._free.get(command.owner, Decimal(0)) < delta:
+            return Refusal("POOR", "not enough")
+        self._free[command.owner] -= delta
+        return None
+
+
 class Adapter:
     """Commands unchanged; a reply contains the command's whole outcome."""
 
@@ -85,13 +96,14 @@ class Adapter:
 
 
 def command(kind: CommandKind, hold_id: str = "h", owner: str = "alice") -> Received[HoldCommand[None]]:
-    """Make a received command."""
-    return Received(HoldCommand(kind, hold_id, "saga", owner, "USD", AMOUNT, None, CAPTURE))
+    """Make a received command. An adjustment is the first of its hold, and asks for more."""
+    amount, revision = (MORE, 1) if kind is CommandKind.ADJUST else (AMOUNT, 0)
+    return Received(HoldCommand(kind, hold_id, "saga", owner, "USD", amount, None, CAPTURE, revision=revision))
 
 
-def participant(schema: Schema) -> ParticipantHandler[None]:
+def participant(schema: Schema, ledger: type[Accounts] = Accounts) -> ParticipantHandler[None]:
     """Make the handler."""
-    return ParticipantHandler(schema.name, Adapter(), lambda: Accounts(schema.name))
+    return ParticipantHandler(schema.name, Adapter(), lambda: ledger(schema.name))
 
 
 @pytest.fixture(autouse=True)
@@ -106,14 +118,15 @@ def cuts(length: int) -> list[tuple[int, ...]]:
     return [(*chosen, length) for n in range(length) for chosen in combinations(places, n)]
 
 
-async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schema) -> None:
+@pytest.mark.parametrize("ledger", [Accounts, AdjustedAccounts])
+async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schema, ledger: type[Accounts]) -> None:
     """Each sequence of up to four commands has the same replies, hold and balance for every cut into batches."""
     publisher = FakePublisher()
-    batch = process(schema, participant(schema), publisher)
+    batch = process(schema, participant(schema, ledger), publisher)
     sequences = [sequence for length in range(1, 5) for sequence in product(CommandKind, repeat=length)]
     runs = [(sequence, cut) for sequence in sequences for cut in cuts(len(sequence))]
-    await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 100 FROM generate_series(0, 999) AS n")
-    assert len(runs) < 1000
+    await schema.execute("INSERT INTO {s}.accounts SELECT 'o' || n, 100 FROM generate_series(0, 2999) AS n")
+    assert len(runs) < 3000
     results: dict[tuple[CommandKind, ...], set[str]] = {}
     # All runs with equal cuts share batches, each run with its own hold and owner.
     for start in range(4):
@@ -127,14 +140,15 @@ async def test_all_orders_and_repetitions_in_all_cuts_end_the_same(schema: Schem
     for sent in publisher.published:
         replies.setdefault(sent.key, []).append(sent.value)
     holds = await schema.rows(
-        "SELECT hold_id, state, trim_scale(captured), trim_scale(refunded), reason_code, free FROM {s}.holds"
+        "SELECT hold_id, state, trim_scale(captured), trim_scale(refunded), reason_code, free, trim_scale(amount),"
+        " revision, trim_scale(asked), adjust_code FROM {s}.holds"
         " JOIN {s}.accounts USING (owner)"
     )
     for hold_id, *rest in holds:
         sequence, _ = runs[int(hold_id[1:])]
         assert len(replies[hold_id]) == len(sequence)
         results.setdefault(sequence, set()).add(str((rest, replies[hold_id])))
-    assert len(results) == len(sequences) == 120
+    assert len(results) == len(sequences) == 340
     assert {len(one) for one in results.values()} == {1}
 
 

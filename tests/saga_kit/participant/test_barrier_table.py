@@ -27,7 +27,7 @@ from saga_kit.runtime.transactions import Transaction
 
 POOR = Refusal("POOR", "not enough")
 LATE = Refusal("LATE", "the market is shut")
-AMOUNT, CAPTURE = Decimal(10), Decimal("7.5")
+AMOUNT, MORE, CAPTURE = Decimal(10), Decimal(12), Decimal("7.5")
 STATES = (None, *HoldState)
 
 
@@ -70,9 +70,24 @@ class OneAccountLedger:
         return None
 
 
+class AdjustingLedger(OneAccountLedger):
+    """The same ledger, of which holds can be adjusted."""
+
+    def adjust(self, _: HoldCommand[None], hold: Hold, delta: Decimal) -> Refusal | None:
+        """Move the difference from free to held."""
+        assert delta, "the barrier asks for no difference of 0"
+        if delta > self.free:
+            return POOR
+        self.effects.append(f"adjust {hold.amount} by {delta}")
+        self.free, self.held = self.free - delta, self.held + delta
+        return None
+
+
 def command(kind: CommandKind, **changes: object) -> HoldCommand[None]:
-    """Make a command."""
+    """Make a command. An adjustment is the first, and asks for more."""
     fields = {"hold_id": "h", "saga_id": "s", "owner": "alice", "unit": "USD", "amount": AMOUNT, "capture": CAPTURE}
+    if kind is CommandKind.ADJUST:
+        fields |= {"amount": MORE, "revision": 1}
     return HoldCommand(kind=kind, message=None, **{**fields, **changes})  # type: ignore[arg-type]  # the tests' shorthand
 
 
@@ -113,13 +128,19 @@ EXPECTED: dict[tuple[CommandKind, HoldState | None], tuple[HoldState, str | None
     (CommandKind.SETTLE, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, NOT_HELD, []),
     (CommandKind.SETTLE, HoldState.REFUNDED): (HoldState.REFUNDED, NOT_HELD, []),
     (CommandKind.SETTLE, HoldState.SETTLED): (HoldState.SETTLED, None, []),
+    (CommandKind.ADJUST, None): (HoldState.TOMBSTONE, NOT_HELD, []),
+    (CommandKind.ADJUST, HoldState.HELD): (HoldState.HELD, None, ["adjust 10 by 2"]),
+    (CommandKind.ADJUST, HoldState.REFUSED): (HoldState.REFUSED, CLOSED, []),
+    (CommandKind.ADJUST, HoldState.TOMBSTONE): (HoldState.TOMBSTONE, CLOSED, []),
+    (CommandKind.ADJUST, HoldState.REFUNDED): (HoldState.REFUNDED, CLOSED, []),
+    (CommandKind.ADJUST, HoldState.SETTLED): (HoldState.SETTLED, CLOSED, []),
 }
 
 
 @pytest.mark.parametrize(("kind", "state"), tuple(product(CommandKind, STATES)))
 def test_each_cell_is_the_protocols(kind: CommandKind, state: HoldState | None) -> None:
     """State, answer and effects of each cell match the protocol; a cell without effect returns the same hold."""
-    ledger = OneAccountLedger(free=Decimal(100), held=Decimal(10))
+    ledger = AdjustingLedger(free=Decimal(100), held=Decimal(10))
     before = hold_in(state)
     hold, refusal = apply(command(kind), before, ledger)
     expected_state, code, effects = EXPECTED[kind, state]
@@ -131,13 +152,22 @@ def test_each_cell_is_the_protocols(kind: CommandKind, state: HoldState | None) 
         assert hold is before
 
 
-@pytest.mark.parametrize(("kind", "state"), tuple(product(CommandKind, HoldState)))
-@pytest.mark.parametrize("change", [{"amount": Decimal(9)}, {"unit": "EUR"}, {"owner": "bob"}])
+CHANGES: list[dict[str, object]] = [{"amount": Decimal(9)}, {"unit": "EUR"}, {"owner": "bob"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [pair for pair in product(CommandKind, CHANGES) if pair != (CommandKind.ADJUST, CHANGES[0])],
+)
+@pytest.mark.parametrize("state", HoldState)
 def test_other_terms_under_a_known_id_change_nothing(
     kind: CommandKind, state: HoldState, change: dict[str, object]
 ) -> None:
-    """Another amount, unit or owner is refused as HOLD_CONFLICT in every state, and the hold does not change."""
-    ledger, before = OneAccountLedger(), hold_in(state)
+    """Another amount, unit or owner is refused as HOLD_CONFLICT in every state, and the hold does not change.
+
+    The amount of an adjustment is another by its nature: see `test_barrier_revisions`.
+    """
+    ledger, before = AdjustingLedger(), hold_in(state)
     hold, refusal = apply(command(kind, **change), before, ledger)
     assert hold is before
     assert refusal is not None

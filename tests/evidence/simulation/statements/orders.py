@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Final, cast
 
 from operations.retention import archive
-from order_saga.core.phases import RESTING
+from order_saga.core.phases import IDLE
 from order_saga.worker import store as orders
 from order_saga.worker.tables import legal_moves
 from tests.evidence.simulation.database import (
@@ -33,11 +33,13 @@ _NUMERIC: Final = frozenset(column.name for column in orders._ALL if column.cast
 def order_statements() -> dict[str, Statement]:
     """Map the text of every statement to what it does."""
     moving = tuple(column.name for column in (orders._ID, *orders._MOVING))
+    amended = tuple(column.name for column in (orders._ID, *orders._AMENDED, *orders._MOVING))
     return {
         orders._TAKE: take,
         orders._ARCHIVED: find_archived,
         orders._INSERT: insert_orders,
         orders._UPDATE: _updates(moving),
+        orders._UPDATE_AMENDED: _updates(amended),
         orders._UPDATE_ALL: _updates(_ALL, names=True),
         orders._HISTORY: insert_history,
         orders._FILLS: upsert_fills,
@@ -161,7 +163,7 @@ async def _claim_client_id(tx: Transaction, row: Row) -> bool:
 
 def _check_order(row: Row) -> None:
     wakeable = (
-        row["phase"] in {"NEW", *_TERMINAL, *RESTING} or row["parked_reason"] is not None or row["due_at"] is not None
+        row["phase"] in {"NEW", *_TERMINAL, *IDLE} or row["parked_reason"] is not None or row["due_at"] is not None
     )
     reason = (row["reason_code"] is not None) == (row["status"] in {"CANCELLED", "FAILED"})
     if not (wakeable and reason and (row["phase"] == "NEW") == (row["version"] == 0)):

@@ -50,7 +50,7 @@ async def share_gates(tx: Transaction, gate: int, numbers: list[int]) -> Result:
 
 
 async def look(tx: Transaction, asset_ids: list[str], now: datetime, order_ids: list[Any]) -> Result:
-    """Read marks, and whether each could fire an order at a time; then what ticks have done to orders."""
+    """Read marks, and whether each could fire an order at a time; the news of orders; where these began."""
     there = [(one, row) for one in asset_ids if (row := tx.get("marks", one)) is not None]
     marks = [
         (
@@ -64,7 +64,7 @@ async def look(tx: Transaction, asset_ids: list[str], now: datetime, order_ids: 
         )
         for asset_id, row in there
     ]
-    return Result([*marks, *_news(tx, order_ids)])
+    return Result([*marks, *_news(tx, order_ids), *_begun(tx, order_ids)])
 
 
 def is_fired(row: Row) -> bool:
@@ -90,16 +90,52 @@ def _news(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-async def insert_rows(tx: Transaction, *arguments: Any) -> Result:
+def _begun(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
+    rows = [(one, row) for one in order_ids if (row := tx.get("resting", one)) is not None]
+    return [
+        (row["asset_id"], row["from_sequence"], _watermark(tx, row), None, None, one, None, None, None)
+        for one, row in rows
+        if row["from_sequence"] is not None and row["fired_sequence"] is None
+    ]
+
+
+def _watermark(tx: Transaction, row: Row) -> str | None:
+    if (row["trail_amount"], row["trail_bps"]) == (None, None) or not row["live"]:
+        return None
+    steps = sorted(
+        (upto, step["price"])
+        for (asset_id, side, upto), step in tx.rows("peaks")
+        if (asset_id, side) == (row["asset_id"], row["side"]) and upto >= row["from_sequence"]
+    )
+    return as_text(steps[0][1]) if steps else None
+
+
+async def insert_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Insert rows for orders that may rest."""
-    *arrays, revision = arguments
     for values in columns(*arrays):
-        order_id, asset_id, side, amount, bps, queued, up, down, limit, expires_at, *since, live, told = values
+        (
+            order_id,
+            asset_id,
+            side,
+            queued,
+            amount,
+            bps,
+            expires_at,
+            up,
+            down,
+            limit,
+            *since,
+            live,
+            suspended,
+            told,
+            revision,
+        ) = values
         row = {
             "asset_id": asset_id,
             "side": side,
             "revision": revision,
             "live": live,
+            "suspended": suspended,
             "queued": queued,
             "up_price": numeric(up),
             "down_price": numeric(down),
@@ -131,7 +167,8 @@ def check_resting(order_id: Any, row: Row) -> None:
 async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Write what follows the order."""
     written = 0
-    for order_id, up, down, limit, expires_at, from_sequence, entered_at, live, told, anew in columns(*arrays):
+    for values in columns(*arrays):
+        order_id, amount, bps, expires_at, up, down, limit, *since, live, suspended, told, revision, anew = values
         before = await tx.lock("resting", order_id)
         if before is None:
             continue
@@ -140,11 +177,15 @@ async def update_rows(tx: Transaction, *arrays: list[Any]) -> Result:
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),
+            "trail_amount": numeric(amount),
+            "trail_bps": bps,
             "expires_at": expires_at,
-            "from_sequence": from_sequence if anew else before["from_sequence"],
-            "entered_at": entered_at,
+            "from_sequence": since[0] if anew else before["from_sequence"],
+            "entered_at": since[1],
             "live": live,
+            "suspended": suspended,
             "told": told,
+            "revision": revision,
         }
         check_resting(order_id, row)
         tx.put("resting", order_id, row)
@@ -198,7 +239,10 @@ async def list_expired(tx: Transaction, most: int) -> Result:
     rows = sorted(
         (row["expires_at"], order_id)
         for order_id, row in tx.rows("resting")
-        if row["expires_at"] is not None and row["expires_at"] <= now and row["fired_sequence"] is None and row["live"]
+        if row["expires_at"] is not None
+        and row["expires_at"] <= now
+        and row["fired_sequence"] is None
+        and (row["live"] or row["suspended"])
     )
     return Result([(order_id,) for _, order_id in rows[:most]])
 

@@ -16,6 +16,7 @@ from contracts.envelope import Outgoing
 from contracts.orders import OrderRequested
 from contracts.topics import ORDERS_REQUESTS
 from order_api.orders.audit_trail import Origin
+from order_api.orders.changes.store import ChangeStore
 from order_api.orders.publication.messages import Claim, Claimed, request_message
 from order_api.orders.publication.sweeper import Sweeper
 from order_api.orders.publication.unpublished import Unpublished
@@ -149,7 +150,9 @@ async def test_a_queue_is_not_made_longer(settings: ApiSettings, orchestrator: O
     """
     engine = create_engine(settings.sqlalchemy_url, application_name="api")
     wire = Taken()
-    sweeper = Sweeper(Store(engine), wire, Counter("published_again", "", registry=None), Unpublished())
+    sweeper = Sweeper(
+        Store(engine), ChangeStore(engine), wire, Counter("published_again", "", registry=None), Unpublished()
+    )
     async with running(settings.model_copy(update={"api_sweep_interval_s": 60.0})) as api:
         answers = await asyncio.gather(*(api.submit() for _ in range(250)))
     due = "next_publish_at = now(), created_at = now() - interval '100 s'"

@@ -1,0 +1,1 @@
+"""Changes of orders that rest: amends of their terms, holds and releases."""

@@ -1,0 +1,141 @@
+"""Handles what changes an order that rests: amends, suspensions and releases. Pure, as `advance` is, which calls it.
+
+Each is for an order in a resting phase that is not bound to end. Who is too early or too late is told so in the
+history alone; what was judged is shown on the order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from contracts.amends import (
+    AmendState,
+    OrderAmendment,
+    OrderAmendRequested,
+    OrderHoldRequested,
+    OrderReleaseRequested,
+    changes_of,
+)
+from contracts.vocabulary import OPERATOR_PREFIX, ReasonCode
+from order_saga.core.judgement import cancel_outcome, expired_outcome
+from order_saga.core.phases import AMENDS_MAX, PHASES, RESTING, SUSPENSIONS_MAX
+from order_saga.core.revision import revised
+from order_saga.core.saga import Amending, Ignored, Phase, Suspension, Why
+from order_saga.core.transition import enter_phase, fire, market, note_rest, put_in_force, refuse
+from order_saga.core.weighing import Judged, judge_release, only_time_changes, refusal_at_once
+
+if TYPE_CHECKING:
+    from order_saga.core.draft import Draft
+    from order_saga.core.saga import ChangeRequested, Saga
+
+
+def amend(draft: Draft, message: OrderAmendRequested) -> Ignored | None:
+    """Refuse an amend where everybody sees it, put it in force, or ask about it."""
+    saga, name, detail = draft.saga, "OrderAmendRequested", _by(message) | {"amend_id": message.amend_id}
+    known = saga.progress.amend_ids
+    if message.amend_id in known:
+        return Ignored(Why.DUPLICATE, name, detail)
+    if ignored := _not_now(draft, message, detail):
+        return ignored
+    if len(known) > AMENDS_MAX:
+        return Ignored(Why.TOO_MANY, name, detail)
+    refusal = refusal_at_once(saga, message, draft.now)
+    asked = OrderAmendment(message.amend_id, AmendState.PENDING, **changes_of(message))
+    draft.note("received", name, **detail, **changes_of(message))
+    draft.learn(amend_ids=(*known, message.amend_id))
+    if refusal is not None:
+        refuse(draft, asked, refusal)
+        draft.show()
+        return None
+    draft.learn(amend=asked, amending=Amending(asked))
+    if only_time_changes(message):
+        amending = draft.saga.progress.amending
+        assert amending is not None and saga.progress.rest is not None  # noqa: S101, PT018 - just learnt; it rests
+        put_in_force(draft, revised(draft.saga, amending), Judged(None, saga.progress.rest))
+        draft.show()
+        return None
+    draft.show()
+    enter_phase(draft, Phase.AMENDING, None)
+    return None
+
+
+def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
+    """Suspend a resting order. An operator's suspension takes the place of its user's."""
+    saga, name, detail = draft.saga, "OrderHoldRequested", _by(message)
+    known = saga.progress
+    if ignored := _not_now(draft, message, detail):
+        return ignored
+    by_operator = _is_operator(message.requested_by)
+    if known.suspended is not None and (_is_operator(known.suspended.requested_by) or not by_operator):
+        return Ignored(Why.DUPLICATE, name, detail)
+    if known.suspensions >= SUSPENSIONS_MAX and not by_operator:
+        return Ignored(Why.TOO_MANY, name, detail)
+    draft.note("held", name, **detail, **({} if message.reason is None else {"reason": message.reason}))
+    shows = known.suspended is None or known.release_refused is not None
+    draft.learn(
+        suspended=Suspension(message.requested_by, message.reason),
+        suspensions=known.suspensions + 1,
+        release_refused=None,
+    )
+    if shows:
+        draft.show()
+    return None
+
+
+def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
+    """Let a suspended order rest again as if it were accepted now, or say why that is not possible."""
+    saga, name, detail = draft.saga, "OrderReleaseRequested", _by(message)
+    if ignored := _not_now(draft, message, detail) or _not_released_by(saga, message, detail):
+        return ignored
+    expired = expired_outcome(saga.expires_at, draft.now)
+    if expired is not None and saga.parked_reason is None:  # a parked order expires when it is resumed
+        draft.note("expired", name)
+        enter_phase(draft, PHASES[saga.phase].expiry, expired)
+        return None
+    found = judge_release(saga, market(draft, saga), draft.now)
+    if isinstance(found, str):
+        if saga.progress.release_refused is not None:  # everybody sees that already
+            return Ignored(Why.CONFLICT, name, detail | {"reason": found})
+        draft.note("ignored", name, why=Why.CONFLICT, **detail, reason=found)
+        draft.learn(release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY)
+        draft.show()
+        return None
+    draft.note("released", name, **detail)
+    draft.learn(suspended=None, release_refused=None, rest=found.rest)
+    if found.fire is not None and saga.parked_reason is None:
+        fire(draft, found.fire, PHASES[saga.phase].fired)
+    else:
+        note_rest(draft)
+    if not draft.events:
+        draft.show()
+    return None
+
+
+def _not_released_by(saga: Saga, message: OrderReleaseRequested, detail: dict[str, Any]) -> Ignored | None:
+    """Say that an order is not suspended, or by whom else it is, or None."""
+    suspended, name = saga.progress.suspended, type(message).__name__
+    if suspended is None:
+        return Ignored(Why.DUPLICATE, name, detail)
+    if _is_operator(suspended.requested_by) and not _is_operator(message.requested_by):
+        return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
+    return None
+
+
+def _not_now(draft: Draft, message: ChangeRequested, detail: dict[str, Any]) -> Ignored | None:
+    """Say why nobody, or not this requester, can change the order now, or None: it rests, and is not bound to end."""
+    saga, name = draft.saga, type(message).__name__
+    if cancel_outcome(message.user_id, message.requested_by, saga.user_id) is None:
+        return Ignored(Why.NOT_ALLOWED, name, detail)
+    if saga.phase not in RESTING:
+        too_early = saga.phase is Phase.NEW or PHASES[saga.phase].cancel is not None
+        return Ignored(Why.TOO_EARLY if too_early else Why.TOO_LATE, name, detail)
+    ends = saga.progress.fire is not None or saga.cancel_requested
+    return Ignored(Why.TOO_LATE, name, detail) if ends else None
+
+
+def _by(message: ChangeRequested) -> dict[str, Any]:
+    return {"requested_by": message.requested_by}
+
+
+def _is_operator(requested_by: str) -> bool:
+    return requested_by.startswith(OPERATOR_PREFIX)
