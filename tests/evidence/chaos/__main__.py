@@ -102,7 +102,8 @@ def _arguments() -> argparse.Namespace:
 _WHAT = """Two orchestrators, two APIs and two of each participant on Apache Kafka and PostgreSQL, with steady load by
 REST and Kafka, while a seeded schedule killed and froze processes and servers, cut, delayed and half-opened their
 connections, froze whole groups, rolled segments, set clocks wrong, halted assets and repeated old prices. Half of the
-orders waited for prices that walked 50 times a second, with thousands at rest. An independent checker then compared
+orders waited for prices that walked 50 times a second, with thousands at rest; some of them were amended, suspended
+and released meanwhile, by their users, an operator and a stranger. An independent checker then compared
 what was submitted, what `orders.events` told and the base tables, and judged every conditional order tick by tick by
 what it had read on `assets.prices`.""".replace("\n", " ")
 

@@ -78,6 +78,34 @@ MARKET_MUTANTS: Final = (
         ("tests/order_saga/worker/test_market.py::test_a_cancel_waits_for_the_gate_and_takes_the_row_away",),
     ),
     Mutant(
+        "market: a suspended order fires",
+        "No tick fires or moves an order that is suspended.",
+        "order_saga/worker/resting_store.py",
+        "    live = saga.phase in RESTING and saga.parked_reason is None and not suspended",
+        "    live = saga.phase in RESTING and saga.parked_reason is None",
+        (
+            "tests/evidence/simulation/test_changes.py::test_a_suspended_order_does_not_fire_and_counts_no_tick_of_that_time",
+        ),
+    ),
+    Mutant(
+        "market: a revised row keeps its sequence",
+        "An order that rests anew counts only ticks from then on.",
+        "order_saga/worker/resting_store.py",
+        "    return before.progress.rest != now.progress.rest",
+        "    return before.progress.rest is None",
+        (
+            "tests/evidence/simulation/test_changes.py::test_a_suspended_order_does_not_fire_and_counts_no_tick_of_that_time",
+        ),
+    ),
+    Mutant(
+        "market: a raise that nobody answered is left",
+        "A raise in doubt is undone: the next adjustment returns it, or keeps it from counting.",
+        "order_saga/core/phases.py",
+        "no=Phase.WORKING, timeout=Phase.LOWERING,",
+        "no=Phase.WORKING, timeout=Phase.WORKING,",
+        ("tests/evidence/simulation/test_changes.py::test_a_raise_that_nobody_answers_is_undone",),
+    ),
+    Mutant(
         "market: a row before its gate",
         "No order that rests is locked before the gate of its asset is held.",
         "order_saga/worker/store.py",

@@ -27,9 +27,11 @@ Messages are lost, doubled, late and out of order; batches are cut anywhere; pro
 anywhere else, freeze, and work on the same records after a rebalance; commits and publishes have unknown outcomes;
 the database and the broker are away, or the database only reads; somebody else holds a row locked; clocks jump;
 participants refuse, are slow, silent or paused; users repeat, contradict and cancel at every moment. Ticks come late,
-twice, never, backward, stale and in halts, and meet orders of every type that rest, cancels and expiries. After every
-commit and at the end I1 to I13 are judged by rules of their own, what ticks do by an oracle that judges each alone, and
-every order must end once faults stop."""
+twice, never, backward, stale and in halts, and meet orders of every type that rest, cancels and expiries. Orders are
+amended, suspended and released by users, operators and strangers at every moment: when a tick, a cancel or another
+change comes, before they are there and after they ended, while participants are silent, slow and dead. After every
+commit and at the end I1 to I13 are judged by rules of their own, what ticks do by an oracle that judges each alone,
+that what is held pays for the terms in force, and that every amend ends; every order must end once faults stop."""
 
 
 def main(

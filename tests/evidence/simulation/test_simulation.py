@@ -35,6 +35,14 @@ FIRES: Final = (
     "fires at a tick", "is triggered", "fires after its trigger", "trailing stop fires", "fires on entry",
     "bracket fires up", "bracket fires down",
 )  # fmt: skip
+CHANGES: Final = (
+    *(f"order {what}" for what in ("is suspended", "is released", "is RAISING", "is LOWERING", "fires when amended")),
+    *(f"change ignored {why}" for why in ("duplicate", "not_allowed", "too_early", "too_late")),
+    *("change before its order", "amend that is asked about ends", "amend APPLIED"),
+    *(f"amend REFUSED {code}" for code in ("AMEND_IN_PROGRESS", "EXPIRED", "INSUFFICIENT_BALANCE", "INVALID_ORDER")),
+    *(f"amend REFUSED {code}" for code in ("NOTIONAL_OUT_OF_RANGE", "NOT_AMENDABLE", "QUANTITY_OUT_OF_RANGE")),
+    *(f"amend REFUSED {code}" for code in ("TOO_LATE", "VERSION_MISMATCH", "WOULD_TRIGGER_IMMEDIATELY")),
+)
 SEEDS_MAX: Final = 600
 """Within so many histories a planted defect must show."""
 
@@ -59,7 +67,7 @@ def test_no_history_loses_or_doubles_anything(tally: Tally) -> None:
 
 
 def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
-    """The histories hold every kind of fault, a death at every crash point, and every end of an order."""
+    """The histories hold every kind of fault and change, a death at every crash point, and every end of an order."""
     chances = {
         "message lost",
         "message late",
@@ -68,7 +76,7 @@ def test_everything_that_can_go_wrong_did(tally: Tally) -> None:
         "connection lost",
     }
     chances |= {f"tick {how}" for how in How if how is not How.WELL} | {"tick in a halt", "full round of ticks"}
-    chances |= {f"order {what}" for what in FIRES}
+    chances |= {f"order {what}" for what in FIRES} | {*CHANGES}
     points = (*CrashPoint, *TriggerPoint, *RestingPoint)
     missing = {*map(str, FaultKind), *map(str, points), *chances} - {str(name) for name in tally.seen}
     assert {FaultKind.CRASH.value} == missing, "a crash is counted by its point"
