@@ -263,6 +263,7 @@ class World:
             slippage_bps=terms.slippage_bps,
             time_in_force=None if terms.time_in_force is None else TimeInForce(terms.time_in_force),
             expires_at=None if terms.expires_after_s is None else at + timedelta(seconds=terms.expires_after_s),
+            queue_when_closed=terms.queue_when_closed,
         )
 
     def _ask_for_change(self, plan: OrderPlan, change: Change) -> None:
