@@ -85,6 +85,7 @@ class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     `quoted_at` is when the quote was made. A quote's age counts from the earliest of `quoted_at`, the reply's `ce_time`
     and its append time, so that a delayed answer makes no price younger. `sequence` is the one of `assets.prices`, so
     that quotes and published prices have one order. `trading` is the asset's state when the quote was made.
+    `session_ends_at` is when the session ends that runs then, or, if none does, the next one; null without sessions.
     """
 
     command_id: StepId
@@ -101,6 +102,7 @@ class AssetApproved(msgspec.Struct, frozen=True, omit_defaults=True):
     rules_version: Count
     quoted_at: Instant | None = None
     trading: Trading = Trading.OPEN
+    session_ends_at: Instant | None = None
 
 
 class AssetRefused(msgspec.Struct, frozen=True):

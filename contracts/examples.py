@@ -10,6 +10,8 @@ from contracts.codec import MESSAGES, Message, decode
 
 ORDER_ID: Final = "3f2a7c9e-1b4d-4e8a-9c6f-5d7e8a9b0c1d"
 TIME: Final = "2026-03-02T14:30:00.250000Z"
+HOLD_ID: Final = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
+HOLD_EXPIRES_AT: Final = "2026-03-03T14:30:00Z"
 
 _VALUES: Final[dict[str, Any]] = {
     "order_id": ORDER_ID,
@@ -56,6 +58,7 @@ _VALUES: Final[dict[str, Any]] = {
     "confirmed_at": TIME,
     "trading": "OPEN",
     "reopens_at": None,
+    "session_ends_at": "2026-03-02T21:00:00Z",
     "purpose": "ENTRY",
     "limit_price": None,
     "trigger_price": None,
@@ -74,6 +77,7 @@ _VALUES: Final[dict[str, Any]] = {
     "amend": None,
     "amend_id": "alice-amend-1",
     "expected_version": 2,
+    "to": "@external",
 }
 """A field's value in every message, unless `_OWN_VALUES` has another one for that message."""
 
@@ -82,6 +86,14 @@ _RESERVE: Final = {"command_id": f"{ORDER_ID}:reserve", "asset_id": "USD", "hold
 _SETTLE: Final = {"command_id": f"{ORDER_ID}:settle", "asset_id": "USD", "hold_state": "SETTLED"}
 _REFUND: Final = {"command_id": f"{ORDER_ID}:refund", "asset_id": "USD", "hold_state": "REFUNDED"}
 _ADJUST: Final = {"command_id": f"{ORDER_ID}:adjust.1", "asset_id": "USD", "hold_state": "HELD", "revision": 1}
+_HOLD: Final = {
+    "hold_id": HOLD_ID,
+    "asset_id": "USD",
+    "amount": "250",
+    "expires_at": HOLD_EXPIRES_AT,
+    "returned": "250",
+}
+_CAPTURE: Final = {**_HOLD, "capture": "240", "captured": "240", "returned": "10"}
 _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
     "OrderAmendRequested": {
         **dict.fromkeys(("trigger_price", "trail_amount", "trail_bps", "slippage_bps", "time_in_force", "expires_at")),
@@ -118,6 +130,20 @@ _OWN_VALUES: Final[dict[str, dict[str, Any]]] = {
         "reason_code": "INSUFFICIENT_BALANCE",
         "reason": "20.02 USD more needed, 5 available",
     },
+    "HoldRequested": _HOLD,
+    "HoldCaptureRequested": _CAPTURE,
+    "HoldReleaseRequested": _HOLD,
+    "HoldPlaced": _HOLD,
+    "HoldRefused": {
+        **_HOLD,
+        "reason_code": "INSUFFICIENT_BALANCE",
+        "reason": "250 USD needed, 5 available",
+    },
+    "HoldCaptured": _CAPTURE,
+    "HoldReleased": _HOLD,
+    "HoldExpired": _HOLD,
+    "HoldCaptureRefused": {**_CAPTURE, "reason_code": "NOT_HELD", "reason": "the hold has expired"},
+    "HoldReleaseRefused": {**_HOLD, "reason_code": "CLOSED", "reason": "the hold is captured"},
 }
 
 

@@ -21,7 +21,10 @@ EXPIRES_WITHIN: Final = timedelta(days=30)
 
 
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a conditional order waits for, as its request says it. A market order has none."""
+    """What a conditional order waits for, as its request says it. A market order has none, unless it may queue.
+
+    A market order that may queue waits for the opening, and at most for so long as any order may: it is GTD.
+    """
 
     limit_price: Price | None = None
     trigger_price: Price | None = None
@@ -45,10 +48,16 @@ class FieldRules(NamedTuple):
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     times_in_force: tuple[TimeInForce, ...] = ()
-    """None: `time_in_force`, `expires_at` and `queue_when_closed` are refused. The first one is the default."""
+    """None: `time_in_force` is refused, and `expires_at` without `queue_when_closed`. The first one is the default."""
+
+    @property
+    def of_time(self) -> tuple[str, ...]:
+        """Name the fields that say when the order may wait, and for how long."""
+        return ("time_in_force", *_QUEUES) if self.times_in_force else _QUEUES
 
 
-_WAITS: Final = (TimeInForce.GTC, TimeInForce.GTD)
+_QUEUES: Final = ("expires_at", "queue_when_closed")
+_WAITS: Final = (TimeInForce.GTC, TimeInForce.GTD, TimeInForce.DAY)
 
 FIELDS: Final = {
     OrderKind.MARKET: FieldRules(optional=("price", "slippage_bps")),
@@ -56,6 +65,7 @@ FIELDS: Final = {
     OrderKind.STOP_LOSS: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), _WAITS),
     OrderKind.TAKE_PROFIT: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), _WAITS),
     OrderKind.TRAILING_STOP: FieldRules((), ("trail_amount", "trail_bps", "slippage_bps"), _WAITS),
+    OrderKind.BRACKET: FieldRules(("limit_price", "trigger_price"), ("slippage_bps",), _WAITS),
 }
 """Every other field of these is refused by name, so that no term of an order is silently dropped."""
 
@@ -72,15 +82,18 @@ def faults(asked: OrderRequested) -> tuple[Fault, ...]:
     found += [Fault(name, f"is not a field of {asked.order_type}{_INSTEAD.get(name, '')}") for name in strange]
     if kind is OrderKind.TRAILING_STOP and (asked.trail_amount is None) == (asked.trail_bps is None):
         found.append(Fault("trail_amount", "exactly one of trail_amount and trail_bps is required"))
+    if kind is OrderKind.BRACKET and (why := _wrong_side(asked)):
+        found.append(Fault("trigger_price", why))
     if "slippage_bps" in rules.optional and asked.slippage_bps is not None and (why := _no_slippage(asked)):
         found.append(Fault("slippage_bps", why))
     return (*found, *_faults_of_time(asked, rules.times_in_force))
 
 
 def terms_of(asked: OrderRequested) -> Terms | None:
-    """Take the terms of a request without faults; a market order has none."""
+    """Take the terms of a request without faults; a market order that does not queue has none."""
     if asked.order_type.kind is OrderKind.MARKET:
-        return None
+        queues = Terms(time_in_force=TimeInForce.GTD, expires_at=asked.expires_at, queue_when_closed=True)
+        return queues if asked.queue_when_closed else None
     return Terms(
         limit_price=asked.limit_price,
         trigger_price=asked.trigger_price,
@@ -106,21 +119,34 @@ def _absent(asked: OrderRequested, name: str) -> bool:
     return getattr(asked, name) is None
 
 
+def _wrong_side(asked: OrderRequested) -> str:
+    """Say why a bracket's trigger does not stand on the other side of the market than its limit, or nothing."""
+    limit, trigger = asked.limit_price, asked.trigger_price
+    if limit is None or trigger is None:
+        return ""
+    buy = asked.order_type.side is Side.BUY
+    if trigger > limit if buy else trigger < limit:
+        return ""
+    return f"must be {'above' if buy else 'below'} limit_price for {asked.order_type}"
+
+
 def _no_slippage(asked: OrderRequested) -> str:
     """Say why slippage has no meaning for a request, or nothing."""
     if asked.order_type.kind is OrderKind.MARKET:
         return ""
+    bracket = asked.order_type.kind is OrderKind.BRACKET
     if asked.order_type.side is Side.SELL:
-        return f"is not a field of {asked.order_type}: a sell exits at any price; give limit_price to bound it"
+        bound = "" if bracket else "; give limit_price to bound it"
+        return f"is not a field of {asked.order_type}: a sell exits at any price{bound}"
+    if bracket:
+        return ""  # its limit is a level of its own, and bounds nothing
     return "has no meaning beside limit_price, which bounds the price" if asked.limit_price is not None else ""
 
 
 def _faults_of_time(asked: OrderRequested, allowed: tuple[TimeInForce, ...]) -> list[Fault]:
     found: list[Fault] = []
     if not allowed:
-        given = [name for name in ("time_in_force", "expires_at") if not _absent(asked, name)]
-        given += ["queue_when_closed"] if asked.queue_when_closed else []
-        return [Fault(name, f"is not a field of {asked.order_type}") for name in given]
+        return _faults_of_queue(asked)
     force = asked.time_in_force or allowed[0]
     if force not in allowed:
         found.append(Fault("time_in_force", f"must be one of {', '.join(allowed)} for {asked.order_type}"))
@@ -128,4 +154,16 @@ def _faults_of_time(asked: OrderRequested, allowed: tuple[TimeInForce, ...]) -> 
         found.append(Fault("expires_at", "is required with time_in_force GTD"))
     if force is not TimeInForce.GTD and asked.expires_at is not None:
         found.append(Fault("expires_at", "is a field of time_in_force GTD only"))
+    return found
+
+
+def _faults_of_queue(asked: OrderRequested) -> list[Fault]:
+    """List what is wrong with when a market order may wait: only for an opening, and for a price that is bounded."""
+    found: list[Fault] = []
+    if not _absent(asked, "time_in_force"):
+        found.append(Fault("time_in_force", f"is not a field of {asked.order_type}"))
+    if not asked.queue_when_closed and not _absent(asked, "expires_at"):
+        found.append(Fault("expires_at", f"is a field of {asked.order_type} with queue_when_closed only"))
+    if asked.queue_when_closed and _absent(asked, "price"):
+        found.append(Fault("price", f"is required for {asked.order_type} with queue_when_closed"))
     return found

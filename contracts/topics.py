@@ -9,6 +9,7 @@ import msgspec
 from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetPriceChanged, AssetRefused, CheckAsset
 from contracts.balance import BalanceCommand, BalanceReply
+from contracts.holds import HoldEvent, HoldRequest
 from contracts.orders import OrderCancelRequested, OrderRequested, OrderStatusChanged
 
 
@@ -63,6 +64,15 @@ ASSETS_REPLIES: Final = Topic(
 ASSETS_PRICES: Final = Topic(
     "assets.prices", "asset_id", (AssetPriceChanged,), "Prices as they change.", compacted=True
 )
+HOLDS_REQUESTS: Final = Topic(
+    "holds.requests",
+    "user_id",
+    get_args(HoldRequest),
+    "What services ask of holds beside the saga; keyed by the account's owner.",
+)
+HOLDS_EVENTS: Final = Topic(
+    "holds.events", "user_id", get_args(HoldEvent), "What became of each request, and holds that expire."
+)
 
 TOPICS: Final = (
     ORDERS_REQUESTS,
@@ -74,4 +84,6 @@ TOPICS: Final = (
     ASSETS_COMMANDS,
     ASSETS_REPLIES,
     ASSETS_PRICES,
+    HOLDS_REQUESTS,
+    HOLDS_EVENTS,
 )

@@ -93,6 +93,8 @@ class OrderType(Word):
     TAKE_PROFIT_SELL = "TAKE_PROFIT_SELL"
     TRAILING_STOP_BUY = "TRAILING_STOP_BUY"
     TRAILING_STOP_SELL = "TRAILING_STOP_SELL"
+    BRACKET_BUY = "BRACKET_BUY"
+    BRACKET_SELL = "BRACKET_SELL"
 
     @property
     def side(self) -> Side:
@@ -113,6 +115,7 @@ class OrderKind(Word):
     STOP_LOSS = "STOP_LOSS"
     TAKE_PROFIT = "TAKE_PROFIT"
     TRAILING_STOP = "TRAILING_STOP"
+    BRACKET = "BRACKET"
 
 
 _SIDES = {order_type: Side(order_type.rpartition("_")[2]) for order_type in OrderType}
@@ -120,10 +123,11 @@ _KINDS = {order_type: OrderKind(order_type.rpartition("_")[0]) for order_type in
 
 
 class TimeInForce(Word):
-    """How long an order may wait: until cancelled, until a time, or not at all (IOC and FOK: there are no parts)."""
+    """How long an order may wait: until cancelled, a time, or the end of the session, or not at all (IOC and FOK)."""
 
     GTC = "GTC"
     GTD = "GTD"
+    DAY = "DAY"
     IOC = "IOC"
     FOK = "FOK"
 
@@ -133,7 +137,7 @@ class TimeInForce(Word):
         return self in _RESTING
 
 
-_RESTING = frozenset({TimeInForce.GTC, TimeInForce.GTD})
+_RESTING = frozenset({TimeInForce.GTC, TimeInForce.GTD, TimeInForce.DAY})
 
 
 class OrderStatus(Word):
@@ -195,6 +199,7 @@ class ReasonCode(Word):
     UNFILLED = "UNFILLED"
     PRICE_OUT_OF_RANGE = "PRICE_OUT_OF_RANGE"
     TOO_MANY_OPEN_ORDERS = "TOO_MANY_OPEN_ORDERS"
+    NO_SESSION = "NO_SESSION"
     TIMED_OUT = "TIMED_OUT"
     EXECUTION_FAILED = "EXECUTION_FAILED"
     USER_REQUESTED = "USER_REQUESTED"
@@ -214,7 +219,7 @@ REASONS: Final[dict[ReasonCode, Reason]] = {
     ReasonCode.ACCOUNT_NOT_FOUND: Reason("The user has no account at all."),
     ReasonCode.INSUFFICIENT_BALANCE: Reason("The user's available balance does not cover the order."),
     ReasonCode.ASSET_NOT_FOUND: Reason("No such asset is traded here."),
-    ReasonCode.ASSET_NOT_TRADABLE: Reason("Trading in the asset is halted."),
+    ReasonCode.ASSET_NOT_TRADABLE: Reason("Trading in the asset is halted or closed."),
     ReasonCode.ASSET_UNAVAILABLE: Reason("The asset is not available in this quantity now.", retryable=True),
     ReasonCode.STALE_PRICE: Reason("The asset's price was not confirmed lately enough to trade on.", retryable=True),
     ReasonCode.SLIPPAGE_EXCEEDED: Reason(
@@ -235,6 +240,7 @@ REASONS: Final[dict[ReasonCode, Reason]] = {
     ReasonCode.TOO_MANY_OPEN_ORDERS: Reason(
         "The user has as many open conditional orders in the asset as are allowed.", retryable=True
     ),
+    ReasonCode.NO_SESSION: Reason("The order is to end with the session (DAY), and the asset has no sessions."),
     ReasonCode.TIMED_OUT: Reason("A service did not answer within the saga's patience.", retryable=True),
     ReasonCode.EXECUTION_FAILED: Reason("The settlement was refused after the fill; the fill is busted."),
     ReasonCode.USER_REQUESTED: Reason("The order's user cancelled it."),

@@ -22,8 +22,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from contracts.topics import ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import (
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
+    ORDERS_CANCELS,
+    ORDERS_CHANGES,
+    ORDERS_EVENTS,
+    ORDERS_REQUESTS,
+)
 from order_api.description import api_document
+from order_api.holds.routes import HoldRoutes
+from order_api.holds.service import HoldListener, HoldService, HoldSweeper
+from order_api.holds.store import Store as HoldStore
 from order_api.http.access_log import AccessLog
 from order_api.http.addresses import Addresses
 from order_api.http.authentication import Authentication
@@ -56,6 +66,7 @@ from order_api.preview.inquiry import Inquiry
 from order_api.preview.routes import PreviewRoutes
 from order_api.preview.service import Previews
 from order_api.settings import ApiSettings
+from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.messaging.topic_settings import check as check_topics
@@ -90,6 +101,9 @@ CORS_EXPOSED: Final = (
 """What a script in a browser may read of an answer, besides its body."""
 CORS_S: Final = 600
 """How long a browser remembers what it was allowed."""
+
+Background = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+"""What runs beside the requests until the event is set."""
 
 log = structlog.get_logger(__name__)
 
@@ -155,9 +169,8 @@ async def _check_topics(settings: ApiSettings, stopping: asyncio.Event) -> None:
     """Log what is wrong with the topics. Requests are served all the same: their orders are safe in the database."""
 
     async def check() -> None:
-        await check_topics(
-            settings, (ORDERS_REQUESTS.name, ORDERS_CANCELS.name, ORDERS_CHANGES.name, ORDERS_EVENTS.name)
-        )
+        topics = (ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS, HOLDS_REQUESTS, HOLDS_EVENTS)
+        await check_topics(settings, [topic.name for topic in topics])
 
     with suppress(CannotStart):  # each deviation is in the log by now
         await wait_for("settings of topics", check, stopping)
@@ -189,7 +202,8 @@ def create_app(
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     inquiry = Inquiry(settings, publisher)
-    background = [sweeper.run, follower.run, mass_cancels.run, inquiry.run]
+    holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
+    background = [sweeper.run, follower.run, mass_cancels.run, inquiry.run, *of_holds]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -209,9 +223,8 @@ def create_app(
     previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
-    served = _served(
-        (many, previews, orders, changes, pages, HealthRoutes(health_routes(health, registry))), authentication
-    )
+    health_pages = HealthRoutes(health_routes(health, registry))
+    served = _served((many, previews, orders, changes, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -222,6 +235,29 @@ def create_app(
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
     app.state.inquiry = inquiry
     return app
+
+
+def _holds(
+    settings: ApiSettings,
+    source: AsyncEngine | Begins,
+    publisher: Publishes,
+    registry: CollectorRegistry,
+    in_flight: InFlight,
+    grace_s: float,
+) -> tuple[HoldRoutes, Background, Background]:
+    """Make the routes of holds, and what runs beside them: what hears of holds, and what asks again."""
+    accepted = Counter(
+        "hold_requests_accepted", "Requests for holds that are committed.", ["action"], registry=registry
+    )
+    republished = Counter("hold_requests_published_again", "Requests that the sweeper published.", registry=registry)
+    store = HoldStore(source, grace_s=grace_s)
+    service = HoldService(store, publisher, accepted, keys_kept_days=settings.api_idempotency_key_days)
+    follower = TopicFollower(settings, HOLDS_EVENTS.name, HoldListener(store), name="api-holds")
+    followed = Gauge("hold_events_followed", "1 while the events of holds are written down.", registry=registry)
+    followed.set_function(lambda: follower.following)
+    sweeper = HoldSweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
+    routes = HoldRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    return routes, follower.run, sweeper.run
 
 
 def _follower(settings: ApiSettings, waiters: Waiters, registry: CollectorRegistry) -> Follower:
@@ -275,7 +311,7 @@ def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
     return app
 
 
-def _lifespan(tasks: Sequence[Callable[[asyncio.Event], Coroutine[Any, Any, None]]]) -> Lifespan[Starlette]:
+def _lifespan(tasks: Sequence[Background]) -> Lifespan[Starlette]:
     """Run what goes on beside the requests, until the application ends."""
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
+from order_api.holds.routes import HoldRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
@@ -15,7 +16,10 @@ from order_api.orders.mass_cancels.routes import MassCancelRoutes
 from order_api.orders.routes import OrderRoutes
 from order_api.preview.routes import PreviewRoutes
 
-_ROUTES: Final = (MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes, PageRoutes, HealthRoutes)
+_ROUTES: Final = (
+    *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
+    *(HoldRoutes, PageRoutes, HealthRoutes),
+)
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 
 

@@ -49,11 +49,13 @@ log = structlog.get_logger(__name__)
 class FurtherConsumer:
     """One more consumer of a process: a group of its own, with its own batches, that waits for none of the others.
 
-    `name` is its group (after the prefix), and begins the names of its metrics. `handler` is made like the service's.
+    `name` is its group (after the prefix), and begins the names of its metrics. `handler` is made like the service's,
+    and its `tasks` run like the service's, with its own batches.
     """
 
     name: str
     handler: Callable[[Kit], Handler[Any]]
+    tasks: Sequence[Callable[[Kit, BatchProcess[Any]], Awaitable[None]]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +168,16 @@ class Service:
         self._transactions = Transactions(settings.sqlalchemy_url, application_name=name, by_key=True)
         self._publisher = Publisher(settings, client_id=f"{settings.kafka_topic_prefix}{name}")
         self._kit = Kit(settings, self._engine, self._transactions, self._publisher, self._metrics.registry, stopping)
-        self._tasks = tasks
         self._outbox = Outbox(schema)
         self._relay = Relay(self._transactions, schema, self._outbox, self._publisher)
         self._consumers = [self._consuming(name, handler(self._kit), self._metrics)]
+        self._tasks = [(task, self._consumers[0].process) for task in tasks]
         for another in further:
             metrics = KitMetrics(CollectorRegistry())
             self._metrics.registry.register(Prefixed(another.name, metrics.registry))
-            self._consumers.append(self._consuming(another.name, another.handler(self._kit), metrics))
+            consuming = self._consuming(another.name, another.handler(self._kit), metrics)
+            self._consumers.append(consuming)
+            self._tasks += [(task, consuming.process) for task in another.tasks]
         self._health = Health({"started": _starting})
         self.server = HealthServer(
             listen(settings.http_host, settings.http_port), health_routes(self._health, self._metrics.registry)
@@ -280,7 +284,7 @@ class Service:
             *(one.consumer.watch(self._stopping) for one in self._consumers),
             self._relay.run(self._stopping),
             keep_doing("measuring", self._measure, self._stopping, every_s=MEASURE_S, rests=RESTS),
-            *(task(self._kit, self._consumers[0].process) for task in self._tasks),
+            *(task(self._kit, process) for task, process in self._tasks),
         ]
 
     async def _part(self, part: Awaitable[None]) -> None:

@@ -43,10 +43,19 @@ MAY_IMPORT = {
     "order_api.settings": {"contracts", "saga_kit"},
     "order_api.http": {"contracts", "saga_kit"},
     "order_api.openapi": {"contracts", "saga_kit", "order_api.http"},
-    "order_api.orders": {"contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"},
+    "order_api.holds": {"contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"},
+    "order_api.orders": {
+        *("contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"),
+        "order_api.holds.tables",  # of the same schema
+    },
     # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0047.
     "order_api.preview": {
         "contracts", "saga_kit", "order_api.http", "order_api.openapi", "order_api.orders", "order_saga.core",
+    },
+    # It shows every problem, whoever raises it.
+    "order_api.orders.description.problem_examples": {
+        *("contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"),
+        *("order_api.orders", "order_api.holds"),
     },
     "order_api": {"contracts", "saga_kit"},
     "participants.balance": {"contracts", "saga_kit"},
@@ -230,7 +239,7 @@ SQL: re.Pattern[str] = re.compile(
 )
 SQL_MODULES = {
     "order_saga": {"worker/store.py", "worker/resting_store.py", "triggers/store.py"},
-    "order_api": {"orders/store.py", "orders/changes/store.py", "orders/mass_cancels/store.py"},
+    "order_api": {"orders/store.py", "orders/changes/store.py", "orders/mass_cancels/store.py", "holds/store.py"},
     "operations": {
         "access/accounts.py",
         "retention/archive.py",
@@ -246,6 +255,7 @@ SQL_MODULES = {
         "market/prices.py",
         "retention/erase.py",
         "deployment/hand_over.py",
+        "diagnosis/holds.py",
         "diagnosis/locks.py",
         "repair/order_filter.py",
         "repair/pauses.py",

@@ -18,7 +18,7 @@ from contracts.decimals import Price, Quantity, add, format_decimal, multiply
 from contracts.orders import OrderRequested
 from contracts.terms import Terms, terms_of
 from contracts.vocabulary import OrderType, Side
-from order_saga.core.levels import level, meets_limit
+from order_saga.core.levels import levels, meets_limit
 from order_saga.core.money import BASIS_POINT
 from order_saga.core.trail import trail_level, trail_reached
 
@@ -55,6 +55,8 @@ class Fired(NamedTuple):
 
     place: int
     levels: tuple[Price, ...]
+    other: Price | None = None
+    """The level of a bracket that the price did not reach."""
 
 
 def _order(order_type: OrderType, **fields: object) -> OrderRequested:
@@ -87,6 +89,11 @@ SCENES: Final[Mapping[str, Scene]] = {
         _order(OrderType.TRAILING_STOP_SELL, trail_bps=300),
         (50_000, 51_000, 50_400, 52_000, 51_200, 50_300),
     ),
+    "bracket": Scene(
+        "A bracket sells at its limit or at its trigger, whichever the price reaches first",
+        _order(OrderType.BRACKET_SELL, limit_price=Price("52000"), trigger_price=Price("48500")),
+        (50_000, 50_900, 49_100, 51_300, 52_300),
+    ),
 }
 """The example of each page, by the page's name."""
 
@@ -97,12 +104,12 @@ def fired(scene: Scene) -> Fired | None:
     prices = [Price(number) for number in scene.prices]
     if terms is None:
         return None
-    if terms.trail_amount is None and terms.trail_bps is None:
-        waits_for = level(order.order_type, terms, triggered=False)
-        assert waits_for is not None  # noqa: S101 - only a trailing stop has none
+    if waits_for := levels(order.order_type, terms, triggered=False):
         for place, price in enumerate(prices):
-            if waits_for.is_reached(price) and meets_limit(order.order_type, terms, price):
-                return Fired(place, (waits_for.price,) * (place + 1))
+            met = next((level for level in waits_for if level.is_reached(price)), None)
+            if met is not None and meets_limit(order.order_type, terms, price):
+                other = next((level.price for level in waits_for if level != met), None)
+                return Fired(place, (met.price,) * (place + 1), other)
         return None
     return _fired_by_trail(order.order_type.side, terms, prices)
 
@@ -121,9 +128,10 @@ def picture(scene: Scene) -> str:
     """Draw a scene as SVG."""
     hit = fired(scene)
     shown = hit.levels if hit is not None else (_bound(scene.order),) * len(scene.prices)
-    axis = _Axis(scene, shown)
+    other = [hit.other] if hit is not None and hit.other is not None else []
+    axis = _Axis(scene, (*shown, *other))
     place = hit.place if hit is not None else len(scene.prices) - 1
-    price, name = scene.prices[place], _name_of_level(scene.order)
+    price, name = scene.prices[place], _name_of_level(scene.order, shown[-1])
     x, y = axis.x(place), axis.y(price)
     verb = "fires at" if hit is not None else "filled at"
     first = "quote" if hit is not None else "price seen"
@@ -138,10 +146,20 @@ def picture(scene: Scene) -> str:
         f'<circle class="fire" cx="{x:g}" cy="{y:g}" r="7"/>',
         f'<text class="fire-text" x="{x + 14:g}" y="{_apart(y, end) + 5:g}">{verb} {price:,}</text>',
         f'<text class="level-text" x="{x + 14:g}" y="{end + 5:g}">{name} {_plain(shown[-1])}</text>',
+        *(line for level in other for line in _other_level(scene.order, axis, level, place)),
         f'<text x="{LEFT}" y="{HEIGHT - 14}">{escape(_says(scene.order))}</text>',
     ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
     return "\n".join([head, f"<title>{escape(scene.title)}</title>", f"<style>{STYLE}</style>", *parts, "</svg>", ""])
+
+
+def _other_level(order: OrderRequested, axis: _Axis, level: Price, place: int) -> tuple[str, str]:
+    """Draw the level of a bracket that the price did not reach."""
+    x, y = axis.x(place), axis.y(level)
+    return (
+        f'<polyline class="level" points="{axis.stairs((level,) * (place + 1))}"/>',
+        f'<text class="level-text" x="{x + 14:g}" y="{y + 5:g}">{_name_of_level(order, level)} {_plain(level)}</text>',
+    )
 
 
 class _Axis:
@@ -196,10 +214,10 @@ def _bound(order: OrderRequested) -> Price:
     return Price(multiply(order.price, share))
 
 
-def _name_of_level(order: OrderRequested) -> str:
+def _name_of_level(order: OrderRequested, level: Price) -> str:
     if order.price is not None:
         return "at most"
-    return "limit" if order.trigger_price is None and order.limit_price is not None else "trigger"
+    return "limit" if order.limit_price == level else "trigger"
 
 
 def _says(order: OrderRequested) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from migrations.owner import run
 
 revision = "0021"
-down_revision = "0018"
+down_revision = "0020"
 
 
 def upgrade() -> None:

@@ -62,7 +62,16 @@ def check_name(what: str, value: str) -> None:
 
 def order_id(text: str) -> UUID:
     """Read an order's id. Raises `WrongRequest`."""
+    return _uuid("an order id", text)
+
+
+def hold_id(text: str) -> UUID:
+    """Read the id of a service's hold, with or without the `hold:` that the ledger puts before it."""
+    return _uuid("a hold id", text.removeprefix("hold:"))
+
+
+def _uuid(what: str, text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise WrongRequest(f"'{text}' is not an order id: it must be a UUID") from None
+        raise WrongRequest(f"'{text}' is not {what}: it must be a UUID") from None

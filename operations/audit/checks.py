@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from operations.audit.ledger import OWN
 from operations.audit.order_checks import ORDER_LOOKS
 from operations.audit.total_checks import TOTAL_LOOKS
 
@@ -20,7 +21,11 @@ CHECKS: Final = tuple(check for look in LOOKS for check in look.checks)
 def looks(ledger: str | None) -> Iterator[AuditLook]:
     """Give the looks for a ledger whose views are in this schema; None: it can't be read."""
     for look in LOOKS:
-        checks = tuple(check for check in look.checks if ledger is not None or not check.of_ledger)
+        checks = tuple(
+            check
+            for check in look.checks
+            if (ledger is not None or not check.of_ledger) and (ledger == OWN or not check.of_reference)
+        )
         if ledger is None:
             rows = look.rows.replace("{holds}", "false").replace("{journal}", "false")
         else:

@@ -82,7 +82,7 @@ _MONEY: Final = AuditLook(
         Check(
             "I6", "wakeable",
             """o.status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED') AND o.due_at IS NULL
-                AND o.parked_reason IS NULL AND o.phase <> 'WORKING'""",
+                AND o.parked_reason IS NULL AND o.phase NOT IN ('QUEUED', 'WORKING')""",
             "format('it is %s in phase %s, neither due nor parked: nothing will ever wake it', o.status, o.phase)",
         ),
         Check(
@@ -177,10 +177,11 @@ _RESTING: Final = ", ".join(f"'{phase}'" for phase in sorted(RESTING))
 _REST: Final = AuditLook(
     ("coalesce(o.order_id, r.order_id) AS order_id",),
     """
-    (SELECT order_id, status, phase, parked_reason, revision, on_hold FROM audit.orders WHERE {orders}) AS o
+    (SELECT order_id, status, phase, parked_reason, revision, on_hold, order_type, limit_price, trigger_price
+        FROM audit.orders WHERE {orders}) AS o
     FULL JOIN (
-        SELECT order_id, asset_id, revision, live, suspended FROM audit.resting WHERE {orders}) AS r
-    USING (order_id)""",
+        SELECT order_id, asset_id, revision, live, suspended, up_price, down_price FROM audit.resting WHERE {orders}
+    ) AS r USING (order_id)""",
     (
         Check(
             "I12", "rests by its row",
@@ -192,6 +193,16 @@ _REST: Final = AuditLook(
                 WHEN r.live THEN format('it waits under its terms %s, a tick would fire its terms %s', o.revision,
                     r.revision)
                 ELSE 'it waits for a price, and its row is not live: no tick can fire it' END""",
+        ),
+        Check(
+            "I12", "both levels of a bracket",
+            """o.order_type IN ('BRACKET_BUY', 'BRACKET_SELL') AND r.live
+                AND (r.down_price, r.up_price) IS DISTINCT FROM
+                    (least(o.limit_price, o.trigger_price), greatest(o.limit_price, o.trigger_price))""",
+            """format('it waits for %s and for %s, a tick would fire it at %s and at %s',
+                trim_scale(least(o.limit_price, o.trigger_price)), trim_scale(greatest(o.limit_price, o.trigger_price)),
+                coalesce(trim_scale(r.down_price)::text, 'no price'),
+                coalesce(trim_scale(r.up_price)::text, 'no price'))""",
         ),
         Check(
             "I12", "row of a resting order",

@@ -24,6 +24,8 @@ class Check(NamedTuple):
     what: str
     of_ledger: bool = False
     """It needs the ledger's views, so it is left out where these can't be read."""
+    of_reference: bool = False
+    """It needs more than those three views: only the reference service's ledger has it."""
 
 
 class AuditLook(NamedTuple):

@@ -52,7 +52,7 @@ _OTHER_HOLDS: Final = AuditLook(
     "audit.holds AS h",
     (
         Check(
-            "I2", "one hold", "hold_id <> order_id || ':reserve'",
+            "I2", "one hold", "hold_id <> order_id || ':reserve' AND hold_id NOT LIKE 'hold:%'",
             "format('it has a hold of its own name, %s, besides the one that it asked for', hold_id)",
             of_ledger=True,
         ),
@@ -72,6 +72,70 @@ _OTHER_ENTRIES: Final = AuditLook(
         ),
     ),
     by_order=False,
+)  # fmt: skip
+
+# What services hold belongs to no order. Its entry in the journal has two legs: the user's, and that of the house.
+_CAPTURES: Final = """
+    SELECT left(entry_id, -length(':capture')) AS hold_id, count(*) AS legs, min(asset_id) AS asset_id,
+        max(asset_id) AS other_asset_id, sum(-amount) FILTER (WHERE account NOT LIKE '@%') AS taken,
+        max(account) FILTER (WHERE account NOT LIKE '@%') AS taken_from,
+        max(account) FILTER (WHERE account LIKE '@%') AS paid_to
+    FROM audit.journal WHERE entry_id LIKE 'hold:%' GROUP BY entry_id"""
+_SERVICE_HOLDS: Final = AuditLook(
+    ("NULL::uuid AS order_id", "hold_id"),
+    f"""
+    (SELECT * FROM audit.holds WHERE hold_id LIKE 'hold:%') AS h
+    FULL JOIN (SELECT hold_id, expires_at, ended, captured_to FROM audit.service_holds) AS s USING (hold_id)
+    FULL JOIN ({_CAPTURES}) AS j USING (hold_id)""",  # noqa: S608 - our own
+    (
+        Check(
+            "I2", "service captured once",
+            """coalesce(h.captured, 0) <> coalesce(j.taken, 0) OR (j.hold_id IS NOT NULL AND
+                (j.legs, j.asset_id, j.other_asset_id, j.taken_from, j.paid_to)
+                    IS DISTINCT FROM (2, h.asset_id, h.asset_id, h.user_id, s.captured_to))""",
+            """format('of %s %s %s are captured to %s, the journal took %s from %s to %s', hold_id,
+                trim_scale(coalesce(h.captured, 0)), coalesce(h.asset_id, 'nothing'), coalesce(s.captured_to, 'nobody'),
+                trim_scale(coalesce(j.taken, 0)), coalesce(j.taken_from, 'nobody'), coalesce(j.paid_to, 'nobody'))""",
+            of_ledger=True, of_reference=True,
+        ),
+        Check(
+            "I5", "service hold ends once",
+            """h.hold_id IS NOT NULL AND (s.ended IS DISTINCT FROM CASE h.state
+                    WHEN 'SETTLED' THEN 'CAPTURED' WHEN 'REFUSED' THEN 'REFUSED' WHEN 'TOMBSTONE' THEN 'BURIED'
+                    WHEN 'REFUNDED' THEN CASE s.ended WHEN 'EXPIRED' THEN 'EXPIRED' ELSE 'RELEASED' END END
+                OR CASE h.state
+                    WHEN 'SETTLED' THEN h.captured + h.refunded <> h.amount
+                    WHEN 'REFUNDED' THEN h.captured <> 0 OR h.refunded <> h.amount
+                    ELSE h.captured <> 0 OR h.refunded <> 0 END)""",
+            """format('%s of %s %s is %s and ended as %s, with %s captured and %s refunded', hold_id,
+                trim_scale(h.amount), h.asset_id, h.state, coalesce(s.ended, 'nothing yet'), trim_scale(h.captured),
+                trim_scale(h.refunded))""",
+            of_ledger=True, of_reference=True,
+        ),
+        Check(
+            "I8", "hold has a service", "(h.hold_id IS NULL) <> (s.hold_id IS NULL)",
+            """format('%s is %s, and %s service has asked for it', hold_id, coalesce(h.state, 'no hold'),
+                CASE WHEN s.hold_id IS NULL THEN 'no' ELSE 'a' END)""",
+            of_ledger=True, of_reference=True,
+        ),
+    ),
+    by_order=False,
+)  # fmt: skip
+
+# The scanner looks every second, and a batch takes less. Minutes mean that it does not run.
+_UNEXPIRED: Final = AuditLook(
+    ("NULL::uuid AS order_id", "hold_id"),
+    "audit.service_holds AS s",
+    (
+        Check(
+            "I8", "hold expires", "ended IS NULL AND expires_at < statement_timestamp() - interval '10 minutes'",
+            """format('%s %s of %s are still held for %s, which was to end at %s', trim_scale(amount), asset_id,
+                user_id, hold_id, expires_at)""",
+            of_ledger=True, of_reference=True,
+        ),
+    ),
+    by_order=False,
+    in_flight=True,
 )  # fmt: skip
 
 # A row in the outbox is no fault while the relay tries to send it, which moves `available_at`: the broker may be away.
@@ -139,6 +203,8 @@ TOTAL_LOOKS: Final = (
     _ASSETS,
     _OTHER_HOLDS,
     _OTHER_ENTRIES,
+    _SERVICE_HOLDS,
+    _UNEXPIRED,
     _UNSENT,
     _EVENTS,
     _UNEXECUTED,

@@ -16,6 +16,8 @@ from operations.cli.options import OPERATING, By, Json, Yes, finite
 from operations.cli.printing import err, out, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from contracts.assets import Trading
 
 Asset = Annotated[str, typer.Argument(metavar="ASSET", help="BTC, ETH, ...")]
@@ -39,7 +41,9 @@ def register(app: typer.Typer) -> None:
     prices_of = "Set an asset's price, or let it move: 'price BTC 51000', 'price walk BTC', 'price script BTC FILE'."
     app.add_typer(price_app, name="price", cls=PriceGroup, help=prices_of, rich_help_panel=OPERATING)
     app.command(rich_help_panel=OPERATING)(prices)
-    app.add_typer(market_app, name="market", help="Halt, close or open an asset.", rich_help_panel=OPERATING)
+    app.add_typer(
+        market_app, name="market", help="Halt, close or open an asset; give it sessions.", rich_help_panel=OPERATING
+    )
     app.add_typer(feed_app, name="feed", help="Check the feed of prices, or reset it.", rich_help_panel=OPERATING)
 
 
@@ -160,8 +164,8 @@ def prices(json: Json = False) -> None:
     table = Table(*columns, title="prices")
     for row in found:
         trading = row["trading"] if row["trading"] == "OPEN" else f"[yellow]{row['trading']}[/]"
-        if row["reopens_at"]:
-            trading += f" until {row['reopens_at']:%Y-%m-%d %H:%M} UTC"
+        if until := row["session_ends_at"] if row["trading"] == "OPEN" else row["reopens_at"]:
+            trading += f" until {until:%Y-%m-%d %H:%M} UTC"
         age = "[red]never confirmed[/]" if row["age_s"] is None else f"{row['age_s']:.1f} s"
         levels = " ".join(
             f"{way} {amount(row[name])}" for way, name in (("▼", "next_below"), ("▲", "next_above")) if row[name]
@@ -192,7 +196,10 @@ def close_market(
     reason: Reason = "",
     by: By = "operator",
 ) -> None:
-    """Close an asset as planned, and say when it opens. It does not open by itself: 'market open' opens it.
+    """Close an asset as planned, and say when it opens.
+
+    One with sessions opens by them: with the next one, or with the first one after TIME. Any other one does not open by
+    itself: 'market open' opens it.
 
     Example: order-saga market close BTC --reopens-at 2026-12-01T08:00Z
     """
@@ -209,11 +216,78 @@ def open_market(
 ) -> None:
     """Open an asset. Queued orders fill at the opening price, and resting ones fire if it reaches their levels.
 
+    One with sessions that is opened between two of them stays open until the next one ends.
+
     Example: order-saga market open BTC --price 48500
     """
     from contracts.assets import Trading
 
     _trade(asset, Trading.OPEN, by, price=price)
+
+
+@market_app.command("sessions")
+def market_sessions(
+    asset: Asset,
+    calendar: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="A calendar (TOML), and with it the file of holidays that it names.")
+    ] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Take its sessions away; it stays open or closed.")] = False,
+    json: Json = False,
+    by: By = "operator",
+) -> None:
+    """Give an asset sessions that it follows from now on, or show those that it has.
+
+    It opens and closes by the calendar within a second, whoever runs. A halt stays until it is lifted, whatever the
+    calendar says. DAY orders end with the session. Without sessions, an asset is opened and closed by hand alone.
+
+    Example: order-saga market sessions BTC calendar.toml --by ann
+    """
+    from operations.market import sessions
+    from operations.repair.runs import name_run
+
+    if remove and calendar:
+        raise WrongRequest("--remove goes without a calendar")
+    found = None if not calendar else sessions.read(calendar, _text(Path(calendar)), _beside(calendar))
+    run = name_run("", by)
+
+    async def go() -> dict[str, Any] | None:
+        async with database() as engine:
+            if remove:
+                await sessions.remove(engine, asset, run)
+                return None
+            if found is not None:
+                await sessions.put(engine, asset, found, run)
+            return await sessions.show(engine, asset)
+
+    shown = asyncio.run(go())
+    if shown is None:
+        out.print(f"{asset} has no sessions any more", markup=False)
+    elif json:
+        print_json(shown)
+    else:
+        _print_sessions(shown)
+
+
+def _print_sessions(shown: dict[str, Any]) -> None:
+    state, reopens_at = shown["trading"], shown["reopens_at"]
+    until = f" until {reopens_at:%Y-%m-%d %H:%M} UTC" if reopens_at else ""
+    out.print(f"{shown['asset_id']} is {state}{until}; {'in' if shown['in_session'] else 'between'} its sessions")
+    table = Table("opens", "closes", title=f"sessions, {shown['time_zone']}, {shown['special_days']} special days")
+    for session in shown["sessions"]:
+        table.add_row(*(f"{session[name]:%a %Y-%m-%d %H:%M %z}" for name in ("opens", "closes")))
+    print_table(table)
+
+
+def _beside(calendar: str) -> Callable[[str], str]:
+    """Read a file that a calendar names, which lies beside it."""
+    return lambda name: _text(Path(calendar).parent / name)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Trouble(f"{path} can't be read: {error}") from None
 
 
 def _trade(

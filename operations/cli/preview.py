@@ -40,7 +40,7 @@ def preview(
 
     check_name("--user", user)
     asked: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
-    asked |= {"slippage_bps": slippage_bps} | terms.fields()
+    asked |= {"slippage_bps": slippage_bps} | terms.fields(order_type)
     found = rest.preview(api(), user, {name: value for name, value in asked.items() if value is not None})
     if json:
         print_json(found)

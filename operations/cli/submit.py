@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import uuid
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -27,6 +27,14 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=TRADING)(submit)
 
 
+TypeOfOrder: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        help="MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP or BRACKET, with _BUY or _SELL behind it."
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class TermOptions:
     """What a conditional order waits for, by the names of the REST API; None: not said."""
@@ -35,12 +43,13 @@ class TermOptions:
         str | None,
         typer.Option(
             show_default=False,
-            help="The worst price to fill at. LIMIT needs it; a STOP_LOSS or TAKE_PROFIT may have it.",
+            help="The worst price to fill at. LIMIT needs it; a STOP_LOSS or TAKE_PROFIT may have it."
+            " Of a BRACKET, which needs it, the price that fires it with a gain.",
         ),
     ] = None
     trigger_price: Annotated[
         str | None,
-        typer.Option(help="The price that fires the order. STOP_LOSS and TAKE_PROFIT need it."),
+        typer.Option(help="The price that fires the order. STOP_LOSS, TAKE_PROFIT and BRACKET need it."),
     ] = None
     trail_amount: Annotated[
         str | None, typer.Option(help="How far from its best price a TRAILING_STOP fires, in cash.")
@@ -53,7 +62,7 @@ class TermOptions:
         str | None,
         typer.Option(
             show_default=False,
-            help="GTC: waits until cancelled. GTD: until --expires-at. IOC, FOK: fills at once or never.",
+            help="GTC: waits until cancelled. GTD: until --expires-at. DAY: until the session ends. IOC, FOK: at once.",
         ),
     ] = None
     expires_at: Annotated[
@@ -65,26 +74,28 @@ class TermOptions:
         ),
     ] = None
     queue_when_closed: Annotated[
-        bool, typer.Option("--queue-when-closed", help="Let it begin to wait while the asset is halted or closed.")
+        bool,
+        typer.Option(
+            "--queue-when-closed",
+            help="Let it begin to wait while the asset is halted or closed. A MARKET order needs --price then.",
+        ),
     ] = False
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self, order_type: str) -> dict[str, Any]:
         """Give what was said, as the REST API wants it. Raises `WrongRequest` for a time that can't be read."""
         from operations.access.words import moment
 
         given = asdict(self)
         if self.expires_at is not None:
             given["expires_at"] = moment("--expires-at", self.expires_at)
-            given["time_in_force"] = self.time_in_force or "GTD"
+            implied = None if order_type.startswith("MARKET_") else "GTD"
+            given["time_in_force"] = self.time_in_force or implied
         return given | {"queue_when_closed": self.queue_when_closed or None}
 
 
 @grouped
 def submit(  # noqa: PLR0913 - each is an option of the command
-    order_type: Annotated[
-        str,
-        typer.Argument(help="MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT or TRAILING_STOP, with _BUY or _SELL behind it."),
-    ],
+    order_type: TypeOfOrder,
     asset: Annotated[str, typer.Argument(help="What to trade.")],
     quantity: Annotated[str, typer.Argument(help="How much.")],
     *,
@@ -112,14 +123,16 @@ def submit(  # noqa: PLR0913 - each is an option of the command
 
     A MARKET order is filled at the quote of the moment. Every other one rests until a price fires it: a LIMIT fills at
     its limit or better; a STOP_LOSS leaves a falling market (a BUY: enters a rising one), a TAKE_PROFIT takes a gain; a
-    TRAILING_STOP follows the best price at a distance. An order that rests is an answer: exit 0. Before it sends
+    TRAILING_STOP follows the best price at a distance; a BRACKET has two prices, one for the gain and one for the loss,
+    and whichever is reached first fires it. An order that rests is an answer: exit 0. Before it sends
     anything it prints the command that can be typed again, whatever happens: the order is the same one.
 
     Examples: order-saga submit MARKET_BUY BTC 0.01 --user alice, or with the price that you saw and a limit of 0.5 %:
     order-saga submit MARKET_SELL ACME 3 --user bob --price 20 --slippage-bps 50, or
     order-saga submit LIMIT_BUY BTC 0.1 --limit-price 48000 --expires-at +2h, or
     order-saga submit STOP_LOSS_SELL BTC 0.1 --trigger-price 47500, or
-    order-saga submit TRAILING_STOP_SELL BTC 0.1 --trail-bps 300
+    order-saga submit TRAILING_STOP_SELL BTC 0.1 --trail-bps 300, or
+    order-saga submit BRACKET_SELL BTC 0.1 --limit-price 55000 --trigger-price 47500
     """
     from operations.access.conditions import is_resting
     from operations.access.rest import check_key, wait_for_end
@@ -129,7 +142,7 @@ def submit(  # noqa: PLR0913 - each is an option of the command
     key = key or str(uuid.uuid4())
     check_key(key)
     given: dict[str, Any] = {"order_type": order_type, "asset_id": asset, "quantity": quantity, "price": price}
-    given |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id} | terms.fields()
+    given |= {"slippage_bps": slippage_bps, "client_order_id": client_order_id} | terms.fields(order_type)
     given = {name: value for name, value in given.items() if value is not None}
     again = _again(given, user, key, wait)
     err.print(f"to do this again, with no second order: {again}", markup=False, soft_wrap=True)

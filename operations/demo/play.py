@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import httpx
 import msgspec
 
+from contracts.assets import Trading
 from contracts.balance import ReserveBalance
 from contracts.codec import outgoing
 from contracts.decimals import Money, Price
@@ -23,9 +24,9 @@ from operations.access.rest import ENDED
 from operations.access.system import publishing
 from operations.access.tokens import SCOPES
 from operations.audit import audit
-from operations.demo.scenes import MARKET, PATH, Scene, conditional_scenes, scenes
+from operations.demo.scenes import CLOSED, MARKET, OPENING, PATH, Scene, conditional_scenes, scenes
 from operations.diagnosis.story import story
-from operations.market.prices import set_price
+from operations.market.prices import set_price, set_trading
 from operations.repair.runs import Run
 from participants.balance.store import deposit
 
@@ -127,6 +128,7 @@ class _Acts:
     async def play_on_a_market(self, scenes: list[Scene], engine: AsyncEngine, tell: Tell) -> list[tuple[Scene, str]]:
         """Submit conditional orders, move the price when all of them rest, and wait for their ends."""
         tell("conditional orders ...")
+        await self._trade(engine, Trading.CLOSED)
         played = [await self._submit(scene) for scene in scenes]
         for scene in played:
             if scene.rests:
@@ -138,11 +140,17 @@ class _Acts:
         for price in PATH:
             await set_price(engine, MARKET, Price(price), Run(f"demo-{uuid.uuid4()}", "demo"))
             await asyncio.sleep(PRICE_EVERY_S)
+        tell("the closed market opens ...")
+        await self._trade(engine, Trading.OPEN, Price(OPENING))
         for scene in played:
             if scene.held:
                 await self._cancel(scene, scene.user)
         ended = await asyncio.gather(*(self._end(scene) for scene in played))
+        await self._trade(engine, Trading.CLOSED)
         return list(zip(played, ended, strict=True))
+
+    async def _trade(self, engine: AsyncEngine, trading: Trading, price: Price | None = None) -> None:
+        await set_trading(engine, CLOSED, trading, Run(f"demo-{uuid.uuid4()}", "demo"), price=price)
 
     async def _submit(self, scene: Scene) -> Scene:
         if scene.by_kafka:

@@ -77,6 +77,9 @@ def scenes() -> list[Scene]:
 MARKET: Final = "ACME"
 PATH: Final = ("20.50", "21.00", "20.90", "19.70", "19.00", "20.10", "20.00")
 """How the price of `MARKET` moves while the conditional orders rest, from 20.00 and back."""
+CLOSED: Final = "NIGHT"
+OPENING: Final = "10.05"
+"""The price at which `CLOSED` opens, from 10.00."""
 
 
 def conditional(order_type: str, **terms: object) -> dict[str, Any]:
@@ -98,6 +101,8 @@ def conditional_scenes() -> list[Scene]:
               conditional("STOP_LOSS_SELL", trigger_price="19.50", limit_price="19.90"), "COMPLETED", rests=True),
         Scene("a take profit", "alice", conditional("TAKE_PROFIT_SELL", trigger_price="21.00"), "COMPLETED",
               rests=True),
+        Scene("a gain or a stop, whichever comes first", "alice",
+              conditional("BRACKET_SELL", limit_price="20.95", trigger_price="19.10"), "COMPLETED", rests=True),
         Scene("a trailing stop", "alice", conditional("TRAILING_STOP_SELL", trail_bps=200), "COMPLETED", rests=True),
         Scene("the same to buy", "bob", conditional("TRAILING_STOP_BUY", trail_amount="1.05"), "COMPLETED",
               rests=True),
@@ -114,6 +119,13 @@ def conditional_scenes() -> list[Scene]:
               conditional("LIMIT_BUY", **far, time_in_force="GTD", expires_at=soon), "CANCELLED EXPIRED", rests=True),
         Scene("cancelled while it waits", "bob", conditional("LIMIT_BUY", **far), "CANCELLED USER_REQUESTED",
               cancel_by="bob", rests=True),
+        Scene("a market order that waits for the opening", "alice",
+              buy(CLOSED, "5", price="10.00", queue_when_closed=True), "COMPLETED", rests=True),
+        Scene("one that the opening jumped over", "bob",
+              buy(CLOSED, "5", price="9.90", slippage_bps=50, queue_when_closed=True), "FAILED SLIPPAGE_EXCEEDED",
+              rests=True),
+        Scene("the session's end, without sessions", "bob", conditional("LIMIT_BUY", **far, time_in_force="DAY"),
+              "FAILED NO_SESSION"),
         Scene("a limit that is amended, and then met", "bob", conditional("LIMIT_BUY", **far), "COMPLETED",
               rests=True, amend={"limit_price": "19.40", "quantity": "6"}),
         Scene("on hold while its price comes by", "alice", conditional("LIMIT_SELL", limit_price="20.60"),

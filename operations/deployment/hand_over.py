@@ -32,7 +32,7 @@ _TRIGGERS: Final = (
         " FOR EACH STATEMENT EXECUTE FUNCTION balances.handed_over()"
     ),
     (
-        "CREATE TRIGGER handed_over BEFORE INSERT OR UPDATE OF state, captured, refunded ON balances.holds"
+        "CREATE TRIGGER handed_over BEFORE INSERT OR UPDATE OF amount, state, captured, refunded ON balances.holds"
         " FOR EACH STATEMENT EXECUTE FUNCTION balances.handed_over()"
     ),
     (

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from contracts.amends import CHANGES, AmendState
-from operations.access.conditions import condition, level, money
+from operations.access.conditions import condition, levels, money
 from operations.access.words import amount, full_time, time_of_day
 from operations.diagnosis.why import waits_for
 from order_saga.core.phases import RESTING
@@ -148,9 +148,10 @@ def _of_the_market(kind: str, name: str, detail: Row) -> str:
     if kind not in {"rests", "triggered", "fired"}:
         return f"{kind} {name} {_details(detail)}".rstrip()
     if kind == "rests":
-        begins = "waits for a price"
+        begins = "waits for the opening"
         if detail.get("level") is not None:
             begins = f"waits for the price {money(detail['level'])}"
+            begins += f" or {money(detail['other_level'])}" if detail.get("other_level") is not None else ""
         elif detail.get("watermark") is not None:
             begins = f"follows the price from {money(detail['watermark'])}"
         return f"rests: {begins}; ticks after sequence {int(detail['from_sequence']):,} count"
@@ -208,14 +209,14 @@ def _header(order: Row, waits: str) -> Iterator[Line]:
 
 
 def _rests(order: Row, resting: Row | None, mark: Row | None) -> Iterator[Line]:
-    """Say what price an order that rests waits for, and how far away the market is."""
+    """Say what an order that rests waits for, and how far away the market is."""
     if order["phase"] not in RESTING or resting is None:
         return
     if resting["fired_sequence"] is not None:
         at = f"{money(resting['fired_price'])} of sequence {resting['fired_sequence']:,}"
         yield (Span(f"fired by {at}, about to be filled"),)
         return
-    where = f"; {market(mark, level(order))}" if mark is not None else "; no tick has come yet"
+    where = f"; {market(mark, levels(order))}" if mark is not None else "; no tick has come yet"
     rests = "would rest" if order["on_hold"] else "rests"
     yield (Span(f"{rests}: {condition(order, resting['watermark_sequence'])}{where}"),)
 
@@ -257,8 +258,11 @@ def _held(history: Sequence[Row]) -> str:
     return f" since {time_of_day(last['at'])} by {detail.get('requested_by')}{why}"
 
 
-def market(mark: Row, waits_for: Level | None) -> str:
-    """Say what the orders know of an asset's market: the last tick, how old it is, and whether it could fire."""
+def market(mark: Row, waits_for: Sequence[Level]) -> str:
+    """Say what the orders know of an asset's market: the last tick, how old it is, and whether it could fire.
+
+    How far away the nearest of the prices is that an order waits for.
+    """
     words = f"last tick {money(mark['price'])}, sequence {mark['sequence']:,}, {_ago(mark['age_s'])}"
     if mark["age_s"] - mark["confirmed_age_s"] >= CONFIRMED_LATER_S:
         words += f", confirmed {_ago(mark['confirmed_age_s'])}"
@@ -266,8 +270,8 @@ def market(mark: Row, waits_for: Level | None) -> str:
         words += f", trading is {mark['trading']}"
     elif not mark["live"]:
         words += ", too old to fire when it came"
-    if waits_for is not None:
-        away = abs(mark["price"] - waits_for.price) / mark["price"] * 100
+    if waits_for:
+        away = min(abs(mark["price"] - level.price) for level in waits_for) / mark["price"] * 100
         words += f", {away:.2f} % away"
     return words
 

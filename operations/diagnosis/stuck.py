@@ -112,7 +112,7 @@ def _silent(row: Mapping[str, Any]) -> str:
 
 
 async def count_resting(engine: AsyncEngine) -> tuple[int, int]:
-    """Count the orders that wait for a price, and those on hold: they may do so for long, and nothing is wrong."""
+    """Count the orders that rest, and those on hold: they may do so for long, and nothing is the matter with them."""
     [row] = await rows(engine, _RESTING, sorted(RESTING))
     return int(row["number"]), int(row["on_hold"])
 

@@ -11,6 +11,7 @@ from operations.access.words import check_name
 from order_saga.worker.store import note_repair
 from participants.assets import price_store
 from participants.assets.price_store import Newest, Source, newest_prices
+from participants.assets.session_store import calendars
 from participants.assets.simulator import Walk, read_script
 from participants.assets.store import listings
 from saga_kit.runtime.transactions import begin
@@ -60,7 +61,7 @@ async def set_price(engine: AsyncEngine, asset_id: str, price: Price, run: Run, 
         sequence = await price_store.set_price(engine, asset_id, price, source)
     except ValueError as error:
         raise await _wrong(engine, asset_id, error) from None
-    await _note(engine, run, "price", asset_id, f"{format_decimal(price)}, {source}, sequence {sequence}")
+    await note(engine, run, "price", asset_id, f"{format_decimal(price)}, {source}, sequence {sequence}")
     return sequence
 
 
@@ -76,7 +77,7 @@ async def begin_walk(
     ceiling: Price | None = None,
 ) -> Walk:
     """Let a price walk from where it is; by default within a tenth of it. Raises `Trouble`."""
-    now = await _known(engine, asset_id)
+    now = await known_price(engine, asset_id)
     tick = await _tick(engine, asset_id)
     reach = multiply(now.price, WALK_RANGE)
     steps_min = multiply(tick, Decimal(2 * step))
@@ -88,18 +89,18 @@ async def begin_walk(
     except ValueError as error:
         raise await _wrong(engine, asset_id, error) from None
     words = f"seed {seed}, {per_second:g} a second, {format_decimal(low)} to {format_decimal(high)}"
-    await _note(engine, run, "price walk", asset_id, words)
+    await note(engine, run, "price walk", asset_id, words)
     return terms
 
 
 async def begin_script(engine: AsyncEngine, asset_id: str, script: Script, run: Run) -> None:
     """Play prices from now on. Raises `Trouble` for one off the tick, and times that fall."""
-    await _known(engine, asset_id)
+    await known_price(engine, asset_id)
     try:
         await price_store.set_source(engine, asset_id, Source.SCRIPT, script)
     except ValueError as error:
         raise await _wrong(engine, asset_id, error) from None
-    await _note(engine, run, "price script", asset_id, f"{len(script.prices)} prices")
+    await note(engine, run, "price script", asset_id, f"{len(script.prices)} prices")
 
 
 async def set_trading(
@@ -113,7 +114,7 @@ async def set_trading(
     price: Price | None = None,
 ) -> Newest:
     """Halt, close or open an asset, with an opening price if there is one. Raises `Trouble`."""
-    await _known(engine, asset_id)
+    await known_price(engine, asset_id)
     try:
         now = await price_store.set_trading(
             engine, asset_id, trading, reopens_at=reopens_at, reason=reason or None, price=price
@@ -121,7 +122,7 @@ async def set_trading(
     except ValueError as error:
         raise await _wrong(engine, asset_id, error) from None
     words = f"at {format_decimal(now.price)}, sequence {now.sequence}" + (f": {reason}" if reason else "")
-    await _note(engine, run, f"market {trading.lower()}", asset_id, words)
+    await note(engine, run, f"market {trading.lower()}", asset_id, words)
     return now
 
 
@@ -130,7 +131,10 @@ async def prices(engine: AsyncEngine) -> list[dict[str, Any]]:
 
     `age_s` is how long ago its source stood by it, null: never. `next_above` and `next_below` are the nearest prices at
     which orders of a fixed level fire; the level of a trailing stop moves with the price, so that it is not among them.
+    `session_ends_at` is null for an asset without sessions.
     """
+    known = await calendars(engine)
+    ends = {asset_id: one.stands.ends_at for asset_id, one in known.items() if one.stands is not None}
     async with begin(engine) as tx:
         waiting = {row[0]: row[1:] for row in await tx.fetch(_RESTING)}
     return [
@@ -141,6 +145,7 @@ async def prices(engine: AsyncEngine) -> list[dict[str, Any]]:
             "age_s": None if one.confirmed_at is None else round((one.now - one.confirmed_at).total_seconds(), 1),
             "trading": one.trading.value,
             "reopens_at": one.reopens_at,
+            "session_ends_at": ends.get(one.asset_id),
             "source": one.source.value,
             "as_of": one.as_of,
             **dict(zip(_RESTS, waiting.get(one.asset_id, _NOTHING_RESTS), strict=True)),
@@ -149,7 +154,8 @@ async def prices(engine: AsyncEngine) -> list[dict[str, Any]]:
     ]
 
 
-async def _known(engine: AsyncEngine, asset_id: str) -> Newest:
+async def known_price(engine: AsyncEngine, asset_id: str) -> Newest:
+    """Read an asset's price. Raises `Trouble` for one without."""
     check_name("ASSET", asset_id)
     found = await newest_prices(engine)
     for one in found:
@@ -185,6 +191,7 @@ def _on_tick(price: Decimal, tick: Decimal) -> Decimal:
     return subtract(price, EXACT.remainder(price, tick))
 
 
-async def _note(engine: AsyncEngine, run: Run, action: str, asset_id: str, words: str) -> None:
+async def note(engine: AsyncEngine, run: Run, action: str, asset_id: str, words: str) -> None:
+    """Note a change of an asset in the trail."""
     async with begin(engine) as tx:
         await note_repair(tx, run.run_id, action, asset_id, run.by, words)

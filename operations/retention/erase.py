@@ -84,6 +84,13 @@ _OPEN_CLAIMS: Final = """
     SELECT format('order %s is accepted and not yet begun', order_id) FROM api.claims c
     WHERE user_id = $1 AND NOT EXISTS (SELECT FROM api.orders o WHERE o.order_id = c.order_id) LIMIT $2"""
 
+_OPEN_HOLDS: Final = """
+    SELECT format('hold %s is %s', hold_id, status) FROM (
+        SELECT hold_id, 'held until ' || expires_at AS status FROM audit.service_holds
+        WHERE user_id = $1 AND ended IS NULL
+        UNION ALL SELECT hold_id::text, status FROM api.holds WHERE user_id = $1 AND status = 'PENDING'
+    ) AS open LIMIT $2"""
+
 _UNSENT: Final = """
     SELECT format('event %s of order %s is not sent yet', e.version, e.order_id)
     FROM audit.events_unsent e JOIN api.orders o USING (order_id) WHERE o.user_id = $1 LIMIT $2"""
@@ -100,7 +107,7 @@ def _open_dead_letters(schema: str) -> str:
         WHERE replayed_at IS NULL AND discarded_at IS NULL AND {_NAMES_THE_USER} LIMIT $2"""  # noqa: S608 - the same
 
 
-_IN_THE_WAY: Final = (_OPEN_ORDERS, _OPEN_CLAIMS, _UNSENT, *map(_open_dead_letters, schemas.CONSUMERS))
+_IN_THE_WAY: Final = (_OPEN_ORDERS, _OPEN_CLAIMS, _OPEN_HOLDS, _UNSENT, *map(_open_dead_letters, schemas.CONSUMERS))
 
 
 # What is erased: $1 is the user; a row that has nothing to erase is not counted ---------------------------------------
@@ -134,6 +141,16 @@ _CLAIMS: Final = f"""
             convert_from(c.request, 'UTF8')::jsonb ->> 'client_order_id') > 0"""  # noqa: S608 - the same
 
 
+# A service may have made its keys of what it knows about the user.
+_HOLDS: Final = """
+    UPDATE api.holds SET idempotency_key = NULL
+    WHERE user_id = $1 AND status NOT IN ('PENDING', 'HELD') AND idempotency_key IS NOT NULL"""
+_HOLD_REQUESTS: Final = """
+    UPDATE api.hold_requests AS asked SET token_id = NULL, traceparent = NULL FROM api.holds AS h
+    WHERE h.hold_id = asked.hold_id AND h.user_id = $1 AND h.status NOT IN ('PENDING', 'HELD')
+        AND num_nonnulls(asked.token_id, asked.traceparent) > 0"""
+
+
 def _orders(table: str, cast: str) -> str:
     # An INVALID_ORDER's reason quotes the user's input, and is stored in two columns.
     return f"""
@@ -157,6 +174,8 @@ _ERASE: Final = {
     "api.mass_cancels": _MASS_CANCELS,
     "api.cancel_timers": _CANCEL_TIMERS,
     "api.claims": _CLAIMS,
+    "api.holds": _HOLDS,
+    "api.hold_requests": _HOLD_REQUESTS,
     "orders.orders": _orders("orders.orders", "::text"),
     "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile
     **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},

@@ -19,7 +19,7 @@ from order_api.http.problems import Code, Problem
 WINDOW_S: Final = 1
 REQUEST_S: Final = 60.0
 """The longest that any request may take, its waiting included; after that the answer is a 503, outcome unknown."""
-LIMITED_PATH: Final = "/orders"
+LIMITED_PATHS: Final = ("/orders", "/holds")
 """Health, metrics and documentation are not limited: operators need them most when the process is busy."""
 RETRY_AFTER_S: Final = 1
 
@@ -127,7 +127,7 @@ class LoadShedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; raises `TimeoutError` for one that takes longer than `REQUEST_S`."""
-        if scope["type"] != "http" or not scope["path"].startswith(LIMITED_PATH):
+        if scope["type"] != "http" or not scope["path"].startswith(LIMITED_PATHS):
             await self._app(scope, receive, send)
         elif self._in_flight.enter():
             try:

@@ -51,6 +51,10 @@ class Code(StrEnum):
     CANCEL_ALL_KEY_REUSED = "cancel-all-key-reused"
     ORDER_NOT_CANCELABLE = "order-not-cancelable"
     TOO_LATE_TO_CANCEL = "too-late-to-cancel"
+    HOLD_NOT_FOUND = "hold-not-found"
+    HOLD_KEY_REUSED = "hold-key-reused"
+    HOLD_CAPTURE_DIFFERS = "hold-capture-differs"
+    HOLD_NOT_HELD = "hold-not-held"
     AMEND_REFUSED = "amend-refused"
     VERSION_MISMATCH = "version-mismatch"
     ORDER_NOT_RESTING = "order-not-resting"
@@ -144,7 +148,8 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "The token does not allow this",
         "`detail` names the scope that it lacks.",
         "Reading needs `orders:read`, submitting, cancelling and changing `orders:write`; an operator's"
-        " `orders:operate` reads, cancels and changes any order.",
+        " `orders:operate` reads, cancels and changes any order. Holds of money are for services: `holds:read` and"
+        " `holds:write`.",
         "Get a token with the scope that `detail` and the header `WWW-Authenticate` name.",
     ),
     Code.OTHER_USER: Kind(
@@ -223,6 +228,37 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "A cancel came while the order was `PROCESSING`: it is filled, and settling it can't be undone.",
         "Wait for the order to end. A position that is not wanted is left by an order the other way.",
         ("order_id", "order_status"),
+    ),
+    Code.HOLD_NOT_FOUND: Kind(
+        404,
+        "No such hold",
+        "It does not exist, or another service asked for it.",
+        "The caller has asked for no hold of this id here. One that was asked for by Kafka is not seen here.",
+        "Compare the id with `Location` of the answer that accepted the hold, and the token's `sub` with the service.",
+    ),
+    Code.HOLD_KEY_REUSED: Kind(
+        422,
+        "The Idempotency-Key was used for another hold",
+        "`hold_id` is the hold that has this key.",
+        "The service has asked for a hold of another user, asset, amount or `expires_at` with this key before.",
+        "Use a new key for each hold.",
+        ("hold_id",),
+    ),
+    Code.HOLD_CAPTURE_DIFFERS: Kind(
+        409,
+        "Another capture is under way",
+        "A hold is captured once, and another amount or account was asked for before.",
+        "A capture of the hold that asks for something else is accepted and not answered yet.",
+        "Wait until the hold shows what became of that one. If it was refused, capture again.",
+        ("hold_id",),
+    ),
+    Code.HOLD_NOT_HELD: Kind(
+        409,
+        "The hold has ended",
+        "`hold_status` says how.",
+        "A capture came after the hold had ended otherwise, or a release after it was captured.",
+        "There is nothing left to capture or to release. Ask for a new hold if the money is still needed.",
+        ("hold_id", "hold_status"),
     ),
     Code.AMEND_REFUSED: Kind(
         409,

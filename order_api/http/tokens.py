@@ -39,6 +39,12 @@ class Scope(StrEnum):
     """Do for any user what that user may do."""
     OPERATE = "orders:operate"
     """Read, cancel and change any order, in the operator's own name."""
+    READ_HOLDS = "holds:read"
+    WRITE_HOLDS = "holds:write"
+    """Hold any user's money, and capture it: for services, never for a trader's token."""
+
+
+_FOR_SERVICES: Final = frozenset({Scope.ACT_FOR_USERS, Scope.WRITE_HOLDS})
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -55,7 +61,7 @@ class Caller(msgspec.Struct, frozen=True):
     @property
     def one_user(self) -> str | None:
         """The user for whose limits this caller counts; None for a trusted service that sends for many."""
-        return None if Scope.ACT_FOR_USERS in self.scopes else self.user_id
+        return self.user_id if self.scopes.isdisjoint(_FOR_SERVICES) else None
 
     def acts_for(self, user_id: str) -> bool:
         """Return whether this caller may act in the name of a user."""

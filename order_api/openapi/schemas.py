@@ -46,6 +46,8 @@ class Members(msgspec.Struct, frozen=True):
     order: str
     order_ids: list[UUID]
     order_status: OrderStatus
+    hold_id: UUID
+    hold_status: str
     amend_refusal: AmendRefusal
     release_refused: ReasonCode
 

@@ -39,10 +39,16 @@ TYPE_MEANINGS: Final[dict[OrderType, str]] = {
     " one since the order rests.",
     OrderType.TRAILING_STOP_SELL: "Sell once the price has fallen by `trail_amount`, or by `trail_bps`, below the"
     " highest one since the order rests.",
+    OrderType.BRACKET_BUY: "Buy once the price is `limit_price` or less, or once it is `trigger_price` or more, which"
+    " ever comes first: at that price, above the trigger if it is within `slippage_bps`.",
+    OrderType.BRACKET_SELL: "Sell once the price is `limit_price` or more, or once it is `trigger_price` or less, which"
+    " ever comes first: at that price, whatever it is. It takes a gain and stops a loss with one hold.",
 }
 TIME_IN_FORCE_MEANINGS: Final[dict[TimeInForce, str]] = {
     TimeInForce.GTC: "Good till cancelled: it rests as long as it must. The default of a conditional order.",
     TimeInForce.GTD: "Good till a date: from `expires_at` on it can no longer fill; it ends CANCELLED / EXPIRED.",
+    TimeInForce.DAY: "Good for the day: it ends so with the asset's session, or, if none runs, with the next one. An"
+    " asset without sessions refuses it: FAILED / NO_SESSION.",
     TimeInForce.IOC: "Immediate or cancel: it fills at once or ends CANCELLED / UNFILLED. Only for LIMIT orders.",
     TimeInForce.FOK: "Fill or kill: the same as IOC here, since an order is filled as a whole.",
 }
@@ -61,36 +67,43 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "quantity": "How much of the asset, more than 0; its step and its limits are the asset's.",
     "price": "The price that the client saw, if it says so: the quote may be worse by `slippage_bps` and no more.",
     "slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far above its"
-    " trigger a BUY stop without `limit_price` may still fill. Null where there is no such bound.",
-    "OrderBody.price": "Of a MARKET order only: the price that the client saw. The quote may be worse by"
-    " `slippage_bps` and no more.",
+    " trigger a BUY stop without `limit_price`, or a BRACKET_BUY, may still fill. Null where there is no such bound.",
+    "OrderBody.price": "Of a MARKET order only: the price that the client saw. The quote, or with `queue_when_closed`"
+    " the opening price, may be worse by `slippage_bps` and no more. Required with `queue_when_closed`.",
     "OrderBody.slippage_bps": "How much worse than `price` the quote of a MARKET order may be, in 1/10,000; how far"
-    " above its trigger a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price` may still fill."
-    f" Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
-    "limit_price": "The worst price at which the order fills. Null where it has none.",
+    " above its trigger a BRACKET_BUY, or a STOP_LOSS_BUY, TAKE_PROFIT_BUY or TRAILING_STOP_BUY without `limit_price`"
+    f" may still fill. Left out, {SLIPPAGE_BPS_DEFAULT}. Refused for every other order.",
+    "limit_price": "The worst price at which the order fills; of a BRACKET the level with the gain, which fires it."
+    " Null where it has none.",
     "OrderBody.limit_price": "The worst price at which the order fills. Required for LIMIT orders; of a STOP_LOSS or"
-    " TAKE_PROFIT optional: after its trigger the order is a limit order. A multiple of the asset's tick.",
-    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT. Of a TRAILING_STOP that rests: the price that"
-    " would fire it now, worked out from `watermark`. Null for other orders.",
-    "OrderBody.trigger_price": "Required for STOP_LOSS and TAKE_PROFIT orders and refused for others: the price that"
-    " fires the order. A price that meets it already ends the order FAILED / WOULD_TRIGGER_IMMEDIATELY.",
+    " TAKE_PROFIT optional: after its trigger the order is a limit order. Required for BRACKET orders, as the price"
+    " that fires them on the side of the gain: above `trigger_price` for a SELL, below it for a BUY. A multiple of the"
+    " asset's tick.",
+    "trigger_price": "The price that fires a STOP_LOSS or TAKE_PROFIT, or a BRACKET on the side of the loss. Of a"
+    " TRAILING_STOP that rests: the price that would fire it now, worked out from `watermark`. Null for other orders.",
+    "OrderBody.trigger_price": "Required for STOP_LOSS, TAKE_PROFIT and BRACKET orders and refused for others: the"
+    " price that fires the order. A price that meets it already, or the `limit_price` of a BRACKET, ends the order"
+    " FAILED / WOULD_TRIGGER_IMMEDIATELY.",
     "trail_amount": "How far from its best price a TRAILING_STOP fires, in cash.",
     "OrderBody.trail_amount": "How far from its best price a TRAILING_STOP fires, in cash. Such an order takes exactly"
     " one of `trail_amount` and `trail_bps`; others take neither.",
     "trail_bps": "The same in 1/10,000 of the best price.",
     "OrderBody.trail_bps": "The same in 1/10,000 of the best price: 5 to 5,000, a multiple of 5.",
-    "time_in_force": "How long a conditional order may wait; null for a MARKET order.",
+    "time_in_force": "How long a conditional order may wait; GTD for a MARKET order that may queue, null for others.",
     "OrderBody.time_in_force": "How long a conditional order may wait; left out, GTC. Refused for a MARKET order.",
-    "expires_at": "With GTD: when the order ends if nothing has fired it. At this instant it can no longer fill.",
-    "OrderBody.expires_at": "Required with GTD and refused otherwise: when the order ends if nothing has fired it."
-    f" Later than now and at most {EXPIRES_WITHIN.days} days away.",
+    "expires_at": "When the order ends if nothing has fired it; at this instant it can no longer fill. It is as asked"
+    " with GTD; the end of the session with DAY, known once the order rests; and"
+    f" {EXPIRES_WITHIN.days} days after it began to queue for a MARKET order that names none.",
+    "OrderBody.expires_at": "Required with GTD, allowed for a MARKET order with `queue_when_closed`, and refused"
+    f" otherwise: when the order ends if nothing has fired it. Later than now and at most {EXPIRES_WITHIN.days} days"
+    " away.",
     "queue_when_closed": "Whether the order may begin to rest while the asset is not traded.",
-    "OrderBody.queue_when_closed": "Of a conditional order: let it begin to rest while the asset is halted or closed."
-    " Left out, it ends FAILED / ASSET_NOT_TRADABLE then.",
+    "OrderBody.queue_when_closed": "Let the order begin to rest while the asset is halted or closed; a MARKET order"
+    " then fills at the opening price, first come first served. Left out, it ends FAILED / ASSET_NOT_TRADABLE then.",
     "triggered": "The trigger of a STOP_LOSS or TAKE_PROFIT with a `limit_price` was met: it waits for its limit now.",
     "watermark": "Of a TRAILING_STOP: its best price since it rests, the highest for a SELL and the lowest for a BUY."
     " It moves without a new `version`.",
-    "revision": "The number of the order's terms, from 1; null until it rests, and for a MARKET order.",
+    "revision": "The number of the order's terms, from 1; null until it rests.",
     "held_asset_id": "What is held while it rests: cash for a BUY, the asset for a SELL; null otherwise.",
     "held_amount": "How much of that is held: for a BUY what it costs at its worst price, fee included.",
     "on_hold": "It is suspended: no price fires it until it is released. Its money stays held; it can be amended and"
@@ -154,6 +167,8 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Members.order": "Where that order is found.",
     "Members.order_ids": "The orders that it is about.",
     "Members.order_status": "Where that order stands.",
+    "Members.hold_id": "The hold that it is about.",
+    "Members.hold_status": "Where that hold stands.",
     "Members.amend_refusal": "Why the amend changes nothing.",
     "Members.release_refused": "Why the order can't be released.",
 }

@@ -14,7 +14,7 @@ import msgspec
 from contracts import codec
 from contracts.decimals import Price, Quantity
 from contracts.orders import OrderRequested
-from contracts.terms import EXPIRES_WITHIN, faults, slippage_of, terms_of
+from contracts.terms import EXPIRES_WITHIN, faults, slippage_of
 from contracts.vocabulary import (
     NAME_RULE,
     PATH_NAME_RULE,
@@ -27,8 +27,8 @@ from contracts.vocabulary import (
     TrailBps,
     UserId,
 )
+from order_api.http.fields import BodyReader
 from order_api.http.problems import BrokenRule, invalid
-from order_api.orders.body_reader import BodyReader
 from order_api.orders.publication.messages import Claim
 
 
@@ -77,9 +77,8 @@ RULES: Final = {
 """The rules of the types above, in words."""
 _ASKED: Final = tuple(name for name in OrderBody.__struct_fields__ if name != "user_id")
 """The fields that are those of `OrderRequested`, whoever the user is."""
-
-
-read_body: Final = BodyReader(OrderBody, RULES, "an order")
+read_body: Final = BodyReader(OrderBody, RULES, "an order").read
+"""Reads an order; raises the problem that says where the JSON breaks, or lists every field that breaks its rule."""
 
 
 def make_claim(order_id: UUID, user_id: str, key: str | None, body: OrderBody, traceparent: str | None) -> Claim:
@@ -104,11 +103,10 @@ def _given(body: OrderBody, field: str) -> object:
 def _intent(body: OrderBody, request: OrderRequested) -> OrderBody:
     """Leave out what a request says only by the way: its user, and what would be the same if it were left out."""
     without = msgspec.structs.replace(request, slippage_bps=None)
-    terms = terms_of(request)
     return msgspec.structs.replace(
         body,
         user_id=None,
         slippage_bps=None if slippage_of(without) == request.slippage_bps else request.slippage_bps,
-        time_in_force=None if terms is None or terms.time_in_force is TimeInForce.GTC else terms.time_in_force,
+        time_in_force=None if body.time_in_force is TimeInForce.GTC else body.time_in_force,
         queue_when_closed=True if body.queue_when_closed else None,
     )

@@ -1,6 +1,7 @@
 """The schema `api` as tables: what this room has promised and must not forget. Migrations are made from it.
 
-The room also reads two views of the same schema, `api.orders` and `api.history`, which the migrations define.
+The room also reads two views of the same schema, `api.orders` and `api.history`, which the migrations define. The holds
+of services have their tables in it, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from sqlalchemy import (
     func,
 )
 from sqlalchemy import text as sql
+
+from order_api.holds.tables import add_tables
 
 SCHEMA: Final = "api"
 
@@ -198,3 +201,5 @@ for _key in ("idempotency_key", "client_order_id"):
     Index(f"claims_{_key}", claims.c.user_id, claims.c[_key], unique=True, postgresql_where=claims.c[_key].is_not(None))
 for _table in (claims, cancels, amends, suspensions):
     Index(f"{_table.name}_next_publish_at", _table.c.next_publish_at, postgresql_where=~_table.c.settled)
+
+add_tables(metadata)

@@ -8,6 +8,7 @@ answers to orders pass there, too. One that is lost is an answer that does not c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,8 +20,9 @@ from contracts.envelope import UnreadableMessage, read_envelope
 from contracts.topics import ASSETS_REPLIES
 from contracts.vocabulary import id_text
 from order_api.http.problems import Code, Problem
-from order_api.orders.follower import Follower
 from order_api.orders.publication.messages import SOURCE
+from saga_kit.messaging.fetch_limits import LostRecord
+from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.runtime.settings import KitSettings
 
@@ -44,7 +46,7 @@ class Inquiry:
         self._publisher = publisher
         self._idle_s = idle_s
         self._answers = _Answers()
-        self._follower = Follower(settings, self._answers, topic=ASSETS_REPLIES.name, read=_read)
+        self._follower = TopicFollower(settings, ASSETS_REPLIES.name, self._answers, name="api-previews")
         self._wanted = asyncio.Event()
 
     @property
@@ -109,9 +111,6 @@ class _Answers:
     def __len__(self) -> int:
         return len(self._expected)
 
-    def __contains__(self, key: bytes | None) -> bool:
-        return key in self._expected
-
     def expect(self, key: bytes) -> asyncio.Future[Answer]:
         """Wait for an answer from now on."""
         return self._expected.setdefault(key, asyncio.get_running_loop().create_future())
@@ -120,26 +119,28 @@ class _Answers:
         """Wait no more."""
         self._expected.pop(key, None)
 
-    def notify(self, key: bytes, *_: Any, answer: Answer | None = None) -> None:
-        """Hand an answer to whoever waits for it; the first one counts, as for an order."""
-        expected = self._expected.get(key)
-        if answer is not None and expected is not None and not expected.done():
-            expected.set_result(answer)
+    async def hear(self, records: Sequence[Any]) -> None:
+        """Hand answers to whoever waits for them; the first one counts, as for an order. One that is lost is none."""
+        for record in records:
+            expected = None if isinstance(record, LostRecord) else self._expected.get(record.key)
+            if expected is not None and not expected.done() and (answer := _read(record)) is not None:
+                expected.set_result(answer)
 
-    def notify_all(self) -> None:
+    def missed(self) -> None:
         """Note that answers are followed from now on. One that was missed does not come again."""
         self.began.set()
 
 
-def _read(record: Any) -> dict[str, Any]:
-    """Read an answer to a preview; nothing for what is none, or can't be read."""
+def _read(record: Any) -> Answer | None:
+    """Read an answer to a preview, or None for what is none, or can't be read."""
     try:
         message = decode(read_envelope(record.headers).type, record.value)
     except UnreadableMessage as error:
         log.warning("an answer to a preview can't be read", reason=str(error))
-        return {}
-    known = isinstance(message, (AssetApproved, AssetRefused)) and is_for_preview(message.command_id)
-    return {"answer": message} if known else {}
+        return None
+    if isinstance(message, (AssetApproved, AssetRefused)) and is_for_preview(message.command_id):
+        return message
+    return None
 
 
 async def _first_of(*events: asyncio.Event, within_s: float | None = None) -> None:

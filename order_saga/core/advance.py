@@ -47,6 +47,7 @@ from order_saga.core.judgement import (
     resolved_fields,
     told_by,
 )
+from order_saga.core.levels import limit_behind
 from order_saga.core.phases import (
     ANSWERS,
     EARLY_CANCELS_MAX,
@@ -190,9 +191,10 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
         return Ignored(Why.STALE, name, told_by(message))
     else:
         draft.note("answered", name, **told_by(message))
+        shown = snapshot(saga) if saga.phase in RESTING else None
         _answer(draft, question, message)
         _go_on(draft, message)
-        if saga.phase in RESTING and not draft.events and snapshot(draft.saga) != snapshot(saga):
+        if shown is not None and not draft.events and snapshot(draft.saga) != shown:
             draft.show()  # less is held than before
     return None
 
@@ -238,7 +240,7 @@ def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
     saga, told = draft.saga, {"sequence": message.sequence, "price": message.price}
     if PHASES[saga.phase].fired is None or saga.progress.triggered or saga.progress.fire is not None:
         return Ignored(Why.DUPLICATE, "Triggered", told)
-    if saga.terms is None or saga.terms.trigger_price is None or saga.terms.limit_price is None:
+    if saga.terms is None or saga.order_type is None or limit_behind(saga.order_type, saga.terms) is None:
         return Ignored(Why.CONFLICT, "Triggered", told)
     draft.note("triggered", "Triggered", **told)
     draft.learn(triggered=True)
@@ -249,7 +251,7 @@ def _triggered(draft: Draft, message: Triggered) -> Ignored | None:
 def _expiry_due(draft: Draft, _message: ExpiryDue) -> Ignored | None:
     saga = draft.saga
     leads_to = PHASES[saga.phase].expiry
-    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    outcome = expired_outcome(saga.expires_at, draft.now)
     if leads_to is None or outcome is None or saga.parked_reason is not None or saga.progress.fire is not None:
         return Ignored(Why.NOT_DUE, "ExpiryDue")
     draft.note("expired", "ExpiryDue")

@@ -15,15 +15,17 @@ from order_saga.core.saga import Answer, Ask, Availability, Participant, Questio
 
 def ask_all(draft: Draft) -> None:
     """Ask everything that the saga's phase asks; while somebody whom it needs is paused, only write it down."""
-    paused = paused_for(draft)
-    for step in steps(draft.saga.phase, draft.saga.side):
-        question = Question(step, draft.now, draft.now, attempts=0, sent=False, number=_next_number(draft, step))
-        if paused:
-            draft.put(question)
-        else:
-            ask_again(draft, question)
-    if paused:
+    asked = [
+        Question(step, draft.now, draft.now, attempts=0, sent=False, number=_next_number(draft, step))
+        for step in steps(draft.saga.phase, draft.saga.side)
+    ]
+    for question in asked:  # all are open before anybody is asked: who answered one like it needs not have answered it
+        draft.put(question)
+    if paused := paused_for(draft):
         hold_back(draft, paused)
+        return
+    for question in asked:
+        ask_again(draft, question)
 
 
 def _next_number(draft: Draft, step: Step) -> int | None:

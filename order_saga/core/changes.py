@@ -26,7 +26,7 @@ from order_saga.core.weighing import Judged, judge_release, only_time_changes, r
 
 if TYPE_CHECKING:
     from order_saga.core.draft import Draft
-    from order_saga.core.saga import ChangeRequested
+    from order_saga.core.saga import ChangeRequested, Saga
 
 
 def amend(draft: Draft, message: OrderAmendRequested) -> Ignored | None:
@@ -85,14 +85,9 @@ def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
 def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     """Let a suspended order rest again as if it were accepted now, or say why that is not possible."""
     saga, name, detail = draft.saga, "OrderReleaseRequested", _by(message)
-    suspended = saga.progress.suspended
-    if ignored := _not_now(draft, message, detail):
+    if ignored := _not_now(draft, message, detail) or _not_released_by(saga, message, detail):
         return ignored
-    if suspended is None:
-        return Ignored(Why.DUPLICATE, name, detail)
-    if _is_operator(suspended.requested_by) and not _is_operator(message.requested_by):
-        return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
-    expired = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
+    expired = expired_outcome(saga.expires_at, draft.now)
     if expired is not None and saga.parked_reason is None:  # a parked order expires when it is resumed
         draft.note("expired", name)
         enter_phase(draft, PHASES[saga.phase].expiry, expired)
@@ -113,6 +108,16 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
         note_rest(draft)
     if not draft.events:
         draft.show()
+    return None
+
+
+def _not_released_by(saga: Saga, message: OrderReleaseRequested, detail: dict[str, Any]) -> Ignored | None:
+    """Say that an order is not suspended, or by whom else it is, or None."""
+    suspended, name = saga.progress.suspended, type(message).__name__
+    if suspended is None:
+        return Ignored(Why.DUPLICATE, name, detail)
+    if _is_operator(suspended.requested_by) and not _is_operator(message.requested_by):
+        return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
     return None
 
 

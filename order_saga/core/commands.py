@@ -60,6 +60,7 @@ def _check_of_terms(saga: Saga, terms: Terms, command_id: str) -> CheckAsset:
         asset_id,
         saga.order_type,
         quantity,
+        saga.price,
         limit_price=terms.limit_price,
         trigger_price=terms.trigger_price,
         trail_amount=terms.trail_amount,

@@ -28,7 +28,7 @@ from contracts.balance import (
 from contracts.decimals import Money, subtract
 from contracts.orders import InvalidOrder, OrderRequested
 from contracts.terms import EXPIRES_WITHIN, faults, slippage_of, terms_of
-from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderKind, OrderStatus, ReasonCode, TimeInForce
+from contracts.vocabulary import OPERATOR_PREFIX, HoldState, OrderStatus, ReasonCode
 from order_saga.core import money
 from order_saga.core.commands import asked_for, command
 from order_saga.core.entry import objection_to_terms
@@ -84,8 +84,8 @@ def _ends_by_terms(request: OrderRequested, message: Requested, now: datetime) -
     if message.too_many_open is not None:
         reason = f"{message.too_many_open} conditional orders in {request.asset_id} are open, and no more are allowed"
         return Outcome(OrderStatus.FAILED, ReasonCode.TOO_MANY_OPEN_ORDERS, reason)
-    waits = request.order_type.kind is not OrderKind.MARKET and (request.time_in_force or TimeInForce.GTC).rests
-    if waits:  # as good an hour later, but for its own end
+    terms = terms_of(request)
+    if terms is not None and terms.time_in_force.rests:  # as good an hour later, but for its own end
         return expired_outcome(request.expires_at, now)
     made_at = min(message.sent_at, request.requested_at or message.sent_at)
     if now - made_at > timedelta(seconds=MAX_REQUEST_AGE_S):
@@ -248,6 +248,7 @@ def quote_of(message: AssetApproved, now: datetime) -> Quote:
         rules_version=message.rules_version,
         made_at=made_at(message, now),
         is_open=message.trading is Trading.OPEN,
+        session_ends_at=message.session_ends_at,
     )
 
 

@@ -1,7 +1,8 @@
 """The prices of a conditional order: what fires it, the worst one it can pay, and the bound of its slippage. Pure.
 
 A price p fires a LIMIT_BUY and a TAKE_PROFIT_BUY at p <= level, a STOP_LOSS_BUY at p >= level, and each SELL the other
-way round. No earlier price and no equality is needed: one comparison decides. `trail` judges trailing stops.
+way round. A BRACKET has the level of a limit order and that of a stop loss. No earlier price and no equality is needed:
+one comparison decides. `trail` judges trailing stops.
 """
 
 from __future__ import annotations
@@ -34,22 +35,38 @@ class Level(NamedTuple):
         return price >= self.price if self.is_up else price <= self.price
 
 
-def level(order_type: OrderType, terms: Terms, *, triggered: bool) -> Level | None:
-    """Name the level that an order waits for next, or None for a trailing stop, whose level follows the market."""
-    buy = order_type.side is Side.BUY
-    if order_type.kind is OrderKind.LIMIT or triggered:
-        assert terms.limit_price is not None  # noqa: S101 - `contracts.terms.faults` refuses such a request
-        return Level(terms.limit_price, is_up=not buy)
-    if terms.trigger_price is None:
-        return None
-    return Level(terms.trigger_price, is_up=buy is (order_type.kind is OrderKind.STOP_LOSS))
+def levels(order_type: OrderType, terms: Terms, *, triggered: bool) -> tuple[Level, ...]:
+    """Name the levels that an order waits for next, each of which fires it; its limit comes first.
+
+    A bracket has two, on both sides of the market. A trailing stop has none, since its level follows the market, and
+    neither has a market order, which waits for an opening.
+    """
+    buy, kind = order_type.side is Side.BUY, order_type.kind
+    limit, trigger = terms.limit_price, terms.trigger_price
+    found: tuple[Level, ...] = ()
+    if limit is not None and (triggered or kind in {OrderKind.LIMIT, OrderKind.BRACKET}):
+        found += (Level(limit, is_up=not buy),)
+    if trigger is not None and not triggered:
+        found += (Level(trigger, is_up=buy is not (kind is OrderKind.TAKE_PROFIT)),)
+    return found
+
+
+def limit_behind(order_type: OrderType, terms: Terms) -> Price | None:
+    """Return the limit that an order waits for once its trigger is met, or None for one that fills by its trigger."""
+    return None if terms.trigger_price is None or order_type.kind is OrderKind.BRACKET else terms.limit_price
+
+
+def _bound(order_type: OrderType, terms: Terms) -> Price | None:
+    """Return the limit that every fill of an order respects; a bracket has none, since its limit is only a level."""
+    return None if order_type.kind is OrderKind.BRACKET else terms.limit_price
 
 
 def meets_limit(order_type: OrderType, terms: Terms, price: Decimal) -> bool:
-    """Tell whether an order may fill at a price: its limit or better, or any price if it has none."""
-    if terms.limit_price is None:
+    """Tell whether an order may fill at a price: its limit or better, or any price if none bounds it."""
+    limit = _bound(order_type, terms)
+    if limit is None:
         return True
-    return price <= terms.limit_price if order_type.side is Side.BUY else price >= terms.limit_price
+    return price <= limit if order_type.side is Side.BUY else price >= limit
 
 
 def worst_price(saga: Saga) -> Price:
@@ -59,9 +76,14 @@ def worst_price(saga: Saga) -> Price:
     """
     terms, quote = saga.terms, saga.progress.quote
     assert saga.order_type is not None and terms is not None and quote is not None  # noqa: S101, PT018 - see callers
-    if terms.limit_price is not None:
-        return terms.limit_price
+    limit = _bound(saga.order_type, terms)
+    if limit is not None:
+        return limit
     start = terms.trigger_price
+    if saga.order_type.kind is OrderKind.MARKET:
+        if quote.is_open:
+            return quote.price  # it fills there, or not at all
+        start = saga.price
     if start is None:
         began_at = saga.progress.trails_from or quote.price
         start = trail_level(saga.side, began_at, terms.trail_amount, terms.trail_bps, quote.tick)
@@ -86,8 +108,15 @@ def slippage_cap(saga: Saga, watermark: Price | None) -> Price | None:
 
 
 def sale_floor(saga: Saga) -> Price | None:
-    """Return the least that a SELL takes, its limit; None for a BUY, and for a SELL that exits at any price."""
-    return None if saga.terms is None or saga.side is Side.BUY else saga.terms.limit_price
+    """Return the least that a SELL takes: its limit, or, of one that queued, its price less its slippage.
+
+    None for a BUY, and for a SELL that exits at any price.
+    """
+    if saga.terms is None or saga.order_type is None or saga.side is Side.BUY:
+        return None
+    if saga.price is None or saga.slippage_bps is None:
+        return _bound(saga.order_type, saga.terms)
+    return Price(multiply(saga.price, subtract(Decimal(1), multiply(Decimal(saga.slippage_bps), _BASIS_POINT))))
 
 
 def _slipped(price: Price, slippage_bps: int | None, tick: Decimal) -> Price:

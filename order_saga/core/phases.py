@@ -4,6 +4,7 @@ A buy:          VALIDATING (check) -> RESERVING (reserve) -> ENTRY
 A sell:         VALIDATING (check and reserve side by side) -> ENTRY
 From ENTRY:     -> SETTLING (settle) -> COMPLETED, for a market order, or if the market meets the order's price
                 -> WORKING (wait for a tick) -> SETTLING when a tick fires it
+                -> QUEUED (wait for the opening) -> SETTLING, for a market order while its asset does not trade
 An amend:       WORKING -> AMENDING (check the new terms) -> REVISING -> WORKING, with the new terms in force
                 REVISING -> RAISING (hold more first) -> REVISING, or REVISING -> LOWERING (hold less, after) -> WORKING
 Anything else:  -> REFUNDING (refund what is held or may be held) -> FAILED or CANCELLED
@@ -151,6 +152,7 @@ class Entry(Word):
     """What becomes of an order whose money is held, or which needs none, when it reaches the market."""
 
     FILLS = "the market meets it"
+    QUEUES = "it waits for the opening"
     RESTS = "it waits for a price"
     ENDS = "its time is over"
 
@@ -212,7 +214,14 @@ PHASES: Final = {
     ),
     Phase.ENTRY: PhaseRow(
         None,
-        entry=((Entry.FILLS, Phase.SETTLING), (Entry.RESTS, Phase.WORKING), (Entry.ENDS, Phase.REFUNDING)),
+        entry=(
+            (Entry.FILLS, Phase.SETTLING), (Entry.QUEUES, Phase.QUEUED), (Entry.RESTS, Phase.WORKING),
+            (Entry.ENDS, Phase.REFUNDING),
+        ),
+    ),
+    # The order rests, as in WORKING, but for no price of its own: the first tick of the opening fires it.
+    Phase.QUEUED: PhaseRow(
+        CONFIRMED, fired=Phase.SETTLING, cancel=Phase.REFUNDING, expiry=Phase.REFUNDING,
     ),
     # The order rests: its money is held, nobody is asked, and a tick, a cancel or its time ends the wait.
     Phase.WORKING: PhaseRow(

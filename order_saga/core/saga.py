@@ -29,6 +29,7 @@ class Phase(Word):
     VALIDATING = "VALIDATING"
     RESERVING = "RESERVING"
     ENTRY = "ENTRY"
+    QUEUED = "QUEUED"
     WORKING = "WORKING"
     AMENDING = "AMENDING"
     REVISING = "REVISING"
@@ -139,6 +140,8 @@ class Quote(msgspec.Struct, frozen=True, omit_defaults=True):
     made_at: datetime = msgspec.field(name="received_at")  # as it is stored since the first version
     is_open: bool = True
     """Whether the asset was traded then."""
+    session_ends_at: datetime | None = None
+    """When the asset's session ended then, or its next one; None for an asset without sessions."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -239,6 +242,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Outcome | None = None
     rest: Rest | None = None
     """Fixed when the order begins to wait for a price."""
+    ends_at: datetime | None = None
+    """Fixed with the first rest of an order that may not wait for ever and names no time itself."""
     fire: Fire | None = None
     """Fixed when a tick fires it."""
     triggered: bool = False
@@ -298,7 +303,7 @@ class Saga(msgspec.Struct, frozen=True):
     slippage_bps: int | None = None
     client_order_id: str | None = None
     terms: Terms | None = None
-    """What a conditional order waits for; a market order has none."""
+    """What a conditional order waits for; a market order has none, unless it may queue."""
     traceparent: str | None = None
     status: OrderStatus | None = None
     version: int = 0
@@ -318,6 +323,11 @@ class Saga(msgspec.Struct, frozen=True):
     def side(self) -> Side:
         """Buy or sell; an order without a type never gets far enough to ask."""
         return self.order_type.side if self.order_type is not None else Side.BUY
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the order ends if nothing has fired it: as it asks for, or as was fixed when it began to rest."""
+        return None if self.terms is None else self.terms.expires_at or self.progress.ends_at
 
     def command_id(self, step: Step) -> str:
         """Name a question's command; also the id of what it makes (`<order_id>:reserve` is the hold).
@@ -481,7 +491,7 @@ def snapshot(saga: Saga) -> Order:
 
 def _conditional(saga: Saga, terms: Terms) -> dict[str, Any]:
     """Show the fields of a conditional order. What it holds is shown from its rest on until the money has moved."""
-    shown = {name: getattr(terms, name) for name in Terms.__struct_fields__}
+    shown = {name: getattr(terms, name) for name in Terms.__struct_fields__} | {"expires_at": saga.expires_at}
     progress = saga.progress
     shown |= {"triggered": progress.triggered, "amend": progress.amend, "release_refused": progress.release_refused}
     shown |= {"revision": progress.revision if progress.rest is not None else None}
@@ -505,7 +515,9 @@ def _watermark(saga: Saga) -> Price | None:
     return None if rest is None else rest.watermark
 
 
-_UNMOVED: Final = frozenset({Phase.WORKING, Phase.AMENDING, Phase.RAISING, Phase.LOWERING, Phase.REFUNDING})
+_UNMOVED: Final = frozenset(
+    {Phase.QUEUED, Phase.WORKING, Phase.AMENDING, Phase.RAISING, Phase.LOWERING, Phase.REFUNDING}
+)
 """The phases of an order whose money is held as it rests: a fire or an expiry in them shows nothing yet, since it makes
 no version."""
 REQUESTED_FIELDS: Final = ("user_id", "asset_id", "order_type", "quantity", "price", "client_order_id")

@@ -16,7 +16,7 @@ from order_saga.core.asking import ask_all, begin_anew
 from order_saga.core.commands import asked_for, fill_price, fill_sums, required_hold, settlement_terms
 from order_saga.core.entry import enter, newest, unfillable
 from order_saga.core.judgement import expired_outcome, is_stale
-from order_saga.core.levels import level
+from order_saga.core.levels import levels
 from order_saga.core.phases import (
     MAX_QUOTE_AGE_S,
     PASSED,
@@ -68,6 +68,7 @@ def _enter_market(draft: Draft) -> None:
     draft.learn(
         fire=entered_as.fire,
         rest=entered_as.rest or known.rest,
+        ends_at=known.ends_at if entered_as.rest is None or saga.expires_at is not None else entered_as.ends_at,
         triggered=entered_as.triggered or known.triggered,
     )
     if entered_as.fire is not None:
@@ -79,8 +80,7 @@ def _enter_market(draft: Draft) -> None:
             for question in saga.progress.open():
                 draft.put(begin_anew(question, draft.now))
             return
-    outcome = None if saga.terms is None else expired_outcome(saga.terms.expires_at, draft.now)
-    enter_phase(draft, entered(Phase.ENTRY, entered_as.entry), outcome)
+    enter_phase(draft, entered(Phase.ENTRY, entered_as.entry), expired_outcome(entered_as.ends_at, draft.now))
 
 
 def _revise(draft: Draft) -> None:
@@ -136,6 +136,7 @@ def put_in_force(draft: Draft, new: Saga, judged: Judged) -> None:
         trails_from=known.trails_from,
         revision=known.revision,
         as_requested=known.as_requested,
+        ends_at=known.ends_at,
         rest=judged.rest,
         amending=None,
         amend=structs.replace(amending.asked, state=AmendState.APPLIED),
@@ -236,9 +237,8 @@ def note_rest(draft: Draft) -> None:
     rest, terms = saga.progress.rest, saga.terms
     assert rest is not None and terms is not None and saga.order_type is not None  # noqa: S101, PT018 - `enter` says so
     told: dict[str, Any] = {"from_sequence": rest.from_sequence}
-    waits_for = level(saga.order_type, terms, triggered=saga.progress.triggered)
-    if waits_for is not None:
-        told["level"] = waits_for.price
+    waits_for = levels(saga.order_type, terms, triggered=saga.progress.triggered)
+    told |= zip(("level", "other_level"), (level.price for level in waits_for), strict=False)
     if rest.watermark is not None:
         told["watermark"] = rest.watermark
     draft.note("rests", "Rests", **told)

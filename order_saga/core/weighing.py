@@ -12,12 +12,12 @@ from msgspec import structs
 from contracts.amends import AmendRefusal, changes_of
 from contracts.decimals import plain_text
 from contracts.terms import EXPIRES_WITHIN, faults
-from contracts.vocabulary import OrderKind
-from order_saga.core.commands import required_hold, sums_at
-from order_saga.core.levels import PRICE_MAX, level, meets_limit, worst_price
-from order_saga.core.money import uncarried
+from contracts.vocabulary import OrderKind, TimeInForce
+from order_saga.core.commands import required_hold
+from order_saga.core.entry import uncarried_terms
+from order_saga.core.levels import PRICE_MAX, levels, meets_limit
 from order_saga.core.phases import AMENDS_MAX
-from order_saga.core.revision import as_request
+from order_saga.core.revision import TIMES, as_request
 from order_saga.core.saga import Fire, Mark, Phase, Rest, Saga
 from order_saga.core.trail import trail_level, trail_reached
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from contracts.decimals import Price
 
 _PRICES: Final = ("limit_price", "trigger_price", "trail_amount", "trail_bps")
-_TIMES: Final = ("time_in_force", "expires_at")
 _TRIGGERED: Final = "trigger_price: the trigger was met, and is not tested again"
 
 
@@ -65,8 +64,7 @@ def refusal_at_once(saga: Saga, asked: OrderAmendRequested, now: datetime) -> Re
 
 def _overtaken(saga: Saga, now: datetime) -> Refusal | None:
     """Say that the order's own time has come, by the terms in force: it only waits to be ended."""
-    assert saga.terms is not None  # noqa: S101 - a resting order has terms
-    ends_at = saga.terms.expires_at
+    ends_at = saga.expires_at
     if ends_at is None or ends_at > now:
         return None
     return Refusal(AmendRefusal.TOO_LATE, f"the order's expires_at {ends_at.isoformat()} has come")
@@ -86,15 +84,16 @@ def _unfit(saga: Saga, changes: dict[str, Any]) -> Refusal | None:
 def _unchangeable(saga: Saga, changes: dict[str, Any]) -> str | None:
     """Name what no amend changes: the fields that the order was asked without, and whether it waits at all."""
     assert saga.terms is not None and saga.order_type is not None  # noqa: S101, PT018 - a resting order has both
-    if saga.order_type.kind is OrderKind.MARKET and (more := [name for name in changes if name not in _TIMES]):
-        return f"{more[0]}: of a queued market order only its time can change"
+    if saga.order_type.kind is OrderKind.MARKET and (more := changes.keys() - {"expires_at"}):
+        return f"{min(more)}: of a queued market order only its expires_at can change"
     lacking = [name for name in _PRICES if name in changes and getattr(saga.terms, name) is None]
     if lacking:
         return f"{lacking[0]}: the order has none, and an amend adds none"
     if "trigger_price" in changes and saga.progress.triggered:
         return _TRIGGERED
     force = changes.get("time_in_force")
-    return None if force is None or force.rests else f"time_in_force: a resting order can't become {force}"
+    possible = force in {None, TimeInForce.GTC, TimeInForce.GTD}
+    return None if possible else f"time_in_force: a resting order can't become {force}"
 
 
 def _expiry_out_of_range(changes: dict[str, Any], now: datetime) -> Refusal | None:
@@ -110,7 +109,7 @@ def _expiry_out_of_range(changes: dict[str, Any], now: datetime) -> Refusal | No
 
 def only_time_changes(asked: OrderAmendRequested) -> bool:
     """Tell whether an amend needs nobody's consent: it changes only how long the order may wait."""
-    return all(name in _TIMES for name in changes_of(asked))
+    return all(name in TIMES for name in changes_of(asked))
 
 
 def objection_to_change(saga: Saga, new: Saga, now: datetime) -> Refusal | None:
@@ -134,7 +133,7 @@ def _not_carried(new: Saga) -> Refusal | None:
         if not 0 < start <= PRICE_MAX:
             why = f"the trail leads from {new.progress.trails_from:f} to {plain_text(start)}"
             return Refusal(AmendRefusal.PRICE_OUT_OF_RANGE, why)
-    if found := uncarried(sums_at(new, worst_price(new))):
+    if found := uncarried_terms(new):
         return Refusal(AmendRefusal[found[0]], found[1] or "")
     return None
 
@@ -154,21 +153,21 @@ def judge(saga: Saga, new: Saga, mark: Mark, watermark: Price | None, now: datet
     """
     terms, order_type, rest = new.terms, new.order_type, saga.progress.rest
     assert terms is not None and order_type is not None and rest is not None  # noqa: S101, PT018 - it rests
-    if terms.expires_at is not None and terms.expires_at <= now:
-        return Refusal(AmendRefusal.EXPIRED, f"expires_at {terms.expires_at.isoformat()} has come")
+    if new.expires_at is not None and new.expires_at <= now:
+        return Refusal(AmendRefusal.EXPIRED, f"expires_at {new.expires_at.isoformat()} has come")
     if mark.sequence < rest.from_sequence:  # the market as it was before the order rested
         return Judged(None, rest)
-    waits_for = level(order_type, terms, triggered=saga.progress.triggered)
-    if waits_for is None:
+    waits_for = levels(order_type, terms, triggered=saga.progress.triggered)
+    if not waits_for:
         best = watermark or rest.watermark
         reached = best is not None and trail_reached(new.side, mark.price, best, terms.trail_amount, terms.trail_bps)
     else:
-        reached = waits_for.is_reached(mark.price)
+        reached = any(level.is_reached(mark.price) for level in waits_for)
     if reached and not _waits_for_its_limit(new):
         return Refusal(AmendRefusal.WOULD_TRIGGER_IMMEDIATELY, f"the price {mark.price:f} meets the new trigger")
     if reached and mark.live and saga.progress.suspended is None:
         return Judged(Fire(mark.sequence, mark.price, mark.as_of), rest)
-    return Judged(None, rest if waits_for is None or _keeps_its_place(saga, new) else _from_mark(mark, now))
+    return Judged(None, rest if not waits_for or _keeps_its_place(saga, new) else _from_mark(mark, now))
 
 
 def _waits_for_its_limit(saga: Saga) -> bool:
@@ -179,6 +178,7 @@ def _waits_for_its_limit(saga: Saga) -> bool:
 def _keeps_its_place(saga: Saga, new: Saga) -> bool:
     """Tell whether new terms ask no more of the market: only a smaller quantity, or another time."""
     same = all(getattr(saga.terms, name) == getattr(new.terms, name) for name in _PRICES)
+    same = same and saga.slippage_bps == new.slippage_bps
     assert saga.quantity is not None and new.quantity is not None  # noqa: S101, PT018 - a resting order has one
     return same and new.quantity <= saga.quantity
 
@@ -198,10 +198,13 @@ def judge_release(saga: Saga, mark: Mark, now: datetime) -> Judged | str:
     assert terms is not None and order_type is not None and rest is not None  # noqa: S101, PT018 - it rests
     if mark.sequence < rest.from_sequence:  # the market as it was before the order rested
         return Judged(None, structs.replace(rest, entered_at=now))
-    waits_for = level(order_type, terms, triggered=saga.progress.triggered)
-    if waits_for is None:
+    if order_type.kind is OrderKind.MARKET:  # it waits for an opening
+        met = Fire(mark.sequence, mark.price, mark.as_of) if mark.live else None
+        return Judged(met, rest if mark.live else _from_mark(mark, now))
+    waits_for = levels(order_type, terms, triggered=saga.progress.triggered)
+    if not waits_for:
         return Judged(None, Rest(mark.sequence, now, mark.price))
-    if waits_for.is_reached(mark.price):
+    if any(level.is_reached(mark.price) for level in waits_for):
         if not _waits_for_its_limit(saga):
             return f"the price {mark.price:f} meets the trigger already"
         if mark.live and meets_limit(order_type, terms, mark.price):

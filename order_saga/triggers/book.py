@@ -62,7 +62,8 @@ class Hit(NamedTuple):
         """Sort by price, then time: the nearest level first. It decides only who is executed first."""
         row = self.row
         point = self.fired or self.triggered
-        near = row.up_price if row.up_price is not None else -row.down_price if row.down_price is not None else 0
+        up, down = (row.up_price if self.kind == UP else None), (row.down_price if self.kind == DOWN else None)
+        near = up if up is not None else -down if down is not None else 0
         return row.asset_id, point, self.kind, near, row.entered_at, row.order_id.int
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from contracts.amends import AmendState
 from order_saga.core.phases import IDLE, PASSED, PHASES, TERMINAL
 from order_saga.core.saga import Participant, Phase
 from order_saga.worker import resting_store, store
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from order_saga.core.fold import Folded
+    from order_saga.core.saga import HistoryEntry
     from order_saga.worker.admission import AdmissionLimit
     from saga_kit.runtime.transactions import Begins
 
 INTERVAL_S: Final = 5.0
 COUNT_INTERVAL_S: Final = 60.0
+_CHANGES: Final = frozenset({"amended", "amend_refused", "held", "released"})
+"""Lines of a history that say what became of a change."""
 ARCHIVED: Final = "archived"
 """Besides the core's reasons to ignore a message: its order ended long ago and is archived."""
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -36,6 +40,8 @@ class SagaMetrics:
         self.finished = Counter("orders_finished", "Orders ended.", ["status", "reason_code"], registry=None)
         self.duration = Histogram("order_duration_seconds", "From request to end.", buckets=SECONDS, registry=None)
         self.ignored = Counter("saga_replies_ignored", "Messages that moved nothing.", ["why"], registry=None)
+        self.amends = Counter("order_amends", "Amends that have ended.", ["outcome"], registry=None)
+        self.suspensions = Counter("order_suspensions", "Orders held and released.", ["change"], registry=None)
         self.parked_now = Gauge("saga_parked_orders", "Orders that wait for an operator.", registry=None)
         self.overdue = Gauge("saga_overdue_orders", "Orders that ask for longer than they should.", registry=None)
         self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
@@ -67,6 +73,15 @@ class SagaMetrics:
             self.ignored.labels(why.value).inc(number)
         if archived:
             self.ignored.labels(ARCHIVED).inc(archived)
+        for entry in (entry for row in folded.history.values() for entry in row.entries):
+            if entry.kind in _CHANGES:
+                self._count_change(entry)
+
+    def _count_change(self, entry: HistoryEntry) -> None:
+        if entry.kind in {"held", "released"}:
+            self.suspensions.labels(entry.kind).inc()
+        else:
+            self.amends.labels(entry.detail.get("reason_code", AmendState.APPLIED)).inc()
 
 
 async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, stopping: asyncio.Event) -> None:
@@ -88,8 +103,9 @@ async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, sto
     async def count_resting() -> None:
         async with begin(source) as tx:
             resting = await resting_store.count_resting(tx)
-        metrics.resting.set(resting)
-        metrics.phases.labels(Phase.WORKING.value).set(resting)
+        metrics.resting.set(sum(resting.values()))
+        for phase, number in resting.items():
+            metrics.phases.labels(phase.value).set(number)
 
     await asyncio.gather(
         keep_doing("gauges", look, stopping, every_s=INTERVAL_S, rests=RESTS),

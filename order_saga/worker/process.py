@@ -12,8 +12,9 @@ from contracts.assets import AssetApproved, AssetRefused, is_for_preview
 from contracts.codec import decode, outgoing
 from contracts.envelope import Envelope, Outgoing, UnreadableMessage
 from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested, OrderStatusChanged
+from contracts.terms import terms_of
 from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_REQUESTS
-from contracts.vocabulary import OrderKind, id_text
+from contracts.vocabulary import id_text
 from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import ANSWERS
@@ -240,7 +241,7 @@ def _begins_to_wait(message: Incoming, known: Mapping[UUID, Saga]) -> bool:
     if not isinstance(message, Requested) or not isinstance(message.request, OrderRequested):
         return False
     begun = known.get(message.request.order_id)
-    return message.request.order_type.kind is not OrderKind.MARKET and (begun is None or begun.phase is Phase.NEW)
+    return terms_of(message.request) is not None and (begun is None or begun.phase is Phase.NEW)
 
 
 def _holder_and_asset(message: Incoming) -> tuple[str, str]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import structs
 
 from contracts.decimals import Price, format_decimal
+from contracts.vocabulary import OrderKind
 from order_saga.core.gate import GATE, gate_key
-from order_saga.core.levels import level
+from order_saga.core.levels import levels, limit_behind
 from order_saga.core.phases import MAX_TICK_AGE_S, RESTING
 from order_saga.core.saga import Fire, Fired, Mark, Phase, Triggered
 from order_saga.worker.tables import FIRED
@@ -51,14 +52,15 @@ _LOOK: Final = f"""
     FROM orders.resting AS waits
     WHERE order_id = ANY($3::uuid[]) AND from_sequence IS NOT NULL AND fired_sequence IS NULL"""  # noqa: S608 - our own words
 _INSERT: Final = """
-    INSERT INTO orders.resting (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price,
-        limit_price, from_sequence, entered_at, live, suspended, told, revision, queued)
-    SELECT order_id, asset_id, side, trail_amount::numeric, trail_bps, expires_at, up_price::numeric,
-        down_price::numeric, limit_price::numeric, from_sequence, entered_at, live, suspended, told, revision, false
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[], $7::text[], $8::text[],
-            $9::text[], $10::bigint[], $11::timestamptz[], $12::bool[], $13::bool[], $14::bool[], $15::int[])
-        AS new (order_id, asset_id, side, trail_amount, trail_bps, expires_at, up_price, down_price, limit_price,
-            from_sequence, entered_at, live, suspended, told, revision)"""
+    INSERT INTO orders.resting (order_id, asset_id, side, queued, trail_amount, trail_bps, expires_at, up_price,
+        down_price, limit_price, from_sequence, entered_at, live, suspended, told, revision)
+    SELECT order_id, asset_id, side, queued, trail_amount::numeric, trail_bps, expires_at, up_price::numeric,
+        down_price::numeric, limit_price::numeric, from_sequence, entered_at, live, suspended, told, revision
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bool[], $5::text[], $6::int[], $7::timestamptz[], $8::text[],
+            $9::text[], $10::text[], $11::bigint[], $12::timestamptz[], $13::bool[], $14::bool[], $15::bool[],
+            $16::int[])
+        AS new (order_id, asset_id, side, queued, trail_amount, trail_bps, expires_at, up_price, down_price,
+            limit_price, from_sequence, entered_at, live, suspended, told, revision)"""
 # What fires an order is written by ticks alone; what triggered it stays. So does the tick from which it counts, unless
 # it rests anew: an operator may have reset the numbers of the feed meanwhile.
 _UPDATE: Final = """
@@ -102,7 +104,9 @@ _OPEN: Final = """
             WHERE open.user_id = asked.user_id AND open.asset_id = asked.asset_id AND open.terms IS NOT NULL
                 AND open.status IN ('PENDING', 'CONFIRMED', 'PROCESSING'))
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (user_id, asset_id, place) ORDER BY place"""
-_COUNT_RESTING: Final = "SELECT count(*) FROM orders.resting WHERE live AND fired_sequence IS NULL"
+_COUNT_RESTING: Final = """
+    SELECT count(*) FILTER (WHERE NOT queued), count(*) FILTER (WHERE queued) FROM orders.resting
+    WHERE live AND fired_sequence IS NULL"""
 _COUNT_FIRED: Final = f"SELECT count(*) FROM orders.resting WHERE {FIRED}"  # noqa: S608 - our own words
 
 
@@ -210,9 +214,10 @@ async def open_orders(tx: Transaction, pairs: Sequence[tuple[str, str]]) -> list
     return [row[0] for row in await tx.fetch(_OPEN, users, assets)]
 
 
-async def count_resting(tx: Transaction) -> int:
-    """Count the orders that wait for a price. It reads the whole table, which may have a million rows."""
-    return int(await tx.fetchval(_COUNT_RESTING))
+async def count_resting(tx: Transaction) -> dict[Phase, int]:
+    """Count the orders that wait for a price, or for an opening. It reads the whole table, maybe a million rows."""
+    [(working, queued)] = await tx.fetch(_COUNT_RESTING)
+    return {Phase.WORKING: working, Phase.QUEUED: queued}
 
 
 async def count_fired(tx: Transaction) -> int:
@@ -242,7 +247,8 @@ def _news(
 
 def _fixed(saga: Saga) -> tuple[Any, ...]:
     """Give the columns of a row that no batch of orders changes."""
-    return saga.order_id, saga.asset_id, saga.side.value
+    queued = saga.order_type is not None and saga.order_type.kind is OrderKind.MARKET
+    return saga.order_id, saga.asset_id, saga.side.value, queued
 
 
 def _moving(saga: Saga) -> tuple[Any, ...]:
@@ -250,17 +256,16 @@ def _moving(saga: Saga) -> tuple[Any, ...]:
     terms, rest = saga.terms, saga.progress.rest
     assert terms is not None and saga.order_type is not None  # noqa: S101, PT018 - see `has_row`
     triggered = saga.progress.triggered
-    waits_for = level(saga.order_type, terms, triggered=triggered)
-    up = waits_for.price if waits_for is not None and waits_for.is_up else None
-    down = waits_for.price if waits_for is not None and not waits_for.is_up else None
-    limit = terms.limit_price if terms.trigger_price is not None and not triggered else None
+    waits_for = {level.is_up: level.price for level in levels(saga.order_type, terms, triggered=triggered)}
+    up, down = waits_for.get(True), waits_for.get(False)
+    limit = None if triggered else limit_behind(saga.order_type, terms)
     suspended = saga.progress.suspended is not None
     live = saga.phase in RESTING and saga.parked_reason is None and not suspended
     since = (None, None) if rest is None else (rest.from_sequence, rest.entered_at)
     trail = _text(terms.trail_amount), terms.trail_bps
-    levels = _text(up), _text(down), _text(limit)
+    stands_at = _text(up), _text(down), _text(limit)
     suspended = suspended and saga.parked_reason is None
-    return *trail, terms.expires_at, *levels, *since, live, suspended, triggered, saga.progress.revision
+    return *trail, saga.expires_at, *stands_at, *since, live, suspended, triggered, saga.progress.revision
 
 
 def _rests_anew(before: Saga, now: Saga) -> bool:

@@ -79,7 +79,11 @@ orders = Table(
     Column("price", AMOUNT),
     Column("slippage_bps", Integer),
     Column("client_order_id", Text),
-    Column("terms", Text, comment="what a conditional order waits for: contracts.terms.Terms; null for a market order"),
+    Column(
+        "terms",
+        Text,
+        comment="what an order waits for: contracts.terms.Terms; null for a market order that does not queue",
+    ),
     Column("traceparent", Text),
     Column("phase", Text, nullable=False),
     Column("status", Text),

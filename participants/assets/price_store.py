@@ -21,7 +21,7 @@ from contracts.decimals import Price, format_decimal, is_multiple
 from contracts.envelope import Outgoing
 from participants.assets import tables
 from participants.assets.simulator import Terms, check_terms, read_terms, write_terms
-from participants.assets.store import listings
+from participants.assets.store import Listing, listings
 from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
 from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
@@ -169,12 +169,15 @@ async def set_price(
     `ValueError` for an unknown asset, a price that is not on its tick, terms that can't be, and an asset that does not
     trade.
     """
-    return (await _change(engine, asset_id, price=price, source=source, trading=trading, terms=terms)).sequence
+    async with begin(engine) as tx:
+        changed = await change_price(tx, asset_id, price=price, source=source, trading=trading, terms=terms)
+    return changed.sequence
 
 
 async def set_source(engine: AsyncEngine, asset_id: str, source: Source, terms: Terms | None = None) -> Newest:
     """Give an asset's price another source; the price stays what it is until that moves it. Raises `ValueError`."""
-    return await _change(engine, asset_id, source=source, terms=terms)
+    async with begin(engine) as tx:
+        return await change_price(tx, asset_id, source=source, terms=terms)
 
 
 async def set_trading(
@@ -188,10 +191,12 @@ async def set_trading(
 ) -> Newest:
     """Halt, close or open an asset, with the opening price if that is another one; publish it if it changed.
 
-    Raises `ValueError` for an unknown asset, one without a price, and a price off its tick.
+    An asset that is closed without saying until when, and has sessions, is closed until the next one. Raises
+    `ValueError` for an unknown asset, one without a price, and a price off its tick.
     """
     reason = reason[:REASON_LENGTH_MAX] if reason else None
-    return await _change(engine, asset_id, price=price, trading=trading, reopens_at=reopens_at, reason=reason)
+    async with begin(engine) as tx:
+        return await change_price(tx, asset_id, price=price, trading=trading, reopens_at=reopens_at, reason=reason)
 
 
 async def set_prices(source: AsyncEngine | Begins, changes: Sequence[PriceChange], instance: str = "") -> list[Newest]:
@@ -255,8 +260,8 @@ def price_message(newest: Newest, *, repeats: bool = False) -> Outgoing:
     return outgoing(newest.event(), message_id=message_id, source=SOURCE, time=time)
 
 
-async def _change(
-    engine: AsyncEngine,
+async def change_price(
+    tx: Transaction,
     asset_id: str,
     *,
     price: Price | None = None,
@@ -266,35 +271,41 @@ async def _change(
     reopens_at: datetime | None = None,
     reason: str | None = None,
 ) -> Newest:
-    async with begin(engine) as tx:
-        tick = await _tick(tx, asset_id)
-        row = await tx.fetchrow(_LOCK, asset_id)
-        before = None if row is None else _newest(row)
-        confirms = price is not None or source is not None
-        price = _checked_price(asset_id, tick, price, before, trading)
-        if terms is not None:
-            check_terms(terms, tick, price)
-        moves_anew = source is not None
-        if source is None and before is not None:
-            source, terms = before.source, before.terms
-        source = source or Source.FIXED
-        if trading is None and before is not None:
-            trading, reopens_at = before.trading, before.reopens_at
-        confirms = confirms or source is not Source.EXTERNAL
-        written = None if terms is None else write_terms(terms)
-        values = (format_decimal(price), source.value, written, (trading or Trading.OPEN).value, reopens_at, reason)
-        newest = _newest(await tx.fetchrow(_CHANGE, asset_id, *values, confirms, moves_anew))
-        if source is not Source.DEAD and (before is None or newest.sequence != before.sequence):
-            message = price_message(newest)
-            Outbox(tables.SCHEMA).write(tx, [OutboxMessage(message.id, message, AT_ONCE_S)])
-        return newest
+    """Change an asset's price, its source or its trading state, and publish what changed; what is None stays.
+
+    Raises `ValueError` as `set_price` and `set_trading` say.
+    """
+    listing = await _listing(tx, asset_id)
+    tick = listing.asset.tick
+    row = await tx.fetchrow(_LOCK, asset_id)
+    before = None if row is None else _newest(row)
+    confirms = price is not None or source is not None
+    price = _checked_price(asset_id, tick, price, before, trading)
+    if terms is not None:
+        check_terms(terms, tick, price)
+    moves_anew = source is not None
+    if source is None and before is not None:
+        source, terms = before.source, before.terms
+    source = source or Source.FIXED
+    if trading is None and before is not None:
+        trading, reopens_at = before.trading, before.reopens_at
+    elif trading is Trading.CLOSED and reopens_at is None and listing.stands is not None:
+        reopens_at = listing.stands.opens_at
+    confirms = confirms or source is not Source.EXTERNAL
+    written = None if terms is None else write_terms(terms)
+    values = (format_decimal(price), source.value, written, (trading or Trading.OPEN).value, reopens_at, reason)
+    newest = _newest(await tx.fetchrow(_CHANGE, asset_id, *values, confirms, moves_anew))
+    if source is not Source.DEAD and (before is None or newest.sequence != before.sequence):
+        message = price_message(newest)
+        Outbox(tables.SCHEMA).write(tx, [OutboxMessage(message.id, message, AT_ONCE_S)])
+    return newest
 
 
-async def _tick(tx: Transaction, asset_id: str) -> Decimal:
+async def _listing(tx: Transaction, asset_id: str) -> Listing:
     listing = (await listings(tx, [asset_id])).get(asset_id)
     if listing is None:
         raise ValueError(f"no asset {asset_id} is traded here")
-    return listing.asset.tick
+    return listing
 
 
 def _checked_price(

@@ -12,7 +12,7 @@ from typing import Final
 
 from contracts.assets import CheckAsset, Trading
 from contracts.decimals import EXACT, Price, add, multiply, subtract
-from contracts.vocabulary import Side
+from contracts.vocabulary import OrderKind, Side
 
 BPS: Final = 10_000
 SLIPPAGE_BPS_DEFAULT: Final = 100
@@ -34,13 +34,29 @@ def deviates(price: Decimal, quote: Decimal, bps: int) -> bool:
     return distance > _share(quote, bps)
 
 
-def price_to_judge(command: CheckAsset, tick: Decimal, quote: Decimal, trading: Trading) -> tuple[str, Decimal] | None:
-    """Return the price for the limits on quantity times price, and what it is; None for a trail that leaves no price.
+def prices_to_judge(
+    command: CheckAsset, tick: Decimal, quote: Decimal, trading: Trading
+) -> tuple[tuple[str, Decimal], ...]:
+    """Return the prices for the limits on quantity times price, and what each is; none for a trail that leaves none.
 
-    A limit is the worst price of its order. A buy with only a trigger or a trail may pay its slippage more; a
-    TAKE_PROFIT_BUY fires below its trigger, and so pays no more than that.
+    A bracket can fill at its limit or at its trigger, so both are judged; every other order is judged at one price.
     """
-    if command.limit_price is not None:
+    worst = _worst_price(command, tick, quote, trading)
+    if worst is None:
+        return ()
+    if command.limit_price is not None and _is_bracket(command):
+        return ("limit_price", command.limit_price), worst
+    return (worst,)
+
+
+def _worst_price(command: CheckAsset, tick: Decimal, quote: Decimal, trading: Trading) -> tuple[str, Decimal] | None:
+    """Return the worst price at which an order may fill, and what it is; None for a trail that leaves no price.
+
+    A limit is the worst price of its order, but of a bracket. A buy with only a trigger or a trail may pay its slippage
+    more; a TAKE_PROFIT_BUY fires below its trigger, and so pays no more than that. A market order that waits for the
+    opening is judged by the price that it names.
+    """
+    if command.limit_price is not None and not _is_bracket(command):
         return "limit_price", command.limit_price
     name, price, waits = "quote", quote, False
     if command.trigger_price is not None:
@@ -49,7 +65,7 @@ def price_to_judge(command: CheckAsset, tick: Decimal, quote: Decimal, trading: 
         name, price, waits = "first trigger", trail_level(command, tick, quote), True
         if not Decimal(0) < price <= _PRICE_MAX or (command.trail_amount or 0) >= quote:
             return None
-    elif trading is not Trading.OPEN and command.price is not None and _may_slip(command):
+    elif trading is not Trading.OPEN and command.price is not None:
         name, price, waits = "price", command.price, True
     if waits and _may_slip(command):
         return f"{name} with slippage", _slipped(command, price, tick)
@@ -65,6 +81,10 @@ def trail_level(command: CheckAsset, tick: Decimal, watermark: Decimal) -> Decim
         bps = command.trail_bps or 0
         level = _share(watermark, BPS + bps if buys else BPS - bps)
     return _on_tick(level, tick, up=buys)
+
+
+def _is_bracket(command: CheckAsset) -> bool:
+    return command.order_type.kind is OrderKind.BRACKET
 
 
 def _may_slip(command: CheckAsset) -> bool:

@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused, CheckAsset, Purpose, Trading
 from contracts.decimals import Price, Quantity, format_decimal, is_multiple, multiply, plain_text
-from participants.assets.pricing import deviates, price_to_judge, reference_prices
+from participants.assets.pricing import deviates, prices_to_judge, reference_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Asset:
 class CurrentPrice:
     """An asset's price and trading state.
 
-    `as_of` is when it last changed, `confirmed_at` when its source last confirmed it.
+    `as_of` is when it last changed, `confirmed_at` when its source last confirmed it. `session_ends_at` is when the
+    asset's session ends, or, if none runs, its next one; None without sessions.
     """
 
     price: Decimal
@@ -53,6 +54,7 @@ class CurrentPrice:
     as_of: datetime
     confirmed_at: datetime | None
     trading: Trading = Trading.OPEN
+    session_ends_at: datetime | None = None
 
 
 def judge(
@@ -61,13 +63,14 @@ def judge(
     """Approve at this price, or refuse with the first objection.
 
     `now` is of the clock that confirmed the price. Changed terms of a resting order (`Purpose.AMEND`) are judged by the
-    same rules, at whatever price was last known: neither a halt nor a stale price refuses them.
+    same rules, at whatever price was last known: neither a halt nor a stale price refuses them. Nor does the age of the
+    last price of a market that is closed refuse an order that may wait for its opening: nobody confirms it meanwhile.
     """
     if asset is None:
         return _refused(command, AssetRefusal.ASSET_NOT_FOUND, f"no asset {command.asset_id} is traded here")
     if (objection := next(_rule_objections(command, asset, quote), None)) is not None:
         return _refused(command, *objection)
-    if quote is None or (command.purpose is Purpose.ENTRY and _is_stale(quote, now, stale_after)):
+    if quote is None or (command.purpose is Purpose.ENTRY and _is_stale(command, quote, now, stale_after)):
         return _refused(command, AssetRefusal.STALE_PRICE, _staleness(quote, now, stale_after))
     if (objection := next(_price_objections(command, asset, quote), None)) is not None:
         return _refused(command, *objection)
@@ -108,22 +111,24 @@ def _price_objections(command: CheckAsset, asset: Asset, quote: CurrentPrice) ->
             allowed = f"{asset.max_deviation_bps} bps from the quote of {format_decimal(quote.price)}"
             reason = f"{chosen} {format_decimal(level)} is farther than {allowed}"
             yield AssetRefusal.PRICE_OUT_OF_RANGE, reason
-    judged = price_to_judge(command, asset.tick, quote.price, quote.trading)
-    if judged is None:
+    judged = prices_to_judge(command, asset.tick, quote.price, quote.trading)
+    if not judged:
         reason = f"the trail leaves no price from 0 to 1000000 at a quote of {format_decimal(quote.price)}"
         yield AssetRefusal.PRICE_OUT_OF_RANGE, reason
-        return
-    name, price = judged
-    gross = multiply(command.quantity, price)
-    if not asset.min_notional <= gross <= asset.max_notional:
-        limits = f"{format_decimal(asset.min_notional)} to {format_decimal(asset.max_notional)} {asset.cash_asset_id}"
-        # Not `format_decimal`: a product may have more places than the wire carries.
-        reason = f"quantity times {name} is {plain_text(gross)}, allowed are {limits}"
-        yield AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason
+    limits = f"{format_decimal(asset.min_notional)} to {format_decimal(asset.max_notional)} {asset.cash_asset_id}"
+    for name, price in judged:
+        gross = multiply(command.quantity, price)
+        if not asset.min_notional <= gross <= asset.max_notional:
+            # Not `format_decimal`: a product may have more places than the wire carries.
+            reason = f"quantity times {name} is {plain_text(gross)}, allowed are {limits}"
+            yield AssetRefusal.NOTIONAL_OUT_OF_RANGE, reason
 
 
-def _is_stale(quote: CurrentPrice, now: datetime, stale_after: timedelta) -> bool:
-    return quote.confirmed_at is None or now - quote.confirmed_at > stale_after
+def _is_stale(command: CheckAsset, quote: CurrentPrice, now: datetime, stale_after: timedelta) -> bool:
+    if quote.confirmed_at is None:
+        return True
+    waits = command.queue_when_closed and quote.trading is not Trading.OPEN
+    return not waits and now - quote.confirmed_at > stale_after
 
 
 def _staleness(quote: CurrentPrice | None, now: datetime, stale_after: timedelta) -> str:
@@ -152,4 +157,5 @@ def _approved(command: CheckAsset, asset: Asset, quote: CurrentPrice) -> AssetAp
         cash_scale=asset.cash_scale,
         rules_version=asset.rules_version,
         trading=quote.trading,
+        session_ends_at=quote.session_ends_at,
     )

@@ -20,10 +20,12 @@ from participants.assets.feed import Feed
 from participants.assets.price_store import SOURCE
 from participants.assets.publication import PriceMetrics, Publication
 from participants.assets.rules import judge
+from participants.assets.session_store import follow_sessions
 from participants.assets.store import Listing, listings
 from participants.assets.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess, Effects, Received, Record
 from saga_kit.messaging.outbox import OutboxMessage
+from saga_kit.runtime.backoff import keep_doing
 from saga_kit.runtime.settings import KitSettings, load
 from saga_kit.runtime.transactions import Transaction
 from saga_kit.service import Kit, run_service
@@ -38,7 +40,7 @@ class AssetsSettings(KitSettings):
     assets_stale_after_s: float = Field(10.0, gt=0)
     """A price that its source has not confirmed for longer than this is not traded on."""
     assets_confirm_every_s: float = Field(1.0, gt=0)
-    """How often the reference price source confirms its prices."""
+    """How often the reference price source confirms its prices, and looks whether an asset opens or closes."""
     assets_heartbeat_s: float = Field(10.0, gt=0)
     """How often the newest price of each asset is published again while its source stands by it."""
 
@@ -107,11 +109,17 @@ def run() -> int:
     async def confirming(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
         await feeds[0].run(kit.stopping)
 
+    async def following(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
+        async def follow() -> bool:
+            return await follow_sessions(kit.transactions)
+
+        await keep_doing("following sessions", follow, kit.stopping, every_s=settings.assets_confirm_every_s)
+
     async def moving(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
         await publications[0].move(kit.stopping)
 
     async def repeating(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
         await publications[0].repeat(kit.stopping)
 
-    tasks = [confirming, moving, repeating]
+    tasks = [confirming, following, moving, repeating]
     return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=tasks)

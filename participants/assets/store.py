@@ -15,6 +15,7 @@ from contracts.assets import Trading
 from contracts.decimals import format_decimal
 from participants.assets import tables
 from participants.assets.rules import Asset, CurrentPrice
+from participants.assets.sessions import Standing, standing_at
 from saga_kit.runtime.transactions import Transaction, begin
 
 LISTINGS = """
@@ -22,19 +23,24 @@ SELECT DISTINCT ON (asset.asset_id)
     asset.asset_id, asset.tick, asset.step, asset.min_quantity, asset.max_quantity, asset.min_notional,
     asset.max_notional, asset.fee_bps, asset.cash_asset_id, asset.cash_scale, asset.trading, asset.available_quantity,
     asset.answer_delay_s, asset.max_deviation_bps, asset.rules_version,
-    clock_timestamp(), price.price, price.sequence, price.as_of, price.confirmed_at, price.trading
+    clock_timestamp(), session.calendar, price.price, price.sequence, price.as_of, price.confirmed_at, price.trading
 FROM assets.assets AS asset LEFT JOIN assets.prices AS price USING (asset_id)
+    LEFT JOIN assets.sessions AS session USING (asset_id)
 WHERE asset.asset_id = ANY ($1::text[])
 ORDER BY asset.asset_id, asset.rules_version DESC
 """
 
 
 class Listing(NamedTuple):
-    """An asset with its latest rules, its price if there is one, and the database's time of the read."""
+    """An asset with its latest rules, its price if there is one, and the database's time of the read.
+
+    `stands`: how it stands by its calendar then; None without one.
+    """
 
     asset: Asset
     quote: CurrentPrice | None
     read_at: datetime
+    stands: Standing | None = None
 
 
 async def listings(tx: Transaction, asset_ids: Collection[str]) -> dict[str, Listing]:
@@ -63,6 +69,11 @@ async def put_asset(engine: AsyncEngine, asset: Asset) -> int:
 
 
 def _listing(*row: Any) -> Listing:
-    *rules, read_at, price, sequence, as_of, confirmed_at, trading = row
-    quote = CurrentPrice(price, sequence, as_of, confirmed_at, Trading(trading)) if price is not None else None
-    return Listing(Asset(*rules), quote, read_at)
+    *rules, read_at, calendar, price, sequence, as_of, confirmed_at, trading = row
+    stands = None if calendar is None else standing_at(calendar, read_at)
+    if price is None:
+        return Listing(Asset(*rules), None, read_at, stands)
+    ends_at = None if stands is None else stands.ends_at
+    return Listing(
+        Asset(*rules), CurrentPrice(price, sequence, as_of, confirmed_at, Trading(trading), ends_at), read_at, stands
+    )

@@ -84,5 +84,19 @@ prices = Table(
     CheckConstraint("(source IN ('walk', 'script')) = (terms IS NOT NULL)", name="prices_terms"),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("asset_id", Text, primary_key=True),
+    Column("calendar", Text, nullable=False, comment="time zone, sessions by weekday, holidays, as JSON"),
+    Column(
+        "due_at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="when the asset opens or closes next, or the calendar is looked at",
+    ),
+    Column("set_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from contracts.balance import BalanceCommand, BalanceRefusal, SettleBalance
+from contracts.balance import BalanceRefusal, SettleBalance
 from contracts.decimals import ZERO, add, negate, plain_text, subtract
 from saga_kit.participant.barrier import Hold, HoldCommand, Refusal
 from saga_kit.runtime.errors import Contention
@@ -59,7 +59,7 @@ class AccountLedger:
     """Users that have an account in any asset."""
     entries: list[JournalEntry] = field(default_factory=list)
 
-    def reserve(self, command: HoldCommand[BalanceCommand]) -> Refusal | None:
+    def reserve(self, command: HoldCommand[Any]) -> Refusal | None:
         """Move the amount from available to held."""
         if command.owner not in self.owners:
             return Refusal(BalanceRefusal.ACCOUNT_NOT_FOUND, f"user {command.owner} has no account")
@@ -71,7 +71,7 @@ class AccountLedger:
         self._move(command.owner, command.unit, available=negate(command.amount), held=command.amount)
         return None
 
-    def adjust(self, command: HoldCommand[BalanceCommand], hold: Hold, delta: Decimal) -> Refusal | None:
+    def adjust(self, command: HoldCommand[Any], hold: Hold, delta: Decimal) -> Refusal | None:
         """Move the difference from available to held, or back from held when it is negative."""
         account = self.accounts.get((hold.owner, hold.unit))
         if account is not None and account.available < delta:
@@ -80,11 +80,11 @@ class AccountLedger:
         self._move(hold.owner, hold.unit, available=negate(delta), held=delta)
         return None
 
-    def refund(self, _command: HoldCommand[BalanceCommand], hold: Hold) -> None:
+    def refund(self, _command: HoldCommand[Any], hold: Hold) -> None:
         """Move the whole hold back from held to available."""
         self._move(hold.owner, hold.unit, available=hold.amount, held=negate(hold.amount))
 
-    def settle(self, command: HoldCommand[BalanceCommand], hold: Hold) -> Refusal | None:
+    def settle(self, command: HoldCommand[Any], hold: Hold) -> Refusal | None:
         """Take the capture from the user, return the rest of the hold, credit the other leg, and add the journal entry.
 
         It refuses nothing: the barrier calls it only when the hold covers the capture.
@@ -103,6 +103,11 @@ class AccountLedger:
             against=MARKET,
         )
         return None
+
+    def capture(self, hold: Hold, amount: Decimal, to: str) -> None:
+        """Pay a part of a hold to an account of the house, return the rest, and add the journal entry."""
+        self._move(hold.owner, hold.unit, available=subtract(hold.amount, amount), held=negate(hold.amount))
+        self._book(f"{hold.hold_id}:capture", None, (hold.owner, hold.unit, negate(amount)), against=to)
 
     def deposit(self, deposit_id: str, user_id: str, asset_id: str, amount: Decimal) -> None:
         """Add an amount from outside."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.balance import BalanceCommand, SettleBalance
+from contracts.balance import SettleBalance
 from contracts.decimals import Money, exact_text
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
 from participants.balance.ledger import Account, AccountKey, AccountLedger, JournalEntry
@@ -82,7 +82,7 @@ class AccountBalance(NamedTuple):
 class StoredLedger(AccountLedger):
     """A ledger that locks the accounts of one transaction and writes each changed one once."""
 
-    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[BalanceCommand]]) -> None:
+    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[Any]]) -> None:
         """Lock every account that the commands name, both legs of a settlement included.
 
         Only the account that a settlement credits is made if it is missing. A command alone makes no account.

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ARRAY, DDL, CheckConstraint, Column, DateTime, MetaData, Numeric, Table, Text, Uuid, event, func
+from sqlalchemy import (
+    ARRAY,
+    DDL,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    Uuid,
+    event,
+    func,
+)
 
 from saga_kit.messaging.dead_letters import dead_letters_table
 from saga_kit.messaging.outbox import outbox_table
@@ -60,8 +74,8 @@ END $$"""
 journal = Table(
     "journal",
     metadata,
-    Column("entry_id", Text, primary_key=True, comment="<order_id>:settle or deposit:<deposit_id>"),
-    Column("order_id", Uuid, comment="null for a deposit"),
+    Column("entry_id", Text, primary_key=True, comment="<order_id>:settle, deposit:<deposit_id> or hold:<id>:capture"),
+    Column("order_id", Uuid, comment="null for a deposit and a service's hold"),
     Column("accounts", ARRAY(Text), nullable=False, comment="of each leg: a user's id, @market, @fees or @external"),
     Column("asset_ids", ARRAY(Text), nullable=False, comment="of each leg; legs are by asset, then account"),
     Column("amounts", ARRAY(AMOUNT), nullable=False, comment="what the accounts gain; zero per asset"),
@@ -80,6 +94,22 @@ deposits = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("amount > 0", name="deposits_amount"),
 )
+
+# What a service's hold has besides its row in `holds`: such a row is here for as long as the other, archived or not.
+service_holds = Table(
+    "service_holds",
+    metadata,
+    Column("hold_id", Text, primary_key=True, comment="hold:<the id that the service gave it>"),
+    Column("expires_at", DateTime(timezone=True), comment="null: it ended before it was asked for"),
+    Column("ended", Text, comment="null: it is held"),
+    Column("captured_to", Text, comment="the account of the house that was paid"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    CheckConstraint("hold_id LIKE 'hold:%'", name="service_holds_id"),
+    CheckConstraint("ended IN ('REFUSED', 'BURIED', 'CAPTURED', 'RELEASED', 'EXPIRED')", name="service_holds_ended"),
+    CheckConstraint("(ended IS NOT DISTINCT FROM 'CAPTURED') = (captured_to IS NOT NULL)", name="service_holds_paid"),
+    CheckConstraint("(ended IS NOT DISTINCT FROM 'BURIED') = (expires_at IS NULL)", name="service_holds_expires"),
+)
+Index("service_holds_expires_at", service_holds.c.expires_at, postgresql_where=service_holds.c.ended.is_(None))
 
 holds = holds_table(metadata, SCHEMA)
 holds_archive = holds_archive_table(metadata, SCHEMA)

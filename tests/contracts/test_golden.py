@@ -51,6 +51,19 @@ from contracts.balance import (
 from contracts.codec import MESSAGES, Message, decode, encode, outgoing
 from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.envelope import Envelope, read_envelope
+from contracts.holds import (
+    HoldCaptured,
+    HoldCaptureRefused,
+    HoldCaptureRequested,
+    HoldExpired,
+    HoldPlaced,
+    HoldRefusal,
+    HoldRefused,
+    HoldReleased,
+    HoldReleaseRefused,
+    HoldReleaseRequested,
+    HoldRequested,
+)
 from contracts.orders import Order, OrderCancelRequested, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode, TimeInForce
 
@@ -64,6 +77,8 @@ RESERVE: Final[tuple[str, UUID, str]] = (f"{ORDER}:reserve", ORDER_ID, f"{ORDER}
 SETTLE: Final[tuple[str, UUID, str]] = (f"{ORDER}:settle", ORDER_ID, f"{ORDER}:reserve")
 REFUND: Final[tuple[str, UUID, str]] = (f"{ORDER}:refund", ORDER_ID, f"{ORDER}:reserve")
 ADJUST: Final[tuple[str, UUID, str]] = (f"{ORDER}:adjust.2", ORDER_ID, f"{ORDER}:reserve")
+
+HOLD: Final[tuple[UUID, str, str, Quantity]] = (ORDER_ID, "alice", "USD", Quantity("250.000000000000000001"))
 
 COMPLETED: Final = OrderStatusChanged(
     order_id=ORDER_ID,
@@ -204,6 +219,25 @@ GOLDEN: Final[dict[str, Message]] = {
         expires_at=LATER,
         queue_when_closed=True,
     ),
+    "OrderRequested.day": OrderRequested(
+        order_id=ORDER_ID,
+        user_id="alice",
+        asset_id="BTC",
+        order_type=OrderType.LIMIT_BUY,
+        quantity=Quantity("0.01"),
+        limit_price=Price("47900"),
+        time_in_force=TimeInForce.DAY,
+    ),
+    "OrderRequested.queued": OrderRequested(
+        order_id=ORDER_ID,
+        user_id="alice",
+        asset_id="BTC",
+        order_type=OrderType.MARKET_BUY,
+        quantity=Quantity("0.01"),
+        price=Price("50000"),
+        expires_at=LATER,
+        queue_when_closed=True,
+    ),
     "OrderCancelRequested": OrderCancelRequested(ORDER_ID, "alice", "@operator:ann", LATER),
     "OrderAmendRequested": OrderAmendRequested(
         order_id=ORDER_ID,
@@ -305,6 +339,21 @@ GOLDEN: Final[dict[str, Message]] = {
         quoted_at=LATER,
         trading=Trading.CLOSED,
     ),
+    "AssetApproved.session": AssetApproved(
+        command_id=f"{ORDER}:check",
+        order_id=ORDER_ID,
+        asset_id="BTC",
+        price=Price("50000"),
+        sequence=1209,
+        as_of=EARLIER,
+        tick=Price("0.01"),
+        step=Quantity("0.00000001"),
+        fee_bps=10,
+        cash_asset_id="USD",
+        cash_scale=2,
+        rules_version=3,
+        session_ends_at=LATER,
+    ),
     "AssetRefused": AssetRefused(
         f"{ORDER}:check", ORDER_ID, "OLD", AssetRefusal.STALE_PRICE, "the price of OLD is 95 s old"
     ),
@@ -312,6 +361,20 @@ GOLDEN: Final[dict[str, Message]] = {
     "AssetPriceChanged.closed": AssetPriceChanged(
         "BTC", 1209, Price("50000.01"), EARLIER, confirmed_at=LATER, trading=Trading.CLOSED, reopens_at=LATER
     ),
+    "HoldRequested": HoldRequested(*HOLD, LATER),
+    "HoldCaptureRequested": HoldCaptureRequested(*HOLD, Quantity("240"), "@external"),
+    "HoldCaptureRequested.told": HoldCaptureRequested(*HOLD, Quantity("240"), "@external", EARLIER),
+    "HoldReleaseRequested": HoldReleaseRequested(*HOLD),
+    "HoldReleaseRequested.told": HoldReleaseRequested(*HOLD, EARLIER),
+    "HoldPlaced": HoldPlaced(*HOLD, LATER),
+    "HoldRefused": HoldRefused(*HOLD, HoldRefusal.INSUFFICIENT_BALANCE, "250 USD needed, 5 available"),
+    "HoldCaptured": HoldCaptured(*HOLD, Money("240"), "@fees", Money("10.000000000000000001")),
+    "HoldReleased": HoldReleased(*HOLD, Money("0")),
+    "HoldExpired": HoldExpired(*HOLD, Money("250.000000000000000001")),
+    "HoldCaptureRefused": HoldCaptureRefused(
+        *HOLD, Quantity("240"), "@external", HoldRefusal.NOT_HELD, "it was released"
+    ),
+    "HoldReleaseRefused": HoldReleaseRefused(*HOLD, HoldRefusal.CLOSED, "the hold is captured"),
 }
 
 NOT_WRITTEN: Final = {

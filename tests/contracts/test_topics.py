@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from contracts import amends, assets, balance, orders
+from contracts import amends, assets, balance, holds, orders
 from contracts.codec import MESSAGES
 from contracts.topics import TOPICS, Topic
 
@@ -33,6 +33,14 @@ def test_the_topics_of_the_protocol() -> None:
         "assets.commands": ("asset_id", {"CheckAsset"}),
         "assets.replies": ("order_id", {"AssetApproved", "AssetRefused"}),
         "assets.prices": ("asset_id", {"AssetPriceChanged"}),
+        "holds.requests": ("user_id", {"HoldRequested", "HoldCaptureRequested", "HoldReleaseRequested"}),
+        "holds.events": (
+            "user_id",
+            {
+                *("HoldPlaced", "HoldRefused", "HoldCaptured", "HoldReleased", "HoldExpired"),
+                *("HoldCaptureRefused", "HoldReleaseRefused"),
+            },
+        ),
     } == {topic.name: (topic.key, {message.__name__ for message in topic.messages}) for topic in TOPICS}
 
 
@@ -41,7 +49,7 @@ def test_every_message_lives_in_exactly_one_topic() -> None:
     not_messages = {orders.Order, orders.InvalidOrder, amends.OrderAmendment}
     defined = {
         value
-        for module in (amends, orders, balance, assets)
+        for module in (amends, orders, balance, assets, holds)
         for name, value in vars(module).items()
         if not name.startswith("_")  # shared base classes
         and isinstance(value, type)

@@ -66,7 +66,7 @@ def test_a_name_is_its_value(names: type[ReasonCode]) -> None:
 
 def test_sides() -> None:
     """Each order is a buy or a sell."""
-    assert [Side.BUY, Side.SELL] * 5 == [order_type.side for order_type in OrderType]
+    assert [Side.BUY, Side.SELL] * 6 == [order_type.side for order_type in OrderType]
     kinds = [kind for kind in OrderKind for _ in Side]
     assert kinds == [order_type.kind for order_type in OrderType]
 

@@ -29,8 +29,8 @@ def test_the_rights_name_topics_that_exist() -> None:
 def test_each_topic_has_one_writer_besides_people_and_producers() -> None:
     """A topic's messages come from one service; only people with the command line may write there too, to replay.
 
-    Requests come from whoever may ask; the orchestrator writes again those that a locked row held up. The asset service
-    is asked about orders by the orchestrator, and about previews by the API.
+    Requests come from whoever may ask; their reader writes again those that a locked row held up. The asset service is
+    asked about orders by the orchestrator, and about previews by the API.
     """
     writers = {
         topic.name: {right.login for right in read(ACLS.read_text()) if right == (right.login, "write", topic.name)}
@@ -38,6 +38,7 @@ def test_each_topic_has_one_writer_besides_people_and_producers() -> None:
     }
     for asked in ("orders.requests", "orders.cancels", "orders.changes"):
         assert {"api", "desk", "operator", "orchestrator"} == writers.pop(asked)
+    assert {"api", "operator", "balance"} == writers.pop("holds.requests")
     assert {
         "orders.events": {"orchestrator"},
         "balance.commands": {"orchestrator"},
@@ -45,6 +46,7 @@ def test_each_topic_has_one_writer_besides_people_and_producers() -> None:
         "assets.commands": {"api", "orchestrator"},
         "assets.replies": {"assets"},
         "assets.prices": {"assets"},
+        "holds.events": {"balance"},
     } == {topic: logins - {"operator"} for topic, logins in writers.items()}
 
 

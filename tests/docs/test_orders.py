@@ -19,7 +19,7 @@ from contracts.vocabulary import REASONS, OrderKind, OrderType, Side
 from docs.generate import pictures
 from order_saga.core.commands import fill_sums, hold_terms
 from order_saga.core.entry import unfillable
-from order_saga.core.levels import level
+from order_saga.core.levels import levels
 from order_saga.core.saga import REQUESTED_FIELDS, Fire, Phase, Progress, Quote, Saga
 from order_saga.core.trail import trail_level, trail_reached
 from tests.support.project import ROOT
@@ -85,6 +85,9 @@ def _examples() -> list[Example]:
 EXAMPLES: Final = _examples()
 
 
+_QUEUES: Final = "with `queue_when_closed`"
+
+
 @pytest.mark.parametrize("kind", OrderKind)
 def test_a_page_lists_the_fields_of_its_type(kind: OrderKind) -> None:
     """Its table has the fields that the contract takes, required or not, and the times in force."""
@@ -93,11 +96,18 @@ def test_a_page_lists_the_fields_of_its_type(kind: OrderKind) -> None:
     one_of_two = {name for name in rules.optional if name.startswith("trail_")}
     wanted = {"quantity": "required"} | dict.fromkeys(rules.required, "required")
     wanted |= {name: "one of the two" if name in one_of_two else "optional" for name in rules.optional}
+    wanted |= {"queue_when_closed": "optional", "expires_at": "with `GTD`" if rules.times_in_force else _QUEUES}
     if rules.times_in_force:
-        wanted |= {"time_in_force": "optional", "expires_at": "with `GTD`", "queue_when_closed": "optional"}
+        wanted |= {"time_in_force": "optional"}
         named = re.findall(r"`([A-Z]{3})`", rows["time_in_force"][1])
         assert list(rules.times_in_force) == named
     assert wanted == {name: row[0] for name, row in rows.items()}
+
+
+def _is_met(order_type: OrderType, terms: Terms, price: Price) -> bool:
+    waits_for = levels(order_type, terms, triggered=False)
+    assert waits_for
+    return any(level.is_reached(price) for level in waits_for)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OrderKind if kind is not OrderKind.MARKET])
@@ -116,11 +126,15 @@ def test_a_page_says_which_prices_fire(kind: OrderKind) -> None:
             fires = [
                 trail_reached(order_type.side, price, watermark, amount, None if amount else bps) for price in around
             ]
+        elif kind is OrderKind.BRACKET:
+            below, above = Price("48500"), Price("52000")
+            at_both = {Side.SELL: Terms(limit_price=above, trigger_price=below)}
+            at_both[Side.BUY] = Terms(limit_price=below, trigger_price=above)
+            around = [Price(add(at, TICK * n)) for at in (below, above) for n in (-1, 0, 1)]
+            fires = [_is_met(order_type, at_both[order_type.side], price) for price in around]
         else:
             terms = Terms(limit_price=at) if kind is OrderKind.LIMIT else Terms(trigger_price=at)
-            waits_for = level(order_type, terms, triggered=False)
-            assert waits_for is not None
-            fires = [waits_for.is_reached(price) for price in around]
+            fires = [_is_met(order_type, terms, price) for price in around]
         assert ["fires" if one else "waits" for one in fires] == cells
 
 
@@ -153,8 +167,8 @@ def test_the_tick_of_an_example_fires_it_and_the_quote_does_not(example: Example
     terms, order_type, tick = terms_of(example.order), example.order.order_type, example.tick
     assert terms is not None
     assert tick is not None
-    if (waits_for := level(order_type, terms, triggered=False)) is not None:
-        assert (False, True) == (waits_for.is_reached(example.quote), waits_for.is_reached(tick))
+    if terms.trail_amount is None and terms.trail_bps is None:
+        assert (False, True) == tuple(_is_met(order_type, terms, price) for price in (example.quote, tick))
     else:
         assert example.watermark is not None
         trail = (terms.trail_amount, terms.trail_bps)
@@ -165,7 +179,7 @@ def test_the_tick_of_an_example_fires_it_and_the_quote_does_not(example: Example
 def test_every_type_has_an_example_or_stands_beside_one() -> None:
     """Each page has an example, and each kind that waits has one."""
     assert {one.order.order_type.kind for one in EXAMPLES} == set(OrderKind)
-    assert len(EXAMPLES) == 10
+    assert len(EXAMPLES) == 13
 
 
 @pytest.mark.parametrize("name", pictures.SCENES)

@@ -69,6 +69,7 @@ async def test_poison_between_good_requests(system: System, trader: Trader) -> N
         ("balance.replies", "orders"),
         ("assets.replies", "orders"),
         ("balance.commands", "balances"),
+        ("holds.requests", "balances"),
         ("assets.commands", "assets"),
     ],
 )

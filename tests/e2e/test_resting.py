@@ -46,13 +46,15 @@ async def test_resting_orders_fire_at_the_tick_that_reaches_them(system: System,
         (_order("TRAILING_STOP_SELL", trail_bps=1_500), Decimal(92)),
         (_order("STOP_LOSS_SELL", trigger_price="95"), Decimal(92)),
         (_order("LIMIT_BUY", limit_price="93"), Decimal(92)),
+        (_order("BRACKET_SELL", limit_price="109", trigger_price="95"), Decimal(110)),
+        (_order("BRACKET_SELL", limit_price="112", trigger_price="93"), Decimal(92)),
     ]
     ids = await trader.produce(*(wanted for wanted, _ in orders))
     await eventually(_counts(system, ids, len(ids)), "all orders rest")
     async with connected(system.stack.logins["assets"]) as engine:
         for number, price in enumerate(("110", "104", "92"), 1):
             await set_price(engine, WAVE.asset_id, Price(price))
-            ended = {1: 1, 2: 2, 3: 5}[number]
+            ended = {1: 2, 2: 3, 3: 7}[number]
             await eventually(_have_ended(system, ids, ended), f"{ended} orders have ended at {price}")
     rows = {row[0]: (row[1], row[2]) for row in await system.rows(ENDED, ids)}
     assert {wanted.order_id: ("COMPLETED", price) for wanted, price in orders} == rows

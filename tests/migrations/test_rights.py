@@ -35,6 +35,7 @@ VERBS: Final = {
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
     *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "mass_cancels", "cancel_timers"),
+    "service_holds",
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -59,6 +60,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "balances.accounts": CHANGE,
         "balances.holds": CHANGE,
         "balances.holds_archive": {"SELECT"},
+        "balances.service_holds": CHANGE,
         "balances.ledger_start": {"SELECT"},
         "balances.journal": KEEP,
         "balances.journal_lines": {"SELECT"},
@@ -69,6 +71,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
     "assets": {
         "assets.assets": {*KEEP, "LOCK"},
         "assets.prices": CHANGE,
+        "assets.sessions": QUEUE,
         "assets.dead_letters": CHANGE,
         "assets.outbox": QUEUE,
     },
@@ -80,6 +83,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.requests": KEEP,
         "api.mass_cancels": CHANGE,
         "api.cancel_timers": CHANGE,
+        "api.holds": CHANGE,
+        "api.hold_requests": CHANGE,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
     },

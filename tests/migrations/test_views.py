@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from contracts.amends import OrderAmendment, OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
+from contracts.assets import Trading
 from contracts.codec import decoder, encode
 from contracts.decimals import Price
 from contracts.orders import Order
@@ -57,7 +58,9 @@ PROMISED = {
     " reason_code filled_quantity average_price fee created_at updated_at client_order_id archived_at cash_asset_id"
     " fee_asset_id limit_price trigger_price trail_amount trail_bps time_in_force expires_at queue_when_closed"
     " triggered watermark revision held_asset_id held_amount on_hold release_refused amend",
-    "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state",
+    "audit.holds": "hold_id order_id user_id asset_id amount captured refunded state revision",
+    "audit.service_holds": "hold_id user_id asset_id amount captured refunded state reason_code reason expires_at ended"
+    " captured_to created_at updated_at",
     "audit.accounts": "user_id asset_id available held",
     "audit.journal": "entry_id order_id account asset_id amount created_at",
     "balances.journal_lines": "entry_id account asset_id order_id amount created_at",
@@ -204,16 +207,27 @@ def _conditional(
     *messages: Incoming,
     quote: str = "50000",
     marks: Mapping[str, Mark] = NO_MARKS,
+    **changes: Any,
 ) -> Saga:
-    """Let a conditional order in at a quote, and tell it what comes then; `marks` are for the last message."""
+    """Let a conditional order in at a quote, with changes of its approval, and tell it what comes then.
+
+    `marks` are for the last message.
+    """
     saga = blank()
-    told = (requested(order_type=order_type, price=None, **terms), approved(quote), *messages)
+    begun = requested(**{"order_type": order_type, "price": None, **terms})
+    told = (begun, approved(quote, **changes), *messages)
     for message in told:
         known = marks if message is told[-1] else NO_MARKS
         decision = advance(saga, fitting(saga, message), NOW, marks=known)
         assert isinstance(decision, Decision), decision
         saga = decision.saga
     return saga
+
+
+def _queued(*messages: Incoming) -> Saga:
+    """Let a market order wait for the opening."""
+    terms = {"queue_when_closed": True, "price": Price(50_000)}
+    return _conditional(OrderType.MARKET_BUY, terms, reserved(), *messages, trading=Trading.CLOSED)
 
 
 def _changed_orders() -> list[Saga]:
@@ -249,6 +263,7 @@ def _conditional_orders() -> list[Saga]:
     gtd = {"time_in_force": TimeInForce.GTD, "expires_at": NOW + timedelta(days=3)}
     limit, stop = {"limit_price": Price(48_000)}, {"trigger_price": Price(48_000)}
     stop_limit = stop | {"limit_price": Price(47_000)}
+    bracket = stop | {"limit_price": Price(50_500)}
     bps, amount = {"trail_bps": 335}, {"trail_amount": Price("999.5")}
     falls, rises, triggered = (
         OrderType.TRAILING_STOP_SELL,
@@ -261,9 +276,19 @@ def _conditional_orders() -> list[Saga]:
         _conditional(OrderType.LIMIT_BUY, limit | gtd | {"queue_when_closed": True}, reserved()),
         _conditional(OrderType.LIMIT_BUY, limit, reserved(), cancel()),
         _conditional(OrderType.LIMIT_BUY, {"limit_price": Price(40_000), "time_in_force": TimeInForce.IOC}),
+        _queued(),
+        _queued(_fired("50100")),
+        _conditional(
+            OrderType.LIMIT_BUY,
+            limit | {"time_in_force": TimeInForce.DAY},
+            reserved(),
+            session_ends_at=NOW + timedelta(1),
+        ),
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved()),
         _conditional(OrderType.STOP_LOSS_SELL, stop_limit, reserved(), triggered),
         _conditional(OrderType.STOP_LOSS_SELL, stop, reserved(), _fired("47999")),
+        _conditional(OrderType.BRACKET_SELL, bracket, reserved()),
+        _conditional(OrderType.BRACKET_SELL, bracket, reserved(), _fired("51000")),
         _conditional(falls, bps, reserved(), quote="49999.99"),
         _conditional(falls, amount, reserved()),
         _conditional(falls, bps, reserved(), _fired("50000", "52001.01"), settled()),

@@ -13,6 +13,8 @@ from pydantic import SecretStr
 from contracts.topics import (
     ASSETS_COMMANDS,
     ASSETS_REPLIES,
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
     ORDERS_CANCELS,
     ORDERS_CHANGES,
     ORDERS_EVENTS,
@@ -28,7 +30,10 @@ from tests.support.infrastructure import Database, Infrastructure
 def shared_prefix(infrastructure: Infrastructure) -> Iterator[str]:
     """Create one topic of requests for all tests of the API: they know their records by the order ids."""
     prefix = f"api{secrets.token_hex(4)}."
-    topics = (ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS, ASSETS_COMMANDS, ASSETS_REPLIES)
+    topics = (
+        *(ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS),
+        *(ASSETS_COMMANDS, ASSETS_REPLIES, HOLDS_REQUESTS, HOLDS_EVENTS),
+    )
     asyncio.run(infrastructure.create_topics({prefix + topic.name: topic.partitions for topic in topics}))
     yield prefix
     asyncio.run(infrastructure.delete_topics(prefix))

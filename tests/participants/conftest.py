@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
-from tests.participants.support import Balance
+from tests.participants.support import Balance, HoldService
 from tests.support.infrastructure import Database
 
 
@@ -37,6 +37,22 @@ async def another_balance(database: Database) -> AsyncIterator[Balance]:
     """Give a second instance of the balance service, with its own connections."""
     engine = _engine(database, "balance")
     yield Balance(engine)
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def holds(database: Database) -> AsyncIterator[HoldService]:
+    """Give one instance of what the balance service does for services that hold money."""
+    engine = _engine(database, "balance")
+    yield HoldService(engine)
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def more_holds(database: Database) -> AsyncIterator[HoldService]:
+    """Give a second instance of it, with its own connections."""
+    engine = _engine(database, "balance")
+    yield HoldService(engine)
     await engine.dispose()
 
 

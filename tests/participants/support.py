@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid5
@@ -15,8 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.balance import AdjustBalance, RefundBalance, ReserveBalance, SettleBalance
 from contracts.codec import Message, decode, outgoing
-from contracts.decimals import Money
+from contracts.decimals import Money, Quantity
 from contracts.envelope import read_envelope
+from contracts.holds import HoldCaptureRequested, HoldReleaseRequested, HoldRequest, HoldRequested
+from participants.balance.hold_handler import HoldHandler
+from participants.balance.service_holds import Expiry
 from participants.balance.store import StoredLedger, deposit
 from participants.balance.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess, Handler, Received
@@ -84,6 +87,39 @@ def settle(
         fee=Money(fee[1]),
         revision=revision,
     )
+
+
+HELD_SINCE = datetime.now(UTC)
+"""When this run of the tests began: times of holds are reckoned from it."""
+
+
+def hold_id(name: object) -> UUID:
+    """Make the id of a service's hold from a name."""
+    return uuid5(UUID(int=1), str(name))
+
+
+def held_until(away: timedelta = timedelta(hours=1)) -> datetime:
+    """Return the `expires_at` that is so far away, the same one in the whole run."""
+    return HELD_SINCE + away
+
+
+def place(
+    hold: UUID, user_id: str, asset_id: str, amount: str | Decimal, *, expires_at: datetime | None = None
+) -> HoldRequested:
+    """Make a request to hold an amount."""
+    return HoldRequested(hold, user_id, asset_id, Quantity(amount), expires_at or held_until())
+
+
+def capture(
+    hold: UUID, user_id: str, asset_id: str, amount: str | Decimal, *, capture: str | Decimal, to: str = "@external"
+) -> HoldCaptureRequested:
+    """Make a request to capture from a hold."""
+    return HoldCaptureRequested(hold, user_id, asset_id, Quantity(amount), Quantity(capture), to)
+
+
+def release(hold: UUID, user_id: str, asset_id: str, amount: str | Decimal) -> HoldReleaseRequested:
+    """Make a request to release a hold."""
+    return HoldReleaseRequested(hold, user_id, asset_id, Quantity(amount))
 
 
 def received(handler: Handler[Any], message: Message, offset: int = 0, at: datetime = NOW) -> Received[Any]:
@@ -166,6 +202,36 @@ class Balance(ServiceUnderTest):
     async def faults(self) -> list[tuple[Any, ...]]:
         """Return every violation of double entry (I1), and every dead letter."""
         return [row for sql in FAULTS for row in await self.rows(sql)]
+
+
+class HoldService(Balance):
+    """An instance of the balance service's other half: the holds of services."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        ServiceUnderTest.__init__(self, engine, HoldHandler(CollectorRegistry()), SCHEMA)
+
+    async def work(self, *asked: HoldRequest | Expiry) -> list[Any]:
+        """Handle requests and the scanner's words as one batch; return the events."""
+        sent_before = len(self.publisher.published)
+        await self._process.run(
+            [
+                Received(one) if isinstance(one, Expiry) else received(self.handler, one, n)
+                for n, one in enumerate(asked)
+            ]
+        )
+        return [decode(read_envelope(one.headers).type, one.value) for one in self.publisher.published[sent_before:]]
+
+    async def pass_time(self, holds: Collection[UUID]) -> None:
+        """Let these holds be as they would be an hour after their time has come."""
+        sql = """UPDATE balances.service_holds SET expires_at = $2
+                 WHERE hold_id = ANY ($1::text[]) AND expires_at IS NOT NULL"""
+        async with self.engine.begin() as connection:
+            ids = [f"hold:{hold}" for hold in holds]
+            await connection.exec_driver_sql(sql, (ids, held_until(-timedelta(hours=1))))
+
+    async def ends(self) -> dict[str, str]:
+        """Return how each known hold ended, or HELD."""
+        return dict(await self.rows("SELECT hold_id, coalesce(ended, 'HELD') FROM balances.service_holds"))
 
 
 FAULTS: Sequence[str] = (

@@ -23,14 +23,14 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from structlog.testing import capture_logs
 
-from saga_kit.messaging.batch import Effects, Received
+from saga_kit.messaging.batch import BatchProcess, Effects, Received
 from saga_kit.messaging.publisher import Publisher, RawMessage
 from saga_kit.runtime.database import check_sessions, create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import CannotStart
 from saga_kit.runtime.startup import wait_for
 from saga_kit.runtime.transactions import Transaction
-from saga_kit.service import FurtherConsumer, Service
+from saga_kit.service import FurtherConsumer, Kit, Service
 from tests.saga_kit.messaging.consumer_setup import HEADERS
 from tests.saga_kit.support import CuttingProxy, Item, Schema, Worker, kit_settings, until
 from tests.support.infrastructure import Infrastructure
@@ -277,6 +277,27 @@ async def test_a_further_consumer_waits_for_no_other(setup: ServiceSetup) -> Non
     assert "\nsecond_consumer_lag_messages" in metrics
     assert 1 == metrics.count("\nprocess_cpu_seconds_total")
     assert "second_process" not in metrics
+
+
+async def test_the_tasks_of_a_further_consumer_have_its_batches(setup: ServiceSetup) -> None:
+    """What a task of it makes is handled by it, beside what it reads, and by no other consumer."""
+    stopping = asyncio.Event()
+    first, second = Worker(setup.schema.name), Worker(setup.schema.name)
+
+    async def task(kit: Kit, process: BatchProcess[Item]) -> None:
+        await process.run([Received(Item("made", 1))])
+        await kit.stopping.wait()
+
+    settings = kit_settings(setup.schema.url, setup.address, setup.prefix)
+    further = [FurtherConsumer("second", lambda _: second, tasks=(task,))]
+    service = Service(
+        settings, name="svc", schema=setup.schema.name, handler=lambda _: first, further=further, stopping=stopping
+    )
+    running = asyncio.create_task(service.run())
+    await until(lambda: bool(second.handled))
+    stopping.set()
+    await asyncio.wait_for(running, 60)
+    assert ([], [[Item("made", 1)]]) == (first.handled, second.handled)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ class OrderDatabase:
         self.url = database.url
         self.engine = engine
         # A scale so large that nothing falls due by itself during a test, however slow the machine is.
-        self._orders = SagaHandler(time_scale=100.0, metrics=SagaMetrics(), breaker=CircuitBreaker())
+        self.metrics = SagaMetrics()
+        self._orders = SagaHandler(time_scale=100.0, metrics=self.metrics, breaker=CircuitBreaker())
 
     async def tell(self, *messages: Incoming) -> list[str]:
         """Handle messages as one batch; return the ids of the commands that the batch would publish."""

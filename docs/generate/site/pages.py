@@ -29,6 +29,7 @@ NAVIGATION: Final = {
         "docs/problems/README.md",
         "docs/kafka.md",
         reference.MESSAGES,
+        "docs/holds.md",
         "docs/own-balance-service.md",
         "docs/price-feed.md",
     ),

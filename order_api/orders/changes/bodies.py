@@ -13,8 +13,8 @@ from contracts import codec
 from contracts.amends import CHANGES
 from contracts.decimals import Price, Quantity
 from contracts.vocabulary import BasisPoints, Instant, TimeInForce, TrailBps
+from order_api.http.fields import BodyReader
 from order_api.http.problems import BrokenRule, invalid
-from order_api.orders.body_reader import BodyReader
 from order_api.orders.submission import RULES
 
 
@@ -43,7 +43,7 @@ class AmendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 assert AmendBody.__struct_fields__ == CHANGES  # noqa: S101 - the body has what the message has
 AMEND_RULES: Final = {name: RULES[name] for name in CHANGES}
-_read_amend: Final = BodyReader(AmendBody, AMEND_RULES, "an amend")
+_read_amend: Final = BodyReader(AmendBody, AMEND_RULES, "an amend").read
 _ETAGS: Final = re.compile(r'(W/)?"([^"]*)"|(\*)')
 
 

@@ -71,6 +71,16 @@ CONDITIONAL_BODIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Sell once the price is 3 % below its highest",
         {"asset_id": "BTC", "order_type": "TRAILING_STOP_SELL", "quantity": "0.1", "trail_bps": 300},
     ),
+    "bracket": (
+        "Sell once the price is 55,000 or more, or 47,500 or less",
+        {
+            "asset_id": "BTC",
+            "order_type": "BRACKET_SELL",
+            "quantity": "0.1",
+            "limit_price": "55000",
+            "trigger_price": "47500",
+        },
+    ),
 }
 """One of each kind of conditional order, as it is submitted."""
 

@@ -75,8 +75,7 @@ AMEND_KEY: Final = Parameter(
 def _fields(kind: OrderKind, column: int) -> str:
     """List the fields that a kind of order takes besides `quantity`, in words."""
     rules = FIELDS[kind]
-    waits = ("time_in_force", "expires_at", "queue_when_closed") if rules.times_in_force else ()
-    required, optional = rules.required, (*rules.optional, *waits)
+    required, optional = rules.required, (*rules.optional, *rules.of_time)
     if kind is OrderKind.TRAILING_STOP:
         trails = ("trail_amount", "trail_bps")
         required, optional = (), tuple(name for name in optional if name not in trails)
@@ -105,7 +104,8 @@ WAITING_TEXT: Final = (
 CONDITIONAL_TEXT: Final = (
     "Every order but a MARKET order is conditional. Once its money is held it rests, as CONFIRMED, until a price fires"
     " it, its `expires_at` comes, or it is cancelled; the price that fires it is the price that it fills at. `Prefer:"
-    " wait` waits for the end, so of an order that rests it answers `202`.\n\n"
+    " wait` waits for the end, so of an order that rests it answers `202`. A MARKET order with `queue_when_closed`, for"
+    " an asset that is halted or closed, rests until the opening.\n\n"
     "| `order_type` | required | optional |\n| --- | --- | --- |\n"
     + "\n".join(f"| `{kind}_BUY`, `{kind}_SELL` | {_fields(kind, 0)} | {_fields(kind, 1)} |" for kind in OrderKind)
     + "\n\nEvery other field of these is refused by its name."

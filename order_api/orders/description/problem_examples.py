@@ -12,8 +12,11 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.examples import ORDER_ID
+from contracts.examples import HOLD_ID, ORDER_ID
 from contracts.vocabulary import OrderStatus, ReasonCode
+from order_api.holds import examples as holds
+from order_api.holds.holds import address as address_of_hold
+from order_api.holds.holds import ask_release
 from order_api.http.bodies import CLOSE
 from order_api.http.limits import RETRY_AFTER_S, RateLimit
 from order_api.http.problems import Code, Problem
@@ -30,6 +33,9 @@ OTHER_ORDER_ID: Final = "b7a4e2d0-6c1f-4f3b-8a55-0e9d3c2b1a48"
 _ORDER: Final = UUID(ORDER_ID)
 _ADDRESS: Final = address(_ORDER)
 _SUBMIT: Final = "/orders"
+_HOLDS: Final = "/holds"
+_HOLD: Final = UUID(HOLD_ID)
+_HOLD_ADDRESS: Final = address_of_hold(_HOLD)
 _CANCEL: Final = f"{_ADDRESS}/cancel"
 
 
@@ -68,6 +74,10 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.CANCEL_ALL_KEY_REUSED), "/orders/cancel-all"),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.COMPLETED])), _CANCEL),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.PROCESSING])), _CANCEL),
+        (Problem(Code.HOLD_NOT_FOUND), _HOLD_ADDRESS),
+        (Problem(Code.HOLD_KEY_REUSED, f"it belongs to hold {HOLD_ID}", hold_id=_HOLD), _HOLDS),
+        (Problem(Code.HOLD_CAPTURE_DIFFERS, hold_id=_HOLD), f"{_HOLD_ADDRESS}/capture"),
+        (_raised(lambda: ask_release(holds.captured())), f"{_HOLD_ADDRESS}/release"),
         *_problems_of_changes(),
         (Problem(Code.BAD_REQUEST, headers=CLOSE), "/"),
         (Problem(Code.HEADERS_TOO_LARGE, headers=CLOSE), "/"),

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from contracts.vocabulary import NAME_RULE, AssetId, Count, Instant, OrderType, Side, UserId
+from order_api.http.fields import BodyReader
 from order_api.http.problems import BrokenRule, invalid
-from order_api.orders.body_reader import BodyReader
 from order_api.orders.mass_cancels.store import Filter, MassCancel, Timer
 
 TIMEOUT_MAX_S: Final = 86_400
@@ -98,8 +98,8 @@ CANCEL_ALL_RULES: Final = _USER_ID_RULE | {
     "order_type": "one of " + ", ".join(OrderType),
 }
 CANCEL_TIMER_RULES: Final = _USER_ID_RULE | {"timeout_s": f"a whole number from 0 to {TIMEOUT_MAX_S}"}
-_read_cancel_all: Final = BodyReader(CancelAllBody, CANCEL_ALL_RULES, "a cancel of all orders")
-read_cancel_timer: Final = BodyReader(CancelTimerBody, CANCEL_TIMER_RULES, "a cancel timer")
+_read_cancel_all: Final = BodyReader(CancelAllBody, CANCEL_ALL_RULES, "a cancel of all orders").read
+read_cancel_timer: Final = BodyReader(CancelTimerBody, CANCEL_TIMER_RULES, "a cancel timer").read
 
 
 def read_cancel_all(raw: bytes) -> CancelAllBody:

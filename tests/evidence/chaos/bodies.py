@@ -19,7 +19,9 @@ TRAILS_BPS: Final = ((5, 10, 20, 30, 50), (500, 1_000, 2_000))
 """Trails, near and far: few different ones, as users choose them."""
 LIFE_S: Final = (3.0, 60.0)
 TYPES: Final = tuple(
-    f"{kind}_{side}" for kind in ("LIMIT", "STOP_LOSS", "TAKE_PROFIT", "TRAILING_STOP") for side in ("BUY", "SELL")
+    f"{kind}_{side}"
+    for kind in ("LIMIT", "STOP_LOSS", "TAKE_PROFIT", "TRAILING_STOP", "BRACKET")
+    for side in ("BUY", "SELL")
 )
 
 HOPELESS: Final = (
@@ -68,11 +70,27 @@ def conditional_body(rng: random.Random, asset_id: str, price: Fraction, *, far:
         level = float(price) + (distance if above else -distance)
         if kind == "LIMIT":
             body["limit_price"] = f"{level:.2f}"
+        elif kind == "BRACKET":
+            body |= _bracket(float(price), level, rng.uniform(*(FAR if waits_long else NEAR)), sells=side == "SELL")
         else:
             body |= _trigger(rng, level)
-    if side == "BUY" and kind != "LIMIT" and "limit_price" not in body and rng.random() < 0.5:
+    slips = kind != "LIMIT" and (kind == "BRACKET" or "limit_price" not in body)
+    if side == "BUY" and slips and rng.random() < 0.5:
         body["slippage_bps"] = rng.choice((1, 5, 20, 300))
     return body | _time(rng, kind, waits_long)
+
+
+def amend_of(rng: random.Random, body: dict[str, Any]) -> dict[str, Any]:
+    """Make what an amend changes: the quantity, and perhaps what the order waits for. None is like another."""
+    changed = {"quantity": f"{rng.uniform(0.5, 2.0):.8f}"}
+    if rng.random() < 0.5:
+        return changed
+    if "trail_amount" in body:
+        return changed | {"trail_amount": f"{rng.choice(AMOUNTS[rng.random() < 0.5]):.2f}"}
+    if "trail_bps" in body:
+        return changed | {"trail_bps": rng.choice(TRAILS_BPS[rng.random() < 0.5])}
+    name = "trigger_price" if "trigger_price" in body else "limit_price"
+    return changed | {name: f"{float(body[name]) + rng.choice((-1, 1)) * rng.uniform(*NEAR):.2f}"}
 
 
 def conditional_ends(body: dict[str, Any]) -> list[str]:
@@ -81,7 +99,8 @@ def conditional_ends(body: dict[str, Any]) -> list[str]:
     ends = ["COMPLETED", "CANCELLED USER_REQUESTED", "FAILED ASSET_NOT_TRADABLE"]
     ends += ["FAILED WOULD_TRIGGER_IMMEDIATELY"] if "trigger_price" in body else []
     ends += ["CANCELLED UNFILLED"] if body.get("time_in_force") in {"IOC", "FOK"} else []
-    capped = side == "BUY" and kind in {"STOP_LOSS", "TRAILING_STOP"} and "limit_price" not in body
+    stops = kind == "BRACKET" or (kind in {"STOP_LOSS", "TRAILING_STOP"} and "limit_price" not in body)
+    capped = side == "BUY" and stops
     return ends + (["FAILED SLIPPAGE_EXCEEDED"] if capped else [])
 
 
@@ -89,6 +108,15 @@ def _trail(rng: random.Random, far: bool) -> dict[str, Any]:  # noqa: FBT001 - a
     if rng.random() < 0.5:
         return {"trail_amount": f"{rng.choice(AMOUNTS[far]):.2f}"}
     return {"trail_bps": rng.choice(TRAILS_BPS[far])}
+
+
+def _bracket(price: float, limit: float, away: float, *, sells: bool) -> dict[str, Any]:
+    """Put the stop on the other side of the market, so far away; a limit that is there itself stays a tick before."""
+    if sells:
+        trigger = round(min(limit, price - away), 2)
+        return {"limit_price": f"{max(limit, trigger + 0.01):.2f}", "trigger_price": f"{trigger:.2f}"}
+    trigger = round(max(limit, price + away), 2)
+    return {"limit_price": f"{min(limit, trigger - 0.01):.2f}", "trigger_price": f"{trigger:.2f}"}
 
 
 def _trigger(rng: random.Random, level: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, Final
 
-from tests.evidence.chaos import oracle
+from tests.evidence.chaos import changes, oracle
 from tests.evidence.chaos.books import Books, Row
 from tests.evidence.chaos.finding import Finding, Findings
 from tests.evidence.chaos.oracle import FEE_RATE, Look, Tick, up
@@ -60,7 +60,7 @@ def judge(
         _left_over(books),
         _one_order_each(record, books),
         _no_order_of_nobody(record, wire, books),
-        _as_wanted(record, books),
+        _as_wanted(record, books, stories),
         _one_of_each_name(books),
         *(_history(order_id, order, books) for order_id, order in books.orders.items()),
         *(_told(order_id, order, wire, books) for order_id, order in books.orders.items()),
@@ -69,6 +69,7 @@ def judge(
         _journal(books),
         _dead_letters(record, books),
         (Finding("wire", "orders.events", fault) for fault in wire.faults),
+        changes.judge_all(record, wire, stories, Counter() if seen is None else seen),
     )
     return [finding for rule in rules for finding in rule]
 
@@ -144,8 +145,8 @@ def _no_order_of_nobody(record: Record, wire: Wire, books: Books) -> Findings:
         yield Finding("lost", str(order_id), "of an accepted order only the cancel is known")
 
 
-def _as_wanted(record: Record, books: Books) -> Findings:
-    """Expect that an order has the content that was sent under its id or key, and a correct end."""
+def _as_wanted(record: Record, books: Books, stories: Mapping[str, Story]) -> Findings:
+    """Expect that an order has the content that was sent under its id or key, as amended, and a correct end."""
     by_key = {(claim["user_id"], claim["idempotency_key"]): order_id for order_id, claim in books.claims.items()}
     for placed in record.placed:
         order_id = placed.order_id or by_key.get((placed.user_id, placed.key), "")
@@ -158,7 +159,9 @@ def _as_wanted(record: Record, books: Books) -> Findings:
             )
         if placed.user_id != order["user_id"]:
             yield Finding("outcome", order_id, f"it was {placed.user_id}'s wish, and is {order['user_id']}'s order")
-        if order["reason_code"] != "INVALID_ORDER" and not any(_same(order, body) for body in placed.bodies):
+        if order["reason_code"] != "INVALID_ORDER" and not any(
+            _same(order, changes.amended(body, stories.get(order_id, Story()))) for body in placed.bodies
+        ):
             yield Finding("outcome", order_id, f"{placed.bodies} was wanted, the order says {_content(order)}")
 
 

@@ -21,7 +21,15 @@ import httpx
 import jwt
 from confluent_kafka import KafkaException, Producer
 
-from tests.evidence.chaos.bodies import FEED, HOPELESS, START, conditional_body, conditional_ends, good_body
+from tests.evidence.chaos.bodies import (
+    FEED,
+    HOPELESS,
+    START,
+    amend_of,
+    conditional_body,
+    conditional_ends,
+    good_body,
+)
 from tests.evidence.chaos.record import NO, YES, Placed, Record, Unreadable
 
 HOLDINGS: Final = {"USD": "10000000.00", "BTC": "500", "ETH": "500", "ACME": "100000", **dict.fromkeys(FEED, "1000000")}
@@ -45,8 +53,9 @@ MIX: Final = {
     "unreadable": 5,
 }
 """The weight of each kind of request."""
-MIX_WITH_FEED: Final = MIX | {"conditional": 100}
-"""The same, and as many orders that wait for a price."""
+MIX_WITH_FEED: Final = MIX | {"conditional": 70, "changed": 30}
+"""The same, and as many orders that wait for a price; some of them are amended, suspended and released meanwhile."""
+OPERATOR: Final = "@operator:chaos"
 CONDITIONAL: Final = "conditional"
 """The kind of such an order in the record: it ends when the market or its user wants it."""
 CANCEL_AGAIN_S: Final = 5.0
@@ -284,6 +293,41 @@ class Load:
         if placed.channel == "rest":
             return placed, self._post_and_cancel(placed, pause_s)
         return placed, self._produce_and_cancel(placed, pause_s, first=rng.random() < 0.1)
+
+    def _changed(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
+        """Wait for a price, and be amended, suspended and released meanwhile: by the user, an operator and a thief."""
+        placed = self._waiting(rng, "kafka")
+        work = [(rng.choice((0.0, 0.1, 0.5, 2.0, 5.0)), self._change(placed, rng)) for _ in range(rng.randint(1, 4))]
+
+        async def act() -> None:
+            await self._produce(placed)
+            for pause_s, messages in work:
+                await self._pause(pause_s)
+                for name, body in messages:
+                    value = json.dumps(body).encode()
+                    self.record.unsure.append(value)
+                    self._send("orders.changes", placed.order_id or "", value, _headers(name))
+
+        return placed, act()
+
+    def _change(self, placed: Placed, rng: random.Random) -> list[tuple[str, dict[str, Any]]]:
+        """Make the messages of a change: an amend, perhaps twice, or a suspension and perhaps its release."""
+        by = rng.choice((placed.user_id, placed.user_id, placed.user_id, OPERATOR))
+        body = {"order_id": placed.order_id, "user_id": placed.user_id, "requested_by": by}
+        if rng.random() < 0.6:
+            placed.amends.append(amend_of(rng, placed.bodies[0]))
+            amend = ("OrderAmendRequested", body | {"amend_id": f"amend-{len(placed.amends)}"} | placed.amends[-1])
+            stolen = (
+                "OrderAmendRequested",
+                {**amend[1], "requested_by": "mallory", "quantity": "1", "amend_id": "mine"},
+            )
+            return [amend] * rng.choice((1, 1, 2)) + [stolen] * rng.choice((0, 0, 0, 1))
+        placed.suspended_by.append(by)
+        releases = rng.choice(([], [by], [by], [placed.user_id], ["mallory", placed.user_id]))
+        return [
+            ("OrderHoldRequested", body),
+            *(("OrderReleaseRequested", body | {"requested_by": one}) for one in releases),
+        ]
 
     def _far(self, rng: random.Random) -> tuple[Placed, Coroutine[Any, Any, None]]:
         placed = self._waiting(rng, "kafka", far=True)

@@ -8,6 +8,7 @@ be passed over; it may not fire if it was surely too old.
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -162,11 +163,11 @@ def judge(order_id: str, order: Row, story: Story, asset: Market, seen: Counter[
     for point in (*story.fired, *story.triggered):
         if asset.told.get(point.sequence, point.price) != point.price:
             yield Finding("trigger", order_id, f"{point} is not the price that was published")
-    if story.rest is not None:
+    if story.rest is not None and not (story.fired and story.fired[0].on_entry and story.changed_at):
         words = _rested(order, terms, story, story.rest, asset, seen)
     elif story.fired:
         seen["fired on entry"] += 1
-        words = _fired_on_entry(order, terms, story.fired[0], asset)
+        words = _fired_on_entry(order, terms, story, asset)
     else:
         words = _by_quote(order, terms, story, asset)
     yield from (Finding("trigger", order_id, text) for text in words)
@@ -188,6 +189,9 @@ def _waits_for(order: Row, terms: Terms, *, triggered: bool) -> Meets:
         if side == "BUY":
             return lambda price, mark: BPS * price >= mark * (BPS + bps) + BPS * amount
         return lambda price, mark: BPS * price <= mark * (BPS - bps) - BPS * amount
+    if kind == "BRACKET":
+        low, high = sorted(units(Fraction(terms[name])) for name in ("limit_price", "trigger_price"))
+        return lambda price, _: price <= low or price >= high
     is_limit = kind == "LIMIT" or triggered
     level = units(Fraction(terms["limit_price" if is_limit else "trigger_price"]))
     if (side == "BUY") is (kind == "STOP_LOSS" and not is_limit):
@@ -204,8 +208,8 @@ def units(price: Fraction) -> int:
 
 
 def within_limit(order: Row, terms: Terms, price: Fraction) -> bool:
-    """Tell whether a price is the limit or better."""
-    if terms.get("limit_price") is None:
+    """Tell whether a price is the limit or better; a bracket's limit is only a level, and bounds nothing."""
+    if terms.get("limit_price") is None or order["order_type"].startswith("BRACKET"):
         return True
     limit = Fraction(terms["limit_price"])
     return price <= limit if order["order_type"].endswith("_BUY") else price >= limit
@@ -219,7 +223,7 @@ def _rested(order: Row, terms: Terms, story: Story, rest: Rest, asset: Market, s
     last, left_at = fired.sequence if fired else math.inf, _left_at(terms, story)
     if rest.watermark is not None and asset.told.get(rest.from_sequence, rest.watermark) != rest.watermark:
         yield f"its watermark began at {rest.watermark}, the price was {asset.told[rest.from_sequence]}"
-    triggered = _triggered_on_entry(terms, rest)
+    triggered = _triggered_on_entry(order, terms, rest)
     meets = _waits_for(order, terms, triggered=triggered)
     told = {point.sequence for point in story.triggered}
     for tick, marks in _ticks(order, rest, asset):
@@ -262,8 +266,10 @@ def _left_at(terms: Terms, story: Story) -> datetime:
     return NEVER if story.fired else min(story.left_at or NEVER, _expires_at(terms) or NEVER)
 
 
-def _triggered_on_entry(terms: Terms, rest: Rest) -> bool:
-    """Tell whether an order with a trigger rests with its limit as its level."""
+def _triggered_on_entry(order: Row, terms: Terms, rest: Rest) -> bool:
+    """Tell whether an order with a trigger rests with its limit as its level; a bracket is never triggered."""
+    if order["order_type"].startswith("BRACKET"):
+        return False
     return terms.get("trigger_price") is not None and rest.level != number(terms["trigger_price"])
 
 
@@ -287,6 +293,8 @@ def _must_fire(terms: Terms, story: Story, rest: Rest, tick: Moment) -> bool:
     """Tell whether a tick that meets an order had to fire it: it was live, and the order was at rest."""
     if not tick.surely_fires or tick.judged_by >= (_expires_at(terms) or NEVER):
         return False
+    if tick.judged_after <= (story.changed_at or NEVER_YET):
+        return False  # it may have met the order as it was before
     if tick.sequence == rest.from_sequence + 1 and rest.at - tick.first > MAX_AGE:
         return False  # the order rests from before this tick only because it was too old then
     return bool(story.fired) or tick.judged_by < (story.left_at or NEVER)
@@ -303,9 +311,11 @@ def _what_then(story: Story) -> str:
 # An order that never rested -------------------------------------------------------------------------------------------
 
 
-def _fired_on_entry(order: Row, terms: Terms, point: Point, asset: Market) -> Iterator[str]:
-    trails = order["order_type"].startswith("TRAILING_STOP")
-    meets = not trails and _waits_for(order, terms, triggered=False)(units(point.price), 0)
+def _fired_on_entry(order: Row, terms: Terms, story: Story, asset: Market) -> Iterator[str]:
+    """Expect that it meets the newest price: as it comes in, is amended, or is released."""
+    point, trails = story.fired[0], order["order_type"].startswith("TRAILING_STOP")
+    triggered = story.rest is not None and (bool(story.triggered) or _triggered_on_entry(order, terms, story.rest))
+    meets = not trails and _waits_for(order, terms, triggered=triggered)(units(point.price), 0)
     if not (meets and within_limit(order, terms, point.price)):
         yield f"it was fired on entry by {point}, which does not meet it"
     if point.sequence in asset.closed:
@@ -345,13 +355,14 @@ def _end(order: Row, terms: Terms, story: Story) -> Iterator[str]:
 
 
 def held_at_worst(order_id: str, order: Row, story: Story, holds: Sequence[Row]) -> Findings:
-    """Expect that a conditional buy held its money at the worst price of its terms."""
+    """Expect that a conditional buy held its money at the worst price of its terms; more, if that was being changed."""
     if order["order_type"].endswith("_SELL") or story.quote is None:
         return
-    gross = Fraction(order["quantity"]) * worst_price(order, terms_of(order), story.quote[1])
+    gross = Fraction(order["quantity"]) * worst_price(order, terms_of(order), _trails_from(order) or story.quote[1])
     worst = up(gross) + up(gross * FEE_RATE)
     for hold in holds:
-        if hold["state"] != "TOMBSTONE" and Fraction(hold["amount"]) != worst:
+        amount, adjusted = Fraction(hold["amount"]), hold.get("revision", 0) > 0
+        if hold["state"] != "TOMBSTONE" and (amount < worst or (amount > worst and not adjusted)):
             yield Finding("money", order_id, f"it held {hold['amount']}, its terms cost up to {float(worst)}")
 
 
@@ -363,7 +374,7 @@ def up(amount: Fraction) -> Fraction:
 def worst_price(order: Row, terms: Terms, quote: Fraction) -> Fraction:
     """Work out the most that a buy pays under its terms; its money is held at that price."""
     kind = order["order_type"].rpartition("_")[0]
-    if terms.get("limit_price") is not None:
+    if terms.get("limit_price") is not None and kind != "BRACKET":
         return Fraction(terms["limit_price"])
     if kind == "TRAILING_STOP":
         return _slipped(_trail_from(terms, quote), order)
@@ -375,9 +386,14 @@ def cap(order: Row, terms: Terms, story: Story) -> Fraction | None:
     """Work out the most that a buy pays at the tick that fired it; None for a sale."""
     if order["order_type"].endswith("_SELL") or story.quote is None:
         return None
-    worst = worst_price(order, terms, story.quote[1])
+    worst = worst_price(order, terms, _trails_from(order) or story.quote[1])
     watermark = story.fired[0].watermark
     return worst if watermark is None else min(worst, _slipped(_trail_from(terms, watermark), order))
+
+
+def _trails_from(order: Row) -> Fraction | None:
+    """Return the price that the worst price of an amended trailing stop is reckoned from, if there is one."""
+    return number(json.loads(order.get("progress") or "{}").get("trails_from"))
 
 
 def _trail_from(terms: Terms, price: Fraction) -> Fraction:

@@ -37,6 +37,10 @@ class Placed:
     """Order ids that the answers named, each once."""
     stored: bool = False
     """Whether the broker acknowledged the request (by Kafka)."""
+    amends: list[dict[str, Any]] = field(default_factory=list)
+    """What amends of it were sent to change; no two are alike."""
+    suspended_by: list[str] = field(default_factory=list)
+    """Who asked to suspend it."""
 
     @property
     def accepted(self) -> bool:
@@ -71,7 +75,8 @@ class Record:
     placed: list[Placed] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     unsure: list[bytes] = field(default_factory=list)
-    """Values of unreadable messages that the broker did not acknowledge: each may have become a dead letter."""
+    """Values of messages each of which may have become a dead letter: unreadable ones that the broker did not
+    acknowledge, and changes that may have come before their orders."""
     deposits: dict[tuple[str, str], str] = field(default_factory=dict)
     """What was given to each user of each asset before the first order."""
 

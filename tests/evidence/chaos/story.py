@@ -44,6 +44,14 @@ class Story:
     fired: list[Point] = field(default_factory=list)
     left_at: datetime | None = None
     """When something other than a tick ended the rest; every tick that was judged before met it at rest."""
+    changed_at: datetime | None = None
+    """When its terms were changed last, or it was released: a tick that was judged before met it as it was."""
+    amended: list[dict[str, Any]] = field(default_factory=list)
+    """What each amend that was put in force has changed, in their order."""
+    suspended_by: list[str | None] = field(default_factory=list)
+    """Who has suspended it each time, None for a release, in their order."""
+    released_by: list[str] = field(default_factory=list)
+    amends_refused: int = 0
 
     @property
     def price(self) -> Fraction | None:
@@ -60,13 +68,20 @@ def story_of(rows: Sequence[Row]) -> Story:
         for entry in row["entries"]:
             rests = story.rest is not None and not story.fired and story.left_at is None
             _note(story, row["at"], entry)
-            if rests and not story.fired and entry["kind"] not in _AT_REST:
+            if rests and not story.fired and not _leaves_at_rest(entry):
                 story.left_at = row["at"]
     return story
 
 
-_AT_REST = frozenset({"triggered", "status", "ignored", "waits", "woken"})
-"""Entries after which an order rests as before."""
+_AT_REST = frozenset(
+    {"triggered", "status", "ignored", "waits", "woken", "rests", "asked", "answered", "amended", "amend_refused"}
+    | {"timed_out", "overdue"}
+)
+"""Entries after which an order rests as before, or anew. An order that rests asks only about its amends."""
+
+
+def _leaves_at_rest(entry: Row) -> bool:
+    return entry["kind"] in _AT_REST or (entry["kind"], entry["name"]) == ("received", "OrderAmendRequested")
 
 
 def terms_of(order: Row) -> dict[str, Any]:
@@ -77,9 +92,11 @@ def terms_of(order: Row) -> dict[str, Any]:
 
 def _note(story: Story, at: datetime, entry: dict[str, Any]) -> None:
     kind, detail = entry["kind"], entry.get("detail") or {}
-    if kind == "answered" and entry["name"] == "AssetApproved":
+    if kind == "answered" and entry["name"] == "AssetApproved" and story.rest is None:
         story.quote = int(detail["sequence"]), Fraction(detail["price"])
     elif kind == "rests":
+        if not story.suspended_by or story.suspended_by[-1] is None:
+            story.left_at = None
         story.rest = Rest(
             at, int(detail["from_sequence"]), number(detail.get("level")), number(detail.get("watermark"))
         )
@@ -87,6 +104,22 @@ def _note(story: Story, at: datetime, entry: dict[str, Any]) -> None:
         sequence, price = int(detail["sequence"]), Fraction(detail["price"])
         point = Point(sequence, price, number(detail.get("watermark")), entry["name"] == "Entry")
         (story.fired if kind == "fired" else story.triggered).append(point)
+    else:
+        _note_change(story, at, kind, detail)
+
+
+def _note_change(story: Story, at: datetime, kind: str, detail: dict[str, Any]) -> None:
+    if kind == "amended":
+        story.changed_at = at
+        story.amended.append({name: value for name, value in detail.items() if name != "revision"})
+    elif kind == "amend_refused":
+        story.amends_refused += 1
+    elif kind == "held":
+        story.suspended_by.append(detail["requested_by"])
+    elif kind == "released":
+        story.changed_at = at
+        story.suspended_by.append(None)
+        story.released_by.append(detail["requested_by"])
 
 
 def number(value: Any) -> Fraction | None:

@@ -48,6 +48,7 @@ def test_a_body_says_how_it_may_end() -> None:
 
     for body in BODIES:
         capped = body["order_type"] in {"STOP_LOSS_BUY", "TRAILING_STOP_BUY"} and "limit_price" not in body
+        capped = capped or body["order_type"] == "BRACKET_BUY"
         assert capped == may("FAILED SLIPPAGE_EXCEEDED", body)
         assert ("trigger_price" in body) == may("FAILED WOULD_TRIGGER_IMMEDIATELY", body)
         assert (body.get("time_in_force") in {"IOC", "FOK"}) == may("CANCELLED UNFILLED", body)

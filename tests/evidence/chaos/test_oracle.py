@@ -24,7 +24,9 @@ from tests.evidence.chaos.witness import Wire
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PRICES = ("100", "101", "102", "99", "98.5", "97", "103", "96", "104")
 """The prices of the sequences 10 to 18, one a second; the marks are looked at half a second after each."""
-LIMIT, STOP, STOP_LIMIT, TRAIL, QUOTED, ENTERED, CANCELLED, EXPIRED = (f"order-{number}" for number in range(8))
+LIMIT, STOP, STOP_LIMIT, TRAIL, QUOTED, ENTERED, CANCELLED, EXPIRED, FALLS, RISES = (
+    f"order-{number}" for number in range(10)
+)
 
 
 def after(seconds: float) -> datetime:
@@ -34,7 +36,7 @@ def after(seconds: float) -> datetime:
 
 @dataclass
 class World:
-    """Eight conditional orders on one asset, what they did, and the market that they met."""
+    """Ten conditional orders on one asset, what they did, and the market that they met."""
 
     ticks: list[Tick] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
@@ -118,7 +120,17 @@ def world() -> World:
         EXPIRED, "TAKE_PROFIT_SELL", "CANCELLED EXPIRED", {"trigger_price": "103", "expires_at": after(6).isoformat()},
         (0.6, "rests", rests | {"level": "103"}), (6.9, "expired", {}),
     )  # fmt: skip
-    amounts = {LIMIT: "98.60", STOP: "102.62", QUOTED: "100.61"}
+    made.add(
+        FALLS, "BRACKET_SELL", "COMPLETED", {"limit_price": "103", "trigger_price": "98.7"},
+        (0.6, "rests", rests | {"level": "103", "other_level": "98.7"}),
+        (4.3, "fired", {"sequence": 14, "price": "98.5"}),
+    )  # fmt: skip
+    made.add(
+        RISES, "BRACKET_BUY", "COMPLETED", {"limit_price": "96.5", "trigger_price": "102.5"},
+        (0.6, "rests", rests | {"level": "96.5", "other_level": "102.5"}),
+        (6.3, "fired", {"sequence": 16, "price": "103"}),
+    )  # fmt: skip
+    amounts = {LIMIT: "98.60", STOP: "102.62", QUOTED: "100.61", RISES: "103.63"}
     made.holds = {order_id: [{"state": "SETTLED", "amount": amount}] for order_id, amount in amounts.items()}
     return made
 
@@ -221,6 +233,15 @@ PLANTS = (
           lambda w: w.orders[STOP].update(status="COMPLETED", reason_code=None)),
     Plant("refused below its cap", LIMIT, "not as COMPLETED",
           lambda w: w.orders[LIMIT].update(status="FAILED", reason_code="SLIPPAGE_EXCEEDED")),
+    Plant("the stop of a bracket was not tested", FALLS, "98.5 of 14 did not fire it",
+          _fires_at(FALLS, 16, "103")),
+    Plant("the limit of a bracket was not tested", FALLS, "102.0 of 12 did not fire it",
+          lambda w: (w.orders[FALLS].update(terms=json.dumps({"limit_price": "102", "trigger_price": "97"})),
+                     _fires_at(FALLS, 15, "97")(w))),
+    Plant("a bracket was fired between its levels", RISES, "97.0 of 15, which does not meet it",
+          _fires_at(RISES, 15, "97")),
+    Plant("a bracket held for its limit", RISES, "its terms cost up to 103.63",
+          lambda w: w.holds[RISES][0].update(amount="96.60")),
     Plant("held for the quote", LIMIT, "its terms cost up to 98.6",
           lambda w: w.holds[LIMIT][0].update(amount="100.10")),
     Plant("one sequence, two prices", "assets.prices", "WAVE 12 is",
@@ -229,10 +250,10 @@ PLANTS = (
 
 
 def test_where_all_is_well_nothing_is_found() -> None:
-    """Eight orders that did as they should give no finding, and are counted."""
+    """Ten orders that did as they should give no finding, and are counted."""
     seen: Counter[str] = Counter()
     assert [] == world().found(seen)
-    assert Counter({"fired by a tick": 4, "fired on entry": 1, UNSURE: 0}) == seen
+    assert Counter({"fired by a tick": 6, "fired on entry": 1, UNSURE: 0}) == seen
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "-"))

@@ -17,6 +17,7 @@ from contracts.topics import (
     BALANCE_COMMANDS,
     BALANCE_REPLIES,
     ORDERS_CANCELS,
+    ORDERS_CHANGES,
     ORDERS_EVENTS,
     ORDERS_REQUESTS,
     Topic,
@@ -47,7 +48,7 @@ RECEIVED: Final = {
     "orchestrator": (
         *_types(ORDERS_REQUESTS),
         RESTING,
-        *_types(ORDERS_CANCELS, ASSETS_REPLIES, BALANCE_REPLIES, ASSETS_PRICES),
+        *_types(ORDERS_CANCELS, ORDERS_CHANGES, ASSETS_REPLIES, BALANCE_REPLIES, ASSETS_PRICES),
         *OWN,
     ),
     "balance": _types(BALANCE_COMMANDS),
@@ -67,7 +68,10 @@ PUBLISHING: Final = {*OUTBOX, CrashPoint.PUBLISH_BEGUN}
 TIMERS: Final = {CrashPoint.TIMERS_FOUND}
 BATCH: Final = set(CrashPoint) - PUBLISHING - TIMERS
 _FOUND: Final = {CrashPoint.TIMERS_FOUND: TIMER, RestingPoint.FIRES_FOUND: FIRE, RestingPoint.EXPIRIES_FOUND: EXPIRY}
-_TOUCH_RESTING: Final = {"BalanceReserved", "AssetApproved", "OrderCancelRequested", FIRE, EXPIRY}
+_TOUCH_RESTING: Final = {
+    *("BalanceReserved", "AssetApproved", "BalanceAdjusted", "AdjustmentRefused", "OrderCancelRequested"),
+    *(*_types(ORDERS_CHANGES), FIRE, EXPIRY),
+}
 """What comes for an order that enters a market, or rests on it."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -33,13 +34,19 @@ SLOW_ANSWER_S: Final = 1.5
 """The delay of an answer about SLOW: time to send a forged message, and for a timer to find the order."""
 TICKER: Final = SampleAsset("TICK", Decimal("10.00"))
 """An asset that nobody trades, whose price moves."""
-RISE: Final = SampleAsset(RISING, Decimal("10.00"), price_max=Decimal(100_000))
+RISE: Final = SampleAsset(RISING, Decimal("10.00"), price_max=Decimal(100_000), notional_max=Decimal(10) ** 10)
 FIRST_SEQUENCE: Final = 1_000_000
 """The forged ticks are newer than all that the reference service publishes of their asset."""
 OF_A_TICK: Final = 3
 """Orders that fire at each tick: a full round and one more."""
 REPEAT_S: Final = 5.0
 EXPIRES_AFTER_S: Final = 2.0
+MORE: Final = "2"
+TOO_MUCH: Final = "100001"
+"""More of the asset than anybody has."""
+AMENDED_WITHIN_S: Final = 8.0
+ENDS_WITHIN_S: Final = 3.0
+"""Most changes are done by then; one whose message was set aside never is."""
 SETTLEMENT_REFUSED: Final = "FAILED EXECUTION_FAILED"
 
 
@@ -71,6 +78,9 @@ class Provoker:
             RESTING: self._fires,
             FIRE: self._fires,
             EXPIRY: self._expires,
+            **dict.fromkeys(_OF_A_RAISE, self._raises),
+            "AdjustmentRefused": lambda: self._raises(TOO_MUCH),
+            **dict.fromkeys(("OrderHoldRequested", "OrderReleaseRequested"), self._suspends),
         }
 
     async def prepare(self) -> None:
@@ -93,6 +103,8 @@ class Provoker:
             await self._of_a_resting_order(cell.message)
         elif cell.point is CrashPoint.SWEPT and cell.message == "BalanceReserved":
             await self._slow_sale()  # else the settlement's batch deletes the row before it is swept
+        elif cell.point is CrashPoint.SWEPT and cell.message in {"BalanceAdjusted", "AdjustmentRefused"}:
+            await self._raises(MORE if cell.message == "BalanceAdjusted" else TOO_MUCH, expires=True)  # the same
         else:
             await self._ways[cell.message]()
 
@@ -148,8 +160,9 @@ class Provoker:
         await self._tick({**body, "as_of": datetime.now(UTC).isoformat(), "trading": "OPEN"})
 
     async def _of_a_resting_order(self, what: str) -> None:
-        ways = {EXPIRY: self._expires, "OrderCancelRequested": self._cancels_resting}
-        await ways.get(what, self._fires)()
+        at_rest = {"OrderCancelRequested": self._cancels_resting}
+        changing = {EXPIRY, "AdjustmentRefused", "OrderHoldRequested", "OrderReleaseRequested", *_OF_A_RAISE}
+        await (self._ways[what] if what in changing else at_rest.get(what, self._fires))()
 
     async def repeat(self) -> None:
         """Confirm the newest tick from time to time, as each feed must, so that it fires after a long restart too."""
@@ -161,15 +174,44 @@ class Provoker:
         await self._say(message("assets.prices", RISING, PRICE, dict(body)))
 
     async def _expires(self) -> None:
-        expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_AFTER_S)
-        times = {"time_in_force": "GTD", "expires_at": expires_at.isoformat()}
-        await self._trader.produce(self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **times))
+        await self._trader.produce(self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **_until(EXPIRES_AFTER_S)))
 
     async def _cancels_resting(self) -> None:
         wanted = self._limit(Decimal(9_000), ends="CANCELLED USER_REQUESTED")
         await self._trader.produce(wanted)
         await self._rest([wanted])
         await self._say(cancel_of(wanted))
+
+    async def _raises(self, quantity: str = MORE, *, expires: bool = False) -> None:
+        """Amend a resting order, so that it must hold more; cancel it when that is decided, or have it expire later."""
+        wanted = self._limit(Decimal(9_000), ends="CANCELLED USER_REQUESTED")
+        if expires:
+            wanted = self._limit(Decimal(9_000), ends="CANCELLED EXPIRED", **_until(AMENDED_WITHIN_S))
+        await self._trader.produce(wanted)
+        await self._rest([wanted])
+        await self._say(_change(wanted, "OrderAmendRequested", amend_id="more", quantity=quantity))
+        await self._has_noted(wanted, "amended", "amend_refused")
+        if not expires:
+            await self._say(cancel_of(wanted))
+
+    async def _suspends(self) -> None:
+        """Suspend and release a resting order, and cancel it."""
+        wanted = self._limit(Decimal(9_000), ends="CANCELLED USER_REQUESTED")
+        await self._trader.produce(wanted)
+        await self._rest([wanted])
+        await self._say(_change(wanted, "OrderHoldRequested"), _change(wanted, "OrderReleaseRequested"))
+        await self._has_noted(wanted, "released")
+        await self._say(cancel_of(wanted))
+
+    async def _has_noted(self, wanted: Wanted, *kinds: str) -> None:
+        """Wait a while for a line of an order's history."""
+        statement = "SELECT 1 FROM audit.history WHERE order_id = $1::text::uuid AND kind = ANY($2::text[])"
+
+        async def noted() -> bool:
+            return bool(await self._system.rows(statement, wanted.order_id, list(kinds)))
+
+        with suppress(AssertionError):
+            await eventually(noted, f"{wanted.order_id} is {kinds}", within_s=ENDS_WITHIN_S, poll_s=0.05)
 
     def _limit(self, limit: Decimal, ends: str = "COMPLETED", **times: str) -> Wanted:
         terms = {"limit_price": str(limit), **times}
@@ -214,6 +256,19 @@ _OF_A_GOOD_ORDER: Final = (
     *("OrderRequested", "CheckAsset", "AssetApproved", "ReserveBalance", "BalanceReserved", "SettleBalance"),
     *("BalanceSettled", "OrderStatusChanged"),
 )
+
+_OF_A_RAISE: Final = ("OrderAmendRequested", "AdjustBalance", "BalanceAdjusted")
+
+
+def _until(seconds: float) -> dict[str, str]:
+    """Give the fields of an order that expires so much later."""
+    return {"time_in_force": "GTD", "expires_at": (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()}
+
+
+def _change(wanted: Wanted, name: str, **fields: str) -> Message:
+    """Make the message that changes an order, from its user."""
+    body = {"order_id": wanted.order_id, "user_id": wanted.user_id, "requested_by": wanted.user_id, **fields}
+    return message("orders.changes", wanted.order_id, name, body)
 
 
 def _refund(wanted: Wanted) -> Message:

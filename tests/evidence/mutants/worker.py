@@ -11,8 +11,8 @@ WORKER_MUTANTS: Final = (
         "cancel taken for an answer",
         "A request and a cancel are said once.",
         "order_saga/worker/process.py",
-        "        return not isinstance(message, (Requested, OrderCancelRequested))",
-        "        return not isinstance(message, Requested)",
+        "        return not isinstance(message, (Requested, OrderCancelRequested, *CHANGES))",
+        "        return not isinstance(message, (Requested, *CHANGES))",
         ("tests/integration/test_ages.py::test_what_others_ask_for_does_not_come_again_by_itself",),
     ),
     Mutant(

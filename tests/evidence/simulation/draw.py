@@ -6,6 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from tests.evidence.simulation.change_plan import with_changes
 from tests.evidence.simulation.market_plan import with_market
 from tests.evidence.simulation.scenario import (
     BUSY_S,
@@ -29,6 +30,8 @@ READ_ONLY_CHANCE: Final = 0.15
 LOCKED_ROW_CHANCE: Final = 0.3
 MARKET_CHANCE: Final = 0.4
 """Of a history with a feed of prices and conditional orders."""
+CHANGES_CHANCE: Final = 0.6
+"""Of those, of one whose orders are changed."""
 
 
 def draw(seed: int) -> Scenario:
@@ -43,7 +46,10 @@ def draw(seed: int) -> Scenario:
     if chance.random() < LOCKED_ROW_CHANCE:
         faults += tuple(_locked_row(chance, orders) for _ in range(chance.choice((1, 1, 2))))
     scenario = Scenario(seed, orders, faults, rates, breaker_opens_after)
-    return with_market(chance, scenario) if chance.random() < MARKET_CHANCE else scenario
+    if chance.random() >= MARKET_CHANCE:
+        return scenario
+    scenario = with_market(chance, scenario)
+    return with_changes(chance, scenario) if chance.random() < CHANGES_CHANCE else scenario
 
 
 def _order(chance: Random, number: int) -> OrderPlan:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.evidence.simulation.change_judge import ChangeJudge
 from tests.evidence.simulation.database import EPOCH
 from tests.evidence.simulation.market_judge import MarketJudge
 from tests.evidence.simulation.scenario import HOLDINGS, Kind
@@ -47,6 +48,7 @@ class Judge:
         self._faults: list[str] = world.broken
         self._tables = world.database.tables
         self.market = MarketJudge(world)
+        self._changes = ChangeJudge(world)
         self._shown: dict[Any, tuple[str | None, int]] = {}
         self._clocks_agree = not CLOCKS & {fault.kind for fault in world.scenario.faults}
 
@@ -60,6 +62,7 @@ class Judge:
         """Check every order that a commit has changed, together with its present hold."""
         writes = tx.writes
         self._faults.extend(self.market.after_commit(tx))
+        self._faults.extend(self._changes.after_commit(tx))
         for order_id, order in writes.get("orders", {}).items():
             if order is not None:
                 self._faults.extend(self._step_faults(order_id, order))
@@ -127,6 +130,7 @@ class Judge:
             else:
                 faults += [*self._wire(order), *self._ends(order), *self._history(order)]
         faults += [*self._clients(), *self.market.final(self._every("orders"), self._every("holds"))]
+        faults += self._changes.final(self.told)
         return [
             *faults,
             *(f"outbox: {name} is not empty" for name, rows in self._tables.items() if "outbox" in name and rows),
@@ -198,6 +202,8 @@ class Judge:
         if any(fault.kind is Kind.POISON for fault in self._world.scenario.faults):
             return
         for place, letter in self._tables["dead_letters"].items():
+            if place in self._changes.too_early:
+                continue
             yield f"a dead letter nobody planned: {place} {letter['reason']}"
         for order_id, order in self._tables["orders"].items():
             if order["parked_reason"] is not None:

@@ -2,16 +2,18 @@
 
 Everything is told from outside: what the trigger engine received and when it read the clock, the rows of the tables,
 and the orders. I12: an order rests where its row says it does. I13: whoever fired has one tick, and nothing else ended
-it.
+it. An order that is changed or released counts no tick from before that, unless it keeps its place.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tests.evidence.simulation.oracle import Hit, Market, Seen, Waiting, markets, seen
 
@@ -26,8 +28,22 @@ SLIPPAGE_BPS: Final = 100
 FRESH_S: Final = 30.0
 UNSURE_S: Final = 12.0
 """So near the age at which a price grows old, the judge does not say whether it was fresh: statements may be slow."""
-BEFORE_THE_FIRE: Final = frozenset({"VALIDATING", "RESERVING", "WORKING"})
+RESTING: Final = frozenset({"QUEUED", "WORKING", "AMENDING", "RAISING", "LOWERING"})
+BEFORE_THE_FIRE: Final = frozenset({"VALIDATING", "RESERVING"}) | RESTING
 REFUSED_AT_THE_FIRE: Final = frozenset({"SLIPPAGE_EXCEEDED", "NOTIONAL_OUT_OF_RANGE"})
+
+
+class Newest(NamedTuple):
+    """The newest that is known of an order's market: its mark, or its quote."""
+
+    sequence: int
+    price: Fraction
+    live: bool | None
+    """Whether it can fire an order; None: too near the age at which it can't."""
+
+    def start(self, *, is_trail: bool) -> int:
+        """Return from where an order counts that begins to rest here: one that could not fire may come again."""
+        return self.sequence if self.live or is_trail else max(0, self.sequence - 1)
 
 
 class MarketJudge:
@@ -38,6 +54,8 @@ class MarketJudge:
         self._tables = world.database.tables
         self._markets = markets()
         self._rows: dict[Key, Row] = {}
+        self._orders_before: dict[Key, Row] = {}
+        """Conditional orders as the last commits left them."""
         self._hits: dict[Any, Hit] = {}
         """What ticks have done to each order."""
 
@@ -46,13 +64,15 @@ class MarketJudge:
         if tx.looked_at[0]:
             yield from self._ticks(tx)
         else:
-            yield from self._orders(tx.writes.get("resting", {}))
+            yield from self._orders(tx)
         self._rows.update({key: row for key, row in tx.writes.get("resting", {}).items() if row is not None})
         for key, row in tx.writes.get("resting", {}).items():
             if row is None:
                 self._rows.pop(key, None)
         for order_id in tx.writes.get("orders", {}).keys() | tx.writes.get("resting", {}).keys():
             yield from self._row_faults(order_id)
+            if (order := self._tables["orders"].get(order_id)) is not None and order["terms"] is not None:
+                self._orders_before[order_id] = order
 
     def _row_faults(self, order_id: Any) -> Iterator[str]:
         """I12: every order that may rest has its row, and every row its order."""
@@ -62,9 +82,17 @@ class MarketJudge:
             yield f"I12: {order_id} is {order and order['phase']} with the row {row}"
         if order is None or row is None:
             return
-        waits = order["phase"] == "WORKING" and order["parked_reason"] is None
-        if row["live"] != waits or row["asset_id"] != order["asset_id"] or row["revision"] != 1:
+        progress = json.loads(order["progress"])
+        waits = order["phase"] in RESTING and order["parked_reason"] is None
+        suspended = "suspended" in progress and order["parked_reason"] is None
+        said = (row["live"], row["suspended"], row["asset_id"], row["revision"])
+        if said != (waits and not suspended, suspended, order["asset_id"], progress.get("revision", 1)):
             yield f"I12: {order_id} is in phase {order['phase']}, its row says {row}"
+        triggered = progress.get("triggered", False) or row["triggered_sequence"] is not None
+        names = ("up_price", "down_price", "limit_price", "trail_amount")
+        said = (*(_fraction(row[name]) for name in names), row["trail_bps"], row["expires_at"])
+        if said != (wanted := (*_levels(order, triggered=triggered), *_trail_and_time(order))):
+            yield f"I12: {order_id} waits for {wanted}, its row says {said}"
 
     # Ticks ------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +143,8 @@ class MarketJudge:
             "fires at a tick": hit.fired,
             "fires after its trigger": hit.fired and hit.triggered,
         }
+        if hit.fired and before["up_price"] is not None and before["down_price"] is not None:
+            kinds[f"bracket fires {'up' if hit.fired[1] >= before['up_price'] else 'down'}"] = True
         kinds["is triggered"] = hit.triggered and not _hit(before).triggered
         kinds["trailing stop fires"] = hit.watermark
         self._world.seen.update(f"order {what}" for what, there in kinds.items() if there)
@@ -128,40 +158,87 @@ class MarketJudge:
 
     # Orders -----------------------------------------------------------------------------------------------------------
 
-    def _orders(self, written: Mapping[Key, Row | None]) -> Iterator[str]:
-        for order_id, row in written.items():
+    def _orders(self, tx: Transaction) -> Iterator[str]:
+        for order_id, row in tx.writes.get("resting", {}).items():
             before = self._rows.get(order_id)
-            asset_id = (row or before or {}).get("asset_id", "")
-            market = self._markets[asset_id]
+            market = self._markets[(row or before or {}).get("asset_id", "")]
             if row is None or not row["live"]:
                 market.waiting.pop(order_id, None)
+                if row is None and before is not None and before["fired_sequence"] is None:
+                    yield from self._fire_at_once_faults(order_id, market.mark)
                 continue
             if row["fired_sequence"] is not None:
                 continue
-            known, since = market.waiting.get(order_id), (row["from_sequence"], row["entered_at"])
-            if known is None or known.since != since:
-                progress = json.loads(self._tables["orders"][order_id]["progress"])
+            progress = json.loads(self._tables["orders"][order_id]["progress"])
+            known, since, kinds = market.waiting.get(order_id), (row["from_sequence"], row["entered_at"]), kinds_of(tx)
+            if known is None or kinds[order_id] & {"released", "resumed"}:
                 yield from self._entry_faults(order_id, row, progress, market.mark)
                 market.rest(order_id, _waiting(row, progress))
+            elif "amended" in kinds[order_id]:
+                yield from self._amend_faults(order_id, row, progress, market)
+            elif known.since != since:
+                yield f"oracle: {order_id} rests from {since} for no reason, and did from {known.since}"
 
-    def _entry_faults(self, order_id: Any, row: Row, progress: Mapping[str, Any], mark: Seen | None) -> Iterator[str]:
-        """Expect that an order rests from the newer of mark and quote, and only if that does not fire it."""
-        quote, now = progress["quote"], row["entered_at"]
+    def _newest(self, progress: Mapping[str, Any], mark: Seen | None, now: datetime) -> Newest:
+        quote = progress["quote"]
         if mark is not None and mark.sequence >= quote["sequence"]:
             confirmed, price, sequence, is_open = mark.confirmed, mark.price, mark.sequence, mark.trading == "OPEN"
         else:
             confirmed, price = datetime.fromisoformat(quote["received_at"]), Fraction(quote["price"])
             sequence, is_open = quote["sequence"], quote.get("is_open", True)
         age_s = (now - confirmed).total_seconds()
-        if abs(age_s - FRESH_S) < UNSURE_S and is_open:
+        unsure = abs(age_s - FRESH_S) < UNSURE_S and is_open
+        return Newest(sequence, price, None if unsure else is_open and age_s <= FRESH_S)
+
+    def _entry_faults(self, order_id: Any, row: Row, progress: Mapping[str, Any], mark: Seen | None) -> Iterator[str]:
+        """Expect that an order rests from the newer of mark and quote, and only if that does not fire it."""
+        newest = self._newest(progress, mark, row["entered_at"])
+        if newest.live is None:
             return
-        live, is_trail = is_open and age_s <= FRESH_S, row["trail_amount"] is not None or row["trail_bps"] is not None
-        start = sequence if live or is_trail else max(0, sequence - 1)
-        if row["from_sequence"] != start:
+        is_trail = row["trail_amount"] is not None or row["trail_bps"] is not None
+        if row["from_sequence"] != (start := newest.start(is_trail=is_trail)):
             yield f"oracle: {order_id} rests from {row['from_sequence']}, and must from {start}"
+        if is_trail and Fraction(progress["rest"]["watermark"]) != newest.price:
+            yield f"oracle: {order_id} trails from {progress['rest']['watermark']}, and must from {float(newest.price)}"
         waiting = _waiting(row, progress)
-        if live and not is_trail and waiting.is_met(price) and waiting.accepts(price):
-            yield f"oracle: {order_id} rests although {float(price)} of sequence {sequence} fires it"
+        if newest.live and not is_trail and waiting.is_met(newest.price) and waiting.accepts(newest.price):
+            yield f"oracle: {order_id} rests although {float(newest.price)} of sequence {newest.sequence} fires it"
+
+    def _amend_faults(self, order_id: Any, row: Row, progress: Mapping[str, Any], market: Market) -> Iterator[str]:
+        """Expect that new terms count from the mark on, unless the order keeps its place, and that it does not meet."""
+        known, waiting = market.waiting[order_id], _waiting(row, progress)
+        before, order = self._orders_before[order_id], self._tables["orders"][order_id]
+        newest = self._newest(progress, market.mark, order["updated_at"])
+        is_trail, same = known.watermark is not None, _prices(before) == _prices(order)
+        if is_trail:
+            waiting = replace(waiting, watermark=known.watermark)
+        if is_trail or (same and _asks_no_more(before, order)):
+            if waiting.since != known.since:
+                yield f"oracle: {order_id} keeps its place, and rests from {waiting.since}, not {known.since}"
+            market.waiting[order_id] = waiting
+        else:
+            if newest.live is not None and row["from_sequence"] != (start := newest.start(is_trail=False)):
+                yield f"oracle: {order_id} is revised and rests from {row['from_sequence']}, and must from {start}"
+            market.rest(order_id, waiting)
+        fills = order["order_type"].startswith("LIMIT") or progress.get("triggered", False)
+        moved = waiting.after(newest.price) if is_trail else waiting
+        if not same and moved.is_met(newest.price) and (newest.live or (newest.live is False and not fills)):
+            yield f"oracle: {order_id} is revised into {float(newest.price)} of sequence {newest.sequence}, and rests"
+        if is_trail and not same and not known.is_sell and Fraction(progress["trails_from"]) < (known.watermark or 0):
+            yield f"worst price: {order_id} trails from {float(known.watermark or 0)}, its worst price from less"
+
+    def _fire_at_once_faults(self, order_id: Any, mark: Seen | None) -> Iterator[str]:
+        """Expect that who fires on entry, on an amend or on a release does so by the newest price, and by no other."""
+        order = self._tables["orders"].get(order_id)
+        progress = {} if order is None else json.loads(order["progress"])
+        if order is None or (fire := progress.get("fire")) is None:
+            return
+        newest, price = self._newest(progress, mark, order["updated_at"]), Fraction(fire["price"])
+        if (fire["sequence"], price) != newest[:2] or newest.live is False:
+            yield f"oracle: {order_id} fires at once at {fire}, the newest is {newest}"
+        up, down, *_ = _levels(order, triggered=progress.get("triggered", False))
+        if not ((up is not None and price >= up) or (down is not None and price <= down)):
+            yield f"oracle: {order_id} fires at once at {float(price)}, and waits for {up} or {down}"
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -198,10 +275,8 @@ class MarketJudge:
         if fire is not None:
             yield from self._fire_faults(order, progress, fire, hit)
         if hold is not None and order["order_type"].endswith("_BUY"):
-            worst = _worst(order, progress)
-            most = _rounded_up(Fraction(order["quantity"]) * worst)
-            most += _rounded_up(Fraction(order["quantity"]) * worst / 1_000)
-            if Fraction(hold["amount"]) != most or hold["captured"] > hold["amount"]:
+            most, amount = most_it_costs(order, progress), Fraction(hold["amount"])
+            if amount < most or (amount > most and not hold["revision"]) or hold["captured"] > hold["amount"]:
                 yield f"worst price: {order_id} holds {hold['amount']}, captures {hold['captured']}, of {float(most)}"
 
     def _fire_faults(self, order: Row, progress: Mapping[str, Any], fire: Any, hit: Hit | None) -> Iterator[str]:
@@ -272,24 +347,63 @@ def _fraction(value: Any) -> Fraction | None:
     return None if value is None else Fraction(value)
 
 
+def kinds_of(tx: Transaction) -> dict[Any, set[str]]:
+    """Map each order of a commit to the kinds of the lines that it adds to the order's history."""
+    kinds: dict[Any, set[str]] = defaultdict(set)
+    for (order_id, _), row in tx.writes.get("history", {}).items():
+        kinds[order_id] |= {entry["kind"] for entry in json.loads((row or {}).get("entries", "[]"))}
+    return kinds
+
+
+def _levels(order: Row, *, triggered: bool) -> tuple[Fraction | None, ...]:
+    """Return what an order waits for by its terms: a price from below, one from above, and the limit behind them."""
+    terms, (kind, _, side) = _terms(order), order["order_type"].rpartition("_")
+    limit, trigger = (_fraction(terms.get(name)) for name in ("limit_price", "trigger_price"))
+    if kind in {"TRAILING_STOP", "MARKET"}:
+        return None, None, None
+    if kind == "BRACKET" and limit is not None and trigger is not None:
+        return max(limit, trigger), min(limit, trigger), None
+    at_limit = kind == "LIMIT" or triggered
+    is_up = (side == "SELL") is (at_limit or kind == "TAKE_PROFIT")
+    price = limit if at_limit else trigger
+    return price if is_up else None, None if is_up else price, None if at_limit else limit
+
+
+def _trail_and_time(order: Row) -> tuple[Any, ...]:
+    terms = _terms(order)
+    ends_at = terms.get("expires_at")
+    ends = None if ends_at is None else datetime.fromisoformat(ends_at)
+    return _fraction(terms.get("trail_amount")), terms.get("trail_bps"), ends
+
+
+def _prices(order: Row) -> tuple[Any, ...]:
+    terms = _terms(order)
+    return tuple(_fraction(terms.get(name)) for name in ("limit_price", "trigger_price", "trail_amount", "trail_bps"))
+
+
+def _asks_no_more(before: Row, order: Row) -> bool:
+    """Tell whether only the quantity falls, or nothing but the time changes."""
+    return bool(order["quantity"] <= before["quantity"] and order["slippage_bps"] == before["slippage_bps"])
+
+
 # The worst price, by the words of the design ------------------------------------------------------------------------
 
 
 def _worst(order: Row, progress: Mapping[str, Any]) -> Fraction:
     """Return the highest price that a BUY can ever pay."""
     terms = _terms(order)
-    if "limit_price" in terms:
+    if "limit_price" in terms and not order["order_type"].startswith("BRACKET"):
         return Fraction(terms["limit_price"])
     if "trigger_price" in terms:
         start = Fraction(terms["trigger_price"])
         return start if order["order_type"].startswith("TAKE_PROFIT") else _slipped(order, start)
-    return _slipped(order, _trail_level(terms, Fraction(progress["quote"]["price"])))
+    return _slipped(order, _trail_level(terms, Fraction(progress.get("trails_from") or progress["quote"]["price"])))
 
 
 def _cap(order: Row, progress: Mapping[str, Any], watermark: Fraction | None) -> Fraction | None:
-    """Return the most that a BUY without a limit pays when it fires."""
-    terms = _terms(order)
-    if not order["order_type"].endswith("_BUY") or "limit_price" in terms:
+    """Return the most that a BUY pays when it fires, if no limit bounds it already."""
+    terms, bracket = _terms(order), order["order_type"].startswith("BRACKET")
+    if not order["order_type"].endswith("_BUY") or ("limit_price" in terms and not bracket):
         return None
     worst = _worst(order, progress)
     return worst if watermark is None else min(worst, _slipped(order, _trail_level(terms, watermark)))
@@ -310,6 +424,12 @@ def _trail_level(terms: Mapping[str, Any], watermark: Fraction) -> Fraction:
 def _slipped(order: Row, price: Fraction) -> Fraction:
     bps = SLIPPAGE_BPS if order["slippage_bps"] is None else order["slippage_bps"]
     return max(price, math.floor(price * (1 + Fraction(bps, 10_000)) / TICK) * TICK)
+
+
+def most_it_costs(order: Row, progress: Mapping[str, Any]) -> Fraction:
+    """Return what a BUY costs at most by its terms in force, its fee included."""
+    gross = Fraction(order["quantity"]) * _worst(order, progress)
+    return _rounded_up(gross) + _rounded_up(gross / 1_000)
 
 
 def _rounded_up(cash: Fraction) -> Fraction:

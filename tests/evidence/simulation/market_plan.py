@@ -30,7 +30,9 @@ _GAPS: Final = (-8.0, 8.0)
 _ABOVE: Final = ("50000", "50000.01", "50400", "50600")
 _BELOW: Final = ("50000", "49999.99", "49400", "49000")
 """Prices of BTC, which costs 50,000 and moves seldom."""
-_KINDS: Final = ("LIMIT", "LIMIT", "STOP_LOSS", "STOP_LOSS", "TAKE_PROFIT", "TRAILING_STOP", "TRAILING_STOP")
+_KINDS: Final = (
+    *("LIMIT", "LIMIT", "STOP_LOSS", "STOP_LOSS", "TAKE_PROFIT", "TRAILING_STOP", "TRAILING_STOP", "BRACKET"),
+)
 _HOWS: Final = (How.WELL,) * 8 + tuple(How)
 
 
@@ -142,6 +144,9 @@ def _terms(chance: Random, kind: str, side: str, price: float | None) -> Terms:
             return Terms(kind, trail_amount=amount, slippage_bps=slippage, time_in_force=waits)
         bps = chance.choice((5, 50, 100, 135, 5_000))
         return Terms(kind, trail_bps=bps, slippage_bps=slippage, time_in_force=waits)
+    if kind == "BRACKET":  # now and then one that has no room between its levels, or stands on one side of the market
+        gain, stop = near(above=side == "SELL"), near(above=side == "BUY")
+        return Terms(kind, trigger_price=stop, limit_price=gain, slippage_bps=slippage, time_in_force=waits)
     limit = None if _one_in(chance, 2) else near(above=_one_in(chance, 2))
     slippage = None if limit is not None else slippage
     return Terms(kind, trigger_price=near(above=above), limit_price=limit, slippage_bps=slippage, time_in_force=waits)

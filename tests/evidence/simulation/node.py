@@ -303,7 +303,11 @@ def has_fired(database: Database) -> datetime | None:
 
 def has_expired(database: Database) -> datetime | None:
     """Tell when the next resting order expires."""
-    rows = [row for row in database.tables["resting"].values() if row["live"] and row["fired_sequence"] is None]
+    rows = [
+        row
+        for row in database.tables["resting"].values()
+        if (row["live"] or row["suspended"]) and row["fired_sequence"] is None
+    ]
     return min((row["expires_at"] for row in rows if row["expires_at"] is not None), default=None)
 
 

@@ -46,7 +46,10 @@ PRICES: Final = {"BTC": 50_000, "WAVE": 100}
 _RULE_NAMES: Final = """asset_id, tick, step, min_quantity, max_quantity, min_notional, max_notional, fee_bps,
     cash_asset_id, cash_scale, trading, available_quantity, answer_delay_s, max_deviation_bps, rules_version"""
 _NUMBERS: Final = ", ".join(f"${number}" for number in range(1, 16))
-_OF_HOLD: Final = ("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason")
+_OF_HOLD: Final = (
+    *("saga_id", "owner", "unit", "amount", "state", "captured", "refunded", "reason_code", "reason"),
+    *("revision", "asked", "adjust_code", "adjust_reason"),
+)
 _DOCUMENTS: Final = frozenset({"history", "fills"})
 """Columns of JSON documents, which are compared with all their digits."""
 TABLES: Final = {
@@ -167,11 +170,16 @@ async def _answer(tx: Transaction, step: Step) -> Seen:
     first = step.writes[0]
     if step.reads:
         rows = [_plain(row) for row in await tx.fetch(first.sql, *first.args)]
-        in_order = "ORDER BY" in first.sql and "SKIP LOCKED" not in first.sql
-        return rows if in_order else sorted(rows, key=repr)
+        return rows if _is_in_order(first.sql) else sorted(rows, key=repr)
     if len(step.writes) == 1 and not first.returning:
         return [await tx.execute(first.sql, *first.args)]
     return [(number, returned) for number, returned in await tx._send(step.writes)]
+
+
+def _is_in_order(sql: str) -> bool:
+    """Tell whether a statement's own rows are ordered, and not only those of a part of it."""
+    _, ordered, rest = sql.rpartition("ORDER BY")
+    return bool(ordered) and rest.count("(") >= rest.count(")") and "SKIP LOCKED" not in sql
 
 
 def _row(table: str, key: Any, row: dict[str, Any]) -> tuple[Any, ...]:

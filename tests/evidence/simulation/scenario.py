@@ -61,6 +61,47 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_after_s: float | None = None
 
 
+class What(StrEnum):
+    """What a change asks for."""
+
+    AMEND = "amend"
+    HOLD = "hold"
+    RELEASE = "release"
+
+
+class Expects(StrEnum):
+    """Which version of its order an amend expects."""
+
+    ANY = ""
+    NEWEST = "newest"
+    """The newest one that was published when it is sent."""
+    OLDER = "older"
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A change of an order, `at` seconds after the beginning: an amend, a suspension or a release.
+
+    An amend asks for the fields from `quantity` on. Of two with one `amend_id` only one may count.
+    """
+
+    at: float
+    what: What
+    by: str
+    copies: int = 1
+    """How many times it is sent at once."""
+    amend_id: str = ""
+    expects: Expects = Expects.ANY
+    quantity: str | None = None
+    limit_price: str | None = None
+    trigger_price: str | None = None
+    trail_amount: str | None = None
+    trail_bps: int | None = None
+    slippage_bps: int | None = None
+    time_in_force: str | None = None
+    expires_after_s: float | None = None
+    """From its own `at` on."""
+
+
 class OrderPlan(msgspec.Struct, frozen=True):
     """One order and what its user does. `stamped_off_s`: how wrong the clock is that writes `requested_at`."""
 
@@ -83,6 +124,7 @@ class OrderPlan(msgspec.Struct, frozen=True):
     cancels: tuple[Cancel, ...] = ()
     terms: Terms | None = None
     """Of a conditional order; a market order has none."""
+    changes: tuple[Change, ...] = ()
 
 
 class How(StrEnum):

@@ -1,8 +1,8 @@
-"""Makes a failing scenario smaller while it still fails: fewer orders, faults and ticks, lower rates."""
+"""Makes a failing scenario smaller while it still fails: fewer orders, changes, faults and ticks, lower rates."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
@@ -47,7 +47,11 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
         if rate and name not in {"batch_most", "late_s"}:
             yield structs.replace(scenario, rates=structs.replace(scenario.rates, **{name: 0.0}))
     for number, plan in enumerate(scenario.orders):
-        for changes in ({"cancels": ()}, {"copies": 1}, {"sent_with_other_words": False}, {"stamped_off_s": 0.0}):
+        fewer: list[dict[str, Any]] = [{"changes": _without(plan.changes, one)} for one in range(len(plan.changes))]
+        for changes in (
+            {"changes": ()}, *fewer, {"cancels": ()}, {"copies": 1}, {"sent_with_other_words": False},
+            {"stamped_off_s": 0.0},
+        ):  # fmt: skip
             plainer = structs.replace(plan, **changes)
             if plainer != plan:
                 orders = (*scenario.orders[:number], plainer, *scenario.orders[number + 1 :])

@@ -74,6 +74,31 @@ def test_a_quote_at_its_level_counts(kind: str, end: str) -> None:
     assert {end: 1} == dict(_run([_order(1, side, terms)], _ticks(101)).ends)
 
 
+@pytest.mark.parametrize(
+    ("path", "leg"), [((101, 103, 96), "up"), ((99, 97, 104), "down"), ((101.99, 98.01, 100), None)]
+)
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_a_bracket_fires_by_the_level_that_is_reached_first(
+    side: str, path: tuple[float, ...], leg: str | None
+) -> None:
+    """Both levels are reached in the end: the order fires once, and its money moves once."""
+    prices = ("102", "98") if side == "SELL" else ("98", "102")
+    terms = Terms(
+        "BRACKET", limit_price=prices[0], trigger_price=prices[1], slippage_bps=None if side == "SELL" else 500
+    )
+    outcome = _run([_order(1, side, terms)], _ticks(*path, every_s=0.001))
+    assert {"CANCELLED USER_REQUESTED" if leg is None else "COMPLETED": 1} == dict(outcome.ends)
+    assert (leg is not None) == outcome.seen[f"order bracket fires {leg or 'up'}"]
+
+
+def test_brackets_that_one_tick_fires_take_no_round_twice() -> None:
+    """A batch that reaches both levels finds each row twice; every order fires once, however small a round is."""
+    terms = Terms("BRACKET", limit_price="102", trigger_price="98")
+    orders = [_order(number, "SELL", terms) for number in range(6)]
+    for most in (1, 2, 3):
+        assert {"COMPLETED": 6} == dict(_run(orders, _ticks(103, 96, 100, every_s=0.0), round_most=most).ends)
+
+
 def test_an_order_that_enters_at_a_tick_waits_for_the_next_one() -> None:
     """A trailing stop begins at the price of its quote: the same tick that quoted it neither fires nor moves it."""
     terms = Terms("TRAILING_STOP", trail_amount="1")

@@ -6,33 +6,51 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from contracts.decimals import ZERO
+from contracts.vocabulary import HoldState
 from order_saga.core.saga import Phase, Saga
 from order_saga.triggers import store as triggers
 from order_saga.worker import resting_store, store
 from participants.balance import store as balances
 from saga_kit.messaging.batch import SHORT_LOCK_TIMEOUT
 from saga_kit.messaging.outbox import Outbox, Relay
+from saga_kit.participant.barrier import Hold
+from saga_kit.participant.holds import Holds, _arrays
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
 from saga_kit.runtime.transactions import begin
 from tests.evidence.simulation import database as simulated
 from tests.evidence.simulation.draw import draw
 from tests.evidence.simulation.loop import VirtualLoop
-from tests.evidence.simulation.replay import CLOCK, Still, on_postgres, on_simulation, record
+from tests.evidence.simulation.replay import CLOCK, Still, _plain, on_postgres, on_simulation, record
 from tests.evidence.simulation.run import quiet
-from tests.evidence.simulation.scenario import Fault, Kind, OrderPlan, Rates, Scenario
+from tests.evidence.simulation.scenario import (
+    Change,
+    Fault,
+    How,
+    Kind,
+    OrderPlan,
+    Rates,
+    Scenario,
+    Terms,
+    TickPlan,
+    What,
+)
 from tests.evidence.simulation.statements import statements
 from tests.support.infrastructure import Database
 
 HISTORIES: Final = 24
+_TRAILS: Final = Terms("TRAILING_STOP", trail_amount="1")
 HELD_BACK: Final = Scenario(
     24,
     (OrderPlan(UUID(int=24), "alice", "BTC", "SELL", "0.01", None, None, at=1.0),),
@@ -40,6 +58,44 @@ HELD_BACK: Final = Scenario(
     Rates(),
 )
 """An order that waits while somebody is paused, which is rare in histories."""
+AHEAD: Final = Scenario(
+    25,
+    (OrderPlan(UUID(int=25), "bob", "WAVE", "SELL", "1", None, None, at=10.5, terms=_TRAILS),),
+    (),
+    Rates(),
+    ticks=(TickPlan(10.0, "WAVE", "101", how=How.MISSING), TickPlan(14.0, "WAVE", "99")),
+)
+"""A trailing stop that rests from a quote whose tick was not published, which is as rare."""
+
+
+def _changed(number: int, side: str, terms: Terms, *changes: Change) -> OrderPlan:
+    user_id = ("alice", "bob")[number % 2]
+    return OrderPlan(UUID(int=700 + number), user_id, "WAVE", side, "1", None, None, 0.0, terms=terms, changes=changes)
+
+
+def _amend(at: float, **fields: str) -> Change:
+    return Change(at, What.AMEND, "user", 1, f"amend-{at:g}", **fields)  # type: ignore[arg-type]  # names of fields
+
+
+_GTD: Final = {"time_in_force": "GTD", "expires_after_s": 9.0}
+CHANGED: Final = Scenario(
+    700,
+    (
+        _changed(0, "BUY", Terms("LIMIT", limit_price="90"), _amend(5.0, quantity="2"), _amend(9.0, limit_price="95")),
+        _changed(1, "SELL", Terms("STOP_LOSS", trigger_price="90"), _amend(5.0, quantity="0.5")),
+        _changed(2, "BUY", Terms("TRAILING_STOP", trail_amount="5"), _amend(13.0, trail_amount="9")),
+        _changed(3, "SELL", Terms("TRAILING_STOP", trail_bps=500), _amend(13.0, quantity="0.7")),
+        _changed(4, "SELL", Terms("STOP_LOSS", trigger_price="90", **_GTD), Change(5.0, What.HOLD, "user")),  # type: ignore[arg-type]
+        _changed(
+            5, "SELL", Terms("LIMIT", limit_price="110"), Change(5.0, What.HOLD, "operator"),
+            Change(13.5, What.RELEASE, "operator"), _amend(14.0, limit_price="101"),
+        ),
+    ),
+    (),
+    Rates(),
+    ticks=tuple(TickPlan(10.0 + at, "WAVE", price) for at, price in enumerate(("104", "97", "99", "102", "96"))),
+)  # fmt: skip
+"""Orders that are amended, suspended and released while prices move."""
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +129,7 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
 async def test_the_same_work_gives_the_same_rows(engine: AsyncEngine) -> None:
     """The statements of many histories give the same answers and the same rows of every table on both databases."""
     said = []
-    for scenario in (*map(draw, range(HISTORIES)), HELD_BACK):
+    for scenario in (*map(draw, range(HISTORIES)), HELD_BACK, AHEAD, CHANGED):
         said += _few_heartbeats(await asyncio.to_thread(record, scenario))
     simulation_answers, simulation_rows = await asyncio.to_thread(_on_simulation, said)
     postgres_answers, postgres_rows = await on_postgres(engine, said)
@@ -109,6 +165,48 @@ def _of_few_histories() -> set[str]:
 def _on_simulation(said: Sequence[simulated.Said]) -> Any:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(on_simulation(said))
+
+
+def _held(**adjustment: Any) -> tuple[Any, ...]:
+    hold = Hold("h", "s", "alice", "USD", Decimal("10.50"), HoldState.HELD)
+    return _arrays([msgspec.structs.replace(hold, **adjustment)])
+
+
+ADJUSTED: Final = {
+    "raised": {"amount": Decimal(12), "revision": 1, "asked": Decimal(12)},
+    "refused": {"revision": 2, "asked": Decimal("99.90"), "adjust_code": "POOR", "adjust_reason": "not enough"},
+    "numbered without an amount": {"revision": 3},
+    "ended": {
+        "state": HoldState.REFUNDED,
+        "amount": Decimal(12),
+        "refunded": Decimal(12),
+        "revision": 1,
+        "asked": ZERO,
+    },
+}
+"""Some of these are rare in histories, or in none, so what they store is compared here."""
+
+
+@pytest.mark.parametrize("adjustment", ADJUSTED.values(), ids=ADJUSTED)
+async def test_an_adjusted_hold_is_stored_alike(engine: AsyncEngine, adjustment: dict[str, Any]) -> None:
+    """Both databases store the same of an adjusted hold, read the same, and refuse the same."""
+    holds: Any = Holds("balances")
+    steps = ((holds._insert_sql, _held()), (holds._update_sql, _held(**adjustment)))
+
+    async def play(source: Any) -> list[Any]:
+        told: list[Any] = []
+        for sql, args in steps:
+            with suppress(asyncpg.PostgresError):
+                async with begin(source) as tx:
+                    told.append(await tx.execute(sql, *args))
+        async with begin(source) as tx:
+            return [told, [_plain(row) for row in await tx.fetch(holds._lock_sql, ["h"])]]
+
+    def simulate() -> list[Any]:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(play(simulated.Engine(simulated.Database(statements(), lambda: 0.0), Still())))
+
+    assert await asyncio.to_thread(simulate) == await play(engine)
 
 
 # Two at the same time -------------------------------------------------------------------------------------------------

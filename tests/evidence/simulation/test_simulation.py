@@ -33,6 +33,7 @@ HISTORIES: Final = int(os.environ.get("SIMULATED_HISTORIES", "1500"))
 FIRST_SEED: Final = 1
 FIRES: Final = (
     "fires at a tick", "is triggered", "fires after its trigger", "trailing stop fires", "fires on entry",
+    "bracket fires up", "bracket fires down",
 )  # fmt: skip
 SEEDS_MAX: Final = 600
 """Within so many histories a planted defect must show."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import asyncpg
 from msgspec import structs
 
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.codec import decode, outgoing
 from contracts.decimals import Price, Quantity
 from contracts.envelope import Outgoing, read_envelope
@@ -39,7 +40,18 @@ from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerEr
 from tests.evidence.simulation.judge import Judge
 from tests.evidence.simulation.node import SESSION_S, Node, watcher
 from tests.evidence.simulation.prices import Prices
-from tests.evidence.simulation.scenario import GROUPS, HOLDINGS, NODES, Fault, Kind, OrderPlan, Scenario
+from tests.evidence.simulation.scenario import (
+    GROUPS,
+    HOLDINGS,
+    NODES,
+    Change,
+    Expects,
+    Fault,
+    Kind,
+    OrderPlan,
+    Scenario,
+    What,
+)
 from tests.evidence.simulation.statements import statements
 from tests.evidence.simulation.statements.values import numeric
 
@@ -48,6 +60,8 @@ if TYPE_CHECKING:
 
     from tests.evidence.simulation.database import Result
 
+    Message = OrderRequested | OrderCancelRequested | OrderAmendRequested | OrderHoldRequested | OrderReleaseRequested
+
 QUIET_S: Final = 400.0
 """Liveness: every order ends within this time after the last fault has stopped."""
 SEND_AGAIN_S: Final = 20.0
@@ -55,10 +69,13 @@ SEND_AGAIN_S: Final = 20.0
 CANCEL_AFTER_S: Final = 45.0
 """Users cancel what still rests so long after the last fault has stopped."""
 TOLERATES_LOSS: Final = frozenset(
-    {"balance.commands", "balance.replies", "assets.commands", "assets.replies", "assets.prices"}
+    {"balance.commands", "balance.replies", "assets.commands", "assets.replies", "assets.prices", "orders.changes"}
 )
 """Topics whose messages may be lost, since they come again: questions, answers and the newest prices. Users repeat
-requests; no event may be lost."""
+requests, and may lose changes; no event may be lost."""
+_RESTING: Final = frozenset({"WORKING", "AMENDING", "RAISING", "LOWERING"})
+_BY: Final = {"operator": "@operator:olga", "another user": "mallory"}
+"""Who asks, if not the order's user."""
 _PAGES: Final = ("(0,0)", "(100000,0)")
 _YEARS_S: Final = 1e9
 _STATEMENTS: Final = statements()
@@ -121,7 +138,8 @@ class World:
             self._furnish()
             self._begin()
             last_fault_s = max((fault.at + fault.for_s for fault in self.scenario.faults), default=0.0)
-            last_order_s = max((plan.at for plan in self.scenario.orders), default=0.0)
+            changes = [change.at for plan in self.scenario.orders for change in plan.changes]
+            last_order_s = max((*(plan.at for plan in self.scenario.orders), *changes), default=0.0)
             last_tick_s = max((tick.at for tick in self.scenario.ticks), default=0.0)
             await asyncio.sleep(max(last_fault_s, last_order_s, last_tick_s) + 5)
             self._calm_down()
@@ -205,9 +223,11 @@ class World:
 
     async def _trade(self, plan: OrderPlan) -> None:
         for number, cancel in enumerate(plan.cancels):
-            by = {"user": plan.user_id, "operator": "@operator:olga", "another user": "mallory"}[cancel.by]
+            by = _BY.get(cancel.by, plan.user_id)
             user = "mallory" if cancel.by == "another user" and number else plan.user_id
             self.loop.call_later(cancel.at, self._send, OrderCancelRequested(plan.order_id, user, by))
+        for change in plan.changes:
+            self.loop.call_later(change.at, self._ask_for_change, plan, change)
         await asyncio.sleep(plan.at)
         request = self._request(plan)
         self.requested[plan.order_id] = request
@@ -245,7 +265,39 @@ class World:
             expires_at=None if terms.expires_after_s is None else at + timedelta(seconds=terms.expires_after_s),
         )
 
-    def _send(self, message: OrderRequested | OrderCancelRequested, *, invalid: bool = False) -> bool:
+    def _ask_for_change(self, plan: OrderPlan, change: Change) -> None:
+        """Send a change, as often as is planned."""
+        order_id, by = plan.order_id, _BY.get(change.by, plan.user_id)
+        message: Message
+        if change.what is What.AMEND:
+            versions = [0, *self.judge.told.get(order_id, ())]
+            newest = max(versions)
+            expected = {Expects.NEWEST: newest, Expects.OLDER: max(0, newest - 1)}.get(change.expects)
+            message = OrderAmendRequested(
+                order_id, plan.user_id, by, change.amend_id, expected or None, **self.changed_fields(change)
+            )
+        elif change.what is What.HOLD:
+            message = OrderHoldRequested(order_id, plan.user_id, by, reason="not now")
+        else:
+            message = OrderReleaseRequested(order_id, plan.user_id, by)
+        for _ in range(change.copies):
+            self._send(message)
+
+    def changed_fields(self, change: Change) -> dict[str, Any]:
+        """Give the fields that an amend changes, as they are sent."""
+        prices = {name: getattr(change, name) for name in ("limit_price", "trigger_price", "trail_amount")}
+        ends_s = None if change.expires_after_s is None else change.at + change.expires_after_s
+        fields = {
+            "quantity": None if change.quantity is None else Quantity(change.quantity),
+            **{name: None if text is None else Price(text) for name, text in prices.items()},
+            "trail_bps": change.trail_bps,
+            "slippage_bps": change.slippage_bps,
+            "time_in_force": None if change.time_in_force is None else TimeInForce(change.time_in_force),
+            "expires_at": None if ends_s is None else EPOCH + timedelta(seconds=ends_s),
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _send(self, message: Message, *, invalid: bool = False) -> bool:
         """Send a message; False when the broker did not take it."""
         if self.broker_is_away:
             return False
@@ -269,7 +321,7 @@ class World:
         while True:
             for plan in plans:
                 row = self.database.tables["orders"].get(plan.order_id)
-                if row is not None and row["phase"] == "WORKING":
+                if row is not None and row["phase"] in _RESTING:
                     self._send(OrderCancelRequested(plan.order_id, row["user_id"], row["user_id"]))
             await asyncio.sleep(SEND_AGAIN_S)
 

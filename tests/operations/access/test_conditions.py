@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from operations.access.conditions import condition, is_resting, level, level_or_trail
+from operations.access.conditions import condition, is_resting, level_or_trail, levels
 
 NOTHING: dict[str, Any] = {
     **dict.fromkeys(("limit_price", "trigger_price", "trail_amount", "trail_bps", "watermark", "expires_at")),
     "triggered": False,
 }
 STOP_LIMIT: dict[str, Any] = {"order_type": "STOP_LOSS_BUY", "trigger_price": "52000", "limit_price": "52300.50"}
+BRACKET: dict[str, Any] = {"order_type": "BRACKET_SELL", "limit_price": "55000.00", "trigger_price": "47500"}
+BOUGHT: dict[str, Any] = {"order_type": "BRACKET_BUY", "limit_price": "47500", "trigger_price": "55000"}
 TRAIL: dict[str, Any] = {"trail_bps": 300, "watermark": Decimal("50000.00"), "trigger_price": Decimal(48_500)}
 
 
@@ -27,6 +29,8 @@ TRAIL: dict[str, Any] = {"trail_bps": 300, "watermark": Decimal("50000.00"), "tr
         ({"order_type": "STOP_LOSS_SELL", "trigger_price": "100.00"}, "fires at a price <= 100"),
         ({"order_type": "TAKE_PROFIT_BUY", "trigger_price": "52000"}, "fires at a price <= 52,000"),
         ({"order_type": "TAKE_PROFIT_SELL", "trigger_price": "52000"}, "fires at a price >= 52,000"),
+        (BRACKET, "fires at a price >= 55,000 or <= 47,500"),
+        (BRACKET | BOUGHT, "fires at a price <= 47,500 or >= 55,000"),
         (STOP_LIMIT, "is triggered at a price >= 52,000, and then fills at a price <= 52,300.5"),
         (STOP_LIMIT | {"triggered": True}, "fires at a price <= 52,300.5"),
         (TRAIL | {"order_type": "TRAILING_STOP_SELL"}, "fires at a price <= 48,500 (3 % below 50,000)"),
@@ -61,7 +65,8 @@ def test_the_tick_that_set_the_watermark_is_named() -> None:
     [
         ({"order_type": "MARKET_BUY"}, ""),
         ({"order_type": None}, ""),
-        ({"order_type": "BRACKET_SELL"}, ""),
+        ({"order_type": "ICEBERG_SELL", "limit_price": "48000"}, ""),
+        (BRACKET, ">= 55,000 or <= 47,500"),
         ({"order_type": "LIMIT_BUY", "limit_price": "48000"}, "<= 48,000"),
         ({"order_type": "TRAILING_STOP_BUY", "trail_bps": 305}, "3.05 %"),
         ({"order_type": "TRAILING_STOP_BUY", "trail_amount": "100"}, "100"),
@@ -70,7 +75,7 @@ def test_the_tick_that_set_the_watermark_is_named() -> None:
 def test_a_list_shows_the_level_or_the_trail(order: dict[str, Any], short: str) -> None:
     """Nothing for an order that waits for no price, or of a type that this version does not know."""
     assert short == level_or_trail(NOTHING | order)
-    assert (level(NOTHING | order) is None) == (not short.startswith("<"))
+    assert bool(levels(NOTHING | order)) == short.startswith(("<", ">"))
 
 
 def test_an_order_rests_from_its_acceptance_until_its_cancel() -> None:

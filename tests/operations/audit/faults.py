@@ -9,10 +9,14 @@ from tests.operations.audit.rows import (
     BUSTED,
     BUY,
     CANCELLED,
+    CAPTURED,
+    EXPIRED,
     FIRED,
+    HELD_FOR_SERVICE,
     LIVE,
     PARKED,
     REFUSED,
+    RELEASED,
     SELL,
     WAITS,
     WORKS,
@@ -69,6 +73,8 @@ def _without(table: str, constraint: str) -> str:
     return f"ALTER TABLE {table} DROP CONSTRAINT {constraint}"
 
 
+_RAISED: Final = "amount = amount + 5, revision = 1, asked = amount + 5"
+
 ACCOUNTS: Final = (
     Fault(
         "I1", BUY, "sums to 0.25 USD",
@@ -93,6 +99,11 @@ ACCOUNTS: Final = (
     Fault(
         "I1", None, "alice has 46.04 USD held, the active holds sum to 45.04",
         ("UPDATE balances.accounts SET available = available - 1, held = held + 1 WHERE asset_id = 'USD'",),
+        "held is holds",
+    ),
+    Fault(
+        "I1", None, "alice has 45.04 USD held, the active holds sum to 50.04",
+        (_hold(LIVE, _RAISED),),
         "held is holds",
     ),
 )  # fmt: skip
@@ -177,6 +188,11 @@ ENDS: Final = (
             _without("balances.holds", "holds_within_amount"),
             _hold(CANCELLED, "captured = 3"),
         ),
+        "hold ends once",
+    ),
+    Fault(
+        "I5", BUY, "its hold of 505.5 USD is SETTLED with 500.5 captured and 0 refunded",
+        (_without("balances.holds", "holds_end_once"), _hold(BUY, _RAISED)),
         "hold ends once",
     ),
     Fault(
@@ -288,6 +304,11 @@ RESTING: Final = (
         "rests by its row",
     ),
     Fault(
+        "I12", WORKS, "it waits for 100 and for 120, a tick would fire it at 100 and at no price",
+        (_order(WORKS, """order_type = 'BRACKET_SELL', terms = '{"limit_price":"120","trigger_price":"100.00"}'"""),),
+        "both levels of a bracket",
+    ),
+    Fault(
         "I12", NOBODY, "a tick of BTC could fire it, and there is no such order",
         (_row(WAITS, f"order_id = '{NOBODY}'"),),
         "row of a resting order",
@@ -348,5 +369,51 @@ RESTING: Final = (
     ),
 )  # fmt: skip
 
-FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *RESTING)
+OF_SERVICES: Final = (
+    Fault(
+        "I2", None, f"of hold:{CAPTURED} 95 USD are captured to @fees, the journal took 95 from carol to @external",
+        (f"UPDATE balances.service_holds SET captured_to = '@fees' WHERE hold_id = 'hold:{CAPTURED}'",),
+        "service captured once",
+    ),
+    Fault(
+        "I2", None, f"of hold:{CAPTURED} 95 USD are captured to @external, the journal took 0 from nobody to nobody",
+        (f"DELETE FROM balances.journal WHERE entry_id = 'hold:{CAPTURED}:capture'",),
+        "service captured once",
+    ),
+    Fault(
+        "I2", None, f"of hold:{RELEASED} 0 USD are captured to nobody, the journal took 1 from carol to @fees",
+        (_entry(f"hold:{RELEASED}:capture", "NULL", "@fees", "carol", 1),),
+        "service captured once",
+    ),
+    Fault(
+        "I5", None, f"hold:{EXPIRED} of 30 USD is REFUNDED and ended as nothing yet, with 0 captured and 30 refunded",
+        (f"UPDATE balances.service_holds SET ended = NULL WHERE hold_id = 'hold:{EXPIRED}'",),
+        "service hold ends once",
+    ),
+    Fault(
+        "I5", None, f"hold:{CAPTURED} of 100 USD is SETTLED and ended as CAPTURED, with 95 captured and 4 refunded",
+        (
+            _without("balances.holds", "holds_end_once"),
+            f"UPDATE balances.holds SET refunded = 4 WHERE hold_id = 'hold:{CAPTURED}'",
+        ),
+        "service hold ends once",
+    ),
+    Fault(
+        "I8", None, f"hold:{HELD_FOR_SERVICE} is HELD, and no service has asked for it",
+        (f"DELETE FROM balances.service_holds WHERE hold_id = 'hold:{HELD_FOR_SERVICE}'",),
+        "hold has a service",
+    ),
+    Fault(
+        "I8", None, f"hold:{RELEASED} is no hold, and a service has asked for it",
+        (f"DELETE FROM balances.holds WHERE hold_id = 'hold:{RELEASED}'",),
+        "hold has a service",
+    ),
+    Fault(
+        "I8", None, f"50 USD of carol are still held for hold:{HELD_FOR_SERVICE}, which was to end at",
+        ("UPDATE balances.service_holds SET expires_at = now() - interval '11 minutes' WHERE ended IS NULL",),
+        "hold expires",
+    ),
+)  # fmt: skip
+
+FAULTS: Final = (*ACCOUNTS, *EFFECTS, *ENDS, *PATHS, *OWNERLESS, *KEYS, *RESTING, *OF_SERVICES)
 """All but I9 and I11, which depend on time: see `test_audit`."""

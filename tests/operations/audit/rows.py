@@ -100,6 +100,23 @@ JOURNAL: Final = (
     (f"{SELL}:settle", SELL, "@fees", "USD", "0.2"),
 )
 
+# What services hold: of carol, so that alice's sums are those of her orders.
+HELD_FOR_SERVICE, CAPTURED, RELEASED, EXPIRED, DENIED, BURIED = (UUID(int=number) for number in range(21, 27))
+SERVICE_HOLDS: Final = (
+    (HELD_FOR_SERVICE, "50", "0", "0", "HELD", None, None),
+    (CAPTURED, "100", "95", "5", "SETTLED", "CAPTURED", "@external"),
+    (RELEASED, "20", "0", "20", "REFUNDED", "RELEASED", None),
+    (EXPIRED, "30", "0", "30", "REFUNDED", "EXPIRED", None),
+    (DENIED, "900", "0", "0", "REFUSED", "REFUSED", None),
+    (BURIED, "1", "0", "0", "TOMBSTONE", "BURIED", None),
+)
+SERVICE_JOURNAL: Final = (
+    ("deposit:9", None, "carol", "USD", "300"),
+    ("deposit:9", None, "@external", "USD", "-300"),
+    (f"hold:{CAPTURED}:capture", None, "carol", "USD", "-95"),
+    (f"hold:{CAPTURED}:capture", None, "@external", "USD", "95"),
+)
+
 
 async def insert(owner: asyncpg.Connection) -> None:
     """Put the whole system into an empty database."""
@@ -108,7 +125,8 @@ async def insert(owner: asyncpg.Connection) -> None:
     await owner.executemany(_FILL, FILLS)
     await insert_holds(owner)
     await owner.executemany(_ACCOUNT, ACCOUNTS)
-    await insert_lines(owner, JOURNAL)
+    await insert_lines(owner, (*JOURNAL, *SERVICE_JOURNAL))
+    await insert_service_holds(owner)
     await insert_claim(owner, BUY, key="k1", client="mine", age_s=60)
     await insert_claim(owner, SELL, key="k2", age_s=60)
     await insert_claim(owner, UUID(int=7), key="k3", age_s=0)  # accepted this instant, and still on its way
@@ -120,6 +138,12 @@ async def insert(owner: asyncpg.Connection) -> None:
 async def insert_holds(owner: asyncpg.Connection) -> None:
     """Insert the holds of all orders."""
     await owner.executemany(_HOLD, HOLDS)
+
+
+async def insert_service_holds(owner: asyncpg.Connection) -> None:
+    """Insert what services hold of carol, and his account."""
+    await owner.executemany(_SERVICE_HOLD, SERVICE_HOLDS)
+    await owner.execute("INSERT INTO balances.accounts VALUES ('carol', 'USD', 155, 50)")
 
 
 async def insert_order(owner: asyncpg.Connection, order: Order) -> None:
@@ -185,6 +209,13 @@ _HISTORY = """
 _FILL = """
     INSERT INTO orders.fills (fill_id, order_id, quantity, price, fee, busted)
     VALUES ($1::uuid || ':fill', $1, $2::text::numeric, $3::text::numeric, $4::text::numeric, $5)"""
+_SERVICE_HOLD = """
+    WITH own AS (
+        INSERT INTO balances.service_holds (hold_id, expires_at, ended, captured_to)
+        VALUES ('hold:' || $1::uuid, CASE $6::text WHEN 'BURIED' THEN NULL ELSE now() + interval '1 hour' END, $6, $7))
+    INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code)
+    VALUES ('hold:' || $1::uuid, $1, 'carol', 'USD', $2::text::numeric, $3::text::numeric, $4::text::numeric, $5,
+        CASE $5 WHEN 'REFUSED' THEN 'INSUFFICIENT_BALANCE' END)"""
 _HOLD = """
     INSERT INTO balances.holds (hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code)
     VALUES ($1::uuid || ':reserve', $1, 'alice', $2, $3::text::numeric, $4::text::numeric, $5::text::numeric, $6,

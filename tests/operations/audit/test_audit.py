@@ -19,6 +19,7 @@ from tests.operations.audit.rows import (
     BUY,
     CANCELLED,
     FIRED,
+    LIVE,
     REFUSED,
     REJECTED,
     SELL,
@@ -51,6 +52,20 @@ async def test_a_healthy_system_has_no_findings(database: Database) -> None:
     """Every kind of order, a stub, a claim and an event on their way: nothing is wrong, and nothing is waited for."""
     async with asyncio.timeout(30):
         assert [] == await _audit(database, settle_s=3600)
+
+
+async def test_adjusted_holds_are_worth_what_their_rows_say(database: Database, healthy: asyncpg.Connection) -> None:
+    """An active, a settled and a refunded hold that were raised: nothing is wrong where their money moved as well."""
+    raised = "UPDATE balances.holds SET amount = amount + 5, revision = 1, asked = amount + 5"
+    changed = [
+        f"{raised} WHERE state = 'HELD' AND saga_id = '{LIVE}'",
+        f"{raised}, refunded = refunded + 5 WHERE state IN ('SETTLED', 'REFUNDED')",
+    ]
+    assert ["UPDATE 1", "UPDATE 4"] == [await healthy.execute(statement) for statement in changed]
+    moved = "UPDATE balances.accounts SET available = available - 5, held = held + 5 WHERE asset_id = 'USD'"
+    assert ["I1"] == [finding.invariant for finding in await _audit(database)]
+    await healthy.execute(moved)
+    assert [] == await _audit(database)
 
 
 async def test_an_empty_system_has_no_findings(database: Database) -> None:

@@ -71,13 +71,18 @@ async def test_an_external_price_is_nobodys_to_confirm(market: Terminal) -> None
         (("market", "open", "BTC", "--price", "1.001"), "1.001 is not a multiple of 0.01, the tick of BTC"),
         (("market", "close", "BTC", "--reopens-at", "tomorrow"), "'tomorrow' is no time"),
         (("market", "close", "BTC", "--reopens-at", "2026-12-01T08:00"), "has no time zone"),
+        (("market", "sessions", "XYZ"), "XYZ has no price here; known are BTC"),
+        (("market", "sessions", "BTC"), "BTC has no sessions"),
+        (("market", "sessions", "BTC", "--remove"), "BTC has no sessions"),
+        (("market", "sessions", "BTC", "nowhere.txt"), "nowhere.txt can't be read"),
+        (("market", "sessions", "BTC", "nowhere.toml", "--remove"), "--remove goes without a calendar"),
         (("feed", "reset", "XYZ", "--yes"), "XYZ has no price here"),
     ],
 )
 async def test_what_can_not_be_is_one_clear_line(market: Terminal, words: tuple[str, ...], said: str) -> None:
     """What is not there ends with status 1, what can't be with status 2; nothing is changed or noted."""
     output = await market.cli(*words)
-    assert (1 if "XYZ" in words or "nowhere.txt" in words else 2) == output.code
+    assert (1 if "XYZ" in words or "nowhere.txt" in words or "has no sessions" in said else 2) == output.code
     assert said in output.err
     assert 1 == (await price_of(market)).sequence
     assert [] == await trail(market)
@@ -119,6 +124,53 @@ async def test_an_asset_is_halted_closed_and_opened(market: Terminal) -> None:
     assert ("market halted", "BTC", "ann", "at 100, sequence 2: fat finger") == (await trail(market))[0]
 
 
+CALENDAR = """
+time_zone = "Asia/Tokyo"
+holidays = "days.txt"
+[sessions]
+monday = "00:00-24:00"
+tuesday = ["09:00-11:30", "12:30-15:00"]
+"""
+
+
+async def test_sessions_are_set_shown_and_removed(market: Terminal, tmp_path: Path) -> None:
+    """An asset stands as its calendar says at once; its next sessions are shown by its own clock; all is noted."""
+    (tmp_path / "days.txt").write_text("2026-01-01 New Year\n")
+    (file := tmp_path / "tokyo.toml").write_text(CALENDAR)
+    said = await market.cli("market", "sessions", "BTC", str(file), "--by", "ann")
+    now = await price_of(market)
+    assert 0 == said.code
+    assert f"BTC is {now.trading}" in said.out
+    assert "sessions, Asia/Tokyo, 1 special days" in said.out
+    assert "Tue" in said.out
+    shown = json.loads((await market.cli("market", "sessions", "BTC", "--json")).out)
+    assert (now.trading, now.trading is Trading.OPEN) == (shown["trading"], shown["in_session"])
+    assert 5 == len(shown["sessions"])
+    assert shown["session_ends_at"] == shown["sessions"][0]["closes"]
+    [row] = json.loads((await market.cli("prices", "--json")).out)
+    assert shown["session_ends_at"] == row["session_ends_at"]
+    assert 0 == (await market.cli("market", "sessions", "BTC", "--remove", "--by", "bob")).code
+    assert now == (await price_of(market))._replace(now=now.now, confirmed_at=now.confirmed_at)
+    expected = [
+        ("market sessions", "BTC", "ann", "Asia/Tokyo, 1 special days"),
+        ("market sessions", "BTC", "bob", "removed"),
+    ]
+    assert expected == await trail(market)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[", "bad.toml: is no TOML"), ("time_zone = 'UTC'\nholidays = 'none.txt'\n[sessions]\nmonday='1'", "'1' is no")],
+)
+async def test_a_wrong_calendar_is_one_clear_line(market: Terminal, tmp_path: Path, text: str, said: str) -> None:
+    """Nothing changes."""
+    (file := tmp_path / "bad.toml").write_text(text)
+    found = await market.cli("market", "sessions", "BTC", str(file))
+    assert found.code != 0
+    assert said in found.err
+    assert [] == await trail(market)
+
+
 async def test_prices_are_listed(market: Terminal) -> None:
     """For people as a table, for programs as JSON; a price that was never confirmed says so."""
     await put_asset(market.engine, Asset("OLD", Decimal("0.01")))
@@ -133,7 +185,7 @@ async def test_prices_are_listed(market: Terminal) -> None:
 
 
 async def test_the_list_says_what_rests_on_an_asset(market: Terminal) -> None:
-    """How many orders wait, and the nearest fixed levels; what has fired or is held waits for no price."""
+    """How many orders wait, and the nearest fixed levels, both of a bracket too; who has fired or is held waits not."""
     await put_asset(market.engine, Asset("OLD", Decimal("0.01")))
     await set_price(market.engine, "OLD", Price("10"))
     async with market.engine.begin() as connection:
@@ -142,13 +194,13 @@ async def test_the_list_says_what_rests_on_an_asset(market: Terminal) -> None:
                 told, up_price, down_price, trail_bps)
             SELECT gen_random_uuid(), 'BTC', 'SELL', 0, live, false, 1, now(), false, up, down, bps
             FROM (VALUES (true, 101, NULL, NULL), (true, 120, NULL, NULL), (true, NULL, 99.5, NULL),
-                (true, NULL, 50, NULL), (false, 100.5, NULL, NULL), (true, NULL, NULL, 100))
+                (true, NULL, 50, NULL), (false, 100.5, NULL, NULL), (true, NULL, NULL, 100), (true, 100.9, 99.6, NULL))
                 AS new (live, up, down, bps)""")
     btc, old = json.loads((await market.cli("prices", "--json")).out)
     names = ("resting", "trailing", "next_below", "next_above")
-    assert (5, 1, "99.5", "101") == tuple(btc[name] for name in names)
+    assert (6, 1, "99.6", "100.9") == tuple(btc[name] for name in names)
     assert (0, 0, None, None) == tuple(old[name] for name in names)
-    assert "5, 1 trailing │ ▼ 99.5 ▲ 101" in (await market.cli("prices")).out
+    assert "6, 1 trailing │ ▼ 99.6 ▲ 100.9" in (await market.cli("prices")).out
 
 
 async def test_a_feed_is_reset_with_its_resting_orders(market: Terminal) -> None:

@@ -41,7 +41,7 @@ async def test_what_can_not_be_handled_is_counted_with_examples(db: OrderDatabas
 
 
 async def test_of_orders_that_rest_one_of_each_shape_is_tried(db: OrderDatabase) -> None:
-    """Two types, one of them with an expiry too, and a triggered one: four orders stand for any number."""
+    """Three types, one of them with an expiry too, and a triggered one: five orders stand for any number."""
     in_a_week = await clock(db) + timedelta(days=7)
     for number in range(1, 5):
         await rests(db, OrderType.LIMIT_SELL, number)
@@ -49,9 +49,11 @@ async def test_of_orders_that_rest_one_of_each_shape_is_tried(db: OrderDatabase)
     for number in range(6, 9):
         await rests(db, OrderType.STOP_LOSS_SELL, number)
     await db.tell(Triggered(UUID(int=8), 9, Price("47000")))
+    for number in range(9, 12):
+        await rests(db, OrderType.BRACKET_SELL, number)
     report = await check(db.url)
     assert [] == report.problems
-    assert 4 == report.looked_at["orders"]
+    assert 5 == report.looked_at["orders"]
 
 
 async def test_a_resting_order_that_can_not_be_loaded_is_named(db: OrderDatabase) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
-from contracts.decimals import Money
+from contracts.decimals import Money, Price
 from contracts.vocabulary import OrderType, Side
 from operations.access.errors import Trouble
 from operations.diagnosis.explain import Line, Span, Tone, explain, sentence
@@ -71,6 +71,20 @@ async def test_an_order_that_rests_says_at_which_price_it_fires(db: OrderDatabas
         assert words in await _rests(db, order_id)
 
 
+async def test_a_bracket_that_rests_says_both_prices(db: OrderDatabase) -> None:
+    """And how far away the nearer one is."""
+    both = {"limit_price": Price("55000"), "trigger_price": Price("49000")}
+    order_id = await db.begin(1, Side.SELL, approved(), HELD, order_type=OrderType.BRACKET_SELL, price=None, **both)
+    await db.execute(
+        """
+        INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
+        VALUES ('BTC', 8, 50000, now(), now(), now(), 'OPEN', true)"""
+    )
+    said = await _rests(db, order_id)
+    assert said.startswith("rests: fires at a price >= 55,000 or <= 49,000; last tick 50,000, sequence 8, ")
+    assert said.endswith(", 2.00 % away")
+
+
 async def test_an_order_that_is_fired_and_not_filled_yet_says_so(db: OrderDatabase) -> None:
     """The tick that fired it stands in its row before the order shows it."""
     order_id = await db.begin(1, Side.SELL, approved(), HELD, **SELLS)
@@ -114,6 +128,10 @@ async def test_a_claim_has_no_timeline(db: OrderDatabase) -> None:
         (
             *("rests", "Rests", {"from_sequence": 8123, "level": "48500"}),
             "rests: waits for the price 48,500; ticks after sequence 8,123 count",
+        ),
+        (
+            *("rests", "Rests", {"from_sequence": 7, "level": "55000", "other_level": "47500.5"}),
+            "rests: waits for the price 55,000 or 47,500.5; ticks after sequence 7 count",
         ),
         (
             *("rests", "Rests", {"from_sequence": 7, "watermark": "50000"}),

@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from contracts.examples import example
+from contracts.orders import OrderRequested
 from contracts.topics import ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES, ORDERS_REQUESTS
 from contracts.vocabulary import Side
 from operations.access.database import connected
@@ -22,6 +23,7 @@ from operations.repair.orders import resume
 from operations.repair.runs import Result, Run
 from operations.retention import archive
 from operations.retention.erase import erase
+from order_saga.core.phases import ANSWERS
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.metrics import SagaMetrics
@@ -53,7 +55,10 @@ from tests.support.infrastructure import Database
 from tests.support.order_database import OrderDatabase
 
 TO_ORDERS: Final = [
-    message.__name__ for topic in (ORDERS_REQUESTS, BALANCE_REPLIES, ASSETS_REPLIES) for message in topic.messages
+    message.__name__
+    for topic in (ORDERS_REQUESTS, BALANCE_REPLIES, ASSETS_REPLIES)
+    for message in topic.messages
+    if message is OrderRequested or message in ANSWERS
 ]
 TO_BALANCE: Final = [message.__name__ for message in BALANCE_COMMANDS.messages]
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -176,8 +176,16 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
     await orchestrator.shows(ended, phase="COMPLETED")
     await orchestrator.shows(filled, phase="SETTLING")
     invalid = {"asset_id": "BTC", "quantity": 0.01, "side": "BUY"}
-    held = await rests(orchestrator, progress={"suspended": {"requested_by": "@operator:ann"}})
-    await orchestrator.says(held, "held", "OrderHoldRequested", requested_by="@operator:ann")
+    until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    hold = {"user_id": "bob", "asset_id": "USD", "amount": "2", "expires_at": until}
+    service: dict[str, Any] = {"scope": "holds:write"}
+    named = {"headers": {"Idempotency-Key": "a"}, **service}
+    held, over = [(await api.call("POST", "/holds", json=hold, **service)).headers["location"] for _ in range(2)]
+    await api.call("POST", "/holds", json=hold, **named)
+    await api.call("PUT", f"{held}/capture", json={"amount": "1", "to": "@fees"}, **service)
+    await orchestrator.run("UPDATE api.holds SET status = 'CAPTURED' WHERE hold_id::text = $1", over[-36:])
+    on_hold = await rests(orchestrator, progress={"suspended": {"requested_by": "@operator:ann"}})
+    await orchestrator.says(on_hold, "held", "OrderHoldRequested", requested_by="@operator:ann")
     api.wire.works = False
     unpublished = await api.submit()
     api.wire.works = True
@@ -198,10 +206,16 @@ async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Re
         Code.KEYS_DISAGREE: await api.submit({"client_order_id": "b"}, key="a"),
         Code.ORDER_NOT_CANCELABLE: await api.cancel(ended),
         Code.TOO_LATE_TO_CANCEL: await api.cancel(filled),
+        Code.HOLD_NOT_FOUND: await api.call("GET", f"/holds/{uuid4()}", **service),
+        Code.HOLD_KEY_REUSED: await api.call("POST", "/holds", json=hold | {"amount": "3"}, **named),
+        Code.HOLD_CAPTURE_DIFFERS: await api.call(
+            "PUT", f"{held}/capture", json={"amount": "2", "to": "@fees"}, **service
+        ),
+        Code.HOLD_NOT_HELD: await api.call("PUT", f"{over}/release", **service),
         Code.AMEND_REFUSED: await patch(api, ended),
-        Code.VERSION_MISMATCH: await patch(api, held, headers={"if-match": '"9"'}),
+        Code.VERSION_MISMATCH: await patch(api, on_hold, headers={"if-match": '"9"'}),
         Code.ORDER_NOT_RESTING: await put(api, ended, "hold"),
-        Code.HELD_BY_OPERATOR: await put(api, held, "release"),
+        Code.HELD_BY_OPERATOR: await put(api, on_hold, "release"),
         Code.NOT_PUBLISHED: unpublished,
     }
 
@@ -295,5 +309,5 @@ async def test_documentation_needs_no_token_and_no_database(settings: ApiSetting
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.scopes], ids=lambda one: one.name)
 async def test_every_other_call_needs_a_token(api: Api, operation: Any) -> None:
     """What has scopes in the table is not served without a token."""
-    path = operation.path.format(order_id=uuid4(), client_order_id="x")
+    path = operation.path.format(order_id=uuid4(), client_order_id="x", hold_id=uuid4())
     assert 401 == (await api.client.request(operation.method.upper(), path)).status_code

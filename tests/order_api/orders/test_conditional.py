@@ -59,6 +59,7 @@ async def test_slippage_is_resolved_by_the_type_and_published_as_it_was_sent(
 
 
 STOP: dict[str, Any] = {"order_type": "STOP_LOSS_BUY", "trigger_price": "1"}
+BRACKET: dict[str, Any] = {"order_type": "BRACKET_SELL", "limit_price": "55000", "trigger_price": "47500"}
 TRAIL: dict[str, Any] = {"order_type": "TRAILING_STOP_SELL", "trail_bps": 100}
 MISFITS: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"order_type": "LIMIT_BUY"}, {"limit_price": "is required for LIMIT_BUY"}),
@@ -71,6 +72,13 @@ MISFITS: list[tuple[dict[str, Any], dict[str, str]]] = [
         STOP | {"limit_price": "2", "slippage_bps": 5},
         {"slippage_bps": "has no meaning beside limit_price, which bounds the price"},
     ),
+    ({"order_type": "BRACKET_SELL", "trigger_price": "1"}, {"limit_price": "is required for BRACKET_SELL"}),
+    (BRACKET | {"trigger_price": "55000"}, {"trigger_price": "must be below limit_price for BRACKET_SELL"}),
+    (
+        BRACKET | {"order_type": "BRACKET_BUY"},
+        {"trigger_price": "must be above limit_price for BRACKET_BUY"},
+    ),
+    (BRACKET | {"slippage_bps": 5}, {"slippage_bps": "is not a field of BRACKET_SELL: a sell exits at any price"}),
     (TRAIL | {"trail_amount": "1"}, {"trail_amount": "exactly one of trail_amount and trail_bps is required"}),
     (
         {"time_in_force": "GTC", "queue_when_closed": True, "trail_bps": 5},
@@ -145,6 +153,7 @@ async def test_every_term_is_part_of_the_intent(api: Api) -> None:
             LIMIT | GTD | {"expires_at": expires_at.replace(tzinfo=None).isoformat() + "Z"},
             [{"expires_at": _ahead(days=2)}, {"expires_at": None, "time_in_force": None}, {"limit_price": "1"}],
         ),
+        (BRACKET, BRACKET | {"limit_price": "55000.0"}, [{"limit_price": "55001"}, {"trigger_price": "47501"}]),
         (TRAIL, TRAIL, [{"trail_bps": 105}, {"trail_bps": None, "trail_amount": "100"}]),
         (LIMIT, LIMIT, [{"time_in_force": "IOC"}]),
     ]

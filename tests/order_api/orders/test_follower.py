@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_EVENTS
-from order_api.orders import follower as follower_module
 from order_api.orders.follower import Follower
 from order_api.orders.waiting import Waiter, Waiters
+from saga_kit.messaging import follower as follower_module
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.settings import KitSettings
 from tests.order_api.support import until

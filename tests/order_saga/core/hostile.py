@@ -41,6 +41,7 @@ def lies(side: Side) -> dict[str, Incoming]:
             told[f"not reserved {state} {code}"] = sample.not_reserved(code, state)
             told[f"not settled {state} {code}"] = sample.not_settled(code, state)
             told[f"not refunded {state} {code}"] = sample.not_refunded(code, state)
+    told |= {"amend": sample.amend(quantity="0.02"), "hold": sample.suspend(), "release": sample.release()}
     told |= {"fired": sample.fired("50000"), "triggered": sample.triggered("50000"), "expiry due": sample.expiry_due()}
     for reply in one_of_each():
         told[f"{type(reply).__name__} to another command"] = structs.replace(reply, command_id="another:command")
@@ -58,4 +59,6 @@ def one_of_each() -> tuple[Reply, ...]:
         sample.not_settled(),
         sample.refunded(),
         sample.not_refunded(),
+        sample.adjusted(),
+        sample.not_adjusted(),
     )

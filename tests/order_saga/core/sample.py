@@ -8,8 +8,11 @@ from uuid import UUID
 
 from msgspec import structs
 
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused
 from contracts.balance import (
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
@@ -49,10 +52,13 @@ from order_saga.core.saga import (
     TimerDue,
     Triggered,
     Why,
+    snapshot,
 )
 from tests.order_saga.core.invariants import NOBODY, availability, check
 
 if TYPE_CHECKING:
+    from contracts.amends import AmendRefusal, AmendState
+    from contracts.orders import Order
     from order_saga.core.saga import Question
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -76,7 +82,7 @@ def request(side: Side = Side.BUY, **changes: Any) -> OrderRequested:
 
 def conditional(order_type: OrderType, **terms: Any) -> Requested:
     """Wrap a request for a conditional order of 0.01 BTC; prices are given as text."""
-    prices = ("limit_price", "trigger_price", "trail_amount")
+    prices = ("price", "limit_price", "trigger_price", "trail_amount")
     given = {name: Price(value) if name in prices else value for name, value in terms.items()}
     fields: dict[str, Any] = {"quantity": Quantity("0.01"), **given}
     return Requested(OrderRequested(ORDER_ID, USER, "BTC", order_type, **fields), sent_at=NOW)
@@ -96,6 +102,23 @@ def invalid(**changes: Any) -> Requested:
 def cancel(by: str = USER, user: str = USER) -> OrderCancelRequested:
     """Request the cancel of `user`'s order, sent by `by`."""
     return OrderCancelRequested(ORDER_ID, user, by)
+
+
+def amend(amend_id: str = "first", by: str = USER, user: str = USER, **changes: Any) -> OrderAmendRequested:
+    """Request an amend of `user`'s order, sent by `by`; decimals are given as text."""
+    kinds = {"quantity": Quantity, "limit_price": Price, "trigger_price": Price, "trail_amount": Price}
+    given: dict[str, Any] = {name: kinds[name](value) if name in kinds else value for name, value in changes.items()}
+    return OrderAmendRequested(ORDER_ID, user, by, amend_id, **given)
+
+
+def suspend(by: str = USER, reason: str | None = None, user: str = USER) -> OrderHoldRequested:
+    """Request that `user`'s order is suspended."""
+    return OrderHoldRequested(ORDER_ID, user, by, reason=reason)
+
+
+def release(by: str = USER, user: str = USER) -> OrderReleaseRequested:
+    """Request that `user`'s order is released."""
+    return OrderReleaseRequested(ORDER_ID, user, by)
 
 
 def approved(price: str = "50000", **changes: Any) -> AssetApproved:
@@ -120,6 +143,28 @@ def approved(price: str = "50000", **changes: Any) -> AssetApproved:
 def not_approved(code: AssetRefusal = AssetRefusal.ASSET_NOT_TRADABLE) -> AssetRefused:
     """Refuse the order for a reason of the asset."""
     return AssetRefused(_id("check"), ORDER_ID, "BTC", code, "trading in BTC is halted")
+
+
+def rechecked(number: int = 1, price: str = "50000", **changes: Any) -> AssetApproved:
+    """Approve the terms of the amend whose check has this number."""
+    return approved(price, **{"command_id": _id(f"check.{number}"), "sequence": 8, **changes})
+
+
+def not_rechecked(code: AssetRefusal = AssetRefusal.INVALID_TICK, number: int = 1) -> AssetRefused:
+    """Refuse them."""
+    return AssetRefused(_id(f"check.{number}"), ORDER_ID, "BTC", code, "a multiple of 0.01 is needed")
+
+
+def adjusted(number: int = 1, state: HoldState = HoldState.HELD) -> BalanceAdjusted:
+    """Report that the hold is what the adjustment of this number asked for (see `fitting`)."""
+    return BalanceAdjusted(_id(f"adjust.{number}"), ORDER_ID, _id("reserve"), state, number, HOLD)
+
+
+def not_adjusted(
+    code: BalanceRefusal = BalanceRefusal.INSUFFICIENT_BALANCE, number: int = 1, state: HoldState = HoldState.HELD
+) -> AdjustmentRefused:
+    """Report that the adjustment of this number will never change the hold."""
+    return AdjustmentRefused(_id(f"adjust.{number}"), ORDER_ID, _id("reserve"), state, code, "5 available", number)
 
 
 def reserved(state: HoldState = HoldState.HELD) -> BalanceReserved:
@@ -159,12 +204,14 @@ def not_refunded(code: BalanceRefusal = BalanceRefusal.CLOSED, state: HoldState 
 
 def fitting(saga: Saga, message: Incoming) -> Incoming:
     """Give a reply made above, with the amounts of this order's command in place of those of a buy at 50,000."""
-    if not isinstance(message, (BalanceReserved, BalanceSettled, BalanceRefunded)):
+    known = saga.progress
+    if isinstance(message, BalanceAdjusted) and message.command_id == _id(f"adjust.{known.adjustments}"):
+        fits = known.adjusting is not None and message.amount == HOLD
+        return structs.replace(message, amount=known.adjusting) if fits else message
+    steps = ANSWERS[type(message)] if isinstance(message, (BalanceReserved, BalanceSettled, BalanceRefunded)) else ()
+    if not steps or saga.progress.question(steps[0]) is None:
         return message
-    step = next(one for one in ANSWERS[type(message)])
-    if saga.progress.question(step) is None:
-        return message
-    asked = command(saga, step)
+    asked = command(saga, steps[0])
     if isinstance(message, BalanceReserved) and message.amount == HOLD and isinstance(asked, ReserveBalance):
         return structs.replace(message, amount=asked.amount)
     if isinstance(message, BalanceSettled) and message.captured == HOLD and isinstance(asked, SettleBalance):
@@ -250,6 +297,7 @@ class Story:
         self.time_scale = time_scale
         self.paused = self.silent = NOBODY
         self.marks: dict[str, Mark] = {}
+        self.watermarks: dict[UUID, Price] = {}
         self.told: list[Decision | Ignored] = []
         self.tell(*messages)
 
@@ -257,7 +305,8 @@ class Story:
         """Give these messages to the order, one after the other, at the present time."""
         for message in messages:
             away = availability(self.paused, self.silent)
-            outcome = advance(self.saga, fitting(self.saga, message), self.now, self.time_scale, away, self.marks)
+            fits = fitting(self.saga, message)
+            outcome = advance(self.saga, fits, self.now, self.time_scale, away, self.marks, self.watermarks)
             check(self.saga, self.now, outcome, self.paused)
             if isinstance(outcome, Decision):
                 self.saga = outcome.saga
@@ -277,6 +326,11 @@ class Story:
     def trade(self, price: str, sequence: int = 9, *, live: bool = True) -> Story:
         """Let the market stand at this price."""
         self.marks = {"BTC": mark(price, sequence, live=live)}
+        return self
+
+    def best_price(self, price: str) -> Story:
+        """Let this be the best price since the order, a trailing stop, rests."""
+        self.watermarks = {ORDER_ID: Price(price)}
         return self
 
     def wait(self, seconds: float) -> Story:
@@ -313,6 +367,23 @@ class Story:
         """The commands that the last message caused."""
         last = self.told[-1]
         return [ask.message for ask in last.asks] if isinstance(last, Decision) else []
+
+    @property
+    def shown(self) -> Order:
+        """The order as users see it."""
+        return snapshot(self.saga)
+
+    @property
+    def verdict(self) -> tuple[str, AmendState, AmendRefusal | None]:
+        """What the order shows of its last amend: its id, how far it has come, and why it was refused."""
+        amend = self.shown.amend
+        assert amend is not None
+        return amend.amend_id, amend.state, amend.reason_code
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the lines that the last message added to the history."""
+        return [entry.kind for entry in self.decision.entries]
 
     @property
     def statuses(self) -> list[OrderStatus]:

@@ -36,7 +36,8 @@ PENDING, CONFIRMED, PROCESSING, COMPLETED = (
 CANCELLED, FAILED = OrderStatus.CANCELLED, OrderStatus.FAILED
 LIMIT_BUY, LIMIT_SELL = OrderType.LIMIT_BUY, OrderType.LIMIT_SELL
 GTC, GTD, IOC, FOK = TimeInForce.GTC, TimeInForce.GTD, TimeInForce.IOC, TimeInForce.FOK
-CONDITIONAL: Final = [name for name in OrderType if name.kind not in {OrderKind.MARKET, OrderKind.TRAILING_STOP}]
+ONE_LEVEL: Final = (OrderKind.LIMIT, OrderKind.STOP_LOSS, OrderKind.TAKE_PROFIT)
+CONDITIONAL: Final = [name for name in OrderType if name.kind in ONE_LEVEL]
 RISING: Final = {OrderType.LIMIT_SELL, OrderType.STOP_LOSS_BUY, OrderType.TAKE_PROFIT_SELL}
 """The types that a price at or above their level meets; one at or below it meets the others."""
 NEAR_THE_LEVEL: Final = ("49999.99", "50000", "50000.01")
@@ -116,6 +117,66 @@ def test_a_trigger_on_the_way_in_fills_only_within_the_limit(
     assert rests.decision.events[-1].order.triggered
     [line] = [entry for entry in rests.decision.entries if entry.kind == "rests"]
     assert line.detail == {"from_sequence": 9, "level": Price(limit)}, "the trigger is never tested again"
+
+
+BRACKETS: Final = {
+    Side.SELL: conditional(OrderType.BRACKET_SELL, limit_price="51000", trigger_price="49000"),
+    Side.BUY: conditional(OrderType.BRACKET_BUY, limit_price="49000", trigger_price="51000"),
+}
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize(
+    ("price", "reached"),
+    [
+        ("48999.99", 49_000),
+        ("49000", 49_000),
+        ("49000.01", 0),
+        ("50999.99", 0),
+        ("51000", 51_000),
+        ("51000.01", 51_000),
+    ],
+)
+def test_a_bracket_is_not_let_in_where_the_quote_meets_one_of_its_levels(side: Side, price: str, reached: int) -> None:
+    """Both levels alike: a bracket is asked for to wait between two prices. The reason names the level; no money moves.
+
+    What meets the limit would fill a limit order at the quote; this order says besides where it wants to get out (or
+    in) on the other side, so such a quote shows that the market has left what its user saw.
+    """
+    story = Story(BRACKETS[side], approved(price), reserved())
+    if not reached:
+        assert (story.saga.phase, story.saga.status) == (Phase.WORKING, CONFIRMED)
+        [line] = [entry for entry in story.decision.entries if entry.kind == "rests"]
+        levels = {"level": BRACKETS[side].request.limit_price, "other_level": BRACKETS[side].request.trigger_price}
+        assert line.detail == {"from_sequence": 7, **levels}
+        return
+    assert story.tell(refunded()).ending == (FAILED, ReasonCode.WOULD_TRIGGER_IMMEDIATELY)
+    which = "limit" if (reached > 50_000) is (side is Side.SELL) else "trigger"
+    assert story.saga.reason == f"the quote {price} meets the {which} already"
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("price", ["48999.99", "49000", "49000.01", "50999.99", "51000", "51000.01"])
+def test_a_newer_tick_fires_a_bracket_on_the_way_in_by_either_level(side: Side, price: str) -> None:
+    """Once its money is held, a level that the mark meets is no refusal: the order fills at the mark's price."""
+    story = Story(BRACKETS[side], approved()).trade(price, 9).tell(reserved())
+    if 49_000 < Price(price) < 51_000:
+        assert story.saga.phase is Phase.WORKING
+        return
+    assert story.saga.average_price == Price(price)
+    assert not story.saga.progress.triggered
+    assert story.tell(settled()).saga.status is COMPLETED
+
+
+def test_a_bracket_that_sells_is_judged_at_both_of_its_prices() -> None:
+    """A sum too large to be carried at its limit, or a fee above all that its stop would bring, is refused on entry."""
+    quantity = Money("2000000000000")
+    dear = conditional(OrderType.BRACKET_SELL, limit_price="600000", trigger_price="1", quantity=quantity)
+    story = Story(dear, reserved(), approved("499999"), refunded())
+    assert story.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
+    cheap = conditional(OrderType.BRACKET_SELL, limit_price="51000", trigger_price="0.01")
+    story = Story(cheap, reserved(), approved(), refunded())
+    assert story.ending == (FAILED, ReasonCode.NOTIONAL_OUT_OF_RANGE)
 
 
 @pytest.mark.parametrize(("side", "price"), [(Side.BUY, "55000"), (Side.SELL, "45000")])
@@ -298,6 +359,10 @@ def test_an_order_may_wait_for_thirty_days() -> None:
         (OrderType.STOP_LOSS_BUY, {"trigger_price": "1", **LIMIT, "slippage_bps": 5}, "slippage_bps"),
         (OrderType.STOP_LOSS_SELL, {"trigger_price": "1", "slippage_bps": 5}, "slippage_bps"),
         (OrderType.TAKE_PROFIT_SELL, {"trigger_price": "1", "time_in_force": FOK}, "time_in_force"),
+        (OrderType.BRACKET_SELL, {"trigger_price": "49000"}, "limit_price"),
+        (OrderType.BRACKET_SELL, {"trigger_price": "50000", **LIMIT}, "trigger_price"),
+        (OrderType.BRACKET_BUY, {"trigger_price": "49999.99", **LIMIT}, "trigger_price"),
+        (OrderType.BRACKET_SELL, {"trigger_price": "49000", **LIMIT, "time_in_force": IOC}, "time_in_force"),
         (OrderType.TRAILING_STOP_SELL, {}, "trail_amount"),
         (OrderType.TRAILING_STOP_SELL, {"trail_amount": "1", "trail_bps": 5}, "trail_amount"),
         (OrderType.TRAILING_STOP_SELL, {"trail_bps": 5, **LIMIT}, "limit_price"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.vocabulary import OrderStatus, ReasonCode, Side
-from order_saga.core.phases import MOVES
+from order_saga.core.phases import MOVES, PASSED, RESTING
 from order_saga.core.saga import Phase, Requested, Saga, Step, Why
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY
@@ -108,11 +108,11 @@ def test_the_walk_sees_every_phase_every_ending_and_every_reason_to_ignore(side:
     """The walk meets everything that the vocabulary offers to a market order."""
     walk, explored = walked(side)
     sagas = [walk.states[number] for number in explored.nodes]
-    phases = set(Phase) - {Phase.ENTRY, Phase.WORKING} - ({Phase.RESERVING} if side is Side.SELL else set())
+    phases = set(Phase) - RESTING - PASSED - ({Phase.RESERVING} if side is Side.SELL else set())
     assert {saga.phase for saga in sagas} == phases
     others = {ReasonCode.ORDER_ID_TAKEN, ReasonCode.WOULD_TRIGGER_IMMEDIATELY, ReasonCode.HOLD_CONFLICT}
     others |= {ReasonCode.ACCOUNT_NOT_FOUND}  # as INSUFFICIENT_BALANCE
-    others |= {ReasonCode.UNFILLED, ReasonCode.TOO_MANY_OPEN_ORDERS}  # conditional ones
+    others |= {ReasonCode.UNFILLED, ReasonCode.TOO_MANY_OPEN_ORDERS, ReasonCode.NO_SESSION}  # conditional ones
     assert {saga.reason_code for saga in sagas} - {None} == set(ReasonCode) - others
     cancelled = {saga.reason_code for saga in sagas if saga.status is OrderStatus.CANCELLED}
     assert cancelled == {ReasonCode.USER_REQUESTED, ReasonCode.OPERATOR, ReasonCode.EXPIRED}

@@ -41,6 +41,8 @@ BALANCE: Final = Participant.BALANCE
 LIMIT_BUY: Final = conditional(OrderType.LIMIT_BUY, limit_price="49000")
 STOP_BUY: Final = conditional(OrderType.STOP_LOSS_BUY, trigger_price="51000")
 STOP_LIMIT: Final = conditional(OrderType.STOP_LOSS_BUY, trigger_price="51000", limit_price="51200")
+BRACKET_SELL: Final = conditional(OrderType.BRACKET_SELL, limit_price="51000", trigger_price="49000")
+BRACKET_BUY: Final = conditional(OrderType.BRACKET_BUY, limit_price="49000", trigger_price="51000")
 UNTIL: Final = NOW + timedelta(hours=1)
 GOOD_TILL: Final = conditional(
     OrderType.LIMIT_BUY, limit_price="49000", time_in_force=TimeInForce.GTD, expires_at=UNTIL
@@ -67,6 +69,10 @@ def resting(request: Requested = LIMIT_BUY) -> Story:
         (conditional(OrderType.TAKE_PROFIT_BUY, trigger_price="49000"), "48000"),
         (conditional(OrderType.TAKE_PROFIT_SELL, trigger_price="51000"), "60000"),
         (conditional(OrderType.TRAILING_STOP_SELL, trail_amount="500"), "30000"),
+        (BRACKET_SELL, "60000"),
+        (BRACKET_SELL, "30000"),
+        (BRACKET_BUY, "30000"),
+        (BRACKET_BUY, "51510"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.request.order_type,
 )
@@ -100,6 +106,20 @@ def test_a_stop_that_costs_more_than_its_slippage_allows_fails_with_its_money_ba
     assert story.tell(refunded()).ending == (FAILED, ReasonCode.SLIPPAGE_EXCEEDED)
     assert story.saga.reason == "the price 51510.01 of sequence 12 is above 51510, the most that the order pays"
     assert story.saga.average_price is None
+
+
+def test_the_stop_of_a_bracket_that_buys_is_bound_by_its_slippage() -> None:
+    """The money that it holds is that bound; its limit, far below, bounds nothing."""
+    story = resting(BRACKET_BUY).tell(fired("51510.01"), refunded())
+    assert story.ending == (FAILED, ReasonCode.SLIPPAGE_EXCEEDED)
+
+
+@pytest.mark.parametrize("request_", [BRACKET_SELL, BRACKET_BUY], ids=["sell", "buy"])
+def test_a_bracket_is_never_triggered(request_: Requested) -> None:
+    """It fills by its trigger, and its limit is a level of its own: there is nothing to wait for after the trigger."""
+    story = resting(request_).tell(triggered("48000"))
+    assert Why.CONFLICT is story.why
+    assert not story.saga.progress.triggered
 
 
 def test_the_bound_of_a_trailing_stop_follows_its_level_down_but_never_above_its_hold() -> None:

@@ -24,6 +24,7 @@ BUYS: Final = (
     "STOP_LOSS with a limit",
     "TAKE_PROFIT with a limit",
     "TRAILING_STOP",
+    "BRACKET",
 )
 
 
@@ -53,6 +54,13 @@ def floored(price: Decimal, tick: Decimal) -> Decimal:
         (OrderType.STOP_LOSS_BUY, {"trigger_price": "51000", "limit_price": "51200"}, "51200", "512.52"),
         (OrderType.TAKE_PROFIT_BUY, {"trigger_price": "49000"}, "49000", "490.49"),
         (OrderType.TAKE_PROFIT_BUY, {"trigger_price": "49000", "limit_price": "48800"}, "48800", "488.49"),
+        (OrderType.BRACKET_BUY, {"limit_price": "49000", "trigger_price": "51000"}, "51510", "515.62"),
+        (
+            OrderType.BRACKET_BUY,
+            {"limit_price": "49000", "trigger_price": "51000", "slippage_bps": 0},
+            "51000",
+            "510.51",
+        ),
         (OrderType.TRAILING_STOP_BUY, {"trail_bps": 100}, "51005", "510.57"),
         (OrderType.TRAILING_STOP_BUY, {"trail_amount": "500", "slippage_bps": 0}, "50500", "505.51"),
     ],
@@ -89,8 +97,10 @@ def buys(draw: st.DrawFn) -> tuple[str, dict[str, Any], Story]:
         fields |= {"trail_amount": away} if by_amount else {"trail_bps": 5 * draw(st.integers(1, 1_000))}
         fields["slippage_bps"] = slippage
     else:
-        fields["trigger_price"] = quote + away if kind.startswith("STOP_LOSS") else quote - away
-        if kind.endswith("limit"):
+        fields["trigger_price"] = quote + away if kind.startswith(("STOP_LOSS", "BRACKET")) else quote - away
+        if kind == "BRACKET":
+            fields |= {"limit_price": quote - draw(st.integers(1, 300)) * tick, "slippage_bps": slippage}
+        elif kind.endswith("limit"):
             fields["limit_price"] = max(tick, fields["trigger_price"] + draw(st.integers(-100, 100)) * tick)
         else:
             fields["slippage_bps"] = slippage
@@ -101,7 +111,7 @@ def buys(draw: st.DrawFn) -> tuple[str, dict[str, Any], Story]:
 
 def worst_by_design(kind: str, fields: dict[str, Any]) -> Decimal:
     """Work the worst price out from the design, apart from the code."""
-    if "limit_price" in fields:
+    if "limit_price" in fields and kind != "BRACKET":
         return Decimal(fields["limit_price"])
     if kind == "TAKE_PROFIT":
         return Decimal(fields["trigger_price"])
@@ -172,6 +182,7 @@ def test_the_cap_of_a_buy_is_never_above_its_worst_price(made: tuple[str, dict[s
         (OrderKind.STOP_LOSS, {"trigger_price": "49000", "limit_price": "48800"}, "48800"),
         (OrderKind.TAKE_PROFIT, {"trigger_price": "51000"}, "51000"),
         (OrderKind.TRAILING_STOP, {"trail_amount": "500"}, "49500"),
+        (OrderKind.BRACKET, {"limit_price": "51000", "trigger_price": "49000"}, "49000"),
     ],
 )
 def test_a_sell_holds_what_it_sells(kind: OrderKind, terms: dict[str, Any], judged_at: str) -> None:

@@ -37,6 +37,7 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
     },
     "take profit sell, allowed to queue": {"trigger_price": Price(51_000), "queue_when_closed": True},
     "trailing stop sell by an amount": {"watermark": Price(50_000), "trigger_price": Price(49_500)},
+    "bracket sell": {"held_amount": Money("0.01"), "limit_price": Price(51_000), "trigger_price": Price(49_000)},
     FIRED: {"watermark": Price(50_000), "trigger_price": Price(50_500), "held_amount": Money("510.57")},
 }
 

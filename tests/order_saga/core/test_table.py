@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from contracts.amends import OrderAmendRequested, OrderHoldRequested, OrderReleaseRequested
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused
 from contracts.balance import (
+    AdjustmentRefused,
+    BalanceAdjusted,
     BalanceRefunded,
     BalanceRefusal,
     BalanceRefused,
@@ -28,11 +31,15 @@ from contracts.orders import InvalidOrder, OrderCancelRequested, OrderRequested
 from contracts.vocabulary import HoldState, OrderKind, OrderStatus, OrderType, Side, TimeInForce
 from order_saga.core.advance import NO_MARKS, advance
 from order_saga.core.phases import (
+    ANSWERS,
+    IDLE,
     MOVES,
+    PASSED,
     PHASES,
     QUESTIONS,
     RESTING,
     TERMINAL,
+    Change,
     Entry,
     PhaseRow,
     Way,
@@ -55,6 +62,7 @@ from order_saga.core.saga import (
     Participant,
     Phase,
     Progress,
+    Question,
     Requested,
     ResumeRequested,
     Saga,
@@ -65,6 +73,7 @@ from order_saga.core.saga import (
     snapshot,
 )
 from tests.order_saga.core import sample
+from tests.order_saga.core.changes import CHANGES, QUEUED, walked_changes
 from tests.order_saga.core.conditional import Case, walked_conditional
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY, availability, check
@@ -72,12 +81,15 @@ from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
 from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
 STOP_LIMIT: Final = Case(OrderType.STOP_LOSS_BUY, has_limit=True, time_in_force=TimeInForce.GTD)
+QUEUES: Final = Case(OrderType.MARKET_SELL, has_limit=False, time_in_force=TimeInForce.GTD)
 PATIENT: Final = {step for step, row in QUESTIONS.items() if row.patience_s is not None}
 
 
 def _walks() -> list[Walk]:
-    """Return the walks of both market orders, and of one that rests, may be triggered, and expires."""
-    return [*(walked(side)[0] for side in Side), walked_conditional(STOP_LIMIT)[0]]
+    """Return the walks of market orders, of a stop that may be triggered and expires, of a queue, and of changes."""
+    changed = [walked_changes(case)[0] for case in (CHANGES[0], QUEUED)]
+    waits = [walked_conditional(case)[0] for case in (STOP_LIMIT, QUEUES)]
+    return [*(walked(side)[0] for side in Side), *waits, *changed]
 
 
 # The table is whole ---------------------------------------------------------------------------------------------------
@@ -90,11 +102,20 @@ def test_every_name_stands_in_its_table() -> None:
     assert set(MOVES) == {None, *OrderStatus}
 
 
-def test_every_reply_answers_exactly_one_question() -> None:
-    """Each reply type answers one question, so a reply's type and its command's id must agree on the question."""
-    replies = [reply for row in QUESTIONS.values() for reply in (row.yes, row.no)]
-    assert len(set(replies)) == len(replies)
-    assert set(replies) < set(get_args(Incoming))
+def test_every_reply_answers_one_question_by_the_id_of_its_command() -> None:
+    """A reply type may answer several questions; those have other ids, so its type and its command's id must agree."""
+    replies = {reply for row in QUESTIONS.values() for reply in (row.yes, row.no)}
+    assert replies == set(ANSWERS) < set(get_args(Incoming))
+    for reply, answered in ANSWERS.items():
+        assert answered == tuple(step for step, row in QUESTIONS.items() if reply in (row.yes, row.no))
+    several = {answered for answered in ANSWERS.values() if len(answered) > 1}
+    assert several == {(Step.CHECK, Step.RECHECK), (Step.RAISE, Step.LOWER)}
+    asked = tuple(Question(step, NOW, NOW, number=number) for number, step in enumerate(Step, 1))
+    saga = structs.replace(blank(), progress=Progress(questions=asked))
+    ids = [saga.command_id(step) for step in Step]
+    assert len(set(ids)) == len(ids)
+    assert ids[2:5] == [f"{ORDER_ID}:check.3", f"{ORDER_ID}:adjust.4", f"{ORDER_ID}:adjust.5"]
+    assert not any(blank().command_id(step) for step in (Step.RECHECK, Step.RAISE, Step.LOWER)), "none before the first"
 
 
 def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
@@ -110,13 +131,16 @@ def test_a_terminal_phase_asks_nothing_and_has_no_exit() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
-    """Yes leads on, and so does a no that proves that nothing is held; a phase with a time-out exit has patience."""
+    """Yes leads on, and so does a no that proves what is held; a phase with a time-out exit has patience."""
     for phase in set(Phase) - TERMINAL - {Phase.NEW}:
         asks = steps(phase, side)
         if not asks:
             continue
         assert target(phase, side) in {*PHASES, Way.BY_OUTCOME}
-        proven = all(state.nothing_held for step in asks for state in QUESTIONS[step].no_proof)
+        unchanged = {Step.RAISE: True, Step.LOWER: False}  # too little for the new terms, or too much for ever
+        proven = all(
+            unchanged.get(step, all(state.nothing_held for state in QUESTIONS[step].no_proof)) for step in asks
+        )
         assert PHASES[phase].no in (PHASES if proven else {Way.PARKED}), "no target while money may be held"
         assert (PHASES[phase].timeout is not None) == bool(PATIENT & set(asks))
         assert set(asks) <= PATIENT or not PATIENT & set(asks), "all of a phase's questions are patient, or none"
@@ -127,27 +151,55 @@ def test_a_phase_that_asks_can_be_left_by_every_answer(side: Side) -> None:
 def test_only_what_is_before_the_pivot_can_be_cancelled() -> None:
     """Cancel is allowed in PENDING and CONFIRMED, until the fill."""
     cancelable = {phase for phase, row in PHASES.items() if row.cancel is not None}
-    assert cancelable == {Phase.VALIDATING, Phase.RESERVING, Phase.WORKING}
+    assert cancelable == {Phase.VALIDATING, Phase.RESERVING} | RESTING
     assert {PHASES[phase].cancel for phase in cancelable} == {Phase.REFUNDING}
 
 
 def test_only_a_resting_order_is_fired_or_expires() -> None:
-    """A resting order asks nothing and needs nobody; a tick takes it to the pivot, its time or a cancel back."""
-    assert {Phase.WORKING} == RESTING
+    """In each of its phases a tick takes a resting order to the pivot, its time or a cancel back; it needs nobody."""
+    assert IDLE | {Phase.AMENDING, Phase.RAISING, Phase.LOWERING} == RESTING
     assert {phase for phase, row in PHASES.items() if row.expiry is not None} == RESTING
-    row = PHASES[Phase.WORKING]
-    assert (row.status, row.asks, row.yes, row.no, row.timeout) == (OrderStatus.CONFIRMED, (), (), None, None)
-    assert (row.fired, row.cancel, row.expiry) == (Phase.SETTLING, Phase.REFUNDING, Phase.REFUNDING)
-    assert all(not needed(Phase.WORKING, side) for side in Side)
+    for row in (PHASES[phase] for phase in RESTING):
+        assert row.status is OrderStatus.CONFIRMED
+        assert (row.fired, row.cancel, row.expiry) == (Phase.SETTLING, Phase.REFUNDING, Phase.REFUNDING)
+        assert (row.on_entry, row.via, row.stale) == ((), (), None)
+    assert {Phase.QUEUED, Phase.WORKING} == IDLE
+    for phase in IDLE:
+        row = PHASES[phase]
+        assert (row.asks, row.yes, row.no, row.timeout) == ((), (), None, None)
+        assert all(not needed(phase, side) for side in Side)
 
 
-def test_entry_asks_nothing_and_has_a_way_out_for_everything_that_it_can_find() -> None:
-    """ENTRY is left in the decision that reaches it, so it shows nothing and has only its ways out."""
-    assert PHASES[Phase.ENTRY] == PhaseRow(None, entry=PHASES[Phase.ENTRY].entry)
-    assert [entry for entry, _ in PHASES[Phase.ENTRY].entry] == list(Entry)
-    ways = {Entry.FILLS: Phase.SETTLING, Entry.RESTS: Phase.WORKING, Entry.ENDS: Phase.REFUNDING}
-    assert {entry: entered(entry) for entry in Entry} == ways
-    assert not [phase for phase in set(Phase) - {Phase.ENTRY} if PHASES[phase].entry]
+@pytest.mark.parametrize("side", Side)
+def test_an_amend_holds_more_before_its_terms_count_and_less_after(side: Side) -> None:
+    """Only REVISING puts terms in force; a raise leads there, a lowering from there; no answer ends the rest."""
+    assert [phase for phase in Phase if target(phase, side) is Phase.REVISING] == [Phase.AMENDING, Phase.RAISING]
+    assert (steps(Phase.AMENDING, side), steps(Phase.RAISING, side)) == ((Step.RECHECK,), (Step.RAISE,))
+    assert (steps(Phase.LOWERING, side), target(Phase.LOWERING, side)) == ((Step.LOWER,), Phase.WORKING)
+    assert (PHASES[Phase.AMENDING].no, PHASES[Phase.AMENDING].timeout) == (Phase.WORKING, Phase.WORKING)
+    assert (PHASES[Phase.RAISING].no, PHASES[Phase.RAISING].timeout) == (Phase.WORKING, Phase.LOWERING)
+    assert (PHASES[Phase.LOWERING].no, PHASES[Phase.LOWERING].timeout) == (Way.PARKED, None)
+    both = {Participant.ASSETS, Participant.BALANCE}
+    balance = {Participant.BALANCE}
+    assert [needed(phase, side) for phase in (Phase.AMENDING, Phase.RAISING, Phase.LOWERING)] == [
+        both,
+        balance,
+        balance,
+    ]
+
+
+def test_a_phase_that_is_passed_asks_nothing_and_has_a_way_out_for_everything_that_it_can_find() -> None:
+    """ENTRY and REVISING are left in the decision that reaches them: they show nothing and have only their ways out."""
+    assert {Phase.ENTRY, Phase.REVISING} == PASSED == {phase for phase in Phase if PHASES[phase].entry}
+    for phase, finds in ((Phase.ENTRY, Entry), (Phase.REVISING, Change)):
+        assert PHASES[phase] == PhaseRow(None, entry=PHASES[phase].entry)
+        assert [entry for entry, _ in PHASES[phase].entry] == list(finds)
+    ways: dict[Entry | Change, Phase] = {Entry.FILLS: Phase.SETTLING, Entry.RESTS: Phase.WORKING}
+    ways |= {Entry.QUEUES: Phase.QUEUED, Entry.ENDS: Phase.REFUNDING}
+    assert {entry: entered(Phase.ENTRY, entry) for entry in Entry} == ways
+    ways = {Change.LOWERS: Phase.LOWERING, Change.RAISES: Phase.RAISING, Change.RESTS: Phase.WORKING}
+    ways[Change.FILLS] = Phase.SETTLING
+    assert {change: entered(Phase.REVISING, change) for change in Change} == ways
     for side in Side:  # nobody is asked for a quote while the money could not move
         assert needed(Phase.VALIDATING, side) == {Participant.ASSETS, Participant.BALANCE}
 
@@ -156,6 +208,9 @@ def test_entry_asks_nothing_and_has_a_way_out_for_everything_that_it_can_find() 
 def test_a_yes_and_a_no_never_report_the_same_hold(step: Step) -> None:
     """A hold state proves the same in each reply, and a no is accepted only if it proves that nothing is held."""
     row = QUESTIONS[step]
+    if step in {Step.RAISE, Step.LOWER}:
+        assert row.proof == row.no_proof == (HoldState.HELD,), "an adjustment ends no hold, whatever the answer"
+        return
     assert not set(row.proof) & set(row.no_proof)
     assert all(state.nothing_held for state in row.no_proof) or step is Step.REFUND, "its no parks the order"
     assert step is not Step.REFUND or all(state.nothing_held for state in row.proof)
@@ -191,7 +246,7 @@ def test_every_message_is_handled_in_every_phase() -> None:
     tried = {
         (walk.states[state].phase, type(walk.messages[name])) for walk in _walks() for state, name, _ in walk.edges
     }
-    stands = set(Phase) - {Phase.ENTRY}
+    stands = set(Phase) - PASSED
     assert tried == {(phase, kind) for phase in stands for kind in get_args(Incoming)}
 
 
@@ -241,7 +296,8 @@ FRACTION: Final = st.integers(0, 10**18 - 1).map(lambda digits: f"{digits:018}")
 MONEY: Final = st.builds(lambda whole, fraction: Money(f"{whole}.{fraction}"), WHOLE, FRACTION)
 QUANTITIES: Final = MONEY.filter(bool).map(Quantity)
 PRICES: Final = st.builds(lambda whole, fraction: Price(f"{whole}.{fraction}"), st.integers(1, 999_999), FRACTION)
-STEP_IDS: Final = st.sampled_from([f"{ORDER_ID}:{step}" for step in Step]) | st.text(max_size=8)
+_STEPS: Final = [*Step, *(f"{kind}.{number}" for kind in ("check", "adjust") for number in (1, 2, 3))]
+STEP_IDS: Final = st.sampled_from([f"{ORDER_ID}:{step}" for step in _STEPS]) | st.text(max_size=8)
 FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "order_id": st.just(ORDER_ID),
     "command_id": STEP_IDS,
@@ -270,6 +326,7 @@ FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "returned": MONEY,
     "refunded": MONEY,
     "probe": st.booleans(),
+    "revision": st.integers(1, 4) | st.just(2**31 - 1),
 }
 
 
@@ -311,6 +368,23 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
     SettlementRefused: _any(SettlementRefused, reason_code=_BALANCE_NO),
     BalanceRefunded: _any(BalanceRefunded),
     RefundRefused: _any(RefundRefused, reason_code=_BALANCE_NO),
+    BalanceAdjusted: _any(BalanceAdjusted),
+    AdjustmentRefused: _any(AdjustmentRefused, reason_code=_BALANCE_NO),
+    OrderAmendRequested: _any(
+        OrderAmendRequested,
+        amend_id=st.sampled_from("abc"),
+        expected_version=st.none() | st.integers(0, 9),
+        quantity=st.none() | QUANTITIES,
+        limit_price=st.none() | PRICES,
+        trigger_price=st.none() | PRICES,
+        trail_amount=st.none() | PRICES,
+        trail_bps=st.none() | st.integers(1, 1_000).map(lambda fives: 5 * fives),
+        slippage_bps=st.none() | st.integers(0, 10_000),
+        time_in_force=st.none() | st.sampled_from(TimeInForce),
+        expires_at=st.none() | st.sampled_from((NOW, NOW + timedelta(days=1), NOW + timedelta(days=31))),
+    ),
+    OrderHoldRequested: _any(OrderHoldRequested, reason=st.none() | REASONS),
+    OrderReleaseRequested: _any(OrderReleaseRequested),
     TimerDue: _any(TimerDue),
     Fired: st.builds(Fired, st.just(ORDER_ID), FIRES),
     Triggered: _any(Triggered),

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import structs
 
 from contracts.orders import OrderRequested
+from contracts.vocabulary import TimeInForce
 from order_saga.core.advance import NO_MARKS, advance
-from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, TERMINAL
+from order_saga.core.phases import MAX_QUOTE_AGE_S, QUESTIONS, RESTING, TERMINAL
 from order_saga.core.saga import (
     Answer,
     Ask,
@@ -62,7 +63,7 @@ SILENT: Final = {
 DECIDING: Final = frozenset({Phase.VALIDATING, Phase.RESERVING})
 """The phases in which a quote's age, or the reason of a refusal, can still affect a decision."""
 
-EXPIRING: Final = DECIDING | {Phase.WORKING}
+EXPIRING: Final = DECIDING | RESTING
 """The phases in which an order's `expires_at` can still affect a decision."""
 
 
@@ -128,7 +129,7 @@ class Edge(NamedTuple):
 
 
 class Walk:
-    """The graph of one order's states, built on demand. State 0 is an order without any message."""
+    """The graph of one order's states, built on demand. State 0 is an order without any message, or the one given."""
 
     def __init__(
         self,
@@ -136,6 +137,7 @@ class Walk:
         clock: Clock = Clock.REGIONS,
         during_pauses: Collection[str] | None = None,
         marks: Mapping[str, Mark] = NO_MARKS,
+        start: Saga | None = None,
     ) -> None:
         """Take every message that may come, by name; only those of `during_pauses` (or all) come in pauses too.
 
@@ -145,9 +147,9 @@ class Walk:
         self.messages = messages
         self._during_pauses = messages.keys() if during_pauses is None else during_pauses
         self.clock = clock
-        self.states: list[Saga] = [blank()]
+        self.states: list[Saga] = [blank() if start is None else self.reduced(start, NOW)]
         self.edges: dict[tuple[int, str, frozenset[Participant]], Edge] = {}
-        self._numbers: dict[Saga, int] = {blank(): 0}
+        self._numbers: dict[Saga, int] = {self.states[0]: 0}
         self._passes: dict[int, dict[str, int]] = {}
 
     def edge(self, state: int, name: str, paused: frozenset[Participant] = NOBODY) -> Edge:
@@ -163,7 +165,7 @@ class Walk:
         if passes is None:
             pass_time = _pass_to_next_region if self.clock is Clock.REGIONS else _pass_to_next_instant
             found = pass_time(self.states[state])
-            passes = self._passes[state] = {name: self._number(canonical(*then, self.clock)) for name, then in found}
+            passes = self._passes[state] = {name: self._number(self.reduced(*then)) for name, then in found}
         return passes
 
     def successors(self, state: int) -> Iterator[int]:
@@ -175,7 +177,11 @@ class Walk:
 
     def find(self, saga: Saga, now: datetime) -> int | None:
         """Return the number of a saga's state; None if the walk has not met it."""
-        return self._numbers.get(canonical(saga, now, self.clock))
+        return self._numbers.get(self.reduced(saga, now))
+
+    def reduced(self, saga: Saga, now: datetime) -> Saga:
+        """Reduce a saga to what tells its state from others."""
+        return canonical(saga, now, self.clock)
 
     def market(self, name: str) -> Mapping[str, Mark]:
         """Say what is known of the market when a message of this name comes."""
@@ -190,7 +196,7 @@ class Walk:
         if isinstance(outcome, Ignored):
             return Edge(state, ignored=outcome.why)
         moves = tuple(f"{event.previous_status or ''}>{event.status}" for event in outcome.events)
-        to = self._number(canonical(outcome.saga, NOW, self.clock))
+        to = self._number(self.reduced(outcome.saga, NOW))
         return Edge(to, outcome.asks, moves, outcome.fill)
 
     def _number(self, saga: Saga) -> int:
@@ -223,7 +229,8 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
     if quote is not None:
         age = min(now - quote.made_at, _TOO_OLD) if _quote_counts(saga) else _ZERO
         known_age = age if clock is Clock.REAL or age == _TOO_OLD else _ZERO
-        quote = structs.replace(quote, made_at=NOW - known_age)
+        ends_at = _end(saga, quote.session_ends_at, now)
+        quote = structs.replace(quote, made_at=NOW - known_age, session_ends_at=ends_at)
     outcome = None if progress.outcome is None else structs.replace(progress.outcome, reason=None)
     return structs.replace(
         saga,
@@ -241,33 +248,60 @@ def canonical(saga: Saga, now: datetime, clock: Clock) -> Saga:
             quote=quote,
             hold=None if saga.terms is None else progress.hold,
             rest=None if progress.rest is None else structs.replace(progress.rest, from_sequence=0, entered_at=NOW),
+            ends_at=_end(saga, progress.ends_at, now),
             fire=progress.fire,
             triggered=progress.triggered,
             hold_state=progress.hold_state,
             outcome=None if saga.phase in TERMINAL else outcome,
             early_cancels=progress.early_cancels if saga.phase is Phase.NEW else (),
+            **_changes(progress),
         ),
     )
 
 
+def _changes(progress: Progress) -> dict[str, Any]:
+    """Keep of the changes of an order what is open, what was used up, and what the hold may be; not what it shows."""
+    amending = progress.amending
+    return {
+        "revision": progress.revision,
+        "amend": None if amending is None else amending.asked,
+        "amending": amending,
+        "amend_ids": tuple(sorted(progress.amend_ids)),
+        "as_requested": progress.as_requested,
+        "trails_from": progress.trails_from,
+        "checks": progress.checks,
+        "adjustments": progress.adjustments,
+        "adjusting": progress.adjusting,
+        "unconfirmed": progress.unconfirmed,
+        "suspended": progress.suspended,
+        "release_refused": progress.release_refused,
+    }
+
+
 def _quote_counts(saga: Saga) -> bool:
     """Tell whether the age of the quote can still affect a decision: a resting order may be resumed into the market."""
-    return saga.phase in DECIDING or (saga.phase is Phase.WORKING and saga.progress.fire is None)
+    return saga.phase in DECIDING or (saga.phase in RESTING and saga.progress.fire is None)
 
 
 def _terms(saga: Saga, now: datetime) -> Terms | None:
     """Keep of `expires_at` only whether it has come, and that only as long as the order can expire."""
     terms = saga.terms
-    if terms is None or terms.expires_at is None:
-        return terms
-    has_come = terms.expires_at <= now and saga.phase in EXPIRING
-    return structs.replace(terms, expires_at=NOW if has_come else EXPIRES_AT)
+    return None if terms is None else structs.replace(terms, expires_at=_end(saga, terms.expires_at, now))
+
+
+def _end(saga: Saga, ends_at: datetime | None, now: datetime) -> datetime | None:
+    """Keep of an end only whether it has come, and that only as long as the order can expire."""
+    if ends_at is None:
+        return None
+    return NOW if ends_at <= now and saga.phase in EXPIRING else EXPIRES_AT
 
 
 def _question(saga: Saga, question: Question, now: datetime, clock: Clock) -> Question:
     step, reason_code = question.step, question.reason_code if saga.phase in DECIDING else None
     attempts = 1 if question.sent else 0
-    known = Question(step, NOW, NOW, question.answer, attempts, question.sent, reason_code=reason_code)
+    known = Question(
+        step, NOW, NOW, question.answer, attempts, question.sent, reason_code=reason_code, number=question.number
+    )
     if question.answer is not Answer.OPEN or saga.parked_reason is not None:
         return known
     wait = max(question.due_at - now, _ZERO)
@@ -299,9 +333,8 @@ def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime
     if _quote_counts(saga) and quote is not None and quote.made_at == NOW:
         stale = structs.replace(quote, made_at=NOW - _TOO_OLD)
         yield "the quote is too old", (structs.replace(saga, progress=structs.replace(progress, quote=stale)), NOW)
-    terms = saga.terms
-    if saga.phase in EXPIRING and terms is not None and terms.expires_at is not None and terms.expires_at > NOW:
-        yield "it expires", (structs.replace(saga, terms=structs.replace(terms, expires_at=NOW)), NOW)
+    if saga.phase in EXPIRING and (ends := _ending(saga)) is not None:
+        yield "it expires", (ends, NOW)
     if saga.parked_reason is not None:
         return
     for question in progress.open():
@@ -312,6 +345,22 @@ def _pass_to_next_region(saga: Saga) -> Iterator[tuple[str, tuple[Saga, datetime
             yield f"{question.step} was long ago", (_with(saga, long_ago), NOW)
     if saga.due_at is not None and saga.due_at > NOW:
         yield "woken early", (structs.replace(saga, due_at=NOW), NOW)
+
+
+def _ending(saga: Saga) -> Saga | None:
+    """Let the time come at which an order ends: its own, the one that was fixed for it, or that of the session."""
+    terms, progress, quote = saga.terms, saga.progress, saga.progress.quote
+    if terms is None:
+        return None
+    if terms.expires_at is not None:
+        return structs.replace(saga, terms=structs.replace(terms, expires_at=NOW)) if terms.expires_at > NOW else None
+    if progress.ends_at is not None:
+        ends = structs.replace(progress, ends_at=NOW)
+        return structs.replace(saga, progress=ends) if progress.ends_at > NOW else None
+    if terms.time_in_force is TimeInForce.DAY and quote is not None and (quote.session_ends_at or NOW) > NOW:
+        ends = structs.replace(progress, quote=structs.replace(quote, session_ends_at=NOW))
+        return structs.replace(saga, progress=ends)
+    return None
 
 
 def _with(saga: Saga, question: Question) -> Saga:

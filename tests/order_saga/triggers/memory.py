@@ -101,12 +101,10 @@ def _found(rows: Iterable[Row], book: Book, limit: int) -> list[Row]:
 def _is_reached(row: Row, span: Span, points: Sequence[Point]) -> bool:
     if row.queued:
         return row.start < span.last
-    if row.up_price is not None and row.up_price <= span.high:
-        if row.start < span.first:
-            return True
-        return any(point.sequence > row.start and point.price >= row.up_price for point in points)
-    if row.down_price is not None and row.down_price >= span.low:
-        if row.start < span.first:
-            return True
-        return any(point.sequence > row.start and point.price <= row.down_price for point in points)
-    return False
+    later = [point.price for point in points if point.sequence > row.start]
+    up, down = row.up_price, row.down_price
+    is_up = up is not None and up <= span.high and (row.start < span.first or any(price >= up for price in later))
+    is_down = (
+        down is not None and down >= span.low and (row.start < span.first or any(price <= down for price in later))
+    )
+    return is_up or is_down

@@ -113,6 +113,10 @@ def _order(random: Random) -> Order:
         order.watermark = Decimal(0)  # set when it rests
     elif kind < 0.55:
         order.queued = True
+    elif kind < 0.7:  # a bracket: two levels, and no limit behind either
+        order.down, order.up = sorted((level, limit))
+        order.up += order.up == order.down
+        return order
     elif random.random() < 0.5:
         order.up = level
     else:

@@ -28,6 +28,7 @@ from tests.order_saga.triggers.oracle import Order, Outcome
 
 BUY, SELL = Side.BUY, Side.SELL
 NEVER = Outcome(None, None, None)
+BRACKET_SELL, BRACKET_BUY = (level(side, up="55", down="45") for side in (SELL, BUY))
 
 
 class Crash(Exception):  # noqa: N818 - it is what happens
@@ -47,6 +48,10 @@ def _fired(sequence: int, price: str, triggered: int | None = None) -> Outcome:
         pytest.param(level(SELL, down="50"), ("50.01", "50.00", "49.99"), (False, True, True), id="STOP_LOSS_SELL"),
         pytest.param(level(BUY, down="50"), ("50.01", "50.00", "49.99"), (False, True, True), id="TAKE_PROFIT_BUY"),
         pytest.param(level(SELL, up="50"), ("49.99", "50.00", "50.01"), (False, True, True), id="TAKE_PROFIT_SELL"),
+        pytest.param(BRACKET_SELL, ("54.99", "55", "55.01"), (False, True, True), id="BRACKET_SELL at its limit"),
+        pytest.param(BRACKET_SELL, ("45.01", "45", "44.99"), (False, True, True), id="BRACKET_SELL at its stop"),
+        pytest.param(BRACKET_BUY, ("45.01", "45", "44.99"), (False, True, True), id="BRACKET_BUY at its limit"),
+        pytest.param(BRACKET_BUY, ("54.99", "55", "55.01"), (False, True, True), id="BRACKET_BUY at its stop"),
         pytest.param(trailing(SELL, 1, amount="5"), ("45.01", "45", "44.99"), (False, True, True), id="TRAILING_SELL"),
         pytest.param(trailing(BUY, 1, amount="5"), ("54.99", "55", "55.01"), (False, True, True), id="TRAILING_BUY"),
         pytest.param(trailing(SELL, 1, bps=250), ("48.76", "48.75", "48.74"), (False, True, True), id="BPS_SELL"),
@@ -80,6 +85,43 @@ async def test_a_stop_with_a_limit_is_a_limit_order_from_the_next_tick_on(market
     assert [(Decimal(49), None, None, False)] * 2 == rows
     await market.tick(3, "49.25")
     assert {1: _fired(3, "49.25", 1), 2: _fired(3, "49.25", 1)} == await market.outcomes()
+
+
+@pytest.mark.parametrize(
+    ("prices", "fires"),
+    [
+        pytest.param(("56", "44"), (1, "56"), id="the limit first"),
+        pytest.param(("44", "56"), (1, "44"), id="the stop first"),
+        pytest.param(("50", "46", "54", "45", "60", "40"), (4, "45"), id="the stop, after the price stayed between"),
+        pytest.param(("54.99", "45.01", "90", "1"), (3, "90"), id="a gap over the limit"),
+        pytest.param(("54.99", "45.01", "1", "90"), (3, "1"), id="a gap over the stop"),
+    ],
+)
+@pytest.mark.parametrize("round_max", [1, 2, 2_000])
+async def test_the_tick_that_comes_first_decides_which_level_of_a_bracket_fires(
+    market: StoredMarket, prices: Sequence[str], fires: tuple[int, str], round_max: int
+) -> None:
+    """Ticks of one batch reach both levels: the order fires once, at the first of them; so do those it waits with.
+
+    The row is found by both of its levels and still written once, in rounds of any size.
+    """
+    for number, side in enumerate((SELL, BUY, SELL)):
+        await market.rest(number, level(side, up="55", down="45"))
+    ticks = [tick(sequence, Decimal(price)) for sequence, price in enumerate(prices, 1)]
+    await market.judge(*ticks, member=market.member(round_max=round_max))
+    assert dict.fromkeys(range(3), _fired(*fires)) == await market.outcomes()
+    assert [0, 1, 2] == sorted(numbers(market.fired))
+    await market.judge(*ticks, tick(len(ticks) + 1, Decimal(60)))
+    assert 3 == len(market.fired)
+
+
+async def test_a_bracket_that_rests_amid_a_batch_sees_the_later_ticks_only(market: StoredMarket) -> None:
+    """Its limit is reached before it rests, its stop after that: the stop fires it."""
+    order = level(SELL, up="55", down="45")
+    order.start = 2
+    await market.rest(1, order)
+    await market.judge(tick(1, Decimal(56)), tick(2, Decimal(57)), tick(3, Decimal(50)), tick(4, Decimal(44)))
+    assert {1: _fired(4, "44")} == await market.outcomes()
 
 
 async def test_prices_of_eighteen_places_and_of_a_million_fire_exactly(market: StoredMarket) -> None:
@@ -128,10 +170,11 @@ async def test_the_nearest_level_comes_first_then_time(market: StoredMarket) -> 
     """Ids are handed on, and ranked in the table, by price, then by time."""
     for number, down in enumerate(("48", "50", "49", "50")):
         await market.rest(number, level(SELL, down=down))
+    await market.rest(4, level(SELL, down="49.5", up="55"))  # a bracket takes its place by the level that is reached
     await market.tick(1, "47")
-    assert [1, 3, 2, 0] == numbers(market.fired)
+    assert [1, 3, 4, 2, 0] == numbers(market.fired)
     ranked = await market.rows("SELECT order_id FROM orders.resting ORDER BY fired_at, fired_rank")
-    assert [1, 3, 2, 0] == [row[0].int for row in ranked]
+    assert [1, 3, 4, 2, 0] == [row[0].int for row in ranked]
 
 
 async def test_the_mark_moves_in_the_last_round_only(market: StoredMarket) -> None:
@@ -269,8 +312,8 @@ async def test_queries_use_the_partial_indexes(market: StoredMarket, *, custom: 
         INSERT INTO orders.resting (order_id, asset_id, side, revision, live, queued, up_price, down_price,
             trail_amount, trail_bps, from_sequence, entered_at, told)
         SELECT gen_random_uuid(), 'A' || n % 3, 'SELL', 1, true, n % 5 = 4,
-            CASE n % 5 WHEN 0 THEN 100 + n END, CASE n % 5 WHEN 1 THEN 90.0 / n END, CASE n % 5 WHEN 2 THEN n END,
-            CASE n % 5 WHEN 3 THEN 5 * (n % 100 + 1) END, n, now(), true
+            CASE WHEN n % 5 = 0 OR n % 10 = 1 THEN 100 + n END, CASE n % 5 WHEN 1 THEN 90.0 / n END,
+            CASE n % 5 WHEN 2 THEN n END, CASE n % 5 WHEN 3 THEN 5 * (n % 100 + 1) END, n, now(), true
         FROM generate_series(1, 30000) AS n"""
     )
     async with begin(market.engine) as tx:

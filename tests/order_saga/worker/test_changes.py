@@ -241,3 +241,22 @@ async def test_after_a_reset_of_the_feed_a_resumed_order_counts_by_the_new_numbe
 def _adjusted(order_id: UUID, number: int, amount: str) -> BalanceAdjusted:
     hold = f"{order_id}:reserve"
     return BalanceAdjusted(f"{order_id}:adjust.{number}", order_id, hold, HoldState.HELD, number, Money(amount))
+
+
+async def test_what_becomes_of_changes_is_counted(db: OrderDatabase) -> None:
+    """Amends by their outcome, suspensions and releases."""
+    order_id = await rests(db, OrderType.LIMIT_SELL)
+    until = await clock(db) + timedelta(hours=1)
+    before = _counts(db)
+    await db.tell(amend(order_id, time_in_force=TimeInForce.GTD, expires_at=until))
+    await db.tell(amend(order_id, "second", trigger_price=Price("1")))
+    await db.tell(OrderHoldRequested(order_id, "alice", "alice"))
+    await db.tell(OrderReleaseRequested(order_id, "alice", "alice"))
+    counted = {name: number - before.get(name, 0) for name, number in _counts(db).items()}
+    assert counted == {"APPLIED": 1, "NOT_AMENDABLE": 1, "held": 1, "released": 1}
+
+
+def _counts(db: OrderDatabase) -> dict[str, float]:
+    metrics = (db.metrics.amends, db.metrics.suspensions)
+    samples = [sample for metric in metrics for family in metric.collect() for sample in family.samples]
+    return {next(iter(one.labels.values())): one.value for one in samples if one.name.endswith("_total")}

@@ -14,10 +14,11 @@ import pytest
 from msgspec import structs
 from prometheus_client import Gauge
 
-from contracts.decimals import Price
+from contracts.assets import Trading
+from contracts.decimals import Money, Price
 from contracts.vocabulary import OrderType, TimeInForce
 from order_saga.core.gate import GATE, gate_key
-from order_saga.core.saga import ExpiryDue, TimerDue
+from order_saga.core.saga import ExpiryDue, Phase, TimerDue
 from order_saga.worker import market, resting_store, store
 from order_saga.worker.metrics import SagaMetrics, refresh_gauges
 from order_saga.worker.process import MAX_OPEN_ORDERS
@@ -37,6 +38,8 @@ TERMS: Final[dict[OrderType, dict[str, Any]]] = {
     OrderType.STOP_LOSS_SELL: {"trigger_price": Price("48000"), "limit_price": Price("48500")},
     OrderType.TRAILING_STOP_SELL: {"trail_bps": 100},
     OrderType.TRAILING_STOP_BUY: {"trail_amount": Price("500")},
+    OrderType.BRACKET_SELL: {"limit_price": Price("51000"), "trigger_price": Price("48000")},
+    OrderType.BRACKET_BUY: {"limit_price": Price("48000"), "trigger_price": Price("51000")},
 }
 MARK: Final = """
     INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
@@ -97,6 +100,8 @@ async def gate(db: OrderDatabase) -> AsyncIterator[asyncpg.Connection]:
         (OrderType.LIMIT_BUY, None, 49000, None),
         (OrderType.STOP_LOSS_SELL, None, 48000, 48500),
         (OrderType.TRAILING_STOP_SELL, None, None, None),
+        (OrderType.BRACKET_SELL, 51000, 48000, None),
+        (OrderType.BRACKET_BUY, 51000, 48000, None),
     ],
 )
 async def test_an_order_rests_by_its_row(
@@ -316,3 +321,103 @@ async def test_a_user_has_only_so_many_open_orders_in_an_asset(db: OrderDatabase
     await db.tell(*(of(message, UUID(int=number)) for number in range(1, MAX_OPEN_ORDERS + 2)))
     rows = await db.rows("SELECT reason_code, count(*) AS number FROM orders.orders WHERE terms IS NOT NULL GROUP BY 1")
     assert {None: MAX_OPEN_ORDERS, "TOO_MANY_OPEN_ORDERS": 1} == {row["reason_code"]: row["number"] for row in rows}
+
+
+# The queue ------------------------------------------------------------------------------------------------------------
+
+OPENING: Final = """
+    UPDATE orders.resting SET fired_sequence = 9, fired_price = 50100, fired_as_of = now(), fired_at = now(),
+        fired_rank = (SELECT count(*) FROM orders.resting AS ahead
+            WHERE (ahead.entered_at, ahead.order_id) < (resting.entered_at, resting.order_id)) WHERE queued AND live"""
+
+
+async def queues(db: OrderDatabase, number: int = 1, **changes: Any) -> UUID:
+    """Let a market buy wait for the opening of a closed asset."""
+    order_id = UUID(int=number)
+    now = await clock(db)
+    asked = structs.replace(request(), queue_when_closed=True, **changes)
+    await db.tell(of(structs.replace(requested(), request=asked, sent_at=now), order_id))
+    await db.tell(of(approved(quoted_at=now, trading=Trading.CLOSED), order_id))
+    await db.tell(of(structs.replace(reserved(), amount=Money("505.51")), order_id))
+    return order_id
+
+
+async def test_a_market_order_queues_by_its_row(db: OrderDatabase) -> None:
+    """The row says that it is queued, waits for no level, and ends in thirty days: shown as the order's end."""
+    order_id = await queues(db)
+    row = await resting_row(db)
+    assert ("QUEUED", order_id, True, True, 6) == (
+        await phase(db), row["order_id"], row["live"], row["queued"], row["from_sequence"],
+    )  # fmt: skip
+    assert (None, None, None) == (row["up_price"], row["down_price"], row["trail_bps"])
+    [shown] = await db.rows("SELECT expires_at, time_in_force FROM audit.orders")
+    assert (row["entered_at"] + timedelta(days=30), "GTD") == tuple(shown.values())
+    assert row["expires_at"] == shown["expires_at"]
+
+
+async def test_a_live_mark_of_the_opening_fills_it_on_its_way_in(db: OrderDatabase) -> None:
+    """The opening's tick was judged before the order could rest."""
+    await db.execute(MARK, 8, "50200", 0.0)
+    await queues(db)
+    assert await phase(db) == "SETTLING"
+    assert await db.rows("SELECT * FROM orders.resting") == []
+
+
+async def test_the_opening_is_carried_out_in_the_order_of_entry(db: OrderDatabase) -> None:
+    """Whoever entered first is filled first, whatever its id; all at the price of the same tick."""
+    order_ids = [await queues(db, number) for number in (3, 1, 2)]
+    await db.execute(OPENING)
+    async with begin(db.engine) as tx:
+        assert await resting_store.fired(tx, 10) == order_ids
+    for order_id in order_ids:
+        assert await db.tell(TimerDue(order_id)) == [f"{order_id}:settle"]
+    assert {50100} == {row["price"] for row in await db.rows("SELECT price FROM orders.fills")}
+    assert await db.rows("SELECT * FROM orders.resting") == []
+
+
+async def test_parked_it_is_in_no_queue_and_resumed_it_is_at_its_end(db: OrderDatabase) -> None:
+    """Its place is lost; its end is not."""
+    order_id, other = await queues(db, 1), await queues(db, 2)
+    await db.tell(of(park(), order_id))
+    [before] = await db.rows("SELECT live, expires_at FROM orders.resting WHERE order_id = $1", order_id)
+    assert not before["live"]
+    await db.tell(of(resume(), order_id))
+    rows = await db.rows("SELECT order_id, expires_at FROM orders.resting WHERE live ORDER BY entered_at")
+    assert [other, order_id] == [row["order_id"] for row in rows]
+    assert before["expires_at"] == rows[1]["expires_at"]
+
+
+async def test_it_expires_and_is_counted_among_the_open_ones(db: OrderDatabase) -> None:
+    """Its end comes by the clock that ends every resting order; until then it takes one of its user's places."""
+    order_id = await queues(db, expires_at=await clock(db) + timedelta(seconds=0.3))
+    async with begin(db.engine) as tx:
+        assert [1] == await resting_store.open_orders(tx, [("alice", "BTC")])
+        assert {Phase.WORKING: 0, Phase.QUEUED: 1} == await resting_store.count_resting(tx)
+    async with asyncio.timeout(10):
+        while await phase(db) == "QUEUED":
+            async with begin(db.engine) as tx:
+                due = await resting_store.expired(tx, 10)
+            for one in due:
+                await db.tell(ExpiryDue(one))
+    assert await phase(db) == "REFUNDING"
+    assert order_id is not None
+
+
+async def test_a_day_order_has_the_end_of_its_session_in_its_row(db: OrderDatabase) -> None:
+    """The row has no end before the session is known."""
+    now = await clock(db)
+    asked = structs.replace(
+        request(),
+        order_type=OrderType.LIMIT_BUY,
+        price=None,
+        time_in_force=TimeInForce.DAY,
+        **TERMS[OrderType.LIMIT_BUY],
+    )
+    await db.tell(of(structs.replace(requested(), request=asked, sent_at=now), ONE))
+    assert (await resting_row(db))["expires_at"] is None
+    ends_at = now + timedelta(hours=3)
+    await db.tell(of(approved(quoted_at=now, session_ends_at=ends_at), ONE))
+    await db.tell(of(structs.replace(reserved(), amount=Money("490.49")), ONE))
+    assert (await resting_row(db))["expires_at"] == ends_at
+    [shown] = await db.rows("SELECT expires_at, time_in_force FROM audit.orders")
+    assert (ends_at, "DAY") == tuple(shown.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -77,6 +77,45 @@ def test_an_order_is_judged_at_the_price_at_which_it_can_fill(
 
 
 @pytest.mark.parametrize(
+    ("order_type", "limit", "trigger", "quantity", "refused"),
+    [
+        (OrderType.BRACKET_SELL, "125", "80", "0.8", ""),
+        (OrderType.BRACKET_SELL, "125", "80", "0.80000001", "limit_price"),
+        (OrderType.BRACKET_SELL, "125", "80", "0.125", ""),
+        (OrderType.BRACKET_SELL, "125", "80", "0.12499999", "trigger_price"),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.8", ""),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.80006", "trigger_price with slippage"),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.125", ""),
+        (OrderType.BRACKET_BUY, "80", "123.77", "0.12499999", "limit_price"),
+    ],
+)
+def test_a_bracket_is_judged_at_both_prices_at_which_it_can_fill(
+    order_type: OrderType, limit: str, trigger: str, quantity: str, refused: str
+) -> None:
+    """Its dearer level is bound by the greatest notional, its cheaper one by the least; a buy's stop with slippage."""
+    asset = replace(ASSET, step=Decimal("0.00000001"), min_quantity=Decimal("0.00000001"))
+    code, reason = verdict(check(order_type, quantity, limit_price=limit, trigger_price=trigger), asset)
+    assert ("NOTIONAL_OUT_OF_RANGE" if refused else "") == code, reason
+    assert reason.startswith(f"quantity times {refused} is " if refused else "")
+
+
+@pytest.mark.parametrize(
+    ("terms", "code", "words"),
+    [
+        ({"limit_price": "120.001", "trigger_price": "90"}, "INVALID_TICK", "limit_price 120.001"),
+        ({"limit_price": "120", "trigger_price": "90.001"}, "INVALID_TICK", "trigger_price 90.001"),
+        ({"limit_price": "150.01", "trigger_price": "90"}, "PRICE_OUT_OF_RANGE", "limit_price 150.01"),
+        ({"limit_price": "120", "trigger_price": "49.99"}, "PRICE_OUT_OF_RANGE", "trigger_price 49.99"),
+    ],
+)
+def test_each_price_of_a_bracket_is_judged_by_itself(terms: dict[str, Any], code: str, words: str) -> None:
+    """Both are on the tick, and neither is too far from the quote."""
+    actual, reason = verdict(check(OrderType.BRACKET_SELL, **terms))
+    assert code == actual, reason
+    assert words in reason
+
+
+@pytest.mark.parametrize(
     ("trading", "price"), [(Trading.OPEN, "100"), (Trading.HALTED, "121.2"), (Trading.CLOSED, "121.2")]
 )
 def test_a_queued_market_buy_is_judged_at_the_worst_price_that_it_takes(trading: Trading, price: str) -> None:
@@ -84,6 +123,27 @@ def test_a_queued_market_buy_is_judged_at_the_worst_price_that_it_takes(trading:
     command = check(OrderType.MARKET_BUY, "0.83", price="120", queue_when_closed=True)
     code, reason = verdict(command, quote=replace(QUOTE, trading=trading))
     assert ("NOTIONAL_OUT_OF_RANGE" if Decimal("0.83") * Decimal(price) > 100 else "") == code, reason
+
+
+def test_a_queued_market_sell_is_judged_at_the_price_that_it_names() -> None:
+    """As any sell that waits; its slippage makes it no smaller."""
+    command = check(OrderType.MARKET_SELL, "0.9", price="120", queue_when_closed=True)
+    assert "NOTIONAL_OUT_OF_RANGE" == verdict(command, quote=replace(QUOTE, trading=Trading.CLOSED))[0]
+    assert "" == verdict(command)[0]
+
+
+@pytest.mark.parametrize("trading", Trading)
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("confirmed_at", [None, NOW - timedelta(days=3)])
+def test_the_price_of_a_closed_market_is_old_by_nature(
+    trading: Trading, confirmed_at: datetime | None, *, waits: bool
+) -> None:
+    """It refuses no order that waits for the opening; one that nobody ever stood by does, and an open market's too."""
+    command = check(OrderType.MARKET_BUY, price="100", queue_when_closed=waits)
+    code, _ = verdict(command, quote=replace(QUOTE, trading=trading, confirmed_at=confirmed_at))
+    closed = trading is not Trading.OPEN
+    stale = "" if closed and confirmed_at is not None else "STALE_PRICE"
+    assert ("ASSET_NOT_TRADABLE" if closed and not waits else stale) == code
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,24 @@ async def test_an_adjustment_to_nothing_is_unreadable(balance: Balance) -> None:
         received(balance.handler, adjust(*TERMS, "0", 1))
 
 
+@pytest.mark.parametrize("revision", [0, 2**53])
+async def test_a_number_that_no_adjustment_has_is_unreadable(balance: Balance, revision: int) -> None:
+    """They are counted from 1; 0 is the hold as it was reserved."""
+    with pytest.raises(UnreadableMessage, match="revision"):
+        received(balance.handler, adjust(*TERMS, "1", revision))
+
+
+async def test_the_greatest_number_is_stored(balance: Balance) -> None:
+    """A number that the wire carries fits the row; after it there is none."""
+    await balance.deposit("alice", USD="120")
+    most = 2**53 - 1
+    _, yes = await balance.handle(reserve(*TERMS, "100"), adjust(*TERMS, "120", most))
+    assert ("HELD", "BalanceAdjusted", "120") == written(yes)
+    late, ended = await balance.handle(adjust(*TERMS, "80", 1), refund(*TERMS, "120", most))
+    assert ("HELD", "AdjustmentRefused", "SUPERSEDED") == written(late)
+    assert ("REFUNDED", "BalanceRefunded", "120") == written(ended)
+
+
 async def test_an_adjustment_books_nothing(balance: Balance) -> None:
     """The money stays in its user's account, so the journal has the deposit and the settlement alone."""
     await balance.deposit("alice", USD="200")

@@ -49,6 +49,10 @@ class _Hold(NamedTuple):
     refunded: Decimal
     reason_code: str | None
     reason: str | None
+    revision: int
+    asked: Decimal | None
+    adjust_code: str | None
+    adjust_reason: str | None
 
 
 def _has_account(tx: Transaction, user_id: str) -> bool:
@@ -149,19 +153,20 @@ async def archive_holds(tx: Transaction, _older_than_s: float, _first: str, _end
 
 
 async def update_holds(tx: Transaction, *arrays: list[Any]) -> Result:
-    """Write the states of holds."""
+    """Write the states and amounts of holds."""
     written = 0
     for hold_id, row in (_hold(values) for values in columns(*arrays)):
         before = await tx.lock("holds", hold_id)
         if before is not None:
-            kept = {name: before[name] for name in ("saga_id", "owner", "unit", "amount")}
+            kept = {name: before[name] for name in ("saga_id", "owner", "unit")}
             tx.put("holds", hold_id, {**row, **kept})
             written += 1
     return Result(written=written)
 
 
 def _hold(values: Iterable[Any]) -> tuple[str, Row]:
-    hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code, reason = values
+    hold_id, saga_id, owner, unit, amount, captured, refunded, state, reason_code, reason, *adjustment = values
+    revision, asked, adjust_code, adjust_reason = adjustment
     row = {
         "saga_id": saga_id,
         "owner": owner,
@@ -172,6 +177,10 @@ def _hold(values: Iterable[Any]) -> tuple[str, Row]:
         "refunded": numeric(refunded),
         "reason_code": reason_code,
         "reason": reason,
+        "revision": revision,
+        "asked": numeric(asked),
+        "adjust_code": adjust_code,
+        "adjust_reason": adjust_reason,
     }
     _check_hold(hold_id, row)
     return hold_id, row
@@ -180,7 +189,8 @@ def _hold(values: Iterable[Any]) -> tuple[str, Row]:
 def _check_hold(hold_id: str, row: Row) -> None:
     ends = {"SETTLED": (row["captured"] + row["refunded"], row["amount"]), "REFUNDED": (row["refunded"], row["amount"])}
     total, expected = ends.get(row["state"], (row["captured"] + row["refunded"], 0))
-    if total != expected or min(row["amount"], row["captured"], row["refunded"]) < 0:
+    numbered = row["revision"] >= 0 and (row["revision"] == 0) == (row["asked"] is None)
+    if total != expected or min(row["amount"], row["captured"], row["refunded"]) < 0 or not numbered:
         raise ServerError(CHECK_VIOLATION, f"holds: {hold_id} violates a check")
 
 
@@ -188,4 +198,4 @@ async def listings(tx: Transaction, asset_ids: list[str]) -> Result:
     """Read assets with their prices; the world stores both as one row, as the statement returns them."""
     now = tx.database.now()
     rows = ((asset_id, tx.get("assets", asset_id)) for asset_id in sorted(set(asset_ids)))
-    return Result([(asset_id, *row["rules"], now, *row["price"]) for asset_id, row in rows if row is not None])
+    return Result([(asset_id, *row["rules"], now, None, *row["price"]) for asset_id, row in rows if row is not None])

@@ -113,16 +113,30 @@ def _watermark(tx: Transaction, row: Row) -> str | None:
 async def insert_rows(tx: Transaction, *arrays: list[Any]) -> Result:
     """Insert rows for orders that may rest."""
     for values in columns(*arrays):
-        order_id, asset_id, side, amount, bps, expires_at, up, down, limit, *since, live, suspended, told, revision = (
-            values
-        )
+        (
+            order_id,
+            asset_id,
+            side,
+            queued,
+            amount,
+            bps,
+            expires_at,
+            up,
+            down,
+            limit,
+            *since,
+            live,
+            suspended,
+            told,
+            revision,
+        ) = values
         row = {
             "asset_id": asset_id,
             "side": side,
             "revision": revision,
             "live": live,
             "suspended": suspended,
-            "queued": False,
+            "queued": queued,
             "up_price": numeric(up),
             "down_price": numeric(down),
             "limit_price": numeric(limit),

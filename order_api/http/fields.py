@@ -1,4 +1,4 @@
-"""From a body's bytes to a Struct, or to the problem that lists every field that breaks its rule. No I/O, no clock."""
+"""Reads a body's JSON into a Struct, or says of every field which rule it breaks. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from contracts.decimals import Exact
 from contracts.vocabulary import check_instant
 from order_api.http.problems import BrokenRule, Code, FieldError, Problem, invalid
 
-T = TypeVar("T", bound=msgspec.Struct)
+B = TypeVar("B", bound=msgspec.Struct)
+
 _NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-class BodyReader(Generic[T]):
-    """Reads bodies of one kind. `rules` has each field's rule in words, `what` the thing that they are fields of."""
+class BodyReader(Generic[B]):
+    """Reads bodies of one kind. `rules`: the rules of its fields, in words; `what`: what it is, as in "an order"."""
 
-    def __init__(self, kind: type[T], rules: Mapping[str, str], what: str) -> None:
+    def __init__(self, kind: type[B], rules: Mapping[str, str], what: str) -> None:
+        self._kind = kind
         self._rules = rules
         self._what = what
-        self._fields = {field.name: field for field in msgspec.structs.fields(kind)}
         self._read = msgspec.json.Decoder(kind, dec_hook=_read_decimal).decode
+        self._known = {field.name: field for field in msgspec.structs.fields(kind)}
 
-    def __call__(self, raw: bytes) -> T:
-        """Read a body; raise the problem that says where the JSON breaks, or lists the fields that break a rule."""
-        body: T | None = None
+    def read(self, raw: bytes) -> B:
+        """Read a body; raise the problem that says where the JSON breaks, or lists every field that breaks its rule."""
+        body: B | None = None
         fields: Any = None
         try:
             try:
                 body = self._read(raw)
-                for name in self._fields:
+                for name in self._known:
                     _check_time(getattr(body, name))
             except msgspec.ValidationError:  # it stopped at the first fault: look for all of them
                 body, fields = None, _read_any(raw)
@@ -49,17 +51,16 @@ class BodyReader(Generic[T]):
         """Judge field by field what the decoder refused as a whole."""
         if not isinstance(fields, dict):
             return [BrokenRule("body", "must be a JSON object", fields)]
-        known = self._fields
-        missing = [name for name, field in known.items() if field.required and name not in fields]
+        missing = [name for name, field in self._known.items() if field.required and name not in fields]
         broken = [BrokenRule(name, "must come once", fields[name], repeated=True) for name in doubled]
         broken += [BrokenRule(name, "is required") for name in missing]
         for name, value in fields.items():
             if name in doubled:
                 continue
-            if name not in known:
-                rule = f"is not a field of {self._what}; these are: {', '.join(known)}"
+            if name not in self._known:
+                rule = f"is not a field of {self._what}; these are: {', '.join(self._known)}"
                 broken.append(BrokenRule(name, rule, value))
-            elif not _fits(value, known[name].type):
+            elif not _fits(value, self._known[name].type):
                 broken.append(BrokenRule(name, f"must be {self._rules[name]}", value))
         return broken
 

@@ -1,0 +1,144 @@
+"""Follows a topic from its end, and tells a listener what it hears. It decides nothing and commits no offset.
+
+Each process follows all partitions, without a consumer group: each listener hears everything. At a start, and after the
+broker was away, records may have been missed, and while somebody's open transaction hides records, too, once a second:
+then the listener is told so, and must look for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from aiokafka import AIOKafkaConsumer
+
+from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, bound_fetches, taking
+from saga_kit.messaging.fetch_wait import FetchWait
+from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
+from saga_kit.messaging.stopping import stop_consumer
+from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
+
+POLL_MS: Final = 500
+RECORDS_MAX: Final = 1_000
+CALL_TIMEOUT_S: Final = 10.0
+IDLE_S: Final = 15.0
+"""After so long without a record, the broker is asked for its end offsets: a consumer can hang unnoticed."""
+
+HIDDEN_S: Final = 1.0
+"""While somebody's open transaction hides records, the listener is told so often that it may have missed some."""
+
+
+class LostPosition(OSError):  # noqa: N818 - it names an event
+    """Records may have been missed: the consumer hangs, or has other partitions than before."""
+
+
+class Listener(Protocol):
+    """Whoever wants to know."""
+
+    async def hear(self, records: Sequence[Any]) -> None:
+        """Take records as they come, in the order of their partition; a `LostRecord` stands for one that is lost.
+
+        After an error the follower begins anew at the end, as after an outage of the broker.
+        """
+
+    def missed(self) -> None:
+        """Learn that records may have been missed."""
+
+
+class TopicFollower:
+    """Follows as long as it runs; after a failure it starts anew. `name` is told to the broker, behind the prefix."""
+
+    def __init__(
+        self, settings: KitSettings, topic: str, listener: Listener, *, name: str, idle_s: float = IDLE_S
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._name = name
+        self._idle_s = idle_s
+        self._topic = settings.kafka_topic_prefix + topic
+        self.following = False
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow until `stopping`."""
+
+        async def follow() -> None:
+            await self._follow(stopping)
+
+        await keep_doing(f"follow {self._topic}", follow, stopping, every_s=0.0)
+
+    async def _follow(self, stopping: asyncio.Event) -> None:
+        bound_fetches()
+        consumer = AIOKafkaConsumer(
+            self._topic,
+            **self._settings.kafka_client_options(),
+            client_id=f"{self._settings.kafka_topic_prefix}{self._name}",
+            group_id=None,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=self._settings.kafka_fetch_max_wait_ms,
+            fetch_max_bytes=FETCHED_BYTES_MAX,
+        )
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await consumer.start()
+                await _seek_to_end(consumer)
+            self.following = True
+            self._listener.missed()
+            await self._listen(consumer, stopping)
+        finally:
+            self.following = False
+            await stop_consumer(consumer.stop(), consumer, timeout_s=CALL_TIMEOUT_S)
+
+    async def _listen(self, consumer: Any, stopping: asyncio.Event) -> None:
+        partitions = consumer.assignment()
+        heard_at = woken_at = time.monotonic()
+        transactions = OpenTransactions(HIDDEN_S)
+        fetch_wait = FetchWait(self._settings.kafka_fetch_max_wait_ms)
+        while not stopping.is_set():
+            if consumer.assignment() != partitions:
+                raise LostPosition(f"{self._topic} has other partitions than before")
+            batches = await _take(consumer)
+            fetch_wait.polled(consumer, batches)
+            transactions.look(stable_ends(consumer))
+            if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
+                woken_at = time.monotonic()
+                self._listener.missed()
+            if batches:
+                heard_at = time.monotonic()
+                await self._hear(batches)
+            elif time.monotonic() - heard_at > self._idle_s:
+                await self._check(consumer)
+                heard_at = time.monotonic()
+
+    async def _hear(self, batches: Mapping[Any, Sequence[Any]]) -> None:
+        if records := [record for batch in batches.values() for record in batch]:
+            await self._listener.hear(records)
+
+    async def _check(self, consumer: Any) -> None:
+        """Raise when the broker has records that do not come, or does not answer."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            behind = {partition for partition, end in ends.items() if end > await consumer.position(partition)}
+        batches = await _take(consumer)
+        await self._hear(batches)
+        if behind and not batches:
+            raise LostPosition(f"{len(behind)} partitions of {self._topic} have records that do not come")
+
+
+async def _take(consumer: Any) -> Mapping[Any, Sequence[Any]]:
+    with taking():
+        batches: Mapping[Any, Sequence[Any]] = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+    return batches
+
+
+async def _seek_to_end(consumer: Any) -> None:
+    """Move to the ends of all partitions, and wait until they are known."""
+    partitions = consumer.assignment()
+    await consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        await consumer.position(partition)
