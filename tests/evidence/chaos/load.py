@@ -59,6 +59,7 @@ OPERATOR: Final = "@operator:chaos"
 CONDITIONAL: Final = "conditional"
 """The kind of such an order in the record: it ends when the market or its user wants it."""
 CANCEL_AGAIN_S: Final = 5.0
+RESTS_WITHIN_S: Final = 90.0
 COMPLETED, WITHDRAWN = "COMPLETED", "CANCELLED USER_REQUESTED"
 
 Headers = list[tuple[str, bytes]]
@@ -67,7 +68,8 @@ Headers = list[tuple[str, bytes]]
 class Load:
     """Sends requests until stopped. `apis`: the addresses of the API's replicas; `mix`: the weight of each kind.
 
-    `newest` tells the newest price of an asset, if it is known: conditional orders wait for prices near it.
+    `newest` tells the newest price of an asset, if it is known: conditional orders wait for prices near it. `rests`
+    tells whether an order is known to rest: most changes are sent then.
     """
 
     def __init__(  # noqa: PLR0913 - what a load needs of a system
@@ -82,10 +84,11 @@ class Load:
         seed: int,
         mix: Mapping[str, int] | None = None,
         newest: Callable[[str], Fraction | None] = lambda _: None,
+        rests: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.record = record
         self._mix = dict(mix or MIX)
-        self._newest = newest
+        self._newest, self._rests = newest, rests
         self._cancelled_at: dict[str, float] = {}
         self._prefix, self._secret, self._users = prefix, secret, users
         self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
@@ -152,16 +155,19 @@ class Load:
     async def _burst(self, wanted: Iterable[tuple[Placed, Coroutine[Any, Any, None]]]) -> None:
         for placed, act in wanted:
             self.record.placed.append(placed)
-            task = asyncio.create_task(act)
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._beside(act)
             if len(self._under_way) > BURST_MAX:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    def _beside(self, act: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(act)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def stop(self) -> None:
         """Send nothing new; return when every call is answered and every message is acknowledged or failed."""
         self._stopping.set()
-        if self._under_way:
+        while self._under_way:
             await asyncio.wait(self._under_way)
 
     async def place(self) -> None:
@@ -299,8 +305,10 @@ class Load:
         placed = self._waiting(rng, "kafka")
         work = [(rng.choice((0.0, 0.1, 0.5, 2.0, 5.0)), self._change(placed, rng)) for _ in range(rng.randint(1, 4))]
 
-        async def act() -> None:
-            await self._produce(placed)
+        waits_s = rng.choice((0.0, RESTS_WITHIN_S, RESTS_WITHIN_S, RESTS_WITHIN_S))
+
+        async def change() -> None:
+            await self._until_it_rests(placed, waits_s)
             for pause_s, messages in work:
                 await self._pause(pause_s)
                 for name, body in messages:
@@ -308,7 +316,17 @@ class Load:
                     self.record.unsure.append(value)
                     self._send("orders.changes", placed.order_id or "", value, _headers(name))
 
+        async def act() -> None:
+            await self._produce(placed)
+            self._beside(change())  # it waits for long, and takes no call's room
+
         return placed, act()
+
+    async def _until_it_rests(self, placed: Placed, within_s: float) -> None:
+        """Wait until an order rests, or the load stops, or for so long."""
+        give_up_at = time.monotonic() + within_s
+        while time.monotonic() < give_up_at and not self._stopping.is_set() and not self._rests(placed.order_id or ""):
+            await self._pause(0.2)
 
     def _change(self, placed: Placed, rng: random.Random) -> list[tuple[str, dict[str, Any]]]:
         """Make the messages of a change: an amend, perhaps twice, or a suspension and perhaps its release."""

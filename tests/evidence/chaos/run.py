@@ -97,7 +97,7 @@ async def run(
             Witness(kafka, f"{one.prefix}orders.events", PARTITIONS) as witness,
             Prices(kafka, f"{one.prefix}assets.prices", PARTITIONS) as prices,
         ):
-            load = _load(one, record, seed, prices)
+            load = _load(one, record, seed, prices, witness)
             faulty = Faults(one, lambda: in_flight(record, witness), witness.positions, prices.raw)
             async with load, beside(load.run(rate), counters.watch(), marks.watch()):
                 await load.rest(far)
@@ -130,7 +130,7 @@ async def run(
         return outcome
 
 
-def _load(one: Arena, record: Record, seed: int, prices: Prices) -> Load:
+def _load(one: Arena, record: Record, seed: int, prices: Prices, witness: Witness) -> Load:
     return Load(
         record,
         apis=[f"http://127.0.0.1:{port}" for port in one.ports("api")],
@@ -141,6 +141,7 @@ def _load(one: Arena, record: Record, seed: int, prices: Prices) -> Load:
         seed=seed,
         mix=MIX_WITH_FEED,
         newest=prices.newest,
+        rests=witness.resting.__contains__,
     )
 
 
