@@ -42,7 +42,7 @@ from order_api.http.errors import ErrorHandler, on_http_error
 from order_api.http.keys import JwksKeys, SharedSecret
 from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
-from order_api.http.routing import Direct, Endpoint
+from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
 from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
@@ -307,7 +307,7 @@ def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
     cold = [api_route(operation, endpoint) for operation, endpoint in served if operation.name != HOT]
-    app.router.routes += [*swagger_routes(), *cold]
+    app.router.routes += literal_paths_first([*swagger_routes(), *cold])
     return app
 
 

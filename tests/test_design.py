@@ -48,7 +48,7 @@ MAY_IMPORT = {
         *("contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"),
         "order_api.holds.tables",  # of the same schema
     },
-    # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0047.
+    # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0043.
     "order_api.preview": {
         "contracts", "saga_kit", "order_api.http", "order_api.openapi", "order_api.orders", "order_saga.core",
     },

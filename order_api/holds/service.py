@@ -1,7 +1,7 @@
 """Holds for services: what is accepted is committed first, then published, and published again until it is answered.
 
 What became of a hold is told by `holds.events`. Each API process follows them from their end, and writes what it hears;
-what nobody heard is asked for again, since the same request is always answered by the same event (ADR 43).
+what nobody heard is asked for again, since the same request is always answered by the same event (ADR 40).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
@@ -33,10 +34,28 @@ def route_of(scope: Scope) -> str | None:
     return next((route.path for route in routes_for(scope)), None)
 
 
+class NoOtherMethod:
+    """Refuses a request whose path is another route's own: no pattern such as `/orders/{order_id}` is meant by it."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        """Answer 405."""
+        raise HTTPException(405)
+
+
+def literal_paths_first(routes: Iterable[Route]) -> list[Route]:
+    """Order routes so that a path without parameters is never taken for a value of a parameter, by any method."""
+    listed = list(routes)
+    literal = [route for route in listed if "{" not in route.path]
+    closed = [Route(path, NoOtherMethod()) for path in dict.fromkeys(route.path for route in literal)]
+    return [*literal, *closed, *(route for route in listed if "{" in route.path)]
+
+
 def routes_for(scope: Scope) -> Iterator[Route]:
-    """Find the routes with the path of a request, whatever their methods."""
+    """Find the routes with the path of a request, whatever their methods. A path without parameters has its own."""
     top = scope["router"] if "router" in scope else scope["app"]
-    return (route for route in all_routes(top.routes) if route.matches(scope)[0] is not Match.NONE)
+    found = [route for route in all_routes(top.routes) if route.matches(scope)[0] is not Match.NONE]
+    literal = [route for route in found if "{" not in route.path]
+    return iter(literal or found)
 
 
 def all_routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:

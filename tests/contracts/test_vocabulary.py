@@ -29,7 +29,7 @@ def test_reason_codes_are_those_of_the_specification() -> None:
         *("ASSET_UNAVAILABLE", "STALE_PRICE", "SLIPPAGE_EXCEEDED", "INVALID_STEP", "INVALID_TICK"),
         *("QUANTITY_OUT_OF_RANGE", "NOTIONAL_OUT_OF_RANGE", "DUPLICATE_CLIENT_ORDER_ID", "ORDER_ID_TAKEN"),
         *("HOLD_CONFLICT", "WOULD_TRIGGER_IMMEDIATELY", "TIMED_OUT", "EXECUTION_FAILED", "USER_REQUESTED", "EXPIRED"),
-        *("OPERATOR", "UNFILLED", "PRICE_OUT_OF_RANGE", "TOO_MANY_OPEN_ORDERS"),
+        *("OPERATOR", "UNFILLED", "PRICE_OUT_OF_RANGE", "TOO_MANY_OPEN_ORDERS", "NO_SESSION"),
     } == set(ReasonCode)
 
 
@@ -72,8 +72,9 @@ def test_sides() -> None:
 
 
 def test_which_orders_wait() -> None:
-    """Good till cancelled and good till a date wait; the two others are filled on entry or not at all."""
-    assert [True, True, False, False] == [force.rests for force in TimeInForce]
+    """Good till cancelled, a date, or the session's end wait; the two others are filled on entry or not at all."""
+    waits = {TimeInForce.GTC, TimeInForce.GTD, TimeInForce.DAY}
+    assert waits == {force for force in TimeInForce if force.rests}
 
 
 def test_terminal_statuses() -> None:

@@ -101,5 +101,6 @@ async def _attack(system: System, order_ids: list[str], folder: Path, seed: int)
 async def _all_ended(system: System) -> bool:
     """Tell whether no order is on its way, nor an amend; one that rests until a price fires it is not."""
     return not await system.rows(
-        "SELECT 1 FROM audit.orders WHERE status IN ('PENDING', 'CONFIRMED', 'PROCESSING') AND phase <> 'WORKING'"
+        "SELECT 1 FROM audit.orders WHERE status IN ('PENDING', 'CONFIRMED', 'PROCESSING')"
+        " AND phase NOT IN ('QUEUED', 'WORKING')"
     )

@@ -114,7 +114,7 @@ async def test_what_is_archived_is_back_after_a_downgrade(empty_url: str) -> Non
     pages = ("(0,0)", "(1000,0)")
     async with connected_engine(empty_url) as engine, begin(engine) as tx:
         assert 7 == await archive.move(tx, pages, -60.0, 100)
-        assert 6 == await Holds("balances").archive(tx, pages, -60.0, 100)
+        assert 11 == await Holds("balances").archive(tx, pages, -60.0, 100)
 
     await asyncio.to_thread(migrations.downgrade, empty_url, BEFORE_ARCHIVE)
 

@@ -463,7 +463,7 @@ CORE_MUTANTS: Final = (
         "an amend keeps the old sequence",
         "New terms never fire at a tick from before they counted.",
         "order_saga/core/weighing.py",
-        "rest if waits_for is None or _keeps_its_place(saga, new) else _from_mark(mark, now)",
+        "rest if not waits_for or _keeps_its_place(saga, new) else _from_mark(mark, now)",
         "rest",
         ("tests/order_saga/core/test_amend.py::test_an_order_keeps_its_place_only_if_it_asks_no_more_of_the_market",),
     ),

@@ -71,8 +71,8 @@ SESSION_MUTANTS: Final = (
         "day: its end is not stored",
         "The row that is ended by the clock has the session's end.",
         "order_saga/worker/resting_store.py",
-        "_text(limit), saga.expires_at, *since",
-        "_text(limit), terms.expires_at, *since",
+        "return *trail, saga.expires_at, *stands_at",
+        "return *trail, terms.expires_at, *stands_at",
         ("tests/order_saga/worker/test_market.py::test_a_day_order_has_the_end_of_its_session_in_its_row",),
     ),
     Mutant(

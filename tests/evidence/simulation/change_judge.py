@@ -152,7 +152,10 @@ class ChangeJudge:
     def _version_faults(self, order_id: Any, versions: list[Order]) -> Iterator[str]:
         """Expect that terms change only with a revision, by what its amend asks for; and that they are filled whole."""
         for before, order in pairwise(versions):
-            same = _fields(before, {}) == _fields(order, {})
+            # When it ends may be fixed as it begins to rest.
+            begins = before.revision is None and before.expires_at is None
+            fixed = {"expires_at": order.expires_at} if begins else {}
+            same = _fields(before, fixed) == _fields(order, {})
             if before.revision is None or order.revision == before.revision:
                 if not same:
                     yield f"revision: {order_id} has other terms in version {order.version}, and is not revised"

@@ -88,7 +88,8 @@ class Judge:
             yield f"I3: {order_id} is {order['status']} while its hold is {state}"
         if order["status"] == "COMPLETED" and state != "SETTLED":
             yield f"I4: {order_id} is COMPLETED while its hold is {state}"
-        waits = order["due_at"] is not None or order["parked_reason"] is not None or order["phase"] == "WORKING"
+        rests = order["phase"] in {"QUEUED", "WORKING"}
+        waits = order["due_at"] is not None or order["parked_reason"] is not None or rests
         if order["status"] not in {None, *ENDED} and not waits:
             yield f"I6: {order_id} will never wake"
 

@@ -147,6 +147,7 @@ class MarketJudge:
             kinds[f"bracket fires {'up' if hit.fired[1] >= before['up_price'] else 'down'}"] = True
         kinds["is triggered"] = hit.triggered and not _hit(before).triggered
         kinds["trailing stop fires"] = hit.watermark
+        kinds["fires at the opening"] = hit.fired and before["queued"]
         self._world.seen.update(f"order {what}" for what, there in kinds.items() if there)
         self._world.seen["full round of ticks"] += full
 
@@ -237,7 +238,8 @@ class MarketJudge:
         if (fire["sequence"], price) != newest[:2] or newest.live is False:
             yield f"oracle: {order_id} fires at once at {fire}, the newest is {newest}"
         up, down, *_ = _levels(order, triggered=progress.get("triggered", False))
-        if not ((up is not None and price >= up) or (down is not None and price <= down)):
+        queued = order["order_type"].startswith("MARKET")
+        if not queued and not ((up is not None and price >= up) or (down is not None and price <= down)):
             yield f"oracle: {order_id} fires at once at {float(price)}, and waits for {up} or {down}"
 
     # The end ----------------------------------------------------------------------------------------------------------
@@ -291,10 +293,11 @@ class MarketJudge:
                 yield f"I13: {order_id} fired at {float(price)} and was filled at {order['average_price']}"
         elif order["status"] != "FAILED" or order["reason_code"] not in REFUSED_AT_THE_FIRE:
             yield f"I13: {order_id} fired and is {order['status']} {order['reason_code']}"
-        cap = _cap(order, progress, None if hit is None else hit.watermark)
-        over = cap is not None and price > cap
+        cap, floor = _cap(order, progress, None if hit is None else hit.watermark), _floor(order)
+        over = (cap is not None and price > cap) or (floor is not None and price < floor)
         if over != (order["reason_code"] == "SLIPPAGE_EXCEEDED"):
-            yield f"cap: {order_id} fired at {float(price)}, its cap is {cap and float(cap)}: {order['status']}"
+            bound = cap if floor is None else floor
+            yield f"cap: {order_id} fired at {float(price)}, its bound is {bound and float(bound)}: {order['status']}"
 
 
 def _hit(row: Row) -> Hit:
@@ -339,6 +342,7 @@ def _waiting(row: Row, progress: Mapping[str, Any]) -> Waiting:
         bps=row["trail_bps"],
         watermark=Fraction(progress["rest"]["watermark"]) if is_trail else None,
         expires_at=row["expires_at"],
+        queued=row["queued"],
         since=since,
     )
 
@@ -370,8 +374,8 @@ def _levels(order: Row, *, triggered: bool) -> tuple[Fraction | None, ...]:
 
 
 def _trail_and_time(order: Row) -> tuple[Any, ...]:
-    terms = _terms(order)
-    ends_at = terms.get("expires_at")
+    terms, progress = _terms(order), json.loads(order["progress"])
+    ends_at = terms.get("expires_at") or progress.get("ends_at")
     ends = None if ends_at is None else datetime.fromisoformat(ends_at)
     return _fraction(terms.get("trail_amount")), terms.get("trail_bps"), ends
 
@@ -390,8 +394,11 @@ def _asks_no_more(before: Row, order: Row) -> bool:
 
 
 def _worst(order: Row, progress: Mapping[str, Any]) -> Fraction:
-    """Return the highest price that a BUY can ever pay."""
+    """Return the highest price that a BUY can ever pay. One that found its asset open fills at its quote, or not."""
     terms = _terms(order)
+    if order["order_type"].startswith("MARKET"):
+        was_open = progress["quote"].get("is_open", True)
+        return Fraction(progress["quote"]["price"]) if was_open else _slipped(order, Fraction(order["price"]))
     if "limit_price" in terms and not order["order_type"].startswith("BRACKET"):
         return Fraction(terms["limit_price"])
     if "trigger_price" in terms:
@@ -407,6 +414,14 @@ def _cap(order: Row, progress: Mapping[str, Any], watermark: Fraction | None) ->
         return None
     worst = _worst(order, progress)
     return worst if watermark is None else min(worst, _slipped(order, _trail_level(terms, watermark)))
+
+
+def _floor(order: Row) -> Fraction | None:
+    """Return the least that a SELL takes which waited for the opening; every other one exits at any price."""
+    if order["order_type"] != "MARKET_SELL":
+        return None
+    bps = SLIPPAGE_BPS if order["slippage_bps"] is None else order["slippage_bps"]
+    return Fraction(order["price"]) * (1 - Fraction(bps, 10_000))
 
 
 def _terms(order: Row) -> dict[str, Any]:

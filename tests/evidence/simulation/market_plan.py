@@ -102,6 +102,11 @@ def _order(chance: Random, ticks: tuple[TickPlan, ...]) -> OrderPlan:
     side, kind = chance.choice(("BUY", "SELL")), chance.choice(_KINDS)
     price = next((float(tick.price) for tick in reversed(ticks) if tick.at < at), _START)
     terms = _terms(chance, kind, side, price if on_wave else None)
+    seen: str | None = None
+    if on_wave and _one_in(chance, 6):
+        at, seen, terms = _queues(chance, ticks, at)
+    elif _one_in(chance, 3):
+        terms = structs.replace(terms, queue_when_closed=True)
     if terms.time_in_force == "GTD":
         meets = chance.choice(ticks).at - at + chance.choice((-0.01, 0.0, 0.005, 0.02))
         ends = chance.choice((chance.uniform(0, 90), meets if meets > 0 else chance.uniform(0, 20)))
@@ -112,7 +117,7 @@ def _order(chance: Random, ticks: tuple[TickPlan, ...]) -> OrderPlan:
         asset_id="WAVE" if on_wave else "BTC",
         side=side,
         quantity=chance.choice(("0.5", "0.5", "1", "0.37", "1.23456789")) if on_wave else "0.01",
-        price=None,
+        price=seen,
         client_order_id=None,
         at=at,
         copies=chance.choice((1, 1, 2)),
@@ -120,6 +125,21 @@ def _order(chance: Random, ticks: tuple[TickPlan, ...]) -> OrderPlan:
         cancels=tuple(_cancel(chance, at, ticks) for _ in range(chance.choice((0, 0, 0, 1, 2)))),
         terms=terms,
     )
+
+
+def _queues(chance: Random, ticks: tuple[TickPlan, ...], at: float) -> tuple[float, str, Terms]:
+    """Draw a market order that waits for the opening: when it comes, the price that it names, and its end.
+
+    It comes soon after its asset was halted or closed, if that ever happens; else it is filled at once.
+    """
+    shut = [number for number, tick in enumerate(ticks) if tick.trading != "OPEN"]
+    number = chance.choice(shut) if shut else 0
+    at = ticks[number].at + chance.choice((0.0, 0.01, 0.5)) if shut else at
+    near = chance.choice(ticks[number : number + 3])
+    seen = f"{round(float(near.price) + chance.choice((0.0, 0.0, 0.01, 1.0, -1.0)), 2):g}"
+    ends = chance.choice((None, None, None, chance.uniform(0, 60)))
+    slippage = chance.choice((None, 0, 30, 500, 2_000))
+    return at, seen, Terms("MARKET", slippage_bps=slippage, expires_after_s=ends, queue_when_closed=True)
 
 
 def _terms(chance: Random, kind: str, side: str, price: float | None) -> Terms:

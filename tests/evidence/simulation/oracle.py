@@ -48,6 +48,8 @@ class Waiting:
     bps: int | None = None
     watermark: Fraction | None = None
     expires_at: datetime | None = None
+    queued: bool = False
+    """It waits for the opening: every live price meets it."""
     since: tuple[int, datetime] | None = None
 
     def after(self, price: Fraction) -> Waiting:
@@ -58,6 +60,8 @@ class Waiting:
 
     def is_met(self, price: Fraction) -> bool:
         """Tell whether a price meets what the order waits for."""
+        if self.queued:
+            return True
         if self.watermark is None:
             return (self.up is not None and price >= self.up) or (self.down is not None and price <= self.down)
         away = self.watermark - price if self.is_sell else price - self.watermark

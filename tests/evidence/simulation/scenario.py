@@ -49,7 +49,10 @@ class Cancel(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a conditional order waits for; the fields of its request. `expires_after_s` counts from its `at`."""
+    """What a conditional order waits for; the fields of its request. `expires_after_s` counts from its `at`.
+
+    Of a market order: that it waits for the opening while its asset does not trade.
+    """
 
     kind: str
     limit_price: str | None = None
@@ -59,6 +62,7 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     slippage_bps: int | None = None
     time_in_force: str | None = None
     expires_after_s: float | None = None
+    queue_when_closed: bool | None = None
 
 
 class What(StrEnum):

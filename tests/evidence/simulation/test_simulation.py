@@ -33,7 +33,7 @@ HISTORIES: Final = int(os.environ.get("SIMULATED_HISTORIES", "1500"))
 FIRST_SEED: Final = 1
 FIRES: Final = (
     "fires at a tick", "is triggered", "fires after its trigger", "trailing stop fires", "fires on entry",
-    "bracket fires up", "bracket fires down",
+    "bracket fires up", "bracket fires down", "fires at the opening",
 )  # fmt: skip
 CHANGES: Final = (
     *(f"order {what}" for what in ("is suspended", "is released", "is RAISING", "is LOWERING", "fires when amended")),

@@ -38,6 +38,7 @@ from saga_kit.runtime.crash_points import watch
 from tests.evidence.simulation.broker import Broker, Group, Record
 from tests.evidence.simulation.database import EPOCH, Database, Engine, ServerError, Transaction
 from tests.evidence.simulation.judge import Judge
+from tests.evidence.simulation.market_judge import RESTING
 from tests.evidence.simulation.node import SESSION_S, Node, watcher
 from tests.evidence.simulation.prices import Prices
 from tests.evidence.simulation.scenario import (
@@ -73,7 +74,6 @@ TOLERATES_LOSS: Final = frozenset(
 )
 """Topics whose messages may be lost, since they come again: questions, answers and the newest prices. Users repeat
 requests, and may lose changes; no event may be lost."""
-_RESTING: Final = frozenset({"WORKING", "AMENDING", "RAISING", "LOWERING"})
 _BY: Final = {"operator": "@operator:olga", "another user": "mallory"}
 """Who asks, if not the order's user."""
 _PAGES: Final = ("(0,0)", "(100000,0)")
@@ -263,6 +263,7 @@ class World:
             slippage_bps=terms.slippage_bps,
             time_in_force=None if terms.time_in_force is None else TimeInForce(terms.time_in_force),
             expires_at=None if terms.expires_after_s is None else at + timedelta(seconds=terms.expires_after_s),
+            queue_when_closed=terms.queue_when_closed,
         )
 
     def _ask_for_change(self, plan: OrderPlan, change: Change) -> None:
@@ -321,7 +322,7 @@ class World:
         while True:
             for plan in plans:
                 row = self.database.tables["orders"].get(plan.order_id)
-                if row is not None and row["phase"] in _RESTING:
+                if row is not None and row["phase"] in RESTING:
                     self._send(OrderCancelRequested(plan.order_id, row["user_id"], row["user_id"]))
             await asyncio.sleep(SEND_AGAIN_S)
 

@@ -40,6 +40,10 @@ TRAIL: dict[str, Any] = {"trail_bps": 300, "watermark": Decimal("50000.00"), "tr
         ),
         ({"order_type": "TRAILING_STOP_SELL", "trail_bps": 305}, "waits for a price"),
         (
+            {"order_type": "MARKET_BUY", "asset_id": "NIGHT", "expires_at": "2026-03-09T12:00:00Z"},
+            "waits for the opening of NIGHT, until 2026-03-09 12:00:00 UTC",
+        ),
+        (
             {"order_type": "LIMIT_BUY", "limit_price": "48000", "expires_at": "2026-03-09T14:00:00+02:00"},
             "fires at a price <= 48,000, until 2026-03-09 12:00:00 UTC",
         ),

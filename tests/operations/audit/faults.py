@@ -332,7 +332,7 @@ RESTING: Final = (
     ),
     Fault(
         "I12", WORKS, "it waits for a price, and its row is not live: no tick",
-        (_order(WORKS, "phase = 'AMENDING'"), _row(WORKS, "live = false")),
+        (_order(WORKS, "phase = 'AMENDING', due_at = now()"), _row(WORKS, "live = false")),
         "rests by its row",
     ),
     Fault("I12", WORKS, "and it is parked", (_order(WORKS, "parked_reason = 'a lie'"),), "row of a resting order"),

@@ -63,6 +63,8 @@ async def test_the_root_says_where_to_begin(api: Api) -> None:
     ("path", "allowed"),
     [
         ("/v1/orders", "GET, HEAD, POST"),
+        ("/orders/cancel-all", "POST"),
+        ("/orders/preview", "POST"),
         ("/", "GET, HEAD"),
         ("/docs", "GET, HEAD"),
         ("/docs/1/index.css", "GET, HEAD"),

@@ -67,7 +67,7 @@ MISFITS: list[tuple[dict[str, Any], dict[str, str]]] = [
     (LIMIT | {"slippage_bps": 100}, {"slippage_bps": "is not a field of LIMIT_BUY"}),
     (LIMIT | GTD, {"expires_at": "is required with time_in_force GTD"}),
     (LIMIT | {"expires_at": "2026-03-09T12:00:00Z"}, {"expires_at": "is a field of time_in_force GTD only"}),
-    (STOP | {"time_in_force": "IOC"}, {"time_in_force": "must be one of GTC, GTD for STOP_LOSS_BUY"}),
+    (STOP | {"time_in_force": "IOC"}, {"time_in_force": "must be one of GTC, GTD, DAY for STOP_LOSS_BUY"}),
     (
         STOP | {"limit_price": "2", "slippage_bps": 5},
         {"slippage_bps": "has no meaning beside limit_price, which bounds the price"},
@@ -85,8 +85,12 @@ MISFITS: list[tuple[dict[str, Any], dict[str, str]]] = [
         {
             "trail_bps": "is not a field of MARKET_BUY",
             "time_in_force": "is not a field of MARKET_BUY",
-            "queue_when_closed": "is not a field of MARKET_BUY",
+            "price": "is required for MARKET_BUY with queue_when_closed",
         },
+    ),
+    (
+        {"price": "1", "expires_at": "2026-03-09T12:00:00Z"},
+        {"expires_at": "is a field of MARKET_BUY with queue_when_closed only"},
     ),
 ]
 

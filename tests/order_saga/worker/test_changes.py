@@ -136,13 +136,17 @@ async def test_a_trail_that_the_market_meets_already_is_refused(db: OrderDatabas
 
 async def test_a_suspended_order_fires_at_no_tick_and_still_expires(db: OrderDatabase) -> None:
     """Its row is not live, so no tick finds it; the scanner of expiries does."""
-    soon = await clock(db) + timedelta(milliseconds=50)
-    order_id = await rests(db, OrderType.LIMIT_SELL, time_in_force=TimeInForce.GTD, expires_at=soon)
+    until = await clock(db) + timedelta(hours=1)
+    order_id = await rests(db, OrderType.LIMIT_SELL, time_in_force=TimeInForce.GTD, expires_at=until)
     await db.tell(OrderHoldRequested(order_id, "alice", "alice"))
     row = await resting_row(db)
     assert (False, True) == (row["live"], row["suspended"])
     assert (await shown(db))["on_hold"]
-    await db.execute("SELECT pg_sleep(0.06)")
+    await db.execute("UPDATE orders.resting SET expires_at = expires_at - interval '1 day'")
+    await db.execute(
+        "UPDATE orders.orders SET terms = jsonb_set(terms::jsonb, '{expires_at}', to_jsonb($1::text))::text",
+        (until - timedelta(days=1)).isoformat(),
+    )
     async with begin(db.engine) as tx:
         assert await resting_store.expired(tx, 10) == [order_id]
     assert await db.tell(ExpiryDue(order_id)) == [f"{order_id}:refund"]
