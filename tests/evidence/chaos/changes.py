@@ -72,7 +72,7 @@ def _shown(order_id: str, wire: Wire, story: Story) -> Findings:
     states: dict[str, str] = {}
     revision = 1
     for _, records in sorted(wire.told.get(order_id, {}).items()):
-        order = json.loads(records[0].value)["order"]
+        order = json.loads(records[0].value).get("order", {})
         revision = order.get("revision") or revision
         if (amend := order.get("amend")) is not None:
             before = states.get(amend["amend_id"], "PENDING")
