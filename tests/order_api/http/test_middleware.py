@@ -35,7 +35,7 @@ async def test_every_error_is_a_problem_document(api: Api) -> None:
         assert f"/problems/{problem['code']}" == problem["type"]
         assert (answer.status_code, answer.request.url.path) == (problem["status"], problem["instance"])
         assert all(isinstance(problem[name], str) for name in ("title", "detail"))
-    assert ["GET, HEAD", "GET, HEAD, POST"] == [answer.headers["allow"] for answer in answers[1:3]]
+    assert ["GET, HEAD, PATCH", "GET, HEAD, POST"] == [answer.headers["allow"] for answer in answers[1:3]]
 
 
 async def test_a_problem_names_any_path_as_a_uri(api: Api) -> None:
@@ -47,7 +47,7 @@ async def test_a_problem_names_any_path_as_a_uri(api: Api) -> None:
 def test_every_problem_is_in_the_table() -> None:
     """Each code has its row, and only a status that the interface names."""
     assert set(Code) == PROBLEMS.keys()
-    known = {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 503}
+    known = {400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429, 431, 500, 503}
     assert known == {kind.status for kind in PROBLEMS.values()}
 
 
