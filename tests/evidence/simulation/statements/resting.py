@@ -107,7 +107,10 @@ def _watermark(tx: Transaction, row: Row) -> str | None:
         for (asset_id, side, upto), step in tx.rows("peaks")
         if (asset_id, side) == (row["asset_id"], row["side"]) and upto >= row["from_sequence"]
     )
-    return as_text(steps[0][1]) if steps else None
+    if steps:
+        return as_text(steps[0][1])
+    mark = tx.get("marks", row["asset_id"])
+    return None if mark is None or mark["sequence"] < row["from_sequence"] else as_text(mark["price"])
 
 
 async def insert_rows(tx: Transaction, *arrays: list[Any]) -> Result:
