@@ -6,6 +6,8 @@ The views of orders show them from 0019 on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from alembic import op
 
 from migrations.owner import replace_views, run
@@ -18,13 +20,13 @@ def upgrade() -> None:
     """Know the phases, and keep suspended orders apart."""
     run(UP)
     questions = _questions(assets="IN ('check', 'recheck')")
-    resting = _resting(more=", waits.suspended")
+    resting = _resting(_step_or_mark, more=", waits.suspended")
     replace_views(op.get_bind(), {"audit.resting": resting, "audit.questions": questions})
 
 
 def downgrade() -> None:
     """Forget them. It fails while an order is being changed, since that could not go on."""
-    resting, questions = _resting(more=""), _questions(assets="= 'check'")
+    resting, questions = _resting(_step, more=""), _questions(assets="= 'check'")
     replace_views(op.get_bind(), {"audit.resting": resting, "audit.questions": questions})
     run(DOWN)
 
@@ -84,10 +86,23 @@ def _step(column: str) -> str:
         ORDER BY peak.upto LIMIT 1)"""
 
 
-def _resting(more: str) -> str:
+def _step_or_mark(column: str) -> str:
+    """Select of the first step that an order has not passed. The mark is one too, with no row among the others."""
+    return f"""(
+        SELECT step.{column} FROM (
+            (SELECT upto, price, set_by FROM orders.peaks AS peak
+             WHERE peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
+             ORDER BY upto LIMIT 1)
+            UNION ALL
+            SELECT sequence, price, sequence FROM orders.marks AS mark
+            WHERE mark.asset_id = waits.asset_id AND mark.sequence >= waits.from_sequence
+        ) AS step WHERE num_nonnulls(waits.trail_amount, waits.trail_bps) > 0 ORDER BY step.upto LIMIT 1)"""
+
+
+def _resting(step: Callable[[str], str], more: str) -> str:
     return f"""
     SELECT waits.order_id, waits.asset_id, waits.side, waits.revision, waits.live, waits.up_price, waits.down_price,
         waits.from_sequence, waits.entered_at, waits.expires_at, waits.triggered_sequence, waits.fired_sequence,
-        waits.fired_price, {_step("price")} AS watermark, {_step("set_by")} AS watermark_sequence, waits.fired_at,
+        waits.fired_price, {step("price")} AS watermark, {step("set_by")} AS watermark_sequence, waits.fired_at,
         waits.told{more}
     FROM orders.resting AS waits"""

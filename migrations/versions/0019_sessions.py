@@ -1,7 +1,8 @@
 """Market orders may wait for an opening (QUEUED), orders may end with the session (DAY), and assets have sessions.
 
 The views of orders show `expires_at` also where the order did not name it, as it was fixed when it began to rest; and
-what amends, suspensions and releases (0016) have made of an order.
+what amends, suspensions and releases (0016) have made of an order. A trailing stop's watermark is the mark's price
+where that is the best since it rests; older views showed the price that it began from then.
 """
 # ruff: noqa: S608 - what the statements are made of is written here
 
@@ -17,7 +18,7 @@ down_revision = "0018"
 
 def upgrade() -> None:
     """Know the phase and the reason, show when an order ends, and keep the sessions of assets."""
-    now = _views(resting=_RESTING, ends_at=_ENDS_AT, revision=_REVISION, more=_CHANGED)
+    now = _views(resting=_RESTING, ends_at=_ENDS_AT, revision=_REVISION, first_step=_WITH_THE_MARK, more=_CHANGED)
     replace_views(op.get_bind(), now)
     run(UP)
 
@@ -25,7 +26,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Forget them. It fails while an order queues, since that could not go on."""
     run(DOWN)
-    replace_views(op.get_bind(), _views(resting="'WORKING'", ends_at=_EXPIRES_AT, revision="1", more=""))
+    replace_views(
+        op.get_bind(), _views(resting="'WORKING'", ends_at=_EXPIRES_AT, revision="1", first_step=_OF_ROWS, more="")
+    )
 
 
 _RESTING = "'QUEUED', 'WORKING', 'AMENDING', 'RAISING', 'LOWERING'"
@@ -116,14 +119,30 @@ _CURRENCIES = """
 _WATERMARK = """(CASE
         WHEN progress -> 'fire' ->> 'watermark' IS NOT NULL AND phase NOT IN (RESTING, 'REFUNDING')
             THEN (progress -> 'fire' ->> 'watermark')::numeric
-        WHEN phase IN (RESTING) AND progress -> 'rest' ->> 'watermark' IS NOT NULL THEN coalesce((
+        WHEN phase IN (RESTING) AND progress -> 'rest' ->> 'watermark' IS NOT NULL
+            THEN coalesce(FIRST_STEP, (progress -> 'rest' ->> 'watermark')::numeric)
+        ELSE (progress -> 'rest' ->> 'watermark')::numeric END)::numeric(38, 18)"""
+# The mark is a step too, with no row among the others.
+_OF_ROWS = """(
             SELECT step.price FROM orders.peaks AS step
             WHERE step.asset_id = every.asset_id
                 AND step.side = CASE right(every.order_type, 4) WHEN '_BUY' THEN 'BUY' ELSE 'SELL' END
                 AND step.upto >= (progress -> 'rest' ->> 'from_sequence')::bigint
             ORDER BY step.upto LIMIT 1
-        ), (progress -> 'rest' ->> 'watermark')::numeric)
-        ELSE (progress -> 'rest' ->> 'watermark')::numeric END)::numeric(38, 18)"""
+        )"""
+_WITH_THE_MARK = """(
+            SELECT step.price FROM (
+                (SELECT upto, price FROM orders.peaks AS peak
+                 WHERE peak.asset_id = every.asset_id
+                    AND peak.side = CASE right(every.order_type, 4) WHEN '_BUY' THEN 'BUY' ELSE 'SELL' END
+                    AND peak.upto >= (progress -> 'rest' ->> 'from_sequence')::bigint
+                 ORDER BY upto LIMIT 1)
+                UNION ALL
+                SELECT sequence, price FROM orders.marks AS mark
+                WHERE mark.asset_id = every.asset_id
+                    AND mark.sequence >= (progress -> 'rest' ->> 'from_sequence')::bigint
+            ) AS step ORDER BY step.upto LIMIT 1
+        )"""
 _TRAIL = "coalesce((terms ->> 'trail_amount')::numeric, watermark * (terms ->> 'trail_bps')::numeric * 0.0001)"
 # As `order_saga.core.trail.trail_level`: exact, and rounded to the tick away from early firing.
 _TRAIL_LEVEL = f"""(
@@ -145,8 +164,8 @@ _SHOWN_LEVEL = f"""(
     )"""
 # What an order holds is shown from its rest on until the money has moved.
 _UNMOVED = "terms IS NOT NULL AND phase IN (RESTING, 'REFUNDING') AND progress -> 'rest' IS NOT NULL"
-# A market order that does not queue has no terms, and nobody looks into its document for them. `RESTING`, `ENDS_AT` and
-# `REVISION` are filled in by `_views`.
+# A market order that does not queue has no terms, and nobody looks into its document for them. `RESTING`, `ENDS_AT`,
+# `REVISION` and `FIRST_STEP` are filled in by `_views`.
 _CONDITIONAL = f"""
     (terms ->> 'limit_price')::numeric(38, 18) AS limit_price,
     CASE WHEN terms IS NULL THEN NULL WHEN terms ->> 'trigger_price' IS NOT NULL
@@ -163,9 +182,9 @@ _CONDITIONAL = f"""
     CASE WHEN {_UNMOVED} THEN (progress -> 'hold' ->> 'amount')::numeric(38, 18) END AS held_amount"""
 
 
-def _views(*, resting: str, ends_at: str, revision: str, more: str) -> dict[str, str]:
+def _views(*, resting: str, ends_at: str, revision: str, first_step: str, more: str) -> dict[str, str]:
     shown = f"{_CONDITIONAL}{more}".replace("RESTING", resting).replace("ENDS_AT", ends_at)
-    shown = shown.replace("REVISION", revision)
+    shown = shown.replace("REVISION", revision).replace("FIRST_STEP", first_step)
     live, archived = "progress::jsonb AS progress, terms::jsonb AS terms", "progress, terms::jsonb AS terms"
     return {
         "api.orders": f"""

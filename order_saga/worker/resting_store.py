@@ -34,7 +34,7 @@ _BEFORE_THE_FIRE: Final = frozenset({Phase.VALIDATING, Phase.RESERVING, *RESTING
 
 _SHARE: Final = "SELECT pg_advisory_xact_lock_shared($1::int, number) FROM unnest($2::int[]) AS number"
 # Marks by asset, with whether each is live; the news of orders; from where orders rest, and their watermarks.
-# The mark is the last step of its asset's path, with no row among the steps: it serves whom no earlier step serves.
+# The mark is a step too, with no row among the others.
 _LOOK: Final = f"""
     SELECT asset_id, sequence, price::text, trading = 'OPEN'
             AND $2::timestamptz - least(appended_at, confirmed_at) <= interval '{MAX_TICK_AGE_S:g} s' AS is_live, as_of,
@@ -45,15 +45,15 @@ _LOOK: Final = f"""
         order_id, fired_sequence, fired_price::text, fired_watermark::text
     FROM orders.resting WHERE order_id = ANY($3::uuid[]) AND ({FIRED})
     UNION ALL
-    SELECT waits.asset_id, from_sequence, CASE WHEN num_nonnulls(waits.trail_amount, waits.trail_bps) > 0 AND waits.live
-            THEN coalesce((
-                SELECT price FROM orders.peaks AS peak
-                WHERE peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
-                ORDER BY peak.upto LIMIT 1
-            ), (
-                SELECT price FROM orders.marks AS mark
+    SELECT waits.asset_id, from_sequence, CASE WHEN num_nonnulls(trail_amount, trail_bps) > 0 AND live THEN (
+            SELECT price::text FROM (
+                (SELECT upto, price FROM orders.peaks AS peak
+                 WHERE peak.asset_id = waits.asset_id AND peak.side = waits.side AND peak.upto >= waits.from_sequence
+                 ORDER BY peak.upto LIMIT 1)
+                UNION ALL
+                SELECT sequence, price FROM orders.marks AS mark
                 WHERE mark.asset_id = waits.asset_id AND mark.sequence >= waits.from_sequence
-            ))::text END, NULL, NULL, order_id, NULL, NULL, NULL
+            ) AS step ORDER BY upto LIMIT 1) END, NULL, NULL, order_id, NULL, NULL, NULL
     FROM orders.resting AS waits
     WHERE order_id = ANY($3::uuid[]) AND from_sequence IS NOT NULL AND fired_sequence IS NULL"""  # noqa: S608 - our own words
 _INSERT: Final = """

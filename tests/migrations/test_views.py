@@ -370,6 +370,41 @@ async def test_a_trailing_stop_shows_its_watermark_as_of_the_read(
     assert (55_000, rest.from_sequence + 1) == tuple(row)
 
 
+async def test_a_trailing_stop_whose_market_is_at_its_best_shows_that(owner: asyncpg.Connection) -> None:
+    """The mark is the last step and has no row; a quote beyond it is a step of younger orders alone."""
+    saga = _conditional(OrderType.TRAILING_STOP_SELL, {"trail_bps": 455}, reserved())
+    rest = saga.progress.rest
+    assert rest is not None
+    await owner.execute(
+        """
+        INSERT INTO orders.orders (order_id, user_id, asset_id, order_type, terms, phase, status, version,
+            cancel_requested, filled_quantity, fee, progress, history_seq, created_at, updated_at)
+        VALUES ($1, 'alice', 'BTC', 'TRAILING_STOP_SELL', '{"trail_bps": 455}', 'WORKING', 'CONFIRMED', 2, false, 0, 0,
+            $2, 0, $3, $3)""",
+        *(ORDER, encode(saga.progress).decode(), AT),
+    )
+    await owner.execute(
+        """
+        INSERT INTO orders.resting (order_id, asset_id, side, revision, live, queued, trail_bps, from_sequence,
+            entered_at, told)
+        VALUES ($1, 'BTC', 'SELL', 1, true, false, 455, $2, $3, false)""",
+        *(ORDER, rest.from_sequence, AT),
+    )
+    await owner.execute(
+        """
+        INSERT INTO orders.marks (asset_id, sequence, price, as_of, confirmed_at, appended_at, trading, live)
+        VALUES ('BTC', $1, 55000, $2, $2, $2, 'OPEN', true), ('ETH', $1, 1, $2, $2, $2, 'OPEN', true)""",
+        *(rest.from_sequence + 4, AT),
+    )
+    await owner.execute("INSERT INTO orders.peaks VALUES ('BTC', 'SELL', $1, 54000, $1)", rest.from_sequence + 5)
+
+    for view in ("api.orders", "audit.orders"):
+        [row] = await owner.fetch(f"SELECT watermark, trigger_price FROM {view}")
+        assert (55_000, Price("52497.5")) == tuple(row)
+    [row] = await owner.fetch("SELECT watermark, watermark_sequence FROM audit.resting")
+    assert (55_000, rest.from_sequence + 4) == tuple(row)
+
+
 _ARCHIVE_ENDED = """
     WITH ended AS (DELETE FROM orders.orders WHERE phase IN ('COMPLETED', 'FAILED', 'CANCELLED') RETURNING *)
     INSERT INTO orders.archive (order_id, user_id, order_type, terms, phase, status, version, reason_code,

@@ -100,17 +100,18 @@ def _begun(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
 
 
 def _watermark(tx: Transaction, row: Row) -> str | None:
+    """Give the price of the first step that an order has not passed; the mark is one, too."""
     if (row["trail_amount"], row["trail_bps"]) == (None, None) or not row["live"]:
         return None
-    steps = sorted(
+    steps = [
         (upto, step["price"])
         for (asset_id, side, upto), step in tx.rows("peaks")
-        if (asset_id, side) == (row["asset_id"], row["side"]) and upto >= row["from_sequence"]
-    )
-    if steps:
-        return as_text(steps[0][1])
-    mark = tx.get("marks", row["asset_id"])
-    return None if mark is None or mark["sequence"] < row["from_sequence"] else as_text(mark["price"])
+        if (asset_id, side) == (row["asset_id"], row["side"])
+    ]
+    if (mark := tx.get("marks", row["asset_id"])) is not None:
+        steps.append((mark["sequence"], mark["price"]))
+    there = sorted(step for step in steps if step[0] >= row["from_sequence"])
+    return as_text(there[0][1]) if there else None
 
 
 async def insert_rows(tx: Transaction, *arrays: list[Any]) -> Result:
