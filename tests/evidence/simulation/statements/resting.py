@@ -110,7 +110,9 @@ def _watermark(tx: Transaction, row: Row) -> str | None:
     if steps:
         return as_text(steps[0][1])
     mark = tx.get("marks", row["asset_id"])
-    return None if mark is None or mark["sequence"] < row["from_sequence"] else as_text(mark["price"])
+    if mark is None or mark["sequence"] < row["from_sequence"]:
+        return None
+    return as_text(mark["price"])
 
 
 async def insert_rows(tx: Transaction, *arrays: list[Any]) -> Result:
