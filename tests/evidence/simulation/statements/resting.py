@@ -99,7 +99,7 @@ def _begun(tx: Transaction, order_ids: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _watermark(tx: Transaction, row: Row) -> str | None:
+def _watermark(tx: Transaction, row: Row) -> Any:
     """Give the price of the first step that an order has not passed; the mark is one, too."""
     if (row["trail_amount"], row["trail_bps"]) == (None, None) or not row["live"]:
         return None
