@@ -43,7 +43,7 @@ def test_whatever_the_network_does_the_hold_pays_for_the_terms_in_force(case: Ca
     sys.stdout.write(f"\n{case}, changed: {len(explored.nodes):,} states, {explored.moves:,} moves, complete")
     assert len(explored.nodes) >= {"LIMIT_BUY": 8_000, "STOP_LOSS_SELL": 15_000}[case.order_type]
     phases = {world.walk.states[state.saga].phase for state in explored.nodes}
-    assert phases == {*RESTING, Phase.SETTLING, Phase.REFUNDING, *TERMINAL}
+    assert phases == {*RESTING, Phase.SETTLING, Phase.REFUNDING, *TERMINAL} - {Phase.QUEUED}
 
 
 @EACH
