@@ -62,7 +62,8 @@ async def test_adjusted_holds_are_worth_what_their_rows_say(database: Database, 
         f"{raised}, refunded = refunded + 5 WHERE state IN ('SETTLED', 'REFUNDED') AND hold_id NOT LIKE 'hold:%'",
     ]
     assert ["UPDATE 1", "UPDATE 4"] == [await healthy.execute(statement) for statement in changed]
-    moved = "UPDATE balances.accounts SET available = available - 5, held = held + 5 WHERE user_id = 'alice' AND asset_id = 'USD'"
+    account = "user_id = 'alice' AND asset_id = 'USD'"
+    moved = f"UPDATE balances.accounts SET available = available - 5, held = held + 5 WHERE {account}"
     assert ["I1"] == [finding.invariant for finding in await _audit(database)]
     await healthy.execute(moved)
     assert [] == await _audit(database)
