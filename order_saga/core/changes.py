@@ -20,7 +20,7 @@ from contracts.vocabulary import OPERATOR_PREFIX, ReasonCode
 from order_saga.core.judgement import cancel_outcome, expired_outcome
 from order_saga.core.phases import AMENDS_MAX, PHASES, RESTING, SUSPENSIONS_MAX
 from order_saga.core.revision import revised
-from order_saga.core.saga import Amending, Ignored, Phase, Suspension, Why
+from order_saga.core.saga import Amending, Ignored, Phase, Suspension, Why, Wish
 from order_saga.core.transition import enter_phase, fire, market, note_rest, put_in_force, refuse
 from order_saga.core.weighing import Judged, judge_release, only_time_changes, refusal_at_once
 
@@ -63,8 +63,9 @@ def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
     """Suspend a resting order. An operator's suspension takes the place of its user's."""
     saga, name, detail = draft.saga, "OrderHoldRequested", _by(message)
     known = saga.progress
-    if ignored := _not_now(draft, message, detail):
+    if ignored := _not_now(draft, message, detail) or _overtaken(draft, message, detail):
         return ignored
+    _note_wish(draft, message)
     by_operator = _is_operator(message.requested_by)
     if known.suspended is not None and (_is_operator(known.suspended.requested_by) or not by_operator):
         return Ignored(Why.DUPLICATE, name, detail)
@@ -85,8 +86,13 @@ def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
 def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     """Let a suspended order rest again as if it were accepted now, or say why that is not possible."""
     saga, name, detail = draft.saga, "OrderReleaseRequested", _by(message)
-    if ignored := _not_now(draft, message, detail) or _not_released_by(saga, message, detail):
+    ignored = _not_now(draft, message, detail) or _overtaken(draft, message, detail)
+    if ignored := ignored or _not_released_by(saga, message, detail):
         return ignored
+    _note_wish(draft, message)
+    if saga.progress.suspended is None:  # its time is kept all the same: a hold from before it may come yet
+        draft.note("ignored", name, why=Why.DUPLICATE, **detail)
+        return None
     expired = expired_outcome(saga.expires_at, draft.now)
     if expired is not None and saga.parked_reason is None:  # a parked order expires when it is resumed
         draft.note("expired", name)
@@ -112,13 +118,31 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
 
 
 def _not_released_by(saga: Saga, message: OrderReleaseRequested, detail: dict[str, Any]) -> Ignored | None:
-    """Say that an order is not suspended, or by whom else it is, or None."""
+    """Say that an operator has suspended the order, and its user would release it, or that nobody has; else None."""
     suspended, name = saga.progress.suspended, type(message).__name__
-    if suspended is None:
+    if suspended is None and message.requested_at is None:
         return Ignored(Why.DUPLICATE, name, detail)
-    if _is_operator(suspended.requested_by) and not _is_operator(message.requested_by):
-        return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
-    return None
+    if suspended is None or not _is_operator(suspended.requested_by) or _is_operator(message.requested_by):
+        return None
+    return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
+
+
+def _overtaken(
+    draft: Draft, message: OrderHoldRequested | OrderReleaseRequested, detail: dict[str, Any]
+) -> Ignored | None:
+    """Say that the same requester has asked for something else since: a message that was held up comes too late.
+
+    Times of different requesters are by different clocks, and are not compared.
+    """
+    known = draft.saga.progress.wish
+    if known is None or message.requested_at is None or known.requested_by != message.requested_by:
+        return None
+    return Ignored(Why.LATE, type(message).__name__, detail) if message.requested_at < known.requested_at else None
+
+
+def _note_wish(draft: Draft, message: OrderHoldRequested | OrderReleaseRequested) -> None:
+    if message.requested_at is not None:
+        draft.learn(wish=Wish(message.requested_by, message.requested_at))
 
 
 def _not_now(draft: Draft, message: ChangeRequested, detail: dict[str, Any]) -> Ignored | None:

@@ -221,6 +221,13 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """The last hold or release that was acted on. One that its requester asked for before it comes too late."""
+
+    requested_by: str
+    requested_at: datetime
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """How a saga that is refunding will end; shown only at the end."""
 
@@ -273,6 +280,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     suspended: Suspension | None = None
     suspensions: int = 0
     """How often the order was suspended."""
+    wish: Wish | None = None
     release_refused: ReasonCode | None = None
     """Why the last release was not possible."""
 

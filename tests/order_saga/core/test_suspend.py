@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import pytest
+from msgspec import structs
 
 from contracts.amends import AmendRefusal, AmendState
 from contracts.decimals import Price
@@ -232,3 +233,31 @@ def test_a_release_that_fills_the_order_is_before_an_open_amend() -> None:
     """The old terms are met, so the amend is too late."""
     story = suspended().tell(amend(limit_price="48900")).trade("48950", 30).tell(release())
     assert (story.saga.average_price, story.verdict[2]) == (Price(48_950), AmendRefusal.TOO_LATE)
+
+
+# Messages that were held up -------------------------------------------------------------------------------------------
+
+
+def _at(message: Any, seconds: float) -> Any:
+    return structs.replace(message, requested_at=NOW + timedelta(seconds=seconds))
+
+
+def test_a_hold_that_was_held_up_does_not_undo_a_later_release() -> None:
+    """It is too late, whether it was read once before or not: its user has asked for something else since."""
+    story = Story(LIMIT_BUY, approved(), reserved(), _at(suspend(), 1), _at(release(), 2), _at(suspend(), 1))
+    assert (story.shown.on_hold, story.why) == (False, Why.LATE)
+    story = Story(LIMIT_BUY, approved(), reserved(), _at(release(), 2), _at(suspend(), 1))
+    assert (story.shown.on_hold, story.why) == (False, Why.LATE)
+    assert story.tell(_at(suspend(), 3)).shown.on_hold
+
+
+def test_a_release_that_was_held_up_does_not_undo_a_later_hold() -> None:
+    """The order stays where its user wants it."""
+    story = Story(LIMIT_BUY, approved(), reserved(), _at(suspend(), 3), _at(release(), 2))
+    assert (story.shown.on_hold, story.why) == (True, Why.LATE)
+
+
+def test_times_of_different_requesters_are_not_compared() -> None:
+    """An operator's clock may be behind the user's."""
+    story = Story(LIMIT_BUY, approved(), reserved(), _at(suspend(), 9), _at(suspend(OPERATOR), 1))
+    assert story.saga.progress.suspended == Suspension(OPERATOR, None)
