@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from msgspec import structs
 
+from contracts.assets import is_for_preview, preview_id
 from contracts.decimals import Price, Quantity
 from contracts.orders import OrderRequested
 from contracts.terms import FIELDS, Terms, faults, slippage_of, terms_of
@@ -168,3 +169,18 @@ def test_a_market_order_has_no_terms_and_every_other_keeps_all_of_them() -> None
     assert terms_of(gtd) == Terms(
         trail_bps=100, queue_when_closed=True, time_in_force=TimeInForce.GTD, expires_at=LATER
     )
+
+
+def test_only_what_may_wait_for_a_time_takes_a_time_in_force() -> None:
+    """A market order waits for the opening at most, and only until a time."""
+    assert FIELDS[OrderKind.MARKET].of_time == ("expires_at", "queue_when_closed")
+    others = [rules.of_time for kind, rules in FIELDS.items() if kind is not OrderKind.MARKET]
+    assert set(others) == {("time_in_force", "expires_at", "queue_when_closed")}
+
+
+def test_the_check_of_a_preview_is_told_by_its_id() -> None:
+    """No order's check has such an id."""
+    number = UUID(int=7)
+    assert is_for_preview(preview_id(number))
+    assert not is_for_preview(f"{number}:check")
+    assert not is_for_preview(f"{number}:check.2")

@@ -20,7 +20,14 @@ from contracts.balance import BalanceReserved
 from contracts.codec import Message, decode, outgoing
 from contracts.decimals import Price, Quantity
 from contracts.envelope import read_envelope
-from contracts.topics import ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES
+from contracts.topics import (
+    ASSETS_COMMANDS,
+    ASSETS_REPLIES,
+    BALANCE_COMMANDS,
+    BALANCE_REPLIES,
+    HOLDS_EVENTS,
+    HOLDS_REQUESTS,
+)
 from contracts.vocabulary import OrderType
 from participants.assets.price_store import set_price
 from participants.assets.rules import Asset
@@ -28,7 +35,7 @@ from participants.assets.store import put_asset
 from tests.participants.support import Balance, order, reserve
 from tests.support.infrastructure import Database, Infrastructure
 
-TOPICS = (ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES)
+TOPICS = (ASSETS_COMMANDS, ASSETS_REPLIES, BALANCE_COMMANDS, BALANCE_REPLIES, HOLDS_REQUESTS, HOLDS_EVENTS)
 
 
 @asynccontextmanager

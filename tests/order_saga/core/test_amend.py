@@ -656,3 +656,18 @@ def test_what_is_stored_of_a_change_is_read_again() -> None:
     new = {"revision", "amend", "amending", "amend_ids", "as_requested", "trails_from", "checks", "adjustments"}
     new |= {"adjusting", "unconfirmed", "suspended", "suspensions", "release_refused"}
     assert not fields & new, "nothing is written that an older version would not know"
+
+
+def test_a_new_end_that_comes_while_it_is_asked_about_is_refused() -> None:
+    """The old one stays in force: no order ends by terms that were never put in force."""
+    story = resting(UNTIL).tell(amend(limit_price="48000", expires_at=NOW + timedelta(seconds=5)))
+    story.wait(6).tell(rechecked())
+    assert story.verdict == ("first", REFUSED, AmendRefusal.EXPIRED)
+    assert (story.saga.phase, story.shown.expires_at) == (Phase.WORKING, NOW + timedelta(hours=1))
+
+
+def test_new_terms_whose_sums_no_message_can_carry_are_refused() -> None:
+    """As on entry: what is held could not be written."""
+    story = resting(LIMIT_BUY).tell(amend(quantity="999999999999999"), rechecked())
+    assert story.verdict == ("first", REFUSED, AmendRefusal.NOTIONAL_OUT_OF_RANGE)
+    assert story.asked == []
