@@ -210,7 +210,8 @@ async def test_a_service_without_a_right_says_so_and_ends(
     login = await _new_scram_login(secure_kafka)
     list_of_rights = tmp_path / "acls.txt"
     user = login["KAFKA_SASL_USERNAME"]
-    list_of_rights.write_text(f"{user} read balance.commands\n{user} write orders.requests\n")
+    rights = ("read balance.commands", "read holds.requests", "write orders.requests")
+    list_of_rights.write_text("".join(f"{user} {right}\n" for right in rights))
     await _as_admin(secure_kafka, "acls", str(list_of_rights))
     own = {"DATABASE_URL": database.url_of("balance"), "HTTP_PORT": "0"}
     ended = await command("balance", env=secure_kafka.environment("desk") | login | own)

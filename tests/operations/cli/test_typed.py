@@ -32,7 +32,7 @@ GOOD: Final = {
     "order_type": "MARKET_BUY", "asset": "BTC", "quantity": "1", "user": "alice", "order_id": str(UUID(int=1)),
     "order_ids": str(UUID(int=1)), "participant": "balance", "letter": "orders/1", "letters": "orders/1",
     "successor": "ledger", "file": "pyproject.toml", "reason": "a test", "deposit_id": "d-1", "price": "50000",
-    "timeout_s": "60",
+    "timeout_s": "60", "hold_id": str(UUID(int=1)), "calendar": "pyproject.toml",
 }  # fmt: skip
 
 

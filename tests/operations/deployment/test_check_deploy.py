@@ -60,7 +60,7 @@ async def test_a_resting_order_that_can_not_be_loaded_is_named(db: OrderDatabase
     """A shape of its own, however many others rest."""
     await rests(db, OrderType.LIMIT_SELL, 1)
     unknown = await rests(db, OrderType.LIMIT_SELL, 2)
-    await db.execute('UPDATE orders.orders SET terms = \'{"time_in_force": "DAY"}\' WHERE order_id = $1', unknown)
+    await db.execute('UPDATE orders.orders SET terms = \'{"time_in_force": "AON"}\' WHERE order_id = $1', unknown)
     [problem] = (await check(db.url)).problems
     assert ("orders", 1, [str(unknown)]) == (problem.what, problem.count, problem.examples)
 
