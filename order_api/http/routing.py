@@ -28,8 +28,10 @@ class Direct:
 
 def route_of(scope: Scope) -> str | None:
     """Return the pattern of a request's route; None when no route is for it."""
-    if "route" in scope:
-        return scope["route"].path or None  # a mount has none: nothing in it is for this request
+    # A mount has no path: nothing in it has served the request, which may have a route with other methods.
+    if "route" in scope and scope["route"].path:
+        path: str = scope["route"].path
+        return path
     # The request was refused on its way to its route.
     return next((route.path for route in routes_for(scope)), None)
 

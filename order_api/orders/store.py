@@ -345,23 +345,25 @@ _UPSERT_CANCEL: Final = f"""
 _INSERT_REQUEST: Final = f"{NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
 
 
-def sweep_statement(table: str, columns: str, settled: str, shown: str, also: str = "") -> str:
+def sweep_statement(  # noqa: PLR0913 - what tables differ in
+    table: str, columns: str, settled: str, shown: str, also: str = "", *, key: Sequence[str] = ("order_id",)
+) -> str:
     """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).
 
     What is `shown` was read by the orchestrator (a cancel of the order was), which is more than that nothing is to be
-    done about it any more. Both are conditions on the row `c`. Its parameters: how many, the shortest pause, the
-    longest one, and how far back to look, all in seconds.
+    done about it any more. Both are conditions on the row `c`; `key` is the table's primary key. Its parameters: how
+    many, the shortest pause, the longest one, and how far back to look, all in seconds.
     """
     return f"""
         WITH due AS (
-            SELECT order_id FROM api.{table} WHERE NOT settled AND next_publish_at <= statement_timestamp()
+            SELECT {", ".join(key)} FROM api.{table} WHERE NOT settled AND next_publish_at <= statement_timestamp()
                 AND next_publish_at > statement_timestamp() - make_interval(secs => $4)
             ORDER BY next_publish_at LIMIT $1 FOR UPDATE SKIP LOCKED)
         UPDATE api.{table} AS c SET
             settled = {settled}, {also}
             next_publish_at = now()
                 + least(greatest(now() - c.created_at, make_interval(secs => $2)), make_interval(secs => $3))
-        FROM due WHERE c.order_id = due.order_id AND NOT c.settled
+        FROM due WHERE ({_columns("c", key)}) = ({_columns("due", key)})
         RETURNING {columns}, c.created_at, c.settled, {shown} AS shown"""  # noqa: S608 - the same
 
 

@@ -227,9 +227,17 @@ _READ_SUSPENSION: Final = """
     SELECT kind, detail ->> 'why', detail ->> 'reason_code', detail ->> 'reason' FROM api.history
     WHERE order_id = $1 AND name = $2 AND detail ->> 'requested_by' = $3 AND at >= $4 ORDER BY seq"""
 _SWEEP_AMENDS: Final = sweep_statement(
-    "amends", ", ".join(f"c.{name}" for name in Amend.__struct_fields__[:-1]), _AMEND_SETTLED, _AMEND_READ
+    "amends",
+    ", ".join(f"c.{name}" for name in Amend.__struct_fields__[:-1]),
+    _AMEND_SETTLED,
+    _AMEND_READ,
+    key=("order_id", "amend_id"),
 )
 _SWEEP_SUSPENSIONS: Final = sweep_statement(
-    "suspensions", ", ".join(f"c.{name}" for name in Suspension.__struct_fields__[:-1]), _WISH_SETTLED, _WISH_READ
+    "suspensions",
+    ", ".join(f"c.{name}" for name in Suspension.__struct_fields__[:-1]),
+    _WISH_SETTLED,
+    _WISH_READ,
+    key=("order_id", "requested_by"),
 )
 _HAND_BACK: Final = {table: hand_back_statement(table) for table in ("amends", "suspensions")}

@@ -106,7 +106,7 @@ def _fields(chance: Random, plan: OrderPlan, scenario: Scenario, at: float) -> d
 
 
 def _quantity(chance: Random, plan: OrderPlan) -> str:
-    if chance.random() < 0.15:
+    if chance.random() < 0.25:
         return chance.choice(_UNFIT)
     if plan.asset_id == "BTC":
         return chance.choice(("0.005", "0.01", "0.015", "0.02", "0.029"))
