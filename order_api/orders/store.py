@@ -345,7 +345,7 @@ _UPSERT_CANCEL: Final = f"""
 _INSERT_REQUEST: Final = f"{NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
 
 
-def sweep_statement(  # noqa: PLR0913 - what tables differ in
+def sweep_statement(
     table: str, columns: str, settled: str, shown: str, also: str = "", *, key: Sequence[str] = ("order_id",)
 ) -> str:
     """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).

@@ -25,7 +25,7 @@ TAKEN_REASON: Final = "another producer used this order id for an order of its o
 
 
 class OrderState(msgspec.Struct, frozen=True):
-    """The few fields of an order that change."""
+    """The fields of an order that change by themselves, and `amend`: what changed its terms last."""
 
     order_id: UUID
     status: OrderStatus

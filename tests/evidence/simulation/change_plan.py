@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _BY: Final = ("user",) * 8 + ("operator", "another user")
 _UPS_AND_DOWNS: Final = ("0.2", "0.4", "0.5", "0.7", "1", "1.5", "2", "3.3")
-_UNFIT: Final = ("0.0001", "15", "200", "0.123456789")
+_UNFIT: Final = ("0.0001", "0.0001", "15", "15", "200", "0.123456789")
 """Quantities below the least and above the largest, more than anybody has, and off the step."""
 _AWAY: Final = (0.01, 0.5, 0.5, 1.0, 1.5, 3.0, 6.0)
 _BESIDE: Final = ("49000", "49400", "49999.99", "50000", "50000.01", "50600")
@@ -51,7 +51,7 @@ def _fault(chance: Random, orders: tuple[OrderPlan, ...]) -> Fault | None:
 
 def _changes(chance: Random, plan: OrderPlan, scenario: Scenario) -> tuple[Change, ...]:
     changes: list[Change] = []
-    for number in range(chance.choice((1, 1, 2, 2, 3, 5))):
+    for number in range(chance.choice((1, 2, 2, 3, 4, 5))):
         at = _moment(chance, plan, scenario, changes)
         what = chance.choice((What.AMEND, What.AMEND, What.AMEND, What.HOLD, What.RELEASE))
         changes.append(_change(chance, plan, scenario, at, what, number))
@@ -106,7 +106,7 @@ def _fields(chance: Random, plan: OrderPlan, scenario: Scenario, at: float) -> d
 
 
 def _quantity(chance: Random, plan: OrderPlan) -> str:
-    if chance.random() < 0.25:
+    if chance.random() < 0.3:
         return chance.choice(_UNFIT)
     if plan.asset_id == "BTC":
         return chance.choice(("0.005", "0.01", "0.015", "0.02", "0.029"))

@@ -91,9 +91,10 @@ def test_an_amended_order_fires_by_its_new_terms(fields: dict[str, Any]) -> None
     assert ({"COMPLETED": 1}, 1) == (dict(outcome.ends), outcome.seen["amend APPLIED"])
 
 
-def test_a_limit_that_is_moved_into_the_market_fills_at_it() -> None:
-    """A limit order fills at the newest price when its new limit is met."""
-    outcome = _run("BUY", _BUY, (_amend(5.0, limit_price="101"),), _ticks(100))
+@pytest.mark.parametrize("quantity", ["0.5", None, "2"])
+def test_a_limit_that_is_moved_into_the_market_fills_at_it(quantity: str | None) -> None:
+    """A limit order fills at the newest price when its new limit is met, whether it needs less money now or more."""
+    outcome = _run("BUY", _BUY, (_amend(5.0, limit_price="101", quantity=quantity),), _ticks(100))
     assert ({"COMPLETED": 1}, 1) == (dict(outcome.ends), outcome.seen["order fires when amended"])
 
 

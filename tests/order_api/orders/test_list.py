@@ -191,7 +191,7 @@ async def test_whose_orders_are_listed(api: Api, orchestrator: Orchestrator) -> 
         ("status=pending", "status"),
         ("open=1", "open"),
         ("asset_id=@x", "asset_id"),
-        ("order_type=BRACKET_SELL", "order_type"),
+        ("order_type=OCO_SELL", "order_type"),
         ("created_from=2026-01-01T00:00:00", "created_from"),
         ("created_to=yesterday", "created_to"),
         ("created_to=0001-01-01T00:00:00%2B14:00", "created_to"),

@@ -71,7 +71,7 @@ async def test_the_status_is_the_fields_that_change(api: Api, orchestrator: Orch
     names = {
         "order_id", "status", "reason_code", "reason", "cancel_requested", "filled_quantity", "average_price", "fee",
         "version", "updated_at", "cash_asset_id", "fee_asset_id", "trigger_price", "triggered", "watermark", "revision",
-        "held_asset_id", "held_amount",
+        "held_asset_id", "held_amount", "on_hold", "release_refused", "amend",
     }  # fmt: skip
     assert ({name: order[name] for name in names}, '"2"') == (answer.json(), answer.headers["etag"])
 

@@ -69,7 +69,7 @@ AMOUNTS: list[Any] = [
 ]  # fmt: skip
 BAD: dict[str, list[Any]] = {
     "asset_id": [None, *NAMES],
-    "order_type": [None, "", "market_buy", "BRACKET_SELL", "BUY", 1, [], {}],
+    "order_type": [None, "", "market_buy", "OCO_SELL", "BUY", 1, [], {}],
     "quantity": [None, *AMOUNTS],
     "price": [*AMOUNTS, "1000000.01"],
     "slippage_bps": [-1, 10_001, 1.5, 1.0, "100", True, 10**30, [], {}],
@@ -79,7 +79,7 @@ BAD: dict[str, list[Any]] = {
     "trigger_price": ["0"],
     "trail_amount": [1],
     "trail_bps": [0, 4, 7, 5_005, 10.5, "100"],
-    "time_in_force": ["", "gtc", "DAY", 1],
+    "time_in_force": ["", "gtc", "day", "AON", 1],
     "expires_at": [
         *("", "tomorrow", "2026-03-09", "2026-03-09T12:00:00", "2026-13-09T12:00:00Z", "2026-03-09T12:00:00 UTC"),
         *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", 1_800_000_000, True),
