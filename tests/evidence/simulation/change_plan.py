@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _BY: Final = ("user",) * 8 + ("operator", "another user")
 _UPS_AND_DOWNS: Final = ("0.2", "0.4", "0.5", "0.7", "1", "1.5", "2", "3.3")
-_UNFIT: Final = ("0.0001", "0.0001", "15", "15", "200", "0.123456789")
+_UNFIT: Final = (*("0.0001",) * 4, "15", "15", "200", "0.123456789")
 """Quantities below the least and above the largest, more than anybody has, and off the step."""
 _AWAY: Final = (0.01, 0.5, 0.5, 1.0, 1.5, 3.0, 6.0)
 _BESIDE: Final = ("49000", "49400", "49999.99", "50000", "50000.01", "50600")
