@@ -27,7 +27,7 @@ PARTLY_READ = {
 LEFT_OUT = {
     *("limit_price", "trigger_price", "trail_amount", "trail_bps", "time_in_force", "expires_at"),
     *("queue_when_closed", "purpose", "trading", "reopens_at", "revision", "triggered", "watermark"),
-    *("held_asset_id", "held_amount"),
+    *("held_asset_id", "held_amount", "session_ends_at", "on_hold", "release_refused", "amend"),
 }
 """What the system does not write for a market order, as it is on the wire."""
 
