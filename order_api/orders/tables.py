@@ -6,7 +6,7 @@ of services have their tables in it, too.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -35,6 +35,26 @@ metadata = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s"},
 )
 
+
+def _origin() -> list[Column[Any]]:
+    """Who asked, and how."""
+    return [
+        Column("caller", Text, nullable=False, comment="the token's sub"),
+        Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
+        Column("address", Text, comment="where the request came from; null: erased"),
+        Column("trace_id", Text),
+    ]
+
+
+def _published_until(settled: str) -> list[Column[Any]]:
+    """When it was accepted, when the sweeper looks whether to publish it again, and whether it never will."""
+    return [
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
+        Column("settled", Boolean, nullable=False, server_default=sql("false"), comment=settled),
+    ]
+
+
 claims = Table(
     "claims",
     metadata,
@@ -45,9 +65,7 @@ claims = Table(
     Column("intent", Text, nullable=False, comment="what was asked for, canonical: 1.0 and 1.00 are the same text"),
     Column("request", LargeBinary, nullable=False, comment="the OrderRequested, but for its requested_at: created_at"),
     Column("traceparent", Text),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
-    Column("settled", Boolean, nullable=False, server_default=sql("false"), comment="the order's row exists"),
+    *_published_until("the order's row exists"),
     Column(
         "taken", Boolean, nullable=False, server_default=sql("false"), comment="the order's row is another user's order"
     ),
@@ -61,11 +79,7 @@ cancels = Table(
     Column("order_id", Uuid, primary_key=True),
     Column("user_id", Text, nullable=False, comment="the order's user"),
     Column("requested_by", Text, nullable=False, comment="the user, or @operator:<name>"),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
-    Column(
-        "settled", Boolean, nullable=False, server_default=sql("false"), comment="the order shows it, or is past it"
-    ),
+    *_published_until("the order shows it, or is past it"),
 )
 
 requests = Table(
@@ -76,10 +90,7 @@ requests = Table(
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Column("action", Text, nullable=False),
     Column("outcome", Text, nullable=False, comment="accepted, replayed, or the code of the problem"),
-    Column("caller", Text, nullable=False, comment="the token's sub"),
-    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
-    Column("address", Text, comment="where the request came from; null: erased"),
-    Column("trace_id", Text),
+    *_origin(),
     CheckConstraint("action IN ('submit', 'cancel', 'amend', 'hold', 'release')", name="action"),
 )
 
@@ -93,10 +104,7 @@ mass_cancels = Table(
     Column("asset_id", Text, comment="only this asset; null: every one"),
     Column("side", Text, comment="only this side; null: both"),
     Column("order_type", Text, comment="only this type; null: every one"),
-    Column("caller", Text, nullable=False, comment="the token's sub"),
-    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
-    Column("address", Text, comment="where the request came from; null: erased"),
-    Column("trace_id", Text),
+    *_origin(),
     Column(
         "created_at",
         DateTime(timezone=True),
@@ -148,15 +156,7 @@ amends = Table(
     Column("requested_by", Text, nullable=False, comment="the user, or @operator:<name>"),
     Column("expected_version", BigInteger, comment="the version that If-Match named"),
     Column("changes", Text, nullable=False, comment="the new terms as a JSON object, canonical"),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
-    Column(
-        "settled",
-        Boolean,
-        nullable=False,
-        server_default=sql("false"),
-        comment="the orchestrator has read it, or the order is past it",
-    ),
+    *_published_until("the orchestrator has read it, or the order is past it"),
 )
 
 suspensions = Table(
@@ -166,15 +166,7 @@ suspensions = Table(
     Column("requested_by", Text, primary_key=True, comment="the user, or @operator:<name>"),
     Column("user_id", Text, nullable=False, comment="the order's user"),
     Column("wish", Text, nullable=False, comment="what they asked for last"),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("next_publish_at", DateTime(timezone=True), nullable=False, comment="when the sweeper looks at it next"),
-    Column(
-        "settled",
-        Boolean,
-        nullable=False,
-        server_default=sql("false"),
-        comment="the orchestrator has read it, or the order is past it",
-    ),
+    *_published_until("the orchestrator has read it, or the order is past it"),
     CheckConstraint("wish IN ('hold', 'release')", name="wish"),
 )
 

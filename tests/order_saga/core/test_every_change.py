@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from functools import cache
 from typing import Final
 
@@ -178,18 +177,7 @@ def test_every_lie_about_an_adjustment_parks_an_order_that_waits_for_it(case: Ca
 def test_no_state_is_a_dead_end(case: Case) -> None:
     """From every state an order can come to an end, and what waits for no answer and no person waits for the market."""
     walk, explored = walked_changes(case)
-    came_from = defaultdict(set)
-    for (state, _, _), edge in walk.edges.items():
-        came_from[edge.to].add(state)
-    for state in explored.nodes:
-        for to in walk.passes(state).values():
-            came_from[to].add(state)
-    ending = {number for number in explored.nodes if walk.states[number].phase in TERMINAL}
-    layer = set(ending)
-    while layer:
-        layer = {before for number in layer for before in came_from[number]} - ending
-        ending |= layer
-    assert ending == explored.nodes
+    assert walk.ending(explored.nodes) == explored.nodes
 
 
 @EACH

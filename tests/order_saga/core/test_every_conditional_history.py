@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Final
 
 import pytest
@@ -117,18 +116,7 @@ def test_an_order_whose_time_has_come_only_ends(case: Case) -> None:
 def test_no_state_is_a_dead_end(case: Case) -> None:
     """From every state an order can come to an end."""
     walk, explored = walked_conditional(case)
-    came_from = defaultdict(set)
-    for (state, _, _), edge in walk.edges.items():
-        came_from[edge.to].add(state)
-    for state in explored.nodes:
-        for to in walk.passes(state).values():
-            came_from[to].add(state)
-    ending = {number for number in explored.nodes if walk.states[number].phase in TERMINAL}
-    layer = set(ending)
-    while layer:
-        layer = {before for number in layer for before in came_from[number]} - ending
-        ending |= layer
-    assert ending == explored.nodes
+    assert walk.ending(explored.nodes) == explored.nodes
 
 
 def test_the_moves_that_no_market_order_makes() -> None:

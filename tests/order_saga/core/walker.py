@@ -12,6 +12,7 @@ In both models the number of states is finite, so a walk ends by itself and cove
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -174,6 +175,21 @@ class Walk:
             pauses = PAUSES if name in self._during_pauses else PAUSES[:1]
             yield from {self.edge(state, name, paused).to for paused in pauses}
         yield from self.passes(state).values()
+
+    def ending(self, nodes: Collection[int]) -> set[int]:
+        """List those of these states from which the order can come to an end. All their edges must be built."""
+        came_from = defaultdict(set)
+        for (state, _, _), edge in self.edges.items():
+            came_from[edge.to].add(state)
+        for state in nodes:
+            for to in self.passes(state).values():
+                came_from[to].add(state)
+        ending = {number for number in nodes if self.states[number].phase in TERMINAL}
+        layer = set(ending)
+        while layer:
+            layer = {before for number in layer for before in came_from[number]} - ending
+            ending |= layer
+        return ending
 
     def find(self, saga: Saga, now: datetime) -> int | None:
         """Return the number of a saga's state; None if the walk has not met it."""

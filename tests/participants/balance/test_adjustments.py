@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ from contracts.decimals import Money
 from contracts.envelope import UnreadableMessage
 from participants.balance.store import StoredLedger, deposit
 from saga_kit.runtime.transactions import begin
-from tests.participants.balance.test_barrier_orders import written
+from tests.participants.balance.scripts import run, written
 from tests.participants.support import Balance, Pair, adjust, order, received, refund, reserve, settle
 
 BY_REVISION: Final = {0: "100", 1: "120", 2: "80"}
@@ -217,17 +217,6 @@ async def endow(balance: Balance, amounts: dict[str, str]) -> None:
         for user_id, amount in amounts.items():
             ledger.deposit(user_id, user_id, "USD", Decimal(amount))
         await ledger.save(tx)
-
-
-async def run(balance: Balance, sagas: Sequence[Saga], cuts: tuple[int, ...]) -> dict[Saga, list[tuple[str, ...]]]:
-    """Handle part k of every script in batch k; return each saga's replies."""
-    replies: dict[Saga, list[tuple[str, ...]]] = {saga: [] for saga in sagas}
-    for start, end in itertools.pairwise([0, *cuts, LENGTH_MAX]):
-        batch = [(saga, command) for saga in sagas for command in saga.commands()[start:end]]
-        answers = await balance.handle(*(command for _, command in batch))
-        for (saga, _), answer in zip(batch, answers, strict=True):
-            replies[saga].append(written(answer))
-    return replies
 
 
 @pytest.mark.parametrize("cuts", [(), (2,), (1, 2, 3, 4)], ids=["whole", "halves", "singly"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -12,9 +11,9 @@ import msgspec
 import pytest
 
 from contracts.balance import BalanceCommand, BalanceRefused, BalanceReserved
-from contracts.codec import Message
 from contracts.decimals import Money
 from contracts.vocabulary import HoldState
+from tests.participants.balance.scripts import run, written
 from tests.participants.support import Balance, Pair, order, refund, reserve, settle
 
 LENGTH_MAX = 4
@@ -112,24 +111,6 @@ def expected_accounts(case: Case, state: str) -> dict[str, Pair]:
     if state == "SETTLED":
         return {"USD": (Decimal("2.5"), Decimal(0)), "BTC": (Decimal("0.002"), Decimal(0))}
     return {"USD": (Decimal(case.deposit), Decimal(0))}
-
-
-def written(reply: Message) -> tuple[str, ...]:
-    """Write a reply in the form of `expected_replies`."""
-    fields = msgspec.to_builtins(reply, enc_hook=str)
-    values = [fields[name] for name in ("amount", "captured", "returned", "refunded", "reason_code") if name in fields]
-    return (fields["hold_state"], type(reply).__name__, *values)
-
-
-async def run(balance: Balance, sagas: Sequence[Saga], cuts: tuple[int, ...]) -> dict[Saga, list[tuple[str, ...]]]:
-    """Handle part k of every script in batch k; return each saga's replies."""
-    replies: dict[Saga, list[tuple[str, ...]]] = {saga: [] for saga in sagas}
-    for start, end in itertools.pairwise([0, *cuts, LENGTH_MAX]):
-        batch = [(saga, command) for saga in sagas for command in saga.commands()[start:end]]
-        answers = await balance.handle(*(command for _, command in batch))
-        for (saga, _), answer in zip(batch, answers, strict=True):
-            replies[saga].append(written(answer))
-    return replies
 
 
 @pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: "-".join(map(str, cuts)) or "whole")
