@@ -58,9 +58,10 @@ from order_api.orders.mass_cancels.service import MassCancels
 from order_api.orders.mass_cancels.store import MassCancelStore
 from order_api.orders.publication.sweeper import Sweeper
 from order_api.orders.publication.unpublished import Unpublished
+from order_api.orders.publication.unread import GRACE_S
 from order_api.orders.routes import OrderRoutes
 from order_api.orders.service import OrderService
-from order_api.orders.store import GRACE_S, Store
+from order_api.orders.store import Store
 from order_api.orders.waiting import Waiters, Waiting
 from order_api.preview.inquiry import Inquiry
 from order_api.preview.routes import PreviewRoutes

@@ -239,7 +239,13 @@ SQL: re.Pattern[str] = re.compile(
 )
 SQL_MODULES = {
     "order_saga": {"worker/store.py", "worker/resting_store.py", "triggers/store.py"},
-    "order_api": {"orders/store.py", "orders/changes/store.py", "orders/mass_cancels/store.py", "holds/store.py"},
+    "order_api": {
+        "orders/store.py",
+        "orders/changes/store.py",
+        "orders/mass_cancels/store.py",
+        "orders/publication/unread.py",
+        "holds/store.py",
+    },
     "operations": {
         "access/accounts.py",
         "retention/archive.py",

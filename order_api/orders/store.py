@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -24,16 +24,9 @@ from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode, Ti
 from order_api.orders.audit_trail import ACCEPTED, Action, Origin
 from order_api.orders.listing import Wanted
 from order_api.orders.publication.messages import Cancel, Claim, Claimed, expires_at
-from saga_kit.runtime.lookback import LookBack
+from order_api.orders.publication.unread import GRACE_S, Unread, order_exists
 from saga_kit.runtime.transactions import Begins, alone
 
-T = TypeVar("T")
-GRACE_S: Final = 5.0
-"""The sweeper does not look at a new claim or cancel for this long: its request is publishing it."""
-PAUSE_MAX_S: Final = 300.0
-"""The longest pause between two looks at one claim or cancel: each pause is as long as it has existed."""
-RETRY_S: Final = 2.0
-"""The pause before the next look at one that could not be published."""
 DEADLOCKS_MAX: Final = 3
 HISTORY_PAGE: Final = 200
 
@@ -67,23 +60,25 @@ class OutOfTime(msgspec.Struct, frozen=True):
     now: datetime
 
 
-class Due(msgspec.Struct, Generic[T], frozen=True):
-    """The claims or cancels that were due, by what the orchestrator shows of them."""
-
-    number: int
-    shown: list[tuple[UUID, datetime]]
-    """The orders of those that the orchestrator has read, and when they were accepted."""
-    missing: list[T]
-    """Those that it does not show yet."""
-
-
 class Store:
     """Reads and writes the schema `api`. Raises what the driver does, and `TimeoutError` when no connection is free."""
 
     def __init__(self, source: AsyncEngine | Begins, *, grace_s: float = GRACE_S) -> None:
         self._source = source
         self._grace_s = grace_s
-        self._lookbacks = {"claims": LookBack(), "cancels": LookBack()}
+        self.unread_claims: Unread[Claimed] = Unread(
+            *(source, "claims", _claimed, _CLAIM),
+            settled=order_exists("true"),
+            shown=order_exists("o.user_id = c.user_id"),
+            also=f"taken = {order_exists('o.user_id <> c.user_id')},",
+            grace_s=grace_s,
+        )
+        self.unread_cancels: Unread[Cancel] = Unread(
+            *(source, "cancels", lambda row: Cancel(*row), Cancel.__struct_fields__[:-1]),
+            settled=order_exists(_PAST_CANCELLING),
+            shown=order_exists("o.cancel_requested"),
+            grace_s=grace_s,
+        )
 
     async def now(self) -> datetime:
         """Return the database's time."""
@@ -148,25 +143,6 @@ class Store:
         """Add a request that changed nothing to the trail."""
         await self._run(_INSERT_REQUEST, order_id, action, outcome, *msgspec.structs.astuple(origin))
 
-    async def due_claims(self, limit: int) -> Due[Claimed]:
-        """Lease claims that are due; of those whose order's row exists, none is ever due again."""
-        return due(await self._sweep("claims", _SWEEP_CLAIMS, limit), _claimed)
-
-    async def due_cancels(self, limit: int) -> Due[Cancel]:
-        """Lease cancels that are due; of those that the order shows, none is ever due again."""
-        rows = await self._sweep("cancels", _SWEEP_CANCELS, limit)
-        return due(rows, lambda row: Cancel(*row[:-2]))
-
-    async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
-        """End the lease of what was not published: it is due again soon."""
-        await self._run(_HAND_BACK[table], order_ids, RETRY_S)
-
-    async def _sweep(self, table: str, statement: str, limit: int) -> list[Any]:
-        with self._lookbacks[table].look() as look:
-            rows = await self._run(statement, limit, self._grace_s, PAUSE_MAX_S, look.back_s)
-            look.saw_all = len(rows) < limit
-        return rows
-
     async def _run_again(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement again that lost a deadlock: two may claim keys of two indexes in different orders."""
         for _ in range(DEADLOCKS_MAX):
@@ -179,12 +155,6 @@ class Store:
     async def _run(self, statement: str, *values: Any) -> list[Any]:
         async with alone(self._source) as tx:
             return await tx.fetch(statement, *values)
-
-
-def due(rows: Sequence[Any], read: Callable[[Any], T]) -> Due[T]:
-    """Sort what a sweep has leased."""
-    shown = [(row["order_id"], row["created_at"]) for row in rows if row["shown"]]
-    return Due(len(rows), shown, [read(row) for row in rows if not row["settled"]])
 
 
 def _found(row: Any) -> Found:
@@ -343,54 +313,5 @@ _UPSERT_CANCEL: Final = f"""
     RETURNING order_id, user_id, requested_by, created_at"""  # noqa: S608 - the same
 
 _INSERT_REQUEST: Final = f"{NOTED} VALUES ($1, $2, $3, $4, $5, $6, $7)"
-
-
-def sweep_statement(
-    table: str, columns: str, settled: str, shown: str, also: str = "", *, key: Sequence[str] = ("order_id",)
-) -> str:
-    """Lease what is due: settled for good, or due again after as long as it has existed (so the pauses double).
-
-    What is `shown` was read by the orchestrator (a cancel of the order was), which is more than that nothing is to be
-    done about it any more. Both are conditions on the row `c`; `key` is the table's primary key. Its parameters: how
-    many, the shortest pause, the longest one, and how far back to look, all in seconds.
-    """
-    return f"""
-        WITH due AS (
-            SELECT {", ".join(key)} FROM api.{table} WHERE NOT settled AND next_publish_at <= statement_timestamp()
-                AND next_publish_at > statement_timestamp() - make_interval(secs => $4)
-            ORDER BY next_publish_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-        UPDATE api.{table} AS c SET
-            settled = {settled}, {also}
-            next_publish_at = now()
-                + least(greatest(now() - c.created_at, make_interval(secs => $2)), make_interval(secs => $3))
-        FROM due WHERE ({_columns("c", key)}) = ({_columns("due", key)})
-        RETURNING {columns}, c.created_at, c.settled, {shown} AS shown"""  # noqa: S608 - the same
-
-
-def order_exists(such: str) -> str:
-    """Write the condition that the orchestrator shows the order of a row `c`, as `such` says of it."""
-    return f"EXISTS (SELECT FROM api.orders o WHERE o.order_id = c.order_id AND {such})"
-
-
-def hand_back_statement(table: str) -> str:
-    """End the leases of orders: they are due again after some seconds."""
-    return f"""
-        UPDATE api.{table} SET next_publish_at = now() + make_interval(secs => $2)
-        WHERE order_id = ANY($1::uuid[]) AND NOT settled"""  # noqa: S608 - the same
-
-
-_SWEEP_CLAIMS: Final = sweep_statement(
-    "claims",
-    _columns("c", _CLAIM),
-    order_exists("true"),
-    order_exists("o.user_id = c.user_id"),
-    f"taken = {order_exists('o.user_id <> c.user_id')},",
-)
-_SWEEP_CANCELS: Final = sweep_statement(
-    "cancels",
-    "c.order_id, c.user_id, c.requested_by",
-    # Past these statuses nothing can be cancelled; the row of another user's order is not what was to be cancelled.
-    order_exists("(o.cancel_requested OR o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)"),
-    order_exists("o.cancel_requested"),
-)
-_HAND_BACK: Final = {table: hand_back_statement(table) for table in ("claims", "cancels")}
+# Past these statuses nothing can be cancelled; the row of another user's order is not what was to be cancelled.
+_PAST_CANCELLING: Final = "(o.cancel_requested OR o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)"

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from order_api.orders import store as claims
+from order_api.orders.store import Store
 from order_saga.worker import store as orders
 from saga_kit.messaging.outbox import Outbox, OutboxMessage, Relay
 from saga_kit.runtime.database import create_engine
@@ -52,7 +52,12 @@ LOOKS: Final[dict[str, tuple[str, str, str, tuple[Any, ...]]]] = {
         Relay(None, "orders", Outbox("orders"), FakePublisher())._claim_sql,  # type: ignore[arg-type]  # noqa: SLF001 - it is not run
         (30.0, 20),
     ),
-    "sweeper": (_CLAIMS, "UPDATE api.claims SET settled = true", claims._SWEEP_CLAIMS, (500, 5.0, 300.0)),  # noqa: SLF001
+    "sweeper": (
+        _CLAIMS,
+        "UPDATE api.claims SET settled = true",
+        Store(None).unread_claims.sweep,  # type: ignore[arg-type]  # it is not run
+        (500, 5.0, 300.0),
+    ),
 }
 """For each table: statements that make rows due and that deal with them, and the query that looks for them."""
 

@@ -18,18 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.vocabulary import OPERATOR_PREFIX
 from order_api.orders.audit_trail import ACCEPTED, Action, Origin
 from order_api.orders.publication.messages import Amend, Suspension, Wish
-from order_api.orders.store import (
-    GRACE_S,
-    NOTED,
-    PAUSE_MAX_S,
-    RETRY_S,
-    Due,
-    due,
-    hand_back_statement,
-    order_exists,
-    sweep_statement,
-)
-from saga_kit.runtime.lookback import LookBack
+from order_api.orders.publication.unread import GRACE_S, Unread, order_exists
+from order_api.orders.store import NOTED
 from saga_kit.runtime.transactions import Begins, alone, begin
 
 
@@ -82,7 +72,20 @@ class ChangeStore:
         """`grace_s`: the sweeper does not look at a new row for this long, since its request is publishing it."""
         self._source = source
         self._grace_s = grace_s
-        self._lookbacks = {"amends": LookBack(), "suspensions": LookBack()}
+        self.unread_amends: Unread[Amend] = Unread(
+            *(source, "amends", lambda row: Amend(*row), Amend.__struct_fields__[:-1]),
+            settled=_AMEND_SETTLED,
+            shown=_AMEND_READ,
+            key=("order_id", "amend_id"),
+            grace_s=grace_s,
+        )
+        self.unread_suspensions: Unread[Suspension] = Unread(
+            *(source, "suspensions", _suspension, Suspension.__struct_fields__[:-1]),
+            settled=_WISH_SETTLED,
+            shown=_WISH_READ,
+            key=("order_id", "requested_by"),
+            grace_s=grace_s,
+        )
 
     async def now(self) -> datetime:
         """Return the database's time."""
@@ -136,24 +139,6 @@ class ChangeStore:
         """Return what the history says of a wish, oldest first."""
         rows = await self._run(_READ_SUSPENSION, one.order_id, _NAMES[one.wish], one.requested_by, one.created_at)
         return [Read(*row) for row in rows]
-
-    async def due_amends(self, limit: int) -> Due[Amend]:
-        """Lease amends that are due; of those that the orchestrator has read, none is ever due again."""
-        return due(await self._sweep("amends", _SWEEP_AMENDS, limit), lambda row: Amend(*row[:-2]))
-
-    async def due_suspensions(self, limit: int) -> Due[Suspension]:
-        """Lease wishes that are due; of those that the orchestrator has read, none is ever due again."""
-        return due(await self._sweep("suspensions", _SWEEP_SUSPENSIONS, limit), lambda row: _suspension(row[:-2]))
-
-    async def hand_back(self, table: str, order_ids: Sequence[UUID]) -> None:
-        """End the lease of what was not published: it is due again soon."""
-        await self._run(_HAND_BACK[table], order_ids, RETRY_S)
-
-    async def _sweep(self, table: str, statement: str, limit: int) -> list[Any]:
-        with self._lookbacks[table].look() as look:
-            rows = await self._run(statement, limit, self._grace_s, PAUSE_MAX_S, look.back_s)
-            look.saw_all = len(rows) < limit
-        return rows
 
     async def _run(self, statement: str, *values: Any) -> list[Any]:
         async with alone(self._source) as tx:
@@ -226,18 +211,3 @@ _UPSERT_SUSPENSION: Final = f"""
 _READ_SUSPENSION: Final = """
     SELECT kind, detail ->> 'why', detail ->> 'reason_code', detail ->> 'reason' FROM api.history
     WHERE order_id = $1 AND name = $2 AND detail ->> 'requested_by' = $3 AND at >= $4 ORDER BY seq"""
-_SWEEP_AMENDS: Final = sweep_statement(
-    "amends",
-    ", ".join(f"c.{name}" for name in Amend.__struct_fields__[:-1]),
-    _AMEND_SETTLED,
-    _AMEND_READ,
-    key=("order_id", "amend_id"),
-)
-_SWEEP_SUSPENSIONS: Final = sweep_statement(
-    "suspensions",
-    ", ".join(f"c.{name}" for name in Suspension.__struct_fields__[:-1]),
-    _WISH_SETTLED,
-    _WISH_READ,
-    key=("order_id", "requested_by"),
-)
-_HAND_BACK: Final = {table: hand_back_statement(table) for table in ("amends", "suspensions")}

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.vocabulary import OrderType, Side
 from order_api.orders.audit_trail import ACCEPTED, Action, Origin
 from order_api.orders.publication.messages import Cancel
-from order_api.orders.store import GRACE_S
+from order_api.orders.publication.unread import GRACE_S
 from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
 PAGE: Final = 500

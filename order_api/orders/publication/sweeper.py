@@ -9,7 +9,7 @@ well after it in the same partition. Of all else a look publishes only a few. AD
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -32,7 +32,8 @@ from order_api.orders.publication.messages import (
     suspension_message,
 )
 from order_api.orders.publication.unpublished import Unpublished
-from order_api.orders.store import Due, Store
+from order_api.orders.publication.unread import Due, Unread
+from order_api.orders.store import Store
 from saga_kit.messaging.murmur2 import murmur2, partition_of
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.runtime.backoff import keep_doing
@@ -59,16 +60,13 @@ class Unconfirmed(NamedTuple):
 class Lane(NamedTuple):
     """A table of accepted changes that are published until the orchestrator shows them.
 
-    `due` leases a page of rows and settles those that are shown; `unconfirmed` makes the message of one that is not,
-    from stored values alone. Whatever a user may ask of an order fits in: a table with these columns, a statement of
-    `order_api.orders.store`, and a message.
+    `unconfirmed` makes the message of a row that is not shown, from stored values alone. Whatever a user may ask of an
+    order fits in: a table, the conditions on its rows, and a message.
     """
 
-    table: str
-    due: Callable[[int], Awaitable[Due[Any]]]
+    unread: Unread[Any]
     unconfirmed: Callable[[Any], Unconfirmed]
     read: ReadPositions
-    hand_back: Callable[[str, Sequence[UUID]], Awaitable[None]]
 
 
 class Sweeper:
@@ -89,10 +87,10 @@ class Sweeper:
         self._unpublished = unpublished
         self._interval_s = interval_s
         self._lanes = (
-            Lane("claims", store.due_claims, _request, ReadPositions(), store.hand_back),
-            Lane("cancels", store.due_cancels, _cancel, ReadPositions(), store.hand_back),
-            Lane("amends", changes.due_amends, _amend, ReadPositions(), changes.hand_back),
-            Lane("suspensions", changes.due_suspensions, _suspension, ReadPositions(), changes.hand_back),
+            Lane(store.unread_claims, _request, ReadPositions()),
+            Lane(store.unread_cancels, _cancel, ReadPositions()),
+            Lane(changes.unread_amends, _amend, ReadPositions()),
+            Lane(changes.unread_suspensions, _suspension, ReadPositions()),
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -101,13 +99,13 @@ class Sweeper:
 
     async def sweep(self) -> bool:
         """Look at one page of each lane; return whether more may be due at once."""
-        found = [await lane.due(PAGE) for lane in self._lanes]
+        found = [await lane.unread.due(PAGE) for lane in self._lanes]
         done = [await self._publish(lane, due) for lane, due in zip(self._lanes, found, strict=True)]
         return all(done) and max(due.number for due in found) == PAGE
 
     async def _publish(self, lane: Lane, due: Due[Any]) -> bool:
         """Publish what is lost and a few of the rest, hand back all others; return whether all were published."""
-        table, read, found = lane.table, lane.read, [lane.unconfirmed(one) for one in due.missing]
+        unread, read, found = lane.unread, lane.read, [lane.unconfirmed(one) for one in due.missing]
         read.note(due.shown)
         lost: list[Unconfirmed] = []
         unsure: list[Unconfirmed] = []
@@ -115,7 +113,7 @@ class Sweeper:
             (lost if one.message in self._unpublished or read.are_past(one) else unsure).append(one)
         now, later = [*lost, *unsure[:UNSURE_MAX]], unsure[UNSURE_MAX:]
         if now:
-            log.info("publishing again what the orchestrator does not show yet", table=table, messages=len(now))
+            log.info("publishing again what the orchestrator does not show yet", table=unread.table, messages=len(now))
             messages = [one.message for one in now]
             if await self._publisher.publish(messages):
                 self._unpublished.note(messages, published=True)
@@ -123,7 +121,7 @@ class Sweeper:
             else:  # this failure does not prove that they are lost: each may have been published before
                 later = [*now, *later]
         if later:
-            await lane.hand_back(table, [one.order_id for one in later])
+            await unread.hand_back([one.order_id for one in later])
         return not later
 
 

@@ -278,7 +278,7 @@ class MarketJudge:
             yield from self._fire_faults(order, progress, fire, hit)
         if hold is not None and order["order_type"].endswith("_BUY"):
             most, amount = most_it_costs(order, progress), Fraction(hold["amount"])
-            # New terms that need less and fire at once are settled from the old hold, and the rest comes back with that.
+            # New terms that need less and fire at once are settled from the old hold, and the rest comes back.
             changed = hold["revision"] > 0 or progress.get("revision", 1) > 1
             if amount < most or (amount > most and not changed) or hold["captured"] > hold["amount"]:
                 yield f"worst price: {order_id} holds {hold['amount']}, captures {hold['captured']}, of {float(most)}"

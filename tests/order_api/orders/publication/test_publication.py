@@ -113,9 +113,9 @@ async def test_sweepers_share_what_is_due(settings: ApiSettings, orchestrator: O
     async with running(settings) as api:
         await asyncio.gather(*(api.submit() for _ in range(40)))
     await orchestrator.run("UPDATE api.claims SET next_publish_at = now(), created_at = now() - interval '100 s'")
-    pages = await asyncio.gather(*(store.due_claims(10) for _ in range(8)))
+    pages = await asyncio.gather(*(store.unread_claims.due(10) for _ in range(8)))
     leased = [claimed.claim.order_id for page in pages for claimed in page.missing]
-    while more := (await store.due_claims(10)).missing:
+    while more := (await store.unread_claims.due(10)).missing:
         leased += [claimed.claim.order_id for claimed in more]
     assert (40, 40) == (len(leased), len(set(leased)))
     [row] = await orchestrator.run(
@@ -123,7 +123,7 @@ async def test_sweepers_share_what_is_due(settings: ApiSettings, orchestrator: O
     )
     assert 95 < row["least"].total_seconds() < 101  # as long again as it has existed
     await orchestrator.run("UPDATE api.claims SET next_publish_at = now(), created_at = now() - interval '1 day'")
-    await store.due_claims(40)
+    await store.unread_claims.due(40)
     [row] = await orchestrator.run("SELECT max(next_publish_at - now()) AS most FROM api.claims")
     assert row["most"].total_seconds() <= 300
     await engine.dispose()
@@ -214,7 +214,7 @@ async def test_a_cancel_that_nobody_read_proves_nothing_lost(settings: ApiSettin
     await orchestrator.shows(ended, phase="COMPLETED")
     await orchestrator.shows(read, cancel_requested=True)
     await orchestrator.run("UPDATE api.cancels SET next_publish_at = now()")
-    looked = await store.due_cancels(10)
+    looked = await store.unread_cancels.due(10)
     assert (2, [], [read]) == (looked.number, looked.missing, [str(order_id) for order_id, _ in looked.shown])
     await engine.dispose()
 
