@@ -498,8 +498,8 @@ CORE_MUTANTS: Final = (
         "a hold that was held up undoes a release",
         "Of two wishes of one requester the later counts.",
         "order_saga/core/changes.py",
-        "if message.requested_at < known.requested_at else None",
-        "if message.requested_at > known.requested_at else None",
+        "if asked_at < known.requested_at else None",
+        "if asked_at > known.requested_at else None",
         ("tests/order_saga/core/test_suspend.py::test_a_hold_that_was_held_up_does_not_undo_a_later_release",),
     ),
     Mutant(
