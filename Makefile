@@ -93,7 +93,7 @@ release: $(DEVELOPMENT) ## a release: checks, changelog, version, wheel, sdist, 
 # The widest set first; the others are held to its versions. UPGRADE=--upgrade takes newer versions than the lock files have.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
-SERVICES = --extra api --extra worker --extra cli
+SERVICES = --extra api --extra worker --extra webhooks --extra cli
 lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the newest versions)
 	$(COMPILE) pyproject.toml --all-extras --group build --group dev --group docs --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml $(SERVICES) --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock

@@ -345,7 +345,7 @@ def test_help_imports_no_heavy_module() -> None:
         "aiokafka",
         "alembic",
         "fastapi",
-        "httpx",
+        "httpx2",
         "msgspec",
         "prometheus_client",
         "pydantic",

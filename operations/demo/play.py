@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import httpx
+import httpx2
 import msgspec
 
 from contracts.assets import Trading
@@ -88,7 +88,7 @@ async def play(target: Target, tell: Tell) -> Played:
     """Play all scenes, deliver faults, audit."""
     async with (
         connected(target.database_url) as engine,
-        httpx.AsyncClient(base_url=target.api_url, timeout=30) as api,
+        httpx2.AsyncClient(base_url=target.api_url, timeout=30) as api,
         publishing(target.kafka) as publisher,
     ):
         acts = _Acts(target, api, publisher)
@@ -105,7 +105,7 @@ async def play(target: Target, tell: Tell) -> Played:
 class _Acts:
     """Plays scenes against a running system, by REST and by Kafka, and waits for their ends."""
 
-    def __init__(self, target: Target, api: httpx.AsyncClient, publisher: Publisher) -> None:
+    def __init__(self, target: Target, api: httpx2.AsyncClient, publisher: Publisher) -> None:
         self._target = target
         self._api = api
         self._publisher = publisher

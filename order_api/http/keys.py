@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
-import httpx
+import httpx2
 import jwt
 import msgspec
 import structlog
@@ -114,7 +114,7 @@ class JwksKeys:
         self._trouble: str | None = "not fetched yet"
         self._fetched_at = self._tried_at = -float("inf")
         self._fetching: asyncio.Task[None] | None = None
-        self._tls = httpx.create_ssl_context()  # once: it reads every certificate authority
+        self._tls = httpx2.create_ssl_context()  # once: it reads every certificate authority
         self._fetches = Counter("jwks_fetches", "Fetches of the keys of tokens.", ["outcome"], registry=registry)
         age = Gauge("jwks_age_seconds", "Since the keys of tokens were fetched; +Inf: never.", registry=registry)
         age.set_function(lambda: self._clock() - self._fetched_at)
@@ -211,10 +211,10 @@ class JwksKeys:
         body = bytearray()
         async with (
             asyncio.timeout(FETCH_S),
-            httpx.AsyncClient(verify=self._tls, follow_redirects=False, timeout=FETCH_S, headers=headers) as client,
+            httpx2.AsyncClient(verify=self._tls, follow_redirects=False, timeout=FETCH_S, headers=headers) as client,
             client.stream("GET", self._url) as answer,
         ):
-            if answer.status_code != httpx.codes.OK:
+            if answer.status_code != httpx2.codes.OK:
                 raise OSError(f"the answer was {answer.status_code}")
             async for chunk in answer.aiter_raw():
                 body += chunk

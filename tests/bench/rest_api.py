@@ -19,7 +19,7 @@ from itertools import count, cycle
 from typing import Any, Final, NamedTuple
 
 import asyncpg
-import httpx
+import httpx2
 import msgspec
 import psutil
 from rich.console import Console
@@ -214,12 +214,12 @@ async def _bare(stack: LocalStack, topic: str) -> AsyncIterator[tuple[int, int]]
     argv = [sys.executable, "-m", "tests.bench.bare_handler"]
     process = await asyncio.create_subprocess_exec(*argv, env=os.environ | own, start_new_session=True)
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(20):
+        async with httpx2.AsyncClient() as client, asyncio.timeout(20):
             while True:
                 try:
                     await client.get(f"http://127.0.0.1:{port}/openapi.json")
                     break
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     await asyncio.sleep(0.1)
         yield port, process.pid
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from contracts.decimals import Price
@@ -50,11 +50,11 @@ class Client:
         """Read an order."""
         return (await self._trader.call("amender", "GET", f"/orders/{order_id}")).json()
 
-    async def amend(self, order_id: str, **changes: str) -> httpx.Response:
+    async def amend(self, order_id: str, **changes: str) -> httpx2.Response:
         """Amend an order, and wait for what becomes of it."""
         return await self._trader.call("amender", "PATCH", f"/orders/{order_id}", json=changes, headers=WAIT)
 
-    async def wish(self, order_id: str, wish: str) -> httpx.Response:
+    async def wish(self, order_id: str, wish: str) -> httpx2.Response:
         """Hold or release an order, and wait for what becomes of it."""
         return await self._trader.call("amender", "PUT", f"/orders/{order_id}/{wish}", headers=WAIT)
 
@@ -106,7 +106,7 @@ async def _amend_up_down_and_too_far(client: Client, buy: str) -> None:
     assert (409, "NOT_AMENDABLE") == (unfit.status_code, unfit.json()["amend_refusal"])
 
 
-def _terms(answer: httpx.Response) -> tuple[Any, ...]:
+def _terms(answer: httpx2.Response) -> tuple[Any, ...]:
     order = answer.json()
     assert "amend" in order, answer.text
     return answer.status_code, order["limit_price"], order["revision"], order["held_amount"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
+import httpx2
 import pytest
 
 from local_stack.stack import LOGIN_PREFIX, SERVICES
@@ -60,17 +60,17 @@ async def test_a_database_without_writes_for_some_seconds_costs_seconds(system: 
     """The API reports that it is not ready, orders of that time complete soon after, and no service is restarted."""
     await system.endow(["patient"], HOLDINGS)
     before = system.stack.pids
-    async with httpx.AsyncClient(base_url=system.stack.api_url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=system.stack.api_url, timeout=30) as client:
 
-        async def readiness() -> httpx.Response:
+        async def readiness() -> httpx2.Response:
             return await client.get("/health/ready")
 
         async def says_so() -> bool:
             answer = await readiness()
-            return answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            return answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE
 
         async def is_ready() -> bool:
-            return (await readiness()).status_code == httpx.codes.OK
+            return (await readiness()).status_code == httpx2.codes.OK
 
         async with _defaults(system, {"default_transaction_read_only": "on"}):
             ids = await trader.produce(*(buy("patient", "BTC", "0.01") for _ in range(5)))

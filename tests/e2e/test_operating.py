@@ -9,7 +9,7 @@ import re
 import sys
 from uuid import UUID
 
-import httpx
+import httpx2
 import pytest
 
 from local_stack.ports import free_ports
@@ -113,7 +113,7 @@ async def test_an_audit_that_stays_shows_metrics_until_it_is_asked_to_end(system
             where = re.search(rb"http://\S+/metrics", await process.stderr.readline())
             assert where is not None
             lines = [(await process.stdout.readline()).decode() for _ in range(2)]
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             metrics = (await client.get(where[0].decode())).text
         process.terminate()
         async with asyncio.timeout(10):

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -238,11 +238,11 @@ async def _new_scram_login(kafka: SecureKafka) -> dict[str, str]:
     return {"KAFKA_SASL_MECHANISM": "SCRAM-SHA-512", "KAFKA_SASL_USERNAME": user, "KAFKA_SASL_PASSWORD": "a secret"}
 
 
-async def _by_rest(services: Mapping[str, str]) -> httpx.Response:
+async def _by_rest(services: Mapping[str, str]) -> httpx2.Response:
     token = Signer(services["JWT_SECRET"]).sign("alice")
     headers = {"Authorization": f"Bearer {token}", "Prefer": "wait=20"}
     body = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}
-    async with httpx.AsyncClient(base_url=services["ORDER_API_URL"], timeout=40) as client:
+    async with httpx2.AsyncClient(base_url=services["ORDER_API_URL"], timeout=40) as client:
         return await client.post("/orders", json=body, headers=headers)
 
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import pytest_asyncio
@@ -169,7 +169,7 @@ async def _is_empty(system: System) -> bool:
 
 
 async def _has_worked(one: Member) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         metrics = (await client.get(f"http://127.0.0.1:{one.port}/metrics")).text
     return bool(re.search(r"^batch_size_count [1-9]", metrics, re.MULTILINE))
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -28,9 +28,9 @@ class ApiProcesses:
 
     system: System
     trader: Trader
-    clients: tuple[httpx.AsyncClient, httpx.AsyncClient]
+    clients: tuple[httpx2.AsyncClient, httpx2.AsyncClient]
 
-    async def call(self, process: int, user_id: str, method: str, path: str, **more: Any) -> httpx.Response:
+    async def call(self, process: int, user_id: str, method: str, path: str, **more: Any) -> httpx2.Response:
         """Call one of the two as a user: an even number is the first, an odd one the second."""
         headers = {"Authorization": f"Bearer {self.trader.token(user_id)}", **more.pop("headers", {})}
         return await self.clients[process % 2].request(method, path, headers=headers, **more)
@@ -41,8 +41,8 @@ async def apis(system: System, trader: Trader) -> AsyncIterator[ApiProcesses]:
     """Find the two processes; each request opens a connection, as many independent clients would."""
     ports = [system.port(pid) for pid in system.stack.pids["api"]]
     assert 2 == len(set(ports))
-    limits = httpx.Limits(max_keepalive_connections=0)
-    clients = [httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) for port in ports]
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    clients = [httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) for port in ports]
     try:
         yield ApiProcesses(system, trader, (clients[0], clients[1]))
     finally:
@@ -242,7 +242,7 @@ async def test_an_api_process_that_dies_loses_no_order(apis: ApiProcesses, syste
                 answer = await apis.call(
                     process, "unlucky", "POST", "/orders", json=wanted[number].body, headers=headers
                 )
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 continue
             assert answer.status_code in {201, 202}, answer.text
             order_id: str = answer.json()["order_id"]
@@ -265,6 +265,6 @@ async def test_an_api_process_that_dies_loses_no_order(apis: ApiProcesses, syste
 
 async def _is_back(apis: ApiProcesses) -> bool:
     try:
-        return (await apis.clients[0].get("/health/ready")).status_code == httpx.codes.OK
-    except httpx.TransportError:
+        return (await apis.clients[0].get("/health/ready")).status_code == httpx2.codes.OK
+    except httpx2.TransportError:
         return False

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, Self
 
-import httpx
+import httpx2
 import jwt
 
 from tests.e2e.orders import Wanted
@@ -28,7 +28,7 @@ class Trader:
         self.accepted: dict[str, Wanted] = {}
         self._system = system
         self._tokens: dict[str, str] = {}
-        self._api = httpx.AsyncClient(base_url=system.stack.api_url, timeout=20)
+        self._api = httpx2.AsyncClient(base_url=system.stack.api_url, timeout=20)
 
     async def __aenter__(self) -> Self:
         return self
@@ -36,7 +36,7 @@ class Trader:
     async def __aexit__(self, *_: object) -> None:
         await self._api.aclose()
 
-    async def call(self, user_id: str, method: str, path: str, **more: Any) -> httpx.Response:
+    async def call(self, user_id: str, method: str, path: str, **more: Any) -> httpx2.Response:
         """Call the API as a user."""
         headers = {"Authorization": f"Bearer {self.token(user_id)}", **more.pop("headers", {})}
         return await self._api.request(method, path, headers=headers, **more)
@@ -123,7 +123,7 @@ class Trader:
 
     async def _insist(
         self, user_id: str, method: str, path: str, *, json: Any = None, key: str | None = None
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Repeat a call until an answer tells its outcome; after a 5xx the outcome is unknown."""
         headers = {} if key is None else {"Idempotency-Key": key}
         give_up_at = time.monotonic() + WITHIN_S
@@ -133,7 +133,7 @@ class Trader:
                 if answer.status_code < 500 and answer.status_code != 429:
                     return answer
                 trouble = f"{answer.status_code} {answer.text}"
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 trouble = repr(error)
             assert time.monotonic() < give_up_at, f"{method} {path} is never answered: {trouble}"
             await asyncio.sleep(RETRY_S)

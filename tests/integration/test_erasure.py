@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import asyncpg
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -43,14 +43,14 @@ def producer(infrastructure: Infrastructure, topic_prefix: str) -> Producer:
 
 
 @asynccontextmanager
-async def client_of(api: Api, user: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(api: Api, user: str) -> AsyncIterator[httpx2.AsyncClient]:
     """Call the API as a user, from an address of the user's own."""
     headers = {
         "Authorization": f"Bearer {token(user, TRADES, jti=f'planted-jti-{user}')}",
         "traceparent": f"00-{PLANTED_TRACE[user]}-{'cd' * 8}-01",
     }
-    transport = httpx.AsyncHTTPTransport(local_address=ADDRESSES[user])
-    async with httpx.AsyncClient(
+    transport = httpx2.AsyncHTTPTransport(local_address=ADDRESSES[user])
+    async with httpx2.AsyncClient(
         base_url=f"http://127.0.0.1:{api.port}", headers=headers, transport=transport, timeout=30
     ) as client:
         yield client
@@ -65,13 +65,13 @@ async def live(api: Api, producer: Producer, user: str, database: Database) -> N
             headers = {"Idempotency-Key": f"planted-key-{user}-{number}"}
             for _ in range(2):
                 answer = await client.post("/orders", json=body, headers=headers)
-                assert httpx.codes.ACCEPTED == answer.status_code, answer.text
+                assert httpx2.codes.ACCEPTED == answer.status_code, answer.text
                 where = answer.headers["location"]
         await client.put(f"{where}/cancel")
         headers = {"Idempotency-Key": f"planted-key-{user}-all"}
         answer = await client.post("/orders/cancel-all", json={"asset_id": "NOTHING"}, headers=headers)
-        assert httpx.codes.ACCEPTED == answer.status_code, answer.text
-        assert httpx.codes.OK == (await client.put("/orders/cancel-all-after", json={"timeout_s": 3_600})).status_code
+        assert httpx2.codes.ACCEPTED == answer.status_code, answer.text
+        assert httpx2.codes.OK == (await client.put("/orders/cancel-all-after", json={"timeout_s": 3_600})).status_code
     broken = buy(user, "BTC", f"planted-quote-{user}")
     unreadable = request_of(buy(user, "BTC", "1"))._replace(
         value=json.dumps({"order_id": f"planted-dead-letter-{user}", "user_id": user}).encode()
@@ -188,7 +188,7 @@ async def test_an_erased_user_is_a_pseudonym_in_books_that_hold(
     assert books(after) == books(await everything(database))
 
     assert 5 == len((await api.get("/orders", user="alice")).json()["orders"])
-    assert httpx.codes.ACCEPTED == (await api.submit(key="planted-key-alice-0")).status_code
+    assert httpx2.codes.ACCEPTED == (await api.submit(key="planted-key-alice-0")).status_code
 
 
 async def test_nothing_is_erased_while_something_is_open(api: Api, producer: Producer, database: Database) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import httpx
+import httpx2
 import jwt
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from starlette.applications import Starlette
@@ -75,7 +75,7 @@ class Api:
     """One API process, as good as: a server of its own on the test's database and broker."""
 
     app: Starlette
-    client: httpx.AsyncClient
+    client: httpx2.AsyncClient
     wire: Wire
     port: int
     stop: Callable[[], Awaitable[None]]
@@ -83,22 +83,22 @@ class Api:
 
     async def call(
         self, method: str, path: str, *, user: str = "alice", scope: str = TRADER, **more: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send a request with a user's token."""
         bearer = token(user, scope, **more.pop("claims", {}))
         headers = {"Authorization": f"Bearer {bearer}", **more.pop("headers", {})}
         return await self.client.request(method, path, headers=headers, **more)
 
-    async def submit(self, body: Any = None, *, key: str | None = None, **more: Any) -> httpx.Response:
+    async def submit(self, body: Any = None, *, key: str | None = None, **more: Any) -> httpx2.Response:
         """POST an order (`BUY` with the fields given in `body`)."""
         headers = {**({"Idempotency-Key": key} if key is not None else {}), **more.pop("headers", {})}
         return await self.call("POST", "/orders", json={**BUY, **(body or {})}, headers=headers, **more)
 
-    async def get(self, path: str, **more: Any) -> httpx.Response:
+    async def get(self, path: str, **more: Any) -> httpx2.Response:
         """GET."""
         return await self.call("GET", path, **more)
 
-    async def cancel(self, order_id: str, **more: Any) -> httpx.Response:
+    async def cancel(self, order_id: str, **more: Any) -> httpx2.Response:
         """PUT the cancel of an order."""
         return await self.call("PUT", f"/orders/{order_id}/cancel", **more)
 
@@ -130,7 +130,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
 
     try:
         await until(lambda: server.started or serving.done())
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield Api(app, client, wire, port, stop)
     finally:
         await stop()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import asyncpg
-import httpx
+import httpx2
 import pytest
 from pydantic import SecretStr
 from testcontainers.core.docker_client import DockerClient
@@ -45,11 +45,11 @@ async def watched_process(settings: ApiSettings) -> AsyncIterator[Running]:
 async def _is_alive_all_the_time(one: Running) -> None:
     while True:
         answer = await one.client.get("/health/live", timeout=2)
-        assert httpx.codes.OK == answer.status_code
+        assert httpx2.codes.OK == answer.status_code
         await asyncio.sleep(0.1)
 
 
-async def seconds_until(one: Running, holds: Callable[[httpx.Response], bool]) -> float:
+async def seconds_until(one: Running, holds: Callable[[httpx2.Response], bool]) -> float:
     """Ask for readiness until an answer fits; return how long that took."""
     begin = time.monotonic()
 
@@ -60,22 +60,22 @@ async def seconds_until(one: Running, holds: Callable[[httpx.Response], bool]) -
     return time.monotonic() - begin
 
 
-def red_for(*names: str) -> Callable[[httpx.Response], bool]:
+def red_for(*names: str) -> Callable[[httpx2.Response], bool]:
     """Judge whether readiness is a 503 that names just these checks."""
 
-    def holds(answer: httpx.Response) -> bool:
+    def holds(answer: httpx2.Response) -> bool:
         red = {name for name, result in answer.json()["checks"].items() if result != "ok"}
-        return answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and red == set(names)
+        return answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE and red == set(names)
 
     return holds
 
 
-def green(answer: httpx.Response) -> bool:
+def green(answer: httpx2.Response) -> bool:
     """Judge whether all is well."""
-    return answer.status_code == httpx.codes.OK
+    return answer.status_code == httpx2.codes.OK
 
 
-async def post(one: Running, key: str) -> tuple[httpx.Response, float]:
+async def post(one: Running, key: str) -> tuple[httpx2.Response, float]:
     """Submit an order; return the answer and the seconds that it took."""
     begin = time.monotonic()
     headers = {"Authorization": f"Bearer {token()}", "Idempotency-Key": key}
@@ -104,9 +104,9 @@ class Seen(NamedTuple):
     """What a client saw of one outage, in seconds and answers."""
 
     red_s: float
-    answers: list[httpx.Response]
+    answers: list[httpx2.Response]
     took_s: list[float]
-    read: httpx.Response
+    read: httpx2.Response
     green_s: float
 
 
@@ -139,7 +139,7 @@ async def test_a_broker_that_is_away_turns_readiness_red_and_loses_no_order(sett
         here = settings.model_copy(update={"kafka_bootstrap_servers": broker.address, "kafka_topic_prefix": ""})
         async with watched_process(here) as one:
             first, _ = await post(one, "before")
-            assert httpx.codes.ACCEPTED == first.status_code
+            assert httpx2.codes.ACCEPTED == first.status_code
             for outage in outages(broker):
                 seen = await see(one, outage, "broker", first.headers["location"])
                 assert {(503, "not-published")} == {(a.status_code, a.json()["code"]) for a in seen.answers}
@@ -150,7 +150,7 @@ async def test_a_broker_that_is_away_turns_readiness_red_and_loses_no_order(sett
                 await until(partial(_all_published, broker.address, seen.answers), 60)
 
 
-async def _all_published(address: str, answers: list[httpx.Response]) -> bool:
+async def _all_published(address: str, answers: list[httpx2.Response]) -> bool:
     order_ids = {answer.json()["order_id"] for answer in answers}
     return order_ids <= {record.key.decode() for record in await records(address, "")}
 
@@ -162,7 +162,7 @@ async def test_a_database_that_is_away_turns_readiness_red_and_takes_no_order(se
         here = settings.model_copy(update={"database_url": SecretStr(own.url_of("api"))})
         async with watched_process(here) as one:
             first, _ = await post(one, "before")
-            assert httpx.codes.ACCEPTED == first.status_code
+            assert httpx2.codes.ACCEPTED == first.status_code
             for outage in outages(postgres):
                 seen = await see(one, outage, "database", first.headers["location"])
                 refused = [*seen.answers, seen.read]

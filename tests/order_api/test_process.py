@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from local_stack.ports import free_ports
@@ -36,7 +36,7 @@ class Running:
     """A process, and where it listens."""
 
     process: asyncio.subprocess.Process
-    client: httpx.AsyncClient
+    client: httpx2.AsyncClient
     log: Path
 
     def told(self) -> str:
@@ -46,8 +46,8 @@ class Running:
     async def answers(self, path: str) -> bool:
         """Tell whether a path answers 200."""
         try:
-            return (await self.client.get(path)).status_code == httpx.codes.OK
-        except httpx.TransportError:
+            return (await self.client.get(path)).status_code == httpx2.codes.OK
+        except httpx2.TransportError:
             return False
 
     async def end(self, how: signal.Signals) -> int:
@@ -70,7 +70,7 @@ async def process(settings: ApiSettings, **environment: str) -> AsyncIterator[Ru
     }
     with tempfile.NamedTemporaryFile() as log:  # a pipe that nobody reads fills up, and stops who writes
         started = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, env=os.environ | own, stderr=log)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             one = Running(started, client, Path(log.name))
             try:
                 yield one
@@ -94,7 +94,7 @@ async def test_a_kill_between_claim_and_publish_loses_nothing(
         posting = asyncio.create_task(dying.client.post("/orders", json=BUY, headers=_headers()))
         [row] = await until(lambda: orchestrator.run("SELECT order_id::text FROM api.claims"))
         assert -signal.SIGKILL == await dying.end(signal.SIGKILL)
-        with pytest.raises(httpx.TransportError):
+        with pytest.raises(httpx2.TransportError):
             await posting
     mute.close()
     async with process(settings) as next_one:

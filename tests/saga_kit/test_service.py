@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -54,9 +54,9 @@ class Running:
                 assert self.process.returncode is None or not self.lines, "\n".join(self.lines)
                 await asyncio.sleep(0.02)
 
-    async def get(self, path: str) -> httpx.Response:
+    async def get(self, path: str) -> httpx2.Response:
         """Request a path of its health server."""
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             return await client.get(f"http://127.0.0.1:{self.port}{path}")
 
     async def ends(self) -> int:
@@ -194,7 +194,7 @@ async def test_a_killed_service_loses_nothing(setup: ServiceSetup) -> None:
 
 
 @asynccontextmanager
-async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx2.AsyncClient]:
     """Run a service in this process; on leaving it must end by itself."""
     settings = kit_settings(
         changes.get("database_url", setup.schema.url),
@@ -206,7 +206,7 @@ async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx.As
     worker = Worker(schema, topics=("t",))
     service = Service(settings, name="svc", schema=schema, handler=lambda _: worker, stopping=stopping)
     running = asyncio.create_task(service.run())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
         try:
             yield client
         finally:
@@ -214,7 +214,7 @@ async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx.As
             await asyncio.wait_for(running, 60)
 
 
-async def answers(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
+async def answers(client: httpx2.AsyncClient, path: str, status: int) -> httpx2.Response:
     """Wait for an answer with a status."""
     async with asyncio.timeout(60):
         while (response := await client.get(path)).status_code != status:
@@ -262,7 +262,7 @@ async def test_a_further_consumer_waits_for_no_other(setup: ServiceSetup) -> Non
         settings, name="svc", schema=setup.schema.name, handler=lambda _: first, further=further, stopping=stopping
     )
     running = asyncio.create_task(service.run())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
         await answers(client, "/health", 200)
         await setup.send(("a", 1))
         await until(lambda: bool(second.handled))

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Final, Self
 
-import httpx
+import httpx2
 import jwt
 from confluent_kafka import KafkaException, Producer
 
@@ -92,7 +92,7 @@ class Load:
         self._cancelled_at: dict[str, float] = {}
         self._prefix, self._secret, self._users = prefix, secret, users
         self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
-        self._apis = [httpx.AsyncClient(base_url=url, timeout=CALL_S) for url in apis]
+        self._apis = [httpx2.AsyncClient(base_url=url, timeout=CALL_S) for url in apis]
         self._producer = Producer(
             {
                 "bootstrap.servers": kafka,
@@ -387,7 +387,7 @@ class Load:
         headers = self._authorized(placed.user_id) | {"Idempotency-Key": placed.key or ""}
         while True:
             status = 0
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 answer = await self._apis[number % len(self._apis)].post(
                     "/orders", json=body or placed.bodies[0], headers=headers
                 )
@@ -400,7 +400,7 @@ class Load:
             number += 1
             await asyncio.sleep(0.5)
 
-    def _heard(self, placed: Placed, answer: httpx.Response) -> None:
+    def _heard(self, placed: Placed, answer: httpx2.Response) -> None:
         with contextlib.suppress(ValueError):
             order_id = answer.json().get("order_id")
             if order_id and answer.status_code not in NO:
@@ -411,7 +411,7 @@ class Load:
         await self._post(placed, insist=True)
         await self._pause(pause_s)
         if placed.order_id is not None:
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 api = self._apis[placed.number % len(self._apis)]
                 await api.put(f"/orders/{placed.order_id}/cancel", headers=self._authorized(placed.user_id))
 

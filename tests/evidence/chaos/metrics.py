@@ -10,7 +10,7 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import Final
 
-import httpx
+import httpx2
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -37,12 +37,12 @@ class Counters:
 
     async def watch(self) -> None:
         """Read all processes repeatedly, until cancelled."""
-        async with httpx.AsyncClient(timeout=2) as client:
+        async with httpx2.AsyncClient(timeout=2) as client:
             while True:
                 await self.ask(client)
                 await asyncio.sleep(EVERY_S)
 
-    async def ask(self, client: httpx.AsyncClient) -> None:
+    async def ask(self, client: httpx2.AsyncClient) -> None:
         """Read all processes once; a process that does not answer keeps its last reading."""
         pids = [pid for service in ("orchestrator", "balance", "assets", "api") for pid in self._arena.pids(service)]
         await asyncio.gather(*(self._ask(client, pid) for pid in pids))
@@ -54,8 +54,8 @@ class Counters:
             sums[name] += value
         return {name: int(value) for name, value in sorted(sums.items()) if value}
 
-    async def _ask(self, client: httpx.AsyncClient, pid: int) -> None:
-        with suppress(httpx.HTTPError, psutil.Error, KeyError):
+    async def _ask(self, client: httpx2.AsyncClient, pid: int) -> None:
+        with suppress(httpx2.HTTPError, psutil.Error, KeyError):
             port = psutil.Process(pid).environ()["HTTP_PORT"]
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
             for family in text_string_to_metric_families(text):

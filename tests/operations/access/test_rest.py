@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 
@@ -18,24 +18,24 @@ API = Api("http://api.test", Signer(SECRET, issuer="us", audience="orders"))
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Response | Exception]:
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[httpx2.Response | Exception]:
     """Give the list of what the API answers, one after the other; requests are appended to its end."""
     planned: list[Any] = []
 
-    def request(method: str, url: str, **more: Any) -> httpx.Response:
+    def request(method: str, url: str, **more: Any) -> httpx2.Response:
         answer = planned.pop(0)
         if isinstance(answer, Exception):
             raise answer
         planned.append((method, url, more))
         return answer  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(httpx, "request", request)
+    monkeypatch.setattr(httpx2, "request", request)
     return planned
 
 
 def test_a_call_is_signed_for_its_user(answers: list[Any]) -> None:
     """With issuer and audience where the API asks for them."""
-    answers.append(httpx.Response(200, json={"orders": []}))
+    answers.append(httpx2.Response(200, json={"orders": []}))
     assert {"orders": []} == rest.orders(API, "alice", status=("FAILED", "CANCELLED"), asset_id="", limit=50)
     [(method, url, more)] = answers
     assert ("GET", "http://api.test/orders?status=FAILED&status=CANCELLED&limit=50") == (method, url)
@@ -48,19 +48,19 @@ def test_a_call_is_signed_for_its_user(answers: list[Any]) -> None:
     ("answer", "error", "words"),
     [
         (
-            httpx.Response(422, json={"title": "Invalid", "errors": [{"field": "quantity", "rule": "must be more"}]}),
+            httpx2.Response(422, json={"title": "Invalid", "errors": [{"field": "quantity", "rule": "must be more"}]}),
             *(WrongRequest, "Invalid: quantity: must be more"),
         ),
         (
-            httpx.Response(404, json={"title": "Not found", "detail": "no such order"}),
+            httpx2.Response(404, json={"title": "Not found", "detail": "no such order"}),
             Trouble,
             "Not found: no such order",
         ),
-        (httpx.Response(503, text="<html>"), OutcomeUnknown, "the API answered 503"),
-        (httpx.ReadTimeout(""), OutcomeUnknown, "the API at http://api.test can't be reached: ReadTimeout"),
-        (httpx.UnsupportedProtocol(""), WrongRequest, "must begin with http:// or https://"),
-        (httpx.InvalidURL("no port"), WrongRequest, "which is no address: no port"),
-        (httpx.Response(200, text="hello"), Trouble, "what answers at http://api.test is not the API"),
+        (httpx2.Response(503, text="<html>"), OutcomeUnknown, "the API answered 503"),
+        (httpx2.ReadTimeout(""), OutcomeUnknown, "the API at http://api.test can't be reached: ReadTimeout"),
+        (httpx2.UnsupportedProtocol(""), WrongRequest, "must begin with http:// or https://"),
+        (httpx2.InvalidURL("no port"), WrongRequest, "which is no address: no port"),
+        (httpx2.Response(200, text="hello"), Trouble, "what answers at http://api.test is not the API"),
     ],
 )
 def test_a_refusal_is_one_line_of_its_kind(answers: list[Any], answer: Any, error: type[Trouble], words: str) -> None:
@@ -73,7 +73,7 @@ def test_a_refusal_is_one_line_of_its_kind(answers: list[Any], answer: Any, erro
 
 def test_the_end_is_waited_for(answers: list[Any]) -> None:
     """Until the order has ended, or patience has."""
-    answers.append(httpx.Response(200, json={"order_id": "1", "status": "COMPLETED"}))
+    answers.append(httpx2.Response(200, json={"order_id": "1", "status": "COMPLETED"}))
     ended = rest.wait_for_end(API, "alice", {"order_id": "1", "status": "PENDING"}, 5)
     assert "COMPLETED" == ended["status"]
     assert "PENDING" == rest.wait_for_end(API, "alice", {"order_id": "1", "status": "PENDING"}, 0)["status"]
@@ -83,7 +83,7 @@ def test_an_order_that_rests_is_waited_for_no_longer(answers: list[Any]) -> None
     """Each change of a conditional order is asked for; an answer that nothing has changed is none."""
     order: dict[str, Any] = {"order_id": "1", "status": "PENDING", "version": 1, "time_in_force": "GTC"}
     rests = order | {"status": "CONFIRMED", "version": 2, "revision": 1}
-    answers += [httpx.Response(304), httpx.Response(200, json=rests)]
+    answers += [httpx2.Response(304), httpx2.Response(200, json=rests)]
     assert rests == rest.wait_for_end(API, "alice", order, 5)
     assert ['"1"', '"1"'] == [more["headers"]["If-None-Match"] for _, _, more in answers]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -24,5 +24,5 @@ async def db(database: Database) -> AsyncIterator[Terminal]:
 def api(monkeypatch: pytest.MonkeyPatch) -> Answering:
     """Stand in for the API."""
     one = Answering()
-    monkeypatch.setattr(httpx, "request", one.request)
+    monkeypatch.setattr(httpx2, "request", one.request)
     return one

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
+import httpx2
 from typer.testing import CliRunner
 
 from operations.access.errors import Trouble
@@ -33,12 +33,12 @@ class Answering:
         self.calls: list[str] = []
         self.keys: list[str | None] = []
 
-    def request(self, method: str, url: str, **more: Any) -> httpx.Response:
+    def request(self, method: str, url: str, **more: Any) -> httpx2.Response:
         """Answer the next."""
         self.calls.append(f"{method} {url.removeprefix('http://api.test')}")
         self.bodies.append(more["json"])
         self.keys.append(more["headers"].get("Idempotency-Key"))
-        return httpx.Response(200, json=self.answers.pop(0))
+        return httpx2.Response(200, json=self.answers.pop(0))
 
 
 def typed(*words: str) -> Any:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -65,13 +65,13 @@ async def ledger(settings: ApiSettings) -> AsyncIterator[Ledger]:
     await publisher.stop()
 
 
-async def ask(api: Api, body: Any = None, *, key: str | None = None, **more: Any) -> httpx.Response:
+async def ask(api: Api, body: Any = None, *, key: str | None = None, **more: Any) -> httpx2.Response:
     """POST a hold (`BODY` with the fields given in `body`)."""
     headers = {} if key is None else {"Idempotency-Key": key}
     return await call(api, "POST", "/holds", json={**BODY, **(body or {})}, headers=headers, **more)
 
 
-async def call(api: Api, method: str, path: str, *, user: str = "cashier", **more: Any) -> httpx.Response:
+async def call(api: Api, method: str, path: str, *, user: str = "cashier", **more: Any) -> httpx2.Response:
     """Send a request as a service."""
     return await api.call(method, path, user=user, scope=more.pop("scope", SERVICE), **more)
 
@@ -85,7 +85,7 @@ async def placed(api: Api, ledger: Ledger) -> str:
     return address
 
 
-async def capture(api: Api, address: str, amount: str = "240", to: str = "@external", **more: Any) -> httpx.Response:
+async def capture(api: Api, address: str, amount: str = "240", to: str = "@external", **more: Any) -> httpx2.Response:
     """PUT a capture."""
     return await call(api, "PUT", f"{address}/capture", json={"amount": amount, "to": to}, **more)
 

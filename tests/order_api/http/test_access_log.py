@@ -9,7 +9,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -104,8 +104,8 @@ async def test_a_log_that_cannot_be_written_fails_no_request(api: Api, monkeypat
     os.close(reading)
     gone = os.fdopen(writing, "w")
     monkeypatch.setattr("sys.stderr", gone)
-    assert httpx.codes.ACCEPTED == (await api.submit()).status_code
-    assert httpx.codes.NOT_FOUND == (await api.get("/nowhere")).status_code
+    assert httpx2.codes.ACCEPTED == (await api.submit()).status_code
+    assert httpx2.codes.NOT_FOUND == (await api.get("/nowhere")).status_code
     monkeypatch.undo()
     with suppress(BrokenPipeError):
         gone.close()
@@ -178,10 +178,10 @@ async def test_what_is_refused_on_its_way_counts_for_its_route(
         posting = asyncio.create_task(api.submit())
         await until(lambda: api.wire.batches)
         for path in ("/orders/00000000-0000-0000-0000-000000000000", "/orders", "/orders/by-client-id/planted"):
-            assert httpx.codes.SERVICE_UNAVAILABLE == (await api.get(path)).status_code
+            assert httpx2.codes.SERVICE_UNAVAILABLE == (await api.get(path)).status_code
         api.wire.may_go_on.set()
         await posting
         name = "http_server_request_duration_seconds_count"
         assert 1 == await api.metric(f'{name}{{method="GET",route="/orders/{{order_id}}",status="503"}}')
-    routes = [line["route"] for line in lines(capfd) if line["status"] == httpx.codes.SERVICE_UNAVAILABLE]
+    routes = [line["route"] for line in lines(capfd) if line["status"] == httpx2.codes.SERVICE_UNAVAILABLE]
     assert ["/orders/{order_id}", "/orders", "/orders/by-client-id/{client_order_id}"] == routes

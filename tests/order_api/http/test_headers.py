@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
+import httpx2
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -84,4 +84,4 @@ async def test_a_route_says_otherwise_and_adds_its_own(api: Api) -> None:
         "referrer-policy": ["origin"], "x-content-type-options": ["nosniff"],
     }  # fmt: skip
     assert expected == {name: well.headers.get_list(name) for name in expected}
-    assert (httpx.codes.INTERNAL_SERVER_ERROR, "10") == (failed.status_code, failed.headers["ratelimit-limit"])
+    assert (httpx2.codes.INTERNAL_SERVER_ERROR, "10") == (failed.status_code, failed.headers["ratelimit-limit"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr, ValidationError
@@ -216,7 +216,7 @@ async def test_a_client_that_hangs_up_gives_its_place_back(
     stuck = _Stuck(monkeypatch)
     async with running(settings.model_copy(update={"api_in_flight_max": 5})) as api:
         for _ in range(3):
-            with pytest.raises(httpx.ReadTimeout):
+            with pytest.raises(httpx2.ReadTimeout):
                 await api.get(NOBODY, timeout=0.1)
         stuck.may_go_on.set()
         await until(lambda: _in_flight(api, 0))
@@ -323,7 +323,7 @@ def test_a_wrong_limit_is_refused(wrong: dict[str, Any], why: str) -> None:
 
 async def _address(api: Api, orchestrator: Orchestrator, *forwarded: str) -> str:
     """Return the address that the trail has for an order that came with these headers."""
-    headers = httpx.Headers([("x-forwarded-for", value) for value in forwarded] + [("forwarded", "for=6.6.6.6")])
+    headers = httpx2.Headers([("x-forwarded-for", value) for value in forwarded] + [("forwarded", "for=6.6.6.6")])
     authorization = (await api.submit()).request.headers["authorization"]
     headers["authorization"] = authorization
     order = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "0.01"}

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Any
 
-import httpx
+import httpx2
 
 from order_api.settings import ApiSettings
 from saga_kit.runtime.connections import SPARE_MAX, owner_of
@@ -181,7 +181,7 @@ async def test_one_address_can_not_take_the_api_from_others(settings: ApiSetting
             held.append(one)
             if len(held) % 100 == 0:
                 assert 202 == (await api.submit()).status_code
-                async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(local_address=ADDRESSES[0])) as other:
+                async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(local_address=ADDRESSES[0])) as other:
                     assert 200 == (await other.get(f"http://127.0.0.1:{api.port}/health/live")).status_code
         assert 300 <= await api.metric('http_server_connections_cut_total{why="too many"}')
         for one in held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -57,7 +57,7 @@ async def test_a_failure_of_ours_names_its_trace(api: Api, monkeypatch: pytest.M
     with recorded_spans() as exporter:
         answer = await api.get(path)
         [span] = await until(exporter.get_finished_spans)
-    assert (httpx.codes.INTERNAL_SERVER_ERROR, f"{trace_id(span):032x}") == (
+    assert (httpx2.codes.INTERNAL_SERVER_ERROR, f"{trace_id(span):032x}") == (
         answer.status_code, answer.json()["trace_id"],
     )  # fmt: skip
     assert (StatusCode.ERROR, "500") == (span.status.status_code, (span.attributes or {})["error.type"])

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import SecretStr
@@ -168,7 +168,7 @@ async def test_examples_of_problems_are_what_a_running_api_answers(api: Api, orc
         assert {name: example.body[name] for name in same} == {name: own[name] for name in same}, code
 
 
-async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx.Response]:
+async def _provoked(api: Api, orchestrator: Orchestrator) -> dict[Code, httpx2.Response]:
     """Provoke each problem that a client can provoke."""
     first = (await api.submit({"client_order_id": "a"}, key="a")).json()["order_id"]
     await api.submit({"client_order_id": "b"}, key="b")
@@ -252,7 +252,7 @@ async def test_the_examples_of_what_is_no_request_are_what_is_answered(api: Api,
     assert {f"{name}: {value}" for name, value in example.headers.items()} <= set(head.decode().split("\r\n"))
 
 
-async def _post(api: Api, content: bytes) -> httpx.Response:
+async def _post(api: Api, content: bytes) -> httpx2.Response:
     return await api.call("POST", "/orders", content=content, headers={"Content-Type": "application/json"})
 
 
@@ -289,7 +289,7 @@ async def test_the_docs_need_no_other_host_and_no_inline_script(api: Api) -> Non
         assert 404 == (await api.client.get(wrong)).status_code, wrong
 
 
-def _assert_strict(page: httpx.Response) -> None:
+def _assert_strict(page: httpx2.Response) -> None:
     """Hold a page to a policy that begins with nothing and names no other host and no inline script."""
     policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
     assert ("'none'", "'none'", "'none'") == tuple(

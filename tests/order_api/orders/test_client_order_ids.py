@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import requests
 import urllib3
@@ -34,7 +34,7 @@ console.log(JSON.stringify(all));
 
 
 def _with_httpx(method: str, url: str, headers: dict[str, str]) -> int:
-    return httpx.request(method, url, headers=headers).status_code
+    return httpx2.request(method, url, headers=headers).status_code
 
 
 def _with_requests(method: str, url: str, headers: dict[str, str]) -> int:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import pytest_asyncio
@@ -307,7 +307,7 @@ async def test_a_crowd_too_large_is_answered_without_waiting(api: Api, monkeypat
 
 async def test_who_hangs_up_waits_no_longer(api: Api) -> None:
     """A client that goes away no longer counts as waiting."""
-    with pytest.raises(httpx.ReadTimeout):
+    with pytest.raises(httpx2.ReadTimeout):
         await api.submit(headers=_prefer(30), timeout=0.5)
 
     await _waits(api, 0)

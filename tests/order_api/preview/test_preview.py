@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 from msgspec import structs
 
@@ -25,7 +25,7 @@ SELL = {"order_type": "MARKET_SELL"}
 TRAIL = {"order_type": "TRAILING_STOP_BUY", "trail_bps": 300}
 
 
-async def _preview(api: Api, body: dict[str, Any] | None = None, **more: Any) -> httpx.Response:
+async def _preview(api: Api, body: dict[str, Any] | None = None, **more: Any) -> httpx2.Response:
     return await api.call("POST", "/orders/preview", json={**BUY, **(body or {})}, **more)
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -33,9 +33,9 @@ async def serving(health: Health) -> AsyncIterator[int]:
         await server.stop()
 
 
-async def get(port: int, path: str = "/health/live") -> httpx.Response:
+async def get(port: int, path: str = "/health/live") -> httpx2.Response:
     """Request a path on a new connection."""
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         return await client.get(f"http://127.0.0.1:{port}{path}")
 
 
@@ -105,8 +105,8 @@ async def test_many_requests_are_one_check_a_second() -> None:
         looks += 1
         await asyncio.sleep(0.05)  # other requests come while it is asked
 
-    few = httpx.Limits(max_connections=20)
-    async with serving(Health({"database": database})) as port, httpx.AsyncClient(limits=few, timeout=30) as client:
+    few = httpx2.Limits(max_connections=20)
+    async with serving(Health({"database": database})) as port, httpx2.AsyncClient(limits=few, timeout=30) as client:
         url = f"http://127.0.0.1:{port}/health"
         began = time.monotonic()
         answers = await asyncio.gather(*(client.get(url + path) for path in ("", "/ready") for _ in range(50)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.order_api.support import Api, Orchestrator
 
@@ -21,7 +21,7 @@ async def open_orders(orchestrator: Orchestrator, number: int, user_id: str = "a
     await orchestrator.run(_ROWS, number, user_id)
 
 
-async def cancel_all(api: Api, body: dict[str, Any] | None = None, *, key: str = "", **more: Any) -> httpx.Response:
+async def cancel_all(api: Api, body: dict[str, Any] | None = None, *, key: str = "", **more: Any) -> httpx2.Response:
     """POST a cancel of all orders."""
     headers = {"Idempotency-Key": key} if key else {}
     return await api.call("POST", "/orders/cancel-all", json=body or {}, headers=headers, **more)
