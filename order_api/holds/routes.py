@@ -12,7 +12,7 @@ from starlette.responses import Response
 from contracts.codec import encode
 from contracts.examples import HOLD_ID as EXAMPLE_ID
 from order_api.holds import examples
-from order_api.holds.holds import CaptureBody, HoldBody, ServiceHold, address, read_capture, read_hold
+from order_api.holds.holds import CaptureBody, HoldBody, ServiceHold, address, is_captured_so, read_capture, read_hold
 from order_api.holds.service import HoldService
 from order_api.holds.store import Origin
 from order_api.http.bodies import JSON, read_json_body
@@ -117,7 +117,8 @@ class HoldRoutes:
         hold_id = _hold_id(request)
         body = read_capture(await self._read(request))
         hold = await self._service.capture(hold_id, body, caller, _origin(request, caller))
-        return _json(hold, 202 if hold.capture_requested else 200)
+        # By its state: that it was refused may be known by now, and is no reason to say that it is done.
+        return _json(hold, 200 if is_captured_so(hold, body) else 202)
 
     @operation(
         "PUT",
@@ -136,7 +137,7 @@ class HoldRoutes:
     async def release(self, request: Request, caller: Caller) -> Response:
         """Release a hold."""
         hold = await self._service.release(_hold_id(request), caller, _origin(request, caller))
-        return _json(hold, 202 if hold.release_requested else 200)
+        return _json(hold, 202 if hold.holds else 200)
 
     async def _read(self, request: Request) -> bytes:
         return await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)

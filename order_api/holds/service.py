@@ -24,7 +24,6 @@ from order_api.holds.holds import (
     Asked,
     CaptureBody,
     HoldBody,
-    HoldStatus,
     ServiceHold,
     ask_capture,
     ask_for,
@@ -97,7 +96,7 @@ class HoldService:
         """Accept a release; of a hold that holds nothing any more, the answer is the hold as it is."""
         hold = await self.hold(hold_id, caller)
         request = ask_release(hold)
-        if hold.status not in (HoldStatus.PENDING, HoldStatus.HELD):
+        if not hold.holds:
             return hold
         return await self._ask(hold, Action.RELEASE, encode(request), caller, origin)
 

@@ -64,7 +64,10 @@ class Store:
         return _hold(rows[0]) if rows else None
 
     async def ask(self, hold: ServiceHold, action: Action, message: bytes, origin: Origin) -> Asked | None:
-        """Commit a request on a hold; None when another capture is under way. The same one again keeps its time."""
+        """Commit a request on a hold; None when another capture is under way.
+
+        One that waits for its answer is the same message when it is asked for again: it keeps its time and its trace.
+        """
         rows = await self._run(_ASK, hold.hold_id, action, message, *_origin(origin), self._grace_s)
         if not rows:
             return None
@@ -158,9 +161,10 @@ _ASK: Final = """
     INSERT INTO api.hold_requests AS asked (hold_id, action, request, token_id, traceparent, next_publish_at)
     VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
     ON CONFLICT (hold_id, action) DO UPDATE SET
-        request = excluded.request, token_id = excluded.token_id, traceparent = excluded.traceparent, settled = false,
-        reason_code = NULL, reason = NULL, next_publish_at = excluded.next_publish_at,
-        created_at = CASE WHEN asked.request = excluded.request THEN asked.created_at ELSE excluded.created_at END
+        request = excluded.request, token_id = excluded.token_id, settled = false, reason_code = NULL, reason = NULL,
+        next_publish_at = excluded.next_publish_at,
+        traceparent = CASE WHEN asked.settled THEN excluded.traceparent ELSE asked.traceparent END,
+        created_at = CASE WHEN asked.settled THEN excluded.created_at ELSE asked.created_at END
     WHERE asked.request = excluded.request OR asked.settled
     RETURNING created_at, traceparent"""
 

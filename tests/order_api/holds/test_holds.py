@@ -248,6 +248,48 @@ async def test_one_capture_at_a_time(api: Api, ledger: Ledger) -> None:
     assert (202, None) == (again.status_code, again.json()["reason_code"])
 
 
+async def test_the_id_of_a_message_is_its_bytes(api: Api, ledger: Ledger) -> None:
+    """What is repeated is the same message, trace and all; whatever is asked after a refusal has another id."""
+    address = await placed(api, ledger)
+    for trace in ("1" * 32, "2" * 32):
+        assert (
+            202
+            == (
+                await capture(api, address, to="@market", headers={"traceparent": f"00-{trace}-{'1' * 16}-01"})
+            ).status_code
+        )
+    first, same = api.wire.asked[-2:]
+    assert first == same
+    for to in ("@market", "@external"):
+        why = (HoldRefusal.DESTINATION_NOT_ALLOWED, "no such account")
+        await ledger.tells(HoldCaptureRefused(*terms(address), Quantity("240"), "@market", *why))
+        await shows(api, address, capture_requested=False)
+        await capture(api, address, to=to)
+    assert 3 == len({one.id for one in (first, *api.wire.asked[-2:])})
+
+
+@pytest.mark.parametrize("action", ["capture", "release"])
+async def test_a_refusal_that_comes_before_the_answer(api: Api, ledger: Ledger, action: str) -> None:
+    """What is still held was neither captured nor released, so the answer is that it was asked for."""
+    address = await placed(api, ledger)
+    before = len(api.wire.batches)
+    api.wire.may_go_on.clear()
+    asking = asyncio.create_task(
+        capture(api, address) if action == "capture" else call(api, "PUT", f"{address}/release")
+    )
+    await until(lambda: len(api.wire.batches) > before)
+    why = (HoldRefusal.HOLD_CONFLICT, "by a ledger of its own kind")
+    await ledger.tells(
+        HoldCaptureRefused(*terms(address), Quantity("240"), "@external", *why)
+        if action == "capture"
+        else HoldReleaseRefused(*terms(address), *why)
+    )
+    await shows(api, address, reason_code=why[0], capture_requested=False, release_requested=False)
+    api.wire.may_go_on.set()
+    answer = await asking
+    assert (202, "HELD", why[0]) == (answer.status_code, answer.json()["status"], answer.json()["reason_code"])
+
+
 async def test_a_refusal_is_shown(api: Api, ledger: Ledger) -> None:
     """A hold that is not placed says why; nothing can be captured, and releasing it is done already."""
     await until(lambda: api.metric("hold_events_followed"))
