@@ -139,7 +139,7 @@ class OrderService:
     async def _again(self, claim: Claim, holders: Sequence[Found], caller: Caller, origin: Origin) -> Order:
         """Return the order that a claim's keys have made before, when it is the very order that is asked for."""
         try:
-            found = _same_order(claim, holders)
+            found = same_order(claim, holders)
         except Problem as problem:
             for holder in holders:
                 if holder.claimed is not None:
@@ -173,7 +173,7 @@ def _shown(found: Found | None, caller: Caller) -> Order:
     return order
 
 
-def _same_order(claim: Claim, holders: Sequence[Found]) -> Found:
+def same_order(claim: Claim, holders: Sequence[Found]) -> Found:
     """Return the order that has a claim's keys, when it is the very order that is asked for; else raise the problem."""
     claims = {found.claimed.claim.order_id: found.claimed.claim for found in holders if found.claimed is not None}
     if len(claims) > 1:

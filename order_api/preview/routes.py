@@ -34,11 +34,12 @@ class PreviewRoutes:
         description="Takes the body of `POST /orders`, and refuses with the same problems. The asset service is asked"
         " as for an order, and the order's own rules are applied to its answer: what would be held, what a fill would"
         " cost and bring, and every refusal that can be known now. `not_checked` says what can't be: the balance, and"
-        " how many orders are open. Nothing is stored or shown, no money is held, and the order counts nowhere. It is"
-        " no promise: the price moves on.",
+        " how many orders are open. An order that was submitted before under the same `client_order_id` is answered as"
+        " it stands, with `existing_order_id`. Nothing is stored or shown, no money is held, and the order counts"
+        " nowhere. It is no promise: the price moves on.",
         scopes=(Scope.WRITE,),
         problems=(
-            *(Code.OTHER_USER, Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE),
+            *(Code.OTHER_USER, Code.CLIENT_ORDER_ID_REUSED, Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE),
             *(Code.MALFORMED_JSON, Code.INVALID_REQUEST),
         ),
         body=Body(OrderBody, bodies),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from contracts.assets import AssetApproved, AssetRefused
+from contracts.orders import Order
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
-from order_api.orders.publication.messages import asked_for
-from order_api.orders.service import refuse_out_of_time
+from order_api.orders.publication.messages import Claim, asked_for
+from order_api.orders.service import refuse_out_of_time, same_order
 from order_api.orders.store import Store
 from order_api.orders.submission import OrderBody, make_claim
+from order_api.orders.views import shown
 from order_api.preview.dry_run import DryRun
 from order_api.preview.inquiry import Inquiry
-from order_api.preview.views import Preview, make_preview
+from order_api.preview.views import Preview, make_preview, preview_of_existing
 
 
 class Previews:
@@ -26,16 +28,16 @@ class Previews:
         self._inquiry = inquiry
 
     async def preview(self, body: OrderBody, caller: Caller) -> Preview:
-        """Say what would become of an order."""
+        """Say what would become of an order; or show the order that the same request has made before."""
         user_id = body.user_id or caller.user_id
         if not caller.acts_for(user_id):
             raise Problem(Code.OTHER_USER)
         claim = make_claim(uuid4(), user_id, None, body, None)  # as a claim it meets every rule; none is made of it
+        if (existing := await self._existing(claim, caller)) is not None:
+            return preview_of_existing(existing)
         now = await self._store.now()
         refuse_out_of_time(claim, now)
-        holder = None
-        if body.client_order_id is not None:
-            holder = await self._store.find_named(user_id, body.client_order_id)
+        duplicate_of = await self._duplicate_of(claim)
         request = asked_for(claim)
         run = DryRun(request, now)
         answer: AssetApproved | AssetRefused | None = None
@@ -46,5 +48,17 @@ class Previews:
             now += timedelta(seconds=clock() - asked_at)
             if answer is not None and not run.answered(answer, now):
                 answer = None
-        known = None if holder is None else holder.order or (holder.claimed and holder.claimed.claim)
-        return make_preview(request, run, answer, now, duplicate_of=known.order_id if known else None)
+        return make_preview(request, run, answer, now, duplicate_of=duplicate_of)
+
+    async def _existing(self, claim: Claim, caller: Caller) -> Order | None:
+        """Return the order that was accepted here under this name, as `POST /orders` answers it, problems included."""
+        if claim.client_order_id is None or not (holders := await self._store.holders(claim)):
+            return None
+        return shown(same_order(claim, holders), caller)
+
+    async def _duplicate_of(self, claim: Claim) -> UUID | None:
+        """Return the order of another producer that has this name: the orchestrator would refuse a second one."""
+        if claim.client_order_id is None:
+            return None
+        named = await self._store.find_named(claim.user_id, claim.client_order_id)
+        return None if named is None or named.order is None else named.order.order_id

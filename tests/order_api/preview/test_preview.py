@@ -16,6 +16,7 @@ from contracts.assets import AssetApproved, Trading, is_for_preview
 from contracts.decimals import Price
 from order_api.preview import inquiry
 from order_api.settings import ApiSettings
+from tests.order_api.orders.changes.support import rests
 from tests.order_api.preview.support import AssetService, Reply, message_of
 from tests.order_api.support import BUY, LIMIT, Api, Orchestrator, running, until
 
@@ -158,21 +159,60 @@ async def test_who_may_preview(api: Api, assets: AssetService) -> None:
 
 
 @pytest.mark.usefixtures("assets")
-async def test_a_name_that_is_taken_is_told(api: Api, orchestrator: Orchestrator) -> None:
-    """By a claim, or by an order that came by Kafka; another user's name is free."""
-    name = {"client_order_id": "mine"}
-    first = (await api.submit(name)).json()["order_id"]
-    taken = (await _preview(api, name)).json()
-    [refusal] = taken["refusals"]
-    assert ("DUPLICATE_CLIENT_ORDER_ID", "FAILED", None) == (
-        refusal["reason_code"], taken["status"], taken["held_amount"],
-    )  # fmt: skip
-    assert first in refusal["reason"]
-    assert [] == (await _preview(api, name, user="bob")).json()["refusals"]
+async def test_a_name_that_another_producer_has_taken_is_told(api: Api, orchestrator: Orchestrator) -> None:
+    """An order by Kafka has it, so a new one would fail; another user's name is free."""
     by_kafka = str(uuid4())
     await orchestrator.shows(by_kafka, client_order_id="theirs")
-    [refusal] = (await _preview(api, {"client_order_id": "theirs"})).json()["refusals"]
+    taken = (await _preview(api, {"client_order_id": "theirs"})).json()
+    [refusal] = taken["refusals"]
+    assert ("DUPLICATE_CLIENT_ORDER_ID", "FAILED", None, None) == (
+        refusal["reason_code"], taken["status"], taken["held_amount"], taken["existing_order_id"],
+    )  # fmt: skip
     assert by_kafka in refusal["reason"]
+    assert [] == (await _preview(api, {"client_order_id": "theirs"}, user="bob")).json()["refusals"]
+
+
+async def test_an_order_that_was_submitted_before_is_told(
+    api: Api, assets: AssetService, orchestrator: Orchestrator
+) -> None:
+    """The same order under the same name is answered as it is, as `POST /orders` answers it; nobody is asked."""
+    body = {**LIMIT, "client_order_id": "mine", "quantity": "0.01"}
+    first = (await api.submit(body)).json()["order_id"]
+    await orchestrator.shows(str(uuid4()), client_order_id="mine")
+    for status, held in (("PENDING", None), ("CONFIRMED", "480.48")):
+        if held is not None:
+            await rests(orchestrator, first, progress={"hold": {"asset_id": "USD", "amount": held}})
+        answer = await _preview(api, {**body, "quantity": "0.010"})
+        found = answer.json()
+        assert (200, first, status, "48000", held) == (
+            answer.status_code, found["existing_order_id"], found["status"], found["limit_price"], found["held_amount"],
+        )  # fmt: skip
+        assert [None, [], []] == [found[name] for name in ("quote", "refusals", "not_checked")]
+    assert [] == assets.asked
+
+
+async def test_a_name_that_is_used_for_another_order_is_refused(api: Api, assets: AssetService) -> None:
+    """With the very problem that `POST /orders` gives."""
+    await api.submit({"client_order_id": "mine"})
+    other = {"client_order_id": "mine", "quantity": "0.02"}
+    posted, previewed = await api.submit(other), await _preview(api, other)
+    assert (409, "client-order-id-reused") == (previewed.status_code, previewed.json()["code"])
+    assert posted.json() | {"instance": None} == previewed.json() | {"instance": None}
+    assert [] == assets.asked
+
+
+async def test_an_order_that_was_in_time_is_told_later_too(api: Api, assets: AssetService) -> None:
+    """Its time is over, and it exists all the same."""
+    body = {**LIMIT, "time_in_force": "GTD", "expires_at": (datetime.now(UTC) + timedelta(seconds=2)).isoformat()}
+    first = (await api.submit({**body, "client_order_id": "mine"})).json()["order_id"]
+
+    async def is_over() -> bool:
+        return (await _preview(api, body)).status_code == 422
+
+    await until(is_over)
+    before = len(assets.asked)
+    assert first == (await _preview(api, {**body, "client_order_id": "mine"})).json()["existing_order_id"]
+    assert before == len(assets.asked)
 
 
 async def test_it_leaves_no_trace(api: Api, assets: AssetService, orchestrator: Orchestrator) -> None:
