@@ -221,7 +221,9 @@ def create_app(
         *(service, Changes(service, change_store), waiting, in_flight), body_bytes_max=settings.api_body_bytes_max
     )
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
-    previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
+    previews = PreviewRoutes(
+        Previews(store, inquiry, waiters, in_flight), in_flight, body_bytes_max=settings.api_body_bytes_max
+    )
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
@@ -332,7 +334,11 @@ def _waiters(settings: ApiSettings, registry: CollectorRegistry) -> Waiters:
         waiting_max=settings.api_connections_max * 3 // 4,  # so a request that does not wait finds a connection, too
         waiting_per_user_max=settings.api_waits_per_user_max,
     )
-    waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
+    waiting = Gauge(
+        "http_server_waiting_requests",
+        "Requests that wait for an order to change, or for a preview.",
+        registry=registry,
+    )
     waiting.set_function(lambda: waiters.waiting)
     return waiters
 

@@ -48,7 +48,7 @@ def _preview(body: dict[str, Any], answer: AssetApproved | AssetRefused | None) 
 
 def _existing(body: dict[str, Any]) -> Any:
     claim = make_claim(_ID, USER_ID, None, read_body(msgspec.json.encode(body)), None)
-    return msgspec.json.decode(written(preview_of_existing(pending(Claimed(claim, _NOW)))))
+    return msgspec.json.decode(written(preview_of_existing(asked_for(claim), pending(Claimed(claim, _NOW)))))
 
 
 def _approved() -> AssetApproved:

@@ -47,5 +47,4 @@ class PreviewRoutes:
     async def preview(self, request: Request, caller: Caller) -> Response:
         """Say what would become of an order, without making it."""
         body = read_body(await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max))
-        with self._in_flight.waiting():
-            return json_response(await self._service.preview(body, caller))
+        return json_response(await self._service.preview(body, caller))

@@ -140,13 +140,13 @@ def make_preview(
     )
 
 
-def preview_of_existing(order: Order) -> Preview:
-    """Show an order that exists where a preview of it is asked for: nobody would make another one."""
+def preview_of_existing(request: OrderRequested, order: Order) -> Preview:
+    """Show the order that `request` has made before: nobody would make another one."""
     unknown: dict[str, Any] = dict.fromkeys(
         ("worst_price", "price", "notional", "fee_asset_id", "fee", "credit_asset_id", "credit", "quote")
     )
     return Preview(
-        *(order.user_id, order.asset_id, order.order_type, order.quantity),
+        *(request.user_id, request.asset_id, request.order_type, request.quantity),
         existing_order_id=order.order_id,
         status=order.status,
         held_asset_id=order.held_asset_id,

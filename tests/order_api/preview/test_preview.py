@@ -319,3 +319,47 @@ async def test_too_many_at_once(api: Api, assets: AssetService, monkeypatch: pyt
     monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
     answers = await asyncio.gather(*(_preview(api) for _ in range(8)), api.submit())
     assert [200] * 3 + [202] + [503] * 5 == sorted(answer.status_code for answer in answers)
+
+
+async def test_no_user_takes_the_places_of_others(
+    settings: ApiSettings, assets: AssetService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's further previews are refused, another user's are not; a service for many users is not limited."""
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    assets.answers = lambda _: []
+    async with running(settings.model_copy(update={"api_waits_per_user_max": 2})) as api:
+        many = {"user": "desk", "scope": "orders:write orders:act-for-users"}
+        mine, theirs, of_many = await asyncio.gather(
+            asyncio.gather(*(_preview(api) for _ in range(5))),
+            asyncio.gather(*(_preview(api, user=user) for user in ("bob", "carol"))),
+            asyncio.gather(*(_preview(api, {"user_id": "dave"}, **many) for _ in range(5))),
+        )
+        assert [200] * 2 + [503] * 3 == sorted(answer.status_code for answer in mine)
+        assert {"overloaded"} == {answer.json()["code"] for answer in mine if answer.status_code == 503}
+        assert {200} == {answer.status_code for answer in (*theirs, *of_many)}
+        assert 200 == (await _preview(api)).status_code
+
+
+async def test_a_preview_that_reads_the_database_is_in_flight(
+    api: Api, assets: AssetService, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes of the database counts as for any request; only while it waits for an answer it counts out."""
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    assets.answers = lambda _: []
+
+    async def in_flight() -> float:
+        return await api.metric("http_server_in_flight_requests")
+
+    async with orchestrator.locking("api.claims"):
+        asking = asyncio.create_task(_preview(api, {"client_order_id": "mine"}))
+        await until(partial(orchestrator.run, _STANDS_AT_A_LOCK))
+        assert 1.0 == await in_flight()
+    await until(lambda: assets.asked)
+    assert 0.0 == await in_flight()
+    assert 200 == (await asking).status_code
+
+
+_STANDS_AT_A_LOCK = (
+    "SELECT FROM pg_locks WHERE NOT granted AND relation = 'api.claims'::regclass AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+)
