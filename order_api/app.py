@@ -221,9 +221,8 @@ def create_app(
         *(service, Changes(service, change_store), waiting, in_flight), body_bytes_max=settings.api_body_bytes_max
     )
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
-    previews = PreviewRoutes(
-        Previews(store, inquiry, waiters, in_flight), in_flight, body_bytes_max=settings.api_body_bytes_max
-    )
+    asking = Previews(store, inquiry, waiters, in_flight)
+    previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
