@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from order_api.http.bodies import read_json_body
+from order_api.http.bodies import BODY_PROBLEMS, read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import Code
 from order_api.http.tokens import Caller, Scope
@@ -38,10 +38,7 @@ class PreviewRoutes:
         " it stands, with `existing_order_id`. Nothing is stored or shown, no money is held, and the order counts"
         " nowhere. It is no promise: the price moves on.",
         scopes=(Scope.WRITE,),
-        problems=(
-            *(Code.OTHER_USER, Code.CLIENT_ORDER_ID_REUSED, Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE),
-            *(Code.MALFORMED_JSON, Code.INVALID_REQUEST),
-        ),
+        problems=(*(Code.OTHER_USER, Code.CLIENT_ORDER_ID_REUSED, *BODY_PROBLEMS),),
         body=Body(OrderBody, bodies),
     )
     async def preview(self, request: Request, caller: Caller) -> Response:

@@ -8,10 +8,11 @@ from contracts.examples import ORDER_ID as EXAMPLE_ID
 from contracts.orders import Order
 from contracts.terms import FIELDS
 from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN, OrderKind
+from order_api.http.bodies import BODY_PROBLEMS
 from order_api.http.problems import Code
-from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
+from order_api.http.request_headers import KEY_RULE, WAIT_MAX_S
 from order_api.http.tokens import Scope
-from order_api.openapi.declarations import Parameter, Returns
+from order_api.openapi.declarations import Parameter, Returns, idempotency_key
 from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
 from order_api.orders.description import examples
 from order_api.orders.views import OrderState
@@ -46,12 +47,9 @@ IF_NONE_MATCH: Final = Parameter(
     _TEXT,
     '"3"',
 )
-KEY: Final = Parameter(
-    KEY_HEADER,
-    "header",
-    f"Makes repeating the request safe: {KEY_RULE}, another for each order. Kept for at least {KEY_KEPT_DAYS} days,"
+KEY: Final = idempotency_key(
+    f"{KEY_RULE}, another for each order. Kept for at least {KEY_KEPT_DAYS} days,"
     " unless whoever runs the service has set another time; a `client_order_id` is the order's for good.",
-    {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
     examples.KEY,
 )
 
@@ -63,12 +61,8 @@ IF_MATCH: Final = Parameter(
     _TEXT,
     '"3"',
 )
-AMEND_KEY: Final = Parameter(
-    KEY_HEADER,
-    "header",
-    f"Makes repeating the request safe: {KEY_RULE}, another for each amend of the order. It is the `amend_id`.",
-    KEY.schema,
-    examples.AMEND_KEY,
+AMEND_KEY: Final = idempotency_key(
+    f"{KEY_RULE}, another for each amend of the order. It is the `amend_id`.", examples.AMEND_KEY
 )
 
 
@@ -130,7 +124,7 @@ AMEND_TEXT: Final = (
 )
 AMEND_PROBLEMS: Final = (
     *(Code.AMEND_REFUSED, Code.VERSION_MISMATCH, Code.IDEMPOTENCY_KEY_REUSED, Code.NOT_PUBLISHED),
-    *(Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),
+    *BODY_PROBLEMS,
 )
 HELD: Final = {
     200: Returns("It is on hold.", Order, examples.held, _WAITED_FOR),

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
-from order_api.http.bodies import read_json_body
+from order_api.http.bodies import BODY_PROBLEMS, read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, invalid
 from order_api.http.request_headers import read_key
@@ -33,9 +33,7 @@ from order_api.orders.mass_cancels.service import MassCancels
 from order_api.orders.requests import json_response, once, origin_of
 
 _NAME: Final = re.compile(NAME_PATTERN)
-_BODY_PROBLEMS: Final = (
-    *(Code.OTHER_USER, Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),
-)
+_BODY_PROBLEMS: Final = (Code.OTHER_USER, *BODY_PROBLEMS)
 _TIMER: Final = {200: Returns("The timer.", CancelTimer, examples.timers)}
 _KEY: Final = Parameter(
     KEY.name,
