@@ -10,9 +10,8 @@ from contracts.assets import AssetApproved, AssetRefused
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.publication.messages import asked_for
-from order_api.orders.service import refuse_out_of_time
 from order_api.orders.store import Store
-from order_api.orders.submission import OrderBody, make_claim
+from order_api.orders.submission import OrderBody, make_claim, refuse_out_of_time
 from order_api.preview.dry_run import DryRun
 from order_api.preview.inquiry import Inquiry
 from order_api.preview.views import Preview, make_preview
@@ -32,7 +31,7 @@ class Previews:
             raise Problem(Code.OTHER_USER)
         claim = make_claim(uuid4(), user_id, None, body, None)  # as a claim it meets every rule; none is made of it
         now = await self._store.now()
-        refuse_out_of_time(claim, now)
+        refuse_out_of_time(body.expires_at, now)
         holder = None
         if body.client_order_id is not None:
             holder = await self._store.find_named(user_id, body.client_order_id)

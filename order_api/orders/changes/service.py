@@ -7,7 +7,6 @@ order is under way at a time: a second one would otherwise overtake a first that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -16,11 +15,8 @@ from uuid_utils.compat import uuid7
 
 from contracts.amends import AmendRefusal, AmendState, OrderAmendment
 from contracts.codec import decoder
-from contracts.envelope import Outgoing, format_time
 from contracts.orders import Order
-from contracts.terms import EXPIRES_WITHIN
-from contracts.vocabulary import OPERATOR_PREFIX
-from order_api.http.problems import BrokenRule, Code, Problem, invalid
+from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import REPLAYED, Action, Origin
 from order_api.orders.changes.bodies import AmendBody, changes_text, matches
@@ -35,7 +31,7 @@ from order_api.orders.changes.outcomes import (
 from order_api.orders.changes.store import ChangeStore, OpenAmend, TakenElsewhere, Wanted
 from order_api.orders.publication.messages import Amend, Suspension, Wish, amend_message, suspension_message
 from order_api.orders.service import OrderService, address
-from order_api.orders.submission import EXPIRES_AT_RULE
+from order_api.orders.submission import refuse_out_of_time
 
 _ACTIONS: Final = {Wish.HOLD: Action.HOLD, Wish.RELEASE: Action.RELEASE}
 _read_changes: Final = decoder(AmendBody).decode
@@ -57,7 +53,7 @@ class Changes:
             before = await self._store.find_amend(order_id, key) if key is not None else None
             if before is None:
                 amend = await self._new_amend(order, body, key, if_match, caller, origin)
-                await self._publish(amend_message(amend), order_id)
+                await self._orders.publish(amend_message(amend), order_id)
                 return _with_amend(order, amend), amend, False
             _expect_same(order, before, changes_text(body))
         except Problem as problem:
@@ -66,7 +62,7 @@ class Changes:
             raise
         await self._orders.note(order_id, Action.AMEND, REPLAYED, origin)
         if not await self._store.read_amend(before):  # perhaps it is not published yet, and a 202 promises that it is
-            await self._publish(amend_message(before), order_id)
+            await self._orders.publish(amend_message(before), order_id)
         return order, before, True
 
     async def amend_is_applied(self, order: Order, amend: Amend, headers: dict[str, str]) -> bool:
@@ -88,8 +84,8 @@ class Changes:
         except Problem as problem:
             await self._orders.note(order_id, _ACTIONS[wish], problem.code, origin)
             raise
-        one = await self._store.suspend(order_id, order.user_id, _requester(order, caller), wish, origin)
-        await self._publish(suspension_message(one), order_id)
+        one = await self._store.suspend(order_id, order.user_id, caller.name_for(order.user_id), wish, origin)
+        await self._orders.publish(suspension_message(one), order_id)
         return order, one
 
     async def wish_is_granted(self, order: Order, one: Suspension, headers: dict[str, str]) -> bool:
@@ -104,8 +100,8 @@ class Changes:
             raise Problem(Code.VERSION_MISMATCH, f"the order's version is {order.version}", order_id=order.order_id)
         refuse_amend_by_status(order)
         if body.expires_at is not None:
-            _refuse_out_of_time(body.expires_at, await self._store.now())
-        requested_by = _requester(order, caller)
+            refuse_out_of_time(body.expires_at, await self._orders.now())
+        requested_by = caller.name_for(order.user_id)
         version = order.version if if_match else None
         wanted = Wanted(order.order_id, key or str(uuid7()), order.user_id, requested_by, version, changes_text(body))
         made = await self._store.amend(wanted, origin)
@@ -122,19 +118,12 @@ class Changes:
         A wish that is under way the other way is to be met, and so is a user's hold that an operator takes over.
         """
         by_operator = not caller.acts_for(order.user_id)
-        state = await self._store.hold_state(order.order_id)
+        state = await self._store.suspension_state(order.order_id)
         if wish is Wish.RELEASE and order.on_hold and state.held_by_operator and not by_operator:
             raise Problem(Code.HELD_BY_OPERATOR, order_id=order.order_id, order_status=order.status)
         if not is_granted(order, wish) or state.open_wish not in {None, wish}:
             return False
         return wish is Wish.RELEASE or state.held_by_operator or not by_operator
-
-    async def _publish(self, message: Outgoing, order_id: UUID) -> None:
-        await self._orders.publish(message, order_id)
-
-
-def _requester(order: Order, caller: Caller) -> str:
-    return order.user_id if caller.acts_for(order.user_id) else OPERATOR_PREFIX + caller.user_id
 
 
 def _with_amend(order: Order, amend: Amend) -> Order:
@@ -155,9 +144,3 @@ def _key_reused(order: Order) -> Problem:
         order_id=order.order_id,
         order=address(order.order_id),
     )
-
-
-def _refuse_out_of_time(expires_at: datetime, now: datetime) -> None:
-    if not now < expires_at <= now + EXPIRES_WITHIN:
-        rule = f"must be {EXPIRES_AT_RULE}; it is {format_time(now)}"
-        raise invalid(BrokenRule("expires_at", rule, format_time(expires_at)))

@@ -8,7 +8,6 @@ the history tells of its message, or when its order can't be changed any more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -53,8 +52,8 @@ class Read(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-class HoldState(msgspec.Struct, frozen=True):
-    """Who keeps an order on hold, and the last wish that the orchestrator has not read yet."""
+class SuspensionState(msgspec.Struct, frozen=True):
+    """Who keeps an order on hold, and the last hold or release that the orchestrator has not read yet."""
 
     held_by: str | None
     open_wish: Wish | None
@@ -87,12 +86,6 @@ class ChangeStore:
             grace_s=grace_s,
         )
 
-    async def now(self) -> datetime:
-        """Return the database's time."""
-        [row] = await self._run("SELECT now()")
-        at: datetime = row[0]
-        return at
-
     async def find_amend(self, order_id: UUID, amend_id: str) -> Amend | None:
         """Return an amend that was accepted here."""
         rows = await self._run(_SELECT_AMEND, order_id, amend_id)
@@ -123,11 +116,11 @@ class ChangeStore:
         rows = await self._run(_READ_AMEND, amend.order_id, amend.amend_id, amend.requested_by, amend.created_at)
         return [Read(*row) for row in rows]
 
-    async def hold_state(self, order_id: UUID) -> HoldState:
+    async def suspension_state(self, order_id: UUID) -> SuspensionState:
         """Return who keeps an order on hold, and what is under way about it."""
-        [row] = await self._run(_SELECT_HOLD_STATE, order_id)
+        [row] = await self._run(_SELECT_SUSPENSION_STATE, order_id)
         held_by, wish = row
-        return HoldState(held_by, None if wish is None else Wish(wish))
+        return SuspensionState(held_by, None if wish is None else Wish(wish))
 
     async def suspend(self, order_id: UUID, user_id: str, requested_by: str, wish: Wish, origin: Origin) -> Suspension:
         """Commit a wish. Of several of a requester the last stands; the same one, until it was read, keeps its time."""
@@ -190,7 +183,7 @@ _READ_AMEND: Final = """
     WHERE order_id = $1 AND detail ->> 'amend_id' = $2 AND at >= $4
         AND (kind = 'amend_refused' OR (name = 'OrderAmendRequested' AND detail ->> 'requested_by' = $3))
     ORDER BY seq"""
-_SELECT_HOLD_STATE: Final = f"""
+_SELECT_SUSPENSION_STATE: Final = f"""
     SELECT (
         SELECT CASE kind WHEN 'held' THEN detail ->> 'requested_by' END FROM api.history
         WHERE order_id = $1 AND kind IN ('held', 'released') ORDER BY seq DESC LIMIT 1

@@ -15,7 +15,6 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Counter
 
-from contracts.vocabulary import OPERATOR_PREFIX
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import Origin
@@ -59,7 +58,7 @@ class MassCancels:
         """Cancel a user's open orders; return how far it came, and whether the key had asked for it before."""
         if not caller.sees(user_id):
             raise Problem(Code.OTHER_USER)
-        requested_by = user_id if caller.acts_for(user_id) else OPERATOR_PREFIX + caller.user_id
+        requested_by = caller.name_for(user_id)
         for _ in range(KEY_TRIES):
             made = await self._store.add(uuid4(), user_id, requested_by, key, wanted, origin)
             if made is not None:
