@@ -16,12 +16,14 @@ from uuid_utils.compat import uuid7
 from contracts.amends import AmendRefusal, AmendState, OrderAmendment
 from contracts.codec import decoder
 from contracts.orders import Order
+from contracts.vocabulary import OrderStatus
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import REPLAYED, Action, Origin
 from order_api.orders.changes.bodies import AmendBody, changes_text, matches
 from order_api.orders.changes.outcomes import (
     amend_applied,
+    amend_is_over,
     amend_refused,
     is_granted,
     refuse_amend_by_status,
@@ -65,6 +67,10 @@ class Changes:
             await self._orders.publish(amend_message(before), order_id)
         return order, before, True
 
+    async def amend_is_over(self, amend: Amend, order: Order) -> bool:
+        """Tell whether an order shows what became of an amend, or can never be amended again."""
+        return amend_is_over(order, amend.amend_id)
+
     async def amend_is_applied(self, order: Order, amend: Amend, headers: dict[str, str]) -> bool:
         """Return whether an amend is in force; raise the problem of one that was refused. Not yet known: False."""
         shown = order.amend is not None and order.amend.amend_id == amend.amend_id
@@ -88,9 +94,24 @@ class Changes:
         await self._orders.publish(suspension_message(one), order_id)
         return order, one
 
-    async def wish_is_granted(self, order: Order, one: Suspension, headers: dict[str, str]) -> bool:
-        """Return whether a wish is granted; raise the problem of one that was refused. Not yet known: False."""
-        return wish_granted(order, await self._store.read_suspension(one), headers)
+    async def wish_is_over(self, one: Suspension, order: Order) -> bool:
+        """Tell whether the history says what became of this very wish, or the order can't be changed any more.
+
+        The order alone does not tell: it may be as wished by another's hold, or before an earlier wish is met.
+        """
+        return order.status is not OrderStatus.CONFIRMED or bool(await self._store.read_suspension(one))
+
+    async def granted(
+        self, one: Suspension, order: Order, caller: Caller, headers: dict[str, str]
+    ) -> tuple[Order, bool]:
+        """Return the order, and whether a wish was granted: False when that is not known yet.
+
+        Raises the problem of one that was refused.
+        """
+        history = await self._store.read_suspension(one)
+        if history:  # it may say more than the order did when it was read
+            order = await self._orders.order(order.order_id, caller)
+        return order, wish_granted(order, one.wish, history, headers)
 
     async def _new_amend(
         self, order: Order, body: AmendBody, key: str | None, if_match: Sequence[str], caller: Caller, origin: Origin

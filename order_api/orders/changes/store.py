@@ -129,7 +129,7 @@ class ChangeStore:
         return _suspension(row)
 
     async def read_suspension(self, one: Suspension) -> list[Read]:
-        """Return what the history says of a wish, oldest first."""
+        """Return what the history says of this very wish, oldest first: its message may have come several times."""
         rows = await self._run(_READ_SUSPENSION, one.order_id, _NAMES[one.wish], one.requested_by, one.created_at)
         return [Read(*row) for row in rows]
 
@@ -147,7 +147,8 @@ _NAMES: Final = {Wish.HOLD: "OrderHoldRequested", Wish.RELEASE: "OrderReleaseReq
 _AMEND: Final = ", ".join(Amend.__struct_fields__)
 _SUSPENSION: Final = ", ".join(Suspension.__struct_fields__)
 
-# Others may send messages with the same id. The orchestrator tells whose it was, and only ours counts.
+# Others may send messages with the same id. The orchestrator tells whose it was, and only ours counts. A wish has no
+# id: it is told by its time from an earlier one of its requester, which may be read after it was asked for.
 _AMEND_READ: Final = """EXISTS (
                 SELECT FROM api.history h WHERE h.order_id = c.order_id AND h.name = 'OrderAmendRequested'
                     AND h.detail ->> 'amend_id' = c.amend_id AND h.detail ->> 'requested_by' = c.requested_by
@@ -155,7 +156,8 @@ _AMEND_READ: Final = """EXISTS (
 _WISH_READ: Final = """EXISTS (
                 SELECT FROM api.history h WHERE h.order_id = c.order_id
                     AND h.name = CASE c.wish WHEN 'hold' THEN 'OrderHoldRequested' ELSE 'OrderReleaseRequested' END
-                    AND h.detail ->> 'requested_by' = c.requested_by AND h.at >= c.created_at)"""
+                    AND h.detail ->> 'requested_by' = c.requested_by
+                    AND (h.detail ->> 'requested_at')::timestamptz = c.created_at)"""
 # Past these statuses nothing can be changed; the row of another user's order is not what was to be changed.
 _PAST: Final = order_exists("(o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)")
 _AMEND_SETTLED: Final = f"({_PAST} OR {_AMEND_READ})"
@@ -203,4 +205,6 @@ _UPSERT_SUSPENSION: Final = f"""
     RETURNING {_SUSPENSION}"""  # noqa: S608 - the same
 _READ_SUSPENSION: Final = """
     SELECT kind, detail ->> 'why', detail ->> 'reason_code', detail ->> 'reason' FROM api.history
-    WHERE order_id = $1 AND name = $2 AND detail ->> 'requested_by' = $3 AND at >= $4 ORDER BY seq"""
+    WHERE order_id = $1 AND name = $2 AND detail ->> 'requested_by' = $3
+        AND (detail ->> 'requested_at')::timestamptz = $4
+    ORDER BY seq"""
