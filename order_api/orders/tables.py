@@ -174,7 +174,7 @@ Index("amends_one_at_a_time", amends.c.order_id, unique=True, postgresql_where=~
 Index("requests_order_id", requests.c.order_id)
 Index(
     "mass_cancels_idempotency_key",
-    *(mass_cancels.c.user_id, mass_cancels.c.idempotency_key),
+    *(mass_cancels.c.user_id, mass_cancels.c.requested_by, mass_cancels.c.idempotency_key),
     unique=True,
     postgresql_where=mass_cancels.c.idempotency_key.is_not(None),
 )

@@ -38,7 +38,7 @@ _KEY: Final = Parameter(
     KEY.name,
     KEY.place,
     "Makes repeating the request safe: the same cancel of all is answered, as far as it is by then. The key may be one"
-    " that an order has: these keys are apart.",
+    " that an order has, or that another requester has used: these keys are apart.",
     KEY.schema,
     KEY.example,
 )

@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import Origin
-from order_api.orders.mass_cancels.store import Filter, MassCancel, MassCancelStore, Timer
+from order_api.orders.mass_cancels.store import TIMERS_MAX, Filter, MassCancel, MassCancelStore, Timer
 from order_api.orders.publication.messages import Cancel, cancel_message
 from order_api.orders.publication.unpublished import Unpublished
 from saga_kit.messaging.outbox import Publishes
@@ -26,6 +26,8 @@ from saga_kit.runtime.backoff import keep_doing
 
 WITHIN_S: Final = 5.0
 """A request, or a round of the sweeper, works on a mass cancel for so long; the rest is a later round's."""
+AT_ONCE: Final = 3
+"""Mass cancels that a process goes on with at the same time."""
 KEY_TRIES: Final = 3
 
 log = structlog.get_logger(__name__)
@@ -64,9 +66,9 @@ class MassCancels:
             if made is not None:
                 return await self._work_off(made), False
             assert key is not None  # noqa: S101 - nothing else can be taken
-            if await self._store.release_key(user_id, key, self._keys_kept_days):
+            if await self._store.release_key(user_id, requested_by, key, self._keys_kept_days):
                 continue
-            before = await self._store.holder(user_id, key)
+            before = await self._store.holder(user_id, requested_by, key)
             if before is not None and before.filter != wanted:
                 raise Problem(Code.CANCEL_ALL_KEY_REUSED)
             if before is not None:
@@ -89,21 +91,29 @@ class MassCancels:
         return await self._store.timer(user_id)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Fire timers and go on with mass cancels until `stopping`; whatever fails is tried again."""
-        await keep_doing("cancel all", self.sweep, stopping, every_s=self._interval_s)
+        """Go on with mass cancels until `stopping`, several at once: one that is slow or fails holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(keep_doing("cancel all", self.sweep, stopping, every_s=self._interval_s))
 
-    async def sweep(self) -> bool:
-        """Fire what is due, and work off the mass cancel that is due longest; return whether more may be due."""
+    async def run_timers(self, stopping: asyncio.Event) -> None:
+        """Fire timers until `stopping`, whatever becomes of the mass cancels that they ask for."""
+        await keep_doing("cancel timers", self.fire, stopping, every_s=self._interval_s)
+
+    async def fire(self) -> bool:
+        """Fire what is due; return whether more may be."""
         if fired := await self._store.fire():
             self._fired.inc(fired)
             log.warning("cancel timers fired", timers=fired)
-        found = await self._store.go_on(None)
-        if found is None:
+        return fired == TIMERS_MAX
+
+    async def sweep(self) -> bool:
+        """Work off the mass cancel that is due longest; return whether there was one. One that fails is due later."""
+        leased = await self._store.lease()
+        if leased is None:
             return False
-        mass_cancel, cancels = found
-        if await self._publish(cancels):
-            mass_cancel = await self._work_off(mass_cancel)
-        return mass_cancel.completed_at is not None
+        await self._work_off(leased)
+        return True
 
     async def _work_off(self, one: MassCancel) -> MassCancel:
         """Cancel page after page; return how far it came. The cancels of a page are safe before they are published."""
