@@ -274,7 +274,7 @@ PROBLEMS: Final[dict[Code, Kind]] = {
     Code.VERSION_MISMATCH: Kind(
         412,
         "The order has another version",
-        "`If-Match` names another one. Nothing is changed.",
+        "`If-Match` does not name it. Nothing is changed.",
         "An amend came with an `If-Match` that does not name the order's version, which is its `ETag`.",
         "Read the order, decide again, and send the amend with the new `ETag`.",
         ("order_id",),

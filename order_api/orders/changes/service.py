@@ -13,14 +13,14 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
-from contracts.amends import AmendRefusal, AmendState, OrderAmendment
+from contracts.amends import EXPECTED_MAX, AmendRefusal, AmendState, OrderAmendment
 from contracts.codec import decoder
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import REPLAYED, Action, Origin
-from order_api.orders.changes.bodies import AmendBody, changes_text, matches
+from order_api.orders.changes.bodies import AmendBody, allowed_versions, changes_text
 from order_api.orders.changes.outcomes import (
     amend_applied,
     amend_is_over,
@@ -117,14 +117,16 @@ class Changes:
         self, order: Order, body: AmendBody, key: str | None, if_match: Sequence[str], caller: Caller, origin: Origin
     ) -> Amend:
         """Commit an amend that was not asked for before."""
-        if if_match and not matches(if_match, f'"{order.version}"'):
+        allowed = allowed_versions(if_match)
+        if allowed is not None and order.version not in allowed:
             raise Problem(Code.VERSION_MISMATCH, f"the order's version is {order.version}", order_id=order.order_id)
         refuse_amend_by_status(order)
         if body.expires_at is not None:
             refuse_out_of_time(body.expires_at, await self._orders.now())
         requested_by = caller.name_for(order.user_id)
-        version = order.version if if_match else None
-        wanted = Wanted(order.order_id, key or str(uuid7()), order.user_id, requested_by, version, changes_text(body))
+        if allowed is not None:  # the saga compares again; a version that is past does not come back
+            allowed = [version for version in allowed if version >= order.version][:EXPECTED_MAX]
+        wanted = Wanted(order.order_id, key or str(uuid7()), order.user_id, requested_by, allowed, changes_text(body))
         made = await self._store.amend(wanted, origin)
         if isinstance(made, OpenAmend):
             raise amend_refused(order, AmendRefusal.AMEND_IN_PROGRESS, f"amend {made.amend_id} is not decided yet")

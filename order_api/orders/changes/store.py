@@ -29,7 +29,7 @@ class Wanted(msgspec.Struct, frozen=True):
     amend_id: str
     user_id: str
     requested_by: str
-    expected_version: int | None
+    expected_versions: Sequence[int] | None
     changes: str
 
 
@@ -173,7 +173,7 @@ _HAS_COME: Final = """
 _INSERT_AMEND: Final = f"""
     WITH made AS (
         INSERT INTO api.amends
-            (next_publish_at, order_id, amend_id, user_id, requested_by, expected_version, changes)
+            (next_publish_at, order_id, amend_id, user_id, requested_by, expected_versions, changes)
         VALUES (now() + make_interval(secs => $1), $2, $3, $4, $5, $6, $7)
         ON CONFLICT DO NOTHING RETURNING {_AMEND}
     ), noted AS (

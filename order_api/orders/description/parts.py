@@ -59,7 +59,8 @@ KEY: Final = Parameter(
 IF_MATCH: Final = Parameter(
     "If-Match",
     "header",
-    "The ETag that the caller has seen: when the order's version is another, nothing is changed.",
+    "The ETag that the caller has seen, or several, or `*` for any: when the order's version is none of these, nothing"
+    " is changed.",
     _TEXT,
     '"3"',
 )
