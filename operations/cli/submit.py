@@ -87,12 +87,7 @@ class TermOptions:
 
 @grouped
 def submit(  # noqa: PLR0913 - each is an option of the command
-    order_type: Annotated[
-        str,
-        typer.Argument(
-            help="MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP or BRACKET, with _BUY or _SELL behind it."
-        ),
-    ],
+    order_type: Annotated[str, typer.Argument(help="One of the types above, with _BUY or _SELL behind it.")],
     asset: Annotated[str, typer.Argument(help="What to trade.")],
     quantity: Annotated[str, typer.Argument(help="How much.")],
     *,
