@@ -119,7 +119,7 @@ _CURRENCIES = """
 _WATERMARK = """(CASE
         WHEN progress -> 'fire' ->> 'watermark' IS NOT NULL AND phase NOT IN (RESTING, 'REFUNDING')
             THEN (progress -> 'fire' ->> 'watermark')::numeric
-        WHEN phase IN (RESTING) AND progress -> 'rest' ->> 'watermark' IS NOT NULL
+        WHEN phase IN (RESTING) AND progress -> 'rest' ->> 'watermark' IS NOT NULL AND progress -> 'suspended' IS NULL
             THEN coalesce(FIRST_STEP, (progress -> 'rest' ->> 'watermark')::numeric)
         ELSE (progress -> 'rest' ->> 'watermark')::numeric END)::numeric(38, 18)"""
 # The mark is a step too, with no row among the others.

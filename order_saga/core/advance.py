@@ -20,6 +20,7 @@ from contracts.vocabulary import OrderStatus, ReasonCode
 from order_saga.core.asking import (
     ask_again,
     ask_all,
+    ask_anew,
     begin_anew,
     due_questions,
     hold_back,
@@ -86,7 +87,7 @@ from order_saga.core.saga import (
     snapshot,
 )
 from order_saga.core.transition import arrive, end_amend, enter_phase, next_phase
-from order_saga.core.weighing import Refusal
+from order_saga.core.weighing import AmendRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -281,20 +282,15 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     if outcome is not None and leads_to is not None:
         enter_phase(draft, leads_to, outcome)
     elif saga.phase in RESTING and saga.progress.suspended is not None and saga.progress.fire is None:
-        _ask_anew(draft)  # its release will be a new acceptance
+        ask_anew(draft)  # its release will be a new acceptance
     elif (fired := PHASES[saga.phase].fired) is not None:
         before = snapshot(saga)
         enter_phase(draft, Phase.ENTRY if saga.progress.fire is None else fired, None)
         if not draft.events and snapshot(draft.saga) != before:
             draft.show()
     else:
-        _ask_anew(draft)
+        ask_anew(draft)
     return None
-
-
-def _ask_anew(draft: Draft) -> None:
-    for question in draft.saga.progress.open():
-        draft.put(begin_anew(question, draft.now))
 
 
 def _ask_again_requested(draft: Draft, message: AskAgainRequested) -> Ignored | None:
@@ -421,7 +417,7 @@ def _give_up(draft: Draft, question: Question) -> None:
     if saga.progress.amending is not None:
         why = f"no answer to {question.step} after {question.attempts} attempts"
         draft.put(structs.replace(question, answer=Answer.ABANDONED))
-        _refuse_amend(draft, Refusal(AmendRefusal.TIMED_OUT, why), PHASES[saga.phase].timeout)
+        _refuse_amend(draft, AmendRefused(AmendRefusal.TIMED_OUT, why), PHASES[saga.phase].timeout)
         return
     refused = _first_no(_asked(saga))
     if refused is not None and refused.reason_code is not None:
@@ -432,7 +428,7 @@ def _give_up(draft: Draft, question: Question) -> None:
     enter_phase(draft, PHASES[saga.phase].timeout, outcome)
 
 
-def _refuse_amend(draft: Draft, refusal: Refusal, leads_to: Phase | Way | None) -> None:
+def _refuse_amend(draft: Draft, refusal: AmendRefused, leads_to: Phase | Way | None) -> None:
     """End an open amend where everybody sees it; the order goes on resting by its terms in force."""
     end_amend(draft, refusal)
     draft.show()

@@ -118,6 +118,12 @@ def hold_back(draft: Draft, paused: frozenset[Participant]) -> None:
     draft.set(overdue_since=None)
 
 
+def ask_anew(draft: Draft) -> None:
+    """Give every open question all of its patience and attempts again, due now."""
+    for question in draft.saga.progress.open():
+        draft.put(begin_anew(question, draft.now))
+
+
 def begin_anew(question: Question, now: datetime) -> Question:
     """Give a question all of its patience and attempts again, due now."""
     return structs.replace(question, asked_at=now, due_at=now, attempts=0, held_back=False)

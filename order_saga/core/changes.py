@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from contracts.amends import (
     AmendState,
     OrderAmendment,
@@ -17,15 +19,17 @@ from contracts.amends import (
     changes_of,
 )
 from contracts.envelope import format_time
-from contracts.vocabulary import OPERATOR_PREFIX, ReasonCode
-from order_saga.core.judgement import cancel_outcome, expired_outcome
+from contracts.vocabulary import OPERATOR_PREFIX
+from order_saga.core.judgement import cancel_outcome, created_at, expired_outcome
 from order_saga.core.phases import AMENDS_MAX, PHASES, RESTING, SUSPENSIONS_MAX
 from order_saga.core.revision import revised
-from order_saga.core.saga import Amending, Ignored, Phase, Suspension, Why, Wish
+from order_saga.core.saga import Amending, Ignored, LastWish, Phase, Rest, Suspension, Why
 from order_saga.core.transition import enter_phase, fire, market, note_rest, put_in_force, refuse
-from order_saga.core.weighing import Judged, judge_release, only_time_changes, refusal_at_once
+from order_saga.core.weighing import Judged, Unreleasable, judge_release, only_time_changes, refusal_at_once
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from order_saga.core.draft import Draft
     from order_saga.core.saga import ChangeRequested, Saga
 
@@ -48,10 +52,10 @@ def amend(draft: Draft, message: OrderAmendRequested) -> Ignored | None:
         refuse(draft, asked, refusal)
         draft.show()
         return None
-    draft.learn(amend=asked, amending=Amending(asked))
+    amending = Amending(asked)
+    draft.learn(amend=asked, amending=amending)
     if only_time_changes(message):
-        amending = draft.saga.progress.amending
-        assert amending is not None and saga.progress.rest is not None  # noqa: S101, PT018 - just learnt; it rests
+        assert saga.progress.rest is not None  # noqa: S101 - it rests
         put_in_force(draft, revised(draft.saga, amending), Judged(None, saga.progress.rest))
         draft.show()
         return None
@@ -69,15 +73,16 @@ def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
     _note_wish(draft, message)
     by_operator = _is_operator(message.requested_by)
     if known.suspended is not None and (_is_operator(known.suspended.requested_by) or not by_operator):
-        return Ignored(Why.DUPLICATE, name, detail)
+        return _changes_nothing(draft, message, Why.DUPLICATE, detail)
     if known.suspensions >= SUSPENSIONS_MAX and not by_operator:
-        return Ignored(Why.TOO_MANY, name, detail)
+        return _changes_nothing(draft, message, Why.TOO_MANY, detail)
     draft.note("held", name, **detail, **({} if message.reason is None else {"reason": message.reason}))
     shows = known.suspended is None or known.release_refused is not None
     draft.learn(
         suspended=Suspension(message.requested_by, message.reason),
         suspensions=known.suspensions + 1,
         release_refused=None,
+        rest=_stands_still(draft),
     )
     if shows:
         draft.show()
@@ -91,20 +96,20 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     if ignored := ignored or _not_released_by(saga, message, detail):
         return ignored
     _note_wish(draft, message)
-    if saga.progress.suspended is None:  # its time is kept all the same: a hold from before it may come yet
-        draft.note("ignored", name, why=Why.DUPLICATE, **detail)
-        return None
+    if saga.progress.suspended is None:
+        return _changes_nothing(draft, message, Why.DUPLICATE, detail)
     expired = expired_outcome(saga.expires_at, draft.now)
     if expired is not None and saga.parked_reason is None:  # a parked order expires when it is resumed
         draft.note("expired", name)
         enter_phase(draft, PHASES[saga.phase].expiry, expired)
         return None
     found = judge_release(saga, market(draft, saga), draft.now)
-    if isinstance(found, str):
-        if saga.progress.release_refused is not None:  # everybody sees that already
-            return Ignored(Why.CONFLICT, name, detail | {"reason": found})
-        draft.note("ignored", name, why=Why.CONFLICT, **detail, reason=found)
-        draft.learn(release_refused=ReasonCode.WOULD_TRIGGER_IMMEDIATELY)
+    if isinstance(found, Unreleasable):
+        detail |= {"reason": found.reason}
+        if saga.progress.release_refused is found.code:  # everybody sees that already
+            return _changes_nothing(draft, message, Why.CONFLICT, detail)
+        draft.note("ignored", name, why=Why.CONFLICT, **detail)
+        draft.learn(release_refused=found.code)
         draft.show()
         return None
     draft.note("released", name, **detail)
@@ -118,11 +123,15 @@ def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     return None
 
 
+def _stands_still(draft: Draft) -> Rest | None:
+    """Fix the best price of a trailing stop: on hold no tick moves it, and an amend counts from there."""
+    rest, watermark = draft.saga.progress.rest, draft.watermarks.get(draft.saga.order_id)
+    return rest if rest is None or watermark is None else structs.replace(rest, watermark=watermark)
+
+
 def _not_released_by(saga: Saga, message: OrderReleaseRequested, detail: dict[str, Any]) -> Ignored | None:
-    """Say that an operator has suspended the order, and its user would release it, or that nobody has; else None."""
+    """Say that an operator has suspended the order, and its user would release it; else None."""
     suspended, name = saga.progress.suspended, type(message).__name__
-    if suspended is None and message.requested_at is None:
-        return Ignored(Why.DUPLICATE, name, detail)
     if suspended is None or not _is_operator(suspended.requested_by) or _is_operator(message.requested_by):
         return None
     return Ignored(Why.NOT_ALLOWED, name, detail | {"suspended_by": suspended.requested_by})
@@ -135,15 +144,32 @@ def _overtaken(
 
     Times of different requesters are by different clocks, and are not compared.
     """
-    known = draft.saga.progress.wish
-    if known is None or message.requested_at is None or known.requested_by != message.requested_by:
+    known, asked_at = draft.saga.progress.wish, _asked_at(draft, message)
+    if known is None or asked_at is None or known.requested_by != message.requested_by:
         return None
-    return Ignored(Why.LATE, type(message).__name__, detail) if message.requested_at < known.requested_at else None
+    return Ignored(Why.LATE, type(message).__name__, detail) if asked_at < known.requested_at else None
 
 
 def _note_wish(draft: Draft, message: OrderHoldRequested | OrderReleaseRequested) -> None:
-    if message.requested_at is not None:
-        draft.learn(wish=Wish(message.requested_by, message.requested_at))
+    """Keep when its requester has asked for something last."""
+    if (asked_at := _asked_at(draft, message)) is not None:
+        draft.learn(wish=LastWish(message.requested_by, asked_at))
+
+
+def _asked_at(draft: Draft, message: OrderHoldRequested | OrderReleaseRequested) -> datetime | None:
+    """Say when a wish was asked for. One from far ahead must not make all that follow too late: it counts as of now."""
+    return None if message.requested_at is None else created_at(message.requested_at, draft.now)
+
+
+def _changes_nothing(
+    draft: Draft, message: OrderHoldRequested | OrderReleaseRequested, why: Why, detail: dict[str, Any]
+) -> Ignored | None:
+    """Say why nothing comes of a wish. If it has a time it is kept all the same: an older one may come yet."""
+    name = type(message).__name__
+    if message.requested_at is None:
+        return Ignored(why, name, detail)
+    draft.note("ignored", name, why=why, **detail)
+    return None
 
 
 def _not_now(draft: Draft, message: ChangeRequested, detail: dict[str, Any]) -> Ignored | None:

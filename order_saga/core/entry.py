@@ -22,6 +22,7 @@ from order_saga.core.trail import trail_level
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from contracts.decimals import Price
     from contracts.terms import Terms
 
 
@@ -52,14 +53,22 @@ def objection_to_terms(saga: Saga, terms: Terms, quote: Quote, now: datetime) ->
     elif met is not None:
         which = "trigger" if met.price == terms.trigger_price else "limit"
         return ReasonCode.WOULD_TRIGGER_IMMEDIATELY, f"the quote {quote.price:f} meets the {which} already"
-    if not waits_for:
-        start = trail_level(saga.side, quote.price, terms.trail_amount, terms.trail_bps, quote.tick)
-        if not 0 < start <= PRICE_MAX:
-            return (
-                ReasonCode.PRICE_OUT_OF_RANGE,
-                f"the trail leads from the quote {quote.price:f} to {plain_text(start)}",
-            )
+    if not waits_for and (trail := trail_out_of_range(saga, quote.price)):
+        return ReasonCode.PRICE_OUT_OF_RANGE, trail
     return uncarried_terms(saga)
+
+
+def trail_out_of_range(saga: Saga, began_at: Price) -> str | None:
+    """Say that a trail that begins at this price leads to none at which anything trades, or None."""
+    start = trail_start(saga, began_at)
+    return None if 0 < start <= PRICE_MAX else f"the trail leads from {began_at:f} to {plain_text(start)}"
+
+
+def trail_start(saga: Saga, began_at: Price) -> Price:
+    """Return the level of a trailing stop whose best price is the one that it begins at."""
+    terms, quote = saga.terms, saga.progress.quote
+    assert terms is not None and quote is not None  # noqa: S101, PT018 - an order trails after its approval
+    return trail_level(saga.side, began_at, terms.trail_amount, terms.trail_bps, quote.tick)
 
 
 def uncarried_terms(saga: Saga) -> tuple[ReasonCode, str | None] | None:

@@ -44,7 +44,7 @@ from order_saga.core.saga import (
     Step,
     requested_fields,
 )
-from order_saga.core.weighing import Refusal
+from order_saga.core.weighing import AmendRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -227,11 +227,11 @@ def objection(saga: Saga, message: Reply, now: datetime) -> tuple[ReasonCode, st
     return ReasonCode.EXECUTION_FAILED, message.reason
 
 
-def amend_refusal(message: Reply) -> Refusal:
+def amend_refusal(message: Reply) -> AmendRefused:
     """Read why a participant refuses an amend."""
     assert isinstance(message, (AssetRefused, AdjustmentRefused))  # noqa: S101 - nobody else is asked about one
     code = AmendRefusal.__members__.get(message.reason_code, AmendRefusal.INSUFFICIENT_BALANCE)
-    return Refusal(code, message.reason)
+    return AmendRefused(code, message.reason)
 
 
 def quote_of(message: AssetApproved, now: datetime) -> Quote:

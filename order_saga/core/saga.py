@@ -122,7 +122,7 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     reason_code: ReasonCode | None = None
     reason: str | None = None
     number: int | None = None
-    """Of a question that an order may ask several times: the how manieth of its kind it is, from 1."""
+    """Which one of its kind it is, from 1; None for a question that an order asks once."""
 
 
 class Quote(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -221,7 +221,7 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
-class Wish(msgspec.Struct, frozen=True):
+class LastWish(msgspec.Struct, frozen=True):
     """The last hold or release that was acted on. One that its requester asked for before it comes too late."""
 
     requested_by: str
@@ -280,7 +280,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     suspended: Suspension | None = None
     suspensions: int = 0
     """How often the order was suspended."""
-    wish: Wish | None = None
+    wish: LastWish | None = None
     release_refused: ReasonCode | None = None
     """Why the last release was not possible."""
 
@@ -503,8 +503,8 @@ def _conditional(saga: Saga, terms: Terms) -> dict[str, Any]:
     progress = saga.progress
     shown |= {"triggered": progress.triggered, "amend": progress.amend, "release_refused": progress.release_refused}
     shown |= {"revision": progress.revision if progress.rest is not None else None}
-    shown |= {"on_hold": progress.suspended is not None and saga.phase in _UNMOVED}
-    if saga.phase in _UNMOVED and progress.rest is not None and progress.hold is not None:
+    shown |= {"on_hold": progress.suspended is not None and saga.phase in UNMOVED}
+    if saga.phase in UNMOVED and progress.rest is not None and progress.hold is not None:
         shown |= {"held_asset_id": progress.hold.asset_id, "held_amount": progress.hold.amount}
     if (watermark := _watermark(saga)) is not None and progress.quote is not None:
         shown["watermark"] = watermark
@@ -518,12 +518,12 @@ def _conditional(saga: Saga, terms: Terms) -> dict[str, Any]:
 def _watermark(saga: Saga) -> Price | None:
     """Give the watermark as of the last version: where a trailing stop began, or, once fired, the last that counted."""
     fire, rest = saga.progress.fire, saga.progress.rest
-    if fire is not None and fire.watermark is not None and saga.phase not in _UNMOVED:
-        return fire.watermark
-    return None if rest is None else rest.watermark
+    if rest is None or rest.watermark is None:  # it trails nothing
+        return None
+    return rest.watermark if fire is None or saga.phase in UNMOVED else fire.watermark or rest.watermark
 
 
-_UNMOVED: Final = frozenset(
+UNMOVED: Final = frozenset(
     {Phase.QUEUED, Phase.WORKING, Phase.AMENDING, Phase.RAISING, Phase.LOWERING, Phase.REFUNDING}
 )
 """The phases of an order whose money is held as it rests: a fire or an expiry in them shows nothing yet, since it makes

@@ -12,7 +12,7 @@ from msgspec import structs
 from contracts.amends import AmendRefusal, AmendState, OrderAmendment, changes_of
 from contracts.decimals import Exact, Money, Price
 from contracts.vocabulary import OrderStatus, ReasonCode, id_text
-from order_saga.core.asking import ask_all, begin_anew
+from order_saga.core.asking import ask_all, ask_anew
 from order_saga.core.commands import asked_for, fill_price, fill_sums, required_hold, settlement_terms
 from order_saga.core.entry import enter, newest, unfillable
 from order_saga.core.judgement import expired_outcome, is_stale
@@ -30,7 +30,7 @@ from order_saga.core.phases import (
 )
 from order_saga.core.revision import revised
 from order_saga.core.saga import Answer, Fill, Fire, Mark, Outcome, Phase, Saga, Step
-from order_saga.core.weighing import Judged, Refusal, judge, needs_more, objection_to_change
+from order_saga.core.weighing import AmendRefused, Judged, judge, needs_more, objection_to_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +77,7 @@ def _enter_market(draft: Draft) -> None:
     if entered_as.rest is not None:
         note_rest(draft)
         if saga.phase in RESTING:  # resumed: what it asked there it asks again
-            for question in saga.progress.open():
-                draft.put(begin_anew(question, draft.now))
+            ask_anew(draft)
             return
     enter_phase(draft, entered(Phase.ENTRY, entered_as.entry), expired_outcome(entered_as.ends_at, draft.now))
 
@@ -98,12 +97,12 @@ def _revise(draft: Draft) -> None:
         enter_phase(draft, entered(Phase.REVISING, Change.RAISES), None)
         return
     judged = found or judge(saga, new, market(draft, new), watermark, draft.now)
-    if isinstance(judged, Refusal):
+    if isinstance(judged, AmendRefused):
         end_amend(draft, judged)
     else:
         put_in_force(draft, new, judged)
     draft.show()
-    if not isinstance(judged, Refusal) and judged.fire is not None:
+    if not isinstance(judged, AmendRefused) and judged.fire is not None:
         fire(draft, judged.fire, entered(Phase.REVISING, Change.FILLS))
     else:
         rest_with_what_is_needed(draft)
@@ -146,7 +145,7 @@ def put_in_force(draft: Draft, new: Saga, judged: Judged) -> None:
         note_rest(draft)
 
 
-def end_amend(draft: Draft, refusal: Refusal) -> None:
+def end_amend(draft: Draft, refusal: AmendRefused) -> None:
     """Refuse the amend that is open; the terms in force stay."""
     amending = draft.saga.progress.amending
     assert amending is not None  # noqa: S101 - an amend is open
@@ -154,7 +153,7 @@ def end_amend(draft: Draft, refusal: Refusal) -> None:
     draft.learn(amending=None)
 
 
-def refuse(draft: Draft, asked: OrderAmendment, refusal: Refusal) -> None:
+def refuse(draft: Draft, asked: OrderAmendment, refusal: AmendRefused) -> None:
     """Have the order show that an amend was refused, and why."""
     code, reason = refusal
     shown = structs.replace(asked, state=AmendState.REFUSED, reason_code=code, reason=reason or None)
@@ -179,7 +178,7 @@ def _stop_changing(draft: Draft) -> bool:
     draft.set(overdue_since=None)
     if draft.saga.progress.amending is None:
         return False
-    end_amend(draft, Refusal(AmendRefusal.TOO_LATE, "the order was fired, cancelled or had expired before"))
+    end_amend(draft, AmendRefused(AmendRefusal.TOO_LATE, "the order was fired, cancelled or had expired before"))
     return True
 
 

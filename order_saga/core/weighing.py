@@ -12,14 +12,14 @@ from msgspec import structs
 from contracts.amends import AmendRefusal, changes_of
 from contracts.decimals import plain_text
 from contracts.terms import EXPIRES_WITHIN, faults
-from contracts.vocabulary import OrderKind, TimeInForce
+from contracts.vocabulary import OrderKind, ReasonCode, Side, TimeInForce
 from order_saga.core.commands import required_hold
-from order_saga.core.entry import uncarried_terms
-from order_saga.core.levels import PRICE_MAX, levels, meets_limit
+from order_saga.core.entry import trail_out_of_range, trail_start, uncarried_terms
+from order_saga.core.levels import levels, worst_price
 from order_saga.core.phases import AMENDS_MAX
 from order_saga.core.revision import TIMES, as_request
 from order_saga.core.saga import Fire, Mark, Phase, Rest, Saga
-from order_saga.core.trail import trail_level, trail_reached
+from order_saga.core.trail import trail_reached
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +31,7 @@ _PRICES: Final = ("limit_price", "trigger_price", "trail_amount", "trail_bps")
 _TRIGGERED: Final = "trigger_price: the trigger was met, and is not tested again"
 
 
-class Refusal(NamedTuple):
+class AmendRefused(NamedTuple):
     """Why an amend is refused."""
 
     code: AmendRefusal
@@ -47,38 +47,45 @@ class Judged(NamedTuple):
     """From where on the market counts under them."""
 
 
-def refusal_at_once(saga: Saga, asked: OrderAmendRequested, now: datetime) -> Refusal | None:
+class Unreleasable(NamedTuple):
+    """Why an order stays on hold."""
+
+    code: ReasonCode
+    reason: str
+
+
+def refusal_at_once(saga: Saga, asked: OrderAmendRequested, now: datetime) -> AmendRefused | None:
     """Say why an amend of a resting order is refused before anybody is asked, or None."""
     progress = saga.progress
     if len(progress.amend_ids) >= AMENDS_MAX:
-        return Refusal(AmendRefusal.TOO_MANY_AMENDS, f"the order was amended {AMENDS_MAX} times")
+        return AmendRefused(AmendRefusal.TOO_MANY_AMENDS, f"the order was amended {AMENDS_MAX} times")
     if progress.amending is not None or saga.phase is Phase.LOWERING:
-        return Refusal(AmendRefusal.AMEND_IN_PROGRESS, "another amend is not done yet")
+        return AmendRefused(AmendRefusal.AMEND_IN_PROGRESS, "another amend is not done yet")
     if saga.parked_reason is not None:
-        return Refusal(AmendRefusal.NOT_AMENDABLE, "the order waits for an operator")
+        return AmendRefused(AmendRefusal.NOT_AMENDABLE, "the order waits for an operator")
     expected = asked.expected_versions
     if expected is not None and saga.version not in expected:
         others = f"not {expected[0]}" if len(expected) == 1 else f"none of the {len(expected)} that were expected"
-        return Refusal(AmendRefusal.VERSION_MISMATCH, f"the order's version is {saga.version}, {others}")
+        return AmendRefused(AmendRefusal.VERSION_MISMATCH, f"the order's version is {saga.version}, {others}")
     return _overtaken(saga, now) or _unfit(saga, changes_of(asked)) or _expiry_out_of_range(changes_of(asked), now)
 
 
-def _overtaken(saga: Saga, now: datetime) -> Refusal | None:
+def _overtaken(saga: Saga, now: datetime) -> AmendRefused | None:
     """Say that the order's own time has come, by the terms in force: it only waits to be ended."""
     ends_at = saga.expires_at
     if ends_at is None or ends_at > now:
         return None
-    return Refusal(AmendRefusal.TOO_LATE, f"the order's expires_at {ends_at.isoformat()} has come")
+    return AmendRefused(AmendRefusal.TOO_LATE, f"the order's expires_at {ends_at.isoformat()} has come")
 
 
-def _unfit(saga: Saga, changes: dict[str, Any]) -> Refusal | None:
+def _unfit(saga: Saga, changes: dict[str, Any]) -> AmendRefused | None:
     """Say which change the order can't take, by what it was asked with, or which fields would not fit together."""
     if not changes:
-        return Refusal(AmendRefusal.INVALID_ORDER, "nothing is to be changed")
+        return AmendRefused(AmendRefusal.INVALID_ORDER, "nothing is to be changed")
     if why := _unchangeable(saga, changes):
-        return Refusal(AmendRefusal.NOT_AMENDABLE, why)
+        return AmendRefused(AmendRefusal.NOT_AMENDABLE, why)
     if found := faults(as_request(saga, changes)):
-        return Refusal(AmendRefusal.INVALID_ORDER, "; ".join(f"{fault.field}: {fault.rule}" for fault in found))
+        return AmendRefused(AmendRefusal.INVALID_ORDER, "; ".join(f"{fault.field}: {fault.rule}" for fault in found))
     return None
 
 
@@ -97,14 +104,14 @@ def _unchangeable(saga: Saga, changes: dict[str, Any]) -> str | None:
     return None if possible else f"time_in_force: a resting order can't become {force}"
 
 
-def _expiry_out_of_range(changes: dict[str, Any], now: datetime) -> Refusal | None:
+def _expiry_out_of_range(changes: dict[str, Any], now: datetime) -> AmendRefused | None:
     expires_at = changes.get("expires_at")
     if expires_at is None:
         return None
     if expires_at <= now:
-        return Refusal(AmendRefusal.EXPIRED, f"expires_at {expires_at.isoformat()} has come")
+        return AmendRefused(AmendRefusal.EXPIRED, f"expires_at {expires_at.isoformat()} has come")
     if expires_at > now + EXPIRES_WITHIN:
-        return Refusal(AmendRefusal.INVALID_ORDER, f"expires_at: must be within {EXPIRES_WITHIN.days} days")
+        return AmendRefused(AmendRefusal.INVALID_ORDER, f"expires_at: must be within {EXPIRES_WITHIN.days} days")
     return None
 
 
@@ -113,29 +120,27 @@ def only_time_changes(asked: OrderAmendRequested) -> bool:
     return all(name in TIMES for name in changes_of(asked))
 
 
-def objection_to_change(saga: Saga, new: Saga, now: datetime) -> Refusal | None:
+def objection_to_change(saga: Saga, new: Saga, now: datetime) -> AmendRefused | None:
     """Say what keeps new terms from ever being put in force: what became of the order meanwhile, or their sums."""
     return _overtaken(saga, now) or _triggered_meanwhile(saga, new) or _not_carried(new)
 
 
-def _triggered_meanwhile(saga: Saga, new: Saga) -> Refusal | None:
+def _triggered_meanwhile(saga: Saga, new: Saga) -> AmendRefused | None:
     assert saga.terms is not None and new.terms is not None  # noqa: S101, PT018 - a resting order has terms
     if not saga.progress.triggered or new.terms.trigger_price == saga.terms.trigger_price:
         return None
-    return Refusal(AmendRefusal.NOT_AMENDABLE, _TRIGGERED)
+    return AmendRefused(AmendRefusal.NOT_AMENDABLE, _TRIGGERED)
 
 
-def _not_carried(new: Saga) -> Refusal | None:
+def _not_carried(new: Saga) -> AmendRefused | None:
     """Say what is wrong with new terms at the quote by which they were approved, or None."""
     terms, quote = new.terms, new.progress.quote
     assert terms is not None and quote is not None  # noqa: S101, PT018 - a resting order has both
-    if new.progress.trails_from is not None:
-        start = trail_level(new.side, new.progress.trails_from, terms.trail_amount, terms.trail_bps, quote.tick)
-        if not 0 < start <= PRICE_MAX:
-            why = f"the trail leads from {new.progress.trails_from:f} to {plain_text(start)}"
-            return Refusal(AmendRefusal.PRICE_OUT_OF_RANGE, why)
+    began_at = new.progress.trails_from
+    if began_at is not None and (why := trail_out_of_range(new, began_at)):
+        return AmendRefused(AmendRefusal.PRICE_OUT_OF_RANGE, why)
     if found := uncarried_terms(new):
-        return Refusal(AmendRefusal[found[0]], found[1] or "")
+        return AmendRefused(AmendRefusal[found[0]], found[1] or "")
     return None
 
 
@@ -146,7 +151,7 @@ def needs_more(new: Saga) -> bool:
     return required_hold(new).amount > min((hold.amount, *new.progress.unconfirmed))
 
 
-def judge(saga: Saga, new: Saga, mark: Mark, watermark: Price | None, now: datetime) -> Judged | Refusal:
+def judge(saga: Saga, new: Saga, mark: Mark, watermark: Price | None, now: datetime) -> Judged | AmendRefused:
     """Decide whether new terms may be put in force now, and from where on the market counts under them.
 
     `mark` is the newest that is known of the market (`entry.newest`). No price from before counts: what moves an order
@@ -155,7 +160,7 @@ def judge(saga: Saga, new: Saga, mark: Mark, watermark: Price | None, now: datet
     terms, order_type, rest = new.terms, new.order_type, saga.progress.rest
     assert terms is not None and order_type is not None and rest is not None  # noqa: S101, PT018 - it rests
     if new.expires_at is not None and new.expires_at <= now:
-        return Refusal(AmendRefusal.EXPIRED, f"expires_at {new.expires_at.isoformat()} has come")
+        return AmendRefused(AmendRefusal.EXPIRED, f"expires_at {new.expires_at.isoformat()} has come")
     if mark.sequence < rest.from_sequence:  # the market as it was before the order rested
         return Judged(None, rest)
     waits_for = levels(order_type, terms, triggered=saga.progress.triggered)
@@ -165,7 +170,7 @@ def judge(saga: Saga, new: Saga, mark: Mark, watermark: Price | None, now: datet
     else:
         reached = any(level.is_reached(mark.price) for level in waits_for)
     if reached and not _waits_for_its_limit(new):
-        return Refusal(AmendRefusal.WOULD_TRIGGER_IMMEDIATELY, f"the price {mark.price:f} meets the new trigger")
+        return AmendRefused(AmendRefusal.WOULD_TRIGGER_IMMEDIATELY, f"the price {mark.price:f} meets the new trigger")
     if reached and mark.live and saga.progress.suspended is None:
         return Judged(Fire(mark.sequence, mark.price, mark.as_of), rest)
     return Judged(None, rest if not waits_for or _keeps_its_place(saga, new) else _from_mark(mark, now))
@@ -189,11 +194,11 @@ def _from_mark(mark: Mark, now: datetime) -> Rest:
     return Rest(mark.sequence if mark.live else max(0, mark.sequence - 1), now)
 
 
-def judge_release(saga: Saga, mark: Mark, now: datetime) -> Judged | str:
+def judge_release(saga: Saga, mark: Mark, now: datetime) -> Judged | Unreleasable:
     """Decide what becomes of a suspended order that is released: a new acceptance, or why it is not possible.
 
-    No order is released into its own trigger. A trailing stop's watermark begins anew, and a limit that the market
-    meets is filled.
+    No order is released into its own trigger. A trailing stop's watermark begins anew, where its trail leads to a
+    price that it can be filled at, and a limit that the market meets is filled.
     """
     terms, order_type, rest = saga.terms, saga.order_type, saga.progress.rest
     assert terms is not None and order_type is not None and rest is not None  # noqa: S101, PT018 - it rests
@@ -204,10 +209,22 @@ def judge_release(saga: Saga, mark: Mark, now: datetime) -> Judged | str:
         return Judged(met, rest if mark.live else _from_mark(mark, now))
     waits_for = levels(order_type, terms, triggered=saga.progress.triggered)
     if not waits_for:
-        return Judged(None, Rest(mark.sequence, now, mark.price))
+        return _trail_anew(saga, mark, now)
     if any(level.is_reached(mark.price) for level in waits_for):
         if not _waits_for_its_limit(saga):
-            return f"the price {mark.price:f} meets the trigger already"
-        if mark.live and meets_limit(order_type, terms, mark.price):
+            why = f"the price {mark.price:f} meets the trigger already"
+            return Unreleasable(ReasonCode.WOULD_TRIGGER_IMMEDIATELY, why)
+        if mark.live:
             return Judged(Fire(mark.sequence, mark.price, mark.as_of), rest)
     return Judged(None, _from_mark(mark, now))
+
+
+def _trail_anew(saga: Saga, mark: Mark, now: datetime) -> Judged | Unreleasable:
+    """Begin to trail at the mark, unless no fire from there could be filled: by its trail, or by what a BUY holds."""
+    why = trail_out_of_range(saga, mark.price)
+    level, most = trail_start(saga, mark.price), worst_price(saga)
+    if why is None and saga.side is Side.BUY and level > most:
+        why = f"the trail leads from {mark.price:f} to {plain_text(level)}, and it holds money for {plain_text(most)}"
+    if why is not None:
+        return Unreleasable(ReasonCode.PRICE_OUT_OF_RANGE, why)
+    return Judged(None, Rest(mark.sequence, now, mark.price))

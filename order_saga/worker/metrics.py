@@ -47,7 +47,7 @@ class SagaMetrics:
         self.phases = Gauge("saga_phase_orders", "Orders that have not ended.", ["phase"], registry=None)
         self.limit = Gauge("saga_admission_limit", "Questions that may wait for an answer at once.", registry=None)
         self.in_flight = Gauge("saga_admission_in_flight", "Young questions that wait for an answer.", registry=None)
-        self.resting = Gauge("saga_resting_orders", "Orders that wait for a price.", registry=None)
+        self.resting = Gauge("saga_resting_orders", "Orders that wait for the market, none on hold.", registry=None)
         self.unexecuted = Gauge("saga_fired_orders", "Orders that a tick has fired, not executed yet.", registry=None)
         self.paused = Gauge("saga_participant_paused", "1: nobody asks it.", ["participant"], registry=None)
 
@@ -102,9 +102,9 @@ async def refresh_gauges(source: AsyncEngine | Begins, metrics: SagaMetrics, sto
 
     async def count_resting() -> None:
         async with begin(source) as tx:
-            resting = await resting_store.count_resting(tx)
-        metrics.resting.set(sum(resting.values()))
-        for phase, number in resting.items():
+            waiting, idle = await resting_store.count_resting(tx)
+        metrics.resting.set(waiting)
+        for phase, number in idle.items():
             metrics.phases.labels(phase.value).set(number)
 
     await asyncio.gather(

@@ -98,7 +98,11 @@ class SagaHandler:
 
     async def handle(self, tx: Transaction, received: Sequence[Received[Incoming]]) -> Effects:
         """Fold the batch over its sagas and write them. A rollback or a repeat does no harm."""
-        received = [each for each in received if not _is_for_preview(each.message)]
+        everything = received
+        received = [each for each in everything if not _is_for_preview(each.message)]
+        not_ours = {FOR_PREVIEW: len(everything) - len(received)} if len(received) < len(everything) else {}
+        if not received:
+            return Effects(dropped=not_ours)
         messages = [each.message for each in received]
         named = {order_of(message) for message in messages}
         opened = await open_batch(tx, named, _client_ids(messages))
@@ -125,6 +129,7 @@ class SagaHandler:
                 for each in received
                 if each.record is not None and id(each.message) in unknown
             ],
+            dropped=not_ours,
             after_commit=lambda: self._watch(messages, folded, parked, dropped),
         )
 
@@ -200,6 +205,10 @@ class ChangeHandler(SagaHandler):
 
 def _was_parked(known: Mapping[UUID, Saga], saga: Saga) -> bool:
     return saga.order_id in known and known[saga.order_id].parked_reason is not None
+
+
+FOR_PREVIEW: Final = "answers a preview"
+"""The reason for which an answer is dropped: it is for the API, which has asked."""
 
 
 def _is_for_preview(message: Incoming) -> bool:

@@ -16,7 +16,7 @@ from contracts.decimals import Price, format_decimal
 from contracts.vocabulary import OrderKind
 from order_saga.core.gate import GATE, gate_key
 from order_saga.core.levels import levels, limit_behind
-from order_saga.core.phases import MAX_TICK_AGE_S, RESTING
+from order_saga.core.phases import IDLE, MAX_TICK_AGE_S, RESTING
 from order_saga.core.saga import Fire, Fired, Mark, Phase, Triggered
 from order_saga.worker.tables import FIRED
 
@@ -110,8 +110,10 @@ _OPEN: Final = """
                 AND open.status IN ('PENDING', 'CONFIRMED', 'PROCESSING'))
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (user_id, asset_id, place) ORDER BY place"""
 _COUNT_RESTING: Final = """
-    SELECT count(*) FILTER (WHERE NOT queued), count(*) FILTER (WHERE queued) FROM orders.resting
-    WHERE live AND fired_sequence IS NULL"""
+    SELECT count(*) FILTER (WHERE live), count(*) FILTER (WHERE NOT queued), count(*) FILTER (WHERE queued)
+    FROM orders.resting WHERE (live OR suspended) AND fired_sequence IS NULL"""
+_COUNT_CHANGING: Final = """
+    SELECT count(*) FROM orders.orders WHERE due_at IS NOT NULL AND phase = ANY($1::text[]) AND parked_reason IS NULL"""
 _COUNT_FIRED: Final = f"SELECT count(*) FROM orders.resting WHERE {FIRED}"  # noqa: S608 - our own words
 
 
@@ -219,10 +221,14 @@ async def open_orders(tx: Transaction, pairs: Sequence[tuple[str, str]]) -> list
     return [row[0] for row in await tx.fetch(_OPEN, users, assets)]
 
 
-async def count_resting(tx: Transaction) -> dict[Phase, int]:
-    """Count the orders that wait for a price, or for an opening. It reads the whole table, maybe a million rows."""
-    [(working, queued)] = await tx.fetch(_COUNT_RESTING)
-    return {Phase.WORKING: working, Phase.QUEUED: queued}
+async def count_resting(tx: Transaction) -> tuple[int, dict[Phase, int]]:
+    """Count the orders that wait for a price or for an opening, and by phase those that ask nothing, on hold or not.
+
+    It reads the whole table, maybe a million rows. An order that is asked about keeps its row, in a phase of its own.
+    """
+    [(waiting, resting, queued)] = await tx.fetch(_COUNT_RESTING)
+    changing = int(await tx.fetchval(_COUNT_CHANGING, sorted(RESTING - IDLE)))
+    return waiting, {Phase.WORKING: resting - changing, Phase.QUEUED: queued}
 
 
 async def count_fired(tx: Transaction) -> int:

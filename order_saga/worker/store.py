@@ -296,9 +296,13 @@ def save(tx: Transaction, known: Mapping[UUID, Saga], folded: Folded, at: dateti
     stubs = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is Phase.NEW]
     _change(tx, _UPDATE_ALL, (_ID, *_ASKED_FOR, *_MOVING), stubs)
     moved = [saga for saga in touched if saga.order_id in known and known[saga.order_id].phase is not Phase.NEW]
-    amended = [saga for saga in moved if saga.progress.revision != known[saga.order_id].progress.revision]
+    amended: list[Saga] = []
+    others: list[Saga] = []
+    for saga in moved:
+        same_terms = saga.progress.revision == known[saga.order_id].progress.revision
+        (others if same_terms else amended).append(saga)
     _change(tx, _UPDATE_AMENDED, (_ID, *_AMENDED, *_MOVING), amended)
-    _change(tx, _UPDATE, (_ID, *_MOVING), [saga for saga in moved if saga not in amended] if amended else moved)
+    _change(tx, _UPDATE, (_ID, *_MOVING), others)
     _write_history(tx, [row for row in folded.history.values() if row.entries], at)
     _write_fills(tx, list(folded.fills.values()))
 

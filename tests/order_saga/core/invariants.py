@@ -286,7 +286,11 @@ def _waits(before: Saga, decision: Decision) -> None:
     if was.rest is not None:
         assert now.rest is not None
         kinds = {entry.kind for entry in decision.entries}
-        assert now.rest == was.rest or kinds & {"resumed", "amended", "released"}, "only these begin it anew"
+        if "held" in kinds:
+            was_best = structs.replace(was.rest, watermark=now.rest.watermark)
+            assert now.rest == was_best, "a trailing stop on hold keeps the best price that it had"
+        else:
+            assert now.rest == was.rest or kinds & {"resumed", "amended", "released"}, "only these begin it anew"
         assert now.rest.entered_at >= was.rest.entered_at or "resumed" in kinds or "released" in kinds
     if after.phase is Phase.CANCELLED:
         assert now.fire is None, "a fired order is never cancelled and never expires"

@@ -39,6 +39,7 @@ from tests.order_saga.core.sample import (
 
 LIMIT_BUY: Final = conditional(OrderType.LIMIT_BUY, limit_price="49000")
 STOP_SELL: Final = conditional(OrderType.STOP_LOSS_SELL, trigger_price="48000")
+TRAIL_BUY: Final = conditional(OrderType.TRAILING_STOP_BUY, trail_amount="500")
 TRAIL_SELL: Final = conditional(OrderType.TRAILING_STOP_SELL, trail_amount="500")
 UNTIL: Final = conditional(
     OrderType.LIMIT_BUY, limit_price="49000", time_in_force=TimeInForce.GTD, expires_at=NOW + timedelta(hours=1)
@@ -179,6 +180,14 @@ def test_a_released_trailing_stop_starts_from_the_market() -> None:
     assert (story.shown.watermark, story.shown.trigger_price) == (Price(47_000), Price(46_500))
 
 
+def test_a_trailing_stop_on_hold_stands_still() -> None:
+    """Its best price is the one that it had when it was put on hold, in what it shows and for an amend."""
+    story = Story(TRAIL_SELL, approved(), reserved()).trade("51200", 30).best_price("51200").tell(suspend())
+    assert (story.shown.watermark, story.shown.trigger_price) == (Price(51_200), Price(50_700))
+    story.watermarks = {}  # no tick moves it now
+    assert story.tell(amend(trail_amount="600"), rechecked()).shown.trigger_price == Price(50_600)
+
+
 def test_a_released_limit_that_the_market_meets_is_filled() -> None:
     """At the mark, if that is live; else it rests, and the mark's repetition counts."""
     story = suspended().trade("48500", 30).tell(release())
@@ -195,6 +204,25 @@ def test_no_order_is_released_into_its_own_trigger() -> None:
     assert len(story.decision.events) == 1
     assert story.tell(release()).why is Why.CONFLICT, "nobody fills the history of events with it"
     story.trade("48500", 31).tell(release())
+    assert (story.shown.on_hold, story.shown.release_refused) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "price", "reason"),
+    [
+        (TRAIL_BUY, "60000", "leads from 60000 to 60500, and it holds money for 51005"),
+        (TRAIL_SELL, "400", "leads from 400 to 0"),
+    ],
+    ids=["a buy beyond its hold", "a sale to no price"],
+)
+def test_no_trailing_stop_is_released_where_no_fire_could_be_filled(
+    request_: Requested, price: str, reason: str
+) -> None:
+    """Its trail would begin where it never fires, or where each fire fails. It stays on hold, and says why."""
+    story = suspended(request_).trade(price, 30).tell(release())
+    assert (story.shown.on_hold, story.shown.release_refused) == (True, ReasonCode.PRICE_OUT_OF_RANGE)
+    assert reason in str(story.decision.entries[0].detail)
+    story.trade("49000", 31).tell(release())
     assert (story.shown.on_hold, story.shown.release_refused) == (False, None)
 
 
@@ -267,10 +295,33 @@ def test_a_hold_that_was_held_up_does_not_undo_a_later_release() -> None:
     assert story.tell(_at(suspend(), 3)).shown.on_hold
 
 
-def test_a_release_that_was_held_up_does_not_undo_a_later_hold() -> None:
-    """The order stays where its user wants it."""
-    story = Story(LIMIT_BUY, approved(), reserved(), _at(suspend(), 3), _at(release(), 2))
+@pytest.mark.parametrize("before", [(), (1,), (1, 2.5)], ids=["first", "second", "third"])
+def test_a_release_that_was_held_up_does_not_undo_a_later_hold(before: tuple[float, ...]) -> None:
+    """The order stays where its user wants it, also when the later hold changed nothing."""
+    holds = [_at(suspend(), seconds) for seconds in (*before, 3)]
+    story = Story(LIMIT_BUY, approved(), reserved(), *holds, _at(release(), 2))
     assert (story.shown.on_hold, story.why) == (True, Why.LATE)
+
+
+def test_a_hold_that_was_held_up_does_not_undo_a_later_release_that_was_refused() -> None:
+    """What counts is what was asked for last, even if it was not possible, and was refused before."""
+    story = suspended(STOP_SELL).trade("47000", 30).tell(_at(release(), 1), _at(release(), 3))
+    assert story.tell(_at(suspend(), 2)).why is Why.LATE
+
+
+def test_a_hold_past_the_last_one_is_kept_as_a_wish() -> None:
+    """No more holds are possible, and a release from before the last one comes too late all the same."""
+    story = Story(LIMIT_BUY, approved(), reserved())
+    for number in range(SUSPENSIONS_MAX):
+        story.tell(_at(suspend(), number / 2), _at(release(), number / 2))
+    assert story.tell(_at(suspend(), 50.5)).shown.on_hold is False
+    assert story.tell(_at(release(), 50.4)).why is Why.LATE
+
+
+def test_a_clock_that_is_ahead_does_not_shut_its_requester_out() -> None:
+    """A wish from the future counts as one of now."""
+    story = Story(LIMIT_BUY, approved(), reserved(), _at(suspend(), 1e9))
+    assert story.wait(60).tell(_at(release(), 60)).shown.on_hold is False
 
 
 def test_times_of_different_requesters_are_not_compared() -> None:

@@ -49,6 +49,7 @@ from order_saga.core.phases import (
     target,
 )
 from order_saga.core.saga import (
+    UNMOVED,
     Answer,
     AskAgainRequested,
     Decision,
@@ -93,6 +94,11 @@ def _walks() -> list[Walk]:
 
 
 # The table is whole ---------------------------------------------------------------------------------------------------
+
+
+def test_what_rests_or_is_refunded_shows_its_hold() -> None:
+    """The core of the saga names these phases without the table, which stands above it."""
+    assert UNMOVED == RESTING | {Phase.REFUNDING}
 
 
 def test_every_name_stands_in_its_table() -> None:

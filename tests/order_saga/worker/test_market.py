@@ -392,7 +392,7 @@ async def test_it_expires_and_is_counted_among_the_open_ones(db: OrderDatabase) 
     order_id = await queues(db, expires_at=await clock(db) + timedelta(seconds=0.3))
     async with begin(db.engine) as tx:
         assert [1] == await resting_store.open_orders(tx, [("alice", "BTC")])
-        assert {Phase.WORKING: 0, Phase.QUEUED: 1} == await resting_store.count_resting(tx)
+        assert (1, {Phase.WORKING: 0, Phase.QUEUED: 1}) == await resting_store.count_resting(tx)
     async with asyncio.timeout(10):
         while await phase(db) == "QUEUED":
             async with begin(db.engine) as tx:
