@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from order_api.orders.publication.messages import Cancel, cancel_message
 from order_api.orders.publication.unpublished import Unpublished
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.errors import Stopped, describe
 
 WITHIN_S: Final = 5.0
 """A request, or a round of the sweeper, works on a mass cancel for so long; the rest is a later round's."""
@@ -53,6 +55,7 @@ class MassCancels:
         self._unpublished = unpublished
         self._keys_kept_days = keys_kept_days
         self._interval_s = interval_s
+        self._free = asyncio.Semaphore(AT_ONCE)
 
     async def cancel_all(
         self, user_id: str, wanted: Filter, key: str | None, caller: Caller, origin: Origin
@@ -93,8 +96,7 @@ class MassCancels:
     async def run(self, stopping: asyncio.Event) -> None:
         """Go on with mass cancels until `stopping`, several at once: one that is slow or fails holds up no other."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(keep_doing("cancel all", self.sweep, stopping, every_s=self._interval_s))
+            await keep_doing("cancel all", partial(self.sweep, group), stopping, every_s=self._interval_s)
 
     async def run_timers(self, stopping: asyncio.Event) -> None:
         """Fire timers until `stopping`, whatever becomes of the mass cancels that they ask for."""
@@ -107,13 +109,30 @@ class MassCancels:
             log.warning("cancel timers fired", timers=fired)
         return fired == TIMERS_MAX
 
-    async def sweep(self) -> bool:
-        """Work off the mass cancel that is due longest; return whether there was one. One that fails is due later."""
-        leased = await self._store.lease()
+    async def sweep(self, group: asyncio.TaskGroup) -> bool:
+        """Begin to work off the mass cancel that is due longest; return whether there was one."""
+        await self._free.acquire()
+        leased = None
+        try:
+            leased = await self._store.lease()
+        finally:
+            if leased is None:
+                self._free.release()
         if leased is None:
             return False
-        await self._work_off(leased)
+        group.create_task(self._attempt(leased))
         return True
+
+    async def _attempt(self, one: MassCancel) -> None:
+        """Work off a mass cancel as far as it goes. What fails is due again later, by its lease."""
+        try:
+            await self._work_off(one)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - infrastructure, most likely; the others go on
+            log.warning("failed, will try again", what="cancel all", cause=describe(error))
+        finally:
+            self._free.release()
 
     async def _work_off(self, one: MassCancel) -> MassCancel:
         """Cancel page after page; return how far it came. The cancels of a page are safe before they are published."""
