@@ -33,12 +33,18 @@ def order_id_of(request: Request) -> UUID:
 async def named_order_id(request: Request, service: OrderService, caller: Caller) -> UUID:
     """Find the order that the path names by its user's own name for it."""
     client_order_id = request.path_params["client_order_id"]
-    user_id = once(request, "user_id", caller.user_id)
-    if _NAME.fullmatch(user_id) is None:
-        raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
+    user_id = user_of(request, caller)
     if _NAME.fullmatch(client_order_id) is None:  # what was taken before . and .. were refused is still found
         raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {PATH_NAME_RULE}")
     return (await service.named(user_id, client_order_id, caller)).order_id
+
+
+def user_of(request: Request, caller: Caller) -> str:
+    """Read in the query whose orders a request is about; the caller's own when it does not say."""
+    user_id = once(request, "user_id", caller.user_id)
+    if _NAME.fullmatch(user_id) is None:
+        raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
+    return user_id
 
 
 def about(request: Request, order_id: UUID) -> UUID:

@@ -239,7 +239,7 @@ class OrderRoutes:
         about(request, order_id)
         known = request.headers.getlist("if-none-match")
 
-        def fits(order: Order) -> bool:
+        async def fits(order: Order) -> bool:
             return order.status.terminal or (bool(known) and not knows(known, etag_of(order)))
 
         wait_s = 0 if self._waiting.full(caller) else read_wait(request.headers)

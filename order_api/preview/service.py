@@ -13,9 +13,9 @@ from order_api.http.limits import InFlight
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.publication.messages import Claim, asked_for
-from order_api.orders.service import refuse_out_of_time, same_order
+from order_api.orders.service import same_order
 from order_api.orders.store import Store
-from order_api.orders.submission import OrderBody, make_claim
+from order_api.orders.submission import OrderBody, make_claim, refuse_out_of_time
 from order_api.orders.views import shown
 from order_api.orders.waiting import Waiters
 from order_api.preview.dry_run import DryRun
@@ -42,7 +42,7 @@ class Previews:
         if (existing := await self._existing(claim, caller)) is not None:
             return preview_of_existing(request, existing)
         now = await self._store.now()
-        refuse_out_of_time(claim, now)
+        refuse_out_of_time(body.expires_at, now)
         duplicate_of = await self._duplicate_of(claim)
         run = DryRun(request, now)
         answer: AssetApproved | AssetRefused | None = None

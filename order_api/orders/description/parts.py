@@ -57,7 +57,8 @@ KEY: Final = idempotency_key(
 IF_MATCH: Final = Parameter(
     "If-Match",
     "header",
-    "The ETag that the caller has seen: when the order's version is another, nothing is changed.",
+    "The ETag that the caller has seen, or several, or `*` for any: when the order's version is none of these, nothing"
+    " is changed.",
     _TEXT,
     '"3"',
 )
@@ -132,10 +133,10 @@ HELD: Final = {
 }
 HOLD_TEXT: Final = (
     "Suspends an order that rests: no price fires it until it is released. Its money stays held, it can be amended and"
-    " cancelled, and it expires. Asking again is safe. With `Prefer: wait` it answers when the order shows it. A hold"
+    " cancelled, and it expires. Asking again is safe. With `Prefer: wait` it answers when it is decided. A hold"
     " by an operator (`orders:operate`) takes the place of its user's, and only an operator can end it."
 )
-HOLD_PROBLEMS: Final = (Code.ORDER_NOT_RESTING, Code.TOO_MANY_HOLDS, Code.NOT_PUBLISHED)
+HOLD_PROBLEMS: Final = (Code.ORDER_NOT_RESTING, Code.TOO_MANY_HOLDS, Code.OVERTAKEN, Code.NOT_PUBLISHED)
 RELEASED: Final = {
     200: Returns("It is not on hold: it rests, or was filled at once.", Order, examples.released, _WAITED_FOR),
     202: Returns(
@@ -145,10 +146,11 @@ RELEASED: Final = {
 RELEASE_TEXT: Final = (
     "Lets an order rest again as if it were accepted now: prices from before do not count, and a trailing stop begins"
     " anew. A LIMIT that the market meets is filled; any other order is not released into its own trigger: it stays on"
-    " hold, and `release_refused` says so. Asking again is safe. With `Prefer: wait` it answers when the order shows"
-    " it."
+    " hold, and `release_refused` says so. Asking again is safe. With `Prefer: wait` it answers when it is decided."
 )
-RELEASE_PROBLEMS: Final = (*(Code.ORDER_NOT_RESTING, Code.HELD_BY_OPERATOR, Code.RELEASE_REFUSED, Code.NOT_PUBLISHED),)
+RELEASE_PROBLEMS: Final = (
+    *(Code.ORDER_NOT_RESTING, Code.HELD_BY_OPERATOR, Code.RELEASE_REFUSED, Code.OVERTAKEN, Code.NOT_PUBLISHED),
+)
 CANCEL_PROBLEMS: Final = (Code.ORDER_NOT_CANCELABLE, Code.TOO_LATE_TO_CANCEL, Code.NOT_PUBLISHED)
 _SUBMITTED: Final = ("Location", "ETag", "Idempotency-Replayed", "Preference-Applied")
 _LINKS: Final = {
