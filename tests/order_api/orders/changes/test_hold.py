@@ -147,16 +147,18 @@ async def test_a_wish_is_waited_for(
 ) -> None:
     """With `Prefer: wait` the answer is what became of it, by what the history says."""
     order_id = await (rests(orchestrator) if wish == "hold" else _on_hold(orchestrator))
-    waits = asyncio.create_task(put(api, order_id, wish, headers={"prefer": "wait=2"}))
+    wait = f"wait={1 if entry is None else 20}"
+    waits = asyncio.create_task(put(api, order_id, wish, headers={"prefer": wait}))
     await until(lambda: told(api))
+    await rests(orchestrator, order_id, **columns)
     if entry is not None:
         kind, detail = entry
         await reads(api, orchestrator, kind, **detail)
-    await rests(orchestrator, order_id, **columns)
+        api.app.state.waiters.notify_all()  # as an event does
 
     answer = await waits
 
-    assert (status, code, "wait=2") == (
+    assert (status, code, wait) == (
         *(answer.status_code, answer.json().get("code"), answer.headers["preference-applied"]),
     )
     if code == "release-refused":
