@@ -33,19 +33,22 @@ AmendId = Annotated[
     ),
 ]
 
+EXPECTED_MAX: Final = 100
+Versions = Annotated[tuple[Count, ...], Meta(min_length=1, max_length=EXPECTED_MAX)]
+
 
 class OrderAmendRequested(msgspec.Struct, frozen=True, omit_defaults=True):
     """A client asks to change a resting order. `user_id` is the order's user, `requested_by` who asks.
 
-    A field that is left out stays as it is; `quantity` is the new whole. With `expected_version` the amend is refused
-    unless the order's version is that one.
+    A field that is left out stays as it is; `quantity` is the new whole. With `expected_versions` the amend is refused
+    unless the order's version is one of them.
     """
 
     order_id: UUID
     user_id: UserId
     requested_by: Requester
     amend_id: AmendId
-    expected_version: Count | None = None
+    expected_versions: Versions | None = None
     requested_at: Instant | None = None
     quantity: Quantity | None = None
     limit_price: Price | None = None

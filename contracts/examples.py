@@ -76,7 +76,7 @@ _VALUES: Final[dict[str, Any]] = {
     "release_refused": None,
     "amend": None,
     "amend_id": "alice-amend-1",
-    "expected_version": 2,
+    "expected_versions": (2,),
     "to": "@external",
 }
 """A field's value in every message, unless `_OWN_VALUES` has another one for that message."""

@@ -204,7 +204,7 @@ def create_app(
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     inquiry = Inquiry(settings, publisher)
     holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
-    background = [sweeper.run, follower.run, mass_cancels.run, inquiry.run, *of_holds]
+    background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -221,7 +221,8 @@ def create_app(
         *(service, Changes(service, change_store), waiting, in_flight), body_bytes_max=settings.api_body_bytes_max
     )
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
-    previews = PreviewRoutes(Previews(store, inquiry), in_flight, body_bytes_max=settings.api_body_bytes_max)
+    asking = Previews(store, inquiry, waiters, in_flight)
+    previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
@@ -332,7 +333,11 @@ def _waiters(settings: ApiSettings, registry: CollectorRegistry) -> Waiters:
         waiting_max=settings.api_connections_max * 3 // 4,  # so a request that does not wait finds a connection, too
         waiting_per_user_max=settings.api_waits_per_user_max,
     )
-    waiting = Gauge("http_server_waiting_requests", "Requests that wait for an order to change.", registry=registry)
+    waiting = Gauge(
+        "http_server_waiting_requests",
+        "Requests that wait for an order to change, or for a preview.",
+        registry=registry,
+    )
     waiting.set_function(lambda: waiters.waiting)
     return waiters
 

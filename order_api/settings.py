@@ -109,9 +109,9 @@ class ApiSettings(KitSettings):
     """Connections of one user to one API process; one more ends the user's oldest idle one, or is answered with 429.
     Tokens with the scope `orders:act-for-users` are not limited."""
     api_waits_per_user_max: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Requests of one user that wait for an order (`Prefer: wait`) at once in one API process; further ones are
-    answered without waiting. Tokens with the scope `orders:act-for-users` are not limited. All users together may have
-    as many as three quarters of `API_CONNECTIONS_MAX`."""
+    """Requests of one user that wait for an order (`Prefer: wait`) or for a preview at once in one API process; further
+    ones are answered without waiting, previews with 503. Tokens with the scope `orders:act-for-users` are not limited.
+    All users together may have as many as three quarters of `API_CONNECTIONS_MAX`."""
     api_cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
     """Origins whose scripts may call this API from a browser, several with commas; none by default."""
     api_trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""

@@ -20,6 +20,7 @@ from datetime import datetime
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -179,6 +180,9 @@ def _twin(kind: wire.Type) -> Any:  # noqa: PLR0911 - one answer for each kind o
             return Annotated[str, Field(pattern=pattern, max_length=kind.max_length)]
         case wire.IntType():
             return Annotated[int, Field(ge=kind.ge, le=kind.le)]
+        case wire.VarTupleType():
+            bounds = Field(min_length=kind.min_length, max_length=kind.max_length)
+            return Annotated[GenericAlias(tuple, (_twin(kind.item_type), ...)), bounds]
         case wire.UUIDType():
             return Annotated[UUID, _ReadByMsgspec(UUID, UUID_SCHEMA)]
         case wire.DateTimeType():

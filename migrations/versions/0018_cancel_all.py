@@ -54,7 +54,7 @@ UP = (
     "COMMENT ON COLUMN api.mass_cancels.completed_at IS 'when the last order had been looked at'",
     "COMMENT ON COLUMN api.mass_cancels.next_run_at IS 'when a sweeper goes on with it'",
     """
-    CREATE UNIQUE INDEX mass_cancels_idempotency_key ON api.mass_cancels (user_id, idempotency_key)
+    CREATE UNIQUE INDEX mass_cancels_idempotency_key ON api.mass_cancels (user_id, requested_by, idempotency_key)
         WHERE idempotency_key IS NOT NULL""",
     "CREATE INDEX mass_cancels_next_run_at ON api.mass_cancels (next_run_at) WHERE completed_at IS NULL",
     "GRANT SELECT, INSERT, UPDATE ON api.mass_cancels TO saga_api",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import uuid
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add this command."""
     app.command(rich_help_panel=TRADING)(submit)
-
-
-TypeOfOrder: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        help="MARKET, LIMIT, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP or BRACKET, with _BUY or _SELL behind it."
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +87,7 @@ class TermOptions:
 
 @grouped
 def submit(  # noqa: PLR0913 - each is an option of the command
-    order_type: TypeOfOrder,
+    order_type: Annotated[str, typer.Argument(help="One of the types above, with _BUY or _SELL behind it.")],
     asset: Annotated[str, typer.Argument(help="What to trade.")],
     quantity: Annotated[str, typer.Argument(help="How much.")],
     *,

@@ -120,7 +120,7 @@ def _changes(saga: Saga) -> Iterator[Incoming]:
     for name in CHANGES:
         if terms.get(name) is not None:
             yield OrderAmendRequested(order_id, user, user, f"rehearsal-{name}", **{name: terms[name]})
-    yield OrderAmendRequested(order_id, user, user, "rehearsal", expected_version=_MOST, quantity=Quantity(1))
+    yield OrderAmendRequested(order_id, user, user, "rehearsal", expected_versions=(_MOST,), quantity=Quantity(1))
     for requested_by in (user, operator):
         yield OrderHoldRequested(order_id, user, requested_by)
         yield OrderReleaseRequested(order_id, user, requested_by)

@@ -57,7 +57,7 @@ PLAINLY: Final = Asked()
 
 
 async def repair(
-    engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run, pace: Pace, words: Asked = PLAINLY
+    engine: AsyncEngine, action: str, chosen: Sequence[UUID] | OrderFilter, run: Run, pace: Pace, asked: Asked = PLAINLY
 ) -> AsyncIterator[ItemResult]:
     """Repair the orders of these ids, or those that match a filter; `action` is one of those of `order_filter`.
 
@@ -65,7 +65,7 @@ async def repair(
     """
     targets = _targets(engine, action, chosen, run)
     rest = await rest_of(engine, run, action, pace)
-    async for result in work_off(targets, partial(_act, engine, action, run, words), rest):
+    async for result in work_off(targets, partial(_act, engine, action, run, asked), rest):
         yield result
 
 
@@ -77,11 +77,11 @@ def _targets(
     return named(engine, chosen)
 
 
-async def _act(engine: AsyncEngine, action: str, run: Run, words: Asked, target: ChosenOrder) -> Result:
+async def _act(engine: AsyncEngine, action: str, run: Run, asked: Asked, target: ChosenOrder) -> Result:
     if target.user_id is None:
         return Result(done=False, words="there is no such order")
     if action in _SENT:
-        return await _send(engine, run, action, target.order_id, target.user_id, words)
+        return await _send(engine, run, action, target.order_id, target.user_id, asked)
     act = {"resume": resume, "ask-again": ask_again}[action]
     return await act(engine, run, target.order_id)
 

@@ -45,7 +45,7 @@ async def erase(engine: AsyncEngine, user_id: str, *, dry_run: bool = False) -> 
         if dry_run:
             await transaction.rollback()
     if not in_the_way and not any(rows.values()) and not await _is_known(engine, user_id):
-        raise Trouble(f"nobody knows a user {user_id}: no order, no claim, no request and no account")
+        raise Trouble(f"nobody knows a user {user_id}: no order, no claim, no request, no hold and no account")
     return Erasure(rows, in_the_way)
 
 
@@ -64,14 +64,18 @@ async def _count(connection: AsyncConnection, sql: str, user_id: str) -> int:
 
 _KNOWN: Final = " OR ".join(
     f"EXISTS (SELECT FROM {table} WHERE {column} = $1)"
-    for table, column in {
-        "audit.orders": "user_id",
-        "api.claims": "user_id",
-        "api.requests": "caller",
-        "api.mass_cancels": "user_id",
-        "api.cancel_timers": "user_id",
-        "balances.accounts": "user_id",
-    }.items()
+    for table, column in (
+        ("audit.orders", "user_id"),
+        ("api.claims", "user_id"),
+        ("api.requests", "caller"),
+        ("api.mass_cancels", "user_id"),
+        ("api.mass_cancels", "caller"),
+        ("api.cancel_timers", "user_id"),
+        ("api.cancel_timers", "caller"),
+        ("api.holds", "user_id"),
+        ("audit.service_holds", "user_id"),
+        ("balances.accounts", "user_id"),
+    )
 ).join(("SELECT ", ""))
 
 # What is in the way: $1 is the user, $2 the most rows -----------------------------------------------------------------

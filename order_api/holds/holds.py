@@ -15,7 +15,7 @@ import msgspec
 
 from contracts import codec
 from contracts.decimals import Money, Quantity, format_decimal, plain_text
-from contracts.envelope import Envelope, Outgoing, write_headers
+from contracts.envelope import Envelope, Outgoing, format_time, write_headers
 from contracts.holds import (
     HELD_AT_MOST,
     HoldCaptured,
@@ -138,6 +138,11 @@ class ServiceHold(msgspec.Struct, frozen=True):
         """Where it is found."""
         return address(self.hold_id)
 
+    @property
+    def holds(self) -> bool:
+        """Whether it holds money, or may yet."""
+        return self.status in (HoldStatus.PENDING, HoldStatus.HELD)
+
 
 class Asked(msgspec.Struct, frozen=True):
     """A request that is committed: its message's bytes, whose key it goes by, and when it was accepted."""
@@ -217,7 +222,7 @@ def ask_capture(hold: ServiceHold, body: CaptureBody) -> HoldCaptureRequested:
     if body.amount > hold.amount:
         rule = f"must be at most {plain_text(hold.amount)}, which is what is held"
         raise invalid(BrokenRule("amount", rule, plain_text(body.amount)))
-    if hold.status not in (HoldStatus.PENDING, HoldStatus.HELD):
+    if not hold.holds:
         raise not_held(hold)
     return HoldCaptureRequested(*_terms(hold), body.amount, body.to, hold.created_at)
 
@@ -248,9 +253,12 @@ def encode(request: HoldRequest) -> bytes:
 
 
 def message_of(asked: Asked) -> Outgoing:
-    """Make the message of a request: whoever publishes it, and however often, it is the same bytes and id."""
+    """Make the message of a request: whoever publishes it, and however often, it is the same bytes and id.
+
+    Its time is part of the id: after a refused capture another one may be asked for.
+    """
     kind = _MESSAGES[asked.action]
-    message_id = f"hold:{asked.hold_id}:{asked.action}"
+    message_id = f"hold:{asked.hold_id}:{asked.action}:{format_time(asked.created_at)}"
     envelope = Envelope(message_id, kind.__name__, SOURCE, asked.created_at, asked.traceparent)
     return Outgoing(HOLDS_REQUESTS.name, asked.user_id, message_id, asked.request, write_headers(envelope))
 

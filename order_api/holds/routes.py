@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 from uuid import UUID
 
@@ -12,31 +11,25 @@ from starlette.responses import Response
 from contracts.codec import encode
 from contracts.examples import HOLD_ID as EXAMPLE_ID
 from order_api.holds import examples
-from order_api.holds.holds import CaptureBody, HoldBody, ServiceHold, address, read_capture, read_hold
+from order_api.holds.holds import CaptureBody, HoldBody, ServiceHold, address, is_captured_so, read_capture, read_hold
 from order_api.holds.service import HoldService
 from order_api.holds.store import Origin
-from order_api.http.bodies import JSON, read_json_body
+from order_api.http.bodies import BODY_PROBLEMS, json_answer, read_json_body
 from order_api.http.limits import InFlight
-from order_api.http.problems import Code, Problem
-from order_api.http.request_headers import KEY_HEADER, KEY_RULE, read_key
+from order_api.http.paths import id_in_path
+from order_api.http.problems import Code
+from order_api.http.request_headers import KEY_RULE, read_key
 from order_api.http.tokens import Caller, Scope
-from order_api.openapi.declarations import Body, Parameter, Returns, operation
+from order_api.openapi.declarations import Body, Parameter, Returns, idempotency_key, operation
 from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
 from order_api.settings import KEY_KEPT_DAYS
 
 TAG: Final = "holds"
 HOLD_ID: Final = Parameter("hold_id", "path", "The hold's id, in its canonical text.", ID_SCHEMA, EXAMPLE_ID)
-KEY: Final = Parameter(
-    KEY_HEADER,
-    "header",
-    f"Makes repeating the request safe: {KEY_RULE}, another for each hold. Kept for at least {KEY_KEPT_DAYS} days,"
+KEY: Final = idempotency_key(
+    f"{KEY_RULE}, another for each hold. Kept for at least {KEY_KEPT_DAYS} days,"
     " unless whoever runs the service has set another time.",
-    {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
     examples.KEY,
-)
-_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_BODY_PROBLEMS: Final = (
-    *(Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),
 )
 _LINKS: Final = dict.fromkeys(("readHold", "captureHold", "releaseHold"), "hold_id")
 
@@ -68,7 +61,7 @@ class HoldRoutes:
         " `holds.events`, too.",
         parameters=(KEY,),
         scopes=(Scope.WRITE_HOLDS,),
-        problems=(*_BODY_PROBLEMS, Code.HOLD_KEY_REUSED),
+        problems=(*BODY_PROBLEMS, Code.HOLD_KEY_REUSED),
         body=Body(HoldBody, examples.bodies),
         tag=TAG,
     )
@@ -108,7 +101,7 @@ class HoldRoutes:
         " transaction. Asking for the same again is safe. A hold that has expired pays nothing.",
         parameters=(HOLD_ID,),
         scopes=(Scope.WRITE_HOLDS,),
-        problems=(*_BODY_PROBLEMS, Code.HOLD_NOT_FOUND, Code.HOLD_NOT_HELD, Code.HOLD_CAPTURE_DIFFERS),
+        problems=(*BODY_PROBLEMS, Code.HOLD_NOT_FOUND, Code.HOLD_NOT_HELD, Code.HOLD_CAPTURE_DIFFERS),
         body=Body(CaptureBody, examples.captures),
         tag=TAG,
     )
@@ -117,7 +110,8 @@ class HoldRoutes:
         hold_id = _hold_id(request)
         body = read_capture(await self._read(request))
         hold = await self._service.capture(hold_id, body, caller, _origin(request, caller))
-        return _json(hold, 202 if hold.capture_requested else 200)
+        # By its state: that it was refused may be known by now, and is no reason to say that it is done.
+        return _json(hold, 200 if is_captured_so(hold, body) else 202)
 
     @operation(
         "PUT",
@@ -136,7 +130,7 @@ class HoldRoutes:
     async def release(self, request: Request, caller: Caller) -> Response:
         """Release a hold."""
         hold = await self._service.release(_hold_id(request), caller, _origin(request, caller))
-        return _json(hold, 202 if hold.release_requested else 200)
+        return _json(hold, 202 if hold.holds else 200)
 
     async def _read(self, request: Request) -> bytes:
         return await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)
@@ -148,13 +142,10 @@ def _origin(request: Request, caller: Caller) -> Origin:
 
 def _hold_id(request: Request) -> UUID:
     """Read the id in the path, and note what the request is about: a failure from here on names its address."""
-    text = request.path_params["hold_id"]
-    if _ID.fullmatch(text) is None:
-        raise Problem(Code.HOLD_NOT_FOUND, "a hold id is a UUID in its canonical text, in lower case")
-    hold_id = UUID(text)
+    hold_id = id_in_path(request, "hold_id", "a hold id", Code.HOLD_NOT_FOUND)
     request.state.instance = address(hold_id)
     return hold_id
 
 
 def _json(hold: ServiceHold, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(encode(hold), status, headers, JSON)
+    return json_answer(encode(hold), status, headers)

@@ -24,7 +24,6 @@ from order_api.holds.holds import (
     Asked,
     CaptureBody,
     HoldBody,
-    HoldStatus,
     ServiceHold,
     ask_capture,
     ask_for,
@@ -97,7 +96,7 @@ class HoldService:
         """Accept a release; of a hold that holds nothing any more, the answer is the hold as it is."""
         hold = await self.hold(hold_id, caller)
         request = ask_release(hold)
-        if hold.status not in (HoldStatus.PENDING, HoldStatus.HELD):
+        if not hold.holds:
             return hold
         return await self._ask(hold, Action.RELEASE, encode(request), caller, origin)
 
@@ -148,14 +147,15 @@ class HoldSweeper:
 
     async def sweep(self) -> bool:
         """Look at one page of each; return whether more may be due at once."""
-        for hold in await self._store.unheard(PAGE):
+        if unheard := await self._store.unheard(PAGE):
             # Its time is over, so a release takes nothing from anybody; the answer is the end that was missed.
-            await self._store.ask(hold, Action.RELEASE, encode(ask_release(hold)), Origin(None, None))
+            await self._store.ask_releases({hold.hold_id: encode(ask_release(hold)) for hold in unheard})
         due = await self._store.due(PAGE)
-        if due and await self._publisher.publish([message_of(asked) for asked in due]):
-            self._republished.inc(len(due))
-            return len(due) == PAGE
-        return False
+        if due and not await self._publisher.publish([message_of(asked) for asked in due]):
+            await self._store.hand_back(due)
+            return False
+        self._republished.inc(len(due))
+        return PAGE in (len(unheard), len(due))
 
 
 def _read(record: Any) -> HoldEvent | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -20,6 +20,8 @@ GRACE_S: Final = 5.0
 """The sweeper does not look at a new request for this long: it is being published."""
 PAUSE_MAX_S: Final = 300.0
 """The longest pause between two looks at one request: each pause is as long as it has existed."""
+RETRY_S: Final = 2.0
+"""The pause before the next look at one that could not be published."""
 UNHEARD_S: Final = 60.0
 """How long after its `expires_at` a hold that still shows HELD has its end asked for: the event was missed."""
 
@@ -64,7 +66,10 @@ class Store:
         return _hold(rows[0]) if rows else None
 
     async def ask(self, hold: ServiceHold, action: Action, message: bytes, origin: Origin) -> Asked | None:
-        """Commit a request on a hold; None when another capture is under way. The same one again keeps its time."""
+        """Commit a request on a hold; None when another capture is under way.
+
+        One that waits for its answer is the same message when it is asked for again: it keeps its time and its trace.
+        """
         rows = await self._run(_ASK, hold.hold_id, action, message, *_origin(origin), self._grace_s)
         if not rows:
             return None
@@ -88,9 +93,17 @@ class Store:
             look.saw_all = len(rows) < limit
         return [Asked(row[0], Action(row[1]), *row[2:]) for row in rows]
 
+    async def hand_back(self, asked: Sequence[Asked]) -> None:
+        """End the lease of requests that were not published: they are due again soon."""
+        await self._run(_HAND_BACK, [one.hold_id for one in asked], [one.action for one in asked], RETRY_S)
+
     async def unheard(self, limit: int) -> list[ServiceHold]:
         """Find holds that still show HELD although their time is over and nobody has asked for their release."""
         return [_hold(row) for row in await self._run(_UNHEARD, UNHEARD_S, limit)]
+
+    async def ask_releases(self, messages: Mapping[UUID, bytes]) -> None:
+        """Commit the releases of holds, due at once; one that somebody has asked for meanwhile stays as it is."""
+        await self._run(_ASK_RELEASES, list(messages.keys()), list(messages.values()))
 
     async def _run(self, statement: str, *values: Any) -> list[Any]:
         async with alone(self._source) as tx:
@@ -158,9 +171,10 @@ _ASK: Final = """
     INSERT INTO api.hold_requests AS asked (hold_id, action, request, token_id, traceparent, next_publish_at)
     VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
     ON CONFLICT (hold_id, action) DO UPDATE SET
-        request = excluded.request, token_id = excluded.token_id, traceparent = excluded.traceparent, settled = false,
-        reason_code = NULL, reason = NULL, next_publish_at = excluded.next_publish_at,
-        created_at = CASE WHEN asked.request = excluded.request THEN asked.created_at ELSE excluded.created_at END
+        request = excluded.request, token_id = excluded.token_id, settled = false, reason_code = NULL, reason = NULL,
+        next_publish_at = excluded.next_publish_at,
+        traceparent = CASE WHEN asked.settled THEN excluded.traceparent ELSE asked.traceparent END,
+        created_at = CASE WHEN asked.settled THEN excluded.created_at ELSE asked.created_at END
     WHERE asked.request = excluded.request OR asked.settled
     RETURNING created_at, traceparent"""
 
@@ -198,7 +212,19 @@ _DUE: Final = """
     FROM due JOIN api.holds AS h USING (hold_id) WHERE (asked.hold_id, asked.action) = (due.hold_id, due.action)
     RETURNING asked.hold_id, asked.action, h.user_id, asked.request, asked.traceparent, asked.created_at"""
 
+_HAND_BACK: Final = """
+    UPDATE api.hold_requests AS asked SET next_publish_at = now() + make_interval(secs => $3)
+    FROM unnest($1::uuid[], $2::text[]) AS n (hold_id, action)
+    WHERE (asked.hold_id, asked.action) = (n.hold_id, n.action) AND NOT asked.settled"""
+
 _UNHEARD: Final = f"""
     SELECT {_SHOWN} FROM {_FROM}
     WHERE h.status = 'HELD' AND h.expires_at < now() - make_interval(secs => $1) AND r.hold_id IS NULL
     ORDER BY h.expires_at LIMIT $2"""  # noqa: S608 - the same
+
+# The order: all lock alike.
+_ASK_RELEASES: Final = """
+    INSERT INTO api.hold_requests (hold_id, action, request, next_publish_at)
+    SELECT hold_id, 'release', request, now() FROM unnest($1::uuid[], $2::bytea[]) AS n (hold_id, request)
+    ORDER BY hold_id
+    ON CONFLICT DO NOTHING"""

@@ -1,16 +1,20 @@
-"""Reads the bytes of a request's body, within bounds of size and of time. It never looks into them."""
+"""Bodies as bytes: reads a request's, within bounds of size and of time, and answers with one. It looks into none."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from order_api.http.limits import InFlight
 from order_api.http.problems import Code, Problem
 
 JSON: Final = "application/json"
+BODY_PROBLEMS: Final = (*(Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),)
+"""What may be wrong with a body, for the declaration of every call that takes one."""
 DRAINED_BYTES_MAX: Final = 1_048_576
 """A body that is too large is read up to here and thrown away: a client that is still sending would miss the answer."""
 WITHIN_S: Final = 10.0
@@ -45,3 +49,8 @@ async def read_body_bytes(request: Request, *, bytes_max: int, within_s: float =
     if size > bytes_max:
         raise Problem(Code.BODY_TOO_LARGE, f"at most {bytes_max} bytes are taken", headers=CLOSE)
     return bytes(body)
+
+
+def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON that is written already."""
+    return Response(content, status, headers, JSON)

@@ -22,7 +22,6 @@ class BodyReader(Generic[B]):
     """Reads bodies of one kind. `rules`: the rules of its fields, in words; `what`: what it is, as in "an order"."""
 
     def __init__(self, kind: type[B], rules: Mapping[str, str], what: str) -> None:
-        self._kind = kind
         self._rules = rules
         self._what = what
         self._read = msgspec.json.Decoder(kind, dec_hook=_read_decimal).decode

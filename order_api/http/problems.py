@@ -61,6 +61,7 @@ class Code(StrEnum):
     HELD_BY_OPERATOR = "held-by-operator"
     TOO_MANY_HOLDS = "too-many-holds"
     RELEASE_REFUSED = "release-refused"
+    OVERTAKEN = "overtaken"
     BAD_REQUEST = "bad-request"
     HEADERS_TOO_LARGE = "headers-too-large"
     REQUEST_TIMEOUT = "request-timeout"
@@ -273,7 +274,7 @@ PROBLEMS: Final[dict[Code, Kind]] = {
     Code.VERSION_MISMATCH: Kind(
         412,
         "The order has another version",
-        "`If-Match` names another one. Nothing is changed.",
+        "`If-Match` does not name it. Nothing is changed.",
         "An amend came with an `If-Match` that does not name the order's version, which is its `ETag`.",
         "Read the order, decide again, and send the amend with the new `ETag`.",
         ("order_id",),
@@ -310,6 +311,15 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "A stop, a take profit or a trailing stop is never released into its own trigger, which it has not seen met.",
         "Amend the trigger, or wait until the market has left it, and release the order again; or cancel it.",
         ("order_id", "order_status", "release_refused"),
+    ),
+    Code.OVERTAKEN: Kind(
+        409,
+        "A later request counts",
+        "Whoever asked has asked for a hold or a release again since. Nothing is changed.",
+        "The answer to `Prefer: wait`, when a hold or a release reached the saga after one that the same requester had"
+        " asked for later. `detail` says how the order stands now.",
+        "Nothing, if the later request is what is wanted. Else ask again.",
+        ("order_id", "order_status"),
     ),
     Code.BAD_REQUEST: Kind(
         400,

@@ -14,10 +14,11 @@ from starlette.datastructures import Headers
 from order_api.http.problems import BrokenRule, invalid
 
 KEY_HEADER: Final = "Idempotency-Key"
+KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
 KEY_RULE: Final = "one header of 1 to 255 visible ASCII characters"
 WAIT_MAX_S: Final = 30
 """Nobody waits longer than this in one request."""
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY: Final = re.compile(KEY_PATTERN)
 _WAIT: Final = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 _ETAGS: Final = re.compile(r'(?:W/)?"([^"]*)"|(\*)')
 

@@ -16,7 +16,7 @@ import jwt
 import msgspec
 from starlette.datastructures import Headers
 
-from contracts.vocabulary import NAME_RULE, UserId
+from contracts.vocabulary import NAME_RULE, OPERATOR_PREFIX, UserId
 from order_api.http.keys import AmbiguousKey, KeySource, UnknownKey
 from order_api.http.problems import Code, Problem
 
@@ -66,6 +66,10 @@ class Caller(msgspec.Struct, frozen=True):
     def acts_for(self, user_id: str) -> bool:
         """Return whether this caller may act in the name of a user."""
         return user_id == self.user_id or Scope.ACT_FOR_USERS in self.scopes
+
+    def name_for(self, user_id: str) -> str:
+        """Return in whose name this caller changes a user's orders: the user's, or @operator:<name> as an operator."""
+        return user_id if self.acts_for(user_id) else OPERATOR_PREFIX + self.user_id
 
     def sees(self, user_id: str) -> bool:
         """Return whether this caller may see a user's orders."""

@@ -20,6 +20,7 @@ from contracts.examples import ORDER_ID
 from order_api.http.bodies import JSON
 from order_api.http.limits import WINDOW_S
 from order_api.http.problems import RETRY_AFTER_S, Code
+from order_api.http.request_headers import KEY_HEADER, KEY_PATTERN
 from order_api.http.tokens import Scope
 
 HTML: Final = "text/html; charset=utf-8"
@@ -43,6 +44,12 @@ class Parameter(NamedTuple):
     meaning: str
     schema: Mapping[str, Any]
     example: Any
+
+
+def idempotency_key(meaning: str, example: str) -> Parameter:
+    """Declare the header that makes repeating a request safe; `meaning` says which keys, and what they do."""
+    schema = {"type": "string", "pattern": f"^{KEY_PATTERN}$"}
+    return Parameter(KEY_HEADER, "header", f"Makes repeating the request safe: {meaning}", schema, example)
 
 
 class Example(NamedTuple):

@@ -38,16 +38,16 @@ the same request again with its `Idempotency-Key` or `client_order_id`. A token 
 
 Each call is served under `/v1` too, with the same answers."""
 TAGS: Final = {
-    "orders": "Submit orders, follow them, cancel them.",
+    "orders": "Submit orders, follow them, change them, cancel them.",
     "holds": "Hold money beside orders: for services.",
     "documentation": "What this is, for people and for programs. Public.",
     "operation": "For whoever runs the service. Public, so do not let the world in.",
 }
 SCOPE_MEANINGS: Final[dict[Scope, str]] = {
     Scope.READ: "read one's own orders",
-    Scope.WRITE: "submit and cancel one's own orders",
+    Scope.WRITE: "submit, change (amend, hold, release) and cancel one's own orders",
     Scope.ACT_FOR_USERS: "do for any user what that user may do",
-    Scope.OPERATE: "read and cancel any order, in the operator's own name",
+    Scope.OPERATE: "read, change and cancel any order, in the operator's own name",
     Scope.READ_HOLDS: "read the holds that one has asked for",
     Scope.WRITE_HOLDS: "hold money of any user, capture it and release it: for services only",
 }

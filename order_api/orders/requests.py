@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from contracts.orders import Order
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE, PATH_NAME_RULE
-from order_api.http.bodies import JSON
+from order_api.http.bodies import json_answer
+from order_api.http.paths import id_in_path
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import Origin
@@ -21,27 +22,29 @@ from order_api.orders.views import written
 
 ADDRESS_LENGTH_MAX: Final = 64
 """Characters of an address in the trail: a trusted proxy passes on what a client claims."""
-_ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME: Final = re.compile(NAME_PATTERN)
 
 
 def order_id_of(request: Request) -> UUID:
     """Read the order's id in the path."""
-    text = request.path_params["order_id"]
-    if _ORDER_ID.fullmatch(text) is None:
-        raise Problem(Code.ORDER_NOT_FOUND, "an order id is a UUID in its canonical text, in lower case")
-    return UUID(text)
+    return id_in_path(request, "order_id", "an order id", Code.ORDER_NOT_FOUND)
 
 
 async def named_order_id(request: Request, service: OrderService, caller: Caller) -> UUID:
     """Find the order that the path names by its user's own name for it."""
     client_order_id = request.path_params["client_order_id"]
-    user_id = once(request, "user_id", caller.user_id)
-    if _NAME.fullmatch(user_id) is None:
-        raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
+    user_id = user_of(request, caller)
     if _NAME.fullmatch(client_order_id) is None:  # what was taken before . and .. were refused is still found
         raise Problem(Code.ORDER_NOT_FOUND, f"a client order id is {PATH_NAME_RULE}")
     return (await service.named(user_id, client_order_id, caller)).order_id
+
+
+def user_of(request: Request, caller: Caller) -> str:
+    """Read in the query whose orders a request is about; the caller's own when it does not say."""
+    user_id = once(request, "user_id", caller.user_id)
+    if _NAME.fullmatch(user_id) is None:
+        raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
+    return user_id
 
 
 def about(request: Request, order_id: UUID) -> UUID:
@@ -81,4 +84,4 @@ def once(request: Request, name: str, default: str) -> str:
 
 def json_response(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with a Struct."""
-    return Response(written(body), status, headers, JSON)
+    return json_answer(written(body), status, headers)

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus
-from order_api.http.bodies import read_json_body
+from order_api.http.bodies import BODY_PROBLEMS, read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.request_headers import knows, read_key, read_wait
@@ -100,9 +100,8 @@ class OrderRoutes:
         parameters=(KEY, WAIT),
         scopes=(Scope.WRITE,),
         problems=(
-            *(Code.OTHER_USER, Code.CLIENT_ORDER_ID_REUSED, Code.KEYS_DISAGREE, Code.BODY_TOO_LARGE),
-            *(Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST, Code.IDEMPOTENCY_KEY_REUSED),
-            Code.NOT_PUBLISHED,
+            *(Code.OTHER_USER, Code.CLIENT_ORDER_ID_REUSED, Code.KEYS_DISAGREE, *BODY_PROBLEMS),
+            *(Code.IDEMPOTENCY_KEY_REUSED, Code.NOT_PUBLISHED),
         ),
         body=Body(OrderBody, examples.bodies),
     )
@@ -240,7 +239,7 @@ class OrderRoutes:
         about(request, order_id)
         known = request.headers.getlist("if-none-match")
 
-        def fits(order: Order) -> bool:
+        async def fits(order: Order) -> bool:
             return order.status.terminal or (bool(known) and not knows(known, etag_of(order)))
 
         wait_s = 0 if self._waiting.full(caller) else read_wait(request.headers)

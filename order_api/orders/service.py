@@ -14,11 +14,10 @@ from uuid import UUID
 import msgspec
 from prometheus_client import Counter
 
-from contracts.envelope import Outgoing, format_time
+from contracts.envelope import Outgoing
 from contracts.orders import Order
-from contracts.terms import EXPIRES_WITHIN
-from contracts.vocabulary import OPERATOR_PREFIX, OrderStatus
-from order_api.http.problems import BrokenRule, Code, Problem, invalid
+from contracts.vocabulary import OrderStatus
+from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import REPLAYED, Action, Origin
 from order_api.orders.batcher import Batcher, Overloaded
@@ -26,7 +25,7 @@ from order_api.orders.listing import Page, Wanted, make_page
 from order_api.orders.publication.messages import Claim, Claimed, cancel_message, expires_at, request_message
 from order_api.orders.publication.unpublished import Unpublished
 from order_api.orders.store import Entry, Found, OutOfTime, Store
-from order_api.orders.submission import EXPIRES_AT_RULE
+from order_api.orders.submission import out_of_time
 from order_api.orders.views import listed, pending, refuse_late_cancel, shown
 from saga_kit.messaging.outbox import Publishes
 
@@ -79,7 +78,7 @@ class OrderService:
             if holders := await self._store.holders(claim):  # else a twin has just released the key: try again
                 return await self._again(claim, holders, caller, origin), True
             if outcome is not None:  # an order that was accepted in time is answered again later, too
-                raise _out_of_time(claim, outcome)
+                raise out_of_time(expires_at(claim), outcome.now)
         raise Problem(Code.UNAVAILABLE)
 
     async def order(self, order_id: UUID, caller: Caller) -> Order:
@@ -116,10 +115,13 @@ class OrderService:
         if over or order.cancel_requested:
             await self._store.note(order_id, Action.CANCEL, REPLAYED, origin)
         else:
-            requested_by = order.user_id if caller.acts_for(order.user_id) else OPERATOR_PREFIX + caller.user_id
-            cancel = await self._store.cancel(order_id, order.user_id, requested_by, origin)
+            cancel = await self._store.cancel(order_id, order.user_id, caller.name_for(order.user_id), origin)
             await self.publish(cancel_message(cancel), order_id)
         return (order, True) if over else (msgspec.structs.replace(order, cancel_requested=True), False)
+
+    async def now(self) -> datetime:
+        """Return the time by which everything here is judged: the database's."""
+        return await self._store.now()
 
     async def note(self, order_id: UUID, action: Action, outcome: str, origin: Origin) -> None:
         """Add a request that changed nothing to the trail."""
@@ -139,7 +141,7 @@ class OrderService:
     async def _again(self, claim: Claim, holders: Sequence[Found], caller: Caller, origin: Origin) -> Order:
         """Return the order that a claim's keys have made before, when it is the very order that is asked for."""
         try:
-            found = _same_order(claim, holders)
+            found = same_order(claim, holders)
         except Problem as problem:
             for holder in holders:
                 if holder.claimed is not None:
@@ -154,18 +156,6 @@ class OrderService:
         return order
 
 
-def refuse_out_of_time(claim: Claim, now: datetime) -> None:
-    """Raise the problem of an order whose `expires_at` would be refused at this time, as the store judges it."""
-    ends = expires_at(claim)
-    if ends is not None and not now < datetime.fromisoformat(ends) <= now + EXPIRES_WITHIN:
-        raise _out_of_time(claim, OutOfTime(now))
-
-
-def _out_of_time(claim: Claim, refused: OutOfTime) -> Problem:
-    rule = f"must be {EXPIRES_AT_RULE}; it is {format_time(refused.now)}"
-    return invalid(BrokenRule("expires_at", rule, expires_at(claim)))
-
-
 def _shown(found: Found | None, caller: Caller) -> Order:
     order = shown(found, caller) if found is not None else None
     if order is None:
@@ -173,7 +163,7 @@ def _shown(found: Found | None, caller: Caller) -> Order:
     return order
 
 
-def _same_order(claim: Claim, holders: Sequence[Found]) -> Found:
+def same_order(claim: Claim, holders: Sequence[Found]) -> Found:
     """Return the order that has a claim's keys, when it is the very order that is asked for; else raise the problem."""
     claims = {found.claimed.claim.order_id: found.claimed.claim for found in holders if found.claimed is not None}
     if len(claims) > 1:

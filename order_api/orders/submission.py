@@ -5,7 +5,7 @@ Whether `expires_at` is in time only the database's clock can tell: the store as
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +13,7 @@ import msgspec
 
 from contracts import codec
 from contracts.decimals import Price, Quantity
+from contracts.envelope import format_time
 from contracts.orders import OrderRequested
 from contracts.terms import EXPIRES_WITHIN, faults, slippage_of
 from contracts.vocabulary import (
@@ -28,7 +29,7 @@ from contracts.vocabulary import (
     UserId,
 )
 from order_api.http.fields import BodyReader
-from order_api.http.problems import BrokenRule, invalid
+from order_api.http.problems import BrokenRule, Problem, invalid
 from order_api.orders.publication.messages import Claim
 
 
@@ -58,6 +59,19 @@ EXPIRES_AT_RULE: Final = (
     f"an RFC 3339 time with its offset, such as 2026-01-31T12:00:00Z, later than now and at most {EXPIRES_WITHIN.days}"
     " days away"
 )
+
+
+def refuse_out_of_time(expires_at: datetime | None, now: datetime) -> None:
+    """Raise the problem of an `expires_at` that is not ahead of the database's time, or too far ahead."""
+    if expires_at is not None and not now < expires_at <= now + EXPIRES_WITHIN:
+        raise out_of_time(format_time(expires_at), now)
+
+
+def out_of_time(expires_at: str | None, now: datetime) -> Problem:
+    """Make the problem of an `expires_at`, in the text of the wire, that was judged at this time."""
+    return invalid(BrokenRule("expires_at", f"must be {EXPIRES_AT_RULE}; it is {format_time(now)}", expires_at))
+
+
 RULES: Final = {
     "asset_id": NAME_RULE,
     "order_type": "one of " + ", ".join(OrderType),

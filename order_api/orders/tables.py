@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -154,7 +155,7 @@ amends = Table(
     Column("amend_id", Text, primary_key=True, comment="the Idempotency-Key, or an id of our own making"),
     Column("user_id", Text, nullable=False, comment="the order's user"),
     Column("requested_by", Text, nullable=False, comment="the user, or @operator:<name>"),
-    Column("expected_version", BigInteger, comment="the version that If-Match named"),
+    Column("expected_versions", ARRAY(BigInteger), comment="the versions that If-Match allows; null: any"),
     Column("changes", Text, nullable=False, comment="the new terms as a JSON object, canonical"),
     *_published_until("the orchestrator has read it, or the order is past it"),
 )
@@ -174,7 +175,7 @@ Index("amends_one_at_a_time", amends.c.order_id, unique=True, postgresql_where=~
 Index("requests_order_id", requests.c.order_id)
 Index(
     "mass_cancels_idempotency_key",
-    *(mass_cancels.c.user_id, mass_cancels.c.idempotency_key),
+    *(mass_cancels.c.user_id, mass_cancels.c.requested_by, mass_cancels.c.idempotency_key),
     unique=True,
     postgresql_where=mass_cancels.c.idempotency_key.is_not(None),
 )

@@ -20,6 +20,8 @@ from order_api.http.limits import InFlight
 from order_api.http.tokens import Caller
 from saga_kit.runtime.errors import classify
 
+Fits = Callable[[Order], Awaitable[bool]]
+"""Whether an order, as it was read a moment ago, is what was waited for."""
 WAITING_MAX: Final = 10_000
 """Requests that wait at the same time in one process; further ones are answered without waiting."""
 
@@ -130,7 +132,7 @@ class Waiting:
         self,
         request: Request,
         order: Order,
-        fits: Callable[[Order], bool],
+        fits: Fits,
         caller: Caller,
         wait_s: int,
         *,
@@ -149,7 +151,7 @@ class Waiting:
     async def until(
         self,
         request: Request,
-        fits: Callable[[Order], bool],
+        fits: Fits,
         order_id: UUID,
         caller: Caller,
         wait_s: int,
@@ -166,7 +168,7 @@ class Waiting:
             with self._waiters.waiter(str(order_id).encode(), for_end=for_end, user_id=caller.one_user) as waiter:
                 while True:
                     order = await self._read(order_id, caller)
-                    if fits(order) or self._waiters.closed:
+                    if await fits(order) or self._waiters.closed:
                         return order
                     waiter.known = order.version
                     if not await waiter.notified(deadline):
@@ -176,7 +178,7 @@ class Waiting:
             return await _unless_gone(request, look())
 
 
-def _ended(order: Order) -> bool:
+async def _ended(order: Order) -> bool:
     return order.status.terminal
 
 

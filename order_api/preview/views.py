@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
 
 from contracts.assets import AssetApproved, AssetRefusal, AssetRefused
 from contracts.decimals import Exact, Money, Price, Quantity
-from contracts.orders import OrderRequested
+from contracts.orders import Order, OrderRequested
 from contracts.vocabulary import (
     REASONS,
     AssetId,
@@ -62,6 +62,9 @@ class Preview(msgspec.Struct, frozen=True):
     """What would become of an order that is submitted now, if its user has the money."""
 
     MEANINGS: ClassVar = {
+        "existing_order_id": "The order that was submitted before with this `client_order_id` and is the very same:"
+        " `POST /orders` would answer it and make none. Then `status`, what is held, `trigger_price` and `limit_price`"
+        " are that order's, as it stands, and nothing else is worked out. null: there is none.",
         "status": "Where the order would stand once its money is held: PROCESSING when it fills at once, CONFIRMED when"
         " it rests, FAILED or CANCELLED when it is refused; PENDING when that is not known.",
         "held_asset_id": "What would be held; null: nothing, or not known.",
@@ -86,6 +89,7 @@ class Preview(msgspec.Struct, frozen=True):
     asset_id: AssetId
     order_type: OrderType
     quantity: Quantity
+    existing_order_id: UUID | None
     status: OrderStatus
     held_asset_id: AssetId | None
     held_amount: Money | None
@@ -117,6 +121,7 @@ def make_preview(
     order = run.shown
     return Preview(
         *(request.user_id, request.asset_id, request.order_type, request.quantity),
+        existing_order_id=None,
         status=OrderStatus.FAILED if duplicate_of else run.status,
         held_asset_id=None if hold is None else hold[0],
         held_amount=None if hold is None else hold[1],
@@ -132,6 +137,25 @@ def make_preview(
         quote=_quote(answer, now) if isinstance(answer, AssetApproved) else None,
         refusals=refusals,
         not_checked=_not_checked(request, answer, refusals),
+    )
+
+
+def preview_of_existing(request: OrderRequested, order: Order) -> Preview:
+    """Show the order that `request` has made before: nobody would make another one."""
+    unknown: dict[str, Any] = dict.fromkeys(
+        ("worst_price", "price", "notional", "fee_asset_id", "fee", "credit_asset_id", "credit", "quote")
+    )
+    return Preview(
+        *(request.user_id, request.asset_id, request.order_type, request.quantity),
+        existing_order_id=order.order_id,
+        status=order.status,
+        held_asset_id=order.held_asset_id,
+        held_amount=order.held_amount,
+        trigger_price=order.trigger_price,
+        limit_price=order.limit_price,
+        **unknown,
+        refusals=[],
+        not_checked=[],
     )
 
 

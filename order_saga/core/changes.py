@@ -18,6 +18,7 @@ from contracts.amends import (
     OrderReleaseRequested,
     changes_of,
 )
+from contracts.envelope import format_time
 from contracts.vocabulary import OPERATOR_PREFIX
 from order_saga.core.judgement import cancel_outcome, created_at, expired_outcome
 from order_saga.core.phases import AMENDS_MAX, PHASES, RESTING, SUSPENSIONS_MAX
@@ -65,7 +66,7 @@ def amend(draft: Draft, message: OrderAmendRequested) -> Ignored | None:
 
 def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
     """Suspend a resting order. An operator's suspension takes the place of its user's."""
-    saga, name, detail = draft.saga, "OrderHoldRequested", _by(message)
+    saga, name, detail = draft.saga, "OrderHoldRequested", _wish(message)
     known = saga.progress
     if ignored := _not_now(draft, message, detail) or _overtaken(draft, message, detail):
         return ignored
@@ -90,7 +91,7 @@ def hold(draft: Draft, message: OrderHoldRequested) -> Ignored | None:
 
 def release(draft: Draft, message: OrderReleaseRequested) -> Ignored | None:
     """Let a suspended order rest again as if it were accepted now, or say why that is not possible."""
-    saga, name, detail = draft.saga, "OrderReleaseRequested", _by(message)
+    saga, name, detail = draft.saga, "OrderReleaseRequested", _wish(message)
     ignored = _not_now(draft, message, detail) or _overtaken(draft, message, detail)
     if ignored := ignored or _not_released_by(saga, message, detail):
         return ignored
@@ -185,6 +186,12 @@ def _not_now(draft: Draft, message: ChangeRequested, detail: dict[str, Any]) -> 
 
 def _by(message: ChangeRequested) -> dict[str, Any]:
     return {"requested_by": message.requested_by}
+
+
+def _wish(message: OrderHoldRequested | OrderReleaseRequested) -> dict[str, Any]:
+    """Say whose a hold or release is, and which of theirs: these have no id, and one may be read after a later one."""
+    at = message.requested_at
+    return _by(message) | ({} if at is None else {"requested_at": format_time(at)})
 
 
 def _is_operator(requested_by: str) -> bool:

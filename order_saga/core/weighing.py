@@ -63,9 +63,10 @@ def refusal_at_once(saga: Saga, asked: OrderAmendRequested, now: datetime) -> Am
         return AmendRefused(AmendRefusal.AMEND_IN_PROGRESS, "another amend is not done yet")
     if saga.parked_reason is not None:
         return AmendRefused(AmendRefusal.NOT_AMENDABLE, "the order waits for an operator")
-    if asked.expected_version is not None and asked.expected_version != saga.version:
-        why = f"the order's version is {saga.version}, not {asked.expected_version}"
-        return AmendRefused(AmendRefusal.VERSION_MISMATCH, why)
+    expected = asked.expected_versions
+    if expected is not None and saga.version not in expected:
+        others = f"not {expected[0]}" if len(expected) == 1 else f"none of the {len(expected)} that were expected"
+        return AmendRefused(AmendRefusal.VERSION_MISMATCH, f"the order's version is {saga.version}, {others}")
     return _overtaken(saga, now) or _unfit(saga, changes_of(asked)) or _expiry_out_of_range(changes_of(asked), now)
 
 

@@ -110,8 +110,8 @@ def run() -> int:
         await feeds[0].run(kit.stopping)
 
     async def following(kit: Kit, _process: BatchProcess[CheckAsset]) -> None:
-        async def follow() -> bool:
-            return await follow_sessions(kit.transactions)
+        async def follow() -> None:
+            await follow_sessions(kit.transactions)
 
         await keep_doing("following sessions", follow, kit.stopping, every_s=settings.assets_confirm_every_s)
 

@@ -23,6 +23,7 @@ LOOK_AGAIN: Final = timedelta(days=1)
 RETRY: Final = timedelta(minutes=1)
 """... and at one that can't be followed here."""
 FOLLOW_MAX: Final = 100
+"""Assets of one transaction."""
 REASON: Final = "by its sessions"
 
 _SET: Final = """
@@ -37,7 +38,8 @@ _LOCK_PRICE: Final = "SELECT trading FROM assets.prices WHERE asset_id = $1 FOR 
 _DUE: Final = """
     SELECT asset_id, calendar, due_at <= clock_timestamp() AS due, price.trading, price.reopens_at, clock_timestamp()
     FROM assets.sessions AS session JOIN assets.prices AS price USING (asset_id)
-    WHERE due_at <= clock_timestamp() OR (price.trading = 'CLOSED' AND price.reopens_at <= clock_timestamp())
+    WHERE asset_id > $2
+        AND (due_at <= clock_timestamp() OR (price.trading = 'CLOSED' AND price.reopens_at <= clock_timestamp()))
     ORDER BY asset_id LIMIT $1 FOR UPDATE OF session, price SKIP LOCKED"""
 
 log = structlog.get_logger(__name__)
@@ -85,10 +87,20 @@ async def calendars(source: AsyncEngine | Begins) -> dict[str, Followed]:
     }
 
 
-async def follow_sessions(source: AsyncEngine | Begins) -> bool:
-    """Open and close the assets whose time has come. Return whether there may be more of them."""
+async def follow_sessions(source: AsyncEngine | Begins) -> None:
+    """Open and close the assets whose time has come, each looked at once.
+
+    Assets that nothing can be done about, since their calendars can't be followed here, take no other's place.
+    """
+    last = ""
+    while (last_of_page := await _follow_page(source, last)) is not None:
+        last = last_of_page
+
+
+async def _follow_page(source: AsyncEngine | Begins, after: str) -> str | None:
+    """Follow the sessions of some assets after that one; return the last of them if there may be more."""
     async with begin(source) as tx:
-        rows = await tx.fetch(_DUE, FOLLOW_MAX)
+        rows = await tx.fetch(_DUE, FOLLOW_MAX, after)
         for asset_id, text, due, trading, reopens_at, now in rows:
             calendar = stored_calendar(text)
             if calendar is None:
@@ -101,7 +113,7 @@ async def follow_sessions(source: AsyncEngine | Begins) -> bool:
             if (goes_to := followed(Trading(trading), reopens_at, stands, now)) is not None:
                 await _goes(tx, asset_id, *goes_to)
                 log.info("an asset follows its sessions", asset_id=asset_id, trading=goes_to[0].value)
-    return len(rows) == FOLLOW_MAX
+    return rows[-1][0] if len(rows) == FOLLOW_MAX else None
 
 
 async def _goes(tx: Transaction, asset_id: str, trading: Trading, reopens_at: datetime | None) -> None:

@@ -85,10 +85,10 @@ class HoldHandler:
             if (elsewhere := self._elsewhere(asked)) is not None and hold_id not in holds:
                 events.append((elsewhere, received))
                 continue
-            outcome = judge(asked, holds.get(hold_id), ledger, now)
-            if outcome.hold is not None:
-                holds[hold_id] = outcome.hold
-            events += [(event, received) for event in outcome.events]
+            verdict = judge(asked, holds.get(hold_id), ledger, now)
+            if verdict.hold is not None:
+                holds[hold_id] = verdict.hold
+            events += [(event, received) for event in verdict.events]
         self._holds.save(tx, known, holds)
         await ledger.save(tx)
         return Effects(

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from contracts.holds import HoldCaptureRequested
-from participants.balance.service_holds import Asked, End, Expiry, ServiceHold
+from participants.balance.service_holds import End, Expiry, ServiceHold
 from participants.balance.store import StoredLedger
 from participants.balance.tables import SCHEMA
-from saga_kit.participant.barrier import Hold, HoldCommand, Refusal
+from saga_kit.participant.barrier import Hold, HoldCommand
 from saga_kit.participant.holds import Holds
 from saga_kit.runtime.transactions import Transaction
 
@@ -45,34 +45,14 @@ ORDER BY due.expires_at, hold.hold_id
 """
 
 
-class ServiceLedger:
-    """The accounts of a batch, as the barrier needs them for services."""
+class ServiceLedger(StoredLedger):
+    """The accounts of a batch of services' requests. A settlement is a capture: it pays an account of the house."""
 
-    def __init__(self) -> None:
-        self._accounts = StoredLedger()
-
-    async def lock(self, tx: Transaction, commands: Sequence[HoldCommand[Asked]]) -> None:
-        """Lock and load the owners' accounts."""
-        await self._accounts.lock(tx, commands)
-
-    def reserve(self, command: HoldCommand[Asked]) -> Refusal | None:
-        """Hold the amount, if it is there."""
-        return self._accounts.reserve(command)
-
-    def refund(self, command: HoldCommand[Asked], hold: Hold, /) -> None:
-        """Return the whole hold."""
-        self._accounts.refund(command, hold)
-
-    def settle(self, command: HoldCommand[Asked], hold: Hold) -> Refusal | None:
+    def settle(self, command: HoldCommand[Any], hold: Hold) -> None:
         """Pay the capture and return the rest; whether it may be paid was judged before."""
         if not isinstance(command.message, HoldCaptureRequested):
             raise TypeError(f"{type(command.message).__name__} does not capture")
-        self._accounts.capture(hold, command.capture, command.message.to)
-        return None
-
-    async def save(self, tx: Transaction) -> None:
-        """Have the changed accounts and the journal written."""
-        await self._accounts.save(tx)
+        self.capture(hold, command.capture, command.message.to)
 
 
 class ServiceHolds:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -75,15 +75,11 @@ class ServiceHold(msgspec.Struct, frozen=True):
     captured_to: str | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True):
     """A hold after a request (None: it stays unknown), and the events to publish; the answer is the last."""
 
     hold: ServiceHold | None
     events: list[HoldEvent]
-
-
-class HoldLedger(Ledger[Asked], Protocol):
-    """The accounts. Their `settle` pays to the account that a `HoldCaptureRequested` names, and refuses nothing."""
 
 
 _KINDS: Final[dict[type[Asked], CommandKind]] = {
@@ -116,8 +112,11 @@ def command_of(asked: Asked) -> HoldCommand[Asked]:
     return command
 
 
-def judge(asked: Asked, known: ServiceHold | None, ledger: HoldLedger, now: datetime) -> Outcome:
-    """Do what is asked of a hold (None: it is unknown). `now`: the database's time, taken when its rows were locked."""
+def judge(asked: Asked, known: ServiceHold | None, ledger: Ledger[Asked], now: datetime) -> Verdict:
+    """Do what is asked of a hold (None: it is unknown). `now`: the database's time, taken when its rows were locked.
+
+    The ledger's `settle` pays the account that a `HoldCaptureRequested` names, and refuses nothing.
+    """
     match asked:
         case HoldRequested():
             return _place(asked, known, ledger, now)
@@ -126,7 +125,7 @@ def judge(asked: Asked, known: ServiceHold | None, ledger: HoldLedger, now: date
         case HoldReleaseRequested():
             return _release(asked, known, ledger)
         case Expiry():
-            return _expire(known, ledger) if is_over(known, now) else Outcome(known, [])
+            return _expire(known, ledger) if is_over(known, now) else Verdict(known, [])
 
 
 def is_over(known: ServiceHold | None, now: datetime) -> bool:
@@ -145,24 +144,24 @@ def refuse(request: HoldRequest, code: HoldRefusal, reason: str) -> HoldEvent:
             return HoldReleaseRefused(*_terms(request), code, reason)
 
 
-def _place(request: HoldRequested, known: ServiceHold | None, ledger: HoldLedger, now: datetime) -> Outcome:
+def _place(request: HoldRequested, known: ServiceHold | None, ledger: Ledger[Asked], now: datetime) -> Verdict:
     command = command_of(request)
     if known is None:
         hold, refusal = _first(command, request, ledger, now)
         ended = None if refusal is None else End.REFUSED
         placed = ServiceHold(hold, request.expires_at, ended)
-        return Outcome(placed, [_placed(request) if refusal is None else _refused(request, refusal)])
+        return Verdict(placed, [_placed(request) if refusal is None else _refused(request, refusal)])
     _, refusal = apply(command, known.hold, ledger)
     if refusal is None or refusal.code != HoldRefusal.HOLD_CONFLICT:
         if known.expires_at not in (None, request.expires_at):
-            return Outcome(known, [refuse(request, HoldRefusal.HOLD_CONFLICT, "it is known with another expires_at")])
+            return Verdict(known, [refuse(request, HoldRefusal.HOLD_CONFLICT, "it is known with another expires_at")])
         if known.hold.state is HoldState.REFUNDED:  # it was held, and that is what a repetition is told
             refusal = None
-    return Outcome(known, [_placed(request) if refusal is None else _refused(request, refusal)])
+    return Verdict(known, [_placed(request) if refusal is None else _refused(request, refusal)])
 
 
 def _first(
-    command: HoldCommand[Asked], request: HoldRequested, ledger: HoldLedger, now: datetime
+    command: HoldCommand[Asked], request: HoldRequested, ledger: Ledger[Asked], now: datetime
 ) -> tuple[Hold, Refusal | None]:
     if now < request.expires_at <= now + HELD_AT_MOST:
         return apply(command, None, ledger)
@@ -172,14 +171,14 @@ def _first(
     return Hold(*terms, HoldState.REFUSED, reason_code=refusal.code, reason=refusal.reason), refusal
 
 
-def _capture(request: HoldCaptureRequested, known: ServiceHold | None, ledger: HoldLedger, now: datetime) -> Outcome:
+def _capture(request: HoldCaptureRequested, known: ServiceHold | None, ledger: Ledger[Asked], now: datetime) -> Verdict:
     # What the request alone tells is told first, so that it is refused alike whenever it comes.
     if request.capture > request.amount:
         reason = f"can't capture {plain_text(request.capture)} of {plain_text(request.amount)}"
-        return Outcome(known, [refuse(request, HoldRefusal.EXCEEDS_HOLD, reason)])
+        return Verdict(known, [refuse(request, HoldRefusal.EXCEEDS_HOLD, reason)])
     if request.to not in DESTINATIONS:
         reason = f"a capture may pay to {' or '.join(DESTINATIONS)}, not to {request.to}"
-        return Outcome(known, [refuse(request, HoldRefusal.DESTINATION_NOT_ALLOWED, reason)])
+        return Verdict(known, [refuse(request, HoldRefusal.DESTINATION_NOT_ALLOWED, reason)])
     command = command_of(request)
     before: list[HoldEvent] = []
     if known is not None and is_over(known, now) and _same_terms(command, known.hold):
@@ -191,24 +190,24 @@ def _capture(request: HoldCaptureRequested, known: ServiceHold | None, ledger: H
         known = ServiceHold(hold, known.expires_at, End.CAPTURED, request.to)
     if refusal is not None:
         reason = refusal.reason if refusal.code == HoldRefusal.HOLD_CONFLICT else _why_not_held(known)
-        return Outcome(known, [*before, refuse(request, HoldRefusal(refusal.code), reason)])
+        return Verdict(known, [*before, refuse(request, HoldRefusal(refusal.code), reason)])
     if (hold.captured, known.captured_to) != (request.capture, request.to):
         reason = f"it has captured {plain_text(hold.captured)} to {known.captured_to}"
-        return Outcome(known, [refuse(request, HoldRefusal.HOLD_CONFLICT, reason)])
+        return Verdict(known, [refuse(request, HoldRefusal.HOLD_CONFLICT, reason)])
     paid = HoldCaptured(*_terms(request), Money(hold.captured), request.to, Money(hold.refunded))
-    return Outcome(known, [*before, paid])
+    return Verdict(known, [*before, paid])
 
 
-def _release(request: HoldReleaseRequested, known: ServiceHold | None, ledger: HoldLedger) -> Outcome:
+def _release(request: HoldReleaseRequested, known: ServiceHold | None, ledger: Ledger[Asked]) -> Verdict:
     hold, refusal = apply(command_of(request), None if known is None else known.hold, ledger)
     if refusal is not None:
         reason = refusal.reason if refusal.code == HoldRefusal.HOLD_CONFLICT else "the hold is captured"
-        return Outcome(known, [refuse(request, HoldRefusal(refusal.code), reason)])
+        return Verdict(known, [refuse(request, HoldRefusal(refusal.code), reason)])
     if known is None:
         known = ServiceHold(hold, None, End.BURIED)
     elif known.ended is None:
         known = ServiceHold(hold, known.expires_at, End.RELEASED)
-    return Outcome(known, [_how_it_ended(request, known)])
+    return Verdict(known, [_how_it_ended(request, known)])
 
 
 def _how_it_ended(request: HoldReleaseRequested, known: ServiceHold) -> HoldEvent:
@@ -221,11 +220,11 @@ def _how_it_ended(request: HoldReleaseRequested, known: ServiceHold) -> HoldEven
     return HoldReleased(*_terms(request), Money(hold.refunded))
 
 
-def _expire(known: ServiceHold | None, ledger: HoldLedger) -> Outcome:
-    return Outcome(known, []) if known is None else Outcome(*_ended(known, ledger))
+def _expire(known: ServiceHold | None, ledger: Ledger[Asked]) -> Verdict:
+    return Verdict(known, []) if known is None else Verdict(*_ended(known, ledger))
 
 
-def _ended(known: ServiceHold, ledger: HoldLedger) -> tuple[ServiceHold, list[HoldEvent]]:
+def _ended(known: ServiceHold, ledger: Ledger[Asked]) -> tuple[ServiceHold, list[HoldEvent]]:
     """Return a hold whose time has come."""
     before = known.hold
     hold, _ = apply(command_of(Expiry(before.hold_id, before.owner, before.unit, before.amount)), before, ledger)

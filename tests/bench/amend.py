@@ -172,7 +172,7 @@ async def _paced(
     due = list(accumulate(chance.expovariate(PER_S) for _ in messages))
 
     async def one(message: Outgoing, at: float) -> float:
-        await asyncio.sleep(began + at - time.monotonic())
+        await asyncio.sleep(began + at - time.monotonic())  # an open load: it is due then, whatever became of others
         effect, asked_at = expect(uuid.UUID(message.key)), time.time()
         await watch.publish([message])
         return await asyncio.wait_for(effect, PATIENCE_S) - asked_at

@@ -59,6 +59,8 @@ def values(kind: wire.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one an
             return st.from_regex(kind.pattern or "", fullmatch=True)
         case wire.StrType():
             return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=kind.max_length)
+        case wire.VarTupleType():
+            return st.lists(values(kind.item_type), min_size=kind.min_length or 0, max_size=kind.max_length).map(tuple)
         case wire.IntType():
             step = kind.multiple_of or 1
             return st.integers(kind.ge, kind.le).map(lambda number: number - number % step)

@@ -192,6 +192,13 @@ class Orchestrator:
             return list(await connection.fetch(statement, *values))
 
     @asynccontextmanager
+    async def locking(self, table: str) -> AsyncIterator[None]:
+        """Let nobody read or write a table as long as the context lasts."""
+        async with self._connected() as connection, connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+
+    @asynccontextmanager
     async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
         connection = await asyncpg.connect(self.url)
         try:

@@ -44,7 +44,9 @@ class AmendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 assert AmendBody.__struct_fields__ == CHANGES  # noqa: S101 - the body has what the message has
 AMEND_RULES: Final = {name: RULES[name] for name in CHANGES}
 _read_amend: Final = BodyReader(AmendBody, AMEND_RULES, "an amend").read
-_ETAGS: Final = re.compile(r'(W/)?"([^"]*)"|(\*)')
+_ETAGS: Final = re.compile(r'(W/)?"([^"]*)"')
+_VERSION: Final = re.compile(r"0|[1-9][0-9]{0,14}")
+"""A version as an order's `ETag` has it."""
 
 
 def read_amend(raw: bytes) -> AmendBody:
@@ -62,7 +64,13 @@ def changes_text(body: AmendBody) -> str:
     return codec.encode(body).decode()
 
 
-def matches(if_match: Sequence[str], etag: str) -> bool:
-    """Return whether the `If-Match` headers allow an entity tag (with its quotes), compared strongly (RFC 9110)."""
-    found = _ETAGS.findall(",".join(if_match))
-    return any(star or (not weak and f'"{tag}"' == etag) for weak, tag, star in found)
+def allowed_versions(if_match: Sequence[str]) -> list[int] | None:
+    """Read which versions of an order the `If-Match` headers allow, ascending; None: any (RFC 9110, 13.1.1).
+
+    An order's entity tag is its version. Tags are compared strongly, so a weak one allows nothing, and neither does
+    what is no tag of an order.
+    """
+    text = ",".join(if_match).strip()
+    if not if_match or text == "*":
+        return None
+    return sorted({int(tag) for weak, tag in _ETAGS.findall(text) if not weak and _VERSION.fullmatch(tag)})

@@ -95,33 +95,35 @@ def is_granted(order: Order, wish: Wish) -> bool:
     return order.on_hold is (wish is Wish.HOLD)
 
 
-def wish_is_over(order: Order, wish: Wish, since: int) -> bool:
-    """Tell whether an order shows what became of a wish; `since` is its version when it was asked."""
-    refused = wish is Wish.RELEASE and order.release_refused is not None and order.version > since
-    return refused or is_granted(order, wish) or order.status is not OrderStatus.CONFIRMED
+def wish_granted(order: Order, wish: Wish, history: Sequence[Read], headers: Mapping[str, str]) -> bool:
+    """Return whether a hold or a release is done; raise the problem of one that was refused. Not yet known: False.
 
-
-def wish_granted(order: Order, history: Sequence[Read], headers: Mapping[str, str]) -> bool:
-    """Return whether a hold or a release is done; raise the problem of one that was refused. Not yet known: False."""
-    for read in history:
-        if read.kind in {"held", "released"} or read.why == "duplicate":
-            return True
-        if read.kind == "ignored":
-            raise _wish_refused(order, read, headers)
+    Of several lines of one wish the first counts: the others are of the same message, published again.
+    """
+    if history and history[0].kind in {"held", "released", "ignored"}:
+        if history[0].kind == "ignored" and history[0].why != "duplicate":
+            _refuse_wish(order, wish, history[0], headers)
+        return True
     refuse_unless_resting(order, headers)
     return False
 
 
-def _wish_refused(order: Order, read: Read, headers: Mapping[str, str]) -> Problem:
+def _refuse_wish(order: Order, wish: Wish, read: Read, headers: Mapping[str, str]) -> None:
+    """Raise the problem of a wish that changed nothing. One that a later one overtook is granted by what stands now."""
     about: dict[str, Any] = {"headers": headers, "order_id": order.order_id, "order_status": order.status}
-    if read.why == "not_allowed":
-        return Problem(Code.HELD_BY_OPERATOR, **about)
-    if read.why == "too_many":
-        return Problem(Code.TOO_MANY_HOLDS, **about)
-    if read.why == "conflict":
+    if read.why == "late":
+        if not is_granted(order, wish):
+            stands = "the order is on hold" if order.on_hold else "the order is not on hold"
+            raise Problem(Code.OVERTAKEN, stands, **about)
+    elif read.why == "not_allowed":
+        raise Problem(Code.HELD_BY_OPERATOR, **about)
+    elif read.why == "too_many":
+        raise Problem(Code.TOO_MANY_HOLDS, **about)
+    elif read.why == "conflict":
         code = order.release_refused or ReasonCode.WOULD_TRIGGER_IMMEDIATELY
-        return Problem(Code.RELEASE_REFUSED, read.reason, release_refused=code, **about)
-    return not_resting(order, None, headers)
+        raise Problem(Code.RELEASE_REFUSED, read.reason, release_refused=code, **about)
+    else:
+        raise not_resting(order, None, headers)
 
 
 def not_resting(order: Order, detail: str | None, headers: Mapping[str, str] | None = None) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 from starlette.requests import Request
@@ -14,7 +15,6 @@ from order_api.http.request_headers import read_key, read_wait
 from order_api.http.tokens import Caller
 from order_api.openapi.declarations import Body, operation
 from order_api.orders.changes.bodies import AmendBody, read_amend
-from order_api.orders.changes.outcomes import amend_is_over, wish_is_over
 from order_api.orders.changes.service import Changes
 from order_api.orders.description import examples
 from order_api.orders.description.parts import (
@@ -167,7 +167,7 @@ class ChangeRoutes:
         wait_s, waited = read_wait(request.headers), False
         if wait_s:
             order, waited = await self._waiting.patiently(
-                request, order, lambda one: amend_is_over(one, amend.amend_id), caller, wait_s
+                request, order, partial(self._changes.amend_is_over, amend), caller, wait_s
             )
             headers |= waited_header(wait_s if waited else 0)
         applied = (replayed or waited) and await self._changes.amend_is_applied(order, amend, headers)
@@ -176,16 +176,19 @@ class ChangeRoutes:
         return json_response(order, 200 if applied else 202, headers)
 
     async def _suspend(self, request: Request, order_id: UUID, wish: Wish, caller: Caller) -> Response:
-        """Accept a hold or a release; wait until the order shows it if the client prefers, and say what is known."""
+        """Accept a hold or a release; wait until it is decided if the client prefers, and say what is known of it."""
         origin = origin_of(request, caller)
         order, one = await self._changes.suspend(about(request, order_id), wish, caller, origin)
         if one is None:
             return json_response(order, 200, {"etag": etag_of(order)})
-        since, wait_s = order.version, read_wait(request.headers)
+        wait_s = read_wait(request.headers)
         order, waited = await self._waiting.patiently(
-            request, order, lambda shown: wish_is_over(shown, wish, since), caller, wait_s
+            request, order, partial(self._changes.wish_is_over, one), caller, wait_s
         )
-        headers = waited_header(wait_s if waited else 0)
-        if not waited or not await self._changes.wish_is_granted(order, one, headers):
+        if not waited:
+            return json_response(order, 202)
+        headers = waited_header(wait_s)
+        order, granted = await self._changes.granted(one, order, caller, headers)
+        if not granted:
             return json_response(order, 202, headers)
         return json_response(order, 200, headers | {"etag": etag_of(order)})

@@ -8,7 +8,6 @@ the history tells of its message, or when its order can't be changed any more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -30,7 +29,7 @@ class Wanted(msgspec.Struct, frozen=True):
     amend_id: str
     user_id: str
     requested_by: str
-    expected_version: int | None
+    expected_versions: Sequence[int] | None
     changes: str
 
 
@@ -53,8 +52,8 @@ class Read(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-class HoldState(msgspec.Struct, frozen=True):
-    """Who keeps an order on hold, and the last wish that the orchestrator has not read yet."""
+class SuspensionState(msgspec.Struct, frozen=True):
+    """Who keeps an order on hold, and the last hold or release that the orchestrator has not read yet."""
 
     held_by: str | None
     open_wish: Wish | None
@@ -87,12 +86,6 @@ class ChangeStore:
             grace_s=grace_s,
         )
 
-    async def now(self) -> datetime:
-        """Return the database's time."""
-        [row] = await self._run("SELECT now()")
-        at: datetime = row[0]
-        return at
-
     async def find_amend(self, order_id: UUID, amend_id: str) -> Amend | None:
         """Return an amend that was accepted here."""
         rows = await self._run(_SELECT_AMEND, order_id, amend_id)
@@ -123,11 +116,11 @@ class ChangeStore:
         rows = await self._run(_READ_AMEND, amend.order_id, amend.amend_id, amend.requested_by, amend.created_at)
         return [Read(*row) for row in rows]
 
-    async def hold_state(self, order_id: UUID) -> HoldState:
+    async def suspension_state(self, order_id: UUID) -> SuspensionState:
         """Return who keeps an order on hold, and what is under way about it."""
-        [row] = await self._run(_SELECT_HOLD_STATE, order_id)
+        [row] = await self._run(_SELECT_SUSPENSION_STATE, order_id)
         held_by, wish = row
-        return HoldState(held_by, None if wish is None else Wish(wish))
+        return SuspensionState(held_by, None if wish is None else Wish(wish))
 
     async def suspend(self, order_id: UUID, user_id: str, requested_by: str, wish: Wish, origin: Origin) -> Suspension:
         """Commit a wish. Of several of a requester the last stands; the same one, until it was read, keeps its time."""
@@ -136,7 +129,7 @@ class ChangeStore:
         return _suspension(row)
 
     async def read_suspension(self, one: Suspension) -> list[Read]:
-        """Return what the history says of a wish, oldest first."""
+        """Return what the history says of this very wish, oldest first: its message may have come several times."""
         rows = await self._run(_READ_SUSPENSION, one.order_id, _NAMES[one.wish], one.requested_by, one.created_at)
         return [Read(*row) for row in rows]
 
@@ -154,7 +147,8 @@ _NAMES: Final = {Wish.HOLD: "OrderHoldRequested", Wish.RELEASE: "OrderReleaseReq
 _AMEND: Final = ", ".join(Amend.__struct_fields__)
 _SUSPENSION: Final = ", ".join(Suspension.__struct_fields__)
 
-# Others may send messages with the same id. The orchestrator tells whose it was, and only ours counts.
+# Others may send messages with the same id. The orchestrator tells whose it was, and only ours counts. A wish has no
+# id: it is told by its time from an earlier one of its requester, which may be read after it was asked for.
 _AMEND_READ: Final = """EXISTS (
                 SELECT FROM api.history h WHERE h.order_id = c.order_id AND h.name = 'OrderAmendRequested'
                     AND h.detail ->> 'amend_id' = c.amend_id AND h.detail ->> 'requested_by' = c.requested_by
@@ -162,7 +156,8 @@ _AMEND_READ: Final = """EXISTS (
 _WISH_READ: Final = """EXISTS (
                 SELECT FROM api.history h WHERE h.order_id = c.order_id
                     AND h.name = CASE c.wish WHEN 'hold' THEN 'OrderHoldRequested' ELSE 'OrderReleaseRequested' END
-                    AND h.detail ->> 'requested_by' = c.requested_by AND h.at >= c.created_at)"""
+                    AND h.detail ->> 'requested_by' = c.requested_by
+                    AND (h.detail ->> 'requested_at')::timestamptz = c.created_at)"""
 # Past these statuses nothing can be changed; the row of another user's order is not what was to be changed.
 _PAST: Final = order_exists("(o.status NOT IN ('PENDING', 'CONFIRMED') OR o.user_id <> c.user_id)")
 _AMEND_SETTLED: Final = f"({_PAST} OR {_AMEND_READ})"
@@ -178,7 +173,7 @@ _HAS_COME: Final = """
 _INSERT_AMEND: Final = f"""
     WITH made AS (
         INSERT INTO api.amends
-            (next_publish_at, order_id, amend_id, user_id, requested_by, expected_version, changes)
+            (next_publish_at, order_id, amend_id, user_id, requested_by, expected_versions, changes)
         VALUES (now() + make_interval(secs => $1), $2, $3, $4, $5, $6, $7)
         ON CONFLICT DO NOTHING RETURNING {_AMEND}
     ), noted AS (
@@ -190,7 +185,7 @@ _READ_AMEND: Final = """
     WHERE order_id = $1 AND detail ->> 'amend_id' = $2 AND at >= $4
         AND (kind = 'amend_refused' OR (name = 'OrderAmendRequested' AND detail ->> 'requested_by' = $3))
     ORDER BY seq"""
-_SELECT_HOLD_STATE: Final = f"""
+_SELECT_SUSPENSION_STATE: Final = f"""
     SELECT (
         SELECT CASE kind WHEN 'held' THEN detail ->> 'requested_by' END FROM api.history
         WHERE order_id = $1 AND kind IN ('held', 'released') ORDER BY seq DESC LIMIT 1
@@ -210,4 +205,6 @@ _UPSERT_SUSPENSION: Final = f"""
     RETURNING {_SUSPENSION}"""  # noqa: S608 - the same
 _READ_SUSPENSION: Final = """
     SELECT kind, detail ->> 'why', detail ->> 'reason_code', detail ->> 'reason' FROM api.history
-    WHERE order_id = $1 AND name = $2 AND detail ->> 'requested_by' = $3 AND at >= $4 ORDER BY seq"""
+    WHERE order_id = $1 AND name = $2 AND detail ->> 'requested_by' = $3
+        AND (detail ->> 'requested_at')::timestamptz = $4
+    ORDER BY seq"""

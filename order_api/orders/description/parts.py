@@ -8,10 +8,11 @@ from contracts.examples import ORDER_ID as EXAMPLE_ID
 from contracts.orders import Order
 from contracts.terms import FIELDS
 from contracts.vocabulary import NAME_LENGTH_MAX, NAME_PATTERN, PATH_NAME_PATTERN, OrderKind
+from order_api.http.bodies import BODY_PROBLEMS
 from order_api.http.problems import Code
-from order_api.http.request_headers import KEY_HEADER, KEY_RULE, WAIT_MAX_S
+from order_api.http.request_headers import KEY_RULE, WAIT_MAX_S
 from order_api.http.tokens import Scope
-from order_api.openapi.declarations import Parameter, Returns
+from order_api.openapi.declarations import Parameter, Returns, idempotency_key
 from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
 from order_api.orders.description import examples
 from order_api.orders.views import OrderState
@@ -46,12 +47,9 @@ IF_NONE_MATCH: Final = Parameter(
     _TEXT,
     '"3"',
 )
-KEY: Final = Parameter(
-    KEY_HEADER,
-    "header",
-    f"Makes repeating the request safe: {KEY_RULE}, another for each order. Kept for at least {KEY_KEPT_DAYS} days,"
+KEY: Final = idempotency_key(
+    f"{KEY_RULE}, another for each order. Kept for at least {KEY_KEPT_DAYS} days,"
     " unless whoever runs the service has set another time; a `client_order_id` is the order's for good.",
-    {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
     examples.KEY,
 )
 
@@ -59,16 +57,13 @@ KEY: Final = Parameter(
 IF_MATCH: Final = Parameter(
     "If-Match",
     "header",
-    "The ETag that the caller has seen: when the order's version is another, nothing is changed.",
+    "The ETag that the caller has seen, or several, or `*` for any: when the order's version is none of these, nothing"
+    " is changed.",
     _TEXT,
     '"3"',
 )
-AMEND_KEY: Final = Parameter(
-    KEY_HEADER,
-    "header",
-    f"Makes repeating the request safe: {KEY_RULE}, another for each amend of the order. It is the `amend_id`.",
-    KEY.schema,
-    examples.AMEND_KEY,
+AMEND_KEY: Final = idempotency_key(
+    f"{KEY_RULE}, another for each amend of the order. It is the `amend_id`.", examples.AMEND_KEY
 )
 
 
@@ -130,7 +125,7 @@ AMEND_TEXT: Final = (
 )
 AMEND_PROBLEMS: Final = (
     *(Code.AMEND_REFUSED, Code.VERSION_MISMATCH, Code.IDEMPOTENCY_KEY_REUSED, Code.NOT_PUBLISHED),
-    *(Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),
+    *BODY_PROBLEMS,
 )
 HELD: Final = {
     200: Returns("It is on hold.", Order, examples.held, _WAITED_FOR),
@@ -138,10 +133,10 @@ HELD: Final = {
 }
 HOLD_TEXT: Final = (
     "Suspends an order that rests: no price fires it until it is released. Its money stays held, it can be amended and"
-    " cancelled, and it expires. Asking again is safe. With `Prefer: wait` it answers when the order shows it. A hold"
+    " cancelled, and it expires. Asking again is safe. With `Prefer: wait` it answers when it is decided. A hold"
     " by an operator (`orders:operate`) takes the place of its user's, and only an operator can end it."
 )
-HOLD_PROBLEMS: Final = (Code.ORDER_NOT_RESTING, Code.TOO_MANY_HOLDS, Code.NOT_PUBLISHED)
+HOLD_PROBLEMS: Final = (Code.ORDER_NOT_RESTING, Code.TOO_MANY_HOLDS, Code.OVERTAKEN, Code.NOT_PUBLISHED)
 RELEASED: Final = {
     200: Returns("It is not on hold: it rests, or was filled at once.", Order, examples.released, _WAITED_FOR),
     202: Returns(
@@ -151,10 +146,11 @@ RELEASED: Final = {
 RELEASE_TEXT: Final = (
     "Lets an order rest again as if it were accepted now: prices from before do not count, and a trailing stop begins"
     " anew. A LIMIT that the market meets is filled; any other order is not released into its own trigger: it stays on"
-    " hold, and `release_refused` says so. Asking again is safe. With `Prefer: wait` it answers when the order shows"
-    " it."
+    " hold, and `release_refused` says so. Asking again is safe. With `Prefer: wait` it answers when it is decided."
 )
-RELEASE_PROBLEMS: Final = (*(Code.ORDER_NOT_RESTING, Code.HELD_BY_OPERATOR, Code.RELEASE_REFUSED, Code.NOT_PUBLISHED),)
+RELEASE_PROBLEMS: Final = (
+    *(Code.ORDER_NOT_RESTING, Code.HELD_BY_OPERATOR, Code.RELEASE_REFUSED, Code.OVERTAKEN, Code.NOT_PUBLISHED),
+)
 CANCEL_PROBLEMS: Final = (Code.ORDER_NOT_CANCELABLE, Code.TOO_LATE_TO_CANCEL, Code.NOT_PUBLISHED)
 _SUBMITTED: Final = ("Location", "ETag", "Idempotency-Replayed", "Preference-Applied")
 _LINKS: Final = {

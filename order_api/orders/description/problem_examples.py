@@ -109,6 +109,7 @@ def _problems_of_changes() -> list[tuple[Problem, str]]:
             ),
             release,
         ),
+        (Problem(Code.OVERTAKEN, "the order is not on hold", **rests), f"{_ADDRESS}/hold"),
     ]
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE
-from order_api.http.bodies import read_json_body
+from order_api.http.bodies import BODY_PROBLEMS, read_json_body
 from order_api.http.limits import InFlight
-from order_api.http.problems import BrokenRule, Code, invalid
+from order_api.http.problems import Code
 from order_api.http.request_headers import read_key
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.declarations import Body, Parameter, Returns, operation
@@ -30,18 +28,15 @@ from order_api.orders.mass_cancels.bodies import (
     timer_of,
 )
 from order_api.orders.mass_cancels.service import MassCancels
-from order_api.orders.requests import json_response, once, origin_of
+from order_api.orders.requests import json_response, origin_of, user_of
 
-_NAME: Final = re.compile(NAME_PATTERN)
-_BODY_PROBLEMS: Final = (
-    *(Code.OTHER_USER, Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE, Code.MALFORMED_JSON, Code.INVALID_REQUEST),
-)
+_BODY_PROBLEMS: Final = (Code.OTHER_USER, *BODY_PROBLEMS)
 _TIMER: Final = {200: Returns("The timer.", CancelTimer, examples.timers)}
 _KEY: Final = Parameter(
     KEY.name,
     KEY.place,
     "Makes repeating the request safe: the same cancel of all is answered, as far as it is by then. The key may be one"
-    " that an order has: these keys are apart.",
+    " that an order has, or that another requester has used: these keys are apart.",
     KEY.schema,
     KEY.example,
 )
@@ -113,9 +108,7 @@ class MassCancelRoutes:
     )
     async def timer(self, request: Request, caller: Caller) -> Response:
         """Read the timer that cancels all open orders."""
-        user_id = once(request, "user_id", caller.user_id)
-        if _NAME.fullmatch(user_id) is None:
-            raise invalid(BrokenRule("user_id", f"must be {NAME_RULE}", user_id))
+        user_id = user_of(request, caller)
         return json_response(timer_of(user_id, await self._service.timer(user_id, caller)))
 
     async def _read(self, request: Request) -> bytes:

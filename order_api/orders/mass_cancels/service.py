@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
 import structlog
 from prometheus_client import Counter
 
-from contracts.vocabulary import OPERATOR_PREFIX
 from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.orders.audit_trail import Origin
-from order_api.orders.mass_cancels.store import Filter, MassCancel, MassCancelStore, Timer
+from order_api.orders.mass_cancels.store import TIMERS_MAX, Filter, MassCancel, MassCancelStore, Timer
 from order_api.orders.publication.messages import Cancel, cancel_message
 from order_api.orders.publication.unpublished import Unpublished
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.errors import Stopped, describe
 
 WITHIN_S: Final = 5.0
 """A request, or a round of the sweeper, works on a mass cancel for so long; the rest is a later round's."""
+AT_ONCE: Final = 3
+"""Mass cancels that a process goes on with at the same time."""
 KEY_TRIES: Final = 3
 
 log = structlog.get_logger(__name__)
@@ -52,6 +55,7 @@ class MassCancels:
         self._unpublished = unpublished
         self._keys_kept_days = keys_kept_days
         self._interval_s = interval_s
+        self._free = asyncio.Semaphore(AT_ONCE)
 
     async def cancel_all(
         self, user_id: str, wanted: Filter, key: str | None, caller: Caller, origin: Origin
@@ -59,15 +63,15 @@ class MassCancels:
         """Cancel a user's open orders; return how far it came, and whether the key had asked for it before."""
         if not caller.sees(user_id):
             raise Problem(Code.OTHER_USER)
-        requested_by = user_id if caller.acts_for(user_id) else OPERATOR_PREFIX + caller.user_id
+        requested_by = caller.name_for(user_id)
         for _ in range(KEY_TRIES):
             made = await self._store.add(uuid4(), user_id, requested_by, key, wanted, origin)
             if made is not None:
                 return await self._work_off(made), False
             assert key is not None  # noqa: S101 - nothing else can be taken
-            if await self._store.release_key(user_id, key, self._keys_kept_days):
+            if await self._store.release_key(user_id, requested_by, key, self._keys_kept_days):
                 continue
-            before = await self._store.holder(user_id, key)
+            before = await self._store.holder(user_id, requested_by, key)
             if before is not None and before.filter != wanted:
                 raise Problem(Code.CANCEL_ALL_KEY_REUSED)
             if before is not None:
@@ -90,21 +94,45 @@ class MassCancels:
         return await self._store.timer(user_id)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Fire timers and go on with mass cancels until `stopping`; whatever fails is tried again."""
-        await keep_doing("cancel all", self.sweep, stopping, every_s=self._interval_s)
+        """Go on with mass cancels until `stopping`, several at once: one that is slow or fails holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            await keep_doing("cancel all", partial(self.sweep, group), stopping, every_s=self._interval_s)
 
-    async def sweep(self) -> bool:
-        """Fire what is due, and work off the mass cancel that is due longest; return whether more may be due."""
+    async def run_timers(self, stopping: asyncio.Event) -> None:
+        """Fire timers until `stopping`, whatever becomes of the mass cancels that they ask for."""
+        await keep_doing("cancel timers", self.fire, stopping, every_s=self._interval_s)
+
+    async def fire(self) -> bool:
+        """Fire what is due; return whether more may be."""
         if fired := await self._store.fire():
             self._fired.inc(fired)
             log.warning("cancel timers fired", timers=fired)
-        found = await self._store.go_on(None)
-        if found is None:
+        return fired == TIMERS_MAX
+
+    async def sweep(self, group: asyncio.TaskGroup) -> bool:
+        """Begin to work off the mass cancel that is due longest; return whether there was one."""
+        await self._free.acquire()
+        leased = None
+        try:
+            leased = await self._store.lease()
+        finally:
+            if leased is None:
+                self._free.release()
+        if leased is None:
             return False
-        mass_cancel, cancels = found
-        if await self._publish(cancels):
-            mass_cancel = await self._work_off(mass_cancel)
-        return mass_cancel.completed_at is not None
+        group.create_task(self._attempt(leased))
+        return True
+
+    async def _attempt(self, one: MassCancel) -> None:
+        """Work off a mass cancel as far as it goes. What fails is due again later, by its lease."""
+        try:
+            await self._work_off(one)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - infrastructure, most likely; the others go on
+            log.warning("failed, will try again", what="cancel all", cause=describe(error))
+        finally:
+            self._free.release()
 
     async def _work_off(self, one: MassCancel) -> MassCancel:
         """Cancel page after page; return how far it came. The cancels of a page are safe before they are published."""

@@ -77,23 +77,30 @@ class MassCancelStore:
         rows = await self._run(_INSERT, self._grace_s, mass_cancel_id, user_id, requested_by, key, *chosen, *who)
         return _read(rows[0]) if rows else None
 
-    async def release_key(self, user_id: str, key: str, kept_days: int) -> bool:
+    async def release_key(self, user_id: str, requested_by: str, key: str, kept_days: int) -> bool:
         """Take an idempotency key from a mass cancel that has held it for `kept_days`; return whether one had."""
-        return bool(await self._run(_RELEASE_KEY, user_id, key, kept_days))
+        return bool(await self._run(_RELEASE_KEY, user_id, requested_by, key, kept_days))
 
-    async def holder(self, user_id: str, key: str) -> MassCancel | None:
-        """Return the mass cancel that has a key."""
-        rows = await self._run(_SELECT_HOLDER, user_id, key)
+    async def holder(self, user_id: str, requested_by: str, key: str) -> MassCancel | None:
+        """Return the mass cancel that has a key. The user's keys, and each operator's, are apart."""
+        rows = await self._run(_SELECT_HOLDER, user_id, requested_by, key)
         return _read(rows[0]) if rows else None
 
-    async def go_on(self, mass_cancel_id: UUID | None) -> tuple[MassCancel, list[Cancel]] | None:
+    async def lease(self) -> MassCancel | None:
+        """Take the mass cancel that has been due longest, and leave it alone for the grace that a new one has.
+
+        So one that fails again and again is not the first one again. None: none is due, or all are in others' work.
+        """
+        rows = await self._run(_LEASE, self._grace_s)
+        return _read(rows[0]) if rows else None
+
+    async def go_on(self, mass_cancel_id: UUID) -> tuple[MassCancel, list[Cancel]] | None:
         """Cancel the next page of a mass cancel's orders; return how far it is now, and the cancels to publish.
 
-        None stands for the one that has been due longest. The answer is None when there is none, or when all that are
-        due are in somebody else's work. A named one is waited for.
+        One that is in somebody else's work is waited for. None: there is no such one.
         """
         async with begin(self._source) as tx:
-            taken = await (tx.fetch(_TAKE, mass_cancel_id) if mass_cancel_id else tx.fetch(_TAKE_DUE))
+            taken = await tx.fetch(_TAKE, mass_cancel_id)
             if not taken:
                 return None
             [row] = taken
@@ -162,14 +169,18 @@ _INSERT: Final = f"""
     ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"""  # noqa: S608 - names are the program's own
 _RELEASE_KEY: Final = """
     UPDATE api.mass_cancels SET idempotency_key = NULL
-    WHERE user_id = $1 AND idempotency_key = $2 AND created_at < now() - make_interval(days => $3)
+    WHERE (user_id, requested_by, idempotency_key) = ($1, $2, $3) AND created_at < now() - make_interval(days => $4)
     RETURNING mass_cancel_id"""
-_SELECT_HOLDER: Final = f"SELECT {_COLUMNS} FROM api.mass_cancels WHERE user_id = $1 AND idempotency_key = $2"  # noqa: S608 - the same
+_SELECT_HOLDER: Final = f"""
+    SELECT {_COLUMNS} FROM api.mass_cancels WHERE (user_id, requested_by, idempotency_key) = ($1, $2, $3)"""  # noqa: S608 - the same
 _SELECT: Final = f"SELECT {_COLUMNS} FROM api.mass_cancels WHERE mass_cancel_id = $1"  # noqa: S608 - the same
 _TAKE: Final = f"{_SELECT} FOR UPDATE"
-_TAKE_DUE: Final = f"""
-    SELECT {_COLUMNS} FROM api.mass_cancels WHERE completed_at IS NULL AND next_run_at <= now()
-    ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""  # noqa: S608 - the same
+_LEASE: Final = f"""
+    UPDATE api.mass_cancels SET next_run_at = now() + make_interval(secs => $1)
+    WHERE mass_cancel_id = (
+        SELECT mass_cancel_id FROM api.mass_cancels WHERE completed_at IS NULL AND next_run_at <= now()
+        ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING {_COLUMNS}"""  # noqa: S608 - the same
 
 # An order that ends, or is filled, meanwhile is left to the saga, which judges each cancel. A claim that is no order
 # yet has its fields in its request; one whose id another user's order took is none of ours.

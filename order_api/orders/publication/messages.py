@@ -5,7 +5,7 @@ So every process that publishes one, however often, sends the same bytes under t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -59,7 +59,7 @@ class Amend(msgspec.Struct, frozen=True):
     amend_id: str
     user_id: str
     requested_by: str
-    expected_version: int | None
+    expected_versions: Sequence[int] | None
     changes: str
     created_at: datetime
 
@@ -134,7 +134,7 @@ def amend_message(amend: Amend) -> Outgoing:
     """Make the `OrderAmendRequested` of an amend. What changes passes as it was stored, like a request's fields."""
     asked = OrderAmendRequested(
         *(amend.order_id, amend.user_id, amend.requested_by, amend.amend_id),
-        expected_version=amend.expected_version,
+        expected_versions=None if amend.expected_versions is None else tuple(amend.expected_versions),
         requested_at=amend.created_at,
     )
     body = msgspec.json.decode(codec.encode(asked)) | msgspec.json.decode(amend.changes)

@@ -99,3 +99,15 @@ async def test_what_services_called_a_users_holds_is_erased(db: Terminal) -> Non
         assert 0 == erased.code, erased.out
         assert [(None, None, None)] == [tuple(row) for row in await owner.fetch(LEFT)]
         assert "api.holds: 0 rows" in (await db.cli("erase-user", "carol")).out
+
+
+async def test_a_user_whom_only_a_hold_names_is_known(db: Terminal) -> None:
+    """By REST, or at the ledger alone: there is nothing to erase any more, and nobody says that the name is wrong."""
+    async with connected(db.url) as owner:
+        await owner.execute(OF_API, RELEASED, "REFUSED")
+        await owner.execute("UPDATE api.holds SET user_id = 'dora'")
+        await owner.execute("UPDATE balances.holds SET owner = 'erin' WHERE hold_id = $1", f"hold:{DENIED}")
+    for user, rows in (("dora", 1), ("dora", 0), ("erin", 0)):
+        erased = await db.cli("erase-user", user)
+        assert (0, True) == (erased.code, f"api.holds: {rows} row" in erased.out), erased.err
+    assert 1 == (await db.cli("erase-user", "frank")).code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -99,6 +100,10 @@ def requests(api: Api, address: str) -> list[HoldRequest]:
     """Return what was published for a hold."""
     found = [decode(read_envelope(one.headers).type, one.value) for one in api.wire.asked]
     return [one for one in found if isinstance(one, HoldRequest) and one.hold_id == terms(address)[0]]
+
+
+def _asks_release(api: Api, address: str) -> bool:
+    return HoldReleaseRequested in map(type, requests(api, address))
 
 
 async def shows(api: Api, address: str, **expected: Any) -> dict[str, Any]:
@@ -248,6 +253,48 @@ async def test_one_capture_at_a_time(api: Api, ledger: Ledger) -> None:
     assert (202, None) == (again.status_code, again.json()["reason_code"])
 
 
+async def test_the_id_of_a_message_is_its_bytes(api: Api, ledger: Ledger) -> None:
+    """What is repeated is the same message, trace and all; whatever is asked after a refusal has another id."""
+    address = await placed(api, ledger)
+    for trace in ("1" * 32, "2" * 32):
+        assert (
+            202
+            == (
+                await capture(api, address, to="@market", headers={"traceparent": f"00-{trace}-{'1' * 16}-01"})
+            ).status_code
+        )
+    first, same = api.wire.asked[-2:]
+    assert first == same
+    for to in ("@market", "@external"):
+        why = (HoldRefusal.DESTINATION_NOT_ALLOWED, "no such account")
+        await ledger.tells(HoldCaptureRefused(*terms(address), Quantity("240"), "@market", *why))
+        await shows(api, address, capture_requested=False)
+        await capture(api, address, to=to)
+    assert 3 == len({one.id for one in (first, *api.wire.asked[-2:])})
+
+
+@pytest.mark.parametrize("action", ["capture", "release"])
+async def test_a_refusal_that_comes_before_the_answer(api: Api, ledger: Ledger, action: str) -> None:
+    """What is still held was neither captured nor released, so the answer is that it was asked for."""
+    address = await placed(api, ledger)
+    before = len(api.wire.batches)
+    api.wire.may_go_on.clear()
+    asking = asyncio.create_task(
+        capture(api, address) if action == "capture" else call(api, "PUT", f"{address}/release")
+    )
+    await until(lambda: len(api.wire.batches) > before)
+    why = (HoldRefusal.HOLD_CONFLICT, "by a ledger of its own kind")
+    await ledger.tells(
+        HoldCaptureRefused(*terms(address), Quantity("240"), "@external", *why)
+        if action == "capture"
+        else HoldReleaseRefused(*terms(address), *why)
+    )
+    await shows(api, address, reason_code=why[0], capture_requested=False, release_requested=False)
+    api.wire.may_go_on.set()
+    answer = await asking
+    assert (202, "HELD", why[0]) == (answer.status_code, answer.json()["status"], answer.json()["reason_code"])
+
+
 async def test_a_refusal_is_shown(api: Api, ledger: Ledger) -> None:
     """A hold that is not placed says why; nothing can be captured, and releasing it is done already."""
     await until(lambda: api.metric("hold_events_followed"))
@@ -294,6 +341,21 @@ async def test_what_is_accepted_is_published_in_the_end(settings: ApiSettings, l
         assert await api.metric("hold_requests_published_again_total")
 
 
+async def test_what_could_not_be_published_is_soon_tried_again(
+    settings: ApiSettings, orchestrator: Orchestrator
+) -> None:
+    """After two seconds, not after as long as it has existed: nobody has it, so no queue becomes longer."""
+    async with running(settings, grace_s=60.0) as api:
+        address = (await ask(api)).headers["location"]
+        api.wire.works = False
+        await orchestrator.run(
+            "UPDATE api.hold_requests SET created_at = created_at - interval '1 hour', next_publish_at = now()"
+        )
+        await until(lambda: len(requests(api, address)) == 2)
+        api.wire.works = True
+        await until(lambda: len(requests(api, address)) == 3)
+
+
 async def test_an_end_that_nobody_heard_is_asked_for(
     settings: ApiSettings, ledger: Ledger, orchestrator: Orchestrator
 ) -> None:
@@ -301,7 +363,12 @@ async def test_an_end_that_nobody_heard_is_asked_for(
     async with running(settings, grace_s=0.1) as api:
         address, other = await placed(api, ledger), await placed(api, ledger)
         await orchestrator.run("UPDATE api.holds SET expires_at = now() - interval '2 minutes'")
-        await until(lambda: HoldReleaseRequested in map(type, requests(api, address)))
+        for one in (address, other):
+            await until(partial(_asks_release, api, one))
+        [[transactions]] = await orchestrator.run(
+            "SELECT count(DISTINCT created_at) FROM api.hold_requests WHERE action = 'release'"
+        )
+        assert 1 == transactions
         await ledger.tells(HoldExpired(*terms(address), Money("250")))
         await shows(api, address, status="EXPIRED")
         await ledger.tells(HoldReleaseRefused(*terms(other), HoldRefusal.CLOSED, "it is captured"))

@@ -224,7 +224,8 @@ async def test_a_thousand_wait_for_nothing_and_are_all_woken(
 
     monkeypatch.setattr(Store, "find", counted)
     order_ids = [str(uuid4()) for _ in range(1000)]
-    async with running(settings) as api:
+    sweeps_as_usual = settings.model_copy(update={"api_sweep_interval_s": 1.0})  # these cost something while all wait
+    async with running(sweeps_as_usual) as api:
         await until(lambda: api.app.state.follower.following)
         await _insert(orchestrator, order_ids)
         waiting = [asyncio.create_task(_wait_for(api, order_id)) for order_id in order_ids]

@@ -16,6 +16,7 @@ from contracts.assets import AssetApproved, Trading, is_for_preview
 from contracts.decimals import Price
 from order_api.preview import inquiry
 from order_api.settings import ApiSettings
+from tests.order_api.orders.changes.support import rests
 from tests.order_api.preview.support import AssetService, Reply, message_of
 from tests.order_api.support import BUY, LIMIT, Api, Orchestrator, running, until
 
@@ -158,21 +159,60 @@ async def test_who_may_preview(api: Api, assets: AssetService) -> None:
 
 
 @pytest.mark.usefixtures("assets")
-async def test_a_name_that_is_taken_is_told(api: Api, orchestrator: Orchestrator) -> None:
-    """By a claim, or by an order that came by Kafka; another user's name is free."""
-    name = {"client_order_id": "mine"}
-    first = (await api.submit(name)).json()["order_id"]
-    taken = (await _preview(api, name)).json()
-    [refusal] = taken["refusals"]
-    assert ("DUPLICATE_CLIENT_ORDER_ID", "FAILED", None) == (
-        refusal["reason_code"], taken["status"], taken["held_amount"],
-    )  # fmt: skip
-    assert first in refusal["reason"]
-    assert [] == (await _preview(api, name, user="bob")).json()["refusals"]
+async def test_a_name_that_another_producer_has_taken_is_told(api: Api, orchestrator: Orchestrator) -> None:
+    """An order by Kafka has it, so a new one would fail; another user's name is free."""
     by_kafka = str(uuid4())
     await orchestrator.shows(by_kafka, client_order_id="theirs")
-    [refusal] = (await _preview(api, {"client_order_id": "theirs"})).json()["refusals"]
+    taken = (await _preview(api, {"client_order_id": "theirs"})).json()
+    [refusal] = taken["refusals"]
+    assert ("DUPLICATE_CLIENT_ORDER_ID", "FAILED", None, None) == (
+        refusal["reason_code"], taken["status"], taken["held_amount"], taken["existing_order_id"],
+    )  # fmt: skip
     assert by_kafka in refusal["reason"]
+    assert [] == (await _preview(api, {"client_order_id": "theirs"}, user="bob")).json()["refusals"]
+
+
+async def test_an_order_that_was_submitted_before_is_told(
+    api: Api, assets: AssetService, orchestrator: Orchestrator
+) -> None:
+    """The same order under the same name is answered as it is, as `POST /orders` answers it; nobody is asked."""
+    body = {**LIMIT, "client_order_id": "mine", "quantity": "0.01"}
+    first = (await api.submit(body)).json()["order_id"]
+    await orchestrator.shows(str(uuid4()), client_order_id="mine")
+    for status, held in (("PENDING", None), ("CONFIRMED", "480.48")):
+        if held is not None:
+            await rests(orchestrator, first, progress={"hold": {"asset_id": "USD", "amount": held}})
+        answer = await _preview(api, {**body, "quantity": "0.010"})
+        found = answer.json()
+        assert (200, first, status, "48000", held) == (
+            answer.status_code, found["existing_order_id"], found["status"], found["limit_price"], found["held_amount"],
+        )  # fmt: skip
+        assert [None, [], []] == [found[name] for name in ("quote", "refusals", "not_checked")]
+    assert [] == assets.asked
+
+
+async def test_a_name_that_is_used_for_another_order_is_refused(api: Api, assets: AssetService) -> None:
+    """With the very problem that `POST /orders` gives."""
+    await api.submit({"client_order_id": "mine"})
+    other = {"client_order_id": "mine", "quantity": "0.02"}
+    posted, previewed = await api.submit(other), await _preview(api, other)
+    assert (409, "client-order-id-reused") == (previewed.status_code, previewed.json()["code"])
+    assert posted.json() | {"instance": None} == previewed.json() | {"instance": None}
+    assert [] == assets.asked
+
+
+async def test_an_order_that_was_in_time_is_told_later_too(api: Api, assets: AssetService) -> None:
+    """Its time is over, and it exists all the same."""
+    body = {**LIMIT, "time_in_force": "GTD", "expires_at": (datetime.now(UTC) + timedelta(seconds=2)).isoformat()}
+    first = (await api.submit({**body, "client_order_id": "mine"})).json()["order_id"]
+
+    async def is_over() -> bool:
+        return (await _preview(api, body)).status_code == 422
+
+    await until(is_over)
+    before = len(assets.asked)
+    assert first == (await _preview(api, {**body, "client_order_id": "mine"})).json()["existing_order_id"]
+    assert before == len(assets.asked)
 
 
 async def test_it_leaves_no_trace(api: Api, assets: AssetService, orchestrator: Orchestrator) -> None:
@@ -279,3 +319,47 @@ async def test_too_many_at_once(api: Api, assets: AssetService, monkeypatch: pyt
     monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
     answers = await asyncio.gather(*(_preview(api) for _ in range(8)), api.submit())
     assert [200] * 3 + [202] + [503] * 5 == sorted(answer.status_code for answer in answers)
+
+
+async def test_no_user_takes_the_places_of_others(
+    settings: ApiSettings, assets: AssetService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's further previews are refused, another user's are not; a service for many users is not limited."""
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    assets.answers = lambda _: []
+    async with running(settings.model_copy(update={"api_waits_per_user_max": 2})) as api:
+        many = {"user": "desk", "scope": "orders:write orders:act-for-users"}
+        mine, theirs, of_many = await asyncio.gather(
+            asyncio.gather(*(_preview(api) for _ in range(5))),
+            asyncio.gather(*(_preview(api, user=user) for user in ("bob", "carol"))),
+            asyncio.gather(*(_preview(api, {"user_id": "dave"}, **many) for _ in range(5))),
+        )
+        assert [200] * 2 + [503] * 3 == sorted(answer.status_code for answer in mine)
+        assert {"overloaded"} == {answer.json()["code"] for answer in mine if answer.status_code == 503}
+        assert {200} == {answer.status_code for answer in (*theirs, *of_many)}
+        assert 200 == (await _preview(api)).status_code
+
+
+async def test_a_preview_that_reads_the_database_is_in_flight(
+    api: Api, assets: AssetService, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes of the database counts as for any request; only while it waits for an answer it counts out."""
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    assets.answers = lambda _: []
+
+    async def in_flight() -> float:
+        return await api.metric("http_server_in_flight_requests")
+
+    async with orchestrator.locking("api.claims"):
+        asking = asyncio.create_task(_preview(api, {"client_order_id": "mine"}))
+        await until(partial(orchestrator.run, _STANDS_AT_A_LOCK))
+        assert 1.0 == await in_flight()
+    await until(lambda: assets.asked)
+    assert 0.0 == await in_flight()
+    assert 200 == (await asking).status_code
+
+
+_STANDS_AT_A_LOCK = (
+    "SELECT FROM pg_locks WHERE NOT granted AND relation = 'api.claims'::regclass AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+)

@@ -214,7 +214,18 @@ def test_an_amended_order_fills_with_its_new_terms() -> None:
         (LIMIT_BUY, {"time_in_force": GTD}, "INVALID_ORDER", "expires_at: "),
         (UNTIL, {"expires_at": NOW}, "EXPIRED", "expires_at 2026-03-01T12:00:00+00:00 has come"),
         (UNTIL, {"expires_at": NOW + timedelta(days=31)}, "INVALID_ORDER", "expires_at: must be within 30 days"),
-        (LIMIT_BUY, {"limit_price": "1", "expected_version": 7}, "VERSION_MISMATCH", "the order's version is 2, not 7"),
+        (
+            LIMIT_BUY,
+            {"limit_price": "1", "expected_versions": (7,)},
+            "VERSION_MISMATCH",
+            "the order's version is 2, not 7",
+        ),
+        (
+            LIMIT_BUY,
+            {"limit_price": "1", "expected_versions": (1, 7)},
+            "VERSION_MISMATCH",
+            "the order's version is 2, none",
+        ),
     ],
 )
 def test_what_can_not_be_changed_is_refused_at_once(
@@ -230,9 +241,10 @@ def test_what_can_not_be_changed_is_refused_at_once(
     assert len(story.decision.events) == 1
 
 
-def test_an_amend_may_expect_the_version_that_the_order_has() -> None:
-    """Then it is asked about."""
-    assert amending(amend(limit_price="49500", expected_version=2)).saga.phase is Phase.AMENDING
+@pytest.mark.parametrize("versions", [(2,), (1, 2), (2, 3)])
+def test_an_amend_may_expect_the_version_that_the_order_has(versions: tuple[int, ...]) -> None:
+    """Then it is asked about; of several any one will do."""
+    assert amending(amend(limit_price="49500", expected_versions=versions)).saga.phase is Phase.AMENDING
 
 
 @pytest.mark.parametrize("code", AssetRefusal)

@@ -10,9 +10,10 @@ from msgspec import structs
 
 from contracts.amends import AmendRefusal, AmendState
 from contracts.decimals import Price
+from contracts.envelope import format_time
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, TimeInForce
 from order_saga.core.phases import SUSPENSIONS_MAX
-from order_saga.core.saga import Phase, Requested, Suspension, Why
+from order_saga.core.saga import Ignored, Phase, Requested, Suspension, Why
 from tests.order_saga.core.sample import (
     NOW,
     OPERATOR,
@@ -261,6 +262,21 @@ def test_a_release_that_fills_the_order_is_before_an_open_amend() -> None:
     """The old terms are met, so the amend is too late."""
     story = suspended().tell(amend(limit_price="48900")).trade("48950", 30).tell(release())
     assert (story.saga.average_price, story.verdict[2]) == (Price(48_950), AmendRefusal.TOO_LATE)
+
+
+def test_the_history_tells_wishes_of_one_requester_apart() -> None:
+    """Each line has the time of its message, which has no other name."""
+    rests = (LIMIT_BUY, approved(), reserved())
+    known = {"requested_by": USER, "requested_at": format_time(NOW + timedelta(seconds=2))}
+    for story in (
+        Story(*rests, _at(suspend(), 2)),
+        Story(*rests, suspend(), _at(release(), 2)),
+        Story(*rests, _at(release(), 2)),
+    ):
+        assert known.items() <= dict(story.decision.entries[0].detail).items()
+    late = Story(*rests, _at(suspend(), 3), _at(release(), 2)).told[-1]
+    assert isinstance(late, Ignored)
+    assert known == late.detail
 
 
 # Messages that were held up -------------------------------------------------------------------------------------------

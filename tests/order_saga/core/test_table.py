@@ -379,7 +379,7 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
     OrderAmendRequested: _any(
         OrderAmendRequested,
         amend_id=st.sampled_from("abc"),
-        expected_version=st.none() | st.integers(0, 9),
+        expected_versions=st.none() | st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple),
         quantity=st.none() | QUANTITIES,
         limit_price=st.none() | PRICES,
         trigger_price=st.none() | PRICES,

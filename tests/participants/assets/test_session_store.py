@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.assets import AssetApproved, Trading
 from contracts.decimals import Price
 from contracts.vocabulary import OrderType
+from participants.assets import session_store
 from participants.assets.price_store import Source, set_price, set_source, set_trading
 from participants.assets.rules import Asset, judge
 from participants.assets.session_store import calendars, follow_sessions, remove_sessions, set_sessions
@@ -67,7 +68,7 @@ async def test_an_asset_closes_and_opens_with_its_sessions(engine: AsyncEngine) 
     await follow_sessions(engine)
     assert (Trading.OPEN, None, 3) == await state(engine)
     assert datetime.now(UTC) < await due_at(engine)
-    assert not await follow_sessions(engine)
+    await follow_sessions(engine)
     assert [Trading.OPEN, Trading.CLOSED, Trading.OPEN] == [one.trading for one in await sent(engine, 3)]
     assert 3 == (await newest(engine)).sequence
 
@@ -156,6 +157,27 @@ async def test_a_calendar_that_can_not_be_followed_here_holds_up_no_other(engine
     assert [None, False] == [one.stands and one.stands is None for one in found.values()]
     assert timedelta(seconds=30) < await due_at(engine) - datetime.now(UTC) < timedelta(seconds=90)
     assert (None, None) == (await calendars(engine))["BTC"]
+
+
+async def test_assets_that_nobody_can_reopen_take_no_others_place(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed until a time that is over, by calendars that can't be followed: they stay closed, and the round ends."""
+    monkeypatch.setattr(session_store, "FOLLOW_MAX", 1)
+    await set_trading(engine, "BTC", Trading.CLOSED)
+    await make_due(engine, "{}")
+    await put_asset(engine, Asset("ETH", Asset("BTC", Price("0.01")).tick))
+    await set_price(engine, "ETH", Price("5"))
+    await set_sessions(engine, "ETH", ALWAYS)
+    await set_trading(engine, "ETH", Trading.CLOSED)
+    async with begin(engine) as tx:
+        await tx.execute("UPDATE assets.prices SET reopens_at = now() - interval '1 s'")
+        await tx.execute("UPDATE assets.sessions SET due_at = now() + interval '1 minute'")
+    async with asyncio.timeout(10):
+        await follow_sessions(engine)
+    async with begin(engine) as tx:
+        found = await listings(tx, ["BTC", "ETH"])
+    assert [Trading.CLOSED, Trading.OPEN] == [one.quote and one.quote.trading for one in found.values()]
 
 
 async def test_a_calendar_without_a_session_is_looked_at_once_a_day(engine: AsyncEngine) -> None:

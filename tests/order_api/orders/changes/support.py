@@ -10,6 +10,7 @@ from contracts import codec
 from contracts.amends import OrderAmendment
 from contracts.codec import encode
 from contracts.decimals import Price
+from contracts.envelope import format_time
 from contracts.terms import Terms
 from tests.order_api.support import Api, Orchestrator
 
@@ -46,6 +47,13 @@ def told(api: Api) -> list[Any]:
     """Read what it was asked to publish on the topic of changes."""
     changes = [message for message in api.wire.asked if message.topic == "orders.changes"]
     return [codec.decode(_TYPES[message.id.split(":")[1]], message.value) for message in changes]
+
+
+async def reads(api: Api, orchestrator: Orchestrator, kind: str, number: int = -1, **detail: Any) -> None:
+    """Let the orchestrator's history tell what became of a hold or a release that it was asked for, or of the last."""
+    message = told(api)[number]
+    own = {"requested_by": message.requested_by, "requested_at": format_time(message.requested_at)}
+    await orchestrator.says(str(message.order_id), kind, type(message).__name__, **own, **detail)
 
 
 _TYPES = {"amend": "OrderAmendRequested", "hold": "OrderHoldRequested", "release": "OrderReleaseRequested"}

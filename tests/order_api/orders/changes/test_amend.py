@@ -35,7 +35,7 @@ async def test_an_amend_is_stored_published_and_shown_as_pending(api: Api, orche
     assert "48000" == body["limit_price"]
     [message] = told(api)
     assert (order_id, "alice", "alice", "mine", None) == (
-        *(str(message.order_id), message.user_id, message.requested_by, message.amend_id, message.expected_version),
+        *(str(message.order_id), message.user_id, message.requested_by, message.amend_id, message.expected_versions),
     )
     assert (Decimal(47_000), Decimal("0.02"), None) == (message.limit_price, message.quantity, message.trigger_price)
     assert order_id == api.wire.asked[-1].key
@@ -157,25 +157,32 @@ async def test_the_order_is_found_by_its_users_own_name(api: Api, orchestrator: 
     assert (202, order_id) == (answer.status_code, answer.json()["order_id"])
 
 
-IF_MATCH: list[tuple[str, int, int | None]] = [
-    ('"2"', 202, 2),
-    ('"1", "2"', 202, 2),
-    ("*", 202, 2),
+IF_MATCH: list[tuple[str, int, tuple[int, ...] | None]] = [
+    ('"2"', 202, (2,)),
+    ('"1", "2"', 202, (2,)),
+    ('"4","2" , "3", W/"5", "x", "06", "3"', 202, (2, 3, 4)),
+    (", ".join(f'"{version}"' for version in range(200)), 202, tuple(range(2, 102))),
+    ("*", 202, None),
     ('"1"', 412, None),
+    ('"1", "3"', 412, None),
     ('W/"2"', 412, None),
+    ('"*"', 412, None),
+    ('"02"', 412, None),
+    (f'"{"9" * 400}"', 412, None),
     ("2", 412, None),
+    ("", 412, None),
 ]
 
 
 @pytest.mark.parametrize(("header", "status", "expected"), IF_MATCH)
 async def test_if_match_names_the_version(
-    api: Api, orchestrator: Orchestrator, header: str, status: int, expected: int | None
+    api: Api, orchestrator: Orchestrator, header: str, status: int, expected: tuple[int, ...] | None
 ) -> None:
-    """A version that is another already is a 412; what may change until the saga decides is told to it."""
+    """A version that is another already is a 412; which ones will do until the saga decides is told to it."""
     answer = await patch(api, await rests(orchestrator), headers={"if-match": header})
 
     assert status == answer.status_code
-    assert ([expected] if expected else []) == [message.expected_version for message in told(api)]
+    assert ([expected] if status == 202 else []) == [message.expected_versions for message in told(api)]
     if status == 412:
         assert "version-mismatch" == answer.json()["code"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from order_api.settings import ApiSettings
-from tests.order_api.orders.changes.support import OPERATOR, put, rests, told
+from tests.order_api.orders.changes.support import OPERATOR, put, reads, rests, told
 from tests.order_api.support import Api, Orchestrator, running, until
 
 HOLD, RELEASE = "OrderHoldRequested", "OrderReleaseRequested"
@@ -56,7 +56,7 @@ async def test_a_wish_under_way_is_met(api: Api, orchestrator: Orchestrator) -> 
     assert [202, 202, 202] == [(await put(api, order_id, wish)).status_code for wish in ("hold", "release", "hold")]
     assert [HOLD, RELEASE, HOLD] == [type(message).__name__ for message in told(api)]
     assert 3 == len({message.id for message in api.wire.asked})
-    await orchestrator.says(order_id, "held", HOLD, requested_by="alice")
+    await reads(api, orchestrator, "held")
     await _on_hold(orchestrator, order_id=order_id)
     assert 200 == (await put(api, order_id, "hold")).status_code
 
@@ -128,6 +128,10 @@ OUTCOMES: list[tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, int
     ),
     ("release", {"version": 3, "phase": "CANCELLED"}, ("expired", {}), 409, "order-not-resting"),
     ("release", {"version": 3, "progress": ON_HOLD}, ("ignored", {"why": "not_allowed"}), 409, "held-by-operator"),
+    ("hold", {"version": 4}, ("ignored", {"why": "late"}), 409, "overtaken"),
+    ("hold", {"version": 4, "progress": ON_HOLD}, ("ignored", {"why": "late"}), 200, None),
+    ("release", {"version": 4, "progress": ON_HOLD}, ("ignored", {"why": "late"}), 409, "overtaken"),
+    ("release", {"version": 4}, ("ignored", {"why": "late"}), 200, None),
 ]
 
 
@@ -143,22 +147,70 @@ async def test_a_wish_is_waited_for(
 ) -> None:
     """With `Prefer: wait` the answer is what became of it, by what the history says."""
     order_id = await (rests(orchestrator) if wish == "hold" else _on_hold(orchestrator))
-    waits = asyncio.create_task(put(api, order_id, wish, headers={"prefer": "wait=2"}))
+    wait = f"wait={1 if entry is None else 20}"
+    waits = asyncio.create_task(put(api, order_id, wish, headers={"prefer": wait}))
     await until(lambda: told(api))
+    await rests(orchestrator, order_id, **columns)
     if entry is not None:
         kind, detail = entry
-        await orchestrator.says(order_id, kind, NAMES[wish], requested_by="alice", **detail)
-    await rests(orchestrator, order_id, **columns)
+        await reads(api, orchestrator, kind, **detail)
+        api.app.state.waiters.notify_all()  # as an event does
 
     answer = await waits
 
-    assert (status, code, "wait=2") == (
+    assert (status, code, wait) == (
         *(answer.status_code, answer.json().get("code"), answer.headers["preference-applied"]),
     )
     if code == "release-refused":
         assert ("WOULD_TRIGGER_IMMEDIATELY", "the price 47400 meets the trigger already") == (
             *(answer.json()["release_refused"], answer.json()["detail"]),
         )
+
+
+async def test_a_takeover_is_waited_for(api: Api, orchestrator: Orchestrator) -> None:
+    """The order is on hold by its user when an operator's hold is asked for: only the history tells of the latter."""
+    order_id = await _on_hold(orchestrator)
+
+    unread = await put(api, order_id, "hold", headers={"prefer": "wait=1"}, **OPERATOR)
+    waits = asyncio.create_task(put(api, order_id, "hold", headers={"prefer": "wait=2"}, **OPERATOR))
+    await until(lambda: len(told(api)) == 2)
+    await reads(api, orchestrator, "held")
+
+    assert (202, "wait=1") == (unread.status_code, unread.headers["preference-applied"])
+    assert (200, True) == ((await waits).status_code, waits.result().json()["on_hold"])
+
+
+async def test_a_release_behind_a_hold_is_waited_for(api: Api, orchestrator: Orchestrator) -> None:
+    """Before the hold is read the order is as the release wishes; the release is not granted by that."""
+    order_id = await rests(orchestrator)
+    await put(api, order_id, "hold")
+    waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
+    await until(lambda: len(told(api)) == 2)
+    await reads(api, orchestrator, "held", 0)
+    await reads(api, orchestrator, "released", 1)
+    await rests(orchestrator, order_id, version=4)
+
+    answer = await waits
+
+    assert (200, "wait=5", '"4"') == (answer.status_code, answer.headers["preference-applied"], answer.headers["etag"])
+
+
+async def test_an_earlier_wish_that_is_read_later_answers_nothing(
+    settings: ApiSettings, orchestrator: Orchestrator
+) -> None:
+    """Hold, release, hold before anything is read: the first hold's line neither answers nor settles the second."""
+    async with running(settings, grace_s=60.0) as api:
+        order_id = await rests(orchestrator)
+        for wish in ("hold", "release"):
+            await put(api, order_id, wish)
+        waits = asyncio.create_task(put(api, order_id, "hold", headers={"prefer": "wait=1"}))
+        await until(lambda: len(told(api)) == 3)
+        await reads(api, orchestrator, "held", 0)
+
+        assert 202 == (await waits).status_code
+        again = await put(api, order_id, "hold")
+        first, third, fourth = (told(api)[number].requested_at for number in (0, 2, 3))
+        assert (202, True) == (again.status_code, first < third == fourth)
 
 
 async def test_a_wish_is_published_until_the_history_tells_of_it(
@@ -177,7 +229,7 @@ async def test_a_wish_is_published_until_the_history_tells_of_it(
         await orchestrator.says(order_id, "ignored", HOLD, requested_by="mallory", why="not_allowed")
         seen = len(api.wire.asked)
         await until(lambda: len(api.wire.asked) > seen)
-        await orchestrator.says(order_id, "ignored", HOLD, requested_by="alice", why="duplicate")
+        await reads(api, orchestrator, "ignored", why="duplicate")
         await until(lambda: orchestrator.run("SELECT FROM api.suspensions WHERE settled"))
         assert [first] * len(api.wire.asked) == api.wire.asked
 
@@ -186,10 +238,10 @@ async def test_a_release_that_was_refused_can_be_asked_for_again(api: Api, orche
     """It is another one: with a time of its own, so that the first refusal does not answer it."""
     order_id = await _on_hold(orchestrator)
     await put(api, order_id, "release")
-    await orchestrator.says(order_id, "ignored", RELEASE, requested_by="alice", why="conflict")
+    await reads(api, orchestrator, "ignored", why="conflict")
     waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
     await until(lambda: len(told(api)) == 2)
-    await orchestrator.says(order_id, "released", RELEASE, requested_by="alice")
+    await reads(api, orchestrator, "released")
     await rests(orchestrator, order_id, version=3)
 
     assert (200, False) == ((await waits).status_code, waits.result().json()["on_hold"])

@@ -154,6 +154,28 @@ async def test_the_same_key_cancels_once(api: Api, orchestrator: Orchestrator) -
     assert later in await cancelled(orchestrator)
 
 
+async def test_each_requester_has_keys_of_their_own(api: Api, orchestrator: Orchestrator) -> None:
+    """Operators and the user choose the same key: each asks for a mass cancel of their own, and it is theirs again."""
+    body, operate = {"user_id": "alice"}, "orders:operate"
+    askers: list[dict[str, str]] = [{}, {"user": "ann", "scope": operate}, {"user": "olga", "scope": operate}]
+
+    filters = [{"side": "BUY"}, {"side": "SELL"}, {"asset_id": "BTC"}]
+    asked = list(zip(askers, filters, strict=True)) * 2
+
+    answers = [await cancel_all(api, body | chosen, key="k", **who) for who, chosen in asked]
+
+    assert [202] * 6 == [answer.status_code for answer in answers]
+    made = [answer.json()["mass_cancel_id"] for answer in answers]
+    assert (3, made[:3]) == (len(set(made)), made[3:])
+    assert ["alice", "@operator:ann", "@operator:olga"] == [
+        row["requested_by"] for row in await mass_cancels(orchestrator)
+    ]
+    await orchestrator.run("UPDATE api.mass_cancels SET created_at = created_at - interval '31 days'")
+    assert 202 == (await cancel_all(api, body | {"side": "BUY"}, key="k", **askers[1])).status_code
+    kept = await orchestrator.run("SELECT requested_by FROM api.mass_cancels WHERE idempotency_key = 'k' ORDER BY 1")
+    assert ["@operator:ann", "@operator:olga", "alice"] == [row["requested_by"] for row in kept]
+
+
 async def test_twins_are_one(settings: ApiSettings, orchestrator: Orchestrator) -> None:
     """The same key at the same moment, in two processes: one mass cancel, and each order has one line in the trail."""
     await open_orders(orchestrator, PAGE + 50)

@@ -63,9 +63,43 @@ async def test_it_fires_and_is_off_then(settings: ApiSettings, orchestrator: Orc
         assert (fired["fired_at"], 7) == (again["fired_at"], again["orders"])
 
 
-async def _fired(api: Api) -> dict[str, Any] | None:
-    timer = await read_timer(api)
+async def _fired(api: Api, **who: str) -> dict[str, Any] | None:
+    timer = await read_timer(api, **who)
     return timer if timer["completed_at"] else None
+
+
+async def test_a_slow_one_holds_up_no_other(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """While the cancels of one timer can't be published, another user's timer fires in time."""
+    async with running(settings) as api:
+        await open_orders(orchestrator, 1)
+        api.wire.may_go_on.clear()
+        await set_timer(api, 60)
+        await _expire(orchestrator)
+        await until(lambda: api.wire.asked)
+        await set_timer(api, 60, user="bob")
+        await _expire(orchestrator)
+        await until(lambda: _has_fired(api, "bob"))
+        api.wire.may_go_on.set()
+        await until(lambda: _fired(api))
+
+
+async def _has_fired(api: Api, user: str) -> bool:
+    return (await read_timer(api, user=user))["fired_at"] is not None
+
+
+async def test_a_failing_one_holds_up_no_other(settings: ApiSettings, orchestrator: Orchestrator) -> None:
+    """Whatever makes a mass cancel fail each time that it is tried, those that are due later are worked off."""
+    async with running(settings) as api:
+        await api.submit()
+        await orchestrator.run("UPDATE api.claims SET request = 'not JSON'")
+        await set_timer(api, 60)
+        await _expire(orchestrator)
+        await until(lambda: _has_fired(api, "alice"))
+        await open_orders(orchestrator, 2, "bob")
+        await set_timer(api, 60, user="bob")
+        await _expire(orchestrator)
+        bobs = await until(lambda: _fired(api, user="bob"))
+        assert (2, None) == (bobs["orders"], (await read_timer(api))["completed_at"])
 
 
 async def test_it_fires_once_however_many_sweep(settings: ApiSettings, orchestrator: Orchestrator) -> None:
