@@ -10,11 +10,12 @@ from order_api.orders.tables import metadata as api
 from order_saga.worker.tables import metadata as orders
 from participants.assets.tables import metadata as assets
 from participants.balance.tables import metadata as balances
+from projections.webhooks.tables import metadata as webhooks
 
 if TYPE_CHECKING:
     from alembic.runtime.environment import NameFilterParentNames, NameFilterType
 
-ROOMS: Final = (orders, api, balances, assets)
+ROOMS: Final = (orders, api, balances, assets, webhooks)
 SCHEMAS: Final = {metadata.schema for metadata in ROOMS}
 
 

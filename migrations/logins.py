@@ -28,6 +28,7 @@ GROUPS: Final = {
     "api": "saga_api",
     "balance": "saga_balances",
     "assets": "saga_assets",
+    "webhooks": "saga_webhooks",
     "auditor": "saga_auditor",
 }
 """The services that log in, and the group of each."""

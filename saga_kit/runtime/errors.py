@@ -6,6 +6,7 @@
     ├── ReadOnlyDatabase the database takes no writes at the moment: a standby, or a switch-over
     ├── Contention       another transaction wrote the same row first: run the batch again
     ├── OversizeMessage  a message that the broker would refuse for ever
+    ├── NotSealed        a stored secret that none of the keys opens (runtime/sealing.py)
     └── Stalled          the consumer has lag and no progress: end the process, its supervisor starts a new one
 
 None of them crosses a service. A business "no" is never an exception.

@@ -1,0 +1,184 @@
+"""What a webhook says, in the form of Standard Webhooks 1.0.0, and the rules of an address that it may be sent to."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from contracts.orders import Order, OrderStatusChanged
+from contracts.vocabulary import Instant, OrderStatus, id_text
+
+ENDPOINTS_MAX: Final = 10
+"""Endpoints of a user, of all kinds."""
+URL_LENGTH_MAX: Final = 2048
+PORTS: Final = frozenset({443, 8443})
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the beginning of every secret
+SECRET_BYTES: Final = 32
+
+EndpointUrl = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX)]
+Description = Annotated[str, Meta(max_length=200)]
+
+
+class EventType(StrEnum):
+    """What happened. The first six name the status that an order reached."""
+
+    ORDER_PENDING = "order.pending"
+    ORDER_CONFIRMED = "order.confirmed"
+    ORDER_PROCESSING = "order.processing"
+    ORDER_COMPLETED = "order.completed"
+    ORDER_CANCELLED = "order.cancelled"
+    ORDER_FAILED = "order.failed"
+    ORDER_UPDATED = "order.updated"
+    """A version that shows something new, and keeps the status."""
+    WEBHOOK_PING = "webhook.ping"
+    """Sent when its user asks for it."""
+    WEBHOOK_DISABLED = "webhook.disabled"
+    """Another endpoint of the same user gets nothing any more."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows for this order."""
+        return self in {EventType.ORDER_COMPLETED, EventType.ORDER_CANCELLED, EventType.ORDER_FAILED}
+
+
+ORDER_EVENTS: Final = tuple(one for one in EventType if one.value.startswith("order."))
+_BY_STATUS: Final = {status: EventType(f"order.{status.lower()}") for status in OrderStatus}
+
+
+class EndpointKind(StrEnum):
+    """How an endpoint is told."""
+
+    WEBHOOK = "webhook"
+    EMAIL = "email"
+    PUSH = "push"
+
+
+class EndpointState(StrEnum):
+    """Whether an endpoint is told anything."""
+
+    ACTIVE = "ACTIVE"
+    DISABLED = "DISABLED"
+
+
+class DeliveryState(StrEnum):
+    """What became of one event for one endpoint.
+
+    SUPERSEDED: a newer version of the same order was to be sent before this one was. FAILED: given up. SKIPPED: the
+    preferences of its user kept it back.
+    """
+
+    PENDING = "PENDING"
+    DELIVERED = "DELIVERED"
+    SUPERSEDED = "SUPERSEDED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+
+
+class OrderWebhook(msgspec.Struct, frozen=True):
+    """The body of a webhook about an order: `data` is the order as of that version."""
+
+    type: EventType
+    timestamp: Instant
+    data: Order
+
+
+class DisabledEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint that gets nothing any more, and why."""
+
+    endpoint_id: UUID
+    url: str
+    reason: str
+
+
+class DisabledWebhook(msgspec.Struct, frozen=True):
+    """The body of `webhook.disabled`, which goes to the user's other endpoints."""
+
+    type: EventType
+    timestamp: Instant
+    data: DisabledEndpoint
+
+
+class PingWebhook(msgspec.Struct, frozen=True):
+    """The body of `webhook.ping`."""
+
+    type: EventType
+    timestamp: Instant
+    data: dict[str, Any] = {}
+
+
+def event_id_of(order_id: UUID, version: int) -> str:
+    """Name an event, as `webhook-id`: the same for every attempt and every endpoint. It holds no dot, as must be."""
+    return f"{id_text(order_id)}:v{version}"
+
+
+def event_type_of(event: OrderStatusChanged) -> EventType:
+    """Say what happened with this version."""
+    return EventType.ORDER_UPDATED if event.status is event.previous_status else _BY_STATUS[event.status]
+
+
+def webhook_of(event: OrderStatusChanged) -> OrderWebhook:
+    """Make the body of the webhook about an event."""
+    return OrderWebhook(event_type_of(event), event.occurred_at, event.order)
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Tell whether an address is one of the internet, and of no network that somebody may take for their own.
+
+    An IPv4 address inside an IPv6 one (mapped, 6to4, NAT64) counts as what it leads to; Teredo never is public.
+    """
+    if isinstance(address, IPv6Address):
+        if address.teredo is not None:
+            return False
+        if (inner := _inside(address)) is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _inside(address: IPv6Address) -> IPv4Address | None:
+    if address.packed[:12] == _NAT64:
+        return IPv4Address(address.packed[12:])
+    return address.ipv4_mapped or address.sixtofour
+
+
+_NAT64: Final = IPv6Address("64:ff9b::").packed[:12]
+
+
+def url_fault(url: str, *, anywhere: bool = False) -> str | None:
+    """Say what is wrong with the URL of an endpoint, or None. Where its name leads is judged at each attempt.
+
+    With `anywhere` (local stacks and tests) it may be http, have any port, and name a private address.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "must be a URL"
+    blank = any(character.isspace() or not character.isprintable() for character in url)
+    rules = (
+        (blank or not url.isascii(), "must be a URL of ASCII characters, without blanks"),
+        (parts.scheme not in ({"https", "http"} if anywhere else {"https"}), "must begin with https://"),
+        (not parts.hostname, "must name a host"),
+        (parts.username is not None or parts.password is not None, "must hold no user and no password"),
+        ("#" in url, "must have no fragment (#...)"),
+        (not anywhere and port not in {None, *PORTS}, "must use the port 443 or 8443"),
+    )
+    fault = next((why for broken, why in rules if broken), None)
+    return fault if fault is not None or anywhere else _host_fault(parts.hostname or "")
+
+
+def _host_fault(host: str) -> str | None:
+    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return "must name a host of the internet"
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        last = host.rstrip(".").rpartition(".")[2]
+        numeric = last.isdecimal() or last.startswith("0x")  # 2130706433 and 0x7f.1 are addresses to many resolvers
+        return "must name a host, or an address in its usual form" if numeric else None
+    return None if is_public(address) else "must not lead to a private address"
