@@ -48,7 +48,7 @@ async def test_upgrade_makes_everything_from_nothing(empty_url: str) -> None:
     await asyncio.to_thread(migrations.upgrade, empty_url)
 
     assert await asyncio.to_thread(migrations.current, empty_url) == HEAD
-    expected = ["api", "assets", "audit", "balances", "information_schema", "orders", "public"]
+    expected = ["api", "assets", "audit", "balances", "information_schema", "orders", "public", "webhooks"]
     assert expected == await _column(empty_url, _SCHEMAS)
     before = await catalog(empty_url), await views(empty_url), await rights(empty_url)
     await asyncio.to_thread(migrations.upgrade, empty_url)
