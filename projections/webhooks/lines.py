@@ -184,7 +184,9 @@ class Lines:
     def start(self, now_s: float) -> Iterator[Start | Delivery]:
         """Give the attempts that can begin now; a delivery alone is to be handed back, since its lease is too old."""
         while self._later and self._later[0][0] <= now_s:
-            self._queue(heapq.heappop(self._later)[2], now_s)
+            line = heapq.heappop(self._later)[2]
+            line.queued = False
+            self._queue(line, now_s)
         while (lane := self._next_lane()) is not None:
             line = self._ready[lane].popleft()
             line.queued = False
@@ -244,7 +246,8 @@ class Lines:
     def stored_health(self, endpoint_id: UUID, failures: int, paused_until_s: float) -> None:
         """Learn how an endpoint does by the database."""
         if (line := self._lines.get(endpoint_id)) is not None:
-            line.failures = failures
+            if not line.unmarked:  # else it knows more already
+                line.failures = failures
             line.paused_until_s = paused_until_s
 
     def take_back(self) -> list[Delivery]:
@@ -278,9 +281,8 @@ class Lines:
         if line.not_before_s > now_s:
             self._numbers += 1
             heapq.heappush(self._later, (line.not_before_s, self._numbers, line))
-            line.queued = False
-            return
-        self._ready[line.lane].append(line)
+        else:
+            self._ready[line.lane].append(line)
 
 
 def lease_end(claim_began_s: float) -> float:
