@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from contracts.codec import encode
 from contracts.orders import OrderStatusChanged
 from contracts.vocabulary import OrderStatus
-from contracts.webhooks import EndpointKind, EventType, OrderWebhook, webhook_of
+from contracts.webhooks import EndpointKind, EventType, webhook_of
 from projections.webhooks.deliveries import NewDelivery, Subscription
 from projections.webhooks.rules import KEPT_MAX
 from projections.webhooks.subscriptions import deliveries_of
@@ -37,7 +38,7 @@ def test_a_delivery_says_what_the_event_says() -> None:
     assert (f"{UUID(int=7)}:v2", EventType.ORDER_CONFIRMED, 2) == (one.event_id, one.event_type, one.version)
     assert one.body is two.body
     assert encode(webhook_of(event(7, 2))) == one.body
-    assert event(7, 2).order == msgspec.json.decode(one.body, type=OrderWebhook).data
+    assert json.loads(encode(event(7, 2).order)) == json.loads(one.body)["data"]
 
 
 def test_only_the_users_own_endpoints_of_known_kinds_are_told() -> None:
@@ -85,8 +86,8 @@ def test_an_endpoint_that_was_given_up_is_told_for_a_week() -> None:
 )
 def test_of_any_batch_the_newest_and_the_last_are_sent(
     pairs: list[tuple[int, int]],
-    every: bool,
-    types: frozenset[str],  # noqa: FBT001 - drawn
+    every: bool,  # noqa: FBT001 - drawn
+    types: frozenset[str],
 ) -> None:
     """Each wanted version is one row, repeats or not; of each order, what is to be sent has the newest wanted one."""
     events = [event(number, version) for number, version in pairs]
