@@ -50,6 +50,8 @@ class Feed:
         """Microseconds since 1970, by the database: each event that was committed before it has been handed out."""
         self._users, self._orders, self._assets = _Followers(), _Followers(), _Followers()
         self._all: set[Mailbox] = set()
+        self._owners: dict[tuple[bytes, Mailbox], str] = {}
+        """Whose each order is, for those who follow it alone."""
         self._prices: dict[str, PriceEvent] = {}
 
     @property
@@ -65,13 +67,21 @@ class Feed:
         """Undo `follow_user`; it does no harm where there is nothing to undo, as with the others."""
         self._users.remove(user_id, mailbox)
 
-    def follow_order(self, order_id: str, mailbox: Mailbox) -> None:
-        """Put the events of one order (its id as text) into a mailbox from now on."""
-        self._orders.add(order_id.encode(), mailbox)
+    def follow_order(self, order_id: str, user_id: str, mailbox: Mailbox) -> None:
+        """Put the events of one order (its id as text) of a user into a mailbox from now on.
+
+        Another producer may have used the id that a claim was given. When an event shows the order as another user's,
+        it is kept back, and the mailbox is told to look again.
+        """
+        key = order_id.encode()
+        self._owners[key, mailbox] = user_id
+        self._orders.add(key, mailbox)
 
     def leave_order(self, order_id: str, mailbox: Mailbox) -> None:
         """Undo `follow_order`."""
-        self._orders.remove(order_id.encode(), mailbox)
+        key = order_id.encode()
+        self._owners.pop((key, mailbox), None)
+        self._orders.remove(key, mailbox)
 
     def follow_all(self, mailbox: Mailbox) -> None:
         """Put the events of all orders into a mailbox from now on."""
@@ -101,7 +111,12 @@ class Feed:
             self.missed()
             return
         order = heard.order
-        mailboxes = self._all | self._users.of(order.user_id) | self._orders.of(key)
+        mailboxes = {*self._all, *self._users.of(order.user_id)}
+        for mailbox in self._orders.of(key):
+            if self._owners[key, mailbox] == order.user_id:
+                mailboxes.add(mailbox)
+            else:
+                mailbox.missed()
         if not mailboxes:
             return
         event = OrderEvent(

@@ -31,8 +31,8 @@ def test_an_event_reaches_those_who_follow_it_and_nobody_else() -> None:
     own, other, of_order, of_other_order, of_all = (_mailbox() for _ in range(5))
     feed.follow_user("alice", own)
     feed.follow_user("bob", other)
-    feed.follow_order(ORDER, of_order)
-    feed.follow_order(ORDER.replace("1", "2"), of_other_order)
+    feed.follow_order(ORDER, "alice", of_order)
+    feed.follow_order(ORDER.replace("1", "2"), "alice", of_other_order)
     feed.follow_all(of_all)
     feed.mark = 17
     feed.hear(KEY, _heard(), b"{}")
@@ -45,7 +45,7 @@ def test_a_mailbox_that_follows_an_order_twice_gets_it_once() -> None:
     """It follows the user and the order: no version comes twice, and none counts as replaced."""
     feed, mailbox = Feed(), _mailbox()
     feed.follow_user("alice", mailbox)
-    feed.follow_order(ORDER, mailbox)
+    feed.follow_order(ORDER, "alice", mailbox)
     feed.hear(KEY, _heard(), b"{}")
     assert (1, 0) == (len(mailbox.take().orders), mailbox.conflated)
 
@@ -54,7 +54,7 @@ def test_who_leaves_gets_nothing_and_is_forgotten() -> None:
     """Nothing stays in memory, and leaving twice does no harm."""
     feed, mailbox = Feed(), _mailbox()
     feed.follow_user("alice", mailbox)
-    feed.follow_order(ORDER, mailbox)
+    feed.follow_order(ORDER, "alice", mailbox)
     feed.follow_all(mailbox)
     feed.follow_prices(["BTC"], mailbox)
     followed = [feed.followed]
@@ -76,7 +76,7 @@ def test_only_events_that_somebody_may_follow_are_worth_reading() -> None:
     """An order that one follower names; with a user's follower, every event, since only its body names the user."""
     feed, mailbox = Feed(), _mailbox()
     assert [False] == [feed.wants(KEY)]
-    feed.follow_order(ORDER, mailbox)
+    feed.follow_order(ORDER, "alice", mailbox)
     assert [True, False] == [feed.wants(key) for key in (KEY, b"another")]
     feed.follow_user("alice", mailbox)
     assert feed.wants(b"another")
@@ -86,7 +86,7 @@ def test_what_can_not_be_read_has_everybody_look() -> None:
     """Whose it was is not known; neither of an event that names no user, nor when events were missed."""
     feed, own, of_order = Feed(), _mailbox(), _mailbox()
     feed.follow_user("alice", own)
-    feed.follow_order(ORDER, of_order)
+    feed.follow_order(ORDER, "alice", of_order)
     for heard in (None, _heard(user_id=None)):
         feed.hear(KEY, heard, b"{}")
         assert (True, True) == (own.take().stale, of_order.take().stale)
@@ -124,3 +124,11 @@ def test_what_is_read_of_an_event_is_what_the_orchestrator_writes() -> None:
     body = b'{"version":3,"status":"COMPLETED","order":{"user_id":"alice","asset_id":"BTC","cash_asset_id":"USD"}}'
     heard = msgspec.json.decode(body, type=Heard)
     assert ("alice", ("BTC", "USD")) == (heard.order.user_id, heard.order.moved_assets())
+
+
+def test_an_order_that_is_another_users_is_kept_back_from_whom_its_id_was_promised() -> None:
+    """A claim's id may be taken by another producer: the claim's user looks again, and never gets that order."""
+    feed, mailbox = Feed(), _mailbox()
+    feed.follow_order(ORDER, "alice", mailbox)
+    feed.hear(KEY, _heard(user_id="bob"), b"{}")
+    assert ([], True) == mailbox.take()[::3]
