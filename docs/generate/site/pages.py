@@ -27,6 +27,7 @@ NAVIGATION: Final = {
         "docs/rest.md",
         reference.CALLS,
         "docs/problems/README.md",
+        "docs/webhooks.md",
         "docs/kafka.md",
         reference.MESSAGES,
         "docs/holds.md",
