@@ -83,7 +83,9 @@ async def test_a_change_counts_for_the_next_event(webhooks: Webhooks) -> None:
 async def test_an_endpoint_that_was_given_up_gets_rows_for_a_week(webhooks: Webhooks) -> None:
     """They are sent when its user enables it; after that it costs nothing any more."""
     endpoint_id = await webhooks.endpoint(URL)
-    disable = "UPDATE webhooks.endpoints SET state = 'DISABLED', disabled_reason = 'x', disabled_at = now() - $1"
+    disable = (
+        "UPDATE webhooks.endpoints SET state = 'DISABLED', disabled_reason = 'x', disabled_at = now() - $1::interval"
+    )
     for number, since in ((1, timedelta(days=6)), (2, timedelta(days=8))):
         await webhooks.execute(disable, since)
         await webhooks.changed()
@@ -109,7 +111,7 @@ async def test_what_waited_for_too_long_is_given_up_and_what_ended_long_ago_is_d
     await webhooks.endpoint(URL, every_version=True)
     await webhooks.take(*(event(1, version) for version in (1, 2, 3, 4)))
     await webhooks.execute(
-        "UPDATE webhooks.deliveries SET next_attempt_at = now() - make_interval(days => 5 + version::int)"
+        "UPDATE webhooks.deliveries SET next_attempt_at = now() - make_interval(days => 5 + version::int, hours => -1)"
     )
     async with webhooks.transactions.alone() as tx:
         assert 2 == await store.give_up_old(tx, 100)
