@@ -6,8 +6,12 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
+
 from contracts.vocabulary import OrderStatus
 from projections.webhooks import store
+from saga_kit.messaging.batch import Received
+from saga_kit.runtime.errors import classify
 from tests.projections.webhooks.events import event
 from tests.projections.webhooks.world import Webhooks
 
@@ -104,6 +108,23 @@ async def test_an_endpoint_that_is_being_deleted_holds_up_its_own_events(webhook
         await webhooks.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
     await taking
     assert [] == await webhooks.states()
+
+
+async def test_a_lock_that_lasts_holds_up_the_batch_and_loses_nothing(webhooks: Webhooks) -> None:
+    """It is an error of the infrastructure: no event becomes a dead letter, and none is written to its topic again."""
+    endpoint_id = await webhooks.endpoint(URL)
+    handler = webhooks.handler()
+    transaction = webhooks.api.transaction()
+    await transaction.start()
+    await webhooks.api.execute("DELETE FROM webhooks.endpoints WHERE endpoint_id = $1", endpoint_id)
+    with pytest.raises(TimeoutError) as caught:
+        async with webhooks.transactions.begin() as tx:
+            await tx.execute("SET LOCAL lock_timeout = '50ms'")
+            await handler.handle(tx, [Received(event(1, 1))])
+    assert "infrastructure" == classify(caught.value)
+    await transaction.rollback()
+    await webhooks.take(event(1, 1), handler=handler)
+    assert [(1, P, None)] == await webhooks.states()
 
 
 async def test_what_waited_for_too_long_is_given_up_and_what_ended_long_ago_is_deleted(webhooks: Webhooks) -> None:
