@@ -71,9 +71,9 @@ async def subscriptions(tx: Transaction, user_ids: Collection[str]) -> dict[str,
 async def insert(tx: Transaction, deliveries: Sequence[NewDelivery]) -> None:
     """Store deliveries, each once, and mark older versions that they overtake.
 
-    Raises `TimeoutError` when an endpoint stays locked: nobody repeats an event, and this process may not write one to
-    its topic, so the batch waits, which is for a moment (only who deletes an endpoint locks it so). One whose endpoint is deleted meanwhile is left out. One that comes after a newer version (it is read again) is
-    stored as SUPERSEDED.
+    One whose endpoint is deleted meanwhile is left out. One that comes after a newer version (it is read again) is
+    stored as SUPERSEDED. Raises `TimeoutError` when an endpoint stays locked: nobody repeats an event, and this process
+    may not write one to its topic, so the batch waits. Only who deletes an endpoint locks it so, for a moment.
     """
     columns = [
         [getattr(one, name) for one in deliveries]

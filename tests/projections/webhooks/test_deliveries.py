@@ -117,9 +117,9 @@ async def test_a_lock_that_lasts_holds_up_the_batch_and_loses_nothing(webhooks: 
     transaction = webhooks.api.transaction()
     await transaction.start()
     await webhooks.api.execute("DELETE FROM webhooks.endpoints WHERE endpoint_id = $1", endpoint_id)
-    with pytest.raises(TimeoutError) as caught:
-        async with webhooks.transactions.begin() as tx:
-            await tx.execute("SET LOCAL lock_timeout = '50ms'")
+    async with webhooks.transactions.begin() as tx:
+        await tx.execute("SET LOCAL lock_timeout = '50ms'")
+        with pytest.raises(TimeoutError) as caught:
             await handler.handle(tx, [Received(event(1, 1))])
     assert "infrastructure" == classify(caught.value)
     await transaction.rollback()
