@@ -248,6 +248,7 @@ SQL_MODULES = {
         "orders/mass_cancels/store.py",
         "orders/publication/unread.py",
         "holds/store.py",
+        "live/store.py",
     },
     "operations": {
         "access/accounts.py",
