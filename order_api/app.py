@@ -44,6 +44,13 @@ from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
 from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
+from order_api.live.feed import Feed
+from order_api.live.marks import Marks
+from order_api.live.routes import StreamRoutes
+from order_api.live.service import LiveUpdates, NoPrices
+from order_api.live.snapshots import Snapshots
+from order_api.live.store import LiveStore
+from order_api.live.streams import Streams
 from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
@@ -93,7 +100,8 @@ KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
 CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
 CORS_HEADERS: Final = (
-    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "prefer", "traceparent"),
+    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "prefer"),
+    "traceparent",
 )
 CORS_EXPOSED: Final = (
     *("etag", "idempotency-replayed", "location", "preference-applied", "retry-after", "www-authenticate"),
@@ -192,8 +200,10 @@ def create_app(
     republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
     change_store = ChangeStore(source, grace_s=grace_s)
-    waiters = _waiters(settings, registry)
-    follower = _follower(settings, waiters, registry)
+    feed = Feed()
+    streams = _streams(settings, feed, registry)
+    waiters = _waiters(settings, streams, registry)
+    follower = _follower(settings, waiters, feed, registry)
     sweeper = Sweeper(
         *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
     )
@@ -204,7 +214,18 @@ def create_app(
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     inquiry = Inquiry(settings, publisher)
     holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
-    background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
+    live_store = LiveStore(source)
+    marks = Marks(feed, live_store, lambda: follower.complete_at)
+    background = [
+        sweeper.run,
+        follower.run,
+        streams.run,
+        marks.run,
+        mass_cancels.run,
+        mass_cancels.run_timers,
+        inquiry.run,
+        *of_holds,
+    ]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -223,10 +244,12 @@ def create_app(
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     asking = Previews(store, inquiry, waiters, in_flight)
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, NoPrices())
+    events = StreamRoutes(live, streams, service, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, changes, holds, pages, health_pages), authentication)
+    served = _served((many, previews, orders, changes, events, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -235,7 +258,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
-    app.state.inquiry = inquiry
+    app.state.inquiry, app.state.streams = inquiry, streams
     return app
 
 
@@ -262,8 +285,17 @@ def _holds(
     return routes, follower.run, sweeper.run
 
 
-def _follower(settings: ApiSettings, waiters: Waiters, registry: CollectorRegistry) -> Follower:
-    follower = Follower(settings, waiters)
+def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> Streams:
+    return Streams(
+        feed,
+        streams_max=min(settings.api_streams_max, settings.api_connections_max // 2 or 1),
+        per_user_max=settings.api_streams_per_user_max,
+        registry=registry,
+    )
+
+
+def _follower(settings: ApiSettings, waiters: Waiters, feed: Feed, registry: CollectorRegistry) -> Follower:
+    follower = Follower(settings, waiters, feed)
     followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
     followed.set_function(lambda: follower.following)
     return follower
@@ -328,10 +360,11 @@ def _lifespan(tasks: Sequence[Background]) -> Lifespan[Starlette]:
     return lifespan
 
 
-def _waiters(settings: ApiSettings, registry: CollectorRegistry) -> Waiters:
+def _waiters(settings: ApiSettings, streams: Streams, registry: CollectorRegistry) -> Waiters:
     waiters = Waiters(
         waiting_max=settings.api_connections_max * 3 // 4,  # so a request that does not wait finds a connection, too
         waiting_per_user_max=settings.api_waits_per_user_max,
+        beside=lambda: len(streams),
     )
     waiting = Gauge(
         "http_server_waiting_requests",
@@ -414,6 +447,8 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
 
 class _Server(EmbeddedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer requests that wait for an order with the order as it is, then drain as usual."""
-        self.config.app.state.waiters.close()  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
+        """Answer requests that wait for an order with the order as it is, end the streams, then drain as usual."""
+        state = self.config.app.state  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
+        state.waiters.close()
+        state.streams.close()
         await super().shutdown(sockets)
