@@ -78,6 +78,7 @@ from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.messaging.topic_settings import check as check_topics
+from saga_kit.runtime.connections import Connections
 from saga_kit.runtime.database import check_sessions, create_engine, ping
 from saga_kit.runtime.dsn import place
 from saga_kit.runtime.errors import CannotStart, KitError, describe
@@ -197,41 +198,26 @@ def create_app(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
-    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
     change_store = ChangeStore(source, grace_s=grace_s)
     feed = Feed()
     streams = _streams(settings, feed, registry)
     waiters = _waiters(settings, streams, registry)
     follower = _follower(settings, waiters, feed, registry)
-    sweeper = Sweeper(
-        *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
-    )
-    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
-    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, fired, unpublished)
+    sweeper = _sweeper(settings, store, change_store, publisher, unpublished, registry)
+    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, unpublished, registry)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     inquiry = Inquiry(settings, publisher)
     holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
     live_store = LiveStore(source)
-    marks = Marks(feed, live_store, lambda: follower.complete_at)
-    background = [
-        sweeper.run,
-        follower.run,
-        streams.run,
-        marks.run,
-        mass_cancels.run,
-        mass_cancels.run_timers,
-        inquiry.run,
-        *of_holds,
-    ]
+    background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
+    background += [streams.run, Marks(feed, live_store, lambda: follower.complete_at).run]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
-    connections = make_connections(
-        settings.api_connections_max, per_user=settings.api_connections_per_user_max, registry=registry
-    )
+    connections = _connections(settings, registry)
     limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
     service = OrderService(
         store, publisher, accepted, unpublished=unpublished, keys_kept_days=settings.api_idempotency_key_days
@@ -244,8 +230,7 @@ def create_app(
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     asking = Previews(store, inquiry, waiters, in_flight)
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
-    live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, NoPrices())
-    events = StreamRoutes(live, streams, service, in_flight)
+    events = _events(feed, streams, live_store, service, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
@@ -294,6 +279,11 @@ def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> 
     )
 
 
+def _events(feed: Feed, streams: Streams, store: LiveStore, service: OrderService, in_flight: InFlight) -> StreamRoutes:
+    live = LiveUpdates(feed, streams, store, Snapshots(store), service, NoPrices())
+    return StreamRoutes(live, streams, service, in_flight)
+
+
 def _follower(settings: ApiSettings, waiters: Waiters, feed: Feed, registry: CollectorRegistry) -> Follower:
     follower = Follower(settings, waiters, feed)
     followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
@@ -301,9 +291,27 @@ def _follower(settings: ApiSettings, waiters: Waiters, feed: Feed, registry: Col
     return follower
 
 
+def _sweeper(
+    settings: ApiSettings,
+    store: Store,
+    change_store: ChangeStore,
+    publisher: Publishes,
+    unpublished: Unpublished,
+    registry: CollectorRegistry,
+) -> Sweeper:
+    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
+    interval_s = settings.api_sweep_interval_s
+    return Sweeper(store, change_store, publisher, republished, unpublished, interval_s=interval_s)
+
+
 def _mass_cancels(
-    settings: ApiSettings, store: MassCancelStore, publisher: Publishes, fired: Counter, unpublished: Unpublished
+    settings: ApiSettings,
+    store: MassCancelStore,
+    publisher: Publishes,
+    unpublished: Unpublished,
+    registry: CollectorRegistry,
 ) -> MassCancels:
+    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
     return MassCancels(
         store,
         publisher,
@@ -312,6 +320,11 @@ def _mass_cancels(
         keys_kept_days=settings.api_idempotency_key_days,
         interval_s=settings.api_sweep_interval_s,
     )
+
+
+def _connections(settings: ApiSettings, registry: CollectorRegistry) -> Connections:
+    per_user = settings.api_connections_per_user_max
+    return make_connections(settings.api_connections_max, per_user=per_user, registry=registry)
 
 
 def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:

@@ -1,4 +1,4 @@
-"""What live updates read: since when an event is not published yet, and the versions of an order, each with its time."""
+"""What live updates read: since when an event is unpublished, and the versions of an order with their times."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -20,7 +20,8 @@ from order_api.live.store import PastVersion
 from order_api.openapi.declarations import Example
 from order_api.orders.description.examples import orders_by_status
 
-_MARK: Final = mark_of(TIME)
+_TIME: Final = msgspec.convert(TIME, datetime)
+_MARK: Final = mark_of(_TIME)
 
 
 def of_orders() -> Mapping[str, Example]:
@@ -47,7 +48,7 @@ def of_orders() -> Mapping[str, Example]:
 def of_order() -> Mapping[str, Example]:
     """Show the stream of an order to a client that had its first version."""
     ended = orders_by_status()["completed"][1]
-    missed = PastVersion(ended.order_id, 2, OrderStatus.CONFIRMED, OrderStatus.PENDING, TIME + timedelta(seconds=1))
+    missed = PastVersion(ended.order_id, 2, OrderStatus.CONFIRMED, OrderStatus.PENDING, _TIME + timedelta(seconds=1))
     frames = [
         b"retry: 4821\n\n",
         sse.frame("version", msgspec.json.encode(missed), "2"),

@@ -29,7 +29,7 @@ ALL: Final = Parameter(
     f"`true`: the orders of all users. Needs `{Scope.OPERATE}`. Nothing is shown first, and whoever comes back is told"
     " of a gap.",
     {"type": "boolean", "default": False},
-    True,
+    example=True,
 )
 PRICES: Final = Parameter(
     "prices",
@@ -101,7 +101,6 @@ def _read_prices(request: Request) -> tuple[str, ...]:
     text = once(request, "prices", "")
     assets = tuple(dict.fromkeys(text.split(","))) if text else ()
     if any(_NAME.fullmatch(one) is None for one in assets) or len(assets) > PRICES_MAX:
-        raise invalid(
-            BrokenRule("prices", f"must be at most {PRICES_MAX} assets, with commas between: {NAME_RULE}", text)
-        )
+        rule = f"must be at most {PRICES_MAX} assets with commas between, each {NAME_RULE}"
+        raise invalid(BrokenRule("prices", rule, text))
     return assets

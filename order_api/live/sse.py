@@ -128,7 +128,7 @@ class EventStream(Response):
         self._caller = caller
         self._frames = frames
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's own
         """Send until the stream ends, or the client is gone."""
         connection: Connection = scope["extensions"][CONNECTION][SELF]
         with (
