@@ -91,8 +91,8 @@ from saga_kit.runtime.transactions import Begins, Transactions
 from saga_kit.service import collect_seldom
 
 NAME: Final = "api"
-HOT: Final = "submitOrder"
-"""The one call that is served without FastAPI."""
+HOT: Final = frozenset({"submitOrder", "streamEvents", "streamOrder"})
+"""Calls that are served without FastAPI: the one that comes most, and those that stay, each with what serves it."""
 CHECKS: Final = 2
 """Connections for checks, apart from those of requests: whether a pooler shares sessions is seen with two."""
 STATEMENT_TIMEOUT_S: Final = 5
@@ -194,7 +194,7 @@ def create_app(
     health: Health,
     grace_s: float = GRACE_S,
 ) -> Starlette:
-    """Build the application: the one hot route first, FastAPI for the others. While it runs, so does its sweeper."""
+    """Build the application: the hot routes first, FastAPI for the others. While it runs, so does its sweeper."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
@@ -236,7 +236,7 @@ def create_app(
     health_pages = HealthRoutes(health_routes(health, registry))
     served = _served((many, previews, orders, changes, events, holds, pages, health_pages), authentication)
     app = Starlette(
-        routes=[_hot(served), Mount("/", _cold(served))],
+        routes=[*_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
         middleware=_middleware(settings, in_flight, registry),
         exception_handlers={HTTPException: on_http_error},
@@ -336,10 +336,10 @@ def _served(holders: Sequence[object], authentication: Authentication) -> list[t
     ]
 
 
-def _hot(served: Sequence[tuple[Operation, Endpoint]]) -> Route:
-    """Make the one hot route."""
-    [(operation, endpoint)] = [one for one in served if one[0].name == HOT]
-    return Route(operation.path, Direct(endpoint), methods=[operation.method])
+def _hot(served: Sequence[tuple[Operation, Endpoint]]) -> list[Route]:
+    """Make the hot routes."""
+    hot = [one for one in served if one[0].name in HOT]
+    return [Route(operation.path, Direct(endpoint), methods=[operation.method]) for operation, endpoint in hot]
 
 
 def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
@@ -353,7 +353,7 @@ def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
         exception_handlers={HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
-    cold = [api_route(operation, endpoint) for operation, endpoint in served if operation.name != HOT]
+    cold = [api_route(operation, endpoint) for operation, endpoint in served if operation.name not in HOT]
     app.router.routes += literal_paths_first([*swagger_routes(), *cold])
     return app
 

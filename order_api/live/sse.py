@@ -128,9 +128,12 @@ class EventStream(Response):
         self._caller = caller
         self._frames = frames
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's own
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, or the client is gone."""
         connection: Connection = scope["extensions"][CONNECTION][SELF]
+        if connection.scope["method"] == "HEAD":  # of which no body is sent: it would wait for nothing
+            await Response(headers=dict(self.headers))(scope, receive, send)
+            return
         with (
             self._streams.open(self._caller, "sse", lambda: connection.cut("answer not read")) as stream,
             connection.telling_loss(lambda: stream.end("gone")),
