@@ -1,4 +1,4 @@
-"""Streams of two API processes that are killed again and again: each client sees every order end, or is told of a gap."""
+"""Streams of two API processes that are killed again and again: each client sees every end, or is told of a gap."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Client:
         self.versions: dict[str, int] = {}
         self.gaps = 0
         self.streams = 0
-        self._last_id = ""
+        self.last_id = ""
         self._headers = {"Authorization": f"Bearer {token}"}
         self._url = f"http://127.0.0.1:{port}/events"
 
@@ -49,13 +49,13 @@ class Client:
             await asyncio.sleep(COME_BACK_S)
 
     async def _read_one(self) -> None:
-        headers = self._headers | ({"Last-Event-ID": self._last_id} if self._last_id else {})
+        headers = self._headers | ({"Last-Event-ID": self.last_id} if self.last_id else {})
         async with httpx2.AsyncClient(timeout=60) as http, http.stream("GET", self._url, headers=headers) as answer:
             if answer.status_code != 200:
                 return
             self.streams += 1
             async for event in httpx2.EventSource(answer):
-                self._last_id = event.id or self._last_id
+                self.last_id = event.id or self.last_id
                 if event.event == "order":
                     order = json.loads(event.data)
                     self.versions[order["order_id"]] = max(order["version"], self.versions.get(order["order_id"], 0))
@@ -86,7 +86,12 @@ async def test_every_client_sees_every_end_while_processes_are_killed(
             await system.end("api", signal.SIGKILL, number % 2)
 
     following = [asyncio.create_task(client.follow()) for client in clients]
+
+    async def all_begun() -> bool:
+        return all(client.last_id for client in clients)
+
     try:
+        await eventually(all_begun, "every client is shown what there is")
         ids = await trader.trade_during(kill(), mixed(users, seed=9), at_least=10 * USERS, rate=RATE)
         ends = await trader.ended(ids)
         assert len(ids) == len(ends)
