@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
-from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpcore2
 import msgspec
@@ -84,7 +83,7 @@ class Poster:
         now = self._now()
         headers = HEADERS + self._signer.headers(endpoint.secrets, delivery.event_id, delivery.body, now)
         async with (
-            pools.of(_origin(endpoint.target)) as pool,
+            pools.of(endpoint.endpoint_id) as pool,
             pool.stream(
                 "POST", endpoint.target, headers=headers, content=delivery.body, extensions={"timeout": _TIMEOUTS}
             ) as response,
@@ -122,7 +121,7 @@ class Poster:
 
 
 class Pools:
-    """A connection pool for each origin, closed a moment after its last use.
+    """A connection pool for each endpoint, closed a moment after its last use.
 
     With one pool for all, each request looks at every connection there is: at a hundred, half of the time went there.
     """
@@ -131,22 +130,20 @@ class Pools:
         self._trust = trust
         self._network = network
         self._proxy = proxy
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        """By origin, the longest unused first."""
+        self._kept: dict[UUID, _Kept] = {}
         self._closing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def of(self, origin: str) -> AsyncIterator[AsyncConnectionPool]:
-        """Give the pool of an origin for one request."""
-        kept = self._kept.get(origin) or _Kept(self._new())
-        self._kept[origin] = kept
+    async def of(self, endpoint_id: UUID) -> AsyncIterator[AsyncConnectionPool]:
+        """Give the pool of an endpoint for one request."""
+        if (kept := self._kept.get(endpoint_id)) is None:
+            kept = self._kept[endpoint_id] = _Kept(self._new())
         kept.users += 1
         try:
             yield kept.pool
         finally:
             kept.users -= 1
             kept.used_s = time.monotonic()
-            self._kept.move_to_end(origin)
             if self._closing is None:
                 self._closing = asyncio.create_task(self._close_unused())
 
@@ -154,9 +151,11 @@ class Pools:
         """Close what is not used, until nothing is left."""
         while self._kept:
             await asyncio.sleep(KEPT_OPEN_S)
-            old_s = time.monotonic() - KEPT_OPEN_S
-            for origin in [key for key, one in self._kept.items() if not one.users and one.used_s <= old_s]:
-                await self._kept.pop(origin).pool.aclose()
+            for endpoint_id, kept in list(self._kept.items()):
+                # Judged one by one: while one is being closed, the next may come into use.
+                if not kept.users and kept.used_s <= time.monotonic() - KEPT_OPEN_S:
+                    del self._kept[endpoint_id]
+                    await kept.pool.aclose()
         self._closing = None
 
     async def close(self) -> None:
@@ -191,12 +190,6 @@ class _Kept:
 
 
 _url_fault: Final = lru_cache(1_000)(url_fault)
-
-
-@lru_cache(1_000)
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 async def _read_a_little(response: Response) -> str | None:
