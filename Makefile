@@ -71,6 +71,7 @@ audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m docs.generate.contracts
 	@$(BIN)/python -m docs.generate.openapi
+	@$(BIN)/python -m docs.generate.client
 	@$(BIN)/python -m docs.generate.saga
 	@$(BIN)/python -m docs.generate.pictures
 	@$(BIN)/python -m docs.generate.settings
