@@ -3,6 +3,7 @@
 What `__all__` lists is public, and so are the exceptions of `order_client.problems`; the other modules are not.
 """
 
+from contracts.amends import OrderAmendment
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side, TimeInForce
 from contracts.webhooks import EventType
@@ -57,6 +58,7 @@ __all__ = [
     "MalformedWebhookError",
     "NoAnswerError",
     "Order",
+    "OrderAmendment",
     "OrderSagaError",
     "OrderState",
     "OrderStatus",

@@ -134,7 +134,10 @@ class Client(OrderCalls, StreamCalls, HoldCalls, OperatingCalls, Blocking):
     def _give_token(self, refused: str | None) -> str | None:
         with self._lock:
             if self._ask is not None and (self._token is None or self._token == refused):
-                self._token = _text(self._ask())
+                given: object = self._ask()
+                if inspect.iscoroutine(given):
+                    given.close()
+                self._token = _text(given)
             return self._token
 
     def _send(self, request: Request) -> Response | Lost:

@@ -86,9 +86,23 @@ class OrderCalls(Calls):
         return fetch_changed(self.session, waiting(get(_by_id(order_id)), wait_s, version), Order)
 
     @operation
+    def read_order_change_by_client_id(
+        self, client_order_id: str, version: int, *, user_id: str | None = None, wait_s: float | None = None
+    ) -> Steps[Order | None]:
+        """Read an order, by the name that its user gave it, if it has another version than this one."""
+        return fetch_changed(self.session, waiting(_by_name(client_order_id, user_id), wait_s, version), Order)
+
+    @operation
     def read_order_status(self, order_id: UUID | str, *, wait_s: float | None = None) -> Steps[OrderState]:
         """Read the few fields of an order that change by themselves."""
         return fetch(self.session, waiting(get(_by_id(order_id, "/status")), wait_s), OrderState)
+
+    @operation
+    def read_order_status_change(
+        self, order_id: UUID | str, version: int, *, wait_s: float | None = None
+    ) -> Steps[OrderState | None]:
+        """Read these fields if the order has another version than this one; with `wait_s`, wait until it has."""
+        return fetch_changed(self.session, waiting(get(_by_id(order_id, "/status")), wait_s, version), OrderState)
 
     @operation
     def read_order_history(self, order_id: UUID | str, *, after: int | None = None) -> Steps[History]:
