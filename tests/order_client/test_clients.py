@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import socket
 import ssl
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -31,97 +28,25 @@ from order_client import (
     problems,
 )
 from order_client.core import Pause
+from tests.support.planned_api import CUT, UNTIL_LEFT, PlannedApi, planned_api
 
 AT_ONCE = Retry(first_s=0.0)
 LIVE = b"retry: 1\n\nevent: snapshot-end\ndata: {}\n\n"
 PAGE = {"orders": [], "has_more": False, "next_cursor": None}
-CUT = "cut the connection"
-Answer = tuple[int, dict[str, str], list[bytes | str]]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers what is planned, one after the other, and remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.planned: list[Answer] = []
-        self.heads: list[tuple[str, str, dict[str, str]]] = []
-        self.closed = threading.Event()
-        """Set when a client has left a stream that still goes on."""
-
-    @property
-    def address(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def plan(self, status: int, body: object = None, **headers: str) -> None:
-        """Answer so next."""
-        content = json.dumps(body).encode()
-        length = {"content-type": "application/json", "content-length": str(len(content))}
-        self.planned.append((status, length | headers, [content]))
-
-    def plan_stream(self, *parts: bytes | str) -> None:
-        """Answer with a stream of these parts next."""
-        self.planned.append((200, {"content-type": "text/event-stream", "connection": "close"}, list(parts)))
-
-    def plan_break(self) -> None:
-        """Cut the connection of the next request."""
-        self.planned.append((0, {}, [CUT]))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.server.heads.append(
-            (self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
-        )
-        status, headers, parts = self.server.planned.pop(0)
-        if status:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-        for part in parts:
-            if part == CUT:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                self.close_connection = True
-                self.connection.close()
-                return
-            if isinstance(part, str):  # nothing more, until the client leaves
-                self.connection.recv(1)
-                self.server.closed.set()
-                return
-            self.wfile.write(part)
-            self.wfile.flush()
-
-    do_GET = do_POST = _answer  # noqa: N815 - the names that http.server looks for
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server() -> Iterator[PlannedApi]:
     """Serve on the loopback interface."""
-    one = Server()
-    thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield one
-    one.shutdown()
-    thread.join()
-    one.server_close()
+    with planned_api() as one:
+        yield one
 
 
 Made = Callable[..., Any]
 
 
 @pytest_asyncio.fixture(params=[Client, AsyncClient])
-async def made(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Made]:
+async def made(request: pytest.FixtureRequest, server: PlannedApi) -> AsyncIterator[Made]:
     """Give what makes a client of the server, of each kind; it is closed afterwards."""
     clients: list[Any] = []
 
@@ -156,11 +81,11 @@ async def _items(iteration: Any, number: int | None = None) -> list[Any]:
     return found
 
 
-async def test_a_call_is_a_request_with_its_token(server: Server, made: Made) -> None:
+async def test_a_call_is_a_request_with_its_token(server: PlannedApi, made: Made) -> None:
     """Query, headers, body and answer."""
     server.plan(200, PAGE)
     page = await _result(made().list_orders(status=["FAILED", "PENDING"], open=False))
-    [(method, path, headers)] = server.heads
+    [(method, path, headers, _)] = server.asked
     assert ("GET", "/orders?status=FAILED&status=PENDING&open=false", "Bearer t") == (
         method,
         path,
@@ -169,13 +94,13 @@ async def test_a_call_is_a_request_with_its_token(server: Server, made: Made) ->
     assert (False, "order-saga-client") == (page.has_more, headers["user-agent"])
 
 
-async def test_a_broken_connection_is_tried_again(server: Server, made: Made) -> None:
+async def test_a_broken_connection_is_tried_again(server: PlannedApi, made: Made) -> None:
     """And what can't be reached at all is an error that says so."""
     server.plan_break()
     server.plan(503)
     server.plan(200, PAGE)
     await _result(made().list_orders())
-    assert 3 == len(server.heads)
+    assert 3 == len(server.asked)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         client = made(address=f"http://127.0.0.1:{nobody.getsockname()[1]}/")
@@ -184,15 +109,17 @@ async def test_a_broken_connection_is_tried_again(server: Server, made: Made) ->
     assert not raised.value.sent
 
 
-async def test_an_answer_that_does_not_come_in_time_is_none(server: Server, made: Made) -> None:
+async def test_an_answer_that_does_not_come_in_time_is_none(server: PlannedApi, made: Made) -> None:
     """Whether the request was carried out is not known."""
-    server.planned.append((200, {"content-length": "5"}, ["hang"]))
+    server.planned.append((200, {"content-length": "5"}, [UNTIL_LEFT]))
     with pytest.raises(NoAnswerError) as raised:
         await _result(made(timeout_s=0.05, retry=Retry(times=0)).list_orders())
     assert raised.value.sent
 
 
-async def test_an_answer_without_end_is_refused(server: Server, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_without_end_is_refused(
+    server: PlannedApi, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory is bounded."""
     monkeypatch.setattr(order_client.client, "ANSWER_BYTES_MAX", 10)
     server.plan(200, PAGE)
@@ -200,7 +127,7 @@ async def test_an_answer_without_end_is_refused(server: Server, made: Made, monk
         await _result(made().list_orders())
 
 
-async def test_a_token_is_asked_for_when_it_is_needed(server: Server, made: Made) -> None:
+async def test_a_token_is_asked_for_when_it_is_needed(server: PlannedApi, made: Made) -> None:
     """Once, and again when it is refused; not by each call."""
     tokens = iter(["first", "second"])
     client = made(token=lambda: next(tokens))
@@ -214,11 +141,11 @@ async def test_a_token_is_asked_for_when_it_is_needed(server: Server, made: Made
         server.plan(status, body, **headers)
     for _ in range(3):
         await _result(client.list_orders())
-    given = [headers["authorization"] for _, _, headers in server.heads]
+    given = [headers["authorization"] for _, _, headers, _ in server.asked]
     assert ["Bearer first"] * 2 + ["Bearer second"] * 2 == given
 
 
-async def test_a_coroutine_may_get_the_token(server: Server) -> None:
+async def test_a_coroutine_may_get_the_token(server: PlannedApi) -> None:
     """Of the client that is awaited; many calls at once ask for one."""
     asked = 0
 
@@ -232,22 +159,22 @@ async def test_a_coroutine_may_get_the_token(server: Server) -> None:
         for _ in range(5):
             server.plan(200, PAGE)
         await asyncio.gather(*(client.list_orders() for _ in range(5)))
-    assert (1, {"Bearer later"}) == (asked, {headers["authorization"] for _, _, headers in server.heads})
+    assert (1, {"Bearer later"}) == (asked, {headers["authorization"] for _, _, headers, _ in server.asked})
     with Client(server.address, get) as blocking, pytest.raises(TypeError, match="coroutine and no text"):  # type: ignore[arg-type]
         blocking.list_orders()
 
 
-async def test_pages_are_iterated_over(server: Server, made: Made) -> None:
+async def test_pages_are_iterated_over(server: PlannedApi, made: Made) -> None:
     """In both ways of iterating."""
     server.plan(200, {**PAGE, "has_more": True, "next_cursor": "c"})
     server.plan(200, PAGE)
     assert [] == await _items(made().orders(asset_id="BTC"))
     assert ["/orders?asset_id=BTC&limit=200", "/orders?asset_id=BTC&limit=200&cursor=c"] == [
-        one[1] for one in server.heads
+        one[1] for one in server.asked
     ]
 
 
-async def test_a_stream_is_followed_over_broken_connections(server: Server, made: Made) -> None:
+async def test_a_stream_is_followed_over_broken_connections(server: PlannedApi, made: Made) -> None:
     """However they break; and a client that leaves one closes its connection."""
     event = examples.example("OrderStatusChanged")
     body = b"id: t1\nevent: order\ndata: " + codec.encode(event) + b"\n\n"
@@ -255,16 +182,16 @@ async def test_a_stream_is_followed_over_broken_connections(server: Server, made
     server.plan(503)
     server.plan_stream(body + LIVE)
     server.plan_break()
-    server.plan_stream(LIVE, "until the client leaves")
+    server.plan_stream(LIVE, UNTIL_LEFT)
     client = made()
     items = await _items(client.events(), 6)
     kinds = [OrderStatusChanged, SnapshotEnd, Interrupted, SnapshotEnd, Interrupted, SnapshotEnd]
     assert kinds == [type(item) for item in items]
-    assert [None, "t1", "t1", "t1", "t1"] == [headers.get("last-event-id") for _, _, headers in server.heads]
+    assert [None, "t1", "t1", "t1", "t1"] == [headers.get("last-event-id") for _, _, headers, _ in server.asked]
     assert await asyncio.to_thread(server.closed.wait, 10)
 
 
-async def test_an_error_ends_an_iteration(server: Server, made: Made) -> None:
+async def test_an_error_ends_an_iteration(server: PlannedApi, made: Made) -> None:
     """With the API's problem, read whole although a stream was asked for."""
     server.plan(
         403,
@@ -275,15 +202,15 @@ async def test_an_error_ends_an_iteration(server: Server, made: Made) -> None:
         await _items(made().events())
 
 
-async def test_no_redirect_is_followed(server: Server, made: Made) -> None:
+async def test_no_redirect_is_followed(server: PlannedApi, made: Made) -> None:
     """A token goes to the API alone."""
     server.plan(302, {}, location="http://elsewhere.test/")
     with pytest.raises(UnexpectedAnswerError):
         await _result(made().read_order("x"))
-    assert 1 == len(server.heads)
+    assert 1 == len(server.asked)
 
 
-async def test_an_http_client_of_ones_own_is_used_and_left_open(server: Server) -> None:
+async def test_an_http_client_of_ones_own_is_used_and_left_open(server: PlannedApi) -> None:
     """Whoever made it closes it."""
     server.plan(200, PAGE)
     server.plan(200, PAGE)
@@ -295,7 +222,7 @@ async def test_an_http_client_of_ones_own_is_used_and_left_open(server: Server) 
         async with AsyncClient(server.address, "t", http=own) as awaited:
             await awaited.list_orders()
         assert not own.is_closed
-    assert ["yes", "yes"] == [headers["x-own"] for _, _, headers in server.heads]
+    assert ["yes", "yes"] == [headers["x-own"] for _, _, headers, _ in server.asked]
 
 
 @pytest.mark.parametrize(
