@@ -1,4 +1,4 @@
-# One image for every service: `order-saga api`, `orchestrator`, `balance`, `assets`, `migrate`, `topics`.
+# One image for every service: `order-saga api`, `orchestrator`, `balance`, `assets`, `webhooks`, `migrate`, `topics`.
 # It needs no BuildKit. Nothing in the final stage is written to at run time: it runs with a read-only root file system.
 
 FROM python:3.12-slim AS builder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any, Final
@@ -112,6 +113,13 @@ class PingWebhook(msgspec.Struct, frozen=True):
     data: dict[str, Any] = {}
 
 
+class StoredSecret(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A secret of an endpoint as it is stored: its 32 bytes, sealed. Replaced ones sign until `valid_until`."""
+
+    sealed: str
+    valid_until: Instant | None = None
+
+
 def event_id_of(order_id: UUID, version: int) -> str:
     """Name an event, as `webhook-id`: the same for every attempt and every endpoint. It holds no dot, as must be."""
     return f"{id_text(order_id)}:v{version}"
@@ -125,6 +133,24 @@ def event_type_of(event: OrderStatusChanged) -> EventType:
 def webhook_of(event: OrderStatusChanged) -> OrderWebhook:
     """Make the body of the webhook about an event."""
     return OrderWebhook(event_type_of(event), event.occurred_at, event.order)
+
+
+def secret_text(secret: bytes) -> str:
+    """Write a secret as its user gets it, once: `whsec_` and base64."""
+    return SECRET_PREFIX + b64encode(secret).decode()
+
+
+def secrets_from(stored: str) -> list[StoredSecret]:
+    """Read the column `secrets` of an endpoint, the newest first; raises `msgspec.DecodeError` for anything else."""
+    return _read_secrets(stored)
+
+
+def secrets_to(secrets: list[StoredSecret]) -> str:
+    """Write that column."""
+    return msgspec.json.encode(secrets).decode()
+
+
+_read_secrets: Final = msgspec.json.Decoder(list[StoredSecret]).decode
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
+from base64 import urlsafe_b64encode
 from pathlib import Path
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 
 HERE = Path(__file__).parent
 ASKED = re.compile(r"^(\w+)=\$\{\1:\?", re.MULTILINE)
@@ -24,8 +25,13 @@ def main(target: Path) -> None:
     target.touch(mode=0o600)
     target.chmod(0o600)
     with target.open("a") as file:
-        file.writelines(f"{name}={token_hex(BYTES)}\n" for name in missing)
+        file.writelines(f"{name}={_secret(name)}\n" for name in missing)
     sys.stdout.write(f"{target}: {len(missing)} secrets made\n")
+
+
+def _secret(name: str) -> str:
+    """Make a password or, where keys are asked for, a Fernet key: 32 bytes in URL-safe base64."""
+    return urlsafe_b64encode(token_bytes(32)).decode() if name.endswith("_KEYS") else token_hex(BYTES)
 
 
 if __name__ == "__main__":

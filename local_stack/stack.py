@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,13 +37,19 @@ from local_stack.probes import http_ready
 from local_stack.processes import run_to_end, side_by_side
 from local_stack.supervisor import ProcessSpec, Supervisor
 
-SERVICES = ("balance", "assets", "orchestrator", "api")
+SERVICES = ("balance", "assets", "orchestrator", "api", "webhooks")
 REPLACEABLE = ("balance", "assets")
 """Services that another team may run in the place of ours."""
 LOGINS = (*SERVICES, "auditor")
 LOGIN_PREFIX = "order_saga_"
 """What the names of our logins begin with: a server has one set of logins for all its databases."""
-FIXED_PORTS: Mapping[str, int] = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "broker": 9092}
+FIXED_PORTS: Mapping[str, int] = {
+    "api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "webhooks": 8006, "broker": 9092,
+}  # fmt: skip
+SEALING = ("api", "webhooks")
+"""The services that have the key of webhooks' secrets, and the networks that they may go to."""
+LOOPBACK = "127.0.0.0/8,::1/128"
+"""A receiver on this machine may be told."""
 SESSION_TIMEOUT_S = 6
 EMBEDDED_FETCH_WAIT_MS = "5"
 """An idle consumer waits ten times as long: `fetch_wait`."""
@@ -115,6 +122,11 @@ class LocalStack:
         return secret(self._jwt_secret_file)
 
     @property
+    def webhooks_keys(self) -> str:
+        """The key that seals the secrets of webhooks (Fernet)."""
+        return urlsafe_b64encode(hashlib.sha256(secret(self.folder / "webhooks_secret").encode()).digest()).decode()
+
+    @property
     def pids(self) -> dict[str, list[int]]:
         """The process ids by process name, at this moment; the first replica first."""
         found: dict[str, list[int]] = {}
@@ -175,6 +187,7 @@ class LocalStack:
             "ports": self.ports,
             "logins": self.logins,
             "jwt_secret_file": str(self._jwt_secret_file),
+            "webhooks_secret_file": str(self.folder / "webhooks_secret"),
             "logs": str(self.logs),
             "time_scale": self.options.time_scale,
             "ledger_views": self.options.ledger_views,
@@ -262,6 +275,9 @@ class LocalStack:
         own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
         if name == "api":
             own["JWT_SECRET"] = self.jwt_secret
+        if name in SEALING:
+            own["WEBHOOKS_KEYS"] = self.webhooks_keys
+            own["WEBHOOKS_ALLOW_NETWORKS"] = LOOPBACK
         process = f"{name}-{number + 1}" if number else name
         return ProcessSpec(
             name=process,

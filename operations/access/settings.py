@@ -11,6 +11,7 @@ from order_api.settings import ApiSettings
 from order_saga.worker.settings import OrchestratorSettings
 from participants.assets.service import AssetsSettings
 from participants.balance.service import BalanceSettings
+from projections.webhooks.settings import WebhooksSettings
 from saga_kit.runtime.settings import KitSettings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ SERVICES: Final[dict[str, type[KitSettings]]] = {
     "orchestrator": OrchestratorSettings,
     "balance": BalanceSettings,
     "assets": AssetsSettings,
+    "webhooks": WebhooksSettings,
 }
 
 
@@ -45,7 +47,7 @@ def settings() -> list[Setting]:
         Setting(
             name.upper(),
             "all" if len(services) == len(SERVICES) else ", ".join(services),
-            "8000 to 8003" if name == "http_port" else _default(fields[name]),
+            "8000 to 8003, 8006" if name == "http_port" else _default(fields[name]),
             " ".join((fields[name].description or "").split()),
         )
         for name, services in found.items()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NUMBER_MAX: Final = 1e9
 """Of seconds, days and items a second; what an interval of the database still takes."""
 STACK_FILE: Final = Path(".local") / "stack.json"
-SERVICES: Final = ("orchestrator", "api", "balance", "assets", "auditor")
+SERVICES: Final = ("orchestrator", "api", "balance", "assets", "webhooks", "auditor")
 """Those that log in to the database."""
 
 

@@ -23,7 +23,7 @@ SETUP = "Setting up"
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for service in (orchestrator, api, balance, assets):
+    for service in (orchestrator, api, balance, assets, webhooks):
         app.command(rich_help_panel=SERVICES)(service)
     app.command(rich_help_panel=SETUP)(migrate)
     app.command(rich_help_panel=SETUP)(topics)
@@ -60,6 +60,13 @@ def assets() -> None:
     _serve(service)
 
 
+def webhooks() -> None:
+    """Run the process that sends webhooks (health and metrics on 8006)."""
+    from projections.webhooks.service import run as service
+
+    _serve(service)
+
+
 def _serve(service: Callable[[], int]) -> None:
     raise typer.Exit(service())
 
@@ -70,8 +77,8 @@ def migrate(
     """Bring the database to the newest schema, with a login for each service.
 
     DATABASE_URL is the owner's, who needs CREATEROLE and CREATE on the database. A login is made or updated for each of
-    ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD, BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD and AUDITOR_DB_PASSWORD that is
-    set; its name begins with DB_LOGIN_PREFIX (order_saga_). All of it is done, or nothing.
+    ORCHESTRATOR_DB_PASSWORD, API_DB_PASSWORD, BALANCE_DB_PASSWORD, ASSETS_DB_PASSWORD, WEBHOOKS_DB_PASSWORD and
+    AUDITOR_DB_PASSWORD that is set; its name begins with DB_LOGIN_PREFIX (order_saga_). All of it is done, or nothing.
     """
     from operations.deployment import schema
 

@@ -11,7 +11,18 @@ import pytest
 from contracts.examples import example
 from contracts.orders import OrderStatusChanged
 from contracts.vocabulary import OrderStatus
-from contracts.webhooks import EventType, event_id_of, event_type_of, is_public, url_fault, webhook_of
+from contracts.webhooks import (
+    EventType,
+    StoredSecret,
+    event_id_of,
+    event_type_of,
+    is_public,
+    secret_text,
+    secrets_from,
+    secrets_to,
+    url_fault,
+    webhook_of,
+)
 
 PRIVATE = (
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),  # noqa: S104
@@ -94,3 +105,10 @@ def test_an_events_id_holds_no_dot() -> None:
     """As Standard Webhooks demands: id, time and body are signed with dots between."""
     order_id = UUID("01900000-0000-7000-8000-000000000001")
     assert event_id_of(order_id, 3) == "01900000-0000-7000-8000-000000000001:v3"
+
+
+def test_secrets_are_stored_with_their_ends() -> None:
+    """What is written is read; the text that a user gets is the standard's, of the bytes that are sealed."""
+    stored = [StoredSecret("new"), StoredSecret("old", datetime(2026, 1, 2, tzinfo=UTC))]
+    assert stored == secrets_from(secrets_to(stored))
+    assert "whsec_AAEC" == secret_text(bytes(range(3)))

@@ -85,9 +85,8 @@ def test_a_release_is_a_commit_a_tag_and_files(checkout: Path) -> None:
     assert ("", "### Added\n\n- A thing.") == (changelog.notes(log, "Unreleased"), changelog.notes(log, VERSION))
     assert f'\nversion = "{VERSION}"\n' in (checkout / "pyproject.toml").read_text()
     assert f"Release {VERSION}" == git("log", "-1", "--format=%s", folder=checkout)
-    assert {"CHANGELOG.md", *(f"{folder}/pyproject.toml".removeprefix("./") for folder in packages.FOLDERS)} == set(
-        git("diff", "--name-only", "HEAD~1", folder=checkout).split()
-    )
+    changed = {"CHANGELOG.md", *(f"{folder}/pyproject.toml".removeprefix("./") for folder in packages.FOLDERS)}
+    assert changed == set(git("diff", "--name-only", "HEAD~1", folder=checkout).split())
     assert (f"v{VERSION}", "") == _state(checkout)[1:]
     told = git("tag", "--list", "--format=%(objecttype) %(contents)", folder=checkout)
     assert told.startswith(f"tag {VERSION}\n\n### Added\n\n- A thing.")

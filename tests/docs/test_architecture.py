@@ -17,6 +17,7 @@ from order_saga.core.phases import PHASES
 from order_saga.worker.tables import SCHEMA as ORDERS
 from participants.assets.tables import SCHEMA as ASSETS
 from participants.balance.tables import SCHEMA as BALANCES
+from projections.webhooks.tables import SCHEMA as WEBHOOKS
 from tests.support.project import ROOT
 from tests.test_design import MAY_IMPORT
 
@@ -47,7 +48,7 @@ PRIVATE: Final = {
 }
 """Words that only this project used, and what to say instead."""
 
-PROCESSES: Final = {"api": API, "orchestrator": ORDERS, "balance": BALANCES, "assets": ASSETS}
+PROCESSES: Final = {"api": API, "orchestrator": ORDERS, "balance": BALANCES, "assets": ASSETS, "webhooks": WEBHOOKS}
 
 
 def _table(text: str, first: str) -> list[list[str]]:
@@ -86,8 +87,8 @@ def test_every_process_has_its_schema_login_and_port() -> None:
     ports = next(one.default for one in settings() if one.variable == "HTTP_PORT")
     assert {name: cells[0] for name, cells in told.items()} == PROCESSES | {"audit": "audit"}
     assert {cells[1] for cells in told.values()} == {PREFIX + login for login in GROUPS}
-    assert [told[name][2] for name in PROCESSES] == ["8000", "8001", "8002", "8003"]
-    assert "8000 to 8003" in ports
+    assert [told[name][2] for name in PROCESSES] == ["8000", "8001", "8002", "8003", "8006"]
+    assert "8000 to 8003, 8006" == ports
 
 
 def test_messages_statuses_and_phases_are_real() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-SCHEMAS: Final = ("api", "assets", "balances", "orders")
+SCHEMAS: Final = ("api", "assets", "balances", "orders", "webhooks")
 """The services' schemas; `audit` has views only."""
 
 CATALOG: Final = {

@@ -13,13 +13,20 @@ import order_api.orders.tables
 import order_saga.worker.tables
 import participants.assets.tables
 import participants.balance.tables
+import projections.webhooks.tables
 from contracts.vocabulary import HoldState, OrderStatus, OrderType, ReasonCode
 from order_saga.core.phases import MOVES, PHASES
 from order_saga.core.saga import Phase
 from tests.migrations.support import CATALOG, SCHEMAS, catalog, connected
 from tests.support.infrastructure import Database
 
-ROOMS = (order_api.orders.tables, order_saga.worker.tables, participants.assets.tables, participants.balance.tables)
+ROOMS = (
+    order_api.orders.tables,
+    order_saga.worker.tables,
+    participants.assets.tables,
+    participants.balance.tables,
+    projections.webhooks.tables,
+)
 _QUEUES = """
     SELECT oid::regclass::text, reloptions FROM pg_class
     WHERE relname IN ('outbox', 'dead_letters') AND relnamespace::regnamespace::text = ANY ($1)"""
@@ -69,7 +76,7 @@ async def test_queues_are_vacuumed_by_count(owner: asyncpg.Connection) -> None:
     """Every outbox and every table of dead letters has vacuum settings that do not depend on its size."""
     options = {row[0]: row[1] for row in await owner.fetch(_QUEUES, SCHEMAS)}
 
-    assert 6 == len(options)
+    assert 8 == len(options)
     for name, settings in options.items():
         assert {"autovacuum_vacuum_scale_factor=0.0", "autovacuum_analyze_scale_factor=0.0"} <= set(settings), name
 

@@ -87,6 +87,18 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.hold_requests": CHANGE,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
+        "webhooks.endpoints": QUEUE,
+        "webhooks.deliveries": CHANGE,
+        "webhooks.attempts": {"SELECT"},
+        "webhooks.changes": {"SELECT", "UPDATE", "LOCK"},
+    },
+    "webhooks": {
+        "webhooks.endpoints": {"SELECT", "UPDATE", "LOCK"},
+        "webhooks.deliveries": QUEUE,
+        "webhooks.attempts": {*KEEP, "DELETE", "LOCK"},
+        "webhooks.changes": {"SELECT", "UPDATE", "LOCK"},
+        "webhooks.dead_letters": CHANGE,
+        "webhooks.outbox": QUEUE,
     },
     "auditor": {f"audit.{view}": {"SELECT"} for view in AUDIT_VIEWS},
 }
@@ -165,7 +177,7 @@ async def test_the_public_has_nothing(migrated: Database) -> None:
 async def test_groups_cannot_log_in_and_logins_are_ordinary(owner: asyncpg.Connection) -> None:
     """A group is NOLOGIN; a login is in its one group and has no attribute of an administrator."""
     groups = await owner.fetch("SELECT rolcanlogin FROM pg_roles WHERE rolname LIKE 'saga\\_%'")
-    assert [(False,)] * 5 == [tuple(row) for row in groups]
+    assert [(False,)] * 6 == [tuple(row) for row in groups]
     logins = await owner.fetch(
         """
         SELECT rolname::text, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls,
@@ -179,12 +191,14 @@ async def test_groups_cannot_log_in_and_logins_are_ordinary(owner: asyncpg.Conne
         ("order_saga_auditor", False, ["saga_auditor"]),
         ("order_saga_balance", False, ["saga_balances"]),
         ("order_saga_orchestrator", False, ["saga_orders"]),
+        ("order_saga_webhooks", False, ["saga_webhooks"]),
     ]
     assert expected == [tuple(row) for row in logins]
 
 
 @pytest.mark.parametrize(
-    ("login", "schema"), [("orchestrator", "orders"), ("balance", "balances"), ("assets", "assets")]
+    ("login", "schema"),
+    [("orchestrator", "orders"), ("balance", "balances"), ("assets", "assets"), ("webhooks", "webhooks")],
 )
 async def test_a_service_writes_its_queues(database: Database, login: str, schema: str) -> None:
     """A service's own login can store and delete what it has to send: ids come without a right to their sequence."""

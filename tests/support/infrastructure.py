@@ -39,7 +39,7 @@ from tests.support.servers import (
 
 BrokerKind = Literal["apache", "embedded"]
 
-LOGINS = ("orchestrator", "api", "balance", "assets", "auditor")
+LOGINS = ("orchestrator", "api", "balance", "assets", "webhooks", "auditor")
 
 _TOPIC_EXISTS = 36
 _VISIBLE_WITHIN_S = 10.0

@@ -1,0 +1,1 @@
+"""Live updates: who follows which orders and prices, and the streams that tell them."""

@@ -1,0 +1,68 @@
+"""Which deliveries a batch of events makes. Pure.
+
+Versions of one order within a batch overtake each other here, as those of several batches do in the database: for each
+endpoint only the newest that it wants is to be sent, and one that ends the order always is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from contracts.codec import encode
+from contracts.orders import OrderStatusChanged
+from contracts.webhooks import EndpointKind, event_id_of, event_type_of, webhook_of
+from projections.webhooks.deliveries import NewDelivery, Subscription
+from projections.webhooks.rules import KEPT_MAX
+
+
+def deliveries_of(
+    events: Sequence[OrderStatusChanged],
+    subscriptions: Mapping[str, Sequence[Subscription]],
+    kinds: Collection[EndpointKind],
+    now: datetime,
+) -> list[NewDelivery]:
+    """Make the deliveries of a batch, by endpoint and event, each once. `subscriptions` are by user.
+
+    `kinds` are those that this process can send. An endpoint that it gave up gets events for `KEPT_MAX` more: they are
+    sent when its user enables it in that time.
+    """
+    versions = {(event.order_id, event.version): event for event in events}
+    wanted: dict[tuple[UUID, UUID], list[tuple[Subscription, OrderStatusChanged]]] = {}
+    for event in versions.values():
+        for one in subscriptions.get(event.order.user_id, ()):
+            if one.kind in kinds and _wants(one, event, now):
+                wanted.setdefault((one.endpoint_id, event.order_id), []).append((one, event))
+    bodies: dict[tuple[UUID, int], bytes] = {}
+    return [
+        _delivery(one, event, max(other.version for _, other in those), bodies)
+        for _, those in sorted(wanted.items(), key=lambda item: item[0])
+        for one, event in sorted(those, key=lambda pair: pair[1].version)
+    ]
+
+
+def _wants(one: Subscription, event: OrderStatusChanged, now: datetime) -> bool:
+    if one.given_up_at is not None and now - one.given_up_at > KEPT_MAX:
+        return False
+    return not one.event_types or event_type_of(event) in one.event_types
+
+
+def _delivery(
+    one: Subscription, event: OrderStatusChanged, newest: int, bodies: dict[tuple[UUID, int], bytes]
+) -> NewDelivery:
+    final = event.status.terminal
+    key = event.order_id, event.version
+    if key not in bodies:
+        bodies[key] = encode(webhook_of(event))
+    return NewDelivery(
+        endpoint_id=one.endpoint_id,
+        event_id=event_id_of(*key),
+        order_id=event.order_id,
+        version=event.version,
+        event_type=event_type_of(event),
+        body=bodies[key],
+        overtaken_by=newest if newest > event.version and not one.every_version and not final else None,
+        overtakes=not one.every_version,
+        final=final or one.every_version,
+    )
