@@ -5,6 +5,8 @@
 It may be stopped and started at any time: a sale is named after its purchase, so nothing is sold twice.
 """
 
+# ruff: noqa: T201 - it tells what it does
+
 import os
 import sys
 from contextlib import closing

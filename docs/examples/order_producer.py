@@ -7,6 +7,8 @@ KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME, KAFKA_SASL_P
 KAFKA_TOPIC_PREFIX. Exit status: 0 the order is COMPLETED, 1 it ended otherwise, 2 its end is not known.
 """
 
+# ruff: noqa: T201 - it tells what it hears
+
 import asyncio
 import json
 import os

@@ -9,6 +9,8 @@ DATABASE_URL says where; `serve` reads the settings of docs/settings.md too. WAL
 `migrate`. Exit status: 0 fine, 1 it could not be done (the last line of stderr says why), 2 wrong usage.
 """
 
+# ruff: noqa: T201 - it tells what it did
+
 import asyncio
 import os
 import sys

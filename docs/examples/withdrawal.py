@@ -6,7 +6,7 @@ ORDER_API_URL is the API's address, ORDER_API_TOKEN a token with the scope holds
 the same words, after any failure. Exit status: 0 paid, 1 not paid, and the money is back or soon will be.
 """
 
-# ruff: noqa: S310 - it tells what it did, and the address is its owner's
+# ruff: noqa: T201, S310 - it tells what it did, and the address is its owner's
 
 import json
 import os
