@@ -21,7 +21,7 @@ from tests.support.wheels import build_ours, installed, run_in
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 USER = "client-user"
-LIMIT: dict[str, Any] = {"limit_price": Decimal("10.00")}
+LIMIT: dict[str, Any] = {"limit_price": Decimal("15.00")}
 A_TRADERS_PROGRAM = """
 import json, sys
 from decimal import Decimal
@@ -58,11 +58,7 @@ async def test_an_order_is_submitted_once_and_followed_to_its_end(
             blocking.cancel_order(order.order_id)
         assert quote is not None
         assert (order, order.order_id, OrderStatus.COMPLETED) == (again, reused.value.order_id, late.value.order_status)
-        assert (quote.price, Decimal(2), OrderStatus.COMPLETED) == (
-            order.average_price,
-            order.filled_quantity,
-            order.status,
-        )
+        assert (quote.price, Decimal(2)) == (order.average_price, order.filled_quantity)
         names = [entry.name for entry in blocking.order_history(order.order_id)]
         state = blocking.read_order_status(order.order_id)
         assert (order.version, None) == (state.version, blocking.read_order_change(order.order_id, order.version))
@@ -83,10 +79,10 @@ async def test_orders_that_rest_are_changed_listed_and_cancelled(system: System,
             *(client.submit_order("ACME", "LIMIT_BUY", 1, client_order_id=name, **LIMIT) for name in names)
         )
         first, *_ = [await client.wait_for_end(order, 60) for order in orders]
-        amended = await client.amend_order(first.order_id, limit_price="9.50", if_version=first.version, wait_s=30)
-        assert (Decimal("9.5"), "APPLIED") == (amended.limit_price, amended.amend and amended.amend.state)
+        amended = await client.amend_order(first.order_id, limit_price="14.50", if_version=first.version, wait_s=30)
+        assert (Decimal("14.5"), "APPLIED") == (amended.limit_price, amended.amend and amended.amend.state)
         with pytest.raises(problems.VersionMismatchError):
-            await client.amend_order(first.order_id, limit_price="9", if_version=first.version, wait_s=30)
+            await client.amend_order(first.order_id, limit_price="14", if_version=first.version, wait_s=30)
         assert (await client.hold_order_by_client_id(names[0], wait_s=30)).on_hold
         assert not (await client.release_order(first.order_id, wait_s=30)).on_hold
         assert first.order_id == (await client.read_order_by_client_id(names[0])).order_id
@@ -95,11 +91,8 @@ async def test_orders_that_rest_are_changed_listed_and_cancelled(system: System,
         timer = await client.set_cancel_timer(3600)
         assert (3600, True) == (timer.timeout_s, timer.fires_at is not None)
         assert 0 == (await client.set_cancel_timer(0)).timeout_s
-        done = await client.cancel_all_orders(asset_id="ACME", idempotency_key="client-all")
-        assert (
-            done.mass_cancel_id
-            == (await client.cancel_all_orders(asset_id="ACME", idempotency_key="client-all")).mass_cancel_id
-        )
+        done, again = [await client.cancel_all_orders(asset_id="ACME", idempotency_key="client-all") for _ in "12"]
+        assert done.mass_cancel_id == again.mass_cancel_id
         ended = [await client.wait_for_end(await client.cancel_order(order.order_id), 60) for order in orders]
         assert {OrderStatus.CANCELLED} == {order.status for order in ended}
         with pytest.raises(problems.InvalidRequestError, match="limit_price"):
@@ -112,7 +105,7 @@ async def test_orders_that_rest_are_changed_listed_and_cancelled(system: System,
             await client.place_hold("somebody-else", "USD", 1, ended[0].updated_at)
         for order in ended:
             trader.accepted[str(order.order_id)] = Wanted(
-                USER, "LIMIT_BUY", "ACME", "1", terms={"limit_price": "10"}, cancel=True, ends=CANCELLED
+                USER, "LIMIT_BUY", "ACME", "1", terms={"limit_price": "15"}, cancel=True, ends=CANCELLED
             )
 
 
