@@ -44,6 +44,13 @@ from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
 from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
+from order_api.live.feed import Feed
+from order_api.live.marks import Marks
+from order_api.live.routes import StreamRoutes
+from order_api.live.service import LiveUpdates, NoPrices
+from order_api.live.snapshots import Snapshots
+from order_api.live.store import LiveStore
+from order_api.live.streams import Streams
 from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
@@ -71,6 +78,7 @@ from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.messaging.topic_settings import check as check_topics
+from saga_kit.runtime.connections import Connections
 from saga_kit.runtime.database import check_sessions, create_engine, ping
 from saga_kit.runtime.dsn import place
 from saga_kit.runtime.errors import CannotStart, KitError, describe
@@ -83,8 +91,8 @@ from saga_kit.runtime.transactions import Begins, Transactions
 from saga_kit.service import collect_seldom
 
 NAME: Final = "api"
-HOT: Final = "submitOrder"
-"""The one call that is served without FastAPI."""
+HOT: Final = frozenset({"submitOrder", "streamEvents", "streamOrder"})
+"""Calls that are served without FastAPI: the one that comes most, and those that stay, each with what serves it."""
 CHECKS: Final = 2
 """Connections for checks, apart from those of requests: whether a pooler shares sessions is seen with two."""
 STATEMENT_TIMEOUT_S: Final = 5
@@ -93,7 +101,8 @@ KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
 CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
 CORS_HEADERS: Final = (
-    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "prefer", "traceparent"),
+    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "prefer"),
+    "traceparent",
 )
 CORS_EXPOSED: Final = (
     *("etag", "idempotency-replayed", "location", "preference-applied", "retry-after", "www-authenticate"),
@@ -185,32 +194,30 @@ def create_app(
     health: Health,
     grace_s: float = GRACE_S,
 ) -> Starlette:
-    """Build the application: the one hot route first, FastAPI for the others. While it runs, so does its sweeper."""
+    """Build the application: the hot routes first, FastAPI for the others. While it runs, so does its sweeper."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     accepted = Counter("orders_accepted", "Orders whose claim is committed.", registry=registry)
-    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
     store, unpublished = Store(source, grace_s=grace_s), Unpublished()
     change_store = ChangeStore(source, grace_s=grace_s)
-    waiters = _waiters(settings, registry)
-    follower = _follower(settings, waiters, registry)
-    sweeper = Sweeper(
-        *(store, change_store, publisher, republished, unpublished), interval_s=settings.api_sweep_interval_s
-    )
-    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
-    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, fired, unpublished)
+    feed = Feed()
+    streams = _streams(settings, feed, registry)
+    waiters = _waiters(settings, streams, registry)
+    follower = _follower(settings, waiters, feed, registry)
+    sweeper = _sweeper(settings, store, change_store, publisher, unpublished, registry)
+    mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, unpublished, registry)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
     inquiry = Inquiry(settings, publisher)
     holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
+    live_store = LiveStore(source)
     background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
+    background += [streams.run, Marks(feed, live_store, lambda: follower.complete_at).run]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
-    connections = make_connections(
-        settings.api_connections_max, per_user=settings.api_connections_per_user_max, registry=registry
-    )
+    connections = _connections(settings, registry)
     limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
     service = OrderService(
         store, publisher, accepted, unpublished=unpublished, keys_kept_days=settings.api_idempotency_key_days
@@ -223,19 +230,20 @@ def create_app(
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     asking = Previews(store, inquiry, waiters, in_flight)
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
+    events = _events(feed, streams, live_store, service, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, changes, holds, pages, health_pages), authentication)
+    served = _served((many, previews, orders, changes, events, holds, pages, health_pages), authentication)
     app = Starlette(
-        routes=[_hot(served), Mount("/", _cold(served))],
+        routes=[*_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
         middleware=_middleware(settings, in_flight, registry),
         exception_handlers={HTTPException: on_http_error},
     )
     app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
-    app.state.inquiry = inquiry
+    app.state.inquiry, app.state.streams = inquiry, streams
     return app
 
 
@@ -262,16 +270,48 @@ def _holds(
     return routes, follower.run, sweeper.run
 
 
-def _follower(settings: ApiSettings, waiters: Waiters, registry: CollectorRegistry) -> Follower:
-    follower = Follower(settings, waiters)
+def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> Streams:
+    return Streams(
+        feed,
+        streams_max=min(settings.api_streams_max, settings.api_connections_max // 2 or 1),
+        per_user_max=settings.api_streams_per_user_max,
+        registry=registry,
+    )
+
+
+def _events(feed: Feed, streams: Streams, store: LiveStore, service: OrderService, in_flight: InFlight) -> StreamRoutes:
+    live = LiveUpdates(feed, streams, store, Snapshots(store), service, NoPrices())
+    return StreamRoutes(live, streams, service, in_flight)
+
+
+def _follower(settings: ApiSettings, waiters: Waiters, feed: Feed, registry: CollectorRegistry) -> Follower:
+    follower = Follower(settings, waiters, feed)
     followed = Gauge("order_events_followed", "1 while waiting requests are notified of events.", registry=registry)
     followed.set_function(lambda: follower.following)
     return follower
 
 
+def _sweeper(
+    settings: ApiSettings,
+    store: Store,
+    change_store: ChangeStore,
+    publisher: Publishes,
+    unpublished: Unpublished,
+    registry: CollectorRegistry,
+) -> Sweeper:
+    republished = Counter("orders_published_again", "Messages that the sweeper published.", registry=registry)
+    interval_s = settings.api_sweep_interval_s
+    return Sweeper(store, change_store, publisher, republished, unpublished, interval_s=interval_s)
+
+
 def _mass_cancels(
-    settings: ApiSettings, store: MassCancelStore, publisher: Publishes, fired: Counter, unpublished: Unpublished
+    settings: ApiSettings,
+    store: MassCancelStore,
+    publisher: Publishes,
+    unpublished: Unpublished,
+    registry: CollectorRegistry,
 ) -> MassCancels:
+    fired = Counter("cancel_timers_fired", "Cancel timers that nobody renewed in time.", registry=registry)
     return MassCancels(
         store,
         publisher,
@@ -280,6 +320,11 @@ def _mass_cancels(
         keys_kept_days=settings.api_idempotency_key_days,
         interval_s=settings.api_sweep_interval_s,
     )
+
+
+def _connections(settings: ApiSettings, registry: CollectorRegistry) -> Connections:
+    per_user = settings.api_connections_per_user_max
+    return make_connections(settings.api_connections_max, per_user=per_user, registry=registry)
 
 
 def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:
@@ -291,10 +336,10 @@ def _served(holders: Sequence[object], authentication: Authentication) -> list[t
     ]
 
 
-def _hot(served: Sequence[tuple[Operation, Endpoint]]) -> Route:
-    """Make the one hot route."""
-    [(operation, endpoint)] = [one for one in served if one[0].name == HOT]
-    return Route(operation.path, Direct(endpoint), methods=[operation.method])
+def _hot(served: Sequence[tuple[Operation, Endpoint]]) -> list[Route]:
+    """Make the hot routes."""
+    hot = [one for one in served if one[0].name in HOT]
+    return [Route(operation.path, Direct(endpoint), methods=[operation.method]) for operation, endpoint in hot]
 
 
 def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
@@ -308,7 +353,7 @@ def _cold(served: Sequence[tuple[Operation, Endpoint]]) -> FastAPI:
         exception_handlers={HTTPException: on_http_error},
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # RequestTelemetry's
     )
-    cold = [api_route(operation, endpoint) for operation, endpoint in served if operation.name != HOT]
+    cold = [api_route(operation, endpoint) for operation, endpoint in served if operation.name not in HOT]
     app.router.routes += literal_paths_first([*swagger_routes(), *cold])
     return app
 
@@ -328,10 +373,11 @@ def _lifespan(tasks: Sequence[Background]) -> Lifespan[Starlette]:
     return lifespan
 
 
-def _waiters(settings: ApiSettings, registry: CollectorRegistry) -> Waiters:
+def _waiters(settings: ApiSettings, streams: Streams, registry: CollectorRegistry) -> Waiters:
     waiters = Waiters(
         waiting_max=settings.api_connections_max * 3 // 4,  # so a request that does not wait finds a connection, too
         waiting_per_user_max=settings.api_waits_per_user_max,
+        beside=lambda: len(streams),
     )
     waiting = Gauge(
         "http_server_waiting_requests",
@@ -414,6 +460,8 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
 
 class _Server(EmbeddedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer requests that wait for an order with the order as it is, then drain as usual."""
-        self.config.app.state.waiters.close()  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
+        """Answer requests that wait for an order with the order as it is, end the streams, then drain as usual."""
+        state = self.config.app.state  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
+        state.waiters.close()
+        state.streams.close()
         await super().shutdown(sockets)

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Final
 
 from order_api.holds.routes import HoldRoutes
+from order_api.live.routes import StreamRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
@@ -18,7 +19,7 @@ from order_api.preview.routes import PreviewRoutes
 
 _ROUTES: Final = (
     *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
-    *(HoldRoutes, PageRoutes, HealthRoutes),
+    *(StreamRoutes, HoldRoutes, PageRoutes, HealthRoutes),
 )
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 

@@ -111,7 +111,13 @@ class ApiSettings(KitSettings):
     api_waits_per_user_max: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Requests of one user that wait for an order (`Prefer: wait`) or for a preview at once in one API process; further
     ones are answered without waiting, previews with 503. Tokens with the scope `orders:act-for-users` are not limited.
-    All users together may have as many as three quarters of `API_CONNECTIONS_MAX`."""
+    All users together may have as many as three quarters of `API_CONNECTIONS_MAX`, less one for each stream."""
+    api_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Streams of live updates at one API process, and never more than half of `API_CONNECTIONS_MAX`; a further one is
+    answered with 503."""
+    api_streams_per_user_max: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Streams of one user at one API process; a further one is answered with 429. Tokens with the scope
+    `orders:act-for-users` are not limited."""
     api_cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
     """Origins whose scripts may call this API from a browser, several with commas; none by default."""
     api_trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""

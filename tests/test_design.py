@@ -255,6 +255,7 @@ SQL_MODULES = {
         "orders/mass_cancels/store.py",
         "orders/publication/unread.py",
         "holds/store.py",
+        "live/store.py",
     },
     "projections": {"webhooks/store.py"},
     "operations": {

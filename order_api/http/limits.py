@@ -19,9 +19,11 @@ from order_api.http.problems import Code, Problem
 WINDOW_S: Final = 1
 REQUEST_S: Final = 60.0
 """The longest that any request may take, its waiting included; after that the answer is a 503, outcome unknown."""
-LIMITED_PATHS: Final = ("/orders", "/holds")
+LIMITED_PATHS: Final = ("/orders", "/holds", "/events")
 """Health, metrics and documentation are not limited: operators need them most when the process is busy."""
 RETRY_AFTER_S: Final = 1
+TIME_LIMIT: Final = "time_limit"
+"""A request's state has its time limit by this name: a stream, which goes on, has it lifted."""
 
 
 class Spent(NamedTuple):
@@ -131,7 +133,8 @@ class LoadShedding:
             await self._app(scope, receive, send)
         elif self._in_flight.enter():
             try:
-                async with asyncio.timeout(REQUEST_S):
+                async with asyncio.timeout(REQUEST_S) as time_limit:
+                    scope["state"][TIME_LIMIT] = time_limit
                     await self._app(scope, receive, send)
             finally:
                 self._in_flight.leave()

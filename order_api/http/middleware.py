@@ -20,6 +20,8 @@ from saga_kit.runtime.tracing import write_traceparent
 
 SECONDS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+STREAMED: Final = "streamed"
+"""A request's state has this flag when its answer is a stream: how long that lasts says nothing of how fast we are."""
 CLIENT_GONE: Final = 499
 """Counted for a client that hung up before its answer, as nginx does."""
 HEADERS: Final = {
@@ -37,7 +39,10 @@ that ends TLS can promise it for the host's name, which this process does not kn
 
 
 class RequestTelemetry:
-    """Counts a request in the metrics, writes its line in the access log, and describes its span."""
+    """Counts a request in the metrics, writes its line in the access log, and describes its span.
+
+    A stream has its line and its span when it ends, and metrics of its own.
+    """
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, access_log: AccessLog | None) -> None:
         self._app = app
@@ -70,7 +75,8 @@ class RequestTelemetry:
     def _record(self, scope: Scope, method: str, answer: _Response, span: Span, seconds: float) -> None:
         """Record in metrics, log and trace how a request ended."""
         route, status, state = route_of(scope), answer.status or CLIENT_GONE, scope["state"]
-        self._duration.labels(route or NO_ROUTE, method, str(status)).observe(seconds)
+        if STREAMED not in state:
+            self._duration.labels(route or NO_ROUTE, method, str(status)).observe(seconds)
         describe_answer(span, method, route, answer.status, state.get("order_id"))
         if self._access_log is None or (level := self._access_log.level_of(route or NO_ROUTE)) is None:
             return

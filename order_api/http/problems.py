@@ -66,6 +66,7 @@ class Code(StrEnum):
     HEADERS_TOO_LARGE = "headers-too-large"
     REQUEST_TIMEOUT = "request-timeout"
     RATE_LIMITED = "rate-limited"
+    TOO_MANY_STREAMS = "too-many-streams"
     OVERLOADED = "overloaded"
     NOT_PUBLISHED = "not-published"
     UNAVAILABLE = "unavailable"
@@ -349,6 +350,14 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "The caller sent more requests than the header `RateLimit-Policy` allows, or has more connections open than"
         " `API_CONNECTIONS_PER_USER_MAX`.",
         "Wait for the seconds of `Retry-After`, then send the same request again. `RateLimit-Remaining` warns.",
+    ),
+    Code.TOO_MANY_STREAMS: Kind(
+        429,
+        "Too many streams",
+        "The caller has as many streams open as one user may have at one process.",
+        "One more stream was asked for than `API_STREAMS_PER_USER_MAX` allows.",
+        "Close a stream that is not needed: one stream carries all orders of a user. A client that comes back after a"
+        " failure waits for `Retry-After`; its old stream ends once its connection is known to be gone.",
     ),
     Code.OVERLOADED: Kind(
         503,

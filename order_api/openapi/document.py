@@ -39,6 +39,7 @@ the same request again with its `Idempotency-Key` or `client_order_id`. A token 
 Each call is served under `/v1` too, with the same answers."""
 TAGS: Final = {
     "orders": "Submit orders, follow them, change them, cancel them.",
+    "streams": "Learn of what changes as it happens.",
     "holds": "Hold money beside orders: for services.",
     "documentation": "What this is, for people and for programs. Public.",
     "operation": "For whoever runs the service. Public, so do not let the world in.",
@@ -170,9 +171,9 @@ def _put_examples(operation: Operation, described: dict[str, Any], problems: Pro
     if operation.body is not None:
         described["requestBody"]["content"][JSON]["examples"] = _examples(operation.body.examples())
     for status, answer in operation.answers.items():
-        if answer.struct is not None:
+        if (made := answer.examples()) or answer.struct is not None:
             content = described["responses"][str(status)]["content"]
-            content[answer.media_type]["examples"] = _examples(answer.examples())
+            content[answer.media_type]["examples"] = _examples(made)
     for status in _problem_statuses(operation):
         here = [code for code in _codes(operation) if PROBLEMS[code].status == status]
         examples = {str(code): Example(PROBLEMS[code].title, problems[code].body) for code in here}

@@ -32,7 +32,7 @@ HISTORY_PAGE: Final = 200
 
 _CLAIM: Final = Claim.__struct_fields__
 _ORIGIN: Final = Origin.__struct_fields__
-_ORDER: Final = Order.__struct_fields__
+ORDER_COLUMNS: Final = Order.__struct_fields__
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -159,7 +159,7 @@ class Store:
 
 def _found(row: Any) -> Found:
     claim, order = row[: len(_CLAIM) + 1], row[len(_CLAIM) + 1 :]
-    return Found(_claimed(claim) if claim[0] else None, _order(*order) if order[0] else None)
+    return Found(_claimed(claim) if claim[0] else None, read_order(*order) if order[0] else None)
 
 
 def _claimed(row: Any) -> Claimed:
@@ -171,8 +171,9 @@ def _entry(row: Any) -> Entry:
     return Entry(seq, at, kind, name, status, version, msgspec.Raw(detail.encode()))
 
 
-def _order(*row: Any) -> Order:
-    values = dict(zip(_ORDER, row, strict=True))
+def read_order(*row: Any) -> Order:
+    """Make an order of the values of `ORDER_COLUMNS`."""
+    values = dict(zip(ORDER_COLUMNS, row, strict=True))
     for name, kind in _KINDS.items():
         if values[name] is not None:
             values[name] = kind(values[name])
@@ -206,7 +207,7 @@ def _columns(alias: str, names: Sequence[str]) -> str:
     return ", ".join(f"{alias}.{name}" for name in names)
 
 
-_BOTH: Final = f"{_columns('c', _CLAIM)}, c.created_at, {_columns('o', _ORDER)}"
+_BOTH: Final = f"{_columns('c', _CLAIM)}, c.created_at, {_columns('o', ORDER_COLUMNS)}"
 _WITH_BOTH: Final = "LEFT JOIN api.claims c USING (order_id) LEFT JOIN api.orders o USING (order_id)"
 NOTED: Final = f"INSERT INTO api.requests (order_id, action, outcome, {', '.join(_ORIGIN)})"
 """Adds a line to the trail, with the values behind it."""

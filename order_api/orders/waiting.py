@@ -53,8 +53,16 @@ class Waiter:
 class Waiters:
     """All requests that wait, by the key of their order's events (its id as the record's bytes have it)."""
 
-    def __init__(self, *, waiting_max: int = WAITING_MAX, waiting_per_user_max: int = WAITING_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        waiting_max: int = WAITING_MAX,
+        waiting_per_user_max: int = WAITING_MAX,
+        beside: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`beside` counts others that have a connection for long: they take places of those that wait."""
         self._waiting_max = waiting_max
+        self._beside = beside
         self._waiting_per_user_max = waiting_per_user_max
         self._users: Counter[str] = Counter()
         self._waiters: dict[bytes, set[Waiter]] = {}
@@ -67,7 +75,7 @@ class Waiters:
         None stands for a service that speaks for many users: only the bound of all together counts for it.
         """
         mine = 0 if user_id is None else self._users[user_id]
-        return self.closed or self.waiting >= self._waiting_max or mine >= self._waiting_per_user_max
+        return self.closed or self.waiting + self._beside() >= self._waiting_max or mine >= self._waiting_per_user_max
 
     def __contains__(self, key: bytes | None) -> bool:
         """Return whether anybody waits for this order."""

@@ -60,6 +60,8 @@ class TopicFollower:
         self._idle_s = idle_s
         self._topic = settings.kafka_topic_prefix + topic
         self.following = False
+        self.complete_at = 0.0
+        """Seconds since 1970, by this machine: whatever was in the topic then, the listener has been told."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until `stopping`."""
@@ -99,11 +101,13 @@ class TopicFollower:
         heard_at = woken_at = time.monotonic()
         transactions = OpenTransactions(HIDDEN_S)
         fetch_wait = FetchWait(self._settings.kafka_fetch_max_wait_ms)
+        caught_up: dict[Any, float] = {}
         while not stopping.is_set():
             if consumer.assignment() != partitions:
                 raise LostPosition(f"{self._topic} has other partitions than before")
             batches = await _take(consumer)
             fetch_wait.polled(consumer, batches)
+            caught_up |= await _caught_up(consumer)
             transactions.look(stable_ends(consumer))
             if transactions.held() and time.monotonic() - woken_at > HIDDEN_S:
                 woken_at = time.monotonic()
@@ -114,6 +118,8 @@ class TopicFollower:
             elif time.monotonic() - heard_at > self._idle_s:
                 await self._check(consumer)
                 heard_at = time.monotonic()
+            if len(caught_up) == len(partitions):
+                self.complete_at = min(caught_up.values(), default=0.0)
 
     async def _hear(self, batches: Mapping[Any, Sequence[Any]]) -> None:
         if records := [record for batch in batches.values() for record in batch]:
@@ -134,6 +140,20 @@ async def _take(consumer: Any) -> Mapping[Any, Sequence[Any]]:
     with taking():
         batches: Mapping[Any, Sequence[Any]] = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
     return batches
+
+
+async def _caught_up(consumer: Any) -> dict[Any, float]:
+    """Return when each partition was fetched last, of those of which every record is taken.
+
+    A partition whose leader is away is not fetched, so its last fetch stays in the past; one that an open transaction
+    holds up has records that are not taken.
+    """
+    found = {}
+    for partition in consumer.assignment():
+        end, at = consumer.highwater(partition), consumer.last_poll_timestamp(partition)
+        if end is not None and at is not None and await consumer.position(partition) >= end:
+            found[partition] = at / 1000
+    return found
 
 
 async def _seek_to_end(consumer: Any) -> None:

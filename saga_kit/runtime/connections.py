@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Final
 
@@ -230,6 +231,7 @@ class Connection(HttpToolsProtocol):
         """The last bytes completed a request."""
         self._chunk_bytes = 0
         self._message_bytes = 0
+        self._tell_loss: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Add the connection to all of them."""
@@ -251,6 +253,22 @@ class Connection(HttpToolsProtocol):
         """Remove the connection."""
         self._all.close(self)
         super().connection_lost(exc)
+        if self._tell_loss is not None:
+            self._tell_loss()
+
+    @contextmanager
+    def telling_loss(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Call `tell` if the connection ends as long as the context lasts, or has ended before.
+
+        A request that waits for long learns so that its client is gone, without a task that waits for that.
+        """
+        self._tell_loss = tell
+        if self.transport.is_closing():
+            tell()
+        try:
+            yield
+        finally:
+            self._tell_loss = None
 
     def data_received(self, data: bytes) -> None:
         """Parse more bytes; refuse what is no request or is too large."""

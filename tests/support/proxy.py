@@ -24,6 +24,8 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.port = port
         self.target: tuple[str, int] | None = None
+        self.turns: deque[tuple[str, int]] = deque()
+        """When there are any, new connections go to these in turn, instead of to `target`."""
         self.delay_s = 0.0
         """How much later data arrives, in each direction."""
         self.passed_bytes = 0
@@ -69,6 +71,10 @@ class Proxy:
         """Let new connections pass without delay. Half-open ones stay half-open."""
         self._mood, self.delay_s = "pass", 0.0
 
+    def _next_target(self) -> tuple[str, int] | None:
+        self.turns.rotate(-1)
+        return self.turns[-1] if self.turns else self.target
+
     def forget(self, link: _Link) -> None:
         """Remove a connection that has ended from the list."""
         self._links.discard(link)
@@ -82,11 +88,11 @@ class Proxy:
         """Connect a new connection to the target, or apply the present fault to it."""
         if self._mood == "swallow":
             link.swallow()
-        elif self._mood == "refuse" or self.target is None:
+        elif self._mood == "refuse" or (target := self._next_target()) is None:
             link.abort()
         else:
             try:
-                await asyncio.get_running_loop().create_connection(lambda: link.far, *self.target)
+                await asyncio.get_running_loop().create_connection(lambda: link.far, *target)
             except OSError:
                 link.abort()
 

@@ -25,6 +25,7 @@ NAVIGATION: Final = {
     "Use it": (
         "docs/orders/README.md",
         "docs/rest.md",
+        "docs/streams.md",
         "docs/client.md",
         reference.CALLS,
         "docs/problems/README.md",

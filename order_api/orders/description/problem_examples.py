@@ -83,6 +83,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.HEADERS_TOO_LARGE, headers=CLOSE), "/"),
         (Problem(Code.REQUEST_TIMEOUT, headers=CLOSE), _SUBMIT),
         (Problem(Code.RATE_LIMITED, headers=_used_up()), _SUBMIT),
+        (Problem(Code.TOO_MANY_STREAMS, headers={"retry-after": str(RETRY_AFTER_S)}), "/events"),
         (Problem(Code.OVERLOADED, headers={"retry-after": str(RETRY_AFTER_S)}), _SUBMIT),
         (Problem(Code.NOT_PUBLISHED, instance=_ADDRESS, headers={"location": _ADDRESS}, order_id=_ORDER), _SUBMIT),
         (Problem(Code.UNAVAILABLE), _ADDRESS),

@@ -1,0 +1,222 @@
+"""What streams send, part by part: of a user's orders, of all orders, and of one order, as server-sent events.
+
+A client keeps the highest version of each order. So what is sent twice does no harm, and what is shown from the
+database may overlap with what comes live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+
+from contracts.orders import Order
+from contracts.vocabulary import id_text
+from order_api.http.problems import Problem
+from order_api.http.tokens import Caller
+from order_api.live import sse
+from order_api.live.feed import Feed
+from order_api.live.mailbox import OrderEvent, PriceEvent, Taken
+from order_api.live.marks import time_of
+from order_api.live.snapshots import Snapshots, snapshot_event
+from order_api.live.store import LiveStore
+from order_api.live.streams import Stream, Streams
+from order_api.orders.service import OrderService, address
+from saga_kit.runtime.errors import classify
+
+FRAMES_MAX: Final = 50
+"""Frames that are sent as one part."""
+
+
+class Prices(Protocol):
+    """Whoever knows the newest prices."""
+
+    def newest(self, asset_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return what is known of these assets, as JSON objects by asset."""
+
+
+class NoPrices:
+    """Knows none."""
+
+    def newest(self, asset_ids: Sequence[str]) -> Mapping[str, bytes]:  # noqa: ARG002 - as the protocol has it
+        """Return nothing."""
+        return {}
+
+
+class Wished(msgspec.Struct, frozen=True):
+    """What a stream is to send: the orders of a user, or all orders (None), and the prices of assets.
+
+    `since` is the mark that its client had last, None when it begins. `listed_as` is the `user_id` that its client
+    gives to list these orders, None for its own.
+    """
+
+    user_id: str | None
+    prices: tuple[str, ...] = ()
+    since: int | None = None
+    listed_as: str | None = None
+
+
+class LiveUpdates:
+    """Makes the frames of streams. Raises what reading raises, but only before the first frame."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        streams: Streams,
+        store: LiveStore,
+        snapshots: Snapshots,
+        orders: OrderService,
+        prices: Prices,
+    ) -> None:
+        self._feed = feed
+        self._streams = streams
+        self._store = store
+        self._snapshots = snapshots
+        self._orders = orders
+        self._prices = prices
+
+    async def of_orders(self, wished: Wished, stream: Stream) -> AsyncGenerator[bytes]:
+        """Send what changes about orders, and prices: first what there is, then what comes."""
+        with self._following(wished, stream):
+            shown, mark = await self._shown(wished, wished.since)
+            newest = [PriceEvent(*one) for one in self._prices.newest(wished.prices).items()]
+            first = [sse.retry_frame(), *shown, *self._priced(newest)]
+            for part in _parts([*first, sse.frame("snapshot-end", b"{}", sse.write_id(mark) if mark else None)]):
+                yield part
+            sent = mark or wished.since or 0
+            while stream.why is None:
+                taken, heard = await stream.next(), self._feed.mark
+                frames = [self._gap(wished, sent)] if taken.gap else []
+                if taken.stale:
+                    try:
+                        shown, mark = await self._shown(wished, sent)
+                    except Exception as error:
+                        if classify(error) != "infrastructure":
+                            raise
+                        stream.end("unavailable")  # it comes back with its last id, to a process that can read
+                        return
+                    frames += shown
+                frames += self._told(taken, mark)
+                sent = max(sent, mark, *(event.mark for event in taken.orders))
+                if taken.beat:
+                    frames.append(sse.heartbeat_frame(max(heard, mark)))
+                for part in _parts(frames):
+                    yield part
+
+    async def of_order(self, order: Order, known: int | None, caller: Caller, stream: Stream) -> AsyncGenerator[bytes]:
+        """Send each version of one order after `known`, and end with its last one. None: from now on."""
+        followed = _Followed(order, known)
+        self._feed.follow_order(id_text(order.order_id), order.user_id, stream.mailbox)
+        try:
+            order = await self._orders.order(order.order_id, caller)
+            begun = [sse.retry_frame(), *await self._versions(followed, [snapshot_event(order)])]
+            yield b"".join([*begun, *(() if followed.ended else (sse.frame("snapshot-end", b"{}"),))])
+            while stream.why is None and not followed.ended:
+                taken, heard = await stream.next(), self._feed.mark
+                try:
+                    events = taken.orders
+                    if taken.stale or taken.gap:
+                        events = [*events, snapshot_event(await self._orders.order(order.order_id, caller))]
+                    frames = await self._versions(followed, events)
+                except Problem:  # its reader may not see it any more
+                    break
+                except Exception as error:
+                    if classify(error) != "infrastructure":
+                        raise
+                    stream.end("unavailable")
+                    return
+                if taken.beat:
+                    frames.append(sse.heartbeat_frame(heard))
+                for part in _parts(frames):
+                    yield part
+        finally:
+            self._feed.leave_order(id_text(order.order_id), stream.mailbox)
+        if stream.why is None:
+            stream.end("ended")
+
+    @contextmanager
+    def _following(self, wished: Wished, stream: Stream) -> Iterator[None]:
+        """Have the feed fill the mailbox: before anything is read, so that nothing is missed in between."""
+        mailbox = stream.mailbox
+        if wished.user_id is None:
+            self._feed.follow_all(mailbox)
+        else:
+            self._feed.follow_user(wished.user_id, mailbox)
+        self._feed.follow_prices(wished.prices, mailbox)
+        try:
+            yield
+        finally:
+            self._feed.leave_all(mailbox)
+            self._feed.leave_user(wished.user_id or "", mailbox)
+            self._feed.leave_prices(wished.prices, mailbox)
+
+    async def _shown(self, wished: Wished, since: int | None) -> tuple[list[bytes], int]:
+        """Read what there is; return its frames, and the mark before which nothing is missing after them.
+
+        All orders of everybody are never shown: whoever comes back to them is told of the gap.
+        """
+        if wished.user_id is None:
+            return ([] if since is None else [self._gap(wished, since)]), 0
+        snapshot = await self._snapshots.of_user(wished.user_id, since)
+        self._count("order", len(snapshot.orders))
+        frames = [event.written(sse.order_frame) for event in snapshot.orders]
+        return ([self._gap(wished, since or 0), *frames] if snapshot.gap else frames), snapshot.mark
+
+    def _told(self, taken: Taken, mark: int) -> list[bytes]:
+        self._count("order", len(taken.orders))
+        return [sse.order_frame_since(event, mark) for event in taken.orders] + self._priced(taken.prices)
+
+    def _priced(self, prices: Iterable[PriceEvent]) -> list[bytes]:
+        frames = [sse.price_frame(price) for price in prices]
+        self._count("price", len(frames))
+        return frames
+
+    async def _versions(self, followed: _Followed, events: Iterable[OrderEvent]) -> list[bytes]:
+        """Write what is new of one order, with the versions that nobody has told of: those are in its history."""
+        frames = []
+        for event in sorted(events, key=lambda one: one.version):
+            if event.version <= followed.version:
+                continue
+            missing = 0 if followed.version < 0 else event.version - followed.version - 1
+            if missing:
+                past = await self._store.versions(followed.order_id, followed.version, event.version)
+                if len(past) < missing:
+                    self._streams.gaps.inc()
+                    frames.append(sse.gap_frame(0, f"{address(followed.order_id)}/history"))
+                frames += [sse.frame("version", msgspec.json.encode(one), str(one.version)) for one in past]
+            frames.append(event.written(sse.version_frame))
+            self._count("order", 1)
+            followed.version, followed.ended = event.version, event.terminal
+        return frames
+
+    def _gap(self, wished: Wished, since: int) -> bytes:
+        """Say that what has changed since a mark may be missing, and count it."""
+        self._streams.gaps.inc()
+        if wished.user_id is None:
+            return sse.gap_frame(since, None)
+        query = {"created_from": time_of(since).isoformat().replace("+00:00", "Z")} if since else {}
+        if wished.listed_as is not None:
+            query["user_id"] = wished.listed_as
+        return sse.gap_frame(since, "/orders" + (f"?{urlencode(query, safe=':')}" if query else ""))
+
+    def _count(self, event: str, number: int) -> None:
+        if number:
+            self._streams.events.labels(event).inc(number)
+
+
+class _Followed:
+    """One order whose versions are told one by one: the last one that was told, -1 before the first."""
+
+    def __init__(self, order: Order, known: int | None) -> None:
+        self.order_id: UUID = order.order_id
+        self.version = -1 if known is None else known
+        self.ended = False
+
+
+def _parts(frames: Sequence[bytes]) -> Iterator[bytes]:
+    for first in range(0, len(frames), FRAMES_MAX):
+        yield b"".join(frames[first : first + FRAMES_MAX])
