@@ -37,7 +37,17 @@ from order_client.errors import (
     WrongSignatureError,
 )
 from order_client.orders import rests
-from order_client.streams import AccountChanged, Gap, Interrupted, PriceChanged, SnapshotEnd, StreamItem
+from order_client.streams import (
+    AccountChanged,
+    Gap,
+    Heartbeat,
+    Interrupted,
+    OrderStreamItem,
+    OrderVersion,
+    PriceChanged,
+    SnapshotEnd,
+    StreamItem,
+)
 from order_client.webhooks import Webhook, verify_webhook
 
 __all__ = [
@@ -49,6 +59,7 @@ __all__ = [
     "Entry",
     "EventType",
     "Gap",
+    "Heartbeat",
     "History",
     "HoldStatus",
     "Index",
@@ -63,7 +74,9 @@ __all__ = [
     "OrderState",
     "OrderStatus",
     "OrderStatusChanged",
+    "OrderStreamItem",
     "OrderType",
+    "OrderVersion",
     "Page",
     "Preview",
     "PreviewQuote",

@@ -443,6 +443,15 @@ class RateLimitedError(ProblemError):
     CODE: ClassVar[str] = "rate-limited"
 
 
+class TooManyStreamsError(ProblemError):
+    """Too many streams.
+
+    One more stream was asked for than `API_STREAMS_PER_USER_MAX` allows.
+    """
+
+    CODE: ClassVar[str] = "too-many-streams"
+
+
 class OverloadedError(ProblemError):
     """The service is busy.
 
@@ -519,6 +528,7 @@ BY_CODE: Final[dict[str, type[ProblemError]]] = {
         HeadersTooLargeError,
         RequestTimeoutError,
         RateLimitedError,
+        TooManyStreamsError,
         OverloadedError,
         NotPublishedError,
         UnavailableError,

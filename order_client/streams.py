@@ -17,9 +17,8 @@ from uuid import UUID
 import msgspec
 
 from contracts import codec
-from contracts.orders import OrderStatusChanged
-from contracts.vocabulary import Instant
-from order_client.answers import OrderState
+from contracts.orders import Order, OrderStatusChanged
+from contracts.vocabulary import Instant, OrderStatus
 from order_client.core import (
     Close,
     Emit,
@@ -54,6 +53,7 @@ KNOWN_MAX: Final = 10_000
 """Orders whose last version is remembered, so that none comes twice."""
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 _OK: Final = 200
+_NO_CONTENT: Final = 204
 _ERROR: Final = 400
 
 
@@ -83,28 +83,51 @@ class PriceChanged(msgspec.Struct, frozen=True):
     price: dict[str, Any]
 
 
+class OrderVersion(msgspec.Struct, frozen=True):
+    """A version of an order that was missed, without the order as it was then. Its newest version comes whole."""
+
+    order_id: UUID
+    version: int
+    status: OrderStatus
+    previous_status: OrderStatus | None
+    occurred_at: Instant
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """The stream lives, and all that was committed before `complete_until` was told; None: that is not known yet.
+
+    One comes every 15 seconds. When `complete_until` stands still, events are held up, though the connection is well.
+    """
+
+    at: Instant
+    complete_until: Instant | None = None
+
+
 class Interrupted(msgspec.Struct, frozen=True):
     """The connection broke, and nothing is known of what happens now. A `SnapshotEnd` tells when it is live again."""
 
     why: str
 
 
-StreamItem: TypeAlias = OrderStatusChanged | SnapshotEnd | Gap | AccountChanged | PriceChanged | Interrupted
+StreamItem: TypeAlias = OrderStatusChanged | SnapshotEnd | Gap | AccountChanged | PriceChanged | Heartbeat | Interrupted
+OrderStreamItem: TypeAlias = OrderStatusChanged | OrderVersion | SnapshotEnd | Heartbeat | Interrupted
 
 
 class _Bye(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-class _Heartbeat(msgspec.Struct, frozen=True):
-    at: Instant | None = None
-
-
-_ORDER: Final = codec.decoder(OrderStatusChanged)
-_GAP: Final = msgspec.json.Decoder(Gap)
-_ACCOUNT: Final = msgspec.json.Decoder(AccountChanged)
+_VERSIONS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
+    "order": codec.decoder(OrderStatusChanged),
+    "version": msgspec.json.Decoder(OrderVersion),
+}
+_ITEMS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
+    "account": msgspec.json.Decoder(AccountChanged),
+    "gap": msgspec.json.Decoder(Gap),
+    "heartbeat": msgspec.json.Decoder(Heartbeat),
+    "snapshot-end": msgspec.json.Decoder(SnapshotEnd),
+}
 _PRICE: Final = msgspec.json.Decoder(dict[str, Any])
-_HEARTBEAT: Final = msgspec.json.Decoder(_Heartbeat)
 _BYE: Final = msgspec.json.Decoder(_Bye)
 
 
@@ -128,12 +151,21 @@ class StreamCalls(Calls):
         return _follow(self.session, _Stream(get("/events", query), last_event_id))
 
     @iteration
-    def order_events(
-        self, order_id: UUID | str, *, after: int | None = None
-    ) -> Items[OrderStatusChanged | Interrupted]:
-        """Follow one order: every version, or those after the version `after`, until the order has ended."""
-        request = get(f"/orders/{segment(order_id)}/events")
-        return _follow(self.session, _Stream(request, None if after is None else str(after), str(order_id)))
+    def order_events(self, order_id: UUID | str, *, after: int | None = None) -> Items[OrderStreamItem]:
+        """Follow one order to its end: from its newest version on, or with every one after the version `after`."""
+        return _follow(self.session, _Stream(get(f"/orders/{segment(order_id)}/events"), _version(after), one=True))
+
+    @iteration
+    def order_events_by_client_id(
+        self, client_order_id: str, *, user_id: str | None = None, after: int | None = None
+    ) -> Items[OrderStreamItem]:
+        """Follow one order to its end, by the name that its user gave it."""
+        path = f"/orders/by-client-id/{segment(client_order_id)}/events"
+        return _follow(self.session, _Stream(get(path, {"user_id": user_id}), _version(after), one=True))
+
+
+def _version(after: int | None) -> str | None:
+    return None if after is None else str(after)
 
 
 class _Known:
@@ -142,12 +174,7 @@ class _Known:
     def __init__(self) -> None:
         self._versions: dict[UUID, int] = {}
 
-    @property
-    def newest(self) -> int:
-        """The newest version of the order that was heard of last."""
-        return next(reversed(self._versions.values()), 0)
-
-    def is_news(self, event: OrderStatusChanged) -> bool:
+    def is_news(self, event: OrderStatusChanged | OrderVersion) -> bool:
         """Note a version; False when it or a newer one was noted before."""
         known = self._versions.pop(event.order_id, None)
         self._versions[event.order_id] = event.version if known is None else max(known, event.version)
@@ -159,11 +186,11 @@ class _Known:
 class _Stream:
     """Where an iteration stands, over all its connections."""
 
-    def __init__(self, request: Request, last_id: str | None, order_id: str | None = None) -> None:
+    def __init__(self, request: Request, last_id: str | None, *, one: bool = False) -> None:
         self.request = request
         self.last_id = last_id
-        self.order_id = order_id
-        """Of a stream of one order, which ends with the order."""
+        self.one = one
+        """Of one order: it ends with the order, and its ids are versions."""
         self.known = _Known()
         self.token: str | None = None
         self.refused: str | None = None
@@ -190,7 +217,7 @@ def _follow(session: Session, stream: _Stream) -> Items[Any]:
     """Connect again and again, until an order has ended."""
     while True:
         lost = yield from _connect(session, stream)
-        if lost is None and stream.order_id is not None and not stream.ended:
+        if lost is None and stream.one and not stream.ended:
             stream.ended = yield from _is_told(session, stream)
         if stream.ended:
             return
@@ -209,10 +236,14 @@ def _connect(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSaga
     found = yield Open(stream.opening(), SILENCE_S)
     if isinstance(found, Lost) or found.status >= _ERROR:
         return error_of(found)
+    if found.status == _NO_CONTENT and stream.one:
+        yield Close()
+        stream.ended = True  # the client has the last version
+        return None
     if found.status != _OK or not found.headers.get("content-type", "").startswith(EVENT_STREAM):
         yield Close()
         return UnexpectedAnswerError(f"an answer of status {found.status} is no stream of events")
-    if stream.connected and stream.last_id is None and stream.order_id is None:
+    if stream.connected and stream.last_id is None and not stream.one:
         yield Emit(Gap(stream.live_at))  # no event had an id yet, so the API can't tell what came since
     stream.live_at = stream.live_at or _date(found.headers)
     return (yield from _listen(session, stream))
@@ -244,33 +275,26 @@ def _listen(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSagaE
 
 
 def _hear(stream: _Stream, event: ServerEvent) -> Generator[Any, Any, str | None]:
-    """Hand on what an event says; tell why the API says bye, if it does."""
+    """Hand on what an event says; tell why the API says bye, if it does. Events of a newer version are ignored."""
     stream.connected, stream.failures = True, 0
-    stream.interrupted = stream.interrupted and stream.order_id is None
-    match event.name:
-        case "order":
-            changed = _decoded(_ORDER, event)
-            if stream.known.is_news(changed):
-                yield Emit(changed)
-            stream.ended = stream.order_id is not None and changed.status.terminal
-        case "snapshot-end":
-            stream.interrupted = False
-            yield Emit(SnapshotEnd())
-        case "gap":
-            yield Emit(_decoded(_GAP, event))
-        case "account":
-            yield Emit(_decoded(_ACCOUNT, event))
-        case "price":
-            yield Emit(PriceChanged(_decoded(_PRICE, event)))
-        case "heartbeat":
-            stream.live_at = _decoded(_HEARTBEAT, event).at or stream.live_at
-        case "bye":
-            why = _decoded(_BYE, event).why
-            if why == "expired":
-                stream.refused = stream.token
-            return f"the API said bye: {why}"
-        case _:  # of a newer version
-            pass
+    if event.name in _VERSIONS:
+        told: OrderStatusChanged | OrderVersion = _decoded(_VERSIONS[event.name], event)
+        if stream.known.is_news(told):
+            yield Emit(told)
+        stream.ended = stream.one and told.status.terminal
+    elif event.name in _ITEMS:
+        item = _decoded(_ITEMS[event.name], event)
+        if isinstance(item, Heartbeat):
+            stream.live_at = item.at
+        stream.interrupted = stream.interrupted and not isinstance(item, SnapshotEnd)
+        yield Emit(item)
+    elif event.name == "price":
+        yield Emit(PriceChanged(_decoded(_PRICE, event)))
+    elif event.name == "bye":
+        why = _decoded(_BYE, event).why
+        if why == "expired":
+            stream.refused = stream.token
+        return f"the API said bye: {why}"
     stream.last_id = event.last_id or stream.last_id
     return None
 
@@ -287,14 +311,14 @@ def _is_told(session: Session, stream: _Stream) -> Steps[bool]:
 
     A proxy may end a stream, too, so its end alone proves nothing.
     """
-    asked = get(f"/orders/{segment(stream.order_id)}/status")
+    asked = get(stream.request.path.removesuffix("/events"), dict(stream.request.query))
     try:
-        state = yield from fetch(session, asked, OrderState)
+        order = yield from fetch(session, asked, Order)
     except (NoAnswerError, ProblemError) as error:
         if _is_transient(error):
             return False
         raise
-    return state.status.terminal and state.version <= max(stream.known.newest, int(stream.last_id or 0))
+    return order.status.terminal and order.version <= int(stream.last_id or 0)
 
 
 def _raise_if_vain(session: Session, stream: _Stream, error: OrderSagaError) -> None:

@@ -17,9 +17,9 @@ from packaging.utils import canonicalize_name
 
 from deploy.release import packages
 from operations.cli.failures import EXTRAS, one_line
-from tests.operations.access.support import ORDER
 from tests.support.planned_api import planned_api
 from tests.support.project import ROOT, project_files
+from tests.support.shown_order import ORDER
 from tests.support.wheels import OURS, build_ours, installed, needed_by, run_in
 
 PYPROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())

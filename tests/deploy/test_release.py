@@ -100,8 +100,8 @@ def test_a_release_is_a_commit_a_tag_and_files(checkout: Path) -> None:
     inside = zipfile.ZipFile(checkout / "dist" / wheel).namelist()
     assert {"order_saga/core/phases.py", "operations/cli/__init__.py"} <= set(inside)
     assert [] == [name for name in inside if name.startswith(("tests/", "docs/", "deploy/"))]
-    with tarfile.open(checkout / "dist" / archive) as packed:
-        assert f"order_saga-{VERSION}/pyproject.toml" in packed.getnames()
+    with tarfile.open(checkout / "dist" / archive) as inner:
+        assert f"order_saga-{VERSION}/pyproject.toml" in inner.getnames()
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(checkout: Path) -> None:

@@ -14,8 +14,8 @@ from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import OrderStatus
 from order_client import Client
 from order_client.surface import iteration, operation
-from tests.operations.access.support import ORDER
 from tests.support.planned_api import CUT, UNTIL_LEFT, PlannedApi, planned_api
+from tests.support.shown_order import ORDER
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "client.md").read_text()

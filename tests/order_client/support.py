@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
-from order_client.core import Emit, Request, Response, Retry, Send, Session, Step, Token
+from order_client.core import Emit, Open, Request, Response, Retry, Send, Session, Step, Token
 from order_client.surface import Calls
 
 PROBLEM = "application/problem+json"
@@ -24,7 +24,7 @@ def first_request(steps: Generator[Step, Any, Any]) -> Request:
     step: Any = next(steps)
     while isinstance(step, Token):
         step = steps.send(None)
-    assert isinstance(step, Send)
+    assert isinstance(step, Send | Open)
     return step.request
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,16 +20,20 @@ from order_client.streams import (
     SILENCE_S,
     AccountChanged,
     Gap,
+    Heartbeat,
     Interrupted,
+    OrderVersion,
     PriceChanged,
     SnapshotEnd,
 )
 from tests.order_client.support import Caller, ok, problem
+from tests.support.shown_order import ORDER as SHOWN
 
 OPENED = Response(200, {"content-type": "text/event-stream; charset=utf-8", "date": "Sun, 01 Mar 2026 12:00:00 GMT"})
 LIVE = b"event: snapshot-end\ndata: {}\n\n"
 ORDER = UUID(examples.ORDER_ID)
 END = b""
+PENDING = SHOWN | {"order_id": examples.ORDER_ID, "version": 3}
 MARCH = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -87,15 +91,16 @@ def _follow(*script: Any, caller: Caller | None = None, **arguments: Any) -> Pla
 
 
 def test_a_stream_begins_with_what_is_and_goes_on_live() -> None:
-    """Orders, the end of the snapshot, hints and prices are handed on; heartbeats and what is unknown are not."""
+    """Orders, the end of the snapshot, hints, prices and heartbeats are handed on; what is unknown is not."""
     others = (
-        b'event: heartbeat\ndata: {"at": "2026-03-01T12:00:15Z"}\n\n'
+        b'event: heartbeat\ndata: {"at": "2026-03-01T12:00:15Z", "complete_until": "2026-03-01T12:00:00Z"}\n\n'
         b'event: later\ndata: what\n\n: comment\n\nevent: account\ndata: {"assets": ["USD"]}\n\n'
         b'event: price\ndata: {"asset_id": "BTC", "price": "50000"}\n\nevent: gap\ndata: {"list": "/orders?x"}\n\n'
     )
     played = _follow(OPENED, b"retry: 2500\n\n" + _event(1, "t1") + LIVE, _event(2, "t2") + others)
     assert [
-        _changed(1), SnapshotEnd(), _changed(2), AccountChanged(["USD"]),
+        _changed(1), SnapshotEnd(), _changed(2), Heartbeat(MARCH + timedelta(seconds=15), MARCH),
+        AccountChanged(["USD"]),
         PriceChanged({"asset_id": "BTC", "price": "50000"}), Gap(None, "/orders?x"),
     ] == played.items  # fmt: skip
     (opened,) = played.of(Open)
@@ -190,8 +195,9 @@ def test_a_gap_is_said_when_nothing_had_an_id() -> None:
     """Then the API can't tell what came while the connection was away: since its last sign of life."""
     beat = b'event: heartbeat\ndata: {"at": "2026-03-01T12:00:15Z"}\n\n'
     played = _follow(OPENED, LIVE, END, OPENED, beat, END, OPENED)
-    since = datetime(2026, 3, 1, 12, 0, 15, tzinfo=UTC)
-    assert [SnapshotEnd(), Interrupted("the stream ended"), Gap(MARCH), Gap(since)] == played.items
+    since = MARCH + timedelta(seconds=15)
+    interrupted = Interrupted("the stream ended")
+    assert [SnapshotEnd(), interrupted, Gap(MARCH), Heartbeat(since), Gap(since)] == played.items
 
 
 def test_a_version_comes_once_and_no_older_one_after_it() -> None:
@@ -235,19 +241,27 @@ def test_the_stream_of_an_order_ends_with_it() -> None:
     assert f"/orders/{ORDER}/events" == played.of(Open)[0].request.path
 
 
+def test_versions_that_were_missed_come_without_their_order() -> None:
+    """Each by itself, and the newest whole; whoever has the last one is told that nothing is to come."""
+    missed = {"order_id": str(ORDER), "status": "CONFIRMED", "previous_status": "PENDING", "occurred_at": examples.TIME}
+    past = b"".join(
+        b"id: %d\nevent: version\ndata: %b\n\n" % (number, codec.encode(missed | {"version": number}))
+        for number in (2, 3)
+    )
+    last = _event(4, "4", status=OrderStatus.COMPLETED)
+    played = _order(OPENED, past, END, ok(PENDING), OPENED, past + last, after=1)
+    versions = [item.version for item in played.items if isinstance(item, OrderVersion | OrderStatusChanged)]
+    assert ([2, 3, 4], ["1", "3"], True) == (versions, played.resumed_from, played.ended)
+    nothing = _order(Response(204, {}), after=4)
+    assert (True, []) == (nothing.ended, nothing.items)
+
+
 @pytest.mark.parametrize(
     ("status", "version", "ended"), [("COMPLETED", 4, True), ("COMPLETED", 5, False), ("PENDING", 4, False)]
 )
 def test_a_plain_end_is_the_orders_only_if_the_order_says_so(status: str, version: int, ended: bool) -> None:  # noqa: FBT001
-    """A proxy may end a stream; and one that begins after the last version has nothing to tell."""
-    state = {
-        "order_id": str(ORDER), "status": status, "reason_code": None, "reason": None, "cancel_requested": False,
-        "filled_quantity": "0", "average_price": None, "fee": "0", "version": version,
-        "updated_at": examples.TIME, "cash_asset_id": None, "fee_asset_id": None, "trigger_price": None,
-        "triggered": False, "watermark": None, "revision": None, "held_asset_id": None, "held_amount": None,
-        "on_hold": False, "release_refused": None, "amend": None,
-    }  # fmt: skip
-    played = _order(OPENED, END, ok(state), after=4)
+    """A proxy may end a stream, too."""
+    played = _order(OPENED, END, ok(PENDING | {"status": status, "version": version}), after=4)
     assert (ended, 1 if ended else 2) == (played.ended, len(played.of(Open)))
     assert not _order(OPENED, END, *[Lost("reset")] * 5, after=4).ended
     with pytest.raises(problems.OrderNotFoundError):

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -118,7 +118,7 @@ def _run(*words: str) -> None:
 
 def run_in(python: Path, program: str, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program in an environment; it sees nothing of this checkout."""
-    words: Iterable[str] = (str(python), "-I", "-c", program, *arguments)
+    words = (str(python), "-I", "-c", program, *arguments)
     return subprocess.run(  # noqa: S603 - our own
         words, cwd=python.parent, capture_output=True, text=True, check=False, timeout=timeout_s
     )

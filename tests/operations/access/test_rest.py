@@ -12,8 +12,8 @@ from operations.access import rest
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
 from operations.access.rest import Api
 from operations.access.tokens import Signer
-from tests.operations.access.support import ORDER
 from tests.support.planned_api import PlannedApi, planned_api
+from tests.support.shown_order import ORDER
 
 SECRET = "x" * 32
 PROBLEM = "application/problem+json"

@@ -8,8 +8,8 @@ import pytest
 
 from operations.access.errors import WrongRequest
 from order_api.preview.examples import previews
-from tests.operations.access.support import ORDER
 from tests.operations.cli.support import Answering
+from tests.support.shown_order import ORDER
 
 T0, T1 = "2026-03-09T12:00:00Z", "2026-03-09T12:01:00Z"
 DONE: dict[str, Any] = {

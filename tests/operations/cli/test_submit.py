@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from operations.access.errors import WrongRequest
-from tests.operations.access.support import ORDER
 from tests.operations.cli.support import Answering
+from tests.support.shown_order import ORDER
 
 LIMIT_ORDER = ORDER | {"order_type": "LIMIT_BUY", "limit_price": "48000", "time_in_force": "GTC"}
 RESTS = LIMIT_ORDER | {"status": "CONFIRMED", "revision": 1, "held_amount": "4804.8", "held_asset_id": "USD"}
