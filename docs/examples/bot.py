@@ -12,7 +12,7 @@ import sys
 from contextlib import closing
 from decimal import Decimal
 
-from order_client import Client, Gap, OrderStatusChanged, SnapshotEnd
+from order_client import Client, Interrupted
 
 BELOW, ABOVE = Decimal("0.99"), Decimal("1.01")
 
@@ -20,29 +20,26 @@ BELOW, ABOVE = Decimal("0.99"), Decimal("1.01")
 def run(client, asset, quantity):
     with closing(client.events()) as events:  # it resumes by itself, for ever
         for item in events:
-            if isinstance(item, SnapshotEnd | Gap):  # what was filled while nobody looked
-                for order in client.orders(asset_id=asset, order_type="LIMIT_BUY", status="COMPLETED"):
-                    sell(client, order)
-            if isinstance(item, OrderStatusChanged) and item.status == "COMPLETED" and item.order.asset_id == asset:
-                sell(client, item.order)
-            if isinstance(item, SnapshotEnd | OrderStatusChanged) and not any(client.orders(asset_id=asset, open=True)):
-                buy(client, asset, quantity)
+            # An event says that something has changed; what is to be done, the orders themselves say.
+            if not isinstance(item, Interrupted) and not any(client.orders(asset_id=asset, open=True)):
+                go_on(client, asset, quantity)
 
 
-def buy(client, asset, quantity):
-    quote = client.preview_order(asset, "MARKET_BUY", quantity).quote
-    if quote is not None:
-        order = client.submit_order(asset, "LIMIT_BUY", quantity, limit_price=round(quote.price * BELOW, 2))
-        print(f"{order.order_id} buys {quantity} {asset} at {order.limit_price}", flush=True)
+def go_on(client, asset, quantity):
+    purchases = client.orders(asset_id=asset, order_type="LIMIT_BUY", status="COMPLETED", page_size=1)
+    bought = next(purchases, None)  # the newest
+    if bought is None or sell(client, bought).status.terminal:
+        quote = client.preview_order(asset, "MARKET_BUY", quantity).quote
+        if quote is not None:
+            order = client.submit_order(asset, "LIMIT_BUY", quantity, limit_price=round(quote.price * BELOW, 2))
+            print(f"{order.order_id} buys {quantity} {asset} at {order.limit_price}", flush=True)
 
 
 def sell(client, bought):
-    if bought.order_type == "LIMIT_BUY":
-        price, name = round(bought.average_price * ABOVE, 2), f"sells-{bought.order_id}"
-        order = client.submit_order(
-            bought.asset_id, "LIMIT_SELL", bought.filled_quantity, limit_price=price, client_order_id=name
-        )
-        print(f"{order.order_id} sells what {bought.order_id} bought, at {order.limit_price}", flush=True)
+    terms = {"limit_price": round(bought.average_price * ABOVE, 2), "client_order_id": f"sells-{bought.order_id}"}
+    order = client.submit_order(bought.asset_id, "LIMIT_SELL", bought.filled_quantity, **terms)
+    print(f"{order.order_id} sells what {bought.order_id} bought, at {order.limit_price}", flush=True)
+    return order
 
 
 if __name__ == "__main__":

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from order_client import AsyncClient, Client, OrderStatus, Retry, problems
+from contracts.decimals import Price
+from local_stack.sample_data import SampleAsset
+from operations.access.database import connected
+from operations.demo.samples import sample_stores
+from order_client import (
+    AsyncClient,
+    Client,
+    OrderStatus,
+    OrderStatusChanged,
+    OrderVersion,
+    Retry,
+    SnapshotEnd,
+    problems,
+)
+from participants.assets.price_store import set_price
 from tests.e2e.checker import assert_all_is_well
-from tests.e2e.orders import CANCELLED, Wanted
-from tests.e2e.system import System
+from tests.e2e.orders import CANCELLED, COMPLETED, Wanted
+from tests.e2e.system import WITHIN_S, System
 from tests.e2e.trader import Trader
 from tests.support.wheels import build_ours, installed, run_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-USER = "client-user"
+USER, BOT_USER = "client-user", "client-bot"
+ASSET = SampleAsset("BOT-E2E", Decimal("100.00"))
+BOT = Path(__file__).parents[2] / "docs" / "examples" / "bot.py"
 LIMIT: dict[str, Any] = {"limit_price": Decimal("15.00")}
 A_TRADERS_PROGRAM = """
 import json, sys
@@ -107,6 +124,102 @@ async def test_orders_that_rest_are_changed_listed_and_cancelled(system: System,
             trader.accepted[str(order.order_id)] = Wanted(
                 USER, "LIMIT_BUY", "ACME", "1", terms={"limit_price": "15"}, cancel=True, ends=CANCELLED
             )
+
+
+async def test_streams_tell_of_orders_as_they_happen(system: System, trader: Trader) -> None:
+    """From what is open on, live; of one order each version to its end, and to another user nothing."""
+    await system.endow([USER], {"USD": "10000.00"})
+    async with AsyncClient(system.stack.api_url, lambda: trader.token(USER)) as client:
+        rests = sold = await client.submit_order("ACME", "LIMIT_BUY", 1, limit_price=12)
+        await client.wait_for_end(rests, 60)
+        seen: list[Any] = []
+        async with asyncio.timeout(60), aclosing(client.events(prices=["ACME"])) as events:
+            async for item in events:
+                seen.append(item)
+                if isinstance(item, SnapshotEnd):
+                    sold = await client.submit_order("ACME", "MARKET_BUY", 1, client_order_id="client-streamed")
+                if isinstance(item, OrderStatusChanged) and item.order_id == sold.order_id and item.status.terminal:
+                    break
+        snapshot = seen[: seen.index(SnapshotEnd())]
+        assert rests.order_id in {item.order_id for item in snapshot if isinstance(item, OrderStatusChanged)}
+        assert OrderStatus.COMPLETED == seen[-1].order.status
+        assert await _versions(client.order_events(sold.order_id, after=0)) == [1, 2, 3, 4]
+        assert await _versions(client.order_events_by_client_id("client-streamed", after=4)) == []
+        cancelling = asyncio.create_task(_versions(client.order_events(rests.order_id)))
+        await client.cancel_order(rests.order_id)
+        ended = await client.wait_for_end(rests, 60)
+        ended = ended if ended.status.terminal else await client.read_order(rests.order_id, wait_s=30)
+        assert ended.version == (await asyncio.wait_for(cancelling, 60))[-1]
+    async with AsyncClient(system.stack.api_url, trader.token("somebody-else")) as other:
+        with pytest.raises(problems.OrderNotFoundError):
+            await _versions(other.order_events(sold.order_id))
+        with pytest.raises(problems.OtherUserError):
+            await _versions(other.events(user_id=USER))
+    trader.accepted[str(sold.order_id)] = Wanted(USER, "MARKET_BUY", "ACME", "1")
+    terms = {"limit_price": "12"}
+    trader.accepted[str(rests.order_id)] = Wanted(
+        USER, "LIMIT_BUY", "ACME", "1", terms=terms, cancel=True, ends=CANCELLED
+    )
+
+
+async def _versions(stream: AsyncIterator[Any]) -> list[int]:
+    return [item.version async for item in stream if isinstance(item, OrderStatusChanged | OrderVersion)]
+
+
+async def test_the_bot_trades_with_the_installed_package(system: System, trader: Trader, tmp_path: Path) -> None:
+    """It buys below the market and sells what it got above, once, and its orders end well."""
+    await system.endow([BOT_USER], {"USD": "10000.00"})
+    async with sample_stores(system.stack.logins["balance"], system.stack.logins["assets"]) as stores:
+        await stores.put_asset(ASSET, answer_after_s=0)
+    python = await asyncio.to_thread(lambda: installed(tmp_path / "client", build_ours(tmp_path), "order-saga-client"))
+    bot = await asyncio.create_subprocess_exec(
+        *(python, "-I", BOT, ASSET.asset_id, "1"),
+        env={"ORDER_API_URL": system.stack.api_url, "ORDER_TOKEN": trader.token(BOT_USER)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        bought = await _said(bot, "buys 1 BOT-E2E at 99")
+        await _price(system, "98.90")
+        sold = await _said(bot, f"sells what {bought} bought, at 99.89")
+        await _price(system, "101.00")
+        await _said(bot, "buys 1 BOT-E2E at 99.99")
+    finally:
+        bot.terminate()
+        await bot.wait()
+    async with AsyncClient(system.stack.api_url, trader.token(BOT_USER)) as client:
+        await client.cancel_all_orders()
+        orders = [order async for order in client.orders()]
+        for order in [await client.read_order(order.order_id, wait_s=30) for order in orders]:
+            ends = COMPLETED if str(order.order_id) in {bought, sold} else CANCELLED
+            assert ends == " ".join(filter(None, (order.status, order.reason_code)))
+            trader.accepted[str(order.order_id)] = Wanted(
+                BOT_USER,
+                str(order.order_type),
+                ASSET.asset_id,
+                "1",
+                terms={"limit_price": str(order.limit_price)},
+                ends=ends,
+            )
+    await assert_all_is_well(system, trader)
+
+
+async def _said(bot: asyncio.subprocess.Process, words: str) -> str:
+    """Wait until the bot says this of an order; return the order's id."""
+    assert bot.stdout is not None
+    heard: list[str] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(WITHIN_S):
+            while line := (await bot.stdout.readline()).decode():
+                heard.append(line)
+                order_id, _, said = line.strip().partition(" ")
+                if words == said:
+                    return order_id
+    raise AssertionError(f"the bot never said: {words}, but {heard}")
+
+
+async def _price(system: System, price: str) -> None:
+    async with connected(system.stack.logins["assets"]) as engine:
+        await set_price(engine, ASSET.asset_id, Price.parse(price))
 
 
 async def test_the_service_tells_about_itself(system: System) -> None:
