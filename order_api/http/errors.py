@@ -83,7 +83,7 @@ def _unexpected(error: Exception, scope: Scope) -> Problem:
     known = {"route": route_of(scope) or NO_ROUTE}
     if "trace_id" in scope["state"]:
         known["trace_id"] = scope["state"]["trace_id"]
-    if classify(error) == "infrastructure":
+    if classify(error) != "poison":
         log.warning("request failed", cause=describe(error), **known)
         return Problem(Code.UNAVAILABLE)
     log.error("request failed with an error of its own", exc_info=error, **known)

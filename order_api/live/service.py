@@ -95,7 +95,7 @@ class LiveUpdates:
                     try:
                         shown, mark = await self._shown(wished, sent)
                     except Exception as error:
-                        if classify(error) != "infrastructure":
+                        if classify(error) == "poison":
                             raise
                         stream.end("unavailable")  # it comes back with its last id, to a process that can read
                         return
@@ -125,7 +125,7 @@ class LiveUpdates:
                 except Problem:  # its reader may not see it any more
                     break
                 except Exception as error:
-                    if classify(error) != "infrastructure":
+                    if classify(error) == "poison":
                         raise
                     stream.end("unavailable")
                     return

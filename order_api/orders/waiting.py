@@ -152,7 +152,7 @@ class Waiting:
         try:
             return await self.until(request, fits, order.order_id, caller, wait_s, for_end=for_end), True
         except Exception as error:
-            if classify(error) != "infrastructure":
+            if classify(error) == "poison":
                 raise
             return order, False
 

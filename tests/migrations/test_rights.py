@@ -87,6 +87,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.hold_requests": CHANGE,
         "api.orders": {"SELECT"},
         "api.history": {"SELECT"},
+        "api.versions": {"SELECT"},
+        "api.unsent": {"SELECT"},
         "webhooks.endpoints": QUEUE,
         "webhooks.deliveries": CHANGE,
         "webhooks.attempts": {"SELECT"},

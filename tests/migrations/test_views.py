@@ -82,6 +82,8 @@ PROMISED = {
     "audit.versions": "order_id version previous_status status",
     "api.orders": " ".join(Order.__struct_fields__),
     "api.history": "order_id seq at kind name status version detail",
+    "api.versions": "order_id version at previous_status status",
+    "api.unsent": "created_at",
 }
 _AMENDMENT = decoder(OrderAmendment)
 IGNORED = {"kind": "ignored", "name": "x", "detail": {"why": "late"}}
@@ -153,9 +155,11 @@ async def test_history_is_one_row_an_entry(filled: asyncpg.Connection, schema: s
     assert {AT} == {row["at"] for row in rows}
 
 
-async def test_versions_are_the_moves_one_by_one(filled: asyncpg.Connection) -> None:
-    """Each version stands with the status before and its own."""
-    rows = await filled.fetch("SELECT version, previous_status, status FROM audit.versions ORDER BY version")
+@pytest.mark.parametrize("schema", ["audit", "api"])
+async def test_versions_are_the_moves_one_by_one(filled: asyncpg.Connection, schema: str) -> None:
+    """Each version stands with the status before and its own; the API has its time, too."""
+    rows = await filled.fetch(f"SELECT version, previous_status, status FROM {schema}.versions ORDER BY version")
+    assert {AT} == {row[0] for row in await filled.fetch("SELECT at FROM api.versions")}
 
     expected = [(1, None, "PENDING"), (2, "PENDING", "CONFIRMED"), (3, "CONFIRMED", "PROCESSING")]
     assert expected == [tuple(row) for row in rows]
@@ -413,7 +417,9 @@ _ARCHIVE_ENDED = """
         filled_quantity, fee, progress::jsonb, history_seq, created_at, updated_at, '[]', '[]' FROM ended"""
 
 
-@pytest.mark.parametrize("view", ["audit.orders", "audit.history", "audit.versions", "api.orders", "api.history"])
+@pytest.mark.parametrize(
+    "view", ["audit.orders", "audit.history", "audit.versions", "api.orders", "api.history", "api.versions"]
+)
 async def test_a_cancel_without_a_request_is_hidden(filled: asyncpg.Connection, view: str) -> None:
     """No view shows an order whose request has not come."""
     assert [ORDER] == [row[0] for row in await filled.fetch(f"SELECT DISTINCT order_id FROM {view}")]
@@ -430,6 +436,16 @@ async def test_events_unsent_names_each_version_in_the_outbox(owner: asyncpg.Con
 
     assert [(ORDER, 1), (ORDER, 12)] == [tuple(row) for row in rows]
     assert 2 == await owner.fetchval("SELECT count(*) FROM audit.events_unsent")
+
+
+async def test_the_oldest_unsent_message_is_found_by_its_number(owner: asyncpg.Connection) -> None:
+    """Its time alone, whichever is due first; nothing when all is sent."""
+    assert [] == await owner.fetch("SELECT * FROM api.unsent")
+    insert = "INSERT INTO orders.outbox (created_at, due_at, available_at, refs, payload) VALUES ($1, $2, $2, '{}', '')"
+    for minutes in (1, 2):
+        await owner.execute(insert, AT + timedelta(minutes=minutes), AT - timedelta(minutes=minutes))
+
+    assert [(AT + timedelta(minutes=1),)] == [tuple(row) for row in await owner.fetch("SELECT * FROM api.unsent")]
 
 
 async def test_questions_are_what_the_saga_stores(owner: asyncpg.Connection) -> None:
@@ -492,6 +508,8 @@ LOOK_UPS = [
     ("api.orders", "user_id = 'alice' AND (created_at, order_id) < (now(), gen_random_uuid())", "orders_by_user"),
     ("api.orders", BY_CLIENT_ID, "orders_client_order_id"),
     ("api.history", f"{ONE_ORDER} AND seq > 3", "history_pkey"),
+    ("api.versions", f"{ONE_ORDER} AND version > 3", "history_pkey"),
+    ("api.versions", f"{ONE_ORDER} AND version > 3", "archive_pkey"),
 ]
 
 

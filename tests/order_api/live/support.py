@@ -94,17 +94,17 @@ class Events:
         self._publisher = publisher
         self._orchestrator = orchestrator
 
-    async def commit(
-        self, order_id: str, phase: str, version: int, *, user: str = "alice", before: str | None = None, **columns: Any
-    ) -> None:
+    async def commit(self, order_id: str, phase: str, version: int, *, user: str = "alice", **columns: Any) -> None:
         """Commit a version of an order, with its row of history; nobody hears of it yet."""
         await self._orchestrator.shows(order_id, user, phase, version=version, **columns)
         [row] = await self._orchestrator.run(
             """
             INSERT INTO orders.history (order_id, seq, at, version_from, version_to, moves, entries)
-            SELECT order_id, $2::integer, clock_timestamp(), $2 - 1, $2, ARRAY[$3 || '>' || status], '[]'
+            SELECT order_id, $2::integer, clock_timestamp(), $2 - 1, $2, ARRAY[CASE status
+                WHEN 'PENDING' THEN CASE $2 WHEN 1 THEN '' ELSE 'PENDING' END WHEN 'PROCESSING' THEN 'CONFIRMED'
+                WHEN 'COMPLETED' THEN 'PROCESSING' ELSE 'PENDING' END || '>' || status], '[]'
             FROM orders.orders WHERE order_id = $1 RETURNING order_id""",
-            *(UUID(order_id), version, before or ""),
+            *(UUID(order_id), version),
         )
         assert UUID(order_id) == row[0]
 
