@@ -58,7 +58,7 @@ def _pages(server: PlannedApi, *orders: dict[str, Any]) -> None:
 
 
 def test_the_bot_buys_and_sells_each_purchase_once() -> None:
-    """Whatever the event, it looks at its orders, also after a broken connection; a sale that is there is no new one."""
+    """Whatever the event, it looks at its orders, also after a broken connection; no sale is made twice."""
     event = b"id: t1\nevent: heartbeat\ndata: " + codec.encode({"at": ORDER["created_at"]}) + b"\n\n"
     with planned_api() as server:
         server.plan_stream(LIVE, CUT)
