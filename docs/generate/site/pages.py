@@ -29,6 +29,7 @@ NAVIGATION: Final = {
         "docs/client.md",
         reference.CALLS,
         "docs/problems/README.md",
+        "docs/webhooks.md",
         "docs/kafka.md",
         reference.MESSAGES,
         "docs/holds.md",
