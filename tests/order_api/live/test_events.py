@@ -11,11 +11,15 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
+from operations.retention.erase import erase
 from order_api.live import store as store_module
 from order_api.live.marks import mark_of
 from order_api.settings import ApiSettings
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.dsn import parse_database_url
 from tests.order_api.live.support import Events, followed, new_order, no_streams, streaming
 from tests.order_api.support import Api, Orchestrator, running, token, until
+from tests.support.infrastructure import Database
 
 
 @pytest_asyncio.fixture
@@ -326,6 +330,39 @@ async def test_a_browser_of_another_origin_may_send_its_last_id(settings: ApiSet
         }
         answer = await api.client.options("/events", headers=asks)
         assert (200, "https://trade.example") == (answer.status_code, answer.headers["access-control-allow-origin"])
+
+
+async def test_what_was_erased_is_shown_no_more(api: Api, events: Events, database: Database) -> None:
+    """A stream has no memory of its own: it shows what the database has now."""
+    order_id = new_order()
+    await events.commit(order_id, "COMPLETED", 4, client_order_id="a-name-of-mine")
+    engine = create_engine(parse_database_url(database.url), application_name="test", pool_size=1)
+    assert [] == (await erase(engine, "alice")).in_the_way
+    await engine.dispose()
+    async with streaming(api, last_id=f"t{mark_of(datetime.now(UTC))}") as stream:
+        await stream.until("snapshot-end")
+        assert [None] == [one["order"]["client_order_id"] for one in stream.of("order")]
+
+
+async def test_an_idle_stream_has_one_task(api: Api, events: Events) -> None:
+    """Its request's own task: no timer, no reader, no watcher."""
+    before, writers = len(asyncio.all_tasks()), []
+    head = f"GET /events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\n\r\n".encode()
+    streams = api.app.state.streams
+    for number in range(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(head)
+        writers.append(writer)
+        await until(lambda wanted=number + 1: len(streams) == wanted)
+    order_id = new_order()
+    async with streaming(api, user="bob") as other:
+        await other.until("snapshot-end")
+        await events.tell(order_id, "VALIDATING", 1, user="bob")
+        await other.until("order", order_id=order_id)
+    await until(lambda: len(asyncio.all_tasks()) <= before + len(writers))
+    for writer in writers:
+        writer.close()
+    await no_streams(api)
 
 
 async def _changed_at(events: Events, order_id: str, at: datetime) -> None:
