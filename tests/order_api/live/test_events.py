@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -318,6 +319,8 @@ async def test_a_client_that_does_not_read_is_cut_and_blocks_nobody(
         assert 1 == await api.metric('http_server_connections_cut_total{why="answer not read"}')
         assert not reader.at_eof()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_browser_of_another_origin_may_send_its_last_id(settings: ApiSettings) -> None:
@@ -344,24 +347,24 @@ async def test_what_was_erased_is_shown_no_more(api: Api, events: Events, databa
         assert [None] == [one["order"]["client_order_id"] for one in stream.of("order")]
 
 
-async def test_an_idle_stream_has_one_task(api: Api, events: Events) -> None:
-    """Its request's own task: no timer, no reader, no watcher."""
-    before, writers = len(asyncio.all_tasks()), []
+@pytest.mark.usefixtures("events")
+async def test_an_idle_stream_has_one_task(api: Api) -> None:
+    """Its request's own: no timer, no reader, no watcher."""
     head = f"GET /events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\n\r\n".encode()
-    streams = api.app.state.streams
-    for number in range(10):
-        _, writer = await asyncio.open_connection("127.0.0.1", api.port)
-        writer.write(head)
-        writers.append(writer)
-        await until(lambda wanted=number + 1: len(streams) == wanted)
-    order_id = new_order()
+    streams, writers = api.app.state.streams, []
     async with streaming(api, user="bob") as other:
         await other.until("snapshot-end")
-        await events.tell(order_id, "VALIDATING", 1, user="bob")
-        await other.until("order", order_id=order_id)
-    await until(lambda: len(asyncio.all_tasks()) <= before + len(writers))
+        before = len(asyncio.all_tasks())
+        for number in range(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writers.append(writer)
+            writer.write(head)
+            await asyncio.wait_for(reader.readuntil(b"snapshot-end"), 10)
+            assert number + 2 == len(streams)
+        await until(lambda: len(asyncio.all_tasks()) <= before + len(writers))
     for writer in writers:
         writer.close()
+        await writer.wait_closed()
     await no_streams(api)
 
 

@@ -171,9 +171,9 @@ async def test_who_waits_looks_while_an_open_transaction_hides_events(
         assert follower.following
         assert complete_at == follower.complete_at, "it has not heard what is hidden"
         await producer.abort_transaction()
-        await until(lambda: follower.complete_at > complete_at)
         with waiters.waiter(KEY, for_end=True) as waiter:
             assert await _notified(waiter, 15), "the event itself"
+        await until(lambda: follower.complete_at > complete_at)
 
 
 @pytest.mark.usefixtures("events")
