@@ -119,9 +119,9 @@ UP = (
     )""",
     """
     CREATE TABLE webhooks.changes (
-        "only" boolean PRIMARY KEY DEFAULT true,
+        single boolean PRIMARY KEY DEFAULT true,
         version bigint NOT NULL DEFAULT 0,
-        CONSTRAINT changes_only CHECK ("only")
+        CONSTRAINT changes_single CHECK (single)
     )""",
     "INSERT INTO webhooks.changes DEFAULT VALUES",
     "COMMENT ON COLUMN webhooks.endpoints.kind IS 'webhook, email or push'",

@@ -45,7 +45,7 @@ async def erase(engine: AsyncEngine, user_id: str, *, dry_run: bool = False) -> 
         if dry_run:
             await transaction.rollback()
     if not in_the_way and not any(rows.values()) and not await _is_known(engine, user_id):
-        raise Trouble(f"nobody knows a user {user_id}: no order, no claim, no request, no hold and no account")
+        raise Trouble(f"nobody knows a user {user_id}: no order, claim, request, hold, account or endpoint")
     return Erasure(rows, in_the_way)
 
 
@@ -75,6 +75,7 @@ _KNOWN: Final = " OR ".join(
         ("api.holds", "user_id"),
         ("audit.service_holds", "user_id"),
         ("balances.accounts", "user_id"),
+        ("webhooks.endpoints", "user_id"),
     )
 ).join(("SELECT ", ""))
 
@@ -155,6 +156,18 @@ _HOLD_REQUESTS: Final = """
         AND num_nonnulls(asked.token_id, asked.traceparent) > 0"""
 
 
+# Where somebody is told names that person, and what was told is of that person's orders: all of it goes.
+_DELIVERIES_OF_USER: Final = "endpoint_id IN (SELECT endpoint_id FROM webhooks.endpoints WHERE user_id = $1)"
+_ATTEMPTS: Final = f"DELETE FROM webhooks.attempts WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - a constant of ours
+_DELIVERIES: Final = f"DELETE FROM webhooks.deliveries WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - the same
+_ENDPOINTS: Final = """
+    WITH told AS (
+        UPDATE webhooks.changes SET version = version + 1
+        WHERE EXISTS (SELECT FROM webhooks.endpoints WHERE user_id = $1)
+    )
+    DELETE FROM webhooks.endpoints WHERE user_id = $1"""
+
+
 def _orders(table: str, cast: str) -> str:
     # An INVALID_ORDER's reason quotes the user's input, and is stored in two columns.
     return f"""
@@ -180,6 +193,9 @@ _ERASE: Final = {
     "api.claims": _CLAIMS,
     "api.holds": _HOLDS,
     "api.hold_requests": _HOLD_REQUESTS,
+    "webhooks.attempts": _ATTEMPTS,
+    "webhooks.deliveries": _DELIVERIES,
+    "webhooks.endpoints": _ENDPOINTS,
     "orders.orders": _orders("orders.orders", "::text"),
     "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile
     **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},

@@ -56,7 +56,7 @@ class WebhookHandler:
         return message
 
     def comes_again(self, _message: OrderStatusChanged) -> bool:
-        """Tell that nobody repeats an event: one that a locked row holds up is read again later."""
+        """Tell that nobody repeats an event, so that none may be dropped."""
         return False
 
     async def handle(self, tx: Transaction, messages: Sequence[Received[OrderStatusChanged]]) -> Effects:
@@ -67,7 +67,7 @@ class WebhookHandler:
         self._forget()
         if not new:
             return Effects()
-        store.insert(tx, new)
+        await store.insert(tx, new)
         endpoint_ids = {one.endpoint_id for one in new}
 
         def committed() -> None:

@@ -134,12 +134,23 @@ class Lines:
     def notice(self, endpoint_ids: Iterable[UUID], now_s: float) -> bool:
         """Learn that endpoints have something to be sent; return whether there is something to claim."""
         for endpoint_id in endpoint_ids:
-            if (line := self._lines.get(endpoint_id)) is None:
-                line = self._lines[endpoint_id] = Line(endpoint_id)
+            line = self._line(endpoint_id)
             if line.paused_until_s <= now_s:
                 line.due = True
                 self._feed(line)
         return self.hungry
+
+    def found(self, endpoint_ids: Iterable[UUID], now_s: float) -> bool:
+        """Learn the same from the database, which knows best who pauses: a user may have enabled an endpoint."""
+        known = list(endpoint_ids)
+        for endpoint_id in known:
+            self._line(endpoint_id).paused_until_s = -math.inf
+        return self.notice(known, now_s)
+
+    def _line(self, endpoint_id: UUID) -> Line:
+        if (line := self._lines.get(endpoint_id)) is None:
+            line = self._lines[endpoint_id] = Line(endpoint_id)
+        return line
 
     def wants(self) -> list[Want]:
         """Say what to claim. Whoever asks claims it, and tells by `claimed`."""
@@ -243,12 +254,16 @@ class Lines:
         if (line := self._lines.get(endpoint_id)) is not None:
             line.unmarked -= 1
 
-    def stored_health(self, endpoint_id: UUID, failures: int, paused_until_s: float) -> None:
-        """Learn how an endpoint does by the database."""
-        if (line := self._lines.get(endpoint_id)) is not None:
-            if not line.unmarked:  # else it knows more already
-                line.failures = failures
-            line.paused_until_s = paused_until_s
+    def stored_health(self, endpoint_id: UUID, failures: int, paused_s: float, now_s: float) -> None:
+        """Learn how an endpoint does by the database, and for how long it pauses."""
+        if (line := self._lines.get(endpoint_id)) is None:
+            return
+        if not line.unmarked:  # else it knows more already
+            line.failures = failures
+        line.paused_until_s = now_s + paused_s
+        if paused_s > 0:
+            line.due = False
+        self._feed(line)
 
     def take_back(self) -> list[Delivery]:
         """Give up all that is claimed and not under way; return it."""

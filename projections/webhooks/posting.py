@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import httpcore2
@@ -87,7 +88,7 @@ class Poster:
             return await _read_a_little(response), retry_after_s(_header(response, b"retry-after"), now)
 
     def _pool_for(self, url: str) -> AsyncConnectionPool:
-        fault = url_fault(url)
+        fault = _url_fault(url)
         if fault is None:
             return self._internet
         if self._local is None or (wrong := url_fault(url, anywhere=True)) is not None:
@@ -113,6 +114,9 @@ class Poster:
         for pool in (self._internet, self._local):
             if pool is not None:
                 await pool.aclose()
+
+
+_url_fault: Final = lru_cache(1_000)(url_fault)
 
 
 def _pool(trust: ssl.SSLContext, network: GuardedNetwork | None, proxy: Proxy | None) -> AsyncConnectionPool:

@@ -121,7 +121,8 @@ class Sender:
             due = await store.due(tx, self._couriers.keys(), 0.0)
         self._measure(due)
         self._lines.forget_idle()
-        self.notice([one.endpoint_id for one in due])
+        if self._lines.found([one.endpoint_id for one in due], _now_s()):
+            self._woken.set()
 
     def _measure(self, due: Sequence[Due]) -> None:
         working = [-one.in_s for one in due if not one.failing]
@@ -262,7 +263,7 @@ class Sender:
                 self._metrics.ended.labels(one.state).inc()
         for key, state in health.items():
             paused_s = 0.0 if state.paused_until is None else (state.paused_until - now[key]).total_seconds()
-            self._lines.stored_health(key, state.failures_in_row, now_s + paused_s)
+            self._lines.stored_health(key, state.failures_in_row, paused_s, now_s)
             if state.given_up is not None:
                 why = "gone" if state.given_up.startswith("it answered 410") else "failing"
                 self._metrics.disabled.labels(why).inc()

@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from contracts.codec import encode
 from contracts.vocabulary import id_text
 from contracts.webhooks import DisabledEndpoint, DisabledWebhook, EndpointKind, EventType
@@ -66,11 +68,12 @@ async def subscriptions(tx: Transaction, user_ids: Collection[str]) -> dict[str,
     return found
 
 
-def insert(tx: Transaction, deliveries: Sequence[NewDelivery]) -> None:
-    """Have deliveries stored, each once, and older versions marked that they overtake.
+async def insert(tx: Transaction, deliveries: Sequence[NewDelivery]) -> None:
+    """Store deliveries, each once, and mark older versions that they overtake.
 
     One whose endpoint is deleted meanwhile is left out. One that comes after a newer version (it is read again) is
-    stored as SUPERSEDED.
+    stored as SUPERSEDED. Raises `TimeoutError` when an endpoint stays locked: nobody repeats an event, and this process
+    may not write one to its topic, so the batch waits. Only who deletes an endpoint locks it so, for a moment.
     """
     columns = [
         [getattr(one, name) for one in deliveries]
@@ -84,6 +87,10 @@ def insert(tx: Transaction, deliveries: Sequence[NewDelivery]) -> None:
             [one.order_id for one in overtaking],
             [one.version for one in overtaking],
         )
+    try:
+        await tx.flush()
+    except asyncpg.LockNotAvailableError as error:
+        raise TimeoutError("another transaction holds an endpoint locked") from error
 
 
 async def due(tx: Transaction, kinds: Collection[EndpointKind], within_s: float) -> list[Due]:

@@ -142,9 +142,9 @@ attempts = Table(
 changes = Table(
     "changes",
     metadata,
-    Column("only", Boolean, primary_key=True, server_default=sql("true")),
+    Column("single", Boolean, primary_key=True, server_default=sql("true")),
     Column("version", BigInteger, nullable=False, server_default=sql("0")),
-    CheckConstraint("only", name="only"),
+    CheckConstraint("single", name="single"),
 )
 
 outbox = outbox_table(metadata, SCHEMA)

@@ -98,7 +98,7 @@ class Ground:
         users: int = ACCOUNTS,
         source: Path | None = None,
     ) -> System:
-        """Return the system of this name; start it the first time. Without `replicas` it has no API.
+        """Return the system of this name; start it the first time. Without `replicas` it has no API and no webhooks.
 
         `source`: the folder of another version of the program, which then runs instead of this one.
         """
@@ -120,7 +120,7 @@ class Ground:
             command=_command(source),
             environment={"KAFKA_TOPIC_PREFIX": prefix, **_path(source), **(environment or {})},
             environment_of=environment_of or {},
-            replicas={"api": 0, **(replicas or {})},
+            replicas={"api": 0, "webhooks": 0, **(replicas or {})},
             database_url=url,
             kafka_bootstrap_servers=self.kafka_bootstrap_servers,
         )

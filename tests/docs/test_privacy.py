@@ -11,9 +11,10 @@ from order_api.orders.tables import metadata as api
 from order_saga.worker.tables import metadata as orders
 from participants.assets.tables import metadata as assets
 from participants.balance.tables import metadata as balances
+from projections.webhooks.tables import metadata as webhooks
 
 PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
-SERVICES: tuple[MetaData, ...] = (api, orders, assets, balances)
+SERVICES: tuple[MetaData, ...] = (api, orders, assets, balances, webhooks)
 
 
 def test_every_column_that_can_hold_text_is_on_the_page() -> None:

@@ -152,7 +152,8 @@ async def running(
 ) -> AsyncIterator[System]:
     """Run a system with a database and topics of its own, and remove both at the end.
 
-    `environment`: further settings for all services; `more`: other options of `StackOptions`.
+    Webhooks are sent only where `replicas` asks for it. `environment`: further settings for all services; `more`:
+    other options of `StackOptions`.
     """
     prefix, name = f"t{secrets.token_hex(4)}.", f"system_{secrets.token_hex(4)}"
     await execute(servers.database_url_admin, f'CREATE DATABASE "{name}"')
@@ -166,7 +167,7 @@ async def running(
             "API_RATE_LIMIT_PER_S": "0",  # no limit: a few users trade as much as a thousand do
             **(environment or {}),
         },
-        replicas=replicas,
+        replicas={"webhooks": 0, **replicas},
         time_scale=time_scale,
         load_samples=(lambda logins: load_samples(logins, time_scale)) if samples else None,
         **more,

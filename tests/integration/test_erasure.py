@@ -23,7 +23,7 @@ from tests.integration.one_process import whole_system
 from tests.order_api.support import BUY, Api, token
 from tests.support.infrastructure import Database, Infrastructure
 
-SCHEMAS = ("api", "assets", "balances", "orders")
+SCHEMAS = ("api", "assets", "balances", "orders", "webhooks")
 ADDRESSES = {"alice": "127.0.0.77", "bob": "127.0.0.78"}
 PLANTED_TRACE = {"alice": "a11ce0" * 5 + "a1", "bob": "b0b0b0" * 5 + "b1"}
 TRADES = "orders:read orders:write"
@@ -205,6 +205,38 @@ async def test_nothing_is_erased_while_something_is_open(api: Api, producer: Pro
     output, told = await erase_user(database, "alice")
     assert (1, True) == (output.code, any(slow in line for line in told["in_the_way"]))
     assert 0 == (await erase_user(database, "carol"))[0].code
+
+
+async def test_what_a_user_was_told_and_where_is_erased(database: Database) -> None:
+    """Endpoints, deliveries and attempts go, another user's stay, and processes learn that endpoints have changed."""
+    for user in ADDRESSES:
+        await rows(
+            database,
+            """
+            WITH endpoint AS (
+                INSERT INTO webhooks.endpoints
+                    (endpoint_id, user_id, kind, target, description, event_types, secrets, idempotency_key)
+                VALUES (gen_random_uuid(), $1, 'webhook', $2, $2, '{}', $2, $2) RETURNING endpoint_id
+            ), delivery AS (
+                INSERT INTO webhooks.deliveries (endpoint_id, event_id, event_type, body)
+                SELECT endpoint_id, $2, 'webhook.ping', convert_to($2, 'UTF8') FROM endpoint
+            )
+            INSERT INTO webhooks.attempts (endpoint_id, event_id, number, at, duration_ms, answer)
+            SELECT endpoint_id, $2, 1, now(), 1, $2 FROM endpoint""",
+            user, f"planted-{user}",
+        )  # fmt: skip
+    before = await everything(database)
+    dry, told = await erase_user(database, "alice", "--dry-run")
+    assert (0, before) == (dry.code, await everything(database))
+    done, said = await erase_user(database, "alice")
+    assert (0, told["rows"]) == (done.code, said["rows"])
+    gone = {"webhooks.attempts": 1, "webhooks.deliveries": 1, "webhooks.endpoints": 1}
+    assert gone == {table: number for table, number in said["rows"].items() if number}
+    after = await everything(database)
+    assert [] == holding(after, ["planted-alice"])
+    assert 3 == len(holding(after, ["planted-bob"]))
+    assert holding(before, ["planted-bob"]) == holding(after, ["planted-bob"])
+    assert before["webhooks.changes"] != after["webhooks.changes"]
 
 
 async def test_a_service_s_own_login_may_not_erase(database: Database) -> None:

@@ -32,10 +32,10 @@ CATALOG: Final = {
     "functions, triggers and rules": """
         SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace::regnamespace::text = ANY ($1)
         UNION ALL SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-        WHERE relnamespace::regnamespace::text = ANY ($1)
+        WHERE relnamespace::regnamespace::text = ANY ($1) AND NOT tgisinternal
         UNION ALL SELECT rulename FROM pg_rules WHERE schemaname = ANY ($1)""",
 }
-"""What there is to compare, each as a query over schemas."""
+"""What there is to compare, each as a query over schemas. Triggers of foreign keys are in those constraints."""
 
 VIEWS: Final = """
     SELECT c.oid::regclass::text, array_agg(attname::text ORDER BY attnum), pg_get_viewdef(c.oid)

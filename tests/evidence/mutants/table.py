@@ -14,9 +14,10 @@ from tests.evidence.mutants.live import LIVE_MUTANTS
 from tests.evidence.mutants.market import MARKET_MUTANTS
 from tests.evidence.mutants.services import SERVICES_MUTANTS
 from tests.evidence.mutants.sessions import SESSION_MUTANTS
+from tests.evidence.mutants.webhooks import WEBHOOK_MUTANTS
 from tests.evidence.mutants.worker import WORKER_MUTANTS
 
 MUTANTS: Final = (
     *CORE_MUTANTS, *WORKER_MUTANTS, *KIT_MUTANTS, *SERVICES_MUTANTS, *MARKET_MUTANTS, *SESSION_MUTANTS,
-    *LIVE_MUTANTS,
+    *LIVE_MUTANTS, *WEBHOOK_MUTANTS,
 )  # fmt: skip

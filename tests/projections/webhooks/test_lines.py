@@ -173,14 +173,27 @@ def test_a_silent_endpoint_gets_one_probe_and_hands_the_rest_back() -> None:
     assert desk.end(1, DEAD)
     assert len(desk.back) >= AHEAD // 2 - 5
     assert [] == desk.start()
-    desk.lines.stored_health(UUID(int=1), 5, desk.now_s + 40)
+    desk.lines.stored_health(UUID(int=1), 5, 40, desk.now_s)
     desk.notice(1)
     assert [] == desk.claim()
-    desk.now_s += 41
-    desk.notice(1)
+    desk.lines.found([UUID(int=1)], desk.now_s)  # its user has enabled it, say
     assert [1] == [want.rows for want in desk.claim()]
     assert [1] == desk.start()
     assert [] == desk.claim()
+
+
+def test_a_pause_ends_by_itself() -> None:
+    """When its time is over, what is noticed counts."""
+    desk = Desk()
+    desk.notice(1)
+    desk.claim()
+    desk.start()
+    desk.end(1, DEAD)
+    desk.lines.stored_health(UUID(int=1), 8, 40, desk.now_s)
+    for passed_s, claimed in ((39, []), (2, [1])):
+        desk.now_s += passed_s
+        desk.notice(1)
+        assert claimed == [want.rows for want in desk.claim()]
 
 
 def test_a_silent_endpoint_is_known_as_such_by_another_process() -> None:

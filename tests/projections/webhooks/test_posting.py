@@ -209,6 +209,19 @@ async def test_a_name_that_leads_to_this_machine_is_not_reached(monkeypatch: pyt
     assert "its host has an address that webhooks may not reach" == sent.error
 
 
+@pytest.mark.parametrize("address", ["8.8.8.8", "10.1.2.3"])
+async def test_what_only_a_local_network_may_take_goes_nowhere_else(address: str) -> None:
+    """`http` to the internet is refused although a local network is allowed; nothing is dialled."""
+
+    async def leads_there(_host: str, _port: int) -> list[str]:
+        return [address]
+
+    one = Poster(Signer(SEAL), leads_there, networks=LOOPBACK, attempt_s=2)
+    sent = await one.send(endpoint("http://receiver.example/"), DELIVERY)
+    await one.close()
+    assert "its host has an address that webhooks may not reach" == sent.error
+
+
 async def test_a_proxy_named_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would reach what it likes; only WEBHOOKS_PROXY counts."""
     async with receiving() as wrong, receiving() as receiver:

@@ -1,0 +1,164 @@
+"""The process on a real broker: from an event on Kafka to a receiver, through deaths at every place and to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaProducer
+from standardwebhooks import Webhook
+
+from contracts.codec import outgoing
+from contracts.orders import OrderStatusChanged
+from contracts.topics import ORDERS_EVENTS
+from contracts.webhooks import event_id_of, secret_text
+from projections.webhooks.sender import SendPoint
+from saga_kit.runtime.crash_points import CrashPoint
+from tests.projections.webhooks.events import BEGAN, event
+from tests.projections.webhooks.processes import DIE_AT
+from tests.projections.webhooks.receivers import KEY, Receiver, receiving
+from tests.projections.webhooks.world import SECRET, Webhooks
+from tests.support.infrastructure import Database, Infrastructure
+
+POINTS: Final[tuple[StrEnum, ...]] = (
+    *(CrashPoint.BATCH_TAKEN, CrashPoint.BATCH_HANDLED, CrashPoint.BATCH_WRITTEN, CrashPoint.BATCH_COMMITTED),
+    *(CrashPoint.BATCH_FINISHED, *SendPoint),
+)
+"""Before and after the insert, the commit, the send and the mark."""
+
+
+class World:
+    """A broker and a database, and processes on them."""
+
+    def __init__(self, brokers: str, prefix: str, database: Database, webhooks: Webhooks, folder: Path) -> None:
+        self.brokers = brokers
+        self.prefix = prefix
+        self.webhooks = webhooks
+        self.armed = folder / "die_at"
+        self.settings = {
+            "KAFKA_BOOTSTRAP_SERVERS": brokers,
+            "KAFKA_TOPIC_PREFIX": prefix,
+            "KAFKA_SESSION_TIMEOUT_S": "2",
+            "DATABASE_URL": database.url_of("webhooks"),
+            "HTTP_PORT": "0",
+            "WEBHOOKS_KEYS": KEY,
+            "WEBHOOKS_ALLOW_NETWORKS": "127.0.0.0/8",
+            DIE_AT: str(self.armed),
+        }
+
+    @asynccontextmanager
+    async def process(self, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Run a process; the test ends it."""
+        async with program(self.settings | more) as one:
+            yield one
+
+    async def publish(self, *events: OrderStatusChanged, junk: Sequence[bytes] = ()) -> None:
+        """Publish events, as the orchestrator does, and records that nobody can read."""
+        async with AIOKafkaProducer(bootstrap_servers=self.brokers, acks="all") as producer:
+            for one in events:
+                wire = outgoing(one, message_id=event_id_of(one.order_id, one.version), source="/tests", time=BEGAN)
+                topic = self.prefix + wire.topic
+                await producer.send_and_wait(topic, wire.value, wire.key.encode(), headers=wire.headers)
+            for value in junk:
+                await producer.send_and_wait(self.prefix + ORDERS_EVENTS.name, value, b"junk")
+
+
+@asynccontextmanager
+async def program(settings: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the program; end it at the end in any case."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.projections.webhooks.processes"),
+        env={**os.environ, **settings}, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest_asyncio.fixture
+async def world(
+    infrastructure: Infrastructure, database: Database, topic_prefix: str, webhooks: Webhooks, tmp_path: Path
+) -> World:
+    """Make the topic."""
+    await infrastructure.create_topics({topic_prefix + ORDERS_EVENTS.name: 2})
+    return World(infrastructure.kafka_bootstrap_servers, topic_prefix, database, webhooks, tmp_path)
+
+
+def got(receiver: Receiver) -> set[str]:
+    """Return the ids of what came; each must verify."""
+    for one in receiver.received:
+        Webhook(secret_text(SECRET)).verify(one.body, one.headers)
+    return {one.headers["webhook-id"] for one in receiver.received}
+
+
+async def test_an_event_on_kafka_becomes_a_webhook(world: World) -> None:
+    """Junk beside it becomes a dead letter; on a signal the process ends with status 0 and leaves no lease."""
+    async with receiving() as receiver:
+        await world.webhooks.endpoint(receiver.url)
+        async with world.process() as process:
+            await world.publish(event(1, 4), event(2, 4), junk=[b"junk"])
+            await receiver.wait_for(2, within_s=60)
+            await world.webhooks.all_ended()
+            await world.webhooks.until("SELECT count(*) = 1 FROM webhooks.dead_letters")
+            process.send_signal(signal.SIGTERM)
+            _, errors = await asyncio.wait_for(process.communicate(), 60)
+            assert 0 == process.returncode, errors.decode()
+    assert {event_id_of(event(n, 4).order_id, 4) for n in (1, 2)} == got(receiver)
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name.lower())
+async def test_a_death_anywhere_loses_nothing(world: World, point: StrEnum) -> None:
+    """Killed at each place, with work at hand: what follows it delivers every event, each at least once."""
+    events = [event(number, 4) for number in range(1, 41)]
+    world.armed.write_text(point.name)
+    async with receiving() as receiver:
+        await world.webhooks.endpoint(receiver.url)
+        async with world.process() as first:
+            await world.publish(*events[:20])
+            assert -signal.SIGKILL == await asyncio.wait_for(first.wait(), 60)
+        # Time passes: the leases of the dead process run out.
+        await world.webhooks.execute(
+            "UPDATE webhooks.deliveries SET leased_until = now(), next_attempt_at = now()"
+            " WHERE leased_until IS NOT NULL"
+        )
+        async with world.process():
+            await world.publish(*events[20:])
+            await world.webhooks.until(
+                "SELECT count(*) = 40 FROM webhooks.deliveries WHERE state = 'DELIVERED'", within_s=90
+            )
+    assert {event_id_of(one.order_id, 4) for one in events} == got(receiver)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("WEBHOOKS_KEYS", "", "WEBHOOKS_KEYS is not set"),
+        ("WEBHOOKS_KEYS", "x" * 44, "WEBHOOKS_KEYS: must be Fernet keys"),
+        ("WEBHOOKS_ALLOW_NETWORKS", "10.0.0.1/8", "WEBHOOKS_ALLOW_NETWORKS: 10.0.0.1/8 has host bits set"),
+        ("WEBHOOKS_PROXY", "proxy:3128", "WEBHOOKS_PROXY: must be http://host:port"),
+        ("WEBHOOKS_IN_FLIGHT_MAX", "1", "WEBHOOKS_IN_FLIGHT_MAX: "),
+        ("WEBHOOKS_KEEP_DAYS", "0", "WEBHOOKS_KEEP_DAYS: "),
+    ],
+)
+async def test_a_wrong_setting_is_one_clear_line(name: str, value: str, words: str) -> None:
+    """It is named on stderr, without its value when that is a secret, and the process ends with status 2."""
+    good = {
+        "DATABASE_URL": "postgresql://u:p@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "WEBHOOKS_KEYS": KEY,
+    }  # fmt: skip
+    async with program(good | {name: value}) as process:
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert 2 == process.returncode
+    assert errors.decode().startswith(words)
+    assert 1 == len(errors.splitlines())
