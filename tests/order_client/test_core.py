@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from contracts import codec
+from contracts.orders import Order
 from contracts.vocabulary import OrderStatus
 from order_client import Client, NoAnswerError, ProblemError, UnexpectedAnswerError, problems
 from order_client.core import Emit, Lost, Pause, Request, Response, Retry, Send, Token, exchange, retry_after_s
 from order_client.requests import get, request
 from tests.order_client.support import Caller, done, ok, problem
+from tests.support.shown_order import ORDER as SHOWN
 
 POST = request("POST", "/orders", {"quantity": "1"}, key="k")
 WITHOUT_KEY = request("POST", "/things", {})
@@ -178,3 +182,18 @@ def test_a_pause_is_drawn_and_bounded() -> None:
     """However often it failed, and never beyond the longest."""
     retry = Retry(times=1_000_000, chance=lambda: 0.5)
     assert [0.125, 4.0] == [retry.pause_s(attempt, NoAnswerError("x")) for attempt in (1, 1_000_000)]
+
+
+def test_an_end_is_waited_for_as_long_as_is_said() -> None:
+    """In requests of 30 s at most. An order that rests is an answer, too."""
+    clock = iter([0.0, 0.0, 29.9, 35.0, 40.5])
+    market = codec.decoder(Order).decode(json.dumps(SHOWN))
+    steps, order = done(Client.wait_for_end.call(Caller(now=clock.__next__), market, 40), [ok(SHOWN), None] * 3)
+    assert market == order
+    assert [30, 11, 5] == [request.waits_s for request in _sent(steps)]
+    limit = SHOWN | {"order_type": "LIMIT_BUY", "limit_price": "9", "time_in_force": "GTC", "version": 3}
+    rests = limit | {"status": "CONFIRMED", "revision": 1, "version": 4}
+    asked = codec.decoder(Order).decode(json.dumps(limit))
+    steps, order = done(Client.wait_for_end.call(Caller(), asked, 40), [Response(304, {}), None, ok(rests)])
+    assert (4, True) == (order.version, order.revision is not None)
+    assert ['"3"', '"3"'] == [request.headers["if-none-match"] for request in _sent(steps)]
