@@ -15,7 +15,8 @@ RUN pip install --quiet --no-deps --require-hashes -r requirements-pip.lock \
     && pip install --quiet --no-deps --require-hashes -r requirements-runtime.lock
 
 COPY . .
-RUN pip install --quiet --no-deps --no-build-isolation . \
+RUN python -m deploy.release.packages dist \
+    && pip install --quiet --no-deps --no-index dist/*.whl \
     && pip uninstall --quiet --yes setuptools pip
 
 

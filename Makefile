@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock tests/clients/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site coverage release lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site coverage packages release lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -71,6 +71,7 @@ audit: $(DEVELOPMENT) ## known vulnerabilities of what the lock files pin (asks 
 docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m docs.generate.contracts
 	@$(BIN)/python -m docs.generate.openapi
+	@$(BIN)/python -m docs.generate.client
 	@$(BIN)/python -m docs.generate.saga
 	@$(BIN)/python -m docs.generate.pictures
 	@$(BIN)/python -m docs.generate.settings
@@ -85,14 +86,18 @@ docs-site: $(DEVELOPMENT) ## the documentation as a site in build/site/, which n
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/order_saga/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)
 
+packages: $(DEVELOPMENT) ## the packages order-saga, saga-kit, order-saga-client and order-saga-contracts, in dist/
+	@$(BIN)/python -m deploy.release.packages dist
+
 CHECKS ?= lint test
 IMAGE ?= yes
-release: $(DEVELOPMENT) ## a release: checks, changelog, version, wheel, sdist, image, bill of materials, tag (VERSION=0.3.0 ARGS=--dry-run)
+release: $(DEVELOPMENT) ## a release: checks, changelog, version, packages, image, bill of materials, tag (VERSION=0.3.0 ARGS=--dry-run)
 	@$(BIN)/python -m deploy.release "$(VERSION)" --checks "$(CHECKS)" --image "$(IMAGE)" $(ARGS)
 
 # The widest set first; the others are held to its versions. UPGRADE=--upgrade takes newer versions than the lock files have.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
+	--no-emit-find-links $(OURS) --custom-compile-command "make lock" $(UPGRADE)
+OURS = --no-emit-package order-saga-contracts --no-emit-package saga-kit --no-emit-package order-saga-client
 SERVICES = --extra api --extra worker --extra webhooks --extra cli
 lock: $(DEVELOPMENT) ## make the lock files again (UPGRADE=--upgrade: with the newest versions)
 	$(COMPILE) pyproject.toml --all-extras --group build --group dev --group docs --output-file requirements-dev.lock

@@ -5,7 +5,6 @@ The tests run the Makefile's own recipes in a temporary folder, against a packag
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import importlib.metadata
 import os
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import threading
 import tomllib
-import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.project import project_files
+from tests.support.wheels import pack, pack_again
 
 ROOT: Final = Path(__file__).parents[1]
 LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-runtime.lock")
@@ -184,27 +183,14 @@ def _publish(index: Path, name: str, version: str, *, requires: tuple[str, ...] 
 
 def _publish_again(index: Path, name: str) -> str:
     """Pack an installed package again and put it into the index; return its line of a lock file."""
-    distribution = importlib.metadata.distribution(name)
-    left_out = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
-    members = {
-        file.as_posix(): Path(str(file.locate())).read_bytes()
-        for file in distribution.files or ()
-        if file.name not in left_out and ".." not in file.parts and file.suffix != ".pyc"
-    }
-    return _store(index, name, distribution.version, members)
+    (index / name).mkdir(exist_ok=True)
+    return _line(name, importlib.metadata.version(name), pack_again(index / name, name))
 
 
 def _store(index: Path, name: str, version: str, members: Mapping[str, bytes]) -> str:
-    folder = index / name
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{name}-{version}-py3-none-any.whl"
-    record = f"{name}-{version}.dist-info/RECORD"
-    rows = "".join(f"{member},sha256={_digest(data)},{len(data)}\n" for member, data in members.items())
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, data in {**members, record: f"{rows}{record},,\n".encode()}.items():
-            archive.writestr(member, data)
+    (index / name).mkdir(exist_ok=True)
+    return _line(name, version, pack(index / name, name, version, members))
+
+
+def _line(name: str, version: str, file: Path) -> str:
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
-
-
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

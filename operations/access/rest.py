@@ -1,29 +1,36 @@
-"""Call the REST API as a user; a refusal is one line, and an unknown outcome an error of its own."""
+"""Call the REST API as a user, by the client; a refusal is one line, and an unknown outcome an error of its own.
+
+What is returned is what the API shows, in its words: what prints it knows no class of the client.
+"""
 
 from __future__ import annotations
 
-import math
+import json
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlencode
 
-import httpx2
+import msgspec
 
-from operations.access.conditions import is_resting
+from contracts import codec
+from contracts.orders import Order
+from contracts.vocabulary import OrderStatus
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
+from order_client import Client, NoAnswerError, ProblemError, Retry, UnexpectedAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from uuid import UUID
 
     from operations.access.tokens import Signer
 
-TIMEOUT_S: Final = 40.0
-"""More than the API waits in one request."""
-ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
+ENDED: Final = frozenset(one for one in OrderStatus if one.terminal)
 KEY_RULE: Final = "--key must be 1 to 255 visible ASCII characters"
 _ASK_OTHERWISE: Final = frozenset({400, 413, 415, 422})
 """The statuses of a request that breaks a rule."""
+_SERVER_ERROR: Final = 500
+_RETRY: Final = Retry(times=2, first_s=0.1)
+"""Somebody waits at the terminal, and can type the command again."""
+_ORDER: Final = codec.decoder(Order)
 
 
 class Api(NamedTuple):
@@ -33,54 +40,47 @@ class Api(NamedTuple):
     signer: Signer
 
 
-def call(
-    api: Api, user: str, method: str, path: str, body: Mapping[str, Any] | None = None, **headers: str
-) -> dict[str, Any]:
-    """Call the API as a user and return the answer's body; it is empty when nothing has changed (304).
+def ask(api: Api, user: str, call: Callable[[Client], Any]) -> Any:
+    """Call the API as a user, and return what it shows; a list for several.
 
     Raises `WrongRequest` for a request that breaks a rule, `OutcomeUnknown` after no answer or a server's error, and
     `Trouble` for any other problem.
     """
-    authorization = {"Authorization": f"Bearer {api.signer.sign(user)}"}
     try:
-        answer = httpx2.request(
-            method, api.address + path, json=body, headers=authorization | headers, timeout=TIMEOUT_S
-        )
-    except httpx2.InvalidURL as error:
-        raise WrongRequest(f"ORDER_API_URL is '{api.address}', which is no address: {error}") from None
-    except httpx2.UnsupportedProtocol:
-        raise WrongRequest(f"ORDER_API_URL is '{api.address}'; it must begin with http:// or https://") from None
-    except httpx2.HTTPError as error:
-        words = str(error) or type(error).__name__
-        raise OutcomeUnknown(f"the API at {api.address} can't be reached: {words}") from None
-    if answer.is_error:
-        raise _error(answer)
-    if answer.status_code == httpx2.codes.NOT_MODIFIED:
-        return {}
+        client = Client(api.address, lambda: api.signer.sign(user), retry=_RETRY)
+    except ValueError as error:
+        raise WrongRequest(f"ORDER_API_URL: {error}") from None
     try:
-        data = answer.json()
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise Trouble(f"what answers at {api.address} is not the API: it sent {answer.headers.get('content-type')}")
-    return data
+        with client:
+            return _shown(call(client))
+    except ValueError as error:
+        raise WrongRequest(f"this can't be sent: {error}") from None
+    except ProblemError as error:
+        raise _trouble(error) from None
+    except NoAnswerError as error:
+        raise OutcomeUnknown(f"the API at {api.address} can't be reached: {error}") from None
+    except UnexpectedAnswerError as error:
+        raise Trouble(f"what answers at {api.address} is not the API: {error}") from None
 
 
-def _error(answer: httpx2.Response) -> Trouble:
-    if answer.status_code in _ASK_OTHERWISE:
-        return WrongRequest(_problem(answer))
-    return OutcomeUnknown(_problem(answer)) if answer.is_server_error else Trouble(_problem(answer))
+def _trouble(error: ProblemError) -> Trouble:
+    if error.status in _ASK_OTHERWISE:
+        return WrongRequest(str(error))
+    return OutcomeUnknown(str(error)) if error.status >= _SERVER_ERROR else Trouble(str(error))
 
 
-def _problem(answer: httpx2.Response) -> str:
-    try:
-        problem = answer.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        return f"the API answered {answer.status_code}"
-    errors = "; ".join(f"{each.get('field')}: {each.get('rule')}" for each in problem.get("errors", []))
-    return f"{problem.get('title', answer.status_code)}: {errors or problem.get('detail', '')}"
+def _shown(found: Any) -> Any:
+    """Write an answer as the API does: of an order, also the fields that do not apply."""
+    return json.loads(codec.encode(_whole(found)))
+
+
+def _whole(found: Any) -> Any:
+    if isinstance(found, list):
+        return [_whole(one) for one in found]
+    if not isinstance(found, msgspec.Struct):
+        return found
+    fields = {name: getattr(found, name) for name in found.__struct_fields__}
+    return {name: _whole(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 # Orders ---------------------------------------------------------------------------------------------------------------
@@ -94,81 +94,79 @@ def check_key(key: str) -> None:
 
 def submit(api: Api, user: str, order: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Submit an order; the same key gives the same order, however often this is called."""
-    return call(api, user, "POST", "/orders", order, **{"Idempotency-Key": key})
+    return _dict(ask(api, user, lambda client: client.submit_order(**order, idempotency_key=key)))
 
 
 def wait_for_end(api: Api, user: str, order: dict[str, Any], patience_s: float) -> dict[str, Any]:
     """Return an order as it is when it has ended, or rests until a price fires it, or after `patience_s`."""
-    deadline = time.monotonic() + patience_s
-    while order["status"] not in ENDED and not is_resting(order) and (left_s := deadline - time.monotonic()) > 0:
-        wait = {"Prefer": f"wait={math.ceil(left_s)}"}  # the API waits at most 30 s in one request
-        if order.get("time_in_force") is not None:
-            wait["If-None-Match"] = f'"{order["version"]}"'  # it answers each change, so also that the order rests
-        order = call(api, user, "GET", f"/orders/{order['order_id']}", None, **wait) or order
-        if order["status"] not in ENDED and not is_resting(order):
-            time.sleep(0.1)  # with too many requests that wait, the API answers this one at once
-    return order
+    known = _ORDER.decode(json.dumps(order))
+    return _dict(ask(api, user, lambda client: client.wait_for_end(known, patience_s)))
 
 
-def cancel(api: Api, user: str, order_id: object) -> dict[str, Any]:
+def cancel(api: Api, user: str, order_id: UUID) -> dict[str, Any]:
     """Request the cancellation of an order as its user, and return the order as it was then."""
-    return call(api, user, "PUT", f"/orders/{order_id}/cancel")
+    return _dict(ask(api, user, lambda client: client.cancel_order(order_id)))
 
 
-def amend(api: Api, user: str, order_id: object, changes: Mapping[str, Any], key: str, wait_s: float) -> dict[str, Any]:
+def amend(api: Api, user: str, order_id: UUID, changes: Mapping[str, Any], key: str, wait_s: float) -> dict[str, Any]:
     """Amend an order as its user, and return it when the amend is in force, or after `wait_s`.
 
     The same key amends once. Raises `Trouble` with the reason when it is refused.
     """
-    headers = {"Idempotency-Key": key} | _wait(wait_s)
-    return call(api, user, "PATCH", f"/orders/{order_id}", changes, **headers)
+    fields: Any = {**changes, "wait_s": wait_s, "idempotency_key": key}
+    return _dict(ask(api, user, lambda client: client.amend_order(order_id, **fields)))
 
 
-def suspend(api: Api, user: str, order_id: object, wish: str, wait_s: float) -> dict[str, Any]:
+def suspend(api: Api, user: str, order_id: UUID, wish: str, wait_s: float) -> dict[str, Any]:
     """Hold or release an order as its user, and return it when that is done, or after `wait_s`."""
-    return call(api, user, "PUT", f"/orders/{order_id}/{wish}", None, **_wait(wait_s))
+
+    def call(client: Client) -> Order:
+        wished = client.hold_order if wish == "hold" else client.release_order
+        return wished(order_id, wait_s=wait_s)
+
+    return _dict(ask(api, user, call))
 
 
-def _wait(wait_s: float) -> dict[str, str]:
-    return {"Prefer": f"wait={math.ceil(wait_s)}"} if wait_s else {}
-
-
-def orders(api: Api, user: str, **filters: object) -> dict[str, Any]:
+def orders(api: Api, user: str, **filters: Any) -> dict[str, Any]:
     """List a page of a user's orders; filters by the names of the API's query, empty ones left out."""
-    query = urlencode({name: value for name, value in filters.items() if value}, doseq=True)
-    return call(api, user, "GET", f"/orders?{query}")
-
-
-def given(**fields: str) -> dict[str, str]:
-    """Keep the fields that say something."""
-    return {name: value for name, value in fields.items() if value}
+    chosen = given(**filters)
+    return _dict(ask(api, user, lambda client: client.list_orders(**chosen)))
 
 
 def preview(api: Api, user: str, order: Mapping[str, Any]) -> dict[str, Any]:
     """Ask what would become of an order."""
-    return call(api, user, "POST", "/orders/preview", order)
+    return _dict(ask(api, user, lambda client: client.preview_order(**order)))
 
 
 def cancel_all(api: Api, user: str, wanted: Mapping[str, str], key: str) -> dict[str, Any]:
     """Cancel a user's open orders that fit; the same key cancels once, and tells how far it is."""
-    return call(api, user, "POST", "/orders/cancel-all", wanted, **{"Idempotency-Key": key})
+    fields: Any = {**wanted, "idempotency_key": key}
+    return _dict(ask(api, user, lambda client: client.cancel_all_orders(**fields)))
 
 
 def count_cancelable(api: Api, user: str, wanted: Mapping[str, str]) -> int:
     """Count the orders that a cancel of all would be about, page by page."""
-    filters: dict[str, Any] = {name: value for name, value in wanted.items() if name != "side"}
-    number, cursor = 0, ""
-    while True:
-        page = orders(api, user, **filters, status=("PENDING", "CONFIRMED"), limit=200, cursor=cursor)
-        fitting = (one for one in page["orders"] if one["order_type"].endswith(wanted.get("side", "")))
-        number += sum(not one["cancel_requested"] for one in fitting)
-        if not page["has_more"]:
-            return number
-        cursor = page["next_cursor"]
+    filters: Any = {name: value for name, value in wanted.items() if name != "side"}
+    side = wanted.get("side", "")
+
+    def count(client: Client) -> int:
+        found = client.orders(status=(OrderStatus.PENDING, OrderStatus.CONFIRMED), **filters)
+        return sum(not one.cancel_requested and str(one.order_type).endswith(side) for one in found)
+
+    return int(ask(api, user, count))
 
 
 def cancel_timer(api: Api, user: str, timeout_s: int | None) -> dict[str, Any]:
     """Set a user's cancel timer, or read it; 0 switches it off."""
     if timeout_s is None:
-        return call(api, user, "GET", "/orders/cancel-all-after")
-    return call(api, user, "PUT", "/orders/cancel-all-after", {"timeout_s": timeout_s})
+        return _dict(ask(api, user, lambda client: client.read_cancel_timer()))
+    return _dict(ask(api, user, lambda client: client.set_cancel_timer(timeout_s)))
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Keep the fields that say something."""
+    return {name: value for name, value in fields.items() if value}
+
+
+def _dict(shown: Any) -> dict[str, Any]:
+    return dict(shown)

@@ -18,8 +18,9 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from deploy.release import changelog, sbom
+from deploy.release import changelog, packages, sbom
 from tests.support.project import ROOT, git, project_files
+from tests.support.wheels import OURS
 
 VERSION: Final = "9.0.0"
 LOCK: Final = ROOT / "requirements-runtime.lock"
@@ -84,7 +85,8 @@ def test_a_release_is_a_commit_a_tag_and_files(checkout: Path) -> None:
     assert ("", "### Added\n\n- A thing.") == (changelog.notes(log, "Unreleased"), changelog.notes(log, VERSION))
     assert f'\nversion = "{VERSION}"\n' in (checkout / "pyproject.toml").read_text()
     assert f"Release {VERSION}" == git("log", "-1", "--format=%s", folder=checkout)
-    assert {"CHANGELOG.md", "pyproject.toml"} == set(git("diff", "--name-only", "HEAD~1", folder=checkout).split())
+    changed = {"CHANGELOG.md", *(f"{folder}/pyproject.toml".removeprefix("./") for folder in packages.FOLDERS)}
+    assert changed == set(git("diff", "--name-only", "HEAD~1", folder=checkout).split())
     assert (f"v{VERSION}", "") == _state(checkout)[1:]
     told = git("tag", "--list", "--format=%(objecttype) %(contents)", folder=checkout)
     assert told.startswith(f"tag {VERSION}\n\n### Added\n\n- A thing.")
@@ -92,12 +94,14 @@ def test_a_release_is_a_commit_a_tag_and_files(checkout: Path) -> None:
     sums = files.pop("SHA256SUMS").decode()
     assert sums == "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     wheel, archive = f"order_saga-{VERSION}-py3-none-any.whl", f"order_saga-{VERSION}.tar.gz"
-    assert {wheel, archive, f"order_saga-{VERSION}.cdx.json"} == files.keys()
+    names = [name.replace("-", "_") for name in OURS]
+    packed = {f"{name}-{VERSION}{end}" for name in names for end in ("-py3-none-any.whl", ".tar.gz")}
+    assert {*packed, f"order_saga-{VERSION}.cdx.json"} == files.keys()
     inside = zipfile.ZipFile(checkout / "dist" / wheel).namelist()
-    assert {"order_saga/core/phases.py", "operations/cli/__init__.py", "saga_kit/py.typed"} <= set(inside)
+    assert {"order_saga/core/phases.py", "operations/cli/__init__.py"} <= set(inside)
     assert [] == [name for name in inside if name.startswith(("tests/", "docs/", "deploy/"))]
-    with tarfile.open(checkout / "dist" / archive) as packed:
-        assert f"order_saga-{VERSION}/pyproject.toml" in packed.getnames()
+    with tarfile.open(checkout / "dist" / archive) as inner:
+        assert f"order_saga-{VERSION}/pyproject.toml" in inner.getnames()
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(checkout: Path) -> None:
@@ -105,7 +109,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(checkout: Path) -> N
     before = _state(checkout)
     told = _release(checkout, "--dry-run")
     assert (0, True) == (told.returncode, all(line.startswith("would ") for line in told.stdout.splitlines()))
-    assert re.search(rf"make help.*\n.*{VERSION}.*tag v{VERSION}.*\n.*wheel.*checksums", told.stdout)
+    assert re.search(rf"make help.*\n.*{VERSION}.*tag v{VERSION}.*\n.*packages.*checksums", told.stdout)
     assert (before, False) == (_state(checkout), (checkout / "dist").exists())
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.generate import client, settings
 from docs.generate import openapi as api_documents
 from docs.generate import saga as documents
-from docs.generate import settings
 from operations.access.settings import settings as all_settings
 from operations.audit.checks import LOOKS
 from order_saga.core.phases import BY_OUTCOME, PHASES, Way
@@ -117,6 +117,11 @@ def test_the_ledger_on_the_page_is_the_one_that_is_tested() -> None:
     shown = re.search(r"<!-- example -->\n```python\n(.*?)```", page, re.DOTALL)
     assert shown is not None
     assert shown.group(1).rstrip() in example
+
+
+def test_the_exceptions_of_the_client_are_those_of_the_table_of_problems() -> None:
+    """`order_client/problems.py` is what the table says today."""
+    assert client.module() == client.MODULE.read_text()
 
 
 def test_decisions_are_short_and_complete() -> None:

@@ -1,11 +1,10 @@
-"""The example of a balance service of one's own, run as it stands, on a real broker and a real database."""
+"""The example of a balance service of one's own, run as it stands with `saga-kit` alone, on real servers."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,31 +28,44 @@ from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.system import eventually
 from tests.support.infrastructure import Database, Infrastructure
+from tests.support.wheels import build_ours, installed
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "wallet_service.py"
 
 
+@pytest.fixture(scope="module")
+def kit_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment that has `saga-kit` and what it needs, and nothing else of ours."""
+    folder = tmp_path_factory.mktemp("kit")
+    return installed(folder / "kit", build_ours(folder), "saga-kit")
+
+
 @pytest_asyncio.fixture
-async def wallet_service(infrastructure: Infrastructure, database: Database, topic_prefix: str) -> AsyncIterator[None]:
+async def wallet_service(
+    infrastructure: Infrastructure, database: Database, topic_prefix: str, kit_python: Path
+) -> AsyncIterator[None]:
     """Run the example with a schema and topics of its own, and 100 USD in ann's wallet."""
-    await _make_schema(database)
+    await _make_schema(database, kit_python)
     topics = {topic_prefix + topic.name: 3 for topic in (BALANCE_COMMANDS, BALANCE_REPLIES)}
     await infrastructure.create_topics(topics)
-    async with _running(infrastructure, database, topic_prefix):
+    async with _running(infrastructure, database, topic_prefix, kit_python):
         yield
 
 
 @asynccontextmanager
-async def _running(infrastructure: Infrastructure, database: Database, topic_prefix: str) -> AsyncIterator[None]:
+async def _running(
+    infrastructure: Infrastructure, database: Database, topic_prefix: str, python: Path
+) -> AsyncIterator[None]:
     port = free_ports(1)[0]
-    environment = os.environ | {
-        "DATABASE_URL": database.url,
-        "KAFKA_BOOTSTRAP_SERVERS": infrastructure.kafka_bootstrap_servers,
-        "KAFKA_TOPIC_PREFIX": topic_prefix,
-        "HTTP_PORT": str(port),
-        "PYTHONPATH": str(EXAMPLE.parents[2]),
-    }
-    process = await asyncio.create_subprocess_exec(sys.executable, EXAMPLE, "serve", env=environment)
+    environment = _without_ours(
+        {
+            "DATABASE_URL": database.url,
+            "KAFKA_BOOTSTRAP_SERVERS": infrastructure.kafka_bootstrap_servers,
+            "KAFKA_TOPIC_PREFIX": topic_prefix,
+            "HTTP_PORT": str(port),
+        }
+    )
+    process = await asyncio.create_subprocess_exec(python, "-P", EXAMPLE, "serve", env=environment)
     await eventually(http_ready(port), "the example is ready")
     yield
     if process.returncode is None:
@@ -61,7 +73,12 @@ async def _running(infrastructure: Infrastructure, database: Database, topic_pre
     assert await process.wait() == 0
 
 
-async def _make_schema(database: Database) -> None:
+def _without_ours(environment: dict[str, str]) -> dict[str, str]:
+    """Leave out of an environment how Python finds this checkout."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+
+
+async def _make_schema(database: Database, python: Path) -> None:
     # The login belongs to the whole cluster, which other tests share: it has the password of the page in all of them.
     environment = {"DATABASE_URL": database.url, "WALLET_DB_PASSWORD": "local-only-wallet"}  # pragma: allowlist secret
     for words in (
@@ -70,7 +87,7 @@ async def _make_schema(database: Database) -> None:
         ("deposit", "1", "ann", "USD", "100"),
         ("deposit", "1", "ann", "USD", "100"),
     ):
-        done = await asyncio.create_subprocess_exec(sys.executable, EXAMPLE, *words, env=os.environ | environment)
+        done = await asyncio.create_subprocess_exec(python, "-P", EXAMPLE, *words, env=_without_ours(environment))
         assert 0 == await done.wait()
 
 
@@ -138,15 +155,15 @@ async def test_a_service_of_ones_own_has_exact_effects(
 
 
 async def test_commands_of_before_its_first_start_move_nothing(
-    infrastructure: Infrastructure, database: Database, topic_prefix: str
+    infrastructure: Infrastructure, database: Database, topic_prefix: str, kit_python: Path
 ) -> None:
     """A group that reads the topic from its beginning executes nothing that another ledger has executed before it."""
     old, new = uuid.uuid4(), uuid.uuid4()
-    await _make_schema(database)
+    await _make_schema(database, kit_python)
     await infrastructure.create_topics({topic_prefix + topic.name: 3 for topic in (BALANCE_COMMANDS, BALANCE_REPLIES)})
     await _publish(infrastructure, topic_prefix, _conversation(old))
 
-    async with _running(infrastructure, database, topic_prefix):
+    async with _running(infrastructure, database, topic_prefix, kit_python):
         answers = await _answers(infrastructure, topic_prefix, _conversation(new))
 
     assert [(new, BalanceReserved), (new, BalanceSettled)] == [(one.order_id, type(one)) for one in answers]

@@ -26,6 +26,7 @@ NAVIGATION: Final = {
         "docs/orders/README.md",
         "docs/rest.md",
         "docs/streams.md",
+        "docs/client.md",
         reference.CALLS,
         "docs/problems/README.md",
         "docs/webhooks.md",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterator
 
-import httpx2
 import jwt
 import pytest
 
@@ -12,80 +12,100 @@ from operations.access import rest
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
 from operations.access.rest import Api
 from operations.access.tokens import Signer
+from tests.support.planned_api import PlannedApi, planned_api
+from tests.support.shown_order import ORDER
 
 SECRET = "x" * 32
-API = Api("http://api.test", Signer(SECRET, issuer="us", audience="orders"))
+PROBLEM = "application/problem+json"
+ASKED = {"asset_id": "BTC", "order_type": "MARKET_BUY", "quantity": "1"}
+INVALID = {"title": "Invalid", "errors": [{"field": "quantity", "rule": "must be more"}]}
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[httpx2.Response | Exception]:
-    """Give the list of what the API answers, one after the other; requests are appended to its end."""
-    planned: list[Any] = []
-
-    def request(method: str, url: str, **more: Any) -> httpx2.Response:
-        answer = planned.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        planned.append((method, url, more))
-        return answer  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(httpx2, "request", request)
-    return planned
+def server() -> Iterator[PlannedApi]:
+    """Stand in for the API."""
+    with planned_api() as one:
+        yield one
 
 
-def test_a_call_is_signed_for_its_user(answers: list[Any]) -> None:
+def _api(server: PlannedApi) -> Api:
+    return Api(server.address, Signer(SECRET, issuer="us", audience="orders"))
+
+
+def test_a_call_is_signed_for_its_user(server: PlannedApi) -> None:
     """With issuer and audience where the API asks for them."""
-    answers.append(httpx2.Response(200, json={"orders": []}))
-    assert {"orders": []} == rest.orders(API, "alice", status=("FAILED", "CANCELLED"), asset_id="", limit=50)
-    [(method, url, more)] = answers
-    assert ("GET", "http://api.test/orders?status=FAILED&status=CANCELLED&limit=50") == (method, url)
-    token = more["headers"]["Authorization"].removeprefix("Bearer ")
+    page = {"orders": [], "has_more": False, "next_cursor": None}
+    server.plan(200, page)
+    assert page == rest.orders(_api(server), "alice", status=("FAILED", "CANCELLED"), asset_id="", limit=50)
+    [asked] = server.asked
+    assert ("GET", "/orders?status=FAILED&status=CANCELLED&limit=50") == (asked.method, asked.path)
+    token = asked.headers["authorization"].removeprefix("Bearer ")
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience="orders", issuer="us")
     assert ("alice", "orders:read orders:write") == (claims["sub"], claims["scope"])
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "words"),
+    ("status", "body", "content_type", "error", "words"),
     [
-        (
-            httpx2.Response(422, json={"title": "Invalid", "errors": [{"field": "quantity", "rule": "must be more"}]}),
-            *(WrongRequest, "Invalid: quantity: must be more"),
-        ),
-        (
-            httpx2.Response(404, json={"title": "Not found", "detail": "no such order"}),
-            Trouble,
-            "Not found: no such order",
-        ),
-        (httpx2.Response(503, text="<html>"), OutcomeUnknown, "the API answered 503"),
-        (httpx2.ReadTimeout(""), OutcomeUnknown, "the API at http://api.test can't be reached: ReadTimeout"),
-        (httpx2.UnsupportedProtocol(""), WrongRequest, "must begin with http:// or https://"),
-        (httpx2.InvalidURL("no port"), WrongRequest, "which is no address: no port"),
-        (httpx2.Response(200, text="hello"), Trouble, "what answers at http://api.test is not the API"),
+        (422, INVALID, PROBLEM, WrongRequest, "Invalid: quantity: must be more"),
+        (404, {"title": "Not found", "detail": "no such order"}, PROBLEM, Trouble, "Not found: no such order"),
+        (500, "<html>", "text/html", OutcomeUnknown, "the API answered 500"),
+        (200, "hello", "text/html", Trouble, "is not the API: an answer of status 200 and type text/html is no Order"),
     ],
 )
-def test_a_refusal_is_one_line_of_its_kind(answers: list[Any], answer: Any, error: type[Trouble], words: str) -> None:
-    """After a server's error or no answer the outcome is not known; a request that breaks a rule was refused."""
-    answers.append(answer)
-    with pytest.raises(error) as failed:
-        rest.submit(API, "alice", {}, "key")
-    assert (error, True) == (type(failed.value), words in str(failed.value))
+def test_a_refusal_is_one_line_of_its_kind(
+    server: PlannedApi, status: int, body: object, content_type: str, error: type[Trouble], words: str
+) -> None:
+    """After a server's error the outcome is not known; a request that breaks a rule was refused."""
+    server.plan(status, body, **{"content-type": content_type})
+    with pytest.raises(Trouble, match=re.escape(words)) as failed:
+        rest.submit(_api(server), "alice", ASKED, "key")
+    assert error is type(failed.value)
 
 
-def test_the_end_is_waited_for(answers: list[Any]) -> None:
+def test_an_outage_is_tried_again_and_then_told(server: PlannedApi) -> None:
+    """With the same key; and no answer at all leaves the outcome open, too."""
+    for _ in range(3):
+        server.plan(503, "<html>")
+    with pytest.raises(OutcomeUnknown, match="the API answered 503"):
+        rest.submit(_api(server), "alice", ASKED, "key")
+    assert ["key"] * 3 == [asked.headers["idempotency-key"] for asked in server.asked]
+    for _ in range(3):
+        server.plan_break()
+    with pytest.raises(OutcomeUnknown, match=f"the API at {server.address} can't be reached: "):
+        rest.submit(_api(server), "alice", ASKED, "key")
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "ftp://x", "http://x:port"])
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    """With the setting that has it."""
+    with pytest.raises(WrongRequest, match=r"ORDER_API_URL: .* is no address"):
+        rest.submit(Api(address, Signer(SECRET)), "alice", ASKED, "key")
+
+
+def test_what_can_not_be_written_is_told(server: PlannedApi) -> None:
+    """A terminal may give what is no text."""
+    with pytest.raises(WrongRequest, match="this can't be sent"):
+        rest.submit(_api(server), "alice", ASKED | {"asset_id": "\udcff"}, "key")
+    assert [] == server.asked
+
+
+def test_the_end_is_waited_for(server: PlannedApi) -> None:
     """Until the order has ended, or patience has."""
-    answers.append(httpx2.Response(200, json={"order_id": "1", "status": "COMPLETED"}))
-    ended = rest.wait_for_end(API, "alice", {"order_id": "1", "status": "PENDING"}, 5)
-    assert "COMPLETED" == ended["status"]
-    assert "PENDING" == rest.wait_for_end(API, "alice", {"order_id": "1", "status": "PENDING"}, 0)["status"]
+    server.plan(200, ORDER | {"status": "COMPLETED"})
+    ended = rest.wait_for_end(_api(server), "alice", ORDER, 5)
+    assert ("COMPLETED", "wait=5") == (ended["status"], server.asked[0].headers["prefer"])
+    assert "PENDING" == rest.wait_for_end(_api(server), "alice", ORDER, 0)["status"]
 
 
-def test_an_order_that_rests_is_waited_for_no_longer(answers: list[Any]) -> None:
+def test_an_order_that_rests_is_waited_for_no_longer(server: PlannedApi) -> None:
     """Each change of a conditional order is asked for; an answer that nothing has changed is none."""
-    order: dict[str, Any] = {"order_id": "1", "status": "PENDING", "version": 1, "time_in_force": "GTC"}
+    order = ORDER | {"version": 1, "order_type": "LIMIT_BUY", "limit_price": "48000", "time_in_force": "GTC"}
     rests = order | {"status": "CONFIRMED", "version": 2, "revision": 1}
-    answers += [httpx2.Response(304), httpx2.Response(200, json=rests)]
-    assert rests == rest.wait_for_end(API, "alice", order, 5)
-    assert ['"1"', '"1"'] == [more["headers"]["If-None-Match"] for _, _, more in answers]
+    server.plan(304)
+    server.plan(200, rests)
+    assert rests == rest.wait_for_end(_api(server), "alice", order, 5)
+    assert ['"1"', '"1"'] == [asked.headers["if-none-match"] for asked in server.asked]
 
 
 def test_a_key_is_visible_ascii() -> None:

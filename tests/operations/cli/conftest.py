@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-import httpx2
 import pytest
 import pytest_asyncio
 
 from operations.access.database import connected
 from tests.operations.cli.support import Answering, Terminal
 from tests.support.infrastructure import Database
+from tests.support.planned_api import planned_api
 
 
 @pytest_asyncio.fixture
@@ -21,8 +21,7 @@ async def db(database: Database) -> AsyncIterator[Terminal]:
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Answering:
+def api() -> Iterator[Answering]:
     """Stand in for the API."""
-    one = Answering()
-    monkeypatch.setattr(httpx2, "request", one.request)
-    return one
+    with planned_api() as server:
+        yield Answering(server)

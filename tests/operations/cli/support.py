@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
-import httpx2
 from typer.testing import CliRunner
 
 from operations.access.errors import Trouble
@@ -14,6 +14,7 @@ from operations.cli import app
 from operations.cli.failures import exit_status
 from tests.e2e.system import Output
 from tests.support.order_database import OrderDatabase
+from tests.support.planned_api import PlannedApi
 
 
 class Terminal(OrderDatabase):
@@ -27,24 +28,33 @@ class Terminal(OrderDatabase):
 class Answering:
     """Stands in for the API: gives the answers one after the other, and remembers what it was asked."""
 
-    def __init__(self) -> None:
-        self.answers: list[dict[str, Any]] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.calls: list[str] = []
-        self.keys: list[str | None] = []
+    def __init__(self, server: PlannedApi) -> None:
+        self._server = server
 
-    def request(self, method: str, url: str, **more: Any) -> httpx2.Response:
-        """Answer the next."""
-        self.calls.append(f"{method} {url.removeprefix('http://api.test')}")
-        self.bodies.append(more["json"])
-        self.keys.append(more["headers"].get("Idempotency-Key"))
-        return httpx2.Response(200, json=self.answers.pop(0))
+    def answer(self, *answers: Mapping[str, Any]) -> None:
+        """Answer so next."""
+        for one in answers:
+            self._server.plan(200, one)
 
+    @property
+    def bodies(self) -> list[Any]:
+        """Return what was sent."""
+        return [asked.body for asked in self._server.asked]
 
-def typed(*words: str) -> Any:
-    """Type a command that calls the API."""
-    environment = {"ORDER_API_URL": "http://api.test", "JWT_SECRET": "x" * 32, "COLUMNS": "200"}
-    return CliRunner().invoke(app, list(words), env=environment)
+    @property
+    def calls(self) -> list[str]:
+        """Return what was asked."""
+        return [f"{asked.method} {asked.path}" for asked in self._server.asked]
+
+    @property
+    def keys(self) -> list[str | None]:
+        """Return the idempotency keys."""
+        return [asked.headers.get("idempotency-key") for asked in self._server.asked]
+
+    def typed(self, *words: str) -> Any:
+        """Type a command that calls it."""
+        environment = {"ORDER_API_URL": self._server.address, "JWT_SECRET": "x" * 32, "COLUMNS": "200"}
+        return CliRunner().invoke(app, list(words), env=environment)
 
 
 def _typed(words: tuple[str, ...], environment: dict[str, str]) -> Output:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 import pytest_asyncio
 
+from operations.retention.erase import erase
 from order_api.live import store as store_module
 from order_api.live.marks import mark_of
 from order_api.settings import ApiSettings
+from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.dsn import parse_database_url
 from tests.order_api.live.support import Events, followed, new_order, no_streams, streaming
 from tests.order_api.support import Api, Orchestrator, running, token, until
+from tests.support.infrastructure import Database
 
 
 @pytest_asyncio.fixture
@@ -314,6 +319,8 @@ async def test_a_client_that_does_not_read_is_cut_and_blocks_nobody(
         assert 1 == await api.metric('http_server_connections_cut_total{why="answer not read"}')
         assert not reader.at_eof()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_browser_of_another_origin_may_send_its_last_id(settings: ApiSettings) -> None:
@@ -326,6 +333,39 @@ async def test_a_browser_of_another_origin_may_send_its_last_id(settings: ApiSet
         }
         answer = await api.client.options("/events", headers=asks)
         assert (200, "https://trade.example") == (answer.status_code, answer.headers["access-control-allow-origin"])
+
+
+async def test_what_was_erased_is_shown_no_more(api: Api, events: Events, database: Database) -> None:
+    """A stream has no memory of its own: it shows what the database has now."""
+    order_id = new_order()
+    await events.commit(order_id, "COMPLETED", 4, client_order_id="a-name-of-mine")
+    engine = create_engine(parse_database_url(database.url), application_name="test", pool_size=1)
+    assert [] == (await erase(engine, "alice")).in_the_way
+    await engine.dispose()
+    async with streaming(api, last_id=f"t{mark_of(datetime.now(UTC))}") as stream:
+        await stream.until("snapshot-end")
+        assert [None] == [one["order"]["client_order_id"] for one in stream.of("order")]
+
+
+@pytest.mark.usefixtures("events")
+async def test_an_idle_stream_has_one_task(api: Api) -> None:
+    """Its request's own: no timer, no reader, no watcher."""
+    head = f"GET /events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\n\r\n".encode()
+    streams, writers = api.app.state.streams, []
+    async with streaming(api, user="bob") as other:
+        await other.until("snapshot-end")
+        before = len(asyncio.all_tasks())
+        for number in range(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writers.append(writer)
+            writer.write(head)
+            await asyncio.wait_for(reader.readuntil(b"snapshot-end"), 10)
+            assert number + 2 == len(streams)
+        await until(lambda: len(asyncio.all_tasks()) <= before + len(writers))
+    for writer in writers:
+        writer.close()
+        await writer.wait_closed()
+    await no_streams(api)
 
 
 async def _changed_at(events: Events, order_id: str, at: datetime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -164,12 +165,15 @@ async def test_who_waits_looks_while_an_open_transaction_hides_events(
         await _publish(settings)
         with waiters.waiter(KEY, for_end=True) as waiter:
             assert await _notified(waiter, 15)
+        complete_at = follower.complete_at
         with waiters.waiter(KEY, for_end=True) as waiter:
             assert await _notified(waiter, 15), "again and again"
         assert follower.following
+        assert complete_at == follower.complete_at, "it has not heard what is hidden"
         await producer.abort_transaction()
         with waiters.waiter(KEY, for_end=True) as waiter:
             assert await _notified(waiter, 15), "the event itself"
+        await until(lambda: follower.complete_at > complete_at)
 
 
 @pytest.mark.usefixtures("events")
@@ -185,6 +189,30 @@ async def test_a_broker_that_was_away_wakes_everybody(settings: KitSettings, clu
             assert await _notified(waiter, 30)
             await _publish(settings)
             assert await _notified(waiter, 10)
+
+
+@pytest.mark.usefixtures("events")
+async def test_it_knows_until_when_it_has_heard_all(settings: KitSettings, cluster: FaultyCluster) -> None:
+    """While nothing comes, too, that time moves on; while the broker is away it stands still."""
+    async with _following(settings, idle_s=0.5) as (follower, waiters):
+        await until(lambda: follower.following)
+        for _ in range(2):
+            asked_at = time.time()
+            await until(lambda at=asked_at: follower.complete_at > at)
+        with waiters.waiter(KEY, for_end=True) as waiter:
+            await _publish(settings)
+            published_at = time.time()
+            await until(lambda: follower.complete_at > published_at)
+            assert await _notified(waiter, 0.1), "it was told before"
+        cluster.down()
+        await until(lambda: not follower.following, within_s=30)
+        stands_at = follower.complete_at
+        assert stands_at < time.time()
+        cluster.up()
+        with waiters.waiter(KEY, for_end=True) as waiter:
+            assert await _notified(waiter, 30)
+            assert stands_at == follower.complete_at, "whoever missed something is told first"
+        await until(lambda: follower.complete_at > stands_at)
 
 
 @pytest.mark.usefixtures("events")

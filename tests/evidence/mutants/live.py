@@ -1,0 +1,53 @@
+"""Defects of streams: what is lost without a word, and what is shown to the wrong user."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.evidence.mutants.mutant import Mutant
+
+_MAILBOX: Final = "tests/order_api/live/test_mailbox.py"
+_FEED: Final = "tests/order_api/live/test_feed.py"
+
+LIVE_MUTANTS: Final = (
+    Mutant(
+        "gap without a word",
+        "A stream that has lost events says so.",
+        "order_api/live/mailbox.py",
+        "            self._orders.clear()\n            self._gap = True\n",
+        "            self._orders.clear()\n",
+        (f"{_MAILBOX}::test_the_newest_version_of_every_order_is_read_or_a_gap_is_said",),
+    ),
+    Mutant(
+        "older version replaces a newer one",
+        "A slow reader gets fewer versions, never older ones.",
+        "order_api/live/mailbox.py",
+        "            if event.version <= known.version:\n",
+        "            if event.version == known.version:\n",
+        (f"{_MAILBOX}::test_a_slow_reader_gets_the_newest_version_and_no_older_one",),
+    ),
+    Mutant(
+        "mark runs ahead of the topic",
+        "The id of a stream never runs ahead of an event that was not handed out.",
+        "order_api/live/marks.py",
+        "self._complete_at() > self._next[1]",
+        "self._complete_at() > 0",
+        ("tests/order_api/live/test_marks.py::test_the_mark_is_never_ahead_of_an_event_that_was_not_handed_out",),
+    ),
+    Mutant(
+        "order of another user under a claimed id",
+        "Nobody is shown another user's order.",
+        "order_api/live/feed.py",
+        "            if self._owners[key, mailbox] == order.user_id:\n",
+        "            if self._owners[key, mailbox]:\n",
+        (f"{_FEED}::test_an_order_that_is_another_users_is_kept_back_from_whom_its_id_was_promised",),
+    ),
+    Mutant(
+        "stream outlives its token",
+        "A stream ends when the token of its caller expires.",
+        "order_api/live/streams.py",
+        "min(now + caller.expires_at - time.time(), stream.oldest)",
+        "stream.oldest",
+        ("tests/order_api/live/test_streams.py::test_a_stream_ends_when_its_token_expires_and_not_before",),
+    ),
+)
