@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
 from contracts.topics import (
+    ASSETS_PRICES,
     HOLDS_EVENTS,
     HOLDS_REQUESTS,
     ORDERS_CANCELS,
@@ -47,10 +48,13 @@ from order_api.http.tokens import Tokens
 from order_api.live.feed import Feed
 from order_api.live.marks import Marks
 from order_api.live.routes import StreamRoutes
-from order_api.live.service import LiveUpdates, NoPrices
+from order_api.live.service import LiveUpdates, Prices
 from order_api.live.snapshots import Snapshots
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
+from order_api.market.prices import LatestPrices
+from order_api.market.routes import MarketRoutes
+from order_api.market.store import MarketStore
 from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
@@ -213,7 +217,8 @@ def create_app(
     holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
     live_store = LiveStore(source)
     background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
-    background += [streams.run, Marks(feed, live_store, lambda: follower.complete_at).run]
+    market, prices, follows_prices, reads_prices = _market(settings, source, feed, registry)
+    background += [follows_prices, reads_prices, streams.run, Marks(feed, live_store, lambda: follower.complete_at).run]
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -230,11 +235,11 @@ def create_app(
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     asking = Previews(store, inquiry, waiters, in_flight)
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
-    events = _events(feed, streams, live_store, service, in_flight)
+    events = _events(feed, streams, live_store, service, in_flight, prices)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, changes, events, holds, pages, health_pages), authentication)
+    served = _served((many, previews, orders, changes, events, market, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[*_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -243,7 +248,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
-    app.state.inquiry, app.state.streams = inquiry, streams
+    app.state.inquiry, app.state.streams, app.state.prices = inquiry, streams, prices
     return app
 
 
@@ -279,9 +284,27 @@ def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> 
     )
 
 
-def _events(feed: Feed, streams: Streams, store: LiveStore, service: OrderService, in_flight: InFlight) -> StreamRoutes:
-    live = LiveUpdates(feed, streams, store, Snapshots(store), service, NoPrices())
+def _events(
+    feed: Feed, streams: Streams, store: LiveStore, service: OrderService, in_flight: InFlight, prices: Prices
+) -> StreamRoutes:
+    live = LiveUpdates(feed, streams, store, Snapshots(store), service, prices)
     return StreamRoutes(live, streams, service, in_flight)
+
+
+def _market(
+    settings: ApiSettings, source: AsyncEngine | Begins, feed: Feed, registry: CollectorRegistry
+) -> tuple[MarketRoutes, LatestPrices, Background, Background]:
+    """Make the routes of the market, the prices in memory, and what hears and reads these beside the requests."""
+    store = MarketStore(source)
+    prices = LatestPrices(store, feed.hear_prices)
+    follower = TopicFollower(settings, ASSETS_PRICES.name, prices, name="api-prices")
+    followed = Gauge("asset_prices_followed", "1 while the prices of assets are followed.", registry=registry)
+    followed.set_function(lambda: follower.following)
+
+    async def read(stopping: asyncio.Event) -> None:
+        await prices.run(stopping, lambda: follower.following)
+
+    return MarketRoutes(prices, store), prices, follower.run, read
 
 
 def _follower(settings: ApiSettings, waiters: Waiters, feed: Feed, registry: CollectorRegistry) -> Follower:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from order_api.holds.routes import HoldRoutes
 from order_api.live.routes import StreamRoutes
+from order_api.market.routes import MarketRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
@@ -19,7 +20,7 @@ from order_api.preview.routes import PreviewRoutes
 
 _ROUTES: Final = (
     *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
-    *(StreamRoutes, HoldRoutes, PageRoutes, HealthRoutes),
+    *(StreamRoutes, MarketRoutes, HoldRoutes, PageRoutes, HealthRoutes),
 )
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 

@@ -48,6 +48,9 @@ MAY_IMPORT = {
         *("contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi"),
         "order_api.holds.tables",  # of the same schema
     },
+    "order_api.market": {
+        "contracts", "saga_kit", "order_api.http", "order_api.openapi", "order_api.orders",
+    },
     "order_api.live": {
         "contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi", "order_api.orders",
     },

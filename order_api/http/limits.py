@@ -19,7 +19,7 @@ from order_api.http.problems import Code, Problem
 WINDOW_S: Final = 1
 REQUEST_S: Final = 60.0
 """The longest that any request may take, its waiting included; after that the answer is a 503, outcome unknown."""
-LIMITED_PATHS: Final = ("/orders", "/holds", "/events")
+LIMITED_PATHS: Final = ("/orders", "/holds", "/events", "/prices", "/assets", "/accounts")
 """Health, metrics and documentation are not limited: operators need them most when the process is busy."""
 RETRY_AFTER_S: Final = 1
 TIME_LIMIT: Final = "time_limit"

@@ -51,6 +51,7 @@ class Code(StrEnum):
     CANCEL_ALL_KEY_REUSED = "cancel-all-key-reused"
     ORDER_NOT_CANCELABLE = "order-not-cancelable"
     TOO_LATE_TO_CANCEL = "too-late-to-cancel"
+    ASSET_NOT_FOUND = "asset-not-found"
     HOLD_NOT_FOUND = "hold-not-found"
     HOLD_KEY_REUSED = "hold-key-reused"
     HOLD_CAPTURE_DIFFERS = "hold-capture-differs"
@@ -230,6 +231,13 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "A cancel came while the order was `PROCESSING`: it is filled, and settling it can't be undone.",
         "Wait for the order to end. A position that is not wanted is left by an order the other way.",
         ("order_id", "order_status"),
+    ),
+    Code.ASSET_NOT_FOUND: Kind(
+        404,
+        "No such asset",
+        "It does not exist, or it has no price yet.",
+        "No asset has this id; or, for a price, the asset has never had one.",
+        "`GET /assets` lists the assets, `GET /prices` those that have a price.",
     ),
     Code.HOLD_NOT_FOUND: Kind(
         404,

@@ -39,14 +39,6 @@ class Prices(Protocol):
         """Return what is known of these assets, as JSON objects by asset."""
 
 
-class NoPrices:
-    """Knows none."""
-
-    def newest(self, asset_ids: Sequence[str]) -> Mapping[str, bytes]:  # noqa: ARG002 - as the protocol has it
-        """Return nothing."""
-        return {}
-
-
 class Wished(msgspec.Struct, frozen=True):
     """What a stream is to send: the orders of a user, or all orders (None), and the prices of assets.
 

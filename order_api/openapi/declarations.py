@@ -127,7 +127,11 @@ HEADERS: Final[dict[str, Header]] = {
     "Location": Header(
         "Where the order is found.", {"type": "string", "format": "uri-reference"}, f"/orders/{ORDER_ID}"
     ),
-    "ETag": Header("The order's version.", {"type": "string", "pattern": '^"[0-9]+"$'}, '"4"'),
+    "ETag": Header(
+        "Names what is answered: an order's version, a price's sequence, or a digest of the body.",
+        {"type": "string", "pattern": '^(W/)?"[0-9a-f]+"$'},
+        '"4"',
+    ),
     "Idempotency-Replayed": Header(
         "The keys belong to an order that was accepted before: this is it.", {"const": "true"}, "true", certain=False
     ),

@@ -40,6 +40,7 @@ Each call is served under `/v1` too, with the same answers."""
 TAGS: Final = {
     "orders": "Submit orders, follow them, change them, cancel them.",
     "streams": "Learn of what changes as it happens.",
+    "market": "Prices, assets with their rules, and a user's accounts.",
     "holds": "Hold money beside orders: for services.",
     "documentation": "What this is, for people and for programs. Public.",
     "operation": "For whoever runs the service. Public, so do not let the world in.",

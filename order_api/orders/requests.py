@@ -22,6 +22,8 @@ from order_api.orders.views import written
 
 ADDRESS_LENGTH_MAX: Final = 64
 """Characters of an address in the trail: a trusted proxy passes on what a client claims."""
+ENDED_KEPT_S: Final = 60
+"""How long a client may keep an order that has ended."""
 _NAME: Final = re.compile(NAME_PATTERN)
 
 
@@ -62,6 +64,15 @@ def waited_header(wait_s: int) -> dict[str, str]:
 def etag_of(order: Order) -> str:
     """Give an order's entity tag: its version."""
     return f'"{order.version}"'
+
+
+def kept(order: Order) -> dict[str, str]:
+    """Say how long a client may keep an order, which is for its reader alone.
+
+    One that has ended changes no more, unless it is erased; one that is open is asked for each time.
+    """
+    control = f"private, max-age={ENDED_KEPT_S}" if order.status.terminal else "private, no-cache"
+    return {"cache-control": control, "vary": "authorization"}
 
 
 def origin_of(request: Request, caller: Caller) -> Origin:

@@ -45,6 +45,7 @@ from order_api.orders.requests import (
     about,
     etag_of,
     json_response,
+    kept,
     named_order_id,
     once,
     order_id_of,
@@ -247,7 +248,7 @@ class OrderRoutes:
             order = await self._waiting.until(request, fits, order_id, caller, wait_s, for_end=not known)
         else:
             order = await self._service.order(order_id, caller)
-        headers = waited_header(wait_s) | {"etag": etag_of(order)}
+        headers = waited_header(wait_s) | {"etag": etag_of(order)} | kept(order)
         if knows(known, etag_of(order)):
             return Response(status_code=304, headers=headers)
         return json_response(order if view is None else view(order), 200, headers)

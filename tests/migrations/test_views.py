@@ -84,6 +84,10 @@ PROMISED = {
     "api.history": "order_id seq at kind name status version detail",
     "api.versions": "order_id version at previous_status status",
     "api.unsent": "created_at",
+    "api.prices": "asset_id sequence price as_of trading reopens_at",
+    "api.assets": "asset_id rules_version tick step min_quantity max_quantity min_notional max_notional fee_bps"
+    " max_deviation_bps cash_asset_id cash_scale tradable trading reopens_at confirmed_at calendar",
+    "api.accounts": "user_id asset_id available held",
 }
 _AMENDMENT = decoder(OrderAmendment)
 IGNORED = {"kind": "ignored", "name": "x", "detail": {"why": "late"}}

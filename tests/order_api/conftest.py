@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from contracts.topics import (
     ASSETS_COMMANDS,
+    ASSETS_PRICES,
     ASSETS_REPLIES,
     HOLDS_EVENTS,
     HOLDS_REQUESTS,
@@ -32,7 +33,7 @@ def shared_prefix(infrastructure: Infrastructure) -> Iterator[str]:
     prefix = f"api{secrets.token_hex(4)}."
     topics = (
         *(ORDERS_REQUESTS, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_EVENTS),
-        *(ASSETS_COMMANDS, ASSETS_REPLIES, HOLDS_REQUESTS, HOLDS_EVENTS),
+        *(ASSETS_COMMANDS, ASSETS_PRICES, ASSETS_REPLIES, HOLDS_REQUESTS, HOLDS_EVENTS),
     )
     asyncio.run(infrastructure.create_topics({prefix + topic.name: topic.partitions for topic in topics}))
     yield prefix

@@ -74,6 +74,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.CANCEL_ALL_KEY_REUSED), "/orders/cancel-all"),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.COMPLETED])), _CANCEL),
         (_raised(lambda: refuse_late_cancel(orders[OrderStatus.PROCESSING])), _CANCEL),
+        (Problem(Code.ASSET_NOT_FOUND), "/assets/XYZ"),
         (Problem(Code.HOLD_NOT_FOUND), _HOLD_ADDRESS),
         (Problem(Code.HOLD_KEY_REUSED, f"it belongs to hold {HOLD_ID}", hold_id=_HOLD), _HOLDS),
         (Problem(Code.HOLD_CAPTURE_DIFFERS, hold_id=_HOLD), f"{_HOLD_ADDRESS}/capture"),
