@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Lifespan
 
 from contracts.topics import (
@@ -36,7 +36,7 @@ from order_api.holds.routes import HoldRoutes
 from order_api.holds.service import HoldListener, HoldService, HoldSweeper
 from order_api.holds.store import Store as HoldStore
 from order_api.http.access_log import AccessLog
-from order_api.http.addresses import Addresses
+from order_api.http.addresses import VERSION_PREFIX, Addresses
 from order_api.http.authentication import Authentication
 from order_api.http.connections import make_connections, make_room
 from order_api.http.errors import ErrorHandler, on_http_error
@@ -45,13 +45,15 @@ from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
 from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
+from order_api.http.websockets import MESSAGE_BYTES_MAX, MESSAGES_MAX, PING_S, WebSocket
 from order_api.live.feed import Feed
 from order_api.live.marks import Marks
 from order_api.live.routes import StreamRoutes
-from order_api.live.service import LiveUpdates, Prices
+from order_api.live.service import LiveUpdates
 from order_api.live.snapshots import Snapshots
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
+from order_api.live.websocket import PATH, WebSockets
 from order_api.market.prices import LatestPrices
 from order_api.market.routes import MarketRoutes
 from order_api.market.store import MarketStore
@@ -235,13 +237,15 @@ def create_app(
     many = MassCancelRoutes(mass_cancels, in_flight, body_bytes_max=settings.api_body_bytes_max)
     asking = Previews(store, inquiry, waiters, in_flight)
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
-    events = _events(feed, streams, live_store, service, in_flight, prices)
+    live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, prices)
+    events = StreamRoutes(live, streams, service, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
+    sockets = WebSockets(live, streams, service, authentication, settings.cors_origins)
     health_pages = HealthRoutes(health_routes(health, registry))
     served = _served((many, previews, orders, changes, events, market, holds, pages, health_pages), authentication)
     app = Starlette(
-        routes=[*_hot(served), Mount("/", _cold(served))],
+        routes=[WebSocketRoute(PATH, sockets), *_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
         middleware=_middleware(settings, in_flight, registry),
         exception_handlers={HTTPException: on_http_error},
@@ -282,13 +286,6 @@ def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> 
         per_user_max=settings.api_streams_per_user_max,
         registry=registry,
     )
-
-
-def _events(
-    feed: Feed, streams: Streams, store: LiveStore, service: OrderService, in_flight: InFlight, prices: Prices
-) -> StreamRoutes:
-    live = LiveUpdates(feed, streams, store, Snapshots(store), service, prices)
-    return StreamRoutes(live, streams, service, in_flight)
 
 
 def _market(
@@ -347,7 +344,8 @@ def _mass_cancels(
 
 def _connections(settings: ApiSettings, registry: CollectorRegistry) -> Connections:
     per_user = settings.api_connections_per_user_max
-    return make_connections(settings.api_connections_max, per_user=per_user, registry=registry)
+    upgrades = dict.fromkeys((PATH.encode(), f"{VERSION_PREFIX}{PATH}".encode()), WebSocket)
+    return make_connections(settings.api_connections_max, per_user=per_user, registry=registry, upgrades=upgrades)
 
 
 def _served(holders: Sequence[object], authentication: Authentication) -> list[tuple[Operation, Endpoint]]:
@@ -456,7 +454,12 @@ def server_for(app: Starlette, trusted_proxies: Sequence[str] = ()) -> uvicorn.S
             app,
             http=app.state.connections.make,
             lifespan="on",
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MESSAGE_BYTES_MAX,
+            ws_max_queue=MESSAGES_MAX,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            ws_per_message_deflate=False,  # each connection would keep the memory of a compressor
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=list(trusted_proxies),
             log_config=None,

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from order_api.http.problems import TYPE_PREFIX
 
 VERSION_PREFIX: Final = "/v1"
+_WITH_PATH: Final = frozenset({"http", "websocket"})
 
 
 class Addresses:
@@ -22,11 +23,9 @@ class Addresses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        scope["path"] = plain_path(scope["path"])
-        if scope["method"] != "HEAD":
+        if scope["type"] in _WITH_PATH:
+            scope["path"] = plain_path(scope["path"])
+        if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
         as_get = {**scope, "method": "GET"}  # the server itself looks at `scope`, and sends no body

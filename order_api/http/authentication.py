@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from order_api.http.limits import RETRY_AFTER_S, RateLimit
@@ -36,7 +36,7 @@ class Authentication:
 
         return authenticated
 
-    async def caller(self, request: Request) -> Caller:
+    async def caller(self, request: HTTPConnection) -> Caller:
         """Return the caller; raise the problem of a bad token, and of one who has used up a limit.
 
         A caller that acts for users is a trusted service: it sends the requests of many, so the limits of one user do
@@ -49,9 +49,14 @@ class Authentication:
         if connection is not None and not connection.belongs_to(caller.user_id, bounded=not trusted):
             detail = "the caller has too many connections. Nothing was done."
             raise Problem(Code.RATE_LIMITED, detail, headers={"connection": "close", "retry-after": str(RETRY_AFTER_S)})
-        if self._limit is not None and not trusted:
-            spent = self._limit.spend(caller.user_id)
-            request.state.headers = spent.headers  # on whatever is answered
-            if not spent.allowed:
-                raise Problem(Code.RATE_LIMITED)
+        request.state.headers = self.spend(caller)  # on whatever is answered
         return caller
+
+    def spend(self, caller: Caller) -> dict[str, str]:
+        """Count a request of this caller, and return the headers that say so; raise the problem of one too many."""
+        if self._limit is None or caller.one_user is None:
+            return {}
+        spent = self._limit.spend(caller.user_id)
+        if not spent.allowed:
+            raise Problem(Code.RATE_LIMITED, headers=spent.headers)
+        return spent.headers

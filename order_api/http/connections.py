@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -10,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from order_api.http.middleware import HEADERS
 from order_api.http.problems import Code, Problem
-from saga_kit.runtime.connections import SPARE_MAX, ConnectionRefusal, Connections
+from saga_kit.runtime.connections import SPARE_MAX, ConnectionRefusal, Connections, Upgrade
 
 OWN_FILES: Final = 200
 """For the process itself: database, broker, libraries that are loaded late."""
@@ -32,13 +34,20 @@ def make_room(connections_max: int) -> None:
             log.warning("the system allows fewer open files than API_CONNECTIONS_MAX needs", files=allowed)
 
 
-def make_connections(connections_max: int, *, per_user: int, registry: CollectorRegistry) -> Connections:
+def make_connections(
+    connections_max: int,
+    *,
+    per_user: int,
+    registry: CollectorRegistry,
+    upgrades: Mapping[bytes, Upgrade] = MappingProxyType({}),
+) -> Connections:
     """Make the connections of an API process."""
     return Connections(
         connections_max,
         registry=registry,
         per_user=per_user,
         answer=write_problem,
+        upgrades=upgrades,
     )
 
 

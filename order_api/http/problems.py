@@ -42,6 +42,7 @@ class Code(StrEnum):
     INVALID_TOKEN = "invalid-token"  # noqa: S105 - a name
     INSUFFICIENT_SCOPE = "insufficient-scope"
     OTHER_USER = "other-user"
+    ORIGIN_NOT_ALLOWED = "origin-not-allowed"
     NOT_FOUND = "not-found"
     ORDER_NOT_FOUND = "order-not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
@@ -161,6 +162,13 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "Only a token with the scope orders:act-for-users may name another user.",
         "The request names a `user_id` that is not the token's `sub`.",
         "Leave `user_id` out to act for yourself, or use a token with the scope `orders:act-for-users`.",
+    ),
+    Code.ORIGIN_NOT_ALLOWED: Kind(
+        403,
+        "Scripts of this origin may not connect",
+        "The header `Origin` names another host than the one that is asked.",
+        "A browser opens a WebSocket from a page of another host, which `API_CORS_ORIGINS` does not list.",
+        "Whoever runs the service may add the page's origin to `API_CORS_ORIGINS`.",
     ),
     Code.NOT_FOUND: Kind(
         404,

@@ -13,6 +13,7 @@ from contracts.examples import TIME
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import OrderStatus
 from order_api.live import sse
+from order_api.live.framing import Bye, write_id
 from order_api.live.mailbox import OrderEvent
 from order_api.live.marks import mark_of
 from order_api.live.snapshots import snapshot_event
@@ -30,14 +31,14 @@ def of_orders() -> Mapping[str, Example]:
     begun = [
         b"retry: 4821\n\n",
         snapshot_event(opened).written(sse.order_frame),
-        sse.frame("snapshot-end", b"{}", sse.write_id(_MARK)),
+        sse.frame("snapshot-end", b"{}", write_id(_MARK)),
         sse.order_frame(_changed(ended, OrderStatus.PROCESSING, _MARK + 1_000_000)),
-        b"retry: 7204\n" + sse.frame("bye", msgspec.json.encode(sse.Bye("expired"))),
+        b"retry: 7204\n" + sse.frame("bye", msgspec.json.encode(Bye("expired"))),
     ]
     gap = [
         b"retry: 4821\n\n",
-        sse.gap_frame(_MARK, "/orders?created_from=2026-03-02T12:00:00Z"),
-        sse.frame("snapshot-end", b"{}", sse.write_id(_MARK)),
+        sse.FRAMES.gap(_MARK, "/orders?created_from=2026-03-02T12:00:00Z"),
+        sse.frame("snapshot-end", b"{}", write_id(_MARK)),
     ]
     return {
         "an order ends": Example("An open order is shown, then it ends; later the token expires.", _text(begun)),

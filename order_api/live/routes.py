@@ -13,7 +13,7 @@ from order_api.http.tokens import Caller
 from order_api.live import examples
 from order_api.live.parameters import ALL, PRICES, RESUME, RESUME_VERSION, read_version, read_wished
 from order_api.live.service import LiveUpdates
-from order_api.live.sse import MEDIA_TYPE, EventStream
+from order_api.live.sse import FRAMES, MEDIA_TYPE, EventStream
 from order_api.live.streams import Streams
 from order_api.openapi.declarations import Returns, operation
 from order_api.orders.description.parts import CLIENT_ORDER_ID, ORDER_ID, READERS, USER_ID
@@ -57,7 +57,9 @@ class StreamRoutes:
         """Follow orders."""
         wished = read_wished(request, caller)
         self._streams.check(caller)
-        return EventStream(self._streams, self._in_flight, caller, lambda stream: self._live.of_orders(wished, stream))
+        return EventStream(
+            *(self._streams, self._in_flight, caller), lambda stream: self._live.of_orders(wished, stream, FRAMES)
+        )
 
     @operation(
         "GET",
@@ -99,5 +101,5 @@ class StreamRoutes:
         self._streams.check(caller)
         return EventStream(
             *(self._streams, self._in_flight, caller),
-            lambda stream: self._live.of_order(order, known, caller, stream),
+            lambda stream: self._live.of_order(order, known, caller, stream, FRAMES),
         )

@@ -18,8 +18,8 @@ from contracts.orders import Order
 from contracts.vocabulary import id_text
 from order_api.http.problems import Problem
 from order_api.http.tokens import Caller
-from order_api.live import sse
 from order_api.live.feed import Feed
+from order_api.live.framing import Framing, write_id
 from order_api.live.mailbox import OrderEvent, PriceEvent, Taken
 from order_api.live.marks import time_of
 from order_api.live.snapshots import Snapshots, snapshot_event
@@ -71,49 +71,66 @@ class LiveUpdates:
         self._orders = orders
         self._prices = prices
 
-    async def of_orders(self, wished: Wished, stream: Stream) -> AsyncGenerator[bytes]:
+    async def of_orders(self, wished: Wished, stream: Stream, framing: Framing) -> AsyncGenerator[Sequence[bytes]]:
         """Send what changes about orders, and prices: first what there is, then what comes."""
         with self._following(wished, stream):
-            shown, mark = await self._shown(wished, wished.since)
+            shown, mark = await self._shown(wished, wished.since, framing)
             newest = [PriceEvent(*one) for one in self._prices.newest(wished.prices).items()]
-            first = [sse.retry_frame(), *shown, *self._priced(newest)]
-            for part in _parts([*first, sse.frame("snapshot-end", b"{}", sse.write_id(mark) if mark else None)]):
+            first = [*framing.begin(), *shown, *self._priced(newest, framing)]
+            for part in _parts([*first, framing.event("snapshot-end", b"{}", write_id(mark) if mark else None)]):
                 yield part
             sent = mark or wished.since or 0
             while stream.why is None:
                 taken, heard = await stream.next(), self._feed.mark
-                frames = [self._gap(wished, sent)] if taken.gap else []
+                frames = [self._gap(wished, sent, framing)] if taken.gap else []
                 if taken.stale:
                     try:
-                        shown, mark = await self._shown(wished, sent)
+                        shown, mark = await self._shown(wished, sent, framing)
                     except Exception as error:
                         if classify(error) == "poison":
                             raise
                         stream.end("unavailable")  # it comes back with its last id, to a process that can read
                         return
                     frames += shown
-                frames += self._told(taken, mark)
+                frames += self._told(taken, mark, framing)
                 sent = max(sent, mark, *(event.mark for event in taken.orders))
                 if taken.beat:
-                    frames.append(sse.heartbeat_frame(max(heard, mark)))
+                    frames.append(framing.heartbeat(max(heard, mark)))
                 for part in _parts(frames):
                     yield part
 
-    async def of_order(self, order: Order, known: int | None, caller: Caller, stream: Stream) -> AsyncGenerator[bytes]:
+    async def of_prices(
+        self, asset_ids: Sequence[str], stream: Stream, framing: Framing
+    ) -> AsyncGenerator[Sequence[bytes]]:
+        """Send the newest prices of assets, and each newer one, and nothing of orders."""
+        self._feed.follow_prices(asset_ids, stream.mailbox)
+        try:
+            newest = [PriceEvent(*one) for one in self._prices.newest(asset_ids).items()]
+            yield [*self._priced(newest, framing), framing.event("snapshot-end", b"{}")]
+            while stream.why is None:
+                for part in _parts(self._priced((await stream.next()).prices, framing)):
+                    yield part
+        finally:
+            self._feed.leave_prices(asset_ids, stream.mailbox)
+
+    async def of_order(
+        self, order: Order, known: int | None, caller: Caller, stream: Stream, framing: Framing
+    ) -> AsyncGenerator[Sequence[bytes]]:
         """Send each version of one order after `known`, and end with its last one. None: from now on."""
         followed = _Followed(order, known)
         self._feed.follow_order(id_text(order.order_id), order.user_id, stream.mailbox)
         try:
             order = await self._orders.order(order.order_id, caller)
-            begun = [sse.retry_frame(), *await self._versions(followed, [snapshot_event(order)])]
-            yield b"".join([*begun, *(() if followed.ended else (sse.frame("snapshot-end", b"{}"),))])
+            begun = [*framing.begin(), *await self._versions(followed, [snapshot_event(order)], framing)]
+            for part in _parts([*begun, *(() if followed.ended else (framing.event("snapshot-end", b"{}"),))]):
+                yield part
             while stream.why is None and not followed.ended:
                 taken, heard = await stream.next(), self._feed.mark
                 try:
                     events = taken.orders
                     if taken.stale or taken.gap:
                         events = [*events, snapshot_event(await self._orders.order(order.order_id, caller))]
-                    frames = await self._versions(followed, events)
+                    frames = await self._versions(followed, events, framing)
                 except Problem:  # its reader may not see it any more
                     break
                 except Exception as error:
@@ -122,7 +139,7 @@ class LiveUpdates:
                     stream.end("unavailable")
                     return
                 if taken.beat:
-                    frames.append(sse.heartbeat_frame(heard))
+                    frames.append(framing.heartbeat(heard))
                 for part in _parts(frames):
                     yield part
         finally:
@@ -146,28 +163,29 @@ class LiveUpdates:
             self._feed.leave_user(wished.user_id or "", mailbox)
             self._feed.leave_prices(wished.prices, mailbox)
 
-    async def _shown(self, wished: Wished, since: int | None) -> tuple[list[bytes], int]:
+    async def _shown(self, wished: Wished, since: int | None, framing: Framing) -> tuple[list[bytes], int]:
         """Read what there is; return its frames, and the mark before which nothing is missing after them.
 
         All orders of everybody are never shown: whoever comes back to them is told of the gap.
         """
         if wished.user_id is None:
-            return ([] if since is None else [self._gap(wished, since)]), 0
+            return ([] if since is None else [self._gap(wished, since, framing)]), 0
         snapshot = await self._snapshots.of_user(wished.user_id, since)
         self._count("order", len(snapshot.orders))
-        frames = [event.written(sse.order_frame) for event in snapshot.orders]
-        return ([self._gap(wished, since or 0), *frames] if snapshot.gap else frames), snapshot.mark
+        frames = [one for event in snapshot.orders for one in framing.order(event, 0)]
+        return ([self._gap(wished, since or 0, framing), *frames] if snapshot.gap else frames), snapshot.mark
 
-    def _told(self, taken: Taken, mark: int) -> list[bytes]:
+    def _told(self, taken: Taken, mark: int, framing: Framing) -> list[bytes]:
         self._count("order", len(taken.orders))
-        return [sse.order_frame_since(event, mark) for event in taken.orders] + self._priced(taken.prices)
+        frames = [one for event in taken.orders for one in framing.order(event, mark)]
+        return frames + self._priced(taken.prices, framing)
 
-    def _priced(self, prices: Iterable[PriceEvent]) -> list[bytes]:
-        frames = [sse.price_frame(price) for price in prices]
+    def _priced(self, prices: Iterable[PriceEvent], framing: Framing) -> list[bytes]:
+        frames = [framing.price(price) for price in prices]
         self._count("price", len(frames))
         return frames
 
-    async def _versions(self, followed: _Followed, events: Iterable[OrderEvent]) -> list[bytes]:
+    async def _versions(self, followed: _Followed, events: Iterable[OrderEvent], framing: Framing) -> list[bytes]:
         """Write what is new of one order, with the versions that nobody has told of: those are in its history."""
         frames = []
         for event in sorted(events, key=lambda one: one.version):
@@ -178,22 +196,22 @@ class LiveUpdates:
                 past = await self._store.versions(followed.order_id, followed.version, event.version)
                 if len(past) < missing:
                     self._streams.gaps.inc()
-                    frames.append(sse.gap_frame(0, f"{address(followed.order_id)}/history"))
-                frames += [sse.frame("version", msgspec.json.encode(one), str(one.version)) for one in past]
-            frames.append(event.written(sse.version_frame))
+                    frames.append(framing.gap(0, f"{address(followed.order_id)}/history"))
+                frames += [framing.event("version", msgspec.json.encode(one), str(one.version)) for one in past]
+            frames.append(framing.version(event))
             self._count("order", 1)
             followed.version, followed.ended = event.version, event.terminal
         return frames
 
-    def _gap(self, wished: Wished, since: int) -> bytes:
+    def _gap(self, wished: Wished, since: int, framing: Framing) -> bytes:
         """Say that what has changed since a mark may be missing, and count it."""
         self._streams.gaps.inc()
         if wished.user_id is None:
-            return sse.gap_frame(since, None)
+            return framing.gap(since, None)
         query = {"created_from": time_of(since).isoformat().replace("+00:00", "Z")} if since else {}
         if wished.listed_as is not None:
             query["user_id"] = wished.listed_as
-        return sse.gap_frame(since, "/orders" + (f"?{urlencode(query, safe=':')}" if query else ""))
+        return framing.gap(since, "/orders" + (f"?{urlencode(query, safe=':')}" if query else ""))
 
     def _count(self, event: str, number: int) -> None:
         if number:
@@ -209,6 +227,6 @@ class _Followed:
         self.ended = False
 
 
-def _parts(frames: Sequence[bytes]) -> Iterator[bytes]:
+def _parts(frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     for first in range(0, len(frames), FRAMES_MAX):
-        yield b"".join(frames[first : first + FRAMES_MAX])
+        yield frames[first : first + FRAMES_MAX]

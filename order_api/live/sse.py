@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from contracts.vocabulary import Instant
 from order_api.http.limits import TIME_LIMIT, InFlight
 from order_api.http.middleware import STREAMED
 from order_api.http.tokens import Caller
-from order_api.live.mailbox import OrderEvent, PriceEvent
-from order_api.live.marks import time_of
+from order_api.live.framing import SAID, AccountHint, Bye, Framing, as_json, write_id
+from order_api.live.mailbox import OrderEvent
 from order_api.live.streams import Stream, Streams, Why, retry_ms
 from saga_kit.runtime.connections import CONNECTION, SELF, Connection
 
 MEDIA_TYPE: Final = "text/event-stream"
 
-Frames = Callable[[Stream], AsyncGenerator[bytes]]
+Frames = Callable[[Stream], AsyncGenerator[Sequence[bytes]]]
 """Makes what a stream sends, part by part, until the stream ends."""
-
-
-class Heartbeat(msgspec.Struct, frozen=True):
-    """The stream is alive. Every version that was committed before `complete_until` has been sent on it."""
-
-    at: Instant
-    complete_until: Instant | None
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """Orders that have changed since then may be missing. `list` is where a client finds them, as far as there is."""
-
-    since: Instant | None
-    list: str | None
-
-
-class AccountHint(msgspec.Struct, frozen=True):
-    """The user's balances of these assets may have changed: they are worth a look."""
-
-    assets: tuple[str, ...]
-
-
-class Bye(msgspec.Struct, frozen=True):
-    """The stream ends; the client may come back with the id that it had last."""
-
-    why: Why
 
 
 def frame(event: str, data: bytes, event_id: str | None = None) -> bytes:
@@ -58,11 +29,6 @@ def frame(event: str, data: bytes, event_id: str | None = None) -> bytes:
     if b"\n" in data or b"\r" in data:
         data = b"\ndata: ".join(data.splitlines())
     return b"%bdata: %b\n\n" % (head.encode(), data)
-
-
-def write_id(mark: int) -> str:
-    """Write the id of an event: opaque to clients."""
-    return f"t{mark}"
 
 
 def order_frame(event: OrderEvent) -> bytes:
@@ -77,27 +43,12 @@ def order_frame_since(event: OrderEvent, mark: int) -> bytes:
 
 def _order_frame(event: OrderEvent, mark: int) -> bytes:
     written = frame("order", event.data, write_id(mark) if mark else None)
-    return written + frame("account", _json(AccountHint(event.assets))) if event.assets else written
+    return written + frame("account", as_json(AccountHint(event.assets))) if event.assets else written
 
 
 def version_frame(event: OrderEvent) -> bytes:
     """Write a version of an order in the stream of that order: its id is the version."""
     return frame("order", event.data, str(event.version))
-
-
-def price_frame(event: PriceEvent) -> bytes:
-    """Write a price."""
-    return frame("price", event.data)
-
-
-def heartbeat_frame(mark: int) -> bytes:
-    """Write a heartbeat: an event, since a comment is invisible to a script in a browser."""
-    return frame("heartbeat", _json(Heartbeat(datetime.now(UTC), time_of(mark) if mark else None)))
-
-
-def gap_frame(since: int, where: str | None) -> bytes:
-    """Write that what has changed since a mark may be missing; `where` lists it."""
-    return frame("gap", _json(Gap(time_of(since) if since else None, where)))
 
 
 def retry_frame() -> bytes:
@@ -107,7 +58,30 @@ def retry_frame() -> bytes:
 
 def bye_frame(why: Why) -> bytes:
     """Say that the stream ends, and when to come back."""
-    return b"retry: %d\n%b" % (retry_ms(), frame("bye", _json(Bye(why))))
+    return b"retry: %d\n%b" % (retry_ms(), frame("bye", as_json(Bye(why))))
+
+
+class ServerSentEvents(Framing):
+    """The framing of server-sent events."""
+
+    def event(self, name: str, data: bytes, event_id: str | None = None) -> bytes:
+        """Write an event."""
+        return frame(name, data, event_id)
+
+    def order(self, event: OrderEvent, mark: int) -> Sequence[bytes]:
+        """Write a version of an order."""
+        return (order_frame_since(event, mark),)
+
+    def version(self, event: OrderEvent) -> bytes:
+        """Write a version in the stream of its order."""
+        return event.written(version_frame)
+
+    def begin(self) -> Sequence[bytes]:
+        """Tell the client when to come back."""
+        return (retry_frame(),)
+
+
+FRAMES: Final = ServerSentEvents()
 
 
 class EventStream(Response):
@@ -147,15 +121,10 @@ class EventStream(Response):
                     await _send_on(send, first)
                     async for part in frames:
                         await _send_on(send, part)
-                    if stream.why in _SAID:
-                        await _send_on(send, bye_frame(stream.why))
+                    if stream.why in SAID:
+                        await _send_on(send, [bye_frame(stream.why)])
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_on(send: Send, part: bytes) -> None:
-    await send({"type": "http.response.body", "body": part, "more_body": True})
-
-
-_SAID: Final = frozenset({"shutdown", "expired", "age", "unavailable"})
-"""Why a stream ends that its client did not end, and that has not come to its own end."""
-_json: Final = msgspec.json.Encoder().encode
+async def _send_on(send: Send, part: Sequence[bytes]) -> None:
+    await send({"type": "http.response.body", "body": b"".join(part), "more_body": True})

@@ -36,8 +36,8 @@ RETRY_MS: Final = 2_000
 RETRY_SPREAD_MS: Final = 8_000
 
 Kind = Literal["sse", "websocket"]
-Why = Literal["shutdown", "expired", "age", "unavailable", "ended", "gone"]
-"""Why a stream ends. `ended`: its order has; `gone`: its client has."""
+Why = Literal["shutdown", "expired", "age", "unavailable", "ended", "gone", "refused"]
+"""Why a stream ends. `ended`: its order has; `gone`: its client has; `refused`: its client broke a rule."""
 
 
 class Stream:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final
 
 import httptools
@@ -70,6 +71,9 @@ def answer_without_body(_: ConnectionRefusal) -> bytes:
     return b"connection: close\r\ncontent-length: 0\r\n\r\n"
 
 
+Upgrade = Callable[["Connection"], asyncio.Protocol]
+"""Makes the protocol that a connection is upgraded to. That protocol tells `Connection.lost` of its end."""
+
 Owner = tuple[str, str]
 """Who has a connection: an address; from the first authenticated request on, its user."""
 
@@ -93,14 +97,19 @@ class Connections:
         answer_s: float = ANSWER_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         answer: Callable[[ConnectionRefusal], bytes] = answer_without_body,
+        upgrades: Mapping[bytes, Upgrade] = MappingProxyType({}),
     ) -> None:
-        """`answer` writes what follows the status line of a refusal."""
+        """`answer` writes what follows the status line of a refusal.
+
+        `upgrades`: at which paths, as they are sent, a connection may become a WebSocket. Any other offer is declined.
+        """
         self._at_most = at_most
         self._per_user = per_user
         self._head_s = head_s
         self._answer_s = answer_s
         self.message_bytes_max = message_bytes_max
         self.answer = answer
+        self.upgrades = upgrades
         self._open: set[Connection] = set()
         self._spare: dict[Connection, None] = {}
         self._owned: dict[Owner, dict[Connection, None]] = {}
@@ -232,6 +241,8 @@ class Connection(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._message_bytes = 0
         self._tell_loss: Callable[[], object] | None = None
+        self._upgraded = False
+        """Another protocol has it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Add the connection to all of them."""
@@ -246,13 +257,17 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being answered on this connection."""
-        return not self._answering
+        """Whether nothing is being answered on this connection. One that is upgraded is never idle."""
+        return not (self._answering or self._upgraded)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection."""
-        self._all.close(self)
         super().connection_lost(exc)
+        self.lost()
+
+    def lost(self) -> None:
+        """Remove the connection, and tell whoever waits: its own protocol has ended, or the one it was upgraded to."""
+        self._all.close(self)
         if self._tell_loss is not None:
             self._tell_loss()
 
@@ -294,7 +309,33 @@ class Connection(HttpToolsProtocol):
                 data = data[offer.args[0] :]
             else:
                 return
+            if (make := self._wanted_upgrade()) is not None:
+                self._upgrade_to(make, data)
+                return
             self._decline_upgrade()
+
+    def _wanted_upgrade(self) -> Upgrade | None:
+        """Return what makes the protocol that the last head asks for; None when the offer is declined."""
+        if self._method != b"GET" or self._answering or self._get_upgrade() != b"websocket":
+            return None
+        return self._all.upgrades.get(self.url.partition(b"?")[0])
+
+    def _upgrade_to(self, make: Upgrade, data: bytes) -> None:
+        """Hand the connection over to another protocol, with the head. It stays one of all, with its limits."""
+        if data:  # nobody may send anything before the handshake is answered
+            self.refuse(ConnectionRefusal.BAD_REQUEST)
+            return
+        self._unset_keepalive_if_required()
+        self._owed_since = None
+        self._begun = False
+        self._complete = True
+        self._upgraded = True
+        self.connections.discard(self)
+        head = b"".join(b"%b: %b\r\n" % header for header in self.headers)
+        successor = make(self)
+        successor.connection_made(self.transport)
+        successor.data_received(b"GET %b HTTP/1.1\r\n%b\r\n" % (self.url, head))
+        self.transport.set_protocol(successor)
 
     def _decline_upgrade(self) -> None:
         """Parse the head again without its upgrade to h2c or websockets, with a new parser that goes on with the body.

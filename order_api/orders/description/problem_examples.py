@@ -65,6 +65,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (_invalid_token("the token has expired"), _ADDRESS),
         (_raised(lambda: _reader().need(Scope.WRITE)), _SUBMIT),
         (Problem(Code.OTHER_USER), _SUBMIT),
+        (Problem(Code.ORIGIN_NOT_ALLOWED), "/ws"),
         (Problem(Code.NOT_FOUND), "/order"),
         (Problem(Code.ORDER_NOT_FOUND), _ADDRESS),
         (Problem(Code.METHOD_NOT_ALLOWED, headers={"allow": "GET"}), _ADDRESS),

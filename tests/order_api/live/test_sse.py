@@ -56,10 +56,10 @@ def test_the_stream_of_an_order_has_versions_for_ids() -> None:
 def test_what_else_is_said_is_json_without_an_id() -> None:
     """Heartbeats, gaps, prices and goodbyes change no position; the goodbye says when to come back."""
     frames = [
-        sse.heartbeat_frame(0),
-        sse.heartbeat_frame(1_772_461_800_000_000),
-        sse.gap_frame(0, None),
-        sse.price_frame(PriceEvent("BTC", b'{"price":"1"}')),
+        sse.FRAMES.heartbeat(0),
+        sse.FRAMES.heartbeat(1_772_461_800_000_000),
+        sse.FRAMES.gap(0, None),
+        sse.FRAMES.price(PriceEvent("BTC", b'{"price":"1"}')),
         sse.bye_frame("age"),
     ]
     assert b"id:" not in b"".join(frames)
