@@ -9,6 +9,9 @@ from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side, TimeI
 from contracts.webhooks import EventType
 from order_client import problems
 from order_client.answers import (
+    Account,
+    AccountList,
+    AssetList,
     CancelAllAnswer,
     CancelTimer,
     Entry,
@@ -16,13 +19,18 @@ from order_client.answers import (
     HoldStatus,
     Index,
     Liveness,
+    MarketAsset,
+    MarketPrice,
     OrderState,
     Page,
     Preview,
     PreviewQuote,
     PreviewRefusal,
+    PriceList,
     ReadinessReport,
     ServiceHold,
+    SpecialSession,
+    TradingSessions,
 )
 from order_client.client import AsyncClient, Client
 from order_client.core import Retry
@@ -51,7 +59,10 @@ from order_client.streams import (
 from order_client.webhooks import Webhook, verify_webhook
 
 __all__ = [
+    "Account",
     "AccountChanged",
+    "AccountList",
+    "AssetList",
     "AsyncClient",
     "CancelAllAnswer",
     "CancelTimer",
@@ -67,6 +78,8 @@ __all__ = [
     "InvalidWebhookError",
     "Liveness",
     "MalformedWebhookError",
+    "MarketAsset",
+    "MarketPrice",
     "NoAnswerError",
     "Order",
     "OrderAmendment",
@@ -82,6 +95,7 @@ __all__ = [
     "PreviewQuote",
     "PreviewRefusal",
     "PriceChanged",
+    "PriceList",
     "ProblemError",
     "ReadinessReport",
     "ReasonCode",
@@ -89,9 +103,11 @@ __all__ = [
     "ServiceHold",
     "Side",
     "SnapshotEnd",
+    "SpecialSession",
     "StaleWebhookError",
     "StreamItem",
     "TimeInForce",
+    "TradingSessions",
     "UnexpectedAnswerError",
     "Webhook",
     "WrongSignatureError",

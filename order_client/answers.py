@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import TypedDict
 from uuid import UUID
@@ -228,6 +228,82 @@ class ServiceHold(msgspec.Struct, frozen=True):
     release_requested: bool
     created_at: Instant
     updated_at: Instant
+
+
+class MarketPrice(msgspec.Struct, frozen=True):
+    """An asset's newest price and trading state: of two the one with the higher `sequence` is newer."""
+
+    asset_id: str
+    sequence: int
+    price: Price
+    as_of: Instant
+    trading: str
+    reopens_at: Instant | None
+
+
+class PriceList(msgspec.Struct, frozen=True):
+    """The newest price of every asset that has one, by the assets' ids."""
+
+    prices: list[MarketPrice]
+
+
+class SpecialSession(msgspec.Struct, frozen=True):
+    """A day that is not as its weekday."""
+
+    day: date
+    hours: list[str]
+    name: str
+
+
+class TradingSessions(msgspec.Struct, frozen=True):
+    """When an asset trades, by the local clock of a time zone."""
+
+    time_zone: str
+    week: list[list[str]]
+    special: list[SpecialSession]
+
+
+class MarketAsset(msgspec.Struct, frozen=True):
+    """The rules by which orders for an asset are checked, and how the asset stands."""
+
+    asset_id: str
+    rules_version: int
+    tick: Price
+    step: Quantity
+    min_quantity: Quantity
+    max_quantity: Quantity | None
+    min_notional: Money
+    max_notional: Money
+    fee_bps: int
+    max_deviation_bps: int | None
+    cash_asset_id: str
+    cash_scale: int
+    tradable: bool
+    trading: str | None
+    reopens_at: Instant | None
+    confirmed_at: Instant | None
+    sessions: TradingSessions | None
+
+
+class AssetList(msgspec.Struct, frozen=True):
+    """Every asset that orders may name, by the assets' ids."""
+
+    assets: list[MarketAsset]
+
+
+class Account(msgspec.Struct, frozen=True):
+    """What a user has of one asset, at the moment of the answer."""
+
+    asset_id: str
+    available: Money
+    held: Money
+
+
+class AccountList(msgspec.Struct, frozen=True):
+    """A user's accounts, by the assets' ids."""
+
+    user_id: str
+    accounts: list[Account]
 
 
 class Index(msgspec.Struct, frozen=True):

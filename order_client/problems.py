@@ -119,6 +119,15 @@ class OtherUserError(ProblemError):
     CODE: ClassVar[str] = "other-user"
 
 
+class OriginNotAllowedError(ProblemError):
+    """Scripts of this origin may not connect.
+
+    A browser opens a WebSocket from a page of another host, which `API_CORS_ORIGINS` does not list.
+    """
+
+    CODE: ClassVar[str] = "origin-not-allowed"
+
+
 class NotFoundError(ProblemError):
     """There is nothing at this address.
 
@@ -233,6 +242,15 @@ class TooLateToCancelError(ProblemError):
         self.order_status = _member(problem, "order_status", OrderStatus)
         """Where that order stands."""
         super().__init__(status, problem, retry_after_s)
+
+
+class AssetNotFoundError(ProblemError):
+    """No such asset.
+
+    No asset has this id; or, for a price, the asset has never had one.
+    """
+
+    CODE: ClassVar[str] = "asset-not-found"
 
 
 class HoldNotFoundError(ProblemError):
@@ -504,6 +522,7 @@ BY_CODE: Final[dict[str, type[ProblemError]]] = {
         InvalidTokenError,
         InsufficientScopeError,
         OtherUserError,
+        OriginNotAllowedError,
         NotFoundError,
         OrderNotFoundError,
         MethodNotAllowedError,
@@ -513,6 +532,7 @@ BY_CODE: Final[dict[str, type[ProblemError]]] = {
         CancelAllKeyReusedError,
         OrderNotCancelableError,
         TooLateToCancelError,
+        AssetNotFoundError,
         HoldNotFoundError,
         HoldKeyReusedError,
         HoldCaptureDiffersError,

@@ -71,7 +71,7 @@ class Socket:
         return self.closed
 
     def versions(self, channel: str = "orders") -> dict[str, int]:
-        """The highest version of each order in a channel."""
+        """Return the highest version of each order in a channel."""
         found: dict[str, int] = {}
         for one in self.got:
             if one["type"] == "order" and one["channel"] == channel:

@@ -73,3 +73,40 @@ async def test_a_script_follows_orders_and_comes_back(api: Api, orchestrator: Or
     await events.tell(order_id, "COMPLETED", 2)
     assert 200 == await page.evaluate(FOLLOW, [token(), last_id])
     await until(lambda: seen("order", 2))
+
+
+SOCKET = """
+([token]) => new Promise((resolve, reject) => {
+    window.got = [];
+    window.socket = new WebSocket(`ws://${location.host}/ws`, 'order-saga.v1');
+    window.socket.onopen = () => window.socket.send(JSON.stringify({op: 'auth', token}));
+    window.socket.onclose = event => { window.closed = event.code; };
+    window.socket.onerror = reject;
+    window.socket.onmessage = message => {
+        const one = JSON.parse(message.data);
+        window.got.push(one);
+        if (one.type === 'authenticated') {
+            window.socket.send(JSON.stringify({op: 'subscribe', channel: 'orders'}));
+            resolve(one.data.user_id);
+        }
+    };
+})"""
+
+
+async def test_a_script_follows_orders_over_a_websocket(api: Api, orchestrator: Orchestrator, page: Page) -> None:
+    """It shows its token in the first message, and reads the close code when the process ends."""
+    await followed(api)
+    events, order_id = Events(api.wire.publisher, orchestrator), new_order()
+
+    async def came(kind: str) -> bool:
+        return kind in await page.evaluate("window.got.map(one => one.type)")
+
+    assert "alice" == await page.evaluate(SOCKET, [token()])
+    await until(lambda: came("snapshot-end"))
+    await events.tell(order_id, "VALIDATING", 1)
+    await until(lambda: came("order"))
+    assert order_id == await page.evaluate("window.got.find(one => one.type === 'order').data.order_id")
+    await api.stop()
+    await until(lambda: page.evaluate("window.closed"))
+    assert 1001 == await page.evaluate("window.closed")
+    assert "shutdown" == await page.evaluate("window.got.at(-1).data.why")

@@ -40,7 +40,8 @@ async def test_a_channel_has_what_the_stream_has(api: Api, events: Events) -> No
         await client.subscribe("orders")
         await stream.until("snapshot-end")
         assert {opened: 1} == client.versions()
-        await events.tell(opened, "COMPLETED", 2, cash_asset_id="USD", fee_asset_id="USD")
+        quote = json.dumps({"quote": {"cash_asset_id": "USD"}})
+        await events.tell(opened, "COMPLETED", 2, progress=quote)
         told = await client.until("order", "orders", version=2)
         same = await stream.until("order", version=2)
         assert told["data"] == json.loads(same.data)
@@ -68,6 +69,7 @@ async def test_one_connection_has_several_channels(api: Api, events: Events) -> 
         await client.says("unsubscribe", channel="orders")
         await client.until("unsubscribed", "orders")
         await events.tell(other, "VALIDATING", 1)
+        client.got.clear()
         await client.subscribe("orders")
         assert 1 == client.versions()[other]
         assert 0 == client.versions(f"order:{order_id}").get(other, 0)

@@ -130,7 +130,7 @@ async def test_a_message_too_large_ends_the_connection(api: Api) -> None:
 async def test_broken_frames_end_the_connection(api: Api) -> None:
     """Compressed, though nobody agreed to that; not masked; with an unknown opcode; text that is not UTF-8."""
     for raw in (
-        Frame(Opcode.TEXT, b"x", rsv1=True).serialize(mask=True), Frame(Opcode.TEXT, b"{}").serialize(mask=False),
+        b"\xc1\x81\x00\x00\x00\x00x", Frame(Opcode.TEXT, b"{}").serialize(mask=False),
         b"\x83\x80\x00\x00\x00\x00", Frame(Opcode.TEXT, b"\xff\xfe").serialize(mask=True),
     ):  # fmt: skip
         async with socket(api) as client:
