@@ -214,7 +214,7 @@ def create_app(
     mass_cancels = _mass_cancels(settings, MassCancelStore(source, grace_s=grace_s), publisher, unpublished, registry)
     in_flight = InFlight(settings.api_in_flight_max, registry=registry)
     keys = _keys(settings, registry, in_flight)
-    tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
+    authentication = _authentication(settings, keys)
     inquiry = Inquiry(settings, publisher)
     holds, *of_holds = _holds(settings, source, publisher, registry, in_flight, grace_s)
     live_store = LiveStore(source)
@@ -225,7 +225,6 @@ def create_app(
         health.checks["token keys"] = keys.check
         background.append(keys.run)
     connections = _connections(settings, registry)
-    limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
     service = OrderService(
         store, publisher, accepted, unpublished=unpublished, keys_kept_days=settings.api_idempotency_key_days
     )
@@ -240,7 +239,6 @@ def create_app(
     live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, prices)
     events = StreamRoutes(live, streams, service, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
-    authentication = Authentication(tokens, limit)
     sockets = WebSockets(live, streams, service, authentication, settings.cors_origins)
     health_pages = HealthRoutes(health_routes(health, registry))
     served = _served((many, previews, orders, changes, events, market, holds, pages, health_pages), authentication)
@@ -421,6 +419,12 @@ def _keys(settings: ApiSettings, registry: CollectorRegistry, in_flight: InFligh
         stale_s=settings.jwt_jwks_stale_s,
         waiting=in_flight.waiting,
     )
+
+
+def _authentication(settings: ApiSettings, keys: SharedSecret | JwksKeys) -> Authentication:
+    tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_s)
+    limit = RateLimit(settings.api_rate_limit_per_s) if settings.api_rate_limit_per_s else None
+    return Authentication(tokens, limit)
 
 
 def _middleware(settings: ApiSettings, in_flight: InFlight, registry: CollectorRegistry) -> list[Middleware]:

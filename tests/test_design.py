@@ -153,7 +153,8 @@ EVERY_TEST_MAY_IMPORT = {"local_stack", "migrations"}
 """Servers of a test's own, and a migrated database."""
 SOME_TESTS_MAY_IMPORT = {
     "migrations": {"order_saga.core", "operations", "saga_kit.participant"},  # orders and holds to migrate
-    "order_api": {"operations", "participants.assets.rules"},  # orders that are archived; previews that are judged
+    # Orders that are archived; previews that are judged; sessions that are shown.
+    "order_api": {"operations", "participants.assets.rules", "participants.assets.sessions"},
 }
 
 
@@ -259,6 +260,7 @@ SQL_MODULES = {
         "orders/publication/unread.py",
         "holds/store.py",
         "live/store.py",
+        "market/store.py",
     },
     "projections": {"webhooks/store.py"},
     "operations": {

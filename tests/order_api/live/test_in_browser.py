@@ -80,7 +80,7 @@ SOCKET = """
     window.got = [];
     window.socket = new WebSocket(`ws://${location.host}/ws`, 'order-saga.v1');
     window.socket.onopen = () => window.socket.send(JSON.stringify({op: 'auth', token}));
-    window.socket.onclose = event => { window.closed = event.code; };
+    window.socket.onclose = event => { window.code = event.code; };
     window.socket.onerror = reject;
     window.socket.onmessage = message => {
         const one = JSON.parse(message.data);
@@ -107,6 +107,6 @@ async def test_a_script_follows_orders_over_a_websocket(api: Api, orchestrator: 
     await until(lambda: came("order"))
     assert order_id == await page.evaluate("window.got.find(one => one.type === 'order').data.order_id")
     await api.stop()
-    await until(lambda: page.evaluate("window.closed"))
-    assert 1001 == await page.evaluate("window.closed")
+    await until(lambda: page.evaluate("window.code"))
+    assert 1001 == await page.evaluate("window.code")
     assert "shutdown" == await page.evaluate("window.got.at(-1).data.why")
