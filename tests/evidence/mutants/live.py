@@ -7,6 +7,7 @@ from typing import Final
 from tests.evidence.mutants.mutant import Mutant
 
 _MAILBOX: Final = "tests/order_api/live/test_mailbox.py"
+_SOCKET: Final = "tests/order_api/live/test_websocket.py"
 _FEED: Final = "tests/order_api/live/test_feed.py"
 
 LIVE_MUTANTS: Final = (
