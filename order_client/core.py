@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from itertools import count
-from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -198,11 +199,6 @@ def fetch_changed(session: Session, request: Request, kind: type[T]) -> Steps[T 
     return None if answer.status == NOT_MODIFIED else read(answer, kind)
 
 
-def fetch_nothing(session: Session, request: Request) -> Steps[None]:
-    """Send a request whose answer has no body."""
-    yield from exchange(session, request)
-
-
 def fetch_text(session: Session, request: Request) -> Steps[str]:
     """Send a request that is answered with a text."""
     answer = yield from exchange(session, request)
@@ -212,13 +208,19 @@ def fetch_text(session: Session, request: Request) -> Steps[str]:
 def read(answer: Response, kind: type[T]) -> T:
     """Read the body of an answer. Raises `UnexpectedAnswerError`."""
     try:
-        return codec.decoder(kind).decode(answer.body)
+        found: T = _decoder(cast("Any", kind)).decode(answer.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         content_type = answer.headers.get("content-type")
         raise UnexpectedAnswerError(
             f"an answer of status {answer.status} and type {content_type} is no {getattr(kind, '__name__', kind)}:"
             f" {error}"
         ) from None
+    return found
+
+
+@lru_cache(128)
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return codec.decoder(kind)
 
 
 def error_of(found: Response | Lost) -> OrderSagaError:

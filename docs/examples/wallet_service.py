@@ -5,8 +5,9 @@
     python wallet_service.py deposit ID OWNER UNIT AMOUNT     let money come in, once for each ID
     python wallet_service.py serve                            answer commands until SIGTERM
 
-DATABASE_URL says where; `serve` reads the settings of docs/settings.md too. WALLET_DB_PASSWORD is the login's, for
-`migrate`. Exit status: 0 fine, 1 it could not be done (the last line of stderr says why), 2 wrong usage.
+It needs the package `saga-kit` and nothing else of Order Saga. DATABASE_URL says where; `serve` reads the settings of
+docs/settings.md too. WALLET_DB_PASSWORD is the login's, for `migrate`. Exit status: 0 fine, 1 it could not be done
+(the last line of stderr says why), 2 wrong usage.
 """
 
 # ruff: noqa: T201 - it tells what it did

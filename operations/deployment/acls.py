@@ -1,8 +1,9 @@
 """Give logins their rights on the broker, as a file lists them. No right is ever taken away: that is for people to do.
 
 A line of the file is `login may what...`; `may` is `read`, `write` or `inspect` (see their settings) for topics, `join`
-for consumer groups. Names are without `KAFKA_TOPIC_PREFIX`. Rights to see what one may read, write or join come with
-these.
+for consumer groups, `number` for `kafka-cluster`: a producer that may write to no topic gets its number by that, which
+others have with their topics. Names are without `KAFKA_TOPIC_PREFIX`. Rights to see what one may read, write or join
+come with these.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class AclResource(IntEnum):
 
     TOPIC = 2
     GROUP = 3
+    CLUSTER = 4
 
 
 class AclOperation(IntEnum):
@@ -36,6 +38,7 @@ class AclOperation(IntEnum):
     READ = 3
     WRITE = 4
     DESCRIBE_CONFIGS = 10
+    IDEMPOTENT_WRITE = 12
 
 
 MAY: Final = {
@@ -43,6 +46,7 @@ MAY: Final = {
     "write": (AclResource.TOPIC, AclOperation.WRITE),
     "inspect": (AclResource.TOPIC, AclOperation.DESCRIBE_CONFIGS),
     "join": (AclResource.GROUP, AclOperation.READ),
+    "number": (AclResource.CLUSTER, AclOperation.IDEMPOTENT_WRITE),
 }
 
 
@@ -83,9 +87,8 @@ async def _create(client: object, right: Right, prefix: str) -> None:
     from aiokafka.protocol.admin import CreateAclsRequest
 
     resource, operation = MAY[right.may]
-    request = CreateAclsRequest(
-        resource, prefix + right.name, _LITERAL, f"User:{right.login}", _ANY_HOST, operation, _ALLOW
-    )
+    name = right.name if resource is AclResource.CLUSTER else prefix + right.name
+    request = CreateAclsRequest(resource, name, _LITERAL, f"User:{right.login}", _ANY_HOST, operation, _ALLOW)
     answer = await client.send(client.get_random_node(), request)  # type: ignore[attr-defined]
     for code, message in answer.creation_responses:
         if code:

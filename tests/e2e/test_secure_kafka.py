@@ -41,7 +41,7 @@ RIGHTS = read(ACLS.read_text())
 LOGINS = sorted({right.login for right in RIGHTS})
 TIME_SCALE = 0.1
 librdkafka: Any = admin  # the library documents more names than its types export
-SERVICES = ("balance", "assets", "orchestrator", "api")
+SERVICES = ("balance", "assets", "orchestrator", "api", "webhooks")
 
 
 class SecureKafka(NamedTuple):
@@ -109,6 +109,7 @@ async def services(secure_kafka: SecureKafka, database: Database, tmp_path: Path
             "HTTP_PORT": str(port),
             "JWT_SECRET": secret,
             "ORDER_SAGA_TIME_SCALE": str(TIME_SCALE),
+            "WEBHOOKS_KEYS": secure_kafka.compose["WEBHOOKS_KEYS"],
         }
         for service, port in ports.items()
     }

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from local_stack.ports import free_ports
+from order_client import AsyncClient, Gap, OrderStatusChanged, SnapshotEnd
 from tests.e2e.checker import assert_all_is_well
 from tests.e2e.orders import HOLDINGS, mixed
 from tests.e2e.system import System, eventually
@@ -38,6 +39,7 @@ class Client:
         self.gaps = 0
         self.streams = 0
         self.last_id = ""
+        self._token = token
         self._headers = {"Authorization": f"Bearer {token}"}
         self._url = f"http://127.0.0.1:{port}/events"
 
@@ -63,6 +65,22 @@ class Client:
                 self.gaps += event.event == "gap"
 
 
+class Product(Client):
+    """The same by the product's own client, which comes back when the API says."""
+
+    async def follow(self) -> None:
+        """Follow for ever."""
+        async with AsyncClient(self._url.removesuffix("/events"), self._token) as client:
+            async for item in client.events():
+                if isinstance(item, OrderStatusChanged):
+                    order_id = str(item.order_id)
+                    assert item.version > self.versions.get(order_id, -1), "an older version, or one twice"
+                    self.versions[order_id] = item.version
+                self.last_id = self.last_id or ("live" if isinstance(item, SnapshotEnd) else "")
+                self.streams += isinstance(item, SnapshotEnd)
+                self.gaps += isinstance(item, Gap)
+
+
 @pytest_asyncio.fixture(loop_scope="package")
 async def proxy(system: System) -> AsyncIterator[Proxy]:
     """Stand before both processes: each connection goes to the next one."""
@@ -79,7 +97,8 @@ async def test_every_client_sees_every_end_while_processes_are_killed(
 ) -> None:
     """SIGKILL for one of both again and again, under load; whoever followed has each order's last version, or a gap."""
     users = await system.endow([f"watched-{number}" for number in range(USERS)], HOLDINGS)
-    clients = [Client(user, trader.token(user), proxy.port) for user in users for _ in range(CLIENTS_OF_A_USER)]
+    kinds = [Product, *[Client] * (CLIENTS_OF_A_USER - 1)]
+    clients = [kind(user, trader.token(user), proxy.port) for user in users for kind in kinds]
 
     async def kill() -> None:
         for number in range(KILLS):
@@ -104,7 +123,9 @@ async def test_every_client_sees_every_end_while_processes_are_killed(
         await eventually(all_seen, "every client has the last version of every order", within_s=60)
         assert not [task for task in following if task.done()]
         assert [] == [client.user_id for client in clients if client.gaps], "no user here has so many orders"
-        assert sum(client.streams for client in clients) > len(clients), "they came back"
+        for kind in (Product, Client):
+            streams = [client.streams for client in clients if type(client) is kind]
+            assert sum(streams) > len(streams), "they came back"
     finally:
         for task in following:
             task.cancel()

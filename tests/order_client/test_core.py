@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 
+from contracts import codec
+from contracts.orders import Order
 from contracts.vocabulary import OrderStatus
 from order_client import Client, NoAnswerError, ProblemError, UnexpectedAnswerError, problems
 from order_client.core import Emit, Lost, Pause, Request, Response, Retry, Send, Token, exchange, retry_after_s
 from order_client.requests import get, request
 from tests.order_client.support import Caller, done, ok, problem
+from tests.support.shown_order import ORDER as SHOWN
 
 POST = request("POST", "/orders", {"quantity": "1"}, key="k")
 WITHOUT_KEY = request("POST", "/things", {})
@@ -142,10 +147,11 @@ def test_an_answer_of_another_form_is_an_error(body: bytes) -> None:
 
 def test_pages_follow_each_other() -> None:
     """An iteration asks for the next page when it gets there."""
-    page = {"orders": [], "has_more": True, "next_cursor": "c1"}
+    page = {"orders": [SHOWN], "has_more": True, "next_cursor": "c1"}
     steps, _ = done(
         Client.orders.call(Caller(), asset_id="BTC"), [ok(page), ok({**page, "has_more": False, "next_cursor": None})]
     )
+    assert [SHOWN["order_id"]] * 2 == [str(step.item.order_id) for step in steps if isinstance(step, Emit)]
     assert [(("asset_id", "BTC"), ("limit", "200")), (("asset_id", "BTC"), ("limit", "200"), ("cursor", "c1"))] == [
         one.query for one in _sent(steps)
     ]
@@ -166,6 +172,18 @@ def test_a_float_is_no_amount(value: float) -> None:
         Client.submit_order.call(Caller(), "BTC", "MARKET_BUY", value)  # type: ignore[arg-type]
 
 
+def test_a_time_without_its_zone_is_refused() -> None:
+    """Nobody could say which instant it is."""
+    with pytest.raises(ValueError, match="expires_at has no time zone"):
+        Client.place_hold.call(Caller(), "alice", "USD", 1, datetime(2026, 3, 1, 12))  # noqa: DTZ001 - the point
+
+
+def test_a_text_is_read_as_it_is() -> None:
+    """Whatever its bytes."""
+    steps, text = done(Client.read_metrics.call(Caller()), [Response(200, {}, b"up 1\n\xff")])
+    assert ("up 1\n\ufffd", "/metrics") == (text, _sent(steps)[0].path)
+
+
 def test_a_retry_after_may_be_a_date() -> None:
     """Counted from the answer's own date; a date that is no date says nothing."""
     date = "Sun, 01 Mar 2026 12:00:00 GMT"
@@ -178,3 +196,18 @@ def test_a_pause_is_drawn_and_bounded() -> None:
     """However often it failed, and never beyond the longest."""
     retry = Retry(times=1_000_000, chance=lambda: 0.5)
     assert [0.125, 4.0] == [retry.pause_s(attempt, NoAnswerError("x")) for attempt in (1, 1_000_000)]
+
+
+def test_an_end_is_waited_for_as_long_as_is_said() -> None:
+    """In requests of 30 s at most. An order that rests is an answer, too."""
+    clock = iter([0.0, 0.0, 29.9, 35.0, 40.5])
+    market = codec.decoder(Order).decode(json.dumps(SHOWN))
+    steps, order = done(Client.wait_for_end.call(Caller(now=clock.__next__), market, 40), [ok(SHOWN), None] * 3)
+    assert market == order
+    assert [30, 11, 5] == [request.waits_s for request in _sent(steps)]
+    limit = SHOWN | {"order_type": "LIMIT_BUY", "limit_price": "9", "time_in_force": "GTC", "version": 3}
+    rests = limit | {"status": "CONFIRMED", "revision": 1, "version": 4}
+    asked = codec.decoder(Order).decode(json.dumps(limit))
+    steps, order = done(Client.wait_for_end.call(Caller(), asked, 40), [Response(304, {}), None, ok(rests)])
+    assert (4, True) == (order.version, order.revision is not None)
+    assert ['"3"', '"3"'] == [request.headers["if-none-match"] for request in _sent(steps)]

@@ -6,13 +6,13 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import msgspec
 import pytest
 
 import order_client
-from order_client import AsyncClient, Client, OrderSagaError, errors, problems
+from order_client import AsyncClient, Client, Order, OrderSagaError, StreamItem, errors, problems
 from order_client.surface import Calls, iteration, operation
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +75,14 @@ def test_it_needs_two_packages() -> None:
         "saga_kit", "sqlalchemy", "standardwebhooks", "starlette", "structlog", "uvicorn",
     }  # fmt: skip
     assert set() == services & set(ran.stdout.split())
+
+
+async def _types(client: Client, awaited: AsyncClient) -> None:
+    """Hold what type checkers see: it is checked by `make lint`, and never run."""
+    assert_type(client.read_order("x"), Order)
+    assert_type(await awaited.read_order("x"), Order)
+    assert_type(client.read_order_change("x", 3, wait_s=5), Order | None)
+    assert_type(list(client.orders(open=True)), list[Order])
+    assert_type([item async for item in awaited.events()], list[StreamItem])
+    client.submit_order("BTC", "MARKET_BUY", 1, prize=3)  # type: ignore[call-arg]
+    client.submit_order("BTC", "MARKET_BUY", 0.5)  # type: ignore[arg-type]

@@ -27,16 +27,17 @@ from order_client import (
 
 AT = datetime.now(UTC).replace(microsecond=0)
 NOW = AT.timestamp()
-SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
-OTHER = "whsec_" + base64.b64encode(b"o" * 32).decode()
+OURS = "whsec_" + base64.b64encode(b"s" * 32).decode()
+ANOTHER = "whsec_" + base64.b64encode(b"o" * 32).decode()
 PING = codec.encode(PingWebhook(EventType.WEBHOOK_PING, AT))
 ID = "01a225ed-8291-7454-80a1-f84ea245f98b:v3"
 
 
 def _headers(body: bytes, *secrets: str, at: datetime = AT, message_id: str = ID) -> dict[str, str]:
     """Sign as a sender does, by the standard's library."""
-    signatures = [Oracle(one).sign(message_id, at, body.decode()) for one in secrets or (SECRET,)]
+    signatures = [Oracle(one).sign(message_id, at, body.decode()) for one in secrets or (OURS,)]
     return {
+        "Content-Type": "application/json",
         "Webhook-Id": message_id,
         "Webhook-Timestamp": str(int(at.timestamp())),
         "Webhook-Signature": " ".join(signatures),
@@ -51,16 +52,16 @@ def test_each_kind_of_webhook_is_read() -> None:
     assert isinstance(changed, OrderStatusChanged)
     for webhook in (disabled, webhook_of(changed), PingWebhook(EventType.WEBHOOK_PING, AT)):
         body = codec.encode(webhook)
-        assert webhook == verify_webhook(body, _headers(body), SECRET, now=NOW)
+        assert webhook == verify_webhook(body, _headers(body), OURS, now=NOW)
 
 
 def test_either_secret_will_do_while_it_is_changed() -> None:
     """Of the receiver and of the sender; and signatures of other schemes are none of ours."""
-    verify_webhook(PING, _headers(PING, OTHER, SECRET), SECRET, now=NOW)
-    verify_webhook(PING, _headers(PING, SECRET), [OTHER, SECRET], now=NOW)
+    verify_webhook(PING, _headers(PING, ANOTHER, OURS), OURS, now=NOW)
+    verify_webhook(PING, _headers(PING, OURS), [ANOTHER, OURS], now=NOW)
     headers = _headers(PING)
     headers["Webhook-Signature"] = "v1a,bm90IG91cnM= " + headers["Webhook-Signature"]
-    verify_webhook(PING, list(headers.items()), SECRET, now=NOW)
+    verify_webhook(PING, list(headers.items()), OURS, now=NOW)
 
 
 @given(body=st.binary(max_size=200), secret=st.binary(min_size=1, max_size=64), place=st.integers(0, 10_000))
@@ -87,10 +88,10 @@ def test_an_old_signature_is_not_believed(age_s: float, fresh: bool) -> None:  #
     """Nor one from far ahead: somebody may send an old webhook again."""
     headers = _headers(PING, at=AT - timedelta(seconds=age_s))
     if fresh:
-        verify_webhook(PING, headers, SECRET, now=NOW)
+        verify_webhook(PING, headers, OURS, now=NOW)
     else:
         with pytest.raises(StaleWebhookError):
-            verify_webhook(PING, headers, SECRET, now=NOW)
+            verify_webhook(PING, headers, OURS, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_headers_of_no_form_are_an_error_of_their_own(changed: dict[str, str | N
     """No header can make anything else of it, however it is malformed."""
     headers = {name: value for name, value in (_headers(PING) | changed).items() if value is not None}
     with pytest.raises(MalformedWebhookError):
-        verify_webhook(PING, headers, SECRET, now=NOW)
+        verify_webhook(PING, headers, OURS, now=NOW)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"type": "order.new"}', b'{"type": "order.completed"}', b"\xff"])
@@ -125,7 +126,7 @@ def test_a_signed_body_of_another_form_is_told_apart(body: bytes) -> None:
     signature = base64.b64encode(hmac.digest(b"s" * 32, signed, hashlib.sha256)).decode()
     headers = {"webhook-id": ID, "webhook-timestamp": str(int(NOW)), "webhook-signature": f"v1,{signature}"}
     with pytest.raises(MalformedWebhookError, match="it is signed"):
-        verify_webhook(body, headers, SECRET, now=NOW)
+        verify_webhook(body, headers, OURS, now=NOW)
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_!", "", "whsec_ü"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.evidence.mutants.client import CLIENT_MUTANTS
 from tests.evidence.mutants.core import CORE_MUTANTS
 from tests.evidence.mutants.kit import KIT_MUTANTS
 from tests.evidence.mutants.live import LIVE_MUTANTS
@@ -19,5 +20,5 @@ from tests.evidence.mutants.worker import WORKER_MUTANTS
 
 MUTANTS: Final = (
     *CORE_MUTANTS, *WORKER_MUTANTS, *KIT_MUTANTS, *SERVICES_MUTANTS, *MARKET_MUTANTS, *SESSION_MUTANTS,
-    *LIVE_MUTANTS, *WEBHOOK_MUTANTS,
+    *LIVE_MUTANTS, *WEBHOOK_MUTANTS, *CLIENT_MUTANTS,
 )  # fmt: skip

@@ -26,7 +26,7 @@ GARBAGE: Final = (
     *("a b", "@market", "", "nan", "inf", "1e999", "\u0663", "x" * 300, "../../etc/passwd", "\udcff", "[red]", "%s"),
     *("00000000-0000-0000-0000-000000000000", "orders/\u00b2", "/5", "2026-13-01", "9" * 40),
 )
-LONG_LIVED: Final = frozenset({"up", "demo", "api", "orchestrator", "balance", "assets"})
+LONG_LIVED: Final = frozenset({"up", "demo", "api", "orchestrator", "balance", "assets", "webhooks"})
 """They start something that runs on; their settings have tests of their own."""
 GOOD: Final = {
     "order_type": "MARKET_BUY", "asset": "BTC", "quantity": "1", "user": "alice", "order_id": str(UUID(int=1)),

@@ -15,6 +15,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from contracts.webhooks import EndpointKind, StoredSecret, secret_text, secrets_to
+from projections.webhooks import posting
 from projections.webhooks.deliveries import Delivery, Endpoint
 from projections.webhooks.guard import Lookups
 from projections.webhooks.posting import ANSWER_BYTES_MAX, SHOWN_MAX, Poster
@@ -41,10 +42,10 @@ NOW: Final = datetime.now(UTC)
 DELIVERY: Final = Delivery(ID, EVENT, BODY, 0, NOW, NOW)
 
 
-def endpoint(url: str, *secrets: StoredSecret) -> Endpoint:
+def endpoint(url: str, *secrets: StoredSecret, endpoint_id: UUID = ID) -> Endpoint:
     """Make an endpoint."""
     stored = secrets_to(list(secrets or (StoredSecret(SEAL.seal(SECRET)),)))
-    return Endpoint(ID, "alice", EndpointKind.WEBHOOK, url, stored)
+    return Endpoint(endpoint_id, "alice", EndpointKind.WEBHOOK, url, stored)
 
 
 @asynccontextmanager
@@ -170,6 +171,22 @@ async def test_a_connection_is_used_again_but_not_after_a_bad_answer() -> None:
         receiver.answering = answer()
         await one.send(endpoint(receiver.url), DELIVERY)
         assert (7, 2) == (len(receiver.received), receiver.connections)
+
+
+async def test_what_is_not_used_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of a host that is not told anything for a moment do not pile up; one in use stays."""
+    monkeypatch.setattr(posting, "KEPT_OPEN_S", 0.05)
+    async with receiving() as quick, receiving(hang) as slow, poster() as one:
+        hanging = asyncio.create_task(one.send(endpoint(slow.url, endpoint_id=UUID(int=2)), DELIVERY))
+        await slow.wait_for(1)
+        await one.send(endpoint(quick.url), DELIVERY)
+        kept = one._local._kept if one._local else {}  # noqa: SLF001 - there is no other sign of it
+        async with asyncio.timeout(10):
+            while len(kept) > 1:
+                await asyncio.sleep(0.01)
+        assert [UUID(int=2)] == list(kept)
+        assert (await one.send(endpoint(quick.url), DELIVERY)).status == 200
+        assert "no answer within 2 s" == (await hanging).error
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Webhooks of a whole system: what its orders end as is what the receivers of their users are told, verified."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+from standardwebhooks import Webhook
+
+from contracts.webhooks import StoredSecret, secret_text, secrets_to
+from saga_kit.runtime.sealing import Seal
+from tests.e2e.orders import buy, sell
+from tests.e2e.system import System, eventually, running
+from tests.e2e.trader import Trader
+from tests.projections.webhooks.receivers import Receiver, receiving
+from tests.support.infrastructure import Infrastructure
+
+SECRET = bytes(range(32))
+USERS = ("alice", "bob")
+
+
+async def tell(system: System, user_id: str, url: str, *, every_version: bool) -> None:
+    """Make an endpoint of a user."""
+    connection = await asyncpg.connect(system.stack.logins["api"])
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                """
+                INSERT INTO webhooks.endpoints (endpoint_id, user_id, kind, target, event_types, every_version, secrets)
+                VALUES ($1, $2, 'webhook', $3, '{}', $4, $5)""",
+                *(uuid4(), user_id, url, every_version),
+                secrets_to([StoredSecret(Seal(system.stack.webhooks_keys).seal(SECRET))]),
+            )
+            await connection.execute("UPDATE webhooks.changes SET version = version + 1")
+    finally:
+        await connection.close()
+
+
+def told(receiver: Receiver) -> dict[str, list[dict[str, Any]]]:
+    """Return what came about each order, each once, by version; all must verify."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for got in receiver.received:
+        order = Webhook(secret_text(SECRET)).verify(got.body, got.headers)["data"]
+        found.setdefault(order["order_id"], {})[order["version"]] = order
+    return {order_id: [orders[version] for version in sorted(orders)] for order_id, orders in found.items()}
+
+
+async def test_receivers_are_told_what_orders_end_as(infrastructure: Infrastructure, tmp_path: Path) -> None:
+    """Each order's end comes to its own user; who wants every version gets each of them, through a death too."""
+    async with (
+        receiving() as every, receiving() as newest,
+        running(infrastructure, tmp_path, replicas={"webhooks": 1}) as system, Trader(system) as trader,
+    ):  # fmt: skip
+        await tell(system, "alice", every.url, every_version=True)
+        await tell(system, "bob", newest.url, every_version=False)
+        wanted = [
+            order for user in USERS for _ in range(5) for order in (buy(user, "BTC", "0.01"), sell(user, "ETH", "0.1"))
+        ]
+        for number, order in enumerate(wanted):
+            await trader.post(order)
+            if number == len(wanted) // 2:
+                [pid] = system.stack.pids["webhooks"]
+                os.kill(pid, signal.SIGKILL)  # its leases run out in a minute
+        ends = {order_id: end.split()[0] for order_id, end in (await trader.ended(trader.accepted)).items()}
+
+        async def all_told() -> bool:
+            last = {one: orders[-1]["status"] for receiver in (every, newest) for one, orders in told(receiver).items()}
+            versions = [[one["version"] for one in orders] for orders in told(every).values()]
+            return last == ends and all(found == list(range(1, found[-1] + 1)) for found in versions)
+
+        await eventually(all_told, "all ends are told, and every version to who wants it", within_s=150)
+        for user, receiver in zip(USERS, (every, newest), strict=True):
+            assert {order_id for order_id, one in trader.accepted.items() if one.user_id == user} == told(
+                receiver
+            ).keys()
