@@ -199,11 +199,6 @@ def fetch_changed(session: Session, request: Request, kind: type[T]) -> Steps[T 
     return None if answer.status == NOT_MODIFIED else read(answer, kind)
 
 
-def fetch_nothing(session: Session, request: Request) -> Steps[None]:
-    """Send a request whose answer has no body."""
-    yield from exchange(session, request)
-
-
 def fetch_text(session: Session, request: Request) -> Steps[str]:
     """Send a request that is answered with a text."""
     answer = yield from exchange(session, request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -146,10 +147,11 @@ def test_an_answer_of_another_form_is_an_error(body: bytes) -> None:
 
 def test_pages_follow_each_other() -> None:
     """An iteration asks for the next page when it gets there."""
-    page = {"orders": [], "has_more": True, "next_cursor": "c1"}
+    page = {"orders": [SHOWN], "has_more": True, "next_cursor": "c1"}
     steps, _ = done(
         Client.orders.call(Caller(), asset_id="BTC"), [ok(page), ok({**page, "has_more": False, "next_cursor": None})]
     )
+    assert [SHOWN["order_id"]] * 2 == [str(step.item.order_id) for step in steps if isinstance(step, Emit)]
     assert [(("asset_id", "BTC"), ("limit", "200")), (("asset_id", "BTC"), ("limit", "200"), ("cursor", "c1"))] == [
         one.query for one in _sent(steps)
     ]
@@ -168,6 +170,18 @@ def test_a_float_is_no_amount(value: float) -> None:
     """It is not exact, and nothing is sent."""
     with pytest.raises(TypeError, match="quantity is a float"):
         Client.submit_order.call(Caller(), "BTC", "MARKET_BUY", value)  # type: ignore[arg-type]
+
+
+def test_a_time_without_its_zone_is_refused() -> None:
+    """Nobody could say which instant it is."""
+    with pytest.raises(ValueError, match="expires_at has no time zone"):
+        Client.place_hold.call(Caller(), "alice", "USD", 1, datetime(2026, 3, 1, 12))  # noqa: DTZ001 - the point
+
+
+def test_a_text_is_read_as_it_is() -> None:
+    """Whatever its bytes."""
+    steps, text = done(Client.read_metrics.call(Caller()), [Response(200, {}, b"up 1\n\xff")])
+    assert ("up 1\n\ufffd", "/metrics") == (text, _sent(steps)[0].path)
 
 
 def test_a_retry_after_may_be_a_date() -> None:

@@ -196,6 +196,8 @@ def test_a_gap_is_said_when_nothing_had_an_id() -> None:
     beat = b'event: heartbeat\ndata: {"at": "2026-03-01T12:00:15Z"}\n\n'
     played = _follow(OPENED, LIVE, END, OPENED, beat, END, OPENED)
     since = MARCH + timedelta(seconds=15)
+    dateless = Response(200, {"content-type": "text/event-stream"})
+    assert [Gap(None)] == [item for item in _follow(dateless, LIVE, END, dateless).items if isinstance(item, Gap)]
     interrupted = Interrupted("the stream ended")
     assert [SnapshotEnd(), interrupted, Gap(MARCH), Heartbeat(since), Gap(since)] == played.items
 

@@ -37,6 +37,7 @@ def _headers(body: bytes, *secrets: str, at: datetime = AT, message_id: str = ID
     """Sign as a sender does, by the standard's library."""
     signatures = [Oracle(one).sign(message_id, at, body.decode()) for one in secrets or (OURS,)]
     return {
+        "Content-Type": "application/json",
         "Webhook-Id": message_id,
         "Webhook-Timestamp": str(int(at.timestamp())),
         "Webhook-Signature": " ".join(signatures),
