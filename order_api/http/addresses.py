@@ -13,6 +13,8 @@ from order_api.http.problems import TYPE_PREFIX
 
 VERSION_PREFIX: Final = "/v1"
 _WITH_PATH: Final = frozenset({"http", "websocket"})
+HEAD: Final = "head"
+"""The state of a request has this flag when it came by HEAD."""
 
 
 class Addresses:
@@ -28,6 +30,7 @@ class Addresses:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
+        scope["state"][HEAD] = True
         as_get = {**scope, "method": "GET"}  # the server itself looks at `scope`, and sends no body
         try:
             await self._app(as_get, receive, send)

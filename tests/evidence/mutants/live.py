@@ -57,7 +57,7 @@ LIVE_MUTANTS: Final = (
         "order_api/live/websocket.py",
         "if caller.user_id != self._caller.user_id or not",
         "if not",
-        ("tests/order_api/live/test_websocket.py::test_a_browser_shows_its_token_in_the_first_message_and_renews_it",),
+        (f"{_SOCKET}::test_a_browser_shows_its_token_in_the_first_message_and_renews_it",),
     ),
     Mutant(
         "message in frames without end",
