@@ -1,4 +1,4 @@
-"""Writes what `docs/` has of this room: `openapi.json`, and a page for each problem in `problems/`.
+"""Writes what `docs/` has of the API: `openapi.json`, `asyncapi-websocket.json`, and a page for each problem.
 
 `python -m docs.generate.openapi` writes; `--check` compares and exits 1 when something is stale.
 """
@@ -13,11 +13,13 @@ from typing import Final
 
 from order_api.description import api_document
 from order_api.http.problems import PROBLEMS
+from order_api.live.document import socket_document
 from order_api.openapi.problem_pages import markdown_index, markdown_page
 from order_api.orders.description.problem_examples import problem_examples
 
 DOCS: Final = Path(__file__).parents[1]
 OPENAPI: Final = "openapi.json"
+SOCKET: Final = "asyncapi-websocket.json"
 PAGES: Final = "problems"
 
 
@@ -25,12 +27,13 @@ def documents() -> dict[str, str]:
     """Make every document: its path below `docs/`, and its text."""
     pages = {f"{PAGES}/{code}.md": markdown_page(code, problem_examples()[code]) for code in PROBLEMS}
     described = json.dumps(api_document(), indent=2, ensure_ascii=False) + "\n"
-    return {OPENAPI: described, f"{PAGES}/README.md": markdown_index(), **pages}
+    socket = json.dumps(socket_document(), indent=2, ensure_ascii=False).replace(r"\\Z", "$") + "\n"
+    return {OPENAPI: described, SOCKET: socket, f"{PAGES}/README.md": markdown_index(), **pages}
 
 
 def stale(fresh: Mapping[str, str], folder: Path = DOCS) -> list[str]:
     """List the documents that are missing, other than they should be, or about a problem that is no more."""
-    paths = [folder / OPENAPI, *folder.glob(f"{PAGES}/*")]
+    paths = [folder / OPENAPI, folder / SOCKET, *folder.glob(f"{PAGES}/*")]
     found = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths if path.exists()}
     return sorted(path for path in fresh.keys() | found.keys() if fresh.get(path) != found.get(path))
 
