@@ -74,19 +74,18 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read whole events; what the chunks' lengths say lies between them."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
+        if self._rest.startswith(b"HTTP/1.1 ") and not self._rest.startswith(b"HTTP/1.1 200"):
+            self._fail(self._rest[:2000].decode(errors="replace"))
         for event in events:
             if b"event: order\n" in event:
                 start = event.index(b'"order_id":"') + 12
                 self._seen.setdefault(event[start : start + 36], time.perf_counter())
-            elif b"event: snapshot-end\n" in event:
-                if not self.begun.done():
-                    self.begun.set_result(None)
-            elif event.startswith(b"HTTP/1.1 ") and not event.startswith(b"HTTP/1.1 200"):
-                self._fail(event[:200].decode(errors="replace"))
+            elif b"event: snapshot-end\n" in event and not self.begun.done():
+                self.begun.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits for its beginning."""
-        self._fail(f"the connection ended: {exc}")
+        self._fail(self._rest[:2000].decode(errors="replace") or f"the connection ended: {exc}")
 
     def _fail(self, why: str) -> None:
         if not self.begun.done():
@@ -122,8 +121,8 @@ _ALONE: Final = {"api": 1, "orchestrator": 0, "balance": 0, "assets": 0}
 
 def _settings(streams: int) -> dict[str, str]:
     return {
-        "API_STREAMS_MAX": str(streams + SPARE),
-        "API_CONNECTIONS_MAX": str(streams + SPARE),
+        "API_STREAMS_MAX": str(streams + LIVE),
+        "API_CONNECTIONS_MAX": str(2 * (streams + LIVE)),  # streams may have half of them
         "API_RATE_LIMIT_PER_S": "100000",
         "API_SWEEP_INTERVAL_S": "60",  # no orchestrator runs: the sweeper would only publish again
         "API_ACCESS_LOG": "false",
