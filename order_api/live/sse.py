@@ -148,6 +148,7 @@ class EventStream(Response):
                 scope["state"][TIME_LIMIT].reschedule(None)
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await _send_on(send, first)
+                stream.write_part = connection.write_part
                 async for part in frames:
                     await _send_on(send, part)
                 if stream.why in _SAID:
