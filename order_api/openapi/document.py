@@ -92,7 +92,6 @@ def _webhooks() -> dict[str, Any]:
     return {
         str(event_type): {
             "post": {
-                "operationId": f"receive{''.join(map(str.capitalize, event_type.split('.')))}",
                 "summary": f"A webhook of the type {event_type}",
                 "description": "Sent to endpoints of users. Verify the bytes, not the parsed body; it may come again.",
                 "tags": ["webhooks"],
