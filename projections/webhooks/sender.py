@@ -265,7 +265,7 @@ class Sender:
             paused_s = 0.0 if state.paused_until is None else (state.paused_until - now[key]).total_seconds()
             self._lines.stored_health(key, state.failures_in_row, paused_s, now_s)
             if state.given_up is not None:
-                why = "gone" if state.given_up.startswith("it answered 410") else "failing"
+                why = "gone" if state.given_up.endswith("it is gone") else "failing"
                 self._metrics.disabled.labels(why).inc()
                 log.warning("an endpoint is disabled", endpoint_id=str(key), why=why)
         if self._lines.hungry:
