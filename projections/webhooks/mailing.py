@@ -12,10 +12,10 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 

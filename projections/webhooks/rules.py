@@ -60,8 +60,8 @@ class Verdict(StrEnum):
 class Answer(msgspec.Struct, frozen=True):
     """The answer to one attempt: a status, or why there is none. `text` is the beginning of what was said.
 
-    `gone`: there will never be a better one. `rest_s`: after this success, nothing is sent there for so long. `ours`: the
-    failure is this side's, so no endpoint is given up for it.
+    `gone`: there will never be a better one. `rest_s`: after this success, nothing is sent there for so long.
+    `ours`: the failure is this side's, so no endpoint is given up for it.
     """
 
     status: int | None
