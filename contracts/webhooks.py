@@ -144,7 +144,12 @@ def event_id_of(order_id: UUID, version: int) -> str:
 
 def event_type_of(event: OrderStatusChanged) -> EventType:
     """Say what happened with this version."""
-    return EventType.ORDER_UPDATED if event.status is event.previous_status else _BY_STATUS[event.status]
+    return event_type_for(event.status, event.previous_status)
+
+
+def event_type_for(status: OrderStatus, previous: OrderStatus | None) -> EventType:
+    """Say what happened with a version that has this status after another one; None: after none."""
+    return EventType.ORDER_UPDATED if status is previous else _BY_STATUS[status]
 
 
 def webhook_of(event: OrderStatusChanged) -> OrderWebhook:

@@ -74,6 +74,9 @@ from order_api.preview.inquiry import Inquiry
 from order_api.preview.routes import PreviewRoutes
 from order_api.preview.service import Previews
 from order_api.settings import ApiSettings
+from order_api.webhooks.routes import WebhookRoutes
+from order_api.webhooks.service import WebhookService
+from order_api.webhooks.store import Store as WebhookStore
 from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
@@ -83,6 +86,7 @@ from saga_kit.runtime.database import check_sessions, create_engine, ping
 from saga_kit.runtime.dsn import place
 from saga_kit.runtime.errors import CannotStart, KitError, describe
 from saga_kit.runtime.health import EmbeddedServer, Health, health_routes, listen
+from saga_kit.runtime.sealing import Seal
 from saga_kit.runtime.settings import load
 from saga_kit.runtime.startup import wait_for
 from saga_kit.runtime.telemetry import configure_logging
@@ -99,7 +103,7 @@ STATEMENT_TIMEOUT_S: Final = 5
 """Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
-CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
+CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 CORS_HEADERS: Final = (
     *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "prefer"),
     "traceparent",
@@ -231,10 +235,11 @@ def create_app(
     asking = Previews(store, inquiry, waiters, in_flight)
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     events = _events(feed, streams, live_store, service, in_flight)
+    webhooks = _webhooks(settings, source, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, changes, events, holds, pages, health_pages), authentication)
+    served = _served((many, previews, orders, changes, events, webhooks, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[*_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -268,6 +273,17 @@ def _holds(
     sweeper = HoldSweeper(store, publisher, republished, interval_s=settings.api_sweep_interval_s)
     routes = HoldRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
     return routes, follower.run, sweeper.run
+
+
+def _webhooks(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> WebhookRoutes:
+    keys = settings.webhooks_keys
+    service = WebhookService(
+        WebhookStore(source),
+        None if keys is None else Seal(keys.get_secret_value()),
+        anywhere=bool(settings.webhooks_allow_networks),
+        keys_kept_days=settings.api_idempotency_key_days,
+    )
+    return WebhookRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
 
 
 def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> Streams:

@@ -16,10 +16,11 @@ from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.mass_cancels.routes import MassCancelRoutes
 from order_api.orders.routes import OrderRoutes
 from order_api.preview.routes import PreviewRoutes
+from order_api.webhooks.routes import WebhookRoutes
 
 _ROUTES: Final = (
     *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
-    *(StreamRoutes, HoldRoutes, PageRoutes, HealthRoutes),
+    *(StreamRoutes, WebhookRoutes, HoldRoutes, PageRoutes, HealthRoutes),
 )
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 

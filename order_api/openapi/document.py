@@ -40,6 +40,7 @@ Each call is served under `/v1` too, with the same answers."""
 TAGS: Final = {
     "orders": "Submit orders, follow them, change them, cancel them.",
     "streams": "Learn of what changes as it happens.",
+    "webhooks": "Have a URL told of what changes, and see what was sent there.",
     "holds": "Hold money beside orders: for services.",
     "documentation": "What this is, for people and for programs. Public.",
     "operation": "For whoever runs the service. Public, so do not let the world in.",
@@ -51,6 +52,7 @@ SCOPE_MEANINGS: Final[dict[Scope, str]] = {
     Scope.OPERATE: "read, change and cancel any order, in the operator's own name",
     Scope.READ_HOLDS: "read the holds that one has asked for",
     Scope.WRITE_HOLDS: "hold money of any user, capture it and release it: for services only",
+    Scope.MANAGE_WEBHOOKS: "have URLs told of one's own orders, and see what was sent there",
 }
 
 

@@ -48,6 +48,7 @@ class Members(msgspec.Struct, frozen=True):
     order_status: OrderStatus
     hold_id: UUID
     hold_status: str
+    endpoint_id: UUID
     amend_refusal: AmendRefusal
     release_refused: ReasonCode
 

@@ -66,6 +66,10 @@ def relay_of(url: str) -> Relay:
     return Relay(parts.hostname, parts.port or _PORTS[parts.scheme], user, password, parts.scheme == "smtps", plain)
 
 
+class _NoAddressError(ValueError):
+    """A text that no mail is sent to."""
+
+
 class Mailer:
     """Sends mails by a relay, from one address."""
 
@@ -118,9 +122,9 @@ class Mailer:
         return said
 
     def _mail(self, endpoint: Endpoint, delivery: Delivery) -> EmailMessage:
-        """Write a mail. Raises `NotSealed`, `ValueError` and `msgspec.MsgspecError` for what is stored wrongly."""
+        """Write a mail. Raises `NotSealed` and others for what is stored wrongly."""
         if (fault := address_fault(endpoint.target)) is not None:
-            raise ValueError(f"its address {fault}")
+            raise _NoAddressError(fault)
         note = self._note(endpoint, delivery)
         mail = EmailMessage(policy=SMTP)
         mail["From"] = self._sender
@@ -165,8 +169,10 @@ def _failure(error: Exception, duration_s: float, attempt_s: float) -> Answer:
         return Answer(None, duration_s, f"the relay took nothing within {attempt_s:g} s", ours=True)
     if isinstance(error, NotSealed):
         return Answer(None, duration_s, "its code can't be read here, or has run out", ours=True)
-    if isinstance(error, ValueError | msgspec.MsgspecError):
-        return Answer(None, duration_s, "it can't be written as a mail", gone=True)
+    if isinstance(error, msgspec.MsgspecError):
+        return Answer(None, duration_s, "it can't be read: an operator must look at it", ours=True)
+    if isinstance(error, _NoAddressError):
+        return Answer(None, duration_s, "it is no address that a mail is sent to", gone=True)
     return Answer(None, duration_s, "the relay can't be reached", ours=True)
 
 

@@ -11,16 +11,8 @@ from contracts.webhooks import address_fault
 from projections.webhooks.guard import networks_of
 from projections.webhooks.mailing import relay_of
 from projections.webhooks.pushing import vapid_key
-from saga_kit.runtime.sealing import Seal
+from saga_kit.runtime.sealing import check_keys
 from saga_kit.runtime.settings import KitSettings
-
-
-def _check_keys(value: SecretStr) -> SecretStr:
-    try:
-        Seal(value.get_secret_value())
-    except ValueError:  # its text says nothing of how to make one
-        raise ValueError("must be Fernet keys (32 bytes in URL-safe base64), with commas between") from None
-    return value
 
 
 def _check_networks(value: str) -> str:
@@ -58,7 +50,7 @@ class WebhooksSettings(KitSettings):
     """Settings of the webhook process."""
 
     http_port: int = 8006
-    webhooks_keys: Annotated[SecretStr, AfterValidator(_check_keys)]
+    webhooks_keys: Annotated[SecretStr, AfterValidator(check_keys)]
     """The keys that seal the secrets of endpoints (Fernet keys, the newest first, with commas between), as the API has
     them."""
     webhooks_allow_networks: Annotated[str, AfterValidator(_check_networks)] = ""

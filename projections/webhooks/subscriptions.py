@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from contracts.codec import encode
+from contracts.decimals import plain_text
 from contracts.orders import Order, OrderStatusChanged
 from contracts.webhooks import EndpointKind, event_id_of, event_type_of, webhook_of
 from projections.webhooks.deliveries import NewDelivery, Subscription
@@ -93,6 +94,6 @@ def _delivery(
         overtaken_by=newest if newest > event.version and not (one.every_version or final or small) else None,
         overtakes=not (one.every_version or small),
         final=final or one.every_version,
-        skipped=f"worth less than {one.notional_min:f}" if small else None,
+        skipped=f"worth less than {plain_text(one.notional_min)}" if small else None,
         settle_s=SETTLE_S[one.kind],
     )

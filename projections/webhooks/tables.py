@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -66,6 +67,7 @@ endpoints = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("revision", BigInteger, nullable=False, server_default=sql("1"), comment="of what its user has set"),
+    Column("asked", Text, comment="what was asked for when it was made, for requests that repeat it"),
     CheckConstraint("kind IN ('webhook', 'email', 'push')", name="kind"),
     CheckConstraint("state IN ('ACTIVE', 'DISABLED')", name="state"),
     CheckConstraint("(state = 'DISABLED') = (disabled_reason IS NOT NULL)", name="disabled_reason"),
@@ -161,6 +163,21 @@ codes = Table(
     Column("day", Date, primary_key=True),
     Column("sent", Integer, nullable=False),
 )
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("endpoint_id", Uuid, nullable=False),
+    Column("user_id", Text, nullable=False, comment="whose endpoint it is, or was"),
+    Column("action", Text, nullable=False),
+    Column("caller", Text, nullable=False, comment="the token's sub"),
+    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
+    Column("address", Text, comment="where the request came from; null: erased"),
+    Column("trace_id", Text),
+)
+Index("requests_user_id", requests.c.user_id)
 
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

@@ -72,9 +72,9 @@ async def test_a_mail_says_what_an_order_came_to() -> None:
 
 async def test_what_an_order_says_stays_in_its_line() -> None:
     """A name with line breaks makes no header and no line of its own, and a long one is cut."""
-    evil = "x\r\nBcc: bob@example.com\r\n\r\nStatus: \u202ePAID" + "y" * 1_000
+    evil = "x\r\nBcc: bob@example.com\r\n\r\nStatus: \u202ePAID" + "y" * 300
     shown = event(1, 4)
-    order = msgspec.structs.replace(shown.order, client_order_id=evil, reason=evil)
+    order = msgspec.structs.replace(shown.order, reason=evil)
     async with relaying() as (relay, port):
         await mailer(port).send(endpoint(), told(encode(webhook_of(msgspec.structs.replace(shown, order=order)))))
     [mail] = relay.mails
