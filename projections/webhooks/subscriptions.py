@@ -83,7 +83,7 @@ def _delivery(
     key = event.order_id, event.version
     if key not in bodies:
         bodies[key] = encode(webhook_of(event))
-    small = _too_small(one, event.order)
+    small = one.notional_min if _too_small(one, event.order) else None
     return NewDelivery(
         endpoint_id=one.endpoint_id,
         event_id=event_id_of(*key),
@@ -91,9 +91,11 @@ def _delivery(
         version=event.version,
         event_type=event_type_of(event),
         body=bodies[key],
-        overtaken_by=newest if newest > event.version and not (one.every_version or final or small) else None,
-        overtakes=not (one.every_version or small),
+        overtaken_by=newest
+        if newest > event.version and not (one.every_version or final or small is not None)
+        else None,
+        overtakes=not one.every_version and small is None,
         final=final or one.every_version,
-        skipped=f"worth less than {plain_text(one.notional_min)}" if small else None,
+        skipped=None if small is None else f"worth less than {plain_text(small)}",
         settle_s=SETTLE_S[one.kind],
     )
