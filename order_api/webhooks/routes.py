@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from contracts.examples import ENDPOINT_ID as EXAMPLE_ID
 from contracts.vocabulary import check_instant
 from contracts.webhooks import DeliveryState
 from order_api.http.bodies import BODY_PROBLEMS, read_json_body
@@ -54,12 +55,12 @@ _EVENT_ID: Final = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,200}")
 _LIMIT: Final = re.compile(r"[1-9][0-9]{0,2}")
 
 ENDPOINT_ID: Final = Parameter(
-    "endpoint_id", "path", "The endpoint's id, in its canonical text.", ID_SCHEMA, examples.ENDPOINT_ID
+    "endpoint_id", "path", "The endpoint's id, in its canonical text.", ID_SCHEMA, EXAMPLE_ID
 )
 EVENT_ID: Final = Parameter("event_id", "path", "The `webhook-id`.", {"type": "string"}, examples.EVENT_ID)
 KEY: Final = idempotency_key(
-    f"{KEY_RULE}, another for each endpoint. Kept for at least {KEY_KEPT_DAYS} days, unless whoever runs the service has"
-    " set another time.",
+    f"{KEY_RULE}, another for each endpoint. Kept for at least {KEY_KEPT_DAYS} days, unless whoever runs the service"
+    " has set another time.",
     examples.KEY,
 )
 STATUS: Final = Parameter(

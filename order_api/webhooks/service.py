@@ -52,7 +52,7 @@ Place = tuple[datetime, str]
 class WebhookService:
     """Serves callers who are known; raises `Problem` for what it refuses.
 
-    `seal`: None where no keys are set, so that no secret can be made. `anywhere`: endpoints may be at private addresses.
+    `seal`: None where no keys are set, so no secret can be made. `anywhere`: endpoints may be at private addresses.
     """
 
     def __init__(self, store: Store, seal: Seal | None, *, anywhere: bool, keys_kept_days: int) -> None:
@@ -162,10 +162,8 @@ class WebhookService:
         told = [one for one in map(_told, page) if not webhook.event_types or one.event_type in webhook.event_types]
         every_since = body.since if webhook.every_version else None
         number, further = await self._store.recover(endpoint_id, told, every_since, origin)
-        nexts = [
-            *([changed[-1].order.updated_at] if len(changed) > RECOVERED_MAX else []),
-            *([further] if further else []),
-        ]
+        beyond = [one.order.updated_at for one in changed[RECOVERED_MAX:]]
+        nexts = beyond if further is None else [*beyond, further]
         return WebhookRecovery(number, has_more=bool(nexts), next_since=min(nexts, default=None))
 
     async def _active(self, endpoint_id: UUID, caller: Caller) -> Stored:

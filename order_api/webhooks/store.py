@@ -1,6 +1,7 @@
 """The only SQL of this room, on the schema `webhooks`, by the database's time. It sends nothing: a process does.
 
-Each change of an endpoint raises `webhooks.changes`, by which that process learns of it, and leaves a line in the trail.
+Each change of an endpoint raises `webhooks.changes`, by which that process learns of it, and leaves a line in the
+trail.
 """
 
 from __future__ import annotations
@@ -255,9 +256,14 @@ async def _with_attempts(tx: Transaction, endpoint_id: UUID, rows: Sequence[Any]
     if attempts:
         for row in await tx.fetch(_ATTEMPTS, endpoint_id, list(attempts), ATTEMPTS_SHOWN):
             attempts[row[0]].append(WebhookAttempt(*row[1:]))
-    return [
-        WebhookDelivery(*row[:3], EventType(row[3]), DeliveryState(row[4]), *row[5:], attempts[row[0]]) for row in rows
-    ]
+    return [_delivery(row, attempts[row[0]]) for row in rows]
+
+
+def _delivery(row: Any, last_attempts: list[WebhookAttempt]) -> WebhookDelivery:
+    values = dict(zip(WebhookDelivery.__struct_fields__, row, strict=False))
+    values["event_type"] = EventType(values["event_type"])
+    values["status"] = DeliveryState(values["status"])
+    return WebhookDelivery(**values, last_attempts=last_attempts)
 
 
 def _stored(row: Any) -> Stored:
