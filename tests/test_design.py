@@ -262,6 +262,7 @@ SQL_MODULES = {
         "orders/publication/unread.py",
         "holds/store.py",
         "live/store.py",
+        "notifications/store.py",
     },
     "projections": {"webhooks/store.py"},
     "operations": {

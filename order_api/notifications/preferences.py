@@ -190,8 +190,8 @@ class Notification(msgspec.Struct, frozen=True):
         "order_id": "The order that it is about; null: about none.",
         "version": "The order's version.",
         "event_type": "What happened.",
-        "status": "PENDING: it is to be told, in quiet hours when they end. SUPERSEDED: a newer version of the order was"
-        " there before this one was told. SKIPPED: the order is worth too little. FAILED: given up.",
+        "status": "PENDING: it is to be told, in quiet hours when they end. SUPERSEDED: a newer version of the order"
+        " was there before this one was told. SKIPPED: the order is worth too little. FAILED: given up.",
         "reason": "Why it was not told, or not yet.",
         "attempts": "How often it was tried.",
         "created_at": "When it was to be told first.",
@@ -251,9 +251,11 @@ def faults(body: PreferencesBody, *, anywhere: bool) -> list[BrokenRule]:
     broken = []
     if body.email is not None and (fault := address_fault(body.email.address)) is not None:
         broken.append(BrokenRule("email", f"its address {fault}", body.email.address))
-    for one in body.push.subscriptions if body.push is not None else ():
-        if (fault := url_fault(one.endpoint, anywhere=anywhere)) is not None:
-            broken.append(BrokenRule("push", f"its endpoint {fault}", one.endpoint))
+    broken += [
+        BrokenRule("push", f"its endpoint {fault}", one.endpoint)
+        for one in (body.push.subscriptions if body.push is not None else ())
+        if (fault := url_fault(one.endpoint, anywhere=anywhere)) is not None
+    ]
     for name in ("email", "push", "webhook"):
         hours = getattr(getattr(body, name), "quiet_hours", None)
         if hours is not None and hours.begin == hours.end:

@@ -55,7 +55,7 @@ class Unconfirmed(NamedTuple):
 
 
 class Store:
-    """Reads and writes preferences and the log. Raises what the driver does, and `TimeoutError` without a connection."""
+    """Reads and writes preferences and the log. Raises what the driver does, and `TimeoutError`."""
 
     def __init__(self, source: AsyncEngine | Begins) -> None:
         self._source = source
@@ -154,12 +154,13 @@ class Store:
         """Return what was told to a user, newest first, from behind a place on."""
         async with alone(self._source) as tx:
             rows = await tx.fetch(_LOG, user_id, limit, *(after or (None, None, None)))
-        return [
-            Notification(
-                row[0], EndpointKind(row[1]), *row[2:5], EventType(row[5]), DeliveryState(row[6]), *row[7:]
-            )
-            for row in rows
-        ]  # fmt: skip
+        return [_notification(row) for row in rows]
+
+
+def _notification(row: Any) -> Notification:
+    values = dict(zip(Notification.__struct_fields__, row, strict=True))
+    kinds = {"channel": EndpointKind, "event_type": EventType, "status": DeliveryState}
+    return Notification(**values | {name: kind(values[name]) for name, kind in kinds.items()})
 
 
 def _counting(secrets: str, now: datetime) -> list[str]:

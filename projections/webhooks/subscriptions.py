@@ -83,6 +83,7 @@ def _delivery(
     key = event.order_id, event.version
     if key not in bodies:
         bodies[key] = encode(webhook_of(event))
+    kept = one.every_version or final
     small = one.notional_min if _too_small(one, event.order) else None
     return NewDelivery(
         endpoint_id=one.endpoint_id,
@@ -91,11 +92,9 @@ def _delivery(
         version=event.version,
         event_type=event_type_of(event),
         body=bodies[key],
-        overtaken_by=newest
-        if newest > event.version and not (one.every_version or final or small is not None)
-        else None,
+        overtaken_by=newest if newest > event.version and not kept and small is None else None,
         overtakes=not one.every_version and small is None,
-        final=final or one.every_version,
+        final=kept,
         skipped=None if small is None else f"worth less than {plain_text(small)}",
         settle_s=SETTLE_S[one.kind],
     )
