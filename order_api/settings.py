@@ -142,7 +142,7 @@ class ApiSettings(KitSettings):
     """Whether users may be told by e-mail: set it when the webhook process has `NOTIFY_SMTP_URL`."""
     api_notify_push_key: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{87}$")] | None = None
     """The public key of the webhook process's `NOTIFY_VAPID_KEY`, which browsers subscribe with; while it is not set,
-    nobody can be told by push. `order-saga notify keys` makes a pair."""
+    nobody can be told by push."""
 
     @property
     def cors_origins(self) -> list[str]:

@@ -120,7 +120,8 @@ def next_health(health: Health, answer: Answer, now: datetime, chance: float) ->
         began, number = now, 1
     given_up = None
     if verdict is Verdict.GONE:
-        given_up = f"it {answer.fault}: it is gone"
+        said = f"it {answer.fault}" if answer.error is None else answer.error
+        given_up = f"{said}: it is gone"
     elif not answer.ours and number >= SEVERAL and now - began >= FAILING_MAX:
         given_up = f"every attempt has failed for {FAILING_MAX.days} days; the last one: {answer.fault}"
     return Health(began, number, now + timedelta(seconds=_pause_s(number, answer, chance)), given_up)

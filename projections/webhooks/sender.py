@@ -276,6 +276,7 @@ class Sender:
         async with self._transactions.alone() as tx:
             expired = await store.give_up_old(tx, TIDY_ROWS_MAX)
             deleted = await store.delete_ended(tx, self._keep_days, TIDY_ROWS_MAX)
+            await store.forget_codes(tx)
         self._metrics.expired.inc(expired)
         self._metrics.deleted.inc(deleted)
         return max(expired, deleted) >= TIDY_ROWS_MAX

@@ -171,7 +171,9 @@ def store_health(tx: Transaction, health: Mapping[UUID, Health]) -> None:
 async def tell_disabled(tx: Transaction, standing: Standing, reason: str) -> int:
     """Tell the other endpoints of its user that one is disabled; return how many there are."""
     endpoint = standing.endpoint
-    data = DisabledEndpoint(endpoint.endpoint_id, endpoint.target, reason)
+    # An address or a browser is named by its kind alone: it is nothing for whoever reads another endpoint's webhooks.
+    where = endpoint.target if endpoint.kind is EndpointKind.WEBHOOK else str(endpoint.kind)
+    data = DisabledEndpoint(endpoint.endpoint_id, where, reason)
     body = encode(DisabledWebhook(EventType.WEBHOOK_DISABLED, standing.now, data))
     event_id = f"{id_text(endpoint.endpoint_id)}:disabled:{standing.now:%Y%m%dT%H%M%S}"
     return await tx.execute(
@@ -188,6 +190,11 @@ async def give_up_old(tx: Transaction, limit: int) -> int:
 async def delete_ended(tx: Transaction, days: float, limit: int) -> int:
     """Delete deliveries, with their attempts, that ended so many days ago; return how many."""
     return await tx.execute(_DELETE_ENDED, limit, days)
+
+
+async def forget_codes(tx: Transaction) -> None:
+    """Forget how many codes addresses got before today."""
+    await tx.execute("DELETE FROM webhooks.codes WHERE day < current_date")
 
 
 def _endpoint(row: Any) -> Endpoint:
