@@ -6,7 +6,7 @@ What `__all__` lists is public, and so are the exceptions of `order_client.probl
 from contracts.amends import OrderAmendment
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side, TimeInForce
-from contracts.webhooks import EventType
+from contracts.webhooks import DeliveryState, EndpointState, EventType
 from order_client import problems
 from order_client.answers import (
     CancelAllAnswer,
@@ -23,6 +23,13 @@ from order_client.answers import (
     PreviewRefusal,
     ReadinessReport,
     ServiceHold,
+    WebhookAttempt,
+    WebhookDeliveries,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookList,
+    WebhookRecovery,
+    WebhookSecret,
 )
 from order_client.client import AsyncClient, Client
 from order_client.core import Retry
@@ -56,6 +63,8 @@ __all__ = [
     "CancelAllAnswer",
     "CancelTimer",
     "Client",
+    "DeliveryState",
+    "EndpointState",
     "Entry",
     "EventType",
     "Gap",
@@ -94,6 +103,13 @@ __all__ = [
     "TimeInForce",
     "UnexpectedAnswerError",
     "Webhook",
+    "WebhookAttempt",
+    "WebhookDeliveries",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookList",
+    "WebhookRecovery",
+    "WebhookSecret",
     "WrongSignatureError",
     "problems",
     "rests",

@@ -14,6 +14,7 @@ from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.holds import HoldRefusal
 from contracts.orders import Order
 from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode, Side, TimeInForce, Word
+from contracts.webhooks import DeliveryState, EndpointState, EventType
 
 Amount = Decimal | int | str
 """A decimal number. A text goes out as it is, and the API judges it; a float is refused, since it is not exact."""
@@ -251,3 +252,78 @@ class Liveness(msgspec.Struct, frozen=True):
     """The process answers."""
 
     status: str
+
+
+class WebhookEndpoint(msgspec.Struct, frozen=True):
+    """A URL that is told of a user's orders, and how it does. No `event_types`: it is told of everything."""
+
+    endpoint_id: UUID
+    user_id: str
+    url: str
+    description: str
+    event_types: list[EventType]
+    every_version: bool
+    state: EndpointState
+    disabled_reason: str | None
+    failing_since: Instant | None
+    failures_in_row: int
+    waiting: int
+    created_at: Instant
+    updated_at: Instant
+    revision: int
+
+
+class WebhookSecret(msgspec.Struct, frozen=True):
+    """A webhook with its secret, which no other answer shows. `previous_valid_until`: so long the one before signs."""
+
+    webhook: WebhookEndpoint
+    secret: str | None
+    previous_valid_until: Instant | None
+
+
+class WebhookList(msgspec.Struct, frozen=True):
+    """All webhooks of a user, oldest first."""
+
+    webhooks: list[WebhookEndpoint]
+
+
+class WebhookAttempt(msgspec.Struct, frozen=True):
+    """One attempt to send; `answer` is the beginning of what came back."""
+
+    number: int
+    at: Instant
+    duration_ms: int
+    status: int | None
+    error: str | None
+    answer: str | None
+
+
+class WebhookDelivery(msgspec.Struct, frozen=True):
+    """What became of one event, and the newest attempts at it."""
+
+    event_id: str
+    order_id: UUID | None
+    version: int | None
+    event_type: EventType
+    status: DeliveryState
+    reason: str | None
+    created_at: Instant
+    next_attempt_at: Instant | None
+    ended_at: Instant | None
+    attempts: int
+    last_attempts: list[WebhookAttempt]
+
+
+class WebhookDeliveries(msgspec.Struct, frozen=True):
+    """A page of deliveries, newest first; the next page is asked for with `next_cursor`."""
+
+    deliveries: list[WebhookDelivery]
+    next_cursor: str | None
+
+
+class WebhookRecovery(msgspec.Struct, frozen=True):
+    """How many deliveries are to be sent; with `has_more`, ask again with `next_since`."""
+
+    deliveries: int
+    has_more: bool
+    next_since: Instant | None

@@ -35,6 +35,7 @@ from order_client.operating import OperatingCalls
 from order_client.orders import OrderCalls
 from order_client.streams import StreamCalls
 from order_client.surface import Awaiting, Blocking
+from order_client.webhook_calls import WebhookCalls
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeo
 _HEADERS: Final = {"user-agent": "order-saga-client"}
 
 
-class Client(OrderCalls, StreamCalls, HoldCalls, OperatingCalls, Blocking):
+class Client(OrderCalls, StreamCalls, WebhookCalls, HoldCalls, OperatingCalls, Blocking):
     """A client whose methods return when the API has answered. Several threads may share it.
 
     `token`: a bearer token, or a function that gets one; it is asked for another one when the API refuses the last.
@@ -191,7 +192,7 @@ class _Stream:
             answer.close()
 
 
-class AsyncClient(OrderCalls, StreamCalls, HoldCalls, OperatingCalls, Awaiting):
+class AsyncClient(OrderCalls, StreamCalls, WebhookCalls, HoldCalls, OperatingCalls, Awaiting):
     """A client whose methods are awaited. It belongs to one event loop; else it is as `Client`.
 
     `token` may also be a coroutine function.

@@ -261,6 +261,7 @@ SQL_MODULES = {
         "orders/mass_cancels/store.py",
         "orders/publication/unread.py",
         "holds/store.py",
+        "webhooks/store.py",
         "live/store.py",
         "notifications/store.py",
     },
@@ -287,6 +288,7 @@ SQL_MODULES = {
         "repair/runs.py",
         "diagnosis/story.py",
         "diagnosis/stuck.py",
+        "diagnosis/webhooks.py",
     },
 }
 """In each of these rooms, the modules that hold SQL. The API has one, the orchestrator a few for its two rooms."""

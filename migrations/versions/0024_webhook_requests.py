@@ -1,4 +1,4 @@
-"""The trail of requests on webhooks, and what was asked for under an idempotency key."""
+"""The trail of requests on webhooks, what was asked for under an idempotency key, and what auditors see of it all."""
 
 from __future__ import annotations
 
@@ -38,10 +38,22 @@ UP = (
     "COMMENT ON COLUMN webhooks.requests.token_id IS 'the token''s jti, or a digest of the token; null: erased'",
     "COMMENT ON COLUMN webhooks.requests.address IS 'where the request came from; null: erased'",
     "CREATE INDEX requests_user_id ON webhooks.requests (user_id)",
+    """
+    CREATE VIEW audit.webhook_endpoints AS
+    SELECT endpoint_id, user_id, kind, target, event_types, every_version, state, disabled_reason, failing_since,
+        failures_in_row, paused_until, disabled_at, created_at, updated_at
+    FROM webhooks.endpoints""",
+    """
+    CREATE VIEW audit.webhook_deliveries AS
+    SELECT endpoint_id, event_id, order_id, version, event_type, state, reason, attempts, next_attempt_at, created_at,
+        ended_at
+    FROM webhooks.deliveries""",
+    "GRANT SELECT ON audit.webhook_endpoints, audit.webhook_deliveries TO saga_auditor",
     "GRANT SELECT, INSERT ON webhooks.requests TO saga_api",
     "GRANT DELETE ON webhooks.deliveries TO saga_api",
 )
 DOWN = (
+    "DROP VIEW audit.webhook_deliveries, audit.webhook_endpoints",
     "REVOKE DELETE ON webhooks.deliveries FROM saga_api",
     "DROP TABLE webhooks.requests",
     "ALTER TABLE webhooks.endpoints DROP COLUMN asked",

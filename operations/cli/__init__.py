@@ -33,6 +33,7 @@ from operations.cli import (
     stuck,
     submit,
     trading,
+    webhooks,
 )
 from operations.cli.failures import exit_status, one_line
 from operations.cli.printing import out
@@ -68,6 +69,7 @@ for group in (
     hand_over,
     check_deploy,
     services,
+    webhooks,
 ):
     group.register(app)
 

@@ -76,6 +76,8 @@ _KNOWN: Final = " OR ".join(
         ("audit.service_holds", "user_id"),
         ("balances.accounts", "user_id"),
         ("webhooks.endpoints", "user_id"),
+        ("webhooks.requests", "user_id"),
+        ("webhooks.requests", "caller"),
     )
 ).join(("SELECT ", ""))
 
@@ -167,6 +169,10 @@ _ENDPOINTS: Final = """
     )
     DELETE FROM webhooks.endpoints WHERE user_id = $1"""
 
+_WEBHOOK_REQUESTS: Final = """
+    UPDATE webhooks.requests SET token_id = NULL, address = NULL, trace_id = NULL
+    WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
+
 
 def _orders(table: str, cast: str) -> str:
     # An INVALID_ORDER's reason quotes the user's input, and is stored in two columns.
@@ -196,6 +202,7 @@ _ERASE: Final = {
     "webhooks.attempts": _ATTEMPTS,
     "webhooks.deliveries": _DELIVERIES,
     "webhooks.endpoints": _ENDPOINTS,
+    "webhooks.requests": _WEBHOOK_REQUESTS,
     "orders.orders": _orders("orders.orders", "::text"),
     "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile
     **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},

@@ -52,7 +52,7 @@ class WebhookBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     }
 
 
-class WebhookChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WebhookChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a user changes of an endpoint; what is left out stays."""
 
     url: EndpointUrl | UnsetType = UNSET
@@ -76,7 +76,7 @@ class RecoverBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     MEANINGS: ClassVar = {"since": f"When it began: at most {RECOVERED_WITHIN.days} days ago."}
 
 
-class Webhook(msgspec.Struct, frozen=True):
+class WebhookEndpoint(msgspec.Struct, frozen=True):
     """An endpoint as its user sees it."""
 
     endpoint_id: UUID
@@ -117,7 +117,7 @@ class Webhook(msgspec.Struct, frozen=True):
 class WebhookSecret(msgspec.Struct, frozen=True):
     """The secret of an endpoint. This is the only answer that shows it."""
 
-    webhook: Webhook
+    webhook: WebhookEndpoint
     secret: str | None
     previous_valid_until: Instant | None
 
@@ -130,10 +130,10 @@ class WebhookSecret(msgspec.Struct, frozen=True):
     }
 
 
-class Webhooks(msgspec.Struct, frozen=True):
+class WebhookList(msgspec.Struct, frozen=True):
     """All endpoints of a user, oldest first."""
 
-    webhooks: list[Webhook]
+    webhooks: list[WebhookEndpoint]
 
     MEANINGS: ClassVar = {"webhooks": "Oldest first."}
 
@@ -214,7 +214,7 @@ _RULES: Final = {
     "since": "an RFC 3339 time with its offset, such as 2026-01-31T12:00:00Z",
 }
 read_webhook: Final = BodyReader(WebhookBody, _RULES, "a webhook").read
-read_change: Final = BodyReader(WebhookChange, _RULES, "a change of a webhook").read
+read_change: Final = BodyReader(WebhookChangeBody, _RULES, "a change of a webhook").read
 read_recover: Final = BodyReader(RecoverBody, _RULES, "a recovery").read
 
 

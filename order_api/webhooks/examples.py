@@ -15,12 +15,12 @@ from contracts.examples import ENDPOINT_ID, ORDER_ID, TIME
 from contracts.webhooks import DeliveryState, EndpointState, EventType
 from order_api.openapi.declarations import Example
 from order_api.webhooks.endpoints import (
-    Webhook,
     WebhookAttempt,
     WebhookDeliveries,
     WebhookDelivery,
+    WebhookEndpoint,
+    WebhookList,
     WebhookRecovery,
-    Webhooks,
     WebhookSecret,
 )
 
@@ -37,8 +37,8 @@ _MADE: Final = datetime.fromisoformat(TIME)
 _LATER: Final = _MADE + timedelta(seconds=2)
 
 
-def _webhook(**changes: Any) -> Webhook:
-    webhook = Webhook(
+def _webhook(**changes: Any) -> WebhookEndpoint:
+    webhook = WebhookEndpoint(
         endpoint_id=UUID(ENDPOINT_ID),
         user_id="alice",
         url=BODY["url"],
@@ -106,7 +106,7 @@ def rotated() -> Mapping[str, Example]:
 
 def several() -> Mapping[str, Example]:
     """Show a user's endpoints."""
-    return {"one": _shown("One endpoint", Webhooks([_webhook()]))}
+    return {"one": _shown("One endpoint", WebhookList([_webhook()]))}
 
 
 def every_webhook() -> Mapping[str, Example]:

@@ -31,13 +31,13 @@ from order_api.settings import KEY_KEPT_DAYS
 from order_api.webhooks import examples
 from order_api.webhooks.endpoints import (
     RecoverBody,
-    Webhook,
     WebhookBody,
-    WebhookChange,
+    WebhookChangeBody,
     WebhookDeliveries,
     WebhookDelivery,
+    WebhookEndpoint,
+    WebhookList,
     WebhookRecovery,
-    Webhooks,
     WebhookSecret,
     address,
     read_change,
@@ -121,7 +121,7 @@ class WebhookRoutes:
         "GET",
         "/webhooks",
         "listWebhooks",
-        {200: Returns("All of them, oldest first.", Webhooks, examples.several)},
+        {200: Returns("All of them, oldest first.", WebhookList, examples.several)},
         parameters=(USER_ID,),
         scopes=SCOPES,
         problems=(Code.INVALID_REQUEST, Code.OTHER_USER),
@@ -129,13 +129,13 @@ class WebhookRoutes:
     )
     async def several(self, request: Request, caller: Caller) -> Response:
         """List a user's webhooks."""
-        return json_response(Webhooks(await self._service.of_user(user_of(request, caller), caller)))
+        return json_response(WebhookList(await self._service.of_user(user_of(request, caller), caller)))
 
     @operation(
         "GET",
         "/webhooks/{endpoint_id}",
         "readWebhook",
-        {200: Returns("The endpoint.", Webhook, examples.every_webhook)},
+        {200: Returns("The endpoint.", WebhookEndpoint, examples.every_webhook)},
         parameters=(ENDPOINT_ID,),
         scopes=SCOPES,
         problems=(Code.WEBHOOK_NOT_FOUND,),
@@ -149,12 +149,12 @@ class WebhookRoutes:
         "PATCH",
         "/webhooks/{endpoint_id}",
         "changeWebhook",
-        {200: Returns("The endpoint as it is now.", Webhook, examples.every_webhook)},
+        {200: Returns("The endpoint as it is now.", WebhookEndpoint, examples.every_webhook)},
         description="What is left out stays. `state: ACTIVE` enables an endpoint again.",
         parameters=(ENDPOINT_ID,),
         scopes=SCOPES,
         problems=(*BODY_PROBLEMS, Code.WEBHOOK_NOT_FOUND),
-        body=Body(WebhookChange, examples.changes),
+        body=Body(WebhookChangeBody, examples.changes),
         tag=TAG,
     )
     async def change(self, request: Request, caller: Caller) -> Response:

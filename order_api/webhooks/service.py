@@ -31,10 +31,10 @@ from order_api.orders.audit_trail import Origin
 from order_api.webhooks.endpoints import (
     ROTATED_FOR,
     RecoverBody,
-    Webhook,
     WebhookBody,
-    WebhookChange,
+    WebhookChangeBody,
     WebhookDelivery,
+    WebhookEndpoint,
     WebhookRecovery,
     WebhookSecret,
     asked_text,
@@ -90,20 +90,22 @@ class WebhookService:
         shown = secret if is_new else self._first_secret(stored)
         return WebhookSecret(stored.webhook, shown, _previous(stored)), not is_new
 
-    async def of_user(self, user_id: str, caller: Caller) -> list[Webhook]:
+    async def of_user(self, user_id: str, caller: Caller) -> list[WebhookEndpoint]:
         """Return a user's endpoints."""
         if not caller.acts_for(user_id):
             raise Problem(Code.OTHER_USER)
         return await self._store.of_user(user_id)
 
-    async def webhook(self, endpoint_id: UUID, caller: Caller) -> Webhook:
+    async def webhook(self, endpoint_id: UUID, caller: Caller) -> WebhookEndpoint:
         """Return an endpoint that the caller may see."""
         stored = await self._store.find(endpoint_id)
         if stored is None or not caller.acts_for(stored.webhook.user_id):
             raise Problem(Code.WEBHOOK_NOT_FOUND)
         return stored.webhook
 
-    async def change(self, endpoint_id: UUID, body: WebhookChange, caller: Caller, origin: Origin) -> Webhook:
+    async def change(
+        self, endpoint_id: UUID, body: WebhookChangeBody, caller: Caller, origin: Origin
+    ) -> WebhookEndpoint:
         """Change an endpoint. Nothing asked for changes nothing."""
         webhook = await self.webhook(endpoint_id, caller)
         given = msgspec.structs.asdict(body).items()
@@ -199,7 +201,7 @@ def _previous(stored: Stored) -> datetime | None:
     return max((one.valid_until for one in stored.secrets if one.valid_until is not None), default=None)
 
 
-def _there(webhook: Webhook | None) -> Webhook:
+def _there(webhook: WebhookEndpoint | None) -> WebhookEndpoint:
     if webhook is None:
         raise Problem(Code.WEBHOOK_NOT_FOUND)
     return webhook

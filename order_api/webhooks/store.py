@@ -28,7 +28,7 @@ from contracts.webhooks import (
 )
 from order_api.orders.audit_trail import Origin
 from order_api.orders.store import ORDER_COLUMNS, read_order
-from order_api.webhooks.endpoints import Webhook, WebhookAttempt, WebhookDelivery, rotated
+from order_api.webhooks.endpoints import WebhookAttempt, WebhookDelivery, WebhookEndpoint, rotated
 from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
 WAITING_MAX: Final = 1_000
@@ -75,7 +75,7 @@ class NewEndpoint(NamedTuple):
 class Stored(NamedTuple):
     """An endpoint with what no answer shows, and the database's time."""
 
-    webhook: Webhook
+    webhook: WebhookEndpoint
     secrets: list[StoredSecret]
     asked: str | None
     now: datetime
@@ -131,12 +131,12 @@ class Store:
         rows = await self._run(_select("e.endpoint_id = $1"), endpoint_id)
         return _stored(rows[0]) if rows else None
 
-    async def of_user(self, user_id: str) -> list[Webhook]:
+    async def of_user(self, user_id: str) -> list[WebhookEndpoint]:
         """Return a user's endpoints, oldest first."""
         rows = await self._run(_select("e.user_id = $1") + " ORDER BY e.created_at, e.endpoint_id", user_id)
         return [_stored(row).webhook for row in rows]
 
-    async def change(self, endpoint_id: UUID, changes: Mapping[str, Any], origin: Origin) -> Webhook | None:
+    async def change(self, endpoint_id: UUID, changes: Mapping[str, Any], origin: Origin) -> WebhookEndpoint | None:
         """Change what is named; ACTIVE and another URL forget the failures, and ACTIVE makes due what waits."""
         names = ("url", "description", "event_types", "every_version", "state")
         active = changes.get("state") == EndpointState.ACTIVE
@@ -267,11 +267,11 @@ def _delivery(row: Any, last_attempts: list[WebhookAttempt]) -> WebhookDelivery:
 
 
 def _stored(row: Any) -> Stored:
-    values = dict(zip(Webhook.__struct_fields__, row, strict=False))
+    values = dict(zip(WebhookEndpoint.__struct_fields__, row, strict=False))
     values["event_types"] = [EventType(one) for one in values["event_types"]]
     values["state"] = EndpointState(values["state"])
     secrets, asked, now = row[len(values) :]
-    return Stored(Webhook(**values), secrets_from(secrets), asked, now)
+    return Stored(WebhookEndpoint(**values), secrets_from(secrets), asked, now)
 
 
 _CHANGES: Final = frozenset({Action.CREATE, Action.CHANGE, Action.DELETE, Action.ROTATE})

@@ -35,7 +35,7 @@ VERBS: Final = {
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
     *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "mass_cancels", "cancel_timers"),
-    "service_holds",
+    *("service_holds", "webhook_endpoints", "webhook_deliveries"),
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -90,7 +90,8 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.versions": {"SELECT"},
         "api.unsent": {"SELECT"},
         "webhooks.endpoints": QUEUE,
-        "webhooks.deliveries": CHANGE,
+        "webhooks.deliveries": QUEUE,
+        "webhooks.requests": KEEP,
         "webhooks.attempts": {"SELECT"},
         "webhooks.changes": {"SELECT", "UPDATE", "LOCK"},
     },
