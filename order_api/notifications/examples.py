@@ -15,12 +15,12 @@ from contracts.decimals import Money
 from contracts.examples import ENDPOINT_ID, ORDER_ID, TIME
 from contracts.webhooks import DeliveryState, EndpointKind, EndpointState, EventType
 from order_api.notifications.preferences import (
-    Channel,
     Notification,
-    Notifications,
-    Preferences,
+    NotificationChannel,
+    NotificationLog,
+    NotificationPreferences,
+    NotificationsTested,
     QuietHours,
-    Tested,
 )
 from order_api.openapi.declarations import Example
 
@@ -57,8 +57,8 @@ def preferences() -> Mapping[str, Example]:
     }
 
 
-def _preferences(*, confirmed: bool) -> Preferences:
-    channel = Channel(
+def _preferences(*, confirmed: bool) -> NotificationPreferences:
+    channel = NotificationChannel(
         endpoint_id=UUID(ENDPOINT_ID),
         channel=EndpointKind.EMAIL,
         target=_EMAIL["address"],
@@ -69,12 +69,12 @@ def _preferences(*, confirmed: bool) -> Preferences:
         state=EndpointState.ACTIVE,
         disabled_reason=None,
     )
-    return Preferences([channel], email_available=True, push_key=PUSH_KEY)
+    return NotificationPreferences([channel], email_available=True, push_key=PUSH_KEY)
 
 
 def tested() -> Mapping[str, Example]:
     """Show a test."""
-    return {"one": _shown("One channel is tested", Tested(1))}
+    return {"one": _shown("One channel is tested", NotificationsTested(1))}
 
 
 def log() -> Mapping[str, Example]:
@@ -88,7 +88,7 @@ def log() -> Mapping[str, Example]:
         *(UUID(ENDPOINT_ID), EndpointKind.EMAIL, f"{other}:v4", other, 4, EventType.ORDER_COMPLETED),
         *(DeliveryState.SKIPPED, "worth less than 100", 0, _AT - timedelta(hours=1), _AT - timedelta(hours=1)),
     )
-    return {"page": _shown("The newest two", Notifications([told, small], None))}
+    return {"page": _shown("The newest two", NotificationLog([told, small], None))}
 
 
 def cursor() -> str:

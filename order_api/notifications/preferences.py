@@ -51,7 +51,7 @@ class QuietHours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     }
 
 
-class EmailPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmailBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is told by e-mail."""
 
     address: Annotated[str, Meta(min_length=3, max_length=ADDRESS_LENGTH_MAX)]
@@ -67,7 +67,7 @@ class EmailPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     }
 
 
-class PushPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is told to browsers."""
 
     subscriptions: Annotated[list[PushSubscription], Meta(min_length=1, max_length=BROWSERS_MAX)]
@@ -83,7 +83,7 @@ class PushPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     }
 
 
-class WebhookPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OfWebhooksBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What holds for all webhooks that the user has now; their event types are set at `/webhooks`."""
 
     quiet_hours: QuietHours | None = None
@@ -95,9 +95,9 @@ class WebhookPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class PreferencesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All preferences of a user. A channel that is left out is switched off; webhooks then have none."""
 
-    email: EmailPreferences | None = None
-    push: PushPreferences | None = None
-    webhook: WebhookPreferences | None = None
+    email: EmailBody | None = None
+    push: PushBody | None = None
+    webhook: OfWebhooksBody | None = None
     user_id: UserId | None = None
 
     MEANINGS: ClassVar = {
@@ -108,7 +108,7 @@ class PreferencesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     }
 
 
-class Channel(msgspec.Struct, frozen=True):
+class NotificationChannel(msgspec.Struct, frozen=True):
     """One address, browser or webhook, and how it does."""
 
     endpoint_id: UUID
@@ -134,10 +134,10 @@ class Channel(msgspec.Struct, frozen=True):
     }
 
 
-class Preferences(msgspec.Struct, frozen=True):
+class NotificationPreferences(msgspec.Struct, frozen=True):
     """How a user is told."""
 
-    channels: list[Channel]
+    channels: list[NotificationChannel]
     email_available: bool
     push_key: str | None
 
@@ -160,7 +160,7 @@ class ConfirmBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     }
 
 
-class Tested(msgspec.Struct, frozen=True):
+class NotificationsTested(msgspec.Struct, frozen=True):
     """How many channels get a test."""
 
     channels: int
@@ -199,7 +199,7 @@ class Notification(msgspec.Struct, frozen=True):
     }
 
 
-class Notifications(msgspec.Struct, frozen=True):
+class NotificationLog(msgspec.Struct, frozen=True):
     """A page of the log, newest first."""
 
     notifications: list[Notification]

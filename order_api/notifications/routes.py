@@ -22,10 +22,10 @@ from order_api.notifications import examples
 from order_api.notifications.preferences import (
     ConfirmBody,
     Notification,
-    Notifications,
-    Preferences,
+    NotificationLog,
+    NotificationPreferences,
+    NotificationsTested,
     PreferencesBody,
-    Tested,
     read_confirmation,
     read_preferences,
 )
@@ -64,7 +64,7 @@ class NotificationRoutes:
         "GET",
         "/notifications/preferences",
         "readNotificationPreferences",
-        {200: Returns("All channels, and what is set up here.", Preferences, examples.preferences)},
+        {200: Returns("All channels, and what is set up here.", NotificationPreferences, examples.preferences)},
         parameters=(USER_ID,),
         scopes=SCOPES,
         problems=(Code.INVALID_REQUEST, Code.OTHER_USER),
@@ -78,7 +78,7 @@ class NotificationRoutes:
         "PUT",
         "/notifications/preferences",
         "setNotificationPreferences",
-        {200: Returns("The preferences as they are now.", Preferences, examples.preferences)},
+        {200: Returns("The preferences as they are now.", NotificationPreferences, examples.preferences)},
         description="The whole of them: a channel that is left out is switched off. A new e-mail address gets a code,"
         " at most three a day, and nothing else until `POST /notifications/confirm` brings it. In quiet hours nothing"
         " is told; when they end, what is still true is. Setting a channel that was given up enables it again.",
@@ -98,7 +98,7 @@ class NotificationRoutes:
         "POST",
         "/notifications/confirm",
         "confirmNotificationAddress",
-        {200: Returns("The address is confirmed.", Preferences, examples.preferences)},
+        {200: Returns("The address is confirmed.", NotificationPreferences, examples.preferences)},
         scopes=SCOPES,
         problems=(*BODY_PROBLEMS, Code.OTHER_USER, Code.WEBHOOKS_OFF),
         body=Body(ConfirmBody, examples.confirmations),
@@ -113,7 +113,7 @@ class NotificationRoutes:
         "POST",
         "/notifications/test",
         "testNotifications",
-        {202: Returns("They are to be sent.", Tested, examples.tested)},
+        {202: Returns("They are to be sent.", NotificationsTested, examples.tested)},
         description="To each channel of a person that is on and confirmed. While a test waits, there is no other one.",
         parameters=(USER_ID,),
         scopes=SCOPES,
@@ -130,7 +130,7 @@ class NotificationRoutes:
         "GET",
         "/notifications",
         "listNotifications",
-        {200: Returns("A page of the log, newest first.", Notifications, examples.log)},
+        {200: Returns("A page of the log, newest first.", NotificationLog, examples.log)},
         description="What was told by every channel of the user, and what was not, with the reason.",
         parameters=(USER_ID, LIMIT, CURSOR),
         scopes=SCOPES,
@@ -143,7 +143,7 @@ class NotificationRoutes:
         after, limit = _read_page(request)
         found = await self._service.log(user_id, caller, after, limit + 1)
         more = write_cursor(found[limit - 1]) if len(found) > limit else None
-        return json_response(Notifications(found[:limit], more))
+        return json_response(NotificationLog(found[:limit], more))
 
     async def _read(self, request: Request) -> bytes:
         return await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)

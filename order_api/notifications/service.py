@@ -15,9 +15,9 @@ from order_api.http.tokens import Caller
 from order_api.notifications.preferences import (
     ConfirmBody,
     Notification,
-    Preferences,
+    NotificationPreferences,
+    NotificationsTested,
     PreferencesBody,
-    Tested,
     faults,
     wanted,
     zones,
@@ -46,12 +46,12 @@ class NotificationService:
         self._email = email
         self._push_key = push_key
 
-    async def preferences(self, user_id: str, caller: Caller) -> Preferences:
+    async def preferences(self, user_id: str, caller: Caller) -> NotificationPreferences:
         """Return how a user is told."""
         self._check(user_id, caller)
-        return Preferences(await self._store.channels(user_id), self._email, self._push_key)
+        return NotificationPreferences(await self._store.channels(user_id), self._email, self._push_key)
 
-    async def change(self, body: PreferencesBody, caller: Caller, origin: Origin) -> Preferences:
+    async def change(self, body: PreferencesBody, caller: Caller, origin: Origin) -> NotificationPreferences:
         """Make a user's preferences what is asked for."""
         user_id = body.user_id or caller.user_id
         self._check(user_id, caller)
@@ -81,7 +81,7 @@ class NotificationService:
         if broken:
             raise invalid(*broken)
 
-    async def confirm(self, body: ConfirmBody, caller: Caller, origin: Origin) -> Preferences:
+    async def confirm(self, body: ConfirmBody, caller: Caller, origin: Origin) -> NotificationPreferences:
         """Take the code of an e-mail."""
         user_id = body.user_id or caller.user_id
         self._check(user_id, caller)
@@ -101,10 +101,10 @@ class NotificationService:
         except NotSealed:  # its key is gone: the user asks for another code
             return b""
 
-    async def test(self, user_id: str, caller: Caller, origin: Origin) -> Tested:
+    async def test(self, user_id: str, caller: Caller, origin: Origin) -> NotificationsTested:
         """Have a test sent to a user's channels."""
         self._check(user_id, caller)
-        return Tested(await self._store.test(user_id, origin))
+        return NotificationsTested(await self._store.test(user_id, origin))
 
     async def log(self, user_id: str, caller: Caller, after: Place | None, limit: int) -> list[Notification]:
         """Return what a user was told, newest first."""

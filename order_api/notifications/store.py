@@ -29,7 +29,7 @@ from contracts.webhooks import (
     secrets_from,
     secrets_to,
 )
-from order_api.notifications.preferences import Channel, Notification, QuietHours, Wanted
+from order_api.notifications.preferences import Notification, NotificationChannel, QuietHours, Wanted
 from order_api.orders.audit_trail import Origin
 from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
@@ -66,7 +66,7 @@ class Store:
             known = await tx.fetch("SELECT name FROM pg_timezone_names WHERE name = ANY($1::text[])", sorted(zones))
         return set(zones) - {row[0] for row in known}
 
-    async def channels(self, user_id: str) -> list[Channel]:
+    async def channels(self, user_id: str) -> list[NotificationChannel]:
         """Return all channels of a user."""
         async with alone(self._source) as tx:
             return [_channel(row) for row in await tx.fetch(_CHANNELS, user_id)]
@@ -173,14 +173,14 @@ def _hours(quiet: QuietHours | None) -> tuple[time | None, time | None, str | No
     return time.fromisoformat(quiet.begin), time.fromisoformat(quiet.end), quiet.time_zone
 
 
-def _channel(row: Any) -> Channel:
+def _channel(row: Any) -> NotificationChannel:
     kind, quiet = EndpointKind(row[1]), None
     if row[5] is not None:
         quiet = QuietHours(f"{row[5]:%H:%M}", f"{row[6]:%H:%M}", row[7])
     target = row[2] if kind is not EndpointKind.PUSH else msgspec.json.decode(row[2], type=PushSubscription).endpoint
     types = [EventType(one) for one in row[4]]
     notional = None if row[8] is None else Money(row[8])
-    return Channel(row[0], kind, target, row[3], types, quiet, notional, EndpointState(row[9]), row[10])
+    return NotificationChannel(row[0], kind, target, row[3], types, quiet, notional, EndpointState(row[9]), row[10])
 
 
 async def _note(tx: Transaction, endpoint_id: UUID, user_id: str, origin: Origin) -> None:
