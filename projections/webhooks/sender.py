@@ -76,12 +76,14 @@ class Sender:
         in_flight_max: int,
         keep_days: float,
         chance: Callable[[], float] = random.random,
+        tell: Callable[[str, str], None] = lambda _title, _text: None,
     ) -> None:
         self._transactions = transactions
         self._couriers = couriers
         self._metrics = metrics
         self._keep_days = keep_days
         self._chance = chance
+        self._tell = tell
         self._lines = Lines(in_flight_max)
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
@@ -268,6 +270,7 @@ class Sender:
                 why = "gone" if state.given_up.endswith("it is gone") else "failing"
                 self._metrics.disabled.labels(why).inc()
                 log.warning("an endpoint is disabled", endpoint_id=str(key), why=why)
+                self._tell("Order Saga: an endpoint is disabled", f"endpoint {key}: {why}")
         if self._lines.hungry:
             self._woken.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from contracts.orders import OrderStatusChanged
@@ -17,6 +18,7 @@ from projections.webhooks.settings import WebhooksSettings
 from projections.webhooks.signing import Signer
 from projections.webhooks.tables import SCHEMA
 from saga_kit.messaging.batch import BatchProcess
+from saga_kit.runtime.operators import Operators
 from saga_kit.runtime.sealing import Seal
 from saga_kit.runtime.settings import load
 from saga_kit.service import Kit, run_service
@@ -30,6 +32,8 @@ def run() -> int:
     look_up = Lookups()
     posters: list[Poster] = []
     couriers = _couriers(settings, look_up, posters)
+    urls = settings.notify_urls
+    operators = None if urls is None else Operators(urls.get_secret_value())
     senders: list[Sender] = []
 
     def handler(kit: Kit) -> WebhookHandler:
@@ -40,6 +44,7 @@ def run() -> int:
             metrics,
             in_flight_max=settings.webhooks_in_flight_max,
             keep_days=settings.webhooks_keep_days,
+            tell=_nobody if operators is None else operators.tell,
         )
         senders.append(sender)
         return WebhookHandler(couriers.keys(), sender.notice, metrics)
@@ -51,8 +56,14 @@ def run() -> int:
             for poster in posters:
                 await poster.close()
             look_up.close()
+            if operators is not None:
+                await asyncio.to_thread(operators.close)
 
     return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=[sending])
+
+
+def _nobody(_title: str, _text: str) -> None:
+    """Tell nobody."""
 
 
 def _couriers(settings: WebhooksSettings, look_up: LookUp, posters: list[Poster]) -> dict[EndpointKind, Courier]:

@@ -11,6 +11,7 @@ from contracts.webhooks import address_fault
 from projections.webhooks.guard import networks_of
 from projections.webhooks.mailing import relay_of
 from projections.webhooks.pushing import vapid_key
+from saga_kit.runtime.operators import check_channels
 from saga_kit.runtime.sealing import check_keys
 from saga_kit.runtime.settings import KitSettings
 
@@ -36,6 +37,11 @@ def _check_vapid(value: SecretStr) -> SecretStr:
         vapid_key(value.get_secret_value())
     except ValueError:
         raise ValueError("must be the 32 bytes of a private key on P-256, in base64url") from None
+    return value
+
+
+def _check_channels(value: SecretStr) -> SecretStr:
+    check_channels(value.get_secret_value())
     return value
 
 
@@ -68,6 +74,9 @@ class WebhooksSettings(KitSettings):
     by push."""
     notify_vapid_contact: Annotated[str, Field(pattern="^(mailto:|https://).+")] | None = None
     """Where a push service reaches its operator, as `mailto:` or `https:`; needed with `NOTIFY_VAPID_KEY`."""
+    notify_urls: Annotated[SecretStr, AfterValidator(_check_channels)] | None = None
+    """Channels by which operators are told of endpoints that are given up: URLs for Apprise, with blanks between. It
+    needs the extra `notify`."""
     webhooks_in_flight_max: Annotated[int, Field(ge=8, le=1000)] = 100
     """Attempts at the same time. Half of them at most go to endpoints that are slow, fail, or are not known yet."""
     webhooks_keep_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
