@@ -161,15 +161,17 @@ async def test_a_subscription_leads_to_the_internet_only() -> None:
 
 
 async def test_the_end_of_a_subscription_disables_its_endpoint(webhooks: Webhooks) -> None:
-    """A 404 of a push service is one, as its 410; the user reads why."""
+    """A 404 of a push service is one, as its 410; the user reads why, and operators learn of it."""
+    told: list[tuple[str, str]] = []
     async with receiving(answer("404 Not Found")) as receiver, pushing() as one:
         endpoint_id = await webhooks.notified(EndpointKind.PUSH, endpoint(receiver.url).target)
         await webhooks.take(event(1, 4))
         await webhooks.due_now()
-        async with webhooks.sending(one, kind=EndpointKind.PUSH):
+        async with webhooks.sending(one, kind=EndpointKind.PUSH, tell=lambda *said: told.append(said)):
             await webhooks.until(
                 "SELECT state = 'DISABLED' FROM webhooks.endpoints WHERE endpoint_id = $1", endpoint_id
             )
+    assert [("Order Saga: an endpoint is disabled", f"endpoint {endpoint_id}: gone")] == told
     assert "it answered 404: it is gone" == await webhooks.value("SELECT disabled_reason FROM webhooks.endpoints")
 
 

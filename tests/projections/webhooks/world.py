@@ -99,13 +99,14 @@ class Webhooks:
         kind: EndpointKind = EndpointKind.WEBHOOK,
         attempt_s: float = 5.0,
         in_flight_max: int = 100,
+        tell: Callable[[str, str], None] = lambda _title, _text: None,
     ) -> AsyncIterator[Sender]:
         """Run a sender that may reach this machine; at the end it stops in an orderly way."""
         look_up = Lookups()
         poster = Poster(Signer(SEAL), look_up, networks=LOOPBACK, attempt_s=attempt_s)
         sender = Sender(
             self.transactions, {kind: courier or poster}, WebhookMetrics(CollectorRegistry()),
-            in_flight_max=in_flight_max, keep_days=30,
+            in_flight_max=in_flight_max, keep_days=30, tell=tell,
         )  # fmt: skip
         stopping = asyncio.Event()
         running = asyncio.create_task(sender.run(stopping))
