@@ -164,7 +164,8 @@ _ATTEMPTS: Final = f"DELETE FROM webhooks.attempts WHERE {_DELIVERIES_OF_USER}" 
 _DELIVERIES: Final = f"DELETE FROM webhooks.deliveries WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - the same
 _CODES: Final = """
     DELETE FROM webhooks.codes WHERE address_hash IN (
-        SELECT sha256(convert_to(lower(target), 'UTF8')) FROM webhooks.endpoints WHERE user_id = $1 AND kind = 'email')"""
+        SELECT sha256(convert_to(lower(target), 'UTF8')) FROM webhooks.endpoints
+        WHERE user_id = $1 AND kind = 'email')"""
 _ENDPOINTS: Final = """
     WITH told AS (
         UPDATE webhooks.changes SET version = version + 1

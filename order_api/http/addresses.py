@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from order_api.http.problems import TYPE_PREFIX
 
 VERSION_PREFIX: Final = "/v1"
+HEAD: Final = "head"
+"""The state of a request has this flag when it came by HEAD."""
 
 
 class Addresses:
@@ -29,6 +31,7 @@ class Addresses:
         if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
+        scope["state"][HEAD] = True
         as_get = {**scope, "method": "GET"}  # the server itself looks at `scope`, and sends no body
         try:
             await self._app(as_get, receive, send)

@@ -6,15 +6,16 @@ and two statements run at a time: when many come back at once, ordinary requests
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from contracts import codec
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import id_text
 from order_api.live.mailbox import OrderEvent
 from order_api.live.marks import mark_of, time_of
-from order_api.live.store import Asked, LiveStore, Shown
+from order_api.live.store import Asked, Shown
 from order_api.orders.batcher import Batcher
 
 OVERLAP: Final = timedelta(minutes=10)
@@ -37,10 +38,17 @@ class Snapshot(NamedTuple):
     gap: bool
 
 
+class ShowsOrders(Protocol):
+    """Whoever reads orders for many streams at once."""
+
+    async def show(self, asked: Sequence[Asked]) -> list[Shown]:
+        """Return what each of these asks for, in their order."""
+
+
 class Snapshots:
     """Reads them."""
 
-    def __init__(self, store: LiveStore) -> None:
+    def __init__(self, store: ShowsOrders) -> None:
         self._readers: tuple[Batcher[Asked, Shown], ...] = tuple(
             Batcher(store.show, batch_size_max=USERS_MAX) for _ in range(AT_ONCE)
         )

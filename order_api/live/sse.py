@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Instant
+from order_api.http.addresses import HEAD
 from order_api.http.limits import TIME_LIMIT, InFlight
 from order_api.http.middleware import STREAMED
 from order_api.http.tokens import Caller
@@ -131,7 +132,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, or the client is gone."""
         connection: Connection = scope["extensions"][CONNECTION][SELF]
-        if connection.scope["method"] == "HEAD":  # of which no body is sent: it would wait for nothing
+        if HEAD in scope["state"]:  # it has no body, so it would wait for nothing
             await Response(headers=dict(self.headers))(scope, receive, send)
             return
         with (

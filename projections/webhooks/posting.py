@@ -115,7 +115,7 @@ class Poster:
             return "its secret can't be read here: an operator must look at WEBHOOKS_KEYS"
         if isinstance(error, httpcore2.ConnectError):
             return f"can't be connected to: {_printable(str(error)) or 'refused'}"
-        if isinstance(error, httpcore2.ProtocolError):
+        if isinstance(error, httpcore2.RemoteProtocolError):
             return "its answer is no HTTP"
         return "the connection broke" if isinstance(error, httpcore2.NetworkError | OSError) else "can't be sent"
 

@@ -27,6 +27,10 @@ FORWARD_MAX: Final = 2_000
 """Deliveries that wait for their next try and are due at once when their endpoint answers again."""
 
 
+TEXT_MAX: Final = 500
+"""Characters that are kept of a reason, an error or an answer."""
+
+
 class Due(NamedTuple):
     """An endpoint that has something to be sent, `in_s` seconds from now; less than 0 when that is overdue."""
 
@@ -144,12 +148,12 @@ async def mark(tx: Transaction, marked: Sequence[Marked], now_s: float) -> None:
         [one.delivery.leased_until for one in attempts],
         [str(one.state) for one in marked],
         [one.delay_s for one in marked],
-        [one.reason for one in marked],
+        [_storable(one.reason) for one in marked],
         [now_s - one.ended_s + one.answer.duration_s for one in attempts],
         [round(one.duration_s * 1000) for one in answers],
         [one.status for one in answers],
-        [one.error for one in answers],
-        [one.text for one in answers],
+        [_storable(one.error) for one in answers],
+        [_storable(one.text) for one in answers],
     )
 
 
@@ -195,6 +199,11 @@ async def delete_ended(tx: Transaction, days: float, limit: int) -> int:
 async def forget_codes(tx: Transaction) -> None:
     """Forget how many codes addresses got before today."""
     await tx.execute("DELETE FROM webhooks.codes WHERE day < current_date")
+
+
+def _storable(text: str | None) -> str | None:
+    """Leave out what the database refuses (NUL, half a character): one text that it refuses would hold up all marks."""
+    return None if text is None else "".join(one for one in text if one.isprintable())[:TEXT_MAX]
 
 
 def _endpoint(row: Any) -> Endpoint:

@@ -18,7 +18,7 @@ from saga_kit.messaging.fetch_limits import FETCHED_BYTES_MAX, bound_fetches, ta
 from saga_kit.messaging.fetch_wait import FetchWait
 from saga_kit.messaging.open_transactions import OpenTransactions, stable_ends
 from saga_kit.messaging.stopping import stop_consumer
-from saga_kit.runtime.backoff import keep_doing
+from saga_kit.runtime.backoff import keep_doing, unless_stopping
 from saga_kit.runtime.settings import METADATA_MAX_AGE_MS, KitSettings
 
 POLL_MS: Final = 500
@@ -86,9 +86,9 @@ class TopicFollower:
             fetch_max_bytes=FETCHED_BYTES_MAX,
         )
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                await consumer.start()
-                await _seek_to_end(consumer)
+            await unless_stopping(_start(consumer), stopping)
+            if stopping.is_set():
+                return
             self.following = True
             self._listener.missed()
             await self._listen(consumer, stopping)
@@ -154,6 +154,12 @@ async def _caught_up(consumer: Any) -> dict[Any, float]:
         if end is not None and at is not None and await consumer.position(partition) >= end:
             found[partition] = at / 1000
     return found
+
+
+async def _start(consumer: Any) -> None:
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        await consumer.start()
+        await _seek_to_end(consumer)
 
 
 async def _seek_to_end(consumer: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -15,7 +15,10 @@ FIRST_S: Final = 0.1
 CAP_S: Final = 5.0
 RESTS: Final = 19.0
 """For a round whose cost grows with a table: the rounds then take a twentieth of the time at most."""
+LEAVES_WITHIN_S: Final = 1.0
+"""How long work that is broken off may take to clean up."""
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -48,6 +51,28 @@ async def pause(stopping: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return stopping.is_set()
     return True
+
+
+async def unless_stopping(work: Awaitable[T], stopping: asyncio.Event) -> T | None:
+    """Do what may hang, and break it off when the process must end; return what comes of it, None when broken off.
+
+    One that does not end when it is cancelled, since its library waits for a server, is left behind.
+    """
+
+    async def done() -> T:
+        return await work
+
+    working, ending = asyncio.create_task(done()), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        working.cancel()
+        await asyncio.wait({working}, timeout=LEAVES_WITHIN_S)
+        return None
+    finally:
+        working.cancel()
+        ending.cancel()
 
 
 async def keep_doing(

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from saga_kit.runtime.backoff import Backoff, pause
+from saga_kit.runtime.backoff import Backoff, pause, unless_stopping
 from saga_kit.runtime.database import final_cause, is_unknown_host
 from saga_kit.runtime.errors import CannotStart, describe
 
@@ -26,14 +26,14 @@ async def wait_for(
     *,
     unknown_host_s: float = UNKNOWN_HOST_S,
 ) -> None:
-    """Wait until `trouble` returns None, and log each new cause.
+    """Wait until `trouble` returns None, and log each new cause. A check that is under way does not hold up the end.
 
     Raises `CannotStart` for a cause that stays: a wrong password, an unknown database, an unfit server.
     """
     backoff, said, unknown_since = Backoff(cap_s=2.0), None, None
     while not stopping.is_set():
         try:
-            cause = await trouble()
+            cause = await unless_stopping(trouble(), stopping)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not there yet
             cause = describe(error)
             if (final := final_cause(error)) is not None:

@@ -5,48 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-import asyncpg
-from standardwebhooks import Webhook
-
-from contracts.webhooks import StoredSecret, secret_text, secrets_to
-from saga_kit.runtime.sealing import Seal
 from tests.e2e.orders import buy, sell
-from tests.e2e.system import System, eventually, running
+from tests.e2e.system import eventually, running
 from tests.e2e.trader import Trader
-from tests.projections.webhooks.receivers import Receiver, receiving
+from tests.e2e.webhooks import tell, told
+from tests.projections.webhooks.receivers import receiving
 from tests.support.infrastructure import Infrastructure
 
-SECRET = bytes(range(32))
 USERS = ("alice", "bob")
-
-
-async def tell(system: System, user_id: str, url: str, *, every_version: bool) -> None:
-    """Make an endpoint of a user."""
-    connection = await asyncpg.connect(system.stack.logins["api"])
-    try:
-        async with connection.transaction():
-            await connection.execute(
-                """
-                INSERT INTO webhooks.endpoints (endpoint_id, user_id, kind, target, event_types, every_version, secrets)
-                VALUES ($1, $2, 'webhook', $3, '{}', $4, $5)""",
-                *(uuid4(), user_id, url, every_version),
-                secrets_to([StoredSecret(Seal(system.stack.webhooks_keys).seal(SECRET))]),
-            )
-            await connection.execute("UPDATE webhooks.changes SET version = version + 1")
-    finally:
-        await connection.close()
-
-
-def told(receiver: Receiver) -> dict[str, list[dict[str, Any]]]:
-    """Return what came about each order, each once, by version; all must verify."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for got in receiver.received:
-        order = Webhook(secret_text(SECRET)).verify(got.body, got.headers)["data"]
-        found.setdefault(order["order_id"], {})[order["version"]] = order
-    return {order_id: [orders[version] for version in sorted(orders)] for order_id, orders in found.items()}
 
 
 async def test_receivers_are_told_what_orders_end_as(infrastructure: Infrastructure, tmp_path: Path) -> None:

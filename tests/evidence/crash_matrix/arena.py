@@ -20,10 +20,12 @@ from tests.e2e.checker import assert_all_is_well
 from tests.e2e.orders import RETRYABLE
 from tests.e2e.system import Servers, System, eventually, running
 from tests.e2e.trader import Trader
+from tests.e2e.webhooks import tell, told
 from tests.evidence.crash_matrix.cells import SET_ASIDE, Cell
-from tests.evidence.crash_matrix.provoke import Provoker, wait_s
+from tests.evidence.crash_matrix.provoke import USERS, Provoker, wait_s
 from tests.evidence.crash_matrix.service import FOLDER
 from tests.evidence.crash_matrix.watcher import PLANTED, Armoury
+from tests.projections.webhooks.receivers import Receiver, receiving
 
 SESSION_TIMEOUT_S: Final = "2"
 """A killed member's partitions are reassigned after this time, while its successor starts."""
@@ -36,9 +38,11 @@ FIRED: Final = """
     SELECT o.order_id::text, o.average_price,
         (SELECT count(*) FROM audit.history h WHERE h.order_id = o.order_id AND h.name = 'Fired') AS fires
     FROM audit.orders o WHERE o.order_id = ANY($1::uuid[])"""
-SCHEMAS: Final = ("orders", "balances", "assets")
+SCHEMAS: Final = ("orders", "balances", "assets", "webhooks")
 LEASE_OVER_S: Final = 60.0
 """Longer than the lease on a row whose relay was killed."""
+TOLD_WITHIN_S: Final = 150.0
+"""Longer than twice the lease on a webhook whose sender was killed."""
 
 
 class Outcome(NamedTuple):
@@ -53,15 +57,18 @@ class Outcome(NamedTuple):
 class Arena:
     """A running system, watched."""
 
-    def __init__(self, system: System, trader: Trader, armoury: Armoury) -> None:
+    def __init__(self, system: System, trader: Trader, armoury: Armoury, receiver: Receiver) -> None:
         self._system = system
         self._trader = trader
+        self._receiver = receiver
         self._armoury = armoury
         self._provoker = Provoker(system, trader)
 
     async def prepare(self) -> None:
         """Set up users and assets."""
         await self._provoker.prepare()
+        for user_id in (*USERS, "carol"):
+            await tell(self._system, user_id, self._receiver.url, every_version=True)
 
     async def play(self, cells: Sequence[Cell]) -> list[Outcome]:
         """Run a round that hits each of `cells` (of different services); return the outcomes."""
@@ -122,11 +129,20 @@ class Arena:
         await self._replay_dead_letters(cells)
         await self._provoker.settle_holds()
         await assert_all_is_well(self._system, self._trader)
+        await eventually(self._all_is_told, "receivers are told every version", within_s=TOLD_WITHIN_S)
         planned = self._provoker.planned
         rows = await self._system.rows(FIRED, list(planned))
         fired_at = {row["order_id"]: row["average_price"] for row in rows}
         assert planned == fired_at, "an order was fired by a tick that was not planned"
         assert [] == [row["order_id"] for row in rows if row["fires"] != 1], "not fired exactly once"
+
+    async def _all_is_told(self) -> bool:
+        """Tell whether each version of each order has come to its user's receiver, verified."""
+        came = told(self._receiver)
+        return all(
+            {one["version"] for one in came.get(order_id, ())} == set(self._system.events.bodies[order_id])
+            for order_id in self._trader.accepted
+        )
 
     async def _operate(self) -> None:
         """Resume parked orders as an operator would; an order that this matrix did not park is a fault."""
@@ -162,11 +178,11 @@ async def arena(servers: Servers, folder: Path) -> AsyncIterator[Arena]:
     armoury = Armoury(folder / "armoury")
     environment = {FOLDER: str(folder / "armoury"), "KAFKA_SESSION_TIMEOUT_S": SESSION_TIMEOUT_S}
     command = (sys.executable, "-m", "tests.evidence.crash_matrix.service")
-    async with running(
-        servers, folder, replicas={"api": 0}, time_scale=TIME_SCALE, environment=environment, command=command,
-        pause_max_s=0.2,
+    async with receiving() as receiver, running(
+        servers, folder, replicas={"api": 0, "webhooks": 1}, time_scale=TIME_SCALE, environment=environment,
+        command=command, pause_max_s=0.2,
     ) as system, Trader(system) as trader:  # fmt: skip
-        one = Arena(system, trader, armoury)
+        one = Arena(system, trader, armoury, receiver)
         await one.prepare()
         yield one
 

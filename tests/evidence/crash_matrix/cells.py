@@ -27,6 +27,7 @@ from contracts.topics import (
 from order_saga.triggers.process import TriggerPoint
 from order_saga.worker.market import RestingPoint
 from participants.assets.feed import FeedPoint
+from projections.webhooks.sender import SendPoint
 from saga_kit.runtime.crash_points import CrashPoint
 
 TIMER, FIRE, EXPIRY = "TimerDue", "FireDue", "ExpiryDue"
@@ -38,7 +39,7 @@ PRICE: Final = "AssetPriceChanged"
 RISING: Final = "RISE"
 """The asset on which the matrix lets orders rest. The matrix writes its ticks itself."""
 
-POINTS: Final[tuple[StrEnum, ...]] = (*CrashPoint, *TriggerPoint, *RestingPoint, *FeedPoint)
+POINTS: Final[tuple[StrEnum, ...]] = (*CrashPoint, *TriggerPoint, *RestingPoint, *FeedPoint, *SendPoint)
 _BY_NAME: Final = {point.name: point for point in POINTS}
 
 
@@ -55,11 +56,13 @@ RECEIVED: Final = {
     ),
     "balance": _types(BALANCE_COMMANDS, HOLDS_REQUESTS),
     "assets": _types(ASSETS_COMMANDS),
+    "webhooks": _types(ORDERS_EVENTS),
 }
 SENT: Final = {
     "orchestrator": _types(ASSETS_COMMANDS, BALANCE_COMMANDS, ORDERS_EVENTS),
     "balance": _types(BALANCE_REPLIES, HOLDS_EVENTS),
     "assets": _types(ASSETS_REPLIES, ASSETS_PRICES),
+    "webhooks": (),
 }
 SERVICES: Final = tuple(RECEIVED)
 
@@ -151,12 +154,17 @@ RULES: Final = (
     Rule(
         "only the feed of prices leases and moves them",
         set(FeedPoint),
-        {"assets": _everything("assets") - {PRICE}, **_all_of("orchestrator", "balance")},
+        {"assets": _everything("assets") - {PRICE}, **_all_of("orchestrator", "balance", "webhooks")},
     ),
     Rule(
         "only the orchestrator has timers and resting orders",
         {*TIMERS, *RestingPoint, *TriggerPoint},
-        _all_of("balance", "assets"),
+        _all_of("balance", "assets", "webhooks"),
+    ),
+    Rule(
+        "only the webhook process has deliveries to send",
+        set(SendPoint),
+        _all_of("orchestrator", "balance", "assets"),
     ),
 )
 """Every cell of the full product that is not in the matrix is here."""

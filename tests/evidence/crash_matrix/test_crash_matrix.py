@@ -57,7 +57,7 @@ def test_the_matrix_has_every_message_and_every_point_of_the_product() -> None:
     assert carried_to_it == {*RECEIVED["orchestrator"]} - {*OWN, RESTING}
     named = {
         ".".join(found)
-        for room in ("saga_kit", "order_saga", "order_api", "participants", "operations")
+        for room in ("saga_kit", "order_saga", "order_api", "participants", "projections", "operations")
         for path in Path(room).rglob("*.py")
         for found in re.findall(r"(\w+Point)\.([A-Z_]+)", path.read_text())
     }

@@ -29,6 +29,7 @@ from order_saga.core.saga import Requested, TimerDue
 from order_saga.triggers.process import Price, TriggerPoint
 from order_saga.worker.market import RestingPoint
 from participants.assets.feed import FeedPoint
+from projections.webhooks.sender import SendPoint
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.crash_points import CrashPoint
 from tests.evidence.crash_matrix.cells import EXPIRY, FIRE, POINTS, PRICE, RELAY, RESTING, RISING, SET_ASIDE, Cell
@@ -134,6 +135,8 @@ class Watcher:
             return {PRICE} if of_matrix else set()
         if isinstance(point, FeedPoint):
             return {PRICE} if work else set()
+        if isinstance(point, SendPoint):
+            return {cell.message} if work else set()  # it sends nothing but what became of orders
         if point is not CrashPoint.SWEPT:
             return {_type(one) for one in work}
         return self._types_of_rows(work) if cell.point is point else set()
@@ -156,7 +159,7 @@ class Watcher:
         return {_type(one) for row in rows for one in msgspec.msgpack.decode(row["payload"], type=list[Outgoing])}
 
 
-_SCHEMAS: Final = {"orchestrator": "orders", "balance": "balances", "assets": "assets"}
+_SCHEMAS: Final = {"orchestrator": "orders", "balance": "balances", "assets": "assets", "webhooks": "webhooks"}
 
 
 def _type(work: Any) -> str:

@@ -275,7 +275,12 @@ class World:
             newest = max(versions)
             expected = {Expects.NEWEST: newest, Expects.OLDER: max(0, newest - 1)}.get(change.expects)
             message = OrderAmendRequested(
-                order_id, plan.user_id, by, change.amend_id, expected or None, **self.changed_fields(change)
+                order_id,
+                plan.user_id,
+                by,
+                change.amend_id,
+                (expected,) if expected else None,
+                **self.changed_fields(change),
             )
         elif change.what is What.HOLD:
             message = OrderHoldRequested(order_id, plan.user_id, by, reason="not now")

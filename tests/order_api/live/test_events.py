@@ -15,6 +15,7 @@ import pytest_asyncio
 from operations.retention.erase import erase
 from order_api.live import store as store_module
 from order_api.live.marks import mark_of
+from order_api.live.streams import BYE_S
 from order_api.settings import ApiSettings
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
@@ -333,6 +334,43 @@ async def test_a_browser_of_another_origin_may_send_its_last_id(settings: ApiSet
         }
         answer = await api.client.options("/events", headers=asks)
         assert (200, "https://trade.example") == (answer.status_code, answer.headers["access-control-allow-origin"])
+
+
+async def test_prices_come_with_the_orders_that_a_stream_follows(api: Api, events: Events) -> None:
+    """Of the assets that were asked for and no others, the newest alone, four times a second at most."""
+    feed = api.app.state.streams._feed  # noqa: SLF001 - prices are heard of by whoever knows the market
+    async with streaming(api, "/events?prices=BTC,ETH") as stream:
+        await stream.until("snapshot-end")
+        for price in range(5):
+            feed.hear_prices({"BTC": b'{"asset_id":"BTC","price":"%d"}' % price, "DOGE": b"{}"})
+        await stream.until("price", asset_id="BTC", price="4")
+        order_id = new_order()
+        await events.tell(order_id, "VALIDATING", 1)
+        await stream.until("order", order_id=order_id)
+        assert [{"asset_id": "BTC", "price": "4"}] == stream.of("price")
+
+
+async def test_a_reader_that_is_stuck_does_not_hold_up_the_end_of_the_process(
+    settings: ApiSettings, orchestrator: Orchestrator
+) -> None:
+    """Its goodbye can't be sent, so its connection is cut, long before the process would be killed."""
+    async with running(settings) as api:
+        await followed(api)
+        events, order_id = Events(api.wire.publisher, orchestrator), new_order()
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port, limit=2**10)
+        writer.write(f"GET /events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\n\r\n".encode())
+        await reader.readuntil(b"snapshot-end")
+        connections = api.app.state.connections
+        for version in range(1, 40):
+            await events.tell(order_id, "VALIDATING", version, reason="x" * 400_000)
+            if any(one.transport.get_write_buffer_size() for one in connections._open):  # noqa: SLF001 - it is stuck
+                break
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait_for(api.stop(), 7)
+        assert BYE_S <= asyncio.get_running_loop().time() - began
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_what_was_erased_is_shown_no_more(api: Api, events: Events, database: Database) -> None:

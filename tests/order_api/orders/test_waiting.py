@@ -21,6 +21,7 @@ from contracts.orders import Order, OrderStatusChanged
 from contracts.topics import ORDERS_EVENTS
 from contracts.vocabulary import OrderStatus
 from order_api.orders.store import Found, Store
+from order_api.orders.waiting import Waiters
 from order_api.settings import ApiSettings
 from saga_kit.messaging.publisher import Publisher
 from tests.order_api.support import Api, Orchestrator, running, token, until
@@ -101,6 +102,16 @@ async def test_a_submission_that_waits_gets_the_order_as_it_ended(
     assert '"2"' == answer.headers["etag"]
     body = answer.json()
     assert (phase, 2, columns.get("reason_code")) == (body["status"], body["version"], body["reason_code"])
+
+
+def test_streams_take_places_of_requests_that_wait() -> None:
+    """Together they leave connections for requests that do neither."""
+    streams = [1]
+    waiters = Waiters(waiting_max=2, beside=lambda: len(streams))
+    with waiters.waiter(b"x", for_end=True):
+        assert waiters.full("alice")
+        streams.clear()
+        assert [False] == [waiters.full("alice")]
 
 
 async def test_a_wait_that_is_over_gets_the_order_as_it_is(api: Api, events: Events) -> None:

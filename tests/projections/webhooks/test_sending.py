@@ -320,6 +320,21 @@ async def test_at_the_end_what_is_under_way_is_marked_and_the_rest_is_free(webho
     assert 1 == await webhooks.value("SELECT count(*) FROM webhooks.deliveries WHERE state = 'DELIVERED'")
 
 
+async def test_no_text_of_an_answer_holds_up_the_marks(webhooks: Webhooks) -> None:
+    """Whatever a courier hands over: what the database can't store is left out, and the rest is kept."""
+
+    class Odd:
+        async def send(self, _endpoint: Endpoint, _delivery: Delivery) -> Answer:
+            return Answer(None, 0.1, "no\0pe\ud800\n" + "x" * 10_000, "\0ok")
+
+    async with webhooks.sending(Odd()):
+        await webhooks.endpoint("https://example.com/")
+        await webhooks.take(event(1, 4))
+        await webhooks.until("SELECT attempts = 1 FROM webhooks.deliveries")
+    told = await webhooks.owner.fetchrow("SELECT left(error, 6), length(error), answer FROM webhooks.attempts")
+    assert ("nopexx", 500, "ok") == tuple(told)
+
+
 async def test_a_courier_that_raises_costs_one_attempt(webhooks: Webhooks) -> None:
     """A bug in one kind of endpoint neither stops the sender nor loses a slot."""
 
