@@ -128,11 +128,16 @@ def ledger_setting() -> str:
     return "" if named == "audit" else named
 
 
+def notify_urls() -> str:
+    """Return the channels of operators; empty: there are none."""
+    return os.environ.get("NOTIFY_URLS", "")
+
+
 def notified_operators() -> Operators | None:
     """Return whom NOTIFY_URLS names; None: nobody. Raises `WrongRequest` for what is no URL."""
     from saga_kit.runtime.operators import Operators
 
-    urls = os.environ.get("NOTIFY_URLS")
+    urls = notify_urls()
     try:
         return Operators(urls) if urls else None
     except ValueError as error:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from operations.access.errors import Trouble, WrongRequest
+from operations.access.system import notify_urls
 from operations.cli.options import OPERATING
 from operations.cli.printing import out
 
@@ -28,9 +27,8 @@ def test() -> None:
     """
     from saga_kit.runtime.operators import send_test
 
-    urls = os.environ.get("NOTIFY_URLS", "")
     try:
-        sent = send_test(urls)
+        sent = send_test(notify_urls())
     except ValueError as error:
         raise WrongRequest(f"NOTIFY_URLS {error}") from None
     if not sent:
