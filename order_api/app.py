@@ -49,6 +49,7 @@ from order_api.live.marks import Marks
 from order_api.live.routes import StreamRoutes
 from order_api.live.service import LiveUpdates, NoPrices
 from order_api.live.snapshots import Snapshots
+from order_api.live.sse import heartbeat_frame
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
 from order_api.notifications.routes import NotificationRoutes
@@ -309,6 +310,7 @@ def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> 
         streams_max=min(settings.api_streams_max, settings.api_connections_max // 2 or 1),
         per_user_max=settings.api_streams_per_user_max,
         registry=registry,
+        heartbeat=heartbeat_frame,
     )
 
 

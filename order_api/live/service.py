@@ -85,6 +85,7 @@ class LiveUpdates:
             shown, mark = await self._shown(wished, wished.since)
             newest = [PriceEvent(*one) for one in self._prices.newest(wished.prices).items()]
             first = [sse.retry_frame(), *shown, *self._priced(newest)]
+            stream.mark = mark
             for part in _parts([*first, sse.frame("snapshot-end", b"{}", sse.write_id(mark) if mark else None)]):
                 yield part
             sent = mark or wished.since or 0
@@ -99,6 +100,7 @@ class LiveUpdates:
                             raise
                         stream.end("unavailable")  # it comes back with its last id, to a process that can read
                         return
+                    stream.mark = mark
                     frames += shown
                 frames += self._told(taken, mark)
                 sent = max(sent, mark, *(event.mark for event in taken.orders))
