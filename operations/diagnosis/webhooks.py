@@ -26,7 +26,7 @@ _FAILING: Final = f"""
             WHERE d.endpoint_id = e.endpoint_id AND d.state = 'PENDING' AND d.reason IS NOT NULL LIMIT 1)) AS why,
         (SELECT count(*) FROM (
             SELECT FROM audit.webhook_deliveries AS d
-            WHERE d.endpoint_id = e.endpoint_id AND d.state = 'PENDING' LIMIT {WAITING_MAX}) AS some) AS waiting
+            WHERE d.endpoint_id = e.endpoint_id AND d.state = 'PENDING' LIMIT {WAITING_MAX}) AS those) AS waiting
     FROM audit.webhook_endpoints AS e
     WHERE e.failures_in_row > 0 OR e.disabled_at IS NOT NULL
     ORDER BY since NULLS LAST, e.endpoint_id LIMIT $1"""  # noqa: S608 - a constant of ours

@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
+from contracts.examples import ENDPOINT_ID
 from operations.access.errors import Trouble, WrongRequest
 from order_api.webhooks import examples
 from tests.operations.cli.support import Answering, Terminal
 
-ID = examples.ENDPOINT_ID
+ID = ENDPOINT_ID
 AS = ("--user", "alice")
 
 
