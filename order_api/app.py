@@ -52,6 +52,9 @@ from order_api.live.snapshots import Snapshots
 from order_api.live.sse import heartbeat_frame
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
+from order_api.notifications.routes import NotificationRoutes
+from order_api.notifications.service import NotificationService
+from order_api.notifications.store import Store as NotificationStore
 from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
@@ -237,10 +240,12 @@ def create_app(
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     events = _events(feed, streams, live_store, service, in_flight)
     webhooks = _webhooks(settings, source, in_flight)
+    notifications = _notifications(settings, source, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     authentication = Authentication(tokens, limit)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, changes, events, webhooks, holds, pages, health_pages), authentication)
+    of_live = (events, webhooks, notifications)
+    served = _served((many, previews, orders, changes, *of_live, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[*_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -285,6 +290,18 @@ def _webhooks(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: In
         keys_kept_days=settings.api_idempotency_key_days,
     )
     return WebhookRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
+
+
+def _notifications(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> NotificationRoutes:
+    keys = settings.webhooks_keys
+    service = NotificationService(
+        NotificationStore(source),
+        None if keys is None else Seal(keys.get_secret_value()),
+        anywhere=bool(settings.webhooks_allow_networks),
+        email=settings.api_notify_email,
+        push_key=settings.api_notify_push_key,
+    )
+    return NotificationRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
 
 
 def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> Streams:

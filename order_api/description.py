@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from order_api.holds.routes import HoldRoutes
 from order_api.live.routes import StreamRoutes
+from order_api.notifications.routes import NotificationRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
@@ -20,7 +21,7 @@ from order_api.webhooks.routes import WebhookRoutes
 
 _ROUTES: Final = (
     *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
-    *(StreamRoutes, WebhookRoutes, HoldRoutes, PageRoutes, HealthRoutes),
+    *(StreamRoutes, WebhookRoutes, NotificationRoutes, HoldRoutes, PageRoutes, HealthRoutes),
 )
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 

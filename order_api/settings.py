@@ -138,6 +138,11 @@ class ApiSettings(KitSettings):
     process has them. While it is not set, no webhook can be made."""
     webhooks_allow_networks: Annotated[str, AfterValidator(_check_networks)] = ""
     """As for the webhook process: when it is set, webhooks may be at any address and port, and by `http`."""
+    api_notify_email: bool = False
+    """Whether users may be told by e-mail: set it when the webhook process has `NOTIFY_SMTP_URL`."""
+    api_notify_push_key: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{87}$")] | None = None
+    """The public key of the webhook process's `NOTIFY_VAPID_KEY`, which browsers subscribe with; while it is not set,
+    nobody can be told by push."""
 
     @property
     def cors_origins(self) -> list[str]:

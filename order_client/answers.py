@@ -14,7 +14,7 @@ from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.holds import HoldRefusal
 from contracts.orders import Order
 from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode, Side, TimeInForce, Word
-from contracts.webhooks import DeliveryState, EndpointState, EventType
+from contracts.webhooks import DeliveryState, EndpointKind, EndpointState, EventType
 
 Amount = Decimal | int | str
 """A decimal number. A text goes out as it is, and the API judges it; a float is refused, since it is not exact."""
@@ -229,6 +229,65 @@ class ServiceHold(msgspec.Struct, frozen=True):
     release_requested: bool
     created_at: Instant
     updated_at: Instant
+
+
+class QuietHours(msgspec.Struct, frozen=True):
+    """The hours of each day in which nothing is told, such as from 22:00 to 07:00 in Europe/Zurich."""
+
+    begin: str
+    end: str
+    time_zone: str
+
+
+class NotificationChannel(msgspec.Struct, frozen=True):
+    """One address, browser or webhook, and how it does; `confirmed`: whether it is told of orders."""
+
+    endpoint_id: UUID
+    channel: EndpointKind
+    target: str
+    confirmed: bool
+    event_types: list[EventType]
+    quiet_hours: QuietHours | None
+    notional_min: Money | None
+    state: EndpointState
+    disabled_reason: str | None
+
+
+class NotificationPreferences(msgspec.Struct, frozen=True):
+    """How a user is told; `push_key` is the `applicationServerKey` of a browser's subscription."""
+
+    channels: list[NotificationChannel]
+    email_available: bool
+    push_key: str | None
+
+
+class NotificationsTested(msgspec.Struct, frozen=True):
+    """How many channels get a test."""
+
+    channels: int
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """One event for one channel: what was told, or the reason why it was not."""
+
+    endpoint_id: UUID
+    channel: EndpointKind
+    event_id: str
+    order_id: UUID | None
+    version: int | None
+    event_type: EventType
+    status: DeliveryState
+    reason: str | None
+    attempts: int
+    created_at: Instant
+    ended_at: Instant | None
+
+
+class NotificationLog(msgspec.Struct, frozen=True):
+    """A page of what was told to a user, newest first."""
+
+    notifications: list[Notification]
+    next_cursor: str | None
 
 
 class Index(msgspec.Struct, frozen=True):

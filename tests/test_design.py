@@ -54,6 +54,9 @@ MAY_IMPORT = {
     "order_api.webhooks": {
         "contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi", "order_api.orders",
     },
+    "order_api.notifications": {
+        "contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi", "order_api.orders",
+    },
     # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0043.
     "order_api.preview": {
         "contracts", "saga_kit", "order_api.http", "order_api.openapi", "order_api.orders", "order_saga.core",
@@ -260,6 +263,7 @@ SQL_MODULES = {
         "holds/store.py",
         "webhooks/store.py",
         "live/store.py",
+        "notifications/store.py",
     },
     "projections": {"webhooks/store.py"},
     "operations": {

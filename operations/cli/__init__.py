@@ -25,6 +25,7 @@ from operations.cli import (
     inspect,
     local,
     market,
+    notify,
     orders,
     pauses,
     preview,
@@ -70,6 +71,7 @@ for group in (
     check_deploy,
     services,
     webhooks,
+    notify,
 ):
     group.register(app)
 

@@ -162,6 +162,10 @@ _HOLD_REQUESTS: Final = """
 _DELIVERIES_OF_USER: Final = "endpoint_id IN (SELECT endpoint_id FROM webhooks.endpoints WHERE user_id = $1)"
 _ATTEMPTS: Final = f"DELETE FROM webhooks.attempts WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - a constant of ours
 _DELIVERIES: Final = f"DELETE FROM webhooks.deliveries WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - the same
+_CODES: Final = """
+    DELETE FROM webhooks.codes WHERE address_hash IN (
+        SELECT sha256(convert_to(lower(target), 'UTF8')) FROM webhooks.endpoints
+        WHERE user_id = $1 AND kind = 'email')"""
 _ENDPOINTS: Final = """
     WITH told AS (
         UPDATE webhooks.changes SET version = version + 1
@@ -199,6 +203,7 @@ _ERASE: Final = {
     "api.claims": _CLAIMS,
     "api.holds": _HOLDS,
     "api.hold_requests": _HOLD_REQUESTS,
+    "webhooks.codes": _CODES,  # before the endpoints, which have the addresses
     "webhooks.attempts": _ATTEMPTS,
     "webhooks.deliveries": _DELIVERIES,
     "webhooks.endpoints": _ENDPOINTS,

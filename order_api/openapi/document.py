@@ -43,6 +43,7 @@ TAGS: Final = {
     "orders": "Submit orders, follow them, change them, cancel them.",
     "streams": "Learn of what changes as it happens.",
     "webhooks": "Have a URL told of what changes, and see what was sent there.",
+    "notifications": "Say how a person is told of orders, and see what was told.",
     "holds": "Hold money beside orders: for services.",
     "documentation": "What this is, for people and for programs. Public.",
     "operation": "For whoever runs the service. Public, so do not let the world in.",

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     ForeignKeyConstraint,
@@ -73,6 +74,11 @@ endpoints = Table(
     CheckConstraint("disabled_at IS NULL OR state = 'DISABLED'", name="disabled_at"),
     CheckConstraint("num_nulls(quiet_from, quiet_until, time_zone) IN (0, 3)", name="quiet_hours"),
     CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+    # The sender reckons with zones for all endpoints together, so one that the database does not know may not get in.
+    CheckConstraint(
+        "time_zone IS NULL OR timezone(time_zone, timestamptz '2000-01-01 00:00Z') IS NOT NULL", name="time_zone"
+    ),
+    CheckConstraint("notional_min >= 0", name="notional_min"),
 )
 Index("endpoints_user_id", endpoints.c.user_id)
 Index(
@@ -147,6 +153,15 @@ changes = Table(
     Column("single", Boolean, primary_key=True, server_default=sql("true")),
     Column("version", BigInteger, nullable=False, server_default=sql("0")),
     CheckConstraint("single", name="single"),
+)
+
+# A code goes to an address at the asking of somebody who may not own it, so they are counted by address, for a day.
+codes = Table(
+    "codes",
+    metadata,
+    Column("address_hash", LargeBinary, primary_key=True, comment="SHA-256 of the address, in lower case"),
+    Column("day", Date, primary_key=True),
+    Column("sent", Integer, nullable=False),
 )
 
 requests = Table(
