@@ -11,6 +11,7 @@ from contracts.codec import MESSAGES, Message, decode
 ORDER_ID: Final = "3f2a7c9e-1b4d-4e8a-9c6f-5d7e8a9b0c1d"
 TIME: Final = "2026-03-02T14:30:00.250000Z"
 HOLD_ID: Final = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
+ENDPOINT_ID: Final = "01a225ed-9a00-7c3e-8f51-2b64d0a7c9e3"
 HOLD_EXPIRES_AT: Final = "2026-03-03T14:30:00Z"
 
 _VALUES: Final[dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -41,6 +42,8 @@ class EventType(StrEnum):
     """Sent when its user asks for it."""
     WEBHOOK_DISABLED = "webhook.disabled"
     """Another endpoint of the same user gets nothing any more."""
+    NOTIFICATION_CONFIRM = "notification.confirm"
+    """A code for the owner of an e-mail address, which gets nothing else before it comes back."""
 
     @property
     def terminal(self) -> bool:
@@ -79,6 +82,20 @@ class DeliveryState(StrEnum):
     SUPERSEDED = "SUPERSEDED"
     FAILED = "FAILED"
     SKIPPED = "SKIPPED"
+
+
+class PushKeys(msgspec.Struct, frozen=True):
+    """The keys of a browser: its public key on P-256 and its secret for authentication (RFC 8291), in base64url."""
+
+    p256dh: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{87}=?$")]
+    auth: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}(==)?$")]
+
+
+class PushSubscription(msgspec.Struct, frozen=True):
+    """A browser that takes push messages, as its `PushSubscription.toJSON()` says."""
+
+    endpoint: EndpointUrl
+    keys: PushKeys
 
 
 class OrderWebhook(msgspec.Struct, frozen=True):
@@ -127,7 +144,12 @@ def event_id_of(order_id: UUID, version: int) -> str:
 
 def event_type_of(event: OrderStatusChanged) -> EventType:
     """Say what happened with this version."""
-    return EventType.ORDER_UPDATED if event.status is event.previous_status else _BY_STATUS[event.status]
+    return event_type_for(event.status, event.previous_status)
+
+
+def event_type_for(status: OrderStatus, previous: OrderStatus | None) -> EventType:
+    """Say what happened with a version that has this status after another one; None: after none."""
+    return EventType.ORDER_UPDATED if status is previous else _BY_STATUS[status]
 
 
 def webhook_of(event: OrderStatusChanged) -> OrderWebhook:
@@ -151,6 +173,25 @@ def secrets_to(secrets: list[StoredSecret]) -> str:
 
 
 _read_secrets: Final = msgspec.json.Decoder(list[StoredSecret]).decode
+
+
+def address_fault(address: str) -> str | None:
+    """Say what is wrong with an e-mail address, or None. Whether it is its user's is shown by a code sent to it.
+
+    Only the plain form of RFC 5321 is taken: no quotes, comments, blanks or lists, so that it stays one address in any
+    header and in any command.
+    """
+    if len(address) > ADDRESS_LENGTH_MAX or _ADDRESS.fullmatch(address) is None:
+        return "must be one e-mail address of ASCII characters, such as alice@example.com"
+    return None
+
+
+ADDRESS_LENGTH_MAX: Final = 254
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ADDRESS: Final = re.compile(
+    rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+(?=[A-Za-z])[A-Za-z0-9-]{{1,62}}[A-Za-z0-9]"
+)
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

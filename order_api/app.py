@@ -51,12 +51,16 @@ from order_api.live.marks import Marks
 from order_api.live.routes import StreamRoutes
 from order_api.live.service import LiveUpdates
 from order_api.live.snapshots import Snapshots
+from order_api.live.sse import FRAMES
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
 from order_api.live.websocket import PATH, WebSockets
 from order_api.market.prices import LatestPrices
 from order_api.market.routes import MarketRoutes
 from order_api.market.store import MarketStore
+from order_api.notifications.routes import NotificationRoutes
+from order_api.notifications.service import NotificationService
+from order_api.notifications.store import Store as NotificationStore
 from order_api.openapi.declarations import Operation, operations_of
 from order_api.openapi.document import api_route
 from order_api.openapi.health import HealthRoutes
@@ -80,6 +84,9 @@ from order_api.preview.inquiry import Inquiry
 from order_api.preview.routes import PreviewRoutes
 from order_api.preview.service import Previews
 from order_api.settings import ApiSettings
+from order_api.webhooks.routes import WebhookRoutes
+from order_api.webhooks.service import WebhookService
+from order_api.webhooks.store import Store as WebhookStore
 from saga_kit.messaging.follower import TopicFollower
 from saga_kit.messaging.outbox import Publishes
 from saga_kit.messaging.publisher import Publisher
@@ -89,6 +96,7 @@ from saga_kit.runtime.database import check_sessions, create_engine, ping
 from saga_kit.runtime.dsn import place
 from saga_kit.runtime.errors import CannotStart, KitError, describe
 from saga_kit.runtime.health import EmbeddedServer, Health, health_routes, listen
+from saga_kit.runtime.sealing import Seal
 from saga_kit.runtime.settings import load
 from saga_kit.runtime.startup import wait_for
 from saga_kit.runtime.telemetry import configure_logging
@@ -105,7 +113,7 @@ STATEMENT_TIMEOUT_S: Final = 5
 """Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
-CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH")
+CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 CORS_HEADERS: Final = (
     *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "prefer"),
     "traceparent",
@@ -238,10 +246,13 @@ def create_app(
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, prices)
     events = StreamRoutes(live, streams, service, in_flight)
+    webhooks = _webhooks(settings, source, in_flight)
+    notifications = _notifications(settings, source, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     sockets = WebSockets(live, streams, service, authentication, settings.cors_origins)
     health_pages = HealthRoutes(health_routes(health, registry))
-    served = _served((many, previews, orders, changes, events, market, holds, pages, health_pages), authentication)
+    of_live = (events, market, webhooks, notifications)
+    served = _served((many, previews, orders, changes, *of_live, holds, pages, health_pages), authentication)
     app = Starlette(
         routes=[WebSocketRoute(PATH, sockets), *_hot(served), Mount("/", _cold(served))],
         lifespan=_lifespan([*background, connections.watch]),
@@ -277,12 +288,36 @@ def _holds(
     return routes, follower.run, sweeper.run
 
 
+def _webhooks(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> WebhookRoutes:
+    keys = settings.webhooks_keys
+    service = WebhookService(
+        WebhookStore(source),
+        None if keys is None else Seal(keys.get_secret_value()),
+        anywhere=bool(settings.webhooks_allow_networks),
+        keys_kept_days=settings.api_idempotency_key_days,
+    )
+    return WebhookRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
+
+
+def _notifications(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> NotificationRoutes:
+    keys = settings.webhooks_keys
+    service = NotificationService(
+        NotificationStore(source),
+        None if keys is None else Seal(keys.get_secret_value()),
+        anywhere=bool(settings.webhooks_allow_networks),
+        email=settings.api_notify_email,
+        push_key=settings.api_notify_push_key,
+    )
+    return NotificationRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
+
+
 def _streams(settings: ApiSettings, feed: Feed, registry: CollectorRegistry) -> Streams:
     return Streams(
         feed,
         streams_max=min(settings.api_streams_max, settings.api_connections_max // 2 or 1),
         per_user_max=settings.api_streams_per_user_max,
         registry=registry,
+        heartbeat=FRAMES.heartbeat,
     )
 
 

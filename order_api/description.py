@@ -8,6 +8,7 @@ from typing import Any, Final
 from order_api.holds.routes import HoldRoutes
 from order_api.live.routes import StreamRoutes
 from order_api.market.routes import MarketRoutes
+from order_api.notifications.routes import NotificationRoutes
 from order_api.openapi.declarations import operations_of
 from order_api.openapi.document import write_document
 from order_api.openapi.health import HealthRoutes
@@ -17,10 +18,11 @@ from order_api.orders.description.problem_examples import problem_examples
 from order_api.orders.mass_cancels.routes import MassCancelRoutes
 from order_api.orders.routes import OrderRoutes
 from order_api.preview.routes import PreviewRoutes
+from order_api.webhooks.routes import WebhookRoutes
 
 _ROUTES: Final = (
     *(MassCancelRoutes, PreviewRoutes, OrderRoutes, ChangeRoutes),
-    *(StreamRoutes, MarketRoutes, HoldRoutes, PageRoutes, HealthRoutes),
+    *(StreamRoutes, MarketRoutes, WebhookRoutes, NotificationRoutes, HoldRoutes, PageRoutes, HealthRoutes),
 )
 OPERATIONS: Final = tuple(one for routes in _ROUTES for one, _ in operations_of(routes))
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from saga_kit.runtime.sealing import check_keys
 from saga_kit.runtime.settings import KitSettings
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
@@ -131,6 +132,17 @@ class ApiSettings(KitSettings):
     """How long an Idempotency-Key is kept at least; after that, the same key makes a new order."""
     api_sweep_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How often the sweeper looks for claims and cancels that the orchestrator does not show yet."""
+
+    webhooks_keys: Annotated[SecretStr, AfterValidator(check_keys)] | None = None
+    """The keys that seal the secrets of webhooks (Fernet keys, the newest first, with commas between), as the webhook
+    process has them. While it is not set, no webhook can be made."""
+    webhooks_allow_networks: Annotated[str, AfterValidator(_check_networks)] = ""
+    """As for the webhook process: when it is set, webhooks may be at any address and port, and by `http`."""
+    api_notify_email: bool = False
+    """Whether users may be told by e-mail: set it when the webhook process has `NOTIFY_SMTP_URL`."""
+    api_notify_push_key: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{87}$")] | None = None
+    """The public key of the webhook process's `NOTIFY_VAPID_KEY`, which browsers subscribe with; while it is not set,
+    nobody can be told by push."""
 
     @property
     def cors_origins(self) -> list[str]:

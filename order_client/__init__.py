@@ -6,7 +6,7 @@ What `__all__` lists is public, and so are the exceptions of `order_client.probl
 from contracts.amends import OrderAmendment
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side, TimeInForce
-from contracts.webhooks import EventType
+from contracts.webhooks import DeliveryState, EndpointState, EventType
 from order_client import problems
 from order_client.answers import (
     Account,
@@ -21,16 +21,29 @@ from order_client.answers import (
     Liveness,
     MarketAsset,
     MarketPrice,
+    Notification,
+    NotificationChannel,
+    NotificationLog,
+    NotificationPreferences,
+    NotificationsTested,
     OrderState,
     Page,
     Preview,
     PreviewQuote,
     PreviewRefusal,
     PriceList,
+    QuietHours,
     ReadinessReport,
     ServiceHold,
     SpecialSession,
     TradingSessions,
+    WebhookAttempt,
+    WebhookDeliveries,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookList,
+    WebhookRecovery,
+    WebhookSecret,
 )
 from order_client.client import AsyncClient, Client
 from order_client.core import Retry
@@ -67,6 +80,8 @@ __all__ = [
     "CancelAllAnswer",
     "CancelTimer",
     "Client",
+    "DeliveryState",
+    "EndpointState",
     "Entry",
     "EventType",
     "Gap",
@@ -81,6 +96,11 @@ __all__ = [
     "MarketAsset",
     "MarketPrice",
     "NoAnswerError",
+    "Notification",
+    "NotificationChannel",
+    "NotificationLog",
+    "NotificationPreferences",
+    "NotificationsTested",
     "Order",
     "OrderAmendment",
     "OrderSagaError",
@@ -97,6 +117,7 @@ __all__ = [
     "PriceChanged",
     "PriceList",
     "ProblemError",
+    "QuietHours",
     "ReadinessReport",
     "ReasonCode",
     "Retry",
@@ -110,6 +131,13 @@ __all__ = [
     "TradingSessions",
     "UnexpectedAnswerError",
     "Webhook",
+    "WebhookAttempt",
+    "WebhookDeliveries",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookList",
+    "WebhookRecovery",
+    "WebhookSecret",
     "WrongSignatureError",
     "problems",
     "rests",

@@ -14,6 +14,7 @@ from contracts.decimals import Exact, Money, Price, Quantity
 from contracts.holds import HoldRefusal
 from contracts.orders import Order
 from contracts.vocabulary import Instant, OrderStatus, OrderType, ReasonCode, Side, TimeInForce, Word
+from contracts.webhooks import DeliveryState, EndpointKind, EndpointState, EventType
 
 Amount = Decimal | int | str
 """A decimal number. A text goes out as it is, and the API judges it; a float is refused, since it is not exact."""
@@ -306,6 +307,65 @@ class AccountList(msgspec.Struct, frozen=True):
     accounts: list[Account]
 
 
+class QuietHours(msgspec.Struct, frozen=True):
+    """The hours of each day in which nothing is told, such as from 22:00 to 07:00 in Europe/Zurich."""
+
+    begin: str
+    end: str
+    time_zone: str
+
+
+class NotificationChannel(msgspec.Struct, frozen=True):
+    """One address, browser or webhook, and how it does; `confirmed`: whether it is told of orders."""
+
+    endpoint_id: UUID
+    channel: EndpointKind
+    target: str
+    confirmed: bool
+    event_types: list[EventType]
+    quiet_hours: QuietHours | None
+    notional_min: Money | None
+    state: EndpointState
+    disabled_reason: str | None
+
+
+class NotificationPreferences(msgspec.Struct, frozen=True):
+    """How a user is told; `push_key` is the `applicationServerKey` of a browser's subscription."""
+
+    channels: list[NotificationChannel]
+    email_available: bool
+    push_key: str | None
+
+
+class NotificationsTested(msgspec.Struct, frozen=True):
+    """How many channels get a test."""
+
+    channels: int
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """One event for one channel: what was told, or the reason why it was not."""
+
+    endpoint_id: UUID
+    channel: EndpointKind
+    event_id: str
+    order_id: UUID | None
+    version: int | None
+    event_type: EventType
+    status: DeliveryState
+    reason: str | None
+    attempts: int
+    created_at: Instant
+    ended_at: Instant | None
+
+
+class NotificationLog(msgspec.Struct, frozen=True):
+    """A page of what was told to a user, newest first."""
+
+    notifications: list[Notification]
+    next_cursor: str | None
+
+
 class Index(msgspec.Struct, frozen=True):
     """Where to begin: addresses on the server."""
 
@@ -327,3 +387,78 @@ class Liveness(msgspec.Struct, frozen=True):
     """The process answers."""
 
     status: str
+
+
+class WebhookEndpoint(msgspec.Struct, frozen=True):
+    """A URL that is told of a user's orders, and how it does. No `event_types`: it is told of everything."""
+
+    endpoint_id: UUID
+    user_id: str
+    url: str
+    description: str
+    event_types: list[EventType]
+    every_version: bool
+    state: EndpointState
+    disabled_reason: str | None
+    failing_since: Instant | None
+    failures_in_row: int
+    waiting: int
+    created_at: Instant
+    updated_at: Instant
+    revision: int
+
+
+class WebhookSecret(msgspec.Struct, frozen=True):
+    """A webhook with its secret, which no other answer shows. `previous_valid_until`: so long the one before signs."""
+
+    webhook: WebhookEndpoint
+    secret: str | None
+    previous_valid_until: Instant | None
+
+
+class WebhookList(msgspec.Struct, frozen=True):
+    """All webhooks of a user, oldest first."""
+
+    webhooks: list[WebhookEndpoint]
+
+
+class WebhookAttempt(msgspec.Struct, frozen=True):
+    """One attempt to send; `answer` is the beginning of what came back."""
+
+    number: int
+    at: Instant
+    duration_ms: int
+    status: int | None
+    error: str | None
+    answer: str | None
+
+
+class WebhookDelivery(msgspec.Struct, frozen=True):
+    """What became of one event, and the newest attempts at it."""
+
+    event_id: str
+    order_id: UUID | None
+    version: int | None
+    event_type: EventType
+    status: DeliveryState
+    reason: str | None
+    created_at: Instant
+    next_attempt_at: Instant | None
+    ended_at: Instant | None
+    attempts: int
+    last_attempts: list[WebhookAttempt]
+
+
+class WebhookDeliveries(msgspec.Struct, frozen=True):
+    """A page of deliveries, newest first; the next page is asked for with `next_cursor`."""
+
+    deliveries: list[WebhookDelivery]
+    next_cursor: str | None
+
+
+class WebhookRecovery(msgspec.Struct, frozen=True):
+    """How many deliveries are to be sent; with `has_more`, ask again with `next_since`."""
+
+    deliveries: int
+    has_more: bool
+    next_since: Instant | None

@@ -32,10 +32,12 @@ from order_client.core import (
 from order_client.errors import UnexpectedAnswerError
 from order_client.holds import HoldCalls
 from order_client.market import MarketCalls
+from order_client.notification_calls import NotificationCalls
 from order_client.operating import OperatingCalls
 from order_client.orders import OrderCalls
 from order_client.streams import StreamCalls
 from order_client.surface import Awaiting, Blocking
+from order_client.webhook_calls import WebhookCalls
 
 T = TypeVar("T")
 
@@ -46,7 +48,9 @@ _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeo
 _HEADERS: Final = {"user-agent": "order-saga-client"}
 
 
-class Client(OrderCalls, StreamCalls, MarketCalls, HoldCalls, OperatingCalls, Blocking):
+class Client(
+    OrderCalls, StreamCalls, MarketCalls, WebhookCalls, NotificationCalls, HoldCalls, OperatingCalls, Blocking
+):
     """A client whose methods return when the API has answered. Several threads may share it.
 
     `token`: a bearer token, or a function that gets one; it is asked for another one when the API refuses the last.
@@ -192,7 +196,9 @@ class _Stream:
             answer.close()
 
 
-class AsyncClient(OrderCalls, StreamCalls, MarketCalls, HoldCalls, OperatingCalls, Awaiting):
+class AsyncClient(
+    OrderCalls, StreamCalls, MarketCalls, WebhookCalls, NotificationCalls, HoldCalls, OperatingCalls, Awaiting
+):
     """A client whose methods are awaited. It belongs to one event loop; else it is as `Client`.
 
     `token` may also be a coroutine function.

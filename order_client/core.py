@@ -205,6 +205,11 @@ def fetch_text(session: Session, request: Request) -> Steps[str]:
     return answer.body.decode("utf-8", "replace")
 
 
+def fetch_nothing(session: Session, request: Request) -> Steps[None]:
+    """Send a request whose answer has no body."""
+    yield from exchange(session, request)
+
+
 def read(answer: Response, kind: type[T]) -> T:
     """Read the body of an answer. Raises `UnexpectedAnswerError`."""
     try:

@@ -306,6 +306,70 @@ class HoldNotHeldError(ProblemError):
         super().__init__(status, problem, retry_after_s)
 
 
+class WebhookNotFoundError(ProblemError):
+    """No such webhook.
+
+    No webhook of the caller has this id.
+    """
+
+    CODE: ClassVar[str] = "webhook-not-found"
+
+
+class DeliveryNotFoundError(ProblemError):
+    """No such delivery.
+
+    Nothing with this `webhook-id` was to be sent to this webhook, or it ended long ago and is deleted.
+    """
+
+    CODE: ClassVar[str] = "delivery-not-found"
+
+
+class WebhookKeyReusedError(ProblemError):
+    """The Idempotency-Key was used for another webhook.
+
+    A webhook that asks for something else was made with this `Idempotency-Key` before.
+    """
+
+    CODE: ClassVar[str] = "webhook-key-reused"
+
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        self.endpoint_id = _member(problem, "endpoint_id", UUID)
+        """The webhook that it is about."""
+        super().__init__(status, problem, retry_after_s)
+
+
+class TooManyWebhooksError(ProblemError):
+    """The user has too many webhooks.
+
+    The user has as many endpoints as one may have, of all kinds together.
+    """
+
+    CODE: ClassVar[str] = "too-many-webhooks"
+
+
+class WebhookDisabledError(ProblemError):
+    """The webhook is disabled.
+
+    A ping, a redelivery or a recovery of a webhook that its user has disabled, or that did nothing but fail.
+    """
+
+    CODE: ClassVar[str] = "webhook-disabled"
+
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        self.endpoint_id = _member(problem, "endpoint_id", UUID)
+        """The webhook that it is about."""
+        super().__init__(status, problem, retry_after_s)
+
+
+class WebhooksOffError(ProblemError):
+    """Webhooks are not set up here.
+
+    `WEBHOOKS_KEYS` is not set, so no secret can be stored.
+    """
+
+    CODE: ClassVar[str] = "webhooks-off"
+
+
 class AmendRefusedError(ProblemError):
     """The amend was refused.
 
@@ -537,6 +601,12 @@ BY_CODE: Final[dict[str, type[ProblemError]]] = {
         HoldKeyReusedError,
         HoldCaptureDiffersError,
         HoldNotHeldError,
+        WebhookNotFoundError,
+        DeliveryNotFoundError,
+        WebhookKeyReusedError,
+        TooManyWebhooksError,
+        WebhookDisabledError,
+        WebhooksOffError,
         AmendRefusedError,
         VersionMismatchError,
         OrderNotRestingError,

@@ -54,6 +54,12 @@ MAY_IMPORT = {
     "order_api.live": {
         "contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi", "order_api.orders",
     },
+    "order_api.webhooks": {
+        "contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi", "order_api.orders",
+    },
+    "order_api.notifications": {
+        "contracts", "saga_kit", "order_api.settings", "order_api.http", "order_api.openapi", "order_api.orders",
+    },
     # It works out what the saga would do, by the saga's own pure functions: see docs/adr/0043.
     "order_api.preview": {
         "contracts", "saga_kit", "order_api.http", "order_api.openapi", "order_api.orders", "order_saga.core",
@@ -259,8 +265,10 @@ SQL_MODULES = {
         "orders/mass_cancels/store.py",
         "orders/publication/unread.py",
         "holds/store.py",
+        "webhooks/store.py",
         "live/store.py",
         "market/store.py",
+        "notifications/store.py",
     },
     "projections": {"webhooks/store.py"},
     "operations": {
@@ -285,6 +293,7 @@ SQL_MODULES = {
         "repair/runs.py",
         "diagnosis/story.py",
         "diagnosis/stuck.py",
+        "diagnosis/webhooks.py",
     },
 }
 """In each of these rooms, the modules that hold SQL. The API has one, the orchestrator a few for its two rooms."""

@@ -15,10 +15,11 @@ from contracts import codec
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
+from operations.access.tokens import SCOPES
 from order_client import Client, NoAnswerError, ProblemError, Retry, UnexpectedAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
     from operations.access.tokens import Signer
@@ -40,14 +41,14 @@ class Api(NamedTuple):
     signer: Signer
 
 
-def ask(api: Api, user: str, call: Callable[[Client], Any]) -> Any:
-    """Call the API as a user, and return what it shows; a list for several.
+def ask(api: Api, user: str, call: Callable[[Client], Any], scopes: Sequence[str] = SCOPES) -> Any:
+    """Call the API as a user with these scopes, and return what it shows; a list for several.
 
     Raises `WrongRequest` for a request that breaks a rule, `OutcomeUnknown` after no answer or a server's error, and
     `Trouble` for any other problem.
     """
     try:
-        client = Client(api.address, lambda: api.signer.sign(user), retry=_RETRY)
+        client = Client(api.address, lambda: api.signer.sign(user, scopes), retry=_RETRY)
     except ValueError as error:
         raise WrongRequest(f"ORDER_API_URL: {error}") from None
     try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from operations.access.rest import Api
     from operations.access.tokens import Signer
     from saga_kit.messaging.publisher import Publisher
+    from saga_kit.runtime.operators import Operators
     from saga_kit.runtime.settings import KafkaSettings
 
 NUMBER_MAX: Final = 1e9
@@ -125,6 +126,22 @@ def ledger_setting() -> str:
     known = {} if os.environ.get("DATABASE_URL") else stack()  # that stack's, when it is the system that is meant
     named = os.environ.get("LEDGER_VIEWS") or str(known.get("ledger_views") or "")
     return "" if named == "audit" else named
+
+
+def notify_urls() -> str:
+    """Return the channels of operators; empty: there are none."""
+    return os.environ.get("NOTIFY_URLS", "")
+
+
+def notified_operators() -> Operators | None:
+    """Return whom NOTIFY_URLS names; None: nobody. Raises `WrongRequest` for what is no URL."""
+    from saga_kit.runtime.operators import Operators
+
+    urls = notify_urls()
+    try:
+        return Operators(urls) if urls else None
+    except ValueError as error:
+        raise WrongRequest(f"NOTIFY_URLS {error}") from None
 
 
 def without_ledger() -> str:

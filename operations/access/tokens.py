@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SCOPES: Final = ("orders:read", "orders:write")
 """What a user who trades needs."""
+WEBHOOK_SCOPES: Final = ("webhooks:manage",)
+"""What a user who manages webhooks needs."""
 
 
 class Signer(NamedTuple):

@@ -22,6 +22,7 @@ async def serve(
     ledger: str,
     listening: Callable[[int], None],
     say: Callable[[str], None],
+    alarm: Callable[[str], None] = lambda _findings: None,
 ) -> int:
     """Audit every `every_s` until SIGTERM or SIGINT; return the exit status of the last run, as `watch` does.
 
@@ -35,6 +36,6 @@ async def serve(
     server.start()
     listening(server.port)
     try:
-        return await watch(database, stopping, metrics, say, every_s=every_s, ledger=ledger)
+        return await watch(database, stopping, metrics, say, every_s=every_s, ledger=ledger, alarm=alarm)
     finally:
         await server.stop()

@@ -67,10 +67,12 @@ async def watch(
     *,
     every_s: float,
     ledger: str = "",
+    alarm: Callable[[str], None] = lambda _findings: None,
 ) -> int:
     """Audit, then every `every_s` from the begin of one run to the next, until `stopping`; return the exit status.
 
-    That is the last run's: 0 clean, 1 with findings or failed. One line a run, and one for each finding that is new.
+    That is the last run's: 0 clean, 1 with findings or failed. One line a run, and one for each finding that is new;
+    `alarm` gets those that are new in one text.
     """
     known: set[Finding] = set()
     status = 0
@@ -88,9 +90,12 @@ async def watch(
                 return status
             took_s = time.monotonic() - began
             metrics.ended(done, took_s)
-            for finding in done.findings:
-                if finding not in known:
-                    say(f"{finding.invariant} {finding.order_id or ''} {finding.what}".replace("  ", " "))
+            new = [finding for finding in done.findings if finding not in known]
+            lines = [f"{one.invariant} {one.order_id or ''} {one.what}".replace("  ", " ") for one in new]
+            for line in lines:
+                say(line)
+            if lines:
+                alarm("\n".join(lines))
             known, status = set(done.findings), int(bool(done.findings))
             unseen = f", not the ledger: {done.hidden}" if done.hidden else ""
             say(f"{done.orders} orders in {took_s:.1f} s: {len(done.findings) or 'no'} findings{unseen}")

@@ -25,6 +25,7 @@ from operations.cli import (
     inspect,
     local,
     market,
+    notify,
     orders,
     pauses,
     preview,
@@ -33,6 +34,7 @@ from operations.cli import (
     stuck,
     submit,
     trading,
+    webhooks,
 )
 from operations.cli.failures import exit_status, one_line
 from operations.cli.printing import out
@@ -68,6 +70,8 @@ for group in (
     hand_over,
     check_deploy,
     services,
+    webhooks,
+    notify,
 ):
     group.register(app)
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from operations.access.system import database_url, ledger_setting
+from operations.access.system import database_url, ledger_setting, notified_operators
 from operations.cli.options import OPERATING, Json, finite
 from operations.cli.printing import err, out, print_json, print_table
 
@@ -43,6 +43,8 @@ def audit(
 
     With --watch the exit status is the last run's, and Prometheus finds audit_findings{invariant}, audit_orders,
     audit_duration_seconds, audit_last_success_timestamp_seconds and audit_runs_total{result} (clean, findings, failed).
+
+    New findings are told to the channels of NOTIFY_URLS, too (order-saga notify test).
 
     Examples: order-saga audit --json, or order-saga audit --watch --every 600 --port 9100
     """
@@ -100,6 +102,17 @@ async def _watch(host: str, port: int, every_s: float) -> int:
     def say(line: str) -> None:
         out.print(line, markup=False)
 
-    return await serve(
-        database_url(), host, port, every_s=every_s, ledger=ledger_setting(), listening=listening, say=say
-    )
+    operators = notified_operators()
+
+    def alarm(findings: str) -> None:
+        if operators is not None:
+            operators.tell("Order Saga: the audit has findings", findings)
+
+    try:
+        return await serve(
+            database_url(), host, port,
+            every_s=every_s, ledger=ledger_setting(), listening=listening, say=say, alarm=alarm,
+        )  # fmt: skip
+    finally:
+        if operators is not None:
+            operators.close()

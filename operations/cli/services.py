@@ -23,7 +23,7 @@ SETUP = "Setting up"
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for service in (orchestrator, api, balance, assets, webhooks):
+    for service in (orchestrator, api, balance, assets):
         app.command(rich_help_panel=SERVICES)(service)
     app.command(rich_help_panel=SETUP)(migrate)
     app.command(rich_help_panel=SETUP)(topics)
@@ -56,13 +56,6 @@ def balance() -> None:
 def assets() -> None:
     """Run the reference asset service (health and metrics on 8003)."""
     from participants.assets.service import run as service
-
-    _serve(service)
-
-
-def webhooks() -> None:
-    """Run the process that sends webhooks (health and metrics on 8006)."""
-    from projections.webhooks.service import run as service
 
     _serve(service)
 

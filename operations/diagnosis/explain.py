@@ -106,8 +106,19 @@ def explain(story: Row) -> Explanation:
     ]
     return Explanation(
         header, list(timeline(story["history"])), list(_money(story)), list(map(_posting, story["journal"])),
-        list(_unsent(story["events_unsent"])),
+        [*_unsent(story["events_unsent"]), *map(_told, story.get("told", ()))],
     )  # fmt: skip
+
+
+def _told(delivery: Row) -> Line:
+    """Say what became of one version for one endpoint."""
+    where = Span(f"{delivery['kind']} {delivery['event_id'].rpartition(':')[2]} to {delivery['target']}: ")
+    delivered = delivery["state"] == "DELIVERED"
+    state = Span(delivery["state"], Tone.STRONG if delivered else Tone.WARNING)
+    at = f" at {full_time(delivery['ended_at'])}" if delivery["ended_at"] else ""
+    why = f", {delivery['reason']}" if delivery["reason"] else ""
+    tries = f" after {delivery['attempts']} attempts" if delivery["attempts"] > 1 else ""
+    return where, state, Span(f"{at}{tries}{why}")
 
 
 def sentence(entry: Row) -> Line:  # noqa: PLR0911 - one for each kind of entry

@@ -19,6 +19,12 @@ _MARK = """
         extract(epoch FROM clock_timestamp() - greatest(mark.as_of, mark.confirmed_at))::float AS confirmed_age_s
     FROM audit.marks AS mark JOIN audit.resting AS waits USING (asset_id) WHERE waits.order_id = $1"""
 
+_TOLD = """
+    SELECT d.event_id, d.endpoint_id, e.kind, e.target, d.event_type, d.state, d.reason, d.attempts, d.created_at,
+        d.ended_at
+    FROM audit.webhook_deliveries AS d JOIN audit.webhook_endpoints AS e USING (endpoint_id)
+    WHERE d.order_id = $1 ORDER BY d.created_at, d.version, d.endpoint_id LIMIT 1000"""
+
 
 async def story(engine: AsyncEngine, order_id: UUID, ledger_setting: str = "") -> dict[str, Any]:
     """Gather what the auditors' views show of an order, by the views' names; `explain` puts it into words.
@@ -37,6 +43,7 @@ async def story(engine: AsyncEngine, order_id: UUID, ledger_setting: str = "") -
         "questions": ("SELECT * FROM audit.questions WHERE order_id = $1 AND answer = 'OPEN'", order_id),
         "resting": ("SELECT * FROM audit.resting WHERE order_id = $1", order_id),
         "mark": (_MARK, order_id),
+        "told": (_TOLD, order_id),
         "events_unsent": ("SELECT * FROM audit.events_unsent WHERE order_id = $1 ORDER BY version", order_id),
     }
     if ledger.schema is not None:

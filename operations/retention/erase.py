@@ -76,6 +76,8 @@ _KNOWN: Final = " OR ".join(
         ("audit.service_holds", "user_id"),
         ("balances.accounts", "user_id"),
         ("webhooks.endpoints", "user_id"),
+        ("webhooks.requests", "user_id"),
+        ("webhooks.requests", "caller"),
     )
 ).join(("SELECT ", ""))
 
@@ -160,12 +162,20 @@ _HOLD_REQUESTS: Final = """
 _DELIVERIES_OF_USER: Final = "endpoint_id IN (SELECT endpoint_id FROM webhooks.endpoints WHERE user_id = $1)"
 _ATTEMPTS: Final = f"DELETE FROM webhooks.attempts WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - a constant of ours
 _DELIVERIES: Final = f"DELETE FROM webhooks.deliveries WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - the same
+_CODES: Final = """
+    DELETE FROM webhooks.codes WHERE address_hash IN (
+        SELECT sha256(convert_to(lower(target), 'UTF8')) FROM webhooks.endpoints
+        WHERE user_id = $1 AND kind = 'email')"""
 _ENDPOINTS: Final = """
     WITH told AS (
         UPDATE webhooks.changes SET version = version + 1
         WHERE EXISTS (SELECT FROM webhooks.endpoints WHERE user_id = $1)
     )
     DELETE FROM webhooks.endpoints WHERE user_id = $1"""
+
+_WEBHOOK_REQUESTS: Final = """
+    UPDATE webhooks.requests SET token_id = NULL, address = NULL, trace_id = NULL
+    WHERE caller = $1 AND num_nonnulls(token_id, address, trace_id) > 0"""
 
 
 def _orders(table: str, cast: str) -> str:
@@ -193,9 +203,11 @@ _ERASE: Final = {
     "api.claims": _CLAIMS,
     "api.holds": _HOLDS,
     "api.hold_requests": _HOLD_REQUESTS,
+    "webhooks.codes": _CODES,  # before the endpoints, which have the addresses
     "webhooks.attempts": _ATTEMPTS,
     "webhooks.deliveries": _DELIVERIES,
     "webhooks.endpoints": _ENDPOINTS,
+    "webhooks.requests": _WEBHOOK_REQUESTS,
     "orders.orders": _orders("orders.orders", "::text"),
     "orders.archive": _orders("orders.archive", "::jsonb"),  # after the orders: so it finds what is archived meanwhile
     **{f"{schema}.dead_letters": _dead_letters(schema) for schema in schemas.CONSUMERS},

@@ -57,6 +57,12 @@ class Code(StrEnum):
     HOLD_KEY_REUSED = "hold-key-reused"
     HOLD_CAPTURE_DIFFERS = "hold-capture-differs"
     HOLD_NOT_HELD = "hold-not-held"
+    WEBHOOK_NOT_FOUND = "webhook-not-found"
+    DELIVERY_NOT_FOUND = "delivery-not-found"
+    WEBHOOK_KEY_REUSED = "webhook-key-reused"
+    TOO_MANY_WEBHOOKS = "too-many-webhooks"
+    WEBHOOK_DISABLED = "webhook-disabled"
+    WEBHOOKS_OFF = "webhooks-off"
     AMEND_REFUSED = "amend-refused"
     VERSION_MISMATCH = "version-mismatch"
     ORDER_NOT_RESTING = "order-not-resting"
@@ -277,6 +283,50 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "A capture came after the hold had ended otherwise, or a release after it was captured.",
         "There is nothing left to capture or to release. Ask for a new hold if the money is still needed.",
         ("hold_id", "hold_status"),
+    ),
+    Code.WEBHOOK_NOT_FOUND: Kind(
+        404,
+        "No such webhook",
+        "It does not exist, or it is another user's.",
+        "No webhook of the caller has this id.",
+        "Compare the id with those that `GET /webhooks` lists, and the token's user with the webhook's.",
+    ),
+    Code.DELIVERY_NOT_FOUND: Kind(
+        404,
+        "No such delivery",
+        "The webhook has none of this id, or it was deleted since.",
+        "Nothing with this `webhook-id` was to be sent to this webhook, or it ended long ago and is deleted.",
+        "Compare the id with those of the webhook's deliveries. What is deleted there is still found as an order.",
+    ),
+    Code.WEBHOOK_KEY_REUSED: Kind(
+        422,
+        "The Idempotency-Key was used for another webhook",
+        "`endpoint_id` is the webhook that has this key.",
+        "A webhook that asks for something else was made with this `Idempotency-Key` before.",
+        "Use a new key for each webhook.",
+        ("endpoint_id",),
+    ),
+    Code.TOO_MANY_WEBHOOKS: Kind(
+        409,
+        "The user has too many webhooks",
+        "No further one is made.",
+        "The user has as many endpoints as one may have, of all kinds together.",
+        "Delete one that is not needed. One webhook can be told of everything.",
+    ),
+    Code.WEBHOOK_DISABLED: Kind(
+        409,
+        "The webhook is disabled",
+        "Nothing is sent to it.",
+        "A ping, a redelivery or a recovery of a webhook that its user has disabled, or that did nothing but fail.",
+        'Enable it with `PATCH` and `{"state": "ACTIVE"}`, then ask again.',
+        ("endpoint_id",),
+    ),
+    Code.WEBHOOKS_OFF: Kind(
+        501,
+        "Webhooks are not set up here",
+        "Whoever runs the service has set no keys for their secrets.",
+        "`WEBHOOKS_KEYS` is not set, so no secret can be stored.",
+        "Ask whoever runs the service. Until then follow orders by `GET /events`.",
     ),
     Code.AMEND_REFUSED: Kind(
         409,

@@ -42,6 +42,8 @@ class Scope(StrEnum):
     READ_HOLDS = "holds:read"
     WRITE_HOLDS = "holds:write"
     """Hold any user's money, and capture it: for services, never for a trader's token."""
+    MANAGE_WEBHOOKS = "webhooks:manage"
+    """Have URLs told of one's own orders."""
 
 
 _FOR_SERVICES: Final = frozenset({Scope.ACT_FOR_USERS, Scope.WRITE_HOLDS})

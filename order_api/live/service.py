@@ -77,6 +77,7 @@ class LiveUpdates:
             shown, mark = await self._shown(wished, wished.since, framing)
             newest = [PriceEvent(*one) for one in self._prices.newest(wished.prices).items()]
             first = [*framing.begin(), *shown, *self._priced(newest, framing)]
+            stream.mark = mark
             for part in _parts([*first, framing.event("snapshot-end", b"{}", write_id(mark) if mark else None)]):
                 yield part
             sent = mark or wished.since or 0
@@ -91,6 +92,7 @@ class LiveUpdates:
                             raise
                         stream.end("unavailable")  # it comes back with its last id, to a process that can read
                         return
+                    stream.mark = mark
                     frames += shown
                 frames += self._told(taken, mark, framing)
                 sent = max(sent, mark, *(event.mark for event in taken.orders))

@@ -112,19 +112,22 @@ class EventStream(Response):
         with (
             self._streams.open(self._caller, "sse", lambda: connection.cut("answer not read")) as stream,
             connection.telling_loss(lambda: stream.end("gone")),
+            # It is in flight no more, nor while it reads what there is: such reads are few at a time by a bound of
+            # their own, so a herd that comes back takes nobody's place.
+            self._in_flight.waiting(),
         ):
             async with aclosing(self._frames(stream)) as frames:
                 first = await anext(frames)
                 scope["state"][STREAMED] = True
                 scope["state"][TIME_LIMIT].reschedule(None)
-                with self._in_flight.waiting():
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    await _send_on(send, first)
-                    async for part in frames:
-                        await _send_on(send, part)
-                    if stream.why in SAID:
-                        await _send_on(send, [bye_frame(stream.why)])
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await _send_on(send, first)
+                stream.write_part = connection.write_part
+                async for part in frames:
+                    await _send_on(send, part)
+                if stream.why in SAID:
+                    await _send_on(send, [bye_frame(stream.why)])
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _send_on(send: Send, part: Sequence[bytes]) -> None:

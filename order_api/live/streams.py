@@ -43,13 +43,19 @@ Why = Literal["shutdown", "expired", "age", "unavailable", "ended", "gone", "ref
 class Stream:
     """One stream: its mailbox, and why it must end, once it must."""
 
-    __slots__ = ("_news", "abort", "due", "mailbox", "oldest", "slot", "why")
+    __slots__ = ("_waiter", "_woken", "abort", "due", "mailbox", "mark", "oldest", "slot", "why", "write_part")
 
     def __init__(self, abort: Callable[[], object]) -> None:
         """`abort` ends its connection at once."""
-        self._news = asyncio.Event()
-        self.mailbox = Mailbox(self._news.set)
+        # Not an asyncio.Event, which takes a kilobyte: one task waits.
+        self._woken = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.mailbox = Mailbox(self._wake)
         self.abort = abort
+        self.write_part: Callable[[bytes], bool] | None = None
+        """Writes past the task of the stream, and returns whether that was possible."""
+        self.mark = 0
+        """All that was committed before it has been sent, whatever the feed has heard (see `marks`)."""
         self.why: Why | None = None
         self.slot = 0
         self.due = 0
@@ -60,13 +66,32 @@ class Stream:
     def end(self, why: Why) -> None:
         """Have it end; the first reason counts."""
         self.why = self.why or why
-        self._news.set()
+        self._wake()
 
     async def next(self) -> Taken:
         """Wait for news, and return what is in the mailbox. It may be nothing, when there is a reason to end."""
-        await self._news.wait()
-        self._news.clear()
+        if not self._woken:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._woken = False
         return self.mailbox.take()
+
+    def beat(self, heard: int, written: bytes) -> None:
+        """Send a heartbeat, `written` for a feed that has heard all before the mark `heard`.
+
+        A stream that has nothing else to send is not woken for it: of thousands most are idle.
+        """
+        idle = self._waiter is not None and not self._woken and self.mark <= heard
+        if not (idle and self.write_part is not None and self.write_part(written)):
+            self.mailbox.beat()
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class Streams:
@@ -79,9 +104,12 @@ class Streams:
         streams_max: int,
         per_user_max: int,
         registry: CollectorRegistry,
+        heartbeat: Callable[[int], bytes],
         age_s: float = AGE_S,
     ) -> None:
+        """`heartbeat` writes one for a mark of the feed."""
         self._feed = feed
+        self._heartbeat = heartbeat
         self._streams_max = streams_max
         self._per_user_max = per_user_max
         self._age_s = age_s
@@ -161,8 +189,10 @@ class Streams:
         self._feed.hand_out_prices()
         while self._second < int(now):
             self._second += 1
+            heard = self._feed.mark
+            written = self._heartbeat(heard)
             for stream in self._slots[self._second % HEARTBEAT_S]:
-                stream.mailbox.beat()
+                stream.beat(heard, written)
             for stream in self._due.pop(self._second, ()):
                 stream.end("age" if self._second > stream.oldest else "expired")
 

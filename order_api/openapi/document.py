@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from contracts.webhooks import DisabledWebhook, EventType, OrderWebhook, PingWebhook
 from order_api.http.bodies import JSON
 from order_api.http.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Code
 from order_api.http.routing import Endpoint
@@ -41,6 +43,8 @@ TAGS: Final = {
     "orders": "Submit orders, follow them, change them, cancel them.",
     "streams": "Learn of what changes as it happens.",
     "market": "Prices, assets with their rules, and a user's accounts.",
+    "webhooks": "Have a URL told of what changes, and see what was sent there.",
+    "notifications": "Say how a person is told of orders, and see what was told.",
     "holds": "Hold money beside orders: for services.",
     "documentation": "What this is, for people and for programs. Public.",
     "operation": "For whoever runs the service. Public, so do not let the world in.",
@@ -52,6 +56,7 @@ SCOPE_MEANINGS: Final[dict[Scope, str]] = {
     Scope.OPERATE: "read, change and cancel any order, in the operator's own name",
     Scope.READ_HOLDS: "read the holds that one has asked for",
     Scope.WRITE_HOLDS: "hold money of any user, capture it and release it: for services only",
+    Scope.MANAGE_WEBHOOKS: "have URLs told of one's own orders, and see what was sent there",
 }
 
 
@@ -71,12 +76,53 @@ def write_document(operations: Iterable[Operation], problems: ProblemExamples) -
         _put_examples(operation, document["paths"][operation.path][operation.method.lower()], problems)
     bodies = [operation.body.struct for operation in operations if operation.body is not None]
     answers = [one.struct for operation in operations for one in operation.answers.values() if one.struct is not None]
+    document["webhooks"] = _webhooks()
     document["components"] = {
-        "schemas": components([*bodies, *answers]),
+        "schemas": components([*bodies, *answers, *_SENT.values()]),
         "headers": {name: _header(name) for name in HEADERS},
         "securitySchemes": {"token": _security()},
     }
     return document
+
+
+def _webhooks() -> dict[str, Any]:
+    """Describe what endpoints of users are sent (OpenAPI 3.1, `webhooks`)."""
+    headers = [
+        {"name": name, "in": "header", "required": True, "description": meaning, "schema": {"type": "string"}}
+        for name, meaning in _SENT_HEADERS.items()
+    ]
+    return {
+        str(event_type): {
+            "post": {
+                "summary": f"A webhook of the type {event_type}",
+                "description": "Sent to endpoints of users. Verify the bytes, not the parsed body; it may come again.",
+                "tags": ["webhooks"],
+                "parameters": headers,
+                "requestBody": {
+                    "required": True,
+                    "content": {JSON: {"schema": reference(_SENT.get(event_type, OrderWebhook).__name__)}},
+                },
+                "responses": {
+                    "2XX": {"description": "It is taken. Any other answer is a failure, and it comes again."},
+                    "410": {"description": "The endpoint is gone: it is disabled."},
+                },
+            }
+        }
+        for event_type in EventType
+    }
+
+
+_SENT: Final[dict[EventType, type[msgspec.Struct]]] = {
+    EventType.ORDER_PENDING: OrderWebhook,
+    EventType.WEBHOOK_PING: PingWebhook,
+    EventType.WEBHOOK_DISABLED: DisabledWebhook,
+}
+"""The body of each type; of those that are not named, an order's."""
+_SENT_HEADERS: Final = {
+    "webhook-id": "The event's id: the same for every attempt.",
+    "webhook-timestamp": "When this attempt was signed, in seconds since 1970.",
+    "webhook-signature": "`v1,` and base64, for each valid secret, with blanks between.",
+}
 
 
 def api_route(operation: Operation, serve: Endpoint) -> APIRoute:

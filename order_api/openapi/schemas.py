@@ -7,8 +7,8 @@ maximum), a pattern tells it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -48,6 +48,7 @@ class Members(msgspec.Struct, frozen=True):
     order_status: OrderStatus
     hold_id: UUID
     hold_status: str
+    endpoint_id: UUID
     amend_refusal: AmendRefusal
     release_refused: ReasonCode
 
@@ -55,7 +56,11 @@ class Members(msgspec.Struct, frozen=True):
 def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
     """Make the schemas of Structs and of all problems, by their names."""
     every: list[type[msgspec.Struct]] = [*dict.fromkeys(structs), FieldError, Members]
-    own = {f"{one.__name__}.{name}": words for one in every for name, words in getattr(one, "MEANINGS", {}).items()}
+    own = {
+        f"{one.__name__}.{name}": words
+        for one in {each for outer in every for each in _with_inner(outer)}
+        for name, words in getattr(one, "MEANINGS", {}).items()
+    }
     _, made = msgspec.json.schema_components(every, schema_hook=_decimal, ref_template=f"{_PLACE}{{name}}")
     schemas = {name: _precise(schema) for name, schema in made.items()}
     schemas = {name: _worded(name, schema, FIELD_MEANINGS | own) for name, schema in schemas.items()}
@@ -64,6 +69,16 @@ def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
     members = schemas.pop(Members.__name__)["properties"]
     problems = {problem_name(code): _problem(code, members) for code in PROBLEMS}
     return schemas | _enums() | problems
+
+
+def _with_inner(kind: Any) -> Iterator[type[msgspec.Struct]]:
+    """Yield the Structs in a type: itself if it is one, and those in its fields."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+        for hint in get_type_hints(kind).values():
+            yield from _with_inner(hint)
+    for part in get_args(kind):
+        yield from _with_inner(part)
 
 
 def reference(name: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 import msgspec
@@ -12,7 +13,10 @@ from projections.webhooks.rules import Answer
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """What an endpoint wants to be told. No event types: all of them. `given_up_at`: when this process disabled it."""
+    """What an endpoint wants to be told. No event types: all of them. `given_up_at`: when this process disabled it.
+
+    `notional_min`: orders that are worth less are not told, in units of their currency.
+    """
 
     endpoint_id: UUID
     user_id: str
@@ -20,6 +24,7 @@ class Subscription(msgspec.Struct, frozen=True):
     event_types: frozenset[str]
     every_version: bool
     given_up_at: datetime | None = None
+    notional_min: Decimal | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -37,6 +42,7 @@ class NewDelivery(msgspec.Struct, frozen=True):
     """A delivery to be stored; one that a newer version has overtaken already is stored as SUPERSEDED.
 
     `overtakes`: older versions of the order that wait are not sent any more. `final`: none overtakes this one.
+    `skipped`: why it is not sent at all. `settle_s`: so long a newer version may still overtake it.
     """
 
     endpoint_id: UUID
@@ -48,6 +54,8 @@ class NewDelivery(msgspec.Struct, frozen=True):
     overtaken_by: int | None
     overtakes: bool
     final: bool
+    skipped: str | None = None
+    settle_s: float = 0.0
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -59,6 +67,14 @@ class Delivery(msgspec.Struct, frozen=True):
     attempts: int
     due_at: datetime
     leased_until: datetime
+
+
+class Posting(msgspec.Struct, frozen=True):
+    """What is sent by HTTP for a delivery."""
+
+    url: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 class Attempt(msgspec.Struct, frozen=True):

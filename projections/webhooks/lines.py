@@ -231,7 +231,7 @@ class Lines:
         """
         line = self._lines[begun.endpoint.endpoint_id]
         delivered = answer.verdict is Verdict.DELIVERED
-        shaky = line.failures > 0 or not delivered
+        shaky = line.failures > 0 or not delivered or answer.rest_s > 0
         line.running -= 1
         line.unmarked += 1
         self.running[begun.lane] -= 1

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import httpcore2
@@ -23,10 +23,9 @@ import msgspec
 from httpcore2 import AsyncConnectionPool, Proxy, Response
 
 from contracts.webhooks import url_fault
-from projections.webhooks.deliveries import Delivery, Endpoint
+from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.guard import Forbidden, GuardedNetwork, LookUp, Network
 from projections.webhooks.rules import AT_ONCE_MAX, Answer, retry_after_s
-from projections.webhooks.signing import Signer
 from saga_kit.runtime.sealing import NotSealed
 
 ATTEMPT_S: Final = 15.0
@@ -35,20 +34,27 @@ BODY_S: Final = 1.0
 ANSWER_BYTES_MAX: Final = 16_384
 SHOWN_MAX: Final = 200
 KEPT_OPEN_S: Final = 5.0
-HEADERS: Final = [(b"content-type", b"application/json"), (b"user-agent", b"order-saga-webhooks")]
 _TIMEOUTS: Final = {"connect": ATTEMPT_S, "read": ATTEMPT_S, "write": ATTEMPT_S, "pool": ATTEMPT_S}
 
 
-class Poster:
-    """Sends webhooks to the internet and, for local stacks and tests, to the `networks` that an operator allows.
+class Composer(Protocol):
+    """Says what is sent by HTTP for a delivery."""
 
-    Only those networks take `http` and any port. With a `proxy`, an HTTP proxy that judges addresses itself, the
-    internet is reached through it alone.
+    def compose(self, endpoint: Endpoint, delivery: Delivery, now: datetime) -> Posting:
+        """Make the request at `now` (UTC). Raises `NotSealed`; `msgspec.MsgspecError` for what is stored wrongly."""
+
+
+class Poster:
+    """Sends webhooks, and what is like them.
+
+    They go to the internet and, for local stacks and tests, to the `networks` that an operator allows. Only those
+    networks take `http` and any port. With a `proxy`, an HTTP proxy that judges addresses itself, the internet is
+    reached through it alone.
     """
 
     def __init__(
         self,
-        signer: Signer,
+        composer: Composer,
         look_up: LookUp,
         *,
         networks: Sequence[Network] = (),
@@ -57,7 +63,7 @@ class Poster:
         trust: ssl.SSLContext | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._signer = signer
+        self._composer = composer
         self._attempt_s = attempt_s
         self._now = now
         trust = trust or ssl.create_default_context()
@@ -79,13 +85,13 @@ class Poster:
         return Answer(status[0], time.monotonic() - began, None, text, asked_s)
 
     async def _post(self, endpoint: Endpoint, delivery: Delivery, status: list[int]) -> tuple[str | None, float | None]:
-        pools = self._pools_for(endpoint.target)
         now = self._now()
-        headers = HEADERS + self._signer.headers(endpoint.secrets, delivery.event_id, delivery.body, now)
+        posting = self._composer.compose(endpoint, delivery, now)
+        pools = self._pools_for(posting.url)
         async with (
             pools.of(endpoint.endpoint_id) as pool,
             pool.stream(
-                "POST", endpoint.target, headers=headers, content=delivery.body, extensions={"timeout": _TIMEOUTS}
+                "POST", posting.url, headers=posting.headers, content=posting.body, extensions={"timeout": _TIMEOUTS}
             ) as response,
         ):
             status.append(response.status)

@@ -58,20 +58,27 @@ class Verdict(StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer to one attempt: a status, or why there is none. `text` is the beginning of what was said."""
+    """The answer to one attempt: a status, or why there is none. `text` is the beginning of what was said.
+
+    `gone`: there will never be a better one. `rest_s`: after this success, nothing is sent there for so long.
+    `ours`: the failure is this side's, so no endpoint is given up for it.
+    """
 
     status: int | None
     duration_s: float
     error: str | None = None
     text: str | None = None
     retry_after_s: float | None = None
+    gone: bool = False
+    rest_s: float = 0.0
+    ours: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """What it has come to; an error outweighs the status."""
         if self.error is None and self.status is not None and 200 <= self.status < 300:  # noqa: PLR2004 - RFC 9110
             return Verdict.DELIVERED
-        if self.status == GONE:
+        if self.gone or self.status == GONE:
             return Verdict.GONE
         return Verdict.THROTTLED if self.status in THROTTLING else Verdict.FAILED
 
@@ -107,14 +114,15 @@ def next_health(health: Health, answer: Answer, now: datetime, chance: float) ->
     """Return how an endpoint does after an attempt. `chance` from 0 to 1 decides how a pause is spread."""
     verdict = answer.verdict
     if verdict is Verdict.DELIVERED:
-        return Health()
+        return Health(paused_until=now + timedelta(seconds=answer.rest_s) if answer.rest_s else None)
     began, number = health.failing_since or now, health.failures_in_row + 1
     if health.failures_in_row < SEVERAL and now - began > SEVERAL_WITHIN:
         began, number = now, 1
     given_up = None
     if verdict is Verdict.GONE:
-        given_up = "it answered 410: it is gone"
-    elif number >= SEVERAL and now - began >= FAILING_MAX:
+        said = f"it {answer.fault}" if answer.error is None else answer.error
+        given_up = f"{said}: it is gone"
+    elif not answer.ours and number >= SEVERAL and now - began >= FAILING_MAX:
         given_up = f"every attempt has failed for {FAILING_MAX.days} days; the last one: {answer.fault}"
     return Health(began, number, now + timedelta(seconds=_pause_s(number, answer, chance)), given_up)
 
@@ -140,7 +148,7 @@ def next_step(attempts: int, answer: Answer, chance: float) -> Step:
 def holds_up(answer: Answer, failures_in_row: int) -> bool:
     """Tell whether everything else waits after an answer that left an endpoint with so many failures in a row."""
     paused = answer.status in PAUSING and answer.retry_after_s is not None
-    return failures_in_row >= PROBES_AFTER or answer.verdict is Verdict.GONE or paused
+    return failures_in_row >= PROBES_AFTER or answer.verdict is Verdict.GONE or paused or answer.rest_s > 0
 
 
 def next_window(window: float, answer: Answer) -> float:

@@ -76,12 +76,14 @@ class Sender:
         in_flight_max: int,
         keep_days: float,
         chance: Callable[[], float] = random.random,
+        tell: Callable[[str, str], None] = lambda _title, _text: None,
     ) -> None:
         self._transactions = transactions
         self._couriers = couriers
         self._metrics = metrics
         self._keep_days = keep_days
         self._chance = chance
+        self._tell = tell
         self._lines = Lines(in_flight_max)
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
@@ -265,9 +267,10 @@ class Sender:
             paused_s = 0.0 if state.paused_until is None else (state.paused_until - now[key]).total_seconds()
             self._lines.stored_health(key, state.failures_in_row, paused_s, now_s)
             if state.given_up is not None:
-                why = "gone" if state.given_up.startswith("it answered 410") else "failing"
+                why = "gone" if state.given_up.endswith("it is gone") else "failing"
                 self._metrics.disabled.labels(why).inc()
                 log.warning("an endpoint is disabled", endpoint_id=str(key), why=why)
+                self._tell("Order Saga: an endpoint is disabled", f"endpoint {key}: {why}")
         if self._lines.hungry:
             self._woken.set()
 
@@ -276,6 +279,7 @@ class Sender:
         async with self._transactions.alone() as tx:
             expired = await store.give_up_old(tx, TIDY_ROWS_MAX)
             deleted = await store.delete_ended(tx, self._keep_days, TIDY_ROWS_MAX)
+            await store.forget_codes(tx)
         self._metrics.expired.inc(expired)
         self._metrics.deleted.inc(deleted)
         return max(expired, deleted) >= TIDY_ROWS_MAX

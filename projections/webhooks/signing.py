@@ -10,8 +10,10 @@ from typing import Final
 from standardwebhooks import Webhook
 
 from contracts.webhooks import secrets_from
+from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from saga_kit.runtime.sealing import NotSealed, Seal
 
+HEADERS: Final = [(b"content-type", b"application/json"), (b"user-agent", b"order-saga-webhooks")]
 OPENED_MAX: Final = 10_000
 """Secrets that stay opened in memory: to open one costs more than to sign with it."""
 
@@ -21,6 +23,11 @@ class Signer:
 
     def __init__(self, seal: Seal) -> None:
         self._opened = lru_cache(OPENED_MAX)(lambda sealed: Webhook(seal.open(sealed)))
+
+    def compose(self, endpoint: Endpoint, delivery: Delivery, now: datetime) -> Posting:
+        """Say what is sent: the body as it is, signed. Raises `NotSealed`."""
+        headers = HEADERS + self.headers(endpoint.secrets, delivery.event_id, delivery.body, now)
+        return Posting(endpoint.target, headers, delivery.body)
 
     def headers(self, stored: str, event_id: str, body: bytes, now: datetime) -> list[tuple[bytes, bytes]]:
         """Return the three headers of an attempt at `now` (UTC). Raises `NotSealed`, also when no secret is valid."""

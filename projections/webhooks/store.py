@@ -67,7 +67,7 @@ async def subscriptions(tx: Transaction, user_ids: Collection[str]) -> dict[str,
     """Return what the endpoints of these users want; every user is in the answer."""
     found: dict[str, list[Subscription]] = {user_id: [] for user_id in user_ids}
     for row in await tx.read(_SUBSCRIPTIONS, sorted(user_ids)):
-        one = Subscription(row[0], row[1], EndpointKind(row[2]), frozenset(row[3]), row[4], row[5])
+        one = Subscription(row[0], row[1], EndpointKind(row[2]), frozenset(row[3]), *row[4:])
         found[one.user_id].append(one)
     return found
 
@@ -79,10 +79,7 @@ async def insert(tx: Transaction, deliveries: Sequence[NewDelivery]) -> None:
     stored as SUPERSEDED. Raises `TimeoutError` when an endpoint stays locked: nobody repeats an event, and this process
     may not write one to its topic, so the batch waits. Only who deletes an endpoint locks it so, for a moment.
     """
-    columns = [
-        [getattr(one, name) for one in deliveries]
-        for name in ("endpoint_id", "event_id", "order_id", "version", "event_type", "body", "overtaken_by", "final")
-    ]
+    columns = [[getattr(one, name) for one in deliveries] for name in _NEW_COLUMNS]
     tx.write(_INSERT, *columns)
     if overtaking := [one for one in deliveries if one.overtakes and one.overtaken_by is None]:
         tx.write(
@@ -178,7 +175,9 @@ def store_health(tx: Transaction, health: Mapping[UUID, Health]) -> None:
 async def tell_disabled(tx: Transaction, standing: Standing, reason: str) -> int:
     """Tell the other endpoints of its user that one is disabled; return how many there are."""
     endpoint = standing.endpoint
-    data = DisabledEndpoint(endpoint.endpoint_id, endpoint.target, reason)
+    # An address or a browser is named by its kind alone: it is nothing for whoever reads another endpoint's webhooks.
+    where = endpoint.target if endpoint.kind is EndpointKind.WEBHOOK else str(endpoint.kind)
+    data = DisabledEndpoint(endpoint.endpoint_id, where, reason)
     body = encode(DisabledWebhook(EventType.WEBHOOK_DISABLED, standing.now, data))
     event_id = f"{id_text(endpoint.endpoint_id)}:disabled:{standing.now:%Y%m%dT%H%M%S}"
     return await tx.execute(
@@ -197,6 +196,11 @@ async def delete_ended(tx: Transaction, days: float, limit: int) -> int:
     return await tx.execute(_DELETE_ENDED, limit, days)
 
 
+async def forget_codes(tx: Transaction) -> None:
+    """Forget how many codes addresses got before today."""
+    await tx.execute("DELETE FROM webhooks.codes WHERE day < current_date")
+
+
 def _storable(text: str | None) -> str | None:
     """Leave out what the database refuses (NUL, half a character): one text that it refuses would hold up all marks."""
     return None if text is None else "".join(one for one in text if one.isprintable())[:TEXT_MAX]
@@ -206,27 +210,39 @@ def _endpoint(row: Any) -> Endpoint:
     return Endpoint(row[0], row[1], EndpointKind(row[2]), row[3], row[4], row[5])
 
 
+_NEW_COLUMNS: Final = (
+    "endpoint_id", "event_id", "order_id", "version", "event_type", "body", "overtaken_by", "final", "skipped",
+    "settle_s",
+)  # fmt: skip
 _TERMINAL: Final = ", ".join(f"'{one}'" for one in EventType if one.terminal)
 
 _SUBSCRIPTIONS: Final = """
-SELECT endpoint_id, user_id, kind, event_types, every_version, disabled_at
-FROM webhooks.endpoints WHERE user_id = ANY($1::text[]) AND (state = 'ACTIVE' OR disabled_at IS NOT NULL)
+SELECT endpoint_id, user_id, kind, event_types, every_version, disabled_at, notional_min
+FROM webhooks.endpoints
+WHERE user_id = ANY($1::text[]) AND (state = 'ACTIVE' OR disabled_at IS NOT NULL)
+    AND (kind <> 'email' OR confirmed_at IS NOT NULL)
 ORDER BY endpoint_id"""
 
 # The lock keeps an endpoint that is in the join from being deleted before the foreign key is checked.
 _INSERT: Final = """
 INSERT INTO webhooks.deliveries
-    (endpoint_id, event_id, order_id, version, event_type, body, state, reason, ended_at)
+    (endpoint_id, event_id, order_id, version, event_type, body, state, reason, ended_at, next_attempt_at)
 SELECT endpoint_id, event_id, order_id, version, event_type, body,
-    CASE WHEN newer IS NULL THEN 'PENDING' ELSE 'SUPERSEDED' END, 'version ' || newer || ' came',
-    CASE WHEN newer IS NOT NULL THEN statement_timestamp() END
+    CASE WHEN skipped IS NOT NULL THEN 'SKIPPED' WHEN newer IS NULL THEN 'PENDING' ELSE 'SUPERSEDED' END,
+    coalesce(skipped, 'version ' || newer || ' came'),
+    CASE WHEN skipped IS NOT NULL OR newer IS NOT NULL THEN statement_timestamp() END,
+    statement_timestamp() + make_interval(secs => settle_s)
 FROM (
     SELECT new.*, coalesce(overtaken_by, CASE WHEN NOT final THEN (
         SELECT max(there.version) FROM webhooks.deliveries AS there
         WHERE there.order_id = new.order_id AND there.endpoint_id = new.endpoint_id AND there.version > new.version
+            AND there.state <> 'SKIPPED'
     ) END) AS newer
-    FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bigint[], $8::bool[])
-        AS new(endpoint_id, event_id, order_id, version, event_type, body, overtaken_by, final)
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bigint[], $8::bool[],
+        $9::text[], $10::float8[]
+    ) AS new(
+        endpoint_id, event_id, order_id, version, event_type, body, overtaken_by, final, skipped, settle_s)
     JOIN webhooks.endpoints AS e USING (endpoint_id)
     FOR KEY SHARE OF e
 ) AS those
@@ -245,8 +261,17 @@ FROM (
 ) AS old
 WHERE d.endpoint_id = old.endpoint_id AND d.event_id = old.event_id AND d.state = 'PENDING'"""  # noqa: S608 - our own
 
+# Times of day of the user's own zone; hours that end before they begin are those of a night. A code to confirm an
+# address is asked for by somebody who is awake.
+_NOT_QUIET: Final = """(
+        quiet_from IS NULL OR (kind = 'email' AND confirmed_at IS NULL) OR NOT CASE WHEN quiet_from < quiet_until
+            THEN (statement_timestamp() AT TIME ZONE time_zone)::time >= quiet_from
+                AND (statement_timestamp() AT TIME ZONE time_zone)::time < quiet_until
+            ELSE (statement_timestamp() AT TIME ZONE time_zone)::time >= quiet_from
+                OR (statement_timestamp() AT TIME ZONE time_zone)::time < quiet_until END)"""
+
 # It jumps from endpoint to endpoint in the index, so that what waits for a dead one costs nothing.
-_DUE: Final = """
+_DUE: Final = f"""
 WITH RECURSIVE first AS (
     (SELECT endpoint_id, next_attempt_at FROM webhooks.deliveries WHERE state = 'PENDING'
      ORDER BY endpoint_id, next_attempt_at LIMIT 1)
@@ -262,14 +287,16 @@ SELECT endpoint_id, extract(epoch FROM greatest(next_attempt_at, paused_until) -
     failures_in_row > 0
 FROM first JOIN webhooks.endpoints USING (endpoint_id)
 WHERE state = 'ACTIVE' AND kind = ANY($1::text[])
-    AND greatest(next_attempt_at, paused_until) <= statement_timestamp() + make_interval(secs => $2)"""
+    AND greatest(next_attempt_at, paused_until) <= statement_timestamp() + make_interval(secs => $2)
+    AND {_NOT_QUIET}"""  # noqa: S608 - our own words
 
-_LOCK_ENDPOINTS: Final = """
+_LOCK_ENDPOINTS: Final = f"""
 SELECT endpoint_id, user_id, kind, target, secrets, failures_in_row
 FROM webhooks.endpoints
 WHERE endpoint_id = ANY($1::uuid[]) AND state = 'ACTIVE'
     AND (paused_until IS NULL OR paused_until <= statement_timestamp())
-ORDER BY endpoint_id FOR NO KEY UPDATE SKIP LOCKED"""
+    AND {_NOT_QUIET}
+ORDER BY endpoint_id FOR NO KEY UPDATE SKIP LOCKED"""  # noqa: S608 - our own words
 
 _CLAIM: Final = """
 UPDATE webhooks.deliveries AS d
@@ -323,6 +350,7 @@ WITH given AS (
         CASE WHEN becomes = 'PENDING' AND NOT e.every_version AND d.event_type NOT IN ({_TERMINAL}) THEN (
             SELECT max(n.version) FROM webhooks.deliveries AS n
             WHERE n.order_id = d.order_id AND n.endpoint_id = d.endpoint_id AND n.version > d.version
+                AND n.state <> 'SKIPPED'
         ) END AS newer
     FROM given
     JOIN webhooks.deliveries AS d USING (endpoint_id, event_id)
@@ -375,7 +403,7 @@ INSERT INTO webhooks.deliveries (endpoint_id, event_id, event_type, body)
 SELECT endpoint_id, $3, $4, $5 FROM (
     SELECT endpoint_id FROM webhooks.endpoints
     WHERE user_id = $2 AND endpoint_id <> $1 AND state = 'ACTIVE'
-        AND (event_types = '{}' OR $4 = ANY(event_types))
+        AND (event_types = '{}' OR $4 = ANY(event_types)) AND (kind <> 'email' OR confirmed_at IS NOT NULL)
     FOR KEY SHARE
 ) AS others
 ON CONFLICT (endpoint_id, event_id) DO NOTHING"""

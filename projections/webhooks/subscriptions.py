@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 from contracts.codec import encode
-from contracts.orders import OrderStatusChanged
+from contracts.decimals import plain_text
+from contracts.orders import Order, OrderStatusChanged
 from contracts.webhooks import EndpointKind, event_id_of, event_type_of, webhook_of
 from projections.webhooks.deliveries import NewDelivery, Subscription
 from projections.webhooks.rules import KEPT_MAX
+
+SETTLE_S: Final = {EndpointKind.WEBHOOK: 0.0, EndpointKind.EMAIL: 10.0, EndpointKind.PUSH: 2.0}
+"""A person is told where an order has come to, not each step on the way: steps that follow each other fast are one."""
 
 
 def deliveries_of(
@@ -36,10 +42,32 @@ def deliveries_of(
                 wanted.setdefault((one.endpoint_id, event.order_id), []).append((one, event))
     bodies: dict[tuple[UUID, int], bytes] = {}
     return [
-        _delivery(one, event, max(other.version for _, other in those), bodies)
+        _delivery(one, event, _newest_told(those), bodies)
         for _, those in sorted(wanted.items(), key=lambda item: item[0])
         for one, event in sorted(those, key=lambda pair: pair[1].version)
     ]
+
+
+def _newest_told(those: Sequence[tuple[Subscription, OrderStatusChanged]]) -> int:
+    return max((event.version for one, event in those if not _too_small(one, event.order)), default=0)
+
+
+def _too_small(one: Subscription, order: Order) -> bool:
+    if one.notional_min is None:
+        return False
+    notional = notional_of(order)
+    return notional is not None and notional < one.notional_min
+
+
+def notional_of(order: Order) -> Decimal | None:
+    """Return what an order is worth in its currency: what is filled, else its quantity at the price that it names.
+
+    None when nobody knows: a market order that has no price yet. It is told, since it may be a big one.
+    """
+    if order.filled_quantity > 0 and order.average_price is not None:
+        return order.filled_quantity * order.average_price
+    price = next((one for one in (order.limit_price, order.trigger_price, order.price) if one is not None), None)
+    return None if price is None or order.quantity is None else order.quantity * price
 
 
 def _wants(one: Subscription, event: OrderStatusChanged, now: datetime) -> bool:
@@ -55,6 +83,8 @@ def _delivery(
     key = event.order_id, event.version
     if key not in bodies:
         bodies[key] = encode(webhook_of(event))
+    kept = one.every_version or final
+    small = one.notional_min if _too_small(one, event.order) else None
     return NewDelivery(
         endpoint_id=one.endpoint_id,
         event_id=event_id_of(*key),
@@ -62,7 +92,9 @@ def _delivery(
         version=event.version,
         event_type=event_type_of(event),
         body=bodies[key],
-        overtaken_by=newest if newest > event.version and not one.every_version and not final else None,
-        overtakes=not one.every_version,
-        final=final or one.every_version,
+        overtaken_by=newest if newest > event.version and not kept and small is None else None,
+        overtakes=not one.every_version and small is None,
+        final=kept,
+        skipped=None if small is None else f"worth less than {plain_text(small)}",
+        settle_s=SETTLE_S[one.kind],
     )

@@ -13,9 +13,11 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -65,12 +67,18 @@ endpoints = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("revision", BigInteger, nullable=False, server_default=sql("1"), comment="of what its user has set"),
+    Column("asked", Text, comment="what was asked for when it was made, for requests that repeat it"),
     CheckConstraint("kind IN ('webhook', 'email', 'push')", name="kind"),
     CheckConstraint("state IN ('ACTIVE', 'DISABLED')", name="state"),
     CheckConstraint("(state = 'DISABLED') = (disabled_reason IS NOT NULL)", name="disabled_reason"),
     CheckConstraint("disabled_at IS NULL OR state = 'DISABLED'", name="disabled_at"),
     CheckConstraint("num_nulls(quiet_from, quiet_until, time_zone) IN (0, 3)", name="quiet_hours"),
     CheckConstraint("idempotency_key <> ''", name="idempotency_key"),
+    # The sender reckons with zones for all endpoints together, so one that the database does not know may not get in.
+    CheckConstraint(
+        "time_zone IS NULL OR timezone(time_zone, timestamptz '2000-01-01 00:00Z') IS NOT NULL", name="time_zone"
+    ),
+    CheckConstraint("notional_min >= 0", name="notional_min"),
 )
 Index("endpoints_user_id", endpoints.c.user_id)
 Index(
@@ -146,6 +154,30 @@ changes = Table(
     Column("version", BigInteger, nullable=False, server_default=sql("0")),
     CheckConstraint("single", name="single"),
 )
+
+# A code goes to an address at the asking of somebody who may not own it, so they are counted by address, for a day.
+codes = Table(
+    "codes",
+    metadata,
+    Column("address_hash", LargeBinary, primary_key=True, comment="SHA-256 of the address, in lower case"),
+    Column("day", Date, primary_key=True),
+    Column("sent", Integer, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("endpoint_id", Uuid, nullable=False),
+    Column("user_id", Text, nullable=False, comment="whose endpoint it is, or was"),
+    Column("action", Text, nullable=False),
+    Column("caller", Text, nullable=False, comment="the token's sub"),
+    Column("token_id", Text, comment="the token's jti, or a digest of the token; null: erased"),
+    Column("address", Text, comment="where the request came from; null: erased"),
+    Column("trace_id", Text),
+)
+Index("requests_user_id", requests.c.user_id)
 
 outbox = outbox_table(metadata, SCHEMA)
 dead_letters = dead_letters_table(metadata, SCHEMA)

@@ -285,6 +285,19 @@ class Connection(HttpToolsProtocol):
         finally:
             self._tell_loss = None
 
+    def write_part(self, part: bytes) -> bool:
+        """Write one more chunk of an answer that goes on, without its task; return whether that was possible.
+
+        It is not while the client has not read what was written before, nor for an answer without chunks (HTTP/1.0).
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or not cycle.response_started or cycle.response_complete or cycle.disconnected:
+            return False
+        if not cycle.chunked_encoding or self.transport.get_write_buffer_size():
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
+
     def data_received(self, data: bytes) -> None:
         """Parse more bytes; refuse what is no request or is too large."""
         if self._ending:

@@ -6,6 +6,7 @@ A key is replaced without an outage: put the new one first, and drop the old one
 from __future__ import annotations
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from pydantic import SecretStr
 
 from saga_kit.runtime.errors import KitError
 
@@ -33,3 +34,12 @@ class Seal:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
             raise NotSealed("a stored secret can't be opened with WEBHOOKS_KEYS: is a key missing?") from None
+
+
+def check_keys(value: SecretStr) -> SecretStr:
+    """Validate a setting that holds the keys of a `Seal`. Raises `ValueError` with the rule."""
+    try:
+        Seal(value.get_secret_value())
+    except ValueError:  # its text says nothing of how to make one
+        raise ValueError("must be Fernet keys (32 bytes in URL-safe base64), with commas between") from None
+    return value

@@ -28,6 +28,7 @@ from tests.bench import (
     rate,
     recovery,
     rest_api,
+    streams,
     webhooks,
 )
 from tests.bench.ground import BrokerChoice
@@ -45,7 +46,7 @@ SCENARIOS: Final = tuple(
     module.SCENARIO
     for module in (
         *(loop, rest_api, rate, idle, recovery, growth, drift, pair, hot),
-        *(market_orders, limit, fire, cancel, amend, ticks, ratchet, crash, webhooks),
+        *(market_orders, limit, fire, cancel, amend, ticks, ratchet, crash, webhooks, streams),
     )
 )
 BROKERS: Final[dict[BrokerChoice, str]] = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}

@@ -216,7 +216,9 @@ async def test_what_a_user_was_told_and_where_is_erased(database: Database) -> N
             WITH endpoint AS (
                 INSERT INTO webhooks.endpoints
                     (endpoint_id, user_id, kind, target, description, event_types, secrets, idempotency_key)
-                VALUES (gen_random_uuid(), $1, 'webhook', $2, $2, '{}', $2, $2) RETURNING endpoint_id
+                VALUES (gen_random_uuid(), $1, 'email', $2, $2, '{}', $2, $2) RETURNING endpoint_id
+            ), code AS (
+                INSERT INTO webhooks.codes SELECT sha256(convert_to(lower($2), 'UTF8')), current_date, 1
             ), delivery AS (
                 INSERT INTO webhooks.deliveries (endpoint_id, event_id, event_type, body)
                 SELECT endpoint_id, $2, 'webhook.ping', convert_to($2, 'UTF8') FROM endpoint
@@ -230,7 +232,7 @@ async def test_what_a_user_was_told_and_where_is_erased(database: Database) -> N
     assert (0, before) == (dry.code, await everything(database))
     done, said = await erase_user(database, "alice")
     assert (0, told["rows"]) == (done.code, said["rows"])
-    gone = {"webhooks.attempts": 1, "webhooks.deliveries": 1, "webhooks.endpoints": 1}
+    gone = {"webhooks.codes": 1, "webhooks.attempts": 1, "webhooks.deliveries": 1, "webhooks.endpoints": 1}
     assert gone == {table: number for table, number in said["rows"].items() if number}
     after = await everything(database)
     assert [] == holding(after, ["planted-alice"])

@@ -35,7 +35,7 @@ VERBS: Final = {
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
     *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "mass_cancels", "cancel_timers"),
-    "service_holds",
+    *("service_holds", "webhook_endpoints", "webhook_deliveries"),
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -93,7 +93,9 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "api.assets": {"SELECT"},
         "api.accounts": {"SELECT"},
         "webhooks.endpoints": QUEUE,
-        "webhooks.deliveries": CHANGE,
+        "webhooks.deliveries": QUEUE,
+        "webhooks.requests": KEEP,
+        "webhooks.codes": CHANGE,
         "webhooks.attempts": {"SELECT"},
         "webhooks.changes": {"SELECT", "UPDATE", "LOCK"},
     },
@@ -101,6 +103,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "webhooks.endpoints": {"SELECT", "UPDATE", "LOCK"},
         "webhooks.deliveries": QUEUE,
         "webhooks.attempts": {*KEEP, "DELETE", "LOCK"},
+        "webhooks.codes": {"SELECT", "DELETE", "LOCK"},
         "webhooks.changes": {"SELECT", "UPDATE", "LOCK"},
         "webhooks.dead_letters": CHANGE,
         "webhooks.outbox": QUEUE,

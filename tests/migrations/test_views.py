@@ -69,6 +69,10 @@ PROMISED = {
     "audit.events_unsent": "order_id version created_at",
     "audit.claims": "order_id user_id idempotency_key client_order_id created_at settled",
     "audit.requests": "order_id request_id at action outcome caller token_id address trace_id",
+    "audit.webhook_endpoints": "endpoint_id user_id kind target event_types every_version state disabled_reason"
+    " failing_since failures_in_row paused_until disabled_at created_at updated_at",
+    "audit.webhook_deliveries": "endpoint_id event_id order_id version event_type state reason attempts next_attempt_at"
+    " created_at ended_at",
     "audit.mass_cancels": "mass_cancel_id user_id requested_by asset_id side order_type orders created_at completed_at",
     "audit.cancel_timers": "user_id timeout_s set_at fires_at fired_at mass_cancel_id",
     "audit.questions": "order_id step participant asked_at due_at attempts answer sent held_back",

@@ -86,6 +86,36 @@ WITH_EVERYTHING: Mapping[str, tuple[Example, ...]] = {
     "read_hold": (((ID,), {}),),
     "capture_hold": (((ID, 5, "@fees"), {}),),
     "release_hold": (((ID,), {}),),
+    "create_webhook": (
+        (
+            ("https://bot.example/",),
+            {"event_types": ["order.failed"], "every_version": True, "description": "d", "user_id": "bob"}
+            | {"idempotency_key": "k"},
+        ),
+    ),
+    "list_webhooks": (((), {"user_id": "bob"}),),
+    "read_webhook": (((ID,), {}),),
+    "change_webhook": (
+        (
+            (ID,),
+            {"url": "https://bot.example/", "event_types": [], "every_version": False, "description": ""}
+            | {"state": "ACTIVE"},
+        ),
+    ),
+    "delete_webhook": (((ID,), {}),),
+    "rotate_webhook_secret": (((ID,), {}),),
+    "ping_webhook": (((ID,), {}),),
+    "list_webhook_deliveries": (((ID,), {"status": "FAILED", "limit": 5, "cursor": "c"}),),
+    "redeliver_webhook": (((ID, f"{ID}:v3"), {}),),
+    "recover_webhook": (((ID, AT), {}),),
+    "read_notification_preferences": (((), {"user_id": "bob"}),),
+    "set_notification_preferences": (((), {
+        "email": {"address": "a@b.de"}, "push": {"subscriptions": []}, "webhook": {"notional_min": "1"},
+        "user_id": "bob",
+    }),),
+    "confirm_notification_address": ((("ABCD",), {"user_id": "bob"}),),
+    "test_notifications": (((), {"user_id": "bob"}),),
+    "list_notifications": (((), {"user_id": "bob", "limit": 5, "cursor": "c"}),),
     "read_problem": ((("order-not-found",), {}),),
     "events": (((), {"user_id": "bob", "all_orders": True, "prices": ["BTC"], "last_event_id": "t1"}),),
     "order_events": (((ID,), {"after": 3}),),

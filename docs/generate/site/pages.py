@@ -30,6 +30,7 @@ NAVIGATION: Final = {
         reference.CALLS,
         "docs/problems/README.md",
         "docs/webhooks.md",
+        "docs/notifications.md",
         "docs/kafka.md",
         reference.MESSAGES,
         "docs/holds.md",

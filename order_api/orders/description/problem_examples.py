@@ -12,8 +12,9 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.examples import HOLD_ID, ORDER_ID
+from contracts.examples import ENDPOINT_ID, HOLD_ID, ORDER_ID
 from contracts.vocabulary import OrderStatus, ReasonCode
+from contracts.webhooks import ENDPOINTS_MAX
 from order_api.holds import examples as holds
 from order_api.holds.holds import address as address_of_hold
 from order_api.holds.holds import ask_release
@@ -80,6 +81,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.HOLD_KEY_REUSED, f"it belongs to hold {HOLD_ID}", hold_id=_HOLD), _HOLDS),
         (Problem(Code.HOLD_CAPTURE_DIFFERS, hold_id=_HOLD), f"{_HOLD_ADDRESS}/capture"),
         (_raised(lambda: ask_release(holds.captured())), f"{_HOLD_ADDRESS}/release"),
+        *_problems_of_webhooks(),
         *_problems_of_changes(),
         (Problem(Code.BAD_REQUEST, headers=CLOSE), "/"),
         (Problem(Code.HEADERS_TOO_LARGE, headers=CLOSE), "/"),
@@ -90,6 +92,20 @@ def _problems() -> list[tuple[Problem, str]]:
         (Problem(Code.NOT_PUBLISHED, instance=_ADDRESS, headers={"location": _ADDRESS}, order_id=_ORDER), _SUBMIT),
         (Problem(Code.UNAVAILABLE), _ADDRESS),
         (Problem(Code.INTERNAL_ERROR), _ADDRESS),
+    ]
+
+
+def _problems_of_webhooks() -> list[tuple[Problem, str]]:
+    endpoint_id = UUID(ENDPOINT_ID)
+    webhook = f"/webhooks/{ENDPOINT_ID}"
+    belongs = f"it belongs to webhook {ENDPOINT_ID}"
+    return [
+        (Problem(Code.WEBHOOK_NOT_FOUND), webhook),
+        (Problem(Code.DELIVERY_NOT_FOUND), webhook),
+        (Problem(Code.WEBHOOK_KEY_REUSED, belongs, endpoint_id=endpoint_id), "/webhooks"),
+        (Problem(Code.TOO_MANY_WEBHOOKS, f"a user has at most {ENDPOINTS_MAX}"), "/webhooks"),
+        (Problem(Code.WEBHOOK_DISABLED, "disabled by its user", endpoint_id=endpoint_id), f"{webhook}/ping"),
+        (Problem(Code.WEBHOOKS_OFF), "/webhooks"),
     ]
 
 

@@ -91,4 +91,37 @@ WEBHOOK_MUTANTS: Final = (
         "if one.sealed]",
         (_HERE + "test_posting.py::test_while_a_secret_is_replaced_both_verify",),
     ),
+    Mutant(
+        "quiet hours are not quiet",
+        "In quiet hours nothing is sent.",
+        "projections/webhooks/store.py",
+        "        quiet_from IS NULL OR (kind = 'email'",
+        "        kind <> '' OR (kind = 'email'",
+        (_HERE + "test_preferences.py::test_quiet_hours_delay_and_conflate",),
+    ),
+    Mutant(
+        "an address is told unasked",
+        "An e-mail address is told nothing of orders before its owner has confirmed it.",
+        "projections/webhooks/store.py",
+        """    AND (kind <> 'email' OR confirmed_at IS NOT NULL)
+ORDER BY endpoint_id""",
+        """ORDER BY endpoint_id""",
+        (_HERE + "test_mailing.py::test_an_unconfirmed_address_gets_a_code_and_no_orders",),
+    ),
+    Mutant(
+        "what is skipped overtakes",
+        "A version that its user did not want takes no other one's place.",
+        "projections/webhooks/store.py",
+        "            AND there.state <> 'SKIPPED'\n",
+        "",
+        (_HERE + "test_preferences.py::test_a_skipped_version_overtakes_nothing",),
+    ),
+    Mutant(
+        "a stranger's mailbox is flooded",
+        "An address gets three codes a day, whoever asks for them.",
+        "order_api/notifications/store.py",
+        "SET sent = c.sent + 1 WHERE c.sent < $2 RETURNING sent",
+        "SET sent = c.sent + 1 WHERE $2 > 0 RETURNING sent",
+        ("tests/order_api/notifications/test_notifications.py::test_nobody_has_others_flooded_with_codes",),
+    ),
 )

@@ -39,7 +39,12 @@ async def test_a_watch_shows_each_run_and_tells_each_finding_once(
     await owner.execute("DELETE FROM orders.outbox")  # nobody is there to send it
     await owner.execute("DELETE FROM api.claims WHERE order_id NOT IN (SELECT order_id FROM orders.orders)")
     metrics, stopping, lines = AuditMetrics(), asyncio.Event(), asyncio.Queue[str]()
-    watching = asyncio.create_task(watch(database.url_of("auditor"), stopping, metrics, lines.put_nowait, every_s=0.05))
+    alarms: list[str] = []
+    watching = asyncio.create_task(
+        watch(
+            database.url_of("auditor"), stopping, metrics, lines.put_nowait, every_s=0.05, alarm=alarms.append
+        )
+    )  # fmt: skip
     async with asyncio.timeout(60):
         assert "no findings" in await lines.get()
         await owner.execute("UPDATE orders.fills SET price = price + 1 WHERE order_id = $1", BUY)
@@ -51,6 +56,7 @@ async def test_a_watch_shows_each_run_and_tells_each_finding_once(
         assert 12 == metrics.registry.get_sample_value("audit_orders")
         stopping.set()
         assert 1 == await watching
+    assert [said] == alarms
 
 
 async def test_a_watch_survives_an_outage(database: Database, unused_tcp_port_url: str) -> None:

@@ -26,13 +26,14 @@ GARBAGE: Final = (
     *("a b", "@market", "", "nan", "inf", "1e999", "\u0663", "x" * 300, "../../etc/passwd", "\udcff", "[red]", "%s"),
     *("00000000-0000-0000-0000-000000000000", "orders/\u00b2", "/5", "2026-13-01", "9" * 40),
 )
-LONG_LIVED: Final = frozenset({"up", "demo", "api", "orchestrator", "balance", "assets", "webhooks"})
+LONG_LIVED: Final = frozenset({"up", "demo", "api", "orchestrator", "balance", "assets"})
 """They start something that runs on; their settings have tests of their own."""
 GOOD: Final = {
     "order_type": "MARKET_BUY", "asset": "BTC", "quantity": "1", "user": "alice", "order_id": str(UUID(int=1)),
     "order_ids": str(UUID(int=1)), "participant": "balance", "letter": "orders/1", "letters": "orders/1",
     "successor": "ledger", "file": "pyproject.toml", "reason": "a test", "deposit_id": "d-1", "price": "50000",
     "timeout_s": "60", "hold_id": str(UUID(int=1)), "calendar": "pyproject.toml",
+    "webhook_id": str(UUID(int=1)), "url": "https://bot.example/", "event_id": "x:v1", "since": "2026-01-31T12:00:00Z",
 }  # fmt: skip
 
 

@@ -29,7 +29,12 @@ class Made:
         self.registry = CollectorRegistry()
         self.feed = Feed()
         self.streams = Streams(
-            self.feed, streams_max=streams_max, per_user_max=per_user_max, registry=self.registry, age_s=age_s
+            self.feed,
+            streams_max=streams_max,
+            per_user_max=per_user_max,
+            registry=self.registry,
+            heartbeat=lambda mark: b"beat %d" % mark,
+            age_s=age_s,
         )
         self.now = asyncio.get_running_loop().time()
         self.streams.tick(self.now)
@@ -78,6 +83,40 @@ async def test_every_stream_has_one_heartbeat_in_a_round_and_they_are_spread() -
         made.after(1.0)
         beats.append(sum(stream.mailbox.take().beat for stream in streams))
     assert [2] * HEARTBEAT_S == beats
+
+
+async def test_an_idle_stream_is_not_woken_for_a_heartbeat() -> None:
+    """It is written past its task; but after what the stream has still to send, and never ahead of what it has read."""
+    made, written = Made(), list[bytes]()
+    stream = made.open()
+
+    def write(part: bytes) -> bool:
+        written.append(part)
+        return True
+
+    stream.write_part = write
+    made.feed.mark = 7
+    waiting = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    made.after(WHOLE_ROUND_S)
+    await asyncio.sleep(0)
+    assert ([b"beat 7"], False) == (written, waiting.done())
+
+    stream.mark = 8  # it has shown more than the feed has heard of
+    made.after(WHOLE_ROUND_S)
+    assert ([b"beat 7"], True) == (written, (await waiting).beat)
+
+    stream.mark = 0
+    stream.mailbox.missed()  # it has something to send
+    made.after(WHOLE_ROUND_S)
+    taken = await stream.next()
+    assert ([b"beat 7"], True, True) == (written, taken.stale, taken.beat)
+
+    stream.write_part = lambda _: False  # its client has not read what came before
+    waiting = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    made.after(WHOLE_ROUND_S)
+    assert (await waiting).beat
 
 
 async def test_a_round_that_comes_late_makes_up_for_it() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 from saga_kit.runtime.sealing import Seal
 
-KEY: Final = "Zm9yLXRoaXMtbWFjaGluZS1vbmx5LWNoYW5nZS1pdCE="
+KEY: Final = base64.urlsafe_b64encode(b"for the tests of this room alone").decode()
 SEAL: Final = Seal(KEY)
 
 

@@ -197,7 +197,7 @@ async def test_what_is_not_used_is_closed_soon(monkeypatch: pytest.MonkeyPatch) 
         ("https://127.0.0.1/", "private address"),
         ("https://[::1]/", "private address"),
         ("https://2130706433/", "usual form"),
-        ("https://user:pw@example.com/", "no user and no password"),
+        ("https://user@example.com/", "no user and no password"),
         ("https://localhost/", "host of the internet"),
         ("https://localtest.invalid/", "no address"),
         ("nonsense", "must begin with https://"),

@@ -155,7 +155,7 @@ async def test_a_death_anywhere_loses_nothing(world: World, point: StrEnum) -> N
 async def test_a_wrong_setting_is_one_clear_line(name: str, value: str, words: str) -> None:
     """It is named on stderr, without its value when that is a secret, and the process ends with status 2."""
     good = {
-        "DATABASE_URL": "postgresql://u:p@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "WEBHOOKS_KEYS": KEY,
+        "DATABASE_URL": "postgresql://u@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "WEBHOOKS_KEYS": KEY,
     }  # fmt: skip
     async with program(good | {name: value}) as process:
         _, errors = await asyncio.wait_for(process.communicate(), 60)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -27,7 +28,6 @@ from tests.projections.webhooks.receivers import SEAL
 
 SECRET: Final = bytes(range(32))
 LOOPBACK: Final = (ip_network("127.0.0.0/8"),)
-KINDS: Final = (EndpointKind.WEBHOOK,)
 
 
 @dataclass
@@ -55,13 +55,29 @@ class Webhooks:
             await self.changed()
         return endpoint_id
 
+    async def notified(
+        self, kind: EndpointKind, target: str, user_id: str = "alice", *, secrets: str = "[]", **preferences: Any
+    ) -> UUID:
+        """Make an endpoint of a person: an address that is confirmed unless told otherwise, or a browser."""
+        values = {"confirmed_at": datetime.now(UTC), "event_types": []} | preferences
+        endpoint_id = uuid4()
+        names = ["endpoint_id", "user_id", "kind", "target", "secrets", *values]
+        places = ", ".join(f"${number}" for number in range(1, len(names) + 1))
+        async with self.api.transaction():
+            await self.api.execute(
+                f"INSERT INTO webhooks.endpoints ({', '.join(names)}) VALUES ({places})",
+                *(endpoint_id, user_id, kind, target, secrets, *values.values()),
+            )
+            await self.changed()
+        return endpoint_id
+
     async def changed(self) -> None:
         """Tell that endpoints have changed."""
         await self.api.execute("UPDATE webhooks.changes SET version = version + 1")
 
     def handler(self, stored: Callable[[Collection[UUID]], None] = lambda _ids: None) -> WebhookHandler:
-        """Make a handler of events."""
-        return WebhookHandler(KINDS, stored, WebhookMetrics(CollectorRegistry()))
+        """Make a handler of events, for endpoints of every kind."""
+        return WebhookHandler(list(EndpointKind), stored, WebhookMetrics(CollectorRegistry()))
 
     async def take(self, *events: OrderStatusChanged, handler: WebhookHandler | None = None) -> None:
         """Handle a batch of events, and commit it, as the kit does."""
@@ -77,14 +93,20 @@ class Webhooks:
 
     @asynccontextmanager
     async def sending(
-        self, courier: Courier | None = None, *, attempt_s: float = 5.0, in_flight_max: int = 100
+        self,
+        courier: Courier | None = None,
+        *,
+        kind: EndpointKind = EndpointKind.WEBHOOK,
+        attempt_s: float = 5.0,
+        in_flight_max: int = 100,
+        tell: Callable[[str, str], None] = lambda _title, _text: None,
     ) -> AsyncIterator[Sender]:
         """Run a sender that may reach this machine; at the end it stops in an orderly way."""
         look_up = Lookups()
         poster = Poster(Signer(SEAL), look_up, networks=LOOPBACK, attempt_s=attempt_s)
         sender = Sender(
-            self.transactions, {EndpointKind.WEBHOOK: courier or poster}, WebhookMetrics(CollectorRegistry()),
-            in_flight_max=in_flight_max, keep_days=30,
+            self.transactions, {kind: courier or poster}, WebhookMetrics(CollectorRegistry()),
+            in_flight_max=in_flight_max, keep_days=30, tell=tell,
         )  # fmt: skip
         stopping = asyncio.Event()
         running = asyncio.create_task(sender.run(stopping))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from migrations.owner import run
 
-revision = "0024"
-down_revision = "0023"
+revision = "0026"
+down_revision = "0025"
 
 
 def upgrade() -> None:

@@ -1,0 +1,1 @@
+"""How a person wants to be told of orders, and what was told."""
