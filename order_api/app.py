@@ -253,15 +253,25 @@ def create_app(
     health_pages = HealthRoutes(health_routes(health, registry))
     of_live = (events, market, webhooks, notifications)
     served = _served((many, previews, orders, changes, *of_live, holds, pages, health_pages), authentication)
+    app = _application(sockets, served, [*background, connections.watch], _middleware(settings, in_flight, registry))
+    app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
+    app.state.inquiry, app.state.streams, app.state.prices = inquiry, streams, prices
+    return app
+
+
+def _application(
+    sockets: WebSockets,
+    served: Sequence[tuple[Operation, Endpoint]],
+    background: Sequence[Background],
+    middleware: Sequence[Middleware],
+) -> Starlette:
     app = Starlette(
         routes=[WebSocketRoute(PATH, sockets), *_hot(served), Mount("/", _cold(served))],
-        lifespan=_lifespan([*background, connections.watch]),
-        middleware=_middleware(settings, in_flight, registry),
+        lifespan=_lifespan(background),
+        middleware=middleware,
         exception_handlers={HTTPException: on_http_error},
     )
     app.router.redirect_slashes = False
-    app.state.waiters, app.state.follower, app.state.connections = waiters, follower, connections
-    app.state.inquiry, app.state.streams, app.state.prices = inquiry, streams, prices
     return app
 
 
