@@ -41,14 +41,17 @@ async def test_a_cause_that_stays_ends_it() -> None:
 @pytest.mark.parametrize("clings", [False, True], ids=["leaves", "clings"])
 async def test_a_check_that_hangs_does_not_hold_up_the_end(clings: bool) -> None:  # noqa: FBT001 - a case
     """Neither one that ends when it is cancelled, nor one whose library waits for a server that does not answer."""
-    begun, released, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    begun, released, left, stopping = (asyncio.Event() for _ in range(4))
 
     async def trouble() -> str | None:
         begun.set()
-        with suppress(asyncio.CancelledError):
-            await released.wait()
-        if clings:
-            await released.wait()
+        try:
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+            if clings:
+                await released.wait()
+        finally:
+            left.set()
         return "still away"
 
     waiting = asyncio.create_task(wait_for("a server", trouble, stopping))
@@ -59,4 +62,4 @@ async def test_a_check_that_hangs_does_not_hold_up_the_end(clings: bool) -> None
             await waiting
     finally:
         released.set()
-        await asyncio.sleep(0)
+        await left.wait()
