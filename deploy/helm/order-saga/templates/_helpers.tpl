@@ -34,6 +34,11 @@ order-saga/cell: {{ . }}
 {{- end -}}
 {{- end }}
 
+{{/* A value as the text of an environment variable: 1000000, and not 1e+06. */}}
+{{- define "order-saga.text" -}}
+{{ if kindIs "string" . }}{{ quote . }}{{ else }}{{ toJson . | quote }}{{ end }}
+{{- end }}
+
 {{/* An environment variable that a key of the Secret has: root, name, key, optional. */}}
 {{- define "order-saga.fromSecret" -}}
 - name: {{ .name }}
