@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -84,8 +85,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"NOT RUN ON APACHE KAFKA: {chosen.docker_trouble}", red=True, bold=True)
             for test in chosen.not_run:
                 terminalreporter.line(f"NOT RUN: {test}", red=True)
-    for program, test in chosen.not_seen:
-        terminalreporter.line(f"NOT RUN WITHOUT {program.upper()}: {test}", red=True)
+    for (program, file), tests in Counter(
+        (program, test.partition("::")[0]) for program, test in chosen.not_seen
+    ).items():
+        terminalreporter.line(f"NOT RUN: {tests} tests of {file}, which need {program}", red=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from pydantic import SecretStr
 
 from contracts.topics import TOPICS
+from docs.generate.kubernetes import CHART
 from operations.access.settings import SERVICES
 
-CHART: Final = Path(__file__).parents[2] / "deploy" / "helm" / "order-saga"
 SCHEMA: Final = CHART / "values.schema.json"
 
 GIVEN: Final = frozenset(

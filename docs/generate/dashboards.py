@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-FOLDER: Final = Path(__file__).parents[2] / "deploy" / "helm" / "order-saga" / "files" / "dashboards"
+from docs.generate.kubernetes import CHART
+
+FOLDER: Final = CHART / "files" / "dashboards"
 PANELS_IN_A_ROW: Final = 3
 COLUMNS: Final = 24
 HEIGHT: Final = 8

@@ -25,6 +25,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from docker.errors import DockerException
 
+from docs.generate.kubernetes import program
 from local_stack.stack import LOGIN_PREFIX, login_password
 from tests.support.servers import (
     EmbeddedBroker,
@@ -191,9 +192,19 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def api_server() -> bool:
+    """Tell whether there is an API server of Kubernetes, or what one is started from."""
+    if not (program("kubectl") and program("helm")):
+        return False
+    return bool(os.environ.get("KUBECONFIG") or (program("etcd") and program("kube-apiserver") and shutil.which("go")))
+
+
 PROGRAMS: Final[Mapping[str, tuple[str, Callable[[], object]]]] = {
     "browser": ("Chromium", chromium),
+    "helm": ("Helm (in the path or in KUBEBUILDER_ASSETS)", lambda: program("helm")),
+    "kubernetes": ("an API server of Kubernetes (KUBEBUILDER_ASSETS or KUBECONFIG: CONTRIBUTING.md)", api_server),
     "node": ("Node.js with npm", lambda: shutil.which("node") and shutil.which("npm")),
+    "promtool": ("promtool (Debian's package prometheus)", lambda: shutil.which("promtool")),
 }
 """What a test with this marker needs: its name, and what finds it; a test is skipped where there is none."""
 
