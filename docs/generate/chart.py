@@ -7,7 +7,6 @@ anything is installed, and a secret has no place among the values. `make docs` r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from pydantic import SecretStr
@@ -97,8 +96,8 @@ def text() -> str:
 
 def _service(name: str) -> _Schema:
     topics = {"type": "array", "items": {"enum": [topic.name for topic in TOPICS]}, "minItems": 1}
-    return _object(
-        required=("enabled", "args", "port", "replicas"),
+    needed = ["enabled", "args", "port", "replicas"]
+    one = _object(
         enabled=_FLAG,
         args={"type": "array", "items": _TEXT, "minItems": 1},
         port=_PORT,
@@ -112,6 +111,7 @@ def _service(name: str) -> _Schema:
         settings=_object(**_values(name)),
         secretSettings=_object(**dict.fromkeys((*variables(name, secret=True), *OF_ALL), _KEY)),
     )
+    return {**one, "required": needed}
 
 
 def _values(service: str) -> dict[str, _Schema]:
@@ -163,7 +163,7 @@ def _hook(**more: _Schema) -> _Schema:
 def _step() -> _Schema:
     partitions = TOPICS[0].partitions
     even = [number for number in range(2, partitions + 1) if partitions % number == 0]
-    return _object(required=("lag", "replicas"), lag=_number(1), replicas={"enum": even})
+    return {**_object(lag=_number(1), replicas={"enum": even}), "required": ["lag", "replicas"]}
 
 
 def _network() -> _Schema:
@@ -194,9 +194,8 @@ def _ingress() -> _Schema:
     }
 
 
-def _object(required: Sequence[str] = (), **properties: _Schema) -> _Schema:
-    one = {"type": "object", "additionalProperties": False, "properties": properties}
-    return {**one, "required": list(required)} if required else one
+def _object(**properties: _Schema) -> _Schema:
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _text(pattern: str, longest: int | None = None) -> _Schema:

@@ -50,7 +50,7 @@ OF_COMMANDS: Final = {
 @ALL
 def test_helm_finds_nothing_wrong(values: dict[str, Any]) -> None:
     """`helm lint --strict` has no complaint about any documented combination of values."""
-    linted = helm("lint", "--strict", str(chart.CHART), values=values)
+    linted = helm("lint", "--strict", str(kubernetes.CHART), values=values)
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
@@ -381,7 +381,7 @@ def test_a_cell_has_topics_and_a_secret_of_its_own() -> None:
 )
 def test_a_value_that_can_not_be_meant_is_refused(values: dict[str, Any], named: str) -> None:
     """Helm names what is wrong, and renders nothing."""
-    refused = helm("template", RELEASE, str(chart.CHART), values=values)
+    refused = helm("template", RELEASE, str(kubernetes.CHART), values=values)
     assert (True, "") == (refused.returncode != 0, refused.stdout)
     assert named in refused.stderr
 
@@ -410,7 +410,7 @@ def test_the_manifest_is_what_helm_makes_of_the_defaults() -> None:
 
 def test_the_chart_is_of_the_projects_version() -> None:
     """Chart and image are released together, under one number."""
-    described = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    described = yaml.safe_load((kubernetes.CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert (version, version) == (described["version"], described["appVersion"])
 
@@ -418,7 +418,7 @@ def test_the_chart_is_of_the_projects_version() -> None:
 @ALL
 def test_the_notes_warn_of_what_is_not_for_production(values: dict[str, Any]) -> None:
     """Whoever installs it without an issuer of tokens, or without logins on the broker, reads so."""
-    shown = helm("install", RELEASE, str(chart.CHART), "--dry-run=client", "--no-hooks", values=values).stdout
+    shown = helm("install", RELEASE, str(kubernetes.CHART), "--dry-run=client", "--no-hooks", values=values).stdout
     notes = shown[shown.index("NOTES:") :]
     assert ("auth" in values) is not ("jwt-secret can sign" in notes)
     assert (values.get("kafka", {}).get("securityProtocol", "").startswith("SASL")) is not ("asks nobody" in notes)

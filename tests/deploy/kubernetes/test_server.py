@@ -1,0 +1,140 @@
+"""A real API server takes what the chart makes, and finds each defect that is planted in it.
+
+No pod runs here, so hooks are left out of installs (`--no-hooks`); the server judges their Jobs like all else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from docs.generate.kubernetes import CHART
+from tests.deploy.kubernetes.chart import COMBINATIONS, RELEASE, Object, rendered
+from tests.deploy.kubernetes.cluster import Cluster, Ran
+from tests.deploy.kubernetes.defects import DEFECTS, Defect
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+EVERYTHING: Final[dict[str, Any]] = {
+    **COMBINATIONS["scaled by load, secure Kafka"],
+    "autoscaling": {"enabled": True},
+    "monitoring": {"enabled": True},
+    "ingress": {"enabled": True, "host": "orders.example"},
+}
+"""Values with which the chart makes objects of every kind that it knows."""
+
+
+@pytest.fixture(scope="module")
+def shared_namespace(cluster: Cluster) -> Iterator[str]:
+    """Give all judgements of this module, which change nothing, one namespace."""
+    with cluster.namespace() as name:
+        yield name
+
+
+@pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS.keys())
+def test_the_server_takes_every_documented_combination(
+    cluster: Cluster, shared_namespace: str, values: dict[str, Any]
+) -> None:
+    """No error, no unknown field, and no warning, in a namespace with Pod Security `restricted`."""
+    judged = cluster.judge(shared_namespace, _in(shared_namespace, rendered(values)))
+    assert judged.returncode == 0, judged.stderr
+
+
+def test_everything_together_has_every_kind(cluster: Cluster, shared_namespace: str) -> None:
+    """Defects are planted into objects of all kinds that the chart has."""
+    objects = rendered(EVERYTHING)
+    kinds = {
+        kind
+        for path in CHART.glob("templates/*.yaml")
+        for kind in re.findall("^kind: (.+)$", path.read_text(), re.MULTILINE)
+    }
+    assert kinds == {one["kind"] for one in objects}
+    assert cluster.judge(shared_namespace, _in(shared_namespace, objects)).returncode == 0
+
+
+@pytest.mark.parametrize("defect", DEFECTS.values(), ids=DEFECTS.keys())
+def test_a_planted_defect_is_found(cluster: Cluster, shared_namespace: str, defect: Defect) -> None:
+    """The server refuses the object, or warns of it, and says what is wrong; without the defect it takes it."""
+    one = _chosen(defect)
+    assert cluster.judge(shared_namespace, _in(shared_namespace, [one])).returncode == 0
+    defect.plant(one)
+    judged = cluster.judge(shared_namespace, _in(shared_namespace, [one]))
+    assert judged.returncode != 0, judged.stdout
+    assert defect.complaint in judged.stderr
+
+
+def test_there_are_twenty_defects_at_least() -> None:
+    """And among them one of each kind of object that the chart makes."""
+    assert (True, {one["kind"] for one in rendered(EVERYTHING)}) == (
+        len(DEFECTS) >= 20,
+        {d.kind for d in DEFECTS.values()},
+    )
+
+
+def _chosen(defect: Defect) -> Object:
+    component = "app.kubernetes.io/component"
+    (one,) = (
+        one
+        for one in rendered(EVERYTHING)
+        if (one["kind"], one["metadata"]["labels"][component]) == (defect.kind, defect.component)
+    )
+    return one
+
+
+def _in(namespace: str, objects: list[Object]) -> list[Object]:
+    """Put objects into a namespace, as Helm does when it installs them."""
+    return [{**one, "metadata": {**one["metadata"], "namespace": namespace}} for one in objects]
+
+
+def test_a_release_lives_through_install_upgrade_rollback_and_uninstall(cluster: Cluster, namespace: str) -> None:
+    """Each step leaves the objects that it should; selectors stay, so that nothing has to be deleted for an upgrade."""
+
+    def helm(*words: str, values: dict[str, Any] | None = None) -> Ran:
+        ran = cluster.helm(*words, "--namespace", namespace, values=values)
+        assert ran.returncode == 0, ran.stderr
+        return ran
+
+    def images() -> dict[str, str]:
+        there = cluster.get(namespace, "deployments", f"app.kubernetes.io/instance={RELEASE}")
+        return {one["metadata"]["name"]: one["spec"]["template"]["spec"]["containers"][0]["image"] for one in there}
+
+    helm("install", RELEASE, str(CHART), "--no-hooks")
+    first = images()
+    assert {
+        f"{RELEASE}-{name}" for name in ("api", "orchestrator", "balance", "assets", "webhooks", "audit")
+    } == first.keys()
+    # From fixed numbers of processes to numbers by load, with a new image, and with one process fewer.
+    values = {**EVERYTHING, "image": {"tag": "9.9.9"}, "services": {"webhooks": {"enabled": False}}}
+    helm("upgrade", RELEASE, str(CHART), "--no-hooks", values=values)
+    assert {"order-saga:9.9.9"} == set(images().values())
+    assert first.keys() - {f"{RELEASE}-webhooks"} == images().keys()
+    assert 3 == len(cluster.get(namespace, "scaledobjects"))
+    helm("rollback", RELEASE, "1", "--no-hooks")
+    assert (first, []) == (images(), cluster.get(namespace, "scaledobjects"))
+    helm("uninstall", RELEASE, "--no-hooks")
+    left = "deployments,services,poddisruptionbudgets,networkpolicies,scaledobjects,prometheusrules,jobs"
+    assert [] == cluster.get(namespace, left)
+
+
+def test_two_cells_live_in_one_namespace(cluster: Cluster, namespace: str) -> None:
+    """No object of one release has the name of another's, and none chooses the pods of another."""
+    for cell in ("c1", "c2"):
+        values = {"cell": cell, "keda": {"enabled": True}, "monitoring": {"enabled": True}}
+        made = cluster.helm("install", cell, str(CHART), "--no-hooks", "--namespace", namespace, values=values)
+        assert made.returncode == 0, made.stderr
+    selectors = [one["spec"]["selector"] for one in cluster.get(namespace, "services")]
+    assert len(selectors) == len({tuple(sorted(one.items())) for one in selectors}) == 12
+
+
+def test_a_pod_of_each_deployment_would_be_admitted(cluster: Cluster, shared_namespace: str) -> None:
+    """Pod Security judges pods only, so a pod of each Deployment and Job is shown to the server as well."""
+    for one in rendered(EVERYTHING):
+        if one["kind"] in {"Deployment", "Job"}:
+            template = one["spec"]["template"]
+            name = one["metadata"]["name"]
+            pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": name}}
+            judged = cluster.judge(shared_namespace, _in(shared_namespace, [pod]))
+            assert judged.returncode == 0, judged.stderr
