@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/.development.stamp
 LOCKS := requirements-dev.lock requirements.lock requirements-runtime.lock requirements-pip.lock tests/clients/requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site coverage packages release lock clean
+.PHONY: help demo test run bench simulate crash-matrix chaos mutants pressure restart audit-speed lint audit docs docs-site kubernetes coverage packages release lock clean
 .DELETE_ON_ERROR:
 
 help: ## say all this
@@ -75,6 +75,8 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m docs.generate.saga
 	@$(BIN)/python -m docs.generate.pictures
 	@$(BIN)/python -m docs.generate.settings
+	@$(BIN)/python -m docs.generate.chart
+	@$(BIN)/python -m docs.generate.dashboards
 	@$(BIN)/python -m tests.evidence.record
 	@$(BIN)/python -m tests.bench.page
 	@$(BIN)/python -m tests.bench.scaling
@@ -82,6 +84,11 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 
 docs-site: $(DEVELOPMENT) ## the documentation as a site in build/site/, which needs no other host (ARGS="--serve 8080": shows it)
 	@$(BIN)/python -m docs.generate.site $(ARGS)
+
+# Where neither KUBEBUILDER_ASSETS nor KUBECONFIG is set, the tests that need an API server say so at the end.
+kubernetes: $(DEVELOPMENT) ## the Helm chart: its manifest in deploy/ again, and its tests, with Helm, promtool and an API server
+	@$(BIN)/python -m docs.generate.kubernetes
+	@$(BIN)/python -m pytest tests/deploy/kubernetes tests/deploy/monitoring $(ARGS)
 
 coverage: $(DEVELOPMENT) ## every branch of contracts/ and order_saga/core/ is taken by their own tests
 	@$(BIN)/python -m pytest -q tests/contracts tests/order_saga/core --cov=contracts --cov=order_saga.core --cov-branch --cov-fail-under=100 $(ARGS)

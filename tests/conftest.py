@@ -69,8 +69,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, (program, is_here) in PROGRAMS.items():
         if item.get_closest_marker(marker) is None or is_here():
             continue
-        if chosen.apache_is_required:
-            pytest.fail(f"needs {program}, which REQUIRE_APACHE_KAFKA asks for as well, and there is none")
+        if (asked := chosen.required_by(marker)) is not None:
+            pytest.fail(f"needs {program}, which {asked} asks for, and there is none")
         chosen.not_seen.append((program, item.nodeid))
         pytest.skip(f"needs {program}, and there is none")
 

@@ -95,8 +95,11 @@ STARTED_BY_NAME = {
     "local_stack.broker",  # python -m local_stack.broker
     "local_stack.child",
     "migrations.env",  # alembic
-    "docs.generate.client",  # make docs
+    "docs.generate.chart",  # make docs
+    "docs.generate.client",
     "docs.generate.contracts",
+    "docs.generate.dashboards",
+    "docs.generate.kubernetes",  # make kubernetes
     "docs.generate.openapi",
     "docs.generate.pictures",
     "docs.generate.saga",

@@ -21,7 +21,7 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from deploy.release import changelog, packages, sbom
+from deploy.release import changelog, chart, packages, sbom
 
 BRANCH: Final = "main"
 LOCK: Final = "requirements-runtime.lock"
@@ -115,7 +115,7 @@ def steps(release: Release) -> list[tuple[str, Callable[[], object]]]:
             lambda: make(release, checked),
         ),
         (
-            f"have in {release.dist}: packages, bill of materials, checksums; and {image}",
+            f"have in {release.dist}: packages, chart, bill of materials, checksums; and {image}",
             lambda: _report(release),
         ),
     ]
@@ -150,6 +150,7 @@ def write(release: Release) -> None:
     except ValueError as error:
         raise ReleaseError(f"CHANGELOG.md: {error}") from error
     packages.set_version(release.root, release.version)
+    chart.set_version(release.root, release.version)
 
 
 def build(release: Release) -> None:
@@ -167,6 +168,7 @@ def build(release: Release) -> None:
             packages.build(source, release.dist, SOURCE_DATE_EPOCH=str(at))
         except packages.PackageError as error:
             raise ReleaseError(str(error)) from error
+        chart.pack(source, release.dist, release.version, at)
         lock = (source / LOCK).read_text()
         made = sbom.bill(lock, release.version, datetime.fromtimestamp(at, UTC))
         (release.dist / f"order_saga-{release.version}.cdx.json").write_text(made)

@@ -18,7 +18,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from deploy.release import changelog, packages, sbom
+from deploy.release import changelog, chart, packages, sbom
 from tests.support.project import ROOT, git, project_files
 from tests.support.wheels import OURS
 
@@ -86,6 +86,7 @@ def test_a_release_is_a_commit_a_tag_and_files(checkout: Path) -> None:
     assert f'\nversion = "{VERSION}"\n' in (checkout / "pyproject.toml").read_text()
     assert f"Release {VERSION}" == git("log", "-1", "--format=%s", folder=checkout)
     changed = {"CHANGELOG.md", *(f"{folder}/pyproject.toml".removeprefix("./") for folder in packages.FOLDERS)}
+    changed |= {str(file) for file in chart.FILES}
     assert changed == set(git("diff", "--name-only", "HEAD~1", folder=checkout).split())
     assert (f"v{VERSION}", "") == _state(checkout)[1:]
     told = git("tag", "--list", "--format=%(objecttype) %(contents)", folder=checkout)
@@ -96,7 +97,7 @@ def test_a_release_is_a_commit_a_tag_and_files(checkout: Path) -> None:
     wheel, archive = f"order_saga-{VERSION}-py3-none-any.whl", f"order_saga-{VERSION}.tar.gz"
     names = [name.replace("-", "_") for name in OURS]
     packed = {f"{name}-{VERSION}{end}" for name in names for end in ("-py3-none-any.whl", ".tar.gz")}
-    assert {*packed, f"order_saga-{VERSION}.cdx.json"} == files.keys()
+    assert {*packed, f"order_saga-{VERSION}.cdx.json", f"order-saga-{VERSION}.tgz"} == files.keys()
     inside = zipfile.ZipFile(checkout / "dist" / wheel).namelist()
     assert {"order_saga/core/phases.py", "operations/cli/__init__.py"} <= set(inside)
     assert [] == [name for name in inside if name.startswith(("tests/", "docs/", "deploy/"))]
@@ -226,3 +227,29 @@ def test_the_changelog_of_this_project_can_be_released() -> None:
     assert changelog.notes(text, "Unreleased") == changelog.notes(after, VERSION)
     assert f"[{VERSION}]: ../../compare/v{versions[0][0]}...v{VERSION}\n" in after
     assert {name for name, _ in versions} == set(re.findall(r"^\[([\d.]+)\]: ", text, re.MULTILINE))
+
+
+def test_the_chart_is_packed_as_helm_does(tmp_path: Path) -> None:
+    """All its files, in a folder of its name; the same bytes each time; every place has the new version."""
+    for name in (*chart.FILES, *(file for file in project_files() if chart.CHART in file.parents)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    chart.set_version(tmp_path, VERSION)
+    old = changelog_version()
+    for name in chart.FILES:
+        assert (False, True) == (old in (tmp_path / name).read_text(), VERSION in (tmp_path / name).read_text())
+    chart.pack(tmp_path, tmp_path, VERSION, 1_000_000)
+    packed = tmp_path / f"order-saga-{VERSION}.tgz"
+    first = packed.read_bytes()
+    chart.pack(tmp_path, tmp_path, VERSION, 1_000_000)
+    assert first == packed.read_bytes()
+    with tarfile.open(packed) as archive:
+        inside = {Path(name) for name in archive.getnames()}
+    assert inside == {
+        "order-saga" / file.relative_to(chart.CHART) for file in project_files() if chart.CHART in file.parents
+    }
+
+
+def changelog_version() -> str:
+    """Return the version of the project."""
+    return str(packages.project(ROOT, ".")["project"]["version"])

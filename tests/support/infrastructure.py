@@ -2,8 +2,9 @@
 
 For each of the two it takes the first of: the server that `DATABASE_URL` or `KAFKA_BOOTSTRAP_SERVERS` names; a
 container, where a Docker engine answers; the embedded one. The embedded broker can't show groups of several members or
-durability: tests marked `apache_kafka` are skipped there and named at the end. With `REQUIRE_APACHE_KAFKA=1` the
-session fails instead. On a server that `DATABASE_URL` names, the tests create databases, roles and logins.
+durability: tests marked `apache_kafka` are skipped there and named at the end, and so are tests whose program is
+missing. With `REQUIRE_APACHE_KAFKA=1` the session fails instead; `REQUIRE_KUBERNETES=1` asks for Helm and an API server
+alone. On a server that `DATABASE_URL` names, the tests create databases, roles and logins.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from tests.support.servers import (
 BrokerKind = Literal["apache", "embedded"]
 
 LOGINS = ("orchestrator", "api", "balance", "assets", "webhooks", "auditor")
+
+OF_KUBERNETES: Final = {"helm", "kubernetes"}
+"""Markers of tests that `REQUIRE_KUBERNETES` asks for, without anything else."""
 
 _TOPIC_EXISTS = 36
 _VISIBLE_WITHIN_S = 10.0
@@ -112,7 +116,12 @@ class Session:
     @property
     def apache_is_required(self) -> bool:
         """Whether the session fails without Apache Kafka."""
-        return self.environment.get("REQUIRE_APACHE_KAFKA", "") not in {"", "0"}
+        return self._is_set("REQUIRE_APACHE_KAFKA")
+
+    def required_by(self, marker: str) -> str | None:
+        """Name the variable that makes a test with this marker fail without its program; None: it is skipped."""
+        asked = ["REQUIRE_APACHE_KAFKA", *(["REQUIRE_KUBERNETES"] if marker in OF_KUBERNETES else [])]
+        return next((variable for variable in asked if self._is_set(variable)), None)
 
     @property
     def broker_kind(self) -> BrokerKind:
@@ -155,6 +164,9 @@ class Session:
         if self.broker_kind == "apache":
             return "Apache Kafka and PostgreSQL, started when first needed"
         return f"the EMBEDDED broker and PostgreSQL, started when first needed; NOT Apache Kafka: {self.docker_trouble}"
+
+    def _is_set(self, variable: str) -> bool:
+        return self.environment.get(variable, "") not in {"", "0"}
 
     def _start(self) -> Infrastructure:
         """Start both at the same time; if one fails, stop the other."""
