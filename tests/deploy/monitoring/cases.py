@@ -122,14 +122,19 @@ FIRING: Final = {
 
 QUIET: Final = {
     "no order is parked": Case("OrdersParked", {_of("saga_parked_orders"): "0x20"}, "5m"),
-    "an order was parked and resumed": Case("OrdersParked", {_of("saga_parked_orders"): "0 1x2 0x20"}, "2m"),
+    "an order has just been parked": Case("OrdersParked", {_of("saga_parked_orders"): "0x3 1x20"}, "75s"),
     "another system's order is parked": Case(
         "OrdersParked", {'saga_parked_orders{release="other",job="orchestrator"}': "1x20"}, "5m"
     ),
-    "an order was overdue for a minute": Case("OrdersOverdue", {_of("saga_overdue_orders"): "1x4 0x20"}, "3m"),
+    "an order is overdue for a minute": Case("OrdersOverdue", {_of("saga_overdue_orders"): "0x3 1x20"}, "2m"),
     "messages are sent within seconds": Case("OutboxNotSent", {_of("outbox_oldest_unsent_seconds"): "29x20"}, "5m"),
-    "dead letters were replayed": Case("DeadLetters", {_of("dead_letters"): "2x3 0x20"}, "2m"),
+    "the broker has just been lost": Case(
+        "OutboxNotSent", {_of("outbox_oldest_unsent_seconds"): "0x3 100x20"}, "75s"
+    ),
+    "dead letters that have just come": Case("DeadLetters", {_of("dead_letters"): "0x3 2x20"}, "75s"),
+    "dead letters that were replayed": Case("DeadLetters", {_of("dead_letters"): "2x6 0x20"}, "3m"),
     "a queue that is soon empty": Case("ConsumersLate", _late("", "2000x40", "0+1500x40"), "5m"),
+    "a burst": Case("ConsumersLate", _late("", "0x7 4000x40", "0+1500x60"), "3m"),
     "a record that was just there": Case("ConsumersLate", _late("", "0 1 0x40", "0x40"), "2m30s"),
     "nothing to do": Case("ConsumersLate", _late("", "0x40", "700x40"), "5m"),
     "the audit finds nothing": Case("AuditFinding", {_of("audit_findings", "audit", invariant="I2"): "0x20"}, "5m"),
@@ -143,7 +148,7 @@ QUIET: Final = {
     "no requests at all": Case(_BURNS, _requests("0x280", "0x280"), "1h"),
     "all is heard": Case("FollowersLost", {_of("order_events_followed", "api"): "1x20"}, "3m"),
     "a broker that was away for a minute": Case(
-        "FollowersLost", {_of("order_events_followed", "api"): "0x4 1x20"}, "3m"
+        "FollowersLost", {_of("order_events_followed", "api"): "1x3 0x4 1x20"}, "100s"
     ),
     "a pause of 29 minutes": Case(
         "ParticipantPaused", {_of("saga_participant_paused", participant="balance"): "1x160"}, "29m"
@@ -153,7 +158,8 @@ QUIET: Final = {
     ),
     "a process that is replaced": Case(
         "ProcessesMissing",
-        {**_WANTED, _of("up", "api", pod="a"): "1x60", _of("up", "api", pod="b"): "1x4 0x8 1x40"}, "8m",
+        {**_WANTED, _of("up", "api", pod="a"): "1x60", _of("up", "api", pod="b"): "1x4 0x8 1x40"}, "3m",
     ),
+    "keys that have just become old": Case("TokenKeysOld", {_of("jwks_age_seconds", "api"): "300x3 4000x60"}, "4m"),
     "keys of five minutes ago": Case("TokenKeysOld", {_of("jwks_age_seconds", "api"): "300x60"}, "10m"),
 }  # fmt: skip
