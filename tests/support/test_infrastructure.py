@@ -130,3 +130,22 @@ def test_the_environment_comes_before_docker_before_embedded(
 
     assert expected == session.broker_kind
     assert ("EMBEDDED" in session.describe()) is (expected == "embedded")
+
+
+@pytest.mark.parametrize(
+    ("environment", "marker", "asked"),
+    [
+        ({}, "kubernetes", None),
+        ({"REQUIRE_KUBERNETES": "0", "REQUIRE_APACHE_KAFKA": ""}, "kubernetes", None),
+        ({"REQUIRE_KUBERNETES": "1"}, "kubernetes", "REQUIRE_KUBERNETES"),
+        ({"REQUIRE_KUBERNETES": "1"}, "helm", "REQUIRE_KUBERNETES"),
+        ({"REQUIRE_KUBERNETES": "1"}, "browser", None),
+        ({"REQUIRE_APACHE_KAFKA": "1"}, "browser", "REQUIRE_APACHE_KAFKA"),
+        ({"REQUIRE_APACHE_KAFKA": "1"}, "promtool", "REQUIRE_APACHE_KAFKA"),
+    ],
+)
+def test_a_test_fails_for_want_of_a_program_where_it_is_asked_for(
+    environment: Mapping[str, str], marker: str, asked: str | None
+) -> None:
+    """Elsewhere it is skipped and named; the variable that asked for it is named too."""
+    assert asked == Session(environment, None).required_by(marker)
