@@ -74,9 +74,10 @@ def _declared(text: str) -> Iterator[tuple[str, set[str]]]:
         name = node.args[0]
         if node.func.id in SUFFIXES and isinstance(name, ast.Constant):
             labels = node.args[2] if len(node.args) > 2 else ast.List([])
-            assert isinstance(labels, ast.List), name.value
+            metric = str(name.value)
+            assert isinstance(labels, ast.List), metric
             known = {str(one.value) for one in labels.elts if isinstance(one, ast.Constant)}
-            yield from ((f"{name.value}{suffix}", known) for suffix in SUFFIXES[node.func.id])
+            yield from ((metric + suffix, known) for suffix in SUFFIXES[node.func.id])
 
 
 def anchors(page: Path) -> set[str]:
