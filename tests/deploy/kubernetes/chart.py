@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from docs.generate.kubernetes import CHART, program
+from tests.support.project import ROOT, git
 
 README: Final = (CHART / "README.md").read_text()
 DEFAULTS: Final[dict[str, Any]] = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -66,3 +68,17 @@ def environment(pod: Object) -> Iterator[tuple[str, str | None, str | None]]:
 def files(folder: str, pattern: str = "*") -> list[Path]:
     """List files of the chart."""
     return sorted((CHART / folder).glob(pattern))
+
+
+def last_released(folder: Path) -> Path:
+    """Take the chart of the newest release into a folder; while no release has one, return the chart at hand."""
+    tags = git("tag", "--list", "v*", "--sort=-version:refname").split()
+    place = CHART.relative_to(ROOT).as_posix()
+    for tag in tags:
+        if git("ls-tree", "--name-only", tag, f"{place}/Chart.yaml"):
+            archive = folder / "chart.tar"
+            git("archive", "--output", str(archive), tag, place)
+            with tarfile.open(archive) as content:
+                content.extractall(folder, filter="data")
+            return folder / place
+    return CHART
