@@ -57,6 +57,20 @@ class Cluster:
         command = [str(program("helm")), *words, *(["--values", "-"] if values else [])]
         return self._run(command, yaml.safe_dump(dict(values)) if values else "")
 
+    @contextmanager
+    def helm_at_work(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """Run Helm beside this block, which plays what a cluster does meanwhile; it is ended when the block fails."""
+        command = [str(program("helm")), *words]
+        pipe, environment = subprocess.PIPE, {**os.environ, "KUBECONFIG": self.kubeconfig}
+        with subprocess.Popen(  # noqa: S603 - our own words
+            command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
+
     def judge(self, namespace: str, objects: Sequence[Mapping[str, Any]]) -> Ran:
         """Have the server judge objects as if they were applied: by all of its rules, unknown fields included."""
         words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename", "-")
