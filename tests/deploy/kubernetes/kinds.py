@@ -41,7 +41,7 @@ def crds() -> list[Path]:
 
 
 def _take_keda(made: Path) -> None:
-    module = json.loads(_go("mod", "download", "-json", KEDA, folder=made))
+    module = json.loads(go("mod", "download", "-json", KEDA, folder=made))
     for kind in KEDA_KINDS:
         shutil.copyfile(Path(module["Dir"], "config", "crd", "bases", kind), made / kind)
 
@@ -49,17 +49,18 @@ def _take_keda(made: Path) -> None:
 def _make_operator(folder: Path, made: Path) -> None:
     (folder / "go.mod").write_text(MODULE)
     (folder / "kinds.go").write_text(IMPORTS)
-    _go("mod", "tidy", folder=folder)
+    go("mod", "tidy", folder=folder)
     words = ("crd:crdVersions=v1,maxDescLen=0", f"paths={OPERATOR}/v1", f"output:crd:dir={made}")
-    _go("run", GENERATOR, *words, folder=folder)
+    go("run", GENERATOR, *words, folder=folder)
 
 
-def _go(*words: str, folder: Path) -> str:
+def go(*words: str, folder: Path, text: str = "") -> str:
+    """Run Go in a folder; return what it prints. Raises `RuntimeError` with what it says when it fails."""
     # Its own settings would else choose another toolchain, which it would have to fetch.
     settings = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod -buildvcs=false", "CGO_ENABLED": "0", "GOWORK": "off"}
     ran = subprocess.run(  # noqa: S603 - our own words
         ["go", *words],  # noqa: S607
-        cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False,
+        cwd=folder, env={**os.environ, **settings}, input=text, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:
         raise RuntimeError(f"go {' '.join(words)}: {ran.stderr.strip()[-2000:]}")

@@ -34,6 +34,7 @@ from tests.deploy.kubernetes.chart import (
     pods,
     rendered,
 )
+from tests.deploy.kubernetes.formula import results
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.helm
@@ -136,34 +137,15 @@ def test_keda_looks_at_what_each_process_consumes() -> None:
     assert scaled.keys() == {right.login for right in RIGHTS if right.may == "join"} & SERVICES.keys()
 
 
-@pytest.mark.parametrize(
-    ("lags", "expected"),
-    [
-        ((0, 0), 2),
-        ((1999, 2000), 2),
-        ((2000, 2000), 3),
-        ((12_000, 0), 4),
-        ((20_000, 10_000), 6),
-        ((48_000, 48_000), 12),
-    ],
-)
-def test_the_formula_of_scaling_gives_the_steps(lags: tuple[int, int], expected: int) -> None:
-    """What all topics have waiting together decides; each number divides the partitions evenly."""
-    formula = of_kind(rendered({"keda": {"enabled": True}}), "ScaledObject")["balance"]["spec"]["advanced"][
-        "scalingModifiers"
-    ]["formula"]
-    given = dict(zip(("balance_balance_commands", "holds_holds_requests"), lags, strict=True))
-    assert expected == _ternary(formula, given)
-    assert 0 == TOPICS[0].partitions % expected
-
-
-def _ternary(formula: str, given: dict[str, int]) -> int:
-    """Evaluate `(a + b) >= 1 ? 2 : (...)`, which KEDA does with a library of its own."""
-    step = re.fullmatch(r"\((?P<sum>[\w +]+)\) >= (?P<lag>\d+) \? (?P<then>\d+) : \((?P<rest>.*)\)", formula)
-    if step is None:
-        return int(formula)
-    lag = sum(given[name] for name in step["sum"].split(" + "))
-    return int(step["then"]) if lag >= int(step["lag"]) else _ternary(step["rest"], given)
+@pytest.mark.kubernetes
+def test_the_formula_of_scaling_gives_the_steps() -> None:
+    """By KEDA's own library: what all topics have waiting together decides, and each number divides the partitions."""
+    scaled = of_kind(rendered({"keda": {"enabled": True}}), "ScaledObject")["balance"]["spec"]
+    steps = {(0, 0): 2, (1999, 2000): 2, (2000, 2000): 3, (12_000, 0): 4, (20_000, 10_000): 6, (48_000, 48_000): 12}
+    names = [trigger["name"] for trigger in scaled["triggers"]]
+    given = [dict(zip(names, lags, strict=True)) for lags in steps]
+    assert list(steps.values()) == results(scaled["advanced"]["scalingModifiers"]["formula"], given)
+    assert {0} == {TOPICS[0].partitions % number for number in steps.values()}
 
 
 @ALL
