@@ -33,11 +33,15 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="o
 
 
 class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="subscribe"):
-    """Asks for a channel, from the id `since` on that the client had last of it."""
+    """Asks for a channel, from the id `since` on that the client had last of it.
+
+    Of the channel `orders`: those of the user `user_id`, or of `all` users.
+    """
 
     channel: Annotated[str, Meta(max_length=256)]
     since: Annotated[str, Meta(max_length=32)] | None = None
     user_id: UserId | None = None
+    all: bool = False
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="unsubscribe"):

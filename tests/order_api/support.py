@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import httpx2
 import jwt
+import uvicorn
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from starlette.applications import Starlette
 
@@ -78,6 +79,7 @@ class Api:
     client: httpx2.AsyncClient
     wire: Wire
     port: int
+    server: uvicorn.Server
     stop: Callable[[], Awaitable[None]]
     """Ask it to end, and wait until it has."""
 
@@ -131,7 +133,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     try:
         await until(lambda: server.started or serving.done())
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Api(app, client, wire, port, stop)
+            yield Api(app, client, wire, port, server, stop)
     finally:
         await stop()
         await publisher.stop()

@@ -68,6 +68,22 @@ LIVE_MUTANTS: Final = (
         ("tests/order_api/live/test_websocket_attacks.py::test_a_message_too_large_ends_the_connection",),
     ),
     Mutant(
+        "pings without end",
+        "What a client may have done in a second is bounded.",
+        "order_api/http/websockets.py",
+        "self._frames += len(self.conn.events)",
+        "self._frames += 0",
+        ("tests/order_api/live/test_websocket_attacks.py::test_a_flood_in_one_write_is_stopped_before_it_is_read",),
+    ),
+    Mutant(
+        "orders of all for anybody",
+        "Nobody is shown another user's orders.",
+        "order_api/live/websocket.py",
+        "            caller.need(TokenScope.OPERATE)\n",
+        "",
+        (f"{_SOCKET}::test_an_operator_follows_the_orders_of_all",),
+    ),
+    Mutant(
         "accounts of anybody",
         "Nobody is shown another user's balances.",
         "order_api/market/routes.py",
