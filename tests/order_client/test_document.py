@@ -139,8 +139,8 @@ CALLS = {
     "read_order_status_change": "readOrderStatus",
 }
 """Streams, and methods that ask for changes only; every other one is named as its call is."""
-OVER_SEVERAL = {"wait_for_end", "orders", "order_history"}
-"""Methods that make several calls, or go over pages."""
+OVER_SEVERAL = {"wait_for_end", "orders", "order_history", "webhook_deliveries", "notifications", "subscribe"}
+"""Methods that make several calls, go over pages, or are no request: a WebSocket."""
 A_STREAM = {"accept", "accept-encoding", "cache-control"}
 """Headers that HTTP has, and the document need not name."""
 
