@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +18,7 @@ from operations.access.database import connected
 from operations.demo.samples import sample_stores
 from order_client import (
     AsyncClient,
+    ChannelItem,
     Client,
     OrderStatus,
     OrderStatusChanged,

@@ -22,6 +22,7 @@ ELSEWHERE: Final = (
     "orders",
     "submit",
     "preview",
+    "watch",
     "cancel-all",
     "cancel-all-after",
     "--as",
