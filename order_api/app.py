@@ -43,18 +43,19 @@ from order_api.http.errors import ErrorHandler, on_http_error
 from order_api.http.keys import JwksKeys, SharedSecret
 from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
-from order_api.http.routing import Direct, Endpoint, NoOtherMethod, literal_paths_first
+from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
 from order_api.http.websockets import MESSAGE_BYTES_MAX, PING_S, WebSocket
 from order_api.live.feed import Feed
 from order_api.live.marks import Marks
+from order_api.live.messages import PATH
 from order_api.live.routes import StreamRoutes
 from order_api.live.service import LiveUpdates
 from order_api.live.snapshots import Snapshots
 from order_api.live.sse import FRAMES
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
-from order_api.live.websocket import PATH, WebSockets, ask_for_upgrade
+from order_api.live.websocket import WebSockets
 from order_api.market.prices import LatestPrices
 from order_api.market.routes import MarketRoutes
 from order_api.market.store import MarketStore
@@ -268,8 +269,8 @@ def _application(
     app = Starlette(
         routes=[
             WebSocketRoute(PATH, sockets),
-            *(Route(PATH, Direct(ask_for_upgrade), methods=["GET"]), Route(PATH, NoOtherMethod())),
-            *(*_hot(served), Mount("/", _cold(served))),
+            *_hot(served),
+            Mount("/", _cold(served)),
         ],
         lifespan=_lifespan(background),
         middleware=middleware,

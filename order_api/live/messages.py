@@ -15,6 +15,7 @@ from order_api.live.framing import AccountHint, Framing, as_json, write_id
 from order_api.live.mailbox import OrderEvent
 
 PROTOCOL: Final = "order-saga.v1"
+PATH: Final = "/ws"
 ORDERS: Final = "orders"
 CHANNELS_MAX: Final = 100
 """Subscriptions of one connection."""

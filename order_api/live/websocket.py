@@ -13,8 +13,7 @@ from uuid import UUID
 
 import structlog
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.utils import ClientDisconnected
 
@@ -33,7 +32,6 @@ from order_api.orders.service import OrderService
 from saga_kit.runtime.connections import CONNECTION, SELF, Connection
 from saga_kit.runtime.errors import classify, describe
 
-PATH: Final = "/ws"
 AUTH_S: Final = 5.0
 """How long a client that came without a token has to show one."""
 SAID_MAX: Final = 200
@@ -142,11 +140,6 @@ class WebSockets:
         caller = await self._authentication.caller(HTTPConnection(scope))
         caller.need(*READERS)
         return caller
-
-
-async def ask_for_upgrade(_request: Request) -> Response:
-    """Refuse a request that is no handshake: it lacks the header `Upgrade`, or a proxy has dropped it."""
-    raise Problem(Code.UPGRADE_REQUIRED, headers={"connection": "upgrade", "upgrade": "websocket"})
 
 
 class _Subscription:
