@@ -131,7 +131,8 @@ async def _until_live(told: AsyncGenerator[ChannelItem, None], channels: set[str
     """Give what channels tell, until these are live and the others have ended."""
     async for one in told:
         yield one
-        if one.channel is not None and isinstance(one.item, SnapshotEnd):
+        ended = isinstance(one.item, OrderStatusChanged) and one.channel != "orders" and one.item.status.terminal
+        if one.channel is not None and (ended or isinstance(one.item, SnapshotEnd)):
             channels.discard(one.channel)
         if not channels:
             return
@@ -158,7 +159,7 @@ async def test_streams_tell_of_orders_as_they_happen(system: System, trader: Tra
         assert await _versions(client.order_events_by_client_id("client-streamed", after=4)) == []
         channels = ["prices:ACME", f"order:{sold.order_id}"]
         async with asyncio.timeout(60), aclosing(client.subscribe(["orders", *channels])) as told:
-            live = {one.channel: one.item async for one in _until_live(told, {"orders", "prices:ACME"})}
+            live = {one.channel: one.item async for one in _until_live(told, {"orders", *channels})}
         assert live.keys() == {"orders", *channels}
         last = live[channels[1]]
         assert isinstance(last, OrderStatusChanged)
