@@ -35,7 +35,7 @@ def demo(
     """Show everything: start a system of its own, submit an order for every outcome, audit, and leave nothing behind.
 
     One order is told live, by streams and by a webhook to a receiver of the demo. A system that runs already (--here)
-    may refuse to send webhooks to this machine; that scene is then left out. Exit 1 when something was not as announced.
+    may refuse to send webhooks to this machine; that scene is then left out. Exit 1 when not all is as announced.
     """
     from operations.cli.demo import run_demo, run_here
 
