@@ -29,9 +29,10 @@ from order_client import (
     SnapshotEnd,
     problems,
 )
-from order_client.core import Close, Lost, Open, Pause, Response
+from order_client.core import Close, Lost, Open, Pause, Response, Token
 from order_client.errors import NoAnswerError, UnexpectedAnswerError
 from order_client.socket import CHANNELS_MAX
+from order_client.streams import SILENCE_S
 from tests.order_client.support import Caller, Played, problem
 
 SWITCHED = Response(101, {"upgrade": "websocket"})
@@ -207,11 +208,23 @@ def test_an_expired_token_is_renewed_and_one_that_is_refused_too() -> None:
     played = _follow(*script, SWITCHED, _live(), caller=Caller(renews=True))
     tokens = [opened.request.headers["authorization"] for opened in played.of(Open)]
     assert [f"Bearer token{number}" for number in range(4)] == tokens
+    assert [Token(None), *(Token(f"token{number}") for number in range(3))] == played.of(Token)
     assert SnapshotEnd() == played.items[-1].item
     with pytest.raises(problems.InvalidTokenError):
         _follow(SWITCHED, _frames(CloseConnection(4401)))
     with pytest.raises(problems.InsufficientScopeError):
         _follow(SWITCHED, _frames(CloseConnection(4403)))
+
+
+def test_a_connection_that_only_looks_alive_is_left() -> None:
+    """Pings are no events: a heartbeat must come, though not before what is handed on has been looked at."""
+    times = iter([0.0, 1.0, 1.0, SILENCE_S, SILENCE_S + 2])
+    ping = _frames(Ping(b""))
+    played = _follow(
+        SWITCHED, _order(1, "t1"), ping, ping, SWITCHED, caller=Caller(now=lambda: next(times, SILENCE_S + 2))
+    )
+    assert [_changed(1), Interrupted("no event for 40 s")] == [one.item for one in played.items]
+    assert [SILENCE_S] * 2 == [step.silence_s for step in played.of(Open)]
 
 
 def test_a_gap_is_said_when_nothing_had_an_id() -> None:
