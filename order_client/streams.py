@@ -19,6 +19,7 @@ import msgspec
 from contracts import codec
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import Instant, OrderStatus
+from contracts.webhooks import DisabledWebhook, EventType
 from order_client.answers import MarketPrice
 from order_client.core import (
     Close,
@@ -110,7 +111,9 @@ class Interrupted(msgspec.Struct, frozen=True):
     why: str
 
 
-StreamItem: TypeAlias = OrderStatusChanged | SnapshotEnd | Gap | AccountChanged | PriceChanged | Heartbeat | Interrupted
+StreamItem: TypeAlias = (
+    OrderStatusChanged | SnapshotEnd | Gap | AccountChanged | PriceChanged | DisabledWebhook | Heartbeat | Interrupted
+)
 OrderStreamItem: TypeAlias = OrderStatusChanged | OrderVersion | SnapshotEnd | Heartbeat | Interrupted
 
 
@@ -127,6 +130,7 @@ _ITEMS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "gap": msgspec.json.Decoder(Gap),
     "heartbeat": msgspec.json.Decoder(Heartbeat),
     "snapshot-end": msgspec.json.Decoder(SnapshotEnd),
+    EventType.WEBHOOK_DISABLED: codec.decoder(DisabledWebhook),
 }
 _PRICE: Final = codec.decoder(MarketPrice)
 _BYE: Final = msgspec.json.Decoder(_Bye)

@@ -114,6 +114,9 @@ def _tell(item: Any) -> None:
             err.print(
                 f"events may be missing{since}: list the orders (order-saga orders)", style="yellow", markup=False
             )
+        case "DisabledWebhook":
+            words = f"webhook {item.data.endpoint_id} is disabled: {item.data.reason}"
+            err.print(words, style="yellow", markup=False, soft_wrap=True)
         case _:
             pass
 
