@@ -80,8 +80,8 @@ class NotificationRoutes:
         "setNotificationPreferences",
         {200: Returns("The preferences as they are now.", NotificationPreferences, examples.preferences)},
         description="The whole of them: a channel that is left out is switched off. A new e-mail address gets a code,"
-        " at most three a day, and nothing else until `POST /notifications/confirm` brings it. In quiet hours nothing"
-        " is told; when they end, what is still true is. Setting a channel that was given up enables it again.",
+        " and nothing else until `POST /notifications/confirm` brings it. A mailbox gets three codes a day at most, and a"
+        " user asks for ten. In quiet hours nothing is told; when they end, what is still true is. Setting a channel that was given up enables it again.",
         scopes=SCOPES,
         problems=(
             *(*BODY_PROBLEMS, Code.OTHER_USER, Code.TOO_MANY_WEBHOOKS, Code.WEBHOOKS_OFF),

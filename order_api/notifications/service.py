@@ -22,7 +22,7 @@ from order_api.notifications.preferences import (
     wanted,
     zones,
 )
-from order_api.notifications.store import CODES_MAX, Store, TooManyChannelsError, TooManyCodesError
+from order_api.notifications.store import CODES_MAX, CODES_OF_USER_MAX, Store, TooManyChannelsError, TooManyCodesError
 from order_api.orders.audit_trail import Origin
 from saga_kit.runtime.sealing import NotSealed, Seal
 
@@ -64,7 +64,10 @@ class NotificationService:
         except TooManyChannelsError:
             raise Problem(Code.TOO_MANY_WEBHOOKS, f"a user has at most {ENDPOINTS_MAX}") from None
         except TooManyCodesError:
-            detail = f"an address gets {CODES_MAX} codes a day at most; nothing was changed"
+            detail = (
+                f"a mailbox gets {CODES_MAX} codes a day at most, and a user asks for {CODES_OF_USER_MAX}; nothing was"
+                " changed"
+            )
             raise Problem(Code.RATE_LIMITED, detail, headers={"retry-after": str(RETRY_TOMORROW_S)}) from None
         return await self.preferences(user_id, caller)
 
