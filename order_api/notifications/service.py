@@ -6,7 +6,7 @@ import base64
 import hmac
 import secrets
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from contracts.webhooks import ENDPOINTS_MAX
@@ -26,10 +26,16 @@ from order_api.notifications.store import CODES_MAX, CODES_OF_USER_MAX, Store, T
 from order_api.orders.audit_trail import Origin
 from saga_kit.runtime.sealing import NotSealed, Seal
 
-Place = tuple[datetime, UUID, str]
-"""Where a notification stands in the log."""
 CODE_BYTES: Final = 10
 RETRY_TOMORROW_S: Final = 86_400
+
+
+class Place(NamedTuple):
+    """Where a notification stands in the log."""
+
+    created_at: datetime
+    endpoint_id: UUID
+    event_id: str
 
 
 class NotificationService:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -45,8 +46,12 @@ from order_api.webhooks.endpoints import (
 from order_api.webhooks.store import RECOVERED_MAX, Changed, NewEndpoint, Store, Stored, Told
 from saga_kit.runtime.sealing import NotSealed, Seal
 
-Place = tuple[datetime, str]
-"""Where a delivery stands in a list."""
+
+class Place(NamedTuple):
+    """Where a delivery stands in a list."""
+
+    created_at: datetime
+    event_id: str
 
 
 class WebhookService:
