@@ -126,6 +126,17 @@ async def test_more_than_can_be_shown_is_said_as_a_gap(
     assert 2 == await api.metric("stream_gaps_total")
 
 
+async def test_many_orders_are_read_page_by_page(api: Api, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left out between two pages."""
+    monkeypatch.setattr(store_module, "PAGE", 2)
+    orders = [new_order() for _ in range(5)]
+    for order_id in orders:
+        await events.commit(order_id, "VALIDATING", 1)
+    async with streaming(api) as stream:
+        await stream.until("snapshot-end")
+        assert dict.fromkeys(orders, 1) == stream.versions
+
+
 @pytest.mark.usefixtures("events")
 async def test_a_reader_that_was_too_slow_for_its_mailbox_is_told_of_the_gap(api: Api) -> None:
     """Before what is left of it, with the time from which on it may lack something."""
