@@ -51,6 +51,7 @@ class EventType(StrEnum):
         return self in {EventType.ORDER_COMPLETED, EventType.ORDER_CANCELLED, EventType.ORDER_FAILED}
 
 
+ORDER_EVENTS: Final = tuple(one for one in EventType if one.value.startswith("order."))
 _BY_STATUS: Final = {status: EventType(f"order.{status.lower()}") for status in OrderStatus}
 
 
