@@ -37,6 +37,8 @@ class Snapshot(NamedTuple):
     orders: list[OrderEvent]
     mark: int
     gap: bool
+    disabled: list[bytes]
+    """The user's endpoints that are given up, as its other endpoints are told of them."""
 
 
 class ShowsOrders(Protocol):
@@ -72,6 +74,7 @@ class Snapshots:
             events,
             mark,
             gap=not shown.whole or (since is not None and since > mark),
+            disabled=[codec.encode(one) for one in shown.disabled],
         )
 
 
