@@ -35,8 +35,10 @@ def test() -> None:
     """
     from saga_kit.runtime.operators import send_test
 
+    if not (urls := notify_urls()):
+        raise Trouble("NOTIFY_URLS names no channel, so nobody is told of anything")
     try:
-        sent = send_test(notify_urls())
+        sent = send_test(urls)
     except ValueError as error:
         raise WrongRequest(f"NOTIFY_URLS {error}") from None
     if not sent:
