@@ -196,9 +196,22 @@ class Orchestrator:
     @asynccontextmanager
     async def locking(self, table: str) -> AsyncIterator[None]:
         """Let nobody read or write a table as long as the context lasts."""
-        async with self._connected() as connection, connection.transaction():
-            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        async with self.holding(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
             yield
+
+    @asynccontextmanager
+    async def holding(self, statement: str) -> AsyncIterator[None]:
+        """Hold the locks that a statement takes as long as the context lasts."""
+        async with self._connected() as connection, connection.transaction():
+            await connection.execute(statement)
+            yield
+
+    async def until_somebody_waits(self) -> None:
+        """Wait until somebody waits for a lock."""
+        waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        async with asyncio.timeout(10):
+            while not await self.run(waits):
+                await asyncio.sleep(0.02)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
