@@ -45,16 +45,18 @@ from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
 from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
-from order_api.http.websockets import MESSAGE_BYTES_MAX, MESSAGES_MAX, PING_S, WebSocket
+from order_api.http.websockets import MESSAGE_BYTES_MAX, PING_S, WebSocket
+from order_api.live.disabled import DisabledEndpoints
 from order_api.live.feed import Feed
 from order_api.live.marks import Marks
+from order_api.live.messages import PATH
 from order_api.live.routes import StreamRoutes
 from order_api.live.service import LiveUpdates
 from order_api.live.snapshots import Snapshots
 from order_api.live.sse import FRAMES
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
-from order_api.live.websocket import PATH, WebSockets
+from order_api.live.websocket import WebSockets
 from order_api.market.prices import LatestPrices
 from order_api.market.routes import MarketRoutes
 from order_api.market.store import MarketStore
@@ -229,6 +231,7 @@ def create_app(
     background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
     market, prices, follows_prices, reads_prices = _market(settings, source, feed, registry)
     background += [follows_prices, reads_prices, streams.run, Marks(feed, live_store, lambda: follower.complete_at).run]
+    background.append(DisabledEndpoints(feed, live_store).run)
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -246,8 +249,8 @@ def create_app(
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, prices)
     events = StreamRoutes(live, streams, service, in_flight)
-    webhooks = _webhooks(settings, source, in_flight)
-    notifications = _notifications(settings, source, in_flight)
+    webhooks = _webhooks(settings, source, registry, in_flight)
+    notifications = _notifications(settings, source, registry, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     sockets = WebSockets(live, streams, service, authentication, settings.cors_origins)
     health_pages = HealthRoutes(health_routes(health, registry))
@@ -266,7 +269,11 @@ def _application(
     middleware: Sequence[Middleware],
 ) -> Starlette:
     app = Starlette(
-        routes=[WebSocketRoute(PATH, sockets), *_hot(served), Mount("/", _cold(served))],
+        routes=[
+            WebSocketRoute(PATH, sockets),
+            *_hot(served),
+            Mount("/", _cold(served)),
+        ],
         lifespan=_lifespan(background),
         middleware=middleware,
         exception_handlers={HTTPException: on_http_error},
@@ -298,22 +305,31 @@ def _holds(
     return routes, follower.run, sweeper.run
 
 
-def _webhooks(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> WebhookRoutes:
+def _webhooks(
+    settings: ApiSettings, source: AsyncEngine | Begins, registry: CollectorRegistry, in_flight: InFlight
+) -> WebhookRoutes:
     keys = settings.webhooks_keys
+    done = Counter("webhook_requests", "What was done to endpoints for their users.", ["action"], registry=registry)
     service = WebhookService(
         WebhookStore(source),
         None if keys is None else Seal(keys.get_secret_value()),
+        done,
         anywhere=bool(settings.webhooks_allow_networks),
         keys_kept_days=settings.api_idempotency_key_days,
     )
     return WebhookRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
 
 
-def _notifications(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> NotificationRoutes:
+def _notifications(
+    settings: ApiSettings, source: AsyncEngine | Begins, registry: CollectorRegistry, in_flight: InFlight
+) -> NotificationRoutes:
     keys = settings.webhooks_keys
+    labels = "action", "outcome"
+    asked = Counter("notification_requests", "What users asked of their notifications.", labels, registry=registry)
     service = NotificationService(
         NotificationStore(source),
         None if keys is None else Seal(keys.get_secret_value()),
+        asked,
         anywhere=bool(settings.webhooks_allow_networks),
         email=settings.api_notify_email,
         push_key=settings.api_notify_push_key,
@@ -387,7 +403,8 @@ def _mass_cancels(
 
 def _connections(settings: ApiSettings, registry: CollectorRegistry) -> Connections:
     per_user = settings.api_connections_per_user_max
-    upgrades = dict.fromkeys((PATH.encode(), f"{VERSION_PREFIX}{PATH}".encode()), WebSocket)
+    paths = (f"{prefix}{PATH}{slash}".encode() for prefix in ("", VERSION_PREFIX) for slash in ("", "/"))
+    upgrades = dict.fromkeys(paths, WebSocket)
     return make_connections(settings.api_connections_max, per_user=per_user, registry=registry, upgrades=upgrades)
 
 
@@ -505,7 +522,6 @@ def server_for(app: Starlette, trusted_proxies: Sequence[str] = ()) -> uvicorn.S
             lifespan="on",
             ws="websockets-sansio",
             ws_max_size=MESSAGE_BYTES_MAX,
-            ws_max_queue=MESSAGES_MAX,
             ws_ping_interval=PING_S,
             ws_ping_timeout=PING_S,
             ws_per_message_deflate=False,  # each connection would keep the memory of a compressor

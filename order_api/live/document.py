@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from order_api.live import framing, messages
-from order_api.live.websocket import PATH
+from order_api.live.messages import PATH
 
 _SAYS: Final = (messages.Auth, messages.Subscribe, messages.Unsubscribe, messages.Ping)
 _ANSWERS: Final[dict[str, type[msgspec.Struct] | None]] = {
@@ -24,6 +24,7 @@ _EVENTS: Final[dict[str, type[msgspec.Struct] | None]] = {
     "order": None,
     "version": None,
     "account": framing.AccountHint,
+    "webhook.disabled": None,
     "price": None,
     "snapshot-end": None,
     "gap": framing.Gap,
@@ -32,6 +33,7 @@ _EVENTS: Final[dict[str, type[msgspec.Struct] | None]] = {
 """What a channel sends. Data without a Struct of its own is described where it comes from."""
 _ELSEWHERE: Final = {
     "order": {"$ref": "./schemas/OrderStatusChanged.json"},
+    "webhook.disabled": {"$ref": "./openapi.json#/components/schemas/DisabledWebhook"},
     "price": {"$ref": "./openapi.json#/components/schemas/MarketPrice"},
 }
 

@@ -6,8 +6,10 @@ import base64
 import hmac
 import secrets
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
+
+from prometheus_client import Counter
 
 from contracts.webhooks import ENDPOINTS_MAX
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
@@ -22,25 +24,35 @@ from order_api.notifications.preferences import (
     wanted,
     zones,
 )
-from order_api.notifications.store import CODES_MAX, Store, TooManyChannelsError, TooManyCodesError
+from order_api.notifications.store import CODES_MAX, CODES_OF_USER_MAX, Store, TooManyChannelsError, TooManyCodesError
 from order_api.orders.audit_trail import Origin
 from saga_kit.runtime.sealing import NotSealed, Seal
 
-Place = tuple[datetime, UUID, str]
-"""Where a notification stands in the log."""
 CODE_BYTES: Final = 10
 RETRY_TOMORROW_S: Final = 86_400
+
+
+class Place(NamedTuple):
+    """Where a notification stands in the log."""
+
+    created_at: datetime
+    endpoint_id: UUID
+    event_id: str
 
 
 class NotificationService:
     """Serves callers who are known; raises `Problem` for what it refuses.
 
     `seal`: None where no keys are set, so that no code can be made. `anywhere`: push services may be at private
-    addresses, for tests. `email`, `push_key`: what the process that sends is set up for.
+    addresses, for tests. `email`, `push_key`: what the process that sends is set up for. `asked` counts what was asked
+    for, by action and by outcome: done, or refused to an address that had its codes or for a code that is none.
     """
 
-    def __init__(self, store: Store, seal: Seal | None, *, anywhere: bool, email: bool, push_key: str | None) -> None:
+    def __init__(
+        self, store: Store, seal: Seal | None, asked: Counter, *, anywhere: bool, email: bool, push_key: str | None
+    ) -> None:
         self._store = store
+        self._asked = asked
         self._seal = seal
         self._anywhere = anywhere
         self._email = email
@@ -64,8 +76,13 @@ class NotificationService:
         except TooManyChannelsError:
             raise Problem(Code.TOO_MANY_WEBHOOKS, f"a user has at most {ENDPOINTS_MAX}") from None
         except TooManyCodesError:
-            detail = f"an address gets {CODES_MAX} codes a day at most; nothing was changed"
+            self._asked.labels("change", "refused").inc()
+            detail = (
+                f"a mailbox gets {CODES_MAX} codes a day at most, and a user asks for {CODES_OF_USER_MAX}; nothing was"
+                " changed"
+            )
             raise Problem(Code.RATE_LIMITED, detail, headers={"retry-after": str(RETRY_TOMORROW_S)}) from None
+        self._asked.labels("change", "done").inc()
         return await self.preferences(user_id, caller)
 
     async def _judge(self, body: PreferencesBody) -> None:
@@ -89,22 +106,28 @@ class NotificationService:
             raise Problem(Code.WEBHOOKS_OFF)
         given = plain_code(body.code).encode()
         for one in await self._store.unconfirmed(user_id):
-            if any(hmac.compare_digest(given, self._open(sealed)) for sealed in one.sealed):
+            if any(self._is_code(given, sealed) for sealed in one.sealed):
                 await self._store.confirm(one.endpoint_id, user_id, origin)
+                self._asked.labels("confirm", "done").inc()
                 return await self.preferences(user_id, caller)
+        self._asked.labels("confirm", "refused").inc()
         raise invalid(BrokenRule("code", "must be the code of the newest e-mail, of the last 24 hours"))
 
-    def _open(self, sealed: str) -> bytes:
+    def _is_code(self, given: bytes, sealed: str) -> bool:
+        """Tell whether this is the code; one whose key is gone is none, and the user asks for another."""
         assert self._seal is not None  # noqa: S101 - asked before
         try:
-            return plain_code(self._seal.open(sealed).decode()).encode()
-        except NotSealed:  # its key is gone: the user asks for another code
-            return b""
+            code = plain_code(self._seal.open(sealed).decode()).encode()
+        except NotSealed:
+            return False
+        return hmac.compare_digest(given, code)
 
     async def test(self, user_id: str, caller: Caller, origin: Origin) -> NotificationsTested:
         """Have a test sent to a user's channels."""
         self._check(user_id, caller)
-        return NotificationsTested(await self._store.test(user_id, origin))
+        tested = NotificationsTested(await self._store.test(user_id, origin))
+        self._asked.labels("test", "done").inc()
+        return tested
 
     async def log(self, user_id: str, caller: Caller, after: Place | None, limit: int) -> list[Notification]:
         """Return what a user was told, newest first."""

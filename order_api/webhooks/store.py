@@ -168,10 +168,9 @@ class Store:
         when it is asked for again.
         """
         async with begin(self._source) as tx:
-            await tx.execute(_CLOSE, endpoint_id)
+            await tx.execute(CLOSE, [endpoint_id])
             tx.write(_TOLD)
-        while len(await self._run(_DELETE_DELIVERIES, endpoint_id, DELETED_MAX)) == DELETED_MAX:
-            pass
+        await empty(self._source, endpoint_id)
         async with begin(self._source) as tx:
             await _note(tx, endpoint_id, Action.DELETE, origin)
             await tx.execute("DELETE FROM webhooks.endpoints WHERE endpoint_id = $1", endpoint_id)
@@ -182,7 +181,7 @@ class Store:
         """Return what was sent, newest first, from behind a place on, with the last attempts at each."""
         at, event_id = after or (None, None)
         async with alone(self._source) as tx:
-            rows = await tx.fetch(_DELIVERIES, endpoint_id, status, at, event_id, limit)
+            rows = await tx.fetch(_DELIVERIES[status], endpoint_id, at, event_id, limit)
             return await _with_attempts(tx, endpoint_id, rows)
 
     async def delivery(self, endpoint_id: UUID, event_id: str) -> WebhookDelivery | None:
@@ -242,6 +241,14 @@ class Store:
     async def _run(self, statement: str, *values: Any) -> list[Any]:
         async with alone(self._source) as tx:
             return await tx.fetch(statement, *values)
+
+
+async def empty(source: AsyncEngine | Begins, endpoint_id: UUID) -> None:
+    """Delete all that was sent to an endpoint, in pages: whoever marks deliveries waits for one page at most."""
+    deleted = DELETED_MAX
+    while deleted == DELETED_MAX:
+        async with alone(source) as tx:
+            deleted = len(await tx.fetch(_DELETE_DELIVERIES, endpoint_id, DELETED_MAX))
 
 
 async def _note(tx: Transaction, endpoint_id: UUID, action: Action, origin: Origin) -> None:
@@ -328,9 +335,11 @@ _LOCK_SECRETS: Final = """
 _SET_SECRETS: Final = """
     UPDATE webhooks.endpoints SET secrets = $2, updated_at = now(), revision = revision + 1 WHERE endpoint_id = $1"""
 
-_CLOSE: Final = """
-    UPDATE webhooks.endpoints SET state = 'DISABLED', disabled_reason = 'is being deleted', disabled_at = NULL
-    WHERE endpoint_id = $1"""
+CLOSED: Final = "is being deleted"
+CLOSE: Final = f"""
+    UPDATE webhooks.endpoints SET state = 'DISABLED', disabled_reason = '{CLOSED}', disabled_at = NULL
+    WHERE endpoint_id = ANY($1::uuid[])"""  # noqa: S608 - our own words
+"""Has endpoints told nothing any more, because they are to be deleted."""
 _DELETE_DELIVERIES: Final = """
     DELETE FROM webhooks.deliveries AS d
     USING (
@@ -340,11 +349,15 @@ _DELETE_DELIVERIES: Final = """
 
 _SHOWN: Final = """event_id, order_id, version, event_type, state, reason, created_at,
     CASE WHEN state = 'PENDING' THEN next_attempt_at END, ended_at, attempts"""
-_DELIVERIES: Final = f"""
+# A statement for each state, which is then a constant: a plan for any state could not use the indexes of some.
+_DELIVERIES: Final = {
+    state: f"""
     SELECT {_SHOWN} FROM webhooks.deliveries
-    WHERE endpoint_id = $1 AND ($2::text IS NULL OR state = $2)
-        AND ($3::timestamptz IS NULL OR (created_at <= $3 AND (created_at, event_id) < ($3, $4)))
-    ORDER BY created_at DESC, event_id DESC LIMIT $5"""  # noqa: S608 - names are the program's own
+    WHERE endpoint_id = $1 {"" if state is None else f"AND state = '{state}'"}
+        AND ($2::timestamptz IS NULL OR (created_at <= $2 AND (created_at, event_id) < ($2, $3)))
+    ORDER BY created_at DESC, event_id DESC LIMIT $4"""  # noqa: S608 - names are the program's own
+    for state in (None, *DeliveryState)
+}
 _DELIVERY: Final = f"""
     SELECT {_SHOWN} FROM webhooks.deliveries WHERE endpoint_id = $1 AND event_id = $2"""  # noqa: S608 - the same
 _ATTEMPTS: Final = """
@@ -366,7 +379,7 @@ _TELL: Final = """
     ORDER BY event_id
     ON CONFLICT (endpoint_id, event_id) DO UPDATE SET
         state = 'PENDING', reason = NULL, ended_at = NULL, next_attempt_at = now()
-    WHERE d.state NOT IN ('PENDING', 'DELIVERED')"""
+    WHERE d.state NOT IN ('PENDING', 'DELIVERED', 'SKIPPED')"""
 _TELL_AGAIN: Final = """
     UPDATE webhooks.deliveries AS d SET state = 'PENDING', reason = NULL, ended_at = NULL, next_attempt_at = now()
     FROM (

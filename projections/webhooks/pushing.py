@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
     derive_private_key,
+    generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,7 +22,7 @@ from contracts.webhooks import PushSubscription
 from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.encryption import base64url, encrypt, from_base64url, public_bytes
 from projections.webhooks.notes import note_of
-from projections.webhooks.posting import Poster
+from projections.webhooks.posting import BadTarget, Poster
 from projections.webhooks.rules import Answer
 
 TTL_S: Final = 86_400
@@ -41,6 +42,17 @@ def vapid_key(text: str) -> EllipticCurvePrivateKey:
     if len(secret) != KEY_BYTES:
         raise ValueError("must be the 32 bytes of a private key on P-256, in base64url")
     return derive_private_key(int.from_bytes(secret), SECP256R1())
+
+
+def new_vapid_key() -> str:
+    """Make the private key of a pair, as `vapid_key` reads it."""
+    secret = generate_private_key(SECP256R1()).private_numbers().private_value
+    return base64url(secret.to_bytes(KEY_BYTES))
+
+
+def public_key_of(text: str) -> str:
+    """Return the public key of a private one: what browsers subscribe with. Raises `ValueError` as `vapid_key` does."""
+    return base64url(public_bytes(vapid_key(text).public_key()))
 
 
 class Vapid:
@@ -72,7 +84,7 @@ class PushComposer:
         self._vapid = vapid
 
     def compose(self, endpoint: Endpoint, delivery: Delivery, now: datetime) -> Posting:
-        """Encrypt and sign. Raises `msgspec.MsgspecError` for a subscription or a body that is stored wrongly."""
+        """Encrypt and sign. Raises `BadTarget`; `msgspec.MsgspecError` for what is stored wrongly."""
         to = _subscription(endpoint.target)
         note = note_of(delivery.body)
         shown = {"title": note.subject, "body": note.text, "event_id": delivery.event_id, "type": note.type}
@@ -80,8 +92,8 @@ class PushComposer:
             shown["order_id"] = str(note.order_id)
         try:
             body = encrypt(json.dumps(shown).encode(), to.keys)
-        except ValueError as error:
-            raise msgspec.ValidationError(f"a push subscription whose keys are none: {error}") from None
+        except ValueError:  # a point that is not on the curve
+            raise BadTarget("its keys are none of a browser") from None
         headers = [
             (b"authorization", self._vapid.authorization(to.endpoint, now).encode()),
             (b"content-encoding", b"aes128gcm"),
@@ -103,4 +115,4 @@ class Pusher:
     async def send(self, endpoint: Endpoint, delivery: Delivery) -> Answer:
         """Send a delivery; return the answer. Raises nothing but a cancellation."""
         answer = await self._poster.send(endpoint, delivery)
-        return msgspec.structs.replace(answer, gone=answer.status in NO_SUBSCRIPTION)
+        return msgspec.structs.replace(answer, gone=answer.gone or answer.status in NO_SUBSCRIPTION)

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from contracts.webhooks import DeliveryState, EndpointKind
+from contracts.webhooks import DeliveryState, EndpointKind, EndpointState
 from projections.webhooks import store
 from projections.webhooks.deliveries import Attempt, Delivery, Endpoint, Marked
 from projections.webhooks.lines import Lane, Lines, Start, lease_end
@@ -120,14 +120,14 @@ class Sender:
 
     async def _find(self) -> None:
         async with self._transactions.alone() as tx:
-            due = await store.due(tx, self._couriers.keys(), 0.0)
+            due = await store.due(tx, self._couriers.keys())
         self._measure(due)
         self._lines.forget_idle()
-        if self._lines.found([one.endpoint_id for one in due], _now_s()):
+        if self._lines.found({one.endpoint_id: one.failures for one in due}, _now_s()):
             self._woken.set()
 
     def _measure(self, due: Sequence[Due]) -> None:
-        working = [-one.in_s for one in due if not one.failing]
+        working = [one.overdue_s for one in due if not one.failures]
         self._metrics.overdue_seconds.set(max(working, default=0.0))
         self._metrics.due_endpoints.labels("no").set(len(working))
         self._metrics.due_endpoints.labels("yes").set(len(due) - len(working))
@@ -143,7 +143,8 @@ class Sender:
         async with self._transactions.begin() as tx:
             found = await store.claim(tx, wants)
         reached(SendPoint.CLAIMED, [one for _, several in found for one in several])
-        self._lines.claimed(wants, found, lease_end(began_s), _now_s())
+        self._returned += self._lines.claimed(wants, found, lease_end(began_s), _now_s())
+        self._ended.set()
         self._start()
         return self._lines.hungry
 
@@ -170,7 +171,9 @@ class Sender:
         answer = await self._send_one(begun)
         reached(SendPoint.ANSWERED, [begun.delivery])
         self._metrics.attempts.labels(begun.endpoint.kind, answer.verdict).inc()
-        self._metrics.attempt_seconds.observe(answer.duration_s)
+        self._metrics.attempt_seconds.labels(begun.endpoint.kind).observe(answer.duration_s)
+        if answer.ours:
+            self._metrics.own_failures.labels(begun.endpoint.kind).inc()
         now_s = _now_s()
         shaky, back = self._lines.ended(begun, answer, now_s)
         self._attempts.append((Attempt(begun.delivery, answer, now_s), shaky))
@@ -280,6 +283,10 @@ class Sender:
             expired = await store.give_up_old(tx, TIDY_ROWS_MAX)
             deleted = await store.delete_ended(tx, self._keep_days, TIDY_ROWS_MAX)
             await store.forget_codes(tx)
+            counts = await store.count_endpoints(tx)
+        for kind in EndpointKind:
+            for state in EndpointState:
+                self._metrics.endpoints.labels(kind, state).set(counts.get((kind, state), 0))
         self._metrics.expired.inc(expired)
         self._metrics.deleted.inc(deleted)
         return max(expired, deleted) >= TIDY_ROWS_MAX

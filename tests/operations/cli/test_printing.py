@@ -9,6 +9,7 @@ from rich.table import Table
 
 from operations.cli import demo
 from operations.cli.printing import describe_order, out, print_table
+from operations.demo.live import Telling
 from operations.demo.scenes import conditional_scenes, scenes
 
 Print = Callable[[int, Callable[[], None]], list[str]]
@@ -39,12 +40,36 @@ def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
         assert [] == [scene.title for scene in played if f"{scene.title} {scene.user} " not in told]
 
 
+def test_what_is_left_out_or_wrong_is_seen(printed: Print) -> None:
+    """What was told as announced, what this system is not set up for, and what is wrong look different."""
+    title, announced, why = "a webhook", "500, 204", "left out: [/foo] no keys"
+    told = [(announced, True), (why, True), ("nothing heard", False)]
+    lines = printed(20, lambda: demo.print_tellings([Telling(title, "o", announced, *one) for one in told]))
+    shown = [f"✓ {announced}", f"○ {why}", f"✗ nothing heard, not {announced}"]
+    assert "whoever waits is told " + " ".join(f"- a webhook · {one}" for one in shown) == " ".join(
+        " ".join(lines).split()
+    )
+
+
 def test_a_table_that_fits_stays_one(printed: Print) -> None:
     """A table stays a table where it fits; elsewhere empty cells are left out and no word is cut."""
     table = Table("asset", "available", "held", title="accounts of alice")
     table.add_row("BTC", "0.01", "")
     assert "━" in printed(80, lambda: print_table(table))[1]
     assert ["accounts of alice", "- BTC · 0.01"] == printed(20, lambda: print_table(table))
+
+
+def test_no_id_is_cut(printed: Print) -> None:
+    """Whoever reads an id must be able to type it: a table that has no room for it is printed as lines."""
+    table = Table(*(f"column {number}" for number in range(6)))
+    order_id = "01a22aa6-4281-778f-96c5-766cf7c80a76"
+    table.add_row(order_id, *["a word"] * 5)
+    assert any(order_id in line for line in printed(80, lambda: print_table(table)))
+    wide = Table("order", "status")
+    wide.add_row(order_id, "several words that may be broken between them, and are")
+    lines = printed(60, lambda: print_table(wide))
+    assert "━" in lines[0]
+    assert any(order_id in line for line in lines)
 
 
 def test_a_reason_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from operations.retention.erase import erase
 from order_api.live import store as store_module
+from order_api.live.mailbox import ORDERS_MAX, OrderEvent
 from order_api.live.marks import mark_of
 from order_api.live.streams import BYE_S
 from order_api.settings import ApiSettings
@@ -123,6 +124,31 @@ async def test_more_than_can_be_shown_is_said_as_a_gap(
         await stream.until("snapshot-end")
         assert ([{"since": None, "list": "/orders"}], 2) == (stream.of("gap"), len(stream.versions))
     assert 2 == await api.metric("stream_gaps_total")
+
+
+async def test_many_orders_are_read_page_by_page(api: Api, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left out between two pages."""
+    monkeypatch.setattr(store_module, "PAGE", 2)
+    orders = [new_order() for _ in range(5)]
+    for order_id in orders:
+        await events.commit(order_id, "VALIDATING", 1)
+    async with streaming(api) as stream:
+        await stream.until("snapshot-end")
+        assert dict.fromkeys(orders, 1) == stream.versions
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_reader_that_was_too_slow_for_its_mailbox_is_told_of_the_gap(api: Api) -> None:
+    """Before what is left of it, with the time from which on it may lack something."""
+    async with streaming(api) as stream:
+        last = (await stream.until("snapshot-end")).id
+        [one] = api.app.state.streams._streams  # noqa: SLF001 - no client is this slow in a test
+        for number in range(ORDERS_MAX + 1):
+            one.mailbox.put(OrderEvent(b"%d" % number, 1, b'{"order_id": "x", "version": 1}', 0))
+        await stream.until("order")
+        assert ["gap", "order"] == [got.event for got in stream.got if got.event in {"gap", "order"}]
+        [gap] = stream.of("gap")
+        assert mark_of(datetime.fromisoformat(gap["since"])) == int((last or "").removeprefix("t"))
 
 
 async def test_a_user_with_very_many_orders_is_told_that_some_were_not_looked_at(
@@ -410,3 +436,46 @@ async def _changed_at(events: Events, order_id: str, at: datetime) -> None:
     await events._orchestrator.run(  # noqa: SLF001 - a time of the past
         "UPDATE orders.orders SET updated_at = $2 WHERE order_id = $1", UUID(order_id), at
     )
+
+
+GIVE_UP = """
+    WITH told AS (UPDATE webhooks.changes SET version = version + 1)
+    INSERT INTO webhooks.endpoints
+        (endpoint_id, user_id, kind, target, event_types, secrets, state, disabled_reason, disabled_at)
+    VALUES ($1, $2, $3, $4, '{}', '[]', 'DISABLED', 'it answered 410: it is gone', statement_timestamp())"""
+
+
+async def test_an_endpoint_that_is_given_up_is_told_in_its_users_streams(
+    api: Api, events: Events, orchestrator: Orchestrator
+) -> None:
+    """Live and once; to who comes later, at the beginning; to nobody else, and without what lets somebody in there."""
+    first, second, order_id = UUID(int=1), UUID(int=2), new_order()
+    async with streaming(api) as stream, streaming(api, user="bob") as bobs:
+        for one in (stream, bobs):
+            await one.until("snapshot-end")
+        await orchestrator.run(GIVE_UP, first, "alice", "webhook", "https://hooks.example/T01?key=secret")
+        told = await stream.until("webhook.disabled", type="webhook.disabled")
+        assert {
+            "endpoint_id": str(first),
+            "url": "https://hooks.example",
+            "reason": "it answered 410: it is gone",
+        } == json.loads(told.data)["data"]
+        assert stream.last_id == told.id, "it is no place to come back to"
+        await orchestrator.run(GIVE_UP, second, "alice", "email", "secret@example.com")
+        await stream.until(
+            "webhook.disabled",
+            data={"endpoint_id": str(second), "url": "email", "reason": "it answered 410: it is gone"},
+        )
+        api.app.state.follower._listener.missed()  # noqa: SLF001 - as after an outage of the broker
+        await events.tell(order_id, "VALIDATING", 1)
+        await stream.until("order", order_id=order_id)
+        assert 2 == len(stream.of("webhook.disabled")), "each once"
+        assert [] == bobs.of("webhook.disabled")
+    async with streaming(api, last_id=stream.last_id) as again:
+        await again.until("snapshot-end")
+        assert 2 == len(again.of("webhook.disabled"))
+        assert "secret" not in str(again.of("webhook.disabled"))
+    await orchestrator.run("UPDATE webhooks.endpoints SET state = 'ACTIVE', disabled_reason = NULL, disabled_at = NULL")
+    async with streaming(api) as later:
+        await later.until("snapshot-end")
+        assert [] == later.of("webhook.disabled")

@@ -92,6 +92,29 @@ async def test_who_comes_back_is_shown_what_was_missed(api: Api, events: Events)
         assert [2, 3] == [one["data"]["version"] for one in client.got if one["type"] == "version"]
 
 
+async def test_who_has_the_last_version_of_an_order_is_told_that_it_has_ended(api: Api, events: Events) -> None:
+    """The connection broke after it, before that was said: the channel would be silent for an hour."""
+    order_id = new_order()
+    await events.commit(order_id, "COMPLETED", 4)
+    async with socket(api) as client:
+        for since in ("4", "9"):
+            await client.says("subscribe", channel=f"order:{order_id}", since=since)
+            await client.until("ended", f"order:{order_id}")
+            client.got.clear()
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_channel_may_be_left_before_it_has_begun(api: Api) -> None:
+    """Both in one breath, a hundred times: each is answered, and the connection goes on."""
+    async with socket(api) as client:
+        for number in range(50):
+            await client.says("subscribe", channel=f"prices:A{number}")
+            await client.says("unsubscribe", channel=f"prices:A{number}")
+        await client.says("ping")
+        await client.until("pong")
+        assert [50] * 2 == [sum(one["type"] == kind for one in client.got) for kind in ("subscribed", "unsubscribed")]
+
+
 async def test_nobody_sees_another_users_orders(api: Api, events: Events) -> None:
     """An order of somebody else is not found, and a service that acts for users follows them."""
     theirs = new_order()
@@ -106,6 +129,40 @@ async def test_nobody_sees_another_users_orders(api: Api, events: Events) -> Non
         await events.tell(theirs, "SETTLING", 2, user="bob")
         await desk.until("order", "orders", version=2)
         assert {} == client.versions()
+
+
+@pytest.mark.parametrize("path", ["/ws", "/v1/ws", "/ws/"])
+async def test_a_plain_request_is_told_to_upgrade(api: Api, path: str) -> None:
+    """With the header that says to what (RFC 9110, 15.5.22): also when a proxy has dropped the client's own."""
+    answer = await api.client.get(path)
+    assert (426, "websocket", "upgrade") == (
+        answer.status_code, answer.headers["upgrade"], answer.headers["connection"].lower(),
+    )  # fmt: skip
+    assert ("upgrade-required", "application/problem+json") == (answer.json()["code"], answer.headers["content-type"])
+    assert (426, b"") == ((head := await api.client.head(path)).status_code, head.content)
+    other = await api.client.post(path)
+    assert (405, "GET, HEAD") == (other.status_code, other.headers["allow"])
+    async with socket(api, path=path) as client:
+        await client.until("authenticated")
+
+
+async def test_an_operator_follows_the_orders_of_all(api: Api, events: Events) -> None:
+    """With the scope for it, as by `GET /events?all=true`: nothing is shown first, and later a gap is told."""
+    theirs = new_order()
+    await events.commit(theirs, "VALIDATING", 1, user="bob")
+    async with socket(api) as client, socket(api, "op", scope="orders:operate") as operator:
+        await client.says("subscribe", channel="orders", all=True)
+        await client.until("error", "orders", code="insufficient-scope")
+        for refused in ({"channel": "orders", "user_id": "bob"}, {"channel": "prices:BTC"}):
+            await operator.says("subscribe", all=True, **refused)
+            await operator.until("error", refused["channel"], code="invalid-request")
+        await operator.subscribe("orders", all=True)
+        assert {} == operator.versions()
+        await events.tell(theirs, "SETTLING", 2, user="bob")
+        assert "bob" == (await operator.until("order", "orders", version=2))["data"]["order"]["user_id"]
+    async with socket(api, "op", scope="orders:operate") as operator:
+        await operator.subscribe("orders", all=True, since="t1772461800000000")
+        assert None is (await operator.until("gap", "orders"))["data"]["list"]
 
 
 async def test_a_browser_shows_its_token_in_the_first_message_and_renews_it(api: Api) -> None:

@@ -108,6 +108,20 @@ def test_health_along_any_answers(history: list[tuple[Answer, float, float]]) ->
         assert now <= health.paused_until <= now + timedelta(seconds=RETRY_AFTER_MAX_S)
 
 
+def test_our_own_failures_start_no_clock() -> None:
+    """While the relay is down or a key is missing, nobody has seen an endpoint fail: five days begin with its own."""
+    ours = Answer(None, 1.0, "the relay can't be reached", ours=True)
+    health, now = Health(), NOW
+    for answer in (BROKEN, *[ours] * 200):
+        now += timedelta(hours=1)
+        health = next_health(health, answer, now, MIDDLE)
+    assert (201, None) == (health.failures_in_row, health.given_up)
+    for day in range(5):
+        health = next_health(health, BROKEN, now + timedelta(days=day), MIDDLE)
+        assert (now, None) == (health.failing_since, health.given_up)
+    assert next_health(health, BROKEN, now + timedelta(days=5), MIDDLE).given_up is not None
+
+
 def test_the_clock_starts_with_several_failures_within_a_day() -> None:
     """One failure a week never disables an endpoint; three in a day begin the five days."""
     health, now = Health(), NOW
@@ -122,6 +136,24 @@ def test_the_clock_starts_with_several_failures_within_a_day() -> None:
     just_before = health.failing_since + FAILING_MAX - timedelta(seconds=1) if health.failing_since else NOW
     assert next_health(health, BROKEN, just_before, MIDDLE).given_up is None
     assert next_health(health, BROKEN, just_before + timedelta(seconds=1), MIDDLE).given_up is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 2 * DAY_S)), max_size=40))
+def test_no_endpoint_is_given_up_for_a_failure_of_ours(history: list[tuple[bool, float]]) -> None:
+    """However long it lasts; and its own five days begin anew with its next failure after one of ours."""
+    health, now, began = Health(), NOW, None
+    for is_ours, passed_s in history:
+        now += timedelta(seconds=passed_s)
+        answer = Answer(None, 0.1, "the relay can't be reached", ours=True) if is_ours else BROKEN
+        before, health = health, next_health(health, answer, now, MIDDLE)
+        began = None if is_ours else began or now
+        assert health.failures_in_row <= before.failures_in_row + 1
+        if is_ours:
+            assert (None, None) == (health.given_up, health.failing_since)
+            assert before.failures_in_row + 1 == health.failures_in_row, "it gets probes as with any failure"
+        elif health.given_up:
+            assert began is not None
+            assert now - began >= FAILING_MAX
 
 
 def test_a_silent_endpoint_gets_probes_with_growing_pauses() -> None:
