@@ -16,7 +16,15 @@ _OF_PYTHON = ("process_", "python_")
 
 def told() -> set[str]:
     """Return the names that the page has, without labels."""
-    return set(re.findall(r"`([a-z0-9_]+)(?:\{[a-z_, ]*\})?`", PAGE.read_text()))
+    return set(labels_told())
+
+
+def labels_told() -> dict[str, set[str]]:
+    """Return the labels of each metric, as the page has them."""
+    found: dict[str, set[str]] = {}
+    for name, labels in re.findall(r"`([a-z0-9_]+)(?:\{([a-z_, ]*)\})?`", PAGE.read_text()):
+        found.setdefault(name, set()).update(re.findall("[a-z_]+", labels))
+    return found
 
 
 def names(metrics: str | Iterable[Metric]) -> set[str]:

@@ -1,8 +1,7 @@
-"""The alerts and dashboards under test: their expressions with metrics and labels, and those that the code declares."""
+"""The alerts and dashboards under test: their expressions with metrics and labels, and those that there are."""
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,14 +11,12 @@ import yaml
 
 from docs.generate import dashboards
 from docs.generate.kubernetes import CHART
-from tests.support.project import ROOT
+from tests.support.metrics import labels_told
 
 ALERTS: Final = CHART / "files" / "alerts.yaml"
 RULES: Final[dict[str, dict[str, Any]]] = {
     rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
 }
-ROOMS: Final = ("operations", "order_api", "order_saga", "participants", "projections", "saga_kit")
-SUFFIXES: Final = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
 FURTHER: Final = ("cancels", "triggers", "holds")
 """Groups of further consumers: a process shows their metrics with the group's name in front."""
 NOT_OURS: Final[dict[str, set[str]]] = {
@@ -53,31 +50,13 @@ def used(expression: str) -> tuple[dict[str, set[str]], set[str]]:
     return metrics, grouped
 
 
-def declared() -> Mapping[str, set[str]]:
-    """Find every metric in the code, by the names that Prometheus sees, with its labels."""
+def known() -> Mapping[str, set[str]]:
+    """Return every metric by the names that Prometheus has, with its labels: those of the page of metrics."""
     found: dict[str, set[str]] = {}
-    for path in (path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))):
-        text = path.read_text()
-        if "prometheus_client" not in text:
-            continue
-        for name, labels in _declared(text):
-            found[name] = labels
-            if path.name == "telemetry.py":  # the kit's, of every consumer
-                found |= {f"{group}_{name}": labels for group in FURTHER}
-    return found
-
-
-def _declared(text: str) -> Iterator[tuple[str, set[str]]]:
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
-            continue
-        name = node.args[0]
-        if node.func.id in SUFFIXES and isinstance(name, ast.Constant):
-            labels = node.args[2] if len(node.args) > 2 else ast.List([])
-            metric = str(name.value)
-            assert isinstance(labels, ast.List), metric
-            known = {str(one.value) for one in labels.elts if isinstance(one, ast.Constant)}
-            yield from ((metric + suffix, known) for suffix in SUFFIXES[node.func.id])
+    for name, labels in labels_told().items():
+        for shown in (name, *(f"{name}_{end}" for end in ("bucket", "sum", "count"))):  # a histogram has these
+            found |= {shown: labels} | {f"{group}_{shown}": labels for group in FURTHER}
+    return {**found, **NOT_OURS}
 
 
 def anchors(page: Path) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.monitoring.cases import FIRING, QUIET, Case
-from tests.deploy.monitoring.rules import ALERTS, NOT_OURS, OF_ALL, RULES, anchors, declared, expressions, used
+from tests.deploy.monitoring.rules import ALERTS, OF_ALL, RULES, anchors, expressions, known, used
 from tests.support.project import ROOT
 
 TWELVE: Final = {
@@ -89,26 +89,14 @@ def test_an_alert_leads_to_a_section_that_exists(alert: str) -> None:
     assert rule["labels"]["severity"] in {"page", "ticket"}
 
 
-def test_every_metric_in_an_expression_is_one_of_the_code() -> None:
+def test_every_metric_in_an_expression_is_one_that_there_is() -> None:
     """With the labels that it is chosen and grouped by: a misspelled metric would never fire and draw nothing."""
-    known = {**declared(), **NOT_OURS}
+    there = known()
     for expression in expressions():
         metrics, grouped = used(expression)
         assert metrics, expression
-        assert [] == [name for name in metrics if name not in known], expression
-        labels = {*OF_ALL, *chain.from_iterable(known[name] for name in metrics)}
-        assert grouped <= labels, expression
+        assert [] == [name for name in metrics if name not in there], expression
+        assert grouped <= {*OF_ALL, *chain.from_iterable(there[name] for name in metrics)}, expression
         for name, chosen in metrics.items():
-            assert chosen <= known[name] | OF_ALL, expression
+            assert chosen <= there[name] | OF_ALL, expression
             assert "release" in chosen, "the figures of several systems would be added up"
-
-
-def test_every_metric_of_an_alert_is_documented() -> None:
-    """Whoever is called by an alert finds its metrics on the page of metrics."""
-    page = (ROOT / "docs" / "observability.md").read_text()
-    for rule in RULES.values():
-        for name in used(rule["expr"])[0].keys() - NOT_OURS.keys():
-            plain = name.removesuffix("_count").removesuffix("_sum")
-            plain = next((plain.removeprefix(f"{group}_") for group in ("cancels", "triggers", "holds") if
-                          plain.startswith(f"{group}_")), plain)  # fmt: skip
-            assert f"`{plain}" in page, plain
