@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -35,4 +36,7 @@ def manifest() -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(manifest())
+    try:
+        FILE.write_text(manifest())
+    except FileNotFoundError as error:
+        sys.exit(f"make kubernetes: {error}")
