@@ -42,9 +42,9 @@ _TCP: Final = {"port": "http"}
 
 DEFECTS: Final = {
     "a field that is misspelled":
-        Defect("Deployment", "api", f"{CONTAINER}/readynessProbe", {"tcpSocket": _TCP}, "unknown field"),
+        Defect("Deployment", "api", f"{CONTAINER}/readynessProbe", {"tcpSocket": _TCP}, "not declared in schema"),
     "a field at the wrong place":
-        Defect("Deployment", "api", "spec/args", ["api"], "unknown field"),
+        Defect("Deployment", "api", "spec/args", ["api"], "not declared in schema"),
     "a text instead of a number":
         Defect("Deployment", "audit", "spec/replicas", "two", "replicas"),
     "a selector that chooses other pods":
@@ -52,7 +52,7 @@ DEFECTS: Final = {
     "a mount of a volume that is not there":
         Defect("Deployment", "assets", f"{CONTAINER}/volumeMounts/0/name", "temp", "volumeMounts"),
     "a volume whose source is misspelled":
-        Defect("Deployment", "assets", f"{POD}/volumes/-", {"name": "x", "emptydir": {}}, "unknown field"),
+        Defect("Deployment", "assets", f"{POD}/volumes/-", {"name": "x", "emptydir": {}}, "not declared in schema"),
     "a probe of two kinds":
         Defect("Deployment", "api", f"{CONTAINER}/livenessProbe/tcpSocket", _TCP, "more than 1 handler"),
     "a restart that waits for two good answers":
@@ -60,7 +60,7 @@ DEFECTS: Final = {
     "a sleep that is longer than the time to end":
         Defect("Deployment", "api", f"{CONTAINER}/lifecycle/preStop/sleep/seconds", 60, "terminationGrace"),
     "an action before the end that is unknown":
-        Defect("Deployment", "api", f"{CONTAINER}/lifecycle/preStop/wait", {"seconds": 1}, "unknown field"),
+        Defect("Deployment", "api", f"{CONTAINER}/lifecycle/preStop/wait", {"seconds": 1}, "not declared in schema"),
     "a request above its limit":
         Defect("Deployment", "orchestrator", f"{CONTAINER}/resources/requests/memory", "1Gi", "memory"),
     "an amount whose unit does not exist":
@@ -84,7 +84,7 @@ DEFECTS: Final = {
     "a port whose name is too long":
         Defect("Service", "api", "spec/ports/0/targetPort", "http-of-the-orders", "targetPort"),
     "a budget of two kinds":
-        Defect("PodDisruptionBudget", "api", "spec/minAvailable", 1, "mutually exclusive"),
+        Defect("PodDisruptionBudget", "api", "spec/minAvailable", 1, "cannot be both set"),
     "ports from high to low":
         Defect("NetworkPolicy", "default", "spec/egress/2/ports/0/endPort", 9000, "endPort"),
     "an exception outside of its network":
@@ -96,7 +96,7 @@ DEFECTS: Final = {
     "a label that is no label":
         Defect("ConfigMap", "monitoring", "metadata/labels/part", "Order Saga", "labels"),
     "a misspelled setting of KEDA":
-        Defect("ScaledObject", "balance", "spec/minReplicasCount", 2, "unknown field"),
+        Defect("ScaledObject", "balance", "spec/minReplicasCount", 2, "not declared in schema"),
     "metadata of KEDA that is no text":
         Defect("ScaledObject", "balance", "spec/triggers/0/metadata/lagThreshold", 4000, "lagThreshold"),
     "a fallback of KEDA that does not exist":
