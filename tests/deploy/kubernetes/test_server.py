@@ -19,6 +19,7 @@ from tests.deploy.kubernetes.defects import DEFECTS, Defect
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
+SCALED: Final = "app.kubernetes.io/component!=audit"
 EVERYTHING: Final[dict[str, Any]] = {
     **COMBINATIONS["scaled by load, secure Kafka"],
     "autoscaling": {"enabled": True},
@@ -117,6 +118,33 @@ def test_a_release_lives_through_install_upgrade_rollback_and_uninstall(
     helm("uninstall", RELEASE)
     left = "deployments,services,poddisruptionbudgets,networkpolicies,scaledobjects,prometheusrules,jobs"
     assert [] == cluster.get(namespace, left)
+
+
+def test_scaling_is_switched_on_and_off_for_a_release_that_runs(cluster: Cluster, namespace: str) -> None:
+    """As the README says: processes that were scaled by hand before stay, and so does what a scaler has set since."""
+    scaled = {"keda": {"enabled": True}, "autoscaling": {"enabled": True}}
+    of_release = f"app.kubernetes.io/instance={RELEASE}"
+
+    def upgrade(*words: str, values: dict[str, Any] | None = None) -> int:
+        return cluster.helm(
+            "upgrade", "--install", RELEASE, str(CHART), "--no-hooks", "--namespace", namespace, *words, values=values
+        ).returncode
+
+    def scale(choice: str, number: int) -> None:
+        words = ("--namespace", namespace, "scale", "deployment", "--selector", f"{of_release},{choice}")
+        assert cluster.kubectl(*words, f"--replicas={number}").returncode == 0
+
+    def numbers() -> set[int]:
+        there = cluster.get(namespace, "deployments", f"{of_release},{SCALED}")
+        return {one["spec"]["replicas"] for one in there}
+
+    assert (0, {2}) == (upgrade(), numbers())
+    scale(SCALED, 3)
+    assert (0, {3}) == (upgrade(values=scaled), numbers())
+    scale(SCALED, 6)  # as a scaler does
+    assert (0, {6}) == (upgrade(values={**scaled, "image": {"tag": "9.9.9"}}), numbers())
+    assert 0 != upgrade("--reset-values"), "two would set the same number"
+    assert (0, {2}) == (upgrade("--reset-values", "--force-conflicts"), numbers())
 
 
 def test_two_cells_live_in_one_namespace(cluster: Cluster, namespace: str) -> None:
