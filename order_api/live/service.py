@@ -175,7 +175,11 @@ class LiveUpdates:
         snapshot = await self._snapshots.of_user(wished.user_id, since)
         self._count("order", len(snapshot.orders))
         frames = [one for event in snapshot.orders for one in framing.order(event, 0)]
-        return ([self._gap(wished, since or 0, framing), *frames] if snapshot.gap else frames), snapshot.mark
+        if not snapshot.gap:
+            return frames, snapshot.mark
+        # Of a mark that is ahead of the database nobody knows what came before it.
+        known = since if since is not None and since <= snapshot.mark else 0
+        return [self._gap(wished, known, framing), *frames], snapshot.mark
 
     def _told(self, taken: Taken, mark: int, framing: Framing) -> list[bytes]:
         self._count("order", len(taken.orders))

@@ -13,7 +13,7 @@ from tests.evidence.chaos.run import run
 from tests.evidence.chaos.schedule import Kind, kills_of, schedule
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.apache_kafka]
-SEED, KILLS = 2, 4
+SEED, KILLS = 50, 5
 
 
 async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> None:
@@ -29,3 +29,8 @@ async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> 
     assert 200 < outcome.orders
     assert 100 < outcome.resting_most
     assert 10 < outcome.waited["fired by a tick"]
+    killed = {fault.target.partition("-")[0] for fault in faults if fault.kind is Kind.KILL}
+    assert killed >= {"api", "webhooks"}
+    assert outcome.watched["streams"] > outcome.watched["clients by SSE"] + outcome.watched["clients by WebSocket"]
+    assert 0 < outcome.watched["gaps said"]
+    assert 200 < outcome.watched["webhooks"]
