@@ -164,7 +164,7 @@ class _Ends:
     def answered(self) -> dict[Any, int] | None:
         """Return the ends once the leaders have answered, of those that did; else None, and ask if nobody does.
 
-        Raises `LostPosition` when no leader has answered.
+        Raises `LostPosition` when no leader has answered, and none was fetched from meanwhile.
         """
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
@@ -174,10 +174,11 @@ class _Ends:
         return asked.result()
 
     async def _ask(self) -> dict[Any, int]:
-        partitions = list(self._consumer.assignment())
+        partitions, began_ms = list(self._consumer.assignment()), time.time() * 1000
         answers = await asyncio.gather(*(self._end_of(partition) for partition in partitions))
         ends = {partition: end for partition, end in zip(partitions, answers, strict=True) if end is not None}
-        if not ends:
+        fetched_ms = max((self._consumer.last_poll_timestamp(partition) or 0 for partition in partitions), default=0)
+        if not ends and fetched_ms < began_ms:
             raise LostPosition("no leader of a partition says where it ends")
         return ends
 

@@ -33,6 +33,7 @@ class Follower:
         self.last_id = ""
         self.url = ""
         """Where it is connected."""
+        self.token = token
         self.headers = {"Authorization": f"Bearer {token}"}
         self._urls = urls
 

@@ -123,7 +123,7 @@ async def test_one_leader_that_is_away_holds_up_its_own_orders_alone(
                 await stream.until("order", order_id=goes_on, version=2)
                 await until(lambda: checks, within_s=30)
                 late = await shows.enter_async_context(running(settings))
-                await followed(late)
+                await until(lambda: late.app.state.follower.following, within_s=60)  # it may ask the frozen one first
                 other = await shows.enter_async_context(streaming(late))
                 await other.until("snapshot-end")
                 await events.tell(goes_on, "SETTLING", 3)
