@@ -19,7 +19,7 @@ help: ## say all this
 	@echo 'settings: PYTHON=python3.12: the interpreter (3.11 or newer; taken when .venv/ is made: make clean first)'
 	@echo '          ARGS="--keep": further words for the command behind the verb'
 
-demo: $(RUNTIME) ## embedded PostgreSQL and broker, the whole system, an order for every outcome, the audit
+demo: $(RUNTIME) ## embedded PostgreSQL and broker, the whole system, an order for every outcome, one told live, the audit
 	@$(BIN)/order-saga demo $(ARGS)
 
 test: $(DEVELOPMENT) ## all tests, most of an hour on two cores (ARGS=tests/order_saga/core: a minute), on Apache Kafka and PostgreSQL where Docker or KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL give them

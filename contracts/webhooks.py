@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -204,7 +204,10 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
             return False
         if (inner := _inside(address)) is not None:
             return is_public(inner)
-    return address.is_global and not address.is_multicast and not address.is_reserved
+        if address not in _UNICAST:
+            return False
+    special = address.is_multicast or address.is_reserved or any(address in network for network in _SPECIAL)
+    return address.is_global and not special
 
 
 def _inside(address: IPv6Address) -> IPv4Address | None:
@@ -214,6 +217,10 @@ def _inside(address: IPv6Address) -> IPv4Address | None:
 
 
 _NAT64: Final = IPv6Address("64:ff9b::").packed[:12]
+_UNICAST: Final = IPv6Network("2000::/3")
+"""All that the internet has of IPv6 (RFC 4291, 2.4); what was site-local, `fec0::/10`, is somebody's own."""
+_SPECIAL: Final = (IPv4Network("192.0.0.0/24"), IPv6Network("3fff::/20"))
+"""Protocol assignments (RFC 6890) and examples (RFC 9637), which not every Python knows as such."""
 
 
 def url_fault(url: str, *, anywhere: bool = False) -> str | None:
@@ -240,12 +247,13 @@ def url_fault(url: str, *, anywhere: bool = False) -> str | None:
 
 
 def _host_fault(host: str) -> str | None:
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+    name = host.removesuffix(".")  # of the root; resolvers take it, or add it
+    if "" in name.split(".") or name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
         return "must name a host of the internet"
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
-        last = host.rstrip(".").rpartition(".")[2]
+        last = name.rpartition(".")[2]
         numeric = last.isdecimal() or last.startswith("0x")  # 2130706433 and 0x7f.1 are addresses to many resolvers
         return "must name a host, or an address in its usual form" if numeric else None
     return None if is_public(address) else "must not lead to a private address"

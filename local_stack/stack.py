@@ -272,9 +272,12 @@ class LocalStack:
 
     def _service(self, name: str, number: int) -> ProcessSpec:
         port = free_ports(1)[0] if number else self.ports[name]
+        shared = self._environment()
         own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
         if name == "api":
             own["JWT_SECRET"] = self.jwt_secret
+            if shared.get("NOTIFY_SMTP_URL"):  # a setting of `webhooks`, which says whether there is a relay
+                own["API_NOTIFY_EMAIL"] = shared.get("API_NOTIFY_EMAIL") or "true"
         if name in SEALING:
             own["WEBHOOKS_KEYS"] = self.webhooks_keys
             own["WEBHOOKS_ALLOW_NETWORKS"] = LOOPBACK
@@ -283,7 +286,7 @@ class LocalStack:
             name=process,
             argv=[*self.options.command, name],
             ready=http_ready(port),
-            env=self._environment() | own | dict(self.options.environment_of.get(process, {})),
+            env=shared | own | dict(self.options.environment_of.get(process, {})),
         )
 
     def _environment(self) -> dict[str, str]:

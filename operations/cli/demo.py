@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from local_stack.stack import LocalStack
+    from operations.demo.live import Telling
     from operations.demo.play import Played
     from operations.demo.scenes import Scene
 
@@ -31,7 +32,8 @@ next: make run    keeps such a system running; README.md, "Use it", goes on from
 
 async def run_here(*, json: bool) -> int:
     """Play against the system that runs already, at its own pace; 0 when everything came out as announced."""
-    target = Target(api_url(), database_url(), kafka_settings(), signer(), PATIENCE_S, ledger_setting())
+    where = api_url(), database_url(), kafka_settings(), signer()
+    target = Target(*where, PATIENCE_S, ledger_setting(), may_leave_out=True)
     return 0 if await _show(target, json=json) else 1
 
 
@@ -77,9 +79,14 @@ async def _show(target: Target, *, json: bool) -> bool:
         played = await play(target, status.update)
     if json:
         shown = [{"title": s.title, "order_id": s.order_id, "announced": s.ends, "ended": e} for s, e in played.scenes]
+        shown += [
+            {"title": one.title, "order_id": one.order_id, "announced": one.announced, "ended": one.told}
+            for one in played.tellings
+        ]
         print_json(shown)
     else:
         print_scenes(played.scenes)
+        print_tellings(played.tellings)
         _print_rest(played)
     verdict = "[green]everything came out as announced[/]" if played.good else "[red]not as announced[/]"
     (err if json else out).print(f"\n{verdict}")
@@ -96,6 +103,17 @@ def print_scenes(shown: list[tuple[Scene, str]]) -> None:
         verdict = good if ended == scene.ends else f"[red]✗ {ended}, not {scene.ends}[/]"
         side = scene.body["order_type"].removeprefix("MARKET_").lower().replace("_", " ")
         table.add_row(scene.title, f"{scene.user} {side} {scene.body['quantity']} {scene.body['asset_id']}", verdict)
+    print_table(table)
+
+
+def print_tellings(tellings: list[Telling]) -> None:
+    """Print a table of what told of an order live, and what it said."""
+    table = Table("what", "told as announced", title="whoever waits is told", title_justify="left")
+    for one in tellings:
+        as_announced = f"[green]✓[/] {escape(one.told)}"
+        left_out = f"[yellow]○ {escape(one.told)}[/]"
+        wrong = f"[red]✗ {escape(one.told)}, not {one.announced}[/]"
+        table.add_row(one.title, (as_announced if one.told == one.announced else left_out) if one.good else wrong)
     print_table(table)
 
 

@@ -34,7 +34,8 @@ def demo(
 ) -> None:
     """Show everything: start a system of its own, submit an order for every outcome, audit, and leave nothing behind.
 
-    Exit 1 when an order did not end as announced.
+    One order is told live, by streams and by a webhook to a receiver of the demo. A system that runs already (--here)
+    may refuse to send webhooks to this machine; that scene is then left out. Exit 1 when not all is as announced.
     """
     from operations.cli.demo import run_demo, run_here
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,8 +23,9 @@ from contracts.topics import ORDERS_REQUESTS
 from operations.access.database import connected, rows
 from operations.access.rest import ENDED
 from operations.access.system import publishing
-from operations.access.tokens import SCOPES
+from operations.access.tokens import SCOPES, WEBHOOK_SCOPES
 from operations.audit import audit
+from operations.demo.live import USER, tell_live
 from operations.demo.scenes import CLOSED, MARKET, OPENING, PATH, Scene, conditional_scenes, scenes
 from operations.diagnosis.story import story
 from operations.market.prices import set_price, set_trading
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from operations.access.tokens import Signer
     from operations.audit import Finding
+    from operations.demo.live import Telling
     from saga_kit.messaging.publisher import Publisher
     from saga_kit.runtime.settings import KafkaSettings
 
@@ -58,7 +61,8 @@ Tell = Callable[[str], None]
 class Target:
     """The system that the demo plays against.
 
-    `patience_s`: how long a slow order may take there. `ledger`: as for `audit.ledger.find`.
+    `patience_s`: how long a slow order may take there. `ledger`: as for `audit.ledger.find`. `may_leave_out`: it is
+    somebody's, and may be set up to send no webhook to a private address.
     """
 
     api_url: str
@@ -67,12 +71,14 @@ class Target:
     signer: Signer
     patience_s: float
     ledger: str = ""
+    may_leave_out: bool = False
 
 
 class Played(NamedTuple):
-    """What was shown: each scene with how its order ended, what else was tried, one order's story, the audit."""
+    """What was shown: how each scene ended, what was told live, what else was tried, one order's story, the audit."""
 
     scenes: list[tuple[Scene, str]]
+    tellings: list[Telling]
     extras: list[tuple[str, bool]]
     story: dict[str, Any]
     findings: list[Finding]
@@ -81,6 +87,7 @@ class Played(NamedTuple):
     def good(self) -> bool:
         """Whether everything came out as announced."""
         as_announced = all(scene.ends == ended for scene, ended in self.scenes)
+        as_announced = as_announced and all(one.good for one in self.tellings)
         return as_announced and all(good for _, good in self.extras) and not self.findings
 
 
@@ -93,13 +100,32 @@ async def play(target: Target, tell: Tell) -> Played:
     ):
         acts = _Acts(target, api, publisher)
         await acts.prepare(engine)
-        shown = await acts.play(scenes(), tell)
-        shown += await acts.play_on_a_market(conditional_scenes(), engine, tell)
-        extras = await acts.faults(shown[0][0].order_id, engine)
+        async with _told_live(target) as told:
+            shown = await acts.play(scenes(), tell)
+            shown += await acts.play_on_a_market(conditional_scenes(), engine, tell)
+            extras = await acts.faults(shown[0][0].order_id, engine)
+            tell("streams and webhooks ...")
+            tellings = await told
         tell("auditing ...")
         findings = await audit(engine)
         known = await story(engine, uuid.UUID(shown[STORY_OF][0].order_id), target.ledger)
-    return Played(shown, extras, known, findings)
+    return Played(shown, tellings, extras, known, findings)
+
+
+@asynccontextmanager
+async def _told_live(target: Target) -> AsyncIterator[asyncio.Task[list[Telling]]]:
+    """Have an order told live beside all others: a webhook whose receiver failed comes again after seconds."""
+
+    def sign() -> str:
+        return target.signer.sign(USER, [*SCOPES, *WEBHOOK_SCOPES])
+
+    telling = tell_live(target.api_url, sign, target.patience_s, may_leave_out=target.may_leave_out)
+    task = asyncio.create_task(telling, name="demo: told live")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class _Acts:

@@ -195,6 +195,7 @@ class LiveUpdates:
         """Write what is new of one order, with the versions that nobody has told of: those are in its history."""
         frames = []
         for event in sorted(events, key=lambda one: one.version):
+            followed.ended = followed.ended or event.terminal
             if event.version <= followed.version:
                 continue
             missing = 0 if followed.version < 0 else event.version - followed.version - 1
@@ -206,7 +207,7 @@ class LiveUpdates:
                 frames += [framing.event("version", msgspec.json.encode(one), str(one.version)) for one in past]
             frames.append(framing.version(event))
             self._count("order", 1)
-            followed.version, followed.ended = event.version, event.terminal
+            followed.version = event.version
         return frames
 
     def _gap(self, wished: Wished, since: int, framing: Framing) -> bytes:

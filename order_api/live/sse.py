@@ -121,6 +121,7 @@ class EventStream(Response):
                 scope["state"][STREAMED] = True
                 scope["state"][TIME_LIMIT].reschedule(None)
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                connection.stream()
                 await _send_on(send, first)
                 stream.write_part = connection.write_part
                 async for part in frames:

@@ -7,6 +7,7 @@ all of them.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter as Count
@@ -31,7 +32,8 @@ TICK_S: Final = 0.25
 """How often prices are handed out at most."""
 IDLE_TICK_S: Final = 1.0
 BYE_S: Final = 2.0
-"""Seconds that the streams have to say goodbye when the process ends; then their connections are cut."""
+"""Seconds that streams have to say goodbye when their time is over, or the process ends; then their connections are
+cut."""
 RETRY_MS: Final = 2_000
 RETRY_SPREAD_MS: Final = 8_000
 
@@ -194,7 +196,16 @@ class Streams:
             for stream in self._slots[self._second % HEARTBEAT_S]:
                 stream.beat(heard, written)
             for stream in self._due.pop(self._second, ()):
-                stream.end("age" if self._second > stream.oldest else "expired")
+                self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        """Have a stream end whose time is over; cut it when it has not, since its client is slow to read."""
+        if stream.why is not None:
+            stream.abort()
+            return
+        stream.end("age" if self._second > stream.oldest else "expired")
+        stream.due = self._second + math.ceil(BYE_S)
+        self._due.setdefault(stream.due, set()).add(stream)
 
     def _leave(self, stream: Stream, caller: Caller) -> None:
         self._streams.discard(stream)

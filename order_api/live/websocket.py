@@ -6,9 +6,9 @@ All channels of a connection are one stream among the streams of the process: on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final, ParamSpec
 from uuid import UUID
 
 import structlog
@@ -47,6 +47,7 @@ _CLOSE: Final = {
     Code.INSUFFICIENT_SCOPE: FORBIDDEN,
 }
 
+P = ParamSpec("P")
 log = structlog.get_logger(__name__)
 
 
@@ -162,7 +163,7 @@ class _Session:
 
     async def run(self, receive: Receive) -> None:
         """Serve until it ends, and say goodbye."""
-        reading = asyncio.create_task(self._guarded(self._read(receive)))
+        reading = asyncio.create_task(self._guarded(self._read, receive))
         try:
             await self._say(say("authenticated", messages.Authenticated(self._caller.user_id, self._caller.expires_at)))
             while self._stream.why is None:
@@ -226,7 +227,7 @@ class _Session:
         parts = await self._parts(said, subscription.stream)
         self._channels[said.channel] = subscription
         await self._say(say("subscribed", channel=said.channel))
-        subscription.task = asyncio.create_task(self._guarded(self._tell(said.channel, subscription, parts)))
+        subscription.task = asyncio.create_task(self._guarded(self._tell, said.channel, subscription, parts))
 
     async def _parts(self, said: Subscribe, stream: Stream) -> AsyncGenerator[Sequence[bytes]]:
         """Make what a channel sends; raise the problem of one that the caller may not have."""
@@ -294,10 +295,10 @@ class _Session:
             self._fail(TOO_MANY, f"more than {SAID_MAX} messages in a second")
             raise _Over
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[P, Awaitable[None]], *args: P.args, **options: P.kwargs) -> None:
         """Do a part of the work; whatever ends it, the connection learns it."""
         try:
-            await work
+            await work(*args, **options)
         except ClientDisconnected:
             self._stream.end("gone")
         except _Over:

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contracts.webhooks import DisabledWebhook, EventType, OrderWebhook, PingWebhook
+from contracts.webhooks import ORDER_EVENTS, DisabledWebhook, EventType, OrderWebhook, PingWebhook
 from order_api.http.bodies import JSON
 from order_api.http.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Code
 from order_api.http.routing import Endpoint
@@ -78,7 +78,7 @@ def write_document(operations: Iterable[Operation], problems: ProblemExamples) -
     answers = [one.struct for operation in operations for one in operation.answers.values() if one.struct is not None]
     document["webhooks"] = _webhooks()
     document["components"] = {
-        "schemas": components([*bodies, *answers, *_SENT.values()]),
+        "schemas": components([*bodies, *answers, *SENT.values()]),
         "headers": {name: _header(name) for name in HEADERS},
         "securitySchemes": {"token": _security()},
     }
@@ -89,7 +89,7 @@ def _webhooks() -> dict[str, Any]:
     """Describe what endpoints of users are sent (OpenAPI 3.1, `webhooks`)."""
     headers = [
         {"name": name, "in": "header", "required": True, "description": meaning, "schema": {"type": "string"}}
-        for name, meaning in _SENT_HEADERS.items()
+        for name, meaning in SENT_HEADERS.items()
     ]
     return {
         str(event_type): {
@@ -100,7 +100,7 @@ def _webhooks() -> dict[str, Any]:
                 "parameters": headers,
                 "requestBody": {
                     "required": True,
-                    "content": {JSON: {"schema": reference(_SENT.get(event_type, OrderWebhook).__name__)}},
+                    "content": {JSON: {"schema": reference(body.__name__)}},
                 },
                 "responses": {
                     "2XX": {"description": "It is taken. Any other answer is a failure, and it comes again."},
@@ -108,17 +108,17 @@ def _webhooks() -> dict[str, Any]:
                 },
             }
         }
-        for event_type in EventType
+        for event_type, body in SENT.items()
     }
 
 
-_SENT: Final[dict[EventType, type[msgspec.Struct]]] = {
-    EventType.ORDER_PENDING: OrderWebhook,
+SENT: Final[dict[EventType, type[msgspec.Struct]]] = {
+    **dict.fromkeys(ORDER_EVENTS, OrderWebhook),
     EventType.WEBHOOK_PING: PingWebhook,
     EventType.WEBHOOK_DISABLED: DisabledWebhook,
 }
-"""The body of each type; of those that are not named, an order's."""
-_SENT_HEADERS: Final = {
+"""The types of webhooks, and the body of each. A code for an address is a notification, and no webhook."""
+SENT_HEADERS: Final = {
     "webhook-id": "The event's id: the same for every attempt.",
     "webhook-timestamp": "When this attempt was signed, in seconds since 1970.",
     "webhook-signature": "`v1,` and base64, for each valid secret, with blanks between.",

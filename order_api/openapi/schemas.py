@@ -18,6 +18,7 @@ from contracts.amends import AMEND_REFUSALS, AmendRefusal, AmendState
 from contracts.decimals import PLACES_MAX, Exact
 from contracts.orders import Order
 from contracts.vocabulary import REASONS, OrderStatus, OrderType, ReasonCode, Side, TimeInForce
+from contracts.webhooks import OrderWebhook
 from order_api.http.problems import PROBLEMS, TYPE_PREFIX, Code, FieldError
 from order_api.openapi.words import (
     AMEND_STATE_MEANINGS,
@@ -64,11 +65,23 @@ def components(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
     _, made = msgspec.json.schema_components(every, schema_hook=_decimal, ref_template=f"{_PLACE}{{name}}")
     schemas = {name: _precise(schema) for name, schema in made.items()}
     schemas = {name: _worded(name, schema, FIELD_MEANINGS | own) for name, schema in schemas.items()}
-    # Fields with a default are missing from old events only: an answer has every one.
+    schemas |= _of_a_webhook(schemas)
+    # Fields with a default are missing from messages only: an answer has every one.
     schemas[Order.__name__]["required"] = [*schemas[Order.__name__]["properties"]]
     members = schemas.pop(Members.__name__)["properties"]
     problems = {problem_name(code): _problem(code, members) for code in PROBLEMS}
     return schemas | _enums() | problems
+
+
+def _of_a_webhook(schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """Give webhooks an order of their own, as messages have it: what does not apply to an order is left out of it."""
+    if (webhook := schemas.get(OrderWebhook.__name__)) is None:
+        return {}
+    data = webhook["properties"]["data"] | reference(WEBHOOK_ORDER)
+    return {
+        OrderWebhook.__name__: webhook | {"properties": webhook["properties"] | {"data": data}},
+        WEBHOOK_ORDER: schemas[Order.__name__] | {"title": WEBHOOK_ORDER},
+    }
 
 
 def _with_inner(kind: Any) -> Iterator[type[msgspec.Struct]]:
@@ -92,6 +105,7 @@ def problem_name(code: Code) -> str:
 
 
 _PLACE: Final = "#/components/schemas/"
+WEBHOOK_ORDER: Final = "WebhookOrder"
 
 
 def _enums() -> dict[str, Any]:

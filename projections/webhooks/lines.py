@@ -1,9 +1,10 @@
 """Decides which delivery is sent next, so that no endpoint holds up another. It does no I/O and reads no clock.
 
 An endpoint has a *line*: what is claimed for it, what is under way, and its window. Attempts have a number of slots in
-all. An endpoint is in the quick lane when its last attempt was a quick success; who is slow, fails, or is not known yet
-shares the slow lane, which gets half of the slots at most. Within a lane, lines take turns, also at being claimed for.
-So a thousand dead endpoints wait for each other, and hold up nobody else.
+all. An endpoint is in the quick lane when its last attempt was a quick success, and else in one of the others, which
+share half of the slots: those that are not known yet, those that are slow or have failed, and those that are silent.
+Within a lane, lines take turns, also at being claimed for. So ten thousand dead endpoints, or all e-mails while their
+relay is away, wait for each other and hold up nobody else: neither who is slow, nor who is new.
 """
 
 from __future__ import annotations
@@ -11,14 +12,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from itertools import islice
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from projections.webhooks.deliveries import Delivery, Endpoint
-from projections.webhooks.rules import AT_ONCE_MAX, QUICK_S, Answer, Verdict, at_once, gap_s, holds_up, next_window
+from projections.webhooks.rules import (
+    AT_ONCE_MAX,
+    PROBES_AFTER,
+    QUICK_S,
+    Answer,
+    Verdict,
+    at_once,
+    gap_s,
+    holds_up,
+    next_window,
+)
 from projections.webhooks.store import LEASE_S, Want
 
 AHEAD: Final = 32
@@ -36,7 +47,15 @@ class Lane(StrEnum):
     """Which share of the slots an endpoint's attempts count for."""
 
     QUICK = "quick"
+    NEW = "new"
+    """No attempt of this process has ended there."""
     SLOW = "slow"
+    SILENT = "silent"
+    """It has failed too often in a row, and gets probes only."""
+
+
+SHARES: Final = {Lane.QUICK: 1, Lane.NEW: 8, Lane.SLOW: 4, Lane.SILENT: 8}
+"""A lane has one slot in so many at most."""
 
 
 class Waiting(NamedTuple):
@@ -55,9 +74,9 @@ class Line:
         "endpoint_id",
         "failures",
         "not_before_s",
+        "pace",
         "paused_until_s",
         "queued",
-        "quick",
         "running",
         "unmarked",
         "waiting",
@@ -73,7 +92,7 @@ class Line:
         self.unmarked = 0
         self.window = 1.0
         self.failures = 0
-        self.quick = False
+        self.pace = Lane.NEW
         self.queued = False
         self.not_before_s = -math.inf
         self.paused_until_s = -math.inf
@@ -81,7 +100,7 @@ class Line:
     @property
     def lane(self) -> Lane:
         """Where its next attempt counts."""
-        return Lane.QUICK if self.quick else Lane.SLOW
+        return Lane.SILENT if self.failures >= PROBES_AFTER else self.pace
 
     @property
     def at_once(self) -> int:
@@ -100,7 +119,7 @@ class Line:
 
     def rows_to_claim(self) -> int:
         """Say how many deliveries to claim now."""
-        if self.quick and self.window >= AT_ONCE_MAX:
+        if self.pace is Lane.QUICK and self.window >= AT_ONCE_MAX:
             return AHEAD - len(self.waiting) if len(self.waiting) <= AHEAD // 2 else 0
         return max(0, self.at_once - len(self.waiting) - self.running)
 
@@ -118,6 +137,7 @@ class Lines:
 
     def __init__(self, in_flight_max: int) -> None:
         self._in_flight_max = in_flight_max
+        self._share = {lane: in_flight_max // one_in for lane, one_in in SHARES.items()}
         self._lines: dict[UUID, Line] = {}
         self._hungry: dict[Lane, OrderedDict[UUID, Line]] = {lane: OrderedDict() for lane in Lane}
         self._ready: dict[Lane, deque[Line]] = {lane: deque() for lane in Lane}
@@ -140,12 +160,17 @@ class Lines:
                 self._feed(line)
         return self.hungry
 
-    def found(self, endpoint_ids: Iterable[UUID], now_s: float) -> bool:
-        """Learn the same from the database, which knows best who pauses: a user may have enabled an endpoint."""
-        known = list(endpoint_ids)
-        for endpoint_id in known:
-            self._line(endpoint_id).paused_until_s = -math.inf
-        return self.notice(known, now_s)
+    def found(self, failures: Mapping[UUID, int], now_s: float) -> bool:
+        """Learn the same from the database, with their failures in a row, before anything is claimed for them.
+
+        It knows best who pauses: a user may have enabled an endpoint.
+        """
+        for endpoint_id, in_row in failures.items():
+            line = self._line(endpoint_id)
+            line.paused_until_s = -math.inf
+            if line.idle:
+                line.failures = in_row
+        return self.notice(failures, now_s)
 
     def _line(self, endpoint_id: UUID) -> Line:
         if (line := self._lines.get(endpoint_id)) is None:
@@ -157,13 +182,16 @@ class Lines:
         wants: list[Want] = []
         for lane in Lane:
             if self._may_claim(lane):
-                lines = islice(self._hungry[lane].values(), CLAIM_LINES_MAX)
+                room = CLAIM_LINES_MAX if lane is Lane.QUICK else self._in_flight_max - len(self._ready[lane])
+                lines = islice(self._hungry[lane].values(), min(room, CLAIM_LINES_MAX))
                 wants += [Want(one.endpoint_id, one.rows_to_claim(), one.leased) for one in lines]
         return wants
 
     def _may_claim(self, lane: Lane) -> bool:
-        full = len(self._ready[lane]) >= self._in_flight_max if lane is Lane.SLOW else self._waiting >= WAITING_MAX
-        return bool(self._hungry[lane]) and not full
+        return bool(self._hungry[lane]) and not self._is_full(lane)
+
+    def _is_full(self, lane: Lane) -> bool:
+        return self._waiting >= WAITING_MAX if lane is Lane.QUICK else len(self._ready[lane]) >= self._in_flight_max
 
     def _feed(self, line: Line) -> None:
         """Note whether there is something to claim for a line, and which lane it counts in."""
@@ -175,22 +203,30 @@ class Lines:
 
     def claimed(
         self, wants: Collection[Want], found: Iterable[tuple[Endpoint, list[Delivery]]], until_s: float, now_s: float
-    ) -> None:
-        """Take what was claimed. An endpoint that gave less than was wanted has nothing more for now."""
+    ) -> list[Delivery]:
+        """Take what was claimed. An endpoint that gave less than was wanted has nothing more for now.
+
+        Return what is to be handed back: an endpoint that nobody knew to be silent has enough others before it.
+        """
+        back: list[Delivery] = []
         given = {endpoint.endpoint_id: (endpoint, deliveries) for endpoint, deliveries in found}
         for want in wants:
-            line = self._lines[want.endpoint_id]
+            line = self._line(want.endpoint_id)
             endpoint, deliveries = given.get(want.endpoint_id, (None, []))
             if endpoint is not None:
                 if line.idle:
                     line.failures = endpoint.failures_in_row  # while it has leases, only this process changes it
                 line.endpoint = endpoint
+                if line.lane is Lane.SILENT and self._is_full(Lane.SILENT):
+                    back += deliveries
+                    deliveries = []
                 line.waiting.extend(Waiting(one, until_s) for one in deliveries)
                 self._waiting += len(deliveries)
-            line.due = line.due and len(deliveries) >= want.rows
-            self._hungry[line.lane].pop(want.endpoint_id, None)  # its next turn is the last
+            line.due = line.due and len(given.get(want.endpoint_id, (None, []))[1]) >= want.rows
+            self._hungry[line.lane].pop(want.endpoint_id, None)  # its next turn is the last; other lanes `_feed` clears
             self._feed(line)
             self._queue(line, now_s)
+        return back
 
     def start(self, now_s: float) -> Iterator[Start | Delivery]:
         """Give the attempts that can begin now; a delivery alone is to be handed back, since its lease is too old."""
@@ -201,6 +237,9 @@ class Lines:
         while (lane := self._next_lane()) is not None:
             line = self._ready[lane].popleft()
             line.queued = False
+            if line.lane is not lane:  # it has changed while it was in line
+                self._queue(line, now_s)
+                continue
             if not line.waiting:
                 continue
             waiting = line.waiting.popleft()
@@ -219,10 +258,8 @@ class Lines:
         """Return the lane whose turn it is: the one with fewer attempts under way, if it has work and a slot."""
         if sum(self.running.values()) >= self._in_flight_max:
             return None
-        slow = bool(self._ready[Lane.SLOW]) and self.running[Lane.SLOW] < self._in_flight_max // 2
-        if self._ready[Lane.QUICK] and not (slow and self.running[Lane.SLOW] < self.running[Lane.QUICK]):
-            return Lane.QUICK
-        return Lane.SLOW if slow else None
+        free = [lane for lane, ready in self._ready.items() if ready and self.running[lane] < self._share[lane]]
+        return min(free, key=self.running.__getitem__, default=None)
 
     def ended(self, begun: Start, answer: Answer, now_s: float) -> tuple[bool, list[Delivery]]:
         """Learn how an attempt has ended.
@@ -237,7 +274,7 @@ class Lines:
         self.running[begun.lane] -= 1
         line.window = next_window(line.window, answer)
         line.failures = 0 if delivered else line.failures + 1
-        line.quick = delivered and answer.duration_s <= QUICK_S
+        line.pace = Lane.QUICK if delivered and answer.duration_s <= QUICK_S else Lane.SLOW
         line.not_before_s = now_s + gap_s(line.window)
         back: list[Delivery] = []
         if holds_up(answer, line.failures):

@@ -22,7 +22,7 @@ class WebhookMetrics:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
         )  # fmt: skip
         self.in_flight = Gauge(
-            "webhook_attempts_in_flight", "Attempts under way, by lane: quick or slow endpoints.", ["lane"],
+            "webhook_attempts_in_flight", "Attempts under way, by lane: quick, new, slow or silent.", ["lane"],
             registry=registry,
         )  # fmt: skip
         self.disabled = Counter(

@@ -23,6 +23,7 @@ import msgspec
 from httpcore2 import AsyncConnectionPool, Proxy, Response
 
 from contracts.webhooks import url_fault
+from projections.webhooks.bounds import BoundedNetwork
 from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.guard import Forbidden, GuardedNetwork, LookUp, Network
 from projections.webhooks.rules import AT_ONCE_MAX, Answer, retry_after_s
@@ -32,16 +33,25 @@ ATTEMPT_S: Final = 15.0
 BODY_S: Final = 1.0
 """The status decides; the rest of an answer is waited for no longer than this."""
 ANSWER_BYTES_MAX: Final = 16_384
+ANSWER_READ_MAX: Final = 131_072
+"""Bytes that are read in all, with those before the body: a head (the parser has a bound for one) and interim ones."""
 SHOWN_MAX: Final = 200
 KEPT_OPEN_S: Final = 5.0
 _TIMEOUTS: Final = {"connect": ATTEMPT_S, "read": ATTEMPT_S, "write": ATTEMPT_S, "pool": ATTEMPT_S}
+
+
+class BadTarget(Exception):  # noqa: N818 - it is what it is
+    """Nothing can ever be sent to what a user has given; its text says why."""
 
 
 class Composer(Protocol):
     """Says what is sent by HTTP for a delivery."""
 
     def compose(self, endpoint: Endpoint, delivery: Delivery, now: datetime) -> Posting:
-        """Make the request at `now` (UTC). Raises `NotSealed`; `msgspec.MsgspecError` for what is stored wrongly."""
+        """Make the request at `now` (UTC). Raises `BadTarget`, `NotSealed`, and `msgspec.MsgspecError`.
+
+        The latter is for what is stored wrongly.
+        """
 
 
 class Poster:
@@ -80,8 +90,10 @@ class Poster:
                 text, asked_s = await self._post(endpoint, delivery, status)
         except Exception as error:  # noqa: BLE001 - nothing that somebody sends may stop the sender
             duration_s = time.monotonic() - began
-            # Once there is a status, only the rest of the answer can have failed, which nobody needs.
-            return Answer(status[0], duration_s) if status else Answer(None, duration_s, self._fault(error))
+            if status:  # only the rest of the answer can have failed, which nobody needs
+                return Answer(status[0], duration_s)
+            gone, ours = isinstance(error, BadTarget), isinstance(error, NotSealed | msgspec.MsgspecError)
+            return Answer(None, duration_s, self._fault(error), gone=gone, ours=ours)
         return Answer(status[0], time.monotonic() - began, None, text, asked_s)
 
     async def _post(self, endpoint: Endpoint, delivery: Delivery, status: list[int]) -> tuple[str | None, float | None]:
@@ -109,7 +121,7 @@ class Poster:
         """Say in words why there is no good answer. Nothing of a private network is told."""
         if isinstance(error, TimeoutError | httpcore2.TimeoutException):
             return f"no answer within {self._attempt_s:g} s"
-        if isinstance(error, Forbidden | httpcore2.ProxyError):
+        if isinstance(error, BadTarget | Forbidden | httpcore2.ProxyError):
             return str(error)[:SHOWN_MAX]
         if isinstance(error, NotSealed | msgspec.MsgspecError):
             return "its secret can't be read here: an operator must look at WEBHOOKS_KEYS"
@@ -182,7 +194,7 @@ class Pools:
             http1=True,
             http2=False,
             retries=0,
-            network_backend=self._network,
+            network_backend=BoundedNetwork(self._network or httpcore2.AnyIOBackend(), ANSWER_READ_MAX),
         )
 
 

@@ -21,7 +21,7 @@ from contracts.webhooks import PushSubscription
 from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.encryption import base64url, encrypt, from_base64url, public_bytes
 from projections.webhooks.notes import note_of
-from projections.webhooks.posting import Poster
+from projections.webhooks.posting import BadTarget, Poster
 from projections.webhooks.rules import Answer
 
 TTL_S: Final = 86_400
@@ -72,7 +72,7 @@ class PushComposer:
         self._vapid = vapid
 
     def compose(self, endpoint: Endpoint, delivery: Delivery, now: datetime) -> Posting:
-        """Encrypt and sign. Raises `msgspec.MsgspecError` for a subscription or a body that is stored wrongly."""
+        """Encrypt and sign. Raises `BadTarget`; `msgspec.MsgspecError` for what is stored wrongly."""
         to = _subscription(endpoint.target)
         note = note_of(delivery.body)
         shown = {"title": note.subject, "body": note.text, "event_id": delivery.event_id, "type": note.type}
@@ -80,8 +80,8 @@ class PushComposer:
             shown["order_id"] = str(note.order_id)
         try:
             body = encrypt(json.dumps(shown).encode(), to.keys)
-        except ValueError as error:
-            raise msgspec.ValidationError(f"a push subscription whose keys are none: {error}") from None
+        except ValueError:  # a point that is not on the curve
+            raise BadTarget("its keys are none of a browser") from None
         headers = [
             (b"authorization", self._vapid.authorization(to.endpoint, now).encode()),
             (b"content-encoding", b"aes128gcm"),
@@ -103,4 +103,4 @@ class Pusher:
     async def send(self, endpoint: Endpoint, delivery: Delivery) -> Answer:
         """Send a delivery; return the answer. Raises nothing but a cancellation."""
         answer = await self._poster.send(endpoint, delivery)
-        return msgspec.structs.replace(answer, gone=answer.status in NO_SUBSCRIPTION)
+        return msgspec.structs.replace(answer, gone=answer.gone or answer.status in NO_SUBSCRIPTION)

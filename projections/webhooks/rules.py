@@ -61,7 +61,7 @@ class Answer(msgspec.Struct, frozen=True):
     """The answer to one attempt: a status, or why there is none. `text` is the beginning of what was said.
 
     `gone`: there will never be a better one. `rest_s`: after this success, nothing is sent there for so long.
-    `ours`: the failure is this side's, so no endpoint is given up for it.
+    `ours`: the failure is this side's (a key or the relay is missing), so no endpoint is given up for it.
     """
 
     status: int | None
@@ -115,6 +115,9 @@ def next_health(health: Health, answer: Answer, now: datetime, chance: float) ->
     verdict = answer.verdict
     if verdict is Verdict.DELIVERED:
         return Health(paused_until=now + timedelta(seconds=answer.rest_s) if answer.rest_s else None)
+    if answer.ours:  # it says nothing of the endpoint, whose time of failing begins anew with the next that does
+        number = health.failures_in_row + 1
+        return Health(None, number, now + timedelta(seconds=_pause_s(number, answer, chance)))
     began, number = health.failing_since or now, health.failures_in_row + 1
     if health.failures_in_row < SEVERAL and now - began > SEVERAL_WITHIN:
         began, number = now, 1
@@ -122,7 +125,7 @@ def next_health(health: Health, answer: Answer, now: datetime, chance: float) ->
     if verdict is Verdict.GONE:
         said = f"it {answer.fault}" if answer.error is None else answer.error
         given_up = f"{said}: it is gone"
-    elif not answer.ours and number >= SEVERAL and now - began >= FAILING_MAX:
+    elif number >= SEVERAL and now - began >= FAILING_MAX:
         given_up = f"every attempt has failed for {FAILING_MAX.days} days; the last one: {answer.fault}"
     return Health(began, number, now + timedelta(seconds=_pause_s(number, answer, chance)), given_up)
 

@@ -120,14 +120,14 @@ class Sender:
 
     async def _find(self) -> None:
         async with self._transactions.alone() as tx:
-            due = await store.due(tx, self._couriers.keys(), 0.0)
+            due = await store.due(tx, self._couriers.keys())
         self._measure(due)
         self._lines.forget_idle()
-        if self._lines.found([one.endpoint_id for one in due], _now_s()):
+        if self._lines.found({one.endpoint_id: one.failures for one in due}, _now_s()):
             self._woken.set()
 
     def _measure(self, due: Sequence[Due]) -> None:
-        working = [-one.in_s for one in due if not one.failing]
+        working = [one.overdue_s for one in due if not one.failures]
         self._metrics.overdue_seconds.set(max(working, default=0.0))
         self._metrics.due_endpoints.labels("no").set(len(working))
         self._metrics.due_endpoints.labels("yes").set(len(due) - len(working))
@@ -143,7 +143,8 @@ class Sender:
         async with self._transactions.begin() as tx:
             found = await store.claim(tx, wants)
         reached(SendPoint.CLAIMED, [one for _, several in found for one in several])
-        self._lines.claimed(wants, found, lease_end(began_s), _now_s())
+        self._returned += self._lines.claimed(wants, found, lease_end(began_s), _now_s())
+        self._ended.set()
         self._start()
         return self._lines.hungry
 

@@ -32,11 +32,11 @@ TEXT_MAX: Final = 500
 
 
 class Due(NamedTuple):
-    """An endpoint that has something to be sent, `in_s` seconds from now; less than 0 when that is overdue."""
+    """An endpoint that has something to be sent: for how many seconds, and how often in a row it has failed."""
 
     endpoint_id: UUID
-    in_s: float
-    failing: bool
+    overdue_s: float
+    failures: int
 
 
 class Want(NamedTuple):
@@ -94,9 +94,9 @@ async def insert(tx: Transaction, deliveries: Sequence[NewDelivery]) -> None:
         raise TimeoutError("another transaction holds an endpoint locked") from error
 
 
-async def due(tx: Transaction, kinds: Collection[EndpointKind], within_s: float) -> list[Due]:
-    """Return the endpoints that have something to be sent within `within_s` seconds."""
-    return [Due(row[0], float(row[1]), row[2]) for row in await tx.read(_DUE, sorted(kinds), within_s)]
+async def due(tx: Transaction, kinds: Collection[EndpointKind]) -> list[Due]:
+    """Return the endpoints that have something to be sent now."""
+    return [Due(row[0], float(row[1]), row[2]) for row in await tx.read(_DUE, sorted(kinds))]
 
 
 async def claim(tx: Transaction, wants: Sequence[Want]) -> list[tuple[Endpoint, list[Delivery]]]:
@@ -283,11 +283,11 @@ WITH RECURSIVE first AS (
         ORDER BY d.endpoint_id, d.next_attempt_at LIMIT 1
     ) AS next
 )
-SELECT endpoint_id, extract(epoch FROM greatest(next_attempt_at, paused_until) - statement_timestamp()),
-    failures_in_row > 0
+SELECT endpoint_id, extract(epoch FROM statement_timestamp() - greatest(next_attempt_at, paused_until)),
+    failures_in_row
 FROM first JOIN webhooks.endpoints USING (endpoint_id)
 WHERE state = 'ACTIVE' AND kind = ANY($1::text[])
-    AND greatest(next_attempt_at, paused_until) <= statement_timestamp() + make_interval(secs => $2)
+    AND greatest(next_attempt_at, paused_until) <= statement_timestamp()
     AND {_NOT_QUIET}"""  # noqa: S608 - our own words
 
 _LOCK_ENDPOINTS: Final = f"""

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import httptools
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from saga_kit.runtime.backoff import pause
@@ -111,6 +112,8 @@ class Connections:
         self.answer = answer
         self.upgrades = upgrades
         self._open: set[Connection] = set()
+        self._watched: set[Connection] = set()
+        """Those that may owe something; all but streams whose clients have read everything."""
         self._spare: dict[Connection, None] = {}
         self._owned: dict[Owner, dict[Connection, None]] = {}
         """The connections of each owner, in the order in which they last became idle."""
@@ -130,12 +133,14 @@ class Connections:
             self._spare[connection] = None
             return False
         self._open.add(connection)
+        self._watched.add(connection)
         self._owned.setdefault(connection.owner, {})[connection] = None
         return True
 
     def close(self, connection: Connection) -> None:
         """Remove a connection."""
         self._spare.pop(connection, None)
+        self._watched.discard(connection)
         if connection in self._open:
             self._open.remove(connection)
             self._disown(connection)
@@ -161,6 +166,13 @@ class Connections:
         if owned.pop(connection, 0) is None:
             owned[connection] = None
 
+    def owes(self, connection: Connection, *, owing: bool) -> None:
+        """Look at a connection every second from now on, or no more: thousands of idle streams cost nothing."""
+        if not owing:
+            self._watched.discard(connection)
+        elif connection in self._open:
+            self._watched.add(connection)
+
     def note(self, why: str) -> None:
         """Count a connection that the server ends."""
         self._cut.labels(why).inc()
@@ -169,7 +181,7 @@ class Connections:
         """End connections whose time is over, every second until `stopping`."""
         while not await pause(stopping, min(WATCH_S, self._head_s / 2)):
             now = asyncio.get_running_loop().time()
-            for connection in list(self._open):
+            for connection in list(self._watched):
                 if (why := connection.overdue(now, self._head_s, self._answer_s)) is not None:
                     connection.cut(why)
             for connection in list(self._spare):
@@ -243,6 +255,8 @@ class Connection(HttpToolsProtocol):
         self._tell_loss: Callable[[], object] | None = None
         self._upgraded = False
         """Another protocol has it."""
+        self._streaming = False
+        """The answer goes on; the transport tells when the client has not read all of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Add the connection to all of them."""
@@ -285,15 +299,35 @@ class Connection(HttpToolsProtocol):
         finally:
             self._tell_loss = None
 
+    def stream(self) -> None:
+        """Take the answer that has begun as one that goes on for long, and mostly has nothing to say.
+
+        Its task waits with the next part until all of the last is on its way, and only meanwhile the connection is
+        looked at every second.
+        """
+        self._streaming = True
+        self.transport.set_write_buffer_limits(high=0)
+        self._all.owes(self, owing=self.transport.get_write_buffer_size() > 0)
+
+    def pause_writing(self) -> None:
+        """Note that the client has not read all that was written."""
+        super().pause_writing()
+        self._all.owes(self, owing=True)
+
+    def resume_writing(self) -> None:
+        """Note that the client has read on."""
+        super().resume_writing()
+        if self._streaming:
+            self._unread_since = None
+            self._all.owes(self, owing=False)
+
     def write_part(self, part: bytes) -> bool:
-        """Write one more chunk of an answer that goes on, without its task; return whether that was possible.
+        """Write one more part of an answer that goes on, without its task; return whether that was possible.
 
         It is not while the client has not read what was written before, nor for an answer without chunks (HTTP/1.0).
         """
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or not cycle.response_started or cycle.response_complete or cycle.disconnected:
-            return False
-        if not cycle.chunked_encoding or self.transport.get_write_buffer_size():
+        cycle = self.cycle
+        if not self._streaming or self.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding:
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         return True
@@ -418,6 +452,10 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer."""
         self._unread_since = None
+        if self._streaming:
+            self._streaming = False
+            self.transport.set_write_buffer_limits(high=HIGH_WATER_LIMIT)
+            self._all.owes(self, owing=True)
         if self._in_body or self._begun:
             self._owed_since = self.loop.time()
         super().on_response_complete()

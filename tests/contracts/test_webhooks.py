@@ -28,6 +28,7 @@ PRIVATE = (
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),  # noqa: S104
     *("192.0.2.1", "198.18.0.1", "240.0.0.1", "255.255.255.255", "::1", "::", "fd00::1", "fe80::1", "ff02::1"),
     *("::ffff:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001:0:1234::1", "2001:db8::1"),
+    *("fec0::1", "feff::1", "64:ff9b:1::7f00:1", "::7f00:1", "::ffff:0:7f00:1", "5f00::1", "3fff::1", "192.0.0.8"),
 )
 PUBLIC = ("8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::")
 
@@ -64,6 +65,13 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
         ("https://exämple.com/", "must be a URL of ASCII characters, without blanks"),
         ("https://localhost/", "must name a host of the internet"),
         ("https://db.internal/", "must name a host of the internet"),
+        ("https://localhost./", "must name a host of the internet"),
+        ("https://db.internal./", "must name a host of the internet"),
+        ("https://./", "must name a host of the internet"),
+        ("https://a..b/", "must name a host of the internet"),
+        ("https://.example.com/", "must name a host of the internet"),
+        ("https://example.com./", None),
+        ("https://127.0.0.1./", "must name a host, or an address in its usual form"),
         ("https://2130706433/", "must name a host, or an address in its usual form"),
         ("https://0x7f.1/", "must name a host, or an address in its usual form"),
         ("https://[fe80::1%25eth0]/", "must not lead to a private address"),

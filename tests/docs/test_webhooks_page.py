@@ -16,6 +16,7 @@ from standardwebhooks import Webhook
 from contracts.codec import encode
 from contracts.webhooks import EventType, PingWebhook, secret_text
 from docs.examples import webhook_receiver
+from order_api.openapi.document import SENT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "webhooks.md").read_text()
@@ -62,6 +63,13 @@ def test_the_page_shows_the_receiver_as_it_is() -> None:
     code = FILE.read_text().partition('"""\n\n')[2].splitlines()
     assert sum(bool(line.strip()) for line in code) <= 25
     assert "Verify the bytes, not the parsed body" in PAGE
+
+
+def test_the_page_tells_every_type() -> None:
+    """And names none that there is not."""
+    rows = PAGE[PAGE.index("| type | when |") :].split("\n\n", maxsplit=1)[0].splitlines()[2:]
+    told = re.findall(r"`([a-z]+\.[a-z]+)`", " ".join(row.split("|")[1] for row in rows))
+    assert sorted(SENT) == sorted(told)
 
 
 def test_the_receiver_keeps_the_newest_version(port: int) -> None:

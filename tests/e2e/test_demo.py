@@ -30,6 +30,9 @@ OUTCOMES = {
     "FAILED DUPLICATE_CLIENT_ORDER_ID",
 }
 
+TOLD = ["PENDING, CONFIRMED, PROCESSING, COMPLETED", "snapshot-end, COMPLETED", "order.completed", "500, 204"]
+"""What streams and webhooks tell of one order: every version, its end, once more what a receiver failed to take."""
+
 
 async def test_the_demo_shows_every_outcome_and_leaves_nothing(tmp_path: Path) -> None:
     """It exits with 0, each order ends as announced, every outcome occurs, and no process or file remains."""
@@ -38,6 +41,8 @@ async def test_the_demo_shows_every_outcome_and_leaves_nothing(tmp_path: Path) -
     assert [] == [each for each in shown if each["announced"] != each["ended"]]
     assert 0 == output.code, output.err
     assert OUTCOMES <= {each["ended"] for each in shown}
+    [order_id] = {each["order_id"] for each in shown[-len(TOLD) :]}
+    assert TOLD == [each["ended"] for each in shown if each["order_id"] == order_id]
     assert ([], []) == _left_in(tmp_path)
 
 

@@ -22,7 +22,7 @@ from contracts.topics import TOPICS
 from local_stack.errors import StackError
 from local_stack.files import secret
 from local_stack.ports import free_ports
-from local_stack.stack import LOGINS, SERVICES, LocalStack, StackOptions, up
+from local_stack.stack import LOGINS, LOOPBACK, SEALING, SERVICES, LocalStack, StackOptions, up
 from tests.local_stack.support import DUMMY_COMMAND, ENVIRONMENT, HERE, eventually, is_gone
 
 OPTIONS = StackOptions(command=DUMMY_COMMAND)
@@ -92,7 +92,25 @@ async def test_each_service_has_its_own_settings(tmp_path: Path, monkeypatch: py
         assert (environment["ORDER_SAGA_TIME_SCALE"], environment["LOG_LEVEL"]) == ("0.1", "debug")
         assert environment.get("JWT_SECRET") == (stack.jwt_secret if service == "api" else None)
         assert {"KAFKA_SASL_USERNAME", "JWT_JWKS_URL", "PGSSLMODE"}.isdisjoint(environment)
+        sealing = (stack.webhooks_keys, LOOPBACK) if service in SEALING else (None, None)
+        assert sealing == (environment.get("WEBHOOKS_KEYS"), environment.get("WEBHOOKS_ALLOW_NETWORKS"))
+        assert [] == [name for name in environment if "NOTIFY" in name]
     assert len(set(stack.logins.values())) == len(LOGINS)
+
+
+@pytest.mark.parametrize(("said", "allowed"), [(None, "true"), ("", "true"), ("false", "false")])
+async def test_with_a_relay_the_api_takes_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, allowed: str
+) -> None:
+    """Who sets a relay for the process that sends need not tell the API, but may; keys for push go as they are."""
+    relay = {"NOTIFY_SMTP_URL": "smtp://localhost:2525?plain", "NOTIFY_FROM": "orders@example.com"}
+    of_api = {"API_NOTIFY_PUSH_KEY": "public"} | ({} if said is None else {"API_NOTIFY_EMAIL": said})
+    for name, value in (relay | of_api).items():
+        monkeypatch.setenv(name, value)
+    async with LocalStack(tmp_path, OPTIONS) as stack:
+        api, webhooks = [await environment_of(stack, service) for service in SEALING]
+    assert (allowed, "public") == (api["API_NOTIFY_EMAIL"], api["API_NOTIFY_PUSH_KEY"])
+    assert relay == {name: webhooks[name] for name in relay}
 
 
 async def test_a_service_of_somebody_elses_is_not_started(tmp_path: Path) -> None:

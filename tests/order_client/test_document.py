@@ -246,6 +246,7 @@ def _whole(value: Any) -> Any:
 def test_every_field_of_an_answer_is_in_its_struct() -> None:
     """Every field of every schema of an answer is one of the struct of the same name, and none is made up."""
     structs = {kind.__name__: kind for kind in _structs()}
+    structs["WebhookOrder"] = structs["Order"]  # what does not apply is left out of it
     schemas = DOCUMENT["components"]["schemas"]
     answers = {name for name, schema in schemas.items() if "properties" in schema} - {"FieldError"}
     answers = {name for name in answers if not name.endswith(("Problem", "Body"))}

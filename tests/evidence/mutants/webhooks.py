@@ -71,8 +71,8 @@ WEBHOOK_MUTANTS: Final = (
         "the slow take all slots",
         "Endpoints that hang get half of the slots at most.",
         "projections/webhooks/lines.py",
-        "self.running[Lane.SLOW] < self._in_flight_max // 2",
-        "self.running[Lane.SLOW] < self._in_flight_max",
+        "in_flight_max // one_in for lane",
+        "in_flight_max for lane",
         (_HERE + "test_lines.py::test_dead_endpoints_get_half_of_the_slots_at_most",),
     ),
     Mutant(

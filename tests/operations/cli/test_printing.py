@@ -9,6 +9,7 @@ from rich.table import Table
 
 from operations.cli import demo
 from operations.cli.printing import describe_order, out, print_table
+from operations.demo.live import Telling
 from operations.demo.scenes import conditional_scenes, scenes
 
 Print = Callable[[int, Callable[[], None]], list[str]]
@@ -37,6 +38,17 @@ def test_the_demos_table_is_readable(width: int, printed: Print) -> None:
     if width == 40:
         assert [] == [line for line in lines if len(line) > width]
         assert [] == [scene.title for scene in played if f"{scene.title} {scene.user} " not in told]
+
+
+def test_what_is_left_out_or_wrong_is_seen(printed: Print) -> None:
+    """What was told as announced, what this system is not set up for, and what is wrong look different."""
+    title, announced, why = "a webhook", "500, 204", "left out: [/foo] no keys"
+    told = [(announced, True), (why, True), ("nothing heard", False)]
+    lines = printed(20, lambda: demo.print_tellings([Telling(title, "o", announced, *one) for one in told]))
+    shown = [f"✓ {announced}", f"○ {why}", f"✗ nothing heard, not {announced}"]
+    assert "whoever waits is told " + " ".join(f"- a webhook · {one}" for one in shown) == " ".join(
+        " ".join(lines).split()
+    )
 
 
 def test_a_table_that_fits_stays_one(printed: Print) -> None:

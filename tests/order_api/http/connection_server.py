@@ -20,7 +20,7 @@ from order_api.http.bodies import read_body_bytes
 from order_api.http.connections import write_problem
 from order_api.http.problems import Problem
 from saga_kit.runtime import connections as connections_module
-from saga_kit.runtime.connections import CONNECTION, SELF, Connections
+from saga_kit.runtime.connections import CONNECTION, SELF, Connection, Connections
 from saga_kit.runtime.health import listen
 from tests.order_api.support import until
 
@@ -46,6 +46,8 @@ class Server:
     port: int = 0
     asked: list[Any] = field(default_factory=list)
     may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    watched: set[Connection] = field(default_factory=set)
+    """The connections that are looked at every second."""
     answer: bytes = b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +64,8 @@ class Server:
     async def _serve(self, request: Request) -> Response:
         if request.url.path == "/wait":
             await self.may_go_on.wait()
+        if request.url.path == "/stream":
+            return _Stream(self)
         if request.method != "POST" or request.url.path == "/unread":
             return Response(self.answer or b"well")
         body = await read_body_bytes(request, bytes_max=BYTES_MAX, within_s=BODY_S)
@@ -100,11 +104,28 @@ class Server:
             writer.close()
 
 
+class _Stream(Response):
+    """An answer that goes on until the server's `may_go_on`; its first part is the server's answer."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - an ASGI application
+        connection = scope["extensions"][CONNECTION][SELF]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        connection.stream()
+        await send({"type": "http.response.body", "body": self._server.answer, "more_body": True})
+        await self._server.may_go_on.wait()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 @asynccontextmanager
 async def serving(at_most: int = 50) -> AsyncIterator[Server]:
     """Run a server."""
     server = Server()
     connections = Connections(at_most, registry=server.registry, head_s=HEAD_S, answer_s=ANSWER_S, answer=write_problem)
+    server.watched = connections._watched  # noqa: SLF001 - what it costs can't be seen otherwise
     config = uvicorn.Config(
         server,
         http=connections.make,  # type: ignore[arg-type]  # uvicorn calls it, as it would the class

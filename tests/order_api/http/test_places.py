@@ -14,6 +14,7 @@ from saga_kit.runtime.connections import SPARE_MAX, owner_of
 from tests.order_api.http.connection_server import (
     ANSWER_S,
     GET,
+    HEAD_S,
     POST,
     no_lingering,  # noqa: F401 - a fixture of all tests here
     problem_of,
@@ -199,6 +200,42 @@ async def test_an_answer_that_is_not_read_is_given_up() -> None:
             await asyncio.get_running_loop().sock_sendall(lazy, GET)
             await until(lambda: server.cut("answer not read"), ANSWER_S * 6)
             await until(lambda: server.connections == 0)
+
+
+async def test_a_stream_that_is_read_is_not_looked_at_and_one_that_is_not_is_cut() -> None:
+    """Thousands of idle streams cost nothing each second; a client that stops reading is found all the same."""
+    async with serving() as server:
+        server.answer = b"a" * 8_000_000
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.setblocking(False)  # noqa: FBT003 - as the standard library has it
+            await asyncio.get_running_loop().sock_connect(lazy, ("127.0.0.1", server.port))
+            await asyncio.get_running_loop().sock_sendall(lazy, GET.replace(b"/x", b"/stream"))
+            reader, writer = await server.connect()
+            writer.write(GET.replace(b"/x", b"/stream"))
+            read = 0
+            while read < len(server.answer):
+                read += len(await reader.read(2**20))
+            await until(lambda: server.connections == 2 and len(server.watched) == 1)
+            await until(lambda: server.cut("answer not read"), ANSWER_S * 6)
+            await until(lambda: server.connections == 1)
+            assert not server.watched
+        writer.close()
+
+
+async def test_after_a_stream_its_connection_has_its_limits_again() -> None:
+    """Whoever goes on with half a head when the stream has ended is cut."""
+    async with serving() as server:
+        reader, writer = await server.connect()
+        writer.write(GET.replace(b"/x", b"/stream"))
+        await reader.readuntil(b"\r\n\r\n")
+        await until(lambda: not server.watched)
+        server.may_go_on.set()
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(GET[:9])
+        assert b"" == await asyncio.wait_for(reader.read(), HEAD_S * 6)
+        assert 1 == server.cut("head too slow")
+        writer.close()
 
 
 async def test_a_client_that_resets_its_connection_leaves_nothing_behind() -> None:

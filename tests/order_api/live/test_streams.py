@@ -138,6 +138,18 @@ async def test_a_stream_ends_when_its_token_expires_and_not_before() -> None:
     assert not (await short.next()).orders
 
 
+async def test_a_stream_that_does_not_leave_when_its_time_is_over_is_cut() -> None:
+    """Its client reads slowly, so what it was to be sent would go on after its token; one that leaves is not cut."""
+    made, aborted = Made(), list[bool]()
+    stuck = made.open(_caller(lasts_s=30), abort=lambda: aborted.append(True))
+    with made.streams.open(_caller(lasts_s=30), "sse", lambda: pytest.fail("it has left")) as polite:
+        made.after(31.0)
+        assert ["expired"] * 2 == [stuck.why, polite.why]
+    assert [] == aborted
+    made.after(BYE_S + 1)
+    assert [True] == aborted
+
+
 async def test_a_stream_ends_by_its_age_and_a_new_token_does_not_change_that() -> None:
     """An hour, a tenth more or less; the new token counts only where it ends sooner."""
     made = Made(age_s=100.0)

@@ -92,6 +92,29 @@ async def test_who_comes_back_is_shown_what_was_missed(api: Api, events: Events)
         assert [2, 3] == [one["data"]["version"] for one in client.got if one["type"] == "version"]
 
 
+async def test_who_has_the_last_version_of_an_order_is_told_that_it_has_ended(api: Api, events: Events) -> None:
+    """The connection broke after it, before that was said: the channel would be silent for an hour."""
+    order_id = new_order()
+    await events.commit(order_id, "COMPLETED", 4)
+    async with socket(api) as client:
+        for since in ("4", "9"):
+            await client.says("subscribe", channel=f"order:{order_id}", since=since)
+            await client.until("ended", f"order:{order_id}")
+            client.got.clear()
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_channel_may_be_left_before_it_has_begun(api: Api) -> None:
+    """Both in one breath, a hundred times: each is answered, and the connection goes on."""
+    async with socket(api) as client:
+        for number in range(50):
+            await client.says("subscribe", channel=f"prices:A{number}")
+            await client.says("unsubscribe", channel=f"prices:A{number}")
+        await client.says("ping")
+        await client.until("pong")
+        assert [50] * 2 == [sum(one["type"] == kind for one in client.got) for kind in ("subscribed", "unsubscribed")]
+
+
 async def test_nobody_sees_another_users_orders(api: Api, events: Events) -> None:
     """An order of somebody else is not found, and a service that acts for users follows them."""
     theirs = new_order()

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import ConsoleMessage, Page, Request, async_playwright
 
-from contracts.webhooks import EventType
 from order_api.description import OPERATIONS
 from order_api.http.problems import PROBLEMS
+from order_api.openapi.document import SENT
 from tests.order_api.support import Api, token
 from tests.support.infrastructure import chromium
 
@@ -69,7 +69,7 @@ async def visit() -> AsyncIterator[Visit]:
 async def test_the_docs_show_every_call_and_ask_no_other_host(api: Api, visit: Visit) -> None:
     """`/docs` renders all operations from this host alone, and its strict policy has nothing to forbid."""
     await visit.page.goto(f"http://127.0.0.1:{api.port}/docs")
-    shown = len(OPERATIONS) + len(EventType)  # and each webhook
+    shown = len(OPERATIONS) + len(SENT)  # and each webhook
     await visit.page.locator(".opblock").nth(shown - 1).wait_for()
     assert shown == await visit.page.locator(".opblock").count()
     for operation in ("operations-orders-submitOrder", "operations-documentation-readProblem"):

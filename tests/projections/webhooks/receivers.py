@@ -61,6 +61,17 @@ def drip(head: bytes, drop: bytes = b"x", pause_s: float = 0.02) -> Answering:
     return write
 
 
+def answer_without_end(part: bytes) -> Answering:
+    """Answer with this again and again, as fast as it is read."""
+
+    async def write(_: Received, writer: asyncio.StreamWriter) -> None:
+        while not writer.is_closing():
+            writer.write(part)
+            await writer.drain()
+
+    return write
+
+
 async def hang(_: Received, __: asyncio.StreamWriter) -> None:
     """Answer nothing."""
     await asyncio.Event().wait()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contracts.webhooks import EndpointKind
 from projections.webhooks.deliveries import Delivery, Endpoint
-from projections.webhooks.lines import AHEAD, IDLE_MAX, LEASE_LEFT_S, Lane, Lines, Start, lease_end
+from projections.webhooks.lines import AHEAD, IDLE_MAX, LEASE_LEFT_S, SHARES, Lane, Lines, Start, lease_end
 from projections.webhooks.rules import Answer
 from projections.webhooks.store import LEASE_S, Want
 
@@ -54,7 +54,7 @@ class Desk:
             one = endpoint(want.endpoint_id.int, self.failures.get(want.endpoint_id, 0))
             if given_now:
                 found.append((one, [Delivery(want.endpoint_id, "e", b"", 0, NOW, NOW) for _ in range(given_now)]))
-        self.lines.claimed(wants, found, lease_end(self.now_s), self.now_s)
+        self.back += self.lines.claimed(wants, found, lease_end(self.now_s), self.now_s)
         return wants
 
     def start(self) -> list[int]:
@@ -83,6 +83,14 @@ class Desk:
             self.start()
             for one in list(self.running):
                 self.end(one.endpoint.endpoint_id.int, OK)
+
+    def slow(self, *numbers: int) -> None:
+        """Let endpoints answer once, slowly."""
+        for number in numbers:
+            self.notice(number)
+            self.claim()
+            self.start()
+            self.end(number, SLOW)
 
     def of(self, number: int) -> int:
         """Count the attempts of an endpoint that are under way."""
@@ -116,19 +124,63 @@ def test_dead_endpoints_get_half_of_the_slots_at_most() -> None:
     """However many hang, a quick endpoint goes on with four attempts at once."""
     desk = Desk()
     desk.warm(1)
-    desk.notice(*range(100, 200))
-    while desk.claim():
+    desk.slow(*range(100, 200))
+    desk.failures |= {UUID(int=number): 7 for number in range(200, 300)}
+    desk.notice(*range(100, 400))
+    for _ in range(10):
+        desk.claim()
         desk.start()
-        if desk.lines.running[Lane.SLOW] >= SLOTS // 2:
-            break
-    desk.start()
-    assert SLOTS // 2 == desk.lines.running[Lane.SLOW]
+    running = desk.lines.running
+    assert (SLOTS // 4, SLOTS // 8, SLOTS // 8) == (running[Lane.SLOW], running[Lane.SILENT], running[Lane.NEW])
+    assert len(desk.running) - running[Lane.QUICK] <= SLOTS // 2
     for _ in range(200):
         desk.notice(1)
         desk.claim()
         desk.start()
         assert 4 == desk.of(1)
         desk.end(1, OK)
+
+
+def test_the_dead_hold_up_neither_the_slow_nor_the_new() -> None:
+    """Thousands that are silent share slots of their own, so the others begin at once."""
+    desk = Desk()
+    desk.slow(1)
+    desk.failures |= {UUID(int=number): 7 for number in range(1000, 4000)}
+    desk.notice(*range(1000, 4000))
+    for _ in range(3000 // SLOTS + 1):  # the first claim for each shows what it is
+        desk.claim()
+        desk.start()
+    assert SLOTS // 8 == desk.lines.running[Lane.SILENT]
+    assert 3000 - len(desk.back) <= 2 * SLOTS  # no lease runs out in a line
+    desk.notice(1, 2)
+    desk.claim()
+    desk.start()
+    assert (1, 1) == (desk.of(1), desk.of(2))
+
+
+def test_the_database_says_who_is_silent_before_anything_is_claimed() -> None:
+    """So a process that begins anew claims no more than a few of thousands."""
+    desk = Desk()
+    desk.failures |= {UUID(int=number): 7 for number in range(1000, 4000)}
+    desk.lines.found(desk.failures, desk.now_s)
+    for _ in range(40):
+        desk.claim()
+        desk.start()
+    assert [] == desk.back
+    assert sum(map(sum, desk.wanted.values())) <= 2 * SLOTS
+
+
+def test_an_endpoint_that_is_forgotten_while_it_is_claimed_for_is_known_again() -> None:
+    """What was claimed for it is not lost until its lease ends."""
+    desk = Desk()
+    desk.notice(1)
+    [want] = desk.lines.wants()
+    desk.lines.stored_health(UUID(int=1), 1, 40, desk.now_s)  # it pauses, so nothing of it is to be known
+    desk.notice(*range(2, IDLE_MAX + 2))
+    desk.lines.forget_idle()
+    one = Delivery(want.endpoint_id, "e", b"", 0, NOW, NOW)
+    desk.lines.claimed([want], [(endpoint(1), [one])], lease_end(desk.now_s), desk.now_s)
+    assert [1] == desk.start()
 
 
 def test_quick_endpoints_do_not_starve_the_slow_ones() -> None:
@@ -150,6 +202,7 @@ def test_lines_take_turns() -> None:
     """A hundred endpoints with endless work each get as much as any other, give or take one."""
     desk = Desk()
     served = dict.fromkeys(range(1, 101), 0)
+    desk.slow(*served)
     desk.notice(*served)
     for _ in range(3000):
         desk.claim()
@@ -176,7 +229,7 @@ def test_a_silent_endpoint_gets_one_probe_and_hands_the_rest_back() -> None:
     desk.lines.stored_health(UUID(int=1), 5, 40, desk.now_s)
     desk.notice(1)
     assert [] == desk.claim()
-    desk.lines.found([UUID(int=1)], desk.now_s)  # its user has enabled it, say
+    desk.lines.found({UUID(int=1): 5}, desk.now_s)  # its user has enabled it, say
     assert [1] == [want.rows for want in desk.claim()]
     assert [1] == desk.start()
     assert [] == desk.claim()
@@ -268,7 +321,7 @@ def test_idle_endpoints_are_forgotten_when_there_are_too_many() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.sampled_from([OK, SLOW, DEAD, BUSY]), st.floats(0, 5)), max_size=120))
 def test_bounds_hold_whatever_happens(events: Sequence[tuple[int, Answer, float]]) -> None:
-    """Never more than all slots, half of them for the slow lane, four attempts an endpoint, or one while silent."""
+    """Never more than all slots, a share of them for each lane, four attempts an endpoint, or one while silent."""
     desk = Desk()
     in_row = dict.fromkeys(range(1, 13), 0)
     for number, answer, passed_s in events:
@@ -278,7 +331,7 @@ def test_bounds_hold_whatever_happens(events: Sequence[tuple[int, Answer, float]
         desk.start()
         assert len(desk.running) <= SLOTS
         assert len(desk.running) == sum(desk.lines.running.values())
-        assert desk.lines.running[Lane.SLOW] <= SLOTS // 2
+        assert all(desk.lines.running[lane] <= SLOTS // SHARES[lane] for lane in Lane)
         for one in in_row:
             assert desk.of(one) <= 4
         if desk.of(number):

@@ -26,6 +26,7 @@ from tests.projections.webhooks.receivers import (
     Answering,
     Receiver,
     answer,
+    answer_without_end,
     drip,
     flood,
     hang,
@@ -96,7 +97,7 @@ async def test_nothing_is_sent_without_a_signature(stored: str) -> None:
     """An endpoint whose secrets can't be read gets nothing, and the reason names what an operator must look at."""
     async with receiving() as receiver, poster() as one:
         sent = await one.send(Endpoint(ID, "alice", EndpointKind.WEBHOOK, receiver.url, stored), DELIVERY)
-    assert ([], None) == (receiver.received, sent.status)
+    assert ([], None, True) == (receiver.received, sent.status, sent.ours)
     assert "WEBHOOKS_KEYS" in (sent.error or "")
 
 
@@ -134,6 +135,17 @@ async def test_bad_receivers_end_in_time(answering: Answering, status: int | Non
     assert (sent.error is None) == (error is None)
     assert (error or "") in (sent.error or "")
     assert (status == 200) == (sent.verdict is Verdict.DELIVERED)
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_of_an_answer_that_never_begins_little_is_read(*, proxied: bool) -> None:
+    """Interim answers as fast as they can come would keep this process busy for 15 s, and hold up everybody else."""
+    flooding = answer_without_end(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000)
+    async with receiving(flooding) as receiver:
+        url = "https://receiver.example/hook" if proxied else receiver.url
+        async with poster(attempt_s=15, proxy=f"http://127.0.0.1:{receiver.port}" if proxied else None) as one:
+            sent = await one.send(endpoint(url), DELIVERY)
+    assert (None, "its answer is no HTTP") == (sent.status, sent.error)
 
 
 async def test_the_rest_of_an_answer_is_waited_for_a_moment_only() -> None:

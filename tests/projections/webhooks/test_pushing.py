@@ -157,7 +157,7 @@ async def test_a_subscription_leads_to_the_internet_only() -> None:
             wrong = await one.send(endpoint(receiver.url, PushKeys("A" * 87, KEYS.auth)), PING)
     assert [] == receiver.received
     assert "its URL must begin with https://" == refused.error
-    assert Verdict.FAILED is wrong.verdict
+    assert (Verdict.GONE, "its keys are none of a browser") == (wrong.verdict, wrong.error)
 
 
 async def test_the_end_of_a_subscription_disables_its_endpoint(webhooks: Webhooks) -> None:

@@ -108,6 +108,20 @@ def test_health_along_any_answers(history: list[tuple[Answer, float, float]]) ->
         assert now <= health.paused_until <= now + timedelta(seconds=RETRY_AFTER_MAX_S)
 
 
+def test_our_own_failures_start_no_clock() -> None:
+    """While the relay is down or a key is missing, nobody has seen an endpoint fail: five days begin with its own."""
+    ours = Answer(None, 1.0, "the relay can't be reached", ours=True)
+    health, now = Health(), NOW
+    for answer in (BROKEN, *[ours] * 200):
+        now += timedelta(hours=1)
+        health = next_health(health, answer, now, MIDDLE)
+    assert (201, None) == (health.failures_in_row, health.given_up)
+    for day in range(5):
+        health = next_health(health, BROKEN, now + timedelta(days=day), MIDDLE)
+        assert (now, None) == (health.failing_since, health.given_up)
+    assert next_health(health, BROKEN, now + timedelta(days=5), MIDDLE).given_up is not None
+
+
 def test_the_clock_starts_with_several_failures_within_a_day() -> None:
     """One failure a week never disables an endpoint; three in a day begin the five days."""
     health, now = Health(), NOW

@@ -13,6 +13,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from contracts.webhooks import StoredSecret, secret_text, secrets_to
 from projections.webhooks import store
 from projections.webhooks.deliveries import Attempt, Delivery, Endpoint, Marked
+from projections.webhooks.lines import SHARES, Lane
 from projections.webhooks.rules import PROBES_AFTER, Answer, next_step
 from projections.webhooks.store import Want
 from tests.projections.webhooks.events import event
@@ -219,10 +220,11 @@ async def test_dead_endpoints_cost_the_others_nothing(webhooks: Webhooks) -> Non
         await webhooks.take(event(1000, 4))
         await webhooks.until(ENDED, 1)
         await webhooks.take(*(event(number, 4, "bob") for number in range(1, 11)))
-        await dead.wait_for(10)
+        share = 20 // SHARES[Lane.NEW]
+        await dead.wait_for(share)
         await webhooks.take(*(event(number, 4) for number in range(2000, 2100)))
         await receiver.wait_for(101, within_s=20)
-        assert 10 == len(dead.received)
+        assert share == len(dead.received)
         for sender in webhooks.senders:  # so that the end does not wait for them
             for task in sender._tasks:  # noqa: SLF001 - nothing else ends an attempt early
                 task.cancel()
