@@ -113,7 +113,6 @@ async def test_every_client_sees_every_end_while_processes_are_killed(
         for kind in set(KINDS):
             streams = [client.streams for client in clients if type(client) is kind]
             assert sum(streams) > 2 * len(streams), "they came back"
-        print("FIGURES", len(killed), len(ids), sum(c.streams for c in clients), sum(c.gaps for c in clients))
     finally:
         for task in following:
             task.cancel()

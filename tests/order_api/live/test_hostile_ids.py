@@ -16,6 +16,9 @@ from tests.order_api.live.support import Events, followed, new_order, no_streams
 from tests.order_api.support import Api, Orchestrator, token
 
 
+BOTH = "orders:read orders:write"
+
+
 @pytest_asyncio.fixture
 async def events(api: Api, orchestrator: Orchestrator) -> AsyncIterator[Events]:
     """Publish events to the API that is under test, which follows them already."""
@@ -79,10 +82,10 @@ async def test_an_id_of_somebody_else_shows_ones_own_orders(api: Api, events: Ev
 async def test_a_token_of_somebody_else_renews_nothing(api: Api, events: Events) -> None:
     """Nor does one that allows less, or is forged: the connection stays its user's, and ends when it would have."""
     mine, theirs = new_order(), new_order()
-    async with socket(api, claims={"exp": int(time.time()) + 60}) as client:
+    async with socket(api, scope=BOTH, claims={"exp": int(time.time()) + 60}) as client:
         first = (await client.until("authenticated"))["data"]
         await client.subscribe("orders")
-        for other in (token("bob", "orders:read"), token("alice", "orders:write"), token("alice", "orders:read") + "x"):
+        for other in (token("bob", BOTH), token("alice", "orders:read"), token("alice", BOTH) + "xxxx"):
             client.got.clear()
             await client.says("auth", token=other)
             await client.until("error", code="invalid-token")
