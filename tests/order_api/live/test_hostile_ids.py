@@ -15,7 +15,6 @@ from tests.order_api.live.socket_client import socket
 from tests.order_api.live.support import Events, followed, new_order, no_streams, streaming
 from tests.order_api.support import Api, Orchestrator, token
 
-
 BOTH = "orders:read orders:write"
 
 
