@@ -131,12 +131,7 @@ async def run(
             *[Finding("audit", str(found.order_id), str(found)) for found in await audit(one.owner_url)],
         ]
         outcome.watched = waiting.watched.counted()
-        outcome.dead_letters = len(final.dead_letters)
-        outcome.ends = checker.ends(final)
-        outcome.types = checker.types(final)
-        outcome.orders = len(final.orders)
-        outcome.ticks = sum(map(len, prices.ticks.values()))
-        outcome.resting_most = witness.resting_most
+        _count(outcome, final, prices)
         _measure(outcome, record, witness)
         return outcome
 
@@ -221,12 +216,21 @@ def _without_load(faults: list[Done]) -> list[Finding]:
     return [Finding("outcome", str(one.fault), "no order was in flight") for one in faults if not one.in_flight]
 
 
+def _count(outcome: Outcome, final: books.Books, prices: Prices) -> None:
+    outcome.dead_letters = len(final.dead_letters)
+    outcome.ends = checker.ends(final)
+    outcome.types = checker.types(final)
+    outcome.orders = len(final.orders)
+    outcome.ticks = sum(map(len, prices.ticks.values()))
+
+
 def _measure(outcome: Outcome, record: Record, witness: Witness) -> None:
     lives = {
         placed.order_id: (placed.at_s, witness.ended_at[placed.order_id])
         for placed in record.placed
         if placed.order_id in witness.ended_at and placed.kind != CONDITIONAL
     }
+    outcome.resting_most = witness.resting_most
     outcome.placed = Counter(f"{placed.kind} by {placed.channel}" for placed in record.placed)
     outcome.answers = Counter(str(answer or "none") for placed in record.placed for answer in placed.answers)
     outcome.latencies_s = sorted(end - begin for begin, end in lives.values())
