@@ -18,7 +18,7 @@ SEED, KILLS = 50, 5
 
 async def test_nothing_is_lost_while_everything_is_hurt_once(tmp_path: Path) -> None:
     """Under every kind of fault all orders end once, at the right tick and to the cent, and all versions are told."""
-    faults = schedule(SEED, KILLS, gap_s=(0.8, 1.6), shortness=0.5)
+    faults = schedule(SEED, KILLS, gap_s=(1.0, 1.9), shortness=0.5)
     assert (KILLS, set(Kind)) == (kills_of(faults), {fault.kind for fault in faults})
     outcome = await run(
         faults, seed=SEED, rate=24, far=300, folder=tmp_path, console=Console(quiet=True), shortness=0.5

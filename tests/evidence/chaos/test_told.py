@@ -140,7 +140,7 @@ def test_an_end_that_only_the_list_of_a_gap_shows_was_seen() -> None:
     _unseen(SOLD, 4)(watched)
     watch.gaps = 1
     assert 1 == len(list(judge_all(watched, world.wire(), BOOKS)))
-    watch.seen.append(end._replace(way=Way.LISTED))
+    watch.seen.append(end._replace(way=Way.LISTED, order="in other words"))
     assert [] == list(judge_all(watched, world.wire(), BOOKS))
 
 

@@ -43,14 +43,17 @@ def judge_all(watched: Watched, wire: Wire, books: Books) -> Findings:
 
 
 def _stream(watch: Watch, orders: Mapping[tuple[str, int], str], books: Books) -> Findings:
-    """Expect the last version of each order of its user, nothing of others, and nothing that is older than known."""
+    """Expect the last version of each order of its user, nothing of others, and nothing that is older than known.
+
+    A list shows orders in other words than the events, and accepted ones that are no orders yet.
+    """
     name = f"{watch.user_id} by {watch.by}"
     known: dict[str, int] = defaultdict(int)
     for seen in watch.seen:
         order, about = books.orders.get(seen.order_id), f"{seen.order_id} at version {seen.version}"
         if watch.user_id != seen.user_id or order is None or order["user_id"] != watch.user_id:
             yield Finding("stream", name, f"it was shown {about}, an order of {seen.user_id}")
-        elif orders.get((seen.order_id, seen.version)) != seen.order:
+        elif seen.way is not Way.LISTED and orders.get((seen.order_id, seen.version)) != seen.order:
             yield Finding("stream", name, f"it was shown {about} in another way than on the topic ({seen.way})")
         if seen.way is not Way.LIVE and seen.version < known[seen.order_id]:
             text = f"it was shown {about} from the database ({seen.way}), and had seen {known[seen.order_id]}"
