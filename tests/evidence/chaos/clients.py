@@ -26,8 +26,8 @@ SOCKETS: Final = 4
 """Every fourth user follows by a WebSocket, too."""
 EVERY: Final = 4
 """Every fourth user wants every version by webhook."""
-AHEAD: Final = 10
-"""Every tenth user's client by server-sent events comes back with an id that no database gave."""
+AHEAD: Final = 9
+"""Every ninth user's client by server-sent events comes back with an id that no database gave."""
 FUTURE: Final = "t9000000000000000"
 BEGUN_WITHIN_S: Final = 30.0
 SEEN_WITHIN_S: Final = 120.0
