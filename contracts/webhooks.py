@@ -26,6 +26,9 @@ SECRET_BYTES: Final = 32
 EndpointUrl = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX)]
 Description = Annotated[str, Meta(max_length=200)]
 
+SECRET_UNREADABLE: Final = "its secret can't be read here: an operator must look at WEBHOOKS_KEYS"  # noqa: S105 - no secret
+"""The reason of a delivery that can't be signed, by which operators find it."""
+
 
 class EventType(StrEnum):
     """What happened. The first six name the status that an order reached."""
@@ -108,6 +111,8 @@ class OrderWebhook(msgspec.Struct, frozen=True):
 
 class DisabledEndpoint(msgspec.Struct, frozen=True):
     """An endpoint that gets nothing any more, and why."""
+
+    # `url` has no path: who else reads it must not learn what lets somebody in there. See `place_of`.
 
     endpoint_id: UUID
     url: str
@@ -244,6 +249,20 @@ def url_fault(url: str, *, anywhere: bool = False) -> str | None:
     )
     fault = next((why for broken, why in rules if broken), None)
     return fault if fault is not None or anywhere else _host_fault(parts.hostname or "")
+
+
+def origin_of(url: str) -> str:
+    """Return a URL without its path and query, which may be what lets somebody in; empty for what is no URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+
+
+def place_of(kind: EndpointKind, target: str) -> str:
+    """Say where an endpoint is, to whoever may know that there is one: of a person, by its kind alone."""
+    return origin_of(target) if kind is EndpointKind.WEBHOOK else str(kind)
 
 
 def _host_fault(host: str) -> str | None:

@@ -46,6 +46,7 @@ from order_api.http.middleware import RequestTelemetry
 from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
 from order_api.http.websockets import MESSAGE_BYTES_MAX, MESSAGES_MAX, PING_S, WebSocket
+from order_api.live.disabled import DisabledEndpoints
 from order_api.live.feed import Feed
 from order_api.live.marks import Marks
 from order_api.live.routes import StreamRoutes
@@ -229,6 +230,7 @@ def create_app(
     background = [sweeper.run, follower.run, mass_cancels.run, mass_cancels.run_timers, inquiry.run, *of_holds]
     market, prices, follows_prices, reads_prices = _market(settings, source, feed, registry)
     background += [follows_prices, reads_prices, streams.run, Marks(feed, live_store, lambda: follower.complete_at).run]
+    background.append(DisabledEndpoints(feed, live_store).run)
     if isinstance(keys, JwksKeys):
         health.checks["token keys"] = keys.check
         background.append(keys.run)
@@ -246,8 +248,8 @@ def create_app(
     previews = PreviewRoutes(asking, in_flight, body_bytes_max=settings.api_body_bytes_max)
     live = LiveUpdates(feed, streams, live_store, Snapshots(live_store), service, prices)
     events = StreamRoutes(live, streams, service, in_flight)
-    webhooks = _webhooks(settings, source, in_flight)
-    notifications = _notifications(settings, source, in_flight)
+    webhooks = _webhooks(settings, source, registry, in_flight)
+    notifications = _notifications(settings, source, registry, in_flight)
     pages = PageRoutes(api_document(), problem_examples())
     sockets = WebSockets(live, streams, service, authentication, settings.cors_origins)
     health_pages = HealthRoutes(health_routes(health, registry))
@@ -298,22 +300,31 @@ def _holds(
     return routes, follower.run, sweeper.run
 
 
-def _webhooks(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> WebhookRoutes:
+def _webhooks(
+    settings: ApiSettings, source: AsyncEngine | Begins, registry: CollectorRegistry, in_flight: InFlight
+) -> WebhookRoutes:
     keys = settings.webhooks_keys
+    done = Counter("webhook_requests", "What was done to endpoints for their users.", ["action"], registry=registry)
     service = WebhookService(
         WebhookStore(source),
         None if keys is None else Seal(keys.get_secret_value()),
+        done,
         anywhere=bool(settings.webhooks_allow_networks),
         keys_kept_days=settings.api_idempotency_key_days,
     )
     return WebhookRoutes(service, in_flight, body_bytes_max=settings.api_body_bytes_max)
 
 
-def _notifications(settings: ApiSettings, source: AsyncEngine | Begins, in_flight: InFlight) -> NotificationRoutes:
+def _notifications(
+    settings: ApiSettings, source: AsyncEngine | Begins, registry: CollectorRegistry, in_flight: InFlight
+) -> NotificationRoutes:
     keys = settings.webhooks_keys
+    labels = "action", "outcome"
+    asked = Counter("notification_requests", "What users asked of their notifications.", labels, registry=registry)
     service = NotificationService(
         NotificationStore(source),
         None if keys is None else Seal(keys.get_secret_value()),
+        asked,
         anywhere=bool(settings.webhooks_allow_networks),
         email=settings.api_notify_email,
         push_key=settings.api_notify_push_key,

@@ -19,6 +19,7 @@ import msgspec
 from contracts import codec
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import Instant, OrderStatus
+from contracts.webhooks import DisabledWebhook, EventType
 from order_client.core import (
     Close,
     Emit,
@@ -109,7 +110,9 @@ class Interrupted(msgspec.Struct, frozen=True):
     why: str
 
 
-StreamItem: TypeAlias = OrderStatusChanged | SnapshotEnd | Gap | AccountChanged | PriceChanged | Heartbeat | Interrupted
+StreamItem: TypeAlias = (
+    OrderStatusChanged | SnapshotEnd | Gap | AccountChanged | PriceChanged | DisabledWebhook | Heartbeat | Interrupted
+)
 OrderStreamItem: TypeAlias = OrderStatusChanged | OrderVersion | SnapshotEnd | Heartbeat | Interrupted
 
 
@@ -126,6 +129,7 @@ _ITEMS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "gap": msgspec.json.Decoder(Gap),
     "heartbeat": msgspec.json.Decoder(Heartbeat),
     "snapshot-end": msgspec.json.Decoder(SnapshotEnd),
+    EventType.WEBHOOK_DISABLED: codec.decoder(DisabledWebhook),
 }
 _PRICE: Final = msgspec.json.Decoder(dict[str, Any])
 _BYE: Final = msgspec.json.Decoder(_Bye)

@@ -133,6 +133,11 @@ def notify_urls() -> str:
     return os.environ.get("NOTIFY_URLS", "")
 
 
+def webhooks_keys() -> str:
+    """Return the keys that seal the secrets of endpoints; empty: they are not set here."""
+    return os.environ.get("WEBHOOKS_KEYS", "")
+
+
 def notified_operators() -> Operators | None:
     """Return whom NOTIFY_URLS names; None: nobody. Raises `WrongRequest` for what is no URL."""
     from saga_kit.runtime.operators import Operators

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from operations.access.system import database_url
+from operations.access.system import database_url, webhooks_keys
 from operations.cli.options import OPERATING, Json
 from operations.cli.printing import err, out, print_json, print_table
 
@@ -29,15 +29,15 @@ def register(app: typer.Typer) -> None:
 def check_deploy(json: Json = False) -> None:
     """Try whether this version could go on with everything that is in flight. Run it before a deploy.
 
-    Each order is loaded and told whatever may come next, each message in an outbox is decoded, the schema's revision is
-    compared; nothing is changed. Of orders that rest, one of each shape is tried. Exit 1 when anything could not be
-    handled.
+    Each order is loaded and told whatever may come next, each message in an outbox is decoded, the secret of each
+    webhook is opened with WEBHOOKS_KEYS, the schema's revision is compared; nothing is changed. Of orders that rest,
+    one of each shape is tried. Exit 1 when anything could not be handled.
 
     Examples: order-saga check-deploy, or order-saga check-deploy --json
     """
     from operations.deployment.check_deploy import check
 
-    report = asyncio.run(check(database_url(), _Progress()))
+    report = asyncio.run(check(database_url(), _Progress(), webhooks_keys=webhooks_keys()))
     if json:
         print_json(
             {

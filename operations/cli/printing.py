@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-TABLE_WIDTH: Final = 80
-"""Columns in which every table can be read, if with cells of several lines."""
+CUT: Final = "…"
+"""Where the terminal's library cuts a word."""
 out: Final = Console(highlight=False, soft_wrap=True)
 err: Final = Console(stderr=True, highlight=False)
 _COLOURS: Final = {"COMPLETED": "green", "FAILED": "red", "CANCELLED": "yellow"}
@@ -55,9 +55,11 @@ def print_json_line(data: object) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table; on a terminal that is too narrow for it print a line for each row instead."""
-    natural = out.measure(table, options=out.options.update(max_width=1_000)).maximum
-    if out.width >= min(natural, TABLE_WIDTH):
+    """Print a table; where it would cut words, an order's id for one, print a line for each row instead."""
+    for column in table.columns:  # whose cells are single words: let others give way first
+        column.no_wrap = column.no_wrap or not any(" " in str(cell) for cell in column.cells)
+    narrow = out.width < out.measure(table, options=out.options.update(max_width=1_000)).minimum
+    if not narrow and not any(CUT in segment.text for line in out.render_lines(table) for segment in line):
         out.print(table)
         return
     if table.title:

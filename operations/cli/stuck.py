@@ -40,27 +40,34 @@ def stuck(
     Grouped by cause, the one with the oldest order first. A pause is named as long as it lasts, and what it holds back
     is listed, however young it is. Orders that rest until a price fires them are counted apart; what a tick fired and
     nobody carries out is listed. Named, too: assets with orders that rest and a price that nobody has confirmed for a
-    minute; locks on our tables and open transactions in our topics that are somebody else's. Exit 1 when there is
-    anything.
+    minute; locks on our tables and open transactions in our topics that are somebody else's; deliveries to webhooks,
+    addresses and browsers that nobody sends or signs. Exit 1 when there is anything. Endpoints of users that fail are
+    counted apart.
 
     Examples: order-saga stuck --details, or order-saga stuck --older-than 600 --json
     """
-    groups, held, (resting, on_hold) = asyncio.run(_look(older_than, details=details, json=json))
+    groups, held, (resting, on_hold), failing = asyncio.run(_look(older_than, details=details, json=json))
     if not json:
         _print_groups(groups)
     if resting:
         (err if json else out).print(f"{resting} orders rest until a price fires them: these are not stuck")
     if on_hold:
         (err if json else out).print(f"{on_hold} orders are on hold: order-saga release ... lets them rest again")
+    if failing:
+        (err if json else out).print(failing, markup=False, soft_wrap=True)
     if groups or held:
         raise typer.Exit(1)
 
 
-async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict[str, Group], bool, tuple[int, int]]:
-    """Print what is stuck; return it by cause, how many orders rest, and how many are on hold.
+async def _look(
+    older_than_s: float, *, details: bool, json: bool
+) -> tuple[dict[str, Group], bool, tuple[int, int], str | None]:
+    """Print what is stuck; return it by cause, how many orders rest and are on hold, and which endpoints fail.
 
-    Between them stands whether a feed is silent, or another session or producer holds what our services need.
+    Between them stands whether a feed is silent, users are not told, or another session or producer holds what our
+    services need.
     """
+    from operations.diagnosis import webhooks
     from operations.diagnosis.stuck import count, count_resting, find, silent_feeds
     from operations.diagnosis.why import describe_pause
     from operations.repair import pauses
@@ -69,7 +76,9 @@ async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict
     async with database() as engine:
         silent = await silent_feeds(engine)
         _complain(silent)
-        held = await _held(engine) or bool(silent)
+        told = await webhooks.look(engine, older_than_s)
+        _complain(told.trouble)
+        held = await _held(engine) or bool(silent or told.trouble)
         paused = await pauses.current(engine)
         _complain(map(describe_pause, paused.values()))
         with JsonArray() if json else nullcontext() as array:
@@ -80,7 +89,7 @@ async def _look(older_than_s: float, *, details: bool, json: bool) -> tuple[dict
                 elif details:
                     _print_item(item)
         resting = await count_resting(engine)
-    return groups, held, resting
+    return groups, held, resting, told.failing
 
 
 async def _held(engine: AsyncEngine) -> bool:

@@ -266,11 +266,11 @@ def failing(
     if json:
         print_json(found)
     elif found:
-        table = Table("webhook", "user", "URL", "state", "failures", "since", "waiting", "why")
+        table = Table("webhook", "user", "kind", "host", "state", "failures", "since", "waiting", "why")
         for one in found:
             why = escape(one["why"] or "")
             since = f"{one['since']:%Y-%m-%d %H:%M}" if one["since"] else ""
-            named = map(escape, (one["user_id"], one["target"]))
+            named = map(escape, (one["user_id"], one["kind"], one["host"] or ""))
             counts = str(one["failures_in_row"]), since, str(one["waiting"])
             table.add_row(str(one["endpoint_id"]), *named, one["state"], *counts, why)
         print_table(table)

@@ -112,7 +112,7 @@ def explain(story: Row) -> Explanation:
 
 def _told(delivery: Row) -> Line:
     """Say what became of one version for one endpoint."""
-    where = Span(f"{delivery['kind']} {delivery['event_id'].rpartition(':')[2]} to {delivery['target']}: ")
+    where = Span(f"{delivery['kind']} {delivery['event_id'].rpartition(':')[2]} to {delivery['host']}: ")
     delivered = delivery["state"] == "DELIVERED"
     state = Span(delivery["state"], Tone.STRONG if delivered else Tone.WARNING)
     at = f" at {full_time(delivery['ended_at'])}" if delivery["ended_at"] else ""

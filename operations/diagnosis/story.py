@@ -20,7 +20,7 @@ _MARK = """
     FROM audit.marks AS mark JOIN audit.resting AS waits USING (asset_id) WHERE waits.order_id = $1"""
 
 _TOLD = """
-    SELECT d.event_id, d.endpoint_id, e.kind, e.target, d.event_type, d.state, d.reason, d.attempts, d.created_at,
+    SELECT d.event_id, d.endpoint_id, e.kind, e.host, d.event_type, d.state, d.reason, d.attempts, d.created_at,
         d.ended_at
     FROM audit.webhook_deliveries AS d JOIN audit.webhook_endpoints AS e USING (endpoint_id)
     WHERE d.order_id = $1 ORDER BY d.created_at, d.version, d.endpoint_id LIMIT 1000"""

@@ -24,6 +24,7 @@ _EVENTS: Final[dict[str, type[msgspec.Struct] | None]] = {
     "order": None,
     "version": None,
     "account": framing.AccountHint,
+    "webhook.disabled": None,
     "price": None,
     "snapshot-end": None,
     "gap": framing.Gap,
@@ -32,6 +33,7 @@ _EVENTS: Final[dict[str, type[msgspec.Struct] | None]] = {
 """What a channel sends. Data without a Struct of its own is described where it comes from."""
 _ELSEWHERE: Final = {
     "order": {"$ref": "./schemas/OrderStatusChanged.json"},
+    "webhook.disabled": {"$ref": "./openapi.json#/components/schemas/DisabledWebhook"},
     "price": {"$ref": "./openapi.json#/components/schemas/MarketPrice"},
 }
 

@@ -59,6 +59,11 @@ class Feed:
         """Whether anybody follows any order."""
         return bool(self._all or self._users or self._orders)
 
+    @property
+    def users_followed(self) -> bool:
+        """Whether anybody follows the orders of a user."""
+        return bool(self._users)
+
     def follow_user(self, user_id: str, mailbox: Mailbox) -> None:
         """Put the events of a user's orders into a mailbox from now on."""
         self._users.add(user_id, mailbox)
@@ -128,6 +133,11 @@ class Feed:
     def missed(self) -> None:
         """Have everybody who follows orders read again: events may have been missed."""
         for mailbox in {*self._all, *self._users, *self._orders}:
+            mailbox.missed()
+
+    def missed_of_user(self, user_id: str) -> None:
+        """Have everybody who follows a user's orders read again: there is something that no event tells."""
+        for mailbox in self._users.of(user_id):
             mailbox.missed()
 
     def hear_prices(self, prices: Mapping[str, bytes]) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from contracts.orders import Order
 from contracts.vocabulary import id_text
+from contracts.webhooks import EventType
 from order_api.http.problems import Problem
 from order_api.http.tokens import Caller
 from order_api.live.feed import Feed
@@ -73,8 +74,9 @@ class LiveUpdates:
 
     async def of_orders(self, wished: Wished, stream: Stream, framing: Framing) -> AsyncGenerator[Sequence[bytes]]:
         """Send what changes about orders, and prices: first what there is, then what comes."""
+        known: set[bytes] = set()
         with self._following(wished, stream):
-            shown, mark = await self._shown(wished, wished.since, framing)
+            shown, mark = await self._shown(wished, wished.since, known, framing)
             newest = [PriceEvent(*one) for one in self._prices.newest(wished.prices).items()]
             first = [*framing.begin(), *shown, *self._priced(newest, framing)]
             stream.mark = mark
@@ -86,7 +88,7 @@ class LiveUpdates:
                 frames = [self._gap(wished, sent, framing)] if taken.gap else []
                 if taken.stale:
                     try:
-                        shown, mark = await self._shown(wished, sent, framing)
+                        shown, mark = await self._shown(wished, sent, known, framing)
                     except Exception as error:
                         if classify(error) == "poison":
                             raise
@@ -165,21 +167,28 @@ class LiveUpdates:
             self._feed.leave_user(wished.user_id or "", mailbox)
             self._feed.leave_prices(wished.prices, mailbox)
 
-    async def _shown(self, wished: Wished, since: int | None, framing: Framing) -> tuple[list[bytes], int]:
+    async def _shown(
+        self, wished: Wished, since: int | None, known: set[bytes], framing: Framing
+    ) -> tuple[list[bytes], int]:
         """Read what there is; return its frames, and the mark before which nothing is missing after them.
 
-        All orders of everybody are never shown: whoever comes back to them is told of the gap.
+        An endpoint that is given up is told unless it is `known` already, and is known from then on. All orders of
+        everybody are never shown: whoever comes back to them is told of the gap.
         """
         if wished.user_id is None:
             return ([] if since is None else [self._gap(wished, since, framing)]), 0
         snapshot = await self._snapshots.of_user(wished.user_id, since)
         self._count("order", len(snapshot.orders))
         frames = [one for event in snapshot.orders for one in framing.order(event, 0)]
+        disabled = [one for one in snapshot.disabled if one not in known]
+        known.update(disabled)
+        self._count(EventType.WEBHOOK_DISABLED, len(disabled))
+        frames += [framing.event(EventType.WEBHOOK_DISABLED, one) for one in disabled]
         if not snapshot.gap:
             return frames, snapshot.mark
         # Of a mark that is ahead of the database nobody knows what came before it.
-        known = since if since is not None and since <= snapshot.mark else 0
-        return [self._gap(wished, known, framing), *frames], snapshot.mark
+        asked = since if since is not None and since <= snapshot.mark else 0
+        return [self._gap(wished, asked, framing), *frames], snapshot.mark
 
     def _told(self, taken: Taken, mark: int, framing: Framing) -> list[bytes]:
         self._count("order", len(taken.orders))

@@ -36,6 +36,8 @@ class Snapshot(NamedTuple):
     orders: list[OrderEvent]
     mark: int
     gap: bool
+    disabled: list[bytes]
+    """The user's endpoints that are given up, as its other endpoints are told of them."""
 
 
 class ShowsOrders(Protocol):
@@ -68,6 +70,7 @@ class Snapshots:
             [snapshot_event(order) for order in shown.orders],
             mark,
             gap=not shown.whole or (since is not None and since > mark),
+            disabled=[codec.encode(one) for one in shown.disabled],
         )
 
 

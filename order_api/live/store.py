@@ -1,10 +1,13 @@
-"""The only SQL of this room: what a stream shows first, which versions an order had, and what is not published yet."""
+"""The only SQL of this room: what a stream shows first, which versions an order had, and what is not published yet.
+
+It reads views in the schema `api`, and endpoints that are given up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -12,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.orders import Order
 from contracts.vocabulary import Instant, OrderStatus
+from contracts.webhooks import DisabledEndpoint, DisabledWebhook, EndpointKind, EventType, place_of
 from order_api.orders.store import ORDER_COLUMNS, read_order
-from saga_kit.runtime.transactions import Begins, alone
+from saga_kit.runtime.transactions import Begins, Transaction, alone
 
 ORDERS_MAX: Final = 1_000
 """Orders that a stream begins with: as many of those that are open, and of those that have ended meanwhile."""
@@ -39,6 +43,16 @@ class Shown(msgspec.Struct, frozen=True):
     orders: list[Order]
     at: datetime
     whole: bool
+    disabled: list[DisabledWebhook] = []
+    """The user's endpoints that are given up."""
+
+
+class Disabling(NamedTuple):
+    """An endpoint that was given up, and when."""
+
+    user_id: str
+    endpoint_id: UUID
+    at: datetime
 
 
 class PastVersion(msgspec.Struct, frozen=True):
@@ -52,7 +66,7 @@ class PastVersion(msgspec.Struct, frozen=True):
 
 
 class LiveStore:
-    """Reads views in the schema `api`. Raises what the driver does, and `TimeoutError` when no connection is free."""
+    """Reads what there is to show. Raises what the driver does, and `TimeoutError` when no connection is free."""
 
     def __init__(self, source: AsyncEngine | Begins) -> None:
         self._source = source
@@ -64,6 +78,7 @@ class LiveStore:
             found = await tx.fetch(_SELECT_IDS, users, since, ORDERS_MAX + 1, SCANNED_MAX)
             wanted = {order_id for row in found for ids in row[:2] for order_id in ids[:ORDERS_MAX]}
             rows = await tx.fetch(_SELECT_ORDERS, list(wanted)) if wanted else []
+            disabled = await _disabled_of(tx, users)
         orders = {order.order_id: order for order in (read_order(*row) for row in rows)}
         return [
             Shown(
@@ -73,9 +88,15 @@ class LiveStore:
                 ),
                 at,
                 whole=not further and max(len(opened), len(ended)) <= ORDERS_MAX,
+                disabled=disabled.get(user_id, []),
             )
-            for opened, ended, further, at in found
+            for user_id, (opened, ended, further, at) in zip(users, found, strict=True)
         ]
+
+    async def disabled_within(self, seconds: float) -> list[Disabling]:
+        """Return the endpoints that were given up in the last seconds, and are so still."""
+        async with alone(self._source) as tx:
+            return [Disabling(*row) for row in await tx.fetch(_SELECT_DISABLED_WITHIN, seconds)]
 
     async def versions(self, order_id: UUID, after: int, before: int) -> list[PastVersion]:
         """Return the versions of an order between two of them, oldest first; the newest `VERSIONS_MAX` of them."""
@@ -92,6 +113,15 @@ class LiveStore:
             [row] = await tx.fetch(_SELECT_UNSENT)
         at: datetime = row[0]
         return at
+
+
+async def _disabled_of(tx: Transaction, user_ids: Sequence[str]) -> dict[str, list[DisabledWebhook]]:
+    """Return what there is to be said of each user's endpoints: as their other endpoints are told it."""
+    found: dict[str, list[DisabledWebhook]] = {}
+    for user_id, endpoint_id, kind, target, reason, at in await tx.fetch(_SELECT_DISABLED, user_ids):
+        data = DisabledEndpoint(endpoint_id, place_of(EndpointKind(kind), target), reason)
+        found.setdefault(user_id, []).append(DisabledWebhook(EventType.WEBHOOK_DISABLED, at, data))
+    return found
 
 
 _OPEN: Final = "status IN ('PENDING', 'CONFIRMED', 'PROCESSING')"  # as the index of open orders has it
@@ -120,5 +150,13 @@ _SELECT_ORDERS: Final = f"""
 _SELECT_VERSIONS: Final = """
     SELECT version, status, previous_status, at FROM api.versions
     WHERE order_id = $1 AND version > $2 AND version < $3 ORDER BY version DESC LIMIT $4"""
+
+_SELECT_DISABLED: Final = """
+    SELECT user_id, endpoint_id, kind, target, disabled_reason, disabled_at FROM webhooks.endpoints
+    WHERE user_id = ANY ($1::text[]) AND disabled_at IS NOT NULL ORDER BY disabled_at, endpoint_id"""
+
+_SELECT_DISABLED_WITHIN: Final = """
+    SELECT user_id, endpoint_id, disabled_at FROM webhooks.endpoints
+    WHERE disabled_at > statement_timestamp() - make_interval(secs => $1)"""
 
 _SELECT_UNSENT: Final = "SELECT least(statement_timestamp(), (SELECT created_at FROM api.unsent))"

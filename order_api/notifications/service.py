@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from contracts.webhooks import ENDPOINTS_MAX
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.tokens import Caller
@@ -36,11 +38,15 @@ class NotificationService:
     """Serves callers who are known; raises `Problem` for what it refuses.
 
     `seal`: None where no keys are set, so that no code can be made. `anywhere`: push services may be at private
-    addresses, for tests. `email`, `push_key`: what the process that sends is set up for.
+    addresses, for tests. `email`, `push_key`: what the process that sends is set up for. `asked` counts what was asked
+    for, by action and by outcome: done, or refused to an address that had its codes or for a code that is none.
     """
 
-    def __init__(self, store: Store, seal: Seal | None, *, anywhere: bool, email: bool, push_key: str | None) -> None:
+    def __init__(
+        self, store: Store, seal: Seal | None, asked: Counter, *, anywhere: bool, email: bool, push_key: str | None
+    ) -> None:
         self._store = store
+        self._asked = asked
         self._seal = seal
         self._anywhere = anywhere
         self._email = email
@@ -64,8 +70,10 @@ class NotificationService:
         except TooManyChannelsError:
             raise Problem(Code.TOO_MANY_WEBHOOKS, f"a user has at most {ENDPOINTS_MAX}") from None
         except TooManyCodesError:
+            self._asked.labels("change", "refused").inc()
             detail = f"an address gets {CODES_MAX} codes a day at most; nothing was changed"
             raise Problem(Code.RATE_LIMITED, detail, headers={"retry-after": str(RETRY_TOMORROW_S)}) from None
+        self._asked.labels("change", "done").inc()
         return await self.preferences(user_id, caller)
 
     async def _judge(self, body: PreferencesBody) -> None:
@@ -89,22 +97,28 @@ class NotificationService:
             raise Problem(Code.WEBHOOKS_OFF)
         given = plain_code(body.code).encode()
         for one in await self._store.unconfirmed(user_id):
-            if any(hmac.compare_digest(given, self._open(sealed)) for sealed in one.sealed):
+            if any(self._is_code(given, sealed) for sealed in one.sealed):
                 await self._store.confirm(one.endpoint_id, user_id, origin)
+                self._asked.labels("confirm", "done").inc()
                 return await self.preferences(user_id, caller)
+        self._asked.labels("confirm", "refused").inc()
         raise invalid(BrokenRule("code", "must be the code of the newest e-mail, of the last 24 hours"))
 
-    def _open(self, sealed: str) -> bytes:
+    def _is_code(self, given: bytes, sealed: str) -> bool:
+        """Tell whether this is the code; one whose key is gone is none, and the user asks for another."""
         assert self._seal is not None  # noqa: S101 - asked before
         try:
-            return plain_code(self._seal.open(sealed).decode()).encode()
-        except NotSealed:  # its key is gone: the user asks for another code
-            return b""
+            code = plain_code(self._seal.open(sealed).decode()).encode()
+        except NotSealed:
+            return False
+        return hmac.compare_digest(given, code)
 
     async def test(self, user_id: str, caller: Caller, origin: Origin) -> NotificationsTested:
         """Have a test sent to a user's channels."""
         self._check(user_id, caller)
-        return NotificationsTested(await self._store.test(user_id, origin))
+        tested = NotificationsTested(await self._store.test(user_id, origin))
+        self._asked.labels("test", "done").inc()
+        return tested
 
     async def log(self, user_id: str, caller: Caller, after: Place | None, limit: int) -> list[Notification]:
         """Return what a user was told, newest first."""

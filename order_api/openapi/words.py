@@ -171,7 +171,7 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "DisabledWebhook.timestamp": "When the endpoint was given up.",
     "DisabledWebhook.data": "The endpoint that gets nothing any more.",
     "DisabledEndpoint.endpoint_id": "Its id.",
-    "DisabledEndpoint.url": "Where it is.",
+    "DisabledEndpoint.url": "Where it is, without path and query; of a person, `email` or `push`.",
     "DisabledEndpoint.reason": "Why.",
     "WebhookAttempt.number": "From 1.",
     "WebhookAttempt.at": "When it began.",

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import UNSET
+from prometheus_client import Counter
 from uuid_utils.compat import uuid7
 
 from contracts.codec import encode
@@ -42,7 +43,7 @@ from order_api.webhooks.endpoints import (
     check_url,
     plain,
 )
-from order_api.webhooks.store import RECOVERED_MAX, Changed, NewEndpoint, Store, Stored, Told
+from order_api.webhooks.store import RECOVERED_MAX, Action, Changed, NewEndpoint, Store, Stored, Told
 from saga_kit.runtime.sealing import Seal
 
 Place = tuple[datetime, str]
@@ -53,10 +54,12 @@ class WebhookService:
     """Serves callers who are known; raises `Problem` for what it refuses.
 
     `seal`: None where no keys are set, so no secret can be made. `anywhere`: endpoints may be at private addresses.
+    `done` counts what was done, by action.
     """
 
-    def __init__(self, store: Store, seal: Seal | None, *, anywhere: bool, keys_kept_days: int) -> None:
+    def __init__(self, store: Store, seal: Seal | None, done: Counter, *, anywhere: bool, keys_kept_days: int) -> None:
         self._store = store
+        self._done = done
         self._seal = seal
         self._anywhere = anywhere
         self._keys_kept_days = keys_kept_days
@@ -87,6 +90,8 @@ class WebhookService:
         if not is_new and stored.asked != new.asked:
             endpoint_id = stored.webhook.endpoint_id
             raise Problem(Code.WEBHOOK_KEY_REUSED, f"it belongs to webhook {endpoint_id}", endpoint_id=endpoint_id)
+        if is_new:
+            self._count(Action.CREATE)
         shown = secret if is_new else self._first_secret(stored)
         return WebhookSecret(stored.webhook, shown, _previous(stored)), not is_new
 
@@ -116,12 +121,15 @@ class WebhookService:
             check_url(body.url, anywhere=self._anywhere)
         if body.event_types is not UNSET:
             changes["event_types"] = list(map(str, plain(body.event_types)))
-        return _there(await self._store.change(endpoint_id, changes, origin))
+        changed = _there(await self._store.change(endpoint_id, changes, origin))
+        self._count(Action.CHANGE)
+        return changed
 
     async def delete(self, endpoint_id: UUID, caller: Caller, origin: Origin) -> None:
         """Delete an endpoint, and all that is known of what was sent there."""
         await self.webhook(endpoint_id, caller)
         await self._store.delete(endpoint_id, origin)
+        self._count(Action.DELETE)
 
     async def rotate(self, endpoint_id: UUID, caller: Caller, origin: Origin) -> WebhookSecret:
         """Give an endpoint a new secret, and return it."""
@@ -130,6 +138,7 @@ class WebhookService:
         stored = await self._store.rotate(endpoint_id, sealed, origin)
         if stored is None:
             raise Problem(Code.WEBHOOK_NOT_FOUND)
+        self._count(Action.ROTATE)
         return WebhookSecret(stored.webhook, secret, _previous(stored))
 
     async def ping(self, endpoint_id: UUID, caller: Caller, origin: Origin) -> WebhookDelivery:
@@ -138,7 +147,9 @@ class WebhookService:
         event_id = f"{endpoint_id}:ping:{uuid7()}"
         body = encode(PingWebhook(EventType.WEBHOOK_PING, stored.now))
         told = Told(event_id, None, None, EventType.WEBHOOK_PING, body)
-        return await self._delivery(endpoint_id, await self._store.ping(endpoint_id, told, origin))
+        pinged = await self._store.ping(endpoint_id, told, origin)
+        self._count(Action.PING)
+        return await self._delivery(endpoint_id, pinged)
 
     async def deliveries(
         self, endpoint_id: UUID, caller: Caller, status: DeliveryState | None, after: Place | None, limit: int
@@ -152,6 +163,7 @@ class WebhookService:
         await self._active(endpoint_id, caller)
         if not await self._store.redeliver(endpoint_id, event_id, origin):
             raise Problem(Code.DELIVERY_NOT_FOUND)
+        self._count(Action.REDELIVER)
         return await self._delivery(endpoint_id, event_id)
 
     async def recover(self, endpoint_id: UUID, body: RecoverBody, caller: Caller, origin: Origin) -> WebhookRecovery:
@@ -164,9 +176,13 @@ class WebhookService:
         told = [one for one in map(_told, page) if not webhook.event_types or one.event_type in webhook.event_types]
         every_since = body.since if webhook.every_version else None
         number, further = await self._store.recover(endpoint_id, told, every_since, origin)
+        self._count(Action.RECOVER)
         beyond = [one.order.updated_at for one in changed[RECOVERED_MAX:]]
         nexts = beyond if further is None else [*beyond, further]
         return WebhookRecovery(number, has_more=bool(nexts), next_since=min(nexts, default=None))
+
+    def _count(self, action: Action) -> None:
+        self._done.labels(action).inc()
 
     async def _active(self, endpoint_id: UUID, caller: Caller) -> Stored:
         stored = await self._store.find(endpoint_id)

@@ -182,7 +182,7 @@ class Store:
         """Return what was sent, newest first, from behind a place on, with the last attempts at each."""
         at, event_id = after or (None, None)
         async with alone(self._source) as tx:
-            rows = await tx.fetch(_DELIVERIES, endpoint_id, status, at, event_id, limit)
+            rows = await tx.fetch(_DELIVERIES[status], endpoint_id, at, event_id, limit)
             return await _with_attempts(tx, endpoint_id, rows)
 
     async def delivery(self, endpoint_id: UUID, event_id: str) -> WebhookDelivery | None:
@@ -340,11 +340,15 @@ _DELETE_DELIVERIES: Final = """
 
 _SHOWN: Final = """event_id, order_id, version, event_type, state, reason, created_at,
     CASE WHEN state = 'PENDING' THEN next_attempt_at END, ended_at, attempts"""
-_DELIVERIES: Final = f"""
+# A statement for each state, which is then a constant: a plan for any state could not use the indexes of some.
+_DELIVERIES: Final = {
+    state: f"""
     SELECT {_SHOWN} FROM webhooks.deliveries
-    WHERE endpoint_id = $1 AND ($2::text IS NULL OR state = $2)
-        AND ($3::timestamptz IS NULL OR (created_at <= $3 AND (created_at, event_id) < ($3, $4)))
-    ORDER BY created_at DESC, event_id DESC LIMIT $5"""  # noqa: S608 - names are the program's own
+    WHERE endpoint_id = $1 {"" if state is None else f"AND state = '{state}'"}
+        AND ($2::timestamptz IS NULL OR (created_at <= $2 AND (created_at, event_id) < ($2, $3)))
+    ORDER BY created_at DESC, event_id DESC LIMIT $4"""  # noqa: S608 - names are the program's own
+    for state in (None, *DeliveryState)
+}
 _DELIVERY: Final = f"""
     SELECT {_SHOWN} FROM webhooks.deliveries WHERE endpoint_id = $1 AND event_id = $2"""  # noqa: S608 - the same
 _ATTEMPTS: Final = """

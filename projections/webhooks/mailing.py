@@ -8,6 +8,7 @@ what it answers is still bounded and shown a little only.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections import OrderedDict
@@ -100,9 +101,9 @@ class Mailer:
             async with asyncio.timeout(self._attempt_s), self._slots:
                 said = await self._hand_over(endpoint.target, self._mail(endpoint, delivery))
         except Exception as error:  # noqa: BLE001 - nothing that a relay says may stop the sender
-            return _failure(error, time.monotonic() - began, self._attempt_s)
+            return _failure(error, endpoint.target, time.monotonic() - began, self._attempt_s)
         rest_s = self._buckets.take(endpoint.target.lower())
-        return Answer(200, time.monotonic() - began, text=_printable(said) or None, rest_s=rest_s)
+        return Answer(200, time.monotonic() - began, text=_shown(said, endpoint.target) or None, rest_s=rest_s)
 
     async def _hand_over(self, address: str, mail: EmailMessage) -> str:
         relay = self._relay
@@ -154,7 +155,7 @@ def _valid(until: datetime | None, now: datetime) -> bool:
     return until is not None and until > now
 
 
-def _failure(error: Exception, duration_s: float, attempt_s: float) -> Answer:
+def _failure(error: Exception, address: str, duration_s: float, attempt_s: float) -> Answer:
     """Say what an attempt came to that was no success.
 
     A relay that refuses the address for good (RFC 5321: 550, 551, 553) will not take it tomorrow.
@@ -163,7 +164,7 @@ def _failure(error: Exception, duration_s: float, attempt_s: float) -> Answer:
         error = error.recipients[0]
     if isinstance(error, aiosmtplib.SMTPResponseException):
         gone = isinstance(error, aiosmtplib.SMTPRecipientRefused) and error.code in {550, 551, 553}
-        said = f"the relay said {error.code} {_printable(error.message)}"
+        said = f"the relay said {error.code} {_shown(error.message, address)}"
         return Answer(None, duration_s, said[:SHOWN_MAX], gone=gone)
     if isinstance(error, TimeoutError | aiosmtplib.SMTPTimeoutError):
         return Answer(None, duration_s, f"the relay took nothing within {attempt_s:g} s", ours=True)
@@ -176,8 +177,10 @@ def _failure(error: Exception, duration_s: float, attempt_s: float) -> Answer:
     return Answer(None, duration_s, "the relay can't be reached", ours=True)
 
 
-def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)[:SHOWN_MAX].strip()
+def _shown(said: str, address: str) -> str:
+    """Return what a relay said without the address that it likes to repeat: operators read it, and logs may have it."""
+    printable = "".join(one if one.isprintable() else " " for one in said)
+    return re.sub(re.escape(address), "the address", printable, flags=re.IGNORECASE)[:SHOWN_MAX].strip()
 
 
 class Buckets:

@@ -18,8 +18,15 @@ class WebhookMetrics:
             registry=registry,
         )  # fmt: skip
         self.attempt_seconds = Histogram(
-            "webhook_attempt_duration_seconds", "From the first byte sent to the verdict.", registry=registry,
+            "webhook_attempt_duration_seconds", "From the first byte sent to the verdict.", ["kind"], registry=registry,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+        )  # fmt: skip
+        self.own_failures = Counter(
+            "webhook_own_failures", "Attempts that failed on this side: no relay, no key.", ["kind"], registry=registry
+        )
+        self.endpoints = Gauge(
+            "webhook_endpoints", "Endpoints by kind and state, counted once a minute.", ["kind", "state"],
+            registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge(
             "webhook_attempts_in_flight", "Attempts under way, by lane: quick, new, slow or silent.", ["lane"],

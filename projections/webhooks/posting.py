@@ -22,7 +22,7 @@ import httpcore2
 import msgspec
 from httpcore2 import AsyncConnectionPool, Proxy, Response
 
-from contracts.webhooks import url_fault
+from contracts.webhooks import SECRET_UNREADABLE, url_fault
 from projections.webhooks.bounds import BoundedNetwork
 from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.guard import Forbidden, GuardedNetwork, LookUp, Network
@@ -124,7 +124,7 @@ class Poster:
         if isinstance(error, BadTarget | Forbidden | httpcore2.ProxyError):
             return str(error)[:SHOWN_MAX]
         if isinstance(error, NotSealed | msgspec.MsgspecError):
-            return "its secret can't be read here: an operator must look at WEBHOOKS_KEYS"
+            return SECRET_UNREADABLE if isinstance(error, NotSealed) else "what is stored of it can't be read"
         if isinstance(error, httpcore2.ConnectError):
             return f"can't be connected to: {_printable(str(error)) or 'refused'}"
         if isinstance(error, httpcore2.RemoteProtocolError):

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
     derive_private_key,
+    generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -41,6 +42,17 @@ def vapid_key(text: str) -> EllipticCurvePrivateKey:
     if len(secret) != KEY_BYTES:
         raise ValueError("must be the 32 bytes of a private key on P-256, in base64url")
     return derive_private_key(int.from_bytes(secret), SECP256R1())
+
+
+def new_vapid_key() -> str:
+    """Make the private key of a pair, as `vapid_key` reads it."""
+    secret = generate_private_key(SECP256R1()).private_numbers().private_value
+    return base64url(secret.to_bytes(KEY_BYTES))
+
+
+def public_key_of(text: str) -> str:
+    """Return the public key of a private one: what browsers subscribe with. Raises `ValueError` as `vapid_key` does."""
+    return base64url(public_bytes(vapid_key(text).public_key()))
 
 
 class Vapid:

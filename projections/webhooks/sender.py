@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from contracts.webhooks import DeliveryState, EndpointKind
+from contracts.webhooks import DeliveryState, EndpointKind, EndpointState
 from projections.webhooks import store
 from projections.webhooks.deliveries import Attempt, Delivery, Endpoint, Marked
 from projections.webhooks.lines import Lane, Lines, Start, lease_end
@@ -171,7 +171,9 @@ class Sender:
         answer = await self._send_one(begun)
         reached(SendPoint.ANSWERED, [begun.delivery])
         self._metrics.attempts.labels(begun.endpoint.kind, answer.verdict).inc()
-        self._metrics.attempt_seconds.observe(answer.duration_s)
+        self._metrics.attempt_seconds.labels(begun.endpoint.kind).observe(answer.duration_s)
+        if answer.ours:
+            self._metrics.own_failures.labels(begun.endpoint.kind).inc()
         now_s = _now_s()
         shaky, back = self._lines.ended(begun, answer, now_s)
         self._attempts.append((Attempt(begun.delivery, answer, now_s), shaky))
@@ -281,6 +283,10 @@ class Sender:
             expired = await store.give_up_old(tx, TIDY_ROWS_MAX)
             deleted = await store.delete_ended(tx, self._keep_days, TIDY_ROWS_MAX)
             await store.forget_codes(tx)
+            counts = await store.count_endpoints(tx)
+        for kind in EndpointKind:
+            for state in EndpointState:
+                self._metrics.endpoints.labels(kind, state).set(counts.get((kind, state), 0))
         self._metrics.expired.inc(expired)
         self._metrics.deleted.inc(deleted)
         return max(expired, deleted) >= TIDY_ROWS_MAX

@@ -7,6 +7,7 @@ from typing import Final
 
 from contracts.orders import OrderStatusChanged
 from contracts.webhooks import EndpointKind
+from projections.webhooks.alarms import Alarms
 from projections.webhooks.guard import LookUp, Lookups, networks_of
 from projections.webhooks.handler import WebhookHandler
 from projections.webhooks.mailing import Mailer, relay_of
@@ -59,7 +60,11 @@ def run() -> int:
             if operators is not None:
                 await asyncio.to_thread(operators.close)
 
-    return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=[sending])
+    async def alarming(kit: Kit, _process: BatchProcess[OrderStatusChanged]) -> None:
+        if operators is not None:
+            await Alarms(kit.transactions, operators.tell).run(kit.stopping)
+
+    return run_service(settings, name=NAME, schema=SCHEMA, handler=handler, tasks=[sending, alarming])
 
 
 def _nobody(_title: str, _text: str) -> None:

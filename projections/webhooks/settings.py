@@ -75,8 +75,8 @@ class WebhooksSettings(KitSettings):
     notify_vapid_contact: Annotated[str, Field(pattern="^(mailto:|https://).+")] | None = None
     """Where a push service reaches its operator, as `mailto:` or `https:`; needed with `NOTIFY_VAPID_KEY`."""
     notify_urls: Annotated[SecretStr, AfterValidator(_check_channels)] | None = None
-    """Channels by which operators are told of endpoints that are given up: URLs for Apprise, with blanks between. It
-    needs the extra `notify`."""
+    """Channels by which operators are told of orders that are parked or overdue, of dead letters, and of endpoints that
+    are given up: URLs for Apprise, with blanks between. It needs the extra `notify`."""
     webhooks_in_flight_max: Annotated[int, Field(ge=8, le=1000)] = 100
     """Attempts at the same time. Half of them at most go to endpoints that are slow, fail, or are not known yet."""
     webhooks_keep_days: Annotated[float, Field(gt=0, le=3650)] = 30.0

@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
+import msgspec
 from standardwebhooks import Webhook
 
 from contracts.webhooks import secrets_from
@@ -41,5 +42,8 @@ class Signer:
         ]
 
     def _valid(self, stored: str, now: datetime) -> Sequence[Webhook]:
-        secrets = secrets_from(stored)
+        try:
+            secrets = secrets_from(stored)
+        except msgspec.MsgspecError:
+            raise NotSealed("the stored secrets are of an unknown form") from None
         return [self._opened(one.sealed) for one in secrets if one.valid_until is None or one.valid_until > now]

@@ -8,7 +8,7 @@ bound on attempts at the same time holds for all processes together. Rows are lo
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -16,7 +16,7 @@ import asyncpg
 
 from contracts.codec import encode
 from contracts.vocabulary import id_text
-from contracts.webhooks import DisabledEndpoint, DisabledWebhook, EndpointKind, EventType
+from contracts.webhooks import DisabledEndpoint, DisabledWebhook, EndpointKind, EndpointState, EventType, place_of
 from projections.webhooks.deliveries import Delivery, Endpoint, Marked, NewDelivery, Subscription
 from projections.webhooks.rules import KEPT_MAX, Health
 from saga_kit.runtime.transactions import Transaction
@@ -54,6 +54,23 @@ class Standing(NamedTuple):
     health: Health
     active: bool
     now: datetime
+
+
+class Alarm(NamedTuple):
+    """What operators are to be told of: how many of what there are, and since when."""
+
+    subject: str
+    number: int
+    since: datetime
+
+
+async def alarms(tx: Transaction, pause: timedelta, again: timedelta) -> list[Alarm]:
+    """Note what operators are to be told of now, and return it: what has grown, after a pause, or has long been told.
+
+    Whoever is told of it by another process meanwhile gets nothing.
+    """
+    await tx.execute(_LESS_TROUBLE)
+    return [Alarm(row[0], row[1], row[2].astimezone(UTC)) for row in await tx.fetch(_ALARMS, pause, again)]
 
 
 async def changes(tx: Transaction) -> int:
@@ -175,9 +192,7 @@ def store_health(tx: Transaction, health: Mapping[UUID, Health]) -> None:
 async def tell_disabled(tx: Transaction, standing: Standing, reason: str) -> int:
     """Tell the other endpoints of its user that one is disabled; return how many there are."""
     endpoint = standing.endpoint
-    # An address or a browser is named by its kind alone: it is nothing for whoever reads another endpoint's webhooks.
-    where = endpoint.target if endpoint.kind is EndpointKind.WEBHOOK else str(endpoint.kind)
-    data = DisabledEndpoint(endpoint.endpoint_id, where, reason)
+    data = DisabledEndpoint(endpoint.endpoint_id, place_of(endpoint.kind, endpoint.target), reason)
     body = encode(DisabledWebhook(EventType.WEBHOOK_DISABLED, standing.now, data))
     event_id = f"{id_text(endpoint.endpoint_id)}:disabled:{standing.now:%Y%m%dT%H%M%S}"
     return await tx.execute(
@@ -199,6 +214,12 @@ async def delete_ended(tx: Transaction, days: float, limit: int) -> int:
 async def forget_codes(tx: Transaction) -> None:
     """Forget how many codes addresses got before today."""
     await tx.execute("DELETE FROM webhooks.codes WHERE day < current_date")
+
+
+async def count_endpoints(tx: Transaction) -> dict[tuple[EndpointKind, EndpointState], int]:
+    """Count endpoints by kind and state; what is not there is left out."""
+    rows = await tx.fetch("SELECT kind, state, count(*) FROM webhooks.endpoints GROUP BY kind, state")
+    return {(EndpointKind(row[0]), EndpointState(row[1])): row[2] for row in rows}
 
 
 def _storable(text: str | None) -> str | None:
@@ -271,7 +292,7 @@ _NOT_QUIET: Final = """(
                 OR (statement_timestamp() AT TIME ZONE time_zone)::time < quiet_until END)"""
 
 # It jumps from endpoint to endpoint in the index, so that what waits for a dead one costs nothing.
-_DUE: Final = f"""
+_FIRST_OF_EACH: Final = """
 WITH RECURSIVE first AS (
     (SELECT endpoint_id, next_attempt_at FROM webhooks.deliveries WHERE state = 'PENDING'
      ORDER BY endpoint_id, next_attempt_at LIMIT 1)
@@ -282,7 +303,9 @@ WITH RECURSIVE first AS (
         WHERE d.state = 'PENDING' AND d.endpoint_id > first.endpoint_id
         ORDER BY d.endpoint_id, d.next_attempt_at LIMIT 1
     ) AS next
-)
+)"""
+
+_DUE: Final = f"""{_FIRST_OF_EACH}
 SELECT endpoint_id, extract(epoch FROM statement_timestamp() - greatest(next_attempt_at, paused_until)),
     failures_in_row
 FROM first JOIN webhooks.endpoints USING (endpoint_id)
@@ -408,14 +431,36 @@ SELECT endpoint_id, $3, $4, $5 FROM (
 ) AS others
 ON CONFLICT (endpoint_id, event_id) DO NOTHING"""
 
-_GIVE_UP_OLD: Final = """
+_GIVE_UP_OLD: Final = f"""{_FIRST_OF_EACH}
 UPDATE webhooks.deliveries AS d SET state = 'FAILED', reason = $3, ended_at = statement_timestamp()
 FROM (
-    SELECT endpoint_id, event_id FROM webhooks.deliveries
-    WHERE state = 'PENDING' AND next_attempt_at < statement_timestamp() - make_interval(days => $2)
-    LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+    SELECT its.endpoint_id, its.event_id
+    FROM first CROSS JOIN LATERAL (
+        SELECT w.endpoint_id, w.event_id FROM webhooks.deliveries AS w
+        WHERE w.endpoint_id = first.endpoint_id AND w.state = 'PENDING'
+            AND w.next_attempt_at < statement_timestamp() - make_interval(days => $2)
+        ORDER BY w.next_attempt_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS its
+    WHERE first.next_attempt_at < statement_timestamp() - make_interval(days => $2) LIMIT $1
 ) AS old
-WHERE d.endpoint_id = old.endpoint_id AND d.event_id = old.event_id"""
+WHERE d.endpoint_id = old.endpoint_id AND d.event_id = old.event_id"""  # noqa: S608 - our own words
+
+_LESS_TROUBLE: Final = """
+UPDATE webhooks.alarms AS a SET number = t.number
+FROM audit.trouble AS t WHERE a.subject = t.subject AND t.number < a.number"""
+
+_ALARMS: Final = """
+WITH trouble AS MATERIALIZED (
+    SELECT * FROM audit.trouble WHERE number > 0
+), told AS (
+    INSERT INTO webhooks.alarms AS a (subject, number, told_at)
+    SELECT subject, number, statement_timestamp() FROM trouble ORDER BY subject
+    ON CONFLICT (subject) DO UPDATE SET number = excluded.number, told_at = excluded.told_at
+    WHERE (excluded.number > a.number AND a.told_at <= statement_timestamp() - $1::interval)
+        OR a.told_at <= statement_timestamp() - $2::interval
+    RETURNING subject
+)
+SELECT subject, number, since FROM trouble JOIN told USING (subject) ORDER BY subject"""
 
 _DELETE_ENDED: Final = """
 DELETE FROM webhooks.deliveries AS d

@@ -81,6 +81,7 @@ endpoints = Table(
     CheckConstraint("notional_min >= 0", name="notional_min"),
 )
 Index("endpoints_user_id", endpoints.c.user_id)
+Index("endpoints_disabled_at", endpoints.c.disabled_at, postgresql_where=endpoints.c.disabled_at.is_not(None))
 Index(
     "endpoints_idempotency_key_of_user",
     endpoints.c.user_id,
@@ -124,6 +125,14 @@ Index(
     postgresql_where=deliveries.c.state == sql("'PENDING'"),
 )
 Index("deliveries_of_endpoint", deliveries.c.endpoint_id, deliveries.c.created_at)
+Index(
+    "deliveries_ended_as",
+    deliveries.c.endpoint_id,
+    deliveries.c.state,
+    deliveries.c.created_at,
+    deliveries.c.event_id,
+    postgresql_where=deliveries.c.state != sql("'PENDING'"),
+)
 Index("deliveries_of_order", deliveries.c.order_id)
 Index("deliveries_ended_at", deliveries.c.ended_at, postgresql_where=deliveries.c.ended_at.is_not(None))
 
@@ -162,6 +171,15 @@ codes = Table(
     Column("address_hash", LargeBinary, primary_key=True, comment="SHA-256 of the address, in lower case"),
     Column("day", Date, primary_key=True),
     Column("sent", Integer, nullable=False),
+)
+
+# What operators were told of by channels of their own, by any of the processes.
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("subject", Text, primary_key=True, comment="as audit.trouble has it"),
+    Column("number", BigInteger, nullable=False, comment="that was told, or a smaller one that came after it"),
+    Column("told_at", DateTime(timezone=True), nullable=False),
 )
 
 requests = Table(

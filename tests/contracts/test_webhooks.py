@@ -17,6 +17,7 @@ from contracts.webhooks import (
     event_id_of,
     event_type_of,
     is_public,
+    origin_of,
     secret_text,
     secrets_from,
     secrets_to,
@@ -24,6 +25,7 @@ from contracts.webhooks import (
     webhook_of,
 )
 
+HIDDEN = "hidden"
 PRIVATE = (
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),  # noqa: S104
     *("192.0.2.1", "198.18.0.1", "240.0.0.1", "255.255.255.255", "::1", "::", "fd00::1", "fe80::1", "ff02::1"),
@@ -121,3 +123,19 @@ def test_secrets_are_stored_with_their_ends() -> None:
     stored = [StoredSecret("new"), StoredSecret("old", datetime(2026, 1, 2, tzinfo=UTC))]
     assert stored == secrets_from(secrets_to(stored))
     assert "whsec_AAEC" == secret_text(bytes(range(3)))
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://hooks.example:8443/T01/secret?key=1", "https://hooks.example:8443"),
+        ("HTTPS://hooks.example?key=1", "https://hooks.example"),
+        (f"https://user:{HIDDEN}@hooks.example/", "https://hooks.example"),
+        ("https://[2606:4700::1111]/x", "https://[2606:4700::1111]"),
+        ("alice@example.com", ""),
+        ("https://[x", ""),
+    ],
+)
+def test_an_origin_holds_nothing_that_lets_somebody_in(url: str, origin: str) -> None:
+    """Neither path nor query, user nor password."""
+    assert origin == origin_of(url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -34,6 +34,7 @@ from saga_kit.runtime.transactions import Transactions
 from tests.participants.support import order, received, refund, reserve, settle
 from tests.saga_kit.support import FakePublisher
 from tests.support.infrastructure import Database
+from tests.support.plans import nodes_of
 from tests.support.transactions import Recorder
 
 SMALL: Final = frozenset({"pauses", "pauses_pkey"})
@@ -85,15 +86,9 @@ class Service:
         async with self.pool.begin() as tx:
             for sql, args in self.recorder.sent:
                 if sql.startswith(("SELECT", "WITH", "INSERT")):
-                    [plan] = await tx.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *args)
-                    found.update(filter(None, map(_read_whole, _nodes(plan["Plan"]))))
+                    told = await tx.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *args)
+                    found.update(filter(None, map(_read_whole, nodes_of(told))))
         return found - SMALL
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below)
 
 
 def _read_whole(node: dict[str, Any]) -> str | None:

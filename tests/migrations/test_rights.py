@@ -35,7 +35,7 @@ VERBS: Final = {
 AUDIT_VIEWS: Final = (
     *("orders", "holds", "accounts", "journal", "history", "versions", "fills", "events_unsent", "claims", "requests"),
     *("questions", "pauses", "repairs", "ledger", "marks", "resting", "fires", "mass_cancels", "cancel_timers"),
-    *("service_holds", "webhook_endpoints", "webhook_deliveries"),
+    *("service_holds", "webhook_endpoints", "webhook_deliveries", "trouble"),
 )
 THE_OWNERS: Final = {"public.alembic_version", "orders.repairs"}
 """What no login reaches: operators repair as the database's owner."""
@@ -105,8 +105,10 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "webhooks.attempts": {*KEEP, "DELETE", "LOCK"},
         "webhooks.codes": {"SELECT", "DELETE", "LOCK"},
         "webhooks.changes": {"SELECT", "UPDATE", "LOCK"},
+        "webhooks.alarms": CHANGE,
         "webhooks.dead_letters": CHANGE,
         "webhooks.outbox": QUEUE,
+        "audit.trouble": {"SELECT"},
     },
     "auditor": {f"audit.{view}": {"SELECT"} for view in AUDIT_VIEWS},
 }

@@ -53,6 +53,7 @@ from tests.order_saga.core.sample import (
 )
 from tests.support.infrastructure import Database
 
+PLANTED = "secret"
 PROMISED = {
     "audit.orders": "order_id user_id asset_id order_type status phase version parked_reason overdue_since due_at"
     " reason_code filled_quantity average_price fee created_at updated_at client_order_id archived_at cash_asset_id"
@@ -69,8 +70,9 @@ PROMISED = {
     "audit.events_unsent": "order_id version created_at",
     "audit.claims": "order_id user_id idempotency_key client_order_id created_at settled",
     "audit.requests": "order_id request_id at action outcome caller token_id address trace_id",
-    "audit.webhook_endpoints": "endpoint_id user_id kind target event_types every_version state disabled_reason"
-    " failing_since failures_in_row paused_until disabled_at created_at updated_at",
+    "audit.webhook_endpoints": "endpoint_id user_id kind host event_types every_version state disabled_reason"
+    " failing_since failures_in_row paused_until disabled_at created_at updated_at quiet",
+    "audit.trouble": "subject number since",
     "audit.webhook_deliveries": "endpoint_id event_id order_id version event_type state reason attempts next_attempt_at"
     " created_at ended_at",
     "audit.mass_cancels": "mass_cancel_id user_id requested_by asset_id side order_type orders created_at completed_at",
@@ -544,3 +546,35 @@ async def test_a_list_of_open_orders_does_not_touch_the_archive(owner: asyncpg.C
 
 def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for child in plan.get("Plans", ()) for node in _nodes(child))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "host"),
+    [
+        ("webhook", "https://hooks.example/T01/secret?key=1", "hooks.example"),
+        ("webhook", "HTTPS://Hooks.example:8443?key=secret", "Hooks.example:8443"),
+        ("webhook", "https://hooks.example", "hooks.example"),
+        ("webhook", "https://[2606:4700::1111]/secret", "[2606:4700::1111]"),
+        ("webhook", f"https://user:{PLANTED}@hooks.example/", None),
+        ("webhook", "secret", None),
+        ("email", "alice.secret@example.com", "example.com"),
+        ("email", "alice.secret", None),
+        ("push", '{"endpoint":"https://push.example/send/secret","keys":{"auth":"secret"}}', "push.example"),
+        ("push", '{"keys":{"auth":"secret"},"endpoint": "https://push.example:443/secret"}', "push.example:443"),
+        ("push", "secret", None),
+    ],
+)
+async def test_auditors_see_where_an_endpoint_is_and_nothing_that_is_secret_or_personal(
+    owner: asyncpg.Connection, kind: str, target: str, host: str | None
+) -> None:
+    """Of a URL the host, of an address the domain, of a browser its push service; of anything else nothing."""
+    await owner.execute(
+        """
+        INSERT INTO webhooks.endpoints
+            (endpoint_id, user_id, kind, target, description, idempotency_key, event_types, secrets, asked)
+        VALUES (gen_random_uuid(), 'alice', $1, $2, 'secret', 'secret', '{}', 'secret', 'secret')""",
+        *(kind, target),
+    )
+    [row] = await owner.fetch("SELECT * FROM audit.webhook_endpoints")
+    assert host == row["host"]
+    assert "secret" not in str(row)

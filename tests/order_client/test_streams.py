@@ -12,6 +12,7 @@ import pytest
 from contracts import codec, examples
 from contracts.orders import OrderStatusChanged
 from contracts.vocabulary import OrderStatus
+from contracts.webhooks import DisabledEndpoint, DisabledWebhook, EventType
 from order_client import Client, problems
 from order_client.core import Close, Emit, Lost, Open, Pause, Read, Response, Send, Token
 from order_client.errors import NoAnswerError, UnexpectedAnswerError
@@ -268,3 +269,13 @@ def test_a_plain_end_is_the_orders_only_if_the_order_says_so(status: str, versio
     assert not _order(OPENED, END, *[Lost("reset")] * 5, after=4).ended
     with pytest.raises(problems.OrderNotFoundError):
         _order(OPENED, END, problem(404, "order-not-found"), after=4)
+
+
+def test_an_endpoint_that_is_given_up_is_handed_on() -> None:
+    """As the webhook that other endpoints get; it is no place to resume from."""
+    data = DisabledEndpoint(ORDER, "https://hooks.example", "gone")
+    told = DisabledWebhook(EventType.WEBHOOK_DISABLED, MARCH, data)
+    event = b"event: webhook.disabled\ndata: " + codec.encode(told) + b"\n\n"
+    played = _follow(OPENED, LIVE + event, END, OPENED)
+    assert [SnapshotEnd(), told] == played.items[:2]
+    assert [None, None] == played.resumed_from

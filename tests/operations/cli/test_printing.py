@@ -59,6 +59,19 @@ def test_a_table_that_fits_stays_one(printed: Print) -> None:
     assert ["accounts of alice", "- BTC · 0.01"] == printed(20, lambda: print_table(table))
 
 
+def test_no_id_is_cut(printed: Print) -> None:
+    """Whoever reads an id must be able to type it: a table that has no room for it is printed as lines."""
+    table = Table(*(f"column {number}" for number in range(6)))
+    order_id = "01a22aa6-4281-778f-96c5-766cf7c80a76"
+    table.add_row(order_id, *["a word"] * 5)
+    assert any(order_id in line for line in printed(80, lambda: print_table(table)))
+    wide = Table("order", "status")
+    wide.add_row(order_id, "several words that may be broken between them, and are")
+    lines = printed(60, lambda: print_table(wide))
+    assert "━" in lines[0]
+    assert any(order_id in line for line in lines)
+
+
 def test_a_reason_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """A participant chooses its words; to the terminal's library, square brackets are its own."""
     reason = "no [/foo] [red]today"

@@ -410,3 +410,46 @@ async def _changed_at(events: Events, order_id: str, at: datetime) -> None:
     await events._orchestrator.run(  # noqa: SLF001 - a time of the past
         "UPDATE orders.orders SET updated_at = $2 WHERE order_id = $1", UUID(order_id), at
     )
+
+
+GIVE_UP = """
+    WITH told AS (UPDATE webhooks.changes SET version = version + 1)
+    INSERT INTO webhooks.endpoints
+        (endpoint_id, user_id, kind, target, event_types, secrets, state, disabled_reason, disabled_at)
+    VALUES ($1, $2, $3, $4, '{}', '[]', 'DISABLED', 'it answered 410: it is gone', statement_timestamp())"""
+
+
+async def test_an_endpoint_that_is_given_up_is_told_in_its_users_streams(
+    api: Api, events: Events, orchestrator: Orchestrator
+) -> None:
+    """Live and once; to who comes later, at the beginning; to nobody else, and without what lets somebody in there."""
+    first, second, order_id = UUID(int=1), UUID(int=2), new_order()
+    async with streaming(api) as stream, streaming(api, user="bob") as bobs:
+        for one in (stream, bobs):
+            await one.until("snapshot-end")
+        await orchestrator.run(GIVE_UP, first, "alice", "webhook", "https://hooks.example/T01?key=secret")
+        told = await stream.until("webhook.disabled", type="webhook.disabled")
+        assert {
+            "endpoint_id": str(first),
+            "url": "https://hooks.example",
+            "reason": "it answered 410: it is gone",
+        } == json.loads(told.data)["data"]
+        assert stream.last_id == told.id, "it is no place to come back to"
+        await orchestrator.run(GIVE_UP, second, "alice", "email", "secret@example.com")
+        await stream.until(
+            "webhook.disabled",
+            data={"endpoint_id": str(second), "url": "email", "reason": "it answered 410: it is gone"},
+        )
+        api.app.state.follower._listener.missed()  # noqa: SLF001 - as after an outage of the broker
+        await events.tell(order_id, "VALIDATING", 1)
+        await stream.until("order", order_id=order_id)
+        assert 2 == len(stream.of("webhook.disabled")), "each once"
+        assert [] == bobs.of("webhook.disabled")
+    async with streaming(api, last_id=stream.last_id) as again:
+        await again.until("snapshot-end")
+        assert 2 == len(again.of("webhook.disabled"))
+        assert "secret" not in str(again.of("webhook.disabled"))
+    await orchestrator.run("UPDATE webhooks.endpoints SET state = 'ACTIVE', disabled_reason = NULL, disabled_at = NULL")
+    async with streaming(api) as later:
+        await later.until("snapshot-end")
+        assert [] == later.of("webhook.disabled")

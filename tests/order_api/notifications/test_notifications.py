@@ -110,6 +110,19 @@ async def test_a_code_that_ran_out_counts_no_more(api: Api, orchestrator: Orches
     assert 200 == (await confirm(api, new)).status_code
 
 
+async def test_nothing_confirms_an_address_whose_key_is_gone(api: Api, orchestrator: Orchestrator) -> None:
+    """No code can be read then, so none is right, and nothing that has no letters is. What was refused is counted."""
+    await put(api, email=EMAIL)
+    await orchestrator.run(
+        """UPDATE webhooks.endpoints SET secrets = regexp_replace(secrets, 'sealed":"[^"]+', 'sealed":"lost')"""
+    )
+    for code in ("-", "....", "A"):
+        assert 422 == (await confirm(api, code)).status_code
+    assert not (await get(api))["channels"][0]["confirmed"]
+    assert 3 == await api.metric('notification_requests_total{action="confirm",outcome="refused"}')
+    assert 1 == await api.metric('notification_requests_total{action="change",outcome="done"}')
+
+
 async def test_nobody_has_others_flooded_with_codes(api: Api, orchestrator: Orchestrator) -> None:
     """Three a day for an address, whoever asks and however it is written; the refused request changed nothing."""
     for number in range(CODES_MAX):

@@ -128,6 +128,7 @@ async def test_a_key_makes_one_endpoint_however_often_it_comes(api: Api, orchest
     assert (await make(api, key="k")).json()["secret"] is None
     await orchestrator.run("UPDATE webhooks.endpoints SET created_at = now() - interval '31 days'")
     assert "idempotency-replayed" not in (await make(api, key="k", every_version=True)).headers
+    assert [3, 1] == [await api.metric(f'webhook_requests_total{{action="{one}"}}') for one in ("create", "rotate")]
 
 
 async def test_after_a_day_a_repeated_request_shows_no_secret(api: Api, orchestrator: Orchestrator) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +11,7 @@ import pytest_asyncio
 
 from order_saga.worker import resting_store, store
 from tests.support.order_database import OrderDatabase
+from tests.support.plans import nodes_of
 
 MANY: Final = 100_000
 FILL: Final = (
@@ -60,7 +60,7 @@ async def test_what_looks_for_a_few_resting_orders_reads_a_few_rows(full: OrderD
     """With a custom plan as with the generic one that a prepared statement gets in the end."""
     for mode in ("force_custom_plan", "force_generic_plan"):
         for name, (statement, arguments, index) in LOOKS.items():
-            nodes = list(await _plan(full, mode, statement, arguments))
+            nodes = await _plan(full, mode, statement, arguments)
             assert {*index.split()} & {node.get("Index Name") for node in nodes}, (mode, name)
             read = max(node["Actual Rows"] * node["Actual Loops"] for node in nodes)
             assert read <= MANY / 100, (mode, name)
@@ -73,13 +73,4 @@ async def _plan(db: OrderDatabase, mode: str, statement: str, arguments: tuple[A
     async with db.engine.connect() as connection:
         await connection.exec_driver_sql(f"SET plan_cache_mode = {mode}")
         told = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT json) {statement}", arguments)
-        [plan] = _parsed(told.scalar_one())
-    return list(_nodes(plan["Plan"]))
-
-
-def _parsed(told: Any) -> list[dict[str, Any]]:
-    return list(json.loads(told)) if isinstance(told, str) else list(told)
-
-
-def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [plan, *(node for child in plan.get("Plans", ()) for node in _nodes(child))]
+        return nodes_of(told.scalar_one())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any, Final
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -16,6 +20,7 @@ from tests.projections.webhooks.receivers import SEAL
 
 TAKEN: Final = "250 Message accepted"
 FROM: Final = "orders@example.com"
+CERTIFICATES: Final = Path(__file__).parents[3] / "deploy" / "certificates.py"
 
 
 class RelayHandler:
@@ -48,8 +53,8 @@ class RelayHandler:
 
 
 @asynccontextmanager
-async def relaying(**options: Any) -> AsyncIterator[tuple[RelayHandler, int]]:
-    """Run a relay; give it and its port."""
+async def relaying(tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[tuple[RelayHandler, int]]:
+    """Run a relay; give it and its port. `tls`: from the first byte on."""
     handler = RelayHandler()
     connections: list[SMTP] = []
 
@@ -57,7 +62,7 @@ async def relaying(**options: Any) -> AsyncIterator[tuple[RelayHandler, int]]:
         connections.append(SMTP(handler, loop=asyncio.get_running_loop(), **options))
         return connections[-1]
 
-    server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0, ssl=tls)
     try:
         yield handler, server.sockets[0].getsockname()[1]
     finally:
@@ -67,6 +72,15 @@ async def relaying(**options: Any) -> AsyncIterator[tuple[RelayHandler, int]]:
                 one.transport.close()
             if (task := one._handler_coroutine) is not None:  # noqa: SLF001 - it has no other end
                 task.cancel()
+
+
+def certificate(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Make a certificate for this machine; return what a relay shows, and what trusts it."""
+    command = [sys.executable, str(CERTIFICATES), str(folder), str(folder), "127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own words
+    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    shown.load_cert_chain(folder / "broker.pem")
+    return shown, ssl.create_default_context(cafile=str(folder / "ca.pem"))
 
 
 def mailer(

@@ -146,3 +146,11 @@ async def test_what_waited_for_too_long_is_given_up_and_what_ended_long_ago_is_d
     async with webhooks.transactions.alone() as tx:
         assert 1 == await store.delete_ended(tx, 30, 100)
     assert (3, 3) == (len(await webhooks.states()), await webhooks.value("SELECT count(*) FROM webhooks.attempts"))
+
+
+async def test_codes_are_counted_for_a_day(webhooks: Webhooks) -> None:
+    """The process forgets those of the days before; today's still count."""
+    await webhooks.execute("INSERT INTO webhooks.codes SELECT 'x', current_date - n, 1 FROM generate_series(0, 2) AS n")
+    async with webhooks.sending():
+        await webhooks.until("SELECT count(*) = 1 FROM webhooks.codes")
+    assert await webhooks.value("SELECT day = current_date FROM webhooks.codes")

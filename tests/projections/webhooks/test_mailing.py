@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 import pytest
+from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
 from contracts.codec import encode
 from contracts.webhooks import (
@@ -21,12 +23,12 @@ from contracts.webhooks import (
     webhook_of,
 )
 from projections.webhooks.deliveries import Delivery, Endpoint
-from projections.webhooks.mailing import BURST, REFILL_S, Relay, relay_of
+from projections.webhooks.mailing import BURST, REFILL_S, Mailer, Relay, relay_of
 from projections.webhooks.notes import FIELD_MAX, note_of
 from projections.webhooks.rules import Verdict
 from tests.projections.webhooks.events import event
 from tests.projections.webhooks.receivers import SEAL
-from tests.projections.webhooks.relays import FROM, mailer, relaying
+from tests.projections.webhooks.relays import FROM, certificate, mailer, relaying
 from tests.projections.webhooks.world import Webhooks
 
 ID: Final = UUID(int=1)
@@ -103,11 +105,12 @@ async def test_the_code_is_in_the_mail_only() -> None:
         ("550 No such user", "", Verdict.GONE, "the relay said 550 No such user"),
         ("450 Greylisted", "", Verdict.FAILED, "the relay said 450 Greylisted"),
         ("552 Mailbox full", "", Verdict.FAILED, "the relay said 552 Mailbox full"),
+        ("550 <Alice@Example.com>: who?", "", Verdict.GONE, "the relay said 550 <the address>: who?"),
         ("250 OK", "554 Looks like spam", Verdict.FAILED, "the relay said 554 Looks like spam"),
     ],
 )
 async def test_what_a_relay_refuses(to_recipient: str, to_mail: str, verdict: Verdict, said: str) -> None:
-    """An address that it will never know ends the endpoint; everything else is tried again."""
+    """An address that it will never know ends the endpoint; all else is tried again. What is kept does not name it."""
     async with relaying() as (relay, port):
         relay.to_recipient, relay.to_mail = to_recipient, to_mail
         answer = await mailer(port).send(endpoint(), COMPLETED)
@@ -134,6 +137,29 @@ async def test_without_tls_nothing_is_sent_to_a_relay_that_should_have_it() -> N
     assert [] == relay.mails
     assert Verdict.FAILED is answer.verdict
     assert "secret" not in str(answer)
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # the library overlooks smtps
+@pytest.mark.parametrize("tls", [True, False], ids=["smtps", "starttls"])
+async def test_a_mail_goes_by_tls_with_the_password(tmp_path: Path, *, tls: bool) -> None:
+    """From the first byte or by STARTTLS; a relay whose certificate nobody vouches for gets neither."""
+    shown, trust = certificate(tmp_path)
+    logins: list[tuple[bytes, bytes, bool]] = []
+
+    def let_in(_server: Any, session: Session, _envelope: Envelope, _mechanism: str, data: LoginPassword) -> AuthResult:
+        logins.append((data.login, data.password, tls or session.ssl is not None))
+        return AuthResult(success=True)
+
+    options = {"authenticator": let_in, "auth_required": True, "auth_require_tls": not tls}
+    options |= {} if tls else {"tls_context": shown, "require_starttls": True}
+    async with relaying(shown if tls else None, **options) as (relay, port):
+        by = Relay("127.0.0.1", port, "u@x", "p:w", tls=tls, plain=False)
+        answer = await Mailer(by, FROM, SEAL, trust=trust).send(endpoint(), COMPLETED)
+        strict = await Mailer(by, FROM, SEAL).send(endpoint(), COMPLETED)
+    assert (Verdict.DELIVERED, None) == (answer.verdict, answer.error)
+    assert [(b"u@x", b"p:w", True)] == logins
+    assert [[ALICE]] == relay.recipients
+    assert (Verdict.FAILED, True) == (strict.verdict, strict.ours)
 
 
 async def test_a_mailbox_rests_after_a_burst() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import pytest
 from contracts.decimals import Exact, Money, Price
 from contracts.orders import OrderStatusChanged
 from contracts.webhooks import EndpointKind, StoredSecret, secrets_to
+from projections.webhooks.store import _NOT_QUIET
 from projections.webhooks.subscriptions import SETTLE_S, notional_of
 from tests.projections.webhooks.events import event
 from tests.projections.webhooks.receivers import SEAL, receiving
@@ -53,6 +54,31 @@ async def test_quiet_hours_delay_and_conflate(webhooks: Webhooks, local_hour: in
         await webhooks.execute("UPDATE webhooks.endpoints SET quiet_from = quiet_until - interval '1 minute'")
         await webhooks.all_ended()
         assert "1SUPERSEDED,2DELIVERED,4DELIVERED" == await webhooks.value(asleep, other)
+
+
+@pytest.mark.parametrize(
+    ("at", "quiet"),
+    [
+        # Zurich: from 02:00 on it is 03:00, on 29 March 2026; from 03:00 on it is 02:00, on 25 October.
+        ("2026-03-29T00:29Z", False), ("2026-03-29T00:30Z", True), ("2026-03-29T01:29Z", True),
+        ("2026-03-29T01:30Z", False), ("2026-10-25T00:00Z", True), ("2026-10-25T00:59Z", True),
+        ("2026-10-25T01:00Z", True), ("2026-10-25T02:29Z", True), ("2026-10-25T02:30Z", False),
+    ],
+)  # fmt: skip
+async def test_quiet_hours_follow_the_clocks_of_their_zone(webhooks: Webhooks, at: str, *, quiet: bool) -> None:
+    """When the clocks go forward an hour less is quiet, and an hour more when they go back. Auditors see the same."""
+    hours_of_night: dict[str, Any] = {
+        "quiet_from": time(1, 30),
+        "quiet_until": time(3, 30),
+        "time_zone": "Europe/Zurich",
+    }
+    await webhooks.notified(EndpointKind.PUSH, "{}", **hours_of_night)
+    now = f"timestamptz '{at}'"
+    sends = f"SELECT count(*) FROM webhooks.endpoints WHERE {_NOT_QUIET}".replace("statement_timestamp()", now)
+    assert int(not quiet) == await webhooks.value(sends)
+    view = await webhooks.value("SELECT pg_get_viewdef('audit.webhook_endpoints'::regclass)")
+    shown = f"SELECT quiet FROM ({view.rstrip(';')}) AS shown".replace("statement_timestamp()", now)
+    assert quiet is await webhooks.value(shown)
 
 
 async def test_a_zone_that_the_database_does_not_know_gets_nowhere(webhooks: Webhooks) -> None:

@@ -6,29 +6,35 @@ import asyncio
 import os
 import signal
 import sys
+from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+import jwt
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from standardwebhooks import Webhook
 
-from contracts.codec import outgoing
+from contracts.codec import encode, outgoing
 from contracts.orders import OrderStatusChanged
 from contracts.topics import ORDERS_EVENTS
-from contracts.webhooks import event_id_of, secret_text
+from contracts.webhooks import EndpointKind, PushSubscription, event_id_of, secret_text
 from projections.webhooks.sender import SendPoint
 from saga_kit.runtime.crash_points import CrashPoint
+from tests.e2e.system import command
 from tests.projections.webhooks.events import BEGAN, event
 from tests.projections.webhooks.processes import DIE_AT
-from tests.projections.webhooks.receivers import KEY, Receiver, receiving
+from tests.projections.webhooks.receivers import KEY, Receiver, answer, receiving
+from tests.projections.webhooks.test_pushing import KEYS, SENDER
 from tests.projections.webhooks.world import SECRET, Webhooks
 from tests.support.infrastructure import Database, Infrastructure
 
+HIDDEN: Final = "hidden"
 POINTS: Final[tuple[StrEnum, ...]] = (
     *(CrashPoint.BATCH_TAKEN, CrashPoint.BATCH_HANDLED, CrashPoint.BATCH_WRITTEN, CrashPoint.BATCH_COMMITTED),
     *(CrashPoint.BATCH_FINISHED, *SendPoint),
@@ -118,6 +124,24 @@ async def test_an_event_on_kafka_becomes_a_webhook(world: World) -> None:
     assert {event_id_of(event(n, 4).order_id, 4) for n in (1, 2)} == got(receiver)
 
 
+async def test_a_browser_is_told_with_keys_that_the_command_has_made(world: World) -> None:
+    """What `notify keys` prints are the settings as they are; a push service knows who sends by the public one."""
+    printed = await command("notify", "keys")
+    pair = dict(line.split("=", 1) for line in printed.out.splitlines())
+    settings = {"NOTIFY_VAPID_KEY": pair["NOTIFY_VAPID_KEY"], "NOTIFY_VAPID_CONTACT": "mailto:ops@example.com"}
+    async with receiving(answer("201 Created")) as service, world.process(**settings):
+        await world.webhooks.notified(EndpointKind.PUSH, encode(PushSubscription(service.url, KEYS)).decode())
+        await world.publish(event(1, 4))
+        await service.wait_for(1, within_s=60)
+        await world.webhooks.all_ended()
+    _, _, rest = service.received[0].headers["authorization"].partition(" ")
+    token, key = (part.strip().partition("=")[2] for part in rest.split(","))
+    assert pair["API_NOTIFY_PUSH_KEY"] == key
+    public = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), urlsafe_b64decode(key + "="))
+    audience = f"http://127.0.0.1:{service.port}"
+    assert "mailto:ops@example.com" == jwt.decode(token, public, algorithms=["ES256"], audience=audience)["sub"]
+
+
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name.lower())
 async def test_a_death_anywhere_loses_nothing(world: World, point: StrEnum) -> None:
     """Killed at each place, with work at hand: what follows it delivers every event, each at least once."""
@@ -150,6 +174,20 @@ async def test_a_death_anywhere_loses_nothing(world: World, point: StrEnum) -> N
         ("WEBHOOKS_PROXY", "proxy:3128", "WEBHOOKS_PROXY: must be http://host:port"),
         ("WEBHOOKS_IN_FLIGHT_MAX", "1", "WEBHOOKS_IN_FLIGHT_MAX: "),
         ("WEBHOOKS_KEEP_DAYS", "0", "WEBHOOKS_KEEP_DAYS: "),
+        ("NOTIFY_SMTP_URL", f"http://user:{HIDDEN}@mx", "NOTIFY_SMTP_URL: must be smtp://host:port or smtps://"),
+        ("NOTIFY_SMTP_URL", "smtp://mx:25?plain", "NOTIFY_SMTP_URL and NOTIFY_FROM are given together"),
+        ("NOTIFY_FROM", "alice@example.com", "NOTIFY_SMTP_URL and NOTIFY_FROM are given together"),
+        ("NOTIFY_FROM", "alice", "NOTIFY_FROM: must be one e-mail address"),
+        ("NOTIFY_VAPID_KEY", HIDDEN, "NOTIFY_VAPID_KEY: must be the 32 bytes of a private key on P-256"),
+        ("NOTIFY_VAPID_KEY", SENDER, "NOTIFY_VAPID_KEY and NOTIFY_VAPID_CONTACT are given together"),
+        ("NOTIFY_VAPID_CONTACT", "mailto:a@b.de", "NOTIFY_VAPID_KEY and NOTIFY_VAPID_CONTACT are given together"),
+        ("NOTIFY_VAPID_CONTACT", "ftp://b.de", "NOTIFY_VAPID_CONTACT: "),
+        (
+            "NOTIFY_URLS",
+            f"nonsense://user:{HIDDEN}@host",
+            "NOTIFY_URLS: number 1 of its URLs is none that Apprise knows",
+        ),
+        ("NOTIFY_URLS", " ", "NOTIFY_URLS: must be URLs for Apprise"),
     ],
 )
 async def test_a_wrong_setting_is_one_clear_line(name: str, value: str, words: str) -> None:
@@ -160,5 +198,6 @@ async def test_a_wrong_setting_is_one_clear_line(name: str, value: str, words: s
     async with program(good | {name: value}) as process:
         _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert 2 == process.returncode
-    assert errors.decode().startswith(words)
+    assert errors.decode().startswith(words), errors.decode()
     assert 1 == len(errors.splitlines())
+    assert HIDDEN.encode() not in errors

@@ -138,6 +138,24 @@ def test_the_clock_starts_with_several_failures_within_a_day() -> None:
     assert next_health(health, BROKEN, just_before + timedelta(seconds=1), MIDDLE).given_up is not None
 
 
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 2 * DAY_S)), max_size=40))
+def test_no_endpoint_is_given_up_for_a_failure_of_ours(history: list[tuple[bool, float]]) -> None:
+    """However long it lasts; and its own five days begin anew with its next failure after one of ours."""
+    health, now, began = Health(), NOW, None
+    for is_ours, passed_s in history:
+        now += timedelta(seconds=passed_s)
+        answer = Answer(None, 0.1, "the relay can't be reached", ours=True) if is_ours else BROKEN
+        before, health = health, next_health(health, answer, now, MIDDLE)
+        began = None if is_ours else began or now
+        assert health.failures_in_row <= before.failures_in_row + 1
+        if is_ours:
+            assert (None, None) == (health.given_up, health.failing_since)
+            assert before.failures_in_row + 1 == health.failures_in_row, "it gets probes as with any failure"
+        elif health.given_up:
+            assert began is not None
+            assert now - began >= FAILING_MAX
+
+
 def test_a_silent_endpoint_gets_probes_with_growing_pauses() -> None:
     """From the fifth failure on: 5 s, 10 s, 20 s ... ten minutes at most; before that nothing pauses it."""
     health, pauses = Health(), list[float]()

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from contracts.webhooks import StoredSecret, secret_text, secrets_to
+from contracts.webhooks import StoredSecret, origin_of, secret_text, secrets_to
 from projections.webhooks import store
 from projections.webhooks.deliveries import Attempt, Delivery, Endpoint, Marked
 from projections.webhooks.lines import SHARES, Lane
@@ -118,7 +118,7 @@ async def test_410_disables_an_endpoint_and_the_others_are_told(webhooks: Webhoo
         await webhooks.until("SELECT count(*) = 1 FROM webhooks.deliveries WHERE state = 'DELIVERED'")
     [told] = other.received
     body = json.loads(told.body)
-    assert ("webhook.disabled", str(endpoint_id), gone.url) == (
+    assert ("webhook.disabled", str(endpoint_id), origin_of(gone.url)) == (
         body["type"], body["data"]["endpoint_id"], body["data"]["url"],
     )  # fmt: skip
     Webhook(secret_text(SECRET)).verify(told.body, told.headers)

@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from saga_kit.runtime.operators import TEXT_MAX, WAITING_MAX, Operators, check_channels, send_test
+from saga_kit.runtime.operators import BURST, END_S, TEXT_MAX, WAITING_MAX, Operators, check_channels, send_test
+from tests.support.channels import Channel, channel_of_operators
 
 # One of Apprise's plugins imports a module that Python 3.13 has no more; it does without it there.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 
-class Channel:
-    """An HTTP server that keeps what Apprise posts; `open` lets it answer."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, str]] = []
-        self.status = 200
-        self.open = threading.Event()
-        self.open.set()
-        channel = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                channel.open.wait(30)
-                channel.got.append(body)
-                self.send_response(channel.status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"json://127.0.0.1:{self.server.server_port}/"
-
-
 @pytest.fixture
 def channel() -> Iterator[Channel]:
     """Run a channel."""
-    one = Channel()
-    thread = threading.Thread(target=one.server.serve_forever, daemon=True)
-    thread.start()
-    yield one
-    one.open.set()
-    one.server.shutdown()
-    one.server.server_close()
-    thread.join()
+    with channel_of_operators() as one:
+        yield one
 
 
 def test_what_is_told_arrives_in_order(channel: Channel) -> None:
@@ -61,6 +28,33 @@ def test_what_is_told_arrives_in_order(channel: Channel) -> None:
     operators.tell("two", "x" * 2 * TEXT_MAX)
     operators.close()
     assert [("one", "first"), ("two", "x" * TEXT_MAX)] == [(got["title"], got["message"]) for got in channel.got]
+
+
+def test_a_storm_is_told_together(channel: Channel) -> None:
+    """A few messages come as they are, the rest in one; the end of the process does not wait for its turn."""
+    operators = Operators(channel.url, refill_s=3_600)
+    began = time.monotonic()
+    for number in range(BURST + 20):
+        operators.tell(f"title {number}", "text")
+    operators.close()
+    assert time.monotonic() - began < END_S
+    titles = [got["title"] for got in channel.got]
+    assert [f"title {number}" for number in range(BURST)] == titles[:BURST]
+    assert ["Order Saga: 20 messages"] == titles[BURST:]
+    assert [f"title {number}: text" for number in range(BURST, BURST + 20)] == channel.got[-1]["message"].splitlines()
+
+
+def test_after_a_while_the_next_comes_by_itself(channel: Channel) -> None:
+    """What has waited for its turn is told though nothing follows; a channel that refuses stops nothing."""
+    channel.status = 500
+    operators = Operators(channel.url, refill_s=0.2)
+    for number in range(BURST + 2):
+        operators.tell(str(number), "text")
+    deadline = time.monotonic() + 20
+    while len(channel.got) < BURST + 1 and time.monotonic() < deadline:
+        channel.came.wait(0.1)
+    assert BURST + 1 <= len(channel.got)
+    operators.close()
 
 
 def test_a_channel_that_hangs_holds_up_nobody(channel: Channel) -> None:
