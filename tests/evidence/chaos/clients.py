@@ -45,21 +45,26 @@ class _Looks(Follower):
         self._ahead = ahead
         self._open: set[str] = set()
         self._live = False
+        self._missing = ""
+        """The list that a gap names, until it is read."""
 
     async def read_one(self) -> None:
-        self._live = False
+        self._live, self._missing = False, ""
         self.last_id = FUTURE if self._ahead and self.last_id else self.last_id
         await super().read_one()
 
     async def take(self, kind: str, event_id: str | None, data: Any) -> None:
         if kind == "order":
             self._note(data["order"], Way.LIVE if self._live else Way.FIRST)
+        elif kind == "gap":
+            self._missing = data["list"]
         elif kind == "snapshot-end":
             self._live = True
             self.watch.streams += 1
-        elif kind == "gap":
-            await self._look(data["list"])
+        if self._live and self._missing:  # what a stream shows first was read before its list is
+            await self._look(self._missing)
             self.watch.gaps += 1
+            self._missing = ""
         self.last_id = event_id or self.last_id  # after a gap was looked up: who fails there is told of it again
 
     def _note(self, order: dict[str, Any], way: Way) -> None:
