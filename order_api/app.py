@@ -45,17 +45,18 @@ from order_api.http.limits import InFlight, LoadShedding, RateLimit
 from order_api.http.middleware import RequestTelemetry
 from order_api.http.routing import Direct, Endpoint, literal_paths_first
 from order_api.http.tokens import Tokens
-from order_api.http.websockets import MESSAGE_BYTES_MAX, MESSAGES_MAX, PING_S, WebSocket
+from order_api.http.websockets import MESSAGE_BYTES_MAX, PING_S, WebSocket
 from order_api.live.disabled import DisabledEndpoints
 from order_api.live.feed import Feed
 from order_api.live.marks import Marks
+from order_api.live.messages import PATH
 from order_api.live.routes import StreamRoutes
 from order_api.live.service import LiveUpdates
 from order_api.live.snapshots import Snapshots
 from order_api.live.sse import FRAMES
 from order_api.live.store import LiveStore
 from order_api.live.streams import Streams
-from order_api.live.websocket import PATH, WebSockets
+from order_api.live.websocket import WebSockets
 from order_api.market.prices import LatestPrices
 from order_api.market.routes import MarketRoutes
 from order_api.market.store import MarketStore
@@ -268,7 +269,11 @@ def _application(
     middleware: Sequence[Middleware],
 ) -> Starlette:
     app = Starlette(
-        routes=[WebSocketRoute(PATH, sockets), *_hot(served), Mount("/", _cold(served))],
+        routes=[
+            WebSocketRoute(PATH, sockets),
+            *_hot(served),
+            Mount("/", _cold(served)),
+        ],
         lifespan=_lifespan(background),
         middleware=middleware,
         exception_handlers={HTTPException: on_http_error},
@@ -398,7 +403,8 @@ def _mass_cancels(
 
 def _connections(settings: ApiSettings, registry: CollectorRegistry) -> Connections:
     per_user = settings.api_connections_per_user_max
-    upgrades = dict.fromkeys((PATH.encode(), f"{VERSION_PREFIX}{PATH}".encode()), WebSocket)
+    paths = (f"{prefix}{PATH}{slash}".encode() for prefix in ("", VERSION_PREFIX) for slash in ("", "/"))
+    upgrades = dict.fromkeys(paths, WebSocket)
     return make_connections(settings.api_connections_max, per_user=per_user, registry=registry, upgrades=upgrades)
 
 
@@ -516,7 +522,6 @@ def server_for(app: Starlette, trusted_proxies: Sequence[str] = ()) -> uvicorn.S
             lifespan="on",
             ws="websockets-sansio",
             ws_max_size=MESSAGE_BYTES_MAX,
-            ws_max_queue=MESSAGES_MAX,
             ws_ping_interval=PING_S,
             ws_ping_timeout=PING_S,
             ws_per_message_deflate=False,  # each connection would keep the memory of a compressor

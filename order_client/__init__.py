@@ -6,7 +6,7 @@ What `__all__` lists is public, and so are the exceptions of `order_client.probl
 from contracts.amends import OrderAmendment
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side, TimeInForce
-from contracts.webhooks import DeliveryState, EndpointState, EventType
+from contracts.webhooks import DeliveryState, DisabledWebhook, EndpointState, EventType, OrderWebhook, PingWebhook
 from order_client import problems
 from order_client.answers import (
     Account,
@@ -58,6 +58,7 @@ from order_client.errors import (
     WrongSignatureError,
 )
 from order_client.orders import rests
+from order_client.socket import ChannelItem
 from order_client.streams import (
     AccountChanged,
     Gap,
@@ -79,8 +80,10 @@ __all__ = [
     "AsyncClient",
     "CancelAllAnswer",
     "CancelTimer",
+    "ChannelItem",
     "Client",
     "DeliveryState",
+    "DisabledWebhook",
     "EndpointState",
     "Entry",
     "EventType",
@@ -110,7 +113,9 @@ __all__ = [
     "OrderStreamItem",
     "OrderType",
     "OrderVersion",
+    "OrderWebhook",
     "Page",
+    "PingWebhook",
     "Preview",
     "PreviewQuote",
     "PreviewRefusal",

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
+import httpcore2
 import httpx2
 
 from order_client.core import (
@@ -28,6 +29,7 @@ from order_client.core import (
     Step,
     Steps,
     Token,
+    Write,
 )
 from order_client.errors import UnexpectedAnswerError
 from order_client.holds import HoldCalls
@@ -35,6 +37,7 @@ from order_client.market import MarketCalls
 from order_client.notification_calls import NotificationCalls
 from order_client.operating import OperatingCalls
 from order_client.orders import OrderCalls
+from order_client.socket import SocketCalls
 from order_client.streams import StreamCalls
 from order_client.surface import Awaiting, Blocking
 from order_client.webhook_calls import WebhookCalls
@@ -43,13 +46,27 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 33_554_432
+READ_BYTES: Final = 65_536
+_SWITCHED: Final = 101
 _ERROR: Final = 400
+_BROKEN: Final = (
+    *(httpx2.HTTPError, httpx2.StreamError),
+    *(httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException),  # of a WebSocket's connection
+)
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _HEADERS: Final = {"user-agent": "order-saga-client"}
 
 
 class Client(
-    OrderCalls, StreamCalls, MarketCalls, WebhookCalls, NotificationCalls, HoldCalls, OperatingCalls, Blocking
+    OrderCalls,
+    StreamCalls,
+    SocketCalls,
+    MarketCalls,
+    WebhookCalls,
+    NotificationCalls,
+    HoldCalls,
+    OperatingCalls,
+    Blocking,
 ):
     """A client whose methods return when the API has answered. Several threads may share it.
 
@@ -113,9 +130,11 @@ class Client(
                 if isinstance(step, Emit):
                     yield step.item
                 elif isinstance(step, Open):
-                    done = stream.open(self._built(step.request, step.silence_s))
+                    done = stream.open(self._built(step.request, step.silence_s), step.silence_s)
                 elif isinstance(step, Read):
                     done = stream.read()
+                elif isinstance(step, Write):
+                    done = stream.write(step.data)
                 elif isinstance(step, Close):
                     stream.close()
                 else:
@@ -169,8 +188,11 @@ class _Stream:
         self._http = http
         self._answer: httpx2.Response | None = None
         self._parts: Iterator[bytes] = iter(())
+        self._wire: Any = None
+        """What the connection is when it has become a WebSocket."""
+        self._silence_s = 0.0
 
-    def open(self, request: httpx2.Request) -> Response | Lost:
+    def open(self, request: httpx2.Request, silence_s: float) -> Response | Lost:
         self.close()
         try:
             self._answer = self._http.send(request, stream=True)
@@ -180,24 +202,45 @@ class _Stream:
         except httpx2.HTTPError as error:
             self.close()
             return _lost(error)
-        self._parts = self._answer.iter_bytes()
+        if self._answer.status_code == _SWITCHED:
+            self._wire, self._silence_s = self._answer.extensions["network_stream"], silence_s
+        else:
+            self._parts = self._answer.iter_bytes()
         return _response(self._answer)
 
     def read(self) -> bytes | Lost:
         try:
+            if self._wire is not None:
+                return cast("bytes", self._wire.read(READ_BYTES, timeout=self._silence_s))
             return next((part for part in self._parts if part), b"")
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
+        except _BROKEN as error:
             self.close()
             return _lost(error)
 
+    def write(self, data: bytes) -> Lost | None:
+        try:
+            self._wire.write(data, timeout=self._silence_s)
+        except _BROKEN as error:
+            self.close()
+            return _lost(error)
+        return None
+
     def close(self) -> None:
-        answer, self._answer, self._parts = self._answer, None, iter(())
+        answer, self._answer, self._parts, self._wire = self._answer, None, iter(()), None
         if answer is not None:
             answer.close()
 
 
 class AsyncClient(
-    OrderCalls, StreamCalls, MarketCalls, WebhookCalls, NotificationCalls, HoldCalls, OperatingCalls, Awaiting
+    OrderCalls,
+    StreamCalls,
+    SocketCalls,
+    MarketCalls,
+    WebhookCalls,
+    NotificationCalls,
+    HoldCalls,
+    OperatingCalls,
+    Awaiting,
 ):
     """A client whose methods are awaited. It belongs to one event loop; else it is as `Client`.
 
@@ -259,9 +302,11 @@ class AsyncClient(
                 if isinstance(step, Emit):
                     yield step.item
                 elif isinstance(step, Open):
-                    done = await stream.open(self._built(step.request, step.silence_s))
+                    done = await stream.open(self._built(step.request, step.silence_s), step.silence_s)
                 elif isinstance(step, Read):
                     done = await stream.read()
+                elif isinstance(step, Write):
+                    done = await stream.write(step.data)
                 elif isinstance(step, Close):
                     await stream.close()
                 else:
@@ -313,8 +358,10 @@ class _AsyncStream:
         self._http = http
         self._answer: httpx2.Response | None = None
         self._parts: AsyncIterator[bytes] | None = None
+        self._wire: Any = None
+        self._silence_s = 0.0
 
-    async def open(self, request: httpx2.Request) -> Response | Lost:
+    async def open(self, request: httpx2.Request, silence_s: float) -> Response | Lost:
         await self.close()
         try:
             self._answer = await self._http.send(request, stream=True)
@@ -324,22 +371,35 @@ class _AsyncStream:
         except httpx2.HTTPError as error:
             await self.close()
             return _lost(error)
-        self._parts = self._answer.aiter_bytes()
+        if self._answer.status_code == _SWITCHED:
+            self._wire, self._silence_s = self._answer.extensions["network_stream"], silence_s
+        else:
+            self._parts = self._answer.aiter_bytes()
         return _response(self._answer)
 
     async def read(self) -> bytes | Lost:
         try:
+            if self._wire is not None:
+                return cast("bytes", await self._wire.read(READ_BYTES, timeout=self._silence_s))
             while self._parts is not None:
                 if part := await anext(self._parts, b""):
                     return part
                 self._parts = None
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
+        except _BROKEN as error:
             await self.close()
             return _lost(error)
         return b""
 
+    async def write(self, data: bytes) -> Lost | None:
+        try:
+            await self._wire.write(data, timeout=self._silence_s)
+        except _BROKEN as error:
+            await self.close()
+            return _lost(error)
+        return None
+
     async def close(self) -> None:
-        answer, self._answer, self._parts = self._answer, None, None
+        answer, self._answer, self._parts, self._wire = self._answer, None, None, None
         if answer is not None:
             await answer.aclose()
 

@@ -105,6 +105,12 @@ class Read(NamedTuple):
     """Step: read on in the stream. Sent: bytes, none at its end, or `Lost`."""
 
 
+class Write(NamedTuple):
+    """Step: send bytes over what the last `Open` has made a WebSocket, answered 101. Sent: nothing, or `Lost`."""
+
+    data: bytes
+
+
 class Close(NamedTuple):
     """Step: close the stream. Sent: nothing."""
 
@@ -115,7 +121,7 @@ class Emit(NamedTuple, Generic[T]):
     item: T
 
 
-Step: TypeAlias = Token | Send | Pause | Open | Read | Close
+Step: TypeAlias = Token | Send | Pause | Open | Read | Write | Close
 Steps: TypeAlias = Generator[Step, Any, T]
 """What a call does until it has its result."""
 Items: TypeAlias = Generator[Step | Emit[T], Any, None]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from order_client.answers import NotificationLog, NotificationPreferences, NotificationsTested
-from order_client.core import Steps, fetch
+from order_client.answers import Notification, NotificationLog, NotificationPreferences, NotificationsTested
+from order_client.core import Emit, Items, Steps, fetch
 from order_client.requests import get, request
-from order_client.surface import Calls, operation
+from order_client.surface import Calls, iteration, operation
 
+PAGE_MAX: Final = 100
 _PREFERENCES = "/notifications/preferences"
 
 
@@ -53,3 +54,15 @@ class NotificationCalls(Calls):
         """Read a page of what was told, and why not, newest first."""
         query = {"user_id": user_id, "limit": limit, "cursor": cursor}
         return fetch(self.session, get("/notifications", query), NotificationLog)
+
+    @iteration
+    def notifications(self, *, user_id: str | None = None, page_size: int = PAGE_MAX) -> Items[Notification]:
+        """Iterate over what was told, and why not, newest first, page by page."""
+        cursor: str | None = None
+        while True:
+            query = {"user_id": user_id, "limit": page_size, "cursor": cursor}
+            page = yield from fetch(self.session, get("/notifications", query), NotificationLog)
+            for notification in page.notifications:
+                yield Emit(notification)
+            if (cursor := page.next_cursor) is None:
+                return

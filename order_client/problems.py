@@ -515,6 +515,16 @@ class RequestTimeoutError(ProblemError):
     CODE: ClassVar[str] = "request-timeout"
 
 
+class UpgradeRequiredError(ProblemError):
+    """A WebSocket is needed here.
+
+    `GET /ws` came without the handshake of a WebSocket. Most often a proxy in front has dropped the headers
+    `Upgrade` and `Connection`.
+    """
+
+    CODE: ClassVar[str] = "upgrade-required"
+
+
 class RateLimitedError(ProblemError):
     """Too many requests.
 
@@ -617,6 +627,7 @@ BY_CODE: Final[dict[str, type[ProblemError]]] = {
         BadRequestError,
         HeadersTooLargeError,
         RequestTimeoutError,
+        UpgradeRequiredError,
         RateLimitedError,
         TooManyStreamsError,
         OverloadedError,

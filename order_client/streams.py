@@ -7,7 +7,7 @@ states, and gives each version of an order at most once, and no older one after 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ from contracts import codec
 from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import Instant, OrderStatus
 from contracts.webhooks import DisabledWebhook, EventType
+from order_client.answers import MarketPrice
 from order_client.core import (
     Close,
     Emit,
@@ -79,9 +80,9 @@ class AccountChanged(msgspec.Struct, frozen=True):
 
 
 class PriceChanged(msgspec.Struct, frozen=True):
-    """A price, as the API shows it. It never fills an order by itself."""
+    """The newest price of an asset. It never fills an order by itself."""
 
-    price: dict[str, Any]
+    price: MarketPrice
 
 
 class OrderVersion(msgspec.Struct, frozen=True):
@@ -131,7 +132,7 @@ _ITEMS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     "snapshot-end": msgspec.json.Decoder(SnapshotEnd),
     EventType.WEBHOOK_DISABLED: codec.decoder(DisabledWebhook),
 }
-_PRICE: Final = msgspec.json.Decoder(dict[str, Any])
+_PRICE: Final = codec.decoder(MarketPrice)
 _BYE: Final = msgspec.json.Decoder(_Bye)
 
 
@@ -144,20 +145,22 @@ class StreamCalls(Calls):
         *,
         user_id: str | None = None,
         all_orders: bool = False,
-        prices: tuple[str, ...] | list[str] = (),
+        prices: Sequence[str] = (),
         last_event_id: str | None = None,
     ) -> Items[StreamItem]:
         """Follow a user's orders, for ever: first those that are open, then every change, with no more than is needed.
 
         A reader that is slow gets fewer versions. It raises only what another connection would not help against.
         """
+        if isinstance(prices, str):
+            raise TypeError("prices is a text; give a list of assets, such as ['BTC']")
         query = {"user_id": user_id, "all": all_orders or None, "prices": ",".join(prices) or None}
-        return _follow(self.session, _Stream(get("/events", query), last_event_id))
+        return _follow(self.session, Stream(get("/events", query), last_event_id))
 
     @iteration
     def order_events(self, order_id: UUID | str, *, after: int | None = None) -> Items[OrderStreamItem]:
         """Follow one order to its end: from its newest version on, or with every one after the version `after`."""
-        return _follow(self.session, _Stream(get(f"/orders/{segment(order_id)}/events"), _version(after), one=True))
+        return _follow(self.session, Stream(get(f"/orders/{segment(order_id)}/events"), _version(after), one=True))
 
     @iteration
     def order_events_by_client_id(
@@ -165,7 +168,7 @@ class StreamCalls(Calls):
     ) -> Items[OrderStreamItem]:
         """Follow one order to its end, by the name that its user gave it."""
         path = f"/orders/by-client-id/{segment(client_order_id)}/events"
-        return _follow(self.session, _Stream(get(path, {"user_id": user_id}), _version(after), one=True))
+        return _follow(self.session, Stream(get(path, {"user_id": user_id}), _version(after), one=True))
 
 
 def _version(after: int | None) -> str | None:
@@ -187,7 +190,7 @@ class _Known:
         return known is None or event.version > known
 
 
-class _Stream:
+class Stream:
     """Where an iteration stands, over all its connections."""
 
     def __init__(self, request: Request, last_id: str | None, *, one: bool = False) -> None:
@@ -217,7 +220,7 @@ class _Stream:
         return replace(self.request, headers=headers).with_token(self.token)
 
 
-def _follow(session: Session, stream: _Stream) -> Items[Any]:
+def _follow(session: Session, stream: Stream) -> Items[Any]:
     """Connect again and again, until an order has ended."""
     while True:
         lost = yield from _connect(session, stream)
@@ -226,15 +229,15 @@ def _follow(session: Session, stream: _Stream) -> Items[Any]:
         if stream.ended:
             return
         if isinstance(lost, OrderSagaError):
-            _raise_if_vain(session, stream, lost)
+            raise_if_vain(session, stream, lost)
         if stream.connected and not stream.interrupted:
             stream.interrupted = True
             yield Emit(Interrupted(str(lost or "the stream ended")))
         stream.failures += 1
-        yield Pause(_pause_s(session, stream, lost))
+        yield Pause(pause_s(session, stream, lost))
 
 
-def _connect(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSagaError | str | None]:
+def _connect(session: Session, stream: Stream) -> Generator[Any, Any, OrderSagaError | str | None]:
     """Follow over one connection; tell why it ended, or None after a plain end."""
     stream.token = yield Token(stream.refused)
     found = yield Open(stream.opening(), SILENCE_S)
@@ -253,7 +256,7 @@ def _connect(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSaga
     return (yield from _listen(session, stream))
 
 
-def _listen(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSagaError | str | None]:
+def _listen(session: Session, stream: Stream) -> Generator[Any, Any, OrderSagaError | str | None]:
     """Hand on what comes until the connection ends, says nothing for too long, or the order has ended."""
     reader, heard_at = EventReader(), session.now()
     while part := (yield Read()):
@@ -265,9 +268,9 @@ def _listen(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSagaE
             yield Close()
             return UnexpectedAnswerError(f"no stream of events: {error}")
         if reader.retry_ms is not None:
-            stream.retry_s = min(max(reader.retry_ms / 1000, RETRY_MIN_S), RETRY_MAX_S)
+            stream.retry_s = retry_in_bounds(reader.retry_ms)
         for event in events:
-            bye = yield from _hear(stream, event)
+            bye = yield from hear(stream, event)
             heard_at = session.now()  # here, since whoever iterates may take its time
             if bye is not None or stream.ended:
                 yield Close()
@@ -278,7 +281,7 @@ def _listen(session: Session, stream: _Stream) -> Generator[Any, Any, OrderSagaE
     return None
 
 
-def _hear(stream: _Stream, event: ServerEvent) -> Generator[Any, Any, str | None]:
+def hear(stream: Stream, event: ServerEvent) -> Generator[Any, Any, str | None]:
     """Hand on what an event says; tell why the API says bye, if it does. Events of a newer version are ignored."""
     stream.connected, stream.failures = True, 0
     if event.name in _VERSIONS:
@@ -310,7 +313,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], event: ServerEvent) -> T:
         raise UnexpectedAnswerError(f"an event `{event.name}` is of an unknown form: {error}") from None
 
 
-def _is_told(session: Session, stream: _Stream) -> Steps[bool]:
+def _is_told(session: Session, stream: Stream) -> Steps[bool]:
     """After a plain end of the stream of one order: tell whether the order has ended and all of it was told.
 
     A proxy may end a stream, too, so its end alone proves nothing.
@@ -325,7 +328,7 @@ def _is_told(session: Session, stream: _Stream) -> Steps[bool]:
     return order.status.terminal and order.version <= int(stream.last_id or 0)
 
 
-def _raise_if_vain(session: Session, stream: _Stream, error: OrderSagaError) -> None:
+def raise_if_vain(session: Session, stream: Stream, error: OrderSagaError) -> None:
     """Raise an error that another connection would not help against."""
     if isinstance(error, InvalidTokenError) and session.renews and stream.failures < session.retry.times:
         stream.refused = stream.token
@@ -339,7 +342,12 @@ def _is_transient(error: OrderSagaError) -> bool:
     return isinstance(error, NoAnswerError) or (isinstance(error, ProblemError) and error.status in _TRANSIENT)
 
 
-def _pause_s(session: Session, stream: _Stream, lost: OrderSagaError | str | None) -> float:
+def retry_in_bounds(retry_ms: int) -> float:
+    """Return how long to wait before the next connection, in seconds: as the API says, and within reason."""
+    return min(max(retry_ms / 1000, RETRY_MIN_S), RETRY_MAX_S)
+
+
+def pause_s(session: Session, stream: Stream, lost: OrderSagaError | str | None) -> float:
     """Tell how long to wait before the next connection: as the stream said, and longer with each failure in a row."""
     if stream.failures == 1 and not isinstance(lost, OrderSagaError):
         return stream.retry_s  # the API drew it, so that not all come back at once

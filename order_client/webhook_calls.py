@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from contracts.webhooks import DeliveryState, EndpointState, EventType
@@ -16,9 +16,11 @@ from order_client.answers import (
     WebhookRecovery,
     WebhookSecret,
 )
-from order_client.core import Steps, fetch, fetch_nothing
+from order_client.core import Emit, Items, Steps, fetch, fetch_nothing
 from order_client.requests import get, new_key, request, segment
-from order_client.surface import Calls, operation
+from order_client.surface import Calls, iteration, operation
+
+PAGE_MAX: Final = 100
 
 EventTypes = Sequence[EventType | str]
 
@@ -105,6 +107,20 @@ class WebhookCalls(Calls):
         """List what was sent, newest first, each with its last attempts; the next page by `next_cursor`."""
         query = {"status": status, "limit": limit, "cursor": cursor}
         return fetch(self.session, get(_path(endpoint_id, "/deliveries"), query), WebhookDeliveries)
+
+    @iteration
+    def webhook_deliveries(
+        self, endpoint_id: UUID | str, *, status: DeliveryState | str | None = None, page_size: int = PAGE_MAX
+    ) -> Items[WebhookDelivery]:
+        """Iterate over what was sent, newest first, page by page."""
+        cursor: str | None = None
+        while True:
+            query = {"status": status, "limit": page_size, "cursor": cursor}
+            page = yield from fetch(self.session, get(_path(endpoint_id, "/deliveries"), query), WebhookDeliveries)
+            for delivery in page.deliveries:
+                yield Emit(delivery)
+            if (cursor := page.next_cursor) is None:
+                return
 
     @operation
     def redeliver_webhook(self, endpoint_id: UUID | str, event_id: str) -> Steps[WebhookDelivery]:

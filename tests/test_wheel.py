@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import importlib.metadata
 import json
 import re
@@ -85,6 +86,30 @@ print(json.dumps({
 """
 
 
+A_MESSAGE: Final = """
+import importlib.util, json, sys
+from contracts import codec, examples
+from contracts.orders import OrderStatusChanged
+
+message = examples.example("OrderStatusChanged")
+print(json.dumps({
+    "same": codec.decoder(OrderStatusChanged).decode(codec.encode(message)) == message,
+    "others": [name for name in sys.argv[1:] if importlib.util.find_spec(name.partition(".")[0]) is not None],
+}))
+"""
+
+A_SUBSCRIPTION: Final = """
+import sys
+from order_client import Client, OrderSagaError
+
+with Client(sys.argv[1], "a token") as client:
+    try:
+        list(client.subscribe(["orders"]))
+    except (ImportError, OrderSagaError) as error:
+        print(type(error).__name__, error)
+"""
+
+
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Build our packages, without asking any index."""
@@ -109,6 +134,29 @@ def test_every_room_is_in_one_package(wheels: dict[str, Path]) -> None:
     assert all(f"-{version}-" in wheel.name for wheel in wheels.values())
     text = "".join((ROOT / folder / "pyproject.toml").read_text() for folder in FOLDERS.values())
     assert {version} == set(re.findall(r'"(?:order-saga[a-z-]*|saga-kit)==([^"]+)"', text))
+
+
+def test_no_file_is_in_two_wheels(wheels: dict[str, Path]) -> None:
+    """Counted in what is installed: whoever installs both would have one of the two."""
+    packed = [one for wheel in wheels.values() for one in zipfile.ZipFile(wheel).namelist()]
+    assert [] == sorted({one for one in packed if packed.count(one) > 1})
+    assert {f"{room}/py.typed" for room in ("contracts", "order_client", "saga_kit")} <= set(packed)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_wheel_says_what_it_is(wheels: dict[str, Path], name: str) -> None:
+    """In the fields that an index shows; its licence is in it, and its text has no link into the checkout."""
+    with zipfile.ZipFile(wheels[name]) as wheel:
+        (info,) = {one.partition("/")[0] for one in wheel.namelist() if ".dist-info/" in one}
+        metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+        assert (ROOT / "LICENSE").read_bytes() == wheel.read(f"{info}/licenses/LICENSE")
+    assert (name, "MIT", ">=3.11") == tuple(metadata[one] for one in ("Name", "License-Expression", "Requires-Python"))
+    assert 20 < len(metadata["Summary"]) < 512
+    text = metadata.get_payload()
+    assert isinstance(text, str)
+    assert ("text/markdown", True) == (metadata["Description-Content-Type"], len(text.strip()) > 100)
+    assert [] == re.findall(r"\]\((?!https://)[^)]*\)", text)
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
 @pytest.mark.parametrize(
@@ -175,6 +223,38 @@ def test_the_client_needs_what_it_says(wheels: dict[str, Path], tmp_path: Path) 
     said: dict[str, Any] = json.loads(ran.stdout)
     assert (["PENDING", "0.1"], "order-not-found", []) == (said["order"], said["missing"], said["others"])
     assert {"quantity": "0.1", "asset_id": "BTC", "order_type": "MARKET_BUY"} == server.asked[0].body
+
+
+def test_the_contracts_need_what_they_say(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """With `order-saga-contracts` alone a message is written and read: it is all that another language's side needs."""
+    python = installed(tmp_path, wheels, "order-saga-contracts")
+    ran = run_in(python, A_MESSAGE, *OTHERS, "pydantic", "faststream", "saga_kit", "order_client")
+    assert ran.returncode == 0, ran.stderr
+    assert {"same": True, "others": []} == json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("extra", ["", "[ws]"])
+def test_a_websocket_needs_an_extra_of_the_client(wheels: dict[str, Path], tmp_path: Path, extra: str) -> None:
+    """Which it names when it is not there; with it, the client asks for one."""
+    python = installed(tmp_path, wheels, f"order-saga-client{extra}")
+    with planned_api() as server:
+        server.plan(426, {"code": "upgrade-required"}, **{"content-type": "application/problem+json"})
+        ran = run_in(python, A_SUBSCRIPTION, server.address)
+    assert ran.returncode == 0, ran.stderr
+    assert ("UpgradeRequiredError" if extra else "pip install 'order-saga-client[ws]'") in ran.stdout
+
+
+def test_the_command_line_is_there_with_its_extra(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """It says its version, signs a token, and calls the API by the client."""
+    python = installed(tmp_path, wheels, "order-saga[cli]")
+    program = "import sys; sys.argv[0] = 'order-saga'; import operations.__main__ as it; it.main()"
+    version = PYPROJECT["project"]["version"]
+    assert f"order-saga {version}\n" == run_in(python, program, "--version").stdout
+    with planned_api() as server:
+        server.plan(200, {"orders": [], "has_more": False, "next_cursor": None})
+        environment = f"import os; os.environ |= {{'ORDER_API_URL': {server.address!r}, 'JWT_SECRET': 'x' * 32}}; "
+        ran = run_in(python, environment + program, "orders", "--user", "alice")
+    assert (0, "no orders\n") == (ran.returncode, ran.stdout), ran.stderr
 
 
 def test_without_its_extra_the_command_says_which_one_it_needs(wheels: dict[str, Path], tmp_path: Path) -> None:

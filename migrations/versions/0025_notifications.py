@@ -31,7 +31,7 @@ UP = (
         sent integer NOT NULL,
         PRIMARY KEY (address_hash, day)
     )""",
-    "COMMENT ON COLUMN webhooks.codes.address_hash IS 'SHA-256 of the address, in lower case'",
+    "COMMENT ON COLUMN webhooks.codes.address_hash IS 'SHA-256 of the mailbox, or of the user who asks'",
     "GRANT SELECT, INSERT, UPDATE ON webhooks.codes TO saga_api",
     "GRANT SELECT, DELETE ON webhooks.codes TO saga_webhooks",
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -15,14 +16,15 @@ from contracts import codec
 from contracts.orders import Order
 from contracts.vocabulary import OrderStatus
 from operations.access.errors import OutcomeUnknown, Trouble, WrongRequest
-from operations.access.tokens import SCOPES
+from operations.access.tokens import OPERATOR_SCOPES, SCOPES
 from order_client import Client, NoAnswerError, ProblemError, Retry, UnexpectedAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from uuid import UUID
 
     from operations.access.tokens import Signer
+    from order_client import OrderStreamItem, StreamItem
 
 ENDED: Final = frozenset(one for one in OrderStatus if one.terminal)
 KEY_RULE: Final = "--key must be 1 to 255 visible ASCII characters"
@@ -47,13 +49,38 @@ def ask(api: Api, user: str, call: Callable[[Client], Any], scopes: Sequence[str
     Raises `WrongRequest` for a request that breaks a rule, `OutcomeUnknown` after no answer or a server's error, and
     `Trouble` for any other problem.
     """
+    with _calling(api, user, scopes) as client:
+        return shown(call(client))
+
+
+@contextmanager
+def followed(
+    api: Api, user: str, order_id: UUID | None, *, prices: Sequence[str] = (), everybody: bool = False
+) -> Iterator[Iterator[StreamItem | OrderStreamItem]]:
+    """Follow one order to its end, or a user's orders, or `everybody`'s, and prices: give what the stream tells.
+
+    Raises within it what `ask` does.
+    """
+    scopes = OPERATOR_SCOPES if everybody else SCOPES
+    with _calling(api, user, scopes) as client:
+        if order_id is None:
+            items: Any = client.events(all_orders=everybody, prices=prices)
+        else:
+            items = client.order_events(order_id, after=0)
+        with closing(items):
+            yield items
+
+
+@contextmanager
+def _calling(api: Api, user: str, scopes: Sequence[str]) -> Iterator[Client]:
+    """Give a client; what it raises is raised as trouble."""
     try:
         client = Client(api.address, lambda: api.signer.sign(user, scopes), retry=_RETRY)
     except ValueError as error:
         raise WrongRequest(f"ORDER_API_URL: {error}") from None
     try:
         with client:
-            return _shown(call(client))
+            yield client
     except ValueError as error:
         raise WrongRequest(f"this can't be sent: {error}") from None
     except ProblemError as error:
@@ -70,7 +97,7 @@ def _trouble(error: ProblemError) -> Trouble:
     return OutcomeUnknown(str(error)) if error.status >= _SERVER_ERROR else Trouble(str(error))
 
 
-def _shown(found: Any) -> Any:
+def shown(found: Any) -> Any:
     """Write an answer as the API does: of an order, also the fields that do not apply."""
     return json.loads(codec.encode(_whole(found)))
 
@@ -81,7 +108,7 @@ def _whole(found: Any) -> Any:
     if not isinstance(found, msgspec.Struct):
         return found
     fields = {name: getattr(found, name) for name in found.__struct_fields__}
-    return {name: _whole(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return {name: _whole(value) if isinstance(value, list | Order) else value for name, value in fields.items()}
 
 
 # Orders ---------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SCOPES: Final = ("orders:read", "orders:write")
 """What a user who trades needs."""
+OPERATOR_SCOPES: Final = ("orders:operate",)
+"""What an operator who sees the orders of all needs."""
 WEBHOOK_SCOPES: Final = ("webhooks:manage",)
 """What a user who manages webhooks needs."""
 

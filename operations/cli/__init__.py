@@ -34,6 +34,7 @@ from operations.cli import (
     stuck,
     submit,
     trading,
+    watch,
     webhooks,
 )
 from operations.cli.failures import exit_status, one_line
@@ -56,6 +57,7 @@ for group in (
     preview,
     submit,
     orders,
+    watch,
     cancel_all,
     inspect,
     holds,

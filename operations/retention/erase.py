@@ -103,7 +103,7 @@ _UNSENT: Final = """
     FROM audit.events_unsent e JOIN api.orders o USING (order_id) WHERE o.user_id = $1 LIMIT $2"""
 
 _NAMES_THE_USER: Final = """
-    (key = convert_to($1, 'UTF8') OR position(convert_to(to_json($1::text)::text, 'UTF8') IN value) > 0)"""
+    (key = convert_to('user:' || $1, 'UTF8') OR position(convert_to(to_json($1::text)::text, 'UTF8') IN value) > 0)"""
 """By its key, or by its body when that has the user's id in quotes: no more is known of unreadable bytes."""
 
 
@@ -162,10 +162,11 @@ _HOLD_REQUESTS: Final = """
 _DELIVERIES_OF_USER: Final = "endpoint_id IN (SELECT endpoint_id FROM webhooks.endpoints WHERE user_id = $1)"
 _ATTEMPTS: Final = f"DELETE FROM webhooks.attempts WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - a constant of ours
 _DELIVERIES: Final = f"DELETE FROM webhooks.deliveries WHERE {_DELIVERIES_OF_USER}"  # noqa: S608 - the same
-_CODES: Final = """
+_CODES: Final = r"""
     DELETE FROM webhooks.codes WHERE address_hash IN (
-        SELECT sha256(convert_to(lower(target), 'UTF8')) FROM webhooks.endpoints
-        WHERE user_id = $1 AND kind = 'email')"""
+        SELECT sha256(convert_to(regexp_replace(lower(target), '\+[^@]*', ''), 'UTF8')) FROM webhooks.endpoints
+        WHERE user_id = $1 AND kind = 'email'
+        UNION ALL SELECT sha256(convert_to($1, 'UTF8')))"""
 _ENDPOINTS: Final = """
     WITH told AS (
         UPDATE webhooks.changes SET version = version + 1

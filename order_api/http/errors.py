@@ -32,8 +32,11 @@ class ErrorHandler:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. What is raised after the answer has begun is raised again: it is too late for another."""
-        if scope["type"] != "http":
+        """Serve one request. What is raised after the answer has begun is raised again: it is too late for another.
+
+        The handshake of a WebSocket is a request, too, until it is accepted.
+        """
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         begun = False

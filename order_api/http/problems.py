@@ -73,6 +73,7 @@ class Code(StrEnum):
     BAD_REQUEST = "bad-request"
     HEADERS_TOO_LARGE = "headers-too-large"
     REQUEST_TIMEOUT = "request-timeout"
+    UPGRADE_REQUIRED = "upgrade-required"
     RATE_LIMITED = "rate-limited"
     TOO_MANY_STREAMS = "too-many-streams"
     OVERLOADED = "overloaded"
@@ -408,6 +409,15 @@ PROBLEMS: Final[dict[Code, Kind]] = {
         "It was not complete in time. No order exists.",
         "The headers or the body had not arrived when the time for them was over.",
         "Send the request again on a new connection.",
+    ),
+    Code.UPGRADE_REQUIRED: Kind(
+        426,
+        "A WebSocket is needed here",
+        "This address takes no plain request: the header `Upgrade: websocket` is missing.",
+        "`GET /ws` came without the handshake of a WebSocket. Most often a proxy in front has dropped the headers"
+        " `Upgrade` and `Connection`.",
+        "Use a WebSocket client with the subprotocol `order-saga.v1`, and have the proxy pass these headers on. `GET"
+        " /events` has the same events, and needs neither.",
     ),
     Code.RATE_LIMITED: Kind(
         429,

@@ -50,6 +50,11 @@ def describe_answer(span: Span, method: str, route: str | None, status: int, ord
         span.set_status(StatusCode.ERROR)
 
 
+def describe_stream(span: Span, why: str, events: int) -> None:
+    """Record in the span how a stream ended, and how many orders and prices it has sent."""
+    span.set_attributes({"stream.end": why, "stream.events": events})
+
+
 def _callers(scope: Scope) -> SpanContext | None:
     """Return the caller's span; None when two headers name one (W3C Trace Context)."""
     values = [value for name, value in scope["headers"] if name == b"traceparent"]

@@ -1,7 +1,8 @@
 """The protocol of a WebSocket: uvicorn's, within the limits of all connections.
 
-uvicorn's bounds the size of a message. It bounds neither the number of its parts, nor what it answers to pings that a
-client sends without reading.
+uvicorn's bounds the size of a message, and reads no more while one waits to be served. But it takes as many as came
+with one read, be they ten thousand, and it bounds neither the number of a message's parts, nor of pings, nor what it
+answers to a client that does not read.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from saga_kit.runtime.connections import CONNECTION, SELF, Connection
 
 MESSAGE_BYTES_MAX: Final = 16_384
 """Bytes of a message from a client; a token fits in."""
-MESSAGES_MAX: Final = 16
+FRAMES_MAX: Final = 400
+"""Frames of a client in a second, pings and the parts of messages included: each costs time that others wait for."""
+READ_BYTES_MAX: Final = 4_096
+"""Bytes that are taken at once, so that a client is stopped before thousands of its frames have been read."""
 PARTS_MAX: Final = 64
 """Frames of one message: a client that sends a message in smaller parts keeps them for ever, empty ones for nothing."""
 UNREAD_BYTES_MAX: Final = 1_048_576
 """Bytes of answers that may wait for a client that goes on sending."""
 PING_S: Final = 20.0
 """Between two pings, and for their answer."""
-TOO_BIG: Final = 1009
+TOO_BIG, TOO_MANY = 1009, 4429
 GOODBYE_S: Final = 5.0
 """Seconds that whoever serves the connection has to end it when the server does."""
 
@@ -34,6 +38,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection.config, connection.server_state, connection.app_state)
         self._connection = connection
+        self._second, self._frames = 0, 0
         # uvicorn's own lines have the whole address, and what it says of a broken connection is no news.
         self.logger = logging.getLogger(f"{__name__}.quiet")
         self.logger.setLevel(logging.CRITICAL + 1)
@@ -49,7 +54,22 @@ class WebSocket(WebSocketsSansIOProtocol):
         if self.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self._connection.cut("answer not read")
             return
-        super().data_received(data)
+        for first in range(0, len(data), READ_BYTES_MAX):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[first : first + READ_BYTES_MAX])
+
+    def handle_events(self) -> None:
+        """Take what was read, unless it is too much."""
+        second = int(self.loop.time())
+        if second != self._second:
+            self._second, self._frames = second, 0
+        self._frames += len(self.conn.events)
+        if self._frames > FRAMES_MAX:
+            self.conn.fail(TOO_MANY, f"more than {FRAMES_MAX} frames in a second")
+            self.handle_parser_exception()
+            return
+        super().handle_events()
 
     def handle_cont(self, event: Frame) -> None:
         """Take a further part of a message."""

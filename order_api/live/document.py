@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from order_api.live import framing, messages
-from order_api.live.websocket import PATH
+from order_api.live.messages import PATH
 
 _SAYS: Final = (messages.Auth, messages.Subscribe, messages.Unsubscribe, messages.Ping)
 _ANSWERS: Final[dict[str, type[msgspec.Struct] | None]] = {

@@ -5,6 +5,7 @@ What a stream sends is made in one place, `service`; a framing only writes it.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -77,6 +78,12 @@ class Framing(ABC):
     def gap(self, since: int, where: str | None) -> bytes:
         """Write that what has changed since a mark may be missing; `where` lists it."""
         return self.event("gap", as_json(Gap(time_of(since) if since else None, where)))
+
+
+MARK: Final = re.compile(r"t([0-9]{1,17})")
+"""The id of an event of a stream of orders."""
+VERSION: Final = re.compile(r"[0-9]{1,9}")
+"""The id of an event of the stream of one order."""
 
 
 def write_id(mark: int) -> str:

@@ -11,10 +11,11 @@ from msgspec import Meta
 
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE, UserId
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
-from order_api.live.framing import AccountHint, Framing, as_json, write_id
+from order_api.live.framing import MARK, VERSION, AccountHint, Framing, as_json, write_id
 from order_api.live.mailbox import OrderEvent
 
 PROTOCOL: Final = "order-saga.v1"
+PATH: Final = "/ws"
 ORDERS: Final = "orders"
 CHANNELS_MAX: Final = 100
 """Subscriptions of one connection."""
@@ -22,8 +23,6 @@ CHANNEL_RULE: Final = "must be orders, order:<order_id> or prices:<asset_id>"
 
 _CHANNEL: Final = re.compile(r"orders|order:(?P<order>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|prices:(?P<asset>.+)")
 _ASSET: Final = re.compile(NAME_PATTERN)
-_MARK: Final = re.compile(r"t([0-9]{1,17})")
-_VERSION: Final = re.compile(r"[0-9]{1,9}")
 
 
 class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="auth"):
@@ -33,11 +32,15 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="o
 
 
 class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="subscribe"):
-    """Asks for a channel, from the id `since` on that the client had last of it."""
+    """Asks for a channel, from the id `since` on that the client had last of it.
+
+    Of the channel `orders`: those of the user `user_id`, or of `all` users.
+    """
 
     channel: Annotated[str, Meta(max_length=256)]
     since: Annotated[str, Meta(max_length=32)] | None = None
     user_id: UserId | None = None
+    all: bool = False
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="unsubscribe"):
@@ -107,12 +110,12 @@ def read_channel(name: str) -> Channel:
 
 def read_mark(since: str | None) -> int | None:
     """Read the id of an event of the channel `orders`."""
-    return _since(since, _MARK, "must be the id of an event of this channel, as it came")
+    return _since(since, MARK, "must be the id of an event of this channel, as it came")
 
 
 def read_version(since: str | None) -> int | None:
     """Read the id of an event of the channel of one order: a version."""
-    return _since(since, _VERSION, "must be the version of the order that came last")
+    return _since(since, VERSION, "must be the version of the order that came last")
 
 
 def say(kind: Type, data: msgspec.Struct | None = None, channel: str | None = None) -> bytes:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from contracts.vocabulary import NAME_PATTERN, NAME_RULE
 from order_api.http.problems import BrokenRule, Code, Problem, invalid
 from order_api.http.tokens import Caller, Scope
+from order_api.live.framing import MARK, VERSION
 from order_api.live.service import Wished
 from order_api.openapi.declarations import Parameter
 from order_api.orders.requests import once, user_of
@@ -17,8 +18,6 @@ from order_api.orders.requests import once, user_of
 LAST_EVENT_ID: Final = "Last-Event-ID"
 PRICES_MAX: Final = 50
 """Assets whose prices one stream may follow."""
-_MARK: Final = re.compile(r"t([0-9]{1,17})")
-_VERSION: Final = re.compile(r"[0-9]{1,9}")
 _NAME: Final = re.compile(NAME_PATTERN)
 _FLAGS: Final = {"true": True, "false": False}
 _TEXT: Final = {"type": "string"}
@@ -42,14 +41,14 @@ RESUME: Final = Parameter(
     LAST_EVENT_ID,
     "header",
     "The `id` that the client had last: what has changed since comes first.",
-    {"type": "string", "pattern": f"^{_MARK.pattern}$"},
+    {"type": "string", "pattern": f"^{MARK.pattern}$"},
     "t1764268229529012",
 )
 RESUME_VERSION: Final = Parameter(
     LAST_EVENT_ID,
     "header",
     "The version that the client had last: each one after it comes first.",
-    {"type": "string", "pattern": f"^{_VERSION.pattern}$"},
+    {"type": "string", "pattern": f"^{VERSION.pattern}$"},
     "2",
 )
 ALLOWED: Final = ("user_id", "all", "prices")
@@ -77,13 +76,13 @@ def read_wished(request: Request, caller: Caller) -> Wished:
 
 def read_mark(request: Request) -> int | None:
     """Read the mark in `Last-Event-ID`; None when there is no such header, or an empty one."""
-    found = _last_id(request, _MARK, "must be the id of an event of this stream, as it came")
+    found = _last_id(request, MARK, "must be the id of an event of this stream, as it came")
     return None if found is None else int(found[1])
 
 
 def read_version(request: Request) -> int | None:
     """Read the version in `Last-Event-ID`; None when there is no such header, or an empty one."""
-    found = _last_id(request, _VERSION, "must be the version of the order that came last")
+    found = _last_id(request, VERSION, "must be the version of the order that came last")
     return None if found is None else int(found[0])
 
 

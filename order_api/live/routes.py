@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from order_api.http.limits import InFlight
-from order_api.http.problems import Code
+from order_api.http.problems import Code, Problem
 from order_api.http.tokens import Caller
 from order_api.live import examples
+from order_api.live.messages import PATH, PROTOCOL
 from order_api.live.parameters import ALL, PRICES, RESUME, RESUME_VERSION, read_version, read_wished
 from order_api.live.service import LiveUpdates
 from order_api.live.sse import FRAMES, MEDIA_TYPE, EventStream
@@ -92,6 +93,25 @@ class StreamRoutes:
     async def named_order(self, request: Request, caller: Caller) -> Response:
         """Follow one order to its end, by the user's own name for it."""
         return await self._follow(request, await named_order_id(request, self._orders, caller), caller)
+
+    @operation(
+        "GET",
+        PATH,
+        "openSocket",
+        {101: Returns("The WebSocket is open.")},
+        description="The same streams as channels of one connection, with the subprotocol `" + PROTOCOL + "`. The token"
+        " comes in the header `Authorization`, or in the first message. `docs/streams.md` and"
+        " `docs/asyncapi-websocket.json` have its messages.",
+        problems=(
+            *(Code.BAD_REQUEST, Code.INVALID_TOKEN, Code.INSUFFICIENT_SCOPE, Code.ORIGIN_NOT_ALLOWED),
+            *(Code.UPGRADE_REQUIRED, Code.RATE_LIMITED, Code.TOO_MANY_STREAMS, Code.OVERLOADED, Code.UNAVAILABLE),
+        ),
+        tag="streams",
+    )
+    async def socket(self, _request: Request) -> Response:
+        """Open a WebSocket."""
+        # A handshake never comes here: this request lacks the header `Upgrade`, or a proxy has dropped it.
+        raise Problem(Code.UPGRADE_REQUIRED, headers={"connection": "upgrade", "upgrade": "websocket"})
 
     async def _follow(self, request: Request, order_id: UUID, caller: Caller) -> Response:
         known = read_version(request)

@@ -76,9 +76,9 @@ class LiveUpdates:
         """Send what changes about orders, and prices: first what there is, then what comes."""
         known: set[bytes] = set()
         with self._following(wished, stream):
-            shown, mark = await self._shown(wished, wished.since, known, framing)
+            shown, mark = await self._shown(wished, wished.since, known, framing, stream)
             newest = [PriceEvent(*one) for one in self._prices.newest(wished.prices).items()]
-            first = [*framing.begin(), *shown, *self._priced(newest, framing)]
+            first = [*framing.begin(), *shown, *self._priced(newest, framing, stream)]
             stream.mark = mark
             for part in _parts([*first, framing.event("snapshot-end", b"{}", write_id(mark) if mark else None)]):
                 yield part
@@ -88,7 +88,7 @@ class LiveUpdates:
                 frames = [self._gap(wished, sent, framing)] if taken.gap else []
                 if taken.stale:
                     try:
-                        shown, mark = await self._shown(wished, sent, known, framing)
+                        shown, mark = await self._shown(wished, sent, known, framing, stream)
                     except Exception as error:
                         if classify(error) == "poison":
                             raise
@@ -96,7 +96,7 @@ class LiveUpdates:
                         return
                     stream.mark = mark
                     frames += shown
-                frames += self._told(taken, mark, framing)
+                frames += self._told(taken, mark, framing, stream)
                 sent = max(sent, mark, *(event.mark for event in taken.orders))
                 if taken.beat:
                     frames.append(framing.heartbeat(max(heard, mark)))
@@ -110,9 +110,9 @@ class LiveUpdates:
         self._feed.follow_prices(asset_ids, stream.mailbox)
         try:
             newest = [PriceEvent(*one) for one in self._prices.newest(asset_ids).items()]
-            yield [*self._priced(newest, framing), framing.event("snapshot-end", b"{}")]
+            yield [*self._priced(newest, framing, stream), framing.event("snapshot-end", b"{}")]
             while stream.why is None:
-                for part in _parts(self._priced((await stream.next()).prices, framing)):
+                for part in _parts(self._priced((await stream.next()).prices, framing, stream)):
                     yield part
         finally:
             self._feed.leave_prices(asset_ids, stream.mailbox)
@@ -121,7 +121,7 @@ class LiveUpdates:
         self, order: Order, known: int | None, caller: Caller, stream: Stream, framing: Framing
     ) -> AsyncGenerator[Sequence[bytes]]:
         """Send each version of one order after `known`, and end with its last one. None: from now on."""
-        followed = _Followed(order, known)
+        followed = _Followed(order, known, stream)
         self._feed.follow_order(id_text(order.order_id), order.user_id, stream.mailbox)
         try:
             order = await self._orders.order(order.order_id, caller)
@@ -168,7 +168,7 @@ class LiveUpdates:
             self._feed.leave_prices(wished.prices, mailbox)
 
     async def _shown(
-        self, wished: Wished, since: int | None, known: set[bytes], framing: Framing
+        self, wished: Wished, since: int | None, known: set[bytes], framing: Framing, stream: Stream
     ) -> tuple[list[bytes], int]:
         """Read what there is; return its frames, and the mark before which nothing is missing after them.
 
@@ -178,11 +178,11 @@ class LiveUpdates:
         if wished.user_id is None:
             return ([] if since is None else [self._gap(wished, since, framing)]), 0
         snapshot = await self._snapshots.of_user(wished.user_id, since)
-        self._count("order", len(snapshot.orders))
+        self._count(stream, "order", len(snapshot.orders))
         frames = [one for event in snapshot.orders for one in framing.order(event, 0)]
         disabled = [one for one in snapshot.disabled if one not in known]
         known.update(disabled)
-        self._count(EventType.WEBHOOK_DISABLED, len(disabled))
+        self._count(stream, EventType.WEBHOOK_DISABLED, len(disabled))
         frames += [framing.event(EventType.WEBHOOK_DISABLED, one) for one in disabled]
         if not snapshot.gap:
             return frames, snapshot.mark
@@ -190,14 +190,14 @@ class LiveUpdates:
         asked = since if since is not None and since <= snapshot.mark else 0
         return [self._gap(wished, asked, framing), *frames], snapshot.mark
 
-    def _told(self, taken: Taken, mark: int, framing: Framing) -> list[bytes]:
-        self._count("order", len(taken.orders))
+    def _told(self, taken: Taken, mark: int, framing: Framing, stream: Stream) -> list[bytes]:
+        self._count(stream, "order", len(taken.orders))
         frames = [one for event in taken.orders for one in framing.order(event, mark)]
-        return frames + self._priced(taken.prices, framing)
+        return frames + self._priced(taken.prices, framing, stream)
 
-    def _priced(self, prices: Iterable[PriceEvent], framing: Framing) -> list[bytes]:
+    def _priced(self, prices: Iterable[PriceEvent], framing: Framing, stream: Stream) -> list[bytes]:
         frames = [framing.price(price) for price in prices]
-        self._count("price", len(frames))
+        self._count(stream, "price", len(frames))
         return frames
 
     async def _versions(self, followed: _Followed, events: Iterable[OrderEvent], framing: Framing) -> list[bytes]:
@@ -215,7 +215,7 @@ class LiveUpdates:
                     frames.append(framing.gap(0, f"{address(followed.order_id)}/history"))
                 frames += [framing.event("version", msgspec.json.encode(one), str(one.version)) for one in past]
             frames.append(framing.version(event))
-            self._count("order", 1)
+            self._count(followed.stream, "order", 1)
             followed.version = event.version
         return frames
 
@@ -229,15 +229,17 @@ class LiveUpdates:
             query["user_id"] = wished.listed_as
         return framing.gap(since, "/orders" + (f"?{urlencode(query, safe=':')}" if query else ""))
 
-    def _count(self, event: str, number: int) -> None:
+    def _count(self, stream: Stream, event: str, number: int) -> None:
         if number:
+            stream.events += number
             self._streams.events.labels(event).inc(number)
 
 
 class _Followed:
     """One order whose versions are told one by one: the last one that was told, -1 before the first."""
 
-    def __init__(self, order: Order, known: int | None) -> None:
+    def __init__(self, order: Order, known: int | None, stream: Stream) -> None:
+        self.stream = stream
         self.order_id: UUID = order.order_id
         self.version = -1 if known is None else known
         self.ended = False

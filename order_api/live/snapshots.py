@@ -6,6 +6,7 @@ and two statements run at a time: when many come back at once, ordinary requests
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
@@ -15,7 +16,7 @@ from contracts.orders import Order, OrderStatusChanged
 from contracts.vocabulary import id_text
 from order_api.live.mailbox import OrderEvent
 from order_api.live.marks import mark_of, time_of
-from order_api.live.store import Asked, Shown
+from order_api.live.store import PAGE, Asked, Shown
 from order_api.orders.batcher import Batcher
 
 OVERLAP: Final = timedelta(minutes=10)
@@ -65,9 +66,12 @@ class Snapshots:
         self._turn += 1
         asked = Asked(user_id, None if since is None else time_of(since) - OVERLAP)
         shown = await self._readers[self._turn % AT_ONCE].do(asked)
-        mark = mark_of(shown.at)
+        mark, events = mark_of(shown.at), list[OrderEvent]()
+        for first in range(0, len(shown.orders), PAGE):
+            events += map(snapshot_event, shown.orders[first : first + PAGE])
+            await asyncio.sleep(0)
         return Snapshot(
-            [snapshot_event(order) for order in shown.orders],
+            events,
             mark,
             gap=not shown.whole or (since is not None and since > mark),
             disabled=[codec.encode(one) for one in shown.disabled],

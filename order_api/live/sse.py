@@ -118,7 +118,7 @@ class EventStream(Response):
         ):
             async with aclosing(self._frames(stream)) as frames:
                 first = await anext(frames)
-                scope["state"][STREAMED] = True
+                scope["state"][STREAMED] = stream
                 scope["state"][TIME_LIMIT].reschedule(None)
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 connection.stream()

@@ -23,6 +23,8 @@ ORDERS_MAX: Final = 1_000
 """Orders that a stream begins with: as many of those that are open, and of those that have ended meanwhile."""
 SCANNED_MAX: Final = 10_000
 """A user's newest orders, among which those are looked for that have ended meanwhile."""
+PAGE: Final = 100
+"""Orders that are read, or written down, in one go: a user who has thousands holds up nobody else in this process."""
 VERSIONS_MAX: Final = 1_000
 """Versions of an order that are told after the fact."""
 
@@ -76,10 +78,12 @@ class LiveStore:
         users, since = [one.user_id for one in asked], [one.since for one in asked]
         async with alone(self._source) as tx:
             found = await tx.fetch(_SELECT_IDS, users, since, ORDERS_MAX + 1, SCANNED_MAX)
-            wanted = {order_id for row in found for ids in row[:2] for order_id in ids[:ORDERS_MAX]}
-            rows = await tx.fetch(_SELECT_ORDERS, list(wanted)) if wanted else []
+            wanted = [*{order_id for row in found for ids in row[:2] for order_id in ids[:ORDERS_MAX]}]
+            orders: dict[UUID, Order] = {}
+            for first in range(0, len(wanted), PAGE):
+                rows = await tx.fetch(_SELECT_ORDERS, wanted[first : first + PAGE])
+                orders.update((order.order_id, order) for order in (read_order(*row) for row in rows))
             disabled = await _disabled_of(tx, users)
-        orders = {order.order_id: order for order in (read_order(*row) for row in rows)}
         return [
             Shown(
                 sorted(

@@ -45,7 +45,9 @@ Why = Literal["shutdown", "expired", "age", "unavailable", "ended", "gone", "ref
 class Stream:
     """One stream: its mailbox, and why it must end, once it must."""
 
-    __slots__ = ("_waiter", "_woken", "abort", "due", "mailbox", "mark", "oldest", "slot", "why", "write_part")
+    __slots__ = (
+        *("_waiter", "_woken", "abort", "due", "events", "mailbox", "mark", "oldest", "slot", "why", "write_part"),
+    )
 
     def __init__(self, abort: Callable[[], object]) -> None:
         """`abort` ends its connection at once."""
@@ -59,6 +61,8 @@ class Stream:
         self.mark = 0
         """All that was committed before it has been sent, whatever the feed has heard (see `marks`)."""
         self.why: Why | None = None
+        self.events = 0
+        """Orders and prices that it has sent."""
         self.slot = 0
         self.due = 0
         """The second, by the loop's time, in which it must end."""

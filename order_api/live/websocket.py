@@ -18,8 +18,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.utils import ClientDisconnected
 
 from order_api.http.authentication import Authentication
+from order_api.http.middleware import STREAMED
 from order_api.http.problems import PROBLEMS, Code, Problem
 from order_api.http.tokens import Caller
+from order_api.http.tokens import Scope as TokenScope
 from order_api.live import messages
 from order_api.live.framing import SAID
 from order_api.live.messages import Auth, Messages, Ping, Subscribe, Unsubscribe, say
@@ -30,7 +32,6 @@ from order_api.orders.service import OrderService
 from saga_kit.runtime.connections import CONNECTION, SELF, Connection
 from saga_kit.runtime.errors import classify, describe
 
-PATH: Final = "/ws"
 AUTH_S: Final = 5.0
 """How long a client that came without a token has to show one."""
 SAID_MAX: Final = 200
@@ -70,14 +71,10 @@ class WebSockets:
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one. What is wrong before it is accepted is answered as a problem, afterwards by its close code."""
+        """Serve one. What is wrong before it is accepted is raised as a problem, afterwards said by its close code."""
         await receive()  # that it wants to connect
         connection: Connection = scope["extensions"][CONNECTION][SELF]
-        try:
-            caller = await self._greet(scope)
-        except Problem as problem:
-            await problem.response(PATH)(scope, receive, send)
-            return
+        caller = await self._greet(scope)
         await send({"type": "websocket.accept", "subprotocol": messages.PROTOCOL})
         try:
             if caller is None:
@@ -86,6 +83,7 @@ class WebSockets:
                 self.streams.open(caller, "websocket", lambda: connection.cut("answer not read")) as stream,
                 connection.telling_loss(lambda: stream.end("gone")),
             ):
+                scope["state"][STREAMED] = stream
                 await _Session(self, scope, caller, stream, send).run(receive)
         except Problem as problem:
             await _close(send, _CLOSE.get(problem.code, UNAUTHENTICATED), _words(problem))
@@ -93,6 +91,12 @@ class WebSockets:
             await _close(send, TOO_LATE, f"no token within {AUTH_S:g} s")
         except ClientDisconnected:
             pass
+        except Exception as error:
+            if classify(error) == "poison":
+                log.exception("websocket failed", cause=describe(error))
+                await _close(send, FAULT, "")
+            else:
+                await _close(send, LATER, _words(Problem(Code.UNAVAILABLE)))
 
     async def caller(self, scope: Scope, token: str) -> Caller:
         """Return whose token a message shows; raise what `Authentication.caller` does."""
@@ -233,8 +237,8 @@ class _Session:
         """Make what a channel sends; raise the problem of one that the caller may not have."""
         channel, framing = messages.read_channel(said.channel), Messages(said.channel)
         live, caller = self._of.live, self._caller
-        if said.user_id is not None and said.channel != messages.ORDERS:
-            raise Problem(Code.INVALID_REQUEST, "user_id is for the channel orders")
+        if (said.user_id is not None or said.all) and said.channel != messages.ORDERS:
+            raise Problem(Code.INVALID_REQUEST, "user_id and all are for the channel orders")
         if channel.asset_id is not None:
             if said.since is not None:
                 raise Problem(Code.INVALID_REQUEST, "prices have no ids to go on from")
@@ -243,12 +247,20 @@ class _Session:
             known = messages.read_version(said.since)
             order = await self._of.orders.order(UUID(channel.order_id), caller)
             return live.of_order(order, known, caller, stream, framing)
+        return live.of_orders(self._wished(said), stream, framing)
+
+    def _wished(self, said: Subscribe) -> Wished:
+        """Return whose orders the channel of orders is to have; raise the problem of those that its caller may not."""
+        caller, since = self._caller, messages.read_mark(said.since)
+        if said.all:
+            if said.user_id is not None:
+                raise Problem(Code.INVALID_REQUEST, "user_id must not come with all")
+            caller.need(TokenScope.OPERATE)
+            return Wished(None, since=since)
         user_id = said.user_id or caller.user_id
         if not caller.sees(user_id):
             raise Problem(Code.OTHER_USER)
-        listed_as = None if user_id == caller.user_id else user_id
-        wished = Wished(user_id, since=messages.read_mark(said.since), listed_as=listed_as)
-        return live.of_orders(wished, stream, framing)
+        return Wished(user_id, since=since, listed_as=None if user_id == caller.user_id else user_id)
 
     async def _tell(self, channel: str, subscription: _Subscription, parts: AsyncGenerator[Sequence[bytes]]) -> None:
         """Send a channel to its end."""
@@ -262,6 +274,7 @@ class _Session:
             await self._say(say("error", messages.Refused(str(problem.code), _words(problem)), channel))
         finally:
             self._stream.mailbox.conflated += stream.mailbox.conflated
+            self._stream.events += stream.events
             self._channels.pop(channel, None)
         if stream.why == "unavailable":
             self._stream.end("unavailable")

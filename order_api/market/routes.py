@@ -47,7 +47,8 @@ IF_NONE_MATCH: Final = Parameter(
     '"412"',
 )
 _NAME: Final = re.compile(NAME_PATTERN)
-_UNCHANGED: Final = Returns("`If-None-Match` names the `ETag`: the caller has it.", headers=("ETag",))
+_TAGGED: Final = ("ETag", "Cache-Control")
+_UNCHANGED: Final = Returns("`If-None-Match` names the `ETag`: the caller has it.", headers=_TAGGED)
 _PRICED: Final = {"cache-control": f"max-age={KEPT_S}"}
 _ASKED_EACH_TIME: Final = {"cache-control": "private, no-cache", "vary": "authorization"}
 _NEVER_KEPT: Final = {"cache-control": "no-store"}
@@ -64,10 +65,11 @@ class MarketRoutes:
         "GET",
         "/prices",
         "listPrices",
-        {200: Returns("The prices.", PriceList, examples.prices, ("ETag",)), 304: _UNCHANGED},
+        {200: Returns("The prices.", PriceList, examples.prices, _TAGGED), 304: _UNCHANGED},
         description="Every process has them in memory, so one process may be a moment ahead of another: of two answers"
         " the higher `sequence` is newer. `as_of` says how old a price is. A script that wants each change follows"
         " `GET /events?prices=`.",
+        parameters=(IF_NONE_MATCH,),
         scopes=READERS,
         problems=(Code.INVALID_REQUEST,),
         tag=TAG,
@@ -82,7 +84,7 @@ class MarketRoutes:
         "GET",
         "/prices/{asset_id}",
         "readPrice",
-        {200: Returns("The price.", MarketPrice, examples.price, ("ETag",)), 304: _UNCHANGED},
+        {200: Returns("The price.", MarketPrice, examples.price, _TAGGED), 304: _UNCHANGED},
         description="Its `ETag` is the `sequence`.",
         parameters=(ASSET_ID, IF_NONE_MATCH),
         scopes=READERS,
@@ -101,9 +103,10 @@ class MarketRoutes:
         "GET",
         "/assets",
         "listAssets",
-        {200: Returns("The assets.", AssetList, examples.assets, ("ETag",)), 304: _UNCHANGED},
+        {200: Returns("The assets.", AssetList, examples.assets, _TAGGED), 304: _UNCHANGED},
         description="With the rules by which orders are checked. Rules may change between this answer and an order: the"
         " order is checked by those of its own moment.",
+        parameters=(IF_NONE_MATCH,),
         scopes=READERS,
         problems=(Code.INVALID_REQUEST,),
         tag=TAG,
@@ -117,8 +120,8 @@ class MarketRoutes:
         "GET",
         "/assets/{asset_id}",
         "readAsset",
-        {200: Returns("The asset.", MarketAsset, examples.asset, ("ETag",)), 304: _UNCHANGED},
-        parameters=(ASSET_ID,),
+        {200: Returns("The asset.", MarketAsset, examples.asset, _TAGGED), 304: _UNCHANGED},
+        parameters=(ASSET_ID, IF_NONE_MATCH),
         scopes=READERS,
         problems=(Code.ASSET_NOT_FOUND, Code.INVALID_REQUEST),
         tag=TAG,
@@ -135,10 +138,10 @@ class MarketRoutes:
         "GET",
         "/accounts",
         "listAccounts",
-        {200: Returns("The accounts.", AccountList, examples.accounts, ("ETag",)), 304: _UNCHANGED},
+        {200: Returns("The accounts.", AccountList, examples.accounts, _TAGGED), 304: _UNCHANGED},
         description="Read from the ledger each time, and kept by nobody. What is available now may be held a moment"
         " later: whether an order can pay is decided when its money is held.",
-        parameters=(USER_ID,),
+        parameters=(USER_ID, IF_NONE_MATCH),
         scopes=READERS,
         problems=(Code.OTHER_USER, Code.INVALID_REQUEST),
         tag=TAG,

@@ -6,7 +6,7 @@ import base64
 import hmac
 import secrets
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from prometheus_client import Counter
@@ -24,14 +24,20 @@ from order_api.notifications.preferences import (
     wanted,
     zones,
 )
-from order_api.notifications.store import CODES_MAX, Store, TooManyChannelsError, TooManyCodesError
+from order_api.notifications.store import CODES_MAX, CODES_OF_USER_MAX, Store, TooManyChannelsError, TooManyCodesError
 from order_api.orders.audit_trail import Origin
 from saga_kit.runtime.sealing import NotSealed, Seal
 
-Place = tuple[datetime, UUID, str]
-"""Where a notification stands in the log."""
 CODE_BYTES: Final = 10
 RETRY_TOMORROW_S: Final = 86_400
+
+
+class Place(NamedTuple):
+    """Where a notification stands in the log."""
+
+    created_at: datetime
+    endpoint_id: UUID
+    event_id: str
 
 
 class NotificationService:
@@ -71,7 +77,10 @@ class NotificationService:
             raise Problem(Code.TOO_MANY_WEBHOOKS, f"a user has at most {ENDPOINTS_MAX}") from None
         except TooManyCodesError:
             self._asked.labels("change", "refused").inc()
-            detail = f"an address gets {CODES_MAX} codes a day at most; nothing was changed"
+            detail = (
+                f"a mailbox gets {CODES_MAX} codes a day at most, and a user asks for {CODES_OF_USER_MAX}; nothing was"
+                " changed"
+            )
             raise Problem(Code.RATE_LIMITED, detail, headers={"retry-after": str(RETRY_TOMORROW_S)}) from None
         self._asked.labels("change", "done").inc()
         return await self.preferences(user_id, caller)

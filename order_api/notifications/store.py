@@ -31,11 +31,14 @@ from contracts.webhooks import (
 )
 from order_api.notifications.preferences import Notification, NotificationChannel, QuietHours, Wanted
 from order_api.orders.audit_trail import Origin
+from order_api.webhooks.store import CLOSE, CLOSED, empty
 from saga_kit.runtime.transactions import Begins, Transaction, alone, begin
 
 CODE_VALID: Final = timedelta(days=1)
 CODES_MAX: Final = 3
-"""Codes that an address gets in a day, whoever asks for them."""
+"""Codes that a mailbox gets in a day, whoever asks for them. What is behind a plus leads to the same mailbox."""
+CODES_OF_USER_MAX: Final = 10
+"""Codes that a user asks for in a day, for whatever addresses."""
 _LOCK: Final = 0x77686B73
 
 
@@ -81,22 +84,28 @@ class Store:
     ) -> None:
         """Make a user's channels what is wanted; `sealed` is the code for an address that is new.
 
-        Raises `TooManyChannelsError` and `TooManyCodesError`, and then nothing is changed.
+        Raises `TooManyChannelsError` and `TooManyCodesError`, and then nothing is changed. What is switched off is told
+        nothing from the beginning, and deleted afterwards: what a crash leaves of that goes with the next change.
         """
         async with begin(self._source) as tx:
             await tx.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK, user_id)
             there = {(row[1], row[2]): row for row in await tx.fetch(_OF_PEOPLE, user_id)}
             kept = {(one.kind.value, one.target) for one in wanted}
             gone = [row[0] for key, row in there.items() if key not in kept]
-            await tx.execute("DELETE FROM webhooks.endpoints WHERE endpoint_id = ANY($1::uuid[])", gone)
+            await tx.execute(CLOSE, gone)
             for one in wanted:
                 await self._set(tx, user_id, one, there.get((one.kind.value, one.target)), sealed, origin)
-            if await tx.fetchval("SELECT count(*) FROM webhooks.endpoints WHERE user_id = $1", user_id) > ENDPOINTS_MAX:
+            if await tx.fetchval(_COUNT, user_id, gone) > ENDPOINTS_MAX:
                 raise TooManyChannelsError
             await tx.execute(_SET_WEBHOOKS, user_id, *_hours(webhooks[0]), webhooks[1])
             for endpoint_id in gone:
                 await _note(tx, endpoint_id, user_id, origin)
             await tx.execute("UPDATE webhooks.changes SET version = version + 1")
+        for endpoint_id in gone:
+            await empty(self._source, endpoint_id)
+        if gone:
+            async with alone(self._source) as tx:
+                await tx.execute(_DELETE, gone, CLOSED)
 
     async def _set(
         self, tx: Transaction, user_id: str, one: Wanted, there: Any | None, sealed: str, origin: Origin
@@ -113,13 +122,17 @@ class Store:
             there is None or not (there[3] or _counting(there[4], there[5]))
         )
         if needs_code:
-            await self._send_code(tx, endpoint_id, one.target, sealed)
+            await self._send_code(tx, endpoint_id, user_id, one.target, sealed)
         await _note(tx, endpoint_id, user_id, origin)
 
-    async def _send_code(self, tx: Transaction, endpoint_id: UUID, address: str, sealed: str) -> None:
-        hashed = sha256(address.lower().encode()).digest()
-        if not await tx.fetch(_COUNT_CODE, hashed, CODES_MAX):
-            raise TooManyCodesError
+    async def _send_code(self, tx: Transaction, endpoint_id: UUID, user_id: str, address: str, sealed: str) -> None:
+        mailbox, _, domain = address.lower().rpartition("@")
+        for counted, most in (
+            (f"{mailbox.partition('+')[0]}@{domain}", CODES_MAX),
+            (f"user:{user_id}", CODES_OF_USER_MAX),
+        ):
+            if not await tx.fetch(_COUNT_CODE, sha256(counted.encode()).digest(), most):
+                raise TooManyCodesError
         now = await tx.fetchval("SELECT now()")
         secrets = secrets_to([StoredSecret(sealed, now + CODE_VALID)])
         await tx.execute("UPDATE webhooks.endpoints SET secrets = $2 WHERE endpoint_id = $1", endpoint_id, secrets)
@@ -194,6 +207,10 @@ _CHANNELS: Final = """
 _OF_PEOPLE: Final = """
     SELECT endpoint_id, kind, target, confirmed_at IS NOT NULL, secrets, now()
     FROM webhooks.endpoints WHERE user_id = $1 AND kind <> 'webhook' ORDER BY endpoint_id FOR UPDATE"""
+_COUNT: Final = """
+    SELECT count(*) FROM webhooks.endpoints WHERE user_id = $1 AND NOT endpoint_id = ANY($2::uuid[])"""
+_DELETE: Final = """
+    DELETE FROM webhooks.endpoints WHERE endpoint_id = ANY($1::uuid[]) AND disabled_reason = $2"""
 _INSERT: Final = """
     INSERT INTO webhooks.endpoints (
         endpoint_id, user_id, kind, target, event_types, quiet_from, quiet_until, time_zone, notional_min, secrets)

@@ -132,6 +132,10 @@ HEADERS: Final[dict[str, Header]] = {
         {"type": "string", "pattern": '^(W/)?"[0-9a-f]+"$'},
         '"4"',
     ),
+    "Cache-Control": Header(
+        "Who may keep the answer, and for how many seconds without asking again.", _TEXT, "private, no-cache"
+    ),
+    "Vary": Header("What is kept is for whoever sends the same of these.", _TEXT, "authorization"),
     "Idempotency-Replayed": Header(
         "The keys belong to an order that was accepted before: this is it.", {"const": "true"}, "true", certain=False
     ),
@@ -142,12 +146,14 @@ HEADERS: Final[dict[str, Header]] = {
     "RateLimit-Policy": Header("The limit and its window in seconds.", _TEXT, f"100;w={WINDOW_S}", certain=False),
     "Retry-After": Header("Seconds to wait before trying again.", _NUMBER, RETRY_AFTER_S),
     "WWW-Authenticate": Header("What the token lacks (RFC 6750).", _TEXT, 'Bearer realm="orders"'),
+    "Upgrade": Header("The protocol that is needed.", {"const": "websocket"}, "websocket"),
     "Allow": Header("The methods that are allowed.", _TEXT, "GET"),
 }
 LIMIT_HEADERS: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy")
 """Of every call that needs a token, where a limit is set and the token does not act for users."""
 PROBLEM_HEADERS: Final[dict[int, tuple[str, ...]]] = {
     401: ("WWW-Authenticate",),
+    426: ("Upgrade",),
     429: ("Retry-After",),
     503: ("Retry-After",),
 }

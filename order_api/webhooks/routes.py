@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from contracts.examples import ENDPOINT_ID as EXAMPLE_ID
-from contracts.vocabulary import check_instant
 from contracts.webhooks import DeliveryState
 from order_api.http.bodies import BODY_PROBLEMS, read_json_body
 from order_api.http.limits import InFlight
 from order_api.http.paths import id_in_path
-from order_api.http.problems import BrokenRule, Code, Problem, invalid
+from order_api.http.problems import BrokenRule, Code, Problem
 from order_api.http.request_headers import KEY_RULE, read_key
 from order_api.http.tokens import Caller, Scope
 from order_api.openapi.declarations import Body, Parameter, Returns, idempotency_key, operation
 from order_api.openapi.schemas import ORDER_ID as ID_SCHEMA
 from order_api.openapi.schemas import reference
 from order_api.orders.description.parts import USER_ID
+from order_api.orders.pages import page_parameters, read_page, write_cursor
 from order_api.orders.requests import json_response, once, origin_of, user_of
 from order_api.settings import KEY_KEPT_DAYS
 from order_api.webhooks import examples
@@ -48,11 +44,7 @@ from order_api.webhooks.service import Place, WebhookService
 
 TAG: Final = "webhooks"
 SCOPES: Final = (Scope.MANAGE_WEBHOOKS,)
-LIMIT_DEFAULT: Final = 50
-LIMIT_MAX: Final = 100
-_CURSOR_LENGTH_MAX: Final = 400
 _EVENT_ID: Final = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,200}")
-_LIMIT: Final = re.compile(r"[1-9][0-9]{0,2}")
 
 ENDPOINT_ID: Final = Parameter(
     "endpoint_id", "path", "The endpoint's id, in its canonical text.", ID_SCHEMA, EXAMPLE_ID
@@ -66,16 +58,7 @@ KEY: Final = idempotency_key(
 STATUS: Final = Parameter(
     "status", "query", "Only deliveries with this status.", reference(DeliveryState.__name__), "FAILED"
 )
-LIMIT: Final = Parameter(
-    "limit",
-    "query",
-    "Deliveries on a page.",
-    {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT},
-    LIMIT_DEFAULT,
-)
-CURSOR: Final = Parameter(
-    "cursor", "query", "The `next_cursor` of the page before, as it came.", {"type": "string"}, examples.cursor
-)
+LIMIT, CURSOR = page_parameters("Deliveries", examples.cursor)
 
 
 class WebhookRoutes:
@@ -225,8 +208,8 @@ class WebhookRoutes:
         endpoint_id = _endpoint_id(request)
         status, after, limit = _read_page(request)
         found = await self._service.deliveries(endpoint_id, caller, status, after, limit + 1)
-        page = found[:limit]
-        more = write_cursor(page[-1]) if len(found) > limit else None
+        page, last = found[:limit], found[limit - 1] if len(found) > limit else None
+        more = None if last is None else write_cursor(last.created_at, last.event_id)
         return json_response(WebhookDeliveries(page, more))
 
     @operation(
@@ -275,12 +258,6 @@ class WebhookRoutes:
         return await read_json_body(request, self._in_flight, bytes_max=self._body_bytes_max)
 
 
-def write_cursor(delivery: WebhookDelivery) -> str:
-    """Name the place of a delivery, for the page behind it."""
-    place = msgspec.json.encode((delivery.created_at, delivery.event_id))
-    return base64.urlsafe_b64encode(place).rstrip(b"=").decode()
-
-
 def _secret(shown: WebhookSecret, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return json_response(shown, status, {"cache-control": "no-store", **(headers or {})})
 
@@ -293,37 +270,8 @@ def _endpoint_id(request: Request) -> UUID:
 
 
 def _read_page(request: Request) -> tuple[DeliveryState | None, Place | None, int]:
-    allowed = ("status", "limit", "cursor")
-    broken = [
-        BrokenRule(name, f"is not a parameter of this list; these are: {', '.join(allowed)}")
-        for name in request.query_params
-        if name not in allowed
-    ]
-    status, limit, cursor = (
-        once(request, name, default) for name, default in zip(allowed, ("", "50", ""), strict=True)
-    )
+    status, broken = once(request, "status", ""), list[BrokenRule]()
     if status and status not in set(DeliveryState):
         broken.append(BrokenRule("status", f"must be one of {', '.join(DeliveryState)}", status))
-    if _LIMIT.fullmatch(limit) is None or int(limit) > LIMIT_MAX:
-        broken.append(BrokenRule("limit", f"must be a whole number from 1 to {LIMIT_MAX}", limit))
-    after = _read_cursor(cursor)
-    if cursor and after is None:
-        broken.append(BrokenRule("cursor", "must be the `next_cursor` of the page before", cursor))
-    if broken:
-        raise invalid(*broken)
-    return (DeliveryState(status) if status else None), after, int(limit)
-
-
-def _read_cursor(text: str) -> Place | None:
-    """Read a cursor; None for what is none."""
-    if not text or len(text) > _CURSOR_LENGTH_MAX:
-        return None
-    try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        at, event_id = msgspec.json.decode(raw, type=tuple[datetime, str])
-        if at.tzinfo is None or "\0" in event_id:
-            return None
-        check_instant(at)
-    except (binascii.Error, UnicodeError, ValueError, msgspec.MsgspecError):
-        return None
-    return at, event_id
+    after, limit = read_page(request, Place, ("status", "limit", "cursor"), *broken)
+    return (DeliveryState(status) if status else None), after, limit

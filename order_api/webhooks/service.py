@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -44,10 +45,14 @@ from order_api.webhooks.endpoints import (
     plain,
 )
 from order_api.webhooks.store import RECOVERED_MAX, Action, Changed, NewEndpoint, Store, Stored, Told
-from saga_kit.runtime.sealing import Seal
+from saga_kit.runtime.sealing import NotSealed, Seal
 
-Place = tuple[datetime, str]
-"""Where a delivery stands in a list."""
+
+class Place(NamedTuple):
+    """Where a delivery stands in a list."""
+
+    created_at: datetime
+    event_id: str
 
 
 class WebhookService:
@@ -210,7 +215,10 @@ class WebhookService:
         late = stored.now - stored.webhook.created_at > ROTATED_FOR
         if self._seal is None or late or len(stored.secrets) > 1:
             return None
-        return secret_text(self._seal.open(stored.secrets[0].sealed))
+        try:
+            return secret_text(self._seal.open(stored.secrets[0].sealed))
+        except NotSealed:  # its key is gone: the user asks for another secret
+            return None
 
 
 def _previous(stored: Stored) -> datetime | None:

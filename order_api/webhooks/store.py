@@ -168,10 +168,9 @@ class Store:
         when it is asked for again.
         """
         async with begin(self._source) as tx:
-            await tx.execute(_CLOSE, endpoint_id)
+            await tx.execute(CLOSE, [endpoint_id])
             tx.write(_TOLD)
-        while len(await self._run(_DELETE_DELIVERIES, endpoint_id, DELETED_MAX)) == DELETED_MAX:
-            pass
+        await empty(self._source, endpoint_id)
         async with begin(self._source) as tx:
             await _note(tx, endpoint_id, Action.DELETE, origin)
             await tx.execute("DELETE FROM webhooks.endpoints WHERE endpoint_id = $1", endpoint_id)
@@ -242,6 +241,14 @@ class Store:
     async def _run(self, statement: str, *values: Any) -> list[Any]:
         async with alone(self._source) as tx:
             return await tx.fetch(statement, *values)
+
+
+async def empty(source: AsyncEngine | Begins, endpoint_id: UUID) -> None:
+    """Delete all that was sent to an endpoint, in pages: whoever marks deliveries waits for one page at most."""
+    deleted = DELETED_MAX
+    while deleted == DELETED_MAX:
+        async with alone(source) as tx:
+            deleted = len(await tx.fetch(_DELETE_DELIVERIES, endpoint_id, DELETED_MAX))
 
 
 async def _note(tx: Transaction, endpoint_id: UUID, action: Action, origin: Origin) -> None:
@@ -328,9 +335,11 @@ _LOCK_SECRETS: Final = """
 _SET_SECRETS: Final = """
     UPDATE webhooks.endpoints SET secrets = $2, updated_at = now(), revision = revision + 1 WHERE endpoint_id = $1"""
 
-_CLOSE: Final = """
-    UPDATE webhooks.endpoints SET state = 'DISABLED', disabled_reason = 'is being deleted', disabled_at = NULL
-    WHERE endpoint_id = $1"""
+CLOSED: Final = "is being deleted"
+CLOSE: Final = f"""
+    UPDATE webhooks.endpoints SET state = 'DISABLED', disabled_reason = '{CLOSED}', disabled_at = NULL
+    WHERE endpoint_id = ANY($1::uuid[])"""  # noqa: S608 - our own words
+"""Has endpoints told nothing any more, because they are to be deleted."""
 _DELETE_DELIVERIES: Final = """
     DELETE FROM webhooks.deliveries AS d
     USING (
@@ -370,7 +379,7 @@ _TELL: Final = """
     ORDER BY event_id
     ON CONFLICT (endpoint_id, event_id) DO UPDATE SET
         state = 'PENDING', reason = NULL, ended_at = NULL, next_attempt_at = now()
-    WHERE d.state NOT IN ('PENDING', 'DELIVERED')"""
+    WHERE d.state NOT IN ('PENDING', 'DELIVERED', 'SKIPPED')"""
 _TELL_AGAIN: Final = """
     UPDATE webhooks.deliveries AS d SET state = 'PENDING', reason = NULL, ended_at = NULL, next_attempt_at = now()
     FROM (

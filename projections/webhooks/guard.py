@@ -28,7 +28,8 @@ LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 DIALLED_MAX: Final = 3
 """So many addresses of a host are tried, one after the other."""
 DIAL_S: Final = 5.0
-THREADS: Final = 256
+THREADS_EACH: Final = 3
+"""For each attempt: one that has given up after 15 s leaves a lookup behind, which may take three times as long."""
 
 
 class Forbidden(httpcore2.ConnectError):
@@ -54,8 +55,9 @@ def _within(ip: IPv4Address | IPv6Address, network: Network) -> bool:
 class Lookups:
     """Asks the system's resolver, in threads of its own."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
+    def __init__(self, attempts_max: int = 100) -> None:
+        """`attempts_max` are under way at the same time. A thread is made when it is first needed."""
+        self._threads = ThreadPoolExecutor(THREADS_EACH * attempts_max, thread_name_prefix="lookup")
         self._running: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:

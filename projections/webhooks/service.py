@@ -30,7 +30,7 @@ NAME: Final = "webhooks"
 def run() -> int:
     """Run the service until it is told to stop; return the exit status."""
     settings = load(WebhooksSettings)
-    look_up = Lookups()
+    look_up = Lookups(settings.webhooks_in_flight_max)
     posters: list[Poster] = []
     couriers = _couriers(settings, look_up, posters)
     urls = settings.notify_urls

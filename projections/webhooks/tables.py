@@ -168,7 +168,12 @@ changes = Table(
 codes = Table(
     "codes",
     metadata,
-    Column("address_hash", LargeBinary, primary_key=True, comment="SHA-256 of the address, in lower case"),
+    Column(
+        "address_hash",
+        LargeBinary,
+        primary_key=True,
+        comment="SHA-256 of the mailbox, or of the user who asks",
+    ),
     Column("day", Date, primary_key=True),
     Column("sent", Integer, nullable=False),
 )

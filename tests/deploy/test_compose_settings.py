@@ -23,7 +23,7 @@ SETTINGS: dict[str, type[KitSettings]] = {
     "webhooks": WebhooksSettings,
 }  # fmt: skip
 PORTS = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "webhooks": 8006}
-RELAY = {"NOTIFY_SMTP_URL": "smtps://orders:secret@relay.example", "NOTIFY_FROM": "orders@example.com"}
+RELAY = {"NOTIFY_SMTP_URL": "smtps://relay.example", "NOTIFY_FROM": "orders@example.com"}
 PUSH = {
     "NOTIFY_VAPID_KEY": "A" * 42 + "E", "NOTIFY_VAPID_CONTACT": "mailto:ops@example.com",
     "API_NOTIFY_PUSH_KEY": "B" + "A" * 86,

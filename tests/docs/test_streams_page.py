@@ -15,7 +15,7 @@ MESSAGES: dict[str, Any] = socket_document()["components"]["messages"]
 
 def _first_cells(head: str) -> set[str]:
     rows = PAGE[PAGE.index(head) :].split("\n\n", maxsplit=1)[0].splitlines()[2:]
-    return {name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
+    return {name for row in rows for name in re.findall(r"`([a-z.-]+)`", row.split("|")[1])}
 
 
 def test_every_event_is_told() -> None:

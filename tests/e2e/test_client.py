@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +18,7 @@ from operations.access.database import connected
 from operations.demo.samples import sample_stores
 from order_client import (
     AsyncClient,
+    ChannelItem,
     Client,
     OrderStatus,
     OrderStatusChanged,
@@ -126,6 +127,17 @@ async def test_orders_that_rest_are_changed_listed_and_cancelled(system: System,
             )
 
 
+async def _until_live(told: AsyncGenerator[ChannelItem, None], channels: set[str]) -> AsyncGenerator[ChannelItem, None]:
+    """Give what channels tell, until these are live and the others have ended."""
+    async for one in told:
+        yield one
+        ended = isinstance(one.item, OrderStatusChanged) and one.channel != "orders" and one.item.status.terminal
+        if one.channel is not None and (ended or isinstance(one.item, SnapshotEnd)):
+            channels.discard(one.channel)
+        if not channels:
+            return
+
+
 async def test_streams_tell_of_orders_as_they_happen(system: System, trader: Trader) -> None:
     """From what is open on, live; of one order each version to its end, and to another user nothing."""
     await system.endow([USER], {"USD": "10000.00"})
@@ -145,6 +157,13 @@ async def test_streams_tell_of_orders_as_they_happen(system: System, trader: Tra
         assert OrderStatus.COMPLETED == seen[-1].order.status
         assert await _versions(client.order_events(sold.order_id, after=0)) == [1, 2, 3, 4]
         assert await _versions(client.order_events_by_client_id("client-streamed", after=4)) == []
+        channels = ["prices:ACME", f"order:{sold.order_id}"]
+        async with asyncio.timeout(60), aclosing(client.subscribe(["orders", *channels])) as told:
+            live = {one.channel: one.item async for one in _until_live(told, {"orders", *channels})}
+        assert live.keys() == {"orders", *channels}
+        last = live[channels[1]]
+        assert isinstance(last, OrderStatusChanged)
+        assert OrderStatus.COMPLETED == last.status
         cancelling = asyncio.create_task(_versions(client.order_events(rests.order_id)))
         await client.cancel_order(rests.order_id)
         ended = await client.wait_for_end(rests, 60)

@@ -23,7 +23,7 @@ from tests.support.infrastructure import Infrastructure
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 USER = "alice"
-SCOPES = "orders:read orders:write orders:act-for-users holds:read holds:write"
+SCOPES = "orders:read orders:write orders:act-for-users holds:read holds:write webhooks:manage"
 RANDOM_MAX = 80
 """Random requests for each operation; the other phases of Schemathesis choose their own number."""
 REQUESTS_MIN = 2_000

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import httpx2
 import jwt
+import uvicorn
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from starlette.applications import Starlette
 
@@ -78,6 +79,7 @@ class Api:
     client: httpx2.AsyncClient
     wire: Wire
     port: int
+    server: uvicorn.Server
     stop: Callable[[], Awaitable[None]]
     """Ask it to end, and wait until it has."""
 
@@ -131,7 +133,7 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
     try:
         await until(lambda: server.started or serving.done())
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Api(app, client, wire, port, stop)
+            yield Api(app, client, wire, port, server, stop)
     finally:
         await stop()
         await publisher.stop()
@@ -194,9 +196,22 @@ class Orchestrator:
     @asynccontextmanager
     async def locking(self, table: str) -> AsyncIterator[None]:
         """Let nobody read or write a table as long as the context lasts."""
-        async with self._connected() as connection, connection.transaction():
-            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        async with self.holding(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
             yield
+
+    @asynccontextmanager
+    async def holding(self, statement: str) -> AsyncIterator[None]:
+        """Hold the locks that a statement takes as long as the context lasts."""
+        async with self._connected() as connection, connection.transaction():
+            await connection.execute(statement)
+            yield
+
+    async def until_somebody_waits(self) -> None:
+        """Wait until somebody waits for a lock."""
+        waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        async with asyncio.timeout(10):
+            while not await self.run(waits):
+                await asyncio.sleep(0.02)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[asyncpg.Connection]:

@@ -6,10 +6,51 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
-from order_client.core import Emit, Open, Request, Response, Retry, Send, Session, Step, Token
+from order_client.core import Emit, Open, Read, Request, Response, Retry, Send, Session, Step, Token, Write
 from order_client.surface import Calls
 
 PROBLEM = "application/problem+json"
+
+
+class Played:
+    """What a stream did with a script: one result for each connection, part and request."""
+
+    def __init__(self, steps: Generator[Any, Any, Any], script: list[Any]) -> None:
+        self.items: list[Any] = []
+        self.steps: list[Any] = []
+        self.written: list[bytes] = []
+        self.ended = False
+        results, result = iter(script), None
+        tokens = (f"token{number}" for number in range(100))
+        while True:
+            try:
+                step = steps.send(result)
+            except StopIteration:
+                self.ended = True
+                return
+            result = None
+            self.steps.append(step)
+            if isinstance(step, Emit):
+                self.items.append(step.item)
+            elif isinstance(step, Token):
+                result = next(tokens)
+            elif isinstance(step, Write):
+                self.written.append(step.data)
+            elif isinstance(step, (Open, Read, Send)):
+                try:
+                    result = next(results)
+                except StopIteration:
+                    steps.close()
+                    return
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Return the steps of a kind."""
+        return [step for step in self.steps if isinstance(step, kind)]
+
+    @property
+    def resumed_from(self) -> list[str | None]:
+        """Return the `Last-Event-ID` of each connection."""
+        return [step.request.headers.get("last-event-id") for step in self.of(Open)]
 
 
 class Caller(Calls):

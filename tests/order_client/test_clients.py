@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, closing
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Any
 
 import httpx2
 import pytest
 import pytest_asyncio
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 import order_client.client
 from contracts import codec, examples
@@ -190,6 +195,58 @@ async def test_a_stream_is_followed_over_broken_connections(server: PlannedApi, 
     assert kinds == [type(item) for item in items]
     assert [None, *["t1"] * 5] == [headers.get("last-event-id") for _, _, headers, _ in server.asked]
     assert await asyncio.to_thread(server.closed.wait, 10)
+
+
+@contextmanager
+def _channels(*connections: Sequence[str]) -> Iterator[tuple[str, list[Any], threading.Event]]:
+    """Serve a WebSocket: to each connection its messages, `CUT` breaks off; give its address, and what it hears.
+
+    The event is set when a client has left one.
+    """
+    said: list[Any] = []
+    left, planned = threading.Event(), iter(connections)
+
+    def serve_one(one: ServerConnection) -> None:
+        said.append((one.request.headers["authorization"] if one.request else "", json.loads(one.recv())))
+        for message in next(planned):
+            if message == CUT:
+                one.socket.sendall(b"\x81\x7e\x10")  # a part of a frame
+                one.socket.close()
+                return
+            one.send(message)
+        with suppress(ConnectionClosed):
+            one.recv()
+        left.set()
+
+    with serve(serve_one, "127.0.0.1", 0, subprotocols=[Subprotocol("order-saga.v1")]) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}", said, left
+        server.shutdown()
+        thread.join()
+
+
+async def test_channels_are_followed_over_broken_connections(made: Made) -> None:
+    """Over a real WebSocket: one that is cut within a frame, one that says goodbye; and who leaves closes its own."""
+    live, bye = (
+        '{"channel":"orders","type":"snapshot-end","id":"t%d","data":{}}',
+        '{"type":"bye","data":{"why":"age","retry_ms":1}}',
+    )
+    with _channels([live % 1, CUT], [live % 2, bye], [live % 3]) as (address, said, left):
+        client = made(address=address)
+        items = await _items(client.subscribe(["orders"]), 5)
+        assert await asyncio.to_thread(left.wait, 10)
+    assert [SnapshotEnd, Interrupted, SnapshotEnd, Interrupted, SnapshotEnd] == [type(one.item) for one in items]
+    assert [("Bearer t", None), ("Bearer t", "t1"), ("Bearer t", "t2")] == [
+        (token, wish.get("since")) for token, wish in said
+    ]
+
+
+async def test_what_answers_no_handshake_is_a_problem(server: PlannedApi, made: Made) -> None:
+    """Such as a proxy that drops the upgrade."""
+    server.plan(426, {"code": "upgrade-required"}, **{"content-type": "application/problem+json"})
+    with pytest.raises(problems.UpgradeRequiredError):
+        await _items(made().subscribe(["orders"]))
 
 
 async def test_an_error_ends_an_iteration(server: PlannedApi, made: Made) -> None:

@@ -37,11 +37,11 @@ def test_every_error_is_public_and_of_one_tree() -> None:
 
 def test_every_struct_that_an_answer_has_is_public() -> None:
     """A caller can name the type of whatever a method returns."""
-    from order_client import answers, streams  # noqa: PLC0415 - internal, looked at as a whole
+    from order_client import answers, socket, streams  # noqa: PLC0415 - internal, looked at as a whole
 
     structs = {
         name
-        for module in (answers, streams)
+        for module in (answers, socket, streams)
         for name, one in vars(module).items()
         if inspect.isclass(one) and issubclass(one, msgspec.Struct) and not name.startswith("_")
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,11 +10,12 @@ from uuid import UUID
 import pytest
 
 from contracts import codec, examples
+from contracts.decimals import Price
 from contracts.orders import OrderStatusChanged
 from contracts.vocabulary import OrderStatus
 from contracts.webhooks import DisabledEndpoint, DisabledWebhook, EventType
-from order_client import Client, problems
-from order_client.core import Close, Emit, Lost, Open, Pause, Read, Response, Send, Token
+from order_client import Client, MarketPrice, problems
+from order_client.core import Close, Lost, Open, Pause, Response, Token
 from order_client.errors import NoAnswerError, UnexpectedAnswerError
 from order_client.streams import (
     KNOWN_MAX,
@@ -27,7 +28,7 @@ from order_client.streams import (
     PriceChanged,
     SnapshotEnd,
 )
-from tests.order_client.support import Caller, ok, problem
+from tests.order_client.support import Caller, Played, ok, problem
 from tests.support.shown_order import ORDER as SHOWN
 
 OPENED = Response(200, {"content-type": "text/event-stream; charset=utf-8", "date": "Sun, 01 Mar 2026 12:00:00 GMT"})
@@ -36,6 +37,7 @@ ORDER = UUID(examples.ORDER_ID)
 END = b""
 PENDING = SHOWN | {"order_id": examples.ORDER_ID, "version": 3}
 MARCH = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PRICE = MarketPrice("BTC", 7, Price.parse("50000"), MARCH, "OPEN", None)
 
 
 def _changed(version: int, status: OrderStatus = OrderStatus.CONFIRMED, order_id: UUID = ORDER) -> OrderStatusChanged:
@@ -49,44 +51,6 @@ def _event(version: int, last_id: str = "", **more: Any) -> bytes:
     return head.encode() + b"event: order\ndata: " + codec.encode(_changed(version, **more)) + b"\n\n"
 
 
-class Played:
-    """What a stream did with a script: one result for each connection, part and request."""
-
-    def __init__(self, steps: Generator[Any, Any, Any], script: list[Any]) -> None:
-        self.items: list[Any] = []
-        self.steps: list[Any] = []
-        self.ended = False
-        results, result = iter(script), None
-        tokens = (f"token{number}" for number in range(100))
-        while True:
-            try:
-                step = steps.send(result)
-            except StopIteration:
-                self.ended = True
-                return
-            result = None
-            self.steps.append(step)
-            if isinstance(step, Emit):
-                self.items.append(step.item)
-            elif isinstance(step, Token):
-                result = next(tokens)
-            elif isinstance(step, (Open, Read, Send)):
-                try:
-                    result = next(results)
-                except StopIteration:
-                    steps.close()
-                    return
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        """Return the steps of a kind."""
-        return [step for step in self.steps if isinstance(step, kind)]
-
-    @property
-    def resumed_from(self) -> list[str | None]:
-        """Return the `Last-Event-ID` of each connection."""
-        return [step.request.headers.get("last-event-id") for step in self.of(Open)]
-
-
 def _follow(*script: Any, caller: Caller | None = None, **arguments: Any) -> Played:
     return Played(Client.events.call(caller or Caller(), **arguments), list(script))
 
@@ -96,18 +60,24 @@ def test_a_stream_begins_with_what_is_and_goes_on_live() -> None:
     others = (
         b'event: heartbeat\ndata: {"at": "2026-03-01T12:00:15Z", "complete_until": "2026-03-01T12:00:00Z"}\n\n'
         b'event: later\ndata: what\n\n: comment\n\nevent: account\ndata: {"assets": ["USD"]}\n\n'
-        b'event: price\ndata: {"asset_id": "BTC", "price": "50000"}\n\nevent: gap\ndata: {"list": "/orders?x"}\n\n'
+        b"event: price\ndata: " + codec.encode(PRICE) + b'\n\nevent: gap\ndata: {"list": "/orders?x"}\n\n'
     )
     played = _follow(OPENED, b"retry: 2500\n\n" + _event(1, "t1") + LIVE, _event(2, "t2") + others)
     assert [
         _changed(1), SnapshotEnd(), _changed(2), Heartbeat(MARCH + timedelta(seconds=15), MARCH),
         AccountChanged(["USD"]),
-        PriceChanged({"asset_id": "BTC", "price": "50000"}), Gap(None, "/orders?x"),
+        PriceChanged(PRICE), Gap(None, "/orders?x"),
     ] == played.items  # fmt: skip
     (opened,) = played.of(Open)
     assert ("/events", "text/event-stream", "Bearer token0") == (
         opened.request.path, opened.request.headers["accept"], opened.request.headers["authorization"],
     )  # fmt: skip
+
+
+def test_a_text_is_no_list_of_assets() -> None:
+    """It would be asked for letter by letter."""
+    with pytest.raises(TypeError, match="give a list"):
+        _follow(prices="BTC")
 
 
 def test_what_a_stream_is_about_is_asked_for() -> None:

@@ -83,10 +83,11 @@ READERS: Final = (Scope.READ, Scope.OPERATE)
 CANCELLERS: Final = (Scope.WRITE, Scope.OPERATE)
 
 _WAITED_FOR: Final = ("ETag", "Preference-Applied")
+_KEPT: Final = (*_WAITED_FOR, "Cache-Control", "Vary")
 _CHANGED: Final = ("ETag", "Idempotency-Replayed", "Preference-Applied")
-_UNCHANGED: Final = Returns("It is as `If-None-Match` says.", headers=_WAITED_FOR)
-THE_ORDER: Final = {200: Returns("The order.", Order, examples.every_order, _WAITED_FOR), 304: _UNCHANGED}
-THE_STATE: Final = {200: Returns("Its state.", OrderState, examples.every_state, _WAITED_FOR), 304: _UNCHANGED}
+_UNCHANGED: Final = Returns("It is as `If-None-Match` says.", headers=_KEPT)
+THE_ORDER: Final = {200: Returns("The order.", Order, examples.every_order, _KEPT), 304: _UNCHANGED}
+THE_STATE: Final = {200: Returns("Its state.", OrderState, examples.every_state, _KEPT), 304: _UNCHANGED}
 CANCELLED: Final = {
     200: Returns("It is cancelled.", Order, examples.cancelled, _WAITED_FOR),
     202: Returns(

@@ -67,6 +67,7 @@ def _problems() -> list[tuple[Problem, str]]:
         (_raised(lambda: _reader().need(Scope.WRITE)), _SUBMIT),
         (Problem(Code.OTHER_USER), _SUBMIT),
         (Problem(Code.ORIGIN_NOT_ALLOWED), "/ws"),
+        (Problem(Code.UPGRADE_REQUIRED), "/ws"),
         (Problem(Code.NOT_FOUND), "/order"),
         (Problem(Code.ORDER_NOT_FOUND), _ADDRESS),
         (Problem(Code.METHOD_NOT_ALLOWED, headers={"allow": "GET"}), _ADDRESS),

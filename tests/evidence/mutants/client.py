@@ -57,6 +57,14 @@ CLIENT_MUTANTS: Final = (
         ("tests/order_client/test_streams.py::test_a_plain_end_is_the_orders_only_if_the_order_says_so",),
     ),
     Mutant(
+        "channels that begin anew",
+        "Whoever comes back over a WebSocket is shown what was missed.",
+        "order_client/socket.py",
+        'wish["since"] = channel.last_id',
+        "pass",
+        ("tests/order_client/test_socket.py::test_every_channel_resumes_from_its_last_event",),
+    ),
+    Mutant(
         "old webhooks believed",
         "A webhook that was signed too long ago may be sent again by somebody.",
         "order_client/webhooks.py",

@@ -10,7 +10,7 @@ import pytest_asyncio
 from operations.access.database import connected
 from tests.operations.cli.support import Answering, Terminal
 from tests.support.infrastructure import Database
-from tests.support.planned_api import planned_api
+from tests.support.planned_api import PlannedApi, planned_api
 
 
 @pytest_asyncio.fixture
@@ -21,7 +21,13 @@ async def db(database: Database) -> AsyncIterator[Terminal]:
 
 
 @pytest.fixture
-def api() -> Iterator[Answering]:
+def server() -> Iterator[PlannedApi]:
+    """Serve what an API would."""
+    with planned_api() as one:
+        yield one
+
+
+@pytest.fixture
+def api(server: PlannedApi) -> Answering:
     """Stand in for the API."""
-    with planned_api() as server:
-        yield Answering(server)
+    return Answering(server)

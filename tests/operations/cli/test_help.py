@@ -22,6 +22,7 @@ ELSEWHERE: Final = (
     "orders",
     "submit",
     "preview",
+    "watch",
     "cancel-all",
     "cancel-all-after",
     "--as",
@@ -69,7 +70,7 @@ def test_an_example_is_understood(example: str) -> None:
 
 def _needs_another(example: str) -> bool:
     words = set(shlex.split(example))
-    return bool(words & set(ELSEWHERE)) or {"webhooks", "--user"} <= words
+    return bool(words & set(ELSEWHERE)) or any(those <= words for those in ({"webhooks", "--user"}, {"notify", "log"}))
 
 
 @pytest.mark.parametrize("example", [each for each in TYPED if not _needs_another(each)])

@@ -42,10 +42,15 @@ def test_a_channel_that_takes_nothing_is_trouble(channel: Channel) -> None:
     assert (1, False) == (len(channel.got), "every channel took it" in typed.stdout)
 
 
-@pytest.mark.parametrize("urls", ["", f"nonsense://user:{HIDDEN}@host"])
-def test_channels_that_are_none_are_wrong_usage(urls: str) -> None:
+def test_without_a_channel_nobody_is_told() -> None:
+    """Which is trouble, not wrong usage."""
+    typed = CliRunner().invoke(app, ["notify", "test"], env={"NOTIFY_URLS": ""})
+    assert isinstance(typed.exception, Trouble)
+
+
+def test_a_channel_that_is_none_is_wrong_usage() -> None:
     """By the name of the setting, without what it holds."""
-    typed = CliRunner().invoke(app, ["notify", "test"], env={"NOTIFY_URLS": urls})
+    typed = CliRunner().invoke(app, ["notify", "test"], env={"NOTIFY_URLS": f"nonsense://user:{HIDDEN}@host"})
     assert isinstance(typed.exception, WrongRequest)
     assert str(typed.exception).startswith("NOTIFY_URLS ")
     assert HIDDEN not in str(typed.exception)

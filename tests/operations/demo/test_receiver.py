@@ -11,9 +11,10 @@ import pytest
 import pytest_asyncio
 from standardwebhooks import Webhook
 
+from contracts.webhooks import secret_text
 from operations.demo.receiver import BODY_BYTES_MAX, FAILED, NOT_BELIEVED, TAKEN, Came, Receiver, receiving
 
-SECRET = "whsec_" + "QUJD" * 8
+SECRET = secret_text(bytes(range(32)))
 BODY = '{"type":"order.completed","data":{"order_id":"o"}}'
 
 

@@ -47,7 +47,7 @@ async def test_a_problem_names_any_path_as_a_uri(api: Api) -> None:
 def test_every_problem_is_in_the_table() -> None:
     """Each code has its row, and only a status that the interface names."""
     assert set(Code) == PROBLEMS.keys()
-    known = {400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429, 431, 500, 503}
+    known = {400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 426, 429, 431, 500, 501, 503}
     assert known == {kind.status for kind in PROBLEMS.values()}
 
 

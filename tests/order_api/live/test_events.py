@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from operations.retention.erase import erase
 from order_api.live import store as store_module
+from order_api.live.mailbox import ORDERS_MAX, OrderEvent
 from order_api.live.marks import mark_of
 from order_api.live.streams import BYE_S
 from order_api.settings import ApiSettings
@@ -123,6 +124,31 @@ async def test_more_than_can_be_shown_is_said_as_a_gap(
         await stream.until("snapshot-end")
         assert ([{"since": None, "list": "/orders"}], 2) == (stream.of("gap"), len(stream.versions))
     assert 2 == await api.metric("stream_gaps_total")
+
+
+async def test_many_orders_are_read_page_by_page(api: Api, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left out between two pages."""
+    monkeypatch.setattr(store_module, "PAGE", 2)
+    orders = [new_order() for _ in range(5)]
+    for order_id in orders:
+        await events.commit(order_id, "VALIDATING", 1)
+    async with streaming(api) as stream:
+        await stream.until("snapshot-end")
+        assert dict.fromkeys(orders, 1) == stream.versions
+
+
+@pytest.mark.usefixtures("events")
+async def test_a_reader_that_was_too_slow_for_its_mailbox_is_told_of_the_gap(api: Api) -> None:
+    """Before what is left of it, with the time from which on it may lack something."""
+    async with streaming(api) as stream:
+        last = (await stream.until("snapshot-end")).id
+        [one] = api.app.state.streams._streams  # noqa: SLF001 - no client is this slow in a test
+        for number in range(ORDERS_MAX + 1):
+            one.mailbox.put(OrderEvent(b"%d" % number, 1, b'{"order_id": "x", "version": 1}', 0))
+        await stream.until("order")
+        assert ["gap", "order"] == [got.event for got in stream.got if got.event in {"gap", "order"}]
+        [gap] = stream.of("gap")
+        assert mark_of(datetime.fromisoformat(gap["since"])) == int((last or "").removeprefix("t"))
 
 
 async def test_a_user_with_very_many_orders_is_told_that_some_were_not_looked_at(

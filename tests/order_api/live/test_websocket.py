@@ -131,6 +131,40 @@ async def test_nobody_sees_another_users_orders(api: Api, events: Events) -> Non
         assert {} == client.versions()
 
 
+@pytest.mark.parametrize("path", ["/ws", "/v1/ws", "/ws/"])
+async def test_a_plain_request_is_told_to_upgrade(api: Api, path: str) -> None:
+    """With the header that says to what (RFC 9110, 15.5.22): also when a proxy has dropped the client's own."""
+    answer = await api.client.get(path)
+    assert (426, "websocket", "upgrade") == (
+        answer.status_code, answer.headers["upgrade"], answer.headers["connection"].lower(),
+    )  # fmt: skip
+    assert ("upgrade-required", "application/problem+json") == (answer.json()["code"], answer.headers["content-type"])
+    assert (426, b"") == ((head := await api.client.head(path)).status_code, head.content)
+    other = await api.client.post(path)
+    assert (405, "GET, HEAD") == (other.status_code, other.headers["allow"])
+    async with socket(api, path=path) as client:
+        await client.until("authenticated")
+
+
+async def test_an_operator_follows_the_orders_of_all(api: Api, events: Events) -> None:
+    """With the scope for it, as by `GET /events?all=true`: nothing is shown first, and later a gap is told."""
+    theirs = new_order()
+    await events.commit(theirs, "VALIDATING", 1, user="bob")
+    async with socket(api) as client, socket(api, "op", scope="orders:operate") as operator:
+        await client.says("subscribe", channel="orders", all=True)
+        await client.until("error", "orders", code="insufficient-scope")
+        for refused in ({"channel": "orders", "user_id": "bob"}, {"channel": "prices:BTC"}):
+            await operator.says("subscribe", all=True, **refused)
+            await operator.until("error", refused["channel"], code="invalid-request")
+        await operator.subscribe("orders", all=True)
+        assert {} == operator.versions()
+        await events.tell(theirs, "SETTLING", 2, user="bob")
+        assert "bob" == (await operator.until("order", "orders", version=2))["data"]["order"]["user_id"]
+    async with socket(api, "op", scope="orders:operate") as operator:
+        await operator.subscribe("orders", all=True, since="t1772461800000000")
+        assert None is (await operator.until("gap", "orders"))["data"]["list"]
+
+
 async def test_a_browser_shows_its_token_in_the_first_message_and_renews_it(api: Api) -> None:
     """It can send no header. A renewed token must be the same user's; the connection then lasts as long as it."""
     async with socket(api, None) as client:

@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from order_api.http import websockets as protocol_module
+from order_api.http.websockets import FRAMES_MAX, WebSocket
 from order_api.live import websocket as websocket_module
 from order_api.live.messages import CHANNELS_MAX
 from order_api.settings import ApiSettings
@@ -62,7 +63,7 @@ async def test_a_bad_handshake_is_answered_as_a_problem(api: Api) -> None:
     await _refused(api, 400, "bad-request", subprotocols=None)
 
 
-@pytest.mark.parametrize("path", ["/orders", "/ws/", "/WS", "/ws/x", "/health"])
+@pytest.mark.parametrize("path", ["/orders", "/WS", "/ws/x", "/health"])
 async def test_nothing_else_can_be_upgraded(api: Api, path: str) -> None:
     """The offer is declined: the request is served as if it had none."""
     answer = await api.get(path, headers=UPGRADE)
@@ -155,6 +156,53 @@ async def test_thousands_of_subscriptions_are_refused(api: Api) -> None:
     await no_streams(api)
 
 
+async def test_a_flood_in_one_write_is_stopped_before_it_is_read(api: Api) -> None:
+    """However many frames come at once, few are taken, nothing is subscribed for them, and others do not wait.
+
+    Pings count, too, though their answers are read; and so do the answers to pings that were never sent.
+    """
+    flood = json.dumps({"op": "subscribe", "channel": f"order:{uuid4()}"}).encode()
+    floods = (Frame(Opcode.TEXT, flood), Frame(Opcode.PING, b""), Frame(Opcode.PONG, b""), Frame(Opcode.TEXT, b""))
+    for frame in floods:
+        async with socket(api) as client, socket(api, "bob") as other:
+            await client.until("authenticated")
+            await other.until("authenticated")
+            protocol = _protocol_of(api, client)
+            client.connection.transport.write(frame.serialize(mask=True) * 10_000)
+            await other.says("ping")
+            async with asyncio.timeout(1):
+                await other.until("pong")
+            assert 4429 == (await client.end())[0]
+            assert FRAMES_MAX >= protocol.queue.qsize()
+            told = [one for one in client.got if one["type"] != "authenticated"]
+            assert len(told) <= websocket_module.SAID_MAX
+    await no_streams(api)
+
+
+async def test_who_says_no_more_than_is_allowed_waits_for_its_answers(api: Api) -> None:
+    """As many subscriptions at once as are allowed are served one after the other: one at a time is under way."""
+    async with socket(api) as client:
+        await client.until("authenticated")
+        protocol = _protocol_of(api, client)
+        asked = [json.dumps({"op": "subscribe", "channel": f"order:{uuid4()}"}).encode() for _ in range(150)]
+        await _write(client, *(Frame(Opcode.TEXT, one) for one in asked))
+
+        def all_are_answered() -> bool:
+            assert not client.ended.is_set(), client.closed
+            assert 1 == len([one for one in asyncio.all_tasks() if "_Session" in repr(one.get_coro())])
+            assert len(asked) >= protocol.queue.qsize()
+            return len([one for one in client.got if one["type"] == "error"]) == len(asked)
+
+        await until(all_are_answered)
+
+
+def _protocol_of(api: Api, client: Socket) -> WebSocket:
+    """Find the server's side of a connection."""
+    of_sockets = [one for one in api.server.server_state.connections if isinstance(one, WebSocket)]
+    (found,) = [one for one in of_sockets if one.client == client.connection.local_address]
+    return found
+
+
 async def test_who_says_too_much_is_closed(api: Api) -> None:
     """Each message costs something; others go on."""
     async with socket(api) as client, socket(api, "bob") as other:
@@ -178,6 +226,7 @@ async def test_pings_without_end_of_a_client_that_does_not_read_are_cut(
 ) -> None:
     """Their answers would pile up in memory."""
     monkeypatch.setattr(protocol_module, "UNREAD_BYTES_MAX", 50_000)
+    monkeypatch.setattr(protocol_module, "FRAMES_MAX", 1_000_000)  # as if it took its time
     async with socket(api) as client:
         await client.until("authenticated")
         client.connection.transport.pause_reading()

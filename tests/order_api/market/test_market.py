@@ -14,6 +14,7 @@ from contracts import codec
 from contracts.assets import AssetPriceChanged, Trading
 from contracts.decimals import Price
 from contracts.topics import ASSETS_PRICES
+from order_api.description import api_document
 from order_api.settings import ApiSettings
 from participants.assets.sessions import Calendar, Hours, SpecialDay, write_calendar
 from tests.order_api.live.support import streaming
@@ -179,6 +180,25 @@ async def test_what_a_client_has_is_not_sent_again(api: Api, path: str) -> None:
         kept.status_code, kept.content, kept.headers["etag"], kept.headers["cache-control"],
     ]  # fmt: skip
     assert 200 == (await api.get(path, headers={"If-None-Match": '"x"'})).status_code
+
+
+def test_what_may_be_kept_is_in_the_document() -> None:
+    """Of each call that has a tag: the header that asks by it, the answer to that, and how long it may be kept."""
+    found = {}
+    for path, methods in api_document()["paths"].items():
+        for call in methods.values():
+            answers = call["responses"]
+            if "ETag" in answers.get("200", {}).get("headers", {}) and "get" in methods and call is methods["get"]:
+                assert ["If-None-Match"] == [
+                    one["name"] for one in call["parameters"] if one["name"] == "If-None-Match"
+                ]
+                for status in ("200", "304"):
+                    assert {"ETag", "Cache-Control"} <= answers[status]["headers"].keys(), path
+                assert "content" not in answers["304"]
+                found[path] = "Vary" in answers["200"]["headers"]
+    orders = {"/orders/{order_id}", "/orders/by-client-id/{client_order_id}", "/orders/{order_id}/status"}
+    market = {"/prices", "/prices/{asset_id}", "/assets", "/assets/{asset_id}", "/accounts"}
+    assert dict.fromkeys(orders, True) | dict.fromkeys(market, False) == found
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 from uuid import UUID
@@ -132,6 +133,42 @@ async def test_nobody_has_others_flooded_with_codes(api: Api, orchestrator: Orch
     assert "86400" == refused.headers["retry-after"]
     assert [] == (await get(api, user="mallory"))["channels"]
     assert 3 == (await orchestrator.run("SELECT count(*) FROM webhooks.deliveries"))[0][0]
+
+
+async def test_one_mailbox_has_many_addresses_and_gets_three_codes(api: Api) -> None:
+    """What is behind a plus leads to the same mailbox with most providers, and costs nothing to make up."""
+    answers = [
+        (await put(api, user=f"user{n}", email={"address": f"alice+{n}@example.com"})).status_code for n in range(4)
+    ]
+    assert [200, 200, 200, 429] == answers
+    assert 200 == (await put(api, user="bob", email={"address": "bob+alice@example.com"})).status_code
+
+
+async def test_a_user_asks_for_so_many_codes_a_day(api: Api) -> None:
+    """However many addresses it names: they are strangers', most likely."""
+    answers = [(await put(api, email={"address": f"stranger{n}@example.com"})).status_code for n in range(11)]
+    assert [200] * 10 + [429] == answers
+    assert 200 == (await put(api, user="bob", email=EMAIL)).status_code
+
+
+async def test_a_channel_is_switched_off_in_pages_that_hold_up_nobody(
+    api: Api, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one of its many deliveries is being marked, deliveries of others can be stored; then all of it goes."""
+    monkeypatch.setattr("order_api.webhooks.store.DELETED_MAX", 2)
+    await put(api, email=EMAIL)
+    [[endpoint_id]] = await orchestrator.run("SELECT endpoint_id FROM webhooks.endpoints")
+    await orchestrator.run(
+        "INSERT INTO webhooks.deliveries (endpoint_id, event_id, event_type, body)"
+        " SELECT $1, 'x:v' || n, 'order.completed', '' FROM generate_series(1, 5) AS n",
+        endpoint_id,
+    )
+    async with orchestrator.holding("SELECT FROM webhooks.deliveries WHERE event_id = 'x:v3' FOR NO KEY UPDATE"):
+        off = asyncio.create_task(put(api))
+        await orchestrator.until_somebody_waits()
+        await orchestrator.run("SELECT FROM webhooks.endpoints FOR KEY SHARE NOWAIT")
+    assert [] == (await off).json()["channels"]
+    assert [] == await orchestrator.run("SELECT FROM webhooks.deliveries")
 
 
 async def test_preferences_are_set_as_a_whole(api: Api, orchestrator: Orchestrator) -> None:

@@ -15,7 +15,7 @@ import pytest_asyncio
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
-from contracts.webhooks import ENDPOINTS_MAX, secret_text, secrets_from
+from contracts.webhooks import ENDPOINTS_MAX, StoredSecret, secret_text, secrets_from, secrets_to
 from order_api.settings import ApiSettings
 from order_api.webhooks import store
 from saga_kit.runtime.sealing import Seal
@@ -135,6 +135,15 @@ async def test_after_a_day_a_repeated_request_shows_no_secret(api: Api, orchestr
     """Whoever finds a key later has no secret by it."""
     await make(api, key="k")
     await orchestrator.run("UPDATE webhooks.endpoints SET created_at = now() - interval '25 hours'")
+    again = await make(api, key="k")
+    assert (201, "true", None) == (again.status_code, again.headers["idempotency-replayed"], again.json()["secret"])
+
+
+async def test_a_repeated_request_whose_key_is_gone_shows_no_secret(api: Api, orchestrator: Orchestrator) -> None:
+    """It is answered all the same: an operator has replaced the keys meanwhile, and dropped the old one."""
+    await make(api, key="k")
+    sealed = Seal(Fernet.generate_key().decode()).seal(b"x" * 32)
+    await orchestrator.run("UPDATE webhooks.endpoints SET secrets = $1", secrets_to([StoredSecret(sealed)]))
     again = await make(api, key="k")
     assert (201, "true", None) == (again.status_code, again.headers["idempotency-replayed"], again.json()["secret"])
 
@@ -366,12 +375,13 @@ async def recover(api: Api, address: str, since: datetime | None = None) -> Any:
 
 
 async def test_what_was_missed_is_told_as_it_is_now(api: Api, orchestrator: Orchestrator) -> None:
-    """Once: not what was delivered or is to be sent; not another user's; only what the endpoint wants."""
+    """Once: not what was delivered, is to be sent or was not wanted; not another user's; only what it wants."""
     address = await made(api)
-    missed, failed, delivered = [await _order(orchestrator) for _ in range(3)]
+    missed, failed, delivered, small = [await _order(orchestrator) for _ in range(4)]
     await _order(orchestrator, user_id="bob")
     await tell(orchestrator, address, f"{failed}:v2", state="FAILED", ended_at=NOW, attempts=10, reason="500")
     await tell(orchestrator, address, f"{delivered}:v2", **ENDED)
+    await tell(orchestrator, address, f"{small}:v2", state="SKIPPED", ended_at=NOW, reason="worth less than 10")
     assert {"deliveries": 2, "has_more": False, "next_since": None} == (await recover(api, address)).json()
     assert 0 == (await recover(api, address)).json()["deliveries"]
     rows = await orchestrator.run("SELECT event_id, event_type, body FROM webhooks.deliveries WHERE state = 'PENDING'")

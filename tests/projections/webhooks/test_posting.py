@@ -185,6 +185,14 @@ async def test_a_connection_is_used_again_but_not_after_a_bad_answer() -> None:
         assert (7, 2) == (len(receiver.received), receiver.connections)
 
 
+async def test_of_a_connection_that_is_used_again_every_answer_is_read() -> None:
+    """What is read is bounded for each answer, not for the connection."""
+    async with receiving(answer(body=b"z" * (ANSWER_BYTES_MAX - 1))) as receiver, poster() as one:
+        for _ in range(20):
+            assert Verdict.DELIVERED is (await one.send(endpoint(receiver.url), DELIVERY)).verdict
+        assert 1 == receiver.connections
+
+
 async def test_what_is_not_used_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of a host that is not told anything for a moment do not pile up; one in use stays."""
     monkeypatch.setattr(posting, "KEPT_OPEN_S", 0.05)

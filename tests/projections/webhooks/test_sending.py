@@ -188,6 +188,35 @@ async def test_a_version_that_comes_during_an_attempt_overtakes_it_only_when_tha
         await webhooks.changed()
 
 
+async def test_a_version_that_was_locked_when_a_newer_one_came_is_overtaken_when_it_fails(webhooks: Webhooks) -> None:
+    """It was being marked or claimed just then, so the newer one could not overtake it itself."""
+    async with receiving(answer("500 Oops")) as receiver:
+        await webhooks.endpoint(receiver.url)
+        await webhooks.take(event(1, 1))
+        async with webhooks.owner.transaction():
+            await webhooks.execute("SELECT FROM webhooks.deliveries FOR NO KEY UPDATE")
+            await webhooks.take(event(1, 2))
+        assert [(1, "PENDING"), (2, "PENDING")] == [one[:2] for one in await webhooks.states()]
+        async with webhooks.sending():
+            await webhooks.until("SELECT count(*) = 2 FROM webhooks.attempts")
+    assert [(1, "SUPERSEDED", "version 2 came"), (2, "PENDING", "answered 500")] == await webhooks.states()
+
+
+async def test_what_waits_for_its_next_try_is_due_when_its_endpoint_answers_again(webhooks: Webhooks) -> None:
+    """Not hours later: the pause was for an endpoint that is silent."""
+    async with receiving() as receiver:
+        await webhooks.endpoint(receiver.url)
+        await webhooks.take(event(1, 4), event(2, 4))
+        await webhooks.execute("UPDATE webhooks.endpoints SET failing_since = now(), failures_in_row = 7")
+        await webhooks.execute(
+            "UPDATE webhooks.deliveries SET attempts = 3, next_attempt_at = now() + interval '5 hours'"
+            " WHERE order_id = (SELECT max(order_id::text)::uuid FROM webhooks.deliveries)"
+        )
+        async with webhooks.sending():
+            await webhooks.all_ended()
+        assert 2 == len(receiver.received)
+
+
 async def test_an_endpoint_that_is_deleted_during_an_attempt_leaves_nothing_behind(webhooks: Webhooks) -> None:
     """Its deliveries and attempts go with it, and the others are marked."""
     begun, go_on = asyncio.Event(), asyncio.Event()
