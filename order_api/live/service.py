@@ -184,7 +184,11 @@ class LiveUpdates:
         known.update(disabled)
         self._count(stream, EventType.WEBHOOK_DISABLED, len(disabled))
         frames += [framing.event(EventType.WEBHOOK_DISABLED, one) for one in disabled]
-        return ([self._gap(wished, since or 0, framing), *frames] if snapshot.gap else frames), snapshot.mark
+        if not snapshot.gap:
+            return frames, snapshot.mark
+        # Of a mark that is ahead of the database nobody knows what came before it.
+        asked = since if since is not None and since <= snapshot.mark else 0
+        return [self._gap(wished, asked, framing), *frames], snapshot.mark
 
     def _told(self, taken: Taken, mark: int, framing: Framing, stream: Stream) -> list[bytes]:
         self._count(stream, "order", len(taken.orders))

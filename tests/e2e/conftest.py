@@ -17,7 +17,8 @@ async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPa
     """Run one system for all modules that ask for it; each test leaves it healthy."""
     count = 2 if infrastructure.broker_kind == "apache" else 1
     replicas = {"api": 2} | dict.fromkeys(("orchestrator", "balance", "assets"), count)
-    async with running(infrastructure, tmp_path_factory.mktemp("system"), replicas=replicas) as one:
+    folder = tmp_path_factory.mktemp("system")
+    async with running(infrastructure, folder, replicas=replicas, pause_max_s=0.2) as one:
         yield one
 
 

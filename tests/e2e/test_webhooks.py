@@ -22,8 +22,8 @@ async def test_receivers_are_told_what_orders_end_as(infrastructure: Infrastruct
         receiving() as every, receiving() as newest,
         running(infrastructure, tmp_path, replicas={"webhooks": 1}) as system, Trader(system) as trader,
     ):  # fmt: skip
-        await tell(system, "alice", every.url, every_version=True)
-        await tell(system, "bob", newest.url, every_version=False)
+        await tell(system.stack, "alice", every.url, every_version=True)
+        await tell(system.stack, "bob", newest.url, every_version=False)
         wanted = [
             order for user in USERS for _ in range(5) for order in (buy(user, "BTC", "0.01"), sell(user, "ETH", "0.1"))
         ]

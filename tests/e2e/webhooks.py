@@ -9,16 +9,16 @@ import asyncpg
 from standardwebhooks import Webhook
 
 from contracts.webhooks import StoredSecret, secret_text, secrets_to
+from local_stack.stack import LocalStack
 from saga_kit.runtime.sealing import Seal
-from tests.e2e.system import System
 from tests.projections.webhooks.receivers import Receiver
 
 SECRET: Final = bytes(range(32))
 
 
-async def tell(system: System, user_id: str, url: str, *, every_version: bool) -> None:
+async def tell(stack: LocalStack, user_id: str, url: str, *, every_version: bool, secret: bytes = SECRET) -> None:
     """Make an endpoint of a user."""
-    connection = await asyncpg.connect(system.stack.logins["api"])
+    connection = await asyncpg.connect(stack.logins["api"])
     try:
         async with connection.transaction():
             await connection.execute(
@@ -26,7 +26,7 @@ async def tell(system: System, user_id: str, url: str, *, every_version: bool) -
                 INSERT INTO webhooks.endpoints (endpoint_id, user_id, kind, target, event_types, every_version, secrets)
                 VALUES ($1, $2, 'webhook', $3, '{}', $4, $5)""",
                 *(uuid4(), user_id, url, every_version),
-                secrets_to([StoredSecret(Seal(system.stack.webhooks_keys).seal(SECRET))]),
+                secrets_to([StoredSecret(Seal(stack.webhooks_keys).seal(secret))]),
             )
             await connection.execute("UPDATE webhooks.changes SET version = version + 1")
     finally:

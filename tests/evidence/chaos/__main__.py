@@ -1,13 +1,15 @@
 """`make chaos`: inject faults into a whole system for minutes or hours, and let an independent checker judge it.
 
-A schedule made from the seed kills (-9) and freezes orchestrators, APIs and participants, two of each. It shuts
-PostgreSQL down immediately and kills Kafka; it cuts, delays and half-opens their connections; it freezes whole consumer
-groups, rolls segments of topics, deletes records that were read, and sets the wall clock of single processes wrong.
-It halts assets, publishes old prices again, and freezes the orchestrators until ticks are too old to fire. Meanwhile
-orders come by REST and by Kafka; half of them are conditional orders on two assets whose prices walk 50 times a second.
-At the end every accepted order must have ended, no effect may be lost or
-doubled, every cent must add up, and every version must have been published. The same seed makes the same faults; their
-exact timing depends on the machine. It needs a Docker engine, and for wrong clocks Debian's package `faketime`.
+A schedule made from the seed kills (-9) and freezes orchestrators, APIs, participants and webhook processes, two of
+each. It shuts PostgreSQL down immediately and kills Kafka; it cuts, delays and half-opens their connections; it freezes
+whole consumer groups, rolls segments of topics, deletes records that were read, and sets the wall clock of single
+processes wrong. It halts assets, publishes old prices again, and freezes the orchestrators until ticks are too old to
+fire. Meanwhile orders come by REST and by Kafka; half of them are conditional orders on two assets whose prices walk 50
+times a second. Clients follow the orders of every user by server-sent events and WebSockets, and receivers take the
+users' webhooks. At the end every accepted order must have ended, no effect may be lost or doubled, every cent must add
+up, every version must have been published, and every client must have been told of every end of its own orders. The
+same seed makes the same faults; their exact timing depends on the machine. It needs a Docker engine, and for wrong
+clocks Debian's package `faketime`.
 """
 
 from __future__ import annotations
@@ -99,13 +101,14 @@ def _arguments() -> argparse.Namespace:
     return wanted
 
 
-_WHAT = """Two orchestrators, two APIs and two of each participant on Apache Kafka and PostgreSQL, with steady load by
-REST and Kafka, while a seeded schedule killed and froze processes and servers, cut, delayed and half-opened their
-connections, froze whole groups, rolled segments, set clocks wrong, halted assets and repeated old prices. Half of the
-orders waited for prices that walked 50 times a second, with thousands at rest; some of them were amended, suspended
-and released meanwhile, by their users, an operator and a stranger. An independent checker then compared
-what was submitted, what `orders.events` told and the base tables, and judged every conditional order tick by tick by
-what it had read on `assets.prices`.""".replace("\n", " ")
+_WHAT = """Two orchestrators, two APIs, two webhook processes and two of each participant on Apache Kafka and
+PostgreSQL, with steady load by REST and Kafka, while a seeded schedule killed and froze processes and servers, cut,
+delayed and half-opened their connections, froze whole groups, rolled segments, set clocks wrong, halted assets and
+repeated old prices. Half of the orders waited for prices that walked 50 times a second, with thousands at rest; some
+of them were amended, suspended and released meanwhile, by their users, an operator and a stranger. Clients held
+streams of every user's orders, and each user had an endpoint for webhooks. An independent checker then compared what
+was submitted, what `orders.events` told, what the clients were told and the base tables, and judged every
+conditional order tick by tick by what it had read on `assets.prices`.""".replace("\n", " ")
 
 if __name__ == "__main__":
     sys.exit(main())

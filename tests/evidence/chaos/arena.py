@@ -31,7 +31,7 @@ from operations.access.database import connected
 from operations.demo.samples import load_samples, sample_stores
 from participants.balance.store import deposit
 from tests.evidence.chaos.bodies import FEED, START
-from tests.evidence.chaos.schedule import REPLICAS, SERVICES, SESSION_S
+from tests.evidence.chaos.schedule import CLOCKED, REPLICAS, SERVICES, SESSION_S
 from tests.support.infrastructure import create_topics, delete_topics, drop_database
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, docker_trouble, prepare_docker, start_docker_kafka, start_docker_postgres
@@ -187,7 +187,7 @@ def _clocks(folder: Path) -> dict[str, Path]:
     if clock_library() is None:
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    clocks = {f"{service}-{REPLICAS}": folder / f"clock-{service}" for service in SERVICES}
+    clocks = {f"{service}-{REPLICAS}": folder / f"clock-{service}" for service in CLOCKED}
     for file in clocks.values():
         file.write_text("+0\n")
     return clocks

@@ -82,11 +82,13 @@ _SQL = {
         SELECT * FROM (
             SELECT topic, partition, record_offset, value, reason FROM orders.dead_letters
             UNION ALL SELECT topic, partition, record_offset, value, reason FROM balances.dead_letters
-            UNION ALL SELECT topic, partition, record_offset, value, reason FROM assets.dead_letters) AS found""",
+            UNION ALL SELECT topic, partition, record_offset, value, reason FROM assets.dead_letters
+            UNION ALL SELECT topic, partition, record_offset, value, reason FROM webhooks.dead_letters) AS found""",
     "unsent": """
         SELECT 'orders' AS outbox, count(*) AS rows FROM orders.outbox
         UNION ALL SELECT 'balances', count(*) FROM balances.outbox
-        UNION ALL SELECT 'assets', count(*) FROM assets.outbox""",
+        UNION ALL SELECT 'assets', count(*) FROM assets.outbox
+        UNION ALL SELECT 'webhooks', count(*) FROM webhooks.outbox""",
 }
 _UNFINISHED = """
     SELECT

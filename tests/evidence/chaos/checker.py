@@ -1,8 +1,8 @@
 """Finds what was lost, doubled, or off by a cent, with code that shares nothing with the system.
 
-It compares four sources: what was submitted and answered (`record`), what `orders.events` holds (`witness`), what
-`assets.prices` holds (`prices`), and the base tables (`books`). It is pure: it reads no clock and no server. Every rule
-is one function, and every finding is one line that names the order.
+It compares five sources: what was submitted and answered (`record`), what `orders.events` holds (`witness`), what
+`assets.prices` holds (`prices`), what clients were told (`clients`), and the base tables (`books`). It is pure: it
+reads no clock and no server. Every rule is one function, and every finding is one line that names the order.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, Final
 
-from tests.evidence.chaos import changes, oracle
+from tests.evidence.chaos import changes, oracle, told
 from tests.evidence.chaos.books import Books, Row
 from tests.evidence.chaos.finding import Finding, Findings
 from tests.evidence.chaos.oracle import FEE_RATE, Look, Tick, up
 from tests.evidence.chaos.record import Record
 from tests.evidence.chaos.story import Story, number, story_of, terms_of
+from tests.evidence.chaos.watched import Watched
 from tests.evidence.chaos.witness import Wire
 
 ENDED: Final = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
@@ -48,8 +49,12 @@ def judge(
     ticks: Mapping[str, Sequence[Tick]] | None = None,
     looks: Mapping[str, Sequence[Look]] | None = None,
     seen: Counter[str] | None = None,
+    watched: Watched | None = None,
 ) -> list[Finding]:
-    """Return all findings; none when all is well. `ticks`, `looks`: see `oracle`; `seen` counts what orders did."""
+    """Return all findings; none when all is well.
+
+    `ticks`, `looks`: see `oracle`; `seen` counts what orders did; `watched`: what clients were told.
+    """
     stories = {order_id: story_of(rows) for order_id, rows in books.history.items()}
     for order_id, order in books.orders.items():
         waits = bool(terms_of(order))
@@ -70,6 +75,7 @@ def judge(
         _dead_letters(record, books),
         (Finding("wire", "orders.events", fault) for fault in wire.faults),
         changes.judge_all(record, wire, stories, Counter() if seen is None else seen),
+        told.judge_all(watched or Watched(), wire, books),
     )
     return [finding for rule in rules for finding in rule]
 

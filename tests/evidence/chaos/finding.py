@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A fault. `kind` is lost, doubled, money, wire, history, outcome, invented, trigger or audit."""
+    """A fault. `kind` is lost, doubled, money, wire, history, outcome, invented, trigger, stream, webhook or audit."""
 
     kind: str
     subject: str

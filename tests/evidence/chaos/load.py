@@ -492,10 +492,14 @@ class Load:
         return topic, order_id, json.dumps(body).encode(), _headers("OrderCancelRequested")
 
     def _authorized(self, user_id: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token(user_id)}"}
+
+    def token(self, user_id: str) -> str:
+        """Return a user's token, the same one for a day."""
         if user_id not in self._tokens:
             claims = {"sub": user_id, "scope": "orders:read orders:write", "exp": int(time.time()) + 24 * 3600}
             self._tokens[user_id] = jwt.encode(claims, self._secret, "HS256")
-        return {"Authorization": f"Bearer {self._tokens[user_id]}"}
+        return self._tokens[user_id]
 
 
 def _headers(kind: str) -> Headers:

@@ -15,6 +15,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.evidence.chaos.arena import Arena
+from tests.evidence.chaos.schedule import SERVICES
 
 EVERY_S: Final = 2.0
 KEPT: Final = {
@@ -25,6 +26,9 @@ KEPT: Final = {
     "price_ticks_ignored_total": "why",
     "triggers_fired_total": None,
     "price_unsent_total": None,
+    "stream_events_conflated_total": None,
+    "stream_ended_total": "why",
+    "webhook_attempts_total": "verdict",
 }
 
 
@@ -44,7 +48,7 @@ class Counters:
 
     async def ask(self, client: httpx2.AsyncClient) -> None:
         """Read all processes once; a process that does not answer keeps its last reading."""
-        pids = [pid for service in ("orchestrator", "balance", "assets", "api") for pid in self._arena.pids(service)]
+        pids = [pid for service in SERVICES for pid in self._arena.pids(service)]
         await asyncio.gather(*(self._ask(client, pid) for pid in pids))
 
     def sums(self) -> dict[str, int]:

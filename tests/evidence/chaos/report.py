@@ -12,7 +12,7 @@ from tests.evidence.chaos.run import Outcome
 from tests.evidence.chaos.schedule import KILLS, Kind
 
 FINDINGS_SHOWN = 40
-KINDS = ("lost", "doubled", "money", "trigger")
+KINDS = ("lost", "doubled", "money", "trigger", "stream", "webhook")
 """Findings that have a figure of their own."""
 
 
@@ -36,6 +36,9 @@ def figures(outcome: Outcome) -> dict[str, int | float | str]:
         "of these, resting at most at a time": outcome.resting_most,
         **{f"of these, {what}": number for what, number in sorted(outcome.waited.items())},
         "ticks that disagree with the oracle": _found(outcome, "trigger"),
+        **dict(sorted(outcome.watched.items())),
+        "what streams did not show as it is, or not at all": _found(outcome, "stream"),
+        "webhooks that never came, or not as they should": _found(outcome, "webhook"),
         "latency p50, s": _percentile(outcome.latencies_s, 0.50),
         "latency p95, s": _percentile(outcome.latencies_s, 0.95),
         "latency p99, s": _percentile(outcome.latencies_s, 0.99),

@@ -20,6 +20,7 @@ from rich.console import Console
 from operations.audit import audit
 from tests.evidence.chaos import books, checker
 from tests.evidence.chaos.arena import PARTITIONS, Arena, arena
+from tests.evidence.chaos.clients import clients
 from tests.evidence.chaos.faults import Done, Faults
 from tests.evidence.chaos.finding import Finding
 from tests.evidence.chaos.load import CONDITIONAL, HOLDINGS, MIX_WITH_FEED, Load
@@ -30,6 +31,7 @@ from tests.evidence.chaos.schedule import SESSION_S, Fault
 from tests.evidence.chaos.witness import Witness
 
 USERS: Final = 40
+USER_IDS: Final = [f"user-{number}" for number in range(USERS)]
 OVERLAP_MAX: Final = 3
 """The most faults at a time."""
 RESTING_WITHIN_S: Final = 60.0
@@ -68,6 +70,8 @@ class Outcome:
     """How the conditional orders of each type ended."""
     waited: Counter[str] = field(default_factory=Counter)
     """What the oracle saw of them."""
+    watched: Counter[str] = field(default_factory=Counter)
+    """What clients were told."""
     counters: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -90,7 +94,7 @@ async def run(
     """
     async with arena(folder, session_s=SESSION_S * shortness) as one:
         console.print(f"running: {one.stack.pids}", highlight=False)
-        record = Record(deposits=await one.endow([f"user-{number}" for number in range(USERS)], HOLDINGS))
+        record = Record(deposits=await one.endow(USER_IDS, HOLDINGS))
         kafka = one.stack.kafka_bootstrap_servers
         counters, marks = Counters(one), Marks(one.owner_url)
         with (
@@ -99,7 +103,12 @@ async def run(
         ):
             load = _load(one, record, seed, prices, witness)
             faulty = Faults(one, lambda: in_flight(record, witness), witness.positions, prices.raw)
-            async with load, beside(load.run(rate), counters.watch(), marks.watch()):
+            async with (
+                load,
+                clients(one, USER_IDS, load.token) as waiting,
+                beside(waiting.follow(), counters.watch(), marks.watch()),
+                beside(load.run(rate)),
+            ):
                 await load.rest(far)
                 await _until_most_rest(witness, far)
                 await _do_all(faulty, faults, told)
@@ -110,22 +119,19 @@ async def run(
                 await load.stop()
                 findings = await quiet(one, record, witness, over_at, lambda: load.cancel_resting(witness.resting))
                 await _read_up_to_now(prices)
+                await waiting.have_seen(witness.wire)
             outcome = Outcome(faults=faulty.done, quiet_after_s=time.monotonic() - over_at, counters=counters.sums())
         final = await books.read(one.owner_url)
         _save(folder, record, prices, marks)
         outcome.findings = [
             *findings,
             *_without_load(faulty.done),
-            *checker.judge(record, witness.wire, final, prices.ticks, marks.looks, outcome.waited),
+            *checker.judge(record, witness.wire, final, prices.ticks, marks.looks, outcome.waited, waiting.watched),
             *(Finding("wire", "assets.prices", fault) for fault in prices.faults),
             *[Finding("audit", str(found.order_id), str(found)) for found in await audit(one.owner_url)],
         ]
-        outcome.dead_letters = len(final.dead_letters)
-        outcome.ends = checker.ends(final)
-        outcome.types = checker.types(final)
-        outcome.orders = len(final.orders)
-        outcome.ticks = sum(map(len, prices.ticks.values()))
-        outcome.resting_most = witness.resting_most
+        outcome.watched = waiting.watched.counted()
+        _count(outcome, final, prices)
         _measure(outcome, record, witness)
         return outcome
 
@@ -137,7 +143,7 @@ def _load(one: Arena, record: Record, seed: int, prices: Prices, witness: Witnes
         kafka=one.stack.kafka_bootstrap_servers,
         prefix=one.prefix,
         secret=one.stack.jwt_secret,
-        users=[f"user-{number}" for number in range(USERS)],
+        users=USER_IDS,
         seed=seed,
         mix=MIX_WITH_FEED,
         newest=prices.newest,
@@ -210,12 +216,21 @@ def _without_load(faults: list[Done]) -> list[Finding]:
     return [Finding("outcome", str(one.fault), "no order was in flight") for one in faults if not one.in_flight]
 
 
+def _count(outcome: Outcome, final: books.Books, prices: Prices) -> None:
+    outcome.dead_letters = len(final.dead_letters)
+    outcome.ends = checker.ends(final)
+    outcome.types = checker.types(final)
+    outcome.orders = len(final.orders)
+    outcome.ticks = sum(map(len, prices.ticks.values()))
+
+
 def _measure(outcome: Outcome, record: Record, witness: Witness) -> None:
     lives = {
         placed.order_id: (placed.at_s, witness.ended_at[placed.order_id])
         for placed in record.placed
         if placed.order_id in witness.ended_at and placed.kind != CONDITIONAL
     }
+    outcome.resting_most = witness.resting_most
     outcome.placed = Counter(f"{placed.kind} by {placed.channel}" for placed in record.placed)
     outcome.answers = Counter(str(answer or "none") for placed in record.placed for answer in placed.answers)
     outcome.latencies_s = sorted(end - begin for begin, end in lives.values())

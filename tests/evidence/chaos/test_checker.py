@@ -195,7 +195,8 @@ async def owner(database: Database) -> Any:
 async def test_where_all_is_well_nothing_is_found(database: Database, owner: asyncpg.Connection) -> None:
     """Four orders, a refusal and an unreadable message give no finding, even though some answers were lost."""
     assert not owner.is_closed()
-    assert [] == judge(world.record(), world.wire(), await books.read(database.url))
+    rows = await books.read(database.url)
+    assert [] == judge(world.record(), world.wire(), rows, watched=world.watched())
 
 
 async def test_nothing_is_under_way_there(database: Database, owner: asyncpg.Connection) -> None:

@@ -26,7 +26,7 @@ def test_a_long_run_hurts_everybody() -> None:
     faults = schedule(3, 100)
     killed = {fault.target for fault in faults if fault.kind is Kind.KILL}
     frozen = {fault.target for fault in faults if fault.kind in {Kind.FREEZE, Kind.FREEZE_LONG}}
-    assert 8 == len(killed)
+    assert 10 == len(killed)
     assert killed == frozen
     for kind in (Kind.SERVER_KILL, Kind.CUT, Kind.DELAY, Kind.SWALLOW):
         assert {"postgres", "kafka"} == {fault.target for fault in faults if fault.kind is kind}

@@ -10,6 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from tests.evidence.chaos.record import Placed, Record, Unreadable
+from tests.evidence.chaos.watched import Hooked, Watch, Watched, Way
 from tests.evidence.chaos.witness import Told, Wire
 from tests.support.journal import insert_lines
 
@@ -138,6 +139,22 @@ def wire() -> Wire:
             one = Told(sample.order_id, f"{sample.order_id}:v{version}", value)
             known += [one, one] if version == len(sample.path) else [one]
     return Wire(told, [])
+
+
+def watched() -> Watched:
+    """Return what alice was told by two clients, one of which came back later, and at her endpoint."""
+    watched = Watched(watches=[Watch("alice", by, streams=2) for by in ("SSE", "WebSocket")], hooks={"alice"})
+    for told in (versions[version][0] for versions in wire().told.values() for version in versions):
+        event = json.loads(told.value)
+        watched.watches[0].note(event["order"], Way.LIVE)
+        body = {"timestamp": event["occurred_at"], "data": event["order"]}
+        body["type"] = f"order.{event['status'].lower()}"
+        if event["status"] == event["previous_status"]:
+            body["type"] = "order.updated"
+        watched.hooked += [Hooked("alice", told.event_id, json.dumps(body).encode())] * 2
+    for versions in wire().told.values():
+        watched.watches[1].note(json.loads(versions[max(versions)][0].value)["order"], Way.FIRST)
+    return watched
 
 
 def _event(sample: Sample, version: int, move: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Arena:
         """Set up users and assets."""
         await self._provoker.prepare()
         for user_id in (*USERS, "carol"):
-            await tell(self._system, user_id, self._receiver.url, every_version=True)
+            await tell(self._system.stack, user_id, self._receiver.url, every_version=True)
 
     async def play(self, cells: Sequence[Cell]) -> list[Outcome]:
         """Run a round that hits each of `cells` (of different services); return the outcomes."""
