@@ -141,6 +141,7 @@ def _kafka() -> _Schema:
         bootstrapServers=_text(r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$"),
         securityProtocol={"enum": list(get_args(fields["kafka_security_protocol"].annotation))},
         saslMechanism={"enum": list(get_args(fields["kafka_sasl_mechanism"].annotation))},
+        usernames=_object(**dict.fromkeys((*SERVICES, "admin"), _TEXT)),
         caKey=_or_empty(_KEY),
         replication=_number(1, 32),
     )

@@ -119,7 +119,7 @@ def test_each_process_logs_in_as_itself() -> None:
         if name in {"audit", "migrate", "check-deploy"}:
             assert not {variable for variable in given if variable.startswith("KAFKA")}
             continue
-        assert (login, None) == given["KAFKA_SASL_USERNAME"]
+        assert ("cluster-admin" if login == "admin" else login, None) == given["KAFKA_SASL_USERNAME"]
         assert (None, f"{login}-kafka-password") == given["KAFKA_SASL_PASSWORD"]
         assert login == "admin" or login in {right.login for right in RIGHTS}
     assert GROUPS.keys() == {*SERVICES, "auditor"}

@@ -53,7 +53,7 @@ order-saga/cell: {{ . }}
 - {name: KAFKA_SECURITY_PROTOCOL, value: {{ $kafka.securityProtocol }}}
 {{- if hasPrefix "SASL" $kafka.securityProtocol }}
 - {name: KAFKA_SASL_MECHANISM, value: {{ $kafka.saslMechanism }}}
-- {name: KAFKA_SASL_USERNAME, value: {{ .login }}}
+- {name: KAFKA_SASL_USERNAME, value: {{ get $kafka.usernames .login | default .login | quote }}}
 {{ include "order-saga.fromSecret" (dict "root" .root "name" "KAFKA_SASL_PASSWORD" "key" (printf "%s-kafka-password" .login)) }}
 {{- end }}
 {{- with $kafka.caKey }}
