@@ -191,8 +191,15 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def nginx() -> str | None:
+    """Find the proxy of this machine, which is no program of ordinary users; None where there is none."""
+    return shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+
+
 PROGRAMS: Final[Mapping[str, tuple[str, Callable[[], object]]]] = {
     "browser": ("Chromium", chromium),
+    "compose": ("docker compose", lambda: shutil.which("docker")),
+    "nginx": ("nginx", nginx),
     "node": ("Node.js with npm", lambda: shutil.which("node") and shutil.which("npm")),
 }
 """What a test with this marker needs: its name, and what finds it; a test is skipped where there is none."""

@@ -23,8 +23,8 @@ from contracts.webhooks import (
 )
 from projections.webhooks.deliveries import Delivery, Endpoint
 from projections.webhooks.mailing import BURST, REFILL_S, Mailer, Relay, relay_of
-from projections.webhooks.notes import FIELD_MAX, note_of
 from projections.webhooks.rules import Verdict
+from projections.webhooks.wording import FIELD_MAX, note_of
 from tests.contracts.test_webhooks import NO_ADDRESSES
 from tests.projections.webhooks.events import event
 from tests.projections.webhooks.receivers import SEAL
