@@ -25,8 +25,8 @@ import msgspec
 
 from contracts.webhooks import EventType, address_fault, secrets_from
 from projections.webhooks.deliveries import Delivery, Endpoint
-from projections.webhooks.notes import Note, note_of
 from projections.webhooks.rules import Answer
+from projections.webhooks.wording import Note, note_of
 from saga_kit.runtime.sealing import NotSealed, Seal
 
 ATTEMPT_S: Final = 15.0

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from contracts.webhooks import PushSubscription
 from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.encryption import base64url, encrypt, from_base64url, public_bytes
-from projections.webhooks.notes import note_of
 from projections.webhooks.posting import BadTarget, Poster
 from projections.webhooks.rules import Answer
+from projections.webhooks.wording import note_of
 
 TTL_S: Final = 86_400
 """So long a push service keeps a message for a browser that is away."""

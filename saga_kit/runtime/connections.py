@@ -114,6 +114,7 @@ class Connections:
         self._open: set[Connection] = set()
         self._watched: set[Connection] = set()
         """Those that may owe something; all but streams whose clients have read everything."""
+        self._part = self._chunk = b""
         self._spare: dict[Connection, None] = {}
         self._owned: dict[Owner, dict[Connection, None]] = {}
         """The connections of each owner, in the order in which they last became idle."""
@@ -165,6 +166,12 @@ class Connections:
         owned = self._owned.get(connection.owner, {})
         if owned.pop(connection, 0) is None:
             owned[connection] = None
+
+    def chunk(self, part: bytes) -> bytes:
+        """Return a part of an answer as a chunk; thousands of connections get the same one after another."""
+        if part is not self._part:
+            self._part, self._chunk = part, b"%x\r\n%b\r\n" % (len(part), part)
+        return self._chunk
 
     def owes(self, connection: Connection, *, owing: bool) -> None:
         """Look at a connection every second from now on, or no more: thousands of idle streams cost nothing."""
@@ -329,7 +336,7 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if not self._streaming or self.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding:
             return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        self.transport.write(self._all.chunk(part))
         return True
 
     def data_received(self, data: bytes) -> None:

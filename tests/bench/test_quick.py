@@ -38,7 +38,8 @@ def check(records: dict[str, Any], names: list[str]) -> None:
     for name, record in records.items():
         assert [] == record["found"]
         for target in scenarios[name].targets:
-            assert record["figures"][target.group][target.figure]["median"] > 0, target
+            # What one second more costs than another may be less than nothing.
+            assert record["figures"][target.group][target.figure]["median"] != 0, target
 
 
 @pytest.mark.timeout(600)  # it starts twenty processes, which takes a busy machine minutes

@@ -12,12 +12,15 @@ from contracts.examples import example
 from contracts.orders import OrderStatusChanged
 from contracts.vocabulary import OrderStatus
 from contracts.webhooks import (
+    EndpointKind,
     EventType,
     StoredSecret,
+    address_fault,
     event_id_of,
     event_type_of,
     is_public,
     origin_of,
+    place_of,
     secret_text,
     secrets_from,
     secrets_to,
@@ -26,6 +29,10 @@ from contracts.webhooks import (
 )
 
 HIDDEN = "hidden"
+NO_ADDRESSES = (
+    *("", "a", "a@b", "a b@c.de", "a@b.de\n", "a@b.c\r\nBcc: x@y.de", "a@b.de,c@d.de", '"a"@b.de', "a..b@c.de"),
+    *("a@[127.0.0.1]", "a@127.0.0.1", "<a@b.de>", "ä@b.de", "a" * 65 + "@b.de", "a@" + "b." * 130 + "de", "a@-b.de"),
+)
 PRIVATE = (
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),  # noqa: S104
     *("192.0.2.1", "198.18.0.1", "240.0.0.1", "255.255.255.255", "::1", "::", "fd00::1", "fe80::1", "ff02::1"),
@@ -139,3 +146,22 @@ def test_secrets_are_stored_with_their_ends() -> None:
 def test_an_origin_holds_nothing_that_lets_somebody_in(url: str, origin: str) -> None:
     """Neither path nor query, user nor password."""
     assert origin == origin_of(url)
+
+
+@pytest.mark.parametrize("address", ["alice@example.com", "a.b+tag@x.example.co", "o'hara@b-c.de", "a" * 64 + "@b.de"])
+def test_plain_addresses_are_taken(address: str) -> None:
+    """As most people have them."""
+    assert address_fault(address) is None
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_no_other_address_is_taken(address: str) -> None:
+    """Not several, none with a comment or a line of its own, and none of a number."""
+    assert "must be one e-mail address" in (address_fault(address) or "")
+
+
+def test_a_place_tells_nothing_of_a_person() -> None:
+    """Of a URL its origin, of a person or a browser the kind alone."""
+    assert "https://bot.example" == place_of(EndpointKind.WEBHOOK, "https://bot.example/what-lets-in?key=1")
+    assert "email" == place_of(EndpointKind.EMAIL, "alice@example.com")
+    assert "push" == place_of(EndpointKind.PUSH, '{"endpoint": "https://push.example/browser"}')

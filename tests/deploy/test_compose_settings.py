@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from typing import Any
 
@@ -22,6 +21,7 @@ SETTINGS: dict[str, type[KitSettings]] = {
     "api": ApiSettings, "assets": AssetsSettings, "balance": BalanceSettings, "orchestrator": OrchestratorSettings,
     "webhooks": WebhooksSettings,
 }  # fmt: skip
+pytestmark = pytest.mark.compose
 PORTS = {"api": 8000, "orchestrator": 8001, "balance": 8002, "assets": 8003, "webhooks": 8006}
 RELAY = {"NOTIFY_SMTP_URL": "smtps://relay.example", "NOTIFY_FROM": "orders@example.com"}
 PUSH = {
@@ -32,8 +32,6 @@ PUSH = {
 
 def _environments(**set_by_the_user: str) -> dict[str, dict[str, str]]:
     """Return the environment of each service of ours, as compose makes it."""
-    if shutil.which("docker") is None:
-        pytest.skip("needs docker compose")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("NOTIFY", "API_", "WEBHOOKS"))}
     run = subprocess.run(
         ["docker", "compose", "config", "--format", "json"],  # noqa: S607 - the engine that is there

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -44,10 +43,9 @@ def test_secrets_are_random_private_and_made_once(tmp_path: Path) -> None:
     assert all(len(secret) >= 32 for name, secret in first.items() if name != "JWT_SECRET")
 
 
+@pytest.mark.compose
 def test_compose_refuses_without_secrets(tmp_path: Path) -> None:
     """One line that names what is missing and what makes it; with the secrets, no public one is left."""
-    if shutil.which("docker") is None:
-        pytest.skip("needs docker compose")
     target = _make(tmp_path)
     ours = {name: value for name, value in os.environ.items() if name not in variables(target)}
 

@@ -125,8 +125,9 @@ def test_the_exceptions_of_the_client_are_those_of_the_table_of_problems() -> No
 
 
 def test_decisions_are_short_and_complete() -> None:
-    """An ADR has under 50 lines, and says context, decision, consequences, alternatives and what enforces it."""
+    """An ADR has its number, under 50 lines, context, decision, consequences, alternatives and what enforces it."""
     wanted = ("**Context.**", "**Decision.**", "**Consequences.**", "**Alternatives.**", "**Enforced by.**")
     for page in sorted((ROOT / "docs" / "adr").glob("0*.md")):
         text = page.read_text()
+        assert text.startswith(f"# {int(page.name[:4])}. "), page.name
         assert (True, len(text.splitlines()) < 50) == (all(part in text for part in wanted), True), page.name

@@ -81,6 +81,7 @@ async def proxy(system: System) -> AsyncIterator[Proxy]:
     await one.close()
 
 
+@pytest.mark.timeout(600)  # six kills, each when the process before is ready again
 async def test_every_client_sees_every_end_while_processes_are_killed(
     system: System, trader: Trader, proxy: Proxy
 ) -> None:

@@ -240,8 +240,8 @@ async def test_what_a_user_was_told_and_where_is_erased(database: Database) -> N
             ), letter AS (
                 INSERT INTO webhooks.dead_letters (
                     topic, partition, record_offset, record_timestamp, key, headers, value, reason, discarded_at)
-                VALUES ('t', 0, length($1), 0, convert_to($1, 'UTF8'), json_build_array($2), convert_to($2, 'UTF8'),
-                    $2, now())
+                VALUES ('t', 0, length($1), 0, convert_to($2, 'UTF8'), json_build_array($2),
+                    convert_to(json_build_object('user_id', $1, 'reason', $2)::text, 'UTF8'), $2, now())
             )
             INSERT INTO webhooks.attempts (endpoint_id, event_id, number, at, duration_ms, answer)
             SELECT endpoint_id, $2, 1, now(), 1, $2 FROM endpoint""",

@@ -24,6 +24,7 @@ from local_stack.files import secret
 from local_stack.ports import free_ports
 from local_stack.stack import LOGINS, LOOPBACK, SEALING, SERVICES, LocalStack, StackOptions, up
 from tests.local_stack.support import DUMMY_COMMAND, ENVIRONMENT, HERE, eventually, is_gone
+from tests.support.signals import heed_ctrl_c
 
 OPTIONS = StackOptions(command=DUMMY_COMMAND)
 PROCESSES = ["postgres", "broker", *SERVICES]
@@ -239,7 +240,7 @@ async def test_whatever_ends_it_nothing_stays(tmp_path: Path, wish: signal.Signa
             *(sys.executable, str(HERE / "run_stack.py"), str(tmp_path)),
             env=ENVIRONMENT,
             stdout=asyncio.subprocess.PIPE,
-            preexec_fn=_heed_ctrl_c,
+            preexec_fn=heed_ctrl_c,
         )
         assert stack.stdout is not None
         assert await stack.stdout.readline() == b"ready\n"
@@ -251,8 +252,3 @@ async def test_whatever_ends_it_nothing_stays(tmp_path: Path, wish: signal.Signa
         if wish is not signal.SIGKILL:
             assert [is_gone(pid) for pid in pids] == [True] * len(PROCESSES)
     await eventually(lambda: all(is_gone(pid) for pid in pids))
-
-
-def _heed_ctrl_c() -> None:
-    """Handle SIGINT again: a shell has its background jobs ignore it, and so our children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

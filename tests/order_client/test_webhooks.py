@@ -68,19 +68,20 @@ def test_either_secret_will_do_while_it_is_changed() -> None:
 def test_it_agrees_with_the_standards_library(body: bytes, secret: bytes, place: int) -> None:
     """On signatures that are right, and on those with one bit changed, of any text and any secret."""
     key = "whsec_" + base64.b64encode(secret).decode()
+    at = datetime.now(UTC)  # the library takes no other clock
     text = PING.decode() + " " * (place % 3)
-    headers = {name.lower(): value for name, value in _headers(text.encode(), key).items()}
-    verify_webhook(text.encode(), headers, key, now=NOW)
+    headers = {name.lower(): value for name, value in _headers(text.encode(), key, at=at).items()}
+    verify_webhook(text.encode(), headers, key)
     Oracle(key).verify(text, headers)
     signature = bytearray(base64.b64decode(headers["webhook-signature"].removeprefix("v1,")))
     signature[place % len(signature)] ^= 1 << place % 8
     headers["webhook-signature"] = "v1," + base64.b64encode(signature).decode()
     with pytest.raises(WrongSignatureError):
-        verify_webhook(text.encode(), headers, key, now=NOW)
+        verify_webhook(text.encode(), headers, key)
     with pytest.raises(WebhookVerificationError):
         Oracle(key).verify(text, headers)
     with pytest.raises(InvalidWebhookError):
-        verify_webhook(body, headers, key, now=NOW)
+        verify_webhook(body, headers, key)
 
 
 @pytest.mark.parametrize(("age_s", "fresh"), [(300, True), (301, False), (-300, True), (-301, False)])

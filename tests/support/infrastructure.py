@@ -204,6 +204,11 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def nginx() -> str | None:
+    """Find the proxy of this machine, which is no program of ordinary users; None where there is none."""
+    return shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+
+
 def api_server() -> bool:
     """Tell whether there is an API server of Kubernetes, or what one is started from."""
     if not (program("kubectl") and program("helm")):
@@ -213,8 +218,10 @@ def api_server() -> bool:
 
 PROGRAMS: Final[Mapping[str, tuple[str, Callable[[], object]]]] = {
     "browser": ("Chromium", chromium),
+    "compose": ("docker compose", lambda: shutil.which("docker")),
     "helm": ("Helm (in the path or in KUBEBUILDER_ASSETS)", lambda: program("helm")),
     "kubernetes": ("an API server of Kubernetes (KUBEBUILDER_ASSETS or KUBECONFIG: CONTRIBUTING.md)", api_server),
+    "nginx": ("nginx", nginx),
     "node": ("Node.js with npm", lambda: shutil.which("node") and shutil.which("npm")),
     "promtool": ("promtool (Debian's package prometheus)", lambda: shutil.which("promtool")),
 }

@@ -29,7 +29,7 @@ def judge_all(watched: Watched, wire: Wire, books: Books) -> Findings:
         for order_id, versions in wire.told.items()
         for version, told in versions.items()
     }
-    orders = {key: digest(event["order"]) for key, event in events.items()}
+    orders = {key: digest(event.get("order", {})) for key, event in events.items()}
     for watch in watched.watches:
         yield from _stream(watch, orders, books)
     by_user: dict[str, list[Hooked]] = {user_id: [] for user_id in watched.hooks}

@@ -8,9 +8,16 @@ import pytest
 import pytest_asyncio
 
 from operations.access.database import connected
-from tests.operations.cli.support import Answering, Terminal
+from tests.operations.cli.support import COMMAND, Answering, Terminal
 from tests.support.infrastructure import Database
 from tests.support.planned_api import PlannedApi, planned_api
+
+
+@pytest.fixture(autouse=True)
+def made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the commands that are typed made once."""
+    monkeypatch.setattr("typer.main.get_command", lambda _: COMMAND)
+    monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND)
 
 
 @pytest_asyncio.fixture

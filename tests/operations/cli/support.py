@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+import typer.main
 from typer.testing import CliRunner
 
 from operations.access.errors import Trouble
@@ -15,6 +16,9 @@ from operations.cli.failures import exit_status
 from tests.e2e.system import Output
 from tests.support.order_database import OrderDatabase
 from tests.support.planned_api import PlannedApi
+
+COMMAND: Final = typer.main.get_command(app)
+"""All commands. The library makes them anew whenever one is typed, which takes ten times as long as to carry it out."""
 
 
 class Terminal(OrderDatabase):

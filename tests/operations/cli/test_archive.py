@@ -14,6 +14,7 @@ import pytest
 
 from tests.operations.cli.support import Terminal
 from tests.operations.retention.archiving import ended, number_of, shown, without_archived_at
+from tests.support.signals import heed_ctrl_c
 
 
 async def test_a_dry_run_does_nothing(db: Terminal) -> None:
@@ -41,8 +42,7 @@ async def _begun(db: Terminal, *words: str) -> asyncio.subprocess.Process:
         env={**os.environ, "DATABASE_URL": db.url},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        # A shell has what it starts in the background ignore SIGINT, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 
 from local_stack.ports import free_ports
 from operations.cli import app, main
+from order_client import Retry
 from tests.e2e.system import Output
 from tests.operations.cli.support import Terminal
 
@@ -78,6 +79,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setenv("ORDER_API_URL", f"http://127.0.0.1:{ports['API']}")
     monkeypatch.setenv("JWT_SECRET", "x" * 32)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("operations.access.rest._RETRY", Retry(times=0))  # nobody will come
     return ports
 
 

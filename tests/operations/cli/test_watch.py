@@ -18,6 +18,7 @@ from tests.operations.cli.support import Answering
 from tests.support.planned_api import CUT, UNTIL_LEFT, PlannedApi, planned_api
 from tests.support.project import ROOT
 from tests.support.shown_order import ORDER
+from tests.support.signals import heed_ctrl_c
 
 ID = ORDER["order_id"]
 AT = "2026-03-01T12:00:00Z"
@@ -109,7 +110,12 @@ async def test_it_ends_with_ctrl_c() -> None:
         server.plan_stream(_version(1, "PENDING", "t1") + LIVE, UNTIL_LEFT)
         environment = os.environ | {"ORDER_API_URL": server.address, "JWT_SECRET": "x" * 32, "PYTHONPATH": str(ROOT)}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "operations", "watch"), stdout=-1, stderr=-1, env=environment, cwd=ROOT
+            *(sys.executable, "-m", "operations", "watch"),
+            stdout=-1,
+            stderr=-1,
+            env=environment,
+            cwd=ROOT,
+            preexec_fn=heed_ctrl_c,
         )
         assert process.stdout is not None
         async with asyncio.timeout(60):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from projections.webhooks.sender import Courier, Sender
 from projections.webhooks.signing import Signer
 from saga_kit.messaging.batch import Received
 from saga_kit.runtime.transactions import Transactions
+from tests.e2e.system import eventually
 from tests.projections.webhooks.receivers import SEAL
 
 SECRET: Final = bytes(range(32))
@@ -147,20 +148,10 @@ class Webhooks:
 
     async def until(self, sql: str, *args: Any, within_s: float = 30.0) -> None:
         """Wait until a query is true."""
-        await eventually(lambda: self.value(sql, *args), sql, within_s)
+        await eventually(lambda: self.value(sql, *args), sql, within_s=within_s)
 
     async def all_ended(self, within_s: float = 60.0) -> None:
         """Wait until nothing is to be sent."""
         await self.until(
             "SELECT NOT EXISTS (SELECT FROM webhooks.deliveries WHERE ended_at IS NULL)", within_s=within_s
         )
-
-
-async def eventually(holds: Callable[[], Awaitable[object]], what: str, within_s: float = 30.0) -> None:
-    """Wait until something holds."""
-    try:
-        async with asyncio.timeout(within_s):
-            while not await holds():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within {within_s:g} s: {what}") from None
