@@ -144,7 +144,7 @@ class Consumer(Generic[M]):
             return "no partitions assigned"
         if missing := [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]:
             return f"topics are missing (or hidden from this login): {', '.join(missing)}"
-        if not consumer.assignment():
+        if not self._poller.joined:
             return "no partitions assigned"
         if blocked := self._poller.blocked():
             tp, reason = next(iter(blocked.items()))

@@ -60,6 +60,8 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._intake = intake
         self._blocked: dict[TopicPartition, tuple[float, str]] = {}
         self.polled_at = time.monotonic()
+        self.joined = False
+        """Whether the group has told once which partitions are this member's. A surplus member has none, and waits."""
         self._handled: dict[tuple[str, int], int] = {}
         self._uncommitted: set[tuple[str, int]] = set()
         """The partitions of which more is handled than is committed."""
@@ -129,6 +131,7 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
         """Forget everything: another member may have committed offsets of these partitions."""
+        self.joined = True
         self._handled.clear()
         self._uncommitted.clear()
         self._most.clear()
