@@ -195,7 +195,7 @@ class LocalStack:
         }
 
     def service(self, name: str, number: int) -> ProcessSpec:
-        """Say how to run a process of a service: the first one (0) on the service's port, others on any that is free."""
+        """Say how to run a process of a service: the first one (0) on the service's port, others on a free one."""
         port = free_ports(1)[0] if number else self.ports[name]
         shared = self._environment()
         own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}

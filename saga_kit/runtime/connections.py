@@ -37,7 +37,6 @@ _UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
 LINGER_S: Final = 1.0
 """Seconds between a refusal and the end: a client that is still sending would miss the answer."""
 WATCH_S: Final = 1.0
-DRAINED_EVERY_S: Final = 0.05
 _CLOSE: Final = (b"connection", b"close")
 CONNECTION: Final = "order_saga.connection"
 SELF: Final = "self"
@@ -115,6 +114,7 @@ class Connections:
         self.upgrades = upgrades
         self.draining = False
         """The next answer on each connection is its last."""
+        self._none_left = asyncio.Event()
         self._open: set[Connection] = set()
         self._watched: set[Connection] = set()
         """Those that may owe something; all but streams whose clients have read everything."""
@@ -149,6 +149,8 @@ class Connections:
         if connection in self._open:
             self._open.remove(connection)
             self._disown(connection)
+            if not self._open:
+                self._none_left.set()
 
     def hand_over(self, connection: Connection, owner: Owner, *, bounded: bool) -> bool:
         """Set the owner of a connection; return whether that user may have one more."""
@@ -211,7 +213,8 @@ class Connections:
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 while self._open:
-                    await asyncio.sleep(DRAINED_EVERY_S)
+                    self._none_left.clear()
+                    await self._none_left.wait()
 
     def _make_room(self) -> bool:
         """End the connection that may go first; return whether there was one."""

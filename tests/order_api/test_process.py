@@ -139,7 +139,7 @@ async def test_a_database_that_can_never_be_worked_with_ends_the_process(setting
 
 
 async def test_who_keeps_a_connection_is_answered_when_the_process_ends(settings: ApiSettings) -> None:
-    """After SIGTERM a request on an open connection is answered, and told that it was the last; new ones are refused."""
+    """After SIGTERM a request on an open connection is answered, as the last one; new ones are refused."""
     async with process(settings) as one:
         await until(lambda: one.answers("/health/live"), 60)
         reader, writer = await asyncio.open_connection("127.0.0.1", one.client.base_url.port)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +14,10 @@ from operations.audit import audit
 from tests.evidence.chaos import books, checker
 from tests.evidence.chaos.arena import PARTITIONS, WALKS, Arena, system_on
 from tests.evidence.chaos.clients import Clients, clients
+from tests.evidence.chaos.cluster.bounds import Plan, limit_s
 from tests.evidence.chaos.cluster.pods import Cluster, cluster
 from tests.evidence.chaos.finding import Finding, Findings
-from tests.evidence.chaos.load import CONDITIONAL, HOLDINGS, MIX_WITH_FEED, Load
+from tests.evidence.chaos.load import CONDITIONAL, HOLDINGS, MIX, Load
 from tests.evidence.chaos.prices import Marks, Prices
 from tests.evidence.chaos.record import NO, YES, Placed, Record
 from tests.evidence.chaos.run import beside, quiet, read_up_to_now
@@ -25,10 +26,11 @@ from tests.evidence.chaos.witness import Witness
 from tests.support.servers import Server
 
 USERS: Final = [f"moved-{number}" for number in range(12)]
+SLOW_WALKS: Final = tuple(replace(asset, walks_per_second=5.0) for asset in WALKS)
+MIX_WITH_SOME: Final = MIX | {"conditional": 15, "changed": 5}
+"""Some orders wait for a price. Most do not: how long these take is what is measured."""
 AFTER_S: Final = 2.0
 """The load goes on for so long when the upheaval is over."""
-
-Upheaval = Callable[[Cluster], Awaitable[None]]
 
 
 @dataclass
@@ -58,9 +60,25 @@ class Played:
     unanswered: list[str]
     """Requests that got no answer, or one of 5xx, a line each."""
 
+    @property
+    def longest_s(self) -> float:
+        """The longest time that an order took during the upheaval; 0 without any."""
+        return self.during_s[-1] if self.during_s else 0.0
+
+    def breaches(self, plan: Plan) -> list[str]:
+        """Return what was not as the plan says, a line each; none when all is well."""
+        limit = limit_s(plan.longest_s, _percentile(self.calm_s, 0.5))
+        found = [str(finding) for finding in self.findings]
+        if self.longest_s > limit:
+            found.append(f"an order took {self.longest_s:.1f} s, longer than {limit:.1f} s")
+        return found + (self.unanswered if plan.answered else [])
+
     def figures(self) -> dict[str, int | float]:
         """Name what was measured."""
-        found: dict[str, int | float] = {"took, s": round(self.took_s, 1), "requests without a good answer": len(self.unanswered)}
+        found: dict[str, int | float] = {
+            "took, s": round(self.took_s, 1),
+            "requests without a good answer": len(self.unanswered),
+        }
         for name, times in (("without it", self.calm_s), ("during it", self.during_s)):
             found[f"orders {name}"] = len(times)
             for word, share in (("p50", 0.5), ("p99", 0.99), ("longest", 1.0)):
@@ -73,7 +91,9 @@ async def stage(postgres: Server, kafka: Server, folder: Path, *, session_s: flo
     """Run a system on these servers as the chart would; `session_s`: of the consumer groups."""
     none = dict.fromkeys(SERVICES, 0)  # the cluster's controller starts them, not the stack
     async with (
-        system_on(postgres, kafka, folder, session_s=session_s, time_scale=1.0, replicas=none, assets=WALKS) as arena,
+        system_on(
+            postgres, kafka, folder, session_s=session_s, time_scale=1.0, replicas=none, assets=SLOW_WALKS
+        ) as arena,
         cluster(arena.stack) as pods,
     ):
         address = arena.stack.kafka_bootstrap_servers
@@ -91,14 +111,14 @@ async def stage(postgres: Server, kafka: Server, folder: Path, *, session_s: flo
                 yield one
 
 
-async def play(one: Stage, upheaval: Upheaval, *, calm_s: float, rate: float) -> Played:
+async def play(one: Stage, plan: Plan, *, calm_s: float, rate: float) -> Played:
     """Load the system for `calm_s`, then also during the upheaval; wait until every order has ended, and judge."""
     one.plays += 1
     first, load = len(one.record.placed), _load(one, one.plays)
     async with load, beside(load.run(rate)):
         await asyncio.sleep(calm_s)
         began_at = time.monotonic()
-        await upheaval(one.cluster)
+        await plan.upheaval(one.cluster)
         over_at = time.monotonic()
         await asyncio.sleep(AFTER_S)
         await load.stop()
@@ -120,7 +140,7 @@ def _load(one: Stage, seed: int) -> Load:
         secret=one.arena.stack.jwt_secret,
         users=USERS,
         seed=seed,
-        mix=MIX_WITH_FEED,
+        mix=MIX_WITH_SOME,
         newest=one.prices.newest,
         rests=one.witness.resting.__contains__,
     )

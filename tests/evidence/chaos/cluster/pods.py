@@ -102,7 +102,7 @@ class Cluster:
         self._name()
 
     async def end(self, pod: Pod, how: signal.Signals = signal.SIGTERM) -> None:
-        """End a process as Kubernetes does; return when it has ended. One that takes longer than its grace is killed."""
+        """End a process as Kubernetes does, which kills it when its grace is over; return when it has ended."""
         life = self.life[pod.service]
         self.pods.remove(pod)
         self.forget([pod])
@@ -152,7 +152,11 @@ async def cluster(stack: LocalStack) -> AsyncIterator[Cluster]:
     await one.front.start()
     try:
         await asyncio.gather(
-            *(one.start(service, NODES[number % len(NODES)]) for service in SERVICES for number in range(one.life[service].replicas))
+            *(
+                one.start(service, NODES[number % len(NODES)])
+                for service in SERVICES
+                for number in range(one.life[service].replicas)
+            )
         )
         yield one
     finally:

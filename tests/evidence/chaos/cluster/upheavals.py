@@ -13,9 +13,7 @@ from tests.evidence.chaos.cluster.pods import Cluster, Pod
 SCALED: Final = ("orchestrator", "balance")
 
 
-async def roll(
-    cluster: Cluster, services: Sequence[str] = SERVICES, *, how: signal.Signals = signal.SIGTERM
-) -> None:
+async def roll(cluster: Cluster, services: Sequence[str] = SERVICES, *, how: signal.Signals = signal.SIGTERM) -> None:
     """Replace every process of these services; all of them at once, as `helm upgrade` does.
 
     Of one service, a new process is started before an old one ends, and the next one is started while that one is still
