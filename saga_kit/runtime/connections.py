@@ -305,7 +305,8 @@ class Connection(HttpToolsProtocol):
     def answer_last(self) -> None:
         """End the connection with the answer that is under way, if one is."""
         if self._answering:
-            self.cycle.scope["headers"].append(_CLOSE)  # uvicorn answers such a request so, if it has not begun to
+            scope = self.cycle.scope
+            scope["headers"] = [*scope["headers"], _CLOSE]  # uvicorn answers such a request so, if it has not begun to
             self.cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:

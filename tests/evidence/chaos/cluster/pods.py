@@ -55,6 +55,8 @@ class Cluster:
     life: Mapping[str, Life]
     pods: list[Pod] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One process starts at a time: each needs a core for two seconds, and a cluster has more cores than this machine."""
     _made: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -77,10 +79,11 @@ class Cluster:
         spec = self.stack.service(service, number + 1)  # the first one's port is everybody's
         counts = {one: sum(pod.node == one for pod in self.of(service)) for one in NODES}
         port = int((spec.env or {})["HTTP_PORT"])
-        process, _ = await spawn(spec.argv, self.stack.logs / f"{spec.name}.log", env=spec.env)
-        pod = Pod(spec.name, service, node or min(NODES, key=counts.__getitem__), process, port)
-        self.pods.append(pod)
-        await self.is_ready(pod)
+        async with self.starting:
+            process, _ = await spawn(spec.argv, self.stack.logs / f"{spec.name}.log", env=spec.env)
+            pod = Pod(spec.name, service, node or min(NODES, key=counts.__getitem__), process, port)
+            self.pods.append(pod)
+            await self.is_ready(pod)
         return pod
 
     async def is_ready(self, pod: Pod) -> None:

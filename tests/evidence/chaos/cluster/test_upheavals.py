@@ -43,7 +43,6 @@ async def test_a_node_that_is_lost_delays_orders_by_a_session(one: Stage) -> Non
     played = await _played(one, "node-loss")
     assert [] == played.breaches(PLANS["node-loss"])
     assert MOVED_MAX_S < played.longest_s
-    assert played.breaches(PLANS["node-loss"]._replace(longest_s=MOVED_MAX_S))
 
 
 async def test_a_node_that_comes_back_does_no_harm(one: Stage) -> None:
