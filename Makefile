@@ -75,6 +75,7 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m docs.generate.saga
 	@$(BIN)/python -m docs.generate.pictures
 	@$(BIN)/python -m docs.generate.settings
+	@$(BIN)/python -m docs.generate.topics
 	@$(BIN)/python -m docs.generate.chart
 	@$(BIN)/python -m docs.generate.dashboards
 	@$(BIN)/python -m tests.evidence.record

@@ -40,6 +40,7 @@ NAVIGATION: Final = {
     "Operate it": (
         "docs/operating.md",
         "docs/settings.md",
+        "docs/topics.md",
         "docs/postgresql.md",
         "docs/observability.md",
         "deploy/helm/order-saga/README.md",
@@ -56,6 +57,7 @@ NAVIGATION: Final = {
         "docs/performance.md",
         "docs/order-costs.md",
         "docs/scaling.md",
+        "docs/cells.md",
         "docs/glossary.md",
     ),
     "Build on it": ("CONTRIBUTING.md", "docs/releasing.md", "CHANGELOG.md"),

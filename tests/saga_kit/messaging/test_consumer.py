@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from faststream import AckPolicy
@@ -287,6 +289,47 @@ def test_consumer_and_publisher_connect_alike(protocol: str, mechanism: str) -> 
         options["ssl_context"] = options.get("ssl_context") is not None
     del publishers["bootstrap_servers"]
     assert publishers == consumers
+
+
+@pytest.mark.apache_kafka
+async def test_a_batch_that_ends_while_its_member_joins_again_sends_no_offsets_meanwhile(setup: ConsumerSetup) -> None:
+    """They would be refused, and make a new member of this one: the group then waits for the old one's session."""
+    entered, leave = setup.pause_in_the_next_batch()
+    async with setup.consuming() as consumer:
+        coordinator = consumer._subscriber.consumer._coordinator  # noqa: SLF001 - nobody else tells a member's id
+        await setup.send(("a", 1))
+        await entered.wait()
+        member_id, generation = coordinator.member_id, coordinator.generation
+        async with _slow_member(setup) as slow:
+            await slow.start()
+            async with _slow_member(setup) as another:
+                starting = asyncio.create_task(another.start())
+                await until(lambda: not consumer._poller.settled.is_set())  # noqa: SLF001 - the same
+                leave.set()  # the others' join lasts until the slow one has heard of it
+                await setup.done_is({("a", 1)})
+                await starting
+        await setup.send(("b", 2))
+        await setup.done_is({("a", 1), ("b", 2)})
+        await until(lambda: not consumer._poller.offsets(consumer._subscriber.consumer))  # noqa: SLF001 - the same
+        assert member_id == coordinator.member_id
+        assert generation < coordinator.generation
+    assert setup.failures == []
+
+
+@asynccontextmanager
+async def _slow_member(setup: ConsumerSetup) -> AsyncIterator[AIOKafkaConsumer]:
+    """Make a member, yet to be started, that reads nothing, and hears of a rebalance only after seconds."""
+    member = AIOKafkaConsumer(
+        *(setup.prefix + topic for topic in setup.worker.topics),
+        bootstrap_servers=setup.address,
+        group_id=f"{setup.prefix}g",
+        enable_auto_commit=False,
+        heartbeat_interval_ms=3000,
+    )
+    try:
+        yield member
+    finally:
+        await member.stop()
 
 
 @pytest.mark.apache_kafka

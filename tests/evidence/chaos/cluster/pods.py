@@ -56,7 +56,7 @@ class Cluster:
     pods: list[Pod] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One process starts at a time: each needs a core for two seconds, and a cluster has more cores than this machine."""
+    """One process starts at a time: each needs a core for two seconds, and a cluster has more cores than we have."""
     _made: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
