@@ -17,7 +17,7 @@ from tests.support.infrastructure import Infrastructure
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.apache_kafka]
 SESSION_S = 6.0
 """A little more than an order may take while processes come and go in order: who did not leave its group is seen."""
-PLANS = plans(SESSION_S, most=4)
+PLANS = plans(SESSION_S, most=4, every_s=1.0)
 CALM_S, RATE = 3.0, 10.0
 
 
