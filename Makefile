@@ -45,8 +45,9 @@ crash-matrix: $(DEVELOPMENT) ## a process killed at every point of its work, und
 	@$(BIN)/python -m tests.evidence.crash_matrix $(ARGS)
 
 KILLS ?= 100
-chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7)
-	@$(BIN)/python -m tests.evidence.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+SCHEDULED = tests.evidence.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7); PLAY=all: a rolling upgrade, scaling, a lost and a frozen node
+	@$(BIN)/python -m $(if $(PLAY),tests.evidence.chaos.cluster $(PLAY),$(SCHEDULED)) $(ARGS)
 
 MINUTES ?= 10
 pressure: $(DEVELOPMENT) ## a participant away for MINUTES under load, and a flood of unreadable messages, measured

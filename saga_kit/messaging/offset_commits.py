@@ -2,9 +2,9 @@
 
 Handlers tolerate redelivery, so an offset commit that is late, or lost, costs only work. One that is sent while its
 member joins the group again costs more. The broker takes it after the join, and refuses it as an old generation's. Then
-aiokafka 0.14 forgets who it is and joins once more: at best the group shares out its partitions twice, at worst it waits
-for the forgotten member until its session is over, and nobody reads anything meanwhile. So no commit is sent between
-the two calls of the group's listener.
+aiokafka 0.14 forgets who it is and joins once more: at best the group shares out its partitions twice, at worst it
+waits for the forgotten member until its session is over, and nobody reads anything meanwhile. So no commit is sent
+between the two calls of the group's listener.
 """
 
 from __future__ import annotations

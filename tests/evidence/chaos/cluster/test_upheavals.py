@@ -1,4 +1,4 @@
-"""Short plays of what a cluster's controller does, on one system; `make chaos ARGS="--play all"` plays the long ones.
+"""Short plays of what a cluster's controller does, on one system; `make chaos PLAY=all` plays the long ones.
 
 They take a minute and a half on an idle machine.
 """
