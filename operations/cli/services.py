@@ -19,8 +19,8 @@ from operations.access.system import (
     time_scale,
     topic_prefix,
 )
+from operations.cli.options import TopicFormat
 from operations.cli.printing import err, out, print_table
-from operations.deployment.topic_list import TopicFormat, topic_list, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,10 @@ def topics(
     Where somebody else creates topics, --print gives the list to apply, and --check says whether it was.
     """
     if print_as is not None:
-        typer.echo(written(topic_list(topic_prefix(), replication), print_as))
+        from operations.deployment.topic_list import as_commands, as_json, topic_list
+
+        write = as_json if print_as is TopicFormat.JSON else as_commands
+        typer.echo(write(topic_list(topic_prefix(), replication)))
         return
     from operations.deployment.topics import VISIBLE_WITHIN_S, ensure
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from typing import Any, Final
 
 from contracts.topics import TOPICS
+from saga_kit.messaging.topic_settings import (
+    CLEANUP_POLICY,
+    REPLAY_HORIZON_S,
+    TIMESTAMP_TYPE,
+    Deviation,
+    TopicSettings,
+    deviations,
+    wanted,
+)
 
 COPIES: Final = 3
-"""What a cluster of several brokers needs to lose none of them's messages."""
-
-
-class TopicFormat(StrEnum):
-    """How the list of topics is written."""
-
-    JSON = "json"
-    COMMANDS = "commands"
+"""What a cluster of several brokers needs, so that one of them may be lost."""
+RETENTION_DAYS_MAX: Final = REPLAY_HORIZON_S // 86_400
 
 
 def topic_list(prefix: str, copies: int) -> list[dict[str, Any]]:
     """Return each topic with its partitions, its copies, and every setting that the protocol relies on."""
-    from saga_kit.messaging.topic_settings import wanted
-
     return [
         {
             "name": prefix + topic.name,
@@ -34,10 +34,20 @@ def topic_list(prefix: str, copies: int) -> list[dict[str, Any]]:
     ]
 
 
-def written(topics: list[dict[str, Any]], how: TopicFormat) -> str:
-    """Write the list: as JSON, or as commands of Kafka's own `kafka-topics.sh`, a line each."""
-    if how is TopicFormat.JSON:
-        return json.dumps(topics, indent=2)
+def that_stop_services() -> list[Deviation]:
+    """Return a deviation of each setting with which no service starts, as the check itself says it."""
+    wrong = dict.fromkeys((TIMESTAMP_TYPE, CLEANUP_POLICY), "-")
+    found = deviations(TopicSettings("t", 1, COPIES, wanted(COPIES) | wrong))
+    return [one for one in found if one.stops]
+
+
+def as_json(topics: list[dict[str, Any]]) -> str:
+    """Write the list as JSON."""
+    return json.dumps(topics, indent=2)
+
+
+def as_commands(topics: list[dict[str, Any]]) -> str:
+    """Write the list as commands of Kafka's own `kafka-topics.sh`, a line each."""
     return "\n".join(_command(topic) for topic in topics)
 
 

@@ -109,10 +109,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 _WHAT: Final = """What a cluster's controller does, with real processes on Apache Kafka and PostgreSQL, two of each
 kind, under steady load by REST and Kafka, with streams and webhooks. A Service before the API passes each new
-connection to one of the ready processes, and leaves open ones where they are. How processes are started and ended is read from the
-chart's manifest; one starts at a time. A time is that of an order that does not wait for a price, from its acceptance
-until its end was read on `orders.events`. After each play the checker of chaos judged everything: nothing may be lost,
-doubled or off, and no order may have timed out.""".replace("\n", " ")
+connection to one of the ready processes, and leaves open ones where they are. How processes are started and ended is
+read from the chart's manifest; one starts at a time. A time is that of an order that does not wait for a price, from
+its acceptance until its end was read on `orders.events`. After each play the checker of chaos judged everything:
+nothing may be lost, doubled or off, and no order may have timed out.""".replace("\n", " ")
 
 if __name__ == "__main__":
     sys.exit(main())
