@@ -1,4 +1,4 @@
-"""The part of `docs/scaling.md` for who runs the chart: what to set for a load, reckoned from the model and the code."""
+"""The part of `docs/scaling.md` for who runs the chart: what to set for a load, reckoned from model and code."""
 
 from __future__ import annotations
 
