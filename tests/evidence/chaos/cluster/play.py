@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -153,13 +154,20 @@ async def _judge(one: Stage, placed: list[Placed]) -> list[Finding]:
     final = await books.read(one.arena.owner_url)
     watched = one.waiting.watched
     faults, one.cluster.faults = one.cluster.faults, []
-    return [
+    found = [
         *checker.judge(one.record, one.witness.wire, final, one.prices.ticks, one.marks.looks, watched=watched),
         *_in_time(placed, final.orders),
         *(Finding("wire", "assets.prices", fault) for fault in one.prices.faults),
         *(Finding("outcome", "the cluster", fault) for fault in faults),
-        *[Finding("audit", str(found.order_id), str(found)) for found in await audit(one.arena.owner_url)],
+        *[Finding("audit", str(wrong.order_id), str(wrong)) for wrong in await audit(one.arena.owner_url)],
     ]
+    about = {
+        finding.subject: [final.orders.get(finding.subject), *final.history.get(finding.subject, ())]
+        + final.holds.get(finding.subject, [])
+        for finding in found
+    }
+    (one.arena.stack.folder / f"findings-{one.plays}.json").write_text(json.dumps(about, default=str, indent=1))
+    return found
 
 
 def _in_time(placed: list[Placed], orders: Mapping[str, Any]) -> Findings:
