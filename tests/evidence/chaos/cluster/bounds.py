@@ -17,7 +17,7 @@ AFTERWARDS_MAX_S: Final = 5.0
 """The same, after a process was missed for the first time."""
 USUAL_P50_S: Final = 0.3
 """On a machine with room, half of the orders end within this time. Where it is n times as long, so are the bounds."""
-AWAY_S: Final = 4.0
+AWAY_S: Final = 2.0
 """A node is gone for so much longer than its processes' sessions."""
 NOTICE_S: Final = 1.0
 """When the Service no longer names what has died. Kubernetes takes 40 to 50 s; requests that come to a dead process

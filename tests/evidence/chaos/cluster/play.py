@@ -162,9 +162,8 @@ async def _judge(one: Stage, placed: list[Placed]) -> list[Finding]:
         *[Finding("audit", str(wrong.order_id), str(wrong)) for wrong in await audit(one.arena.owner_url)],
     ]
     about = {
-        finding.subject: [final.orders.get(finding.subject), *final.history.get(finding.subject, ())]
-        + final.holds.get(finding.subject, [])
-        for finding in found
+        name: [final.orders.get(name), *final.history.get(name, ()), *final.holds.get(name, ())]
+        for name in {finding.subject for finding in found}
     }
     (one.arena.stack.folder / f"findings-{one.plays}.json").write_text(json.dumps(about, default=str, indent=1))
     return found

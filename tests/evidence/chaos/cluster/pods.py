@@ -55,8 +55,8 @@ class Cluster:
     life: Mapping[str, Life]
     pods: list[Pod] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One process starts at a time: each needs a core for two seconds, and a cluster has more cores than we have."""
+    starting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """While orders run, one process starts at a time: each needs a core for two seconds, and a cluster has more."""
     _made: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -151,7 +151,7 @@ class Cluster:
 @asynccontextmanager
 async def cluster(stack: LocalStack) -> AsyncIterator[Cluster]:
     """Run as many processes of each service as the chart does, on two nodes; kill what is left at the end."""
-    one = Cluster(stack, Proxy(free_ports(1)[0]), lives())
+    one = Cluster(stack, Proxy(free_ports(1)[0]), lives(), starting=asyncio.Semaphore(len(SERVICES) * 2))
     await one.front.start()
     try:
         await asyncio.gather(
@@ -161,6 +161,7 @@ async def cluster(stack: LocalStack) -> AsyncIterator[Cluster]:
                 for number in range(one.life[service].replicas)
             )
         )
+        one.starting = asyncio.Semaphore(1)
         yield one
     finally:
         one.thaw(one.pods)
