@@ -157,8 +157,11 @@ def contradicts(saga: Saga, behind: Behind) -> bool:
     if saga.phase is not Phase.NEW:
         fixed = ("asset_id", "order_type", "client_order_id")
         of_another |= any(getattr(one.order, name) != getattr(saga, name) for one in behind.told for name in fixed)
-    never_refunded = saga.phase is Phase.SETTLING and any(isinstance(one, RefundBalance) for one in behind.sent)
-    return of_another or never_refunded
+    if saga.phase is Phase.REFUNDING:  # which leads to no fill
+        filled = any(event.status in {OrderStatus.PROCESSING, OrderStatus.COMPLETED} for event in behind.told)
+        return of_another or filled or any(isinstance(one, SettleBalance) for one in behind.sent)
+    refunded = any(isinstance(one, RefundBalance) for one in behind.sent)
+    return of_another or (saga.phase is Phase.SETTLING and refunded)
 
 
 def _statuses(saga: Saga, told: Sequence[OrderStatusChanged]) -> list[OrderStatus] | None:

@@ -21,11 +21,11 @@ from msgspec import structs
 from contracts.assets import AssetApproved, CheckAsset, Trading
 from contracts.balance import BalanceCommand, BalanceReply, SettleBalance
 from contracts.decimals import ZERO, Money, Price, Quantity
-from contracts.vocabulary import OrderKind, OrderStatus, OrderType, id_text
+from contracts.vocabulary import HoldState, OrderKind, OrderStatus, OrderType, Side, id_text
 from order_saga.core.fold import fold, order_of
 from order_saga.core.levels import levels
 from order_saga.core.phases import RESTING, TERMINAL
-from order_saga.core.saga import ExpiryDue, Fire, Fired, Phase, RecoveryRequested, Requested, Saga, TimerDue
+from order_saga.core.saga import Decision, ExpiryDue, Fire, Fired, Phase, RecoveryRequested, Requested, Saga, TimerDue
 from participants.balance.ledger import Account, AccountLedger
 from saga_kit.participant.balance import answer
 from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand, apply
@@ -341,6 +341,27 @@ def run(rng: Random, steps: int) -> tuple[Shop, list[Saved]]:
     return shop, saved
 
 
-def ended(status: OrderStatus | None) -> bool:
-    """Tell whether an order has ended."""
-    return status is not None and status.terminal
+def recoveries() -> list[RecoveryRequested]:
+    """List what Kafka may have of the sample order: as far as a market order, or a stop, has come, with its commands."""
+    stop = sample.conditional(OrderType.STOP_LOSS_SELL, trigger_price="49000", limit_price="48000")
+    stories: list[tuple[Incoming, ...]] = [
+        (stop, sample.approved(), sample.reserved(), sample.fired("48500"), sample.settled()),
+        (stop, sample.approved(), sample.reserved(), sample.cancel(), sample.refunded()),
+    ]
+    for side in Side:
+        asked = sample.requested(side)
+        stories.append((asked, sample.approved(), sample.reserved(), sample.settled()))
+        stories.append((asked, sample.approved(), sample.reserved(), sample.not_settled()))
+        stories.append((asked, sample.approved(), sample.not_reserved(), sample.refunded(HoldState.REFUSED)))
+        stories.append((asked, sample.not_approved(), sample.refunded()))
+    found = []
+    for messages in stories:
+        for number in range(1, len(messages) + 1):
+            story = sample.Story(*messages[:number])
+            decisions = [one for one in story.told if isinstance(one, Decision)]
+            events = [event for one in decisions for event in one.events]
+            asked_for = [ask.message for one in decisions for ask in one.asks]
+            commands = tuple(one for one in asked_for if not isinstance(one, CheckAsset))
+            found += [sample.recovery(*events), sample.recovery(*events, commands=commands)]
+            found.append(sample.recovery(commands=commands, request=messages[0]))
+    return found
