@@ -121,6 +121,14 @@ def recover(draft: Draft, message: RecoveryRequested) -> Ignored | None:
     return None
 
 
+def is_behind(saga: Saga | None, message: RecoveryRequested) -> bool:
+    """Tell whether Kafka has more of an order than the database, which may not know it at all."""
+    if saga is None:
+        return bool(message.told or message.commands)
+    behind = behind_by(saga, message)
+    return bool(behind.told or behind.sent)
+
+
 def lacks_terms(saga: Saga) -> bool:
     """Tell whether an order was brought forward to a settlement whose terms nobody knows."""
     return saga.progress.told is not None and saga.progress.settlement is None
@@ -133,8 +141,20 @@ def behind_by(saga: Saga, message: RecoveryRequested) -> Behind:
     """Find the versions and the commands that an order does not know. One that has ended knows all that it sent."""
     by_version = {event.version: event for event in message.told if event.version > saga.version}
     told = tuple(by_version[version] for version in sorted(by_version))
+    if len(told) == 1 and _leads_to(saga, told[0]):
+        told = ()
     sent = () if saga.phase in TERMINAL else tuple(one for one in message.commands if not _has_sent(saga, one))
     return Behind(told, sent)
+
+
+def _leads_to(saga: Saga, last: OrderStatusChanged) -> bool:
+    """Tell whether an order is on its way to what was told last: it was brought forward before, or was there itself."""
+    outcome = saga.progress.outcome
+    if saga.parked_reason is not None or last.version != saga.version + 1:
+        return False
+    if saga.phase is Phase.SETTLING:
+        return saga.progress.told is last.status
+    return saga.phase is Phase.REFUNDING and outcome is not None and outcome.status is last.status
 
 
 def _has_sent(saga: Saga, command: BalanceCommand) -> bool:
@@ -384,7 +404,10 @@ def _remember_rest(draft: Draft, last: OrderStatusChanged, filled: Filled | None
         draft.learn(rest=structs.replace(began, watermark=order.watermark))
     if filled is not None and (order.revision is not None or known.quote is None or known.quote.price != filled.price):
         sequence = sequence if draft.saga.progress.rest is None else draft.saga.progress.rest.from_sequence + 1
-        draft.learn(fire=known.fire or Fire(sequence, filled.price, last.occurred_at, order.watermark))
+        met = known.fire or Fire(sequence, filled.price, last.occurred_at, order.watermark)
+        if known.fire is None:  # by a tick whose number is not known: the first one that could
+            draft.note("fired", "Recovered", sequence=met.sequence, price=met.price, as_of=met.as_of)
+        draft.learn(fire=met)
 
 
 def _remember_hold(draft: Draft, message: RecoveryRequested) -> None:

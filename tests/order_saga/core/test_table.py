@@ -79,7 +79,7 @@ from tests.order_saga.core.changes import CHANGES, QUEUED, walked_changes
 from tests.order_saga.core.conditional import Case, walked_conditional
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY, availability, check
-from tests.order_saga.core.restored import recoveries
+from tests.order_saga.core.recoveries import recoveries
 from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
 from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
