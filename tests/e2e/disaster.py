@@ -5,11 +5,12 @@ Everything is killed at once, and the system may be started again on any of the 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,6 @@ class Site:
     folder: Path
     prefix: str = ""
     time_scale: float = 1.0
-    deposits: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def place(self) -> Place:
@@ -79,5 +79,32 @@ class Site:
 
     async def kill_servers(self) -> None:
         """End both servers as a power cut does."""
-        await self.machine.kill(self.place)
-        await self.kafka.kill(BROKER)
+        await asyncio.gather(self.machine.kill(self.place), self.kafka.kill(BROKER))
+
+    async def snapshot(self, name: str) -> None:
+        """Keep what is on Kafka's disks at this moment, while it runs."""
+        await self.kafka.freeze(BROKER)
+        await self.kafka.keep(BROKER, name)
+        await self.kafka.thaw(BROKER)
+
+    async def keep(self, name: str) -> None:
+        """Keep what is on the disks of both servers, which are dead."""
+        await self.machine.type(self.place, 'mv "$PGDATA" "$PGDATA.kept"')
+        await self.kafka.keep(BROKER, name)
+
+    @asynccontextmanager
+    async def on(self, *, restored: bool, kafka: str) -> AsyncIterator[None]:
+        """Run both servers: on the database as it was kept or `restored` by the page, and on the disks of `kafka`."""
+        await self.kafka.put_back(BROKER, kafka)
+        await self.kafka.start(BROKER)
+        await self.machine.type(self.place, 'rm -rf "$PGDATA" "$PGDATA.old" && cp -a "$PGDATA.kept" "$PGDATA"')
+        if restored:
+            await self.type("restore")
+            await self.type("restored")
+        else:
+            await self.machine.start(self.place)
+        await self.kafka.ready()
+        try:
+            yield
+        finally:
+            await self.kill_servers()

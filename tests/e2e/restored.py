@@ -201,7 +201,9 @@ def _holds(facts: Facts) -> Findings:
     active = {hold["order_id"] for hold in _active(facts.books)}
     for order_id, row in facts.books.orders.items():
         if (order_id in active) != (row["status"] not in ENDED):
-            yield Finding("money", order_id, f"it is {row['status']}, and {'a' if order_id in active else 'no'} hold is")
+            yield Finding(
+                "money", order_id, f"it is {row['status']}, and {'a' if order_id in active else 'no'} hold is"
+            )
         states = [hold["state"] for hold in facts.books.holds.get(order_id, [])]
         if ("SETTLED" in states) != (row["status"] == "COMPLETED"):
             yield Finding("money", order_id, f"it is {row['status']}, its holds are {states}")

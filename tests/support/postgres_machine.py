@@ -11,7 +11,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from testcontainers.core.container import DockerContainer
@@ -21,7 +20,7 @@ from tests.support.project import ROOT
 from tests.support.servers import POSTGRES_IMAGE
 
 BACKUPS: Final = "/var/lib/postgresql/backups"
-_PASSWORD: Final = "test-only"  # noqa: S105 - of a server that lives for a test
+_PASSWORD: Final = "test-only"
 _IN_PATH: Final = "PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)\n"
 """Images differ in which of the tools they put into the path."""
 _ALIVE: Final = "while true; do sleep 3600; done"
