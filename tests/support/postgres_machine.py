@@ -96,8 +96,8 @@ class Machine:
 _MAKE: Final = """
 initdb --username=owner --pwfile=<(echo "$PASSWORD") --auth-host=scram-sha-256 --encoding=UTF8 --locale=C >/dev/null
 echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
-printf "%s\\n" "port = $PGPORT" "listen_addresses = '*'" 'max_connections = 200' \\
-  "unix_socket_directories = '/var/run/postgresql'" >>"$PGDATA/postgresql.conf"
+printf "%s\\n" "listen_addresses = '*'" "unix_socket_directories = '$PGHOST'" 'max_connections = 200' \\
+  >>"$PGDATA/postgresql.conf"
 mkdir -p "$BACKUPS"
 """
 _KILL: Final = """
