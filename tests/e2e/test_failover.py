@@ -111,11 +111,10 @@ async def test_no_acknowledged_order_is_lost_when_a_standby_takes_over(
         assert before == system.stack.pids  # no process ended
         assert {pair.standby.port} == await pair.lives_on()
         await assert_all_is_well(system, trader)
-        await _rejoin(pair, system, trader)
-    print(f"stood still for {stood_still_s:.2f} s")
+        await _rejoin(pair, trader)
 
 
-async def _rejoin(pair: Pair, system: System, trader: Trader) -> None:
+async def _rejoin(pair: Pair, trader: Trader) -> None:
     """Bring the old primary back as a standby, and let commits wait for it."""
     await pair.type(pair.primary, "rejoin", primary=pair.standby)
     await pair.type(pair.standby, "synchronous")
