@@ -7,7 +7,7 @@ now, the base tables, and what was paid in. It shares no arithmetic with the sys
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ from tests.e2e.trader import ENDED
 from tests.evidence.chaos.books import Books, Row
 from tests.evidence.chaos.finding import Finding, Findings
 
-Told = Mapping[str, Mapping[int, Sequence[Any]]]
+Told = dict[str, dict[int, list[Any]]]
 """Per order and version, each body that was seen on `orders.events`, in the order of reading."""
 
 RESTING: Final = frozenset({"WORKING"})

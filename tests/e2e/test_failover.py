@@ -76,7 +76,7 @@ class Pair:
 async def pair(infrastructure: Infrastructure) -> AsyncIterator[Pair]:
     """Make both as the page says."""
     async with machine(2) as servers:
-        one = Pair(servers, *servers.places, infrastructure)
+        one = Pair(servers, servers.places[0], servers.places[1], infrastructure)
         await servers.make(one.primary)
         await one.type(one.standby, "standby", primary=one.primary)
         await one.type(one.primary, "synchronous")

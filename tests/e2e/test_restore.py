@@ -24,7 +24,7 @@ from operations.access.database import connected
 from operations.demo.samples import sample_stores
 from participants.assets.price_store import set_price
 from tests.e2e.disaster import Site
-from tests.e2e.orders import COMPLETED, HOLDINGS, Wanted, buy, mixed, sell
+from tests.e2e.orders import HOLDINGS, Wanted, buy, mixed, sell
 from tests.e2e.restored import RESTING, Facts, Told, judge, merged
 from tests.e2e.system import System, eventually
 from tests.e2e.trader import ENDED, Trader
@@ -42,7 +42,7 @@ WAITER = "waiter"
 LATE, LATE_USD = "late", "5000.00"
 """A user whose money came after the restore point."""
 HOLDS = {number: str(uuid4()) for number in (1, 2)}
-"""The holds of a service: the first is placed before the restore point and captured after it, the second comes later."""
+"""Holds of a service: the first is placed before the restore point and captured after it, the second comes later."""
 CAPTURED = 30
 RESTORE_POINT, THE_END = "restore-point", "end"
 """What was kept of the servers' disks."""
@@ -60,7 +60,7 @@ class Story:
     """The orders that rest at the restore point, by what becomes of them afterwards."""
     told: Told = field(default_factory=dict)
     paid_in: dict[tuple[str, str], Fraction] = field(default_factory=dict)
-    since: datetime = datetime.min.replace(tzinfo=UTC)
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
     """When the restore point was made."""
     after: set[str] = field(default_factory=set)
     """The orders that came after it."""
@@ -239,47 +239,6 @@ async def test_what_becomes_of_it_when_nobody_recovers(story: Story) -> None:
     assert {"lost", "money", "outcome", "wire"} == {one.kind for one in found}
     assert {"I8"} == {one.invariant for one in audited}
     assert {str(one.order_id) for one in audited} <= story.after
-
-
-async def test_an_older_database_is_brought_to_what_was_told(story: Story) -> None:
-    """Whatever was told stays true, the rest ends, every cent is there, and the system goes on."""
-    since = story.since.isoformat()
-    async with story.site.on(restored=True, kafka=THE_END):
-        before = await read(story.site.database_url)
-        planned = await story.site.cli("recover", "database", "--since", since, "--dry-run")
-        assert 0 == planned.code, planned.err
-        assert before == await read(story.site.database_url)
-        done = await story.site.cli("recover", "database", "--since", since, "--yes", "--by", "ann")
-        assert 0 == done.code, done.err
-        await _deposit(story.site)
-        async with story.site.running() as system:
-            assert [] == await settled(story, system)
-            assert [] == await system.audit()
-            await _life_goes_on(story, system)
-
-
-async def test_an_older_kafka_is_told_again(story: Story) -> None:
-    """Whoever reads the topic from its beginning learns the newest version of each order; nothing is done twice."""
-    async with story.site.on(restored=False, kafka=RESTORE_POINT):
-        done = await story.site.cli("recover", "kafka", "--since", story.since.isoformat(), "--yes", "--by", "ann")
-        assert 0 == done.code, done.err
-        async with story.site.running() as system:
-            assert [] == await settled(story, system)
-            assert [] == await system.audit()
-            await _life_goes_on(story, system)
-
-
-async def _life_goes_on(story: Story, system: System) -> None:
-    """Trade once more: an order that rested through it all fires, and a new one completes."""
-    rests = story.rests["rests on"]
-    async with Trader(system) as trader:
-        bought = await trader.post(buy(WAITER, "BTC", "0.01"))
-        await _price(system, "120")
-        ends = await trader.ended([bought, rests])
-    assert {bought: COMPLETED, rests: COMPLETED} == ends
-    assert "120" == system.events.of(rests)[-1]["order"]["average_price"]
-    assert [] == await settled(story, system)
-    assert [] == await system.audit()
 
 
 async def _all_ended_or_rest(system: System) -> bool:

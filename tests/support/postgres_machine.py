@@ -75,9 +75,10 @@ class Machine:
             environment=environment,
             workdir="/var/lib/postgresql",
         )
-        text = out.decode(errors="replace")
+        assert isinstance(out, bytes)
+        text = out.decode(errors="replace").strip()
         assert code == 0, f"{commands}\n{text}"
-        return str(text.strip())
+        return text
 
     async def make(self, place: Place) -> None:
         """Make an empty server and start it."""
