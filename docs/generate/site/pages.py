@@ -41,6 +41,7 @@ NAVIGATION: Final = {
         "docs/operating.md",
         "docs/settings.md",
         "docs/postgresql.md",
+        "docs/backup.md",
         "docs/observability.md",
         "deploy/helm/order-saga/README.md",
         "docs/privacy.md",
