@@ -5,6 +5,7 @@ The database has lived through a part of a history, and Kafka has all of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -234,6 +235,10 @@ async def test_orders_are_brought_forward_and_end_as_they_were_told(db: Terminal
         await db.tell(of(fitting_reserved(), UUID(int=number)))
     assert first is not None
 
+    audited = await db.cli("audit", "--told", "--json", **kafka.environment)
+    assert {UUID(int=number) for number in (1, 2, 3, 4)} == {
+        UUID(one["order_id"]) for one in json.loads(audited.out) if "has told" in one["what"]
+    }
     looked = await db.cli("recover", "database", "--dry-run", **kafka.environment)
     assert (0, 4) == (looked.code, len([line for line in looked.out.splitlines() if "was told" in line]))
     assert 3 == len(await shown(db)), "a dry run changes nothing"
