@@ -173,7 +173,7 @@ async def running(
         **more,
     )
     try:
-        async with LocalStack(folder, options) as stack, _watched(stack, prefix) as system:
+        async with LocalStack(folder, options) as stack, watched(stack, prefix) as system:
             if samples:
                 system.deposits |= {(one.user_id, one.asset_id): one.amount for one in DEPOSITS}
             yield system
@@ -183,7 +183,8 @@ async def running(
 
 
 @asynccontextmanager
-async def _watched(stack: LocalStack, prefix: str) -> AsyncIterator[System]:
+async def watched(stack: LocalStack, prefix: str) -> AsyncIterator[System]:
+    """Follow the events of a stack, and read its database as the auditor."""
     kafka = stack.kafka_bootstrap_servers
     with Events(kafka, prefix) as events:
         async with asyncpg.create_pool(stack.logins["auditor"], min_size=0, max_size=4) as database:
