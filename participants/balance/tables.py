@@ -99,8 +99,8 @@ deposits = Table(
     CheckConstraint("amount > 0", name="deposits_amount"),
 )
 
-# A balance service of 0.2.0 may be at work beside this one. It inserts all lines of an entry in one statement: they are put
-# aside here, and when the statement ends they are made entries.
+# A balance service of 0.2.0 may be at work beside this one. It inserts all lines of an entry in one statement: they are
+# put aside here, and when the statement ends they are made entries.
 TAKE_LINE: Final = """
 CREATE FUNCTION balances.take_line() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,15 +1,18 @@
 """The released version and this one work side by side on one database and one broker, there and back.
 
-A thousand orders and more are in flight when the processes change: the balance service is away while they begin, so that
-they are open on purpose, some before their money is held, some after they were filled. No request to the API may fail.
+A thousand orders and more are in flight when the processes change: the balance service is away while they begin, so
+that they are open on purpose, some before their money is held, some after they were filled. No request to the API may
+fail.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
@@ -31,7 +34,7 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.apache_kafka, pytest.mark.timeout
 IN_FLIGHT: Final = 1_000
 FILLED: Final = 250
 """Of them, orders that were filled and wait for their settlement."""
-BEGUN: Final = 1_200
+BEGUN: Final = 1_250
 """A sixth of a mix ends without the balance service."""
 ENDED_WITHIN_S: Final = 60.0
 """How long an order may take from the moment when the balance service is back."""
@@ -39,13 +42,14 @@ ROLLED_WITHIN_S: Final = 20.0
 """How long an order may take while processes are replaced one by one, with nobody away."""
 TIME_SCALE: Final = 20.0
 """Nobody loses patience while processes change: a check or a reservation is given up after ten minutes."""
+TEN_TIMES: Final = {name: str(10 * Decimal(amount)) for name, amount in HOLDINGS.items()}
 USERS: Final = [f"user-{number}" for number in range(12)]
 ASKED_EVERY_S: Final = 0.1
 
 
 @pytest_asyncio.fixture
 async def before(tmp_path: Path) -> Version:
-    """The released version."""
+    """Give the released version."""
     return old(await asyncio.to_thread(released, tmp_path / "sources"))
 
 
@@ -53,7 +57,7 @@ async def test_a_deploy_and_a_rollback_with_orders_in_flight(
     infrastructure: Infrastructure, tmp_path: Path, before: Version
 ) -> None:
     """Orders that either version began the other one ends as they must, and the API answers all the time."""
-    holdings = dict.fromkeys(USERS, {name: f"{amount}0" for name, amount in HOLDINGS.items()})
+    holdings = dict.fromkeys(USERS, TEN_TIMES)
     async with (
         fleet(infrastructure, tmp_path / "stack", before, time_scale=TIME_SCALE, holdings=holdings) as one,
         Trader(one.system, cancels="orders.requests") as trader,
@@ -68,6 +72,8 @@ async def test_a_deploy_and_a_rollback_with_orders_in_flight(
                 assert 0 == done.code, done.out + done.err
             # Deploy.
             await one.start(HEAD, "assets", "orchestrator", "api")
+            await repeated_at_the_other(one, trader, before, HEAD)
+            await repeated_at_the_other(one, trader, HEAD, before)
             await one.stop(before, "assets", "orchestrator")
             await ended_by_both_balances(one, trader, begun, first=before, then=HEAD)
             await one.stop(before, "api")
@@ -105,7 +111,7 @@ async def begin(one: Fleet, trader: Trader, version: Version, wanted: Sequence[W
     rest = [each for each in wanted if each not in first]
     ids += await trader.trade(rest)
     await eventually(lambda: _have(system, ids, "status IS NOT NULL", len(ids)), "the orchestrator knows them")
-    open_ones = await system.rows(f"SELECT phase, count(*) FROM audit.orders WHERE {_OPEN} GROUP BY phase")  # noqa: S608
+    open_ones = await system.rows(f"SELECT phase, count(*) FROM audit.orders WHERE {_OPEN} GROUP BY phase")
     found = {row["phase"]: row["count"] for row in open_ones}
     assert sum(found.values()) >= IN_FLIGHT
     assert {"VALIDATING", "RESERVING", "SETTLING", "REFUNDING"} <= found.keys()
@@ -124,6 +130,19 @@ async def ended_by_both_balances(
     assert time.monotonic() - since < ENDED_WITHIN_S
 
 
+async def repeated_at_the_other(one: Fleet, trader: Trader, first: Version, then: Version) -> None:
+    """Send a request again under its key: it finds its order, whichever version has accepted it."""
+    wanted, found = buy("user-1", "BTC", "0.0100", price="50000.00"), []
+    headers = {"Authorization": f"Bearer {trader.token('user-1')}", "Idempotency-Key": str(uuid.uuid4())}
+    for version in (first, then):
+        async with httpx2.AsyncClient(base_url=one.api(version), headers=headers) as client:
+            answer = await client.post("/orders", json=wanted.body)
+            assert 202 == answer.status_code, answer.text
+            found.append(answer.json()["order_id"])
+    assert found[0] == found[1]
+    trader.accepted[found[0]] = wanted
+
+
 async def roll(one: Fleet, first: Version, then: Version) -> None:
     """Replace every process, as a deploy does: participants, orchestrator, API."""
     for service in ("balance", "assets", "orchestrator", "api"):
@@ -138,10 +157,10 @@ async def ends_as_announced(trader: Trader, ids: Sequence[str]) -> None:
 
 
 async def nothing_was_set_aside(system: System) -> None:
-    """Nothing is parked, and there is no dead letter."""
+    """Expect no order that is parked, and no dead letter."""
     assert 0 == (await system.rows("SELECT count(*) FROM audit.orders WHERE parked_reason IS NOT NULL"))[0]["count"]
     for schema in ("orders", "balances", "assets"):
-        assert [] == await system.owner_rows(f"SELECT topic, reason FROM {schema}.dead_letters")  # noqa: S608
+        assert [] == await system.owner_rows(f"SELECT topic, reason FROM {schema}.dead_letters")
 
 
 async def slowest_s(system: System, ids: Sequence[str]) -> float:
@@ -196,7 +215,7 @@ _OPEN: Final = "status NOT IN ('COMPLETED', 'CANCELLED', 'FAILED')"
 
 
 async def _have(system: System, ids: Sequence[str], what: str, number: int) -> bool:
-    statement = f"SELECT count(*) FROM audit.orders WHERE order_id = ANY($1::text[]::uuid[]) AND {what}"  # noqa: S608
+    statement = f"SELECT count(*) FROM audit.orders WHERE order_id = ANY($1::text[]::uuid[]) AND {what}"
     return bool((await system.rows(statement, list(ids)))[0]["count"] >= number)
 
 

@@ -56,7 +56,7 @@ HEAD: Final = Version("new", (sys.executable, "-m", "operations.cli"))
 
 
 def old(released: Released) -> Version:
-    """The released version."""
+    """Make the released version one."""
     return Version("old", released.command, released.environment)
 
 
@@ -93,6 +93,10 @@ class Fleet:
             if service == "api":
                 self.proxy.turns.remove(("127.0.0.1", self._ports[name]))
             await self._running.pop(name).stop()
+
+    def api(self, version: Version) -> str:
+        """Return the address of a version's own API."""
+        return f"http://127.0.0.1:{self._ports[f'{version.name}-api']}"
 
     async def close(self) -> None:
         """End all that runs."""

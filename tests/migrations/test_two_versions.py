@@ -36,12 +36,16 @@ async def _add(connection: asyncpg.Connection, *lines: tuple[str | None, ...]) -
 async def test_lines_of_one_statement_become_entries(owner: asyncpg.Connection) -> None:
     """Each entry is one row, as if this version had written it, and none of its lines is left anywhere else."""
     await _add(owner, *LINES)
-    theirs = await owner.fetch("SELECT entry_id, order_id, accounts, asset_ids, amounts FROM balances.journal ORDER BY 1")
+    theirs = await owner.fetch(
+        "SELECT entry_id, order_id, accounts, asset_ids, amounts FROM balances.journal ORDER BY 1"
+    )
     assert [SETTLED, "deposit:1"] == [row["entry_id"] for row in theirs]
     assert 0 == await owner.fetchval("SELECT count(*) FROM balances.new_lines")
 
     await owner.execute("TRUNCATE balances.journal")
-    await insert_lines(owner, [(entry, order, account, asset, amount) for entry, account, asset, order, amount in LINES])
+    await insert_lines(
+        owner, [(entry, order, account, asset, amount) for entry, account, asset, order, amount in LINES]
+    )
 
     ours = await owner.fetch("SELECT entry_id, order_id, accounts, asset_ids, amounts FROM balances.journal ORDER BY 1")
     assert ours == theirs
