@@ -16,6 +16,7 @@ SELECT entry_id, account, asset_id, order_id::uuid, amount::numeric
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
     AS line (entry_id, account, asset_id, order_id, amount)
 """
+ENTRIES: Final = "SELECT entry_id, order_id, accounts, asset_ids, amounts FROM balances.journal ORDER BY entry_id"
 ORDER: Final = "0190a0a0-0000-7000-8000-000000000001"
 SETTLED: Final = f"{ORDER}:settle"
 LINES: Final = (
@@ -36,9 +37,7 @@ async def _add(connection: asyncpg.Connection, *lines: tuple[str | None, ...]) -
 async def test_lines_of_one_statement_become_entries(owner: asyncpg.Connection) -> None:
     """Each entry is one row, as if this version had written it, and none of its lines is left anywhere else."""
     await _add(owner, *LINES)
-    theirs = await owner.fetch(
-        "SELECT entry_id, order_id, accounts, asset_ids, amounts FROM balances.journal ORDER BY 1"
-    )
+    theirs = await owner.fetch(ENTRIES)
     assert [SETTLED, "deposit:1"] == [row["entry_id"] for row in theirs]
     assert 0 == await owner.fetchval("SELECT count(*) FROM balances.new_lines")
 
@@ -47,8 +46,7 @@ async def test_lines_of_one_statement_become_entries(owner: asyncpg.Connection) 
         owner, [(entry, order, account, asset, amount) for entry, account, asset, order, amount in LINES]
     )
 
-    ours = await owner.fetch("SELECT entry_id, order_id, accounts, asset_ids, amounts FROM balances.journal ORDER BY 1")
-    assert ours == theirs
+    assert theirs == await owner.fetch(ENTRIES)
 
 
 async def test_an_entry_is_written_once_by_whichever_version(owner: asyncpg.Connection) -> None:

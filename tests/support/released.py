@@ -1,4 +1,4 @@
-"""The version that was released last, to run beside this one: its sources from git, and what its own lock file names."""
+"""The version that was released last, to run beside this one: its sources from git, and what its lock file names."""
 
 from __future__ import annotations
 
