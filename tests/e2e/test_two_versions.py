@@ -67,9 +67,8 @@ async def test_a_deploy_and_a_rollback_with_orders_in_flight(
         async with asked_all_the_time(one, trader):
             # Expand: this version's schema and topics, under the old processes.
             begun = await begin(one, trader, before, list(islice(wanted, BEGUN)))
-            for words in (("migrate",), ("topics",), ("check-deploy",)):
-                done = await one.system.cli(*words, env=one.settings)
-                assert 0 == done.code, done.out + done.err
+            for command in ("migrate", "topics", "check-deploy"):
+                await well_done(one, command)
             # Deploy.
             await one.start(HEAD, "assets", "orchestrator", "api")
             await repeated_at_the_other(one, trader, before, HEAD)
@@ -80,6 +79,7 @@ async def test_a_deploy_and_a_rollback_with_orders_in_flight(
             # Roll back.
             await one.stop(HEAD, "balance")
             begun = await begin(one, trader, HEAD, list(islice(wanted, BEGUN)))
+            await well_done(one, "check-deploy", "--rollback-to", before.number)
             await one.start(before, "assets", "orchestrator", "api")
             await one.stop(HEAD, "api", "orchestrator", "assets")
             await ended_by_both_balances(one, trader, begun, first=HEAD, then=before)
@@ -90,6 +90,12 @@ async def test_a_deploy_and_a_rollback_with_orders_in_flight(
         await assert_all_is_well(one.system, trader)
         await nothing_was_set_aside(one.system)
         assert [] == one.said
+
+
+async def well_done(one: Fleet, *words: str) -> None:
+    """Run a command of this version, which must find nothing wrong."""
+    done = await one.system.cli(*words, env=one.settings)
+    assert 0 == done.code, done.out + done.err
 
 
 async def begin(one: Fleet, trader: Trader, version: Version, wanted: Sequence[Wanted]) -> list[str]:

@@ -50,6 +50,7 @@ class Version(NamedTuple):
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = {}
+    number: str = ""
 
 
 HEAD: Final = Version("new", (sys.executable, "-m", "operations.cli"))
@@ -57,7 +58,7 @@ HEAD: Final = Version("new", (sys.executable, "-m", "operations.cli"))
 
 def old(released: Released) -> Version:
     """Make the released version one."""
-    return Version("old", released.command, released.environment)
+    return Version("old", released.command, released.environment, released.version)
 
 
 @dataclass
