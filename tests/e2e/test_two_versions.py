@@ -151,9 +151,9 @@ async def repeated_at_the_other(one: Fleet, trader: Trader, first: Version, then
 
 async def roll(one: Fleet, first: Version, then: Version) -> None:
     """Replace every process, as a deploy does: participants, orchestrator, API."""
-    for service in ("balance", "assets", "orchestrator", "api"):
-        await one.start(then, service)
-        await one.stop(first, service)
+    for services in (("balance", "assets"), ("orchestrator",), ("api",)):
+        await one.start(then, *services)
+        await one.stop(first, *services)
 
 
 async def ends_as_announced(trader: Trader, ids: Sequence[str]) -> None:
