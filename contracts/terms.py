@@ -57,15 +57,16 @@ class FieldRules(NamedTuple):
 
 
 _QUEUES: Final = ("expires_at", "queue_when_closed")
-_WAITS: Final = (TimeInForce.GTC, TimeInForce.GTD, TimeInForce.DAY)
+WAITS: Final = (TimeInForce.GTC, TimeInForce.GTD, TimeInForce.DAY)
+"""An order with one of these may wait for the market; any other one ends as soon as it has its answers."""
 
 FIELDS: Final = {
     OrderKind.MARKET: FieldRules(optional=("price", "slippage_bps")),
-    OrderKind.LIMIT: FieldRules(("limit_price",), (), (*_WAITS, TimeInForce.IOC, TimeInForce.FOK)),
-    OrderKind.STOP_LOSS: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), _WAITS),
-    OrderKind.TAKE_PROFIT: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), _WAITS),
-    OrderKind.TRAILING_STOP: FieldRules((), ("trail_amount", "trail_bps", "slippage_bps"), _WAITS),
-    OrderKind.BRACKET: FieldRules(("limit_price", "trigger_price"), ("slippage_bps",), _WAITS),
+    OrderKind.LIMIT: FieldRules(("limit_price",), (), (*WAITS, TimeInForce.IOC, TimeInForce.FOK)),
+    OrderKind.STOP_LOSS: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), WAITS),
+    OrderKind.TAKE_PROFIT: FieldRules(("trigger_price",), ("limit_price", "slippage_bps"), WAITS),
+    OrderKind.TRAILING_STOP: FieldRules((), ("trail_amount", "trail_bps", "slippage_bps"), WAITS),
+    OrderKind.BRACKET: FieldRules(("limit_price", "trigger_price"), ("slippage_bps",), WAITS),
 }
 """Every other field of these is refused by name, so that no term of an order is silently dropped."""
 

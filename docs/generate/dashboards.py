@@ -40,9 +40,9 @@ def rate(metric: str, by: str = "", **labels: str) -> str:
     return f'sum by ({by}) (rate({metric}{{release="$release"{chosen}}}[$__rate_interval]))'
 
 
-def quantile(share: float, histogram: str, by: str = "") -> str:
+def quantile(share: float, histogram: str, by: str = "", **labels: str) -> str:
     """Write a quantile of a histogram, in its own unit."""
-    return f"histogram_quantile({share:g}, {rate(f'{histogram}_bucket', f'{by}, le'.removeprefix(', '))})"
+    return f"histogram_quantile({share:g}, {rate(f'{histogram}_bucket', f'{by}, le'.removeprefix(', '), **labels)})"
 
 
 def most(gauge: str, by: str = "") -> str:
@@ -61,6 +61,7 @@ def total(gauge: str, by: str = "") -> str:
 
 
 _REQUESTS: Final = "http_server_request_duration_seconds"
+_DURATION: Final = "order_duration_seconds"
 _BY_JOB: Final = "{{job}}"
 _OTHER_GROUPS: Final = ("cancels", "triggers", "holds")
 """Groups of further consumers of a process, whose metrics have their name in front."""
@@ -75,6 +76,12 @@ ORDERS: Final = Dashboard(
                 {"availability": f'1 - (sum(rate({_REQUESTS}_count{{release="$release",job="api",route!~"/health.*",'
                  f'status=~"5.."}}[30d])) or vector(0)) / sum(rate({_REQUESTS}_count{{release="$release",job="api",'
                  'route!~"/health.*"}[30d]))'},
+            ),
+            Panel(
+                "Orders that end within 5 s, of which 99 % is the objective", "percentunit",
+                "Over 30 days, of those that may not wait for the market. See the alert OrderErrorBudgetBurns.",
+                {"in time": f'sum(rate({_DURATION}_bucket{{release="$release",may_wait="false",le="5.0"}}[30d]))'
+                 f' / sum(rate({_DURATION}_count{{release="$release",may_wait="false"}}[30d]))'},
             ),
             Panel(
                 "Orders that wait for an operator, and that ask for too long", "short",
@@ -94,9 +101,9 @@ ORDERS: Final = Dashboard(
                  "{{status}}": rate("orders_finished_total", "status")},
             ),
             Panel(
-                "From request to end", "s", "Of orders that have ended.",
-                {"half": quantile(0.5, "order_duration_seconds"),
-                 "99 of 100": quantile(0.99, "order_duration_seconds")},
+                "From request to end", "s", "Of orders that have ended and may not wait for the market.",
+                {"half": quantile(0.5, _DURATION, may_wait='="false"'),
+                 "99 of 100": quantile(0.99, _DURATION, may_wait='="false"')},
             ),
             Panel(
                 "Why orders fail and are cancelled", "ops", "By reason code.",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from contracts.vocabulary import NAME_PATTERN, NAME_RULE
+from contracts.vocabulary import NAME_PATTERN, NAME_RULE, check_instant
 from operations.access.errors import WrongRequest
 
 if TYPE_CHECKING:
@@ -38,6 +38,18 @@ def moment(what: str, text: str) -> str:
         raise WrongRequest(f"{what} is {text!r}; from now on is written +90s, +30m, +2h or +7d")
     ahead = timedelta(seconds=int(asked[1]) * _SECONDS[asked[2]])
     return f"{datetime.now(UTC) + ahead:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def instant(what: str, text: str) -> datetime:
+    """Read a time as it is written for programs, with its offset from UTC. Raises `WrongRequest`."""
+    try:
+        at = datetime.fromisoformat(text)
+        check_instant(at)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise WrongRequest(f"{what} is {text!r}; a time is written 2026-01-31T12:00:00Z")
+    return at.astimezone(UTC)
 
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

@@ -59,6 +59,7 @@ from order_saga.core.phases import (
     steps,
     target,
 )
+from order_saga.core.recovery import lacks_terms, recover
 from order_saga.core.saga import (
     REQUESTED_FIELDS,
     Answer,
@@ -75,6 +76,7 @@ from order_saga.core.saga import (
     Participant,
     Phase,
     Question,
+    RecoveryRequested,
     Reply,
     Requested,
     ResumeRequested,
@@ -86,7 +88,7 @@ from order_saga.core.saga import (
     requested_fields,
     snapshot,
 )
-from order_saga.core.transition import arrive, end_amend, enter_phase, next_phase
+from order_saga.core.transition import arrive, end_amend, enter_phase, next_phase, park
 from order_saga.core.weighing import AmendRefused
 
 if TYPE_CHECKING:
@@ -179,7 +181,7 @@ def _reply(draft: Draft, message: Reply) -> Ignored | None:
             draft.learn(hold=hold_terms(saga))
     if impossible := contradiction(saga, question, message):
         draft.note("answered", name, **told_by(message))
-        _park(draft, impossible)
+        park(draft, impossible)
         return None
     if question.answer is not Answer.OPEN:
         return Ignored(Why.LATE if question.answer is Answer.ABANDONED else Why.DUPLICATE, name, told_by(message))
@@ -263,7 +265,7 @@ def _expiry_due(draft: Draft, _message: ExpiryDue) -> Ignored | None:
 def _park_requested(draft: Draft, message: ParkRequested) -> Ignored | None:
     if draft.saga.parked_reason is not None:
         return Ignored(Why.PARKED, "ParkRequested", {"reason": message.reason})
-    _park(draft, message.reason)
+    park(draft, message.reason)
     return None
 
 
@@ -276,6 +278,8 @@ def _resume(draft: Draft, message: ResumeRequested) -> Ignored | None:
     saga = draft.saga
     if saga.parked_reason is None:
         return Ignored(Why.DUPLICATE, "ResumeRequested", {"requested_by": message.requested_by})
+    if lacks_terms(saga):  # nobody knows what to ask for
+        return Ignored(Why.CONFLICT, "ResumeRequested", {"requested_by": message.requested_by})
     draft.note("resumed", "ResumeRequested", requested_by=message.requested_by, parked_reason=saga.parked_reason)
     draft.set(parked_reason=None)
     outcome, leads_to = saga.progress.outcome, PHASES[saga.phase].cancel
@@ -320,6 +324,7 @@ _HANDLERS: Final[dict[type, Callable[[Draft, Any], Ignored | None]]] = {
     ParkRequested: _park_requested,
     ResumeRequested: _resume,
     AskAgainRequested: _ask_again_requested,
+    RecoveryRequested: recover,
     **dict.fromkeys(ANSWERS, _reply),
 }
 _CANCELLED_BY: Final = dict.fromkeys((ReasonCode.UNFILLED, ReasonCode.EXPIRED), OrderStatus.CANCELLED)
@@ -433,8 +438,3 @@ def _refuse_amend(draft: Draft, refusal: AmendRefused, leads_to: Phase | Way | N
     end_amend(draft, refusal)
     draft.show()
     enter_phase(draft, leads_to, None)
-
-
-def _park(draft: Draft, reason: str) -> None:
-    draft.note("parked", "Parked", reason=reason)
-    draft.set(parked_reason=reason)

@@ -21,6 +21,7 @@ from order_saga.core.saga import (
     Mark,
     Participant,
     Phase,
+    RecoveryRequested,
     Requested,
     Saga,
     Why,
@@ -100,10 +101,10 @@ def order_of(message: Incoming) -> UUID:
 
 
 def _blank(message: Incoming, now: datetime) -> Saga | None:
-    """Begin a saga for a request, or for a cancel that came first; nothing else begins one."""
+    """Begin a saga for a request, for a cancel that came first, or for one that a restored database has forgotten."""
     if isinstance(message, Requested):
         return Saga(message.request.order_id, message.request.user_id, Phase.NEW, now, now)
-    if isinstance(message, OrderCancelRequested):
+    if isinstance(message, OrderCancelRequested | RecoveryRequested):
         return Saga(message.order_id, message.user_id, Phase.NEW, now, now)
     return None
 

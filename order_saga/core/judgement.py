@@ -21,6 +21,7 @@ from contracts.balance import (
     BalanceRefused,
     BalanceReply,
     BalanceReserved,
+    BalanceSettled,
     RefundRefused,
     SettleBalance,
     SettlementRefused,
@@ -156,9 +157,11 @@ def contradiction(saga: Saga, question: Question, message: Reply) -> str | None:
     if isinstance(message, _REFUSALS):
         parks = PHASES[saga.phase].no is Way.PARKED or message.reason_code in _NEVER_TRUE
         parks = parks and not _is_unsupported(message)
+        parks = parks or (isinstance(message, SettlementRefused) and saga.progress.told in _FILLED)
         believable = message.hold_state in row.no_proof and not parks
-        return None if believable else f"{_hold_in(message)} ({message.reason_code}): {message.reason}"
-    return None if message.hold_state in row.proof else _hold_in(message)
+        return None if believable else f"{_hold_in(message)} ({message.reason_code}): {message.reason}{_told(saga)}"
+    busted = isinstance(message, BalanceSettled) and saga.progress.told is OrderStatus.FAILED
+    return None if message.hold_state in row.proof and not busted else _hold_in(message) + _told(saga)
 
 
 def _other_terms(saga: Saga, step: Step, message: Reply) -> str | None:
@@ -198,11 +201,17 @@ def _hold_in(message: BalanceReply) -> str:
     return f"{type(message).__name__} with a hold that is {message.hold_state}"
 
 
+def _told(saga: Saga) -> str:
+    """Say what everybody was told of an order before its database was restored."""
+    return "" if saga.progress.told is None else f"; it was told that the order is {saga.progress.told}"
+
+
 def _is_unsupported(message: Reply) -> bool:
     """Tell whether the balance service can't change holds at all; then this one is what it was."""
     return isinstance(message, AdjustmentRefused) and message.reason_code is BalanceRefusal.NOT_SUPPORTED
 
 
+_FILLED: Final = frozenset({OrderStatus.PROCESSING, OrderStatus.COMPLETED})
 _NEVER_HELD: Final = frozenset({HoldState.REFUSED, HoldState.TOMBSTONE})
 _NEVER_TRUE: Final = frozenset({BalanceRefusal.HOLD_CONFLICT, BalanceRefusal.SUPERSEDED})
 """Why nothing is refused that this order asked: its terms are its own, and its last adjustment is the newest."""

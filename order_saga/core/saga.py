@@ -283,6 +283,9 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     wish: LastWish | None = None
     release_refused: ReasonCode | None = None
     """Why the last release was not possible."""
+    told: OrderStatus | None = None
+    """Of an order that was brought forward after a restore (`recovery`) and is settling: what everybody was told last.
+    Its settlement can't turn out otherwise any more."""
 
     def question(self, step: Step) -> Question | None:
         """Find a question that was asked."""
@@ -415,6 +418,22 @@ class AskAgainRequested(msgspec.Struct, frozen=True):
     requested_by: str
 
 
+class RecoveryRequested(msgspec.Struct, frozen=True):
+    """An operator has restored the database to an earlier state, and tells an order what Kafka has of it.
+
+    A restored order may know all of it, or less. `told`: its versions, in ascending order; `commands`: what it has sent
+    to the balance service, in that order; `approvals`: what the asset service answered.
+    """
+
+    order_id: UUID
+    user_id: str
+    requested_by: str
+    told: tuple[OrderStatusChanged, ...] = ()
+    commands: tuple[BalanceCommand, ...] = ()
+    request: Requested | None = None
+    approvals: tuple[AssetApproved, ...] = ()
+
+
 Reply = AssetApproved | AssetRefused | BalanceReply
 Command = CheckAsset | BalanceCommand
 FromMarket = Fired | Triggered
@@ -430,6 +449,7 @@ Incoming = (
     | ParkRequested
     | ResumeRequested
     | AskAgainRequested
+    | RecoveryRequested
 )
 
 
@@ -437,7 +457,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of an order's history.
 
     `kind` is received, asked, answered, waits, rests, amended, amend_refused, held, released, triggered, fired,
-    expired, timed_out, ignored, status, overdue, parked, resumed or woken.
+    expired, timed_out, ignored, status, overdue, parked, resumed, woken or recovered.
     """
 
     kind: str

@@ -52,7 +52,7 @@ def enter_phase(draft: Draft, leads_to: Phase | Way | None, outcome: Outcome | N
     arrive(draft, phase, outcome)
     if overtaken and not draft.events:
         draft.show()
-    if row.passed_if_nothing_held and _nothing_held(draft.saga):
+    if row.passed_if_nothing_held and nothing_held(draft.saga):
         enter_phase(draft, target(phase, draft.saga.side), outcome)
     else:
         ask_all(draft)
@@ -213,7 +213,7 @@ def _stale_quote(draft: Draft) -> Outcome | None:
     return Outcome(OrderStatus.FAILED, ReasonCode.STALE_PRICE, age)
 
 
-def _nothing_held(saga: Saga) -> bool:
+def nothing_held(saga: Saga) -> bool:
     """Tell whether no money can be held: RESERVE was never sent, or was refused."""
     reserve = saga.progress.question(Step.RESERVE)
     return reserve is None or reserve.answer is Answer.NO or not reserve.sent
@@ -228,6 +228,12 @@ def _record_fill(draft: Draft, _outcome: Outcome | None) -> None:
     draft.fill = Fill(f"{id_text(saga.order_id)}:fill", saga.order_id, quantity, price, fee)
     draft.learn(settlement=settlement_terms(saga))
     draft.set(filled_quantity=Money(quantity), average_price=Exact(price), fee=fee)
+
+
+def park(draft: Draft, reason: str) -> None:
+    """Leave an order alone until an operator resumes it."""
+    draft.note("parked", "Parked", reason=reason)
+    draft.set(parked_reason=reason)
 
 
 def note_rest(draft: Draft) -> None:

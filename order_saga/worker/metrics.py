@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from contracts.amends import AmendState
+from contracts.terms import WAITS
 from order_saga.core.phases import IDLE, PASSED, PHASES, TERMINAL
 from order_saga.core.saga import Participant, Phase
 from order_saga.worker import resting_store, store
@@ -38,7 +39,9 @@ class SagaMetrics:
     def __init__(self) -> None:
         self.accepted = Counter("orders_accepted", "Orders taken on.", registry=None)
         self.finished = Counter("orders_finished", "Orders ended.", ["status", "reason_code"], registry=None)
-        self.duration = Histogram("order_duration_seconds", "From request to end.", buckets=SECONDS, registry=None)
+        self.duration = Histogram(
+            "order_duration_seconds", "From request to end.", ["may_wait"], buckets=SECONDS, registry=None
+        )
         self.ignored = Counter("saga_replies_ignored", "Messages that moved nothing.", ["why"], registry=None)
         self.amends = Counter("order_amends", "Amends that have ended.", ["outcome"], registry=None)
         self.suspensions = Counter("order_suspensions", "Orders held and released.", ["change"], registry=None)
@@ -68,7 +71,8 @@ class SagaMetrics:
                 self.accepted.inc()
             if event.status.terminal:
                 self.finished.labels(event.status.value, event.reason_code or "").inc()
-                self.duration.observe(max(0.0, (event.occurred_at - event.order.created_at).total_seconds()))
+                took_s = max(0.0, (event.occurred_at - event.order.created_at).total_seconds())
+                self.duration.labels(str(event.order.time_in_force in WAITS).lower()).observe(took_s)
         for why, number in folded.ignored.items():
             self.ignored.labels(why.value).inc(number)
         if archived:

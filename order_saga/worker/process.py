@@ -18,6 +18,7 @@ from contracts.vocabulary import id_text
 from order_saga.core.advance import ALL_AVAILABLE
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import ANSWERS
+from order_saga.core.recovery import is_behind
 from order_saga.core.saga import (
     Ask,
     Availability,
@@ -26,6 +27,7 @@ from order_saga.core.saga import (
     ParkRequested,
     Participant,
     Phase,
+    RecoveryRequested,
     Requested,
     Saga,
     TimerDue,
@@ -84,10 +86,10 @@ class SagaHandler:
         """Read one record. The age of a request or a quote counts from the earliest time that its record tells."""
         message = decode(envelope.type, record.value)
         if isinstance(message, (OrderRequested, InvalidOrder)):
-            return Requested(message, _sent_at(envelope, record), envelope.traceparent)
+            return Requested(message, sent_at(envelope, record), envelope.traceparent)
         if isinstance(message, AssetApproved):
-            sent_at = _sent_at(envelope, record)
-            return structs.replace(message, quoted_at=min(sent_at, message.quoted_at or sent_at))
+            made_at = sent_at(envelope, record)
+            return structs.replace(message, quoted_at=min(made_at, message.quoted_at or made_at))
         if isinstance(message, (OrderCancelRequested, *CHANGES, *ANSWERS)):
             return cast("Incoming", message)
         raise UnreadableMessage(f"{envelope.type} is not for the orchestrator")
@@ -148,6 +150,23 @@ class SagaHandler:
         events = [structs.replace(_event(event, folded), delay_s=AT_ONCE_S) for event in folded.events]
         Outbox(SCHEMA).write(tx, events)
         return True
+
+    async def recover(self, tx: Transaction, requests: Sequence[RecoveryRequested]) -> Folded:
+        """Bring orders forward after a restore; nothing is written of those that are not behind.
+
+        Nobody publishes from memory here: events leave by the outbox, and the orders' questions fall due.
+        """
+        opened = await open_batch(tx, [request.order_id for request in requests])
+        known, now = opened.taken.known, opened.taken.now
+        behind = [one for one in requests if is_behind(known.get(one.order_id), one)]
+        messages = _after_news([*behind], {one.order_id: opened.market.news.get(one.order_id, ()) for one in behind})
+        available = self._availability(opened.taken.paused)
+        folded = fold(known, messages, now, self._time_scale, available, opened.market.marks, opened.market.watermarks)
+        if messages:
+            save_batch(tx, opened, folded, now)
+            events = [structs.replace(_event(event, folded), delay_s=AT_ONCE_S) for event in folded.events]
+            Outbox(SCHEMA).write(tx, events)
+        return folded
 
     async def _within_limit(
         self, tx: Transaction, messages: list[Incoming], known: Mapping[UUID, Saga]
@@ -216,7 +235,7 @@ def _is_for_preview(message: Incoming) -> bool:
     return isinstance(message, (AssetApproved, AssetRefused)) and is_for_preview(message.command_id)
 
 
-def _sent_at(envelope: Envelope, record: Record) -> datetime:
+def sent_at(envelope: Envelope, record: Record) -> datetime:
     """Return the earlier of the broker's time and the sender's: publishing it again makes no message younger."""
     return min(datetime.fromtimestamp(record.timestamp / 1000, UTC), envelope.time)
 

@@ -147,12 +147,21 @@ _UPDATE: Final = _update(_MOVING)
 _UPDATE_AMENDED: Final = _update((*_AMENDED, *_MOVING))
 _UPDATE_ALL: Final = _update((*_ASKED_FOR, *_MOVING), f" AND {_NAME_IS_FREE}")
 _COLUMNS: Final = ", ".join(f"{column.name}::text" if column.cast else column.name for column in _ALL)
+_OF_ARCHIVE: Final = ", ".join(
+    {
+        "due_at": "NULL::timestamptz", "overdue_since": "NULL::timestamptz", "parked_reason": "NULL::text",
+        "progress": "progress::text",
+    }.get(column.name, f"{column.name}::text" if column.cast else column.name) for column in _ALL
+)  # fmt: skip
 _RESTS_ON: Final = "SELECT DISTINCT asset_id FROM orders.resting WHERE order_id = ANY($1::uuid[])"
 # The condition names no column, so it is judged once, before any row is locked.
 _LOCK: Final = f"""
     SELECT {_COLUMNS}
     FROM orders.orders WHERE order_id = ANY($1::uuid[]) AND ($4::bool OR NOT EXISTS (SELECT FROM rests_on))
     ORDER BY order_id FOR UPDATE"""  # noqa: S608 - our own names
+_LOOK_UP: Final = f"""
+    SELECT {_COLUMNS} FROM orders.orders WHERE order_id = ANY($1::uuid[])
+    UNION ALL SELECT {_OF_ARCHIVE} FROM orders.archive WHERE order_id = ANY($1::uuid[])"""  # noqa: S608 - our own names
 _PAUSED: Final = "SELECT participant FROM orders.pauses"
 _HOLDERS: Final = f"""
     SELECT (
@@ -268,6 +277,11 @@ async def take(
         frozenset(archived),
         {name: order_id for name, order_id in zip(names, holders, strict=True) if order_id is not None},
     )
+
+
+async def look_up(tx: Transaction, order_ids: Iterable[UUID]) -> list[Saga]:
+    """Read orders, archived ones too; nothing is locked."""
+    return [read(row) for row in await tx.fetch(_LOOK_UP, list(order_ids))]
 
 
 async def archived(tx: Transaction, order_ids: Iterable[UUID]) -> frozenset[UUID]:

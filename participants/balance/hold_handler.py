@@ -92,7 +92,10 @@ class HoldHandler:
         self._holds.save(tx, known, holds)
         await ledger.save(tx)
         return Effects(
-            outbox=[_message(event, received, now) for event, received in events],
+            outbox=[
+                message_of(event, now, received.envelope.traceparent if received.envelope is not None else None)
+                for event, received in events
+            ],
             dropped=dropped,
             after_commit=lambda: self._count(event for event, _ in events),
         )
@@ -129,11 +132,10 @@ async def run_expiries(
     await keep_doing("expiries of holds", expire, stopping, every_s=interval_s)
 
 
-def _message(event: HoldEvent, received: Received[Asked], at: datetime) -> OutboxMessage:
+def message_of(event: HoldEvent, at: datetime, traceparent: str | None = None) -> OutboxMessage:
     """Put an event into its envelope; the same event has the same id."""
     hold_id = f"{PREFIX}{event.hold_id}"
     message_id = ":".join([hold_id, type(event).__name__, *_of_refusal(event)])
-    traceparent = received.envelope.traceparent if received.envelope is not None else None
     message = outgoing(event, message_id=message_id, source=SOURCE, time=at, traceparent=traceparent)
     return OutboxMessage(hold_id, message)
 

@@ -144,6 +144,25 @@ def refuse(request: HoldRequest, code: HoldRefusal, reason: str) -> HoldEvent:
             return HoldReleaseRefused(*_terms(request), code, reason)
 
 
+def event_of(known: ServiceHold) -> HoldEvent | None:
+    """Say what became of a hold last, as its newest event has told; None of one that ended before it was placed."""
+    hold = known.hold
+    terms = (UUID(hold.hold_id.removeprefix(PREFIX)), hold.owner, hold.unit, Quantity(hold.amount))
+    match known.ended:
+        case None:
+            return None if known.expires_at is None else HoldPlaced(*terms, known.expires_at)
+        case End.CAPTURED:
+            return HoldCaptured(*terms, Money(hold.captured), known.captured_to or EXTERNAL, Money(hold.refunded))
+        case End.RELEASED:
+            return HoldReleased(*terms, Money(hold.refunded))
+        case End.EXPIRED:
+            return HoldExpired(*terms, Money(hold.refunded))
+        case End.REFUSED if hold.refusal is not None:
+            return HoldRefused(*terms, HoldRefusal(hold.refusal.code), hold.refusal.reason)
+        case _:
+            return None
+
+
 def _place(request: HoldRequested, known: ServiceHold | None, ledger: Ledger[Asked], now: datetime) -> Verdict:
     command = command_of(request)
     if known is None:

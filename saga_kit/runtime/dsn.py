@@ -69,6 +69,8 @@ class Address:
     arguments: Mapping[str, Any]
     tcp: Mapping[str, int]
     """Options of the connection's socket: libpq's `keepalives...` and `tcp_user_timeout`."""
+    must_write: bool = False
+    """A server that takes no writes is passed over (`target_session_attrs=read-write`)."""
 
 
 def parse_database_url(text: str) -> URL:
@@ -209,4 +211,4 @@ def _address(url: URL, words: Mapping[str, str], host: str | None, port: str | N
     arguments["dsn"] = f"postgresql:?{urlencode(passed)}" if passed else None
     tcp = {word: int(words[word]) for word in _NUMBERS if word in words and word != "connect_timeout"}
     where = f"{host or words.get('service') or 'localhost'}:{port or 5432}/{database or ''}"
-    return Address(where, arguments, tcp)
+    return Address(where, arguments, tcp, passed.get("target_session_attrs") == "read-write")

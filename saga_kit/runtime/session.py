@@ -149,6 +149,8 @@ async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout
 
 async def _open(address: Address, settings: Mapping[str, str], options: dict[str, Any]) -> Session:
     options = {**address.arguments, **options, "connection_class": Session}
+    if address.must_write and settings.get("default_transaction_read_only") == "on":
+        options["target_session_attrs"] = "primary"  # that it takes no writes is then by our own wish
     at_once = {name: value for name, value in settings.items() if name not in _SINCE_17}
     try:
         session: Session = await asyncpg.connect(**options, server_settings=at_once)

@@ -204,7 +204,7 @@ async def _broker(
 
 async def _started(servers: AsyncExitStack) -> DockerServer:
     """Start Kafka in a container; an interrupted start also removes the container."""
-    starting = asyncio.ensure_future(asyncio.to_thread(start_docker_kafka))
+    starting = asyncio.ensure_future(asyncio.to_thread(start_docker_kafka, measured=True))
     servers.push_async_callback(_close, starting)
     return await asyncio.shield(starting)
 

@@ -38,7 +38,9 @@ def _environments(**set_by_the_user: str) -> dict[str, dict[str, str]]:
         cwd=DEPLOY.parent, env=ours | set_by_the_user, capture_output=True, text=True, check=True,
     )  # fmt: skip
     services: dict[str, Any] = json.loads(run.stdout)["services"]
-    return {name: services[name]["environment"] for name in SETTINGS}
+    # What is only handed on is null where nobody has set it: Compose's newer versions print it all the same.
+    given = {name: services[name]["environment"] for name in SETTINGS}
+    return {name: {word: value for word, value in words.items() if value is not None} for name, words in given.items()}
 
 
 def _settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], service: str) -> Any:

@@ -184,7 +184,7 @@ async def running(
 
 @asynccontextmanager
 async def watched(stack: LocalStack, prefix: str) -> AsyncIterator[System]:
-    """Follow the events of a stack, and read its database as the auditor."""
+    """Follow the events of a stack that runs, from the beginning of the topic."""
     kafka = stack.kafka_bootstrap_servers
     with Events(kafka, prefix) as events:
         async with asyncpg.create_pool(stack.logins["auditor"], min_size=0, max_size=4) as database:

@@ -10,7 +10,7 @@ from contracts.envelope import Outgoing
 from contracts.topics import ORDERS_REQUESTS, TOPICS
 from saga_kit.messaging.publisher import Publisher
 from tests.e2e.system import command, eventually
-from tests.support.cluster import Cluster, three_brokers
+from tests.support.cluster import Cluster, brokers
 from tests.support.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.apache_kafka
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.apache_kafka
 def cluster(infrastructure: Infrastructure) -> Iterator[Cluster]:
     """Start three brokers."""
     assert "apache" == infrastructure.broker_kind
-    with three_brokers() as one:
+    with brokers(3) as one:
         yield one
 
 

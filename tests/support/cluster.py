@@ -1,4 +1,4 @@
-"""Three brokers of Apache Kafka: one may be killed or frozen while the others go on."""
+"""Brokers of Apache Kafka in one container: each may be killed or frozen, or get data back that it had before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.system import eventually
 from tests.support.servers import KAFKA_IMAGE
 
-BROKERS = 3
 READY_WITHIN_S = 120
 NODES = """
 cd /tmp
@@ -29,7 +28,7 @@ java -Xms128m -Xmx256m -XX:+UseSerialGC -Dlog4j2.configurationFile=/opt/kafka/co
 echo $! >$1.pid
 END
 run() { java -Xms128m -Xmx256m -XX:+UseSerialGC -cp '/opt/kafka/libs/*' "$@"; }
-for node in 1 2 3; do
+for node in $(seq $COUNT); do
   port=$(echo $PORTS | cut -d' ' -f$node)
   roles=broker; extra=""; listeners="HOST://:$port"
   if [ $node = 1 ]; then roles=broker,controller; listeners="$listeners,CONTROLLER://:9193"; fi
@@ -44,9 +43,10 @@ listener.security.protocol.map=HOST:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=HOST
 log.dirs=/tmp/data-$node
 auto.create.topics.enable=false
-default.replication.factor=3
-offsets.topic.replication.factor=3
+default.replication.factor=$COUNT
+offsets.topic.replication.factor=$COUNT
 offsets.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 log.index.size.max.bytes=1048576
@@ -56,15 +56,16 @@ END
 done
 sleep infinity
 """
-"""Three brokers in one container, so that they and their clients can use the same addresses."""
+"""All in one container, so that they and their clients can use the same addresses."""
 
 
 @dataclass
 class Cluster:
-    """Three brokers."""
+    """Some brokers, numbered from 1."""
 
     container: DockerContainer
     settings: KafkaSettings
+    count: int
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,12 +73,24 @@ class Cluster:
         return {"KAFKA_BOOTSTRAP_SERVERS": self.settings.kafka_bootstrap_servers, "KAFKA_TOPIC_PREFIX": ""}
 
     async def kill(self, node: int) -> None:
-        """End one broker as `kill -9` does."""
+        """End one broker as `kill -9` does; return when it is dead."""
         await self._signal("KILL", node)
+        await self._run(f"while grep -q . /proc/$(cat /tmp/{node}.pid)/cmdline 2>/dev/null; do sleep 0.05; done")
 
     async def start(self, node: int) -> None:
         """Start a broker that was killed, with the data that it had."""
-        await asyncio.to_thread(self.container.exec, ["sh", "-c", f"sh /tmp/start {node}"])
+        await self._run(f"sh /tmp/start {node}")
+
+    async def keep(self, node: int, name: str) -> None:
+        """Copy the data of a broker that was killed, with the offsets of the groups, under a name."""
+        await self._copy(f"data-{node}", name)
+
+    async def put_back(self, node: int, name: str) -> None:
+        """Replace the data of a broker that was killed by those that were kept under this name."""
+        await self._copy(name, f"data-{node}")
+
+    async def _copy(self, data: str, to: str) -> None:
+        await self._run(f"cd /tmp && rm -rf {to} && cp -a {data} {to}")
 
     async def freeze(self, node: int) -> None:
         """Have one broker do nothing; its connections stay open."""
@@ -88,7 +101,11 @@ class Cluster:
         await self._signal("CONT", node)
 
     async def _signal(self, name: str, node: int) -> None:
-        await asyncio.to_thread(self.container.exec, ["sh", "-c", f"kill -{name} $(cat /tmp/{node}.pid)"])
+        await self._run(f"kill -{name} $(cat /tmp/{node}.pid)")
+
+    async def _run(self, commands: str) -> None:
+        code, out = await asyncio.to_thread(self.container.exec, ["sh", "-c", commands])
+        assert code == 0, (commands, out)
 
     async def brokers(self) -> int:
         """Count the brokers that a client is told of; librdkafka, unlike aiokafka, closes all its connections."""
@@ -99,31 +116,31 @@ class Cluster:
             return 0
 
     async def ready(self) -> None:
-        """Return when all three are there."""
+        """Return when all of them are there."""
 
-        async def three() -> bool:
-            return await self.brokers() == BROKERS
+        async def all_of_them() -> bool:
+            return await self.brokers() == self.count
 
         try:
-            await eventually(three, "three brokers are there", within_s=READY_WITHIN_S)
+            await eventually(all_of_them, f"{self.count} brokers are there", within_s=READY_WITHIN_S)
         except AssertionError:
             out = self.container.exec(["sh", "-c", "tail -n 5 /tmp/*.log"]).output
             raise AssertionError(out) from None
 
 
 @contextmanager
-def three_brokers() -> Iterator[Cluster]:
-    """Start three brokers; they need some time until all of them are there."""
-    ports = free_ports(3)
+def brokers(count: int) -> Iterator[Cluster]:
+    """Start some brokers, 3 at most; they need some time until all of them are there."""
+    ports = free_ports(count)
     container = DockerContainer(KAFKA_IMAGE)
     host = container.get_docker_client().host()
     container.with_kwargs(entrypoint=["bash", "-c", NODES], extra_hosts={host: "127.0.0.1"}).with_command([])
-    container.with_envs(PORTS=" ".join(map(str, ports)), HOST_NAME=host)
+    container.with_envs(PORTS=" ".join(map(str, ports)), HOST_NAME=host, COUNT=str(count))
     for port in ports:
         container.with_bind_ports(port, port)
     addresses = ",".join(f"{host}:{port}" for port in ports)
     with container:
-        yield Cluster(container, KafkaSettings(kafka_bootstrap_servers=addresses))
+        yield Cluster(container, KafkaSettings(kafka_bootstrap_servers=addresses), count)
     with warnings.catch_warnings():  # aiokafka leaves connections open to brokers that have died
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

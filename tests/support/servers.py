@@ -47,7 +47,8 @@ READY_WITHIN_S = 60.0
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 _KAFKA_PORT, _POSTGRES_PORT = 9092, 5432
-_KAFKA_DATA = "/var/lib/kafka/data"
+_KAFKA_DATA, _POSTGRES_DATA = "/var/lib/kafka/data", "/var/lib/postgresql"
+_SHORT_LIVED_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _KAFKA_START = f"""
 test -f {_KAFKA_DATA}/meta.properties || exec "$@"
 exec java $KAFKA_HEAP_OPTS -cp '/opt/kafka/libs/*' kafka.Kafka /opt/kafka/config/server.properties
@@ -183,10 +184,16 @@ def prepare_docker() -> None:
             testcontainers_config.ryuk_disabled = True
 
 
-def start_docker_kafka(security: KafkaSecurity | None = None, *, advertised: str | None = None) -> DockerServer:
+def start_docker_kafka(
+    security: KafkaSecurity | None = None,
+    *,
+    advertised: str | None = None,
+    measured: bool = False,
+) -> DockerServer:
     """Start Apache Kafka with one node, as broker and controller; tools inside the container use `localhost:9094`.
 
-    `advertised`: the address that clients are told, where that is not its own: that of a proxy, say.
+    `advertised`: the address that clients are told, where that is not its own: that of a proxy, say. `measured`: its
+    Java machine is as it comes; else it compiles less, and is up sooner.
     """
     security = security or KafkaSecurity()
     container, port = DockerContainer(KAFKA_IMAGE), free_ports(1)[0]
@@ -212,7 +219,7 @@ def start_docker_kafka(security: KafkaSecurity | None = None, *, advertised: str
         KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS="4",
         KAFKA_LOG_INDEX_SIZE_MAX_BYTES="1048576",
         KAFKA_LOG_SEGMENT_DELETE_DELAY_MS="1000",
-        KAFKA_HEAP_OPTS="-Xms256m -Xmx512m",
+        KAFKA_HEAP_OPTS=" ".join(["-Xms256m -Xmx512m", *([] if measured else _SHORT_LIVED_JAVA)]),
         # And some kill it: a controller takes back a broker only when the session of the dead one is over (9 s).
         KAFKA_BROKER_HEARTBEAT_INTERVAL_MS="500",
         KAFKA_BROKER_SESSION_TIMEOUT_MS="2000",
@@ -230,13 +237,15 @@ def start_docker_kafka(security: KafkaSecurity | None = None, *, advertised: str
     )
 
 
-def start_docker_postgres() -> DockerServer:
-    """Start PostgreSQL; its owner is a superuser."""
+def start_docker_postgres(*, in_memory: bool = False) -> DockerServer:
+    """Start PostgreSQL; its owner is a superuser. `in_memory`: its data are lost when it stops, and no disk is slow."""
     [port] = free_ports(1)
     container = PostgresContainer(
         POSTGRES_IMAGE, username="owner", password="test-only", dbname="postgres", driver=None
     )
     container.with_bind_ports(_POSTGRES_PORT, port).with_command("postgres -c max_connections=300")
+    if in_memory:
+        container.with_tmpfs_mount(_POSTGRES_DATA)
     container.with_kwargs(stop_signal="SIGINT")  # PostgreSQL's fast shutdown: it does not wait for its clients
     container.start()
     address = f"postgresql://owner:test-only@{container.get_docker_client().host()}:{port}/postgres"

@@ -42,6 +42,7 @@ NAVIGATION: Final = {
         "docs/upgrading.md",
         "docs/settings.md",
         "docs/postgresql.md",
+        "docs/backup.md",
         "docs/observability.md",
         "deploy/helm/order-saga/README.md",
         "docs/privacy.md",

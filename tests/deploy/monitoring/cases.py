@@ -32,10 +32,18 @@ def _late(group: str, lag: str, taken: str, job: str = "orchestrator") -> dict[s
     return {_of(f"{group}consumer_lag_messages", job): lag, _of(f"{group}batch_size_sum", job): taken}
 
 
+def _orders(quick: str, all_of_them: str, may_wait: str = "false") -> dict[str, str]:
+    return {
+        _of("order_duration_seconds_bucket", may_wait=may_wait, le="5.0"): quick,
+        _of("order_duration_seconds_count", may_wait=may_wait): all_of_them,
+    }
+
+
 _WANTED: Final = {_of("order_saga_processes_wanted", "api"): "2x60"}
 _API: Final = {"job": "api"}
 _SAGA: Final = {"job": "orchestrator"}
 _BURNS: Final = "ApiErrorBudgetBurns"
+_SLOW: Final = "OrderErrorBudgetBurns"
 _THREE: Final = "of the API's requests fail"
 
 FIRING: Final = {
@@ -86,6 +94,12 @@ FIRING: Final = {
     ),
     "many requests fail": Case(_BURNS, _requests("0+3x280", "0+97x280"), "1h", {}, f"3% {_THREE}"),
     "a few requests fail for hours": Case(_BURNS, _requests("0+1x1700", "0+99x1700"), "7h", {}, f"1% {_THREE}"),
+    "many orders are slow": Case(
+        _SLOW, _orders("0+80x280", "0+100x280"), "1h", {}, "20% of the orders take longer than 5 s"
+    ),
+    "some orders are slow for hours": Case(
+        _SLOW, _orders("0+92x1700", "0+100x1700"), "7h", {}, "8% of the orders take longer than 5 s"
+    ),
     "no events are heard": Case(
         "FollowersLost", {_of("order_events_followed", "api", pod="a"): "1x20",
                           _of("order_events_followed", "api", pod="b"): "0x20"},
@@ -146,6 +160,10 @@ QUIET: Final = {
     "errors that have ended": Case(_BURNS, _requests("0+3x240 720x200", "0+97x440"), "1h35m"),
     "readiness that says 503": Case(_BURNS, _requests("0+3x280", "0+97x280", "/health/ready"), "1h"),
     "no requests at all": Case(_BURNS, _requests("0x280", "0x280"), "1h"),
+    "slow orders within the objective": Case(_SLOW, _orders("0+995x1700", "0+1000x1700"), "7h"),
+    "slow orders that have ended": Case(_SLOW, _orders("0+80x240 19200+100x200", "0+100x440"), "1h35m"),
+    "orders that wait for the market": Case(_SLOW, _orders("0x1700", "0+100x1700", "true"), "7h"),
+    "no orders at all": Case(_SLOW, _orders("0x280", "0x280"), "1h"),
     "all is heard": Case("FollowersLost", {_of("order_events_followed", "api"): "1x20"}, "3m"),
     "a broker that was away for a minute": Case(
         "FollowersLost", {_of("order_events_followed", "api"): "1x3 0x4 1x20"}, "100s"

@@ -5,27 +5,33 @@ Never in the working tree. Servers are shared: one PostgreSQL and one Kafka for 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import cache_from_source
 from pathlib import Path
 from queue import SimpleQueue
+from select import select
 from typing import Final, NamedTuple
 
+from tests.evidence.mutants import nursery
 from tests.evidence.mutants.mutant import Mutant
 from tests.support.infrastructure import Session
 from tests.support.project import ROOT, project_files
 
 TIMEOUT_S: Final = 600
 """The time for one mutant. A test run that takes longer counts as a survivor, since only a failed test catches it."""
+PLUGINS_ARE_IMPORTED: Final = "ignore::pytest.PytestAssertRewriteWarning"
+"""pytest would like to rewrite their assertions first."""
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
@@ -45,40 +51,40 @@ def stale(mutants: Sequence[Mutant], root: Path = ROOT) -> list[str]:
 
 def failing(killers: Sequence[str]) -> str | None:
     """Run tests on the code as it is; return what pytest said when one fails: it would catch every mutant."""
-    with _copies(1) as copies, _servers() as servers:
-        done = _pytest(copies.get(), list(killers), servers, fail_fast=False, timeout_s=TIMEOUT_S * 4)
+    with _workers(1) as workers, _servers() as servers:
+        done = workers.get().pytest(list(killers), servers, fail_fast=False, timeout_s=TIMEOUT_S * 4)
     return None if done.returncode == 0 else done.stdout[-4000:]
 
 
 def hunt(mutants: Sequence[Mutant], workers: int, told: Callable[[Verdict], None]) -> list[Verdict]:
     """Try all mutants, so many at once, and return verdicts in the order of the table; `told` gets each as it comes."""
-    with _servers() as servers, _copies(workers) as copies, ThreadPoolExecutor(workers) as pool:
+    with _servers() as servers, _workers(workers) as idle, ThreadPoolExecutor(workers) as pool:
 
         def one(mutant: Mutant) -> Verdict:
-            copy = copies.get()
+            worker = idle.get()
             try:
-                verdict = _try(mutant, copy, servers)
+                verdict = _try(mutant, worker, servers)
             finally:
-                copies.put(copy)
+                idle.put(worker)
             told(verdict)
             return verdict
 
         return list(pool.map(one, mutants))
 
 
-def _try(mutant: Mutant, copy: Path, servers: Mapping[str, str]) -> Verdict:
-    path, began = copy / mutant.file, time.monotonic()
+def _try(mutant: Mutant, worker: Worker, servers: Mapping[str, str]) -> Verdict:
+    path, began = worker.copy / mutant.file, time.monotonic()
     original = path.read_text()
     path.write_text(original.replace(mutant.old, mutant.new))
     _forget(path)
     try:
-        done = _pytest(copy, list(mutant.killers), servers, fail_fast=True, timeout_s=TIMEOUT_S)
+        done = worker.pytest(list(mutant.killers), servers, fail_fast=True, timeout_s=TIMEOUT_S)
         failed = _FAILED.search(done.stdout)
         if done.returncode not in {0, 1}:
             caught_by = None  # no test ran: that catches nothing
         else:
             caught_by = failed[1].partition("::")[2] if failed and done.returncode else None
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         caught_by = None
     finally:
         path.write_text(original)
@@ -91,20 +97,49 @@ def _forget(path: Path) -> None:
     Path(cache_from_source(path)).unlink(missing_ok=True)
 
 
-def _pytest(
-    copy: Path, tests: list[str], servers: Mapping[str, str], *, fail_fast: bool, timeout_s: float
-) -> subprocess.CompletedProcess[str]:
-    words = ["-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *(["-x"] if fail_fast else []), *tests]
-    environment = os.environ | servers | {"PYTHONPATH": str(copy)}  # bytecode is kept, since compiling takes longest
-    return subprocess.run(  # noqa: S603 - our own tests
-        [sys.executable, *words],
-        cwd=copy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+class Ran(NamedTuple):
+    """How a run of pytest ended, and what it said."""
+
+    returncode: int
+    stdout: str
+
+
+class Worker:
+    """Runs pytest in a copy of the sources, one run after the other (`nursery`)."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        self._nursery: subprocess.Popen[str] | None = None
+
+    def pytest(self, tests: list[str], servers: Mapping[str, str], *, fail_fast: bool, timeout_s: float) -> Ran:
+        """Run these tests. Raise TimeoutError, with all of the run's processes ended, when it takes too long."""
+        words = ["-q", "--tb=no", "-p", "no:cacheprovider", "-W", PLUGINS_ARE_IMPORTED, *tests]
+        words += ["-x"] if fail_fast else []
+        environment = os.environ | servers | {"PYTHONPATH": str(self.copy)}  # bytecode is kept: compiling takes longest
+        output = self.copy.with_suffix(".txt")
+        parent = self._started()
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        print(json.dumps([str(self.copy), words, environment, str(output)]), file=parent.stdin, flush=True)
+        if not select([parent.stdout], [], [], timeout_s)[0]:
+            self.close()
+            raise TimeoutError
+        return Ran(int(parent.stdout.readline()), output.read_text(errors="replace"))
+
+    def close(self) -> None:
+        """End the processes of a run that is under way, and the one that they are forked from."""
+        if self._nursery is not None:
+            os.killpg(self._nursery.pid, signal.SIGKILL)
+            self._nursery.communicate()
+            self._nursery = None
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._nursery is None:
+            self._nursery = subprocess.Popen(  # noqa: S603 - our own script
+                [sys.executable, nursery.__file__],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+        return self._nursery
 
 
 @contextmanager
@@ -122,15 +157,17 @@ def _servers() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _copies(number: int) -> Iterator[SimpleQueue[Path]]:
-    """Copy the project's files, as they are now, so many times."""
+def _workers(number: int) -> Iterator[SimpleQueue[Worker]]:
+    """Make so many workers, each with a copy of the project's files as they are now."""
     files = project_files()
-    copies: SimpleQueue[Path] = SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="order-saga-mutants-") as folder:
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="order-saga-mutants-") as folder, ExitStack() as stack:
         for count in range(number):
             copy = Path(folder, str(count))
             for name in files:
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, copy / name)
-            copies.put(copy)
-        yield copies
+            worker = Worker(copy)
+            stack.callback(worker.close)
+            idle.put(worker)
+        yield idle

@@ -20,7 +20,7 @@ from order_api.live.marks import mark_of
 from order_api.settings import ApiSettings
 from tests.order_api.live.support import Events, followed, new_order, streaming
 from tests.order_api.support import Orchestrator, running, until
-from tests.support.cluster import Cluster, three_brokers
+from tests.support.cluster import Cluster, brokers
 from tests.support.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.apache_kafka
@@ -36,7 +36,7 @@ STILL_S: Final = 5.0
 def cluster(infrastructure: Infrastructure) -> Iterator[Cluster]:
     """Start three brokers."""
     assert "apache" == infrastructure.broker_kind
-    with three_brokers() as one:
+    with brokers(3) as one:
         asyncio.run(one.ready())
         yield one
 

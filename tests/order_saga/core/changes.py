@@ -171,6 +171,7 @@ def told(case: Case) -> tuple[dict[str, Incoming], dict[str, Mark]]:
         "triggered": sample.triggered(case.met_by_both),
         "expiry due": sample.expiry_due(),
         "ask again": sample.ask_again(),
+        "recovery of what is known": sample.recovery(),
         "approved again": sample.approved(),
         "reserved again": sample.reserved(),
         "not reserved": sample.not_reserved(),

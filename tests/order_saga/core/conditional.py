@@ -175,6 +175,7 @@ def messages(case: Case) -> dict[str, Incoming]:
         "park": sample.park(),
         "resume": sample.resume(),
         "ask again": sample.ask_again(),
+        "recovery of what is known": sample.recovery(),
         "approved": case.approved(is_open=case.order_type.kind is not MARKET),
         "approved while open, without sessions": sample.approved(),
         "approved where it fires": case.approved(str(case.at("fires"))),

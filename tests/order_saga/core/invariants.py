@@ -54,6 +54,7 @@ KINDS: Final = frozenset(
         "parked",
         "resumed",
         "woken",
+        "recovered",
         "rests",
         "triggered",
         "fired",
@@ -82,6 +83,9 @@ def check(before: Saga, now: datetime, outcome: Decision | Ignored, paused: froz
         assert outcome.name, "an ignored message is named"
         return
     after = outcome.saga
+    if any(entry.kind == "recovered" for entry in outcome.entries):
+        _recovered(before, outcome)
+        return
     _goes_on(before, after)
     _versions(before, outcome, now)
     _history(before, outcome)
@@ -159,6 +163,22 @@ def _money_at_rest(saga: Saga) -> None:
     assert not {Step.SETTLE, Step.REFUND} <= sent, "a hold is settled or refunded, never both"
     if saga.phase in TERMINAL and saga.terms is not None:
         assert snapshot(saga).held_amount is None, "an order that has ended holds nothing"
+
+
+def _recovered(before: Saga, decision: Decision) -> None:
+    """Expect of an order that was brought forward that it settles or refunds, by a legal way without a gap."""
+    after = decision.saga
+    assert before.phase not in TERMINAL, "terminal has no exit"
+    assert after.phase in {Phase.SETTLING, Phase.REFUNDING, Phase.CANCELLED, Phase.FAILED}
+    status, version = before.status, before.version
+    for event in decision.events:
+        assert (event.version, event.previous_status) == (version + 1, status)
+        assert event.status in MOVES[status] or (event.status is status and not event.status.terminal)
+        status, version = event.status, event.version
+    assert (after.status, after.version) == (status, version)
+    assert (decision.fill is not None) == (after.phase is Phase.SETTLING is not before.phase)
+    _history(before, decision)
+    _always_wakeable(after)
 
 
 def sure_hold(saga: Saga) -> Decimal:

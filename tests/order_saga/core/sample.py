@@ -45,6 +45,7 @@ from order_saga.core.saga import (
     Phase,
     Question,
     Quote,
+    RecoveryRequested,
     Requested,
     ResumeRequested,
     Saga,
@@ -58,7 +59,8 @@ from tests.order_saga.core.invariants import NOBODY, availability, check
 
 if TYPE_CHECKING:
     from contracts.amends import AmendRefusal, AmendState
-    from contracts.orders import Order
+    from contracts.balance import BalanceCommand
+    from contracts.orders import Order, OrderStatusChanged
     from order_saga.core.saga import Question
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -240,6 +242,11 @@ def resume() -> ResumeRequested:
 def ask_again() -> AskAgainRequested:
     """Ask, as an operator, that the order's questions are sent again."""
     return AskAgainRequested(ORDER_ID, OPERATOR)
+
+
+def recovery(*told: OrderStatusChanged, commands: tuple[BalanceCommand, ...] = (), **known: Any) -> RecoveryRequested:
+    """Tell the order, after a restore, what Kafka has of it."""
+    return RecoveryRequested(ORDER_ID, USER, OPERATOR, told, commands, **known)
 
 
 def fired(price: str, sequence: int = 12, watermark: str | None = None) -> Fired:

@@ -64,6 +64,7 @@ from order_saga.core.saga import (
     Phase,
     Progress,
     Question,
+    RecoveryRequested,
     Requested,
     ResumeRequested,
     Saga,
@@ -78,6 +79,7 @@ from tests.order_saga.core.changes import CHANGES, QUEUED, walked_changes
 from tests.order_saga.core.conditional import Case, walked_conditional
 from tests.order_saga.core.hostile import walked
 from tests.order_saga.core.invariants import NOBODY, availability, check
+from tests.order_saga.core.recoveries import recoveries
 from tests.order_saga.core.sample import NOW, ORDER_ID, Story, blank
 from tests.order_saga.core.walker import PAUSES, SILENT, Walk
 
@@ -398,6 +400,7 @@ MESSAGES: Final[dict[type[msgspec.Struct], st.SearchStrategy[Any]]] = {
     ParkRequested: _any(ParkRequested),
     ResumeRequested: _any(ResumeRequested),
     AskAgainRequested: _any(AskAgainRequested),
+    RecoveryRequested: st.sampled_from(recoveries()),
 }
 
 

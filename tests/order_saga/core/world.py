@@ -57,6 +57,7 @@ def always(side: Side) -> dict[str, Incoming]:
         "park": sample.park(),
         "resume": sample.resume(),
         "ask again": sample.ask_again(),
+        "recovery of what is known": sample.recovery(),
     }
 
 

@@ -283,6 +283,21 @@ async def test_a_wait_for_a_session_ends(scratch: ScratchDatabase, kind: str, mo
     assert "infrastructure" == classify(waited.value)
 
 
+async def test_of_several_hosts_one_that_takes_writes_serves_also_those_who_only_read(scratch: ScratchDatabase) -> None:
+    """An audit sets its session to read only, and that is no reason to pass over the server."""
+    parts = urlsplit(scratch.url)
+    login, _, host = parts.netloc.rpartition("@")
+    twice = parts._replace(netloc=f"{login}@{host},{host}").geturl()
+    reader = create_engine(
+        parse_database_url(twice), application_name="reader", settings={"default_transaction_read_only": "on"}
+    )
+    try:
+        async with reader.connect() as connection:
+            assert "on" == (await connection.exec_driver_sql("SHOW transaction_read_only")).scalar_one()
+    finally:
+        await reader.dispose()
+
+
 async def test_a_ping_asks_whether_the_database_could_write(scratch: ScratchDatabase, engine: AsyncEngine) -> None:
     """A read-only database is not ready, and is ready again once it takes writes."""
     await ping(engine)
