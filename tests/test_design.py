@@ -284,6 +284,7 @@ SQL_MODULES = {
         "audit/query.py",
         "audit/total_checks.py",
         "deployment/check_deploy.py",
+        "deployment/rollback.py",
         "recovery/forgotten.py",
         "recovery/kafka.py",
         "recovery/staging.py",
