@@ -282,6 +282,7 @@ SQL_MODULES = {
         "audit/look.py",
         "audit/order_checks.py",
         "audit/query.py",
+        "audit/told.py",
         "audit/total_checks.py",
         "deployment/check_deploy.py",
         "deployment/rollback.py",
