@@ -9,12 +9,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from operations.access.system import database_url, ledger_setting, notified_operators
+from operations.access.errors import WrongRequest
+from operations.access.system import database_url, kafka_settings, ledger_setting, notified_operators
 from operations.cli.options import OPERATING, Json, finite
 from operations.cli.printing import err, out, print_json, print_table
 
 if TYPE_CHECKING:
-    from operations.audit.look import Audited
+    from datetime import datetime
+
+    from operations.audit.look import Audited, Finding
 
 PORT = 8004
 
@@ -34,6 +37,10 @@ def audit(
         int, typer.Option(min=0, max=65_535, help="With --watch: where /metrics is; 0 takes a free one.")
     ] = PORT,
     host: Annotated[str, typer.Option(help="With --watch: the address that /metrics listens on.")] = "127.0.0.1",
+    told: Annotated[
+        bool, typer.Option("--told", help="Compare with orders.events, too: has an order been told more than is known?")
+    ] = False,
+    since: Annotated[str, typer.Option(metavar="TIME", help="With --told: from when on it is read.")] = "",
 ) -> None:
     """Check the invariants I1 to I13 on the live system. Exit 1 and each order's name when one does not hold.
 
@@ -44,13 +51,23 @@ def audit(
     With --watch the exit status is the last run's, and Prometheus finds audit_findings{invariant}, audit_orders,
     audit_duration_seconds, audit_last_success_timestamp_seconds and audit_runs_total{result} (clean, findings, failed).
 
+    With --told it also names each order that orders.events has told further than the database knows: the database was
+    restored, and not recovered (order-saga recover database). It reads from an hour before what is known last.
+
     New findings are told to the channels of NOTIFY_URLS, too (order-saga notify test).
 
-    Examples: order-saga audit --json, or order-saga audit --watch --every 600 --port 9100
+    Examples: order-saga audit --json, or order-saga audit --told, or order-saga audit --watch --every 600 --port 9100
     """
+    if (since and not told) or (told and watch):
+        raise WrongRequest("--since is an option of --told, which is done once")
     if watch:
         raise typer.Exit(asyncio.run(_watch(host, port, every)))
     done = asyncio.run(_once())
+    if told:
+        from operations.access.words import instant
+
+        further = asyncio.run(_told(instant("--since", since) if since else None))
+        done = done._replace(findings=[*done.findings, *further])
     if done.hidden:
         err.print(f"[yellow]{escape(_unseen(done.hidden))}[/]")
     if json:
@@ -91,6 +108,20 @@ async def _once() -> Audited:
     with err.status("auditing ...") as status, naming(address):
         async with connection_to(address) as connection:
             return await audit_on(connection, progress=show, ledger=ledger_setting())
+
+
+async def _told(since: datetime | None) -> list[Finding]:
+    from operations.access.database import naming
+    from operations.audit.look import connection_to
+    from operations.audit.told import told_ahead
+
+    def show(records: int) -> None:
+        status.update(f"comparing ... {records} events read")
+
+    address, settings = database_url(), kafka_settings()
+    with err.status("comparing ...") as status, naming(address):
+        async with connection_to(address) as connection:
+            return await told_ahead(connection, settings, since, show)
 
 
 async def _watch(host: str, port: int, every_s: float) -> int:

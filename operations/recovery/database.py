@@ -6,11 +6,19 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contracts.assets import AssetPriceChanged
-from contracts.topics import ASSETS_PRICES, ASSETS_REPLIES, BALANCE_COMMANDS, ORDERS_EVENTS, ORDERS_REQUESTS
+from contracts.topics import (
+    ASSETS_PRICES,
+    ASSETS_REPLIES,
+    BALANCE_COMMANDS,
+    HOLDS_EVENTS,
+    ORDERS_EVENTS,
+    ORDERS_REQUESTS,
+)
 from operations.access.errors import Trouble, WrongRequest
 from operations.access.words import full_time
 from operations.recovery import forgotten, groups, topics
-from operations.recovery.orders import bring_forward
+from operations.recovery.holds import capture_again
+from operations.recovery.orders import ask_back, bring_forward
 from operations.recovery.staging import staging
 
 if TYPE_CHECKING:
@@ -74,11 +82,20 @@ async def recover(
     dry_run: bool,
     progress: Callable[[Progress], None],
 ) -> AsyncIterator[ItemResult]:
-    """Bring forward every order that is behind, and give the result of each. Then it is time to `go_back`."""
+    """Bring forward every order that is behind, and give the result of each. Then it is time to `go_back`.
+
+    Also the services' holds whose capture would come too late, and holds that their orders would leave in the ledger.
+    """
     async with staging(engine) as kept:
         await _read(settings, since, kept, progress)
         async for result in bring_forward(engine, kept, run, dry_run=dry_run):
             yield result
+        async for result in ask_back(engine, kept, run, dry_run=dry_run):
+            yield result
+        if await kept.has_ledger():
+            await _read_holds(settings, since, kept)
+            async for result in capture_again(engine, kept, run, dry_run=dry_run):
+                yield result
 
 
 async def go_back(engine: AsyncEngine, settings: KafkaSettings, since: datetime, *, dry_run: bool) -> list[Rewound]:
@@ -104,6 +121,13 @@ async def _read(settings: KafkaSettings, since: datetime, kept: Staging, progres
                 await take(read)
                 seen = Progress(seen.records + len(records), seen.unreadable + unreadable)
                 progress(seen)
+
+
+async def _read_holds(settings: KafkaSettings, since: datetime, kept: Staging) -> None:
+    async with topics.connected(settings) as consumer:
+        found = await topics.spans(consumer, [settings.kafka_topic_prefix + HOLDS_EVENTS.name], since)
+        async for records in topics.read(consumer, found):
+            await kept.take_holds(topics.readable(records)[0])
 
 
 async def _prices(settings: KafkaSettings, since: datetime) -> dict[str, int]:

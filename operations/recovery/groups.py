@@ -78,15 +78,21 @@ async def members(settings: KafkaSettings) -> list[str]:
 
 
 async def check_nobody_reads(settings: KafkaSettings) -> None:
-    """Raise `Trouble` while a service reads: it would commit over what is set here."""
+    """Raise `Trouble` while a service reads: it would commit over what is set here.
+
+    A service that was killed is a member until its session is over, and anew when the broker is started meanwhile.
+    """
     if found := await members(settings):
-        raise Trouble(f"stop all services first: these groups have members: {'; '.join(found)}")
+        raise Trouble(
+            f"stop all services first: these groups have members: {'; '.join(found)}. One that was killed is a member"
+            " until its session is over (KAFKA_SESSION_TIMEOUT_S, 30 s by default): try again then"
+        )
 
 
 async def has_read(settings: KafkaSettings, group: str) -> bool:
     """Tell whether a group has ever committed an offset."""
     async with _admin(settings) as admin:
-        return bool(await _asked(partial(admin.list_consumer_group_offsets, settings.kafka_topic_prefix + group)))
+        return bool(await _committed(admin, settings.kafka_topic_prefix + group))
 
 
 async def rewind(settings: KafkaSettings, since: datetime, *, every_topic: bool, dry_run: bool) -> list[Rewound]:
@@ -96,25 +102,24 @@ async def rewind(settings: KafkaSettings, since: datetime, *, every_topic: bool,
     read again as well, since these too may have been lost.
     """
     done: list[Rewound] = []
-    for group, (again, others) in GROUPS.items():
-        topics = [settings.kafka_topic_prefix + topic.name for topic in again]
-        topics += [settings.kafka_topic_prefix + topic.name for topic in others] if every_topic else []
-        committed = await _committed(settings, group)
-        async with connected(settings) as consumer:
+    prefix = settings.kafka_topic_prefix
+    async with _admin(settings) as admin, connected(settings) as consumer:
+        for group, (again, others) in GROUPS.items():
+            topics = [prefix + topic.name for topic in (*again, *(others if every_topic else ()))]
+            committed = await _committed(admin, prefix + group)
             found = await spans(consumer, topics, since)
-        offsets = {tp: span.start for tp, span in found.items() if committed.get(tp, -1) > span.start}
-        if offsets and not dry_run:
-            await _commit(settings, group, offsets)
-        for topic in topics:
-            mine = {tp: offset for tp, offset in offsets.items() if tp.topic == topic}
-            records = sum(min(committed[tp], found[tp].end) - offset for tp, offset in mine.items())
-            done += [Rewound(group, topic, len(mine), records)] if mine else []
+            offsets = {tp: span.start for tp, span in found.items() if committed.get(tp, -1) > span.start}
+            if offsets and not dry_run:
+                await _commit(settings, prefix + group, offsets)
+            for topic in topics:
+                mine = {tp: offset for tp, offset in offsets.items() if tp.topic == topic}
+                records = sum(min(committed[tp], found[tp].end) - offset for tp, offset in mine.items())
+                done += [Rewound(group, topic, len(mine), records)] if mine else []
     return done
 
 
-async def _committed(settings: KafkaSettings, group: str) -> Mapping[Any, int]:
-    async with _admin(settings) as admin:
-        answer = await _asked(partial(admin.list_consumer_group_offsets, settings.kafka_topic_prefix + group))
+async def _committed(admin: Any, group: str) -> Mapping[Any, int]:
+    answer = await _asked(partial(admin.list_consumer_group_offsets, group))
     return {tp: int(at.offset) for tp, at in answer.items()}
 
 
@@ -124,7 +129,7 @@ async def _commit(settings: KafkaSettings, group: str, offsets: Mapping[Any, int
 
     consumer = AIOKafkaConsumer(
         **settings.kafka_client_options(),
-        group_id=settings.kafka_topic_prefix + group,
+        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="none",
     )

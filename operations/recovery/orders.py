@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from contracts.balance import RefundBalance
+from contracts.codec import outgoing
 from operations.repair.runs import TRIES_MAX, ItemResult, Run
 from order_saga.core.recovery import is_behind
-from order_saga.core.saga import Phase
+from order_saga.core.saga import Phase, Step
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker
 from order_saga.worker.market import open_batch
 from order_saga.worker.metrics import SagaMetrics
-from order_saga.worker.process import SagaHandler
+from order_saga.worker.process import SOURCE, SagaHandler
+from order_saga.worker.tables import SCHEMA
+from saga_kit.messaging.outbox import AT_ONCE_S, Outbox, OutboxMessage
 from saga_kit.runtime.errors import classify, describe
 from saga_kit.runtime.transactions import begin
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from contracts.balance import ReserveBalance
     from operations.recovery.staging import Staging
     from order_saga.core.fold import Folded
     from order_saga.core.saga import RecoveryRequested, Saga
@@ -35,6 +40,33 @@ async def bring_forward(engine: AsyncEngine, kept: Staging, run: Run, *, dry_run
     async for page in kept.pages(run.by):
         for result in await _page(engine, page, run, dry_run=dry_run):
             yield result
+
+
+async def ask_back(engine: AsyncEngine, kept: Staging, run: Run, *, dry_run: bool) -> AsyncIterator[ItemResult]:
+    """Have the ledger refund what it may hold for orders that ended without money, when it reads that again.
+
+    So it is after the ledger alone was restored: what it refused then it may hold now.
+    """
+    async for page in kept.unknown_to_the_ledger():
+        if not dry_run:
+            async with begin(engine) as tx:
+                await _ask_back(tx, page, run)
+        for one in page:
+            yield ItemResult(str(one.order_id), done=True, result="the ledger does not know its hold: it is refunded")
+
+
+async def _ask_back(tx: Transaction, page: Sequence[ReserveBalance], run: Run) -> None:
+    now = (await store.take(tx, [])).now
+    messages = []
+    for one in page:
+        command_id = f"{one.order_id}:{Step.REFUND}"
+        refund = RefundBalance(
+            command_id, one.order_id, one.hold_id, one.user_id, one.asset_id, one.amount, one.hold_asked_at
+        )
+        sent = outgoing(refund, message_id=command_id, source=SOURCE, time=now)
+        messages.append(OutboxMessage(command_id, sent, AT_ONCE_S))
+        await store.note_repair(tx, run.run_id, "refund", str(one.order_id), run.by, "asked back")
+    Outbox(SCHEMA).write(tx, messages)
 
 
 async def _page(

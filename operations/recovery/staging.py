@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from contracts.assets import AssetApproved
-from contracts.balance import BalanceCommand
+from contracts.balance import BalanceCommand, ReserveBalance
 from contracts.codec import decode, encode
+from contracts.holds import HoldCaptured, HoldPlaced
 from contracts.orders import InvalidOrder, OrderRequested, OrderStatusChanged
 from contracts.vocabulary import OPERATOR_PREFIX
 from order_saga.core.saga import RecoveryRequested, Requested
@@ -19,6 +20,7 @@ from order_saga.worker.process import sent_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime, timedelta
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -33,7 +35,11 @@ _TABLES: Final = (
         traceparent text)""",
     """CREATE TEMP TABLE approved (order_id uuid, place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         body bytea)""",
+    "CREATE TEMP TABLE reserved (order_id uuid PRIMARY KEY, body bytea)",
+    "CREATE TEMP TABLE placed (hold_id uuid PRIMARY KEY, expires_at timestamptz)",
+    "CREATE TEMP TABLE captured (hold_id uuid PRIMARY KEY, body bytea)",
 )
+_HAS_LEDGER: Final = "SELECT to_regclass('balances.service_holds') IS NOT NULL"
 _ENDED: Final = "('COMPLETED', 'CANCELLED', 'FAILED')"
 # The newest record of a version counts; there is another one where an order was brought forward before.
 _TELL: Final = """
@@ -59,6 +65,28 @@ _ASK: Final = f"""
 _APPROVE: Final = f"""
     INSERT INTO approved (order_id, body) SELECT order_id, body FROM unnest($1::uuid[], $2::bytea[])
         AS new (order_id, body) WHERE order_id IN {_NAMED}"""  # noqa: S608 - the same
+# An order that has ended without money knows no hold; a ledger that is older may hold some when it reads that again.
+_RESERVE: Final = """
+    INSERT INTO reserved SELECT new.* FROM unnest($1::uuid[], $2::bytea[]) AS new (order_id, body)
+    LEFT JOIN orders.orders AS one ON one.order_id = new.order_id
+    LEFT JOIN orders.archive AS old ON old.order_id = new.order_id
+    WHERE coalesce(one.status, old.status) IN ('CANCELLED', 'FAILED') ON CONFLICT DO NOTHING"""
+_KNOWN_HOLDS: Final = """
+    DELETE FROM reserved WHERE EXISTS (
+        SELECT FROM (SELECT hold_id FROM balances.holds UNION ALL SELECT hold_id FROM balances.holds_archive) AS known
+        WHERE known.hold_id = reserved.order_id || ':reserve')"""
+_RESERVED: Final = "SELECT order_id, body FROM reserved WHERE order_id > $1 ORDER BY order_id LIMIT $2"
+_PLACE: Final = "INSERT INTO placed SELECT * FROM unnest($1::uuid[], $2::timestamptz[]) ON CONFLICT DO NOTHING"
+_CAPTURE: Final = """
+    INSERT INTO captured SELECT new.* FROM unnest($1::uuid[], $2::bytea[]) AS new (hold_id, body)
+    LEFT JOIN balances.service_holds AS known ON known.hold_id = 'hold:' || new.hold_id
+    WHERE known.ended IS DISTINCT FROM 'CAPTURED' ON CONFLICT DO NOTHING"""
+_CAPTURED: Final = """
+    SELECT captured.hold_id, body, coalesce(known.expires_at, placed.expires_at) AS expires_at
+    FROM captured LEFT JOIN placed USING (hold_id)
+    LEFT JOIN balances.service_holds AS known ON known.hold_id = 'hold:' || captured.hold_id
+    WHERE coalesce(known.expires_at, placed.expires_at) < clock_timestamp() + $3::interval
+        AND captured.hold_id > $1 ORDER BY captured.hold_id LIMIT $2"""
 _ORDERS: Final = f"""
     SELECT named.order_id,
         coalesce((SELECT user_id FROM told WHERE order_id = named.order_id LIMIT 1),
@@ -94,6 +122,8 @@ class Staging:
         if commands:
             sent = [(one.order_id, one.command_id, one.user_id, type(one).__name__, encode(one)) for one in commands]
             await self._write(_SEND, sent)
+            held = [(one.order_id, encode(one)) for one in commands if isinstance(one, ReserveBalance)]
+            await self._write(_RESERVE, held)
 
     async def take_known(self, records: Sequence[Read]) -> None:
         """Keep requests and approvals of orders that are kept already."""
@@ -114,15 +144,43 @@ class Staging:
     async def pages(self, by: str) -> AsyncIterator[list[RecoveryRequested]]:
         """Give what is kept, in pages of orders; `by` is who asks."""
         last = UUID(int=0)
-        while True:
-            found = (await self._connection.exec_driver_sql(_ORDERS, (last, PAGE))).all()
-            if not found:
-                return
+        while found := (await self._connection.exec_driver_sql(_ORDERS, (last, PAGE))).all():
             yield [_request(row, OPERATOR_PREFIX + by) for row in found]
             last = found[-1].order_id
 
+    async def has_ledger(self) -> bool:
+        """Tell whether the reference ledger is in this database."""
+        return bool((await self._connection.exec_driver_sql(_HAS_LEDGER)).scalar())
+
+    async def take_holds(self, records: Sequence[Read]) -> None:
+        """Keep which services' holds were told as captured, unless the ledger knows, and until when they are held."""
+        events = [one.message for one in records]
+        await self._write(_PLACE, [(one.hold_id, one.expires_at) for one in events if isinstance(one, HoldPlaced)])
+        await self._write(_CAPTURE, [(one.hold_id, encode(one)) for one in events if isinstance(one, HoldCaptured)])
+
+    async def captured(self, within: timedelta) -> AsyncIterator[tuple[HoldCaptured, datetime]]:
+        """Give the holds among them whose time is over within so long, with that time."""
+        last = UUID(int=0)
+        while found := (await self._connection.exec_driver_sql(_CAPTURED, (last, PAGE, within))).all():
+            for row in found:
+                event = decode(HoldCaptured.__name__, bytes(row.body))
+                assert isinstance(event, HoldCaptured)  # noqa: S101 - as it was kept
+                yield event, row.expires_at
+            last = found[-1].hold_id
+
+    async def unknown_to_the_ledger(self) -> AsyncIterator[list[ReserveBalance]]:
+        """Give, in pages, the reservations of orders that ended without money and whose hold the ledger has not."""
+        if await self.has_ledger():
+            await self._connection.exec_driver_sql(_KNOWN_HOLDS)
+        last = UUID(int=0)
+        while found := (await self._connection.exec_driver_sql(_RESERVED, (last, PAGE))).all():
+            commands = [decode(ReserveBalance.__name__, bytes(row.body)) for row in found]
+            yield [one for one in commands if isinstance(one, ReserveBalance)]
+            last = found[-1].order_id
+
     async def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        await self._connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
+        if rows:
+            await self._connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
 
 
 @asynccontextmanager

@@ -75,11 +75,11 @@ async def partitions(consumer: Any, topics: Sequence[str]) -> list[Any]:
     return found
 
 
-async def spans(consumer: Any, topics: Sequence[str], since: datetime) -> dict[Any, Span]:
-    """Find where each partition of the topics stood at a time, and where it ends."""
+async def spans(consumer: Any, topics: Sequence[str], since: datetime | None) -> dict[Any, Span]:
+    """Find where each partition of the topics stood at a time (None: its beginning), and where it ends."""
     every = await partitions(consumer, topics)
     begins, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
-    since_ms = int(since.timestamp() * 1000)
+    since_ms = 0 if since is None else int(since.timestamp() * 1000)
     found = await consumer.offsets_for_times(dict.fromkeys(every, since_ms))
     starts = {tp: ends[tp] if found[tp] is None else found[tp].offset for tp in every}
     return {tp: Span(starts[tp], ends[tp], cut=0 < begins[tp] == starts[tp]) for tp in every}

@@ -134,7 +134,8 @@ FIELD_MEANINGS: Final[dict[str, str]] = {
     "Entry.seq": "Its place in the order's history, from 1.",
     "Entry.at": "When it happened.",
     "Entry.kind": "`received`, `asked`, `answered`, `waits`, `rests`, `triggered`, `fired`, `expired`, `timed_out`, "
-    "`ignored`, `amended`, `amend_refused`, `held`, `released`, `status`, `overdue`, `parked`, `resumed`, `woken`.",
+    "`ignored`, `amended`, `amend_refused`, `held`, `released`, `status`, `overdue`, `parked`, `resumed`, `woken`, "
+    "`recovered`.",
     "Entry.name": "The message, the question or the status that it is about.",
     "Entry.status": "The status that it led to, if it led to one.",
     "Entry.version": "The version that it led to, if it led to one.",

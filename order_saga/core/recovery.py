@@ -67,6 +67,7 @@ RESTORED: Final = "the database was restored to an earlier state, and how far th
 NO_TERMS: Final = "it was told that the order is filled, and Kafka has no terms of its settlement"
 VERSIONS_MAX: Final = 10_000
 """No order has nearly as many."""
+_FILLED: Final = frozenset({OrderStatus.PROCESSING, OrderStatus.COMPLETED})
 _REPEATABLE: Final = frozenset({OrderStatus.PENDING, OrderStatus.CONFIRMED})
 """The statuses under which an order may change visibly."""
 
@@ -178,7 +179,7 @@ def contradicts(saga: Saga, behind: Behind) -> bool:
         fixed = ("asset_id", "order_type", "client_order_id")
         of_another |= any(getattr(one.order, name) != getattr(saga, name) for one in behind.told for name in fixed)
     if saga.phase is Phase.REFUNDING:  # which leads to no fill
-        filled = any(event.status in {OrderStatus.PROCESSING, OrderStatus.COMPLETED} for event in behind.told)
+        filled = any(event.status in _FILLED for event in behind.told)
         return of_another or filled or any(isinstance(one, SettleBalance) for one in behind.sent)
     refunded = any(isinstance(one, RefundBalance) for one in behind.sent)
     return of_another or (saga.phase is Phase.SETTLING and refunded)
@@ -218,9 +219,7 @@ def _between(start: OrderStatus | None, end: OrderStatus, number: int) -> list[O
     place = next((i for i in reversed(range(len(shortest))) if shortest[i] in _REPEATABLE), None)
     if not more:
         return shortest
-    if place is not None:
-        return [*shortest[:place], *[shortest[place]] * more, *shortest[place:]]
-    return [start] * more + shortest if start in _REPEATABLE else None
+    return None if place is None else [*shortest[:place], *[shortest[place]] * more, *shortest[place:]]
 
 
 def _shortest(start: OrderStatus | None, end: OrderStatus) -> list[OrderStatus] | None:
@@ -236,11 +235,8 @@ def _shortest(start: OrderStatus | None, end: OrderStatus) -> list[OrderStatus] 
 
 def _filled_with(saga: Saga, message: RecoveryRequested, behind: Behind) -> Filled | None:
     """Say what the order was filled with: as was told, or, when only the settlement was sent, as its sums say."""
-    for event in reversed(behind.told):
-        order = event.order
-        if event.status in {OrderStatus.PROCESSING, OrderStatus.COMPLETED}:
-            if order.average_price is None or not order.filled_quantity or order.quantity is None:
-                return None
+    for order in (event.order for event in reversed(behind.told) if event.status in _FILLED):
+        if order.average_price is not None and order.quantity is not None:
             return Filled(order.quantity, Price(order.average_price), order.fee)
     if saga.phase is Phase.SETTLING and saga.average_price is not None and saga.quantity is not None:
         return Filled(saga.quantity, Price(saga.average_price), saga.fee)
@@ -262,15 +258,11 @@ def _price_of(side: Side, settle: SettleBalance, quote: Quote) -> Price | None:
     quantity = settle.credit if side is Side.BUY else settle.capture
     gross = subtract(settle.capture, settle.fee) if side is Side.BUY else add(settle.credit, settle.fee)
     per_tick = multiply(quantity, quote.tick)
-    if not per_tick or not gross:
-        return None
     ticks = EXACT.divide_int(gross, per_tick)
     if side is Side.SELL and multiply(ticks, per_tick) < gross:
         ticks = add(ticks, Decimal(1))
     asset_id = settle.credit_asset_id if side is Side.BUY else settle.asset_id
     for price in (quote.price, Price(multiply(ticks, quote.tick))):
-        if not price:
-            continue
         sums = money.sums(side, asset_id, Quantity(quantity), quote, price)
         if (sums.hold, sums.credit, sums.fee) == (settle.capture, settle.credit, settle.fee):
             return price

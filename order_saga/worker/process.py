@@ -146,8 +146,8 @@ class SagaHandler:
         messages = [*opened.market.news.get(order_id, ()), ParkRequested(order_id, reason)]
         folded = fold(known, messages, now, self._time_scale, marks=opened.market.marks)
         save_batch(tx, opened, folded, now)
-        # Nobody publishes them from memory. What the fire asks is asked when the order is resumed.
-        events = [structs.replace(_event(event, folded), delay_s=AT_ONCE_S) for event in folded.events]
+        # What the fire asks is asked when the order is resumed.
+        events = _left_to_the_relay(folded)
         Outbox(SCHEMA).write(tx, events)
         return True
 
@@ -164,8 +164,7 @@ class SagaHandler:
         folded = fold(known, messages, now, self._time_scale, available, opened.market.marks, opened.market.watermarks)
         if messages:
             save_batch(tx, opened, folded, now)
-            events = [structs.replace(_event(event, folded), delay_s=AT_ONCE_S) for event in folded.events]
-            Outbox(SCHEMA).write(tx, events)
+            Outbox(SCHEMA).write(tx, _left_to_the_relay(folded))
         return folded
 
     async def _within_limit(
@@ -303,3 +302,8 @@ def _event(event: OrderStatusChanged, folded: Folded) -> OutboxMessage:
         event_id,
         outgoing(event, message_id=event_id, source=SOURCE, time=event.occurred_at, traceparent=traceparent),
     )
+
+
+def _left_to_the_relay(folded: Folded) -> list[OutboxMessage]:
+    """Make events that nobody publishes from memory."""
+    return [structs.replace(_event(event, folded), delay_s=AT_ONCE_S) for event in folded.events]

@@ -7,7 +7,7 @@ order, each row is written once, and what was asked for before this ledger began
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -42,11 +42,17 @@ ELSEWHERE: Final = "asked for before this ledger began: the one before must end 
 
 
 class HoldHandler:
-    """Answers requests for holds beside the saga. `registry` gets the count of events, by type."""
+    """Answers requests for holds beside the saga. `registry` gets the count of events, by type.
+
+    `read_now` is the clock by which holds expire: the database's, unless old requests are done again.
+    """
 
     topics: Sequence[str] = (HOLDS_REQUESTS.name,)
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, read_now: Callable[[Transaction], Awaitable[datetime]] = read_now
+    ) -> None:
+        self._read_now = read_now
         self._holds = ServiceHolds()
         self._start = LedgerStart(SCHEMA)
         self._began_at: datetime | None = None
@@ -76,7 +82,7 @@ class HoldHandler:
         ledger = ServiceLedger()
         await ledger.lock(tx, [command_of(received.message) for received in messages])
         known = await self._holds.lock(tx, {stored_id(received.message) for received in messages})
-        now = await read_now(tx)
+        now = await self._read_now(tx)
         holds: dict[str, ServiceHold] = dict(known)
         events: list[tuple[HoldEvent, Received[Asked]]] = []
         for received in messages:

@@ -401,7 +401,7 @@ CORE_MUTANTS: Final = (
         "reply begins an order",
         "Nothing but a request or a cancel begins a saga.",
         "order_saga/core/fold.py",
-        "    if isinstance(message, OrderCancelRequested):\n        return Saga(message.order_id, message.user_id,",
+        "    if isinstance(message, OrderCancelRequested | RecoveryRequested):\n        return Saga(message.order_id, message.user_id,",
         '    if hasattr(message, "order_id"):\n        return Saga(message.order_id, getattr(message, "user_id", ""),',
         (
             "tests/order_saga/core/test_replies_out_of_time.py::test_a_reply_for_an_unknown_order_is_unknown",
@@ -552,5 +552,29 @@ CORE_MUTANTS: Final = (
         "    for question in asked:  # all are open before anybody is asked: who answered one like it needs not have answered it\n        draft.put(question)\n    if paused := paused_for(draft):\n        hold_back(draft, paused)\n        return\n",
         "    if paused := paused_for(draft):\n        for question in asked:\n            draft.put(question)\n        hold_back(draft, paused)\n        return\n",
         ("tests/order_saga/core/test_amend.py::test_a_second_amend_is_not_asked_about_in_a_pause",),
+    ),
+    Mutant(
+        "told fill taken back after a restore",
+        "A fill that was told is not taken back: a refused settlement parks.",
+        "order_saga/core/judgement.py",
+        "        parks = parks or (isinstance(message, SettlementRefused) and saga.progress.told in _FILLED)\n",
+        "",
+        ("tests/order_saga/core/test_recovery.py::test_a_refused_settlement_of_what_was_told_as_filled_parks",),
+    ),
+    Mutant(
+        "forgotten command not asked back",
+        "An order that was restored to before its own reservation asks for the money back.",
+        "order_saga/core/recovery.py",
+        "    sent = () if saga.phase in TERMINAL else tuple(one for one in message.commands if not _has_sent(saga, one))",
+        "    sent: tuple[BalanceCommand, ...] = ()",
+        ("tests/order_saga/core/test_recovery.py::test_what_an_order_does_not_know_to_have_asked_is_asked_back",),
+    ),
+    Mutant(
+        "recovered order ends under another version",
+        "After a restore an order ends under the version that was told.",
+        "order_saga/core/recovery.py",
+        "    _tell(draft, way[:-1] if ended else way, behind.told)",
+        "    _tell(draft, way[:-2] if ended else way, behind.told)",
+        ("tests/order_saga/core/test_every_recovery.py::test_every_pair_of_moments",),
     ),
 )

@@ -5,6 +5,7 @@ The database has lived through a part of a history, and Kafka has all of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from contracts.codec import decode, outgoing
 from contracts.decimals import Money, Quantity
 from contracts.envelope import Outgoing, read_envelope
-from contracts.holds import HoldCaptureRequested, HoldRequested
+from contracts.holds import HoldCaptured, HoldCaptureRequested, HoldPlaced, HoldRequested
 from contracts.orders import OrderStatusChanged
 from contracts.topics import BALANCE_COMMANDS, ORDERS_EVENTS, ORDERS_REQUESTS, TOPICS
 from contracts.vocabulary import OrderType, Side
@@ -38,7 +39,7 @@ from participants.balance.store import deposit
 from saga_kit.messaging.batch import Received
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.settings import KafkaSettings
-from saga_kit.runtime.transactions import begin
+from saga_kit.runtime.transactions import Transaction, begin
 from tests.operations.cli.support import Terminal, lines
 from tests.order_saga.core.sample import (
     ORDER_ID,
@@ -117,15 +118,23 @@ class Kafka:
             await consumer.stop()
 
     async def read_all(self, group: str, topic: str) -> None:
-        """Have a group read a topic to its end."""
-        async with self.member(group, topic) as consumer:
-            while not consumer.assignment():
-                await consumer.getmany(timeout_ms=100)
-            ends = await consumer.end_offsets(consumer.assignment())
-            await consumer.commit(ends)
+        """Have a group have read a topic to its end."""
+        async with self._committing(group, topic) as (consumer, tps):
+            await consumer.commit(await consumer.end_offsets(tps))
+
+    async def commit(self, group: str, topic: str, offset: int) -> None:
+        """Have a group stand there in each partition."""
+        async with self._committing(group, topic) as (consumer, tps):
+            await consumer.commit(dict.fromkeys(tps, offset))
 
     async def committed(self, group: str, topic: str) -> dict[int, int | None]:
         """Give the offsets of a group."""
+        async with self._committing(group, topic) as (consumer, tps):
+            return {tp.partition: await consumer.committed(tp) for tp in tps}
+
+    @asynccontextmanager
+    async def _committing(self, group: str, topic: str) -> AsyncIterator[tuple[Any, list[TopicPartition]]]:
+        """Work with the offsets of a group without joining it."""
         prefix = self.settings.kafka_topic_prefix
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.settings.kafka_bootstrap_servers, group_id=prefix + group, enable_auto_commit=False
@@ -134,7 +143,7 @@ class Kafka:
         consumer.assign(tps)
         await consumer.start()
         try:
-            return {tp.partition: await consumer.committed(tp) for tp in tps}
+            yield consumer, tps
         finally:
             await consumer.stop()
 
@@ -226,6 +235,10 @@ async def test_orders_are_brought_forward_and_end_as_they_were_told(db: Terminal
         await db.tell(of(fitting_reserved(), UUID(int=number)))
     assert first is not None
 
+    audited = await db.cli("audit", "--told", "--json", **kafka.environment)
+    assert {UUID(int=number) for number in (1, 2, 3, 4)} == {
+        UUID(one["order_id"]) for one in json.loads(audited.out) if "has told" in one["what"]
+    }
     looked = await db.cli("recover", "database", "--dry-run", **kafka.environment)
     assert (0, 4) == (looked.code, len([line for line in looked.out.splitlines() if "was told" in line]))
     assert 3 == len(await shown(db)), "a dry run changes nothing"
@@ -248,6 +261,7 @@ async def test_orders_are_brought_forward_and_end_as_they_were_told(db: Terminal
     ends = await shown(db)
     assert [(one.status, one.version) for one in told] == [ends[number][:2] for number in (1, 2, 3)]
     assert pending[-1].version + 1 == ends[4][1]
+    await db.execute("DELETE FROM orders.outbox")  # as the relay does when it has sent them
     assert [] == await audit(db.engine, settle_s=0)
 
 
@@ -365,10 +379,7 @@ async def test_offsets_beyond_the_end_go_to_the_end(db: Terminal, kafka: Kafka) 
     await db.begin(1)
     await kafka.live(2, requested())
     topic = ORDERS_REQUESTS.name
-    async with kafka.member("orchestrator", topic) as consumer:
-        while not consumer.assignment():
-            await consumer.getmany(timeout_ms=100)
-        await consumer.commit(dict.fromkeys(consumer.assignment(), 1_000))
+    await kafka.commit("orchestrator", topic, 1_000)
     later = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
     assert 0 == (await db.cli("recover", "kafka", "--since", later, "--yes", **kafka.environment)).code
     ends = {0, len(await kafka.records(topic))}
@@ -397,3 +408,52 @@ async def questions(db: Terminal) -> list[Any]:
         ids = [row["order_id"] for row in await db.rows("SELECT order_id FROM orders.orders WHERE due_at IS NOT NULL")]
         found = await store.look_up(tx, ids)
     return [command(saga, one.step) for saga in found for one in saga.progress.open()]
+
+
+async def test_a_capture_that_was_told_is_carried_out_although_its_hold_has_expired(db: Terminal, kafka: Kafka) -> None:
+    """A known hold and an unknown one: the money has left the house. One that can't be captured is named."""
+    await deposit(db.engine, "d", "alice", "USD", Money(100))
+    await db.begin(1)
+    now = datetime.now(UTC)
+    terms = [(UUID(int=number), "alice", "USD", Quantity(amount)) for number, amount in ((1, 10), (2, 20), (3, 900))]
+
+    async def then(_: Transaction) -> datetime:
+        return now - timedelta(hours=2)
+
+    expires = now - timedelta(minutes=10)
+    async with begin(db.engine) as tx:
+        await HoldHandler(CollectorRegistry(), then).handle(tx, [Received(HoldRequested(*terms[0], expires))])
+    for one in terms:
+        captured = HoldCaptured(*one, Money(5), "@fees", Money(one[3] - 5))
+        for event in (HoldPlaced(*one, expires), captured):
+            await kafka.publish(_sent(event, f"hold:{one[0]}:{type(event).__name__}", now))
+    looked = await db.cli("recover", "database", "--dry-run", **kafka.environment)
+    assert 3 == len([line for line in looked.out.splitlines() if "was told as captured" in line])
+    done = await db.cli("recover", "database", "--yes", **kafka.environment)
+    assert (1, 2) == (done.code, len([line for line in done.out.splitlines() if "captured as was told" in line]))
+    assert f"hold:{UUID(int=3)}: was told as captured, and can't be: 900 USD needed, 90 available" in done.out
+    [account] = await db.rows("SELECT available, held FROM audit.accounts WHERE asset_id = 'USD'")
+    assert (90, 0) == (account["available"], account["held"])
+    assert 1 == (await db.cli("recover", "database", "--yes", **kafka.environment)).code
+    assert [] == await audit(db.engine, settle_s=0)
+
+
+async def test_a_hold_that_an_ended_order_would_leave_in_an_older_ledger_is_asked_back(
+    db: Terminal, kafka: Kafka
+) -> None:
+    """Only the ledger was restored: the reservation that it refused then it may hold now."""
+    await kafka.live(1, *FAILS)
+    order_id = UUID(int=1)
+    for message in FAILS:
+        await db.tell(_now(of(message, order_id), datetime.now(UTC)))
+    await db.execute("DELETE FROM orders.outbox")
+    done = await db.cli("recover", "database", "--yes", **kafka.environment)
+    assert (0, True) == (done.code, f"{order_id}: the ledger does not know its hold: it is refunded" in done.out)
+    [refund] = await written(db, "orders")
+    assert ("RefundBalance", order_id) == (type(refund).__name__, refund.order_id)
+    await deposit(db.engine, "d", "alice", "BTC", Money(1))
+    commands = await kafka.records(BALANCE_COMMANDS.name)
+    await serve(db, [one for one in commands if type(one).__name__ == "ReserveBalance"])
+    assert [{"state": "HELD"}] == await db.rows("SELECT state FROM audit.holds")
+    await serve(db, [refund])
+    assert [] == await audit(db.engine, settle_s=0)

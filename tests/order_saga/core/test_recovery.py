@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
+from contracts.amends import AmendRefusal, AmendState
 from contracts.assets import AssetApproved
-from contracts.balance import BalanceCommand, SettleBalance
-from contracts.vocabulary import OrderStatus, ReasonCode, Side
-from order_saga.core.recovery import NO_TERMS
+from contracts.balance import AdjustBalance, BalanceCommand, RefundBalance, SettleBalance
+from contracts.decimals import Money, Quantity
+from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side
+from order_saga.core.recovery import NO_TERMS, is_behind
 from order_saga.core.saga import Decision, Phase, Requested, Why
 from tests.order_saga.core import sample
 from tests.order_saga.core.recoveries import recoveries
@@ -90,20 +92,79 @@ def test_what_an_order_does_not_know_to_have_asked_is_asked_back() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_a_fill_that_nobody_was_told_of_has_the_sums_of_its_settlement(side: Side) -> None:
-    """The settlement was sent and the event was lost: the order is filled, at the price that the sums name."""
-    asked, price = sample.requested(side), sample.approved("49321.07")
-    events, sent = lived(asked, price, RESERVED)
-    told = sample.recovery(events[0], commands=sent, request=asked, approvals=(price,))
-    story = sample.Story(told)
-    assert events[-1].order.average_price == story.saga.average_price
-    assert sent[-1] == story.commands[0]
-    other = sample.recovery(
-        events[0],
-        commands=sent,
-        request=asked,
-        approvals=(sample.approved("49000"),),
-    )
-    assert events[-1].order.fee == sample.Story(other).saga.fee
+    """The settlement was sent and the event was lost: the order is filled, at a price that has these sums."""
+    asked = sample.requested(side, quantity=Quantity("0.07"))
+    approved = sample.approved("49700.20" if side is Side.SELL else "49321.20")
+    events, sent = lived(asked, approved, RESERVED)
+    fill = events[-1].order
+    story = sample.Story(sample.recovery(events[0], commands=sent, request=asked, approvals=(approved,)))
+    assert (fill.average_price, fill.fee) == (story.saga.average_price, story.saga.fee)
+    assert [sent[-1]] == story.commands
+    other = sample.recovery(events[0], commands=sent, request=asked, approvals=(sample.approved("49990"),))
+    story = sample.Story(other)
+    assert fill.fee == story.saga.fee
+    assert fill.average_price is not None
+    assert story.saga.average_price is not None
+    assert abs(fill.average_price - story.saga.average_price) < 1, "a cent of the whole"
+    assert OrderStatus.COMPLETED is story.tell(SETTLED).saga.status
+
+
+def test_a_settlement_that_fits_no_quote_is_asked_back() -> None:
+    """If it was carried out, the refund is refused, and a person looks: its price is not guessed."""
+    events, sent = lived(REQUESTED, APPROVED, RESERVED)
+    dearer = recovery(REQUESTED, sample.approved(fee_bps=20))
+    for known in (sample.recovery(events[0], commands=sent), structs.replace(dearer, commands=sent)):
+        story = sample.Story(known)
+        assert ["RefundBalance"] == story.asked
+        assert story.tell(sample.not_refunded()).saga.parked_reason is not None
+    unknown = sample.Story(sample.recovery(commands=sent))
+    assert (Phase.REFUNDING, None) == (unknown.saga.phase, unknown.saga.order_type)
+
+
+def test_terms_that_contradict_what_was_told_are_not_used() -> None:
+    """A settlement with another fee, or a hold that does not cover the fill: it parks."""
+    events, sent = lived(REQUESTED, APPROVED, RESERVED)
+    reserve, settle = sent
+    assert isinstance(settle, SettleBalance)
+    dearer = structs.replace(settle, fee=Money("9.99"))
+    smaller = structs.replace(reserve, amount=Money(1))
+    for commands in ((reserve, dearer), (smaller,)):
+        told = sample.recovery(*events, commands=commands, request=REQUESTED, approvals=(APPROVED,))
+        assert NO_TERMS == sample.Story(told).saga.parked_reason
+
+
+def test_an_adjustment_alone_names_the_hold() -> None:
+    """Its reservation is older than what is read: the ledger has it, and the refund ends it as it is."""
+    rests = (sample.conditional(OrderType.STOP_LOSS_SELL, trigger_price="49000"), APPROVED, RESERVED)
+    events, sent = lived(*rests, sample.amend(quantity="0.02"), sample.rechecked())
+    assert isinstance(sent[-1], AdjustBalance)
+    story = sample.Story(sample.recovery(*events, commands=sent[-1:]))
+    [refund] = story.commands
+    assert isinstance(refund, RefundBalance)
+    assert (sent[-1].amount, 1) == (refund.amount, refund.revision)
+
+
+def test_an_amend_that_was_open_comes_too_late() -> None:
+    """Everybody sees that, in a version of its own, before the order is cancelled."""
+    rests = (sample.conditional(OrderType.STOP_LOSS_SELL, trigger_price="49000"), APPROVED, RESERVED)
+    told = recovery(*rests, sample.amend(quantity="0.005"))
+    story = sample.Story(told, sample.refunded())
+    assert ("first", AmendState.REFUSED, AmendRefusal.TOO_LATE) == story.verdict
+    assert (OrderStatus.CANCELLED, told.told[-1].version + 2) == (story.saga.status, story.saga.version)
+
+
+def test_it_is_behind_until_it_leads_where_was_told() -> None:
+    """An order that is on its way there, or knows all, is not; an unknown one is."""
+    for told in (recovery(REQUESTED, APPROVED, RESERVED, SETTLED), recovery(REQUESTED, APPROVED, sample.cancel())):
+        assert is_behind(None, told)
+        story = sample.Story(told)
+        assert not is_behind(story.saga, told)
+        assert story.tell(told).why is Why.DUPLICATE
+    assert not is_behind(None, sample.recovery())
+    refunding = recovery(REQUESTED, APPROVED, sample.cancel(), sample.refunded())
+    story = sample.Story(REQUESTED, APPROVED, sample.cancel())
+    assert not is_behind(story.saga, refunding), "it ends so by itself"
+    assert is_behind(story.tell(sample.park()).saga, refunding), "it was resumed since"
 
 
 def test_another_history_is_not_made_fit() -> None:
@@ -113,10 +174,25 @@ def test_another_history_is_not_made_fit() -> None:
     assert ended.tell(told).why is Why.CONFLICT
     others = structs.replace(told, told=tuple(_of_another(event) for event in told.told))
     assert sample.Story(REQUESTED).tell(others).why is Why.CONFLICT
-    impossible = structs.replace(
-        told.told[0], version=9, status=OrderStatus.PENDING, previous_status=OrderStatus.PENDING
-    )
-    assert sample.Story(sample.cancel()).tell(sample.recovery(told.told[3], impossible)).why is Why.CONFLICT
+    pending, last = OrderStatus.PENDING, told.told[3]
+    impossible = structs.replace(told.told[0], version=9, status=pending, previous_status=pending)
+    endless = structs.replace(told.told[0], version=20_000, status=pending, previous_status=pending)
+    back = structs.replace(last, version=2, previous_status=OrderStatus.CONFIRMED)
+    gap = structs.replace(last, version=9)
+    for events in ((last, impossible), (endless,), (back,), (gap,)):
+        resting = sample.Story(REQUESTED) if events != (gap,) else sample.Story(REQUESTED, APPROVED, RESERVED)
+        assert resting.tell(sample.recovery(*events)).why is Why.CONFLICT
+    busted = recovery(REQUESTED, APPROVED, RESERVED, sample.not_settled())
+    unknown_fill = sample.recovery(busted.told[-1])
+    assert sample.Story(unknown_fill).why is Why.CONFLICT, "nobody knows what it was filled with"
+    unpriced = structs.replace(told.told[2], order=structs.replace(told.told[2].order, average_price=None))
+    assert sample.Story(sample.recovery(unpriced)).why is Why.CONFLICT
+    refunding = sample.Story(REQUESTED, APPROVED, sample.cancel())
+    later = tuple(structs.replace(event, version=event.version + 1) for event in told.told[1:])
+    assert refunding.tell(structs.replace(told, told=later)).why is Why.CONFLICT
+    settling = sample.Story(REQUESTED, APPROVED, RESERVED)
+    _, sent = lived(REQUESTED, APPROVED, sample.cancel())
+    assert settling.tell(sample.recovery(commands=sent)).why is Why.CONFLICT
 
 
 def _of_another(event: OrderStatusChanged) -> OrderStatusChanged:
@@ -129,6 +205,10 @@ def test_missing_versions_are_filled_in_by_a_legal_way() -> None:
     told = sample.recovery(events[-1], commands=sent, request=REQUESTED)
     story = sample.Story(told, SETTLED)
     assert [OrderStatus.PENDING, OrderStatus.CONFIRMED, OrderStatus.PROCESSING, OrderStatus.COMPLETED] == story.statuses
+    cancelled, _ = lived(REQUESTED, sample.cancel())
+    late = structs.replace(cancelled[-1], version=6, previous_status=OrderStatus.CONFIRMED)
+    story = sample.Story(sample.recovery(late))
+    assert [OrderStatus.PENDING, *[OrderStatus.CONFIRMED] * 4, OrderStatus.CANCELLED] == story.statuses
 
 
 @pytest.mark.parametrize("number", range(0, len(recoveries()), 7))
