@@ -285,6 +285,7 @@ SQL_MODULES = {
         "audit/told.py",
         "audit/total_checks.py",
         "deployment/check_deploy.py",
+        "deployment/rollback.py",
         "recovery/forgotten.py",
         "recovery/kafka.py",
         "recovery/staging.py",

@@ -23,6 +23,7 @@ from contracts.vocabulary import (
     BasisPoints,
     ClientOrderId,
     Instant,
+    OrderKind,
     OrderType,
     TimeInForce,
     TrailBps,
@@ -106,7 +107,36 @@ def make_claim(order_id: UUID, user_id: str, key: str | None, body: OrderBody, t
     if found := faults(request):
         raise invalid(*(BrokenRule(fault.field, fault.rule, _given(body, fault.field)) for fault in found))
     intent = codec.encode(_intent(body, request)).decode()
-    return Claim(order_id, user_id, key, body.client_order_id, intent, codec.encode(request), traceparent)
+    return Claim(order_id, user_id, key, body.client_order_id, intent, _stored(request), traceparent)
+
+
+class _MarketRequest(msgspec.Struct, frozen=True):
+    """The request of an order that takes no terms, with each field written down, and in its place."""
+
+    order_id: UUID
+    user_id: UserId
+    asset_id: AssetId
+    order_type: OrderType
+    quantity: Quantity
+    price: Price | None
+    slippage_bps: BasisPoints | None
+    client_order_id: ClientOrderId | None
+
+
+_PLAIN: Final = _MarketRequest.__struct_fields__
+_TERMS: Final = tuple(name for name in _ASKED if name not in _PLAIN)
+
+
+def _stored(request: OrderRequested) -> bytes:
+    """Encode a request, as it is published and shown until the orchestrator has read it.
+
+    That of a market order must be readable for processes of version 0.2.0 beside this one: they expect each field,
+    and their default where this version leaves one out.
+    """
+    if request.order_type.kind is not OrderKind.MARKET or any(getattr(request, name) is not None for name in _TERMS):
+        return codec.encode(request)
+    plain = {name: getattr(request, name) for name in _PLAIN}
+    return codec.encode(_MarketRequest(**plain | {"slippage_bps": slippage_of(request)}))
 
 
 def _given(body: OrderBody, field: str) -> object:

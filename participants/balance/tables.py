@@ -70,6 +70,9 @@ BEGIN
     RETURN total = 0;
 END $$"""
 
+LINE: Final = (("account", Text), ("asset_id", Text), ("amount", AMOUNT))
+"""What version 0.2.0 writes of each leg, which was a row."""
+
 # The view `balances.journal_lines` has a line for each leg.
 journal = Table(
     "journal",
@@ -80,6 +83,7 @@ journal = Table(
     Column("asset_ids", ARRAY(Text), nullable=False, comment="of each leg; legs are by asset, then account"),
     Column("amounts", ARRAY(AMOUNT), nullable=False, comment="what the accounts gain; zero per asset"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    *(Column(name, kind, comment="always null: of lines, as 0.2.0 writes them") for name, kind in LINE),
     CheckConstraint("balances.is_entry(accounts, asset_ids, amounts)", name="journal_entry"),
 )
 event.listen(journal, "before_create", DDL(IS_ENTRY))  # type: ignore[no-untyped-call]  # the library lacks annotations
@@ -94,6 +98,47 @@ deposits = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("amount > 0", name="deposits_amount"),
 )
+
+# A balance service of 0.2.0 may be at work beside this one. It inserts all lines of an entry in one statement: they are
+# put aside here, and when the statement ends they are made entries.
+TAKE_LINE: Final = """
+CREATE FUNCTION balances.take_line() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO balances.new_lines (entry_id, account, asset_id, order_id, amount)
+    VALUES (NEW.entry_id, NEW.account, NEW.asset_id, NEW.order_id, NEW.amount);
+    RETURN NULL;
+END $$"""
+MAKE_ENTRIES: Final = """
+CREATE FUNCTION balances.make_entries() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM balances.new_lines) THEN
+        WITH line AS (DELETE FROM balances.new_lines RETURNING *)
+        INSERT INTO balances.journal (entry_id, order_id, accounts, asset_ids, amounts)
+        SELECT entry_id, order_id, array_agg(account ORDER BY asset_id COLLATE "C", account COLLATE "C"),
+            array_agg(asset_id ORDER BY asset_id COLLATE "C", account COLLATE "C"),
+            array_agg(amount ORDER BY asset_id COLLATE "C", account COLLATE "C")
+        FROM line GROUP BY entry_id, order_id;
+    END IF;
+    RETURN NULL;
+END $$"""
+TAKES_LINES: Final = """
+CREATE TRIGGER takes_lines BEFORE INSERT ON balances.journal FOR EACH ROW
+WHEN (NEW.accounts IS NULL) EXECUTE FUNCTION balances.take_line()"""
+MAKES_ENTRIES: Final = """
+CREATE TRIGGER makes_entries AFTER INSERT ON balances.journal FOR EACH STATEMENT
+EXECUTE FUNCTION balances.make_entries()"""
+new_lines = Table(
+    "new_lines",
+    metadata,
+    Column("entry_id", Text, primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("asset_id", Text, primary_key=True),
+    Column("order_id", Uuid),
+    Column("amount", AMOUNT, nullable=False),
+    comment="lines of a statement that 0.2.0 makes; empty between statements",
+)
+for statement in (TAKE_LINE, MAKE_ENTRIES, TAKES_LINES, MAKES_ENTRIES):
+    event.listen(metadata, "after_create", DDL(statement))  # type: ignore[no-untyped-call]  # the library lacks annotations
 
 # What a service's hold has besides its row in `holds`: such a row is here for as long as the other, archived or not.
 service_holds = Table(

@@ -22,11 +22,14 @@ _ENDED_SQL = "status IN ('COMPLETED', 'CANCELLED', 'FAILED')"
 
 
 class Trader:
-    """Acts for every user. `accepted`: what was wanted of each accepted order, by its id."""
+    """Acts for every user. `accepted`: what was wanted of each accepted order, by its id.
 
-    def __init__(self, system: System) -> None:
+    `cancels`: the topic for cancels by Kafka; where no process knows the newest one, `orders.requests`.
+    """
+
+    def __init__(self, system: System, *, cancels: str = "orders.cancels") -> None:
         self.accepted: dict[str, Wanted] = {}
-        self._system = system
+        self._system, self._cancels = system, cancels
         self._tokens: dict[str, str] = {}
         self._api = httpx2.AsyncClient(base_url=system.stack.api_url, timeout=20)
 
@@ -57,7 +60,8 @@ class Trader:
 
     async def produce(self, *wanted: Wanted) -> list[str]:
         """Submit by Kafka, each order to be cancelled followed by its cancel; return the ids."""
-        messages = [part for one in wanted for part in (request_of(one), *([cancel_of(one)] if one.cancel else ()))]
+        cancels = {one.order_id: cancel_of(one)._replace(topic=self._cancels) for one in wanted if one.cancel}
+        messages = [part for one in wanted for part in (request_of(one), cancels.get(one.order_id)) if part]
         await self._system.producer.send(*messages)
         self.note(*wanted)
         return [one.order_id for one in wanted]

@@ -64,6 +64,7 @@ MAY: Final[dict[str, dict[str, set[str]]]] = {
         "balances.ledger_start": {"SELECT"},
         "balances.journal": KEEP,
         "balances.journal_lines": {"SELECT"},
+        "balances.new_lines": {*KEEP, "DELETE", "LOCK"},
         "balances.deposits": KEEP,
         "balances.dead_letters": CHANGE,
         "balances.outbox": QUEUE,

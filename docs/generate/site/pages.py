@@ -39,6 +39,7 @@ NAVIGATION: Final = {
     ),
     "Operate it": (
         "docs/operating.md",
+        "docs/upgrading.md",
         "docs/settings.md",
         "docs/postgresql.md",
         "docs/backup.md",

@@ -14,7 +14,7 @@ from msgspec import structs
 import migrations
 from contracts.codec import encode, outgoing
 from contracts.envelope import Envelope, Outgoing, write_headers
-from contracts.vocabulary import Side
+from contracts.vocabulary import OrderType, Side
 from operations.deployment.rehearsal import obstacle
 from order_saga.core.saga import Incoming, Participant
 from saga_kit.messaging.outbox import Outbox, OutboxMessage
@@ -22,6 +22,7 @@ from saga_kit.runtime.transactions import begin
 from tests.operations.cli.support import Terminal
 from tests.order_saga.core.invariants import NOBODY
 from tests.order_saga.core.sample import NOW, Story, approved, cancel, park, requested, reserved, timer
+from tests.order_saga.worker.test_market import rests
 from tests.support.order_database import CLAIM
 
 STORIES: list[tuple[Side, tuple[Incoming, ...]]] = [
@@ -147,3 +148,21 @@ async def test_a_schema_that_is_behind_or_ahead_is_told(db: Terminal) -> None:
     await db.execute("ALTER TABLE orders.orders DROP COLUMN traceparent")
     [problem] = (await checked(db))["problems"]
     assert "traceparent" in problem["reason"]
+
+
+async def test_a_rollback_is_told_what_the_older_version_does_not_know(db: Terminal) -> None:
+    """Exit 0 while there are market orders alone; else what becomes of the others."""
+    await db.begin(1)
+    known = await db.cli("check-deploy", "--rollback-to", "0.2.0")
+    assert (0, "0.2.0 knows every order\n") == (known.code, known.out)
+
+    await rests(db, OrderType.LIMIT_SELL, 2)
+    unknown = await db.cli("check-deploy", "--rollback-to", "0.2.0")
+    assert 1 == unknown.code
+    assert "it would stand still" in " ".join(unknown.out.split())
+    as_json = await db.cli("check-deploy", "--rollback-to", "0.2.0", "--json")
+    assert (1, [1]) == (as_json.code, [one["orders"] for one in json.loads(as_json.out)])
+
+    wrong = await db.cli("check-deploy", "--rollback-to", "0.1.0")
+    assert 2 == wrong.code
+    assert "a released version from 0.2.0 on is needed" in " ".join(wrong.err.split())
