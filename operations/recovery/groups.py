@@ -78,9 +78,15 @@ async def members(settings: KafkaSettings) -> list[str]:
 
 
 async def check_nobody_reads(settings: KafkaSettings) -> None:
-    """Raise `Trouble` while a service reads: it would commit over what is set here."""
+    """Raise `Trouble` while a service reads: it would commit over what is set here.
+
+    A service that was killed is a member until its session is over, and anew when the broker is started meanwhile.
+    """
     if found := await members(settings):
-        raise Trouble(f"stop all services first: these groups have members: {'; '.join(found)}")
+        raise Trouble(
+            f"stop all services first: these groups have members: {'; '.join(found)}. One that was killed is a member"
+            " until its session is over (KAFKA_SESSION_TIMEOUT_S, 30 s by default): try again then"
+        )
 
 
 async def has_read(settings: KafkaSettings, group: str) -> bool:

@@ -1,13 +1,16 @@
 """Opens one PostgreSQL session that keeps the promises, whatever the defaults of server, database and role are.
 
 Each setting that a promise depends on is set for the session and read back: a pooler in between may have dropped it.
-What a client can't set is checked. A session on a server that takes no writes is marked: see `database`.
+What a client can't set is checked. A session on a server that takes no writes is marked: see `database`. Of several
+servers, one that was primary once and takes writes again, beside its successor, is passed over (ADR 67).
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import asyncpg
@@ -57,6 +60,7 @@ _SINCE_17: Final = frozenset({"transaction_timeout"})
 """An older server refuses a session that sets one of these in its first message."""
 _NO_SUCH_PARAMETER: Final = frozenset({"08P01", "42704"})
 """SQLSTATEs with which a pooler, or an old server, refuses settings in the first message of a session."""
+_STANDBY: Final = "it is a standby"
 _LOST_STATEMENT: Final = frozenset({"26000", "42P05"})
 
 _LOOK: Final = """
@@ -74,12 +78,24 @@ _LOOK: Final = """
         AS wanted(name, value)
     WHERE pg_catalog.current_setting(wanted.name, true) IS NOT NULL"""
 
+_TIMELINE: Final = """
+    SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) AS segment, system_identifier AS system
+    FROM pg_catalog.pg_control_system()"""
+"""The name of a WAL segment begins with its timeline; each promotion of a standby begins a newer one."""
+NEWEST: Final[dict[int, int]] = {}
+"""The newest timeline that this process has seen, by the identifier of the servers that are copies of each other."""
+
 log = structlog.get_logger(__name__)
 SHARED_SESSIONS: Final = (
     "a pooler between here and PostgreSQL hands one session to several clients (PgBouncer's pool_mode = transaction or"
     " statement); set pool_mode = session for this database, or connect to PostgreSQL itself"
 )
 _warned: set[str] = set()
+_looked: set[URL] = set()
+
+
+class OldPrimary(ConnectionError):  # noqa: N818 - it is what is there
+    """A server takes writes that was replaced by another one."""
 
 
 class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no annotations
@@ -135,19 +151,62 @@ class Session(asyncpg.Connection):  # type: ignore[misc]  # the driver has no an
 async def open_session(url: URL, settings: Mapping[str, str], *, command_timeout_s: float, **options: Any) -> Session:
     """Connect to the first address of the URL that works; `options` are asyncpg's own.
 
-    Raises what the driver raises, and `CannotStart` for an unfit server.
+    A process that connects to several for the first time looks at all of them, to know which timeline is the newest.
+    Raises what the driver raises, `OldPrimary`, and `CannotStart` for an unfit server.
     """
+    options["command_timeout"] = command_timeout_s
     failure: Exception | None = None
-    for address in addresses(url):
+    first, *others = addresses(url)
+    if others and url not in _looked:
+        await asyncio.gather(*(_look_at(address, settings, options) for address in (first, *others)))
+        _looked.add(url)
+    for address in (first, *others):
         try:
-            return await _open(address, settings, {**options, "command_timeout": command_timeout_s})
-        except (OSError, asyncpg.TargetServerAttributeNotMatched, asyncpg.OperatorInterventionError) as error:
+            session = await _open(address, settings, options)
+            if others:
+                await _pass_over_old(session, address)
+        except _NEXT_ADDRESS as error:
             failure = failure or error
+        else:
+            return session
     assert failure is not None  # noqa: S101 - a URL names one place at least
     raise failure
 
 
-async def _open(address: Address, settings: Mapping[str, str], options: dict[str, Any]) -> Session:
+_NEXT_ADDRESS: Final = (OSError, asyncpg.TargetServerAttributeNotMatched, asyncpg.OperatorInterventionError)
+
+
+async def _look_at(address: Address, settings: Mapping[str, str], options: Mapping[str, Any]) -> None:
+    """Note the timeline of a server, if it is there and takes writes; whoever connects to it says what is wrong."""
+    with suppress(*_NEXT_ADDRESS, asyncpg.PostgresError, CannotStart):
+        session = await _open(address, settings, options)
+        try:
+            await _pass_over_old(session, address)
+        finally:
+            session.terminate()
+
+
+async def _pass_over_old(session: Session, address: Address) -> None:
+    """Note the timeline of a session's server; raise `OldPrimary` and end the session if a newer one was seen.
+
+    A server that takes no writes is no danger; one that does not tell its timeline, as some services do, is not judged.
+    """
+    if session.read_only == _STANDBY:
+        return
+    try:
+        found = await session.fetchrow(_TIMELINE)
+    except asyncpg.PostgresError:
+        return
+    timeline, system = int(found["segment"][:8], 16), found["system"]
+    newest = NEWEST[system] = max(timeline, NEWEST.get(system, 0))
+    if timeline < newest:
+        session.terminate()
+        why = f"{address.where} was replaced by another primary (timeline {timeline}, now {newest}) and takes writes"
+        log.error("an old primary is passed over: stop it before somebody writes to it", why=why)
+        raise OldPrimary(why)
+
+
+async def _open(address: Address, settings: Mapping[str, str], options: Mapping[str, Any]) -> Session:
     options = {**address.arguments, **options, "connection_class": Session}
     if address.must_write and settings.get("default_transaction_read_only") == "on":
         options["target_session_attrs"] = "primary"  # that it takes no writes is then by our own wish
@@ -181,7 +240,7 @@ async def _prepare(session: Session, settings: Mapping[str, str]) -> None:
     session.pooled = seen["pid"] != session.get_server_pid()
     session.read_only = None
     if seen["read_only"] == "on":
-        session.read_only = "it is a standby" if seen["standby"] else "default_transaction_read_only is on"
+        session.read_only = _STANDBY if seen["standby"] else "default_transaction_read_only is on"
     _warn(seen)
 
 

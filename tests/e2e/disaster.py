@@ -16,7 +16,7 @@ from typing import Final
 
 from local_stack.stack import LocalStack, StackOptions
 from operations.demo.samples import load_samples
-from tests.e2e.system import Output, System, command, watched
+from tests.e2e.system import Output, System, command, eventually, watched
 from tests.support.cluster import Cluster
 from tests.support.postgres_machine import Machine, Place, shown
 
@@ -56,6 +56,18 @@ class Site:
     async def cli(self, *words: str) -> Output:
         """Run one of the product's commands."""
         return await command(*words, env=self.environment)
+
+    async def recover(self, *words: str) -> Output:
+        """Run `order-saga recover`; again, as long as it says that services which were killed are still members."""
+        ended: list[Output] = []
+
+        async def nobody_reads() -> bool:
+            ended[:] = [await self.cli("recover", *words)]
+            return "its session is over" not in ended[0].err
+
+        await eventually(nobody_reads, "the sessions of killed services are over")
+        assert 0 == ended[0].code, ended[0].err
+        return ended[0]
 
     @asynccontextmanager
     async def running(self, *, samples: bool = False) -> AsyncIterator[System]:

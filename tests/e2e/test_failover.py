@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -33,6 +35,8 @@ class Pair:
     primary: Place
     standby: Place
     infrastructure: Infrastructure
+    database: str = ""
+    """The system's database, when there is one."""
 
     @property
     def database_url_admin(self) -> str:
@@ -56,6 +60,14 @@ class Pair:
         """Type a block of the page at one of the two, with the address of the other as the primary's."""
         other = f"host=/var/run/postgresql port={primary.port} user=owner" if primary else ""
         return await self.machine.type(place, shown(PAGE, name), PRIMARY=other)
+
+    async def rows(self, place: Place, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run a query as the owner at one of the two, in the database of the system."""
+        connection = await asyncpg.connect(self.machine.address(place), database=self.database)
+        try:
+            return list(await connection.fetch(statement, *arguments))
+        finally:
+            await connection.close()
 
     async def lives_on(self) -> set[int]:
         """Return the ports of the servers that take writes."""
@@ -104,6 +116,7 @@ async def test_no_acknowledged_order_is_lost_when_a_standby_takes_over(
 
     async with running(pair, tmp_path_factory.mktemp("failover"), replicas={}) as system, Trader(system) as trader:
         users = await system.endow([f"user-{number}" for number in range(6)], HOLDINGS)
+        pair.database = urlsplit(system.stack.database_url).path.removeprefix("/")
         before = system.stack.pids
         ids = await trader.trade_during(fail_over(system), mixed(users, seed=67), at_least=60, rate=RATE)
         assert len(ids) == len(await trader.ended(ids))
@@ -111,7 +124,31 @@ async def test_no_acknowledged_order_is_lost_when_a_standby_takes_over(
         assert before == system.stack.pids  # no process ended
         assert {pair.standby.port} == await pair.lives_on()
         await assert_all_is_well(system, trader)
+        await _old_primary_comes_back(pair, system, trader)
         await _rejoin(pair, trader)
+
+
+async def _old_primary_comes_back(pair: Pair, system: System, trader: Trader) -> None:
+    """Nobody has fenced it, it takes writes, and all services connect anew, one of them as a new process."""
+    await pair.machine.start(pair.primary)
+    assert {pair.primary.port, pair.standby.port} == await pair.lives_on()
+    await pair.rows(pair.standby, _END_SESSIONS)
+    await system.end("api", signal.SIGKILL)
+    ids = [await trader.post(buy("user-0", "BTC", "0.01")) for _ in range(5)]
+
+    async def have_ended() -> bool:
+        return len(ids) == len(await pair.rows(pair.standby, _ENDED, ids))
+
+    await eventually(have_ended, "orders end at the new primary")
+    assert [] == await pair.rows(pair.primary, "SELECT 1 FROM api.claims WHERE order_id = ANY($1::uuid[])", ids)
+    assert "an old primary is passed over" in (system.stack.logs / "api.log").read_text()
+    await pair.machine.kill(pair.primary)
+
+
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'order_saga_%'
+    AND usename <> 'order_saga_auditor' AND datname = current_database()"""
+_ENDED = "SELECT 1 FROM audit.orders WHERE order_id = ANY($1::uuid[]) AND status = 'COMPLETED'"
 
 
 async def _rejoin(pair: Pair, trader: Trader) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from saga_kit.runtime.database import READ_ONLY_S, create_engine, final_cause, ping
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import classify
-from saga_kit.runtime.session import unfit
+from saga_kit.runtime.session import NEWEST, OldPrimary, unfit
 from saga_kit.runtime.transactions import Transactions
 from tests.support.infrastructure import Infrastructure, drop_database
 
@@ -296,6 +296,34 @@ async def test_of_several_hosts_one_that_takes_writes_serves_also_those_who_only
             assert "on" == (await connection.exec_driver_sql("SHOW transaction_read_only")).scalar_one()
     finally:
         await reader.dispose()
+
+
+async def test_of_several_hosts_an_old_primary_is_passed_over(scratch: ScratchDatabase) -> None:
+    """A server whose timeline is older than one that was seen is refused by its name; a single host is not judged."""
+    owner = await asyncpg.connect(scratch.url)
+    system = await owner.fetchval("SELECT system_identifier FROM pg_control_system()")
+    await owner.close()
+    parts = urlsplit(scratch.url)
+    login, _, host = parts.netloc.rpartition("@")
+    several = create_engine(
+        parse_database_url(parts._replace(netloc=f"{login}@{host},{host}").geturl()), application_name="several"
+    )
+    single = create_engine(parse_database_url(scratch.url), application_name="single")
+    try:
+        async with several.connect():
+            assert 1 <= NEWEST[system] < 1_000_000
+        await several.dispose()
+        NEWEST[system] = 1_000_000
+        with pytest.raises(OldPrimary, match=f"{parts.port}/.* was replaced by another primary") as refused:
+            async with several.connect():
+                pass
+        assert "infrastructure" == classify(refused.value)
+        async with single.connect():
+            pass
+    finally:
+        del NEWEST[system]
+        await several.dispose()
+        await single.dispose()
 
 
 async def test_a_ping_asks_whether_the_database_could_write(scratch: ScratchDatabase, engine: AsyncEngine) -> None:
