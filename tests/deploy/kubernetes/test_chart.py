@@ -20,7 +20,7 @@ from operations.access.settings import SERVICES
 from operations.access.settings import settings as all_settings
 from operations.audit.serve import serve
 from operations.deployment.acls import read
-from order_api.app import DRAIN_S
+from order_api.app import DRAIN_S, LAST_ANSWERS_S
 from order_api.live.streams import BYE_S
 from saga_kit.runtime.watchdog import BLOCKED_S
 from tests.deploy.kubernetes.chart import (
@@ -218,7 +218,7 @@ def test_probes_are_as_patient_as_the_process() -> None:
         assert 60 == start["periodSeconds"] * start["failureThreshold"]
         assert ["/health/live", "/health/ready"] == [one["httpGet"]["path"] for one in (live, ready)]
         first = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        assert pod["terminationGracePeriodSeconds"] > first + DRAIN_S + BYE_S
+        assert pod["terminationGracePeriodSeconds"] > first + LAST_ANSWERS_S + DRAIN_S + BYE_S
 
 
 def test_selectors_never_change() -> None:
