@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from operations.audit import audit
+from tests.e2e.system import eventually
 from tests.evidence.chaos import books, checker
 from tests.evidence.chaos.arena import PARTITIONS, WALKS, Arena, system_on
 from tests.evidence.chaos.clients import Clients, clients
@@ -30,6 +32,7 @@ USERS: Final = [f"moved-{number}" for number in range(12)]
 SLOW_WALKS: Final = tuple(replace(asset, walks_per_second=5.0) for asset in WALKS)
 MIX_WITH_SOME: Final = MIX | {"conditional": 15, "changed": 5}
 """Some orders wait for a price. Most do not: how long these take is what is measured."""
+CALM_MIN: Final = 15
 AFTER_S: Final = 2.0
 """The load goes on for so long when the upheaval is over."""
 
@@ -118,6 +121,7 @@ async def play(one: Stage, plan: Plan, *, calm_s: float, rate: float) -> Played:
     first, load = len(one.record.placed), _load(one, one.plays)
     async with load, beside(load.run(rate)):
         await asyncio.sleep(calm_s)
+        await eventually(lambda: _enough(one, first), f"{CALM_MIN} orders end", poll_s=0.2)
         began_at = time.monotonic()
         await plan.upheaval(one.cluster)
         over_at = time.monotonic()
@@ -130,6 +134,12 @@ async def play(one: Stage, plan: Plan, *, calm_s: float, rate: float) -> Played:
     calm_s_each, during_s = _times(placed, one.witness.ended_at, began_at, over_at)
     found += await _judge(one, placed)
     return Played(calm_s_each, during_s, over_at - began_at, found, _unanswered(placed))
+
+
+async def _enough(one: Stage, first: int) -> bool:
+    """Tell whether so many orders have ended that one knows what is usual."""
+    calm, _ = _times(one.record.placed[first:], one.witness.ended_at, math.inf, math.inf)
+    return len(calm) >= CALM_MIN
 
 
 def _load(one: Stage, seed: int) -> Load:

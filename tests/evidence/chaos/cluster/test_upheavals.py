@@ -1,6 +1,6 @@
 """Short plays of what a cluster's controller does, on one system; `make chaos PLAY=all` plays the long ones.
 
-They take a minute and a half on an idle machine.
+They take about two minutes on an idle machine, most of it to start processes, one after the other.
 """
 
 from __future__ import annotations
@@ -53,6 +53,5 @@ async def test_a_node_that_comes_back_does_no_harm(one: Stage) -> None:
 async def _played(one: Stage, name: str) -> Played:
     played = await play(one, PLANS[name], calm_s=CALM_S, rate=RATE)
     print(name, played.figures())  # noqa: T201 - shown when it fails
-    assert len(played.calm_s) > 10
     assert len(played.during_s) > 20
     return played
