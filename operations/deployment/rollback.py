@@ -45,7 +45,8 @@ _ORDERS: Final = """
     GROUP BY ended ORDER BY ended"""
 _CLAIMS: Final = """
     SELECT count(*) AS number, min(order_id::text) AS example FROM api.claims AS claim
-    WHERE NOT settled AND NOT EXISTS (SELECT FROM orders.orders WHERE orders.order_id = claim.order_id) AND convert_from(request, 'UTF8')::jsonb ->> 'order_type' = ANY(:order_types)"""
+    WHERE NOT settled AND NOT EXISTS (SELECT FROM orders.orders WHERE orders.order_id = claim.order_id)
+        AND convert_from(request, 'UTF8')::jsonb ->> 'order_type' = ANY(:order_types)"""
 OPEN: Final = "open: it would stand still, and what comes for it would be a dead letter"
 ENDED: Final = "ended: its user's lists, and the order itself, would be answered with 500"
 CLAIMED: Final = "accepted and not begun: it would end as INVALID_ORDER"
