@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from contracts.assets import AssetPriceChanged
 from contracts.topics import (
@@ -22,12 +22,13 @@ from operations.recovery.orders import ask_back, bring_forward
 from operations.recovery.staging import staging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from operations.recovery.groups import Rewound
     from operations.recovery.staging import Staging
+    from operations.recovery.topics import Span
     from operations.repair.runs import ItemResult, Run
     from saga_kit.runtime.settings import KafkaSettings
 
@@ -67,10 +68,27 @@ async def plan(engine: AsyncEngine, settings: KafkaSettings, since: datetime | N
     names = {topic.name for again, _ in groups.GROUPS.values() for topic in again if not topic.compacted}
     async with topics.connected(settings) as consumer:
         found = await topics.spans(consumer, sorted(settings.kafka_topic_prefix + name for name in names), chosen)
-        lost = await topics.oldest(consumer, found)
+        lost = await topics.oldest(consumer, await _cut(settings, found, chosen))
     if lost and not incomplete:
         raise Trouble(f"topics no longer have all since {full_time(chosen)}, only {lost}: see --incomplete")
     return Plan(chosen, newest, lost)
+
+
+async def _cut(settings: KafkaSettings, found: Mapping[Any, Span], since: datetime) -> dict[Any, Span]:
+    """Choose the partitions that may have lost records since then: by their age, or by the size of what they keep."""
+    from saga_kit.messaging.topic_settings import RETENTION_MS, look_once
+
+    names = {tp.topic.removeprefix(settings.kafka_topic_prefix) for tp, span in found.items() if span.cut}
+    age_ms = (datetime.now(UTC) - since).total_seconds() * 1000
+    kept = {one.name: one.settings for one in await look_once(settings, sorted(names))} if names else {}
+
+    def keeps_all(topic: str) -> bool:
+        own = kept[topic]
+        if own is None:
+            return False
+        return int(own.get("retention.bytes", -1)) < 0 and not 0 <= int(own.get(RETENTION_MS, 0)) < age_ms
+
+    return {tp: span for tp, span in found.items() if span.cut and not keeps_all(tp.topic)}
 
 
 async def recover(
@@ -102,8 +120,6 @@ async def go_back(engine: AsyncEngine, settings: KafkaSettings, since: datetime,
     """Have the services read again what came since then, and number prices behind those that were told."""
     if not dry_run:
         await forgotten.number_on(engine, await _prices(settings, since))
-        if await groups.has_read(settings, "balance"):
-            await forgotten.begin_ledger(engine)
     return await groups.rewind(settings, since, every_topic=False, dry_run=dry_run)
 
 
@@ -121,6 +137,8 @@ async def _read(settings: KafkaSettings, since: datetime, kept: Staging, progres
                 await take(read)
                 seen = Progress(seen.records + len(records), seen.unreadable + unreadable)
                 progress(seen)
+        if take == kept.take_told:
+            await kept.close_told()
 
 
 async def _read_holds(settings: KafkaSettings, since: datetime, kept: Staging) -> None:

@@ -1,4 +1,4 @@
-"""What a restored database knows last, and what it is given back beside its orders: numbers of prices, a ledger."""
+"""What a restored database knows last, and the numbers of prices, which it is given back beside its orders."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ _NEWEST: Final = "SELECT max(at) FROM orders.history"
 _NEWEST_OF_LEDGER: Final = """
     SELECT (SELECT max(updated_at) FROM balances.holds)
     WHERE NOT EXISTS (SELECT FROM balances.ledger_start WHERE closed_at IS NOT NULL)"""
-_HAS_BEGUN: Final = "SELECT EXISTS (SELECT FROM balances.ledger_start) AS begun"
-_BEGIN: Final = "INSERT INTO balances.ledger_start (began_at) VALUES (NULL) ON CONFLICT DO NOTHING"
 _NUMBER_ON: Final = """
     UPDATE assets.prices AS price SET sequence = told.sequence + 1
     FROM unnest($1::text[], $2::bigint[]) AS told (asset_id, sequence)
@@ -51,13 +49,3 @@ async def number_on(engine: AsyncEngine, told: Mapping[str, int]) -> int:
     async with engine.begin() as tx:
         done = await tx.exec_driver_sql(_NUMBER_ON, (list(told), list(told.values())))
         return int(done.rowcount)
-
-
-async def begin_ledger(engine: AsyncEngine) -> bool:
-    """Let a ledger that had begun, but not yet when it was saved, answer the commands of before; True if it was so."""
-    [has] = await rows(engine, _TABLES)
-    if not has["ledger"] or (await rows(engine, _HAS_BEGUN))[0]["begun"]:
-        return False
-    async with engine.begin() as tx:
-        await tx.exec_driver_sql(_BEGIN)
-    return True

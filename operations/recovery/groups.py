@@ -89,12 +89,6 @@ async def check_nobody_reads(settings: KafkaSettings) -> None:
         )
 
 
-async def has_read(settings: KafkaSettings, group: str) -> bool:
-    """Tell whether a group has ever committed an offset."""
-    async with _admin(settings) as admin:
-        return bool(await _committed(admin, settings.kafka_topic_prefix + group))
-
-
 async def rewind(settings: KafkaSettings, since: datetime, *, every_topic: bool, dry_run: bool) -> list[Rewound]:
     """Have the groups read again what came since then; none ever skips anything.
 

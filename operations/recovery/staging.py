@@ -35,6 +35,8 @@ _TABLES: Final = (
         traceparent text)""",
     """CREATE TEMP TABLE approved (order_id uuid, place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         body bytea)""",
+    "CREATE INDEX ON approved (order_id)",
+    "CREATE TEMP TABLE named (order_id uuid PRIMARY KEY)",
     "CREATE TEMP TABLE reserved (order_id uuid PRIMARY KEY, body bytea)",
     "CREATE TEMP TABLE placed (hold_id uuid PRIMARY KEY, expires_at timestamptz)",
     "CREATE TEMP TABLE captured (hold_id uuid PRIMARY KEY, body bytea)",
@@ -57,14 +59,13 @@ _SEND: Final = f"""
     WHERE coalesce(one.status, '') NOT IN {_ENDED}
         AND NOT EXISTS (SELECT FROM orders.archive AS old WHERE old.order_id = new.order_id)
     ORDER BY place ON CONFLICT DO NOTHING"""  # noqa: S608 - our own words
-_NAMED: Final = "(SELECT order_id FROM told UNION SELECT order_id FROM sent)"
-_ASK: Final = f"""
+_NAME: Final = ("INSERT INTO named SELECT order_id FROM told UNION SELECT order_id FROM sent", "ANALYZE named")
+_ASK: Final = """
     INSERT INTO asked SELECT new.* FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::timestamptz[], $5::text[])
-        AS new (order_id, type, body, sent_at, traceparent)
-    WHERE order_id IN {_NAMED} ON CONFLICT DO NOTHING"""  # noqa: S608 - the same
-_APPROVE: Final = f"""
-    INSERT INTO approved (order_id, body) SELECT order_id, body FROM unnest($1::uuid[], $2::bytea[])
-        AS new (order_id, body) WHERE order_id IN {_NAMED}"""  # noqa: S608 - the same
+        AS new (order_id, type, body, sent_at, traceparent) JOIN named USING (order_id) ON CONFLICT DO NOTHING"""
+_APPROVE: Final = """
+    INSERT INTO approved (order_id, body) SELECT new.order_id, body FROM unnest($1::uuid[], $2::bytea[])
+        AS new (order_id, body) JOIN named USING (order_id)"""
 # An order that has ended without money knows no hold; a ledger that is older may hold some when it reads that again.
 _RESERVE: Final = """
     INSERT INTO reserved SELECT new.* FROM unnest($1::uuid[], $2::bytea[]) AS new (order_id, body)
@@ -87,7 +88,7 @@ _CAPTURED: Final = """
     LEFT JOIN balances.service_holds AS known ON known.hold_id = 'hold:' || captured.hold_id
     WHERE coalesce(known.expires_at, placed.expires_at) < clock_timestamp() + $3::interval
         AND captured.hold_id > $1 ORDER BY captured.hold_id LIMIT $2"""
-_ORDERS: Final = f"""
+_ORDERS: Final = """
     SELECT named.order_id,
         coalesce((SELECT user_id FROM told WHERE order_id = named.order_id LIMIT 1),
             (SELECT user_id FROM sent WHERE order_id = named.order_id LIMIT 1)) AS user_id,
@@ -96,8 +97,8 @@ _ORDERS: Final = f"""
         ARRAY(SELECT body FROM sent WHERE order_id = named.order_id ORDER BY place) AS sent,
         ARRAY(SELECT body FROM approved WHERE order_id = named.order_id ORDER BY place) AS approved,
         asked.type, asked.body, asked.sent_at, asked.traceparent
-    FROM {_NAMED} AS named LEFT JOIN asked USING (order_id)
-    WHERE named.order_id > $1 ORDER BY named.order_id LIMIT $2"""  # noqa: S608 - the same
+    FROM named LEFT JOIN asked USING (order_id)
+    WHERE named.order_id > $1 ORDER BY named.order_id LIMIT $2"""
 
 
 class Staging:
@@ -124,6 +125,11 @@ class Staging:
             await self._write(_SEND, sent)
             held = [(one.order_id, encode(one)) for one in commands if isinstance(one, ReserveBalance)]
             await self._write(_RESERVE, held)
+
+    async def close_told(self) -> None:
+        """Fix which orders are kept, after the last version and command."""
+        for statement in _NAME:
+            await self._connection.exec_driver_sql(statement)
 
     async def take_known(self, records: Sequence[Read]) -> None:
         """Keep requests and approvals of orders that are kept already."""

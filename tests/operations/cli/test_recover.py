@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from msgspec import structs
 from prometheus_client import CollectorRegistry
@@ -328,6 +329,12 @@ async def test_topics_that_have_lost_records_are_named(db: Terminal, kafka: Kafk
     async with kafka_admin(kafka.settings.kafka_bootstrap_servers) as admin:
         tps = {TopicPartition(prefix + ORDERS_EVENTS.name, number): RecordsToDelete(-1) for number in range(2)}
         await admin.delete_records(tps)
+        idle = await db.cli("recover", "database", "--dry-run", **kafka.environment)
+        assert 0 == idle.code, "what a week ago was deleted is of no concern"
+        short = {"retention.ms": "60000"}
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, prefix + ORDERS_EVENTS.name, configs=short)]
+        )
     assert 4 == ends[ORDERS_EVENTS.name]
     refused = await db.cli("recover", "database", "--yes", **kafka.environment)
     assert (1, True) == (refused.code, f"only {prefix}orders.events from " in refused.err)
