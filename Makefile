@@ -45,8 +45,9 @@ crash-matrix: $(DEVELOPMENT) ## a process killed at every point of its work, und
 	@$(BIN)/python -m tests.evidence.crash_matrix $(ARGS)
 
 KILLS ?= 100
-chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7)
-	@$(BIN)/python -m tests.evidence.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+SCHEDULED = tests.evidence.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+chaos: $(DEVELOPMENT) ## real processes under load while they and their servers are killed, frozen and cut off (KILLS=100 SEED=7); PLAY=all: a rolling upgrade, scaling, a lost and a frozen node
+	@$(BIN)/python -m $(if $(PLAY),tests.evidence.chaos.cluster $(PLAY),$(SCHEDULED)) $(ARGS)
 
 MINUTES ?= 10
 pressure: $(DEVELOPMENT) ## a participant away for MINUTES under load, and a flood of unreadable messages, measured
@@ -75,6 +76,7 @@ docs: $(DEVELOPMENT) ## generate what docs/ takes from the code
 	@$(BIN)/python -m docs.generate.saga
 	@$(BIN)/python -m docs.generate.pictures
 	@$(BIN)/python -m docs.generate.settings
+	@$(BIN)/python -m docs.generate.topics
 	@$(BIN)/python -m docs.generate.chart
 	@$(BIN)/python -m docs.generate.dashboards
 	@$(BIN)/python -m tests.evidence.record

@@ -194,6 +194,26 @@ class LocalStack:
             "environment": dict(self.options.environment),
         }
 
+    def service(self, name: str, number: int) -> ProcessSpec:
+        """Say how to run a process of a service: the first one (0) on the service's port, others on a free one."""
+        port = free_ports(1)[0] if number else self.ports[name]
+        shared = self._environment()
+        own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
+        if name == "api":
+            own["JWT_SECRET"] = self.jwt_secret
+            if shared.get("NOTIFY_SMTP_URL"):  # a setting of `webhooks`, which says whether there is a relay
+                own["API_NOTIFY_EMAIL"] = shared.get("API_NOTIFY_EMAIL") or "true"
+        if name in SEALING:
+            own["WEBHOOKS_KEYS"] = self.webhooks_keys
+            own["WEBHOOKS_ALLOW_NETWORKS"] = LOOPBACK
+        process = f"{name}-{number + 1}" if number else name
+        return ProcessSpec(
+            name=process,
+            argv=[*self.options.command, name],
+            ready=http_ready(port),
+            env=shared | own | dict(self.options.environment_of.get(process, {})),
+        )
+
     @property
     def _jwt_secret_file(self) -> Path:
         return self.folder / "jwt_secret"
@@ -227,7 +247,7 @@ class LocalStack:
                 await self.options.load_samples(self.logins)
         with self._step("services"):
             replicas = {name: range(self.options.replicas.get(name, 1)) for name in SERVICES if name in self.ports}
-            specs = [self._service(name, number) for name, numbers in replicas.items() for number in numbers]
+            specs = [self.service(name, number) for name, numbers in replicas.items() for number in numbers]
             await self._supervisor.start(*specs)
         self._write_state()
 
@@ -269,25 +289,6 @@ class LocalStack:
         passwords = {f"{login.upper()}_DB_PASSWORD": self._login_password(login) for login in LOGINS}
         environment = self._environment() | {"DATABASE_URL": self.database_url, "DB_LOGIN_PREFIX": LOGIN_PREFIX}
         await run_to_end(name, [*self.options.command, name], self.logs, env=environment | passwords)
-
-    def _service(self, name: str, number: int) -> ProcessSpec:
-        port = free_ports(1)[0] if number else self.ports[name]
-        shared = self._environment()
-        own = {"DATABASE_URL": self._login_url(name), "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port)}
-        if name == "api":
-            own["JWT_SECRET"] = self.jwt_secret
-            if shared.get("NOTIFY_SMTP_URL"):  # a setting of `webhooks`, which says whether there is a relay
-                own["API_NOTIFY_EMAIL"] = shared.get("API_NOTIFY_EMAIL") or "true"
-        if name in SEALING:
-            own["WEBHOOKS_KEYS"] = self.webhooks_keys
-            own["WEBHOOKS_ALLOW_NETWORKS"] = LOOPBACK
-        process = f"{name}-{number + 1}" if number else name
-        return ProcessSpec(
-            name=process,
-            argv=[*self.options.command, name],
-            ready=http_ready(port),
-            env=shared | own | dict(self.options.environment_of.get(process, {})),
-        )
 
     def _environment(self) -> dict[str, str]:
         """Return what all services share: our environment, less settings for another Kafka or database."""

@@ -115,6 +115,8 @@ STATEMENT_TIMEOUT_S: Final = 5
 """Of a request: a client is rather told soon that the database does not answer."""
 KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 8
+LAST_ANSWERS_S: Final = 3
+"""How long clients that keep connections open are still answered when the process ends; the answer closes theirs."""
 CORS_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 CORS_HEADERS: Final = (
     *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "prefer"),
@@ -551,8 +553,11 @@ def readiness(engine: AsyncEngine, publisher: Publisher) -> Health:
 
 class _Server(EmbeddedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer requests that wait for an order with the order as it is, end the streams, then drain as usual."""
+        """Take no new connection, answer each open one once more, end what waits and streams, then drain as usual."""
         state = self.config.app.state  # type: ignore[union-attr]  # uvicorn's type is any ASGI application
+        for listener in self.servers:
+            listener.close()
         state.waiters.close()
         state.streams.close()
+        await state.connections.drain(LAST_ANSWERS_S)
         await super().shutdown(sockets)

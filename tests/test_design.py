@@ -105,6 +105,7 @@ STARTED_BY_NAME = {
     "docs.generate.pictures",
     "docs.generate.saga",
     "docs.generate.settings",
+    "docs.generate.topics",
     "docs.generate.site.__main__",  # make docs-site
 }
 

@@ -109,6 +109,18 @@ def kafka_settings() -> KafkaSettings:
     return load(KafkaSettings)
 
 
+def topic_prefix() -> str:
+    """Read KAFKA_TOPIC_PREFIX alone, of a broker that nobody needs to reach. Raises `WrongRequest`."""
+    from pydantic import ValidationError
+
+    from saga_kit.runtime.settings import KafkaSettings
+
+    try:
+        return KafkaSettings(kafka_bootstrap_servers="none:0", kafka_security_protocol="PLAINTEXT").kafka_topic_prefix
+    except ValidationError as error:
+        raise WrongRequest(f"KAFKA_TOPIC_PREFIX: {error.errors()[0]['msg']}") from None
+
+
 @asynccontextmanager
 async def publishing(settings: KafkaSettings) -> AsyncIterator[Publisher]:
     """Connect to a broker for one operation."""

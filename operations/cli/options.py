@@ -120,6 +120,13 @@ class DeadLetterState(StrEnum):
     CLOSED = "closed"
 
 
+class TopicFormat(StrEnum):
+    """How the list of topics is written."""
+
+    JSON = "json"
+    COMMANDS = "commands"
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command, in the place of each parameter that is a group, the options of the group's fields."""
     own = inspect.signature(command, eval_str=True).parameters

@@ -11,7 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from operations.access.errors import Trouble, WrongRequest
-from operations.access.system import database_url, kafka_settings, login_passwords, login_prefix, time_scale
+from operations.access.system import (
+    database_url,
+    kafka_settings,
+    login_passwords,
+    login_prefix,
+    time_scale,
+    topic_prefix,
+)
+from operations.cli.options import TopicFormat
 from operations.cli.printing import err, out, print_table
 
 if TYPE_CHECKING:
@@ -86,8 +94,21 @@ def topics(
         int, typer.Option(min=1, help="Copies of each new topic; 3 where more than one broker runs.")
     ] = 1,
     check: Annotated[bool, typer.Option(help="Only look; create nothing.")] = False,
+    print_as: Annotated[
+        TopicFormat | None,
+        typer.Option("--print", help="Only print the list, as JSON or as commands of kafka-topics.sh; ask no broker."),
+    ] = None,
 ) -> None:
-    """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be."""
+    """Create the topics that are missing, and check those that are there. Exit 1 when one is not as it should be.
+
+    Where somebody else creates topics, --print gives the list to apply, and --check says whether it was.
+    """
+    if print_as is not None:
+        from operations.deployment.topic_list import as_commands, as_json, topic_list
+
+        write = as_json if print_as is TopicFormat.JSON else as_commands
+        typer.echo(write(topic_list(topic_prefix(), replication)))
+        return
     from operations.deployment.topics import VISIBLE_WITHIN_S, ensure
 
     found = asyncio.run(ensure(kafka_settings(), replication=replication, check_only=check))

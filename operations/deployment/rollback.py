@@ -44,8 +44,9 @@ _ORDERS: Final = """
     WHERE order_type = ANY(:order_types) OR phase = ANY(:phases) OR reason_code = ANY(:reason_codes)
     GROUP BY ended ORDER BY ended"""
 _CLAIMS: Final = """
-    SELECT count(*) AS number, min(order_id::text) AS example FROM api.claims
-    WHERE NOT settled AND convert_from(request, 'UTF8')::jsonb ->> 'order_type' = ANY(:order_types)"""
+    SELECT count(*) AS number, min(order_id::text) AS example FROM api.claims AS claim
+    WHERE NOT settled AND NOT EXISTS (SELECT FROM orders.orders WHERE orders.order_id = claim.order_id)
+        AND convert_from(request, 'UTF8')::jsonb ->> 'order_type' = ANY(:order_types)"""
 OPEN: Final = "open: it would stand still, and what comes for it would be a dead letter"
 ENDED: Final = "ended: its user's lists, and the order itself, would be answered with 500"
 CLAIMED: Final = "accepted and not begun: it would end as INVALID_ORDER"

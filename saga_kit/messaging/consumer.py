@@ -39,8 +39,8 @@ from saga_kit.runtime.telemetry import KitMetrics
 M = TypeVar("M")
 DRAIN_TIMEOUT_S: Final = 60.0
 """Longer than a statement, a publish and an offset commit may take together: no batch is cut short."""
-HEARTBEAT_MAX_MS: Final = 1000
-"""Members learn of a rebalance by heartbeat. Until all have, the partitions that move stand idle."""
+HEARTBEAT_MAX_MS: Final = 300
+"""Members learn of a rebalance by heartbeat. Until all have, every partition of the group stands idle."""
 CLOSE_TIMEOUT_S: Final = 5.0
 """A broker answers at once when a member leaves. It learns of one that can't say so when the session times out."""
 PARTITION_FETCH_BYTES: Final = 128 * 1024
@@ -144,7 +144,7 @@ class Consumer(Generic[M]):
             return "no partitions assigned"
         if missing := [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]:
             return f"topics are missing (or hidden from this login): {', '.join(missing)}"
-        if not consumer.assignment():
+        if not self._poller.joined:
             return "no partitions assigned"
         if blocked := self._poller.blocked():
             tp, reason = next(iter(blocked.items()))

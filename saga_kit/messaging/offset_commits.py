@@ -1,12 +1,17 @@
 """Commits offsets in the background: no batch waits for a commit, and one commit covers all batches since the last.
 
-Handlers tolerate redelivery, so an offset commit that is late, or lost, costs only work.
+Handlers tolerate redelivery, so an offset commit that is late, or lost, costs only work. One that is sent while its
+member joins the group again costs more. The broker takes it after the join, and refuses it as an old generation's. Then
+aiokafka 0.14 forgets who it is and joins once more: at best the group shares out its partitions twice, at worst it
+waits for the forgotten member until its session is over, and nobody reads anything meanwhile. So no commit is sent
+between the two calls of the group's listener.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -21,6 +26,8 @@ COMMIT_EVERY_S: Final = 0.1
 COMMIT_AGAIN_S: Final = 1.0
 """The pause after a commit that failed."""
 COMMIT_TIMEOUT_S: Final = 10.0
+LAST_COMMIT_S: Final = 1.0
+"""How long the group waits for this member's last commit before partitions move."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """A broker that hangs must not hold up the end of the process: what is not committed is delivered again."""
 
@@ -32,6 +39,9 @@ class OffsetCommits:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
+        poller.before_joining = self._commit_last
+        self._consumer: Any = None
+        self._committing = asyncio.Lock()
         self._wanted = False
         self._done: list[object] = []
         self._hurry = asyncio.Event()
@@ -40,6 +50,7 @@ class OffsetCommits:
     def request(self, consumer: Any, done: Sequence[object]) -> None:
         """Ask for a commit of what is handled up to now; `done` are the messages since the last call."""
         self._wanted = True
+        self._consumer = consumer
         self._done += done
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._commit_until_done(consumer))
@@ -54,6 +65,7 @@ class OffsetCommits:
 
     async def _commit_until_done(self, consumer: Any) -> None:
         while self._wanted:
+            await self._poller.settled.wait()
             self._wanted = False
             done, self._done = self._done, []
             last = self._hurry.is_set()
@@ -62,13 +74,25 @@ class OffsetCommits:
                 self._wanted = True  # no further batch may come to ask for it
             await pause(self._hurry, COMMIT_EVERY_S if committed else COMMIT_AGAIN_S)
 
+    async def _commit_last(self) -> None:
+        """Commit what is handled before other members may get these partitions: they need not do it again."""
+        with suppress(Exception):  # whatever it is, handlers tolerate the redelivery
+            async with asyncio.timeout(LAST_COMMIT_S):
+                async with self._committing:
+                    await self._send(self._consumer)
+
+    async def _send(self, consumer: Any) -> None:
+        if consumer is not None and (offsets := self._poller.offsets(consumer)):
+            await consumer.commit(offsets)
+            self._poller.committed(offsets)
+
     async def _commit(self, consumer: Any, done: Sequence[object]) -> bool:
-        committed = True
+        committed = False
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                if offsets := self._poller.offsets(consumer):
-                    await consumer.commit(offsets)
-                    self._poller.committed(offsets)
+                async with self._committing:
+                    if committed := self._poller.settled.is_set():  # it may have waited for the last commit
+                        await self._send(consumer)
         except Exception as error:  # noqa: BLE001 - whatever it is, handlers tolerate the redelivery
             log.warning("committing offsets failed", cause=describe(error))
             committed = False

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -60,6 +60,13 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._intake = intake
         self._blocked: dict[TopicPartition, tuple[float, str]] = {}
         self.polled_at = time.monotonic()
+        self.joined = False
+        """Whether the group has told once which partitions are this member's. A surplus member has none, and waits."""
+        self.settled = asyncio.Event()
+        """Set unless this member is joining its group again."""
+        self.settled.set()
+        self.before_joining: Callable[[], Awaitable[None]] | None = None
+        """Called when the group is about to share out its partitions anew. Raises nothing."""
         self._handled: dict[tuple[str, int], int] = {}
         self._uncommitted: set[tuple[str, int]] = set()
         """The partitions of which more is handled than is committed."""
@@ -124,11 +131,16 @@ class Poller(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Remember offsets that the broker has."""
         self._uncommitted -= {tp for tp, offset in offsets.items() if self._handled.get(tp) == offset}
 
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        """Do nothing: a batch in flight goes on, and row locks decide between two members."""
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
+        """Let the last commit end. A batch in flight goes on, and row locks decide between two members."""
+        self.settled.clear()
+        if self.before_joining is not None:
+            await self.before_joining()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's interface
         """Forget everything: another member may have committed offsets of these partitions."""
+        self.joined = True
+        self.settled.set()
         self._handled.clear()
         self._uncommitted.clear()
         self._most.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final
@@ -37,6 +37,7 @@ _UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
 LINGER_S: Final = 1.0
 """Seconds between a refusal and the end: a client that is still sending would miss the answer."""
 WATCH_S: Final = 1.0
+_CLOSE: Final = (b"connection", b"close")
 CONNECTION: Final = "order_saga.connection"
 SELF: Final = "self"
 """A request's scope has its connection at `scope["extensions"][CONNECTION][SELF]`."""
@@ -111,6 +112,9 @@ class Connections:
         self.message_bytes_max = message_bytes_max
         self.answer = answer
         self.upgrades = upgrades
+        self.draining = False
+        """The next answer on each connection is its last."""
+        self._none_left = asyncio.Event()
         self._open: set[Connection] = set()
         self._watched: set[Connection] = set()
         """Those that may owe something; all but streams whose clients have read everything."""
@@ -145,6 +149,8 @@ class Connections:
         if connection in self._open:
             self._open.remove(connection)
             self._disown(connection)
+            if not self._open:
+                self._none_left.set()
 
     def hand_over(self, connection: Connection, owner: Owner, *, bounded: bool) -> bool:
         """Set the owner of a connection; return whether that user may have one more."""
@@ -194,6 +200,21 @@ class Connections:
             for connection in list(self._spare):
                 if connection.overdue(now, min(SPARE_S, self._head_s), self._answer_s) is not None:
                     connection.refuse(ConnectionRefusal.OVERLOADED)
+
+    async def drain(self, within_s: float) -> None:
+        """Let each connection end with its next answer, which says so; return when all have, or after `within_s`.
+
+        A client that keeps its connection open may be sending at any moment. If the server closed it now, that request
+        would get no answer, and its client could not know whether it was worked on.
+        """
+        self.draining = True
+        for connection in self._open:
+            connection.answer_last()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._open:
+                    self._none_left.clear()
+                    await self._none_left.wait()
 
     def _make_room(self) -> bool:
         """End the connection that may go first; return whether there was one."""
@@ -280,6 +301,13 @@ class Connection(HttpToolsProtocol):
     def idle(self) -> bool:
         """Whether nothing is being answered on this connection. One that is upgraded is never idle."""
         return not (self._answering or self._upgraded)
+
+    def answer_last(self) -> None:
+        """End the connection with the answer that is under way, if one is."""
+        if self._answering:
+            scope = self.cycle.scope
+            scope["headers"] = [*scope["headers"], _CLOSE]  # uvicorn answers such a request so, if it has not begun to
+            self.cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection."""
@@ -446,6 +474,8 @@ class Connection(HttpToolsProtocol):
             self._owed_since = None
             self._begun, self._in_body = False, True
             super().on_headers_complete()
+            if self._all.draining:
+                self.answer_last()
 
     def on_message_complete(self) -> None:
         """End a request."""

@@ -24,7 +24,8 @@ from saga_kit.runtime.errors import CannotStart
 
 STATEMENT_TIMEOUT_S: Final = 15
 LOCK_TIMEOUT_S: Final = 5
-IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 30
+IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 10
+"""What a machine that is gone, or frozen, holds locked comes free when its partitions have moved, and no later."""
 SERVER_VERSION_MIN: Final = 16
 """The oldest PostgreSQL that the tests run on."""
 SETTINGS: Final = {

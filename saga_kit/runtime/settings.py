@@ -82,8 +82,9 @@ class KitSettings(KafkaSettings):
     database_url: Annotated[SecretStr, AfterValidator(_check_database_url)]
     """`postgresql://user:password@host:port/database`, the service's own login. It may have libpq's words (`sslmode`,
     `connect_timeout`, several hosts ...): see [Operating](postgresql.md#the-address-database_url)."""
-    kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 30.0
-    """A killed member's partitions come back after this time."""
+    kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 10.0
+    """The partitions of a process that was killed come to others after this time. It must be well below the saga's
+    patience of 30 s: else orders that wait for that process time out."""
     kafka_fetch_max_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 50
     """How long the broker may hold an empty fetch; new records of a partition that is not part of it wait as long. Once
     no record has come for a second, it may be ten times as long, up to a second."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from contracts.topics import ORDERS_REQUESTS
+from tests.bench import capacity
 from tests.bench.page import RECORDS, figure
 from tests.bench.scenario import CPU, RATIOS, SPEED, WAL
 from tests.bench.weigh import BYTES, DISK, MESSAGES, ROWS
@@ -164,11 +165,17 @@ def page(records: list[Record]) -> str:
             _FORMULAE,
             _sizes(one),
             _limits(one),
+            capacity.section(_costs(one)),
             _RESTING,
             _CELLS,
             _CHANGES,
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _costs(one: Model) -> capacity.Costs:
+    cpu = {name: one.cpu_s[name] for name in SERVICES} | ({"api": one.api_cpu_s} if one.api_cpu_s else {})
+    return capacity.Costs(cpu, one.together, one.wire, one.events, USE, PARTITIONS, REPLICAS)
 
 
 def _model(one: Model) -> str:
@@ -310,7 +317,8 @@ _CELLS: Final = """## Cells
 A cell is a whole system: topics under a prefix of their own, orchestrators, participants, API, and one PostgreSQL that
 no other cell knows. A user belongs to one cell, by a hash of the user's id; nothing ever spans two cells, because an
 order, its holds and its account are one user's. A cell that fails stops its own users only, and one more cell is one
-more of what has been measured, not a larger one. Orders only read assets and prices, so every cell has them all."""
+more of what has been measured, not a larger one. Orders only read assets and prices, so every cell has them all. What
+knows a user's cell is a router, which must keep to some rules: [cells](cells.md)."""
 
 _STEPS: Final = [
     [

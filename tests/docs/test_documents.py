@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import client, settings
+from docs.generate import client, settings, topics
 from docs.generate import openapi as api_documents
 from docs.generate import saga as documents
 from operations.access.settings import settings as all_settings
@@ -68,6 +68,11 @@ def test_the_page_of_settings_is_made_from_the_classes_that_check_them() -> None
     """`docs/settings.md` lists each variable that a service reads, and says what each means."""
     assert settings.page() == settings.PAGE.read_text()
     assert [] == [setting.variable for setting in all_settings() if not setting.meaning]
+
+
+def test_the_page_of_topics_is_made_from_what_creates_and_checks_them() -> None:
+    """`docs/topics.md` says how each topic must be, as the command that creates it does."""
+    assert topics.page() == topics.PAGE.read_text()
 
 
 def test_the_page_of_evidence_is_made_from_the_records_of_runs() -> None:

@@ -71,9 +71,9 @@ async def test_a_forgotten_hold_expires(system: System) -> None:
     }  # fmt: skip
     await system.producer.send(message("holds.requests", user, "HoldRequested", body))
     await eventually(lambda: _has(system, user, ("25", "75")), "the money is held")
-    listed = json.loads((await system.cli("holds", hold_id, "--json")).out)
-    assert ("HELD", user) == (listed["state"], listed["user_id"])
     await eventually(lambda: _has(system, user, ("100", "0")), "the hold has expired")
+    listed = json.loads((await system.cli("holds", hold_id, "--json")).out)
+    assert ("EXPIRED", user) == (listed["state"], listed["user_id"])
     sql = "SELECT ended FROM audit.service_holds WHERE hold_id = $1"
     assert [("EXPIRED",)] == [tuple(row) for row in await system.rows(sql, f"hold:{hold_id}")]
     assert [] == await system.audit()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.topics import ASSETS_PRICES, ORDERS_REQUESTS, TOPICS
@@ -81,6 +82,43 @@ async def test_several_at_once_create_the_topics_and_find_nothing_missing(
     checked = await command("topics", "--check", env=environment)
     assert (0, "") == (checked.code, checked.err)
     assert len(TOPICS) == len(checked.out.splitlines())
+
+
+@pytest.mark.apache_kafka
+async def test_topics_that_another_tool_creates_from_the_list_pass_the_check(
+    infrastructure: Infrastructure, topic_prefix: str
+) -> None:
+    """`--print` asks no broker, and what is created from its list is as `--check` wants it."""
+    environment = _environment(infrastructure, topic_prefix)
+    nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "", "KAFKA_TOPIC_PREFIX": topic_prefix}
+    listed = await command("topics", "--print", "json", env=nowhere)
+    async with kafka_admin(infrastructure.kafka_bootstrap_servers) as admin:
+        await admin.create_topics(
+            [
+                NewTopic(one["name"], one["partitions"], one["replication_factor"], topic_configs=one["config"])
+                for one in json.loads(listed.out)
+            ]
+        )
+
+    async def is_well() -> bool:
+        checked = await command("topics", "--check", env=environment)
+        return (0, "") == (checked.code, checked.err)
+
+    await eventually(is_well, "the cluster shows them, and nothing deviates")
+
+
+async def test_the_list_is_the_same_as_commands() -> None:
+    """A line for each topic creates it with its prefix, its copies and each of its settings."""
+    told = await command("topics", "--print", "commands", "--replication", "3", env={"KAFKA_TOPIC_PREFIX": "c7."})
+    lines = told.out.splitlines()
+    assert [f"c7.{topic.name}" for topic in TOPICS] == [line.split(" --topic ")[1].split()[0] for line in lines]
+    for topic, line in zip(TOPICS, lines, strict=True):
+        assert f"--partitions {topic.partitions} --replication-factor 3" in line
+        for name, value in wanted(3, compacted=topic.compacted).items():
+            assert f"--config {name}={value}" in line
+    refused = await command("topics", "--print", "json", env={"KAFKA_TOPIC_PREFIX": "a b"})
+    assert 2 == refused.code
+    assert refused.err.startswith("order-saga: KAFKA_TOPIC_PREFIX: ")
 
 
 @pytest.mark.apache_kafka

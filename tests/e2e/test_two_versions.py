@@ -84,7 +84,7 @@ async def test_a_deploy_and_a_rollback_with_orders_in_flight(
             await one.stop(HEAD, "api", "orchestrator", "assets")
             await ended_by_both_balances(one, trader, begun, first=HEAD, then=before)
             # And deploy again, while orders go on and nobody is away.
-            rolled = await trader.trade_during(roll(one, before, HEAD), wanted, at_least=100, rate=20)
+            rolled = await trader.trade_during(roll(one, trader, before, HEAD), wanted, at_least=100, rate=20)
             await ends_as_announced(trader, rolled)
             assert await slowest_s(one.system, rolled) < ROLLED_WITHIN_S
         await assert_all_is_well(one.system, trader)
@@ -149,11 +149,24 @@ async def repeated_at_the_other(one: Fleet, trader: Trader, first: Version, then
     trader.accepted[found[0]] = wanted
 
 
-async def roll(one: Fleet, first: Version, then: Version) -> None:
-    """Replace every process, as a deploy does: participants, orchestrator, API."""
+async def roll(one: Fleet, trader: Trader, first: Version, then: Version) -> None:
+    """Replace every process, as a deploy does: participants, orchestrator, API. Whoever waits for an order is told."""
     for services in (("balance", "assets"), ("orchestrator",), ("api",)):
         await one.start(then, *services)
+        await waited_for(one, trader, first)
+        if services == ("api",):
+            await waited_for(one, trader, then)
         await one.stop(first, *services)
+
+
+async def waited_for(one: Fleet, trader: Trader, version: Version) -> None:
+    """Submit and wait for the end, at a version's own API: it follows the events of whichever orchestrator."""
+    wanted = buy("user-2", "ACME", "2")
+    headers = {"Authorization": f"Bearer {trader.token('user-2')}", "Prefer": f"wait={ROLLED_WITHIN_S:g}"}
+    async with httpx2.AsyncClient(base_url=one.api(version), headers=headers, timeout=60) as client:
+        answer = await client.post("/orders", json=wanted.body)
+    assert (201, "COMPLETED") == (answer.status_code, answer.json()["status"]), answer.text
+    trader.accepted[answer.json()["order_id"]] = wanted
 
 
 async def ends_as_announced(trader: Trader, ids: Sequence[str]) -> None:

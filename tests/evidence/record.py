@@ -121,7 +121,7 @@ def records() -> list[Record]:
     return sorted(known, key=lambda record: (_ORDER.index(record.name) if record.name in _ORDER else 99, record.name))
 
 
-_ORDER: Final = ("simulation", "crash-matrix", "chaos", "mutants", "pressure", "restart", "audit")
+_ORDER: Final = ("simulation", "crash-matrix", "chaos", "upheavals", "mutants", "pressure", "restart", "audit")
 _HEAD: Final = """# Evidence
 
 Generated from the records of the last full runs (`docs/evidence/*.json`); nothing here is typed by hand. Each section

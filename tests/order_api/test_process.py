@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from local_stack.ports import free_ports
+from order_api.app import DRAIN_S, LAST_ANSWERS_S
 from order_api.settings import ApiSettings
 from saga_kit.runtime.health import listen
 from tests.order_api.support import BUY, SECRET, Orchestrator, records, token, until
@@ -135,3 +136,51 @@ async def test_a_database_that_can_never_be_worked_with_ends_the_process(setting
         async with asyncio.timeout(90):
             assert 1 == await one.process.wait()
         assert "password authentication failed for user" in one.told().splitlines()[-1]
+
+
+async def test_who_keeps_a_connection_is_answered_when_the_process_ends(settings: ApiSettings) -> None:
+    """After SIGTERM a request on an open connection is answered, as the last one; new ones are refused."""
+    async with process(settings) as one:
+        await until(lambda: one.answers("/health/live"), 60)
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.client.base_url.port)
+        assert "close" not in await _asks(reader, writer)
+        ending = asyncio.create_task(one.end(signal.SIGTERM))
+        await until(lambda: _refuses(one.client.base_url.port))
+        assert "connection: close" in await _asks(reader, writer)
+        assert b"" == await reader.read()
+        writer.close()
+        await one.client.aclose()
+        async with asyncio.timeout(LAST_ANSWERS_S):  # nobody is left to wait for
+            assert 0 == await ending
+
+
+async def test_who_keeps_a_connection_and_says_nothing_stops_no_end(settings: ApiSettings) -> None:
+    """A connection on which nothing comes is closed after a while."""
+    async with process(settings) as one:
+        await until(lambda: one.answers("/health/live"), 60)
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.client.base_url.port)
+        await _asks(reader, writer)
+        async with asyncio.timeout(LAST_ANSWERS_S + DRAIN_S):
+            assert 0 == await one.end(signal.SIGTERM)
+        assert b"" == await reader.read()
+        writer.close()
+
+
+async def _asks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Ask for something on an open connection; return the answer's head in small letters."""
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: api\r\n\r\n")
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert head.startswith("http/1.1 200"), head
+    length = next(line for line in head.splitlines() if line.startswith("content-length:"))
+    await reader.readexactly(int(length.partition(":")[2]))
+    return head
+
+
+async def _refuses(port: int | None) -> bool:
+    """Tell whether no connection is taken any more."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return True
+    writer.close()
+    return False

@@ -10,6 +10,8 @@ users' webhooks. At the end every accepted order must have ended, no effect may 
 up, every version must have been published, and every client must have been told of every end of its own orders. The
 same seed makes the same faults; their exact timing depends on the machine. It needs a Docker engine, and for wrong
 clocks Debian's package `faketime`.
+
+`make chaos PLAY=all` plays instead what a cluster's controller does: `python -m tests.evidence.chaos.cluster`.
 """
 
 from __future__ import annotations

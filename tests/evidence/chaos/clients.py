@@ -134,10 +134,15 @@ class Clients:
 
 
 @asynccontextmanager
-async def clients(one: Arena, users: Sequence[str], token: Callable[[str], str]) -> AsyncIterator[Clients]:
-    """Make an endpoint for each user, and clients that are yet to follow. `token` gives a user's token."""
+async def clients(
+    one: Arena, users: Sequence[str], token: Callable[[str], str], *, apis: Sequence[str] = ()
+) -> AsyncIterator[Clients]:
+    """Make an endpoint for each user, and clients that are yet to follow. `token` gives a user's token.
+
+    `apis`: the addresses that clients know, where these are not those of the API's processes.
+    """
     watched = Watched()
-    urls = [f"http://127.0.0.1:{port}" for port in one.ports("api")]
+    urls = list(apis) or [f"http://127.0.0.1:{port}" for port in one.ports("api")]
     followers: list[Follower] = []
     async with receiving(_taking(watched)) as receiver:
         for number, user_id in enumerate(users):

@@ -395,6 +395,8 @@ class Load:
                 self._heard(placed, answer)
             if body is None or status in YES:  # such an answer is about the contradiction, not the order
                 placed.answers.append(status)
+            if status in YES:
+                placed.accepted_at_s = placed.accepted_at_s or time.monotonic()
             if status in YES | NO or not insist or time.monotonic() > give_up_at:
                 return
             number += 1
@@ -434,6 +436,7 @@ class Load:
     async def _deliver(self, placed: Placed, message: tuple[str, str, bytes, Headers]) -> None:
         if await self._acknowledged(*message) is not None:
             placed.stored = True
+            placed.accepted_at_s = placed.accepted_at_s or time.monotonic()
 
     async def _spoil(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
         stored = await self._acknowledged(topic, key, value, headers)

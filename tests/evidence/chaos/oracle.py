@@ -361,7 +361,7 @@ def held_at_worst(order_id: str, order: Row, story: Story, holds: Sequence[Row])
     gross = Fraction(order["quantity"]) * worst_price(order, terms_of(order), _trails_from(order) or story.quote[1])
     worst = up(gross) + up(gross * FEE_RATE)
     for hold in holds:
-        amount, adjusted = Fraction(hold["amount"]), hold.get("revision", 0) > 0
+        amount, adjusted = Fraction(hold["amount"]), hold.get("revision", 0) > 0 or story.lowers
         if hold["state"] != "TOMBSTONE" and (amount < worst or (amount > worst and not adjusted)):
             yield Finding("money", order_id, f"it held {hold['amount']}, its terms cost up to {float(worst)}")
 

@@ -37,6 +37,8 @@ class Placed:
     """Order ids that the answers named, each once."""
     stored: bool = False
     """Whether the broker acknowledged the request (by Kafka)."""
+    accepted_at_s: float | None = None
+    """When the first answer or acknowledgement accepted it (monotonic)."""
     amends: list[dict[str, Any]] = field(default_factory=list)
     """What amends of it were sent to change; no two are alike."""
     suspended_by: list[str] = field(default_factory=list)

@@ -118,7 +118,7 @@ async def run(
                 console.print("no more faults; waiting until every order has ended ...")
                 await load.stop()
                 findings = await quiet(one, record, witness, over_at, lambda: load.cancel_resting(witness.resting))
-                await _read_up_to_now(prices)
+                await read_up_to_now(prices)
                 await waiting.have_seen(witness.wire)
             outcome = Outcome(faults=faulty.done, quiet_after_s=time.monotonic() - over_at, counters=counters.sums())
         final = await books.read(one.owner_url)
@@ -158,7 +158,7 @@ async def _until_most_rest(witness: Witness, far: int) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _read_up_to_now(prices: Prices) -> None:
+async def read_up_to_now(prices: Prices) -> None:
     """Read the prices that were published up to now; they go on."""
     give_up_at = time.monotonic() + RESTING_WITHIN_S
     with suppress(KafkaException):

@@ -52,6 +52,8 @@ class Story:
     """Who has suspended it each time, None for a release, in their order."""
     released_by: list[str] = field(default_factory=list)
     amends_refused: int = 0
+    lowers: bool = False
+    """Whether less was to be held than before. Until that is done, and for ever if it ends before, it holds more."""
 
     @property
     def price(self) -> Fraction | None:
@@ -94,6 +96,8 @@ def _note(story: Story, at: datetime, entry: dict[str, Any]) -> None:
     kind, detail = entry["kind"], entry.get("detail") or {}
     if kind == "answered" and entry["name"] == "AssetApproved" and story.rest is None:
         story.quote = int(detail["sequence"]), Fraction(detail["price"])
+    elif (kind, entry["name"]) == ("asked", "lower"):
+        story.lowers = True
     elif kind == "rests":
         if not story.suspended_by or story.suspended_by[-1] is None:
             story.left_at = None

@@ -133,13 +133,24 @@ def test_an_order_is_at_rest_while_it_is_amended_and_not_while_it_is_suspended()
 
 
 @pytest.mark.parametrize(
-    ("amount", "revision", "faults"), [("110.11", 0, 0), ("110.12", 0, 1), ("110.12", 1, 0), ("110.10", 1, 1)]
+    ("amount", "revision", "lowers", "faults"),
+    [
+        ("110.11", 0, False, 0),
+        ("110.12", 0, False, 1),
+        ("110.12", 1, False, 0),
+        ("110.10", 1, False, 1),
+        ("110.12", 0, True, 0),
+        ("110.10", 0, True, 1),
+    ],
 )
-def test_an_adjusted_hold_covers_the_worst_price(amount: str, revision: int, faults: int) -> None:
-    """An amended trailing stop holds what it costs from its watermark on; more only while that was being changed."""
+def test_an_adjusted_hold_covers_the_worst_price(amount: str, revision: int, lowers: bool, faults: int) -> None:  # noqa: FBT001 - a table
+    """An amended trailing stop holds what it costs from its watermark on; more only while that was being changed.
+
+    What ends while less is to be held never comes to hold less.
+    """
     order = {"order_type": "TRAILING_STOP_BUY", "quantity": "1", "slippage_bps": 0, "status": "COMPLETED"}
     order |= {"terms": json.dumps({"trail_amount": "10"}), "progress": json.dumps({"trails_from": "100"})}
-    story = Story(quote=(1, START * 2))
+    story = Story(quote=(1, START * 2), lowers=lowers)
     hold = {"state": "SETTLED", "amount": amount, "revision": revision}
     assert faults == len(list(held_at_worst(ORDER, order, story, [hold])))
 

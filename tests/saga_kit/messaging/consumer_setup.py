@@ -19,6 +19,8 @@ from saga_kit.messaging.publisher import Publisher, RawMessage
 from saga_kit.runtime.telemetry import KitMetrics
 from tests.saga_kit.support import FakePublisher, Schema, Worker, kit_settings, process
 
+PARTITIONS = 4
+"""Of each topic."""
 ENVELOPE = Envelope("1", "Item", "/test", datetime(2026, 1, 1, tzinfo=UTC))
 HEADERS: list[tuple[str, bytes | None]] = [*write_headers(ENVELOPE)]
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from faststream import AckPolicy
 from faststream.kafka.message import KafkaMessage
 from faststream.kafka.security import parse_security
+from structlog.testing import capture_logs
 
 from saga_kit.messaging.batch import BatchProcess, Intake
 from saga_kit.messaging.consumer import Consumer, _security
 from saga_kit.runtime.errors import CannotStart
-from tests.saga_kit.messaging.consumer_setup import HEADERS, ConsumerSetup
+from tests.saga_kit.messaging.consumer_setup import HEADERS, PARTITIONS, ConsumerSetup
 from tests.saga_kit.support import FakePublisher, kit_settings, process, until
 
 
@@ -287,6 +290,55 @@ def test_consumer_and_publisher_connect_alike(protocol: str, mechanism: str) -> 
         options["ssl_context"] = options.get("ssl_context") is not None
     del publishers["bootstrap_servers"]
     assert publishers == consumers
+
+
+@pytest.mark.apache_kafka
+async def test_a_batch_that_ends_while_its_member_joins_again_sends_no_offsets_meanwhile(setup: ConsumerSetup) -> None:
+    """They would be refused, and the member would forget who it is, and join once more: all stand still for longer."""
+    expected = {(f"a{n}", n) for n in range(30)}
+    with capture_logs() as lines:
+        await _end_a_batch_while_joining(setup, expected)
+    assert [] == [line for line in lines if line["event"] == "committing offsets failed"]
+    assert setup.failures == []
+
+
+async def _end_a_batch_while_joining(setup: ConsumerSetup, items: set[tuple[str, int]]) -> None:
+    async with setup.consuming() as consumer:
+        coordinator, settled = consumer._subscriber.consumer._coordinator, consumer._poller.settled  # noqa: SLF001 - nobody else tells
+        async with _slow_member(setup) as slow:
+            await slow.start()
+            await until(lambda: 0 < len(consumer._subscriber.consumer.assignment()) < 2 * PARTITIONS)  # noqa: SLF001 - the same
+            entered, leave = setup.pause_in_the_next_batch()
+            await setup.send(*items)
+            await entered.wait()
+            generation = coordinator.generation
+            async with _slow_member(setup) as another:
+                starting = asyncio.create_task(another.start())
+                await until(lambda: not settled.is_set())
+                leave.set()  # the others' join lasts until the slow one has heard of it
+                await until(consumer._idle.is_set)  # noqa: SLF001 - the same
+                assert not settled.is_set()
+                await starting
+                await until(settled.is_set)
+                assert generation + 1 == coordinator.generation
+        await setup.done_is(items)
+        await until(lambda: not consumer._poller.offsets(consumer._subscriber.consumer))  # noqa: SLF001 - the same
+
+
+@asynccontextmanager
+async def _slow_member(setup: ConsumerSetup) -> AsyncIterator[AIOKafkaConsumer]:
+    """Make a member, yet to be started, that reads nothing, and hears of a rebalance only after seconds."""
+    member = AIOKafkaConsumer(
+        *(setup.prefix + topic for topic in setup.worker.topics),
+        bootstrap_servers=setup.address,
+        group_id=f"{setup.prefix}g",
+        enable_auto_commit=False,
+        heartbeat_interval_ms=3000,
+    )
+    try:
+        yield member
+    finally:
+        await member.stop()
 
 
 @pytest.mark.apache_kafka

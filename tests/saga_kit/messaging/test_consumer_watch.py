@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from saga_kit.messaging.batch import Intake
 from saga_kit.messaging.consumer import Lag, _lags
 from saga_kit.messaging.murmur2 import murmur2, partition_of
 from saga_kit.runtime.errors import Stalled
-from tests.saga_kit.messaging.consumer_setup import ConsumerSetup
+from tests.saga_kit.messaging.consumer_setup import PARTITIONS, ConsumerSetup
 from tests.saga_kit.support import until
 
 
@@ -77,6 +77,21 @@ async def test_readiness_and_lag(setup: ConsumerSetup, monkeypatch: pytest.Monke
         setup.stopping.set()
         await watching
     assert consumer.trouble() == "no partitions assigned"
+
+
+@pytest.mark.apache_kafka
+async def test_a_member_for_whom_no_partition_is_left_is_ready(setup: ConsumerSetup) -> None:
+    """With as many members as partitions, one more is ready all the same: else none of them could ever be replaced."""
+    setup.worker.topics = ("t",)
+    async with AsyncExitStack() as stack:
+        members = [await stack.enter_async_context(setup.consuming()) for _ in range(PARTITIONS + 1)]
+
+        def shared_out() -> bool:
+            counts = sorted(len(one._subscriber.consumer.assignment()) for one in members)  # noqa: SLF001 - nobody else knows
+            return counts == [0] + [1] * PARTITIONS
+
+        await until(shared_out)
+        assert [None] * len(members) == [one.trouble() for one in members]
 
 
 async def test_a_partition_without_a_leader_hides_no_lag_of_the_others() -> None:

@@ -28,7 +28,7 @@ HOSTILE: Final = {
     "default_transaction_deferrable": ("on", "off"),
     "statement_timeout": ("1ms", "15s"),
     "lock_timeout": ("1ms", "5s"),
-    "idle_in_transaction_session_timeout": ("1ms", "30s"),
+    "idle_in_transaction_session_timeout": ("1ms", "10s"),
     "idle_session_timeout": ("1ms", "0"),
     "transaction_timeout": ("2s", "0"),
     "search_path": ("hostile, pg_catalog", "pg_catalog"),
