@@ -27,7 +27,7 @@ COMMIT_AGAIN_S: Final = 1.0
 """The pause after a commit that failed."""
 COMMIT_TIMEOUT_S: Final = 10.0
 LAST_COMMIT_S: Final = 1.0
-"""How long the group waits for this member's last commit before partitions move."""
+"""How long the group waits for a commit of this member that is under way before partitions move."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """A broker that hangs must not hold up the end of the process: what is not committed is delivered again."""
 
@@ -39,8 +39,7 @@ class OffsetCommits:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        poller.before_joining = self._commit_last
-        self._consumer: Any = None
+        poller.before_joining = self._let_it_end
         self._committing = asyncio.Lock()
         self._wanted = False
         self._done: list[object] = []
@@ -50,7 +49,6 @@ class OffsetCommits:
     def request(self, consumer: Any, done: Sequence[object]) -> None:
         """Ask for a commit of what is handled up to now; `done` are the messages since the last call."""
         self._wanted = True
-        self._consumer = consumer
         self._done += done
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._commit_until_done(consumer))
@@ -74,15 +72,14 @@ class OffsetCommits:
                 self._wanted = True  # no further batch may come to ask for it
             await pause(self._hurry, COMMIT_EVERY_S if committed else COMMIT_AGAIN_S)
 
-    async def _commit_last(self) -> None:
-        """Commit what is handled before other members may get these partitions: they need not do it again."""
-        with suppress(Exception):  # whatever it is, handlers tolerate the redelivery
-            async with asyncio.timeout(LAST_COMMIT_S):
-                async with self._committing:
-                    await self._send(self._consumer)
+    async def _let_it_end(self) -> None:
+        """Wait for the commit that is under way, if there is one. None is begun: it could not be called off."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_COMMIT_S), self._committing:
+                pass
 
     async def _send(self, consumer: Any) -> None:
-        if consumer is not None and (offsets := self._poller.offsets(consumer)):
+        if offsets := self._poller.offsets(consumer):
             await consumer.commit(offsets)
             self._poller.committed(offsets)
 
