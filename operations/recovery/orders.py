@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contracts.balance import RefundBalance
 from contracts.codec import outgoing
 from operations.repair.runs import TRIES_MAX, ItemResult, Run
-from order_saga.core.recovery import is_behind
+from order_saga.core.behind import is_behind
 from order_saga.core.saga import Phase, Step
 from order_saga.worker import store
 from order_saga.worker.circuit_breaker import CircuitBreaker

@@ -16,9 +16,9 @@ from contracts.terms import terms_of
 from contracts.topics import ASSETS_REPLIES, BALANCE_REPLIES, ORDERS_CANCELS, ORDERS_CHANGES, ORDERS_REQUESTS
 from contracts.vocabulary import id_text
 from order_saga.core.advance import ALL_AVAILABLE
+from order_saga.core.behind import is_behind
 from order_saga.core.fold import Folded, fold, order_of
 from order_saga.core.phases import ANSWERS
-from order_saga.core.recovery import is_behind
 from order_saga.core.saga import (
     Ask,
     Availability,

@@ -564,7 +564,7 @@ CORE_MUTANTS: Final = (
     Mutant(
         "forgotten command not asked back",
         "An order that was restored to before its own reservation asks for the money back.",
-        "order_saga/core/recovery.py",
+        "order_saga/core/behind.py",
         "    sent = () if saga.phase in TERMINAL else tuple(one for one in message.commands if not _has_sent(saga, one))",
         "    sent: tuple[BalanceCommand, ...] = ()",
         ("tests/order_saga/core/test_recovery.py::test_what_an_order_does_not_know_to_have_asked_is_asked_back",),

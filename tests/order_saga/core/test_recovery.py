@@ -12,7 +12,8 @@ from contracts.assets import AssetApproved
 from contracts.balance import AdjustBalance, BalanceCommand, RefundBalance, SettleBalance
 from contracts.decimals import Money, Quantity
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Side
-from order_saga.core.recovery import NO_TERMS, is_behind
+from order_saga.core.behind import is_behind
+from order_saga.core.recovery import NO_TERMS
 from order_saga.core.saga import Decision, Phase, Requested, Why
 from tests.order_saga.core import sample
 from tests.order_saga.core.recoveries import recoveries
