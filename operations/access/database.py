@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from operations.access.errors import Trouble, WrongRequest
-from saga_kit.runtime.database import PATIENT_COMMAND_TIMEOUT_S, create_engine
+from saga_kit.runtime.database import FEW_AT_A_TIME, PATIENT_COMMAND_TIMEOUT_S, create_engine
 from saga_kit.runtime.dsn import parse_database_url, place
 from saga_kit.runtime.errors import DATABASE_ERRORS, KitError, message_of
 
@@ -64,6 +64,6 @@ async def rows(engine: AsyncEngine, statement: str, *arguments: object) -> list[
 async def stream(engine: AsyncEngine, statement: str, **arguments: object) -> AsyncIterator[dict[str, Any]]:
     """Run one query with `:named` arguments and read it row by row, however many rows there are."""
     async with engine.connect() as connection:
-        result = await connection.stream(text(statement), arguments)
+        result = await connection.stream(text(statement), arguments, execution_options=FEW_AT_A_TIME)
         async for row in result.mappings():
             yield dict(row)

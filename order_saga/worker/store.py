@@ -18,7 +18,7 @@ from contracts.terms import Terms
 from contracts.vocabulary import OrderStatus, OrderType, ReasonCode, Word
 from order_saga.core.phases import IDLE
 from order_saga.core.saga import Participant, Phase, Progress, Saga
-from saga_kit.runtime.database import PATIENTLY
+from saga_kit.runtime.database import FEW_AT_A_TIME, PATIENTLY
 from saga_kit.runtime.errors import Contention
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ async def in_flight(engine: AsyncEngine) -> AsyncIterator[Sequence[Any]]:
     """
     async with engine.connect() as connection:
         await connection.exec_driver_sql(PATIENTLY)
-        async for row in await connection.stream(text(_IN_FLIGHT)):
+        async for row in await connection.stream(text(_IN_FLIGHT), execution_options=FEW_AT_A_TIME):
             yield row
 
 

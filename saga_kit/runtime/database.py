@@ -26,6 +26,8 @@ COMMAND_TIMEOUT_S: Final = 20
 """The driver's limit, for a server that no longer answers. It is above the server's own, whose error says more."""
 PATIENTLY: Final = "SET LOCAL statement_timeout = '10min'"
 """For a statement of an operator's command that reads a whole table."""
+FEW_AT_A_TIME: Final = {"max_row_buffer": 100}
+"""For a query that is read row by row: whoever takes long over each row must not seem idle in its transaction."""
 PATIENT_COMMAND_TIMEOUT_S: Final = 660
 """The driver's limit for such a statement."""
 POOL_TIMEOUT_S: Final = 5
