@@ -16,8 +16,10 @@ import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -118,6 +120,12 @@ class ExternalServer:
         """Leave it alone."""
 
 
+async def _at_once(call: Callable[..., Any], *words: Any, **more: Any) -> Any:
+    """Call in a thread of its own: those of the loop may all wait for the very server that is to be started again."""
+    with ThreadPoolExecutor(1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, partial(call, *words, **more))
+
+
 class DockerServer:
     """A container that was started; its ports are chosen by us, because Docker gives new ones at each start."""
 
@@ -132,17 +140,17 @@ class DockerServer:
 
     async def kill(self) -> None:
         """End it as `kill -9` does; return when it is dead."""
-        await asyncio.to_thread(self._container.get_wrapped_container().kill, "SIGKILL")
-        await asyncio.to_thread(self._container.wait)
+        await _at_once(self._container.get_wrapped_container().kill, "SIGKILL")
+        await _at_once(self._container.wait)
 
     async def start(self) -> None:
         """Start it again after `kill`; return when it answers."""
-        await asyncio.to_thread(self._container.get_wrapped_container().start)
+        await _at_once(self._container.get_wrapped_container().start)
         await self.ready()
 
     async def restart(self) -> None:
         """Stop it in an orderly way and start it; return when it answers."""
-        await asyncio.to_thread(self._container.get_wrapped_container().restart, timeout=30)
+        await _at_once(self._container.get_wrapped_container().restart, timeout=30)
         await self.ready()
 
     async def ready(self) -> None:
@@ -152,7 +160,7 @@ class DockerServer:
             try:
                 return await self._probe()
             except (OSError, asyncpg.PostgresError) as error:
-                await asyncio.to_thread(self._container.reload)
+                await _at_once(self._container.reload)
                 if self._container.status == "exited" or time.monotonic() > give_up_at:
                     raise RuntimeError(f"{self.description} does not answer: {self._last_words()}") from error
                 await asyncio.sleep(0.1)
@@ -301,7 +309,7 @@ class EmbeddedPostgres:
 
     async def start(self) -> None:
         """Start it again after `kill`; return when it answers."""
-        await asyncio.to_thread(self._thread.run, self._launch())
+        await _at_once(self._thread.run, self._launch())
 
     async def restart(self) -> None:
         """Stop it in an orderly way and start it; return when it answers."""
@@ -325,7 +333,7 @@ class EmbeddedPostgres:
             server = psutil.Process(pid)
             family = [server, *server.children()]
             server.send_signal(how)
-            await asyncio.to_thread(psutil.wait_procs, family, 30)
+            await _at_once(psutil.wait_procs, family, 30)
 
 
 class _LoopThread:
@@ -384,7 +392,7 @@ def _kafka_probe(address: str, options: Mapping[str, str]) -> Probe:
 
     async def probe() -> None:
         try:
-            await asyncio.to_thread(client.list_topics, timeout=2)
+            await _at_once(client.list_topics, timeout=2)
         except KafkaException as error:
             raise ConnectionError(str(error)) from error
 
