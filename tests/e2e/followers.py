@@ -79,5 +79,6 @@ class SocketFollower(Follower):
             since = {"since": self.last_id} if self.last_id else {}
             await connection.send(json.dumps({"op": "subscribe", "channel": "orders", **since}))
             while True:
-                said = json.loads(await asyncio.wait_for(connection.recv(), SILENCE_S))
+                async with asyncio.timeout(SILENCE_S):  # in Python 3.11 `wait_for` may lose that it is called off
+                    said = json.loads(await connection.recv())
                 await self.take(said["type"], said.get("id"), said.get("data"))
