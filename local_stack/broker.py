@@ -109,7 +109,8 @@ async def _forward(address: str, port: int) -> None:
     server = await asyncio.start_server(connect, "127.0.0.1", port)
     while not stopping.is_set() and os.getppid() == parent:
         with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), _PARENT_POLL_S)
+            async with asyncio.timeout(_PARENT_POLL_S):
+                await stopping.wait()
     server.close()
 
 

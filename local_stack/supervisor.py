@@ -139,7 +139,8 @@ class Supervisor:
         with suppress(ProcessLookupError):
             process.send_signal(running.spec.stop_signal)
         try:
-            await asyncio.wait_for(process.wait(), self._grace_s)
+            async with asyncio.timeout(self._grace_s):
+                await process.wait()
         except TimeoutError:
             self._say(f"{running.spec.name} did not stop within {self._grace_s:g} s and is killed")
             with suppress(ProcessLookupError):
