@@ -33,6 +33,7 @@ KEPT = {
     **dict.fromkeys(("balances.accounts", "balances.holds", "balances.holds_archive"), "the books, by pseudonym"),
     **dict.fromkeys(("balances.service_holds", "balances.journal", "balances.deposits"), "the same"),
     **dict.fromkeys(("balances.ledger_start",), "since when the ledger knows"),
+    **dict.fromkeys(("balances.new_lines",), "empty but while a statement of version 0.2.0 runs"),
     **dict.fromkeys(("api.cancels", "api.amends", "api.suspensions"), "what was asked of orders, by pseudonym"),
     **dict.fromkeys((f"{schema}.outbox" for schema in SCHEMAS if schema != "api"), "empty before anything is erased"),
     **dict.fromkeys(("webhooks.changes", "webhooks.alarms"), "numbers of nobody in particular"),
