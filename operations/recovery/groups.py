@@ -60,15 +60,22 @@ class Rewound(NamedTuple):
 
 
 async def members(settings: KafkaSettings) -> list[str]:
-    """Name the groups that have members, with the hosts of these."""
+    """Name the groups that have members, with the hosts of these. Raise `Trouble` where the broker can't tell."""
+    from aiokafka.errors import IncompatibleBrokerVersion
+
     prefix = settings.kafka_topic_prefix
-    async with _admin(settings) as admin:
-        # One by one: the library (0.14) can't read an answer about several.
-        answers = [
-            answer
-            for name in GROUPS
-            for answer in await _asked(partial(admin.describe_consumer_groups, [prefix + name]))
-        ]
+    try:
+        async with _admin(settings) as admin:
+            # One by one: the library (0.14) can't read an answer about several.
+            answers = [
+                answer
+                for name in GROUPS
+                for answer in await _asked(partial(admin.describe_consumer_groups, [prefix + name]))
+            ]
+    except IncompatibleBrokerVersion as error:
+        raise Trouble(
+            "this broker, like that of the local stack, can't tell who is in a consumer group: it takes Apache Kafka"
+        ) from error
     found = []
     for answer in answers:
         for _error, name, _state, _kind, _protocol, those, *_ in answer.groups:
@@ -85,7 +92,7 @@ async def check_nobody_reads(settings: KafkaSettings) -> None:
     if found := await members(settings):
         raise Trouble(
             f"stop all services first: these groups have members: {'; '.join(found)}. One that was killed is a member"
-            " until its session is over (KAFKA_SESSION_TIMEOUT_S, 30 s by default): try again then"
+            " until its session is over (KAFKA_SESSION_TIMEOUT_S, 10 s by default): try again then"
         )
 
 
