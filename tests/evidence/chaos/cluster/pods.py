@@ -113,7 +113,8 @@ class Cluster:
         began = time.monotonic()
         pod.process.send_signal(how)
         try:
-            pod.ended = await asyncio.wait_for(pod.process.wait(), life.grace_s - life.pre_stop_s)
+            async with asyncio.timeout(life.grace_s - life.pre_stop_s):
+                pod.ended = await pod.process.wait()
         except TimeoutError:
             self.faults.append(f"{pod.name} had not ended after {life.grace_s:g} s and was killed")
             pod.process.kill()
