@@ -49,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.close()
     table = evidence.Table("How long orders took", list(COLUMNS), [_row(name, plan, one) for name, plan, one in found])
     wrong = [f"{name}: {line}" for name, plan, one in found for line in one.breaches(plan)]
-    shown = Shown(*table.columns, title=table.title, title_justify="left")
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown)
+    console.print(_shown(table))
     for line in wrong:
         console.print(line, style="red", markup=False)
     if asked.record:
@@ -89,6 +86,14 @@ def _row(name: str, plan: Plan, one: Played) -> list[str]:
     ]
     took, orders, missed = (figures[what] for what in ("took, s", "orders during it", "requests without a good answer"))
     return [name, plan.what, f"{took:g} s", str(orders), *times[:3], f"{plan.longest_s:g} s", *times[3:], str(missed)]
+
+
+def _shown(table: evidence.Table) -> Shown:
+    """Show a play in a column, since all figures of one in a line do not fit a terminal."""
+    shown = Shown("", *(row[0] for row in table.rows), title=table.title, title_justify="left")
+    for name, *figures in list(zip(table.columns, *table.rows, strict=True))[2:]:
+        shown.add_row(name, *figures)
+    return shown
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
