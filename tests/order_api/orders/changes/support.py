@@ -50,7 +50,11 @@ def told(api: Api) -> list[Any]:
 
 
 async def reads(api: Api, orchestrator: Orchestrator, kind: str, number: int = -1, **detail: Any) -> None:
-    """Let the orchestrator's history tell what became of a hold or a release that it was asked for, or of the last."""
+    """Let the orchestrator's history tell what became of a hold or a release that it was asked for, or of the last.
+
+    The orchestrator commits it together with the order. Here it is told last: who waits is answered once it is there,
+    with the order as it is by then.
+    """
     message = told(api)[number]
     own = {"requested_by": message.requested_by, "requested_at": format_time(message.requested_at)}
     await orchestrator.says(str(message.order_id), kind, type(message).__name__, **own, **detail)

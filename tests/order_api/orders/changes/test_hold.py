@@ -56,8 +56,8 @@ async def test_a_wish_under_way_is_met(api: Api, orchestrator: Orchestrator) -> 
     assert [202, 202, 202] == [(await put(api, order_id, wish)).status_code for wish in ("hold", "release", "hold")]
     assert [HOLD, RELEASE, HOLD] == [type(message).__name__ for message in told(api)]
     assert 3 == len({message.id for message in api.wire.asked})
-    await reads(api, orchestrator, "held")
     await _on_hold(orchestrator, order_id=order_id)
+    await reads(api, orchestrator, "held")
     assert 200 == (await put(api, order_id, "hold")).status_code
 
 
@@ -187,8 +187,8 @@ async def test_a_release_behind_a_hold_is_waited_for(api: Api, orchestrator: Orc
     waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
     await until(lambda: len(told(api)) == 2)
     await reads(api, orchestrator, "held", 0)
-    await reads(api, orchestrator, "released", 1)
     await rests(orchestrator, order_id, version=4)
+    await reads(api, orchestrator, "released", 1)
 
     answer = await waits
 
@@ -241,8 +241,8 @@ async def test_a_release_that_was_refused_can_be_asked_for_again(api: Api, orche
     await reads(api, orchestrator, "ignored", why="conflict")
     waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
     await until(lambda: len(told(api)) == 2)
-    await reads(api, orchestrator, "released")
     await rests(orchestrator, order_id, version=3)
+    await reads(api, orchestrator, "released")
 
     assert (200, False) == ((await waits).status_code, waits.result().json()["on_hold"])
     first, second = told(api)
