@@ -97,6 +97,16 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
 
 
 @pytest.mark.usefixtures("events")
+async def test_a_quiet_topic_holds_up_nobodys_end(settings: KitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait for records ends with the process, however long it may take."""
+    monkeypatch.setattr(follower_module, "POLL_MS", 60_000)
+    async with asyncio.timeout(10):
+        async with _following(settings) as (follower, _):
+            await until(lambda: follower.following)
+        assert not follower.following
+
+
+@pytest.mark.usefixtures("events")
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"order":' * 50_000, b'{"status":"\xff"}', b"", b"{}"])
 async def test_an_event_that_can_not_be_read_rings_and_stops_nothing(settings: KitSettings, body: bytes) -> None:
     """Whoever waits for its order looks; the follower goes on without beginning anew."""

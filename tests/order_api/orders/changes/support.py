@@ -58,6 +58,7 @@ async def reads(api: Api, orchestrator: Orchestrator, kind: str, number: int = -
     message = told(api)[number]
     own = {"requested_by": message.requested_by, "requested_at": format_time(message.requested_at)}
     await orchestrator.says(str(message.order_id), kind, type(message).__name__, **own, **detail)
+    api.app.state.waiters.notify_all()  # as an event does
 
 
 _TYPES = {"amend": "OrderAmendRequested", "hold": "OrderHoldRequested", "release": "OrderReleaseRequested"}

@@ -154,7 +154,6 @@ async def test_a_wish_is_waited_for(
     if entry is not None:
         kind, detail = entry
         await reads(api, orchestrator, kind, **detail)
-        api.app.state.waiters.notify_all()  # as an event does
 
     answer = await waits
 
