@@ -49,7 +49,7 @@ def orchestrator() -> None:
 
 def api() -> None:
     """Run the REST API (8000)."""
-    from order_api.app import run as service
+    from order_api.process import run as service
 
     _serve(service)
 

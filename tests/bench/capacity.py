@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from order_api.app import CHECKS
+from order_api.process import CHECKS
 from order_api.settings import ApiSettings
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.transactions import Transactions

@@ -21,7 +21,8 @@ from starlette.applications import Starlette
 from contracts.envelope import Outgoing
 from contracts.orders import OrderCancelRequested, OrderRequested
 from contracts.topics import ORDERS_REQUESTS
-from order_api.app import create_app, readiness, server_for
+from order_api.app import create_app
+from order_api.process import readiness, server_for
 from order_api.settings import ApiSettings
 from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.database import create_engine

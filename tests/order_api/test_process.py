@@ -17,12 +17,12 @@ import httpx2
 import pytest
 
 from local_stack.ports import free_ports
-from order_api.app import DRAIN_S, LAST_ANSWERS_S
+from order_api.process import DRAIN_S, LAST_ANSWERS_S
 from order_api.settings import ApiSettings
 from saga_kit.runtime.health import listen
 from tests.order_api.support import BUY, SECRET, Orchestrator, records, token, until
 
-PROGRAM = "from order_api.app import run; raise SystemExit(run())"
+PROGRAM = "from order_api.process import run; raise SystemExit(run())"
 LAST_LINES = 50
 """So much of what a process wrote is shown when its test fails."""
 

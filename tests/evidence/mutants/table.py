@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.evidence.mutants.changes import CHANGE_MUTANTS
 from tests.evidence.mutants.client import CLIENT_MUTANTS
 from tests.evidence.mutants.core import CORE_MUTANTS
 from tests.evidence.mutants.kit import KIT_MUTANTS
@@ -19,6 +20,6 @@ from tests.evidence.mutants.webhooks import WEBHOOK_MUTANTS
 from tests.evidence.mutants.worker import WORKER_MUTANTS
 
 MUTANTS: Final = (
-    *CORE_MUTANTS, *WORKER_MUTANTS, *KIT_MUTANTS, *SERVICES_MUTANTS, *MARKET_MUTANTS, *SESSION_MUTANTS,
+    *CORE_MUTANTS, *CHANGE_MUTANTS, *WORKER_MUTANTS, *KIT_MUTANTS, *SERVICES_MUTANTS, *MARKET_MUTANTS, *SESSION_MUTANTS,
     *LIVE_MUTANTS, *WEBHOOK_MUTANTS, *CLIENT_MUTANTS,
 )  # fmt: skip
