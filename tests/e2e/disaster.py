@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,20 @@ from operations.demo.samples import load_samples
 from tests.e2e.system import Output, System, command, eventually, watched
 from tests.support.cluster import Cluster
 from tests.support.postgres_machine import Machine, Place, shown
+from tests.support.project import ROOT
 
 BROKER: Final = 1
 PAGE: Final = "backup.md"
+
+
+def _to_a_time(restore: str, time: datetime) -> str:
+    """Name a time as the target of a second restore, by the two settings that the page gives for that."""
+    text = (ROOT / "docs" / PAGE).read_text(encoding="utf-8")
+    assert "`recovery_target_time = '" in text
+    assert "`recovery_target_timeline = 'current'`" in text
+    name = "recovery_target_name = 'before-the-deploy'"
+    assert name in restore
+    return restore.replace(name, f"recovery_target_time = '{time.isoformat()}'\nrecovery_target_timeline = 'current'")
 
 
 @dataclass
@@ -105,13 +117,20 @@ class Site:
         await self.kafka.keep(BROKER, name)
 
     @asynccontextmanager
-    async def on(self, *, restored: bool, kafka: str) -> AsyncIterator[None]:
-        """Run both servers: on the database as it was kept or `restored` by the page, and on the disks of `kafka`."""
+    async def on(self, *, restored: datetime | bool, kafka: str) -> AsyncIterator[None]:
+        """Run both servers: on the database as it was kept or `restored` by the page, and on the disks of `kafka`.
+
+        The page's restore is to the moment that has a name, or to a time.
+        """
         await self.kafka.put_back(BROKER, kafka)
         await self.kafka.start(BROKER)
         await self.machine.type(self.place, 'rm -rf "$PGDATA" "$PGDATA.old" && cp -a "$PGDATA.kept" "$PGDATA"')
         if restored:
-            await self.type("restore")
+            await self.type("last-segments")
+            restore = shown(PAGE, "restore")
+            if isinstance(restored, datetime):
+                restore = _to_a_time(restore, restored)
+            await self.machine.type(self.place, restore)
             await self.type("restored")
         else:
             await self.machine.start(self.place)

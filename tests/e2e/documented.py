@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.e2e.system import WITHIN_S, Output
+from tests.support.servers import DockerServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "kafka.md"
@@ -25,12 +26,12 @@ def shown(name: str) -> str:
 
 
 async def run_in_shell(
-    commands: str, container_id: str | None, *, topic_prefix: str = "", environment: Mapping[str, str] | None = None
+    commands: str, broker: DockerServer, *, topic_prefix: str = "", environment: Mapping[str, str] | None = None
 ) -> Output:
-    """Run commands of the page against the broker of this container."""
-    commands, count = _INTO_THE_BROKER.subn(lambda way: f"docker exec -i {way[1]}{container_id}", commands)
+    """Run commands of the page against this broker."""
+    commands, count = _INTO_THE_BROKER.subn(lambda way: f"docker exec -i {way[1]}{broker.container_id}", commands)
     assert count
-    commands = commands.replace("kafka:9094", "localhost:9094").replace("--topic ", f"--topic {topic_prefix}")
+    commands = commands.replace("kafka:9094", broker.inside).replace("--topic ", f"--topic {topic_prefix}")
     return await _run("bash", "-u", "-c", commands, environment=environment)
 
 

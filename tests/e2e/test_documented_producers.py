@@ -12,6 +12,7 @@ from tests.e2e.orders import buy
 from tests.e2e.system import System, command
 from tests.e2e.trader import Trader
 from tests.support.infrastructure import Infrastructure
+from tests.support.servers import DockerServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -57,15 +58,15 @@ async def test_the_python_example_says_when_it_cannot_reach_a_broker() -> None:
 
 
 @pytest.fixture
-def broker_container(infrastructure: Infrastructure) -> str:
-    """Return the id of the broker's container; skip the test where it has none."""
-    return infrastructure.broker.container_id or pytest.skip(
-        "the broker is somebody else's, not in a container of ours"
-    )
+def broker(infrastructure: Infrastructure) -> DockerServer:
+    """Return the broker; skip the test where it is not in a container."""
+    if isinstance(infrastructure.broker, DockerServer):
+        return infrastructure.broker
+    pytest.skip("the broker is somebody else's, not in a container of ours")
 
 
 @pytest.mark.apache_kafka
-@pytest.mark.usefixtures("broker_container")
+@pytest.mark.usefixtures("broker")
 async def test_rights_cannot_be_given_where_nobody_checks_them(system: System) -> None:
     """The command that grants rights fails, with the broker's words, on a broker that checks no rights."""
     environment = {"KAFKA_BOOTSTRAP_SERVERS": system.stack.kafka_bootstrap_servers}
@@ -76,10 +77,10 @@ async def test_rights_cannot_be_given_where_nobody_checks_them(system: System) -
 
 @pytest.mark.apache_kafka
 async def test_kafka_s_own_tools_send_an_order_and_show_its_events(
-    system: System, trader: Trader, broker_container: str
+    system: System, trader: Trader, broker: DockerServer
 ) -> None:
     """The commands of the page work: the console producer sends an order, the console consumer shows its versions."""
-    told = await run_in_shell(shown("console"), broker_container, topic_prefix=system.prefix)
+    told = await run_in_shell(shown("console"), broker, topic_prefix=system.prefix)
     assert 0 == told.code, told.err
     events = [json.loads(line.partition("\t")[2]) for line in told.out.splitlines()]
     trader.accepted[events[0]["order_id"]] = buy("alice", "BTC", "0.01")

@@ -62,6 +62,8 @@ class Story:
     paid_in: dict[tuple[str, str], Fraction] = field(default_factory=dict)
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     """A moment shortly before the restore point."""
+    point: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """The restore point, by the database's clock."""
     after: set[str] = field(default_factory=set)
     """The orders that came after it."""
     open: set[str] = field(default_factory=set)
@@ -99,6 +101,8 @@ async def _play(story: Story, system: System, trader: Trader) -> None:
     with system.paused("balance"):
         in_flight = await _in_flight(system, trader)
         await story.site.type("restore-point")
+        [row] = await system.owner_rows("SELECT now() AS point")
+        story.point = row["point"]
         await story.site.snapshot(RESTORE_POINT)
     before = set(trader.accepted)
     await _go_on(story, system, trader)
@@ -252,7 +256,7 @@ async def test_what_becomes_of_it_when_nobody_recovers(story: Story) -> None:
 async def test_an_older_database_is_brought_to_what_was_told(story: Story) -> None:
     """Whatever was told stays true, the rest ends, every cent is there, and the system goes on."""
     since = story.since.isoformat()
-    async with story.site.on(restored=True, kafka=THE_END):
+    async with story.site.on(restored=story.point, kafka=THE_END):
         before = await read(story.site.database_url)
         planned = await story.site.recover("database", "--since", since, "--dry-run")
         assert before == await read(story.site.database_url)

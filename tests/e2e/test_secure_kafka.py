@@ -145,7 +145,7 @@ async def test_orders_run_to_their_end_over_tls(secure_kafka: SecureKafka, servi
     assert (0, "0.01 BTC at 50000, fee 0.5") == (example.code, example.out.splitlines()[-1]), example.err
 
     console, rest = await asyncio.gather(
-        run_in_shell(shown("secure console"), secure_kafka.server.container_id, environment=secure_kafka.compose),
+        run_in_shell(shown("secure console"), secure_kafka.server, environment=secure_kafka.compose),
         _by_rest(services),
     )
     assert (0, 4) == (console.code, len(console.out.splitlines())), console.err

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -159,6 +159,13 @@ class Orchestrator:
     """Writes what the orchestrator would have written, as the database's owner."""
 
     url: str
+    connection: asyncpg.Connection | None = None
+
+    @asynccontextmanager
+    async def decision(self) -> AsyncIterator[Orchestrator]:
+        """Write several things in one transaction, as a decision is: nobody sees some of them alone."""
+        async with self._connected() as connection, connection.transaction():
+            yield replace(self, connection=connection)
 
     async def shows(self, order_id: str, user_id: str = "alice", phase: str = "VALIDATING", **columns: Any) -> None:
         """Make or replace an order's row."""
@@ -216,6 +223,9 @@ class Orchestrator:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
+        if self.connection is not None:
+            yield self.connection
+            return
         connection = await asyncpg.connect(self.url)
         try:
             yield connection

@@ -16,26 +16,27 @@ from testcontainers.core.container import DockerContainer
 from local_stack.ports import free_ports
 from saga_kit.runtime.settings import KafkaSettings
 from tests.e2e.system import eventually
-from tests.support.servers import KAFKA_IMAGE
+from tests.support.servers import KAFKA_IMAGE, listening
 
 READY_WITHIN_S = 120
 NODES = """
 cd /tmp
 cat > start <<'END'
 cd /tmp
-java -Xms128m -Xmx256m -XX:+UseSerialGC -Dlog4j2.configurationFile=/opt/kafka/config/log4j2.yaml \\
+java -Xms128m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \\
+  -Dlog4j2.configurationFile=/opt/kafka/config/log4j2.yaml \\
   -cp '/opt/kafka/libs/*' kafka.Kafka $1.properties >>$1.log 2>&1 &
 echo $! >$1.pid
 END
-run() { java -Xms128m -Xmx256m -XX:+UseSerialGC -cp '/opt/kafka/libs/*' "$@"; }
+run() { java -Xms128m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp '/opt/kafka/libs/*' "$@"; }
 for node in $(seq $COUNT); do
   port=$(echo $PORTS | cut -d' ' -f$node)
   roles=broker; extra=""; listeners="HOST://:$port"
-  if [ $node = 1 ]; then roles=broker,controller; listeners="$listeners,CONTROLLER://:9193"; fi
+  if [ $node = 1 ]; then roles=broker,controller; listeners="$listeners,CONTROLLER://localhost:$CONTROLLER"; fi
   cat > $node.properties <<END
 node.id=$node
 process.roles=$roles
-controller.quorum.voters=1@localhost:9193
+controller.quorum.voters=1@localhost:$CONTROLLER
 controller.listener.names=CONTROLLER
 listeners=$listeners
 advertised.listeners=HOST://$HOST_NAME:$port
@@ -131,13 +132,13 @@ class Cluster:
 @contextmanager
 def brokers(count: int) -> Iterator[Cluster]:
     """Start some brokers, 3 at most; they need some time until all of them are there."""
-    ports = free_ports(count)
+    for_controller, *ports = free_ports(1 + count)
     container = DockerContainer(KAFKA_IMAGE)
     host = container.get_docker_client().host()
-    container.with_kwargs(entrypoint=["bash", "-c", NODES], extra_hosts={host: "127.0.0.1"}).with_command([])
-    container.with_envs(PORTS=" ".join(map(str, ports)), HOST_NAME=host, COUNT=str(count))
-    for port in ports:
-        container.with_bind_ports(port, port)
+    options = {"extra_hosts": {host: "127.0.0.1"}} | listening(container, *ports)
+    container.with_kwargs(entrypoint=["bash", "-c", NODES], **options).with_command([])
+    variables = {"PORTS": " ".join(map(str, ports)), "CONTROLLER": str(for_controller)}
+    container.with_envs(HOST_NAME=host, COUNT=str(count), **variables)
     addresses = ",".join(f"{host}:{port}" for port in ports)
     with container:
         yield Cluster(container, KafkaSettings(kafka_bootstrap_servers=addresses), count)

@@ -17,7 +17,7 @@ from testcontainers.core.container import DockerContainer
 
 from local_stack.ports import free_ports
 from tests.support.project import ROOT
-from tests.support.servers import POSTGRES_IMAGE
+from tests.support.servers import POSTGRES_IMAGE, listening
 
 BACKUPS: Final = "/var/lib/postgresql/backups"
 _PASSWORD: Final = "test-only"
@@ -115,9 +115,8 @@ done
 async def machine(places: int) -> AsyncIterator[Machine]:
     """Run a machine with room for so many servers. For tests marked `apache_kafka`: it needs Docker."""
     ports = free_ports(places)
-    container = DockerContainer(POSTGRES_IMAGE).with_kwargs(entrypoint=["bash", "-c", _ALIVE]).with_command([])
-    for port in ports:
-        container.with_bind_ports(port, port)
+    container = DockerContainer(POSTGRES_IMAGE).with_command([])
+    container.with_kwargs(entrypoint=["bash", "-c", _ALIVE], **listening(container, *ports))
     await asyncio.to_thread(container.start)
     try:
         folders = "mkdir -p /var/run/postgresql && chown postgres /var/run/postgresql /var/lib/postgresql"

@@ -80,7 +80,10 @@ SOCKET = """
     window.got = [];
     window.socket = new WebSocket(`ws://${location.host}/ws`, 'order-saga.v1');
     window.socket.onopen = () => window.socket.send(JSON.stringify({op: 'auth', token}));
-    window.socket.onclose = event => { window.code = event.code; };
+    window.socket.onclose = event => {
+        window.code = event.code;
+        reject(new Error(`closed with ${event.code} ${event.reason}`));
+    };
     window.socket.onerror = reject;
     window.socket.onmessage = message => {
         const one = JSON.parse(message.data);

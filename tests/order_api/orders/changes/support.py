@@ -49,15 +49,26 @@ def told(api: Api) -> list[Any]:
     return [codec.decode(_TYPES[message.id.split(":")[1]], message.value) for message in changes]
 
 
-async def reads(api: Api, orchestrator: Orchestrator, kind: str, number: int = -1, **detail: Any) -> None:
+async def reads(
+    api: Api,
+    orchestrator: Orchestrator,
+    kind: str,
+    number: int = -1,
+    *,
+    shows: dict[str, Any] | None = None,
+    **detail: Any,
+) -> None:
     """Let the orchestrator's history tell what became of a hold or a release that it was asked for, or of the last.
 
-    The orchestrator commits it together with the order. Here it is told last: who waits is answered once it is there,
-    with the order as it is by then.
+    With `shows`, the columns of its order change in the same decision.
     """
     message = told(api)[number]
+    order_id = str(message.order_id)
     own = {"requested_by": message.requested_by, "requested_at": format_time(message.requested_at)}
-    await orchestrator.says(str(message.order_id), kind, type(message).__name__, **own, **detail)
+    async with orchestrator.decision() as decision:
+        if shows is not None:
+            await rests(decision, order_id, **shows)
+        await decision.says(order_id, kind, type(message).__name__, **own, **detail)
     api.app.state.waiters.notify_all()  # as an event does
 
 

@@ -269,8 +269,9 @@ async def test_an_amend_is_waited_for(
     waits = asyncio.create_task(patch(api, order_id, key="k", headers={"prefer": "wait=2"}))
     await until(lambda: told(api))
 
-    await rests(orchestrator, order_id, **columns)
-    await orchestrator.says(order_id, "ignored" if refusal == "TOO_LATE" else "received", NAME, **_HIS, why="too_late")
+    async with orchestrator.decision() as decision:
+        await rests(decision, order_id, **columns)
+        await decision.says(order_id, "ignored" if refusal == "TOO_LATE" else "received", NAME, **_HIS, why="too_late")
 
     for answer in (await waits, await patch(api, order_id, key="k")):
         assert (status, refusal) == (answer.status_code, answer.json().get("amend_refusal")), answer.text
