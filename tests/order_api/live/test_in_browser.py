@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, async_playwright
 
+from order_api.live import websocket
 from tests.order_api.live.support import Events, followed, new_order
 from tests.order_api.support import Api, Orchestrator, token, until
 from tests.support.infrastructure import chromium
@@ -96,8 +97,11 @@ SOCKET = """
 })"""
 
 
-async def test_a_script_follows_orders_over_a_websocket(api: Api, orchestrator: Orchestrator, page: Page) -> None:
+async def test_a_script_follows_orders_over_a_websocket(
+    api: Api, orchestrator: Orchestrator, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It shows its token in the first message, and reads the close code when the process ends."""
+    monkeypatch.setattr(websocket, "AUTH_S", 60.0)  # a browser on a busy machine may be slow
     await followed(api)
     events, order_id = Events(api.wire.publisher, orchestrator), new_order()
 
