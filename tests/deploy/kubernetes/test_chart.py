@@ -20,8 +20,8 @@ from operations.access.settings import SERVICES
 from operations.access.settings import settings as all_settings
 from operations.audit.serve import serve
 from operations.deployment.acls import read
-from order_api.process import DRAIN_S, LAST_ANSWERS_S
 from order_api.live.streams import BYE_S
+from order_api.process import DRAIN_S, LAST_ANSWERS_S
 from saga_kit.runtime.watchdog import BLOCKED_S
 from tests.deploy.kubernetes.chart import (
     COMBINATIONS,
