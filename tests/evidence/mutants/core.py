@@ -399,13 +399,13 @@ CORE_MUTANTS: Final = (
     ),
     Mutant(
         "reply begins an order",
-        "Nothing but a request or a cancel begins a saga.",
+        "Nothing but a request, a cancel or a recovery begins a saga.",
         "order_saga/core/fold.py",
         "    if isinstance(message, OrderCancelRequested | RecoveryRequested):\n        return Saga(message.order_id, message.user_id,",
         '    if hasattr(message, "order_id"):\n        return Saga(message.order_id, getattr(message, "user_id", ""),',
         (
             "tests/order_saga/core/test_replies_out_of_time.py::test_a_reply_for_an_unknown_order_is_unknown",
-            "tests/order_saga/core/test_fold.py::test_only_a_request_or_a_cancel_begins_an_order",
+            "tests/order_saga/core/test_fold.py::test_only_a_request_a_cancel_or_a_recovery_begins_an_order",
         ),
     ),
     Mutant(

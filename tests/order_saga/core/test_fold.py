@@ -8,15 +8,27 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from contracts.orders import OrderCancelRequested
 from contracts.vocabulary import OrderStatus, Side
 from order_saga.core.advance import advance
 from order_saga.core.fold import Folded, HistoryRow, fold, order_of
 from order_saga.core.phases import MOVES
-from order_saga.core.saga import Decision, Fill, HistoryEntry, Incoming, Participant, Phase, Requested, Saga, Why
+from order_saga.core.saga import (
+    Decision,
+    Fill,
+    HistoryEntry,
+    Incoming,
+    Participant,
+    Phase,
+    RecoveryRequested,
+    Requested,
+    Saga,
+    Why,
+)
 from tests.order_saga.core.invariants import availability
 from tests.order_saga.core.sample import (
     NOW,
@@ -28,6 +40,7 @@ from tests.order_saga.core.sample import (
     not_settled,
     park,
     quote,
+    recovery,
     refunded,
     requested,
     reserved,
@@ -99,7 +112,7 @@ def one_by_one(messages: list[Incoming]) -> Collected:
     for message in messages:
         order_id = order_of(message)
         begun = structs.replace(blank(), order_id=order_id, user_id=_named(message))
-        begins = isinstance(message, Requested) or type(message) is type(cancel())
+        begins = isinstance(message, Requested | OrderCancelRequested | RecoveryRequested)
         saga = tale.sagas.get(order_id, begun if begins else None)
         if saga is None:
             tale.unknown.append(message)
@@ -134,6 +147,7 @@ def _cut(messages: list[Incoming], cuts: set[int]) -> list[list[Incoming]]:
 
 
 @given(MESSAGES, st.sets(st.integers(1, 29)))
+@example([recovery()], set())
 @settings(max_examples=300, deadline=None)
 def test_any_cut_into_batches_comes_to_the_same(messages: list[Incoming], cuts: set[int]) -> None:
     """Any cut gives the same sagas, history, commands, events, fills and counts as advancing one by one."""
@@ -224,15 +238,16 @@ def test_a_postponed_question_moves_the_saga_and_writes_no_history() -> None:
     assert folded.sagas[ORDER_ID].due_at == saga.due_at + timedelta(seconds=4)
 
 
-def test_only_a_request_or_a_cancel_begins_an_order() -> None:
-    """Only a request or a cancel creates a saga; any other message must name an existing order."""
+def test_only_a_request_a_cancel_or_a_recovery_begins_an_order() -> None:
+    """Only these create a saga; any other message must name an existing order."""
     unknown: list[Incoming] = [timer(), park(), resume(), approved(), refunded()]
     folded = fold({}, unknown, NOW)
     assert folded.unknown == unknown
     assert folded.sagas == {}
-    begun = fold({}, [cancel(), timer()], NOW)
-    assert begun.sagas[ORDER_ID].phase is Phase.NEW
-    assert begun.unknown == []
+    for message in (cancel(), recovery()):
+        begun = fold({}, [message, timer()], NOW)
+        assert begun.sagas[ORDER_ID].phase is Phase.NEW
+        assert begun.unknown == []
 
 
 def test_a_stub_is_not_the_requests_user() -> None:
