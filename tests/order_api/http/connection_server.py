@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,19 +89,31 @@ class Server:
         return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
 
     async def say(self, *parts: bytes, within_s: float = 5, address: str = "127.0.0.1") -> bytes:
-        """Send bytes; return all that comes back until the server hangs up."""
+        """Send bytes; return all that comes back until the server hangs up.
+
+        It is read while more is sent: who is slow, and sends to a server that has hung up, would lose it.
+        """
         reader, writer = await self.connect(address)
+        hearing = asyncio.create_task(_heard(reader))
         try:
             async with asyncio.timeout(within_s):
-                for part in parts:
-                    writer.write(part)
-                    await writer.drain()
-                    await asyncio.sleep(0.02)
-                return await reader.read()
-        except ConnectionError:
-            return b""
+                with suppress(ConnectionError):
+                    for part in parts:
+                        writer.write(part)
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
+                return await hearing
         finally:
+            hearing.cancel()
             writer.close()
+
+
+async def _heard(reader: asyncio.StreamReader) -> bytes:
+    heard = b""
+    with suppress(ConnectionError):
+        while more := await reader.read(65536):
+            heard += more
+    return heard
 
 
 class _Stream(Response):
