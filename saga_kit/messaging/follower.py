@@ -110,11 +110,11 @@ class TopicFollower:
         fetch_wait = FetchWait(self._settings.kafka_fetch_max_wait_ms)
         caught_up: dict[Any, float] = {}
         begun = await _placed(consumer)
-        async with _Ends(consumer) as ends, _Polls(consumer, stopping) as polls:
+        async with _Ends(consumer) as ends:
             while not stopping.is_set():
                 if consumer.assignment() != partitions:
                     raise LostPosition(f"{self._topic} has other partitions than before")
-                batches = await polls.take()
+                batches = await _take(consumer, stopping)
                 fetch_wait.polled(consumer, batches)
                 if len(begun) < len(partitions) and (now := await _placed(consumer)) != begun:
                     begun = now
@@ -128,7 +128,7 @@ class TopicFollower:
                     heard_at = time.monotonic()
                     await self._hear(batches)
                 elif time.monotonic() - heard_at > self._idle_s and (known := ends.answered()) is not None:
-                    await self._check(consumer, polls, known)
+                    await self._check(consumer, known, stopping)
                     heard_at = time.monotonic()
                 if len(caught_up) == len(partitions):
                     self.complete_at = min(caught_up.values(), default=0.0)
@@ -137,58 +137,13 @@ class TopicFollower:
         if records := [record for batch in batches.values() for record in batch]:
             await self._listener.hear(records)
 
-    async def _check(self, consumer: Any, polls: _Polls, ends: Mapping[Any, int]) -> None:
+    async def _check(self, consumer: Any, ends: Mapping[Any, int], stopping: asyncio.Event) -> None:
         """Raise when the broker has records that do not come, by the ends of partitions."""
         behind = {partition for partition in await _placed(consumer) if await _is_behind(consumer, partition, ends)}
-        batches = await polls.take()
+        batches = await _take(consumer, stopping)
         await self._hear(batches)
-        if behind and not batches and not polls.ended:
+        if behind and not batches and not stopping.is_set():
             raise LostPosition(f"{len(behind)} partitions of {self._topic} have records that do not come")
-
-
-class _Polls:
-    """Takes records, and waits for them until `stopping` at the latest: a quiet topic holds up nobody's end."""
-
-    def __init__(self, consumer: Any, stopping: asyncio.Event) -> None:
-        self._consumer = consumer
-        self._stopping = stopping
-        self._ending: asyncio.Task[None] | None = None
-        self._wait: asyncio.Timeout | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether what was taken may be nothing only because the process must end."""
-        return self._stopping.is_set()
-
-    async def __aenter__(self) -> Self:
-        self._ending = asyncio.create_task(self._end_the_wait())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._ending is not None:
-            self._ending.cancel()
-            await asyncio.wait([self._ending])
-
-    async def take(self) -> Mapping[Any, Sequence[Any]]:
-        """Return the records that are there, or the first that come within `POLL_MS`."""
-        try:
-            async with asyncio.timeout(None) as self._wait:
-                with taking():
-                    batches: Mapping[Any, Sequence[Any]] = await self._consumer.getmany(
-                        timeout_ms=0 if self.ended else POLL_MS, max_records=RECORDS_MAX
-                    )
-                    return batches
-        except TimeoutError:
-            if not self.ended:
-                raise
-            return {}
-        finally:
-            self._wait = None
-
-    async def _end_the_wait(self) -> None:
-        await self._stopping.wait()
-        if self._wait is not None:
-            self._wait.reschedule(asyncio.get_running_loop().time())
 
 
 class _Ends:
@@ -238,6 +193,17 @@ class _Ends:
 async def _is_behind(consumer: Any, partition: Any, ends: Mapping[Any, int]) -> bool:
     end = ends.get(partition)
     return end is not None and end > await consumer.position(partition)
+
+
+async def _take(consumer: Any, stopping: asyncio.Event) -> Mapping[Any, Sequence[Any]]:
+    """Return the records that are there, or that come within `POLL_MS`: a quiet topic holds up nobody's end."""
+
+    async def polled() -> Mapping[Any, Sequence[Any]]:
+        with taking():
+            batches: Mapping[Any, Sequence[Any]] = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+        return batches
+
+    return await unless_stopping(polled(), stopping) or {}
 
 
 async def _caught_up(consumer: Any) -> dict[Any, float]:
