@@ -28,6 +28,7 @@ from tests.bench.bar import bar
 from tests.bench.ground import Ground, System
 from tests.bench.load import LoadError
 from tests.bench.scenario import CPU, RATIOS, SPEED, Figures, Options, Outcome, Scenario, Target
+from tests.support.listening import take_no_more
 
 RATE: Final = "webhooks/s"
 COST: Final = "rate of all others: without / with an endpoint that hangs"
@@ -74,6 +75,11 @@ class Connection(asyncio.Protocol):
         """Keep what to answer by."""
         self._transport = transport
 
+    def abort(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
         """Answer each whole request."""
         if self._sink is None:
@@ -92,11 +98,19 @@ class Connection(asyncio.Protocol):
 @asynccontextmanager
 async def _receiving(sink: Sink | None) -> AsyncIterator[str]:
     """Run a receiver; give its URL."""
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(sink), "127.0.0.1", 0)
+    connections: list[Connection] = []
+
+    def connect() -> Connection:
+        connections.append(Connection(sink))
+        return connections[-1]
+
+    server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     finally:
-        server.close()
+        await take_no_more(server)
+        for one in connections:
+            one.abort()
 
 
 async def measure(ground: Ground, options: Options) -> Outcome:

@@ -12,7 +12,6 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
-from local_stack.ports import free_ports
 from order_client import AsyncClient, Gap, OrderStatusChanged, SnapshotEnd
 from tests.e2e.checker import assert_all_is_well
 from tests.e2e.followers import Follower, SocketFollower
@@ -73,8 +72,7 @@ async def _is_ready(system: System, number: int, before: list[int], not_before_s
 @pytest_asyncio.fixture(loop_scope="package")
 async def proxy(system: System) -> AsyncIterator[Proxy]:
     """Stand before both processes: each connection goes to the next one."""
-    [port] = free_ports(1)
-    one = Proxy(port)
+    one = Proxy()
     await one.start()
     one.turns.extend(("127.0.0.1", system.port(pid)) for pid in system.stack.pids["api"])
     yield one

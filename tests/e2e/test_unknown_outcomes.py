@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.orders import buy
 from tests.e2e.system import System, command
 from tests.e2e.trader import Trader
+from tests.support.listening import listening
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -61,9 +62,8 @@ async def test_a_submit_without_an_answer_says_that_the_outcome_is_not_known() -
 
 @asynccontextmanager
 async def _silent_server() -> AsyncIterator[str]:
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def take(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.close()
 
-    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
-        yield "http://{}:{}".format(*server.sockets[0].getsockname()[:2])
+    async with listening(take) as port:
+        yield f"http://127.0.0.1:{port}"

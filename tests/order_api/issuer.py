@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from tests.support.listening import listening
+
 ALGORITHMS: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
 
 
@@ -73,9 +75,9 @@ class Issuer:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
-        await reader.readuntil(b"\r\n\r\n")
-        self.fetches += 1
         try:
+            await reader.readuntil(b"\r\n\r\n")
+            self.fetches += 1
             if self.raw is not None and self.pause_s:
                 for byte in self.raw:
                     writer.write(bytes([byte]))
@@ -85,7 +87,7 @@ class Issuer:
                 body = json.dumps({"keys": self.jwks}).encode()
                 writer.write(self.raw or b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
                 await writer.drain()
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
@@ -95,7 +97,6 @@ class Issuer:
 async def issuing(port: int = 0) -> AsyncIterator[Issuer]:
     """Run an issuer."""
     issuer = Issuer()
-    server = await asyncio.start_server(issuer.answer, "127.0.0.1", port)
-    issuer.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
-    async with server:
+    async with listening(issuer.answer, port) as its_port:
+        issuer.url = f"http://127.0.0.1:{its_port}/jwks"
         yield issuer

@@ -22,6 +22,7 @@ from saga_kit.participant.ledger_start import ledger_start_table
 from saga_kit.runtime.settings import KitSettings
 from saga_kit.runtime.telemetry import KitMetrics
 from saga_kit.runtime.transactions import Begins, Transaction, Transactions
+from tests.support.listening import Listener
 
 
 @dataclass(frozen=True)
@@ -226,36 +227,25 @@ class CuttingProxy:
         self.cuts = 0
         self.refusing = False
         """Whether new connections are closed at once."""
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._connected)
 
     async def start(self) -> int:
         """Listen; return the port."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
+        await self._listener.start()
+        return self._listener.port
 
     def refuse(self) -> None:
         """Close every connection, and each new one."""
         self.refusing = True
-        for task in self._tasks:
-            task.cancel()
+        self._listener.call_off()
 
     async def stop(self) -> None:
         """Close everything."""
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.stop()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         if self.refusing:
-            writer.close()
             return
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         up_reader, up_writer = await asyncio.open_connection(*self._target)
         cut = asyncio.Event()
         try:
@@ -264,7 +254,7 @@ class CuttingProxy:
             pass
         finally:
             writer.close()
-            up_writer.close()
+            up_writer.transport.abort()
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event) -> None:
         while data := await reader.read(65536):

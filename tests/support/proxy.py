@@ -13,15 +13,17 @@ import struct
 from collections import deque
 from typing import Final, Literal
 
+from tests.support.listening import take_no_more
+
 FORGOTTEN_S: Final = 45.0
 
 Mood = Literal["pass", "refuse", "swallow"]
 
 
 class Proxy:
-    """Listens on `port` of 127.0.0.1 and passes connections on to `target`, except for its faults."""
+    """Listens on `port` of 127.0.0.1 (0: any) and passes connections on to `target`, except for its faults."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.port = port
         self.target: tuple[str, int] | None = None
         self.turns: deque[tuple[str, int]] = deque()
@@ -38,11 +40,12 @@ class Proxy:
     async def start(self) -> None:
         """Listen."""
         self._server = await asyncio.get_running_loop().create_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Stop listening, and end every connection."""
         if self._server is not None:
-            self._server.close()
+            await take_no_more(self._server)
         for link in list(self._links):
             link.abort()
 
@@ -115,6 +118,8 @@ class _Link:
         asyncio.get_running_loop().call_later(FORGOTTEN_S, self.abort)
 
     def abort(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
         self.proxy.forget(self)
         for side in (self.near, self.far):
             side.waiting.clear()
@@ -129,10 +134,12 @@ class _Link:
         side.transport = None
         if self.swallowed:
             return  # the other side does not hear of it
-        self.proxy.forget(self)
-        other = side.other
-        if other is not None and other.transport is not None:
-            other.finish()
+        assert side.other is not None
+        assert self._connecting is not None
+        if side.other.transport is not None:
+            side.other.finish()  # it may still have to send, so it is not forgotten yet
+        elif side is self.far or self._connecting.done():
+            self.proxy.forget(self)
 
 
 class _Side(asyncio.Protocol):

@@ -24,7 +24,6 @@ from aiokafka.errors import KafkaError
 
 from contracts.decimals import Money
 from contracts.topics import TOPICS
-from local_stack.ports import free_ports
 from local_stack.sample_data import DEPOSITS, SampleAsset
 from local_stack.stack import LocalStack, StackOptions
 from operations.access.database import connected
@@ -83,7 +82,7 @@ async def arena(folder: Path, *, session_s: float) -> AsyncIterator[Arena]:
     if trouble := docker_trouble():
         raise RuntimeError(f"chaos needs an Apache Kafka and a PostgreSQL that it may hurt: {trouble}")
     prepare_docker()
-    proxies = {name: Proxy(port) for name, port in zip(("postgres", "kafka"), free_ports(2), strict=True)}
+    proxies = {name: Proxy() for name in ("postgres", "kafka")}
     for proxy in proxies.values():
         await proxy.start()
     try:

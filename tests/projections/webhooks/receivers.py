@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from saga_kit.runtime.sealing import Seal
+from tests.support.listening import listening
 
 KEY: Final = base64.urlsafe_b64encode(b"for the tests of this room alone").decode()
 SEAL: Final = Seal(KEY)
@@ -131,20 +132,5 @@ class Receiver:
 async def receiving(answering: Answering | None = None) -> AsyncIterator[Receiver]:
     """Run a receiver."""
     receiver = Receiver(answering or answer())
-    tasks: set[asyncio.Task[None]] = set()
-
-    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(receiver.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(begin, "127.0.0.1", 0)
-    receiver.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(receiver.serve) as receiver.port:
         yield receiver
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task

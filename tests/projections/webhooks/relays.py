@@ -17,6 +17,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from projections.webhooks.mailing import Mailer, Relay
 from tests.projections.webhooks.receivers import SEAL
+from tests.support.listening import take_no_more
 
 TAKEN: Final = "250 Message accepted"
 FROM: Final = "orders@example.com"
@@ -66,10 +67,10 @@ async def relaying(tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIt
     try:
         yield handler, server.sockets[0].getsockname()[1]
     finally:
-        server.close()
+        await take_no_more(server)
         for one in connections:
             if one.transport is not None:
-                one.transport.close()
+                one.transport.abort()  # with TLS, an orderly end would wait for the other side
             if (task := one._handler_coroutine) is not None:  # noqa: SLF001 - it has no other end
                 task.cancel()
 

@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from local_stack.ports import free_ports
 from local_stack.probes import http_ready
 from local_stack.processes import spawn
 from local_stack.stack import SERVICES, LocalStack
@@ -152,7 +151,7 @@ class Cluster:
 @asynccontextmanager
 async def cluster(stack: LocalStack) -> AsyncIterator[Cluster]:
     """Run as many processes of each service as the chart does, on two nodes; kill what is left at the end."""
-    one = Cluster(stack, Proxy(free_ports(1)[0]), lives(), starting=asyncio.Semaphore(len(SERVICES) * 2))
+    one = Cluster(stack, Proxy(), lives(), starting=asyncio.Semaphore(len(SERVICES) * 2))
     await one.front.start()
     try:
         await asyncio.gather(
