@@ -82,7 +82,9 @@ if __name__ == "__main__":
     consumer.WATCH_S, consumer.QUIET_MAX_S = 0.5, 2.0  # type: ignore[misc]
     impatient: Any = service
     impatient.DRAIN_TIMEOUT_S = PATIENCE_S
-    impatient.Consumer = functools.partial(impatient.Consumer, stalled_s=PATIENCE_S)
-    impatient.watchdog = functools.partial(impatient.watchdog, blocked_s=PATIENCE_S)
+    if os.environ["SICKNESS"] == "loop":  # who stands still for a moment must not end for that before it is ill
+        impatient.watchdog = functools.partial(impatient.watchdog, blocked_s=PATIENCE_S)
+    else:
+        impatient.Consumer = functools.partial(impatient.Consumer, stalled_s=PATIENCE_S)
     infect(os.environ["SICKNESS"], Path(os.environ["SICK_FILE"]))
     main()

@@ -125,7 +125,7 @@ def _read_by_groups(system: System) -> set[str]:
     found = set()
     for group in GROUPS:
         asked = admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(system.prefix + group)], request_timeout=10
+            [ConsumerGroupTopicPartitions(system.prefix + group)], request_timeout=30
         )
         found |= {tp.topic for tp in asked[system.prefix + group].result().topic_partitions}
     return found

@@ -75,7 +75,7 @@ class Pair:
 
     async def _takes_writes(self, place: Place) -> bool:
         try:
-            connection = await asyncpg.connect(self.machine.address(place), timeout=2)
+            connection = await asyncpg.connect(self.machine.address(place), timeout=30)
         except OSError:
             return False
         try:

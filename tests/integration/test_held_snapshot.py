@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, Final
 
 import asyncpg
@@ -17,7 +16,7 @@ from order_saga.worker import store as orders
 from saga_kit.messaging.outbox import Outbox, OutboxMessage, Relay
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.dsn import parse_database_url
-from saga_kit.runtime.lookback import EVER_S, MARGIN_S, LookBack
+from saga_kit.runtime.lookback import EVER_S, EVERYTHING_EVERY_S, MARGIN_S, SHARE_MAX, LookBack
 from saga_kit.runtime.transactions import begin
 from tests.saga_kit.support import FakePublisher, message
 from tests.support.infrastructure import Database
@@ -99,32 +98,50 @@ async def test_a_look_does_not_walk_over_what_was_dealt_with(
     assert usual < BUFFERS_MAX
 
 
-async def test_what_is_left_behind_is_found_by_the_next_look_at_everything(database: Database) -> None:
+class Clock:
+    """The looks' time, which passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give looks a time of the test's own."""
+    one = Clock()
+    loop = SimpleNamespace(time=one)
+    monkeypatch.setattr("saga_kit.runtime.lookback.asyncio", SimpleNamespace(get_running_loop=lambda: loop))
+    return one
+
+
+async def test_what_is_left_behind_is_found_by_the_next_look_at_everything(database: Database, clock: Clock) -> None:
     """A row that was due an hour ago is found by the next look at everything, and by no other look."""
     engine = create_engine(parse_database_url(database.url_of("orchestrator")), application_name="t")
     publisher, outbox = FakePublisher(), Outbox("orders", grace_s=0)
     relay = Relay(engine, "orders", outbox, publisher)
-    relay._lookback = LookBack(everything_every_s=0.5)  # noqa: SLF001 - sooner than in production
     assert 0 == await relay.relay_once()
     async with begin(engine) as tx:
         outbox.write(tx, [OutboxMessage("late", message("late", "v"))])
         await tx.flush()
         await tx.execute("UPDATE orders.outbox SET available_at = available_at - interval '1 h'")
 
-    began = time.monotonic()
-    assert 0 == await relay.relay_once()
-    async with asyncio.timeout(20):
-        while not await relay.relay_once():
-            await asyncio.sleep(0.05)
+    for passed_s in (0.0, EVERYTHING_EVERY_S - 0.1):
+        clock.now_s += passed_s
+        assert 0 == await relay.relay_once()
+    clock.now_s += 0.2
+    assert 1 == await relay.relay_once()
     await engine.dispose()
 
-    assert 0.3 < time.monotonic() - began
     assert ["late:v"] == [one.id for one in publisher.published]
 
 
-async def test_the_first_look_and_a_backlog_are_looked_at_from_the_beginning() -> None:
+def test_the_first_look_and_a_backlog_are_looked_at_from_the_beginning(clock: Clock) -> None:
     """Looks begin at the oldest row until one has seen all; then they go back a moment, or longer if cut short."""
-    looks = LookBack(everything_every_s=0.2)
+    looks = LookBack()
 
     def one(*, saw_all: bool) -> float:
         with looks.look() as look:
@@ -132,25 +149,30 @@ async def test_the_first_look_and_a_backlog_are_looked_at_from_the_beginning() -
         return look.back_s
 
     assert [EVER_S, EVER_S, EVER_S] == [one(saw_all=False), one(saw_all=False), one(saw_all=True)]
+    clock.now_s += 1
     short = one(saw_all=False)
-    await asyncio.sleep(0.05)
+    clock.now_s += 1
     longer = one(saw_all=True)
-    assert MARGIN_S <= short < longer < MARGIN_S + 5
-    await asyncio.sleep(0.2)
+    assert (MARGIN_S + 1, MARGIN_S + 2) == (short, longer)
+    clock.now_s += EVERYTHING_EVERY_S
     assert EVER_S == one(saw_all=True)
 
 
-async def test_a_look_at_everything_that_fails_or_takes_long_is_not_repeated_at_once() -> None:
+def test_a_look_at_everything_that_fails_or_takes_long_is_not_repeated_at_once(clock: Clock) -> None:
     """Looks at everything take a small share of the time, however long one takes and even if it fails."""
     looks = LookBack(everything_every_s=0.0)
 
-    async def cut_short() -> None:
+    def cut_short() -> None:
         with looks.look():
-            await asyncio.sleep(0.1)
+            clock.now_s += 1
             raise OSError("timeout")
 
     with pytest.raises(OSError, match="timeout"):
-        await cut_short()
+        cut_short()
+    clock.now_s += 1 / SHARE_MAX - 1
     with looks.look() as look:
         look.saw_all = True
-    assert MARGIN_S <= look.back_s < MARGIN_S + 5
+    assert MARGIN_S + 1 / SHARE_MAX == look.back_s
+    clock.now_s += 2
+    with looks.look() as look:
+        assert look.at_everything

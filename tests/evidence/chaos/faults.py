@@ -280,7 +280,13 @@ class Faults:
     # The broker's log -------------------------------------------------------------------------------------------------
 
     async def _roll(self, _fault: Fault) -> str:
-        return await asyncio.to_thread(self._roll_segments)
+        give_up_at = time.monotonic() + ALIVE_WITHIN_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._roll_segments)
+            except KafkaException:  # a broker that was down a moment ago may not know its groups yet
+                if time.monotonic() > give_up_at:
+                    raise
 
     def _roll_segments(self) -> str:
         """Let every topic begin a new segment at once, and delete the records that all its readers have read.

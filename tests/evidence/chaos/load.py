@@ -431,7 +431,8 @@ class Load:
     async def _pause(self, pause_s: float) -> None:
         """Wait for so long, or until the load stops."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), pause_s)
+            async with asyncio.timeout(pause_s):  # in Python 3.11 `wait_for` may lose that it is called off
+                await self._stopping.wait()
 
     async def _deliver(self, placed: Placed, message: tuple[str, str, bytes, Headers]) -> None:
         if await self._acknowledged(*message) is not None:
