@@ -14,12 +14,18 @@ from local_stack.errors import StackError
 
 _CHOICE = range(20_000, 32_000)
 """Below the ports of outgoing connections: so none of these takes a service's port while it restarts."""
+_chosen: set[int] = set()
+"""By this process. Who will listen there may not do so yet, or may be starting again."""
 
 
 def free_ports(count: int) -> list[int]:
     """Choose free ports at random, so that stacks that start at the same time seldom choose the same ones."""
+    if 2 * len(_chosen) > len(_CHOICE):
+        _chosen.clear()
     candidates = secrets.SystemRandom().sample(_CHOICE, len(_CHOICE))
-    return list(islice((port for port in candidates if not _in_use(port)), count))
+    found = list(islice((port for port in candidates if port not in _chosen and not _in_use(port)), count))
+    _chosen.update(found)
+    return found
 
 
 def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:

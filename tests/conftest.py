@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
+from tests.support.own_ports import take_a_share
 
 SESSION = pytest.StashKey[Session]()
 
@@ -40,8 +41,12 @@ async def topic_prefix(infrastructure: Infrastructure) -> AsyncIterator[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the servers; let SIGTERM end the session as Ctrl-C does, so that no container is left."""
+    """Choose the servers, and a share of the ports.
+
+    SIGTERM ends the session as Ctrl-C does, so that no container is left.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    take_a_share()
     config.stash[SESSION] = Session()
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.bench import streams
 from tests.bench.__main__ import main
 from tests.bench.page import SCENARIOS
 from tests.support.infrastructure import Infrastructure
 
+DIFFERENCES = {streams.IDLE_CPU, streams.IDLE_KB}
+"""What one second more costs than another may be nothing, or less."""
 SCENARIOS_OF_TWO = [scenario.name for scenario in SCENARIOS if scenario.needs_kafka]
 
 
@@ -38,8 +41,8 @@ def check(records: dict[str, Any], names: list[str]) -> None:
     for name, record in records.items():
         assert [] == record["found"]
         for target in scenarios[name].targets:
-            # What one second more costs than another may be less than nothing.
-            assert record["figures"][target.group][target.figure]["median"] != 0, target
+            median = record["figures"][target.group][target.figure]["median"]
+            assert median != 0 or target.figure in DIFFERENCES, target
 
 
 @pytest.mark.timeout(600)  # it starts twenty processes, which takes a busy machine minutes
@@ -93,7 +96,7 @@ async def test_nothing_is_left_when_it_is_interrupted(tmp_path: Path) -> None:
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         while not await asyncio.to_thread(_begun, tmp_path):
             await asyncio.sleep(0.1)
     process.terminate()

@@ -29,7 +29,6 @@ from tests.order_api.support import SECRET, Api
 from tests.order_api.support import running as running_api
 from tests.support.infrastructure import LOGINS, Database, Infrastructure
 
-
 TIME_SCALE: Final = 10.0
 """No question is asked twice because this process, which is all of them, stood still for some seconds."""
 

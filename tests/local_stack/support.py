@@ -18,8 +18,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until `condition` holds; fail after 30 s."""
-    async with asyncio.timeout(30):
+    """Wait until `condition` holds; fail after 90 s."""
+    async with asyncio.timeout(90):
         while True:
             answer = condition()
             if answer if isinstance(answer, bool) else await answer:

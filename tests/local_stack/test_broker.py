@@ -36,7 +36,7 @@ async def consumer(address: str) -> Any:
         group_id="group",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        session_timeout_ms=2_000,
+        session_timeout_ms=20_000,
         heartbeat_interval_ms=500,
         fetch_max_wait_ms=10,
     )
@@ -88,7 +88,7 @@ async def test_batches_of_our_own_and_their_times(supervised: Supervised) -> Non
     acknowledged = await producer.send_batch(batch, "replies", partition=2)
     assert (full, (await acknowledged).partition) == (None, 2)
     member = await consumer(address)
-    records = [record for batch in (await member.getmany(timeout_ms=5_000)).values() for record in batch]
+    records = [record for batch in (await member.getmany(timeout_ms=60_000)).values() for record in batch]
     assert [(record.partition, record.offset, record.timestamp, record.headers) for record in records] == [
         (2, 0, 1_700_000_000_000, (("h", b"v"),)),
         (2, 1, 1_700_000_000_001, (("h", b"v"),)),

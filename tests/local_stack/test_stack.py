@@ -34,7 +34,7 @@ async def environment_of(stack: LocalStack, service: str) -> Mapping[str, str]:
     """Ask a dummy service for its environment."""
 
     def get() -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports[service]}/environment", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports[service]}/environment", timeout=30) as answer:
             return json.load(answer)
 
     environment: Mapping[str, str] = await asyncio.to_thread(get)

@@ -47,7 +47,7 @@ OF_KUBERNETES: Final = {"helm", "kubernetes"}
 """Markers of tests that `REQUIRE_KUBERNETES` asks for, without anything else."""
 
 _TOPIC_EXISTS = 36
-_VISIBLE_WITHIN_S = 10.0
+_VISIBLE_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ Probe = Callable[[], Awaitable[None]]
 
 KAFKA_IMAGE = "apache/kafka:4.3.1"
 POSTGRES_IMAGE = "postgres:18"
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 _KAFKA_DATA, _POSTGRES_DATA = "/var/lib/kafka/data", "/var/lib/postgresql"
@@ -393,7 +393,7 @@ def _started(server: DockerServer) -> DockerServer:
 
 def _docker_answers() -> bool:
     try:
-        client = DockerClient(timeout=5).client
+        client = DockerClient(timeout=30).client
         client.ping()
         client.close()
     except DockerException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -105,7 +105,9 @@ def _quiet() -> Iterator[None]:
 
 
 WAITS_S: Final = 0.4
-"""A statement without an answer after this time waits for a lock."""
+"""Longer than it takes to give up a lock, or to break a circle."""
+Waits = Callable[[int], Awaitable[bool]]
+"""Tells whether this is the number of statements that wait for a lock, those of a circle not counted."""
 
 
 @pytest_asyncio.fixture
@@ -329,16 +331,29 @@ SCRIPTS: Final[dict[str, Sequence[Does]]] = {
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 async def test_two_at_the_same_time_meet_alike(engine: AsyncEngine, script: Sequence[Does]) -> None:
     """In concurrent transactions the same statements wait, go on and get the same answers on both databases."""
-    postgres = await _play(script, lambda: _Actor(engine), WAITS_S)
+
+    async def waits(number: int) -> bool:
+        async with engine.connect() as connection:  # a new transaction each time: in one, the view does not change
+            return bool((await connection.exec_driver_sql(WAITING)).scalar_one() == number)
+
+    postgres = await _play(script, lambda: _Actor(engine), waits)
     simulation = await asyncio.to_thread(_play_on_simulation, script)
     assert simulation == postgres
     assert any("waits" in line for line in postgres) or Counter(does.who for does in script)["B"], "B meets A"
 
 
+WAITING: Final = """
+    SELECT count(*) FROM pg_stat_activity AS one WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND NOT EXISTS (SELECT FROM unnest(pg_blocking_pids(pid)) AS other WHERE one.pid = ANY(pg_blocking_pids(other)))"""
+
+
 def _play_on_simulation(script: Sequence[Does]) -> list[str]:
+    async def waits(_: int) -> bool:
+        return True  # without an answer there is nothing else to do in its time
+
     async def play() -> list[str]:
         database = simulated.Database(statements(), lambda: 0.0)
-        return await _play(script, lambda: _Actor(simulated.Engine(database, Still())), WAITS_S)
+        return await _play(script, lambda: _Actor(simulated.Engine(database, Still())), waits)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(play())
@@ -383,7 +398,19 @@ class _RolledBackError(Exception):
     """Rolls a transaction back."""
 
 
-async def _play(script: Sequence[Does], connect: Callable[[], Any], waits_s: float) -> list[str]:
+async def _settle(tasks: Collection[asyncio.Task[str]], waits: Waits) -> None:
+    """Return when each statement has its answer, or those that have none have been seen to wait for `WAITS_S`."""
+    clock = asyncio.get_running_loop().time
+    without, since = -1, 0.0
+    while left := [task for task in tasks if not task.done()]:
+        if len(left) != without or not await waits(len(left)):
+            without, since = len(left), clock()
+        elif clock() - since >= WAITS_S:
+            return
+        await asyncio.wait(left, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _play(script: Sequence[Does], connect: Callable[[], Any], waits: Waits) -> list[str]:
     actors = {who: connect() for who in "ABC"}
     waiting: dict[str, asyncio.Task[str]] = {}
     seen: list[str] = []
@@ -394,10 +421,10 @@ async def _play(script: Sequence[Does], connect: Callable[[], Any], waits_s: flo
         if not does.sql:
             await actor.end(commit=does.sql is None)
             seen.append(f"{does.who} {'commits' if does.sql is None else 'rolls back'}")
-            await asyncio.sleep(waits_s)
+            await _settle(waiting.values(), waits)
             continue
         task = asyncio.create_task(_told(actor, does))
-        await asyncio.wait({task}, timeout=waits_s)
+        await _settle([*waiting.values(), task], waits)
         seen.append(f"{does.who} {'is told ' + task.result() if task.done() else 'waits'}")
         if not task.done():
             waiting[does.who] = task

@@ -1,0 +1,28 @@
+"""A share of the ports for each process of tests: no other one takes a port that is chosen and not yet listened at."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from local_stack import ports
+
+SHARES: Final = 24
+
+
+def take_a_share() -> None:
+    """Choose ports from a share that no other process has, as long as this one lives; from all when none is left."""
+    everything = ports._CHOICE  # noqa: SLF001 - a stack has no reason to choose otherwise
+    size = len(everything) // SHARES
+    for number in range(SHARES):
+        lock = os.open(Path(tempfile.gettempdir(), f"order-saga-ports-{number}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:  # the lock is held until the process ends
+            ports._CHOICE = everything[number * size : (number + 1) * size]  # noqa: SLF001
+            return
