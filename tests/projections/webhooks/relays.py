@@ -69,7 +69,7 @@ async def relaying(tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIt
     finally:
         await take_no_more(server)
         for one in connections:
-            if one.transport is not None:
+            if isinstance(one.transport, asyncio.Transport):
                 one.transport.abort()  # with TLS, an orderly end would wait for the other side
             if (task := one._handler_coroutine) is not None:  # noqa: SLF001 - it has no other end
                 task.cancel()
