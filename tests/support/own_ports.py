@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from local_stack import ports
 
 SHARES: Final = 24
+LOCKS: Final = Path("/tmp")  # noqa: S108 - the same for all, wherever each has its own files
 
 
 def take_a_share() -> None:
@@ -18,7 +18,7 @@ def take_a_share() -> None:
     everything = ports._CHOICE  # noqa: SLF001 - a stack has no reason to choose otherwise
     size = len(everything) // SHARES
     for number in range(SHARES):
-        lock = os.open(Path(tempfile.gettempdir(), f"order-saga-ports-{number}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        lock = os.open(LOCKS / f"order-saga-ports-{os.getuid()}-{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
