@@ -10,11 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.support.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
 from tests.support.own_ports import take_a_share
 
 SESSION = pytest.StashKey[Session]()
+
+# Without a deadline for an example: on a busy machine any process may stand still for seconds.
+settings.register_profile("unhurried", settings(deadline=None))
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

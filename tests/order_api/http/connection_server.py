@@ -1,4 +1,4 @@
-"""A server with short limits, and what the tests of its connections say to it over raw sockets."""
+"""A server with limits, and what the tests of its connections say to it over raw sockets."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ from tests.order_api.support import until
 HEAD_S = 0.6
 ANSWER_S = 1.0
 BODY_S = 0.6
+PATIENT_S = 60.0
+"""Instead of each of these where a test is not about it: a client that is held up is not cut then."""
+CUT_WITHIN_S = 30.0
+"""However busy the machine is."""
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
 BYTES_MAX = 1000
@@ -40,7 +44,7 @@ def no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Server:
-    """A server with short limits whose application notes what it is asked and answers with the body's size."""
+    """A server with limits whose application notes what it is asked and answers with the body's size."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     port: int = 0
@@ -49,6 +53,8 @@ class Server:
     watched: set[Connection] = field(default_factory=set)
     """The connections that are looked at every second."""
     answer: bytes = b""
+    body_s: float = PATIENT_S
+    bounds: Connections | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -68,7 +74,7 @@ class Server:
             return _Stream(self)
         if request.method != "POST" or request.url.path == "/unread":
             return Response(self.answer or b"well")
-        body = await read_body_bytes(request, bytes_max=BYTES_MAX, within_s=BODY_S)
+        body = await read_body_bytes(request, bytes_max=BYTES_MAX, within_s=self.body_s)
         return Response(f"{len(body)} bytes")
 
     def cut(self, why: str) -> float:
@@ -88,7 +94,7 @@ class Server:
         """Open a connection from an address."""
         return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
 
-    async def say(self, *parts: bytes, within_s: float = 5, address: str = "127.0.0.1") -> bytes:
+    async def say(self, *parts: bytes, within_s: float = PATIENT_S, address: str = "127.0.0.1") -> bytes:
         """Send bytes; return all that comes back until the server hangs up.
 
         It is read while more is sent: who is slow, and sends to a server that has hung up, would lose it.
@@ -133,10 +139,13 @@ class _Stream(Response):
 
 
 @asynccontextmanager
-async def serving(at_most: int = 50) -> AsyncIterator[Server]:
-    """Run a server."""
-    server = Server()
-    connections = Connections(at_most, registry=server.registry, head_s=HEAD_S, answer_s=ANSWER_S, answer=write_problem)
+async def serving(
+    at_most: int = 50, *, head_s: float = PATIENT_S, answer_s: float = PATIENT_S, body_s: float = PATIENT_S
+) -> AsyncIterator[Server]:
+    """Run a server, whose limits of time are short where a test wants them so."""
+    server = Server(body_s=body_s)
+    connections = Connections(at_most, registry=server.registry, head_s=head_s, answer_s=answer_s, answer=write_problem)
+    server.bounds = connections
     server.watched = connections._watched  # noqa: SLF001 - what it costs can't be seen otherwise
     config = uvicorn.Config(
         server,
@@ -145,6 +154,7 @@ async def serving(at_most: int = 50) -> AsyncIterator[Server]:
         lifespan="off",
         log_config=None,
         server_header=False,
+        timeout_keep_alive=int(PATIENT_S),
         timeout_graceful_shutdown=1,
     )
     sock = listen("127.0.0.1", 0)

@@ -12,6 +12,7 @@ from saga_kit.runtime.connections import HEAD_BYTES_MAX, MESSAGE_BYTES_MAX
 from tests.order_api.http.connection_server import (
     BODY_S,
     BYTES_MAX,
+    CUT_WITHIN_S,
     GET,
     HEAD_S,
     POST,
@@ -89,12 +90,12 @@ async def _dribble(writer: asyncio.StreamWriter, data: bytes, pause_s: float = 0
 
 async def _seconds_until_cut(server: Server, first: bytes, then: bytes) -> float:
     """Send something, then dribble; return how long the server bears it."""
+    began = time.monotonic()  # before the server's own clock begins
     reader, writer = await server.connect()
     writer.write(first)
     dribbling = asyncio.create_task(_dribble(writer, then))
-    began = time.monotonic()
     try:
-        async with asyncio.timeout(HEAD_S * 10):
+        async with asyncio.timeout(CUT_WITHIN_S):
             await reader.read()
     except ConnectionError:
         pass
@@ -121,15 +122,15 @@ async def _seconds_until_cut(server: Server, first: bytes, then: bytes) -> float
 )
 async def test_a_head_that_does_not_end_is_cut_off(first: bytes, then: bytes) -> None:
     """Ten seconds for a head, however many bytes come meanwhile, on a new connection and on one that is kept alive."""
-    async with serving() as server:
-        assert HEAD_S <= await _seconds_until_cut(server, first, then) < HEAD_S * 5
+    async with serving(head_s=HEAD_S) as server:
+        assert HEAD_S <= await _seconds_until_cut(server, first, then)
         assert 1 == server.cut("head too slow")
         await until(lambda: server.connections == 0)
 
 
 async def test_a_connection_that_waits_for_its_next_request_is_left_alone() -> None:
     """The head's deadline is not the one of an idle connection: that is uvicorn's keep-alive."""
-    async with serving() as server:
+    async with serving(head_s=HEAD_S) as server:
         reader, writer = await server.connect()
         for _ in range(2):
             writer.write(GET)
@@ -141,7 +142,7 @@ async def test_a_connection_that_waits_for_its_next_request_is_left_alone() -> N
 
 async def test_an_answer_under_way_is_not_cut_off_by_what_comes_meanwhile() -> None:
     """While we still work, the client owes nothing: a stray line end or half of a next head does no harm."""
-    async with serving() as server:
+    async with serving(head_s=HEAD_S) as server:
         for meanwhile in (b"", b"\r\n", GET[:10]):
             server.may_go_on.clear()
             reader, writer = await server.connect()
@@ -156,17 +157,17 @@ async def test_an_answer_under_way_is_not_cut_off_by_what_comes_meanwhile() -> N
 
 async def test_a_body_that_does_not_end_is_a_408() -> None:
     """A body has a deadline, however it dribbles in; the answer says so and the connection ends."""
-    async with serving() as server:
+    async with serving(body_s=BODY_S) as server:
         chunked = POST.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked")
         for first, then in ((POST, b""), (POST, b"a"), (chunked, b"1\r\na\r\n")):
             reader, writer = await server.connect()
             began = time.monotonic()
             writer.write(first)
             dribbling = asyncio.create_task(_dribble(writer, then))
-            async with asyncio.timeout(BODY_S * 10):
+            async with asyncio.timeout(CUT_WITHIN_S):
                 answer = await reader.readuntil(b"}")  # at once: whoever goes on sending loses what it has not read
             assert (408, "request-timeout") == problem_of(answer)
-            assert BODY_S <= time.monotonic() - began < BODY_S * 4
+            assert BODY_S <= time.monotonic() - began
             dribbling.cancel()
             writer.close()
 
@@ -185,9 +186,9 @@ async def test_a_body_that_is_too_large_is_a_413_and_not_kept() -> None:
 
 async def test_a_body_that_nobody_reads_does_not_hold_the_connection() -> None:
     """Once the answer is out, the rest of a body has the time of a head."""
-    async with serving() as server:
+    async with serving(head_s=HEAD_S) as server:
         unread = POST.replace(b"/x", b"/unread")
-        assert HEAD_S <= await _seconds_until_cut(server, unread, b"a" * 3) < HEAD_S * 5
+        assert HEAD_S <= await _seconds_until_cut(server, unread, b"a" * 3)
         assert 1 == server.cut("body too slow")
 
 
