@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers
 
+from order_api.http import keys as keys_module
 from order_api.http.keys import JwksKeys
 from order_api.http.problems import Problem
 from order_api.http.tokens import Tokens
@@ -23,13 +23,20 @@ UNKNOWN = "the token is signed with a key that its issuer does not publish"
 OTHER_ALGORITHM = "the token is signed with another algorithm than is used here"
 
 
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a fetch last, and be waited for, as long as this process is held up."""
+    for name in ("WAIT_S", "FETCH_S"):
+        monkeypatch.setattr(keys_module, name, 60.0)
+
+
 class Verifier:
     """Verifies tokens by the issuer's keys, with a clock that a test sets."""
 
     def __init__(self, issuer: Issuer, **options: Any) -> None:
         self.now_s = 0.0
         self.registry = CollectorRegistry()
-        self.keys = JwksKeys(issuer.url, registry=self.registry, clock=lambda: time.monotonic() + self.now_s)
+        self.keys = JwksKeys(issuer.url, registry=self.registry, clock=lambda: self.now_s)
         self.tokens = Tokens(self.keys, **options)
 
     async def user(self, token: str) -> str:

@@ -17,7 +17,14 @@ from jwt.algorithms import RSAAlgorithm
 from pydantic import SecretStr, ValidationError
 
 from order_api.settings import ApiSettings
-from tests.order_api.http.key_verifier import OTHER_ALGORITHM, UNKNOWN, Verifier, refreshing, segment
+from tests.order_api.http.key_verifier import (
+    OTHER_ALGORITHM,
+    UNKNOWN,
+    Verifier,
+    no_hurry,  # noqa: F401 - a fixture of all tests here
+    refreshing,
+    segment,
+)
 from tests.order_api.issuer import ALGORITHMS, Issuer, issuing, private_key, published
 from tests.order_api.support import until
 
@@ -168,8 +175,9 @@ _BROKEN: list[dict[str, Any]] = [
 
 async def test_times_are_judged_with_a_little_leeway(issuer: Issuer) -> None:
     """`exp`, `nbf` and `iat` may be off by the leeway, and by no more; a remembered token ends at the same moment."""
-    clock_s = 0.0
-    verifier = Verifier(issuer, leeway_s=30, clock=lambda: time.time() + clock_s)
+    now, clock_s = int(time.time()), 0.0
+    verifier = Verifier(issuer, leeway_s=30, clock=lambda: now + clock_s)
+    assert "alice" == await verifier.user(issuer.sign("ES256", jti="the keys are here"))
     now = int(time.time())
     for claims in ({"exp": now - 25}, {"nbf": now + 25}, {"iat": now + 25}, {"exp": now + 10.5}):
         assert "alice" == await verifier.user(issuer.sign("ES256", **claims)), claims

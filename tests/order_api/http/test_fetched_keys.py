@@ -12,14 +12,24 @@ from typing import Any
 import pytest
 
 from order_api.http import keys as keys_module
-from order_api.http.keys import FETCH_S, JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, STALE_S, WAIT_S, WAITING_MAX
+from order_api.http.keys import JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, STALE_S, WAITING_MAX
 from order_api.settings import ApiSettings
-from tests.order_api.http.key_verifier import OTHER_ALGORITHM, UNKNOWN, Verifier, refreshing, segment
+from tests.order_api.http.key_verifier import (
+    OTHER_ALGORITHM,
+    UNKNOWN,
+    Verifier,
+    no_hurry,  # noqa: F401 - a fixture of all tests here
+    refreshing,
+    segment,
+)
 from tests.order_api.issuer import Issuer, issuing
 from tests.order_api.support import Api, running, until
 
 _AWAY = "the keys that tokens are checked with can't be fetched; nothing was done"
 _OK = b"HTTP/1.1 200 OK\r\n"
+_NEVER_S = 3600.0
+_WAIT_S = 8.0
+"""Longer than this process is held up, so that some wait while others are served."""
 
 
 async def test_rotation_takes_new_keys_at_once_and_forgets_withdrawn_ones(issuer: Issuer) -> None:
@@ -126,41 +136,39 @@ async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known(
 ) -> None:
     """Invented key ids wait for a moment, few at a time and in nobody's place: each good token is served meanwhile."""
     monkeypatch.setattr(keys_module, "PAUSE_S", pause_s := 0.5)
+    monkeypatch.setattr(keys_module, "WAIT_S", _WAIT_S)
     published_keys = settings.model_copy(
         update={"jwt_secret": None, "jwt_jwks_url": issuer.url, "jwt_audience": "o", "api_in_flight_max": 4}
     )
     async with running(published_keys) as api:
         await until(lambda: _ready(api))
-        issuer.pause_s = FETCH_S + 1
+        issuer.pause_s = _NEVER_S
         issuer.fetches = 0
         await asyncio.sleep(pause_s)  # since the first fetch: from here on an unknown key is a reason to ask again
         invented = [asyncio.create_task(_get(api, _nobody())) for _ in range(40)]
         await until(lambda: issuer.fetches)
-        began = time.monotonic()
         good = [await _get(api, issuer.sign("EdDSA", aud="o", jti=str(n))) for n in range(20)]
         assert [404] * 20 == [answer.status_code for answer in good]
         assert not all(task.done() for task in invented)  # so they did wait meanwhile
-        answers = await asyncio.gather(*invented)
-        assert time.monotonic() - began < WAIT_S + 2
+        answers = await asyncio.gather(*invented)  # and no longer than they should: the issuer never answers
         assert {(503, "unavailable")} == {(answer.status_code, answer.json()["code"]) for answer in answers}
-        again = time.monotonic()
+        monkeypatch.setattr(keys_module, "WAIT_S", 0.5)
         assert 503 == (await _get(api, _nobody())).status_code
-        assert time.monotonic() - again < WAIT_S + 1
         assert 404 == (await _get(api, issuer.sign("RS256", aud="o"))).status_code
 
 
-async def test_those_who_wait_for_keys_are_few(issuer: Issuer) -> None:
+async def test_those_who_wait_for_keys_are_few(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than may wait hears at once that it can't be told now."""
+    monkeypatch.setattr(keys_module, "WAIT_S", _WAIT_S)
     verifier = Verifier(issuer)
     assert "alice" == await verifier.user(issuer.sign("ES256"))
     verifier.now_s += PAUSE_S
-    issuer.pause_s = FETCH_S + 1
+    issuer.pause_s = _NEVER_S
     waiting = [asyncio.create_task(verifier.refusal(_nobody())) for _ in range(WAITING_MAX)]
     await until(lambda: issuer.fetches == 2)
-    began = time.monotonic()
     assert ("unavailable", _AWAY) == await verifier.refusal(_nobody())
     assert "alice" == await verifier.user(issuer.sign("RS256"))
-    assert time.monotonic() - began < WAIT_S / 2
+    assert not any(task.done() for task in waiting)
     assert {("unavailable", _AWAY)} == set(await asyncio.gather(*waiting))
     assert 2 == issuer.fetches
 
@@ -236,7 +244,7 @@ async def test_a_slow_issuer_is_given_up(issuer: Issuer, monkeypatch: pytest.Mon
     verifier = Verifier(issuer)
     began = time.monotonic()
     assert ("unavailable", _AWAY) == await verifier.refusal(issuer.sign("ES256"))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30  # of 200
 
 
 async def test_an_api_without_keys_is_not_ready_and_answers_503(settings: ApiSettings, issuer: Issuer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -89,13 +90,16 @@ def test_users_are_forgotten() -> None:
     assert 1 == limit.users
 
 
-async def test_who_is_too_fast_hears_when_to_come_back(settings: ApiSettings) -> None:
+async def test_who_is_too_fast_hears_when_to_come_back(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A 429 with Retry-After and the RateLimit headers, before the body is read; other users notice nothing."""
+    monkeypatch.setattr("order_api.app.RateLimit", partial(RateLimit, clock=Clock(1000.0)))
     async with running(settings.model_copy(update={"api_rate_limit_per_s": 3})) as api:
         answers = await asyncio.gather(*(api.get(NOBODY) for _ in range(30)))
         allowed = [answer for answer in answers if answer.status_code == 404]
         refused = [answer for answer in answers if answer.status_code == 429]
-        assert (30, True) == (len(allowed) + len(refused), 3 <= len(allowed) <= 9)
+        assert (3, 27) == (len(allowed), len(refused))
         for answer in answers:
             assert ("3", "3;w=1", "1") == tuple(answer.headers[f"ratelimit-{n}"] for n in ("limit", "policy", "reset"))
         assert "2" in {answer.headers["ratelimit-remaining"] for answer in allowed}
@@ -107,7 +111,7 @@ async def test_who_is_too_fast_hears_when_to_come_back(settings: ApiSettings) ->
             )
         assert 404 == (await api.get(NOBODY, user="bob")).status_code
         unread = await _flood(api, lambda: api.call("POST", "/orders", content=b"no order at all"))
-        assert 429 in unread
+        assert {429} == unread
         assert 0 == await api.metric("orders_accepted_total")
 
 
@@ -157,7 +161,7 @@ async def test_more_than_can_be_worked_on_is_refused_at_once(
         working = [asyncio.create_task(api.get(NOBODY)) for _ in range(3)]
         await until(lambda: _in_flight(api, 3))
         for ask in (api.get(NOBODY), api.submit(), api.client.get("/orders"), api.client.delete("/ordersx")):
-            answer = await asyncio.wait_for(ask, 2)
+            answer = await ask  # while the others are stuck
             assert (503, "overloaded", "1") == (
                 answer.status_code,
                 answer.json()["code"],
@@ -215,9 +219,11 @@ async def test_a_client_that_hangs_up_gives_its_place_back(
     """No place is lost, whether a request ends well, badly or not at all."""
     stuck = _Stuck(monkeypatch)
     async with running(settings.model_copy(update={"api_in_flight_max": 5})) as api:
-        for _ in range(3):
-            with pytest.raises(httpx2.ReadTimeout):
-                await api.get(NOBODY, timeout=0.1)
+        asking = [asyncio.create_task(api.get(NOBODY)) for _ in range(3)]
+        await until(lambda: _in_flight(api, 3))
+        for one in asking:
+            one.cancel()
+        await asyncio.wait(asking)
         stuck.may_go_on.set()
         await until(lambda: _in_flight(api, 0))
 

@@ -122,7 +122,7 @@ async def test_a_remembered_token_is_verified_once_and_still_expires() -> None:
     keys = _CountedSecret(SECRET)
     clock = [time.time()]
     tokens = Tokens(keys, leeway_s=30, clock=lambda: clock[0], remembered_max=2)
-    first, second, third = (token(user) for user in ("a", "b", "c"))
+    first, second, third = (token(user, exp=int(clock[0]) + 600) for user in ("a", "b", "c"))
     for _ in range(3):
         await _caller(first, tokens)
     assert 1 == keys.asked

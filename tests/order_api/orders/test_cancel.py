@@ -12,7 +12,7 @@ from contracts import codec
 from contracts.orders import OrderCancelRequested
 from order_api.settings import ApiSettings
 from tests.e2e.system import eventually
-from tests.order_api.support import Api, Orchestrator, running
+from tests.order_api.support import Api, Orchestrator, running, until
 
 TABLE: list[tuple[str, int, str | None]] = [
     ("VALIDATING", 202, None),
@@ -136,15 +136,18 @@ async def test_a_cancel_waits_for_the_end(
 ) -> None:
     """With `Prefer: wait` the answer tells what became of it, or that nothing has yet; it says that it has waited."""
     order_id = (await api.submit()).json()["order_id"]
-    waits = asyncio.create_task(api.cancel(order_id, headers={"prefer": "wait=2"}))
+    waits = asyncio.create_task(api.cancel(order_id, headers={"prefer": "wait=20"}))
 
     async def is_accepted() -> bool:
         return bool(await orchestrator.run("SELECT FROM api.cancels"))
 
     await eventually(is_accepted, "the cancel is accepted")
+    await until(lambda: api.app.state.waiters.waiting)
     await orchestrator.shows(order_id, phase=phase, version=3)
+    waiters = api.app.state.waiters
+    waiters.close() if status == 202 else waiters.notify_all()  # the time is over, or an event has come
     answer = await waits
     body = answer.json()
-    assert (status, "wait=2") == (answer.status_code, answer.headers.get("preference-applied"))
+    assert (status, "wait=20") == (answer.status_code, answer.headers.get("preference-applied"))
     assert ended == body.get("status" if status < 300 else "order_status")
     assert status != 202 or body["cancel_requested"]

@@ -266,18 +266,20 @@ async def test_an_amend_is_waited_for(
 ) -> None:
     """With `Prefer: wait` the answer tells what became of it; the same request later tells it without waiting."""
     order_id = await rests(orchestrator)
-    waits = asyncio.create_task(patch(api, order_id, key="k", headers={"prefer": "wait=2"}))
-    await until(lambda: told(api))
+    waits = asyncio.create_task(patch(api, order_id, key="k", headers={"prefer": "wait=20"}))
+    await until(lambda: api.app.state.waiters.waiting)
 
     async with orchestrator.decision() as decision:
         await rests(decision, order_id, **columns)
         await decision.says(order_id, "ignored" if refusal == "TOO_LATE" else "received", NAME, **_HIS, why="too_late")
+    waiters = api.app.state.waiters
+    waiters.close() if status == 202 else waiters.notify_all()  # the time is over, or an event has come
 
     for answer in (await waits, await patch(api, order_id, key="k")):
         assert (status, refusal) == (answer.status_code, answer.json().get("amend_refusal")), answer.text
         if status < 300:
             assert f'"{columns["version"]}"' == answer.headers["etag"]
-    assert "wait=2" == waits.result().headers["preference-applied"]
+    assert "wait=20" == waits.result().headers["preference-applied"]
     assert refusal != "INSUFFICIENT_BALANCE" or "240 more are needed" == waits.result().json()["detail"]
 
 

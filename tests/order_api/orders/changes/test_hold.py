@@ -169,7 +169,7 @@ async def test_a_takeover_is_waited_for(api: Api, orchestrator: Orchestrator) ->
     order_id = await _on_hold(orchestrator)
 
     unread = await put(api, order_id, "hold", headers={"prefer": "wait=1"}, **OPERATOR)
-    waits = asyncio.create_task(put(api, order_id, "hold", headers={"prefer": "wait=2"}, **OPERATOR))
+    waits = asyncio.create_task(put(api, order_id, "hold", headers={"prefer": "wait=20"}, **OPERATOR))
     await until(lambda: len(told(api)) == 2)
     await reads(api, orchestrator, "held")
 
@@ -181,14 +181,14 @@ async def test_a_release_behind_a_hold_is_waited_for(api: Api, orchestrator: Orc
     """Before the hold is read the order is as the release wishes; the release is not granted by that."""
     order_id = await rests(orchestrator)
     await put(api, order_id, "hold")
-    waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
+    waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=20"}))
     await until(lambda: len(told(api)) == 2)
     await reads(api, orchestrator, "held", 0)
     await reads(api, orchestrator, "released", 1, shows={"version": 4})
 
     answer = await waits
 
-    assert (200, "wait=5", '"4"') == (answer.status_code, answer.headers["preference-applied"], answer.headers["etag"])
+    assert (200, "wait=20", '"4"') == (answer.status_code, answer.headers["preference-applied"], answer.headers["etag"])
 
 
 async def test_an_earlier_wish_that_is_read_later_answers_nothing(
@@ -235,7 +235,7 @@ async def test_a_release_that_was_refused_can_be_asked_for_again(api: Api, orche
     order_id = await _on_hold(orchestrator)
     await put(api, order_id, "release")
     await reads(api, orchestrator, "ignored", why="conflict")
-    waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=5"}))
+    waits = asyncio.create_task(put(api, order_id, "release", headers={"prefer": "wait=20"}))
     await until(lambda: len(told(api)) == 2)
     await reads(api, orchestrator, "released", shows={"version": 3})
 
