@@ -217,7 +217,7 @@ class Orchestrator:
     async def until_somebody_waits(self) -> None:
         """Wait until somebody waits for a lock."""
         waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await self.run(waits):
                 await asyncio.sleep(0.02)
 

@@ -23,6 +23,8 @@ from saga_kit.runtime.health import listen
 from tests.order_api.support import BUY, SECRET, Orchestrator, records, token, until
 
 PROGRAM = "from order_api.process import run; raise SystemExit(run())"
+PATIENT = "from order_api import process; process.LAST_ANSWERS_S = 90; raise SystemExit(process.run())"
+"""A process in which a client that is held up is still waited for."""
 LAST_LINES = 50
 """So much of what a process wrote is shown when its test fails."""
 
@@ -58,7 +60,7 @@ class Running:
 
 
 @asynccontextmanager
-async def process(settings: ApiSettings, **environment: str) -> AsyncIterator[Running]:
+async def process(settings: ApiSettings, *, program: str = PROGRAM, **environment: str) -> AsyncIterator[Running]:
     """Start an API process; kill it in the end if it still runs. When the test fails, show what it said."""
     [port] = free_ports(1)  # out of the range of outgoing connections, which any client could take meanwhile
     own = {
@@ -70,7 +72,7 @@ async def process(settings: ApiSettings, **environment: str) -> AsyncIterator[Ru
         **environment,
     }
     with tempfile.NamedTemporaryFile() as log:  # a pipe that nobody reads fills up, and stops who writes
-        started = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, env=os.environ | own, stderr=log)
+        started = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=os.environ | own, stderr=log)
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             one = Running(started, client, Path(log.name))
             try:
@@ -140,7 +142,7 @@ async def test_a_database_that_can_never_be_worked_with_ends_the_process(setting
 
 async def test_who_keeps_a_connection_is_answered_when_the_process_ends(settings: ApiSettings) -> None:
     """After SIGTERM a request on an open connection is answered, as the last one; new ones are refused."""
-    async with process(settings) as one:
+    async with process(settings, program=PATIENT) as one:
         await until(lambda: one.answers("/health/live"), 60)
         reader, writer = await asyncio.open_connection("127.0.0.1", one.client.base_url.port)
         assert "close" not in await _asks(reader, writer)
@@ -150,7 +152,7 @@ async def test_who_keeps_a_connection_is_answered_when_the_process_ends(settings
         assert b"" == await reader.read()
         writer.close()
         await one.client.aclose()
-        async with asyncio.timeout(LAST_ANSWERS_S):  # nobody is left to wait for
+        async with asyncio.timeout(30):  # nobody is left to wait for
             assert 0 == await ending
 
 

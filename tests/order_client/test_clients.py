@@ -116,9 +116,13 @@ async def test_a_broken_connection_is_tried_again(server: PlannedApi, made: Made
 
 async def test_an_answer_that_does_not_come_in_time_is_none(server: PlannedApi, made: Made) -> None:
     """Whether the request was carried out is not known."""
+    server.plan(200, PAGE)
     server.planned.append((200, {"content-length": "5"}, [UNTIL_LEFT]))
+    client = made(retry=Retry(times=0))
+    await _result(client.list_orders())  # so it is connected: to connect is given up after the same time
+    client._timeout_s = 0.05  # noqa: SLF001 - the same
     with pytest.raises(NoAnswerError) as raised:
-        await _result(made(timeout_s=0.05, retry=Retry(times=0)).list_orders())
+        await _result(client.list_orders())
     assert raised.value.sent
 
 

@@ -31,6 +31,8 @@ from tests.support.infrastructure import Infrastructure
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EVERY: Final = "1s"
 """Instead of 15 s, so that the test does not wait for scrapes."""
+PATIENCE_S: Final = 30.0
+"""A busy machine answers late."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -43,7 +45,7 @@ async def system(infrastructure: Infrastructure, tmp_path_factory: pytest.TempPa
 async def test_a_running_system_has_every_metric_of_alerts_and_dashboards(system: System) -> None:
     """Each of them stands on the metrics page of a process, or of what this system runs without."""
     shown: set[str] = set()
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=PATIENCE_S) as client:
         for port in _ports(system).values():
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
             shown |= _names(text_string_to_metric_families(text))
@@ -112,7 +114,7 @@ async def _prometheus(ports: dict[str, int], folder: Path) -> AsyncIterator[Ask]
     (port,) = free_ports(1)
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}"]
-    async with _process(command, folder / "prometheus.log", {}), httpx2.AsyncClient() as client:
+    async with _process(command, folder / "prometheus.log", {}), httpx2.AsyncClient(timeout=PATIENCE_S) as client:
 
         async def ask(what: str, **parameters: str) -> dict[str, Any]:
             answer = await client.get(f"http://127.0.0.1:{port}/api/v1/{what}", params=parameters)

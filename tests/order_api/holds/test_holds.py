@@ -38,7 +38,7 @@ from tests.order_api.support import TRADER, Api, Orchestrator, running, until
 
 SERVICE = "holds:read holds:write"
 NOW = datetime.now(UTC)
-UNTIL = NOW + timedelta(hours=1)
+UNTIL = NOW + timedelta(days=1)  # this is read long before the last test runs
 BODY: dict[str, Any] = {"user_id": "alice", "asset_id": "USD", "amount": "250.0", "expires_at": UNTIL.isoformat()}
 
 

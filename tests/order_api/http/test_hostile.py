@@ -18,7 +18,7 @@ from order_api.settings import ApiSettings
 from tests.order_api.support import BUY, SECRET, Api, running, token
 
 ANSWER_BYTES_MAX = 16_384
-ANSWER_S = 5.0
+ANSWER_S = 30.0
 JSON = {"content-type": "application/json"}
 NOBODY = "/orders/00000000-0000-0000-0000-000000000000"
 GOOD = json.dumps(BUY)[:-1]

@@ -90,9 +90,7 @@ def test_users_are_forgotten() -> None:
     assert 1 == limit.users
 
 
-async def test_who_is_too_fast_hears_when_to_come_back(
-    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_is_too_fast_hears_when_to_come_back(settings: ApiSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 429 with Retry-After and the RateLimit headers, before the body is read; other users notice nothing."""
     monkeypatch.setattr("order_api.app.RateLimit", partial(RateLimit, clock=Clock(1000.0)))
     async with running(settings.model_copy(update={"api_rate_limit_per_s": 3})) as api:

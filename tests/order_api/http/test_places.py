@@ -216,7 +216,8 @@ async def test_a_stream_that_is_read_is_not_looked_at_and_one_that_is_not_is_cut
             writer.write(GET.replace(b"/x", b"/stream"))
             read = 0
             while read < len(server.answer):
-                assert (part := await reader.read(2**20))
+                part = await reader.read(2**20)
+                assert part, "it was cut"
                 read += len(part)
             await until(lambda: server.connections == 2 and len(server.watched) == 1)
             assert server.bounds is not None

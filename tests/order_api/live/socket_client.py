@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from order_api.live.messages import PROTOCOL
 from tests.order_api.support import Api, token
 
-SOON_S = 10.0
+SOON_S = 30.0
 
 
 class Socket:

@@ -17,7 +17,9 @@ from order_api.orders.store import ORDER_COLUMNS, read_order
 from saga_kit.messaging.publisher import Publisher
 from tests.order_api.support import Api, Orchestrator, token, until
 
-SOON_S = 10.0
+SOON_S = 30.0
+STOPS_WITHIN_S = 20.0
+"""A process ends at once: nobody is waited for until their time is over, however busy the machine is."""
 
 
 class Reader:
@@ -132,12 +134,18 @@ class Events:
 async def followed(api: Api) -> None:
     """Wait until the API follows events."""
     follower = api.app.state.follower
-    await until(lambda: follower.following)
+    await until(lambda: follower.following, within_s=60)
 
 
 async def no_streams(api: Api) -> None:
     """Wait until no stream is open."""
     await until(lambda: len(api.app.state.streams) == 0)
+
+
+def expires(api: Api) -> None:
+    """Let so much time pass that the token of the one stream has expired, and no more."""
+    [one] = api.app.state.streams._streams  # noqa: SLF001 - to wait for it is long, and one that is due soon may be late
+    api.app.state.streams.tick(one.due)
 
 
 def new_order() -> str:

@@ -14,6 +14,8 @@ from tests.order_api.support import Api, Orchestrator, token, until
 from tests.support.infrastructure import chromium
 
 pytestmark = pytest.mark.browser
+PATIENCE_S = 90
+"""A browser on a busy machine may be slow."""
 
 FOLLOW = """
 async ([token, lastId]) => {
@@ -50,6 +52,7 @@ async def page(api: Api) -> AsyncIterator[Page]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium())
         one = await browser.new_page()
+        one.set_default_timeout(PATIENCE_S * 1000)
         await one.goto(f"http://127.0.0.1:{api.port}/docs")
         yield one
         await browser.close()
@@ -65,15 +68,15 @@ async def test_a_script_follows_orders_and_comes_back(api: Api, orchestrator: Or
         return any(one[0] == event and version in (None, one[1]) for one in found)
 
     assert 200 == await page.evaluate(FOLLOW, [token(), ""])
-    await until(lambda: seen("snapshot-end"))
+    await until(lambda: seen("snapshot-end"), PATIENCE_S)
     await events.tell(order_id, "VALIDATING", 1)
-    await until(lambda: seen("order", 1))
+    await until(lambda: seen("order", 1), PATIENCE_S)
     last_id = await page.evaluate("window.got.filter(one => one.id).at(-1).id")
     await page.evaluate("window.stop.abort()")
-    await until(lambda: len(api.app.state.streams) == 0)
+    await until(lambda: len(api.app.state.streams) == 0, PATIENCE_S)
     await events.tell(order_id, "COMPLETED", 2)
     assert 200 == await page.evaluate(FOLLOW, [token(), last_id])
-    await until(lambda: seen("order", 2))
+    await until(lambda: seen("order", 2), PATIENCE_S)
 
 
 SOCKET = """
@@ -109,11 +112,11 @@ async def test_a_script_follows_orders_over_a_websocket(
         return kind in await page.evaluate("window.got.map(one => one.type)")
 
     assert "alice" == await page.evaluate(SOCKET, [token()])
-    await until(lambda: came("snapshot-end"))
+    await until(lambda: came("snapshot-end"), PATIENCE_S)
     await events.tell(order_id, "VALIDATING", 1)
-    await until(lambda: came("order"))
+    await until(lambda: came("order"), PATIENCE_S)
     assert order_id == await page.evaluate("window.got.find(one => one.type === 'order').data.order_id")
     await api.stop()
-    await until(lambda: page.evaluate("window.code"))
+    await until(lambda: page.evaluate("window.code"), PATIENCE_S)
     assert 1001 == await page.evaluate("window.code")
     assert "shutdown" == await page.evaluate("window.got.at(-1).data.why")

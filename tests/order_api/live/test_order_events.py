@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.order_api.live.support import Events, followed, members, new_order, streaming
+from tests.order_api.live.support import SOON_S, Events, followed, members, new_order, streaming
 from tests.order_api.support import Api, Orchestrator
 
 
@@ -33,7 +33,7 @@ async def test_an_order_is_followed_to_its_end(api: Api, events: Events) -> None
         await events.tell(order_id, "SETTLING", 2)
         await stream.until("order", version=2)
         await events.tell(order_id, "COMPLETED", 3)
-        await asyncio.wait_for(stream.ended.wait(), 10)
+        await asyncio.wait_for(stream.ended.wait(), SOON_S)
         assert [("1", 1), ("2", 2), ("3", 3)] == [
             (one.id, json.loads(one.data)["version"]) for one in stream.got if one.event == "order"
         ]
@@ -50,10 +50,10 @@ async def test_every_missed_version_comes_from_the_history(api: Api, events: Eve
         await events.commit(order_id, "QUEUED", 2)
         await events.commit(order_id, "SETTLING", 3)
         await events.tell(order_id, "COMPLETED", 4)
-        await asyncio.wait_for(stream.ended.wait(), 10)
+        await asyncio.wait_for(stream.ended.wait(), SOON_S)
         there = [one.id for one in stream.got if one.event in {"order", "version"}]
     async with streaming(api, _path(order_id), last_id="1") as stream:
-        await asyncio.wait_for(stream.ended.wait(), 10)
+        await asyncio.wait_for(stream.ended.wait(), SOON_S)
         away = [one.id for one in stream.got if one.event in {"order", "version"}]
         past = [members(one, "version", "previous_status", "status") for one in stream.of("version")]
     assert [["1", "2", "3", "4"], ["2", "3", "4"]] == [there, away]
@@ -65,7 +65,7 @@ async def test_versions_that_the_history_does_not_have_are_a_gap(api: Api, event
     order_id = new_order()
     await events.commit(order_id, "COMPLETED", 4)
     async with streaming(api, _path(order_id), last_id="1") as stream:
-        await asyncio.wait_for(stream.ended.wait(), 10)
+        await asyncio.wait_for(stream.ended.wait(), SOON_S)
         assert [{"since": None, "list": f"/orders/{order_id}/history"}] == stream.of("gap")
         assert {order_id: 4} == stream.versions
 
@@ -86,7 +86,7 @@ async def test_an_order_that_was_just_accepted_is_followed_from_its_claim(api: A
             await one.until("order", version=0, status="PENDING")
         await events.tell(order_id, "COMPLETED", 1)
         for one in (stream, named):
-            await asyncio.wait_for(one.ended.wait(), 10)
+            await asyncio.wait_for(one.ended.wait(), SOON_S)
             assert {order_id: 1} == one.versions
 
 
@@ -96,7 +96,7 @@ async def test_an_id_that_another_user_took_shows_its_claimer_nothing_of_that_or
     async with streaming(api, _path(order_id)) as stream:
         await stream.until("order", version=0)
         await events.tell(order_id, "SETTLING", 2, user="bob")
-        await asyncio.wait_for(stream.ended.wait(), 10)
+        await asyncio.wait_for(stream.ended.wait(), SOON_S)
         assert {"alice"} == {one["order"]["user_id"] for one in stream.of("order")}
         assert "FAILED" == stream.of("order")[-1]["status"]
 
@@ -127,5 +127,5 @@ async def test_missed_events_are_read_again(api: Api, events: Events) -> None:
         await stream.until("snapshot-end")
         await events.commit(order_id, "COMPLETED", 2)
         api.app.state.follower._listener.missed()  # noqa: SLF001 - as after an outage
-        await asyncio.wait_for(stream.ended.wait(), 10)
+        await asyncio.wait_for(stream.ended.wait(), SOON_S)
         assert {order_id: 2} == stream.versions

@@ -166,8 +166,9 @@ async def test_ages_are_spread() -> None:
     """So that clients come back one by one, after any process has started."""
     made = Made(streams_max=100, per_user_max=100, age_s=1_000.0)
     ends = [made.open(_caller(lasts_s=10_000)).due - made.now for _ in range(50)]
+    took_s = asyncio.get_running_loop().time() - made.now
     assert 900 <= min(ends) < 970
-    assert 1_030 < max(ends) <= 1_102
+    assert 1_030 < max(ends) <= 1_102 + took_s
 
 
 async def test_all_say_goodbye_at_shutdown_and_who_does_not_is_cut() -> None:

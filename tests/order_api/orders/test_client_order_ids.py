@@ -34,7 +34,7 @@ console.log(JSON.stringify(all));
 
 
 def _with_httpx(method: str, url: str, headers: dict[str, str]) -> int:
-    return httpx2.request(method, url, headers=headers).status_code
+    return httpx2.request(method, url, headers=headers, timeout=30).status_code
 
 
 def _with_requests(method: str, url: str, headers: dict[str, str]) -> int:

@@ -87,10 +87,10 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
             change.known = 1
             await _publish(settings, version=1, status="PENDING")
             await _publish(settings, version=2, status="CONFIRMED")
-            assert await _notified(change, 5)
+            assert await _notified(change, 15)
             assert not await _notified(end, 0.3)
             await _publish(settings)
-            assert await _notified(end, 5)
+            assert await _notified(end, 15)
             assert not await _notified(other_order, 0.3)
     assert KEY not in waiters
     assert 0 == waiters.waiting
@@ -117,7 +117,7 @@ async def test_an_event_that_can_not_be_read_rings_and_stops_nothing(settings: K
                 publisher = Publisher(settings)
                 assert await publisher.publish([Outgoing(ORDERS_EVENTS.name, KEY.decode(), "x", body, [])])
                 await publisher.stop()
-                assert await _notified(waiter, 5)
+                assert await _notified(waiter, 15)
             assert follower.following
     assert [] == [line for line in lines if line["log_level"] != "info"]
 
@@ -153,7 +153,7 @@ async def test_a_topic_that_comes_later_is_followed(infrastructure: Infrastructu
             assert await _notified(waiter, 15)
             assert follower.following
             await _publish(settings)
-            assert await _notified(waiter, 5)
+            assert await _notified(waiter, 15)
 
 
 @pytest.mark.apache_kafka  # the embedded broker has no transactions that stay open
@@ -198,7 +198,7 @@ async def test_a_broker_that_was_away_wakes_everybody(settings: KitSettings, clu
             cluster.up()
             assert await _notified(waiter, 30)
             await _publish(settings)
-            assert await _notified(waiter, 10)
+            assert await _notified(waiter, 15)
 
 
 @pytest.mark.usefixtures("events")
@@ -244,5 +244,5 @@ async def test_a_consumer_that_hangs_is_replaced(settings: KitSettings, monkeypa
         await until(lambda: follower.following)
         with waiters.waiter(KEY, for_end=True) as waiter:
             await _publish(settings)
-            assert await _notified(waiter, 10)
+            assert await _notified(waiter, 15)
     assert not follower.following

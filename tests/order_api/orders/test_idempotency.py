@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import asyncpg
 import pytest
 
 from order_api.settings import ApiSettings
-from saga_kit.runtime.session import LOCK_TIMEOUT_S
 from tests.order_api.support import Api, Orchestrator, running
 from tests.support.infrastructure import Database
 
@@ -66,11 +64,9 @@ async def test_a_claim_that_somebody_holds_locked_holds_up_nobody(api: Api, data
     bystander = await asyncpg.connect(database.url)
     async with bystander.transaction():
         assert 1 == len(await bystander.fetch("SELECT FROM api.claims FOR UPDATE"))
-        begin = time.monotonic()
         answers = await asyncio.gather(*(api.submit(key=f"k{number}") for number in range(1, 21)))
-        assert time.monotonic() - begin < LOCK_TIMEOUT_S
+        assert {202} == {answer.status_code for answer in answers}  # whoever waits for the row fails
     await bystander.close()
-    assert {202} == {answer.status_code for answer in answers}
     assert first.json()["order_id"] == answers[0].json()["order_id"]
 
 

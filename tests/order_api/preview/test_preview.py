@@ -203,7 +203,7 @@ async def test_a_name_that_is_used_for_another_order_is_refused(api: Api, assets
 
 async def test_an_order_that_was_in_time_is_told_later_too(api: Api, assets: AssetService) -> None:
     """Its time is over, and it exists all the same."""
-    body = {**LIMIT, "time_in_force": "GTD", "expires_at": (datetime.now(UTC) + timedelta(seconds=2)).isoformat()}
+    body = {**LIMIT, "time_in_force": "GTD", "expires_at": (datetime.now(UTC) + timedelta(seconds=6)).isoformat()}
     first = (await api.submit({**body, "client_order_id": "mine"})).json()["order_id"]
 
     async def is_over() -> bool:
@@ -243,6 +243,7 @@ async def _rows(orchestrator: Orchestrator) -> dict[str, int]:
 async def test_an_asset_service_that_is_away(settings: ApiSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer in time: what is known without it is told, and all else is named as not checked."""
     monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(inquiry, "BEGIN_WITHIN_S", 25.0)
     async with running(settings) as api:
         buy, sell = (await _preview(api)).json(), (await _preview(api, SELL)).json()
     assert (None, "PENDING", []) == (buy["quote"], buy["status"], buy["refusals"])
@@ -262,7 +263,9 @@ def _changed(changes: dict[str, Any], reply: Reply) -> list[Reply]:
     return [structs.replace(reply, **changes)]
 
 
-async def test_answers_that_can_not_be_believed(api: Api, assets: AssetService) -> None:
+async def test_answers_that_can_not_be_believed(
+    api: Api, assets: AssetService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Garbage, another asset's answer, a price of itself in itself: no answer. Of two good ones the first counts."""
 
     def garbage(reply: Reply) -> list[Any]:
@@ -275,6 +278,7 @@ async def test_answers_that_can_not_be_believed(api: Api, assets: AssetService) 
     for answers in (garbage, twice):
         assets.answers = answers
         assert "50000" == (await _preview(api)).json()["quote"]["price"]
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
     for changes in ({"asset_id": "ETH"}, {"cash_asset_id": "BTC"}):
         assets.answers = partial(_changed, changes)
         found = (await _preview(api)).json()
@@ -316,7 +320,7 @@ async def test_too_many_at_once(api: Api, assets: AssetService, monkeypatch: pyt
     """Those that wait are bounded: further ones are told to come again, and no order is refused by that."""
     monkeypatch.setattr(inquiry, "WAITING_MAX", 3)
     assets.answers = lambda _: []
-    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 5.0)
     answers = await asyncio.gather(*(_preview(api) for _ in range(8)), api.submit())
     assert [200] * 3 + [202] + [503] * 5 == sorted(answer.status_code for answer in answers)
 
@@ -325,7 +329,7 @@ async def test_no_user_takes_the_places_of_others(
     settings: ApiSettings, assets: AssetService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user's further previews are refused, another user's are not; a service for many users is not limited."""
-    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 5.0)
     assets.answers = lambda _: []
     async with running(settings.model_copy(update={"api_waits_per_user_max": 2})) as api:
         many = {"user": "desk", "scope": "orders:write orders:act-for-users"}
@@ -344,7 +348,7 @@ async def test_a_preview_that_reads_the_database_is_in_flight(
     api: Api, assets: AssetService, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it takes of the database counts as for any request; only while it waits for an answer it counts out."""
-    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(inquiry, "ANSWER_WITHIN_S", 5.0)
     assets.answers = lambda _: []
 
     async def in_flight() -> float:
