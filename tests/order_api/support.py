@@ -260,7 +260,7 @@ async def records(bootstrap_servers: str, prefix: str) -> list[Any]:
         await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(partitions)
         found: list[Any] = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(found) < sum(ends.values()):
                 for batch in (await consumer.getmany(timeout_ms=100)).values():
                     found += batch

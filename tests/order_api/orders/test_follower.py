@@ -100,7 +100,7 @@ async def test_an_event_rings_for_whom_it_names(settings: KitSettings) -> None:
 async def test_a_quiet_topic_holds_up_nobodys_end(settings: KitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for records ends with the process, however long it may take."""
     monkeypatch.setattr(follower_module, "POLL_MS", 60_000)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with _following(settings) as (follower, _):
             await until(lambda: follower.following)
         assert not follower.following
