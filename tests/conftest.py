@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
 from tests.support.own_ports import take_a_share
 
 SESSION = pytest.StashKey[Session]()
 
-# Without a deadline for an example: on a busy machine any process may stand still for seconds.
-settings.register_profile("unhurried", settings(deadline=None))
-settings.load_profile("unhurried")
+# On a busy machine a process may stand still for seconds, in the midst of an example or of its generation.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")

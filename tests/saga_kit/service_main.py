@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from saga_kit.messaging.batch import BatchProcess, Effects, Received
 from saga_kit.runtime.settings import KitSettings, load
@@ -25,14 +26,15 @@ async def timer(kit: Kit, process: BatchProcess[Item]) -> None:
 def main() -> int:
     """Run the service."""
     schema = os.environ["TEST_SCHEMA"]
-    delay_s = float(os.environ.get("TEST_DELAY_S", "0"))
+    hold = Path(os.environ.get("TEST_HOLD", "/nowhere"))
 
     class Slow(Worker):
         async def handle(self, tx: Transaction, messages: Sequence[Received[Item]]) -> Effects:
-            """Announce the transaction, and hold it open for a while."""
+            """Announce the transaction, and hold it open while there is a file."""
             effects = await super().handle(tx, messages)
             sys.stderr.write("handling\n")
-            await asyncio.sleep(delay_s)
+            while hold.exists():  # noqa: ASYNC240 - a look at a file of this machine
+                await asyncio.sleep(0.02)
             return effects
 
     return run_service(

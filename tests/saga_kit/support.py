@@ -188,7 +188,7 @@ def kit_settings(database_url: str, bootstrap_servers: str, prefix: str = "", **
     )
 
 
-async def until(condition: Callable[[], Any], within_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], within_s: float = 60.0) -> None:
     """Wait until a condition holds."""
     async with asyncio.timeout(within_s):
         while not condition():

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -23,6 +24,7 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from structlog.testing import capture_logs
 
+from local_stack.ports import free_ports
 from saga_kit.messaging.batch import BatchProcess, Effects, Received
 from saga_kit.messaging.publisher import Publisher, RawMessage
 from saga_kit.runtime.database import check_sessions, create_engine
@@ -34,6 +36,9 @@ from saga_kit.service import FurtherConsumer, Kit, Service
 from tests.saga_kit.messaging.consumer_setup import HEADERS
 from tests.saga_kit.support import CuttingProxy, Item, Schema, Worker, kit_settings, until
 from tests.support.infrastructure import Infrastructure
+
+BUSY_S = 90.0
+"""A loaded machine takes its time to import a program, and to answer."""
 
 
 @dataclass
@@ -47,7 +52,7 @@ class Running:
 
     async def said(self, text: str) -> str:
         """Wait for a line that contains a text."""
-        async with asyncio.timeout(90):  # a loaded machine takes its time to import
+        async with asyncio.timeout(BUSY_S):
             while True:
                 if found := [line for line in self.lines if text in line]:
                     return found[0]
@@ -56,12 +61,12 @@ class Running:
 
     async def get(self, path: str) -> httpx2.Response:
         """Request a path of its health server."""
-        async with httpx2.AsyncClient() as client:
+        async with httpx2.AsyncClient(timeout=BUSY_S) as client:
             return await client.get(f"http://127.0.0.1:{self.port}{path}")
 
     async def ends(self) -> int:
         """Wait for its end and its last line."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(BUSY_S):
             await self.reading
             return await self.process.wait()
 
@@ -77,8 +82,7 @@ class ServiceSetup:
     @asynccontextmanager
     async def service(self, **environment: str) -> AsyncIterator[Running]:
         """Run a service process."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        [port] = free_ports(1)  # none that an outgoing connection of another test can take
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -121,7 +125,7 @@ class ServiceSetup:
         try:
             consumer.assign([TopicPartition(f"{self.prefix}out", n) for n in range(2)])
             keys: list[str] = []
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(BUSY_S):
                 while len(keys) < count:
                     batches = await consumer.getmany(timeout_ms=100)
                     keys += [record.key.decode() for records in batches.values() for record in records]
@@ -147,21 +151,24 @@ async def setup(schema: Schema, infrastructure: Infrastructure, topic_prefix: st
     return ServiceSetup(schema, infrastructure.kafka_bootstrap_servers, topic_prefix)
 
 
-async def test_a_service_works_and_drains(setup: ServiceSetup) -> None:
+async def test_a_service_works_and_drains(setup: ServiceSetup, tmp_path: Path) -> None:
     """A service is ready once it consumes; after SIGTERM its batch commits, publishes and is acknowledged; exit 0."""
-    async with setup.service(TEST_DELAY_S="1.5") as running:
+    hold = tmp_path / "hold"
+    async with setup.service(TEST_HOLD=str(hold)) as running:
         await running.said("consuming")
         await running.said("handling")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(BUSY_S):
             while (await running.get("/health")).status_code != 200:
                 await asyncio.sleep(0.1)
         running.lines.clear()
+        hold.touch()
         await setup.send(("a", 1))
         await running.said("handling")
         running.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):  # it still answers while it drains
+        async with asyncio.timeout(BUSY_S):  # it still answers while it drains
             while (response := await running.get("/health")).status_code == 200:
                 await asyncio.sleep(0.05)
+        hold.unlink()
         assert response.json()["checks"] == {"stopping": "stopping"}
         assert await running.ends() == 0
         assert any('"event": "ended"' in line for line in running.lines)
@@ -171,15 +178,17 @@ async def test_a_service_works_and_drains(setup: ServiceSetup) -> None:
     async with setup.service() as running:  # nothing is delivered again
         await running.said("consuming")
         await setup.send(("b", 1))
-        async with asyncio.timeout(20):
-            while "b" not in await setup.done():
+        async with asyncio.timeout(BUSY_S):
+            while await setup.done() != ["a", "b", "timer", "timer"]:
                 await asyncio.sleep(0.05)
     assert await setup.done() == ["a", "b", "timer", "timer"]
 
 
-async def test_a_killed_service_loses_nothing(setup: ServiceSetup) -> None:
+async def test_a_killed_service_loses_nothing(setup: ServiceSetup, tmp_path: Path) -> None:
     """`kill -9` in a transaction commits no part of it, and the next process does the work."""
-    async with setup.service(TEST_DELAY_S="30") as running:
+    hold = tmp_path / "hold"
+    hold.touch()
+    async with setup.service(TEST_HOLD=str(hold)) as running:
         await running.said("consuming")
         await running.said("handling")
         await setup.send(("a", 1))
@@ -187,7 +196,7 @@ async def test_a_killed_service_loses_nothing(setup: ServiceSetup) -> None:
         await running.ends()
     assert await setup.done() == []
     async with setup.service():
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(BUSY_S):
             while "a" not in await setup.done():
                 await asyncio.sleep(0.05)
     assert "a" in await setup.published(2)
@@ -206,7 +215,7 @@ async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx2.A
     worker = Worker(schema, topics=("t",))
     service = Service(settings, name="svc", schema=schema, handler=lambda _: worker, stopping=stopping)
     running = asyncio.create_task(service.run())
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}", timeout=BUSY_S) as client:
         try:
             yield client
         finally:
@@ -216,7 +225,7 @@ async def serving(setup: ServiceSetup, **changes: str) -> AsyncIterator[httpx2.A
 
 async def answers(client: httpx2.AsyncClient, path: str, status: int) -> httpx2.Response:
     """Wait for an answer with a status."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(BUSY_S):
         while (response := await client.get(path)).status_code != status:
             await asyncio.sleep(0.05)
     return response
@@ -262,7 +271,7 @@ async def test_a_further_consumer_waits_for_no_other(setup: ServiceSetup) -> Non
         settings, name="svc", schema=setup.schema.name, handler=lambda _: first, further=further, stopping=stopping
     )
     running = asyncio.create_task(service.run())
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{service.server.port}", timeout=BUSY_S) as client:
         await answers(client, "/health", 200)
         await setup.send(("a", 1))
         await until(lambda: bool(second.handled))
@@ -371,7 +380,7 @@ async def test_a_service_that_has_lost_its_database_is_not_ready_and_recovers(se
         await setup.send(("a", 1))
         proxy.refusing = False
         await answers(client, "/health", 200)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(BUSY_S):
             while await setup.done() != ["a"]:
                 await asyncio.sleep(0.05)
     await proxy.stop()
@@ -383,7 +392,7 @@ async def test_a_host_whose_clock_is_wrong_handles_what_is_young(
     """The replay horizon uses the database's clock: a host that is 40 days ahead rejects no record."""
     ahead = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 40 * 86_400)
     monkeypatch.setattr("saga_kit.messaging.consumer.time", ahead)
-    async with serving(setup), asyncio.timeout(30):
+    async with serving(setup), asyncio.timeout(BUSY_S):
         await setup.send(("a", 1))
         while await setup.done() != ["a"]:
             assert [] == await setup.schema.rows("SELECT reason FROM {s}.dead_letters")

@@ -87,7 +87,7 @@ class ConsumerSetup:
 
     async def done_is(self, expected: set[tuple[str, int]]) -> None:
         """Wait until exactly these rows are committed."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await self.done() != expected:
                 await asyncio.sleep(0.02)
 

@@ -230,8 +230,9 @@ async def test_a_batch_does_not_wait_for_the_offsets_of_the_one_before(setup: Co
     await setup.send(("a", 1))
     answer, commits = asyncio.Event(), []
     async with setup.consuming() as consumer:
-        await until(lambda: setup.worker.handled)
         client: Any = consumer._subscriber.consumer  # noqa: SLF001 - to hold its commits up
+        await setup.done_is({("a", 1)})
+        await until(lambda: consumer._idle.is_set() and not consumer._poller.offsets(client))  # noqa: SLF001 - nobody else tells that its offset is committed
         commit = client.commit
 
         async def held_up(offsets: Any) -> None:
@@ -243,14 +244,16 @@ async def test_a_batch_does_not_wait_for_the_offsets_of_the_one_before(setup: Co
         for number in range(5):
             await setup.send((f"b{number}", number))
             await setup.done_is({("a", 1), *((f"b{n}", n) for n in range(number + 1))})
-        await until(lambda: commits)
+        await until(lambda: commits and consumer._idle.is_set())  # noqa: SLF001 - the last batch may be about to ask
         assert len(commits) == 1
         answer.set()
     assert len(commits) == 2
     assert await setup.committed() == 6
 
 
-async def test_an_idle_member_waits_instead_of_asking_again_and_again(setup: ConsumerSetup) -> None:
+async def test_an_idle_member_waits_instead_of_asking_again_and_again(
+    setup: ConsumerSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A poll waits for the first record: polls are few while there is none, and a new record is handled at once."""
     async with setup.consuming() as consumer:
         await setup.send(("a", 1))
@@ -266,10 +269,12 @@ async def test_an_idle_member_waits_instead_of_asking_again_and_again(setup: Con
         client.getmany = counted
         await asyncio.sleep(2.5)  # the time in which the polls are counted
         assert polls <= 5
-        handled = asyncio.Event()
+        handled, before = asyncio.Event(), polls
         setup.worker.fault = lambda _: handled.set()
+        monkeypatch.setattr("saga_kit.messaging.poller.POLL_TIMEOUT_MS", 60_000)
+        await until(lambda: polls > before)  # this poll waits for so long, unless a record comes
         await setup.send(("b", 1))
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(20):
             await handled.wait()
 
 
@@ -333,7 +338,8 @@ async def _slow_member(setup: ConsumerSetup) -> AsyncIterator[AIOKafkaConsumer]:
         bootstrap_servers=setup.address,
         group_id=f"{setup.prefix}g",
         enable_auto_commit=False,
-        heartbeat_interval_ms=3000,
+        heartbeat_interval_ms=6000,  # longer than this process may stand still
+        session_timeout_ms=30_000,
     )
     try:
         yield member

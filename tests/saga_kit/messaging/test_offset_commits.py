@@ -49,7 +49,7 @@ async def test_a_commit_that_failed_is_tried_again_although_nothing_comes(monkey
     monkeypatch.setattr(offset_commits, "COMMIT_AGAIN_S", 0.01)
     consumer = Consumer(fails=2)
     commits = _moved(consumer, 5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await consumer.done.wait()
     assert [{("t", 0): 5}] == consumer.committed
     await commits.close()
@@ -60,7 +60,7 @@ async def test_closing_tries_once_more_and_no_longer() -> None:
     """Closing tries one last commit and then ends, also when the broker stays unavailable."""
     consumer = Consumer(fails=99)
     commits = _moved(consumer, 5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await consumer.tried.wait()
         await commits.close()
     assert 2 == consumer.tries
@@ -95,7 +95,7 @@ async def test_closing_does_not_wait_for_a_commit_that_hangs(monkeypatch: pytest
 
     consumer.commit = commit  # type: ignore[method-assign]
     commits = _moved(consumer, 5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await consumer.tried.wait()
         commits.request(consumer, [])
         await commits.close()

@@ -44,14 +44,23 @@ async def test_one_transaction_is_one_row(schema: Schema) -> None:
     assert publisher.published == [one.outgoing for one in messages("a", "b")]
 
 
+LONG_S = 600.0
+"""A time that does not pass by itself during a test."""
+
+
+async def pass_by(schema: Schema, seconds: float) -> None:
+    """Let time pass for what is stored."""
+    await schema.execute(f"UPDATE {{s}}.outbox SET available_at = available_at - interval '{seconds} seconds'")
+
+
 async def test_a_crash_after_the_commit_and_before_publishing_loses_nothing(schema: Schema) -> None:
     """After its process died, a row is sent by any relay once the grace time is over, and then deleted."""
-    await write(schema, Outbox(schema.name, grace_s=0.3), messages("a"))
+    await write(schema, Outbox(schema.name, grace_s=LONG_S), messages("a"))
     publisher = FakePublisher()
     relay = Relay(schema.transactions, schema.name, Outbox(schema.name), publisher)  # of another process
     assert await relay.relay_once() == 0
-    while not await relay.relay_once():
-        await asyncio.sleep(0.02)
+    await pass_by(schema, LONG_S)
+    assert await relay.relay_once() == 1
     assert [m.id for m in publisher.published] == ["a:v"]
     assert await schema.rows("SELECT * FROM {s}.outbox") == []
 
@@ -72,14 +81,15 @@ async def test_sent_rows_are_deleted_with_the_next_write_or_rolled_back_with_it(
 async def test_a_delayed_message_is_not_published_from_memory_and_not_early(schema: Schema) -> None:
     """A delayed message is not published from memory, and the relay sends it only after the delay."""
     outbox = Outbox(schema.name, grace_s=0)
-    ids = await write(schema, outbox, [*messages("now"), *messages("later", delay_s=0.4)])
+    ids = await write(schema, outbox, [*messages("now"), *messages("later", delay_s=LONG_S)])
     assert len(ids) == 1
     publisher = FakePublisher()
     relay = Relay(schema.transactions, schema.name, outbox, publisher)
     assert await relay.relay_once() == 1
     assert [m.id for m in publisher.published] == ["now:v"]
-    while not await relay.relay_once():
-        await asyncio.sleep(0.02)
+    assert await relay.relay_once() == 0
+    await pass_by(schema, LONG_S)
+    assert await relay.relay_once() == 1
     assert [m.id for m in publisher.published] == ["now:v", "later:v"]
 
 
@@ -89,9 +99,16 @@ async def test_two_relays_never_publish_a_row_at_once(schema: Schema) -> None:
     for number in range(100):
         await write(schema, outbox, messages(f"m{number}"))
 
+    publishing: set[int] = set()
+    several = asyncio.Event()
+
     class SlowPublisher(FakePublisher):
         async def publish(self, messages: Sequence[Outgoing]) -> bool:
-            await asyncio.sleep(0.02)
+            publishing.add(id(self))
+            if len(publishing) > 1:
+                several.set()
+            async with asyncio.timeout(20):  # a relay whose session is slow to come has its share all the same
+                await several.wait()
             return await super().publish(messages)
 
     publishers = [SlowPublisher() for _ in range(4)]
@@ -117,12 +134,12 @@ async def test_a_relay_that_died_with_its_claim_is_replaced_after_the_lease(sche
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await Relay(schema.transactions, schema.name, outbox, Dies(), lease_s=0.4).relay_once()
+        await Relay(schema.transactions, schema.name, outbox, Dies(), lease_s=LONG_S).relay_once()
     publisher = FakePublisher()
     relay = Relay(schema.transactions, schema.name, outbox, publisher)
     assert await relay.relay_once() == 0
-    while not await relay.relay_once():
-        await asyncio.sleep(0.02)
+    await pass_by(schema, LONG_S)
+    assert await relay.relay_once() == 1
     assert [m.id for m in publisher.published] == ["a:v"]
 
 

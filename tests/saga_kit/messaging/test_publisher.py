@@ -21,6 +21,8 @@ from tests.saga_kit.support import FaultyCluster, kit_settings, message, until
 from tests.support.infrastructure import Infrastructure
 
 PARTITIONS = 12
+SHORT_S = 4.0
+"""A time-out of a publisher that a process exceeds seldom, though it stands still for a moment."""
 URL = "postgresql://u:p@localhost/d"
 
 
@@ -42,7 +44,7 @@ class Broker:
         try:
             consumer.assign([TopicPartition(f"{self.prefix}out", n) for n in range(PARTITIONS)])
             records: list[Any] = []
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(records) < count:
                     for some in (await consumer.getmany(timeout_ms=100)).values():
                         records += some
@@ -122,14 +124,14 @@ async def test_a_missing_topic_is_not_made_and_blocks_no_other(broker: Broker) -
 
 async def test_a_publish_that_times_out_is_not_sent(faulty: Broker, cluster: FaultyCluster) -> None:
     """A publish without an answer in time is False at its deadline; the publisher works again with the broker."""
-    publisher = faulty.publisher(timeout_s=1.0)
+    publisher = faulty.publisher(timeout_s=SHORT_S)
     assert await publisher.publish([message("a", "warm")]) is True
-    cluster.slow(3000)
+    cluster.slow(30_000)
     began = time.monotonic()
     assert await publisher.publish([message("a", "slow")]) is False
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15, "no wait of 30 s for the answer"
     cluster.slow(0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await publisher.publish([message("a", "again")]):
             pass
     await publisher.stop()
@@ -139,13 +141,13 @@ async def test_while_the_broker_is_down_a_publish_is_false_and_it_works_afterwar
     faulty: Broker, cluster: FaultyCluster
 ) -> None:
     """While the broker is down every publish is False within its time; afterwards it works without a restart."""
-    publisher = faulty.publisher(timeout_s=1.0)
+    publisher = faulty.publisher(timeout_s=SHORT_S)
     assert await publisher.publish([message("a", "1")]) is True
     cluster.down()
     for n in range(3):
         assert await publisher.publish([message("a", f"lost{n}")]) is False
     cluster.up()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await publisher.publish([message("b", "back")]):
             pass
     await publisher.stop()
@@ -198,13 +200,13 @@ async def test_a_broker_that_refuses_for_a_moment_is_asked_again(
 
 async def test_a_broker_that_goes_on_refusing_is_false_in_time(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that continues to refuse is asked at growing intervals until the time is over; the result is False."""
-    publisher = broker.publisher(timeout_s=1.0)
+    publisher = broker.publisher(timeout_s=SHORT_S)
     asked = AsyncMock(side_effect=KafkaError("no"))
     monkeypatch.setattr(AIOKafkaProducer, "partitions_for", asked)
     began = time.monotonic()
     assert await publisher.publish([message("a", "1")]) is False
-    assert time.monotonic() - began < 2
-    assert 2 <= asked.await_count <= 6
+    assert time.monotonic() - began < 5 * SHORT_S
+    assert 2 <= asked.await_count <= 9, "pauses from 0.05 s on, of which each is longer"
     await publisher.stop()
 
 
@@ -219,9 +221,9 @@ async def test_concurrent_publishes_share_a_producer(broker: Broker) -> None:
 
 async def test_publishing_nothing_needs_no_broker() -> None:
     """Publishing no message is True at once; publishing a message without a broker is False at once."""
-    publisher = Broker("localhost:1", "").publisher()
+    publisher = Broker("localhost:1", "").publisher(timeout_s=60)
     assert await publisher.publish([]) is True
     began = time.monotonic()
     assert await publisher.publish([message()]) is False
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "no wait until the time is over"
     await publisher.stop()

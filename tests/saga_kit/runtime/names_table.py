@@ -38,7 +38,7 @@ async def value(source: AsyncEngine | Begins, sql: str) -> Any:
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> None:
     """Wait until it holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.02)
 
