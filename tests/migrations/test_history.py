@@ -148,7 +148,7 @@ async def test_a_second_upgrade_waits_for_the_first(empty_url: str) -> None:
         await first.execute(f"SELECT pg_advisory_xact_lock({migrations.LOCK})")
 
         second = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_url))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not await first.fetchval(_WAITS):
                 await asyncio.sleep(0.01)
         assert ["information_schema", "public"] == await _column(empty_url, _SCHEMAS)
@@ -179,8 +179,8 @@ async def test_an_upgrade_that_fails_leaves_nothing(empty_url: str) -> None:
 
 async def test_a_migration_does_not_queue_behind_a_busy_table(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that gets no lock fails soon, because later statements of all services wait behind it."""
-    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_S", 0.1)
     await asyncio.to_thread(migrations.upgrade, empty_url)
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_S", 0.1)
     async with connected(empty_url) as busy, busy.transaction():
         await busy.execute("LOCK TABLE orders.orders IN ACCESS SHARE MODE")
 

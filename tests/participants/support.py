@@ -98,8 +98,8 @@ def hold_id(name: object) -> UUID:
     return uuid5(UUID(int=1), str(name))
 
 
-def held_until(away: timedelta = timedelta(hours=1)) -> datetime:
-    """Return the `expires_at` that is so far away, the same one in the whole run."""
+def held_until(away: timedelta = timedelta(days=1)) -> datetime:
+    """Return the `expires_at` that is so far away, the same one in the whole run, which may take hours."""
     return HELD_SINCE + away
 
 
@@ -255,6 +255,6 @@ async def somebody_waits(engine: AsyncEngine) -> None:
     """Wait until a session of this database waits for a lock, as seen from a separate session."""
     sql = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()"
     async with connected(engine.url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
-        async with asyncio.timeout(4):  # less than the lock timeout
+        async with asyncio.timeout(30):  # it may begin to wait late on a busy machine
             while not await connection.fetch(sql):
                 await asyncio.sleep(0.01)

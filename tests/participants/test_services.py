@@ -87,7 +87,7 @@ async def test_the_processes_answer_and_end_in_an_orderly_way(
         replies = await answered(brokers, topic_prefix, [reserve(order(1), "alice", "USD", "100"), check])
         for process in (one, two):
             process.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(process.communicate(), 30)
+            await asyncio.wait_for(process.communicate(), 90)
         assert (0, 0) == (one.returncode, two.returncode)
     assert {BalanceReserved, AssetApproved} == {type(reply) for reply in replies}
 
@@ -97,7 +97,7 @@ async def test_a_wrong_setting_is_one_clear_line(name: str) -> None:
     """The service names an invalid setting on stderr and ends with status 2."""
     settings = {"DATABASE_URL": "postgresql://u:p@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", name: "0"}
     async with running("assets", settings) as process:
-        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        _, errors = await asyncio.wait_for(process.communicate(), 90)
         assert 2 == process.returncode
         assert errors.decode().startswith(f"{name}: ")
         assert 1 == len(errors.splitlines())

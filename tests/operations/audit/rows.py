@@ -42,6 +42,8 @@ class Order:
     progress: str = "{}"
 
 
+YOUNG_S: Final = -600.0
+"""An age at which things are still on their way, however long a test takes to look: they are yet to come."""
 ORDERS: Final = (
     Order(BUY, "COMPLETED", COMPLETED, None, "0.01", "50000", "0.5", client_order_id="mine"),
     Order(SELL, "COMPLETED", COMPLETED, None, "10", "20", "0.2", "ACME", "MARKET_SELL"),
@@ -129,8 +131,8 @@ async def insert(owner: asyncpg.Connection) -> None:
     await insert_service_holds(owner)
     await insert_claim(owner, BUY, key="k1", client="mine", age_s=60)
     await insert_claim(owner, SELL, key="k2", age_s=60)
-    await insert_claim(owner, UUID(int=7), key="k3", age_s=0)  # accepted this instant, and still on its way
-    await insert_event(owner, LIVE, version=1, age_s=0)
+    await insert_claim(owner, UUID(int=7), key="k3", age_s=YOUNG_S)  # accepted, and still on its way
+    await insert_event(owner, LIVE, version=1, age_s=YOUNG_S)
     await insert_resting(owner, WORKS, live=True)
     await insert_resting(owner, WAITS, live=False)
 

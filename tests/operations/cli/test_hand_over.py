@@ -94,7 +94,7 @@ async def test_it_waits_for_a_batch_that_is_under_way(db: Terminal) -> None:
         waits = (
             "SELECT count(*) AS waiting FROM pg_locks WHERE NOT granted AND relation = 'balances.accounts'::regclass"
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while [{"waiting": 0}] == await db.rows(waits):
                 await asyncio.sleep(0.05)
         await batch.commit()

@@ -76,7 +76,7 @@ async def test_waking_ends_although_another_pause_makes_all_wait_again(
     for number in (1, 2, 3):
         await db.begin(number)
     waking = asyncio.create_task(db.cli("unpause", "assets"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not waking.done():
             assert [] == await db.scan()
             await asyncio.wait({waking}, timeout=0.01)

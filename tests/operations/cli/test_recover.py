@@ -100,7 +100,7 @@ class Kafka:
 
     async def publish(self, *messages: Outgoing) -> None:
         """Publish messages."""
-        publisher = Publisher(self.settings)
+        publisher = Publisher(self.settings, timeout_s=30)
         assert await publisher.publish(messages)
         await publisher.stop()
 

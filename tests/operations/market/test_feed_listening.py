@@ -39,9 +39,9 @@ async def test_it_tells_of_each_asset_what_was_published_meanwhile(
     settings = settings_of(infrastructure, topic_prefix)
     topics = {topic_prefix + ASSETS_PRICES.name: ASSETS_PRICES.partitions}
     await create_topics(infrastructure.kafka_bootstrap_servers, topics)
-    publisher = Publisher(settings)
+    publisher = Publisher(settings, timeout_s=30)
     assert await publisher.publish([price("OLD", 1)])
-    listening = asyncio.create_task(listen(settings, 3.0, {"BTC": Decimal("0.5"), "ETH": Decimal(1)}))
+    listening = asyncio.create_task(listen(settings, 8.0, {"BTC": Decimal("0.5"), "ETH": Decimal(1)}))
     sequence = 0
     while not listening.done():
         sequence += 1

@@ -248,7 +248,7 @@ async def test_a_busy_asset_holds_up_no_other(market: StoredMarket, engine: Asyn
     async with begin(engine) as orders:
         await orders.fetch(SHARE, GATE, gate_key("A"))
         judging = asyncio.create_task(market.judge(tick(1, Decimal(90)), tick(1, Decimal(91), asset_id="B")))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not market.fired:
                 await asyncio.sleep(0.01)
         assert [2] == numbers(market.fired)
@@ -296,9 +296,14 @@ async def test_postgres_queues_shared_and_exclusive_gates_fairly(engine: AsyncEn
     async with begin(engine) as tx:
         await tx.fetch(SHARE, GATE, 7)
         tasks = []
+        waiting = """
+            SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+            WHERE NOT granted AND locktype = 'advisory' AND datname = current_database()"""
         for name, sql in (("tick", "SELECT pg_advisory_xact_lock($1, $2)"), ("late", SHARE), ("later", SHARE)):
             tasks.append(asyncio.create_task(take(name, sql)))
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(30):
+                while await tx.fetchval(waiting) < len(tasks):
+                    await asyncio.sleep(0.01)
         assert [] == order
     await asyncio.gather(*tasks)
     assert "tick" == order[0]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,9 @@ from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.lookback import EVER_S
 from tests.support.infrastructure import Database
 
+SOON = timedelta(seconds=290)
+"""A time that no scan of these tests lasts: what is due by then is due soon."""
+
 
 class WokenOrders:
     """A stand-in for the batch process: records the orders that the scanner woke, and which of them may probe."""
@@ -36,9 +40,7 @@ class WokenOrders:
         ids = [message.message.order_id for message in messages]
         self.woken += ids
         self.probes += [message.message.order_id for message in messages if message.message.probe]
-        await self._owner.execute(
-            "UPDATE orders.orders SET due_at = now() + interval '4 s' WHERE order_id = ANY($1)", ids
-        )
+        await self._owner.execute("UPDATE orders.orders SET due_at = now() + $2 WHERE order_id = ANY($1)", ids, SOON)
 
 
 @pytest_asyncio.fixture
@@ -95,6 +97,7 @@ async def test_all_waiting_orders_are_woken_once_page_by_page(
 ) -> None:
     """Each waiting order is woken exactly once, however many there are: one that is due soon is left alone."""
     monkeypatch.setattr(timers, "WAKE_MAX", 70)
+    monkeypatch.setattr(store, "_WAKE", store._WAKE.replace("interval '5 s'", "interval '300 s'"))  # noqa: SLF001 - see SOON
     await _waiting(owner, 1000, due_in_s=600)
     breaker, worker = _open(), WokenOrders(owner)
     breaker.answered(Step.REFUND)

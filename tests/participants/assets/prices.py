@@ -31,7 +31,7 @@ async def sent(engine: AsyncEngine, count: int) -> list[AssetPriceChanged]:
     """Publish what is in the outbox; return it by its sequence."""
     publisher = FakePublisher()
     relay = Relay(engine, SCHEMA, Outbox(SCHEMA), publisher)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(publisher.published) < count:
             await relay.relay_once()
     return sorted(events(publisher), key=lambda one: one.sequence)

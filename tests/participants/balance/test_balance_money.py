@@ -213,7 +213,7 @@ AMENDED = [
 @settings(
     max_examples=100,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # scripts are short already, and shrinking takes minutes
 )
 async def test_any_script_ends_as_in_the_model(balance: Balance, script: list[Deposit | list[Step]]) -> None:

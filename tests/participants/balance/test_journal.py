@@ -21,7 +21,9 @@ from saga_kit.participant.barrier import CommandKind, Hold, HoldCommand
 from saga_kit.runtime.transactions import begin
 from tests.participants.support import Balance, order, settle
 
-NO_END: Final = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NO_END: Final = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 UNIT: Final = Decimal("0.000000000000000001")
 NAMES: Final = st.one_of(
     st.sampled_from(["NULL", "null", "alice", "Bob", "a.b", "a:b-c", "_", "0", "x" * 64]),

@@ -74,7 +74,7 @@ async def test_a_withdrawal_leaves_the_house_once(holds: HoldService) -> None:
     "other",
     [
         *(place(ONE, "bob", "USD", "100"), place(ONE, "alice", "BTC", "100"), place(ONE, "alice", "USD", "99")),
-        place(*TERMS, expires_at=held_until(timedelta(hours=2))),
+        place(*TERMS, expires_at=held_until(timedelta(days=2))),
         *(capture(ONE, "bob", "USD", "100", capture="1"), capture(ONE, "alice", "USD", "99", capture="1")),
         *(release(ONE, "bob", "USD", "100"), release(ONE, "alice", "BTC", "100")),
     ],

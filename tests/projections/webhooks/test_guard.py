@@ -43,7 +43,7 @@ async def test_no_private_address_is_dialled(address: str) -> None:
     for answer in ([address], ["8.8.8.8", address]):
         network = GuardedNetwork(Resolver(answer), (), public=True)
         with pytest.raises(Forbidden, match="may not reach"):
-            await network.connect_tcp("example.com", 443, 1.0)
+            await network.connect_tcp("example.com", 443, 30.0)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111"])
@@ -51,7 +51,7 @@ async def test_where_only_networks_are_allowed_the_internet_is_not(address: str)
     """`http` and odd ports are for those networks alone."""
     network = GuardedNetwork(Resolver([address]), LOOPBACK, public=False)
     with pytest.raises(Forbidden):
-        await network.connect_tcp("example.com", 80, 1.0)
+        await network.connect_tcp("example.com", 80, 30.0)
 
 
 async def test_a_name_that_flips_is_looked_up_once_and_that_address_is_dialled() -> None:
@@ -59,19 +59,19 @@ async def test_a_name_that_flips_is_looked_up_once_and_that_address_is_dialled()
     async with receiving() as receiver:
         resolver = Resolver(["127.0.0.1"], ["10.0.0.1"])
         network = GuardedNetwork(resolver, LOOPBACK, public=True)
-        stream = await network.connect_tcp("rebind.example", receiver.port, 5.0)
+        stream = await network.connect_tcp("rebind.example", receiver.port, 30.0)
         assert ("127.0.0.1", receiver.port) == stream.get_extra_info("server_addr")
         await stream.aclose()
         assert 1 == resolver.asked
         with pytest.raises(Forbidden):
-            await network.connect_tcp("rebind.example", receiver.port, 5.0)
+            await network.connect_tcp("rebind.example", receiver.port, 30.0)
 
 
 async def test_the_next_address_is_tried_when_one_is_dead() -> None:
     """A host with a broken IPv6 is reached by IPv4."""
     async with receiving() as receiver:
         network = GuardedNetwork(Resolver(["127.0.0.99", "::1", "127.0.0.1"]), LOOPBACK, public=True)
-        stream = await network.connect_tcp("two.example", receiver.port, 5.0)
+        stream = await network.connect_tcp("two.example", receiver.port, 30.0)
         await stream.aclose()
 
 
@@ -83,7 +83,7 @@ async def test_a_host_without_an_address_is_an_error_of_the_connection() -> None
 
     for look_up, host in ((unknown, "x.example"), (Lookups(), "a" * 64 + ".example"), (Resolver([]), "x.example")):
         with pytest.raises(httpcore2.ConnectError, match="no address"):
-            await GuardedNetwork(look_up, (), public=True).connect_tcp(host, 443, 1.0)
+            await GuardedNetwork(look_up, (), public=True).connect_tcp(host, 443, 30.0)
 
 
 async def test_no_webhook_goes_to_a_socket_of_this_machine() -> None:

@@ -24,6 +24,7 @@ from projections.webhooks.signing import Signer
 from tests.projections.webhooks.receivers import (
     SEAL,
     Answering,
+    Received,
     Receiver,
     answer,
     answer_without_end,
@@ -41,6 +42,8 @@ BODY: Final = '{"type":"order.completed","data":{"note":"Größe"}}'.encode()
 EVENT: Final = "00000000-0000-0000-0000-000000000001:v4"
 NOW: Final = datetime.now(UTC)
 DELIVERY: Final = Delivery(ID, EVENT, BODY, 0, NOW, NOW)
+PATIENT_S: Final = 15.0
+"""Who answers at all answers within this time, also on a busy machine that stands still for a moment."""
 
 
 def endpoint(url: str, *secrets: StoredSecret, endpoint_id: UUID = ID) -> Endpoint:
@@ -50,16 +53,20 @@ def endpoint(url: str, *secrets: StoredSecret, endpoint_id: UUID = ID) -> Endpoi
 
 
 @asynccontextmanager
-async def poster(attempt_s: float = 2.0, proxy: str | None = None, *, local: bool = True) -> AsyncIterator[Poster]:
+async def poster(
+    attempt_s: float = PATIENT_S, proxy: str | None = None, *, local: bool = True
+) -> AsyncIterator[Poster]:
     """Make a poster that may reach this machine."""
     look_up = Lookups()
     one = Poster(Signer(SEAL), look_up, networks=LOOPBACK if local else (), attempt_s=attempt_s, proxy=proxy)
-    yield one
-    await one.close()
-    look_up.close()
+    try:
+        yield one
+    finally:
+        await one.close()
+        look_up.close()
 
 
-async def send_to(answering: Answering, attempt_s: float = 2.0) -> tuple[Answer, Receiver]:
+async def send_to(answering: Answering, attempt_s: float = PATIENT_S) -> tuple[Answer, Receiver]:
     """Send one webhook to a receiver that answers like this."""
     async with receiving(answering) as receiver, poster(attempt_s) as one:
         return await one.send(endpoint(receiver.url), DELIVERY), receiver
@@ -82,7 +89,7 @@ async def test_while_a_secret_is_replaced_both_verify() -> None:
     """Until the old one's time is over; from then on it signs nothing."""
     new = StoredSecret(SEAL.seal(SECRET))
     async with receiving() as receiver, poster() as one:
-        for ends in (NOW + timedelta(hours=1), NOW - timedelta(seconds=1)):
+        for ends in (NOW + timedelta(days=1), NOW - timedelta(seconds=1)):
             await one.send(endpoint(receiver.url, new, StoredSecret(SEAL.seal(OLD), ends)), DELIVERY)
     both, after = receiver.received
     Webhook(secret_text(SECRET)).verify(both.body, both.headers)
@@ -129,8 +136,8 @@ async def test_redirects_are_not_followed(status: str) -> None:
 async def test_bad_receivers_end_in_time(answering: Answering, status: int | None, error: str | None) -> None:
     """Within the limit there is an answer, and words that its user understands."""
     began = time.monotonic()
-    sent, _ = await send_to(answering, attempt_s=0.3)
-    assert time.monotonic() - began < 5
+    sent, _ = await send_to(answering, attempt_s=0.3 if "within" in (error or "") else PATIENT_S)
+    assert time.monotonic() - began < 10
     assert status == sent.status
     assert (sent.error is None) == (error is None)
     assert (error or "") in (sent.error or "")
@@ -157,8 +164,9 @@ async def test_the_rest_of_an_answer_is_waited_for_a_moment_only() -> None:
     assert (sent.text or "").startswith("hello x")
 
 
-async def test_of_a_long_answer_little_is_read_and_less_is_kept() -> None:
+async def test_of_a_long_answer_little_is_read_and_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 10 MB at most what is in the buffers leaves the receiver, and 200 printable characters are kept."""
+    monkeypatch.setattr(posting, "BODY_S", PATIENT_S)
     sent, _ = await send_to(flood)
     assert (Verdict.DELIVERED, "y" * SHOWN_MAX) == (sent.verdict, sent.text)
     sent, _ = await send_to(answer(body="ä\0\x1b[31m\n\u202eok".encode() + b"\xff" * ANSWER_BYTES_MAX))
@@ -172,8 +180,9 @@ async def test_retry_after_is_heard() -> None:
     assert (Verdict.THROTTLED, 90.0) == (sent.verdict, sent.retry_after_s)
 
 
-async def test_a_connection_is_used_again_but_not_after_a_bad_answer() -> None:
+async def test_a_connection_is_used_again_but_not_after_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next webhook to the same host costs no new connection; what broke off is closed."""
+    monkeypatch.setattr(posting, "KEPT_OPEN_S", 60.0)
     async with receiving() as receiver, poster() as one:
         for _ in range(5):
             await one.send(endpoint(receiver.url), DELIVERY)
@@ -185,8 +194,9 @@ async def test_a_connection_is_used_again_but_not_after_a_bad_answer() -> None:
         assert (7, 2) == (len(receiver.received), receiver.connections)
 
 
-async def test_of_a_connection_that_is_used_again_every_answer_is_read() -> None:
+async def test_of_a_connection_that_is_used_again_every_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read is bounded for each answer, not for the connection."""
+    monkeypatch.setattr(posting, "KEPT_OPEN_S", 60.0)
     async with receiving(answer(body=b"z" * (ANSWER_BYTES_MAX - 1))) as receiver, poster() as one:
         for _ in range(20):
             assert Verdict.DELIVERED is (await one.send(endpoint(receiver.url), DELIVERY)).verdict
@@ -196,17 +206,24 @@ async def test_of_a_connection_that_is_used_again_every_answer_is_read() -> None
 async def test_what_is_not_used_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of a host that is not told anything for a moment do not pile up; one in use stays."""
     monkeypatch.setattr(posting, "KEPT_OPEN_S", 0.05)
-    async with receiving() as quick, receiving(hang) as slow, poster() as one:
+    go_on = asyncio.Event()
+
+    async def slowly(got: Received, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        await answer()(got, writer)
+
+    async with receiving() as quick, receiving(slowly) as slow, poster(60.0) as one:
         hanging = asyncio.create_task(one.send(endpoint(slow.url, endpoint_id=UUID(int=2)), DELIVERY))
         await slow.wait_for(1)
         await one.send(endpoint(quick.url), DELIVERY)
         kept = one._local._kept if one._local else {}  # noqa: SLF001 - there is no other sign of it
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(kept) > 1:
                 await asyncio.sleep(0.01)
         assert [UUID(int=2)] == list(kept)
         assert (await one.send(endpoint(quick.url), DELIVERY)).status == 200
-        assert "no answer within 2 s" == (await hanging).error
+        go_on.set()
+        assert (await hanging).status == 200
 
 
 @pytest.mark.parametrize(
@@ -239,7 +256,7 @@ async def test_a_name_that_leads_to_this_machine_is_not_reached(monkeypatch: pyt
 
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     async with receiving() as receiver:
-        one = Poster(Signer(SEAL), rebind, attempt_s=2)
+        one = Poster(Signer(SEAL), rebind, attempt_s=PATIENT_S)
         sent = await one.send(endpoint("https://innocent.example/"), DELIVERY)
         await one.close()
     assert 0 == receiver.connections
@@ -253,7 +270,7 @@ async def test_what_only_a_local_network_may_take_goes_nowhere_else(address: str
     async def leads_there(_host: str, _port: int) -> list[str]:
         return [address]
 
-    one = Poster(Signer(SEAL), leads_there, networks=LOOPBACK, attempt_s=2)
+    one = Poster(Signer(SEAL), leads_there, networks=LOOPBACK, attempt_s=PATIENT_S)
     sent = await one.send(endpoint("http://receiver.example/"), DELIVERY)
     await one.close()
     assert "its host has an address that webhooks may not reach" == sent.error

@@ -115,11 +115,11 @@ async def test_an_event_on_kafka_becomes_a_webhook(world: World) -> None:
         await world.webhooks.endpoint(receiver.url)
         async with world.process() as process:
             await world.publish(event(1, 4), event(2, 4), junk=[b"junk"])
-            await receiver.wait_for(2, within_s=60)
+            await receiver.wait_for(2, within_s=120)
             await world.webhooks.all_ended()
             await world.webhooks.until("SELECT count(*) = 1 FROM webhooks.dead_letters")
             process.send_signal(signal.SIGTERM)
-            _, errors = await asyncio.wait_for(process.communicate(), 60)
+            _, errors = await asyncio.wait_for(process.communicate(), 120)
             assert 0 == process.returncode, errors.decode()
     assert {event_id_of(event(n, 4).order_id, 4) for n in (1, 2)} == got(receiver)
 
@@ -132,7 +132,7 @@ async def test_a_browser_is_told_with_keys_that_the_command_has_made(world: Worl
     async with receiving(answer("201 Created")) as service, world.process(**settings):
         await world.webhooks.notified(EndpointKind.PUSH, encode(PushSubscription(service.url, KEYS)).decode())
         await world.publish(event(1, 4))
-        await service.wait_for(1, within_s=60)
+        await service.wait_for(1, within_s=120)
         await world.webhooks.all_ended()
     _, _, rest = service.received[0].headers["authorization"].partition(" ")
     token, key = (part.strip().partition("=")[2] for part in rest.split(","))
@@ -151,7 +151,7 @@ async def test_a_death_anywhere_loses_nothing(world: World, point: StrEnum) -> N
         await world.webhooks.endpoint(receiver.url)
         async with world.process() as first:
             await world.publish(*events[:20])
-            assert -signal.SIGKILL == await asyncio.wait_for(first.wait(), 60)
+            assert -signal.SIGKILL == await asyncio.wait_for(first.wait(), 120)
         # Time passes: the leases of the dead process run out.
         await world.webhooks.execute(
             "UPDATE webhooks.deliveries SET leased_until = now(), next_attempt_at = now()"
@@ -160,7 +160,7 @@ async def test_a_death_anywhere_loses_nothing(world: World, point: StrEnum) -> N
         async with world.process():
             await world.publish(*events[20:])
             await world.webhooks.until(
-                "SELECT count(*) = 40 FROM webhooks.deliveries WHERE state = 'DELIVERED'", within_s=90
+                "SELECT count(*) = 40 FROM webhooks.deliveries WHERE state = 'DELIVERED'", within_s=150
             )
     assert {event_id_of(one.order_id, 4) for one in events} == got(receiver)
 
@@ -196,7 +196,7 @@ async def test_a_wrong_setting_is_one_clear_line(name: str, value: str, words: s
         "DATABASE_URL": "postgresql://u@localhost/d", "KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "WEBHOOKS_KEYS": KEY,
     }  # fmt: skip
     async with program(good | {name: value}) as process:
-        _, errors = await asyncio.wait_for(process.communicate(), 60)
+        _, errors = await asyncio.wait_for(process.communicate(), 120)
     assert 2 == process.returncode
     assert errors.decode().startswith(words), errors.decode()
     assert 1 == len(errors.splitlines())

@@ -89,10 +89,12 @@ def endpoint(url: str, keys: PushKeys = KEYS) -> Endpoint:
 async def pushing(*, local: bool = True) -> AsyncIterator[Pusher]:
     """Make a pusher that may reach this machine."""
     look_up = Lookups()
-    poster = Poster(PushComposer(VAPID), look_up, networks=LOOPBACK if local else (), attempt_s=2)
-    yield Pusher(poster)
-    await poster.close()
-    look_up.close()
+    poster = Poster(PushComposer(VAPID), look_up, networks=LOOPBACK if local else (), attempt_s=15)
+    try:
+        yield Pusher(poster)
+    finally:
+        await poster.close()
+        look_up.close()
 
 
 def test_the_rfcs_own_example() -> None:

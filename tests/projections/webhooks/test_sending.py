@@ -8,10 +8,11 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from contracts.webhooks import StoredSecret, origin_of, secret_text, secrets_to
-from projections.webhooks import store
+from projections.webhooks import rules, store
 from projections.webhooks.deliveries import Attempt, Delivery, Endpoint, Marked
 from projections.webhooks.lines import SHARES, Lane
 from projections.webhooks.rules import PROBES_AFTER, Answer, next_step
@@ -28,7 +29,7 @@ async def test_what_is_stored_is_sent_and_marked(webhooks: Webhooks) -> None:
     async with receiving(answer(body=b"thank you")) as receiver, webhooks.sending():
         await webhooks.endpoint(receiver.url)
         await webhooks.take(event(1, 1))
-        await receiver.wait_for(1, within_s=5)
+        await receiver.wait_for(1)
         await webhooks.all_ended()
     [got] = receiver.received
     body = Webhook(secret_text(SECRET)).verify(got.body, got.headers)
@@ -55,8 +56,9 @@ async def test_what_failed_comes_again_after_its_pause(webhooks: Webhooks) -> No
         await webhooks.endpoint(receiver.url)
         await webhooks.take(event(1, 1))
         await webhooks.until("SELECT attempts = 1 FROM webhooks.deliveries")
-        [due_in] = await webhooks.owner.fetchrow("SELECT next_attempt_at - now() FROM webhooks.deliveries")
-        assert timedelta(seconds=3) < due_in < timedelta(seconds=6.1)
+        # Reckoned from the attempt, not from now: meanwhile some time may have passed.
+        pause = await webhooks.value("SELECT next_attempt_at - at FROM webhooks.deliveries, webhooks.attempts")
+        assert timedelta(seconds=3) < pause < timedelta(seconds=20)
         assert [(1, "PENDING", "answered 500")] == await webhooks.states()
         receiver.answering = answer()
         await webhooks.due_now()
@@ -75,15 +77,18 @@ async def test_after_the_last_attempt_a_delivery_has_failed(webhooks: Webhooks) 
         await webhooks.endpoint(receiver.url)
         await webhooks.take(event(1, 4))
         for number in range(1, 11):
-            await webhooks.until("SELECT count(*) = $1 FROM webhooks.attempts", number)
+            await webhooks.until("SELECT count(*) >= $1 FROM webhooks.attempts", number)
             await webhooks.due_now()
         await webhooks.all_ended()
     assert [(4, "FAILED", "given up after 10 attempts; the last one: answered 500")] == await webhooks.states()
     assert 10 == len(receiver.received)
 
 
-async def test_a_silent_endpoint_gets_probes_and_everything_when_it_is_back(webhooks: Webhooks) -> None:
+async def test_a_silent_endpoint_gets_probes_and_everything_when_it_is_back(
+    webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While it fails, hardly anything is tried; its first success makes all of it due."""
+    monkeypatch.setattr(rules, "PROBE_FIRST_S", 300.0)  # only this test lets a pause be over
     async with receiving(answer("500 Oops")) as receiver, webhooks.sending():
         endpoint_id = await webhooks.endpoint(receiver.url)
         await webhooks.take(*(event(number, 4) for number in range(1, 41)))
@@ -91,7 +96,7 @@ async def test_a_silent_endpoint_gets_probes_and_everything_when_it_is_back(webh
         await webhooks.until("SELECT NOT EXISTS (SELECT FROM webhooks.deliveries WHERE leased_until IS NOT NULL)")
         tried = len(receiver.received)
         assert PROBES_AFTER <= tried <= PROBES_AFTER + 4
-        assert await webhooks.value("SELECT paused_until > now() + interval '3 seconds' FROM webhooks.endpoints")
+        assert await webhooks.value("SELECT paused_until > now() + interval '200 seconds' FROM webhooks.endpoints")
         await webhooks.take(event(41, 4))
         await webhooks.execute("UPDATE webhooks.endpoints SET paused_until = NULL")
         await receiver.wait_for(tried + 1)
@@ -242,7 +247,7 @@ async def test_an_endpoint_that_is_deleted_during_an_attempt_leaves_nothing_behi
 
 async def test_dead_endpoints_cost_the_others_nothing(webhooks: Webhooks) -> None:
     """Thirty that hang, more than there are slots for: one that answers gets everything at once."""
-    async with receiving(hang) as dead, receiving() as receiver, webhooks.sending(attempt_s=60, in_flight_max=20):
+    async with receiving(hang) as dead, receiving() as receiver, webhooks.sending(attempt_s=600, in_flight_max=20):
         for _ in range(30):
             await webhooks.endpoint(dead.url, "bob")
         await webhooks.endpoint(receiver.url)
@@ -252,7 +257,7 @@ async def test_dead_endpoints_cost_the_others_nothing(webhooks: Webhooks) -> Non
         share = 20 // SHARES[Lane.NEW]
         await dead.wait_for(share)
         await webhooks.take(*(event(number, 4) for number in range(2000, 2100)))
-        await receiver.wait_for(101, within_s=20)
+        await receiver.wait_for(101, within_s=120)
         assert share == len(dead.received)
         for sender in webhooks.senders:  # so that the end does not wait for them
             for task in sender._tasks:  # noqa: SLF001 - nothing else ends an attempt early
@@ -316,6 +321,7 @@ async def test_while_a_secret_is_replaced_under_load_every_delivery_verifies(web
         for batch in range(12):
             await webhooks.take(*(event(batch * 50 + number, 4) for number in range(50)))
             if batch == 4:
+                await webhooks.until("SELECT count(*) > 0 FROM webhooks.deliveries WHERE state = 'DELIVERED'")
                 ends = datetime.now(UTC) + timedelta(hours=24)
                 stored = [StoredSecret(SEAL.seal(new)), StoredSecret(SEAL.seal(SECRET), ends)]
                 await webhooks.api.execute("UPDATE webhooks.endpoints SET secrets = $1", secrets_to(stored))

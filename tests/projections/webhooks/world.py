@@ -98,7 +98,7 @@ class Webhooks:
         courier: Courier | None = None,
         *,
         kind: EndpointKind = EndpointKind.WEBHOOK,
-        attempt_s: float = 5.0,
+        attempt_s: float = 15.0,
         in_flight_max: int = 100,
         tell: Callable[[str, str], None] = lambda _title, _text: None,
     ) -> AsyncIterator[Sender]:
@@ -146,11 +146,11 @@ class Webhooks:
         )
         await self.execute("UPDATE webhooks.endpoints SET paused_until = NULL")
 
-    async def until(self, sql: str, *args: Any, within_s: float = 30.0) -> None:
+    async def until(self, sql: str, *args: Any, within_s: float = 60.0) -> None:
         """Wait until a query is true."""
         await eventually(lambda: self.value(sql, *args), sql, within_s=within_s)
 
-    async def all_ended(self, within_s: float = 60.0) -> None:
+    async def all_ended(self, within_s: float = 120.0) -> None:
         """Wait until nothing is to be sent."""
         await self.until(
             "SELECT NOT EXISTS (SELECT FROM webhooks.deliveries WHERE ended_at IS NULL)", within_s=within_s

@@ -35,7 +35,7 @@ async def serving(health: Health) -> AsyncIterator[int]:
 
 async def get(port: int, path: str = "/health/live") -> httpx2.Response:
     """Request a path on a new connection."""
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=30) as client:
         return await client.get(f"http://127.0.0.1:{port}{path}")
 
 
@@ -54,7 +54,7 @@ async def test_a_huge_header_stops_no_other_client() -> None:
         began = time.monotonic()
         for _ in range(5):
             assert 200 == (await get(port)).status_code
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         await asyncio.gather(pushing, return_exceptions=True)  # cut off, unless it was faster than the linger
         writer.close()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -76,7 +76,7 @@ async def test_an_unread_body_is_bounded() -> None:
                 await asyncio.sleep(0.01)
 
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(push(), 20)
+            await asyncio.wait_for(push(), 60)
         assert 200 == (await get(port)).status_code
         writer.close()
 

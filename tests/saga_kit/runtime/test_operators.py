@@ -65,7 +65,7 @@ def test_a_channel_that_hangs_holds_up_nobody(channel: Channel) -> None:
     for number in range(WAITING_MAX + 10):
         operators.tell(str(number), "text")
     operators.close(within_s=0.1)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < END_S
 
 
 def test_a_test_says_whether_all_took_it(channel: Channel) -> None:

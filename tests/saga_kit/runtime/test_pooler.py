@@ -49,7 +49,7 @@ async def pooled(url: str, pool_mode: str) -> AsyncIterator[str]:
     )  # fmt: skip
     address = there._replace(netloc=f"{there.username}:{there.password}@127.0.0.1:{port}").geturl()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await (await asyncpg.connect(address, statement_cache_size=0)).close()

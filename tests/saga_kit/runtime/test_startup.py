@@ -58,7 +58,7 @@ async def test_a_check_that_hangs_does_not_hold_up_the_end(clings: bool) -> None
     await begun.wait()
     stopping.set()
     try:
-        async with asyncio.timeout(LEAVES_WITHIN_S + 1):
+        async with asyncio.timeout(LEAVES_WITHIN_S + 20):  # a busy machine may stand still for seconds
             await waiting
     finally:
         released.set()

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from local_stack.ports import free_ports
-from saga_kit.runtime.database import create_engine
+from saga_kit.runtime.database import COMMAND_TIMEOUT_S, create_engine
 from saga_kit.runtime.dsn import parse_database_url
 from saga_kit.runtime.errors import classify
 from saga_kit.runtime.transactions import Begins, Transactions, begin
@@ -84,15 +84,19 @@ async def test_connecting_may_take_longer_than_waiting_for_a_session(
 
 async def test_a_statement_that_is_not_answered_ends(only: Transactions, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's own limit ends a statement, as an outage, and the pool goes on."""
-    monkeypatch.setattr(only, "_command_timeout_s", 0.3)
-    with pytest.raises(TimeoutError) as late:
-        await value(only, "SELECT pg_sleep(60)")
+    with monkeypatch.context() as hasty:
+        hasty.setattr(only, "_command_timeout_s", 0.3)
+        with pytest.raises(TimeoutError) as late:
+            await value(only, "SELECT pg_sleep(60)")
     assert "infrastructure" == classify(late.value)
     assert 1 == await value(only, "SELECT 1")
 
 
-PATIENCE_S = 3
-"""How long a statement waits for a server that is silent; SQLAlchemy then gives an orderly end two seconds."""
+PATIENCE_S = 6
+"""How long a statement waits for a server that is silent; SQLAlchemy then gives an orderly end two seconds.
+
+Another wait of this kind is longer than these, and than a busy machine stands still.
+"""
 
 
 @pytest.mark.parametrize("kind", ["transactions", "engine"])
@@ -175,7 +179,7 @@ async def test_a_task_that_is_cancelled_leaves_a_silent_server_soon(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - begin_s < 2.0
+        assert time.monotonic() - begin_s < COMMAND_TIMEOUT_S / 2
         proxy.heal()
         assert 3 == await value(source, "SELECT 3")
 
