@@ -141,7 +141,7 @@ class Play:
         terms = (self.hold_id, self.user_id, "USD", HELD_100)
         match step:
             case "Place":
-                return place(*terms, expires_at=held_until(-timedelta(hours=1) if late else timedelta(hours=1)))
+                return place(*terms, expires_at=held_until(-timedelta(hours=1) if late else timedelta(days=1)))
             case "Capture":
                 return capture(*terms, capture=self.case.capture, to=self.case.to)
             case "Release":

@@ -132,7 +132,7 @@ async def test_a_capture_that_is_refused_leaves_the_hold(holds: HoldService, wro
     ("away", "answer"),
     [
         (-timedelta(seconds=1), HoldRefused),
-        (HELD_AT_MOST + timedelta(hours=1), HoldRefused),
+        (HELD_AT_MOST + timedelta(days=1), HoldRefused),
         (HELD_AT_MOST, HoldPlaced),
     ],
     ids=["past", "too-far", "farthest"],
