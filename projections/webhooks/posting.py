@@ -27,6 +27,7 @@ from projections.webhooks.bounds import BoundedNetwork
 from projections.webhooks.deliveries import Delivery, Endpoint, Posting
 from projections.webhooks.guard import Forbidden, GuardedNetwork, LookUp, Network
 from projections.webhooks.rules import AT_ONCE_MAX, Answer, retry_after_s
+from saga_kit.runtime.backoff import pause
 from saga_kit.runtime.sealing import NotSealed
 
 ATTEMPT_S: Final = 15.0
@@ -150,6 +151,7 @@ class Pools:
         self._proxy = proxy
         self._kept: dict[UUID, _Kept] = {}
         self._closing: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     @asynccontextmanager
     async def of(self, endpoint_id: UUID) -> AsyncIterator[AsyncConnectionPool]:
@@ -166,9 +168,8 @@ class Pools:
                 self._closing = asyncio.create_task(self._close_unused())
 
     async def _close_unused(self) -> None:
-        """Close what is not used, until nothing is left."""
-        while self._kept:
-            await asyncio.sleep(KEPT_OPEN_S)
+        """Close what is not used, until nothing is left or all are to be closed."""
+        while self._kept and not await pause(self._ending, KEPT_OPEN_S):
             for endpoint_id, kept in list(self._kept.items()):
                 # Judged one by one: while one is being closed, the next may come into use.
                 if not kept.users and kept.used_s <= time.monotonic() - KEPT_OPEN_S:
@@ -178,8 +179,9 @@ class Pools:
 
     async def close(self) -> None:
         """Close all of them."""
+        self._ending.set()
         if self._closing is not None:
-            self._closing.cancel()
+            await self._closing  # called off, it would leave open what it is just closing
         while self._kept:
             await self._kept.popitem()[1].pool.aclose()
 

@@ -28,6 +28,7 @@ from saga_kit.messaging.publisher import Publisher
 from saga_kit.runtime.database import create_engine
 from saga_kit.runtime.health import listen
 from saga_kit.runtime.transactions import Transactions
+from tests.support.listening import take_no_more
 
 SECRET = "a-secret-of-the-tests-with-40-characters"
 TRADER = "orders:read orders:write"
@@ -128,6 +129,8 @@ async def running(settings: ApiSettings, *, grace_s: float = NEVER_S) -> AsyncIt
 
     async def stop() -> None:
         wire.may_go_on.set()
+        for listener in server.servers if server.started else ():
+            await take_no_more(listener)
         server.should_exit = True
         await serving
 

@@ -23,6 +23,7 @@ from saga_kit.runtime import connections as connections_module
 from saga_kit.runtime.connections import CONNECTION, SELF, Connection, Connections
 from saga_kit.runtime.health import listen
 from tests.order_api.support import until
+from tests.support.listening import take_no_more
 
 HEAD_S = 0.6
 ANSWER_S = 1.0
@@ -169,6 +170,8 @@ async def serving(
                 yield server
             finally:
                 server.may_go_on.set()
+                for listener in running.servers:
+                    await take_no_more(listener)
                 running.should_exit = True
                 stopping.set()
 

@@ -226,6 +226,31 @@ async def test_what_is_not_used_is_closed_soon(monkeypatch: pytest.MonkeyPatch) 
         assert (await hanging).status == 200
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_what_is_just_being_closed_is_closed_at_the_end(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+    """Of an endpoint with three connections, none stays open, after however many turns of the loop all is closed."""
+    monkeypatch.setattr(posting, "KEPT_OPEN_S", 0.05)
+    go_on = asyncio.Event()
+
+    async def slowly(got: Received, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        await answer()(got, writer)
+
+    async with receiving(slowly) as receiver, poster() as one:
+        sending = [asyncio.create_task(one.send(endpoint(receiver.url), DELIVERY)) for _ in range(3)]
+        await receiver.wait_for(3)
+        kept = one._local._kept if one._local else {}  # noqa: SLF001 - there is no other sign of it
+        connections = kept[ID].pool.connections
+        go_on.set()
+        await asyncio.gather(*sending)
+        while kept:
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await one.close()
+    assert [True] * 3 == [connection.is_closed() for connection in connections]
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [
