@@ -95,14 +95,14 @@ async def flood(postgres: Server, kafka: Server, folder: Path, plan: Plan, *, ea
         }
         found = [str(finding) for finding in (*findings, *checker.judge(record, witness.wire, readable))]
         found += [] if len(lost) == len(places) else [f"{len(lost)} dead letters of {len(places)} that can't be parsed"]
-        return Flooded(figures, found + _slower(figures, plan.stall_s))
+        return Flooded(figures, found + _slower(figures))
 
 
-def _slower(figures: dict[str, int | float | str], stall_s: float) -> list[str]:
+def _slower(figures: dict[str, int | float | str]) -> list[str]:
     found = []
     for q in ("p50", "p99"):
         before, during = float(figures[f"latency before, {q}, s"]), float(figures[f"latency during, {q}, s"])
-        if during > max(before * SLOWER_MAX, SLOWER_BUT_S) + (stall_s if q == "p99" else 0):
+        if during > max(before * SLOWER_MAX, SLOWER_BUT_S):
             found.append(f"orders took {during} s ({q}) during the flood, {before} s before")
     return found
 
