@@ -42,7 +42,7 @@ async def assert_all_is_well(system: System, trader: Trader) -> None:
 
 def story_faults(system: System, order_id: str) -> list[str]:
     """List what is wrong with the published events of an order: versions, status changes, repeats, sums."""
-    seen = system.events.bodies.get(order_id, {})
+    seen = system.events.versions(order_id)
     faults = [f"{order_id}: versions {sorted(seen)}"] if sorted(seen) != list(range(1, len(seen) + 1)) else []
     faults += [f"{order_id}: version {v} was told in two ways" for v, b in seen.items() if any(x != b[0] for x in b)]
     told = system.events.of(order_id)
@@ -96,8 +96,7 @@ async def _all_versions_were_told(system: System, order_ids: set[str]) -> bool:
     rows = await system.rows(
         "SELECT order_id, version FROM audit.orders WHERE order_id = ANY($1::uuid[])", list(order_ids)
     )
-    seen = system.events.bodies
-    return all(len(seen.get(str(row["order_id"]), ())) == row["version"] for row in rows)
+    return all(len(system.events.versions(str(row["order_id"]))) == row["version"] for row in rows)
 
 
 def _up(amount: Fraction) -> Fraction:

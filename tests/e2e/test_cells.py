@@ -73,7 +73,7 @@ async def test_two_cells_on_a_broker_never_see_each_others_messages(cells: tuple
     for one, own in zip(cells, ids, strict=True):
         await one.trader.ended(own)
         await assert_all_is_well(one.system, one.trader)
-        assert set(own) == one.system.events.bodies.keys()
+        assert set(own) == one.system.events.told().keys()
         assert [] == await one.system.owner_rows("SELECT reason FROM orders.dead_letters")
         known = {row["user_id"] for row in await one.system.rows("SELECT user_id FROM audit.orders")}
         assert set(one.users) & known

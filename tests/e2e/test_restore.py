@@ -110,7 +110,7 @@ async def _play(story: Story, system: System, trader: Trader) -> None:
     await trader.ended(ids)
     with system.paused("balance"):
         story.open = set(await _in_flight(system, trader))
-        story.told = merged(system.events.bodies)
+        story.told = merged(system.events.told())
         story.accepted = dict(trader.accepted)
         story.after = set(trader.accepted) - before
         story.paid_in = {(one.user_id, one.asset_id): Fraction(one.amount) for one in DEPOSITS}
@@ -176,7 +176,7 @@ async def _deposit(site: Site) -> None:
 
 async def facts(story: Story, system: System) -> Facts:
     """Read everything that is judged."""
-    now = merged(system.events.bodies)
+    now = merged(system.events.told())
     return Facts(
         merged(story.told, now), now, frozenset(story.accepted), await read(system.stack.database_url), story.paid_in
     )
@@ -300,7 +300,7 @@ def _named(printed: str) -> set[str]:
 
 async def _is_told_twice(system: System, order_id: str) -> bool:
     """Tell whether the end of a filled order was told in two lives."""
-    return len(system.events.bodies.get(order_id, {}).get(4, [])) > 1
+    return len(system.events.versions(order_id).get(4, [])) > 1
 
 
 async def _all_ended_or_rest(system: System) -> bool:

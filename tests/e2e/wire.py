@@ -193,15 +193,29 @@ class Follower:
 
 
 class Events(Follower):
-    """Follows `orders.events`: per order and version, each body that was seen."""
+    """Follows `orders.events`: per order and version, each body that was seen.
+
+    What it returns is its reader's own: the thread that follows goes on meanwhile.
+    """
 
     def __init__(self, kafka_bootstrap_servers: str, prefix: str) -> None:
-        self.bodies: dict[str, dict[int, list[Any]]] = {}
+        self._bodies: dict[str, dict[int, list[Any]]] = {}
+        self._lock = threading.Lock()
         super().__init__(kafka_bootstrap_servers, f"{prefix}orders.events")
+
+    def told(self) -> dict[str, dict[int, list[Any]]]:
+        """Return everything."""
+        with self._lock:
+            return {order_id: _copy(versions) for order_id, versions in self._bodies.items()}
+
+    def versions(self, order_id: str) -> dict[int, list[Any]]:
+        """Return the bodies of each version seen of an order."""
+        with self._lock:
+            return _copy(self._bodies.get(order_id, {}))
 
     def of(self, order_id: str) -> list[Any]:
         """Return one body for each version seen, by version."""
-        return [bodies[0] for _, bodies in sorted(self.bodies.get(order_id, {}).items())]
+        return [bodies[0] for _, bodies in sorted(self.versions(order_id).items())]
 
     def statuses(self, order_id: str) -> list[str]:
         """Return the status of each version seen."""
@@ -209,8 +223,13 @@ class Events(Follower):
 
     def _note(self, record: Record) -> None:
         body = record.body
-        self.bodies.setdefault(body["order_id"], {}).setdefault(body["version"], []).append(body)
+        with self._lock:
+            self._bodies.setdefault(body["order_id"], {}).setdefault(body["version"], []).append(body)
         super()._note(record)
+
+
+def _copy(versions: dict[int, list[Any]]) -> dict[int, list[Any]]:
+    return {version: list(bodies) for version, bodies in versions.items()}
 
 
 def _record(consumed: Any) -> Record:

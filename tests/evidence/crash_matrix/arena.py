@@ -140,7 +140,7 @@ class Arena:
         """Tell whether each version of each order has come to its user's receiver, verified."""
         came = told(self._receiver)
         return all(
-            {one["version"] for one in came.get(order_id, ())} == set(self._system.events.bodies[order_id])
+            {one["version"] for one in came.get(order_id, ())} == set(self._system.events.versions(order_id))
             for order_id in self._trader.accepted
         )
 
