@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
+from saga_kit.service import collect_seldom
 from tests.support.infrastructure import PROGRAMS, Database, Infrastructure, Session, copied_database, drop_database
 from tests.support.own_ports import take_a_share
 
@@ -20,6 +22,13 @@ SESSION = pytest.StashKey[Session]()
 # On a busy machine a process may stand still for seconds, in the midst of an example or of its generation.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """Collect garbage after each file: what its tests have left open is an error there, and not in some later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +77,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if chosen.broker_kind != "apache":
         raise pytest.UsageError(f"REQUIRE_APACHE_KAFKA is set, but there is none: {chosen.docker_trouble}")
     chosen.start()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector run as seldom as in a service: it would take a seventh of the processor."""
+    collect_seldom()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
