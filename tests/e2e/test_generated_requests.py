@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import pytest
 
 from order_api.description import OPERATIONS
 from tests.e2e.system import System, eventually, running
@@ -38,6 +39,7 @@ NAMED: Mapping[str, str] = {
 RESTS: Mapping[str, str] = {"order_type": "LIMIT_BUY", "limit_price": "20000", "quantity": "0.01"}
 
 
+@pytest.mark.timeout(600)  # it sends five thousand requests, one after the other
 async def test_no_generated_request_gets_an_answer_that_is_not_documented(
     infrastructure: Infrastructure, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:

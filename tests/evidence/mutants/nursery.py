@@ -6,6 +6,7 @@ line of JSON comes in for each run (`Errand`), and a line with its exit status g
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -68,6 +69,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks for the runs ends them
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # the children share it, as long as no collector looks at it
     for line in sys.stdin:
         sys.stdout.write(f"{run(Errand(*json.loads(line)))}\n")
         sys.stdout.flush()
