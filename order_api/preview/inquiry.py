@@ -48,11 +48,13 @@ class Inquiry:
         self._answers = _Answers()
         self._follower = TopicFollower(settings, ASSETS_REPLIES.name, self._answers, name="api-previews")
         self._wanted = asyncio.Event()
+        self._resting = asyncio.Event()
+        """Set when answers are followed no more, a moment before the follower has ended."""
 
     @property
     def following(self) -> bool:
-        """Whether answers are heard at present."""
-        return self._follower.following
+        """Whether answers are heard from now on until all questions have theirs."""
+        return self._follower.following and not self._resting.is_set()
 
     async def ask(self, question: CheckAsset, now: datetime) -> Answer | None:
         """Return the asset service's answer; None when it does not answer in time. `now` is the database's time.
@@ -81,20 +83,20 @@ class Inquiry:
             await _first_of(self._wanted, stopping)
             if stopping.is_set():
                 return
-            resting = asyncio.Event()
-            following = asyncio.create_task(self._follower.run(resting))
+            self._resting.clear()
+            following = asyncio.create_task(self._follower.run(self._resting))
             try:
-                while self._wanted.is_set() and not stopping.is_set():
+                while (self._wanted.is_set() or self._answers) and not stopping.is_set():
                     self._wanted.clear()
                     await _first_of(stopping, within_s=self._idle_s)
             finally:
-                resting.set()
+                self._resting.set()
                 await following
 
     async def _begun(self) -> None:
         try:
             async with asyncio.timeout(BEGIN_WITHIN_S):
-                while not self._follower.following:
+                while not self.following:
                     self._answers.began.clear()
                     await self._answers.began.wait()
         except TimeoutError:

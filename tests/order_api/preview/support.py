@@ -37,6 +37,8 @@ class AssetService:
     trading: Trading = Trading.OPEN
     confirmed_before: timedelta = timedelta()
     asked: list[CheckAsset] = field(default_factory=list)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is not set, an answer waits."""
 
     def answer(self, command: CheckAsset) -> Sequence[Outgoing]:
         """Judge as the reference service does."""
@@ -58,6 +60,7 @@ def message_of(reply: Reply) -> Outgoing:
 async def asset_service(settings: ApiSettings) -> AsyncIterator[AssetService]:
     """Answer the checks that come from now on."""
     service = AssetService()
+    service.may_answer.set()
     publisher = Publisher(settings, client_id="assets-test")
     consumer: Any = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap_servers, enable_auto_commit=False, fetch_max_wait_ms=20
@@ -74,7 +77,9 @@ async def asset_service(settings: ApiSettings) -> AsyncIterator[AssetService]:
             command = decode(read_envelope(record.headers).type, record.value)
             assert isinstance(command, CheckAsset)
             assert command.asset_id.encode() == record.key
-            await publisher.publish(service.answer(command))
+            answers = service.answer(command)
+            await service.may_answer.wait()
+            await publisher.publish(answers)
 
     serving = asyncio.create_task(serve())
     try:

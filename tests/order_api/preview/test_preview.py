@@ -306,6 +306,24 @@ async def test_they_are_followed_no_more_after_a_while(
     assert 2 == len(assets.asked)
 
 
+async def test_who_waits_for_an_answer_is_not_idle(
+    settings: ApiSettings, assets: AssetService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers are followed as long as a question waits, and a question that comes when that just ends is answered."""
+    monkeypatch.setattr(inquiry.Inquiry.__init__, "__kwdefaults__", {"idle_s": 0.01})
+    assets.may_answer.clear()
+    async with running(settings) as api:
+        asking = asyncio.create_task(_preview(api))
+        await until(lambda: assets.asked)
+        ended, _ = await asyncio.wait({asking}, timeout=0.5)  # many times as long as nobody asks
+        assert (set(), True) == (ended, api.app.state.inquiry.following)
+        assets.may_answer.set()
+        assert [] == (await asking).json()["refusals"]
+        while not api.app.state.inquiry._resting.is_set():  # noqa: SLF001 - this very moment
+            await asyncio.sleep(0)
+        assert await api.app.state.inquiry.ask(assets.asked[0], datetime.now(UTC)) is not None
+
+
 async def test_each_process_hears_its_own(settings: ApiSettings, assets: AssetService) -> None:
     """Two processes ask at the same time: nobody gets another's answer."""
     async with running(settings) as one, running(settings) as other:
