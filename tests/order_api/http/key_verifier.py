@@ -13,7 +13,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers
 
-from order_api.http import keys as keys_module
 from order_api.http.keys import JwksKeys
 from order_api.http.problems import Problem
 from order_api.http.tokens import Tokens
@@ -21,13 +20,6 @@ from tests.order_api.issuer import Issuer
 
 UNKNOWN = "the token is signed with a key that its issuer does not publish"
 OTHER_ALGORITHM = "the token is signed with another algorithm than is used here"
-
-
-@pytest.fixture(autouse=True)
-def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a fetch last, and be waited for, as long as this process is held up."""
-    for name in ("WAIT_S", "FETCH_S"):
-        monkeypatch.setattr(keys_module, name, 60.0)
 
 
 class Verifier:

@@ -17,17 +17,11 @@ from jwt.algorithms import RSAAlgorithm
 from pydantic import SecretStr, ValidationError
 
 from order_api.settings import ApiSettings
-from tests.order_api.http.key_verifier import (
-    OTHER_ALGORITHM,
-    UNKNOWN,
-    Verifier,
-    no_hurry,  # noqa: F401 - a fixture of all tests here
-    refreshing,
-    segment,
-)
+from tests.order_api.http.key_verifier import OTHER_ALGORITHM, UNKNOWN, Verifier, refreshing, segment
 from tests.order_api.issuer import ALGORITHMS, Issuer, issuing, private_key, published
 from tests.order_api.support import until
 
+pytestmark = pytest.mark.usefixtures("no_hurry")
 UNREADABLE = "the token can't be read"
 
 

@@ -14,17 +14,11 @@ import pytest
 from order_api.http import keys as keys_module
 from order_api.http.keys import JWKS_BYTES_MAX, KEYS_MAX, PAUSE_S, STALE_S, WAITING_MAX
 from order_api.settings import ApiSettings
-from tests.order_api.http.key_verifier import (
-    OTHER_ALGORITHM,
-    UNKNOWN,
-    Verifier,
-    no_hurry,  # noqa: F401 - a fixture of all tests here
-    refreshing,
-    segment,
-)
+from tests.order_api.http.key_verifier import OTHER_ALGORITHM, UNKNOWN, Verifier, refreshing, segment
 from tests.order_api.issuer import Issuer, issuing
 from tests.order_api.support import Api, running, until
 
+pytestmark = pytest.mark.usefixtures("no_hurry")
 _AWAY = "the keys that tokens are checked with can't be fetched; nothing was done"
 _OK = b"HTTP/1.1 200 OK\r\n"
 _NEVER_S = 3600.0
