@@ -195,11 +195,11 @@ async def test_waiting_for_room_stops_no_other_topic_and_is_no_stall(
     await setup.send(*((f"u{n}", n) for n in range(50)), topic="u")
     async with setup.consuming(stalled_s=STALLED_S) as consumer:
         watching = asyncio.create_task(consumer.watch(setup.stopping))
+        flowing: set[tuple[str, int]] = set()
         for number in range(20):
             await setup.send((f"t{number}", number))
-            await asyncio.sleep(0.1)  # spread over some time
-        flowing = {(f"t{n}", n) for n in range(20)}
-        await setup.done_is(flowing)
+            flowing.add((f"t{number}", number))
+            await setup.done_is(flowing)
         ended, _ = await asyncio.wait({watching}, timeout=1.5 * STALLED_S)  # no record is taken: there is no room
         assert not ended
         await until(lambda: setup.metrics.registry.get_sample_value("consumer_lag_messages") == 50)
